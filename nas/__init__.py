@@ -19,7 +19,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, load_dataset
+    from nas.deploy.benchmark import benchmark
     from nas.deploy.saved_model import load_model
+    from nas.deploy.verify import verify
     from nas.graph import Graph
     from nas.job import load_job, run_job
     from nas.latency import (
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
         open_runtime,
         space_kernels,
     )
-    from nas.notebook import Run, open_run
+    from nas.run.run import Run, open_run
     from nas.search import GuidedSampler, Objective, run_search, suggest
     from nas.space import Architecture, SearchSpace, Stage, load_space, space_names
     from nas.supernet.evaluation import evaluate
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "nas.data": ("ImageDataset", "load_dataset"),
+    "nas.deploy.benchmark": ("benchmark",),
     "nas.deploy.saved_model": ("load_model",),
+    "nas.deploy.verify": ("verify",),
     "nas.graph": ("Graph",),
     "nas.job": ("load_job", "run_job"),
     "nas.latency": (
@@ -52,7 +56,7 @@ _MODULES = {
         "open_runtime",
         "space_kernels",
     ),
-    "nas.notebook": ("Run", "open_run"),
+    "nas.run.run": ("Run", "open_run"),
     "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
     "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
     "nas.supernet.evaluation": ("evaluate",),
@@ -78,6 +82,7 @@ __all__ = [
     "Stage",
     "Supernet",
     "TrainingSettings",
+    "benchmark",
     "build_table",
     "check_table",
     "evaluate",
@@ -94,6 +99,7 @@ __all__ = [
     "suggest",
     "to_torch",
     "train",
+    "verify",
 ]
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import nas
 from nas import console
-from nas.job.progress import SilentProgress, shown
+from nas.run.progress import SilentProgress, shown
 from tests.latency.fake_runtime import FakeRuntime
 
 

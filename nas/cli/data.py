@@ -117,7 +117,8 @@ def _draw(data: ImageDataset, check: DataCheck, path: Path) -> None:
     from nas import plotting
 
     inventory = data.inventory
-    pictured = [] if inventory is None else check.examples[:_MAX_PICTURED]
+    assert inventory is not None, "a loaded dataset has one"
+    pictured = check.examples[:_MAX_PICTURED]
     with mpl.rc_context(plotting.STYLE):
         figure = Figure(figsize=(12.5, 6), layout="constrained")
         grid = figure.add_gridspec(2, 2 * _MAX_PICTURED // 2, height_ratios=(3, 1))

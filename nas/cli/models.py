@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Json, Plot, RunFolder, check_plot, command_line, print_json
+from nas.cli.options import Json, Plot, RunFolder, check_plot, print_json
 from nas.errors import RequestError
 from nas.formatting import format_bytes, format_fraction
 
@@ -56,17 +56,14 @@ def retrain(
     Example: nas retrain results/quickstart --pick jf2a --reference mobilenet_v2_0.5 --from-scratch
     """
     from nas import console
-    from nas.job.retraining import retrain_run
+    from nas.run.run import open_run
 
     with console.ProgressBars() as bars:
-        records = retrain_run(
-            run,
-            pick or (),
-            reference or (),
+        records = open_run(run, data).retrain(
+            *pick or (),
+            references=reference or (),
             epochs=epochs,
             from_scratch=from_scratch,
-            data_source=data,
-            command=command_line(),
             progress=bars,
         )
     if as_json:
@@ -127,17 +124,14 @@ def export(
     Example: nas export results/quickstart --pick jf2a --format onnx --int8
     """
     from nas import console
-    from nas.job.exporting import export_run
+    from nas.run.run import open_run
 
     with console.ProgressBars() as bars:
-        folders = export_run(
-            run,
-            pick or (),
-            _format_names(formats or (), int8=int8),
+        folders = open_run(run, data).export(
+            *pick or (),
+            formats=_format_names(formats or (), int8=int8),
             max_accuracy_drop=max_accuracy_drop,
             weight_bits=weight_bits,
-            data_source=data,
-            command=command_line(),
             progress=bars,
         )
     if as_json:
@@ -165,15 +159,10 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     Example: nas verify results/quickstart/models/jf2a
     """
     from nas import console
-    from nas.deploy.folder import ModelFolder
-    from nas.deploy.verify import verify_folder
+    from nas.deploy.verify import verify as verify_files
 
     with console.ProgressBars() as bars:
-        bars.begin("verify", "image")
-        result = verify_folder(
-            ModelFolder(model_dir),
-            progress=lambda name, done, total: bars.advance(done, total, name),
-        )
+        result = verify_files(model_dir, progress=bars)
     if as_json:
         print_json({**vars(result), "path": model_dir})
         return
@@ -214,14 +203,13 @@ def benchmark(
     Example: nas benchmark results/quickstart/models/jf2a --plot benchmark.svg
     """
     from nas import console
-    from nas.deploy.benchmark import benchmark_folder, draw_benchmark
-    from nas.deploy.folder import ModelFolder
+    from nas.deploy.benchmark import benchmark as time_files
+    from nas.deploy.benchmark import draw_benchmark
     from nas.this_machine import processor
 
     check_plot(plot)
     with console.ProgressBars() as bars:
-        bars.begin("benchmark", "timing")
-        rows = benchmark_folder(ModelFolder(model_dir), threads=threads, progress=bars.advance)
+        rows = time_files(model_dir, threads=threads, progress=bars)
     device, _ = processor()
     timed = [row.file for row in rows if row.status == "timed"]
     if plot is not None:
@@ -293,7 +281,8 @@ def _format_names(given: Sequence[str], *, int8: bool) -> list[str]:
 
     Raises RequestError if int8 is asked for and none of the formats has it.
     """
-    from nas.deploy.formats import DEFAULT_FORMATS, format_names
+    from nas.deploy.formats import format_names
+    from nas.run.settings import DEFAULT_FORMATS
 
     names = [name.strip() for each in given for name in each.split(",") if name.strip()]
     names = names or list(DEFAULT_FORMATS)

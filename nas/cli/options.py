@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.errors import RequestError, printable
-from nas.job.keys import KEYS
+from nas.run.keys import KEYS
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable, runtime
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
-    """Return the option for a key of the job file, with the key's help (see `nas.job.keys`).
+    """Return the option for a key of the job file, with the key's help (see `nas.run.keys`).
 
     Args:
         path: path of the key.

@@ -63,25 +63,24 @@ def run(
 def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
     from nas.console import ProgressBars
-    from nas.run.run import open_run
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
         result = job.run_job(settings, folder, command=command_line(), progress=bars)
-    members = open_run(result.folder).members
+    members, path = result.run.members, result.run.path
     example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
         f"{result.front} networks are on the front: no other network of the run is as fast and "
         f"more accurate. Open {result.report} and choose, for "
-        f"example with nas select {result.folder} --max-latency-ms {example_ms:g}"
+        f"example with nas select {path} --max-latency-ms {example_ms:g}"
     ]
-    for path in result.models:
-        lines.append(f"Trained model: {path}")
-        if (path / "run.py").is_file():
-            lines[-1] += f". Classify an image: python {path / 'run.py'} IMAGE"
+    for model in result.models:
+        lines.append(f"Trained model: {model}")
+        if (model / "run.py").is_file():
+            lines[-1] += f". Classify an image: python {model / 'run.py'} IMAGE"
     show(
         {
-            "run": result.folder,
+            "run": path,
             "report": result.report,
             "front": result.front,
             "models": result.models,
@@ -176,7 +175,7 @@ def search(
         return
     from nas.console import ProgressBars
     from nas.job import job_path, load_job, search_job
-    from nas.job.folder import saved_settings, saved_space_files
+    from nas.job.folder import saved_settings
     from nas.job.settings import with_search
 
     saved = saved_settings(Path(job))
@@ -189,7 +188,7 @@ def search(
             command=command_line(),
             progress=bars,
             # A continued run uses its own copies of the spaces, in any working directory.
-            space_files=saved_space_files(Path(job)) if saved else None,
+            own_spaces=saved is not None,
         )
     completed = sum(trial.state == "complete" for trial in result.trials)
     show(
@@ -213,6 +212,7 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
     end_with_main()
     from nas.console import ProgressBars
     from nas.job.searching import join_search
+    from nas.run.run import open_run
 
     others = [name for name in (*options, *(["out"] if out else [])) if name != "storage"]
     if others:
@@ -222,7 +222,7 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
             remedy="Give the option to the `nas search` that the worker joins.",
         )
     with ProgressBars() as bars:
-        trials = join_search(folder, options.get("storage"), bars)
+        trials = join_search(open_run(folder), options.get("storage"), bars)
     show({"run": folder, "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
 
@@ -235,8 +235,9 @@ def report(run_folder: RunFolder, as_json: Json = False) -> None:
     Example: nas report results/quickstart
     """
     from nas.report import page
+    from nas.run.run import open_run
 
-    path = page.build(run_folder)
+    path = page.build(open_run(run_folder))
     show({"report": path}, f"{path}", as_json)
 
 

@@ -137,24 +137,23 @@ def evaluate(
     """
     from nas import console
     from nas.cli.architecture import resolve_architecture
-    from nas.job.supernets import fit_score_correction, load_supernet, open_job
-    from nas.run.record import read_run
+    from nas.job.supernets import fit_score_correction
+    from nas.run.run import open_run
     from nas.supernet.evaluation import evaluate_by_class
     from nas.supernet.quick_evaluation import evaluate_quickly
 
     if part not in ("search", "holdout"):
         raise RequestError(f"--part is {part!r}.", remedy="Use search or holdout.")
     split = cast("Part", part)
-    job = open_job(run)
-    settings = next(iter(job.spaces.values())).settings
-    resolved = resolve_architecture(arch, settings, run=run).architecture
+    opened = open_run(run)
+    resolved = resolve_architecture(arch, opened.space_settings, run=run).architecture
     name = resolved.space.name
-    supernet = load_supernet(job, run, name)
+    supernet = opened.supernet(name)
     architecture = supernet.space.from_json(resolved.to_json())
     record = {"space": name, "architecture": architecture.to_json(), "part": part}
-    total = len(job.data.part(split))
+    total = len(opened.data.part(split))
     if images is not None:
-        (quick,) = evaluate_quickly(supernet, [architecture], job.data, split, images=images)
+        (quick,) = evaluate_quickly(supernet, [architecture], opened.data, split, images=images)
         show(
             {**record, **vars(quick)},
             f"Accuracy {quick.accuracy:.2%} on {quick.images} of the {total} images of the "
@@ -162,9 +161,9 @@ def evaluate(
             as_json,
         )
         return
-    accuracy, class_accuracy = evaluate_by_class(supernet, architecture, job.data, split)
-    searched = read_run(run)
-    correction = searched.correction if searched.study else fit_score_correction(job, run, searched)
+    accuracy, class_accuracy = evaluate_by_class(supernet, architecture, opened.data, split)
+    searched = opened.record
+    correction = searched.correction if searched.study else fit_score_correction(opened)
     corrected = correction and correction.correct(accuracy, architecture.macs, name)
     if as_json:
         accuracies = {"accuracy": accuracy, "corrected_accuracy": corrected}
@@ -220,13 +219,14 @@ def rank(
     from nas.cli.rankings import print_ranking
     from nas.console import ProgressBars
     from nas.job.supernets import rank_supernets
+    from nas.run.run import open_run
 
     check_plot(plot)
     if draw not in ("matched", "spread", "uniform"):
         raise RequestError(f"--draw is {draw!r}.", remedy="Use matched, spread or uniform.")
     with ProgressBars() as bars:
         ranking = rank_supernets(
-            run,
+            open_run(run),
             spaces=space or (),
             nets=nets,
             how=cast("DrawMethod", draw),

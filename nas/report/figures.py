@@ -20,7 +20,7 @@ from nas.plotting import STYLE, group_style, set_plain_ticks, shade_band
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
 from nas.run.models import RunModel
-from nas.run.record import COSTS, DEVICE_LATENCY, JobSearch
+from nas.run.settings import COSTS, DEVICE_LATENCY, SearchSettings
 from nas.search import non_dominated
 from nas.supernet.ranking_records import SpaceRanking
 from nas.supernet.records import TrainingRow
@@ -74,7 +74,7 @@ class FrontAxis(NamedTuple):
     has_legend: bool = False
 
 
-def front_axes(rows: pd.DataFrame, search: JobSearch) -> list[FrontAxis]:
+def front_axes(rows: pd.DataFrame, search: SearchSettings) -> list[FrontAxis]:
     """Return an axis for each objective of a job beside accuracy; the first one is latency.
 
     Args:

@@ -19,15 +19,16 @@ from nas.report import figures
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.front import expected_accuracies, front, row_objectives
-from nas.run.record import COSTS, RUN, JobSearch
+from nas.run.record import RUN
 from nas.run.run import Run
+from nas.run.settings import COSTS, SearchSettings
 from nas.supernet.ranking_records import ORDER_NAMES
 
 FRONT_SCHEMA = 3
 """Version of the format of `front.json`."""
 
 
-def build(folder: Path) -> Path:
+def build(run: Run) -> Path:
     """Write the report of a run and return the path of `report.html`.
 
     Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
@@ -37,8 +38,7 @@ def build(folder: Path) -> Path:
     Raises RunFolderError if the folder is not a run, its architectures are not scored yet, or a
     file in it is damaged.
     """
-    run = Run(folder)
-    record = run.record
+    folder, record = run.path, run.record
     for name in ("data", "spaces", "device", "table"):
         if getattr(record, name) is None:
             raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
@@ -123,7 +123,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
     )
 
 
-def _limits(search: JobSearch) -> list[str]:
+def _limits(search: SearchSettings) -> list[str]:
     """Return the limits of a job, each in words with its unit."""
     latencies = {"latency": search.max_latency_ms}
     latencies |= {f"latency on {device.name}": device.max_latency_ms for device in search.device}

@@ -32,7 +32,7 @@ from nas.formatting import format_latency
 from nas.latency.prediction import MAX_DISPATCH_SHARE
 from nas.latency.runtime import FIGURES
 from nas.latency.timing import MEASURED
-from nas.run.record import COSTS, DEVICE_LATENCY
+from nas.run.settings import COSTS, DEVICE_LATENCY
 from nas.search import Trial
 from nas.space.records import ArchitectureRecord
 from nas.statistics import LatencyAgreement

@@ -11,8 +11,8 @@ from nas.report import page
 from nas.run import candidates
 from nas.run.front import with_trained
 from nas.run.models import read_models
-from nas.run.record import JobSearch
 from nas.run.run import open_run
+from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
 
 
@@ -56,7 +56,9 @@ def run(untrained_run: Path) -> Path:
         path = folder / "models" / str(content["id"]) / "trained.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content))
-    rows = with_trained(candidates.read(folder / "trials.csv"), read_trained(folder), JobSearch())
+    rows = with_trained(
+        candidates.read(folder / "trials.csv"), read_trained(folder), SearchSettings()
+    )
     candidates.write(rows, folder / "trials.csv")
     return folder
 
@@ -80,7 +82,7 @@ def test_model_that_a_faster_one_beats_is_off_the_front(run):
 
 
 def test_report_shows_trained_models_and_how_far_the_supernet_was_off(run):
-    text = page.build(run).read_text()
+    text = page.build(open_run(run)).read_text()
     assert "Trained models" in text
     assert "off the front" in text
     # The mean of |0.75 - 0.93|, |0.75 - 0.90| and |0.91 - 0.85|.
@@ -90,7 +92,7 @@ def test_report_shows_trained_models_and_how_far_the_supernet_was_off(run):
 
 
 def test_report_of_run_without_trained_models_does_not_mention_them(untrained_run):
-    text = page.build(untrained_run).read_text()
+    text = page.build(open_run(untrained_run)).read_text()
     assert "Trained models" not in text
     assert "images that this run has not read" in text
 
@@ -99,7 +101,7 @@ def test_damaged_record_is_named(run):
     path = next(run.glob("models/*/trained.json"))
     path.write_text(path.read_text().replace('"epochs": 2', '"epochs": "2"'))
     with pytest.raises(CheckpointError, match=r"trained\.json .*epochs is '2'"):
-        page.build(run)
+        page.build(open_run(run))
 
 
 def test_report_says_which_formats_and_networks_failed(run):
@@ -108,7 +110,7 @@ def test_report_says_which_formats_and_networks_failed(run):
     record["export_errors"] = {fast.record.id: {"onnx-int8": "The disk <is> full."}}
     record["training_errors"] = {"abcde": "It diverged.", other.record.id: "It had diverged."}
     (run / "run.json").write_text(json.dumps(record))
-    text = page.build(run).read_text()
+    text = page.build(open_run(run)).read_text()
     assert "was not exported as onnx-int8: The disk &lt;is&gt; full." in text
     assert "<code>abcde</code> was not trained to the end: It diverged." in text
     assert "It had diverged" not in text, "it was trained since"

@@ -21,8 +21,7 @@ import pytest
 from nas.errors import DeviceError, RequestError
 from nas.graph import Graph, Op
 from nas.job import job_path, load_job
-from nas.job.context import JobContext
-from nas.job.progress import SilentProgress
+from nas.job.inputs import check_device
 from nas.job.settings import DeviceSettings
 from nas.latency import (
     LatencyTable,
@@ -231,7 +230,7 @@ def test_table_for_more_threads_than_its_kernels_predict_is_refused(
     job = load_job(job_path("quickstart"))
     device = DeviceSettings(runtime=case.name, dtype=case.dtype, threads=threads)
     with pytest.raises(RequestError, match=message):
-        JobContext(job.model_copy(update={"device": device}), SilentProgress())
+        check_device(job.model_copy(update={"device": device}))
 
 
 # Kernels

@@ -17,12 +17,7 @@ FORMATS = PlugInPoint(
     "subclass of nas.deploy.formats.ModelFormat",
 )
 
-DEFAULT_FORMATS = ("onnx", "onnx-int8")
-"""Formats of an export that names none. ONNX Runtime is always installed and runs on most devices;
-extras that happen to be installed do not change what a job does."""
-
 __all__ = [
-    "DEFAULT_FORMATS",
     "LoadedModel",
     "ModelFormat",
     "all_formats",

@@ -1,6 +1,6 @@
 """The keys of a job file, each declared once: its meaning, its bounds, and how long it may change.
 
-`nas.job.settings` validates a job file by them, `nas.job.changes` compares the job file of a
+`nas.run.settings` validates a job by them, `nas.job.changes` compares the job file of a
 run with an earlier one, and the options of the commands that repeat a key take their help from
 them. Importing this imports nothing heavy, because every command does.
 """

@@ -16,7 +16,7 @@ from PIL import Image
 
 import nas
 from nas.data import load_dataset
-from nas.deploy import benchmark
+from nas.deploy import benchmark, exporting, retrain
 from nas.deploy.folder import ModelFolder
 from nas.errors import (
     DataError,
@@ -25,19 +25,20 @@ from nas.errors import (
     RequestError,
     TrainingError,
 )
-from nas.job import exporting, retraining
-from nas.job.context import JobContext
+from nas.job import finish
 from nas.job.folder import claim
-from nas.job.progress import SilentProgress
-from nas.job.settings import DataSettings, load_job
+from nas.job.inputs import load_images
+from nas.job.settings import load_job
+from nas.job.stages import note_few_images
 from nas.report import page
+from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.run import open_run
-from nas.run.trained import read_trained
+from nas.run.settings import DataSettings
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, make_run
 from tests.job.runs import MAX_WAIT_S
-from tests.job.test_retraining import Notes, train_finalists
+from tests.job.test_finish import Notes, train_finalists_of
 from tests.mini_job import write_job
 from tests.small_disk import mounted, rerun_where_mounting_is_allowed
 
@@ -63,8 +64,8 @@ def trained_example(tmp_path_factory) -> Path:
             "dispatch_us": {}, "calibration": None,
         },
     )  # fmt: skip
-    train_finalists(folder, Notes())
-    page.build(folder)
+    train_finalists_of(folder, Notes())
+    page.build(open_run(folder))
     return folder
 
 
@@ -120,8 +121,7 @@ def test_network_that_is_not_trained_is_trained_first(run, invoke):
 def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "nas.job.exporting.export_run",
-        lambda folder, picks, formats, **options: given.append(list(formats)) or [],
+        nas.Run, "export", lambda run, *picks, formats, **options: given.append(list(formats)) or []
     )
     for arguments in (
         ["--format", "onnx,torch", "--int8"],
@@ -163,13 +163,13 @@ def test_run_without_its_images_is_refused(run, pick, monkeypatch):
     record["job"]["data"]["source"] = "moved/photos"
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match="There is no data at moved/photos"):
-        exporting.export_run(run, [pick])
+        open_run(run).export(pick)
 
 
 @pytest.mark.slow
 def test_changed_byte_and_unreadable_folders_are_named(run, pick, invoke):
     folder = run / "models" / pick
-    exporting.export_run(run, [pick], ["onnx"])
+    open_run(run).export(pick, formats=["onnx"])
     path = folder / "model.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -186,11 +186,10 @@ def test_changed_byte_and_unreadable_folders_are_named(run, pick, invoke):
 
 def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> dict[str, NasError]:
     settings = load_job(folder / "job.toml")
-    finish = settings.finish.model_copy(update={"export": tuple(formats)})
-    job = JobContext(settings.model_copy(update={"finish": finish}), progress)
+    own = settings.finish.model_copy(update={"export": tuple(formats)})
     names = sorted(path.name for path in (folder / "models").iterdir())
-    with claim(folder, settings, "") as claimed:
-        errors = exporting.export_finalists(job, claimed, names)
+    with claim(folder, settings.model_copy(update={"finish": own}), "") as claimed:
+        errors = finish.export_finalists(claimed, names, progress)
         claimed.save()
         return errors
 
@@ -232,10 +231,10 @@ def test_model_that_cannot_be_exported_does_not_keep_others_from_it(run, monkeyp
     assert read_run(run).export_errors == {failed: {"all": "MemoryError."}}
     exported = {path.parent.name for path in run.glob("models/*/card.json")}
     assert exported == {path.name for path in (run / "models").iterdir()} - {failed}
-    page.build(run)
+    page.build(open_run(run))
     assert "was not exported: MemoryError" in (run / "report.html").read_text()
     assert export_finalists(run, progress, ["onnx"]) == {}
-    page.build(run)
+    page.build(open_run(run))
     assert "was not exported" not in (run / "report.html").read_text()
 
 
@@ -323,7 +322,7 @@ def test_job_goes_on_when_a_finalist_cannot_be_trained(
     write_short_job(
         job_folder, **{"retrain = 0": "retrain = 2", "export = []": 'export = ["onnx"]'}
     )
-    train_model, names = retraining.train_model, []
+    train_model, names = retrain.train_model, []
 
     def diverge_once(setup, name, *arguments):
         names.append(name)
@@ -331,7 +330,7 @@ def test_job_goes_on_when_a_finalist_cannot_be_trained(
             raise TrainingError("The loss is not finite.", remedy="Lower learning_rate.")
         return train_model(setup, name, *arguments)
 
-    monkeypatch.setattr(retraining, "train_model", diverge_once)
+    monkeypatch.setattr(retrain, "train_model", diverge_once)
     done = invoke("run", "job.toml", "--out", "out")
     assert len(names) == 2, "the front has two members"
     assert done.returncode == 1
@@ -369,9 +368,7 @@ def test_few_images_for_int8_are_said_when_the_images_are_open(digits, job_folde
     for export, is_said in (["onnx-int8"], True), (["onnx"], False):
         write_short_job(job_folder, **{"export = []": f"export = {json.dumps(export)}"})
         progress = Notes()
-        job = JobContext(load_job(job_folder / "job.toml"), progress)
-        job.data = few
-        exporting.note_few_images(job)
+        note_few_images(load_job(job_folder / "job.toml"), few, progress)
         assert any("calibrated on 9 training images only" in n for n in progress.notes) == is_said
 
 
@@ -437,7 +434,7 @@ def test_images_are_loaded_again_on_the_background_of_the_job(run, tmp_path, mon
     settings = SETTINGS.model_copy(
         update={"data": DataSettings(source=source, image_size=8, background="black")}
     )
-    data = JobContext(settings, SilentProgress()).data
+    data = load_images(settings, SilentProgress())
     on_white = load_dataset(source, image_size=8, seed=SETTINGS.seed)
     assert data.digest != on_white.digest
     summary = {"source": source, "digest": data.digest, "classes": ["bee", "cow"]}
@@ -448,5 +445,5 @@ def test_images_are_loaded_again_on_the_background_of_the_job(run, tmp_path, mon
     )
     opened = open_run(run)
     assert opened.data.digest == data.digest
-    record = next(iter(read_trained(run).values()))
+    record = next(iter(opened.trained.values()))
     assert exporting._origin(opened, record).data.background == "black"

@@ -10,18 +10,16 @@ import torch
 
 from nas.data import load_dataset
 from nas.deploy.retrain import load_trained
-from nas.errors import RequestError, RunFolderError
-from nas.job import retraining
-from nas.job.context import JobContext
+from nas.errors import RequestError
+from nas.job.finish import train_finalists
 from nas.job.folder import claim
-from nas.job.progress import SilentProgress
 from nas.job.settings import load_job
 from nas.run import candidates
+from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.run import open_run
 from nas.run.trained import read_trained
-from nas.supernet.weights import Supernet
-from tests.deploy.example_run import SETTINGS, SPACE, front_ids, make_run
+from tests.deploy.example_run import SETTINGS, front_ids, make_run
 from tests.job.runs import OUT, count_lines, start_process
 
 torch.set_num_threads(1)
@@ -53,18 +51,15 @@ class Notes(SilentProgress):
         self.notes.append(text)
 
 
-def train_finalists(folder: Path, progress: SilentProgress) -> None:
+def train_finalists_of(folder: Path, progress: SilentProgress) -> None:
     """Do the stage of a job that trains its finalists."""
-    settings = load_job(folder / "job.toml")
-    job = JobContext(settings, progress)
-    with claim(folder, settings, "") as claimed:
-        supernets = {SPACE: Supernet.load(folder / "supernets" / SPACE, job.spaces[SPACE])}
-        retraining.train_finalists(job, claimed, supernets)
+    with claim(folder, load_job(folder / "job.toml"), "") as claimed:
+        train_finalists(claimed, progress)
 
 
 def test_stage_trains_the_planned_number_of_finalists_and_writes_their_accuracies(run):
     progress = Notes()
-    train_finalists(run, progress)
+    train_finalists_of(run, progress)
     front = front_ids(run)
     records = {record.id: record for record in read_trained(run).values()}
     assert set(records) == {front[0], front[-1]}
@@ -80,19 +75,17 @@ def test_stage_trains_the_planned_number_of_finalists_and_writes_their_accuracie
     assert others["test_accuracy"].isna().all()
     weights = {path: path.stat().st_mtime_ns for path in run.glob("models/*/weights.safetensors")}
     again = Notes()
-    train_finalists(run, again)
+    train_finalists_of(run, again)
     assert again.steps == []
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
 
 
-def test_wrong_requests_are_refused_before_anything_is_trained(run, tmp_path):
+def test_wrong_requests_are_refused_before_anything_is_trained(run):
     with pytest.raises(RequestError, match=r"nothing to train\. Give --pick"):
-        retraining.retrain_run(run, [])
+        open_run(run).retrain()
     with pytest.raises(RequestError, match=r"0 architectures .*most accurate of the front"):
-        retraining.retrain_run(run, [front_ids(run)[-1], "zzzz"])
+        open_run(run).retrain(front_ids(run)[-1], "zzzz")
     assert not (run / "models").exists()
-    with pytest.raises(RunFolderError, match="is not a run"):
-        retraining.retrain_run(tmp_path / "other", ["abcd"])
 
 
 def plan_finalists(folder: Path, count: int, epochs: int) -> None:
