@@ -41,7 +41,6 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.space.summary", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
         ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
         ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
-        ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
         ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
         ("nas.torch_network", ("onnx",)),
         ("nas.onnx_model", ("torch", "tvm")),

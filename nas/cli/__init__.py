@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from nas import __version__, processes
-from nas.cli import machine, models, runs, spaces, supernet, table
+from nas.cli import data, machine, models, runs, spaces, supernet, table
 from nas.cli.options import (
     Arch,
     Batch,
@@ -85,7 +85,7 @@ def _set_global_options(
 
 for _command in (
     *(runs.quickstart, runs.run, runs.search, runs.report, runs.select),
-    *(machine.doctor, spaces.spaces),
+    *(data.data, machine.doctor, spaces.spaces),
     *(models.retrain, models.export, models.verify, models.benchmark),
 ):
     app.command()(_command)

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas import files
 from nas.data import ImageDataset
+from nas.data.check import check_data
 from nas.data.decoding import remedy_for
 from nas.deploy.formats import model_format
 from nas.errors import DataError, MeasurementError
@@ -84,6 +85,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require("spaces", digests, "A space changed: use another folder with --out.")
     _copy_space_files(run, sources)
+    progress.begin("duplicates", "image")
+    check = check_data(data, progress.advance)
     run.record.data = DataSummary(
         source=run.settings.data.source,
         digest=data.digest,
@@ -92,10 +95,14 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         counts=data.counts,
         skipped=len(data.skipped),
         summary=data.summary,
+        problems=check.problems,
+        duplicates=dict(check.duplicates),
     )
     run.record.spaces = digests
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
     progress.note(data.summary)
+    if check.problems:
+        progress.note(f"the images: {'; '.join(check.problems)}")
     if data.skipped:
         remedy = remedy_for(data.skipped)
         progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())

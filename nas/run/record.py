@@ -45,6 +45,8 @@ class DataSummary(_RunSection):
         counts: number of images by part: `train`, `search`, `holdout` and `test`.
         skipped: number of images that could not be read.
         summary: what was understood of the source, in one line with the counts of the classes.
+        problems: what makes accuracies wrong or hard to judge, see `nas.data.check`.
+        duplicates: number of pairs of duplicates by their parts.
     """
 
     source: str
@@ -54,6 +56,8 @@ class DataSummary(_RunSection):
     counts: dict[str, Count]
     skipped: Count = 0
     summary: str = ""
+    problems: list[str] = Field(default_factory=list)
+    duplicates: dict[str, Count] = Field(default_factory=dict)
 
 
 class DeviceSummary(_RunSection):
