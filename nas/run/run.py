@@ -216,6 +216,36 @@ class Run:
         )
 
     @checked
+    def pick(
+        self,
+        *,
+        max_latency_ms: float | None = None,
+        max_macs: int | None = None,
+        max_params: int | None = None,
+        max_peak_memory_bytes: int | None = None,
+        min_accuracy: float | None = None,
+    ) -> Pick:
+        """Return the most accurate member of the front that meets the limits.
+
+        Trained members are compared by their trained accuracy, see
+        `nas.run.front.expected_accuracies`.
+
+        Args:
+            max_latency_ms: largest latency in milliseconds.
+            max_macs: largest number of multiply-accumulates.
+            max_params: largest number of parameters.
+            max_peak_memory_bytes: largest number of bytes of activations alive at once.
+            min_accuracy: smallest accuracy, a fraction.
+
+        Raises:
+            InfeasibleError: no member meets the limits; the message names the nearest.
+            RunFolderError: the run has no front.
+            RequestError: a limit is not above zero.
+        """
+        limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
+        return Pick.of_run(self, select(self.members, limits))
+
+    @checked
     def space(self, name: str) -> SearchSpace:
         """Return a search space of the run, adapted to the images of the run.
 
