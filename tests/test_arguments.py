@@ -15,6 +15,7 @@ import nas
 from nas.arguments import AtLeast, checked, describe, require
 from nas.errors import NasError, RequestError, SpaceError
 from nas.job.settings import JobSettings
+from nas.latency.runtime import KernelTimer
 from nas.space import Limit, load_definition, sample_within
 from nas.space.library import find_reference
 
@@ -30,7 +31,7 @@ def stand_in(kind):
 TABLE, RUNTIME, RUN = map(stand_in, (nas.LatencyTable, nas.Runtime, nas.Run))
 
 CALLS = {
-    nas.build_table: {"table": TABLE, "kernels": [], "timer": stand_in(nas.Runtime)},
+    nas.build_table: {"table": TABLE, "kernels": [], "timer": stand_in(KernelTimer)},
     nas.check_table: {
         "table": TABLE,
         "spaces": [SPACE],
