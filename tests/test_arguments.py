@@ -14,6 +14,7 @@ import pytest
 import nas
 from nas.arguments import AtLeast, checked, describe, require
 from nas.errors import NasError, RequestError, SpaceError
+from nas.latency.runtime import KernelTimer
 from nas.run.settings import JobSettings
 from nas.space import Limit, load_definition, sample_within
 from nas.space.library import find_reference
@@ -31,7 +32,7 @@ TABLE, RUNTIME, RUN = map(stand_in, (nas.LatencyTable, nas.Runtime, nas.Run))
 
 CALLS = {
     nas.benchmark: {"path": "model"},
-    nas.build_table: {"table": TABLE, "kernels": [], "timer": stand_in(nas.Runtime)},
+    nas.build_table: {"table": TABLE, "kernels": [], "timer": stand_in(KernelTimer)},
     nas.check_table: {
         "table": TABLE,
         "spaces": [SPACE],

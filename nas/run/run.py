@@ -20,7 +20,7 @@ from nas.errors import DataError, ExportError, RequestError, RunFolderError, Tra
 from nas.formatting import format_latency
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
-from nas.run.front import front, with_trained
+from nas.run.front import Limits, front, select, with_trained
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
 from nas.run.record import RunRecord, read_run
