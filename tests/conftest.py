@@ -24,7 +24,12 @@ EXAMPLE = Path(__file__).parents[1] / "results" / "example"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked `gpu` if TVM finds no NVIDIA GPU."""
+    """Run torch on one thread, and skip tests marked `gpu` if TVM finds no NVIDIA GPU.
+
+    Two threads that wait for each other are many times slower where other tests run beside them.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     if item.get_closest_marker("gpu") is None:
         return
     import tvm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 
 import pandas as pd
 
@@ -20,11 +19,9 @@ from nas.job.measurements import (
     unsettled,
 )
 from nas.latency import Prediction, measure_networks
-from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
 from nas.run import candidates
 from nas.run.front import behind, front, representatives
 from nas.run.progress import JobProgress
-from nas.run.record import KernelSlowdown
 from nas.run.settings import SearchSettings
 from nas.search import Trial
 from nas.supernet.evaluation import evaluate
@@ -86,8 +83,6 @@ def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial]) -> Non
     batch = run.settings.device.batch
     jsonl.repair(run.measurements)
     graphs = {t.digest: t.architecture.graph for t in chosen}
-    kernels = [kernel for graph in graphs.values() for kernel in run.runtime.kernels(graph, batch)]
-    slowdown = DeviceSlowdown(run.table, run.runtime, kernels)
     log = jsonl.read(run.measurements, MEASUREMENTS)
     waiting = unsettled(log, list(graphs), once=run.runtime.has_constant_networks)
     left = [trial for trial in chosen if trial.digest in waiting]
@@ -98,24 +93,11 @@ def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial]) -> Non
             run.runtime,
             run.table.schedules(),
             batch=batch,
-            quiet_us=run.table.quiet_us,
-            at_each_moment=slowdown.measure,
         )
         for trial, result in zip(together, timed, strict=True):
             for measurement in Measurement.of_timings(trial, result):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
         progress.advance(start + len(together), len(left))
-    # If nothing was left to time, an earlier start recorded the slowdown.
-    if slowdown.ratios is not None:
-        run.record.slowdown = KernelSlowdown(**asdict(slowdown.ratios))
-        if abs(slowdown.ratios.median - 1) > MAX_MEDIAN_SHIFT:
-            change = slowdown.ratios.median - 1
-            comparison = f"{abs(change):.0%} {'slower' if change > 0 else 'faster'}"
-            progress.note(
-                f"the device was {comparison} while the networks were timed than when its latency "
-                "table was made, so predicted and measured latencies differ; "
-                f"`nas table verify {run.table.path}` tells more"
-            )
 
 
 def to_measure(

@@ -18,7 +18,7 @@ from nas.job.objectives import CORRECTED_ERROR, ERROR, IMAGES, LATENCY, JobObjec
 from nas.job.settings import with_search
 from nas.job.supernets import fit_score_correction
 from nas.job.workers import STORAGE_VARIABLE, Workers
-from nas.report.page import HISTORY
+from nas.run.candidates import HISTORY_FILE
 from nas.run.progress import JobProgress
 from nas.run.record import SearchSummary
 from nas.run.run import Run
@@ -94,7 +94,7 @@ def search_spaces(
     storage = _storage(run, settings)
     study = _choose_study(run, progress, objectives, storage)
     shared = settings.workers > 1 or settings.storage != "journal"
-    display = _SearchProgressDisplay(progress, run.path / HISTORY, trials)
+    display = _SearchProgressDisplay(progress, run.path / HISTORY_FILE, trials)
     with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
             run,
@@ -109,7 +109,7 @@ def search_spaces(
         )
         if result.interrupted:
             workers.interrupt()
-    write_history(run.path / HISTORY, result.progress)
+    write_history(run.path / HISTORY_FILE, result.progress)
     run.record.search = SearchSummary(
         ended=result.stop_reason,
         sampler=settings.sampler,

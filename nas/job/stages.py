@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas import files
 from nas.data import ImageDataset
+from nas.data.check import check_data
 from nas.data.decoding import remedy_for
 from nas.deploy.formats import model_format
 from nas.errors import DataError, MeasurementError
@@ -21,13 +21,7 @@ from nas.job.planning import (
     plan_finalists_again,
     replan_numbers,
 )
-from nas.latency import (
-    LatencyTable,
-    build_table,
-    calibrate_after_build,
-    calibration_summary,
-    lacks_calibration,
-)
+from nas.latency import LatencyTable, build_table, calibrate_after_build, lacks_calibration
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
@@ -91,6 +85,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require("spaces", digests, "A space changed: use another folder with --out.")
     _copy_space_files(run, sources)
+    progress.begin("duplicates", "image")
+    check = check_data(data, progress.advance)
     run.record.data = DataSummary(
         source=run.settings.data.source,
         digest=data.digest,
@@ -99,10 +95,14 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         counts=data.counts,
         skipped=len(data.skipped),
         summary=data.summary,
+        problems=check.problems,
+        duplicates=dict(check.duplicates),
     )
     run.record.spaces = digests
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
     progress.note(data.summary)
+    if check.problems:
+        progress.note(f"the images: {'; '.join(check.problems)}")
     if data.skipped:
         remedy = remedy_for(data.skipped)
         progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
@@ -310,26 +310,16 @@ def build_latency_table(run: JobRun, progress: JobProgress) -> None:
         built=len(missing),
         failed=len(failed),
         unstable=sum(r is not None and r.status == "unstable" for r in needed),
-        dispatch_us=run.table.dispatch_us,
-        calibration=_as_json(
-            {
-                name: value
-                for name, value in run.table.calibration(batch).items()
-                if name != "networks"
-            }
-        ),
+        dispatch_us=dict(run.table.dispatch.parts_us),
+        calibration=None
+        if (fitted := run.table.calibration(batch)) is None
+        else fitted.model_copy(update={"networks": (), "supersedes": None}),
     )
     for record in failed:
         progress.note(
             f"{record.name} could not be compiled or timed, so networks that need it are left out: "
             f"{record.error}"
         )
-
-
-def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as `run.json` will hold them, with lists for tuples."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(fields)))
-    return plain
 
 
 def _calibrate(run: JobRun, progress: JobProgress) -> None:
@@ -347,7 +337,7 @@ def _calibrate(run: JobRun, progress: JobProgress) -> None:
         progress.note(f"predicted latencies could not be checked, and are not corrected: {error}")
     else:
         if calibration is not None:
-            progress.note(calibration_summary(calibration))
+            progress.note(f"predictions are corrected: {calibration.text}")
 
 
 def train_supernets(

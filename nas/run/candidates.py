@@ -238,6 +238,16 @@ class HistoryRow(Document):
         return cls.model_validate(cells, strict=False)
 
 
+HISTORY = Format(
+    HistoryRow,
+    "a search's history",
+    RunFolderError,
+    "Move the file away: the report can be made without it, and the job writes it again.",
+)
+
+HISTORY_FILE = "hypervolume.csv"
+"""Name of the file with the hypervolume over the completed trials, in the run folder."""
+
 Row = TypeVar("Row", Candidate, HistoryRow)
 
 

@@ -89,6 +89,13 @@ KEYS: dict[str, Key] = {
     "data.class_folders": _key(
         "Which folders are the classes: top, lowest, or auto, see docs/data.md."
     ),
+    "data.group": _key(
+        "What tells images of one object: a regular expression with one group, searched in the "
+        "path, or a column of parquet files."
+    ),
+    "data.on_duplicate": _key(
+        "What duplicates do: warn, group (kept on one side of every split), or fail."
+    ),
     "data.background": _key(
         'Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb".'
     ),

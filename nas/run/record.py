@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from nas.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.errors import RunFolderError
+from nas.latency.record import Calibration
 from nas.run.settings import JobSettings
 from nas.space.records import SpaceSettings
 from nas.supernet.records import MirroringExperiment, ScoreCorrection
@@ -44,6 +45,8 @@ class DataSummary(_RunSection):
         counts: number of images by part: `train`, `search`, `holdout` and `test`.
         skipped: number of images that could not be read.
         summary: what was understood of the source, in one line with the counts of the classes.
+        problems: what makes accuracies wrong or hard to judge, see `nas.data.check`.
+        duplicates: number of pairs of duplicates by their parts.
     """
 
     source: str
@@ -53,6 +56,8 @@ class DataSummary(_RunSection):
     counts: dict[str, Count]
     skipped: Count = 0
     summary: str = ""
+    problems: list[str] = Field(default_factory=list)
+    duplicates: dict[str, Count] = Field(default_factory=dict)
 
 
 class DeviceSummary(_RunSection):
@@ -187,8 +192,8 @@ class TableSummary(_RunSection):
         failed: number of kernels that could not be compiled or timed.
         unstable: number of kernels whose timings did not agree.
         dispatch_us: costs beside the kernels by name, in microseconds.
-        calibration: fields of the `nas.latency.Calibration` of the run's predictions; empty if
-            there is none.
+        calibration: the correction of the run's predictions, without its networks; None if there is
+            none.
     """
 
     file: Name
@@ -197,7 +202,7 @@ class TableSummary(_RunSection):
     failed: Count
     unstable: Count
     dispatch_us: dict[str, float]
-    calibration: dict[str, JsonValue]
+    calibration: Calibration | None
 
 
 class SupernetSummary(_RunSection):
@@ -230,22 +235,6 @@ class SearchSummary(_RunSection):
     hypervolume: float | None = None
 
 
-class KernelSlowdown(_RunSection):
-    """Latency of kernels while whole networks were timed, divided by the latency in the table.
-
-    Attributes:
-        count: number of kernels that were timed again.
-        median: median ratio.
-        low: first quartile of the ratios.
-        high: third quartile of the ratios.
-    """
-
-    count: Count
-    median: Positive
-    low: Positive
-    high: Positive
-
-
 class RunRecord(_RunSection):
     """`run.json`: what a run did so far.
 
@@ -268,7 +257,6 @@ class RunRecord(_RunSection):
         study: name of the Optuna study; None before the search.
         correction: correction of the scores that the search uses; None without one.
         search: end of the search; None before it.
-        slowdown: speed of the device while networks were timed; None if it was not measured.
         training_errors: why finalists could not be trained, by their names.
         export_errors: why formats of models could not be exported when the job last tried, by model
             and format; "all" stands for all formats.
@@ -294,7 +282,6 @@ class RunRecord(_RunSection):
     study: str | None = None
     correction: ScoreCorrection | None = None
     search: SearchSummary | None = None
-    slowdown: KernelSlowdown | None = None
     training_errors: dict[Name, str] = Field(default_factory=dict)
     export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
 

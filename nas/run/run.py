@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -14,19 +13,22 @@ import filelock
 import pandas as pd
 from pydantic import PrivateAttr
 
-from nas import files
+from nas import files, jsonl
 from nas.arguments import checked
 from nas.documents import shortened
 from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
 from nas.formatting import format_latency
 from nas.run import candidates
-from nas.run.candidates import Candidate
-from nas.run.front import Limits, front, select, with_trained
+from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
+from nas.run.front import front, with_trained
+from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
 from nas.run.record import RunRecord, read_run
 from nas.run.settings import DEFAULT_FORMATS, JobSettings, SearchSettings
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
+from nas.supernet.ranking_records import RankingRecord, read_ranking
+from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset
@@ -61,8 +63,6 @@ def open_run(path: Path | str, data_source: str | None = None) -> Run:
 
 
 Content = TypeVar("Content")
-
-_SPACE_SETTINGS = ("image_size", "channels", "classes")
 
 _MAX_IDS_IN_MESSAGE = 6
 """Largest number of IDs that a message lists."""
@@ -216,36 +216,6 @@ class Run:
         )
 
     @checked
-    def pick(
-        self,
-        *,
-        max_latency_ms: float | None = None,
-        max_macs: int | None = None,
-        max_params: int | None = None,
-        max_peak_memory_bytes: int | None = None,
-        min_accuracy: float | None = None,
-    ) -> Pick:
-        """Return the most accurate member of the front that meets the limits.
-
-        Trained members are compared by their trained accuracy, see
-        `nas.run.front.expected_accuracies`.
-
-        Args:
-            max_latency_ms: largest latency in milliseconds.
-            max_macs: largest number of multiply-accumulates.
-            max_params: largest number of parameters.
-            max_peak_memory_bytes: largest number of bytes of activations alive at once.
-            min_accuracy: smallest accuracy, a fraction.
-
-        Raises:
-            InfeasibleError: no member meets the limits; the message names the nearest.
-            RunFolderError: the run has no front.
-            RequestError: a limit is not above zero.
-        """
-        limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-        return Pick.of_run(self, select(self.members, limits))
-
-    @checked
     def space(self, name: str) -> SearchSpace:
         """Return a search space of the run, adapted to the images of the run.
 
@@ -277,25 +247,64 @@ class Run:
                 f"The job in {self.path} has only begun: it does not say yet what its images are.",
                 remedy="Wait until it does, or run it again.",
             )
-        return {name: getattr(self.record.settings, name) for name in _SPACE_SETTINGS}
+        return self.record.settings.sizes
+
+    @property
+    def ranking(self) -> RankingRecord | None:
+        """The contents of `ranking.json`; None if the supernets were not ranked.
+
+        Raises RunFolderError for a damaged file.
+        """
+        return read_ranking(self.path)
+
+    @property
+    def training_logs(self) -> dict[str, list[TrainingRow]]:
+        """The rows of `training.jsonl` of each supernet by space."""
+        folder = self.path / "supernets"
+        names = self.record.spaces or {}
+        return {name: jsonl.read(folder / name / TRAINING_LOG, TRAINING) for name in names}
+
+    @property
+    def history(self) -> list[HistoryRow]:
+        """The rows of `hypervolume.csv`; empty without a search."""
+        path = self.path / HISTORY_FILE
+        return candidates.read_csv(path, HISTORY) if path.is_file() else []
+
+    @property
+    def models(self) -> list[RunModel]:
+        """The trained models, the fastest first and published networks last.
+
+        Raises CheckpointError for a damaged record or card.
+        """
+        return read_models(self.path, self.trials, self.record.export_errors)
 
     @checked
-    def architecture(self, digest: str) -> Architecture:
-        """Return an architecture of the run.
+    def candidate(self, digest: str) -> Candidate:
+        """Return an architecture that the search tried, with what the run knows of it.
 
         Args:
             digest: the beginning of its digest, such as an `id` of `trials`.
 
         Raises:
             RequestError: no architecture of the run has this beginning, or several have.
-            RunFolderError: see `space`.
         """
         rows = self.trials
         rows = rows[rows["digest"].str.startswith(digest, na=False)]
         if not digest or len(rows) != 1:
             raise self._unknown_id_error(digest, len(rows))
-        record = json.loads(rows.iloc[0]["architecture"])
-        return self.space(record["space"]).from_json(record)
+        return candidates.of_table(rows)[0]
+
+    @checked
+    def architecture(self, digest: str) -> Architecture:
+        """Return an architecture that the search tried.
+
+        Args:
+            digest: the beginning of its digest, such as an `id` of `trials`.
+
+        Raises the errors of `candidate` and `space`.
+        """
+        record = self.candidate(digest).architecture
+        return self.space(record.space).from_json(record.model_dump())
 
     def _unknown_id_error(self, digest: str, matches: int) -> RequestError:
         """Return the error for a digest that is no or several architectures', with similar IDs."""

@@ -92,7 +92,7 @@ PathText = Annotated[str, AfterValidator(_check_path)]
 
 
 def _field(path: str, **settings: Any) -> Any:
-    """Return pydantic's `Field` for a key of the job file, see `nas.job.keys`."""
+    """Return pydantic's `Field` for a key of the job file, see `nas.run.keys`."""
     return Field(**{**constraints(path), **settings})
 
 
@@ -143,6 +143,8 @@ class DataOptions(Document):
     class_folders: Annotated[Literal["auto", "top", "lowest"], _field("data.class_folders")] = (
         "auto"
     )
+    group: Annotated[str, _field("data.group", max_length=1000)] = ""
+    on_duplicate: Annotated[Literal["warn", "group", "fail"], _field("data.on_duplicate")] = "warn"
     background: Annotated[str, _field("data.background", max_length=100)] = "white"
 
     @property

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nas.cli.models import script_text
 from nas.data import load_dataset
 from nas.deploy import benchmark, export
 from nas.deploy.export import export_model
@@ -26,7 +27,6 @@ from nas.deploy.model_process import ModelProcess
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify
-from nas.describe.models import describe_script
 from nas.documents import to_json
 from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
 from nas.quantisation.post_training import LARGEST_WEIGHT
@@ -545,7 +545,7 @@ def test_script_is_verified_with_a_file_of_each_kind_of_image(photo_export, tmp_
     verification = verify(folder.path)
     assert verification.no_accuracy == "", "the images were loaded on the same background"
     assert verification.script == script
-    assert describe_script(script, "").startswith(
+    assert script_text(script, "").startswith(
         f"run.py agrees with torch on {script.images} images of the data and on a file of each kind"
     )
     page = (folder.path / "card.md").read_text()
@@ -585,6 +585,4 @@ def test_images_without_files_are_read_by_the_script_as_png(exported):
     verification = verify(exported.path)
     assert verification.script.images == 32
     assert verification.script.kinds == {}
-    assert "32 images of the data (it has no image files)" in describe_script(
-        verification.script, ""
-    )
+    assert "32 images of the data (it has no image files)" in script_text(verification.script, "")

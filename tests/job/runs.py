@@ -15,8 +15,8 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from nas.graph import Graph
 from nas.job import JobSettings
 from nas.job.inputs import load_images, load_spaces
-from nas.report import page
 from nas.run import candidates
+from nas.run.candidates import HISTORY_FILE
 from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.space import SearchSpace
@@ -66,7 +66,7 @@ def front_digests(rows: pd.DataFrame, *names: str) -> set[str]:
 
 
 def read_history(run: Path) -> pd.DataFrame:
-    return pd.read_csv(run / page.HISTORY)
+    return pd.read_csv(run / HISTORY_FILE)
 
 
 def load_study(run: Path, address: str | None = None) -> optuna.Study:

@@ -115,8 +115,8 @@ def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
     device = replace(known.device, processor="Cray-1")
     table = LatencyTable.open_or_create(path, FakeRuntime(device))
     with table.writing():
-        for each in known.records():
-            if each.kind != "calibration" and not lacks(each):
+        for each in (*known.records("dispatch"), *known.records("kernel")):
+            if not lacks(each):
                 factor = 50 if each.name in slow else 1
                 timing = Timing(tuple(factor * sample for sample in each.samples_us))
                 table.append(

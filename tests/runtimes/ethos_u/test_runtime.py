@@ -1,21 +1,13 @@
 """Kernels and networks of the cycle model: what a table predicts, against whole networks."""
 
-import os
-import pickle
-import signal
-import sys
-from importlib.metadata import PackageNotFoundError
-
 import numpy as np
 import pytest
 
-from nas.describe.tables import describe_prediction, show_prediction
-from nas.errors import DeviceError, MeasurementError
+from nas.cli import predictions
+from nas.errors import MeasurementError
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
 from nas.latency.build_estimate import estimate_build
-from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.worker_process import WorkerTimer
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import file_of
 from nas.runtimes.ethos_u.runtime import EthosURuntime
@@ -40,7 +32,7 @@ def space(name="squeezenet_tiny"):
 def test_sum_of_kernels_is_the_whole_network(name, target, tmp_path):
     runtime = runtime_for(target)
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    result = build_table(table, space_kernels(space(name), runtime), runtime)
+    result = build_table(table, space_kernels(space(name), runtime), runtime.timer)
     assert (result.failed, result.unstable) == (0, 0)
     rng = np.random.default_rng(0)
     check = check_table(table, [space(name)], runtime, nets=6, rng=rng, references=False)
@@ -60,7 +52,7 @@ def test_every_row_says_that_it_is_estimated(tmp_path):
     runtime = runtime_for()
     table = LatencyTable.open_or_create(tmp_path, runtime)
     kernels = space_kernels(space(), runtime)[:3]
-    build_table(table, kernels, runtime)
+    build_table(table, kernels, runtime.timer)
     records = table.records("kernel")
     assert {record.basis for record in records} == {runtime.basis}
     assert all(len(record.samples_us) == 1 and record.settled for record in records)
@@ -68,19 +60,6 @@ def test_every_row_says_that_it_is_estimated(tmp_path):
         schedule = record.schedule
         assert record.latency_us == pytest.approx(schedule["cycles"] / 500, rel=1e-3)
         assert (schedule["weights"], schedule["seed"]) == ("laplace", 0)
-
-
-def test_table_predicts_without_vela(tmp_path, monkeypatch):
-    runtime = runtime_for()
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(table, space_kernels(space(), runtime), runtime)
-    architecture = space().sample(0)
-    expected = table.predict(architecture)
-    monkeypatch.setitem(sys.modules, "ethosu", None)
-    prediction = LatencyTable.open(table.path).predict(architecture)
-    assert prediction.latency_us == expected.latency_us
-    assert prediction.basis == runtime.basis
-    assert prediction.estimated_launches == prediction.launches
 
 
 @pytest.mark.parametrize(
@@ -100,7 +79,7 @@ def test_table_predicts_without_vela(tmp_path, monkeypatch):
 def test_rewritten_kernel_runs_and_is_named_with_its_cost(text, note, added, target):
     """`added` is the part of the latency that the rewriting costs, None for less than all."""
     runtime, kernel = runtime_for(target), Kernel.parse(text)
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert timing.latency_us > 0
     assert runtime.kernel_note(kernel).startswith(note)
     cost_us = runtime.rewriting_us(kernel, schedule)
@@ -119,13 +98,14 @@ def test_rewritten_kernel_runs_and_is_named_with_its_cost(text, note, added, tar
 def test_prediction_says_what_rewriting_costs(tmp_path, capsys):
     runtime, shuffles = runtime_for(), space("shufflenet_tiny")
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(table, space_kernels(shuffles, runtime), runtime)
-    shown = describe_prediction(table, shuffles.largest.graph)
+    build_table(table, space_kernels(shuffles, runtime), runtime.timer)
+    prediction = table.predict(shuffles.largest)
+    shown = predictions.to_json(table, shuffles.largest, prediction)
     rewritten = [row for row in shown["kernels"] if row["note"]]
     assert {row["note"] for row in rewritten} == {"channel shuffle as a transposition"}
     cost_us = sum(row["rewriting_us"] for row in rewritten)
     assert cost_us == pytest.approx(sum(row["latency_us"] for row in rewritten), rel=1e-3)
-    show_prediction(shown)
+    predictions.show(table, shuffles.largest, prediction)
     text = capsys.readouterr().out
     assert f"({cost_us / shown['predicted_us']:.0%}) are operations that the device needs" in text
     assert f"channel shuffle as a transposition {cost_us:.4g} us" in text
@@ -164,46 +144,7 @@ def test_kernel_that_the_npu_cannot_run_fails_with_the_reason():
     """A window has at most 256 pixels a side."""
     kernel = Kernel.parse("max_pool int8 8x300x300 -> 8x1x1 k300 s300 p0 g1")
     with pytest.raises(MeasurementError, match="leaves MaxPool to the CPU"):
-        runtime_for().time_kernel(kernel)
-
-
-class CrashingRuntime(EthosURuntime):
-    """A runtime whose compiler ends its process for kernels of 13 channels."""
-
-    def time_kernel(self, kernel):
-        if kernel.output[0] == 13:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        return super().time_kernel(kernel)
-
-
-@pytest.mark.slow
-def test_crash_of_the_compiler_becomes_a_failed_row(tmp_path):
-    runtime = CrashingRuntime(target="ethos-u55-128", dtype="int8")
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    kernels = [
-        Kernel.parse(f"conv2d int8 8x8x8 -> {channels}x8x8 k1 s1 p0 g1 bias")
-        for channels in (12, 13, 14)
-    ]
-    with WorkerTimer(runtime) as timer:
-        result = build_table(table, kernels, timer)
-    assert (result.ok, result.failed) == (2, 1)
-    assert "SIGSEGV" in table.record(kernels[1]).error
-    assert table.latency_us(kernels[2]) == runtime.time_kernel(kernels[2])[1].latency_us
-
-
-def test_runtime_is_pickled_with_its_target():
-    runtime = pickle.loads(pickle.dumps(runtime_for("ethos-u85-512:Dedicated_Sram_512KB")))
-    assert runtime.fingerprint.target == "ethos-u85-512:Dedicated_Sram_512KB"
-    assert runtime.fingerprint.processor == "Arm Ethos-U85"
-
-
-def test_missing_vela_is_reported_with_the_extra(monkeypatch):
-    def missing(package):
-        raise PackageNotFoundError(package)
-
-    monkeypatch.setattr("nas.runtimes.ethos_u.runtime.version", missing)
-    with pytest.raises(DeviceError, match=r"ethos-u-vela is not installed.*\[ethos-u\]"):
-        open_runtime("ethos_u", target="ethos-u55-128", dtype="int8")
+        runtime_for().timer.time_kernel(kernel)
 
 
 def test_other_version_of_vela_is_refused(monkeypatch):
@@ -211,8 +152,3 @@ def test_other_version_of_vela_is_refused(monkeypatch):
     availability = EthosURuntime.availability()
     assert not availability.usable
     assert "6.0.0" in availability.reason
-
-
-def test_configured_runtime_needs_no_vela():
-    runtime = configured_runtime("ethos_u", target="ethos-u55-128", dtype="int8")
-    assert len(runtime.kernels(space().sample(0).graph)) == 10

@@ -24,18 +24,10 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
         *first,
         *(more for each in first for more in runtime.timer.templates.refinements(kernel, each)),
     ]
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert schedule in schedules
     assert timing.latency_us > 0
     assert len(timing.samples_us) == SAMPLES
-
-
-@pytest.mark.long
-def test_time_dispatch_returns_a_cost_above_zero_for_every_part() -> None:
-    runtime = TvmRuntime()
-    timings = {**runtime.time_dispatch(), **runtime.time_miss_curves()}
-    assert set(timings) == set(TvmRuntime.dispatch_parts)
-    assert all(timing.latency_us > 0 for timing in timings.values())
 
 
 @pytest.mark.parametrize(("channels", "is_winograd"), [(64, True), (128, False)])
@@ -57,7 +49,7 @@ def test_winograd_is_chosen_by_cold_caches_if_there_are_many_weights(
         lambda _, schedules: [evaluator(s, 80, 100) for s in schedules],
     )
     monkeypatch.setattr(timer, "_cold_evaluator", lambda _, s: evaluator(s, 180, 110))
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert ("winograd" in schedule) == is_winograd
     assert timing.latency_us == (80 if is_winograd else 100)
 
