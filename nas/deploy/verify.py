@@ -394,12 +394,12 @@ def _test_images(card: ModelCard) -> tuple[Images | None, str]:
         return None, error.message
 
 
-def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
-    """Yield images as the input of a network, `BATCH_SIZE` at a time."""
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = slice(start, start + BATCH_SIZE)
-        part = images.take(batch)
-        yield normalised(part, preprocessing)
+def batches(
+    images: Images, preprocessing: Preprocessing, size: int = BATCH_SIZE
+) -> Iterator[NDArray[np.float32]]:
+    """Yield images as the input of a network, `size` at a time."""
+    for start in range(0, len(images), size):
+        yield normalised(images.take(slice(start, start + size)), preprocessing)
 
 
 def _classify(
