@@ -122,7 +122,7 @@ def untrained_run(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake_device(monkeypatch) -> None:
     """Compute timings instead of measuring them, so that two runs are equal, without processes."""
-    monkeypatch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
+    monkeypatch.setattr("nas.latency.open_runtime", lambda *name, **settings: FakeRuntime())
     monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
 
 

@@ -1,7 +1,5 @@
 """Timing at few moments and without pauses, in the processes of the tests and in their workers."""
 
-import math
-
 import pytest
 
 from nas.latency import worker_process
@@ -13,19 +11,12 @@ _open_runtime = worker_process._open_runtime
 
 
 def apply(patch: pytest.MonkeyPatch) -> None:
-    """Time at few moments and without pauses; many are for a device that others use as well.
-
-    Latencies are exact, whatever the speed of this processor.
-    """
+    """Time at few moments and without pauses; many are for a device that others use as well."""
     patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
+    patch.setattr("nas.latency.timing.MOMENTS", 2)
     patch.setattr("nas.latency.differences.SECONDS_BETWEEN_COMPONENTS", 0.0)
     patch.setattr("nas.latency.differences.MOMENTS", 6)
-    patch.setattr("nas.latency.dispatch.CURVE_MOMENTS", 2)
-    patch.setattr("nas.latency.dispatch.FIRST_CURVE_MOMENTS", 1)
-    patch.setattr("nas.latency.timing.MOMENTS", 2)
-    patch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", math.inf)
-    patch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", math.inf)
-    patch.setattr("nas.latency.processor_speed.slowdown", lambda us, _: us and 1.0)
+    patch.setattr("nas.latency.build.CURVE_MOMENTS", 2)
     patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
     patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
     patch.setattr("nas.latency.worker_process._open_runtime", open_runtime)

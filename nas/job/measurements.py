@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 
 from nas.documents import Document, Format, NetworkDigest, Positive
 from nas.errors import RunFolderError
-from nas.latency.networks import MAX_TIMINGS, NetworkTimings
+from nas.latency.networks import NetworkTimings
 from nas.latency.timing import (
+    MAX_MOMENTS,
     Timing,
-    latency_at_quiet_speed,
+    fastest_us,
+    moments_agree,
     round_to_four_digits,
-    timings_agree,
 )
 from nas.search import Trial
 from nas.space.records import ArchitectureRecord
@@ -31,20 +32,18 @@ class Measurement(Document):
         architecture: the network's choices.
         status: `unstable` where the samples disagree; `failed` without a latency.
         predicted_us: latency that the table predicted.
-        measured_us: median of `samples_us`, divided by `slowdown`; None if the timing failed.
+        measured_us: median of `samples_us`; None if the timing failed.
         samples_us: latencies of single samples.
-        slowdown: see `nas.latency.timing.Timing`.
         error: reason of a failure.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     digest: NetworkDigest
     architecture: ArchitectureRecord
     status: Literal["ok", "unstable", "failed"]
     predicted_us: Positive | None
     measured_us: Positive | None
     samples_us: Annotated[tuple[Positive, ...], Field(max_length=1000)]
-    slowdown: Positive | None
     error: str | None
 
     @model_validator(mode="after")
@@ -61,7 +60,7 @@ class Measurement(Document):
     @property
     def timing(self) -> Timing:
         """The timing that the line records."""
-        return Timing(self.samples_us, slowdown=self.slowdown)
+        return Timing(self.samples_us)
 
     @classmethod
     def of_timings(cls, trial: Trial, result: NetworkTimings) -> list[Measurement]:
@@ -70,14 +69,13 @@ class Measurement(Document):
         def record(timing: Timing | None) -> Measurement:
             is_stable = timing is not None and not timing.is_unstable
             return cls(
-                schema=1,
+                schema=2,
                 digest=trial.digest,
                 architecture=ArchitectureRecord(**trial.architecture.to_json()),
                 status="ok" if is_stable else "unstable" if timing else "failed",
                 predicted_us=trial.values["predicted_us"],
                 measured_us=None if timing is None else timing.latency_us,
                 samples_us=() if timing is None else timing.samples_us,
-                slowdown=None if timing is None else timing.slowdown,
                 error=None if timing else result.error,
             )
 
@@ -97,17 +95,17 @@ def latencies_and_errors(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return measured latencies in microseconds, and errors, by digest.
 
-    A latency is that of all timings of a network (`nas.latency.timing.latency_at_quiet_speed`). A
-    network has an error only if it was never timed.
+    A latency is that of all timings of a network (`nas.latency.timing.fastest_us`). A network has
+    an error only if it was never timed.
     """
-    timings: dict[str, list[Timing]] = {}
+    timings: dict[str, list[float]] = {}
     errors: dict[str, str] = {}
     for measurement in measurements:
         if measurement.measured_us is None:
             errors[measurement.digest] = measurement.error or ""
         else:
-            timings.setdefault(measurement.digest, []).append(measurement.timing)
-    measured = {digest: latency_at_quiet_speed(own) for digest, own in timings.items()}
+            timings.setdefault(measurement.digest, []).append(measurement.measured_us)
+    measured = {digest: fastest_us(own) for digest, own in timings.items()}
     never_timed = {digest: e for digest, e in errors.items() if digest not in measured}
     return measured, never_timed
 
@@ -117,7 +115,7 @@ def unsettled(
 ) -> set[str]:
     """Return the digests of the networks that need another timing.
 
-    A network is timed again until its timings agree, or it was timed `MAX_TIMINGS` times. A
+    A network is timed again until its timings agree, or it was timed `MAX_MOMENTS` times. A
     network whose timing failed is not timed again.
 
     Args:
@@ -125,14 +123,14 @@ def unsettled(
         digests: networks to time.
         once: whether one timing is enough, because all would be equal.
     """
-    timings: dict[str, list[Timing]] = {digest: [] for digest in digests}
+    timings: dict[str, list[float]] = {digest: [] for digest in digests}
     for measurement in measurements:
         if measurement.measured_us is None:
             timings.pop(measurement.digest, None)
         elif measurement.digest in timings:
-            timings[measurement.digest].append(measurement.timing)
+            timings[measurement.digest].append(measurement.measured_us)
     return {
         digest
         for digest, own in timings.items()
-        if not timings_agree(own) and len(own) < (1 if once else MAX_TIMINGS)
+        if not moments_agree(own) and len(own) < (1 if once else MAX_MOMENTS)
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nas.graph import Graph
     from nas.latency.kernel import Kernel
     from nas.latency.runtime import Runtime, Schedule
-    from nas.latency.timing import Timing
     from nas.space import Architecture, SearchSpace
     from nas.supernet.settings import TrainingSettings
 
@@ -194,14 +193,14 @@ def _further_moments_s(runtime: Runtime, disagreeing: float) -> float:
         disagreeing: share of the kernels whose timings do not agree after a few moments. The more
             there are, the longer the last one of many kernels or networks takes.
     """
-    further = (timing.MAX_MOMENTS_FACTOR - 1) * runtime.moments
+    further = timing.MAX_MOMENTS - runtime.moments
     return timing.SECONDS_BETWEEN_MOMENTS * further * disagreeing
 
 
 def _calibration_seconds(runtime: Runtime, network_s: float, moments_s: float) -> float:
     """Return the time to fit the correction of the table's predictions."""
     from nas.latency.calibration import MIN_NETWORKS
-    from nas.latency.record import MEASURED
+    from nas.latency.timing import MEASURED
 
     # Some kernels are timed beside the networks, and take about as long to compile as a network.
     seconds = (MIN_NETWORKS + 1) * network_s + moments_s
@@ -234,7 +233,7 @@ def _compile_and_time(
     schedules: dict[Kernel, Schedule] = {}
     for index in rng.permutation(len(blocks)):
         own = list(dict.fromkeys(runtime.kernels(blocks[index], batch)))
-        schedules |= {kernel: runtime.time_kernel(kernel)[0] for kernel in own}
+        schedules |= {kernel: runtime.timer.time_kernel(kernel)[0] for kernel in own}
         # The first compilation also loads parts of the compiler.
         for _ in range(1 if seconds else 2):
             start = time.perf_counter()
@@ -252,12 +251,12 @@ def _disagreeing(runtime: Runtime, schedules: Mapping[Kernel, Schedule]) -> floa
     if runtime.moments == 1:
         return 0.0
     moments = timing.Moments()
-    timings: list[list[Timing]] = [[] for _ in schedules]
+    timings: list[list[float]] = [[] for _ in schedules]
     for _ in range(_TIMED_MOMENTS):
         moments.wait()
         for own, (kernel, schedule) in zip(timings, schedules.items(), strict=True):
-            own.append(runtime.retime_kernel(kernel, schedule))
-    return mean(not timing.timings_agree(own) for own in timings)
+            own.append(runtime.timer.retime_kernel(kernel, schedule).latency_us)
+    return mean(not timing.moments_agree(own) for own in timings)
 
 
 def _seconds_per_search_step(
@@ -338,12 +337,11 @@ def _seconds_per_network_epoch(
     graph: Graph, teacher: Graph, data: ImageDataset, training: TrainingSettings
 ) -> float:
     """Return the time to train a network for one epoch with a teacher."""
-    from nas.deploy.retrain import finetuning_settings
     from nas.supernet.distillation import Teacher
     from nas.supernet.standalone import NetworkTrainer
     from nas.torch_network import to_torch
 
-    settings = finetuning_settings(training, epochs=_FINALIST_EPOCHS)
+    settings = replace(training, epochs=_FINALIST_EPOCHS, seconds=None)
     own_teacher = Teacher.of_network(to_torch(teacher))
     trainer = NetworkTrainer(graph, data, settings, seed=0, teacher=own_teacher)
     durations: list[float] = []

@@ -4,17 +4,9 @@ Importing this package imports no runtime; a runtime is imported when it is open
 """
 
 from nas.latency.build import BuildProgress, BuildResult, build_table, space_kernels
-from nas.latency.calibration import (
-    Calibration,
-    calibrate_after_build,
-    calibrate_table,
-    calibration_summary,
-    calibration_text,
-    lacks_calibration,
-)
-from nas.latency.check import check_table
-from nas.latency.check_result import TableCheck
-from nas.latency.comparison import Comparison, compare_tables
+from nas.latency.calibration import calibrate_after_build, calibrate_table, lacks_calibration
+from nas.latency.check import KernelCheck, TableCheck, check_kernels, check_table
+from nas.latency.compare import Comparison, MergeResult, compare_tables, merge_tables
 from nas.latency.installed_runtimes import (
     available_runtimes,
     configured_runtime,
@@ -22,12 +14,11 @@ from nas.latency.installed_runtimes import (
     runtime_names,
 )
 from nas.latency.kernel import Kernel
-from nas.latency.merge import MergeResult, merge_tables
 from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.prediction import Prediction
+from nas.latency.record import Calibration
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.verify import Verification, verify_table
 
 __all__ = [
     "BuildProgress",
@@ -35,19 +26,18 @@ __all__ = [
     "Calibration",
     "Comparison",
     "Kernel",
+    "KernelCheck",
     "LatencyTable",
     "MergeResult",
     "NetworkTimings",
     "Prediction",
     "Runtime",
     "TableCheck",
-    "Verification",
     "available_runtimes",
     "build_table",
     "calibrate_after_build",
     "calibrate_table",
-    "calibration_summary",
-    "calibration_text",
+    "check_kernels",
     "check_table",
     "compare_tables",
     "configured_runtime",
@@ -57,5 +47,4 @@ __all__ = [
     "open_runtime",
     "runtime_names",
     "space_kernels",
-    "verify_table",
 ]

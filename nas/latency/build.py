@@ -1,30 +1,33 @@
 """Building a latency table: list the kernels that spaces need, and time those that are missing.
 
-Every kernel is timed at several moments, see `nas.latency.timing`. While some kernels are compiled
-and timed for the first time, those before them are timed again, so that no time is lost between
-their moments. The last moment follows a minute later, or when all kernels have been timed: another
-program can slow a machine for many seconds, during which all samples agree and all are wrong.
+Every kernel is timed at several moments, see `nas.latency.timing`: other programs can slow a
+machine for many seconds, during which all samples agree and all are wrong. The kernels of a group
+are timed in turn, so that no time is lost between their moments. Those whose timings disagree are
+timed again at the end.
+
+The miss curve (`nas.latency.cache_model`) depends on how much of a shared cache other programs
+leave, which differs from one second to the next. So its moments are spread over the build.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.arguments import checked
-from nas.errors import BoardLostError, NasError, first_line
-from nas.latency.dispatch import DispatchTimer
+from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.latency.installed_runtimes import default_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.record import Record, timing_sensitivity
+from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import MAX_MOMENTS_FACTOR, RETIMING_TOLERANCE, Moments, Timing
+from nas.latency.timing import Moments, Timing, moments_agree
 
 if TYPE_CHECKING:
     from nas.space import SearchSpace
@@ -33,8 +36,19 @@ KERNELS_IN_TURN = 48
 """Kernels that a device times in turn, because they stay loaded: larger numbers would need more
 memory, and compile kernels anew."""
 
-REST_SECONDS = 60.0
-"""Time between the last two moments of a kernel, unless all kernels were timed before."""
+CURVE_MOMENTS = 12
+"""Moments at which the miss curve is timed, at least."""
+
+SECONDS_BETWEEN_CURVES = 10.0
+"""Time after which a build times the miss curve again. One timing takes a tenth of a second."""
+
+MAX_CURVE_DIFFERENCE = 0.1
+"""Largest difference of the latencies by two halves of the timings of a stable miss curve, as a
+fraction."""
+
+MAX_ATTEMPTS = 3
+"""Attempts to time dispatch costs. They are differences of timings, and another process that wakes
+up at the wrong moment makes one of them negative."""
 
 _MAX_ERROR_CHARACTERS = 500
 
@@ -108,14 +122,14 @@ def build_table(
     *,
     retry_failed: bool = False,
     again: bool = False,
+    seconds: float | None = None,
     progress: Callable[[BuildProgress], None] | bool | None = True,
 ) -> BuildResult:
     """Time the kernels that a table lacks, and append their records.
 
-    The first timing of a kernel is on the disk before the next timing starts. Later records of the
-    kernel supersede it; they have the samples of the two fastest timings, the medians of all, and
-    the latency at the quiet speed of the processor. Each kernel is timed at `Runtime.moments`
-    moments, and then until its timings agree or it is called unstable.
+    The first timing of a kernel is on the disk before the next timing starts. A later record of the
+    kernel supersedes it; it has the medians of all timings. Each kernel is timed at
+    `Runtime.moments` moments, and then until its timings agree or it is called unstable.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
     goes on. A build that was stopped continues with the missing kernels when it is started again,
@@ -130,6 +144,8 @@ def build_table(
         retry_failed: whether kernels with a failed record are timed again.
         again: whether kernels that have a latency, and the dispatch costs, are timed again. The
             timings before count as well.
+        seconds: time after which kernels are only timed for the first time: those whose timings do
+            not agree by then are unstable. None means no limit.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
             call after every timing.
 
@@ -148,186 +164,174 @@ def build_table(
             progress, "latency table", "timing", lambda p: (p.done, p.total, p.record.name)
         ) as report,
     ):
-        dispatch = DispatchTimer(table, timers, again=again)
-        builder = _TableBuilder(table, timers, dispatch, report)
-        dispatch.begin()
-        missing = table.missing(kernels := list(kernels), include_failed=retry_failed)
-        unsettled = [kernel for kernel in dict.fromkeys(kernels) if builder.is_unsettled(kernel)]
-        retimed = dict.fromkeys(kernels) if again else ()
-        settled = [kernel for kernel in retimed if builder.is_settled(kernel)]
-        moments, further = builder.moments, max(1, builder.moments - 1)
-        left = sum(builder.timings_left(kernel) for kernel in unsettled)
-        builder.expect(moments * len(missing) + left + further * len(settled))
-        in_turn = KERNELS_IN_TURN * len(timers)
-        for start in range(0, len(settled), in_turn):
-            builder.time_again(settled[start : start + in_turn], further)
-        builder.time_until_settled([*unsettled, *missing])
-        with builder.appending():
-            dispatch.finish()
+        builder = _TableBuilder(table, timers, report, seconds)
+        wanted = list(dict.fromkeys(kernels))
+        builder.time_dispatch(again=again)
+        builder.build(wanted, table.missing(wanted, include_failed=retry_failed), again=again)
     return builder.result()
 
 
-def kernels_per_group(timers: int, moments: int) -> int:
-    """Return how many kernels are timed for the first time before others are timed again.
-
-    Args:
-        timers: number of timers.
-        moments: number of moments at which each kernel is timed.
-    """
-    return max(1, KERNELS_IN_TURN * timers // max(1, moments - 2))
-
-
 class _TableBuilder:
-    """Takes the timings of one build, appends their records, and counts them.
-
-    Attributes:
-        dispatch: times the dispatch costs.
-        moments: number of moments at which each kernel is timed, at least.
-    """
+    """Takes the timings of one build, appends their records, and counts them."""
 
     def __init__(
         self,
         table: LatencyTable,
         timers: TimerPool,
-        dispatch: DispatchTimer,
         progress: Callable[[BuildProgress], None] | None,
+        seconds: float | None,
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
-        self.dispatch = dispatch
         self._start = time.monotonic()
-        self._moments = Moments()
-        self.moments = table.runtime.moments
+        self._limit_s = math.inf if seconds is None else seconds
+        self._min_moments = table.runtime.moments
+        self._pause = Moments()
         self._done = self._total = 0
+        # Records with timings that are not appended yet.
         self._latest: dict[Kernel, Record] = {}
         self._statuses: dict[Kernel, str] = {}
+        self._curve = {each.name: each for each in table.records("dispatch") if each.moments_us}
+        self._curve_timed_s = -math.inf
 
-    def expect(self, timings: int) -> None:
-        """Set the number of timings that the build takes if all agree."""
-        self._total = timings
+    # Dispatch costs.
 
-    def is_unsettled(self, kernel: Kernel) -> bool:
-        """Return whether a kernel has a latency and needs another timing."""
-        record = self._record_of(kernel)
-        return record is not None and record.status != "failed" and not record.settled
+    def time_dispatch(self, *, again: bool) -> None:
+        """Time the dispatch costs that the table lacks, and the miss curve for the first time.
 
-    def timings_left(self, kernel: Kernel) -> int:
-        """Return how many timings a kernel with a record needs if they agree."""
-        record = self._record_of(kernel)
-        return max(1, self.moments - len(record.medians_us if record else ()))
+        Args:
+            again: whether costs that the table has are timed again. Of two costs of launching
+                kernels, the lower one counts; of the miss curve, all timings count.
+        """
+        if again or self._table.lacks_dispatch():
+            before_us = {} if self._table.lacks_dispatch() else self._table.dispatch.parts_us
+            for part, timing in self._attempt(lambda timer: timer.time_dispatch()).items():
+                if timing.latency_us < before_us.get(part, math.inf):
+                    self._table.append(self._dispatch_record(part, timing))
+            self._time_curve()
+            self._append_latest()
 
-    def is_settled(self, kernel: Kernel) -> bool:
-        """Return whether a kernel has a latency and needs no other timing."""
-        record = self._table.record(kernel)
-        return record is not None and record.status != "failed" and record.settled
+    @property
+    def _curve_is_unsettled(self) -> bool:
+        return not all(each.settled for each in self._curve.values())
 
-    def time_first(self, kernels: Sequence[Kernel]) -> None:
+    def _time_curve(self) -> None:
+        """Time the miss curve at one moment; nothing for a runtime without one."""
+        self._pause.wait()
+        timings = self._attempt(lambda timer: timer.time_miss_curve())
+        self._curve_timed_s = time.monotonic()
+        for part, timing in timings.items():
+            record = self._curve.get(part)
+            self._curve[part] = (
+                self._dispatch_record(part, timing).awaiting_timings()
+                if record is None
+                else record.with_timing(timing, CURVE_MOMENTS, MAX_CURVE_DIFFERENCE)
+            )
+
+    def _dispatch_record(self, part: str, timing: Timing) -> Record:
+        basis = self._table.runtime.basis
+        return Record.from_timing("dispatch", timing, name=part, basis=basis)
+
+    def _attempt(self, call: Callable[[KernelTimer], Mapping[str, Timing]]) -> Mapping[str, Timing]:
+        """Return what a function of a timer returns, after a few attempts."""
+        for _ in range(MAX_ATTEMPTS - 1):
+            try:
+                return self._timers.call_any(call)
+            except MeasurementError:
+                continue
+        return self._timers.call_any(call)
+
+    # Kernels.
+
+    def build(self, wanted: Sequence[Kernel], missing: Sequence[Kernel], *, again: bool) -> None:
+        """Time missing kernels, and those that need further timings, at as many moments."""
+        further_moments = {
+            kernel: max(1, self._min_moments - len(record.moments_us) * (not again))
+            for kernel in wanted
+            if (record := self._table.record(kernel)) is not None
+            and record.status != "failed"
+            and (again or not record.settled)
+        }
+        self._total = self._min_moments * len(missing) + sum(further_moments.values())
+        with self._appending():
+            for group in self._groups([*missing, *further_moments]):
+                self._time_first([kernel for kernel in group if kernel not in further_moments])
+                left = {
+                    kernel: further_moments.get(kernel, self._min_moments - 1) for kernel in group
+                }
+                while left := {kernel: n for kernel, n in left.items() if n > 0}:
+                    self._time_at_a_moment(list(left))
+                    left = {kernel: n - 1 for kernel, n in left.items()}
+                self._append_latest()
+            while (unsettled := self._unsettled(wanted)) and self.seconds < self._limit_s:
+                self._total += len(unsettled)
+                for group in self._groups(unsettled):
+                    self._time_at_a_moment(group)
+            for kernel in self._unsettled(wanted):
+                record = self._record_of(kernel)
+                if record and record.status == "ok" and not moments_agree(record.moments_us):
+                    self._latest[kernel] = record.model_copy(update={"status": UNSTABLE})
+            while self._curve_is_unsettled and self.seconds < self._limit_s:
+                self._time_curve()
+
+    def _groups(self, kernels: Sequence[Kernel]) -> list[Sequence[Kernel]]:
+        """Return the kernels that are timed in turn."""
+        size = KERNELS_IN_TURN * max(1, len(self._timers))
+        return [kernels[start : start + size] for start in range(0, len(kernels), size)]
+
+    def _unsettled(self, kernels: Iterable[Kernel]) -> list[Kernel]:
+        """Return the kernels that have a latency and need another timing."""
+        records = {kernel: self._record_of(kernel) for kernel in kernels}
+        return [
+            kernel
+            for kernel, each in records.items()
+            if each and each.status != "failed" and not each.settled
+        ]
+
+    def _time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""
         for kernel, outcome in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
             if isinstance(outcome, Exception):
-                self._total -= self.moments - 1
-                failed = self._failure(kernel, outcome)
-                self._append(failed)
-                self._report(failed)
-                continue
-            schedule, timing = outcome
-            basis = self._table.runtime.basis
-            record = replace(
-                Record.from_timing(
-                    "kernel", timing, name=kernel.text, schedule=schedule, basis=basis
-                ),
-                medians_us=(timing.latency_us,),
-                settled=self.moments == 1,
-            )
-            self._append(record)
+                record = self._failure(kernel, outcome)
+            else:
+                schedule, timing = outcome
+                record = Record.from_timing(
+                    "kernel",
+                    timing,
+                    name=kernel.text,
+                    schedule=schedule,
+                    basis=self._table.runtime.basis,
+                )
+                if self._min_moments > 1:
+                    record = record.awaiting_timings()
+            self._append(kernel, record)
             self._report(record)
 
-    def time_again(self, kernels: Sequence[Kernel], moments: int) -> None:
-        """Time kernels at further moments, with the schedules of their records.
-
-        Args:
-            kernels: kernels with a latency.
-            moments: number of moments.
-        """
-        with self.appending():
-            for _ in range(moments if kernels else 0):
-                self._time_at_a_moment(kernels)
-
-    def time_until_settled(self, kernels: Sequence[Kernel]) -> None:
-        """Time kernels at as many moments as they need, a few kernels at a time.
-
-        Args:
-            kernels: kernels that have no latency, or need other timings.
-        """
-        timers = len(self._timers)
-        group_size, max_in_turn = kernels_per_group(timers, self.moments), KERNELS_IN_TURN * timers
-        waiting, resting = deque(kernels), deque[tuple[float, Kernel]]()
-        in_turn: list[Kernel] = []
-        rested = {kernel for kernel in kernels if self.timings_left(kernel) == 1}
-
-        def stay_in_turn(kernels: Sequence[Kernel]) -> list[Kernel]:
-            """Return the kernels to time at the next moment; others rest or are settled."""
-            staying: list[Kernel] = []
-            for kernel in filter(self.is_unsettled, kernels):
-                if self.timings_left(kernel) > 1 or kernel in rested:
-                    staying.append(kernel)
-                else:
-                    resting.append((time.monotonic() + REST_SECONDS, kernel))
-            self._append_latest(set(self._latest) - set(staying))
-            return staying
-
-        with self.appending():
-            while waiting or in_turn or resting:
-                count = min(group_size, len(waiting)) if len(in_turn) <= max_in_turn else 0
-                group = [waiting.popleft() for _ in range(count)]
-                self.time_first([kernel for kernel in group if not self.is_unsettled(kernel)])
-                in_turn = stay_in_turn([*in_turn, *group])
-                is_end = not waiting and rested.issuperset(in_turn)
-                while resting and (is_end or resting[0][0] <= time.monotonic()):
-                    _, kernel = resting.popleft()
-                    rested.add(kernel)
-                    in_turn.append(kernel)
-                if in_turn:
-                    self._time_at_a_moment(in_turn)
-                    in_turn = stay_in_turn(in_turn)
-                self.dispatch.time_if_due()
-
-    @contextmanager
-    def appending(self) -> Iterator[None]:
-        """Append all records at the end, and also if an error or Ctrl-C ends the timing."""
-        try:
-            yield
-        finally:
-            self._append_latest(set(self._latest))
-            self.dispatch.append()
-
-    def _append_latest(self, kernels: Collection[Kernel]) -> None:
-        """Append the records of these kernels, in the order of their first new timings."""
-        for kernel in [each for each in self._latest if each in kernels]:
-            self._append(self._latest.pop(kernel))
-
     def _time_at_a_moment(self, kernels: Sequence[Kernel]) -> None:
-        def retime(timer: KernelTimer, kernel: Kernel) -> Timing:
-            record = self._record_of(kernel)
-            return timer.retime_kernel(kernel, (record and record.schedule) or {})
-
-        self._moments.wait()
+        """Time kernels that have a latency again, with the schedules of their records."""
         records = {
             kernel: record
             for kernel in kernels
             if (record := self._record_of(kernel)) is not None and record.status != "failed"
         }
-        # The same for all kernels, so that their latencies are at one speed.
-        quiet_us = self._table.quiet_us
-        current = {each.name: each for each in self._table.records("kernel")}
-        current |= {each.name: each for each in self._latest.values()}
-        sensitivity = timing_sensitivity(current.values(), quiet_us)
-        for kernel, outcome in self._timers.each([*records], retime):
-            record = records[kernel]
+        self._total -= len(kernels) - len(records)
+        if not records or self.seconds >= self._limit_s:
+            self._total -= len(records)
+            return
+        self._pause.wait()
+        is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
+        if is_due and self._curve_is_unsettled:
+            self._time_curve()
+        for kernel, outcome in self._timers.each(
+            list(records),
+            lambda timer, each: timer.retime_kernel(each, records[each].schedule or {}),
+        ):
             if isinstance(outcome, BoardLostError) and not self._timers:
                 # The kernel ran before, so the device was not lost because of it.
                 continue
-            self._latest[kernel] = self._with_outcome(
-                kernel, record, outcome, quiet_us, sensitivity
+            self._latest[kernel] = (
+                self._failure(kernel, outcome)
+                if isinstance(outcome, Exception)
+                else records[kernel].with_timing(outcome, self._min_moments)
             )
             self._report(self._latest[kernel])
 
@@ -335,37 +339,30 @@ class _TableBuilder:
         """Return the record of a kernel, with the timings that are not appended yet."""
         return self._latest.get(kernel) or self._table.record(kernel)
 
-    def _with_outcome(
-        self,
-        kernel: Kernel,
-        record: Record,
-        outcome: Timing | Exception,
-        quiet_us: float,
-        sensitivity: float,
-    ) -> Record:
-        """Return the record of a kernel that was timed again; see `Record.with_timing`."""
-        if isinstance(outcome, Exception):
-            self._total -= max(0, self.moments - len(record.medians_us) - 1)
-            return self._failure(kernel, outcome)
-        updated = record.with_timing(
-            outcome,
-            RETIMING_TOLERANCE,
-            self.moments,
-            MAX_MOMENTS_FACTOR * self.moments,
-            quiet_us,
-            sensitivity,
-        )
-        self._total += not updated.settled and len(updated.medians_us) >= self.moments
-        return updated
-
     def _failure(self, kernel: Kernel, error: Exception) -> Record:
         is_ours = isinstance(error, NasError)
         message = str(error)[:_MAX_ERROR_CHARACTERS] if is_ours else first_line(error)
-        return Record("kernel", kernel.text, "failed", error=message)
+        return Record(kind="kernel", name=kernel.text, status="failed", error=message)
 
-    def _append(self, record: Record) -> None:
-        record = self._table.append(record)
-        self._statuses[Kernel.parse(record.name)] = record.status
+    # Records and progress.
+
+    @contextmanager
+    def _appending(self) -> Iterator[None]:
+        """Append all records at the end, and also if an error or Ctrl-C ends the timing."""
+        try:
+            yield
+        finally:
+            self._append_latest()
+
+    def _append_latest(self) -> None:
+        for kernel in list(self._latest):
+            self._append(kernel, self._latest.pop(kernel))
+        for part, record in self._curve.items():
+            if record.line == 0:
+                self._curve[part] = self._table.append(record)
+
+    def _append(self, kernel: Kernel, record: Record) -> None:
+        self._statuses[kernel] = self._table.append(record).status
 
     def _report(self, record: Record) -> None:
         """Count a timing, and report it."""

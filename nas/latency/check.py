@@ -1,28 +1,30 @@
-"""Checking a table: compile and time whole networks, and compare them with their predictions."""
+"""Checking a table: time whole networks or kernels again, and compare them with the table."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+import statistics
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nas.arguments import checked
-from nas.errors import MeasurementError, RequestError
-from nas.latency.check_result import CheckedNetwork, TableCheck
-from nas.latency.comparison import Ratios
-from nas.latency.dispatch import time_dispatch_us
-from nas.latency.networks import (
-    NetworkTimings,
-    ProgressCallback,
-    measure_networks,
-)
-from nas.latency.runtime import Runtime
+from nas.errors import MeasurementError, RequestError, TableError
+from nas.latency.device import Fingerprint
+from nas.latency.kernel import Kernel
+from nas.latency.networks import NetworkTimings, ProgressCallback, measure_networks
+from nas.latency.prediction import Prediction
+from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import is_disturbed, latency_at_quiet_speed
-from nas.latency.verify import DeviceSlowdown
-from nas.statistics import spread
+from nas.latency.timing import (
+    MEASURED,
+    Moments,
+    compared_us,
+    fastest_us,
+    round_to_four_digits,
+)
+from nas.statistics import LatencyAgreement, latency_agreement, spread
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
@@ -30,28 +32,154 @@ if TYPE_CHECKING:
 DrawnNetwork = tuple[str | None, "Architecture"]
 """A network, with its name if it is a published one."""
 
+TARGET_MAPE = 0.02
+"""Mean absolute error that a table should not exceed, unless the machine itself is noisier."""
+
 MAX_CALIBRATED = 8
 """Most networks of the table's calibration that are timed again beside the networks of a check."""
 
 MIN_CALIBRATED = 3
-"""Fewest networks of the calibration that tell how fast the device is. With fewer, kernels do."""
+"""Fewest networks of the calibration that tell how fast the device is."""
+
+MAX_DEVICE_CHANGE = 0.05
+"""Largest difference of the device's speed from that of its table, as a fraction, with which the
+table still holds."""
 
 _MAX_DRAWS_PER_NETWORK = 100
 """Attempts to draw a network that was not drawn before; a small space may have no other."""
 
 
-class CalibratedNetwork(NamedTuple):
-    """A network on which the table's calibration was fitted.
+@dataclass(frozen=True)
+class CheckedNetwork:
+    """One network that the table has not seen as a whole.
 
-    Attributes:
+    Args:
         architecture: the network.
-        expected_us: its latency in microseconds if the device were as fast as it was then. The
-            latency that was measured then is multiplied by how much the table's own prediction has
-            changed since, because some kernels may have been timed or tuned again.
+        prediction: what the table predicts.
+        timings: timings of the whole network at different moments.
+        reference: name of a published network; None for a random network.
+        device_ratio: see `TableCheck.device_ratio`.
     """
 
     architecture: Architecture
-    expected_us: float
+    prediction: Prediction
+    timings: NetworkTimings
+    reference: str | None = None
+    device_ratio: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The name of a published network, or `random`."""
+        return self.reference or "random"
+
+    @property
+    def predicted_us(self) -> float:
+        """The latency that the table predicts, in microseconds."""
+        return self.prediction.latency_us
+
+    @property
+    def measured_us(self) -> float:
+        """The latency in microseconds at the speed of the table, which is what it predicts."""
+        return round_to_four_digits(self.timings.measured_us / self.device_ratio)
+
+    @property
+    def relative_error(self) -> float:
+        """Predicted over measured latency, minus one; negative if the prediction is too low."""
+        return self.predicted_us / self.measured_us - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a row of `nas table check --json`."""
+        prediction = self.prediction
+        return {
+            "name": self.name,
+            "architecture": self.architecture.to_json(),
+            "predicted_us": round_to_four_digits(prediction.latency_us),
+            "uncorrected_us": round_to_four_digits(prediction.uncorrected_us),
+            "launches": prediction.launches,
+            "unstable_launches": prediction.unstable_launches,
+            "estimated_launches": prediction.estimated_launches,
+            "measured_us": self.measured_us,
+            "moments_us": self.timings.moments_us,
+            "relative_error": self.relative_error,
+        }
+
+
+@dataclass(frozen=True)
+class TableCheck:
+    """Whole networks beside their predictions.
+
+    Args:
+        networks: networks that were timed; at least one.
+        batch: number of images that run at once.
+        basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
+        device_ratio: how many times longer the device took than for the table: the median ratio of
+            the networks of the table's calibration, timed again; None if too few were.
+    """
+
+    networks: tuple[CheckedNetwork, ...]
+    batch: int = 1
+    basis: str = MEASURED
+    device_ratio: float | None = None
+
+    @property
+    def agreement(self) -> LatencyAgreement:
+        """The agreement of predicted and measured latencies over all networks."""
+        return latency_agreement(
+            [each.predicted_us for each in self.networks],
+            [each.measured_us for each in self.networks],
+        )
+
+    @property
+    def uncorrected_agreement(self) -> LatencyAgreement:
+        """The agreement of predictions without the table's calibration, on the same networks."""
+        return latency_agreement(
+            [each.prediction.uncorrected_us for each in self.networks],
+            [each.measured_us for each in self.networks],
+        )
+
+    @property
+    def random(self) -> TableCheck:
+        """The check restricted to random networks."""
+        return replace(self, networks=tuple(n for n in self.networks if n.reference is None))
+
+    @property
+    def references(self) -> TableCheck:
+        """The check restricted to published networks."""
+        return replace(self, networks=tuple(n for n in self.networks if n.reference is not None))
+
+    @property
+    def retiming_spread(self) -> float | None:
+        """The median difference of two latencies of each network, as a fraction.
+
+        They are those of `nas.latency.timing.compared_us`; None if each network was timed once.
+        """
+        pairs = [compared_us(each.timings.moments_us) for each in self.networks]
+        differences = [pair[1] / pair[0] - 1 for pair in pairs if pair is not None]
+        return statistics.median(differences) if differences else None
+
+    @property
+    def target_mape(self) -> float:
+        """`TARGET_MAPE`, or twice the re-timing spread, which no prediction can beat."""
+        return max(TARGET_MAPE, 2 * (self.retiming_spread or 0.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `nas table check --json` prints."""
+        parts = {"random": self.random, "references": self.references}
+        return {
+            "batch": self.batch,
+            "basis": self.basis,
+            **self.agreement.to_json(),
+            "retiming_spread": self.retiming_spread,
+            "target_mape": self.target_mape,
+            "target_met": self.agreement.mape <= self.target_mape,
+            "device_ratio": self.device_ratio,
+            "uncorrected": self.uncorrected_agreement.to_json(),
+            **{
+                name: part.agreement.to_json() if part.networks else None
+                for name, part in parts.items()
+            },
+            "rows": [each.to_json() for each in self.networks],
+        }
 
 
 @checked(SearchSpace="nas.space")
@@ -64,7 +192,6 @@ def check_table(
     rng: np.random.Generator,
     references: bool = True,
     batch: int = 1,
-    retime_dispatch: bool = False,
     progress: ProgressCallback | bool | None = True,
 ) -> TableCheck:
     """Compile and time whole networks, and compare them with their predictions.
@@ -82,8 +209,6 @@ def check_table(
         references: whether the published networks of the spaces are timed too, at the input size
             of the space.
         batch: number of images that run at once.
-        retime_dispatch: whether the dispatch costs are timed again after the networks, see
-            `TableCheck.retimed_dispatch_agreement`.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
             call after each step.
 
@@ -98,42 +223,10 @@ def check_table(
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
     runtime.check_batch(batch)
-    fitted = (table.calibration(batch, space.digest) for space in spaces)
-    left_out = [digest for each in fitted for digest in each.get("fitted_on") or ()]
-    networks = _draw_networks(spaces, nets, rng, references, left_out)
+    fitted = [network for network, _ in _calibrated_networks(table, spaces, batch)]
+    networks = _draw_networks(spaces, nets, rng, references, [n.graph.digest for n in fitted])
     with reported(progress, "check", "step") as report:
-        return check_networks(
-            table,
-            networks,
-            runtime,
-            beside=calibrated_networks(table, spaces, batch),
-            batch=batch,
-            retime_dispatch=retime_dispatch,
-            progress=report,
-        )
-
-
-def calibrated_networks(
-    table: LatencyTable, spaces: Sequence[SearchSpace], batch: int = 1
-) -> list[CalibratedNetwork]:
-    """Return networks of these spaces on which the table's calibration was fitted.
-
-    There are at most `MAX_CALIBRATED`, spread over their latencies; none if the calibration is of
-    other spaces.
-    """
-    result: list[CalibratedNetwork] = []
-    for space in spaces:
-        fitted = table.calibration(batch, space.digest)
-        if space.digest not in fitted.get("spaces", ()):
-            continue
-        for each in fitted["networks"]:
-            if each["architecture"].get("space") == space.name:
-                architecture = space.from_json(each["architecture"])
-                now_us = table.predict(architecture, batch).uncorrected_us
-                expected_us = each["measured_us"] * now_us / each["uncorrected_us"]
-                result.append(CalibratedNetwork(architecture, expected_us))
-    result.sort(key=lambda each: each.expected_us)
-    return spread(result, MAX_CALIBRATED)
+        return check_networks(table, networks, runtime, spaces=spaces, batch=batch, progress=report)
 
 
 def check_networks(
@@ -141,9 +234,9 @@ def check_networks(
     networks: Sequence[DrawnNetwork],
     runtime: Runtime,
     *,
-    beside: Sequence[CalibratedNetwork] = (),
+    spaces: Sequence[SearchSpace] = (),
     batch: int = 1,
-    retime_dispatch: bool = False,
+    seconds: float | None = None,
     progress: ProgressCallback | None = None,
 ) -> TableCheck:
     """Compile and time these networks, and compare them with their predictions.
@@ -152,74 +245,65 @@ def check_networks(
         table: table of this device.
         networks: the networks; a published one with its name.
         runtime: opened runtime with which the table was timed.
-        beside: networks that tell how fast the device is; one that cannot be timed is left out.
-        batch, retime_dispatch, progress: see `check_table`.
+        spaces: spaces of whose calibration some networks are timed again, to tell how fast the
+            device is; one that cannot be timed is left out.
+        batch, progress: see `check_table`.
+        seconds: see `nas.latency.networks.measure_networks`.
 
     Raises:
         MissingKernelError, TableDeviceError, MeasurementError: see `check_table`.
     """
     table.device.require_match(runtime.fingerprint, str(table.path))
-    graphs = [architecture.graph for _, architecture in networks]
     predictions = [table.predict(architecture, batch) for _, architecture in networks]
-    kernels = [kernel for prediction in predictions for kernel in prediction.kernels]
-    # Latencies that are always the same say nothing about the moment.
-    timed_again = () if runtime.has_constant_networks else kernels
-    slowdown = DeviceSlowdown(table, runtime, timed_again)
+    beside = spread(_calibrated_networks(table, spaces, batch), MAX_CALIBRATED)
     timed = measure_networks(
-        [*graphs, *(each.architecture.graph for each in beside)],
+        [each.graph for each in (*(a for _, a in networks), *(a for a, _ in beside))],
         runtime,
         table.schedules(),
         batch=batch,
+        seconds=seconds,
         progress=progress,
-        quiet_us=table.quiet_us,
-        at_each_moment=slowdown.measure,
     )
-    dispatch_us = time_dispatch_us(runtime, table.quiet_us) if retime_dispatch else None
-    without_launches_us = table.dispatch.without_launches.parts_us
-    own, others = timed[: len(graphs)], timed[len(graphs) :]
-    check = TableCheck(
-        (), batch, runtime.network_basis, slowdown.ratios, _ratios_to_then(beside, others)
-    )
-    checked = []
-    for (name, architecture), graph, prediction, result in zip(
-        networks, graphs, predictions, own, strict=True
-    ):
+    own, others = timed[: len(networks)], timed[len(networks) :]
+    ratios = [
+        result.measured_us / expected_us
+        for (_, expected_us), result in zip(beside, others, strict=True)
+        if result.timings
+    ]
+    ratio = statistics.median(ratios) if len(ratios) >= MIN_CALIBRATED else None
+    for (name, _), result in zip(networks, own, strict=True):
         if result.error is not None:
             raise MeasurementError(
                 f"{name or 'A random network'} could not be timed: {result.error}."
             )
-        checked.append(
-            CheckedNetwork(
-                architecture.to_json(),
-                prediction.latency_us,
-                result.timings,
-                name,
-                graph.digest,
-                prediction.uncorrected_us,
-                prediction.launches,
-                table.predict(graph, batch, dispatch_us=without_launches_us).uncorrected_us,
-                table.predict(architecture, batch, dispatch_us=dispatch_us).latency_us
-                if dispatch_us
-                else None,
-                prediction.unstable_launches,
-                prediction.estimated_launches,
-                is_disturbed(result.timings, table.quiet_us),
-                check.device_ratio,
-            )
-        )
-    return replace(check, networks=tuple(checked))
+    rows = zip(networks, predictions, own, strict=True)
+    checked_networks = tuple(
+        CheckedNetwork(architecture, prediction, result, name, ratio or 1.0)
+        for (name, architecture), prediction, result in rows
+    )
+    return TableCheck(checked_networks, batch, runtime.network_basis, ratio)
 
 
-def _ratios_to_then(
-    beside: Sequence[CalibratedNetwork], timed: Sequence[NetworkTimings]
-) -> Ratios | None:
-    """Return the ratios of the latencies of networks to what they should be; None if too few."""
-    ratios = [
-        latency_at_quiet_speed(result.timings) / network.expected_us
-        for network, result in zip(beside, timed, strict=True)
-        if result.error is None
-    ]
-    return Ratios.from_values(ratios) if len(ratios) >= MIN_CALIBRATED else None
+def _calibrated_networks(
+    table: LatencyTable, spaces: Sequence[SearchSpace], batch: int
+) -> list[tuple[Architecture, float]]:
+    """Return the networks of these spaces on which the table's calibration was fitted.
+
+    Each has the latency in microseconds that it has if the device is as fast as it was then: what
+    was measured then, multiplied by how much the table's own prediction has changed since, because
+    kernels may have been timed again. They are sorted by it.
+    """
+    result: list[tuple[Architecture, float]] = []
+    for space in spaces:
+        fitted = table.calibration(batch, space.digest)
+        if fitted is None or space.digest not in fitted.spaces:
+            continue
+        for each in fitted.networks:
+            if each.architecture.get("space") == space.name:
+                architecture = space.from_json(each.architecture)
+                now_us = table.predict(architecture, batch).uncorrected_us
+                result.append((architecture, each.measured_us * now_us / each.uncorrected_us))
+    return sorted(result, key=lambda each: each[1])
 
 
 def published_networks(spaces: Sequence[SearchSpace]) -> list[DrawnNetwork]:
@@ -258,3 +342,145 @@ def _draw_networks(
                 break
     chosen = {**(published if references else {}), **random}
     return [network for digest, network in chosen.items() if digest not in left_out]
+
+
+@dataclass(frozen=True)
+class CheckedKernel:
+    """One kernel of the table and its new timings.
+
+    Args:
+        kernel: the kernel.
+        table_us: latency in the table.
+        moments_us: latencies now, at several moments; empty if it could not be timed.
+        error: why it could not be timed.
+    """
+
+    kernel: Kernel
+    table_us: float
+    moments_us: tuple[float, ...] = ()
+    error: str | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The ratio of now to the table: above 1 if the device is slower; None if not timed."""
+        return fastest_us(self.moments_us) / self.table_us if self.moments_us else None
+
+
+@dataclass(frozen=True)
+class KernelCheck:
+    """A sample of a table's kernels beside their new timings.
+
+    Args:
+        kernels: the kernels in the order of the table.
+        changes: recorded facts of the device that differ now; they need not matter.
+    """
+
+    kernels: tuple[CheckedKernel, ...]
+    changes: tuple[str, ...] = ()
+
+    @property
+    def device_ratio(self) -> float | None:
+        """The median ratio of now to the table; None if no kernel could be timed."""
+        ratios = [each.ratio for each in self.kernels if each.ratio is not None]
+        return statistics.median(ratios) if ratios else None
+
+    @property
+    def problem(self) -> str:
+        """Why the table does not hold; empty if it does."""
+        failed = sum(each.ratio is None for each in self.kernels)
+        if failed:
+            return f"{failed} of {len(self.kernels)} kernels cannot be timed now"
+        ratio = self.device_ratio or 1.0
+        if abs(ratio - 1) <= MAX_DEVICE_CHANGE:
+            return ""
+        return f"kernels are {abs(ratio - 1):.0%} {'slower' if ratio > 1 else 'faster'} now"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `nas table check --quick --json` prints."""
+        rows = [
+            {
+                "kernel": each.kernel.text,
+                "table_us": each.table_us,
+                "moments_us": list(each.moments_us),
+                "ratio": each.ratio,
+                "error": each.error,
+            }
+            for each in self.kernels
+        ]
+        return {
+            "holds": not self.problem,
+            "problem": self.problem,
+            "device_ratio": self.device_ratio,
+            "changes": list(self.changes),
+            "rows": rows,
+        }
+
+
+def check_kernels(
+    table: LatencyTable,
+    timer: KernelTimer,
+    device: Fingerprint,
+    *,
+    count: int = 40,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> KernelCheck:
+    """Time a sample of a table's kernels again, each with its own schedule, and change nothing.
+
+    A cooler, a driver, a frequency governor or another tenant of the same host can change a device
+    without changing its name. The sample is the same each time: kernels at even ranks of latency.
+
+    Args:
+        table: table of this device.
+        timer: timer of the device.
+        device: fingerprint of the timer's device.
+        count: largest number of kernels to time.
+        progress: function of (timings done, timings in all, kernel), called after every timing.
+
+    Raises:
+        TableDeviceError: the table belongs to another device.
+        TableError: no kernel of the table has a latency.
+        RequestError: `count` is less than 1.
+    """
+    if count < 1:
+        raise RequestError(f"A sample of {count} kernels says nothing.", remedy="Give 1 or more.")
+    table.device.require_match(device, str(table.path))
+    usable = [record for record in table.records("kernel") if record.latency_us is not None]
+    if not usable:
+        raise TableError(
+            f"{table.path} has no kernel with a latency.", remedy="Continue it: nas table build."
+        )
+    usable.sort(key=lambda record: (record.latency_us or 0.0, record.name))
+    records = sorted(spread(usable, count), key=lambda record: record.line)
+    moments: dict[str, list[float]] = {record.name: [] for record in records}
+    errors: dict[str, str] = {}
+    pause = Moments()
+    done = 0
+    for _ in range(table.runtime.moments):
+        pause.wait()
+        for record in records:
+            try:
+                timing = timer.retime_kernel(Kernel.parse(record.name), record.schedule or {})
+            # A compiler may raise anything; whatever it is, it is the result of this kernel.
+            except Exception as error:
+                errors[record.name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
+            else:
+                moments[record.name].append(timing.latency_us)
+            done += 1
+            if progress is not None:
+                progress(done, table.runtime.moments * len(records), record.name)
+    kernels = tuple(
+        CheckedKernel(
+            Kernel.parse(record.name),
+            record.latency_us or 0.0,
+            () if record.name in errors else tuple(moments[record.name]),
+            errors.get(record.name),
+        )
+        for record in records
+    )
+    return KernelCheck(kernels, tuple(_recorded_changes(table.device.recorded, device.recorded)))
+
+
+def _recorded_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            yield f"{name} is {now.get(name)}, was {before.get(name)}"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nas.errors import TableError
 from nas.graph import Graph
-from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel
-from nas.latency.record_rows import ESTIMATED
+from nas.latency.record import UNSTABLE
 from nas.latency.runtime import NetworkCost
-from nas.latency.table_records import TableRecords
-from nas.latency.timing import MEASURED
+from nas.latency.timing import ESTIMATED, MEASURED
+
+if TYPE_CHECKING:
+    from nas.latency.table import LatencyTable
 
 MAX_DISPATCH_SHARE = 0.5
 """Share of launches and start in a latency above which its prediction is called rough.
@@ -37,8 +38,8 @@ class Prediction:
     """The predicted latency of one network.
 
     Args:
-        latency_us: latency of the whole network, corrected by the table's calibration if that is
-            used.
+        latency_us: latency of the whole network, corrected by the table's calibration if there is
+            one.
         kernels: kernels that the network launches, in order.
         kernels_us: latency of each kernel.
         dispatch_us: everything but the kernels in the uncorrected latency: launching them, and
@@ -105,66 +106,47 @@ class _KernelCosts(NamedTuple):
 
 
 class Predictor:
-    """Predicts latencies from the records of a table, and remembers the costs of each block.
+    """Predicts latencies from a table, and remembers the costs of each block.
 
     Call `forget` after the records have changed.
 
     Args:
-        records: records of the table.
+        table: the table.
     """
 
-    def __init__(self, records: TableRecords) -> None:
-        self._records = records
-        self._runtime = records.runtime
+    def __init__(self, table: LatencyTable) -> None:
+        self._table = table
+        self._runtime = table.runtime
         self._blocks: dict[int, dict[Graph, _KernelCosts]] = {}
 
     def forget(self) -> None:
         """Forget the costs of all blocks."""
         self._blocks.clear()
 
-    def predict(
-        self,
-        graph: Graph,
-        batch: int,
-        dispatch_us: Mapping[str, float] | None,
-        space: str | None = None,
-    ) -> Prediction:
+    def predict(self, graph: Graph, batch: int, space: str | None = None) -> Prediction:
         """See `nas.latency.table.LatencyTable.predict`."""
-        records = self._records
-        if records.lacks_dispatch():
+        table = self._table
+        if table.lacks_dispatch():
             raise TableError(
-                f"{records.path} has no dispatch overhead.",
+                f"{table.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",
             )
         kernels, warm_us, cold_penalty_us, weight_bytes, unstable, bases = self._costs(graph, batch)
-        network = NetworkCost(
-            warm_us, cold_penalty_us, weight_bytes, self._runtime.activation_bytes(graph, batch)
-        )
-        dispatch = records.dispatch if dispatch_us is None else DispatchCosts(dispatch_us)
-        uncorrected_us = self._runtime.network_us(network, dispatch)
-        latency_us = uncorrected_us
-        if correction := records.correction(batch, space):
-            without_launches_us = uncorrected_us
-            # No other correction reads it, and searches predict many networks.
-            if correction.replaces_launches:
-                without_launches_us = self._runtime.network_us(network, dispatch.without_launches)
-            latency_us = correction.apply(uncorrected_us, without_launches_us, len(kernels))
+        activation_bytes = self._runtime.activation_bytes(graph, batch)
+        network = NetworkCost(warm_us, cold_penalty_us, weight_bytes, activation_bytes)
+        uncorrected_us = self._runtime.network_us(network, table.dispatch)
+        calibration = table.calibration(batch, space)
         return Prediction(
-            latency_us,
+            calibration.apply(uncorrected_us) if calibration else uncorrected_us,
             kernels,
             warm_us,
             uncorrected_us - sum(warm_us),
             unstable,
-            _joined_basis((*bases, *records.dispatch_bases.values())),
+            _joined_basis((*bases, *table.dispatch_bases)),
             uncorrected_us,
             batch,
             len(bases),
         )
-
-    def launches_us(self, launches: int) -> float:
-        """See `nas.latency.table.LatencyTable.launches_us`."""
-        network = NetworkCost((0.0,) * launches, 0.0, 0.0, 0.0)
-        return self._runtime.network_us(network, self._records.dispatch)
 
     def _costs(self, graph: Graph, batch: int) -> _KernelCosts:
         """Return the costs of a network, composed of those of its blocks where possible."""
@@ -172,29 +154,29 @@ class Predictor:
         if len(blocks) == 1:
             return self._block_costs(graph, batch)
         costs = [self._block_costs(block, batch) for block in blocks]
-        has_estimates = bool(self._records.estimated)
         return _KernelCosts(
             tuple([kernel for block in costs for kernel in block.kernels]),
             tuple([latency for block in costs for latency in block.warm_us]),
             sum([block.cold_penalty_us for block in costs]),
             sum([block.weight_bytes for block in costs]),
             sum([block.unstable for block in costs]),
-            tuple([basis for block in costs for basis in block.bases]) if has_estimates else (),
+            tuple([basis for block in costs for basis in block.bases]),
         )
 
     def _block_costs(self, block: Graph, batch: int) -> _KernelCosts:
         remembered = self._blocks.setdefault(batch, {})
         costs = remembered.get(block)
         if costs is None:
-            records = self._records
+            table = self._table
             kernels = tuple(self._runtime.kernels(block, batch))
+            records = [table.timed_record(kernel) for kernel in kernels]
             costs = _KernelCosts(
                 kernels,
-                tuple([records.latency_us(kernel) for kernel in kernels]),
-                sum([records.cold_penalty_us(kernel) for kernel in kernels]),
-                sum([records.weight_bytes(kernel) for kernel in kernels]),
-                sum([kernel in records.unstable for kernel in kernels]),
-                tuple([records.estimated[k] for k in kernels if k in records.estimated]),
+                tuple([record.latency_us or 0.0 for record in records]),
+                sum([table.cold_penalty_us(kernel) for kernel in kernels]),
+                sum([table.weight_bytes(kernel) for kernel in kernels]),
+                sum([record.status == UNSTABLE for record in records]),
+                tuple([record.basis for record in records if record.is_estimated]),
             )
             if len(remembered) >= MAX_REMEMBERED_BLOCKS:
                 remembered.clear()

@@ -1,210 +1,212 @@
-"""The records of a latency table, the lines after its header."""
+"""The lines of a latency table: the header, timed kernels and dispatch costs, and calibrations."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from nas.latency import processor_speed
-from nas.latency.correction import Correction
-from nas.latency.record_rows import (
-    ANY_ROW,
-    CALIBRATION_ROW,
-    MAX_SAMPLES,
-    TIMED_ROWS,
-    quiet_latency_us,
-)
+from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
+
+from nas.documents import Count, Document, Format
+from nas.errors import TableError
+from nas.latency.device import Fingerprint
 from nas.latency.timing import (
+    ESTIMATED,
+    MAX_MOMENTS,
     MEASURED,
+    MOMENTS,
+    RETIMING_TOLERANCE,
+    SAMPLE_SECONDS,
+    SAMPLES,
     Timing,
-    has_enough_undisturbed,
-    is_disturbed,
-    latency_at_quiet_speed,
+    fastest_us,
+    moments_agree,
     round_to_four_digits,
-    timings_agree,
 )
 
-UNSTABLE = "unstable"
+SCHEMA = 3
+
+HEADER_START = b'{"schema": 3, "record": "header", "processor": "'
+"""How a header starts as it is written."""
 
 RECORD_START = b'{"record": "'
 """How every line after the header starts as it is written."""
 
-_NAME_KEYS = {"kernel": "kernel", "dispatch": "part"}
-"""The JSON key of `Record.name` by `Record.kind`."""
+MAX_SAMPLES = 12
+"""Largest number of samples in a record."""
+
+UNSTABLE = "unstable"
+
+Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
+"""Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
+
+Text = Annotated[str, Field(max_length=4096)]
+"""A name or message; a longer one would fill a screen."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """One line after the header of a latency table.
+def _check_numbers(value: JsonValue) -> JsonValue:
+    """Return the value. Raises ValueError if it contains a NaN or an infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number of JSON")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        _check_numbers(each)
+    return value
 
-    Args:
-        kind: `kernel`, `dispatch` or `calibration`.
-        name: text of the kernel; the part of the dispatch cost, such as `launch`; or the batch size
-            of a calibration, `batch4`, which is empty for 1.
+
+Object = Annotated[dict[str, JsonValue], AfterValidator(_check_numbers)]
+"""A schedule, or the recorded facts of a device: JSON without NaN and infinities."""
+
+
+def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
+    """Return the first line of a new table; `basis` is that of its runtime."""
+    measured = {"samples": SAMPLES, "moments": MOMENTS, "sample_seconds": SAMPLE_SECONDS}
+    timing = measured if basis == MEASURED else {"basis": basis}
+    return {"schema": SCHEMA, "record": "header", **device.to_json(), "timing": timing}
+
+
+class Header(Document):
+    """The fields of `Fingerprint`, and how kernels were timed."""
+
+    schema_number: Literal[3] = Field(alias="schema")
+    record: Literal["header"]
+    processor: Text
+    features: tuple[Text, ...]
+    runtime: Text
+    versions: dict[Text, Text]
+    target: Text
+    dtype: Text
+    threads: Annotated[int, Field(ge=1, le=1 << 16)]
+    recorded: Object
+    timing: Object | None = None
+
+    @property
+    def device(self) -> Fingerprint:
+        """The device that the table belongs to."""
+        return Fingerprint(**{name: getattr(self, name) for name in Fingerprint.__annotations__})
+
+
+HEADER_FORMAT = Format(
+    Header,
+    "the header of a latency table",
+    TableError,
+    remedy="If it is a latency table, build it again; otherwise name another file.",
+)
+
+
+class Record(Document):
+    """A kernel or a dispatch cost of a latency table.
+
+    Attributes:
+        kind: what it is of; `record` in the file.
+        name: text of the kernel, or the part of the dispatch costs, such as `launch`; `kernel` or
+            `part` in the file.
         status: `ok`; `unstable`, which predicts, flagged; or `failed`, with an error and without a
             latency.
-        latency_us: latency at the quiet speed of the processor, see
-            `nas.latency.timing.latency_at_quiet_speed`; without `slowdowns`, the median of
-            `samples_us`. None if failed, and in a calibration.
-        samples_us: at most `MAX_SAMPLES` samples with four significant digits.
+        latency_us: `nas.latency.timing.fastest_us` of `moments_us`; the median of `samples_us` if
+            it was timed at one moment. None if failed.
+        samples_us: samples of the fastest timing.
+        moments_us: median of every timing of a kernel or a miss curve, in order; the timings were
+            taken at different moments.
+        settled: whether no further timing is needed.
+        cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
+            of the timing with the lowest median. Empty if that was not timed.
         schedule: schedule from which the runtime can build the kernel again.
         basis: `measured`, or `estimated: <by what>`.
         error: why it failed.
         supersedes: line of the record that this one replaces.
-        calibration: fields of a `nas.latency.calibration.Calibration`.
-        medians_us: median of every timing of a kernel or a miss curve, in order; the timings were
-            taken at different moments, and the samples are those of the two fastest timings.
-        references_us: duration of the reference workload beside each of these timings, see
-            `nas.latency.timing`; empty if the kernel does not run on this machine's processor. That
-            of a cost of launches is at the speed of its latency.
-        slowdowns: how many times longer each of these timings took than at the quiet speed, see
-            `Timing.slowdown`; empty if that is not known for any of them.
-        quiet_us: duration of the reference workload at the quiet speed, of which `slowdowns` and
-            `latency_us` are; None if it is not known.
-        settled: whether no further timing is needed.
-        cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
-            of the timing with the lowest median. Empty if that was not timed.
         line: number of the line in its file, where the header is line 1; 0 before it is written.
     """
 
-    kind: str
-    name: str = ""
-    status: str = "ok"
-    latency_us: float | None = None
-    samples_us: tuple[float, ...] = ()
-    schedule: Mapping[str, Any] | None = None
-    basis: str = MEASURED
-    error: str | None = None
-    supersedes: int | None = None
-    calibration: Mapping[str, Any] | None = None
-    medians_us: tuple[float, ...] = ()
+    kind: Literal["kernel", "dispatch"] = Field(validation_alias=AliasChoices("record", "kind"))
+    name: str = Field(validation_alias=AliasChoices("kernel", "part", "name"))
+    status: Literal["ok", "failed", "unstable"] = "ok"
+    latency_us: Latency | None = None
+    samples_us: Annotated[tuple[Latency, ...], Field(max_length=MAX_SAMPLES)] = ()
+    moments_us: Annotated[tuple[Latency, ...], Field(max_length=1000)] = ()
     settled: bool = True
-    cold_samples_us: tuple[float, ...] = ()
-    references_us: tuple[float, ...] = ()
-    slowdowns: tuple[float | None, ...] = ()
-    quiet_us: float | None = None
-    line: int = 0
+    cold_samples_us: Annotated[tuple[Latency, ...], Field(max_length=MAX_SAMPLES)] = ()
+    schedule: Object | None = None
+    basis: Annotated[Text, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
+    error: Text | None = None
+    supersedes: Annotated[int, Field(ge=2)] | None = None
+    line: int = Field(default=0, exclude=True)
+
+    _name_keys: ClassVar = {"kernel": "kernel", "dispatch": "part"}
+
+    @model_validator(mode="after")
+    def _fits_its_status(self) -> Self:
+        if self.status == "failed":
+            if self.latency_us is not None or not self.error:
+                raise ValueError("a failed record has an error and no latency")
+        elif self.latency_us is None or not self.samples_us:
+            raise ValueError(f"it should have latency_us, and 1 to {MAX_SAMPLES} samples of it")
+        elif round_to_four_digits(self.latency_us) != self._expected_us:
+            raise ValueError(
+                f"latency_us is {self.latency_us}, and its timings say {self._expected_us}"
+            )
+        return self
+
+    @property
+    def _expected_us(self) -> float:
+        return fastest_us(self.moments_us) if self.moments_us else self.warm_us
 
     @classmethod
     def from_timing(
         cls,
-        kind: str,
+        kind: Literal["kernel", "dispatch"],
         timing: Timing,
         *,
         name: str,
-        schedule: Mapping[str, Any] | None = None,
+        schedule: Any = None,
         basis: str = MEASURED,
     ) -> Record:
-        """Return the record of a successful timing; `basis` is that of the runtime."""
+        """Return the record of a timing that is the only one; `basis` is that of the runtime."""
         return cls(
-            kind,
-            name,
-            UNSTABLE if timing.is_unstable else "ok",
-            timing.latency_us,
-            timing.samples_us,
-            schedule,
-            basis,
+            kind=kind,
+            name=name,
+            status="unstable" if timing.is_unstable else "ok",
+            latency_us=timing.latency_us,
+            samples_us=timing.samples_us[:MAX_SAMPLES],
             cold_samples_us=timing.cold_samples_us[:MAX_SAMPLES],
-            references_us=timing.references_us,
+            schedule=None if schedule is None else dict(schedule),
+            basis=basis,
         )
 
-    @classmethod
-    def from_calibration(cls, fitted: Mapping[str, Any], batch: int) -> Record:
-        """Return the record of a calibration for networks with this batch size."""
-        return cls("calibration", f"batch{batch}" if batch > 1 else "", calibration=fitted)
+    def awaiting_timings(self) -> Record:
+        """Return this record of a single timing as the first of several."""
+        first = {"moments_us": (self.latency_us,), "settled": False}
+        return self.model_copy(update=first)
 
     def with_timing(
-        self,
-        timing: Timing,
-        tolerance: float,
-        min_timings: int,
-        max_timings: int,
-        quiet_us: float = math.inf,
-        sensitivity: float = 1.0,
+        self, timing: Timing, min_moments: int, tolerance: float = RETIMING_TOLERANCE
     ) -> Record:
-        """Return the record of this kernel with one more timing.
+        """Return the record with one more timing, at another moment.
 
-        After `min_timings` it is settled if its timings agree (`nas.latency.timing.timings_agree`)
-        and the slowdown of enough of them is known, and after `max_timings` in any case. It is
-        unstable if they do not agree, or if no slowdown is known although there is a reference
-        workload.
-
-        Args:
-            timing: the new timing.
-            tolerance: largest difference of two timings that agree, as a fraction.
-            min_timings: smallest number of timings.
-            max_timings: largest number of timings.
-            quiet_us: duration of the reference workload at the quiet speed of the table.
-            sensitivity: how closely timings follow the reference workload, see
-                `nas.latency.processor_speed.sensitivity`.
+        It is settled after `min_moments` if its timings agree (`nas.latency.timing.moments_agree`),
+        and after `nas.latency.timing.MAX_MOMENTS` in any case. It is unstable if they do not agree.
         """
-        medians = (*self.medians_us, timing.latency_us)
-        references = (*self.references_us, *timing.references_us)
-        timings = [
-            Timing((us,), reference_us=reference).with_slowdown(quiet_us, sensitivity)
-            for us, reference in _pairs(medians, references)
-        ]
-        is_known = any(each.slowdown is not None for each in timings)
-        agreed = timings_agree(timings, tolerance)
-        is_enough = len(medians) >= min_timings and has_enough_undisturbed(
-            timings, quiet_us, min_timings
-        )
-        samples = self._fastest_samples(timing)
-        cold_sets = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
-        return replace(
-            self,
-            status="ok" if agreed and not is_disturbed(timings, quiet_us) else UNSTABLE,
-            latency_us=latency_at_quiet_speed(timings) if is_known else Timing(samples).latency_us,
-            samples_us=samples,
-            medians_us=medians,
-            settled=(agreed and is_enough) or len(medians) >= max_timings,
-            cold_samples_us=min(cold_sets, key=statistics.median, default=())[:MAX_SAMPLES],
-            references_us=references,
-            slowdowns=tuple(each.slowdown for each in timings) if is_known else (),
-            quiet_us=quiet_us if is_known and math.isfinite(quiet_us) else None,
-            supersedes=None,
-            line=0,
-        )
-
-    def at_speed(self, quiet_us: float) -> Record:
-        """Return this record with its latency at another speed of the processor.
-
-        A record stays as it is if its speed is not known, or if more than the clock differs (see
-        `processor_speed.slowdown`).
-
-        Args:
-            quiet_us: duration of the reference workload at that speed; infinity if it is not known.
-        """
-        factor = processor_speed.slowdown(self.quiet_us, quiet_us)
-        if factor is None or not self.slowdowns:
-            return self
-        slowdowns = tuple(each and round_to_four_digits(factor * each) for each in self.slowdowns)
-        return replace(
-            self,
-            latency_us=quiet_latency_us(self.medians_us, slowdowns),
-            slowdowns=slowdowns,
-            quiet_us=quiet_us,
-        )
-
-    def _fastest_samples(self, timing: Timing) -> tuple[float, ...]:
-        """Return samples of the two fastest timings among those before and this one."""
-        half = MAX_SAMPLES // 2
-        before = self.samples_us
-        if len(self.medians_us) > 1:
-            sample_sets = [before[: len(before) // 2], before[len(before) // 2 :]]
-        else:
-            sample_sets = [_evenly_spaced(before, half)]
-        sample_sets.append(_evenly_spaced(timing.samples_us, half))
-        fastest = sorted(sample_sets, key=statistics.median)[:2]
-        return tuple(sample for samples in fastest for sample in samples)
+        before = self.moments_us or (self.warm_us,)
+        moments = (*before, timing.latency_us)
+        agreed = moments_agree(moments, tolerance)
+        cold = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
+        fastest = min(self.samples_us, timing.samples_us, key=statistics.median)
+        changes = {
+            "status": "ok" if agreed else UNSTABLE,
+            "latency_us": fastest_us(moments),
+            "samples_us": fastest[:MAX_SAMPLES],
+            "moments_us": moments,
+            "settled": len(moments) >= (min_moments if agreed else max(min_moments, MAX_MOMENTS)),
+            "cold_samples_us": min(cold, key=statistics.median, default=())[:MAX_SAMPLES],
+            "supersedes": None,
+            "line": 0,
+        }
+        return self.model_copy(update=changes)
 
     @property
-    def fastest_us(self) -> float:
-        """The median of `samples_us`, at the speed that the processor had."""
+    def warm_us(self) -> float:
+        """The median of `samples_us`, of the fastest timing."""
         return Timing(self.samples_us).latency_us
 
     @property
@@ -226,110 +228,107 @@ class Record:
     @property
     def key(self) -> str:
         """Kind and name. No two current records of a table have the same key."""
-        return f"{self.kind} {self.name}".strip()
+        return f"{self.kind} {self.name}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the line to write, without the fields that do not apply."""
-        line: dict[str, Any] = {"record": self.kind}
-        if self.kind == "calibration":
-            line |= {"status": self.status, **(self.calibration or {})}
-        else:
-            line |= {
-                _NAME_KEYS[self.kind]: self.name,
-                "status": self.status,
-                "latency_us": self.latency_us,
-                "samples_us": list(self.samples_us),
-            }
-            if self.medians_us:
-                line["medians_us"] = list(self.medians_us)
-            if self.references_us:
-                line["workload_us"] = list(self.references_us)
-            if self.slowdowns:
-                line |= {"slowdowns": list(self.slowdowns), "quiet_us": self.quiet_us}
-            if not self.settled:
-                line["settled"] = False
-            if self.cold_samples_us:
-                line |= {"cold_us": self.cold_us, "cold_samples_us": list(self.cold_samples_us)}
-            if self.schedule is not None:
-                line["schedule"] = dict(self.schedule)
-            line["basis"] = self.basis
-        if self.error is not None:
-            line["error"] = self.error
-        if self.supersedes is not None:
-            line["supersedes"] = self.supersedes
-        return line
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "name"})
+        always = {"status": self.status, "basis": self.basis}
+        return {"record": self.kind, self._name_keys[self.kind]: self.name, **always, **fields}
 
-    @cached_property
-    def correction(self) -> Correction | None:
-        """What corrects predictions; None if this is no calibration, or one that is not used."""
-        fitted = self.calibration
-        if not fitted or not fitted["used"]:
-            return None
-        return Correction.from_fields(fitted)
 
-    @classmethod
-    def parse(cls, content: bytes, where: str, line: int) -> Record:
-        """Return the record in a line.
+class CalibrationNetwork(Document):
+    """A network on which a calibration was fitted, and its latencies at that time.
 
-        Args:
-            content: the line.
-            where: file and line number, for messages.
-            line: number of the line.
+    Attributes:
+        architecture: the architecture as `Architecture.to_json` writes it.
+        uncorrected_us: latency that the table predicted.
+        measured_us: latency that was measured.
+    """
 
-        Raises:
-            TableError: the line is no record.
-        """
-        kind = ANY_ROW.parse(content, where).record
-        if kind == "calibration":
-            fitted = CALIBRATION_ROW.parse(content, where)
-            values = fitted.model_dump(exclude={"status", "supersedes"}, exclude_unset=True)
-            record = cls.from_calibration(values, fitted.batch)
-            return replace(record, supersedes=fitted.supersedes, line=line)
-        row = TIMED_ROWS[kind].parse(content, where)
-        return cls(
-            kind,
-            row.name,
-            row.status,
-            row.latency_us,
-            row.samples_us,
-            row.schedule,
-            row.basis,
-            row.error,
-            row.supersedes,
-            None,
-            row.medians_us,
-            row.settled,
-            row.cold_samples_us,
-            row.references_us,
-            row.slowdowns,
-            row.quiet_us,
-            line,
+    architecture: dict[str, JsonValue]
+    uncorrected_us: Latency
+    measured_us: Latency
+
+
+class Calibration(Document):
+    """A correction of predictions, and its errors as fractions; see `nas.latency.calibration`.
+
+    The corrected latency is `slope` times the uncorrected one, plus `invocation_us`.
+
+    Attributes:
+        nets: number of networks on which it was fitted.
+        mape_before: mean absolute error on these networks without it.
+        mape_after: mean absolute error that is expected with it for other networks.
+        spaces: digests of the spaces of these networks.
+        networks: the networks. A check times them again, to tell how fast the device is then, and
+            judges no calibration by them.
+        batch: number of images that run at once.
+        supersedes: line of the calibration that this one replaces.
+        line: number of the line in its file; 0 before it is written.
+    """
+
+    slope: Annotated[float, Field(gt=0, le=1e6)]
+    invocation_us: Annotated[float, Field(ge=-1e12, le=1e12)]
+    nets: Count
+    mape_before: Annotated[float, Field(ge=0)]
+    mape_after: Annotated[float, Field(ge=0)]
+    spaces: tuple[str, ...] = ()
+    networks: tuple[CalibrationNetwork, ...] = ()
+    batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    supersedes: Annotated[int, Field(ge=2)] | None = None
+    line: int = Field(default=0, exclude=True)
+
+    @property
+    def key(self) -> str:
+        """No two current records of a table have the same key."""
+        return f"calibration batch{self.batch}"
+
+    def apply(self, uncorrected_us: float) -> float:
+        """Return the corrected latency of a network in microseconds."""
+        corrected_us = self.slope * uncorrected_us + self.invocation_us
+        return corrected_us if corrected_us > 0 else uncorrected_us
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line to write."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        return {"record": "calibration", "status": "ok", **fields}
+
+    @property
+    def text(self) -> str:
+        """What the correction is, and by how much it lowers the error of predictions."""
+        sign = "-" if self.invocation_us < 0 else "+"
+        return (
+            f"{self.slope:.4f} x the sum of kernels and dispatch costs {sign} "
+            f"{abs(self.invocation_us):.3g} us, fitted on {self.nets} whole networks, whose mean "
+            f"error was {self.mape_before:.2%}; {self.mape_after:.2%} is expected for others"
         )
 
 
-def timing_sensitivity(records: Iterable[Record], quiet_us: float) -> float:
-    """Return how closely the timings of kernels or miss curves follow the reference workload.
+class _AnyLine(Document):
+    """The field that tells the kinds of lines apart."""
 
-    See `nas.latency.processor_speed.sensitivity`.
+    record: Literal["kernel", "dispatch", "calibration"]
+
+
+_ROW = "a row of a latency table"
+_REMEDY = "The table was edited or damaged; build it again."
+_ANY_LINE = Format(_AnyLine, _ROW, TableError, _REMEDY)
+_RECORD = Format(Record, _ROW, TableError, _REMEDY)
+_CALIBRATION = Format(Calibration, _ROW, TableError, _REMEDY)
+
+
+def parse_line(content: bytes, where: str, line: int) -> Record | Calibration:
+    """Return what a line after the header says.
 
     Args:
-        records: their records.
-        quiet_us: duration of the reference workload at the quiet speed.
+        content: the line.
+        where: file and line number, for messages.
+        line: number of the line.
+
+    Raises:
+        TableError: the line is no record of a table.
     """
-    series = (_pairs(each.medians_us, each.references_us) for each in records)
-    return processor_speed.sensitivity(series, quiet_us)
-
-
-def _pairs(
-    medians_us: Sequence[float], references_us: Sequence[float]
-) -> list[tuple[float, float | None]]:
-    """Return each timing with the reference workload beside it."""
-    beside_us: Sequence[float | None] = references_us or [None] * len(medians_us)
-    return [*zip(medians_us, beside_us, strict=True)]
-
-
-def _evenly_spaced(samples: Sequence[float], count: int) -> tuple[float, ...]:
-    """Return at most `count` of the samples, evenly spaced in time."""
-    if len(samples) <= count:
-        return tuple(samples)
-    return tuple(samples[position * len(samples) // count] for position in range(count))
+    kind = _ANY_LINE.parse(content, where).record
+    parsed = (_CALIBRATION if kind == "calibration" else _RECORD).parse(content, where)
+    return parsed.model_copy(update={"line": line})

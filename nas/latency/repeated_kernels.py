@@ -7,7 +7,7 @@ its copies, such as its call, is timed separately and subtracted.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency import cache_model, differences, timing
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import CompiledNetwork, Runtime, Schedule
+from nas.latency.runtime import CompiledNetwork, KernelTimer, Runtime, Schedule
 from nas.latency.timing import Evaluate, Timing
 
 RUN_SECONDS = 5e-4
@@ -51,7 +51,7 @@ TINY_NODES = (1, 65)
 """Nodes of the two models from which the cost of a call is worked out."""
 
 DISPATCH_PARTS = ("invocation", *cache_model.WEIGHT_PARTS)
-"""What every `RepeatedKernelTimer` measures beside kernels, with one of its `weight_readers`."""
+"""What every `RepeatedKernelTimer` measures beside kernels."""
 
 _MAX_CACHED_KERNELS = 64
 """Kernels whose models are kept, so that timing them again loads none."""
@@ -63,7 +63,7 @@ _DISPATCH_CALLS = 50
 """Number of calls in a sample."""
 
 
-class RepeatedKernelTimer(ABC):
+class RepeatedKernelTimer(KernelTimer):
     """Times kernels among copies of themselves.
 
     Args:
@@ -74,7 +74,6 @@ class RepeatedKernelTimer(ABC):
             itself, because caches and branch predictor are colder: the dispatch part `launch`. It
             is measured as the straight line through a short and a long network of different small
             kernels, less their own latencies.
-        is_local: whether the models run on this machine's processor.
         times_cold_kernels: whether kernels with many weights are also timed among so many copies
             that their weights are in no cache. Such models are not sent to a board. For other
             kernels the miss curve says what cold weights cost.
@@ -82,7 +81,6 @@ class RepeatedKernelTimer(ABC):
 
     has_launch_cost: ClassVar[bool] = True
     times_cold_kernels: ClassVar[bool] = False
-    is_local: ClassVar[bool] = True
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -112,12 +110,8 @@ class RepeatedKernelTimer(ABC):
 
     @property
     @abstractmethod
-    def weight_readers(self) -> Sequence[Kernel]:
-        """A kernel for each measured compute intensity in ascending order, with a MiB at most.
-
-        The latency of the first is mostly that of reading its weights. Others compute longer with
-        them. See `cache_model.WEIGHT_PARTS_BY_INTENSITY`.
-        """
+    def weight_reader(self) -> Kernel:
+        """A kernel with a MiB of weights at most, whose latency is mostly that of reading them."""
 
     def overhead_s(self, kernel: Kernel, schedule: Schedule) -> float:
         """Return the seconds that a run of the copies costs beside them."""
@@ -134,7 +128,7 @@ class RepeatedKernelTimer(ABC):
         schedule = self.choose_copies(kernel)
         timed = self.retime_kernel(kernel, schedule)
         weight_bytes = self.weight_bytes(kernel)
-        if self.times_cold_kernels and self.is_local and weight_bytes >= MIN_COLD_WEIGHT_BYTES:
+        if self.times_cold_kernels and weight_bytes >= MIN_COLD_WEIGHT_BYTES:
             copies = max(schedule["copies"], math.ceil(COLD_WEIGHT_BYTES / weight_bytes))
             if copies * timed.latency_us <= 1e6 * MAX_COLD_RUN_SECONDS:
                 timed = timed.with_cold_seconds(self._cold_seconds(kernel, copies))
@@ -154,7 +148,7 @@ class RepeatedKernelTimer(ABC):
             if len(self._evaluators) > _MAX_CACHED_KERNELS:
                 self._evaluators.popitem(last=False)
         with timing.pinned(self.threads):
-            return timing.measure(self._evaluators[key], is_local=self.is_local)
+            return timing.measure(self._evaluators[key])
 
     def _evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """Return what times a kernel; a call is one copy, less its share of the overhead."""
@@ -221,7 +215,7 @@ class RepeatedKernelTimer(ABC):
             return parts
 
         with timing.pinned(self.threads):
-            return differences.measure_differences(components, costs, is_local=self.is_local)
+            return differences.measure_differences(components, costs)
 
     def _add_launch_benchmark(self, components: dict[str, Callable[[], float]]) -> list[Kernel]:
         """Add a short and a long network of different small kernels, and these kernels.
@@ -248,12 +242,8 @@ class RepeatedKernelTimer(ABC):
     @cached_property
     def _weight_benchmarks(self) -> dict[str, Evaluate]:
         return {
-            part: self._weight_evaluator(reader, mib)
-            # There may be fewer readers than intensities.
-            for reader, parts in zip(
-                self.weight_readers, cache_model.WEIGHT_PARTS_BY_INTENSITY, strict=False
-            )
-            for mib, part in zip(cache_model.WEIGHTS_MIB, parts, strict=True)
+            part: self._weight_evaluator(self.weight_reader, mib)
+            for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True)
         }
 
     def _weight_evaluator(self, reader: Kernel, mib: int) -> Evaluate:
@@ -270,17 +260,14 @@ class RepeatedKernelTimer(ABC):
 
         return evaluate
 
-    def time_miss_curves(self) -> Mapping[str, Timing]:
-        """Time a MiB of weights in networks with more and more of them, by dispatch part.
+    def time_miss_curve(self) -> Mapping[str, Timing]:
+        """See `KernelTimer.time_miss_curve`.
 
         The networks are a convolution among many copies with weights of its own.
-
-        Raises:
-            MeasurementError: noise leaves no latency above zero.
         """
         with timing.pinned(self.threads):
             return {
-                part: timing.measure(evaluate, calls=1, is_local=self.is_local)
+                part: timing.measure(evaluate, calls=1)
                 for part, evaluate in self._weight_benchmarks.items()
             }
 
@@ -304,22 +291,6 @@ class RepeatedKernelRuntime(Runtime):
     def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
         """Return the largest size of the activations alive at once; graphs count float32."""
         return super().activation_bytes(graph, batch) / (4 if self.dtype == "int8" else 1)
-
-    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """See `RepeatedKernelTimer.time_kernel`."""
-        return self.timer.time_kernel(kernel)
-
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """See `RepeatedKernelTimer.retime_kernel`."""
-        return self.timer.retime_kernel(kernel, schedule)
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        """See `RepeatedKernelTimer.time_dispatch`."""
-        return self.timer.time_dispatch()
-
-    def time_miss_curves(self) -> Mapping[str, Timing]:
-        """See `RepeatedKernelTimer.time_miss_curves`."""
-        return self.timer.time_miss_curves()
 
 
 def _without_nodes(few_s: float, many_s: float) -> float:

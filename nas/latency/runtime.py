@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,7 @@ from nas.latency import fusion
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.record import MEASURED
-from nas.latency.timing import Timing
+from nas.latency.timing import MEASURED, Timing
 from nas.quantisation.network import QuantisedNetwork
 
 Figure = Literal[
@@ -133,35 +132,64 @@ class CompiledNetwork(ABC):
         raise NotImplementedError(f"{type(self).__name__} cannot compute the outputs of a network")
 
 
-class KernelTimer(Protocol):
-    """The part of a `Runtime` that builds a latency table.
+class KernelTimer(ABC):
+    """Times kernels, and what a network costs beside them, on one device.
 
-    A `Runtime` is a `KernelTimer`, and so is `nas.latency.worker_process.WorkerTimer`, which runs
-    one in another process.
+    A build calls `time_kernel` once for each kernel, and then `retime_kernel` at further moments.
     """
 
+    @abstractmethod
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """See `Runtime.time_kernel`."""
-        ...
+        """Find the fastest schedule of a kernel and time it.
+
+        Whatever it raises becomes a failed row of the table, and networks that need the kernel are
+        infeasible.
+
+        Returns:
+            The schedule, from which the kernel can be built again, and its timing.
+
+        Raises:
+            MeasurementError: the kernel cannot be timed.
+        """
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """See `Runtime.retime_kernel`."""
-        ...
+        """Time a kernel again with a schedule that `time_kernel` returned.
+
+        The default calls `time_kernel`, which fits a runtime that chooses schedules by itself.
+
+        Raises:
+            MeasurementError: the kernel cannot be timed.
+        """
+        return self.time_kernel(kernel)[1]
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """See `Runtime.time_dispatch`."""
-        ...
+        """Time what running a network costs, by names of `Runtime.dispatch_parts`.
 
-    def time_miss_curves(self) -> Mapping[str, Timing]:
-        """See `Runtime.time_miss_curves`."""
-        ...
+        Raises:
+            MeasurementError: noise leaves no cost above zero.
+        """
+        return {}
+
+    def time_miss_curve(self) -> Mapping[str, Timing]:
+        """Time the parts `nas.latency.cache_model.WEIGHT_PARTS` at this moment.
+
+        A build calls it at several moments, because other programs leave more of a shared cache at
+        some than at others. Parts that `time_dispatch` returns are timed only there.
+
+        Returns:
+            The timings by part; empty if the caches of the device have no other users.
+
+        Raises:
+            MeasurementError: noise leaves no latency above zero.
+        """
+        return {}
 
 
 class Runtime(ABC):
     """Compile, time and predict kernels and networks on one device.
 
-    A subclass must define `name`, `availability`, `time_kernel` and `compile`. Everything else has
-    a default that fits a runtime on this machine's processor that launches fused kernels one after
+    A subclass must define `name`, `availability`, `timer` and `compile`. Everything else has a
+    default that fits a runtime on this machine's processor that launches fused kernels one after
     the other.
 
     Creating a runtime must be cheap, touch no device and import nothing heavy: latency tables
@@ -182,14 +210,14 @@ class Runtime(ABC):
         max_batch: largest batch that it has kernels for; None means that there is no limit.
         max_table_threads: largest number of threads for which its kernels predict whole networks;
             None means that there is no limit.
-        dispatch_parts: names of the costs beside the kernels that `time_dispatch` and
-            `time_miss_curves` measure and `network_us` needs.
+        dispatch_parts: names of the costs beside the kernels that `timer` measures and `network_us`
+            needs, see `nas.latency.cache_model.DispatchCosts`.
         dispatch_seconds: seconds that timing them for a table takes on a quiet machine, by which
             builds are planned.
-        moments: number of moments at which a build times each kernel, at least. `retime_kernel` is
-            called once for each but the first, so a runtime that compiles anew there wants few. A
-            runtime whose latencies are always the same, such as those of a model, says 1; whole
-            networks are then timed once, too, unless their `network_basis` is another.
+        moments: number of moments at which a build times each kernel, at least. A timer that
+            compiles a kernel anew for each wants few. A runtime whose latencies are always the
+            same, such as those of a model, says 1; whole networks are then timed once, too, unless
+            their `network_basis` is another.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
         figures: names of the costs of a whole network beside its latency that `network_figures`
@@ -324,11 +352,6 @@ class Runtime(ABC):
         return False
 
     @property
-    def is_local(self) -> bool:
-        """Whether the device is this machine's processor, so that its speed can be measured."""
-        return not self.is_remote
-
-    @property
     def compiles_beside_timing(self) -> bool:
         """Whether some processes compile for the device while another one times on it.
 
@@ -388,20 +411,6 @@ class Runtime(ABC):
         """
         return kernel.weight_bytes
 
-    def cold_weights_us(
-        self, kernel: Kernel, weight_bytes: float, dispatch: DispatchCosts
-    ) -> float:
-        """Return the additional time that a kernel takes if its weights are in no cache.
-
-        It is asked for kernels that were not timed with cold caches.
-
-        Args:
-            kernel: the kernel.
-            weight_bytes: size of its weights, see `weight_bytes`.
-            dispatch: the dispatch costs of the table.
-        """
-        return dispatch.cold_weights_us(weight_bytes)
-
     def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
         """Return the largest size of the activations that are alive at the same time."""
         return batch * graph.peak_memory_bytes
@@ -413,12 +422,9 @@ class Runtime(ABC):
         `dispatch_parts` names them, and what waiting for the caches costs
         (`nas.latency.cache_model`).
         """
-        launch_us = dispatch.launch_us(network.touched_bytes)
-        warm_us = sum(network.kernels_us) + len(network.kernels_us) * launch_us
-        warm_us += dispatch.parts_us.get("invocation", 0.0)
-        warm_us += dispatch.first_cache_us(network.touched_bytes)
-        misses = dispatch.miss_fraction(network.touched_bytes, warm_us)
-        return warm_us + misses * network.cold_penalty_us
+        warm_us = sum(network.kernels_us) + len(network.kernels_us) * dispatch.launch_us
+        misses = dispatch.miss_fraction(network.touched_bytes)
+        return warm_us + dispatch.invocation_us + misses * network.cold_penalty_us
 
     def network_figures(self, graph: Graph) -> Mapping[str, float]:
         """Return further costs of a whole network, by the names in `figures`.
@@ -482,52 +488,10 @@ class Runtime(ABC):
         """Number of equal devices that can time kernels at the same time."""
         return 1
 
+    @property
     @abstractmethod
-    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """Find the fastest schedule of a kernel and time it.
-
-        Whatever it raises becomes a failed row of the table, and networks that need the kernel are
-        infeasible.
-
-        Returns:
-            The schedule, from which the kernel can be built again, and its timing.
-
-        Raises:
-            MeasurementError: the kernel cannot be timed.
-        """
-
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """Time a kernel again with a schedule that `time_kernel` returned.
-
-        The default calls `time_kernel`, which fits a runtime that chooses schedules by itself.
-
-        Raises:
-            MeasurementError: the kernel cannot be timed.
-        """
-        return self.time_kernel(kernel)[1]
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        """Time what running a network costs beside its kernels, by the names of `dispatch_parts`.
-
-        Raises:
-            MeasurementError: noise leaves no cost above zero.
-        """
-        return {}
-
-    def time_miss_curves(self) -> Mapping[str, Timing]:
-        """Time the parts of `nas.latency.cache_model.WEIGHT_PARTS_BY_INTENSITY` at this moment.
-
-        A build calls it at many moments, because other programs leave more of a shared cache at
-        some than at others. Parts that `time_dispatch` returns are timed only there.
-
-        Returns:
-            The timings by the names of `dispatch_parts`; empty if the caches of the device have no
-            other users.
-
-        Raises:
-            MeasurementError: noise leaves no latency above zero.
-        """
-        return {}
+    def timer(self) -> KernelTimer:
+        """What times kernels on the device; the first use may import packages and connect."""
 
     @abstractmethod
     def compile(

@@ -11,29 +11,47 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas import jsonl
 from nas.arguments import checked
-from nas.errors import RequestError, TableError
+from nas.documents import shortened
+from nas.errors import (
+    FailedKernelError,
+    KernelError,
+    MissingKernelError,
+    RequestError,
+    TableError,
+)
 from nas.graph import Graph
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
-from nas.latency.header import HEADER_FORMAT, Header, new_header
+from nas.latency.installed_runtimes import configured_runtime
+from nas.latency.kernel import Kernel
 from nas.latency.prediction import Prediction, Predictor
-from nas.latency.record import Record
+from nas.latency.record import (
+    HEADER_FORMAT,
+    UNSTABLE,
+    Calibration,
+    Header,
+    Record,
+    new_header,
+    parse_line,
+)
 from nas.latency.runtime import Runtime
-from nas.latency.table_file import TableFile, can_begin, lock_of, locked, unwritable
-from nas.latency.table_records import TableRecords
+from nas.latency.table_file import TableFile, can_begin, damaged, lock_of, locked, unwritable
 
 if TYPE_CHECKING:
     from nas.space import Architecture
 
 
-class LatencyTable(TableRecords):
+L = TypeVar("L", Record, Calibration)
+
+
+class LatencyTable:
     """The kernels of one device, runtime, dtype and number of threads.
 
     Use `open`, `find` or `open_or_create` instead of the constructor.
@@ -42,14 +60,34 @@ class LatencyTable(TableRecords):
         path: file of the table.
         device: device whose latencies the table holds.
         timing: how the kernels were timed, from the header.
+        runtime: the runtime that the table was timed with. It is not opened: it lists kernels and
+            predicts, and times nothing.
+        dispatch: the dispatch costs that are measured.
+        dispatch_bases: basis of the dispatch costs that are estimated.
+
+    Raises:
+        RequestError: the runtime is not installed, or does not have the dtype.
     """
 
     def __init__(self, file: TableFile, header: Header, *, is_writable: bool) -> None:
-        super().__init__(file.path, header.device)
-        self.timing = header.timing
-        self._file = file
-        self._is_writable = is_writable
+        self.path, self.device, self.timing = file.path, header.device, header.timing
+        self.runtime: Runtime = configured_runtime(
+            header.runtime,
+            target=header.target,
+            threads=header.threads,
+            dtype=header.dtype,
+            features=header.features,
+        )
+        self._file, self._is_writable = file, is_writable
         self._lock = lock_of(file.path)
+        self._current: dict[str, Record | Calibration] = {}
+        self._kernels: dict[Kernel, Record] = {}
+        # The last one for each batch size and digest of a space, and for None the last of all.
+        self._calibrations: dict[tuple[int, str | None], Calibration] = {}
+        self._chosen_calibrations: dict[int, Calibration | None] = {}
+        self._dispatch: dict[str, Record] = {}
+        self.dispatch = DispatchCosts({})
+        self.dispatch_bases: list[str] = []
         self._predictor = Predictor(self)
 
     @classmethod
@@ -84,7 +122,7 @@ class LatencyTable(TableRecords):
                     message = error.message.rstrip(".")
                     raise HEADER_FORMAT.failure(f"{where}: {message}") from None
             else:
-                table.add(line, where, file.lines + 1)
+                table._add(line, where, file.lines + 1)
         if table is None:
             raise TableError(f"{path} has no header.", remedy="Build the table again.")
         return table
@@ -137,25 +175,182 @@ class LatencyTable(TableRecords):
             TableError: a line is damaged.
         """
         for line, where in self._file.unread():
-            self.add(line, where, self._file.lines + 1)
-            self._predictor.forget()
+            self._add(line, where, self._file.lines + 1)
+
+    def _add(self, line: bytes, where: str, number: int) -> None:
+        """Add the record in a line, which may supersede a current one.
+
+        Raises:
+            TableError: the line is no record, supersedes the wrong record, or belongs to another
+                runtime.
+        """
+        record = parse_line(line, where, number)
+        before = self._current.get(record.key)
+        if record.supersedes != (before.line if before else None):
+            raise damaged(
+                f"{where}: '{record.key}' has a record in line {before.line} already"
+                if before
+                else f"{where}: it supersedes line {record.supersedes}, which is no such record"
+            )
+        if isinstance(record, Calibration):
+            for space in (None, *record.spaces):
+                self._calibrations[record.batch, space] = record
+        elif record.kind == "kernel":
+            try:
+                self._kernels[Kernel.parse(record.name)] = record
+            except KernelError as error:
+                raise damaged(f"{where}: {error.message.rstrip('.')}") from None
+        else:
+            self._add_dispatch(record, where)
+        self._current[record.key] = record
+        self._predictor.forget()
+
+    def _add_dispatch(self, record: Record, where: str) -> None:
+        if record.name not in self.runtime.dispatch_parts:
+            raise damaged(
+                f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
+                f"'{self.device.runtime}'"
+            )
+        if not record.name.startswith("weights_"):
+            # Corrections were fitted with other costs of launching kernels.
+            self._calibrations.clear()
+        self._dispatch[record.name] = record
+        costs = {part: each.latency_us for part, each in self._dispatch.items()}
+        self.dispatch = DispatchCosts({part: us for part, us in costs.items() if us is not None})
+        self.dispatch_bases = [each.basis for each in self._dispatch.values() if each.is_estimated]
+
+    def __len__(self) -> int:
+        """Return the number of kernels with a record, including failed ones."""
+        return len(self._kernels)
+
+    def record(self, kernel: Kernel) -> Record | None:
+        """Return the current record of a kernel, failed or not; None if there is none."""
+        return self._kernels.get(kernel)
+
+    def records(self, kind: str) -> list[Record]:
+        """Return the current records of one kind, in the order of the file."""
+        timed = (each for each in self._current.values() if isinstance(each, Record))
+        return sorted((each for each in timed if each.kind == kind), key=lambda each: each.line)
+
+    def use_calibration(self, calibration: Calibration | None, batch: int = 1) -> None:
+        """Predict with a former calibration of the table, whatever others are recorded later.
+
+        Args:
+            calibration: what `calibration` returned; None for no correction.
+            batch: number of images that run at once.
+        """
+        self._chosen_calibrations[batch] = calibration
+
+    def calibration(self, batch: int = 1, space: str | None = None) -> Calibration | None:
+        """Return the calibration for a batch size; None if there is none.
+
+        Args:
+            batch: number of images that run at once.
+            space: digest of the space of the networks to predict. The last calibration that was
+                fitted on networks of this space counts; without one, the last of all.
+        """
+        if batch in self._chosen_calibrations:
+            return self._chosen_calibrations[batch]
+        return self._calibrations.get((batch, space)) or self._calibrations.get((batch, None))
+
+    def calibrations(self) -> list[Calibration]:
+        """Return the calibrations that correct predictions of some space, in file order."""
+        by_line = {each.line: each for each in self._calibrations.values()}
+        return [by_line[line] for line in sorted(by_line)]
+
+    def lacks_dispatch(self) -> bool:
+        """Return whether a dispatch cost of the runtime is not measured yet."""
+        return not self.dispatch.parts_us.keys() >= set(self.runtime.dispatch_parts)
+
+    @property
+    def unstable_dispatch(self) -> list[str]:
+        """The dispatch costs whose timing is unstable."""
+        return [part for part, each in self._dispatch.items() if each.status == UNSTABLE]
+
+    def missing(self, kernels: Iterable[Kernel], *, include_failed: bool = False) -> list[Kernel]:
+        """Return the kernels without a record, in order and once each.
+
+        Args:
+            kernels: kernels to look up.
+            include_failed: whether kernels with a failed record are returned too.
+        """
+        return [
+            kernel
+            for kernel in dict.fromkeys(kernels)
+            if (record := self.record(kernel)) is None
+            or (include_failed and record.status == "failed")
+        ]
+
+    def timed_record(self, kernel: Kernel) -> Record:
+        """Return the current record of a kernel, which has a latency.
+
+        Raises:
+            MissingKernelError: the kernel has no record.
+            FailedKernelError: the kernel could not be timed.
+        """
+        record = self.record(kernel)
+        if record is None:
+            batch = f" --batch {kernel.batch}" if kernel.batch > 1 else ""
+            raise MissingKernelError(
+                f"{self.path.name} has no kernel '{kernel}'.",
+                remedy=f"Add its space with `nas table build{batch} --space`.",
+            )
+        if record.latency_us is None:
+            error = (record.error or "no reason is known").rstrip(".")
+            raise FailedKernelError(f"Kernel '{kernel}' could not be timed: {error}.")
+        return record
+
+    def latency_us(self, kernel: Kernel) -> float:
+        """Return the latency of one kernel with warm caches in microseconds.
+
+        Raises:
+            MissingKernelError, FailedKernelError: see `timed_record`.
+        """
+        return self.timed_record(kernel).latency_us or 0.0
+
+    def cold_penalty_us(self, kernel: Kernel) -> float:
+        """Return the additional time of a kernel with cold caches; at least 0.
+
+        It comes from the kernel's own record, or, if the kernel was not timed with cold caches,
+        from the cost of its weights in general (`nas.latency.cache_model`).
+
+        Raises:
+            MissingKernelError, FailedKernelError: see `timed_record`.
+        """
+        record = self.timed_record(kernel)
+        if record.cold_us is not None:
+            return max(0.0, record.cold_us - record.warm_us)
+        return self.dispatch.cold_weights_us(self.weight_bytes(kernel))
+
+    def schedules(self) -> dict[Kernel, dict[str, Any]]:
+        """Return the schedule of each kernel that has a latency."""
+        return {
+            kernel: dict(record.schedule or {})
+            for kernel, record in self._kernels.items()
+            if record.latency_us is not None
+        }
+
+    def weight_bytes(self, kernel: Kernel) -> int:
+        """Return the size of a kernel's weights as the runtime stores them.
+
+        Raises:
+            TableError: the kernel's schedule is none of the runtime's.
+        """
+        record = self.record(kernel)
+        try:
+            return self.runtime.weight_bytes(kernel, (record and record.schedule) or {})
+        except ValueError as error:
+            line = record.line if record else 0
+            raise damaged(f"{self.path}, line {line}: its schedule: {error}") from None
 
     @checked(Architecture="nas.space")
-    def predict(
-        self,
-        network: Graph | Architecture,
-        batch: int = 1,
-        *,
-        dispatch_us: Mapping[str, float] | None = None,
-    ) -> Prediction:
+    def predict(self, network: Graph | Architecture, batch: int = 1) -> Prediction:
         """Return the predicted latency of a network.
 
         Args:
             network: the network. An architecture is corrected by the last calibration that was
                 fitted on its space, a graph by the last of all.
             batch: number of images that run at once.
-            dispatch_us: dispatch costs to use instead of the table's, such as those of another
-                moment, when the machine is busier.
 
         Raises:
             MissingKernelError: a kernel of the network is not in the table.
@@ -163,17 +358,8 @@ class LatencyTable(TableRecords):
             TableError: the table lacks a dispatch cost.
         """
         if isinstance(network, Graph):
-            return self._predictor.predict(network, batch, dispatch_us)
-        space = network.space.digest
-        return self._predictor.predict(network.graph, batch, dispatch_us, space)
-
-    def launches_us(self, launches: int) -> float:
-        """Return the latency of a small network whose kernels take no time, in microseconds.
-
-        Args:
-            launches: number of kernels.
-        """
-        return self._predictor.launches_us(launches)
+            return self._predictor.predict(network, batch)
+        return self._predictor.predict(network.graph, batch, network.space.digest)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -195,7 +381,7 @@ class LatencyTable(TableRecords):
             self.refresh()
             yield
 
-    def append(self, record: Record) -> Record:
+    def append(self, record: L) -> L:
         """Append a record, which supersedes the current one of its key.
 
         The record is on the disk when this method returns.
@@ -210,9 +396,11 @@ class LatencyTable(TableRecords):
             raise TableError("A latency table grows only inside `with table.writing():`.")
         before = self._current.get(record.key)
         line = self._file.lines + 1
-        record = replace(record, supersedes=before.line if before else None, line=line)
+        record = record.model_copy(
+            update={"supersedes": before.line if before else None, "line": line}
+        )
         value = record.to_json()
-        Record.parse(json.dumps(value).encode(), f"{self.path}, line {line}", line)
+        parse_line(json.dumps(value).encode(), f"{self.path}, line {line}", line)
         jsonl.append(self.path, value)
         self.refresh()
         return record

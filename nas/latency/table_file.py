@@ -15,8 +15,7 @@ from filelock import FileLock, Timeout
 from nas.documents import MAX_BYTES
 from nas.errors import RequestError, TableError
 from nas.jsonl import is_json
-from nas.latency.header import HEADER_START
-from nas.latency.record import RECORD_START
+from nas.latency.record import HEADER_START, RECORD_START
 
 LOCK_SECONDS = 2.0
 """How long a writer waits for another writer before it gives up."""

@@ -1,12 +1,12 @@
-"""How a latency is measured: on one core, with warm caches, at many moments.
+"""How a latency is measured: on one core, with warm caches, at several moments.
 
 A sample during which the operating system took the core away measures how busy the machine is, not
 how fast the kernel is. The system counts such preemptions, and a preempted sample is taken again.
 
 Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
 its own counts. All samples of one moment agree then, and all are too slow. So a kernel and a
-network are timed at many moments with few samples, and `latency_at_quiet_speed` chooses among
-these; latency_tables/README.md has the measurements behind this.
+network are timed at several moments with few samples, and `fastest_us` chooses among these;
+docs/measurements.md has the measurements behind this.
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nas.errors import MeasurementError
-from nas.latency import core_scheduling, processor_speed
-from nas.latency.processor_speed import (
-    QUIET_MOMENTS,
-    has_enough_quiet,
-    measure_at_one_speed,
-)
+from nas.latency import core_scheduling
 
 MEASURED = "measured"
-"""Basis of a latency that was measured; the basis of another one starts with `estimated: `."""
+"""Basis of a latency that was measured; the basis of another one starts with `ESTIMATED`."""
 
+ESTIMATED = "estimated: "
+"""Start of the basis of an estimated latency; the method follows."""
 
 if sys.platform != "win32":
     import resource
@@ -40,17 +37,17 @@ if sys.platform != "win32":
 SAMPLES = 3
 """Samples of one timing; its latency is their median."""
 
-MOMENTS = 10
+MOMENTS = 6
 """Moments at which a kernel or a network is timed, at least.
 
-On a shared machine, the fastest of two moments was 3% too slow on average, that of eight 0.5%.
+With ten moments, predictions of three tables were 0.2 points better (docs/measurements.md).
 """
 
-MIN_UNDISTURBED = 6
-"""Timings of each kernel or network with a known slowdown, unless there are too few."""
+MAX_MOMENTS = 24
+"""Moments after which a kernel or a network whose timings disagree is timed no more."""
 
-QUANTILE = 0.25
-"""Quantile of the timings with a known slowdown that is the latency."""
+MOMENTS_PER_OUTLIER = 8
+"""One of so many moments may be faster than all others, while the neighbours of a core idle."""
 
 RETIMING_TOLERANCE = 0.03
 """Largest difference of two latencies of a kernel or network that agree, as a fraction."""
@@ -60,9 +57,6 @@ SECONDS_BETWEEN_MOMENTS = 0.5
 
 Timings of a shared machine were slowed alike for 0.1 s, hardly after 0.3 s, and not after 0.5 s.
 """
-
-MAX_MOMENTS_FACTOR = 4
-"""Timings of a kernel or a network over the smallest number, after which no others are taken."""
 
 SAMPLE_SECONDS = 1e-3
 """Shortest duration of a sample: a fast kernel is called as often as needed to fill it."""
@@ -95,16 +89,10 @@ class Timing:
         samples_us: samples of a kernel that is called repeatedly, so that its caches are warm.
         cold_samples_us: samples of the same kernel, called once with cold caches, see
             `nas.latency.cache_model`; empty if that was not timed.
-        reference_us: duration of the reference workload beside the samples, see
-            `processor_speed.reference_us`; None if the samples are not of this machine's processor.
-        slowdown: how many times longer the samples took than at the quiet speed of the processor,
-            see `with_slowdown`; None if it is not known.
     """
 
     samples_us: tuple[float, ...]
     cold_samples_us: tuple[float, ...] = ()
-    reference_us: float | None = field(default=None, compare=False)
-    slowdown: float | None = field(default=None, compare=False)
 
     @classmethod
     def from_seconds(cls, seconds: Sequence[float]) -> Timing:
@@ -131,25 +119,8 @@ class Timing:
 
     @property
     def latency_us(self) -> float:
-        """The median of the samples with warm caches, at the quiet speed if `slowdown` is known."""
-        return round_to_four_digits(statistics.median(self.samples_us) / (self.slowdown or 1.0))
-
-    def with_slowdown(self, quiet_us: float, sensitivity: float = 1.0) -> Timing:
-        """Return this timing with its slowdown.
-
-        Args:
-            quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
-                known.
-            sensitivity: how closely timings follow the reference workload, see
-                `processor_speed.sensitivity`.
-        """
-        slowdown = processor_speed.slowdown(self.reference_us, quiet_us)
-        return replace(self, slowdown=slowdown and round_to_four_digits(slowdown**sensitivity))
-
-    @property
-    def references_us(self) -> tuple[float, ...]:
-        """`reference_us` as a tuple; empty if it is None."""
-        return () if self.reference_us is None else (self.reference_us,)
+        """The median of the samples with warm caches."""
+        return round_to_four_digits(statistics.median(self.samples_us))
 
     @property
     def spread(self) -> float:
@@ -170,8 +141,7 @@ def measure(
     sample_seconds: float = SAMPLE_SECONDS,
     *,
     calls: int | None = None,
-    samples: int | None = None,
-    is_local: bool = True,
+    samples: int = SAMPLES,
 ) -> Timing:
     """Return a timing of a few samples at one moment.
 
@@ -182,135 +152,52 @@ def measure(
         evaluate: function that takes the samples.
         sample_seconds: shortest duration of a sample.
         calls: calls per sample, in place of as many as fill `sample_seconds`.
-        samples: number of samples, `SAMPLES` by default.
-        is_local: whether the samples are of this machine's processor. If so, the reference workload
-            is timed before and after them, see `processor_speed.measure_at_one_speed`.
+        samples: number of samples.
 
     Raises:
         MeasurementError: a sample is not above zero, however long it is.
     """
     shortest = calls or calls_per_sample(evaluate, sample_seconds)
-
-    def take() -> Timing:
-        seconds: list[float] = []
-        for factor in LONGER_SAMPLES:
-            seconds = undisturbed_samples(evaluate, factor * shortest, samples or SAMPLES)
-            if min(seconds) > 0:
-                break
-        return Timing.from_seconds(seconds)
-
-    if not is_local:
-        return take()
-    taken, reference_us = measure_at_one_speed(take)
-    return replace(taken, reference_us=round_to_four_digits(reference_us))
+    seconds: list[float] = []
+    for factor in LONGER_SAMPLES:
+        seconds = undisturbed_samples(evaluate, factor * shortest, samples)
+        if min(seconds) > 0:
+            break
+    return Timing.from_seconds(seconds)
 
 
-def latency_at_quiet_speed(timings: Iterable[Timing]) -> float:
-    """Return the latency of a kernel or network from its timings, in microseconds.
+def fastest_us(moments_us: Sequence[float]) -> float:
+    """Return the latency of a kernel or network from its latencies at several moments.
 
-    It is the `QUANTILE` of the timings whose slowdown is known, each at the quiet speed of the
-    processor. If none is known, it is the fastest timing, because other work on the machine only
-    adds time.
+    Other work on the machine only adds time, so it is the fastest one, after one of each
+    `MOMENTS_PER_OUTLIER` moments is left out.
 
     Args:
-        timings: timings at several moments, at least one.
+        moments_us: latencies in microseconds, at least one.
     """
-    timings = list(timings)
-    latencies_us = [each.latency_us for each in timings]
-    return round_to_four_digits(quiet_quantile(latencies_us, [each.slowdown for each in timings]))
+    return sorted(moments_us)[len(moments_us) // MOMENTS_PER_OUTLIER]
 
 
-def quiet_quantile(values: Sequence[float], slowdowns: Sequence[float | None]) -> float:
-    """Return the `QUANTILE` of the values with a known slowdown; the smallest if none has one."""
-    pairs = zip(values, slowdowns, strict=True)
-    undisturbed = [value for value, slowdown in pairs if slowdown is not None]
-    return float(np.quantile(undisturbed, QUANTILE)) if undisturbed else min(values)
-
-
-def references_us(timings: Iterable[Timing]) -> list[float]:
-    """Return the durations of the reference workload beside some timings."""
-    return [us for each in timings for us in each.references_us]
-
-
-def with_slowdowns(series: Sequence[Sequence[Timing]], quiet_us: float) -> list[list[Timing]]:
-    """Return timings of several kernels or networks with their slowdowns.
-
-    These follow the reference workload as closely as the timings do, all together.
-
-    Args:
-        series: timings of each kernel or network.
-        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
-            known.
-    """
-    sensitivity = processor_speed.sensitivity(
-        (
-            [(statistics.median(each.samples_us), each.reference_us) for each in timings]
-            for timings in series
-        ),
-        quiet_us,
-    )
-    return [[each.with_slowdown(quiet_us, sensitivity) for each in timings] for timings in series]
-
-
-def is_disturbed(timings: Sequence[Timing], quiet_us: float) -> bool:
-    """Return whether no timing has a known slowdown, although it could.
-
-    Args:
-        timings: timings of a kernel or network.
-        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
-            known.
-    """
-    has_reference = bool(references_us(timings)) and math.isfinite(quiet_us)
-    return has_reference and all(each.slowdown is None for each in timings)
-
-
-def has_enough_undisturbed(timings: Sequence[Timing], quiet_us: float, moments: int) -> bool:
-    """Return whether the slowdown of enough timings is known; True without a reference workload.
-
-    If the quiet speed is not known, enough timings must be of the quiet moments among them.
-
-    Args:
-        timings: timings of a kernel or network.
-        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
-            known.
-        moments: number of timings that are taken in any case; more are never required.
-    """
-    own_us = references_us(timings)
-    if math.isinf(quiet_us):
-        return has_enough_quiet(own_us, wanted=min(QUIET_MOMENTS, moments))
-    known = sum(each.slowdown is not None for each in timings)
-    return known >= min(MIN_UNDISTURBED, moments) or not own_us
-
-
-def compared_us(timings: Sequence[Timing]) -> tuple[float, float] | None:
+def compared_us(moments_us: Sequence[float]) -> tuple[float, float] | None:
     """Return two latencies in microseconds that tell how precisely a latency is known.
 
-    They are the latencies of every other timing with a known slowdown, and of the rest of these.
-    With fewer than two of them, they are the two fastest timings, because other work on the machine
-    only adds time.
+    They are those of every other moment, and of the rest.
 
     Args:
-        timings: timings of a kernel or network.
+        moments_us: latencies of a kernel or network at several moments.
 
     Returns:
-        The latencies in ascending order; None if there are fewer than two timings.
+        The latencies in ascending order; None if there are fewer than two moments.
     """
-    undisturbed = [each for each in timings if each.slowdown is not None]
-    if len(undisturbed) > 1:
-        halves = (undisturbed[start::2] for start in (0, 1))
-        latencies = sorted(latency_at_quiet_speed(half) for half in halves)
-    else:
-        latencies = sorted(each.latency_us for each in timings)[:2]
-    return (latencies[0], latencies[1]) if len(latencies) > 1 else None
+    if len(moments_us) < 2:
+        return None
+    first, second = (fastest_us(moments_us[start::2]) for start in (0, 1))
+    return min(first, second), max(first, second)
 
 
-def timings_agree(timings: Sequence[Timing], tolerance: float = RETIMING_TOLERANCE) -> bool:
-    """Return whether `compared_us` of some timings differ by at most `tolerance`, a fraction.
-
-    Other programs can slow a machine for many seconds, during which all samples agree and all are
-    wrong.
-    """
-    compared = compared_us(timings)
+def moments_agree(moments_us: Sequence[float], tolerance: float = RETIMING_TOLERANCE) -> bool:
+    """Return whether `compared_us` differ by at most `tolerance`, a fraction."""
+    compared = compared_us(moments_us)
     return compared is not None and compared[1] <= (1 + tolerance) * compared[0]
 
 
@@ -398,3 +285,24 @@ def pinned(threads: int) -> Iterator[None]:
             yield
         finally:
             os.sched_setaffinity(0, before)
+
+
+def measure_noise() -> Timing:
+    """Time a small matrix product, which always takes the same work, on one core.
+
+    The `spread` of the result is the smallest spread that a timing on this machine can have now.
+    """
+    matrix = np.ones((64, 64), np.float32)
+    out = np.empty_like(matrix)
+
+    def evaluate(calls: int, samples: int) -> list[float]:
+        seconds = []
+        for _ in range(samples):
+            start = time.perf_counter()
+            for _ in range(calls):
+                np.matmul(matrix, matrix, out=out)
+            seconds.append((time.perf_counter() - start) / calls)
+        return seconds
+
+    with pinned(1):
+        return measure(evaluate)

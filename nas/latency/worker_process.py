@@ -19,7 +19,7 @@ from nas.latency import core_scheduling
 from nas.latency.core_scheduling import CorePlan
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Runtime, Schedule
+from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.timing import Timing
 from nas.processes import ChildProcess
 
@@ -39,8 +39,8 @@ RECONNECTION_PAUSE_SECONDS = 2.0
 """Pause before the first reconnection; each later pause is longer by as much."""
 
 
-class WorkerTimer:
-    """A `KernelTimer` that runs a runtime in a worker process.
+class WorkerTimer(KernelTimer):
+    """The timer of a runtime, in a worker process.
 
     Use it as a context manager. The worker starts with the first request.
 
@@ -73,7 +73,7 @@ class WorkerTimer:
         self._process.close(for_good=True)
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """See `Runtime.time_kernel`.
+        """See `KernelTimer.time_kernel`.
 
         Raises:
             MeasurementError: the kernel cannot be timed, or the worker died or ran out of time.
@@ -84,20 +84,20 @@ class WorkerTimer:
         return timed
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """See `Runtime.retime_kernel`, and `time_kernel` for the errors."""
+        """See `KernelTimer.retime_kernel`, and `time_kernel` for the errors."""
         timing: Timing = self._request("retime_kernel", kernel, dict(schedule))
         return timing
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """See `Runtime.time_dispatch`, and `time_kernel` for the errors."""
+        """See `KernelTimer.time_dispatch`, and `time_kernel` for the errors."""
         limit_s = DISPATCH_LIMIT_FACTOR * self._limit_s
         timings: Mapping[str, Timing] = self._request("time_dispatch", limit_s=limit_s)
         return timings
 
-    def time_miss_curves(self) -> Mapping[str, Timing]:
-        """See `Runtime.time_miss_curves`, and `time_kernel` for the errors."""
+    def time_miss_curve(self) -> Mapping[str, Timing]:
+        """See `KernelTimer.time_miss_curve`, and `time_kernel` for the errors."""
         limit_s = DISPATCH_LIMIT_FACTOR * self._limit_s
-        timings: Mapping[str, Timing] = self._request("time_miss_curves", limit_s=limit_s)
+        timings: Mapping[str, Timing] = self._request("time_miss_curve", limit_s=limit_s)
         return timings
 
     def _request(self, name: str, *arguments: Any, limit_s: float | None = None) -> Any:
@@ -186,8 +186,9 @@ def _open_runtime(runtime: Runtime, plan: CorePlan | None) -> Fingerprint:
 
 
 def _ask(name: str, *arguments: Any) -> Any:
-    """Call a method of this worker's runtime."""
-    return getattr(_opened, name)(*arguments)
+    """Call a method of the timer of this worker's runtime."""
+    assert _opened is not None
+    return getattr(_opened.timer, name)(*arguments)
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nas.latency.check_result import CheckedNetwork
 
 from nas.latency import BuildProgress, LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.check import DrawnNetwork, check_networks, published_networks
-from nas.latency.check_result import CheckedNetwork
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import Runtime
 from nas.latency.worker_process import timers_for
@@ -95,12 +95,12 @@ def build_and_check(
         f"  {built.added} added in {built.seconds:.0f} s, "
         f"{built.failed} failed, {built.unstable} unstable"
     )
-    print("  " + ", ".join(f"{part} {us:g} us" for part, us in table.dispatch_us.items()))
+    print("  " + ", ".join(f"{part} {us:g} us" for part, us in table.dispatch.parts_us.items()))
     check = check_networks(table, networks, runtime)
-    tau = check.agreement.kendall_tau
+    agreement = check.agreement
+    tau = agreement.kendall_tau
     print(
-        f"{len(networks)} networks: mean error {check.agreement.mape:.1%}, "
-        f"signed {np.mean([row.relative_error for row in check.networks]):+.1%}, "
+        f"{len(networks)} networks: mean error {agreement.mape:.1%}, signed {agreement.bias:+.1%}, "
         f"Kendall tau {'-' if tau is None else f'{tau:.3f}'}",
         flush=True,
     )

@@ -7,9 +7,9 @@
 For each space and image size, builds several tables one after the other with `nas table build`, and
 checks each with `nas table check` on networks that no correction was fitted on, other ones for each
 table. Prints the mean error, the signed error, the share of networks within 5% and Kendall's tau
-with and without the table's correction; how many times longer kernels took than in the table while
-the networks were timed, by which these are divided; and the seconds a kernel that the whole build
-took, dispatch costs and correction included.
+with and without the table's correction; how many times longer the networks of the correction took
+than when the table was built, by which all are divided; and the seconds a kernel that the whole
+build took, dispatch costs and correction included.
 
 Tables in FOLDER are not built again: run the command once more after an hour, and it says how well
 tables of an hour ago predict. FOLDER/checks.jsonl keeps every check. Run it on an idle machine.
@@ -20,18 +20,17 @@ them, and those of its front.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nas.run.run import open_run
 from nas.space import load_space
-from nas.statistics import latency_agreement, relative_errors
+from nas.statistics import latency_agreement
 
 
 def nas(*arguments: object) -> dict[str, Any]:
@@ -44,34 +43,22 @@ def nas(*arguments: object) -> dict[str, Any]:
     return document
 
 
-def figures(errors: Sequence[float], tau: float | None) -> str:
-    """Return the accuracy of some predictions in one line.
-
-    Args:
-        errors: predicted over measured latency, minus one.
-        tau: Kendall's tau of the two.
-    """
-    absolute = np.abs(errors)
+def figures(agreement: Mapping[str, Any]) -> str:
+    """Return the agreement of predicted and measured latencies in one line."""
+    tau = agreement["kendall_tau"]
     return (
-        f"{absolute.mean():6.2%} ({np.mean(errors):+6.2%}) "
-        f"within 5% {np.mean(absolute <= 0.05):4.0%} tau {'  -  ' if tau is None else f'{tau:.3f}'}"
+        f"{agreement['mape']:6.2%} ({agreement['bias']:+6.2%}) "
+        f"within 5% {agreement['within_5_percent']:4.0%} tau {'-' if tau is None else f'{tau:.3f}'}"
     )
-
-
-def errors(rows: Sequence[Mapping[str, float]], column: str) -> list[float]:
-    return [row[column] / row["measured_us"] - 1 for row in rows]
 
 
 def print_run(folder: Path) -> None:
     """Print how accurate the predictions of a run's timed networks are."""
     run = open_run(folder)
-    slowdown = run.record.slowdown
-    print(f"kernels took {slowdown.median:.3f} times what the table says" if slowdown else "")
     for name, rows in (("all networks", run.trials), ("the front", run.front)):
         timed = rows[rows.measured_us.notna()]
         agreement = latency_agreement(timed.predicted_us, timed.measured_us)
-        own_errors = relative_errors(timed.predicted_us, timed.measured_us)
-        print(f"{name:<14}{len(timed):>4}  {figures(own_errors.tolist(), agreement.kendall_tau)}")
+        print(f"{name:<14}{len(timed):>4}  {figures(agreement.to_json())}")
 
 
 def main() -> None:
@@ -94,7 +81,7 @@ def main() -> None:
         parser.error("give --out FOLDER or --run RUN")
     device = ["--runtime", options.runtime, "--dtype", options.dtype, "--threads", options.threads]
     print(
-        f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}{'kernels':>9}  "
+        f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}{'device':>8}  "
         f"{'mean error (signed)':<40}without the correction"
     )
     for space in options.space:
@@ -103,7 +90,7 @@ def main() -> None:
             images = ["--space", space, "--image-size", size, "--batch", options.batch]
             for number in range(options.tables):
                 folder = options.out / f"{loaded.name}-{size}-{number}"
-                seconds_per_kernel = float("nan")
+                seconds_per_kernel = math.nan
                 if not folder.exists():
                     # A build that failed is continued by the next run of this command.
                     unfinished = folder.with_name(f"{folder.name}-unfinished")
@@ -116,14 +103,10 @@ def main() -> None:
                 check = nas(
                     "table", "check", table, *images, "--nets", options.nets, "--seed", number
                 )
-                rows = check["rows"]
-                uncorrected = check["uncorrected"] or check
-                kernels = check["kernels"] or {"median": float("nan")}
                 print(
                     f"{loaded.name:<16}{size:>4}{number:>7}{age_minutes:>9.0f}"
-                    f"{seconds_per_kernel:>9.2f}{kernels['median']:>9.3f}  "
-                    f"{figures(errors(rows, 'predicted_us'), check['kendall_tau'])}   "
-                    f"{figures(errors(rows, 'uncorrected_us'), uncorrected['kendall_tau'])}",
+                    f"{seconds_per_kernel:>9.2f}{check['device_ratio'] or math.nan:>8.3f}  "
+                    f"{figures(check):<40}{figures(check['uncorrected'])}",
                     flush=True,
                 )
                 line = {

@@ -1,26 +1,232 @@
-"""`nas table` and `nas predict` with files that are no tables."""
+"""`nas table`: what the commands print, write and refuse."""
 
 import json
 import os
+from contextlib import nullcontext
 
 import pytest
 
 from nas.errors import TableError
-from nas.latency.device import Fingerprint
-from nas.latency.header import new_header
-from tests.latency.fake_runtime import FakeRuntime
+from nas.latency import LatencyTable
+from nas.latency.calibration import MIN_NETWORKS
+from nas.latency.record import Record, new_header
+from tests.cli.small_table import (
+    HEAD,
+    POOL,
+    SPACE,
+    STEM,
+    dispatch,
+    kernel,
+    uncertain_table,
+    write_table,
+)
+from tests.commands import document
+from tests.latency.fake_runtime import DEVICE, FakeRuntime
+from tests.latency.small_table import calibration
 
-DEVICE = Fingerprint("Test CPU", ("fma",), "tvm", {"kernels": "1"}, "cpu", "float32", 1)
 NOTES = b"notes of mine\nthe last one has no line feed"
-SPACE = ("--space", "mobilenet_tiny", "--image-size", 8)
+TINY = ("--space", "mobilenet_tiny", "--image-size", 8)
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Change to a folder with a file that is no table, and replace the runtime by a fake one."""
+def device(tmp_path, monkeypatch):
+    """Change to an empty folder, and replace the runtime and its timers by a fake one."""
     monkeypatch.chdir(tmp_path)
-    runtime = FakeRuntime(DEVICE)
+    runtime = FakeRuntime()
     monkeypatch.setattr("nas.latency.open_runtime", lambda *_, **__: runtime)
+    workers = "nas.latency.worker_process"
+    monkeypatch.setattr(f"{workers}.timers_for", lambda each: nullcontext([each]))
+    monkeypatch.setattr(f"{workers}.WorkerTimer", nullcontext)
+    return runtime
+
+
+@pytest.fixture
+def built(device, tmp_path, invoke):
+    """Build a table `mine.jsonl` of a tiny space, and return what that printed."""
+    return document(invoke("table", "build", *TINY, "--out", "mine.jsonl", "--json"))
+
+
+def words(text):
+    """Return a text with one blank between words, so that lines may wrap anywhere."""
+    return " ".join(text.split())
+
+
+def test_build_adds_what_is_missing_and_fits_a_correction(device, built, tmp_path, invoke):
+    table = LatencyTable.open("mine.jsonl")
+    assert (built["table"], built["batch"], built["failed"]) == ("mine.jsonl", 1, 0)
+    assert built["ok"] == built["kernels_needed"] == len(table) == len(device.timed)
+    assert built["dispatch_us"] == table.dispatch.parts_us
+    (fitted,) = table.calibrations()
+    assert (built["calibration"]["slope"], fitted.nets) == (fitted.slope, MIN_NETWORKS)
+    again = invoke("table", "build", *TINY, "--out", "mine.jsonl").stdout
+    assert "0 kernels added (0 failed, 0 unstable)" in again
+    assert len(LatencyTable.open("mine.jsonl").calibrations()) == 1, "nothing was added"
+    plain = invoke("table", "build", *TINY, "--no-calibrate", "--batch", 2, "--out", "mine.jsonl")
+    assert f"{built['ok']} kernels added" in plain.stdout
+    assert "corrected" not in plain.stdout
+
+
+def test_build_without_a_correction_says_why(device, invoke, monkeypatch):
+    monkeypatch.setattr(device, "compile", lambda *_, **__: 1 / 0)
+    built = document(invoke("table", "build", *TINY, "--out", "mine.jsonl", "--json"))
+    assert "predictions stay uncorrected" in built["calibration_error"]
+    assert "ZeroDivisionError" in built["calibration_error"]
+
+
+def test_show_has_speed_of_kinds_and_coverage(tmp_path, invoke):
+    path = tmp_path / "mine.jsonl"
+    failed = Record(kind="kernel", name=HEAD, status="failed", error="no luck")
+    write_table(path, kernel(STEM, 3.0), kernel(POOL, 1.0, spread=0.5), failed)
+    (tmp_path / "small.py").write_text(SPACE)
+    arguments = ("table", "show", path, "--space", tmp_path / "small.py")
+    shown = document(invoke(*arguments, "--json"))
+    assert shown["device"] == DEVICE.to_json()
+    assert (shown["kernels"], shown["status"]) == (3, {"ok": 1, "unstable": 1, "failed": 1})
+    assert list(shown["kinds"]) == ["conv 3x3", "global_pool"]
+    stem, pool = shown["kinds"].values()
+    assert stem["share_of_time"] == 0.75
+    assert stem["best_gflops"] == stem["median_gflops"] == pytest.approx(2 * 8 * 64 * 27 / 3000)
+    assert pool["best_gflops"] is None
+    # The samples 0.5, 1 and 1.5: quartiles 0.75 and 1.25.
+    assert shown["median_spread"] == pytest.approx(0.25)
+    (space,) = shown["coverage"]
+    assert space == {
+        "space": "small", "image_size": 8, "batch": 1, "kernels": 3,
+        "ok": 1, "unstable": 1, "failed": 1, "missing": 0,
+    }  # fmt: skip
+    text = invoke(*arguments).stdout
+    assert "3 kernels (1 ok, 1 unstable, 1 failed); dispatch: not measured" in text
+    assert f"failed: {HEAD}: no luck" in text
+    assert "spread by at most 25.0%" in text
+
+
+def test_show_names_estimates_and_calibrations(tmp_path, invoke):
+    path = uncertain_table(tmp_path / "mine.jsonl").path
+    shown = document(invoke("table", "show", path, "--json"))
+    assert shown["basis"] == {"estimated: by a model": 1, "measured": 2}
+    assert shown["unstable_dispatch"] == ["invocation"]
+    (fitted,) = shown["calibrations"]
+    assert (fitted["batch"], fitted["slope"], fitted["mape_after"]) == (1, 2.0, 0.01)
+    text = words(invoke("table", "show", path).stdout)
+    assert "1 of the kernels are estimated: by a model" in text
+    assert "unstable dispatch costs: invocation" in text
+    assert "2.0000 x the sum of kernels and dispatch costs - 1.5 us, fitted on 20" in text
+
+
+def test_check_prints_and_draws_the_errors(built, tmp_path, invoke):
+    arguments = ("table", "check", "mine.jsonl", *TINY)
+    checked = document(invoke(*arguments, "--nets", 4, "--plot", "check.svg", "--json"))
+    assert checked["nets"] == len(checked["rows"]) == 4
+    assert checked["device_ratio"] == pytest.approx(1, rel=1e-3)
+    assert checked["calibration"] is None
+    picture = (tmp_path / "check.svg").read_text()
+    assert "mobilenet_tiny: 4 random" in picture
+    text = words(invoke(*arguments, "--nets", 7).stdout)
+    for part in (
+        "the 5 of 7 random networks with the largest errors",
+        "of 7 networks, 0 have kernels with unstable timings, 0 have estimated ones",
+        "two halves of the timings of the same network: 0.00% apart (median)",
+        "took 1.000 times what they took then",
+        "is 2.00%: ",
+    ):
+        assert part in text
+
+
+def test_check_shows_published_networks(device, tmp_path, invoke):
+    space = ("--space", "squeezenet", "--image-size", 8, "--channels", 1)
+    invoke("table", "build", *space, "--no-calibrate", "--out", "mine.jsonl")
+    arguments = ("table", "check", "mine.jsonl", *space, "--nets", 1, "--plot", "check.svg")
+    text = words(invoke(*arguments).stdout)
+    assert "squeezenet_1.1" in text
+    assert "published" in text
+    assert "squeezenet_1.1" in (tmp_path / "check.svg").read_text()
+    assert "squeezenet_1.1" not in invoke(*arguments, "--no-references").stdout
+
+
+def test_check_fits_the_correction_anew(built, invoke):
+    arguments = ("table", "check", "mine.jsonl", *TINY, "--fit", "--nets", 10)
+    fitted = document(invoke(*arguments, "--json"))["calibration"]
+    (stored,) = LatencyTable.open("mine.jsonl").calibrations()
+    assert (stored.to_json(), stored.nets) == (fitted, 10)
+    assert "predictions are corrected from now on: " in words(invoke(*arguments).stdout)
+
+
+def test_quick_check_fails_if_the_device_is_slower(device, built, invoke):
+    before = document(invoke("table", "check", "mine.jsonl", "--quick", "--json"))
+    assert (before["holds"], before["device_ratio"], len(before["rows"])) == (True, 1, 40)
+    assert "(median): the table holds" in words(
+        invoke("table", "check", "mine.jsonl", "--quick").stdout
+    )
+    timed = device.retimed.count(device.timed[0])
+    device.slowed = {each.text: [1.0] * timed + [1.2] * 9 for each in device.timed}
+    done = invoke("table", "check", "mine.jsonl", "--quick")
+    assert done.returncode == 1
+    assert "mine.jsonl does not hold: kernels are 20% slower now" in done.stderr
+    assert "40 kernels took 1.200 times what the table says" in words(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "No space is named"),
+        (["--quick", "--fit"], "times no networks to fit on"),
+        ([*TINY, "--fit", "--nets", 7], "--nets is 7. --fit needs 8 or more"),
+        ([*TINY, "--plot", "x.pdf"], "ends in .png or .svg"),
+    ],
+)
+def test_check_refuses_wrong_requests_before_timing(device, tmp_path, invoke, arguments, message):
+    write_table(tmp_path / "mine.jsonl")
+    done = invoke("table", "check", "mine.jsonl", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_fit_refuses_read_only_table_before_timing(device, tmp_path, invoke, monkeypatch):
+    write_table(tmp_path / "mine.jsonl")
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    done = invoke("table", "check", "mine.jsonl", *TINY, "--fit")
+    assert done.returncode == 1
+    assert "mine.jsonl cannot be written: Permission denied" in done.stderr
+
+
+def test_diff_prints_and_draws_changes(tmp_path, invoke, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = write_table(tmp_path / "a.jsonl", kernel(STEM, 3.0), kernel(POOL, 1.0))
+    after = write_table(tmp_path / "b.jsonl", kernel(STEM, 6.0, spread=0.5), kernel(HEAD, 1.0))
+    arguments = ("table", "diff", before.path, after.path)
+    shown = document(invoke(*arguments, "--plot", "diff.svg", "--json"))
+    assert (shown["common"], shown["only_before"], shown["only_after"]) == (1, 1, 1)
+    assert shown["kinds"] == {"conv 3x3": {"count": 1, "median": 2.0}}
+    assert "conv 3x3: 1" in (tmp_path / "diff.svg").read_text()
+    text = words(invoke(*arguments).stdout)
+    assert "1 are only in the first, 1 only in the second" in text
+    assert all(part in text for part in (f"kernel {STEM}", "2.000", "unstable"))
+    nothing = write_table(tmp_path / "c.jsonl")
+    done = invoke("table", "diff", before.path, nothing.path, "--plot", "diff.png")
+    assert done.returncode == 2
+    assert "have no kernel in common" in done.stderr
+    assert "median ratio undefined" in invoke("table", "diff", before.path, nothing.path).stdout
+
+
+def test_merge_says_where_rows_come_from(tmp_path, invoke):
+    a = write_table(tmp_path / "a.jsonl", *dispatch(), kernel(STEM, 3.0), calibration()).path
+    b = write_table(tmp_path / "b.jsonl", kernel(STEM, 4.0), kernel(HEAD, 1.0)).path
+    out = tmp_path / "out.jsonl"
+    merged = document(invoke("table", "merge", a, b, "--out", out, "--json"))
+    assert merged == {
+        "table": str(out), "kernels": 2, "failed": 0, "taken": {str(a): 1, str(b): 1},
+        "dispatch_from": str(a),
+    }  # fmt: skip
+    again = invoke("table", "merge", b, "--out", tmp_path / "compact.jsonl").stdout
+    assert "2 kernels (0 failed)" in words(again)
+
+
+# Files that are no tables.
+
+
+@pytest.fixture
+def notes(device, tmp_path):
+    """Return a folder with a file that is no table."""
     (tmp_path / "notes.jsonl").write_bytes(NOTES)
     return tmp_path
 
@@ -28,58 +234,49 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("table", "build", *SPACE, "--out", "notes.jsonl"),
+        ("table", "build", *TINY, "--out", "notes.jsonl"),
         ("table", "show", "notes.jsonl"),
         ("table", "diff", "notes.jsonl", "notes.jsonl"),
-        ("table", "check", "notes.jsonl", *SPACE),
-        ("table", "calibrate", "notes.jsonl", *SPACE),
-        ("table", "verify", "notes.jsonl"),
+        ("table", "check", "notes.jsonl", *TINY),
+        ("table", "check", "notes.jsonl", *TINY, "--fit"),
+        ("table", "check", "notes.jsonl", "--quick"),
         ("predict", "squeezenet_1.1", "--table", "notes.jsonl"),
     ],
     ids=lambda arguments: " ".join(map(str, arguments[:2])),
 )
-def test_file_that_is_no_table_is_named_and_unchanged(folder, invoke, arguments):
+def test_file_that_is_no_table_is_named_and_unchanged(notes, invoke, arguments):
     done = invoke(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: notes.jsonl, line 1 ")
     assert done.stderr.count("\n") == 1
-    assert (folder / "notes.jsonl").read_bytes() == NOTES
-    assert [path.name for path in folder.iterdir()] == ["notes.jsonl"]
+    assert (notes / "notes.jsonl").read_bytes() == NOTES
+    assert [path.name for path in notes.iterdir()] == ["notes.jsonl"]
 
 
-def test_merge_never_overwrites_a_file(folder, invoke):
+def test_merge_never_overwrites_a_file(notes, invoke):
     for name in ("a.jsonl", "b.jsonl"):
-        (folder / name).write_text(json.dumps(new_header(DEVICE)) + "\n")
+        (notes / name).write_text(json.dumps(new_header(DEVICE)) + "\n")
     done = invoke("table", "merge", "a.jsonl", "b.jsonl", "--out", "notes.jsonl")
     assert done.returncode == 2
     assert "notes.jsonl exists already" in done.stderr
-    assert (folder / "notes.jsonl").read_bytes() == NOTES
+    assert (notes / "notes.jsonl").read_bytes() == NOTES
     done = invoke("table", "merge", "a.jsonl", "notes.jsonl", "--out", "c.jsonl")
     assert done.returncode == 1
-    assert not (folder / "c.jsonl").exists()
+    assert not (notes / "c.jsonl").exists()
 
 
-def test_failed_build_creates_no_folder(folder, invoke, monkeypatch):
+def test_failed_build_creates_no_folder(device, tmp_path, invoke, monkeypatch):
     def refuse(*_: object) -> None:
         raise TableError("no kernels")
 
     monkeypatch.setattr("nas.latency.space_kernels", refuse)
-    done = invoke("table", "build", *SPACE, "--out", "tables/deep")
+    done = invoke("table", "build", *TINY, "--out", "tables/deep")
     assert (done.returncode, done.stderr) == (1, "error: no kernels\n")
-    assert [path.name for path in folder.iterdir()] == ["notes.jsonl"]
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["show", "verify"])
-def test_impossible_file_name_is_a_wrong_request(folder, invoke, command):
-    done = invoke("table", command, "n" * 300 + ".jsonl")
+@pytest.mark.parametrize("command", [("show",), ("check", "--quick")])
+def test_impossible_file_name_is_a_wrong_request(device, invoke, command):
+    done = invoke("table", *command, "n" * 300 + ".jsonl")
     assert done.returncode == 2
     assert "There is no file" in done.stderr
-
-
-def test_calibrate_refuses_read_only_table_before_timing(folder, invoke, monkeypatch):
-    path = folder / "mine.jsonl"
-    path.write_text(json.dumps(new_header(DEVICE)) + "\n")
-    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
-    done = invoke("table", "calibrate", path, *SPACE)
-    assert done.returncode == 1
-    assert "mine.jsonl cannot be written: Permission denied" in done.stderr

@@ -4,7 +4,7 @@ import pytest
 
 from nas.job import stage_costs
 from nas.latency.build import space_kernels
-from nas.latency.timing import MAX_MOMENTS_FACTOR
+from nas.latency.timing import MAX_MOMENTS
 from nas.space import load_space
 from tests.latency.fake_runtime import FakeRuntime
 
@@ -22,7 +22,7 @@ def test_plan_has_as_many_moments_as_the_timings_of_a_few_kernels_need(monkeypat
     monkeypatch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.001)
     runtime = FakeRuntime(slowed={[*SCHEDULES][2].text: factors})
     assert stage_costs._disagreeing(runtime, SCHEDULES) == share
-    most_s = 0.001 * (MAX_MOMENTS_FACTOR - 1) * runtime.moments
+    most_s = 0.001 * (MAX_MOMENTS - runtime.moments)
     assert stage_costs._further_moments_s(runtime, share) == pytest.approx(share * most_s)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
-from nas.latency import LatencyTable
-from nas.latency.calibration import Calibration
+from nas.latency import Calibration, LatencyTable, NetworkTimings, Prediction
+from nas.latency.check import CheckedNetwork
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.space import load_space
 from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import latency_us
 
 GRAPH = three_kernels()
+
+SPACE = load_space("mobilenet_tiny", image_size=8, channels=1)
 
 FIRST = 1 + len(TvmRuntime.dispatch_parts) + 1
 """Line of the first kernel, after the header and the dispatch costs."""
@@ -36,7 +38,16 @@ def edit(table: LatencyTable, line: int, **changes: Any) -> None:
     table.path.write_text("\n".join(lines) + "\n")
 
 
-def calibration(slope: float, **changes: Any) -> dict[str, Any]:
-    """Return the fields of a calibration that corrects the latencies of all networks."""
-    fitted = Calibration(slope, 0.0, 1e-3, 1e6, 8, 0.5, 0.01, used=True)
-    return {**asdict(fitted), **changes}
+def calibration(slope: float = 1.0, **changes: Any) -> Calibration:
+    """Return a correction whose other fields are made up."""
+    values: dict[str, Any] = {
+        "invocation_us": 0.0, "nets": 8, "mape_before": 0.5, "mape_after": 0.01
+    }  # fmt: skip
+    return Calibration(slope=slope, **{**values, **changes})
+
+
+def checked(predicted_us: float, *measured_us: float, **changes: Any) -> CheckedNetwork:
+    """Return a network with made-up latencies at some moments."""
+    prediction = Prediction(predicted_us, (), (), 0.0, 0, uncorrected_us=predicted_us)
+    timings = NetworkTimings(tuple(Timing((us,)) for us in measured_us))
+    return CheckedNetwork(SPACE.smallest, prediction, timings, **changes)

@@ -1,3 +1,5 @@
+"""Builds of tables on a runtime whose latencies are known."""
+
 from __future__ import annotations
 
 import json
@@ -6,20 +8,42 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import nas.space
-from nas.errors import RequestError
-from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
-from nas.latency.record import Record
+from nas.errors import MeasurementError, RequestError
+from nas.latency import BuildProgress, LatencyTable, build, build_table, space_kernels
+from nas.latency.cache_model import WEIGHT_PARTS
+from nas.latency.kernel import Kernel
+from nas.latency.record import MAX_MOMENTS, Record
+from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
+KERNELS = space_kernels(SPACE, "tvm")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> LatencyTable:
+    return LatencyTable.open_or_create(tmp_path, FakeRuntime())
+
+
+def record(table: LatencyTable, kernel: Kernel) -> Record:
+    found = table.record(kernel)
+    assert found is not None
+    return found
+
+
+def moments(table: LatencyTable, kernel: Kernel) -> int:
+    return len(record(table, kernel).moments_us)
 
 
 @pytest.mark.parametrize("image_size", [8, 33])
@@ -34,58 +58,53 @@ def test_space_kernels_cover_all_architectures(name: str, image_size: int) -> No
     assert needed <= set(known)
 
 
-def test_build_times_only_missing_kernels(tmp_path: Path) -> None:
+def test_space_kernels_refuses_unknown_runtime_by_name() -> None:
+    with pytest.raises(RequestError, match=r"no runtime 'tensorrt'.*tvm"):
+        space_kernels(SPACE, "tensorrt")
+
+
+def test_build_times_only_missing_kernels(empty: LatencyTable) -> None:
     runtime = FakeRuntime()
-    kernels = space_kernels(SPACE, "tvm")
-    table = LatencyTable.open_or_create(tmp_path, runtime)
     seen: list[BuildProgress] = []
-    first = build_table(table, kernels[:5] + kernels[:2], runtime, progress=seen.append)
+    first = build_table(empty, KERNELS[:5] + KERNELS[:2], runtime, progress=seen.append)
     assert (first.ok, first.failed, first.added) == (5, 0, 5)
     assert [(each.done, each.total) for each in seen] == [(n, 10) for n in range(1, 11)]
-    content = table.path.read_bytes()
-    second = build_table(LatencyTable.open_or_create(tmp_path, runtime), kernels, runtime)
-    assert second.added == len(kernels) - 5
-    assert runtime.timed == runtime.retimed == kernels
-    assert table.path.read_bytes().startswith(content)
+    content = empty.path.read_bytes()
+    second = build_table(LatencyTable.open(empty.path, runtime=runtime), KERNELS, runtime)
+    assert second.added == len(KERNELS) - 5
+    assert runtime.timed == runtime.retimed == KERNELS
+    assert empty.path.read_bytes().startswith(content)
 
 
-def test_build_records_failed_kernel_and_goes_on(tmp_path: Path) -> None:
-    kernels = space_kernels(SPACE, "tvm")[:4]
-    runtime = FakeRuntime(broken=frozenset({kernels[1].text}))
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    result = build_table(table, kernels, runtime)
+def test_build_records_failed_kernel_and_goes_on(empty: LatencyTable) -> None:
+    kernels, broken = KERNELS[:4], KERNELS[1]
+    runtime = FakeRuntime(broken=frozenset({broken.text}))
+    seen: list[BuildProgress] = []
+    result = build_table(empty, kernels, runtime, progress=seen.append)
     assert (result.ok, result.failed) == (3, 1)
-    record = table.record(kernels[1])
-    assert record is not None
-    assert record.error == "RuntimeError: the compiler"
-    assert build_table(table, kernels, runtime).added == 0
-    runtime.broken = frozenset()
-    assert build_table(table, kernels, runtime, retry_failed=True).ok == 1
-    retried = table.record(kernels[1])
-    assert retried is not None
-    lines = [json.loads(line) for line in table.path.read_text().splitlines()]
-    first = lines[(retried.supersedes or 0) - 1]
-    assert (first["kernel"], first["supersedes"]) == (kernels[1].text, record.line)
-    LatencyTable.open(table.path).latency_us(kernels[1])
+    assert seen[-1].done == seen[-1].total == 4 + 3
+    failed = record(empty, broken)
+    assert failed.error == "RuntimeError: the compiler"
+    assert build_table(empty, kernels, runtime).added == 0
+    assert build_table(empty, kernels, FakeRuntime(), retry_failed=True).ok == 1
+    lines = [json.loads(line) for line in empty.path.read_text().splitlines()]
+    first = lines[(record(empty, broken).supersedes or 0) - 1]
+    assert (first["kernel"], first["supersedes"]) == (broken.text, failed.line)
+    assert LatencyTable.open(empty.path).latency_us(broken) == latency_us(broken)
 
 
 BUILD = """
 import sys
-import nas.space
-from nas.latency.record import Record
-from nas.runtimes.tvm.runtime import TvmRuntime
-from tests.latency.fake_runtime import FakeRuntime, latency_us
-from nas.latency import LatencyTable, build_table, space_kernels, timing
+from tests.latency.test_build import *
+from nas.latency import timing
 
 timing.SECONDS_BETWEEN_MOMENTS = 0.0
-space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
-runtime = FakeRuntime(seconds=float(sys.argv[2]))
-table = LatencyTable.open_or_create(sys.argv[1], runtime)
-build_table(table, space_kernels(space, "tvm"), runtime)
+table = LatencyTable.open_or_create(sys.argv[1], FakeRuntime())
+build_table(table, KERNELS, FakeRuntime(seconds=float(sys.argv[2])))
 """
 
 
-def _build(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
+def start_build(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, str(folder), str(seconds)],
@@ -95,11 +114,11 @@ def _build(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_killed_build_continues_to_the_same_table(tmp_path: Path) -> None:
-    assert _build(tmp_path / "whole", 0).wait(60) == 0
+    assert start_build(tmp_path / "whole", 0).wait(60) == 0
     (whole,) = (tmp_path / "whole").glob("*.jsonl")
     killed = tmp_path / "killed" / whole.name
-    for lines in (6, 60):
-        process = _build(killed.parent, 0.05)
+    for lines in (4, 40):
+        process = start_build(killed.parent, 0.05)
         deadline = time.monotonic() + 60
         while not killed.exists() or killed.read_bytes().count(b"\n") < lines:
             assert process.poll() is None, "the build ended before it could be killed"
@@ -107,16 +126,15 @@ def test_killed_build_continues_to_the_same_table(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait(60)
         assert killed.read_bytes().count(b"\n") < whole.read_bytes().count(b"\n")
-    assert _build(killed.parent, 0).wait(60) == 0
-    assert _contents(killed) == _contents(whole)
-
-
-def _contents(path: Path) -> dict[str, tuple[object, ...]]:
-    """Return the content of each record of a table by its key."""
-    return {
-        record.key: (record.status, record.samples_us, record.medians_us, record.settled)
-        for record in LatencyTable.open(path).records()
-    }
+    assert start_build(killed.parent, 0).wait(60) == 0
+    contents = [
+        {
+            each.key: (each.status, each.samples_us, each.moments_us, each.settled)
+            for each in (*table.records("kernel"), *table.records("dispatch"))
+        }
+        for table in (LatencyTable.open(killed), LatencyTable.open(whole))
+    ]
+    assert contents[0] == contents[1]
 
 
 def stop_after(timings: int, progress: BuildProgress) -> None:
@@ -124,192 +142,231 @@ def stop_after(timings: int, progress: BuildProgress) -> None:
         raise KeyboardInterrupt
 
 
-def test_stopped_build_retimes_kernels_timed_once(tmp_path: Path) -> None:
-    runtime = FakeRuntime()
-    kernels = space_kernels(SPACE, "tvm")[:3]
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-
-    with pytest.raises(KeyboardInterrupt):
-        build_table(table, kernels, runtime, progress=partial(stop_after, 2))
-    assert (runtime.timed, runtime.retimed) == (kernels[:2], [])
-    build_table(table, kernels, runtime)
-    assert (runtime.timed, runtime.retimed) == (kernels, kernels)
-    assert all(
-        len(record.medians_us) == 2
-        for record in table.records()
-        if record.name in map(str, kernels)
-    )
-
-
-def test_build_repeats_timings_until_two_agree(tmp_path: Path) -> None:
-    """One kernel agrees at once, one at the third timing, and one never."""
-    steady, late, never = space_kernels(SPACE, "tvm")[:3]
-    slowed = {late.text: (0.7, 0.71), never.text: (0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7)}
-    runtime = FakeRuntime(slowed=slowed)
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    seen: list[BuildProgress] = []
-    built = build_table(table, [steady, late, never], runtime, progress=seen.append)
-    assert (built.ok, built.unstable) == (2, 1)
-    assert seen[-1].done == seen[-1].total == 3 + 1 + 2 + 7
-    record = table.record(late)
-    assert record is not None
-    assert record.latency_us == pytest.approx(0.705 * latency_us(late), rel=1e-3)
-    assert len(record.medians_us) == 3
-    assert len(record.samples_us) == 12
-    assert [runtime.retimed.count(kernel) for kernel in (steady, late, never)] == [1, 2, 7]
-    unsure = table.record(never)
-    assert unsure is not None
-    assert (unsure.status, unsure.settled) == ("unstable", True)
-    assert build_table(LatencyTable.open(table.path, runtime=runtime), [never], runtime).added == 0
-
-
-def test_space_kernels_refuses_unknown_runtime_by_name() -> None:
-    with pytest.raises(RequestError, match=r"no runtime 'tensorrt'.*tvm"):
-        space_kernels(SPACE, "tensorrt")
-
-
-def test_build_again_keeps_fastest_timings(tmp_path: Path) -> None:
-    """A faster timing improves the table; a slower one changes nothing."""
-    kernels = space_kernels(SPACE, "tvm")
-    slow = FakeRuntime(slowed={kernels[0].text: (1.0, 0.98, 3.0)})
-    table = LatencyTable.open_or_create(tmp_path, slow)
-    build_table(table, kernels, slow)
-    before = [table.latency_us(kernel) for kernel in kernels]
-    seen: list[BuildProgress] = []
-    build_table(table, kernels, slow, again=True, progress=seen.append)
-    assert len(slow.retimed) == 2 * len(kernels)
-    assert [each.done for each in seen] == list(range(1, len(seen) + 1))
-    faster = [table.latency_us(kernel) for kernel in kernels]
-    assert faster[0] < before[0]
-    assert faster[1:] == before[1:]
-    build_table(table, kernels, slow, again=True)
-    assert [table.latency_us(kernel) for kernel in kernels] == faster
-    assert len(table.record(kernels[0]).medians_us) == 4
-    assert build_table(table, kernels, slow).added == 0
-
-
-def test_build_again_keeps_fastest_dispatch_costs(tmp_path: Path) -> None:
-    kernels = space_kernels(SPACE, "tvm")
-    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
-    build_table(table, kernels, FakeRuntime())
-    before = table.dispatch_us
-    later = FakeRuntime(dispatch_us={"launch": 0.4, "invocation": 3.0})
-    build_table(table, kernels, later)
-    assert table.dispatch_us == before
-    build_table(table, kernels, later, again=True)
-    assert table.dispatch_us == {**before, "launch": 0.4}
-
-
-def test_incomplete_costs_make_place_for_a_complete_set(tmp_path: Path) -> None:
-    kernels = space_kernels(SPACE, "tvm")
-    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
-    build_table(table, kernels, FakeRuntime())
-    with table.writing():
-        table.append(Record("dispatch", "launch_few", "failed", error="no luck"))
-    later = FakeRuntime(dispatch_us={"launch_few": 0.1, "launch": 0.4, "invocation": 3.0})
-    build_table(table, kernels, later)
-    costs_us = table.dispatch_us
-    assert (costs_us["launch_few"], costs_us["launch"], costs_us["invocation"]) == (0.1, 0.4, 3.0)
-
-
-@pytest.mark.parametrize("moments", [1, 3, 8])
-def test_build_times_kernels_at_many_moments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int
+@pytest.mark.parametrize("timings", [2, 7])
+def test_stopped_build_continues_with_the_moments_that_are_left(
+    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch, timings: int
 ) -> None:
-    """The first moments of the first kernel are 20% too slow; the fastest two count."""
-    monkeypatch.setattr(TvmRuntime, "moments", moments)
-    first, second = space_kernels(SPACE, "tvm")[:2]
-    runtime = FakeRuntime(slowed={first.text: (1.0, *[1.2] * (moments - 2), 0.99)})
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    seen: list[BuildProgress] = []
-    built = build_table(table, [first, second], runtime, progress=seen.append)
-    assert (built.ok, built.unstable) == (2, 0)
-    assert runtime.retimed == [first, second] * (moments - 1), "in turn"
-    for kernel in (first, second):
-        record = table.record(kernel)
-        assert record is not None
-        assert len(record.medians_us) == moments
-        assert record.settled
-    assert table.latency_us(second) == latency_us(second)
-    assert table.latency_us(first) <= latency_us(first)
-    assert seen[-1].done == seen[-1].total == 2 * moments
-    lines = table.path.read_text().splitlines()
-    # A header, the dispatch costs, and at most three records a kernel.
-    assert len(lines) <= 1 + len(runtime.dispatch_parts) + 3 * 2
-
-
-@pytest.mark.parametrize(
-    ("rest_s", "order"),
-    [
-        (60.0, "A1 B1 A2 B2 C1 D1 A3 B3 C2 D2 E1 F1 C3 D3 E2 F2 E3 F3 A4 B4 C4 D4 E4 F4"),
-        (0.0, "A1 B1 A2 B2 C1 D1 A3 B3 C2 D2 E1 F1 C3 D3 E2 F2 A4 B4 E3 F3 C4 D4 E4 F4"),
-    ],
-)
-def test_build_times_kernels_again_while_others_are_compiled(
-    rest_s: float, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Kernels A to F, four of which are in turn, at four moments: the first, two and the last."""
     monkeypatch.setattr(TvmRuntime, "moments", 4)
-    monkeypatch.setattr("nas.latency.build.KERNELS_IN_TURN", 4)
-    monkeypatch.setattr("nas.latency.build.REST_SECONDS", rest_s)
-    kernels = space_kernels(SPACE, "tvm")[:6]
-    names = dict(zip((kernel.text for kernel in kernels), "ABCDEF", strict=True))
-    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
+    runtime, kernels = FakeRuntime(), KERNELS[:3]
+    with pytest.raises(KeyboardInterrupt):
+        build_table(empty, kernels, runtime, progress=partial(stop_after, timings))
+    assert len(runtime.timed) + len(runtime.retimed) == timings
+    assert sum(moments(empty, each) for each in kernels if empty.record(each)) == timings
+    build_table(empty, kernels, runtime)
+    assert [moments(empty, kernel) for kernel in kernels] == [4] * 3
+    assert (runtime.timed, len(runtime.retimed)) == (kernels, 9)
+
+
+@pytest.mark.parametrize("count_", [1, 4, 8])
+def test_kernels_are_timed_in_turn_at_many_moments(
+    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch, count_: int
+) -> None:
+    """All moments of the first kernel but two are 20% too slow."""
+    monkeypatch.setattr(TvmRuntime, "moments", count_)
+    kernels = KERNELS[:2]
+    runtime = FakeRuntime(slowed={kernels[0].text: (*[1.2] * (count_ - 2), 0.99)})
+    seen: list[BuildProgress] = []
+    assert build_table(empty, kernels, runtime, progress=seen.append).ok == 2
+    assert (runtime.timed, runtime.retimed) == (kernels, kernels * (count_ - 1))
+    for kernel in kernels:
+        assert record(empty, kernel).settled
+        assert empty.latency_us(kernel) == pytest.approx(latency_us(kernel), rel=0.011)
+        assert moments(empty, kernel) == (count_ if count_ > 1 else 0)
+    assert seen[-1].done == seen[-1].total == 2 * count_
+    lines = empty.path.read_text().splitlines()
+    assert len(lines) <= 1 + len(runtime.dispatch_parts) + 2 * 2
+
+
+def test_groups_of_kernels_are_timed_one_after_the_other(
+    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "KERNELS_IN_TURN", 2)
+    names = dict(zip((kernel.text for kernel in KERNELS), "ABC", strict=False))
     seen: list[str] = []
-
-    def progress(state: BuildProgress) -> None:
-        if state.record.kind == "kernel":
-            seen.append(f"{names[state.record.name]}{len(state.record.medians_us)}")
-
-    build_table(table, kernels, FakeRuntime(), progress=progress)
-    assert " ".join(seen) == order
+    build_table(
+        empty, KERNELS[:3], FakeRuntime(), progress=lambda p: seen.append(names[p.record.name])
+    )
+    assert "".join(seen) == "ABABCC"
 
 
-def test_build_interrupted_between_moments_keeps_its_timings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_build_repeats_timings_until_they_agree(empty: LatencyTable) -> None:
+    """One kernel agrees at once, one at the third timing, and one never."""
+    steady, late, never = KERNELS[:3]
+    slowed = {late.text: (0.7, 0.71), never.text: [0.9**n for n in range(1, 99)]}
+    runtime = FakeRuntime(slowed=slowed)
+    seen: list[BuildProgress] = []
+    built = build_table(empty, [steady, late, never], runtime, progress=seen.append)
+    assert (built.ok, built.unstable) == (2, 1)
+    assert [moments(empty, each) for each in (steady, late, never)] == [2, 3, MAX_MOMENTS]
+    assert seen[-1].done == seen[-1].total == 2 + 3 + MAX_MOMENTS
+    assert empty.latency_us(late) == pytest.approx(0.7 * latency_us(late), rel=1e-3)
+    assert (record(empty, never).status, record(empty, never).settled) == ("unstable", True)
+    assert build_table(LatencyTable.open(empty.path, runtime=runtime), [never], runtime).added == 0
+
+
+def test_build_without_time_is_continued_later(empty: LatencyTable) -> None:
+    """It times each kernel once, which cannot be told from a disturbed timing."""
+    kernels, runtime = KERNELS[:3], FakeRuntime()
+    built = build_table(empty, kernels, runtime, seconds=0)
+    assert (built.unstable, built.added, runtime.retimed) == (3, 3, [])
+    reader = LatencyTable.open(empty.path, runtime=runtime)
+    for kernel in kernels:
+        assert reader.latency_us(kernel) == latency_us(kernel)
+        assert (record(reader, kernel).status, record(reader, kernel).settled) == (
+            "unstable", False,
+        )  # fmt: skip
+    before = reader.path.read_bytes()
+    assert build_table(reader, kernels, runtime, seconds=0).added == 0
+    assert reader.path.read_bytes() == before
+    assert build_table(reader, kernels, runtime).ok == 3
+    assert all(record(reader, kernel).settled for kernel in kernels)
+    assert runtime.timed == runtime.retimed == kernels
+
+
+def test_build_out_of_time_keeps_what_agrees(
+    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The time ends after three of eight moments; one of two kernels agrees by then."""
     monkeypatch.setattr(TvmRuntime, "moments", 8)
-    kernels = space_kernels(SPACE, "tvm")[:2]
-    runtime = FakeRuntime()
-    table = LatencyTable.open_or_create(tmp_path, runtime)
+    steady, drifting = KERNELS[:2]
 
-    with pytest.raises(KeyboardInterrupt):
-        build_table(table, kernels, runtime, progress=partial(stop_after, 7))
-    counts = [len(table.record(kernel).medians_us) for kernel in kernels]
-    assert sum(counts) == 7
-    build_table(table, kernels, runtime)
-    assert [len(table.record(kernel).medians_us) for kernel in kernels] == [8, 8]
-    assert len(runtime.retimed) == 2 * 7
+    class Slow(FakeRuntime):
+        def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
+            time.sleep(0.05)
+            return super().retime_kernel(kernel, schedule)
+
+    runtime = Slow(slowed={drifting.text: (1.5, 2.5, 3.5)})
+    built = build_table(empty, [steady, drifting], runtime, seconds=0.15)
+    assert 2 <= moments(empty, steady) == moments(empty, drifting) < 8
+    assert (built.ok, built.unstable) == (1, 1)
+    assert [record(empty, each).settled for each in (steady, drifting)] == [False, False]
 
 
-def test_build_interrupted_while_it_compiles_keeps_its_timings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_build_again_keeps_fastest_timings(empty: LatencyTable) -> None:
+    """A faster timing improves the table; a slower one changes nothing."""
+    slow = FakeRuntime(slowed={KERNELS[0].text: (1.0, 0.98, 3.0)})
+    build_table(empty, KERNELS, slow)
+    before = [empty.latency_us(kernel) for kernel in KERNELS]
+    seen: list[BuildProgress] = []
+    build_table(empty, KERNELS, slow, again=True, progress=seen.append)
+    assert [each.done for each in seen] == list(range(1, seen[-1].total + 1))
+    faster = [empty.latency_us(kernel) for kernel in KERNELS]
+    assert faster[0] == pytest.approx(0.98 * before[0], rel=1e-3)
+    assert faster[1:] == before[1:]
+    assert moments(empty, KERNELS[0]) == 4
+    assert build_table(empty, KERNELS, slow).added == 0
+
+
+def test_build_again_keeps_lowest_dispatch_costs(empty: LatencyTable) -> None:
+    build_table(empty, KERNELS[:1], FakeRuntime())
+    before = empty.dispatch.parts_us
+    later = FakeRuntime(dispatch_us={"launch": 0.4, "invocation": 3.0})
+    build_table(empty, KERNELS[:1], later)
+    assert empty.dispatch.parts_us == before
+    build_table(empty, KERNELS[:1], later, again=True)
+    assert empty.dispatch.parts_us == {**before, "launch": 0.4}
+    with empty.writing():
+        empty.append(Record(kind="dispatch", name="launch", status="failed", error="no luck"))
+    build_table(empty, KERNELS[:1], later)
+    assert empty.dispatch.parts_us == {**before, "launch": 0.4, "invocation": 3.0}, "one set"
+
+
+class SharedCache(FakeRuntime):
+    """A runtime whose n-th timing of the miss curve takes `curve_us(n)`, alike for all parts."""
+
+    taken: int = 0
+
+    def time_miss_curve(self) -> Mapping[str, Timing]:
+        self.taken += 1
+        return {part: Timing((10.0 + self.taken * 7 % 20,)) for part in WEIGHT_PARTS}
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        parts = super().time_dispatch()
+        return {part: each for part, each in parts.items() if part not in WEIGHT_PARTS}
+
+
+def curve(table: LatencyTable) -> tuple[int, float, bool]:
+    """Return moments and latency of the miss curve, and whether it is settled."""
+    (found,) = {
+        (len(each.moments_us), each.latency_us, each.settled)
+        for each in table.records("dispatch")
+        if each.name in WEIGHT_PARTS
+    }
+    return found
+
+
+@pytest.fixture
+def six_curve_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "CURVE_MOMENTS", 6)
+    monkeypatch.setattr(build, "MAX_CURVE_DIFFERENCE", 0.5)
+
+
+@pytest.mark.usefixtures("six_curve_moments")
+def test_miss_curve_is_timed_at_many_moments(empty: LatencyTable) -> None:
+    """They are 17, 24, 11, 18, 25 and 12 us."""
+    runtime = SharedCache()
+    build_table(empty, KERNELS, runtime)
+    assert curve(empty) == curve(LatencyTable.open(empty.path)) == (6, 11.0, True)
+    build_table(empty, KERNELS, runtime)
+    assert runtime.taken == 6, "nothing was missing"
+    build_table(empty, KERNELS, runtime, again=True)
+    assert curve(empty) == (7, 11.0, True)
+
+
+@pytest.mark.usefixtures("six_curve_moments")
+def test_stopped_build_continues_with_the_curve(empty: LatencyTable) -> None:
+    runtime = SharedCache()
+    build_table(empty, KERNELS, runtime, seconds=0)
+    assert curve(empty) == (1, 17.0, False)
+    build_table(empty, KERNELS, runtime)
+    assert (runtime.taken, curve(empty)) == (6, (6, 11.0, True))
+
+
+@pytest.mark.usefixtures("six_curve_moments")
+def test_curve_is_timed_between_the_kernels(
+    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fourth of five kernels is interrupted; the three before were timed one to three times."""
-    monkeypatch.setattr(TvmRuntime, "moments", 6)
-    monkeypatch.setattr("nas.latency.build.KERNELS_IN_TURN", 4)
-    kernels = space_kernels(SPACE, "tvm")[:5]
-
-    class Interrupted(FakeRuntime):
-        def time_kernel(self, kernel):
-            if kernel == kernels[3]:
-                raise KeyboardInterrupt
-            return super().time_kernel(kernel)
-
-    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
-    with pytest.raises(KeyboardInterrupt):
-        build_table(table, kernels, Interrupted())
-    counts = [len(table.record(kernel).medians_us) for kernel in kernels[:3]]
-    assert counts == [4, 3, 2]
-    assert table.missing(kernels) == kernels[3:]
+    monkeypatch.setattr(build, "SECONDS_BETWEEN_CURVES", 0.0)
+    monkeypatch.setattr(build, "KERNELS_IN_TURN", 1)
+    runtime = SharedCache()
+    taken: list[int] = []
+    build_table(empty, KERNELS[:9], runtime, progress=lambda p: taken.append(runtime.taken))
+    assert sorted(set(taken)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_runtime_with_one_moment_is_asked_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_runtime_without_curve_is_asked_once(empty: LatencyTable) -> None:
+    asked = count()
+
+    class Alone(FakeRuntime):
+        def time_miss_curve(self) -> Mapping[str, Timing]:
+            next(asked)
+            return {}
+
+    build_table(empty, KERNELS[:2], Alone())
+    assert empty.dispatch.parts_us["weights_4mib"] == 30.0
+    assert next(asked) == 1
+
+
+@pytest.mark.parametrize("method", ["time_dispatch", "time_miss_curve"])
+def test_disturbed_costs_are_timed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(TvmRuntime, "moments", 1)
-    kernels = space_kernels(SPACE, "tvm")[:3]
-    runtime = FakeRuntime()
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    assert build_table(table, kernels, runtime).ok == 3
-    assert (runtime.timed, runtime.retimed) == (kernels, [])
+    """Differences of timings may be negative."""
+    failures: Iterator[int] = iter(())
+    take = getattr(SharedCache, method)
+
+    def disturbed(runtime: SharedCache) -> Mapping[str, Timing]:
+        if next(failures, None) is not None:
+            raise MeasurementError("Timing gave [-0.2] us, which is no latency.")
+        timings: Mapping[str, Timing] = take(runtime)
+        return timings
+
+    monkeypatch.setattr(SharedCache, method, disturbed)
+    failures = iter(range(build.MAX_ATTEMPTS - 1))
+    table = LatencyTable.open_or_create(tmp_path, SharedCache())
+    assert build_table(table, KERNELS[:2], SharedCache()).ok == 2
+    assert not table.lacks_dispatch()
+    failures = iter(range(build.MAX_ATTEMPTS))
+    other = LatencyTable.open_or_create(tmp_path / "other", SharedCache())
+    with pytest.raises(MeasurementError, match="no latency"):
+        build_table(other, KERNELS[:2], SharedCache())

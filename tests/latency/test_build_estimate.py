@@ -1,17 +1,16 @@
 """Estimates of builds, in simulated time, against builds in the same time."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
 
 from nas.errors import DeviceError
 from nas.latency import LatencyTable, build, build_estimate, build_table, space_kernels, timing
-from nas.latency.build_estimate import MAX_TIMED_KERNELS, estimate_build, estimate_build_by
+from nas.latency.build_estimate import MAX_TIMED_KERNELS, estimate_build, estimate_build_with
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
 from tests.latency.fake_runtime import FakeRuntime
-
-MOMENTS = 10
 
 KERNELS = space_kernels(load_space("squeezenet", image_size=32), "tvm")
 
@@ -35,7 +34,7 @@ class Clock:
 class Clocked(FakeRuntime):
     """A runtime of which a convolution takes 3 s plus half a second per pixel of its size.
 
-    The second timing takes 0.3 s, as with cold caches, and each later one 0.02 s.
+    Each later timing takes 0.05 s.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -45,15 +44,16 @@ class Clocked(FakeRuntime):
         return super().time_kernel(kernel)
 
     def retime_kernel(self, kernel, schedule):
-        self.clock.sleep(0.02 if kernel in self.retimed else 0.3)
+        self.clock.sleep(0.05)
         return super().retime_kernel(kernel, schedule)
 
 
 @pytest.fixture
 def clocked(monkeypatch):
     runtime = Clocked()
-    monkeypatch.setattr(TvmRuntime, "moments", MOMENTS)
+    monkeypatch.setattr(TvmRuntime, "moments", 6)
     monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
+    monkeypatch.setattr(build_estimate, "timers_for", lambda each: nullcontext([each]))
     for module in (build, build_estimate, timing):
         monkeypatch.setattr(module, "time", runtime.clock)
     return runtime
@@ -61,43 +61,36 @@ def clocked(monkeypatch):
 
 @pytest.mark.parametrize("kernels", [KERNELS, [k for k in KERNELS if k.kernel == 3][:10]])
 def test_estimate_is_what_a_build_takes(clocked, tmp_path, kernels):
-    estimate = estimate_build_by(kernels, [clocked], MOMENTS)
-    start_s = clocked.clock.now
-    assert estimate.kernels == len(kernels)
-    assert estimate.timed_kernels == len(set(clocked.timed)) == MAX_TIMED_KERNELS
+    estimate = estimate_build_with(kernels, clocked)
+    assert (estimate.kernels, estimate.timed_kernels) == (len(kernels), MAX_TIMED_KERNELS)
     clocked.timed.clear()
     clocked.retimed.clear()
     built = build_table(LatencyTable.open_or_create(tmp_path, clocked), kernels, clocked)
-    assert built.seconds == pytest.approx(clocked.clock.now - start_s)
     assert estimate.estimated_seconds == pytest.approx(built.seconds, rel=0.05, abs=1.0)
 
 
-def test_estimate_times_kernels_of_every_kind(clocked):
-    estimate_build_by(KERNELS, [clocked], MOMENTS)
-    assert len({(kernel.kind, kernel.kernel) for kernel in clocked.timed}) == 6
-
-
-def test_estimate_times_all_of_a_few_kernels(clocked):
-    estimate = estimate_build_by(KERNELS[:3], [clocked], 1)
+def test_estimate_times_all_of_a_few_kernels(clocked, monkeypatch):
+    monkeypatch.setattr(TvmRuntime, "moments", 1)
+    estimate = estimate_build_with(KERNELS[:3], clocked)
     assert {kernel.text for kernel in clocked.timed} == {kernel.text for kernel in KERNELS[:3]}
     assert estimate.timed_kernels == 3
     assert not clocked.retimed
 
 
-def test_timers_that_work_at_once_take_half_as_long():
+def test_timers_that_work_at_once_take_half_as_long(monkeypatch):
     """Two timers wait for each other at the end at most as long as one kernel takes."""
-    kernels = [kernel for kernel in KERNELS if kernel.kind == "conv2d"]
-    one, two = (
-        estimate_build_by(kernels, [FakeRuntime(seconds=0.1) for _ in range(count)], 2)
-        for count in (1, 2)
-    )
-    assert one.estimated_seconds == pytest.approx(0.1 * len(kernels), rel=0.1, abs=0.8)
-    assert 0.4 < two.estimated_seconds / one.estimated_seconds < 0.8
+    seconds = []
+    for count in (1, 2):
+        timers = [FakeRuntime(seconds=0.05) for _ in range(count)]
+        monkeypatch.setattr(build_estimate, "timers_for", lambda _, own=timers: nullcontext(own))
+        seconds.append(estimate_build_with(KERNELS, timers[0]).estimated_seconds)
+    assert seconds[0] == pytest.approx(0.05 * len(KERNELS), rel=0.2)
+    assert 0.4 < seconds[1] / seconds[0] < 0.8
 
 
 def test_estimate_gives_reason_if_no_kernel_can_be_timed(clocked):
     clocked.broken = frozenset(kernel.text for kernel in KERNELS)
-    estimate = estimate_build_by(KERNELS, [clocked], MOMENTS)
+    estimate = estimate_build_with(KERNELS, clocked)
     assert (estimate.estimated_seconds, estimate.timed_kernels) == (None, 0)
     assert "the compiler\nsays no" in estimate.reason
 

@@ -13,7 +13,8 @@ from nas.errors import (
     TableError,
 )
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, cache_model
+from nas.latency import LatencyTable, build_table
+from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -35,7 +36,6 @@ def test_prediction_adds_kernels_launches_and_one_invocation(table: LatencyTable
     assert prediction.latency_us == pytest.approx(total + 3 * 0.5 + 2.0)
     assert prediction.dispatch_us == pytest.approx(3.5)
     assert prediction.dispatch_share == pytest.approx(3.5 / (total + 3.5))
-    assert table.launches_us(3) == pytest.approx(3.5)
     assert prediction.launches == 3
     assert prediction.unstable_launches == 0
     assert not prediction.is_corrected
@@ -103,21 +103,9 @@ def test_predict_refuses_invalid_schedule(table: LatencyTable, tile: Any) -> Non
         LatencyTable.open(table.path).predict(GRAPH)
 
 
-def test_prediction_adds_what_waiting_for_the_first_cache_costs(table: LatencyTable) -> None:
-    weights = sum(table.weight_bytes(kernel) for kernel in set(table.predict(GRAPH).kernels))
-    share = min(1.0, (weights + GRAPH.peak_memory_bytes) / 1024 / cache_model.FIRST_CACHE_KIB)
-    costs = [table.dispatch_us | {cache_model.FIRST_CACHE: us} for us in (1.0, 5.0)]
-    low, high = (table.predict(GRAPH, dispatch_us=each).latency_us for each in costs)
-    assert high - low == pytest.approx(4 * share)
-
-
 def test_large_network_pays_cold_penalty(table: LatencyTable, runtime: FakeRuntime) -> None:
     """Halfway between warm and cold, a network pays half of the cold penalty of its kernels."""
-    costs = {
-        part: us
-        for parts in cache_model.WEIGHT_PARTS_BY_INTENSITY
-        for part, us in zip(parts, (30, 30, 30, 30, 50, 50, 50, 70, 70), strict=True)
-    }
+    costs = dict(zip(WEIGHT_PARTS, (30, 30, 50, 70), strict=True))
     first, second, third = runtime.kernels(GRAPH)
     warm = {kernel: latency_us(kernel) for kernel in (first, second, third)}
     with table.writing():
@@ -133,7 +121,7 @@ def test_large_network_pays_cold_penalty(table: LatencyTable, runtime: FakeRunti
     assert table.cold_penalty_us(third) == pytest.approx(weights)
     alone = sum(warm.values()) + 3 * 0.5 + 2.0
     assert table.predict(GRAPH).latency_us == pytest.approx(alone), "all weights are warm"
-    large = 20 * 2**20 // GRAPH.peak_memory_bytes
+    large = 16 * 2**20 // GRAPH.peak_memory_bytes
     batched = runtime.kernels(GRAPH, large)
     build_table(table, batched, runtime)
     warm_us = [table.latency_us(kernel) for kernel in batched]
@@ -143,7 +131,10 @@ def test_large_network_pays_cold_penalty(table: LatencyTable, runtime: FakeRunti
     cold_penalty_us = [table.cold_penalty_us(kernel) for kernel in batched]
     assert cold_penalty_us[0] == pytest.approx(warm_us[0], rel=1e-3)
     assert 0 < cold_penalty_us[1] + cold_penalty_us[2] < 1
-    expected = sum(warm_us) + 3 * 0.5 + 2.0 + sum(cold_penalty_us) / 2
+    weight_bytes = sum(kernel.weight_bytes for kernel in batched)
+    misses = table.dispatch.miss_fraction(large * GRAPH.peak_memory_bytes + weight_bytes)
+    assert misses == pytest.approx(0.5, abs=0.01)
+    expected = sum(warm_us) + 3 * 0.5 + 2.0 + misses * sum(cold_penalty_us)
     assert table.predict(GRAPH, large).latency_us == pytest.approx(expected)
 
 

@@ -43,7 +43,7 @@ class Clock(RepeatedKernelTimer):
 
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         self.loaded[kernel] += 1
-        kernel_s = READER_S if kernel in self.weight_readers else KERNEL_S
+        kernel_s = READER_S if kernel == self.weight_reader else KERNEL_S
         if schedule["weights"] * kernel.weight_bytes >= COLD_WEIGHT_BYTES:
             kernel_s += COLD_S
         return constant(CALL_S + schedule["copies"] * kernel_s)
@@ -58,8 +58,8 @@ class Clock(RepeatedKernelTimer):
         return Network(CALL_S + len(self.kernels(graph)) * (KERNEL_S + self.launch_s))
 
     @property
-    def weight_readers(self) -> Sequence[Kernel]:
-        return [Kernel.parse("conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")]
+    def weight_reader(self) -> Kernel:
+        return Kernel.parse("conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")
 
 
 class Network(CompiledNetwork):
@@ -94,7 +94,7 @@ def test_kernels_with_many_weights_are_timed_with_cold_caches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    (reader,) = clock.weight_readers
+    reader = clock.weight_reader
     assert reader.weight_bytes == MIN_COLD_WEIGHT_BYTES
     assert not clock.time_kernel(reader)[1].cold_samples_us, "the runtime goes by the miss curve"
     monkeypatch.setattr(Clock, "times_cold_kernels", True)
@@ -109,7 +109,7 @@ def test_kernels_with_many_weights_are_timed_with_cold_caches(
 
 def test_dispatch_costs_are_told_apart() -> None:
     clock = Clock()
-    timings = {**clock.time_dispatch(), **clock.time_miss_curves()}
+    timings = {**clock.time_dispatch(), **clock.time_miss_curve()}
     costs = {part: timed.latency_us for part, timed in timings.items()}
     assert set(costs) == {"launch", *DISPATCH_PARTS}
     assert costs["launch"] == pytest.approx(1e6 * LAUNCH_S, rel=1e-3)

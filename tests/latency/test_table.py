@@ -7,26 +7,29 @@ from typing import Any
 
 import pytest
 
-from nas.errors import (
-    MissingKernelError,
-    TableDeviceError,
-    TableError,
-)
+from nas.errors import FailedKernelError, MissingKernelError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table
-from nas.latency.record import Record
+from nas.latency.kernel import Kernel
+from nas.latency.record import Record, new_header
+from nas.latency.timing import Timing
 from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, device
-from tests.latency.small_table import FIRST, GRAPH, edit
+from tests.latency.small_table import AFTER, FIRST, GRAPH, SECOND, edit, timed
+
+KERNEL = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
+FAILED = Record(kind="kernel", name=KERNEL.text, status="failed", error="no luck")
 
 
 def test_header_says_what_was_measured_and_how(table: LatencyTable) -> None:
     first = json.loads(table.path.read_text().splitlines()[0])
     assert table.path.name == device().slug
-    assert first["schema"] == 2
+    assert first["schema"] == 3
     assert first["runtime"] == "tvm"
     assert first["versions"]["apache-tvm"] == "0.27"
     assert (first["target"], first["dtype"], first["threads"]) == ("cpu", "float32", 1)
-    assert first["timing"]["statistic"] == "median"
+    assert first["timing"] == {"samples": 3, "moments": 6, "sample_seconds": 0.001}
+    estimated = new_header(device(), "estimated: by a model")
+    assert estimated["timing"] == {"basis": "estimated: by a model"}
 
 
 def test_kernel_line_has_the_documented_keys(table: LatencyTable) -> None:
@@ -42,8 +45,9 @@ def test_kernel_line_has_the_documented_keys(table: LatencyTable) -> None:
 
 
 def test_append_refuses_unusable_latency(table: LatencyTable) -> None:
+    unusable = timed(KERNEL).model_copy(update={"latency_us": 0.0})
     with table.writing(), pytest.raises(TableError, match="latency_us is 0.0"):
-        table.append(Record("kernel", "copy 3x1x1 -> 3x1x1", "ok", 0.0, (0.0,)))
+        table.append(unusable)
     LatencyTable.open(table.path)
 
 
@@ -145,4 +149,73 @@ def test_reader_sees_appended_records_after_refresh(
 
 def test_append_needs_the_lock(table: LatencyTable) -> None:
     with pytest.raises(TableError, match="writing"):
-        table.append(Record("kernel", "copy 3x1x1 -> 3x1x1", "failed", error="x"))
+        table.append(FAILED)
+
+
+# Records.
+
+
+def test_failed_kernel_is_named_with_its_error(table: LatencyTable) -> None:
+    with table.writing():
+        table.append(FAILED)
+    assert table.missing([KERNEL]) == []
+    assert table.missing([KERNEL], include_failed=True) == [KERNEL]
+    with pytest.raises(FailedKernelError, match="copy 3x1x1.*no luck"):
+        table.latency_us(KERNEL)
+    assert KERNEL not in table.schedules()
+
+
+def test_new_record_supersedes_old_line(table: LatencyTable) -> None:
+    kernel = table.predict(GRAPH).kernels[0]
+    old = table.record(kernel)
+    assert old is not None
+    wild = Timing(tuple(float(n) for n in range(10, 20)))
+    with table.writing():
+        new = table.append(Record.from_timing("kernel", wild, name=kernel.text, schedule={}))
+    assert new.supersedes == old.line
+    again = LatencyTable.open(table.path)
+    assert again.latency_us(kernel) == table.latency_us(kernel) == 14.5
+    assert again.predict(GRAPH).unstable_launches == 1
+    assert len(again) == 3
+
+
+def test_failed_dispatch_record_removes_dispatch_cost(table: LatencyTable) -> None:
+    with table.writing():
+        table.append(Record(kind="dispatch", name="launch", status="failed", error="no luck"))
+    for reader in (table, LatencyTable.open(table.path)):
+        assert "launch" not in reader.dispatch.parts_us
+        assert reader.lacks_dispatch()
+        with pytest.raises(TableError, match="has no dispatch overhead"):
+            reader.predict(GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("line", "changes", "words"),
+    [
+        (SECOND, {"supersedes": 2}, "supersedes line 2, which is no such record"),
+        (4, {"part": "luck"}, "'luck' is no dispatch cost"),
+        (SECOND, {"kernel": "conv2d 3x8x8 -> 8x8x8 k1 s1 p0 g0"}, "is no kernel"),
+        (SECOND, {"status": "fine"}, "status"),
+    ],
+)
+def test_open_refuses_impossible_record(
+    table: LatencyTable, line: int, changes: dict[str, Any], words: str
+) -> None:
+    edit(table, line, **changes)
+    with pytest.raises(TableError, match=f"line {line}.*{words}"):
+        LatencyTable.open(table.path)
+
+
+def test_open_refuses_two_current_records_of_one_kernel(table: LatencyTable) -> None:
+    lines = table.path.read_text().splitlines()
+    table.path.write_text("\n".join([*lines, lines[FIRST - 1]]) + "\n")
+    with pytest.raises(TableError, match=f"line {AFTER}.*line {FIRST}"):
+        LatencyTable.open(table.path)
+
+
+def test_unstable_and_estimated_dispatch_costs_are_named(table: LatencyTable) -> None:
+    edit(table, 2, status="unstable", basis="estimated: by a model")
+    reader = LatencyTable.open(table.path)
+    assert reader.unstable_dispatch == ["launch"]
+    assert reader.dispatch_bases == ["estimated: by a model"]
+    assert [record.line for record in reader.records("kernel")] == [FIRST, SECOND, SECOND + 1]

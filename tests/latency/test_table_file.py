@@ -13,8 +13,7 @@ from filelock import FileLock
 
 from nas.errors import NasError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table
-from nas.latency.header import new_header
-from nas.latency.record import Record
+from nas.latency.record import Record, new_header
 from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, device
 from tests.latency.small_table import AFTER, GRAPH, SECOND, edit, timed
@@ -92,11 +91,11 @@ OTHER_FILES = {
     "a line feed": b"\n",
     "zeros": b"\0" * 99,
     "a byte order mark": b"\xef\xbb\xbf" + json.dumps(new_header(device())).encode() + b"\n",
-    "a torn header and more": b'{"schema": 2, "record": "header", "proc\nmore',
+    "a torn header and more": b'{"schema": 3, "record": "header", "proc\nmore',
     "a list": b"[" * 200_000,
     "a header and more in one line": json.dumps(new_header(device())).encode() + b" more",
     "a table with other line ends": json.dumps(new_header(device())).encode() + b"\r{}\r",
-    "a torn header and zeros": b'{"schema": 2, "record": "header", "proc\0\0',
+    "a torn header and zeros": b'{"schema": 3, "record": "header", "proc\0\0',
 }
 
 
@@ -235,7 +234,9 @@ def test_only_line_feeds_end_lines(table: LatencyTable) -> None:
     text = table.path.read_text()
     table.path.write_text(text.replace("\n", "\r\n"))
     assert LatencyTable.open(table.path).predict(GRAPH) == table.predict(GRAPH)
-    failed = Record("kernel", "copy 3x1x1 -> 3x1x1", "failed", error="one\u2028two").to_json()
+    failed = Record(
+        kind="kernel", name="copy 3x1x1 -> 3x1x1", status="failed", error="one\u2028two"
+    ).to_json()
     table.path.write_text(text + json.dumps(failed, ensure_ascii=False) + "\n", "utf-8")
     assert len(LatencyTable.open(table.path)) == 4
     table.path.write_text(text.replace("\n", "\r"))

@@ -49,7 +49,7 @@ class Board(FakeRuntime):
 
 
 def status(table: LatencyTable) -> dict[str, str | None]:
-    return {r.name: r.error for r in table.records() if r.kind == "kernel"}
+    return {r.name: r.error for r in table.records("kernel")}
 
 
 def test_boards_share_kernels(tmp_path: Path) -> None:
@@ -111,6 +111,14 @@ def test_lost_second_timing_keeps_the_first(tmp_path: Path) -> None:
     records = [table.record(kernel) for kernel in KERNELS]
     assert sum(record is not None and record.settled for record in records) == 2
     assert build_table(table, KERNELS, Board("new")).ok == len(KERNELS) - 2
+
+
+def test_loss_at_the_last_timing_is_told(tmp_path: Path) -> None:
+    board = Board("a", last=2 * len(KERNELS))
+    table = LatencyTable.open_or_create(tmp_path, board)
+    with pytest.raises(BoardLostError, match="No board is left"):
+        build_table(table, KERNELS, board)
+    assert build_table(table, KERNELS, Board("new")).ok == 1
 
 
 def test_dispatch_is_timed_on_a_remaining_board(tmp_path: Path) -> None:

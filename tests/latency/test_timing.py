@@ -4,18 +4,14 @@ import contextlib
 import itertools
 import math
 import os
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from nas.errors import MeasurementError
 from nas.latency import timing
-from nas.latency.timing import (
-    Timing,
-    compared_us,
-    latency_at_quiet_speed,
-    timings_agree,
-)
+from nas.latency.timing import Timing
 
 
 class Clock:
@@ -113,46 +109,38 @@ def test_samples_get_longer_while_noise_exceeds_the_latency() -> None:
         timing.measure(lambda calls, samples: [-1e-9] * samples, calls=1)
 
 
-def test_timings_of_this_processor_have_the_reference_workload_beside_them() -> None:
-    local = timing.measure(lambda calls, samples: [1e-5] * samples)
-    assert local.reference_us is not None
-    assert 0.1 < local.reference_us < 1e4
-    remote = timing.measure(lambda calls, samples: [1e-5] * samples, calls=1, is_local=False)
-    assert remote.reference_us is None
-    assert local == remote, "what is beside a latency is no part of it"
+def test_latency_is_that_of_the_fastest_moment_without_an_outlier() -> None:
+    assert timing.fastest_us([9.0]) == 9.0
+    assert timing.fastest_us([12.0, 10.0, 11.0]) == 10.0
+    assert timing.fastest_us([12.0, 9.0, *[11.0] * 4, 10.0, 13.0]) == 10.0, "one of eight"
+    assert timing.fastest_us([9.0, 9.1, *[11.0] * 13, 10.0]) == 10.0, "two of sixteen"
 
 
-def test_latency_is_lower_quartile_of_undisturbed_timings_at_the_quiet_speed() -> None:
-    """At the quiet speed they took 10, 11, 12, 13 and 14 us."""
-    timings = [Timing((1.02 * us,), slowdown=1.02) for us in (14.0, 12.0, 10.0, 13.0)]
-    timings.append(Timing((0.98 * 11.0,), slowdown=0.98))
-    disturbed = [Timing((us,)) for us in (9.0, 40.0)]
-    assert latency_at_quiet_speed([*disturbed, *timings]) == 11.0
-    assert latency_at_quiet_speed(disturbed) == 9.0, "no slowdown is known"
-    assert latency_at_quiet_speed(timings[:1]) == 14.0
+def test_latencies_agree_if_every_other_moment_and_the_rest_do() -> None:
+    assert timing.compared_us([10.0]) is None
+    assert timing.compared_us([10.0, 12.0, 11.0, 9.0]) == (9.0, 10.0)
+    agree = {
+        (10.0,): False,
+        (10.0, 10.3): True,
+        (10.0, 10.4): False,
+        (20.0, 10.0, 10.3): True,
+        (10.0, 20.0, 10.1): False,
+        (9.0, *[10.0] * 15): True,
+    }
+    assert {own: timing.moments_agree(own) for own in agree} == agree
+    assert timing.moments_agree((10.0, 10.9), tolerance=0.1)
 
 
-def test_timings_without_slowdown_agree_if_the_two_fastest_do() -> None:
-    def agree(*latencies_us: float) -> bool:
-        return timings_agree([Timing((us,)) for us in latencies_us])
+def test_moments_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.05)
+    pause = timing.Moments()
+    start = time.monotonic()
+    pause.wait()
+    pause.wait()
+    assert time.monotonic() - start >= 0.05
 
-    assert [agree(10), agree(10, 10.3), agree(10, 10.4), agree(20, 10, 10.3)] == [
-        False, True, False, True,
-    ]  # fmt: skip
 
-
-def test_timings_with_slowdown_agree_if_their_halves_do() -> None:
-    """One moment was 5% faster than all others, which says nothing about these."""
-
-    def timings(*latencies_us: float) -> list[Timing]:
-        return [Timing((us,), slowdown=1.0) for us in latencies_us]
-
-    lucky = timings(9.5, 10, 10, 10.2, 10, 10.2, 10.1, 10.2)
-    assert compared_us(lucky) == (9.875, 10.15)
-    assert timings_agree(lucky)
-    drifting = timings(10, 11, 10, 11)
-    assert compared_us(drifting) == (10.0, 11.0)
-    assert not timings_agree(drifting)
-    assert not timings_agree([*drifting, *(Timing((9.0,)) for _ in range(4))])
-    assert not timings_agree(lucky[:1])
-    assert compared_us(lucky[:1]) is None
+def test_noise_is_that_of_a_matrix_product() -> None:
+    noise = timing.measure_noise()
+    assert len(noise.samples_us) == timing.SAMPLES
+    assert noise.spread >= 0

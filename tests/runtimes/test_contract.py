@@ -21,8 +21,7 @@ import pytest
 from nas.errors import DeviceError, RequestError
 from nas.graph import Graph, Op
 from nas.job import job_path, load_job
-from nas.job.context import JobContext
-from nas.job.progress import SilentProgress
+from nas.job.inputs import check_device
 from nas.job.settings import DeviceSettings
 from nas.latency import (
     LatencyTable,
@@ -222,7 +221,7 @@ def test_table_for_more_threads_than_its_kernels_predict_is_refused(
     job = load_job(job_path("quickstart"))
     device = DeviceSettings(runtime=case.name, dtype=case.dtype, threads=threads)
     with pytest.raises(RequestError, match=message):
-        JobContext(job.model_copy(update={"device": device}), SilentProgress())
+        check_device(job.model_copy(update={"device": device}))
 
 
 # Kernels
@@ -335,13 +334,13 @@ def test_table_predicts_its_networks_without_the_runtime(
     with table.writing():
         for part in runtime.dispatch_parts:  # Another test times them, which takes long.
             table.append(Record.from_timing("dispatch", Timing((1.0,) * 3), name=part))
-    assert build_table(table, kernels, runtime).failed == 0
+    assert build_table(table, kernels, runtime.timer).failed == 0
     assert {record.basis for record in table.records("kernel")} == {runtime.basis}
 
     opened = LatencyTable.open(table.path)
     schedules = opened.schedules()
     assert set(schedules) == set(kernels)
-    assert runtime.retime_kernel(kernels[0], schedules[kernels[0]]).latency_us > 0
+    assert runtime.timer.retime_kernel(kernels[0], schedules[kernels[0]]).latency_us > 0
     assert min(runtime.compile(graph, schedules).evaluate(1, 2)) > 0
     prediction = opened.predict(graph)
     assert list(prediction.kernels) == kernels
@@ -367,6 +366,6 @@ def test_every_part_of_the_dispatch_costs_is_timed(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    timings = {**runtime.time_dispatch(), **runtime.time_miss_curves()}
+    timings = {**runtime.timer.time_dispatch(), **runtime.timer.time_miss_curve()}
     assert timings.keys() == set(runtime.dispatch_parts)
     assert all(timing.latency_us > 0 for timing in timings.values())

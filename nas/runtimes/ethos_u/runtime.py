@@ -26,16 +26,16 @@ from nas.graph import Graph
 from nas.latency import fusion
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.record_rows import ESTIMATED
 from nas.latency.runtime import (
     Availability,
     CompiledNetwork,
+    KernelTimer,
     Runtime,
     Schedule,
     Schedules,
     Weights,
 )
-from nas.latency.timing import MEASURED, Timing
+from nas.latency.timing import ESTIMATED, MEASURED, Timing
 from nas.quantisation.network import QuantisedNetwork
 from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
 from nas.runtimes.ethos_u.context import KernelInContext
@@ -62,6 +62,44 @@ _INSTALL_COMMAND = "pip install 'hardware-nas[ethos-u]'"
 
 _NPU = "npu"
 """Setting of a board's target: the part with its system, see `configuration.Target`."""
+
+
+class VelaTimer(KernelTimer):
+    """Returns the latencies that Vela estimates.
+
+    Args:
+        configuration: what Vela needs to compile for a target.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Return Vela's cycles of a kernel between other operations, as a time.
+
+        The schedule has the cycles, and the number and the time of the NPU's operations of which
+        the kernel consists.
+
+        Raises:
+            MeasurementError: the NPU cannot run the kernel.
+        """
+        context = KernelInContext(kernel)
+        rows = compile_file(file_of(context.graph), self._configuration).rows
+        own = context.own_rows(rows)
+        cycles, clock_hz = sum(row.cycles for row in own), self._configuration.clock_hz
+        if not cycles:
+            raise MeasurementError("Vela gives it no cycles of its own.")
+        schedule = {
+            "cycles": cycles,
+            "operations": dict(Counter(row.kind for row in own)),
+            "operations_us": {
+                kind: round(1e6 * sum(row.cycles for row in own if row.kind == kind) / clock_hz, 3)
+                for kind in dict.fromkeys(row.kind for row in own)
+            },
+            "weights": WEIGHT_DISTRIBUTION,
+            "seed": WEIGHT_SEED,
+        }
+        return schedule, Timing.from_seconds([cycles / clock_hz])
 
 
 class EthosURuntime(Runtime):
@@ -209,32 +247,10 @@ class EthosURuntime(Runtime):
         """The cores that this process may use, on which Vela can run at the same time."""
         return this_machine.allowed_cores()
 
-    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """Return Vela's cycles of a kernel between other operations, as a time.
-
-        The schedule has the cycles, and the number and the time of the NPU's operations of which
-        the kernel consists.
-
-        Raises:
-            MeasurementError: the NPU cannot run the kernel.
-        """
-        context = KernelInContext(kernel)
-        rows = compile_file(file_of(context.graph), self.configuration).rows
-        own = context.own_rows(rows)
-        cycles, clock_hz = sum(row.cycles for row in own), self.configuration.clock_hz
-        if not cycles:
-            raise MeasurementError("Vela gives it no cycles of its own.")
-        schedule = {
-            "cycles": cycles,
-            "operations": dict(Counter(row.kind for row in own)),
-            "operations_us": {
-                kind: round(1e6 * sum(row.cycles for row in own if row.kind == kind) / clock_hz, 3)
-                for kind in dict.fromkeys(row.kind for row in own)
-            },
-            "weights": WEIGHT_DISTRIBUTION,
-            "seed": WEIGHT_SEED,
-        }
-        return schedule, Timing.from_seconds([cycles / clock_hz])
+    @cached_property
+    def timer(self) -> VelaTimer:
+        """The timer, which asks Vela."""
+        return VelaTimer(self.configuration)
 
     def compile(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,17 +30,10 @@ MIN_COPIES = 2
 """Fewest copies of a kernel in one file."""
 
 _WEIGHT_READERS = {
-    "float32": (
-        "conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
-        "conv2d 160x6x6 -> 160x6x6 k7 s1 p3 g160 bias relu",
-    ),
-    "int8": (
-        "conv2d int8 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias relu",
-        "conv2d int8 80x6x6 -> 80x6x6 k7 s1 p3 g80 bias relu",
-    ),
+    "float32": "conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
+    "int8": "conv2d int8 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias relu",
 }
-"""See `RepeatedKernelTimer.weight_readers`. The second of each has padded weights of nearly half a
-MiB, see `nas.runtimes.litert.fusion.packed_weight_bytes`."""
+"""See `RepeatedKernelTimer.weight_reader`."""
 
 _MACS_PER_SECOND = {
     "float32": {"dense": 100e9, "depthwise": 20e9},
@@ -126,9 +118,9 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
         return fusion.kernels(graph, self._dtype)
 
     @property
-    def weight_readers(self) -> Sequence[Kernel]:
+    def weight_reader(self) -> Kernel:
         """See `RepeatedKernelTimer`."""
-        return [Kernel.parse(text) for text in _WEIGHT_READERS[self._dtype]]
+        return Kernel.parse(_WEIGHT_READERS[self._dtype])
 
     def weight_bytes(self, kernel: Kernel) -> int:
         """See `RepeatedKernelTimer`."""
@@ -150,7 +142,7 @@ class BoardKernelTimer(LiteRtKernelTimer):
         board: the board.
     """
 
-    is_local = False
+    times_cold_kernels = False
 
     def __init__(self, dtype: str, threads: int, board: TfliteBoard) -> None:
         super().__init__(dtype, threads)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from nas.boards.address import is_remote
 from nas.boards.runtime import TfliteBoardRuntime
 from nas.graph import Graph
-from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY, DispatchCosts
 from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, CompiledNetwork, Runtime, Schedule, Schedules, Weights
@@ -36,7 +35,7 @@ class LiteRt(RepeatedKernelRuntime):
     name = "litert"
     targets = ("cpu", "rpc://...")
     dtypes = ("float32", "int8")
-    dispatch_parts = (*DISPATCH_PARTS, *WEIGHT_PARTS_BY_INTENSITY[1])
+    dispatch_parts = DISPATCH_PARTS
 
     @classmethod
     def availability(cls) -> Availability:
@@ -69,16 +68,6 @@ class LiteRt(RepeatedKernelRuntime):
     def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
         """Return the size of a kernel's weights as XNNPACK packs them."""
         return fusion.packed_weight_bytes(kernel)
-
-    def cold_weights_us(
-        self, kernel: Kernel, weight_bytes: float, dispatch: DispatchCosts
-    ) -> float:
-        """Return the additional time that a kernel takes if its weights are in no cache.
-
-        The matrix products of single channels wait longer for their weights than large ones.
-        """
-        intensity = 1 if fusion.is_split_by_channel(kernel) else 0
-        return dispatch.cold_weights_us(weight_bytes, intensity)
 
     @cached_property
     def timer(self) -> LiteRtKernelTimer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import NamedTuple
@@ -40,7 +39,7 @@ _WEIGHT_READERS = {
     "float32": "conv2d {layout}128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
     "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
 }
-"""See `RepeatedKernelTimer.weight_readers`."""
+"""See `RepeatedKernelTimer.weight_reader`."""
 
 _MACS_PER_SECOND = {
     "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
@@ -120,10 +119,10 @@ class OnnxKernelTimer(RepeatedKernelTimer):
         return self._fusion.kernels(graph)
 
     @property
-    def weight_readers(self) -> Sequence[Kernel]:
+    def weight_reader(self) -> Kernel:
         """See `RepeatedKernelTimer`."""
         layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        return [Kernel.parse(_WEIGHT_READERS[self._dtype].format(layout=layout))]
+        return Kernel.parse(_WEIGHT_READERS[self._dtype].format(layout=layout))
 
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1

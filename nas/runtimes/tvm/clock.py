@@ -62,40 +62,6 @@ def read_clock(index: int, count: int, clock: int) -> tirx.PrimFunc:
     return function.with_attr("global_symbol", f"clock_{index}")
 
 
-def counted_readings_type(count: int) -> relax.TensorType:
-    """Return the type of a tensor of at most `count` counted readings."""
-    return flat_type((2 * count + 1,), "int64")
-
-
-def empty_counted_readings(count: int) -> NDArray[np.int64]:
-    """Return a tensor for at most `count` counted readings, none of them taken."""
-    return np.zeros(2 * count + 1, np.int64)
-
-
-def taken_readings(counted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the readings that were taken, as `nanoseconds` expects them."""
-    return counted[: 2 * counted[-1]]
-
-
-def read_clock_next(count: int, clock: int) -> tirx.PrimFunc:
-    """Return a function that takes the next of at most `count` counted readings.
-
-    The same function takes all readings, however many there are.
-    """
-    readings = _buffer(2 * count + 1)
-    taken = tirx.BufferLoad(readings, [2 * count])
-    one_more = tirx.BufferStore(readings, taken + 1, [2 * count])
-    body = tirx.SeqStmt([write_reading(readings, taken, clock), one_more])
-    return tirx.PrimFunc([readings], body).with_attr("global_symbol", "clock")
-
-
-def reset_readings(count: int) -> tirx.PrimFunc:
-    """Return a function that sets the number of counted readings to zero."""
-    readings = _buffer(2 * count + 1)
-    none = tirx.BufferStore(readings, tirx.const(0, "int64"), [2 * count])
-    return tirx.PrimFunc([readings], none).with_attr("global_symbol", "begin")
-
-
 def do_nothing(count: int) -> tirx.PrimFunc:
     """Return a function with the signature of `read_clock` that does nothing."""
     nothing = tirx.Evaluate(tirx.const(0, "int32"))

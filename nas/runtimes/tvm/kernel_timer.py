@@ -12,11 +12,11 @@ import numpy as np
 import tvm
 
 from nas.graph import Graph
-from nas.latency import cache_model, differences, fusion, timing
+from nas.latency import differences, fusion, timing
 from nas.latency.device import Fingerprint
 from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Schedule, Schedules, Weights
+from nas.latency.runtime import KernelTimer, Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.tvm import cold_cache, dispatch_benchmarks
 from nas.runtimes.tvm.clock import clock_of
@@ -32,7 +32,7 @@ from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
 
-KERNELS_VERSION = "9"
+KERNELS_VERSION = "10"
 """Version of the loop nests, the schedules, the timing method and how networks launch kernels.
 
 It is part of the fingerprint, because latencies of different versions cannot be compared.
@@ -43,9 +43,6 @@ tvm_kernels = partial(fusion.kernels, fuse_expansions=True)
 
 MANY_WEIGHT_BYTES = 512 << 10
 """Size of the weights of a kernel from which its networks are expected to exceed the caches."""
-
-_LARGE_NETWORK_CALLS = 4
-"""Number of calls of the network of varied kernels in a sample, about two milliseconds."""
 
 _DISPATCH_CALLS = 100
 """Number of calls in a sample: about two milliseconds of the longer network."""
@@ -91,7 +88,7 @@ def _half_cold_us(timed: Timing) -> float:
     return (timed.latency_us + statistics.median(timed.cold_samples_us)) / 2
 
 
-class TvmKernelTimer:
+class TvmKernelTimer(KernelTimer):
     """Compile and time kernels and networks for `nas.runtimes.tvm.runtime.TvmRuntime`.
 
     Args:
@@ -114,11 +111,6 @@ class TvmKernelTimer:
         self._activations = Activations(self.device, self.templates.dtype)
         for name in ("_arena", "_weight_benchmarks"):
             self.__dict__.pop(name, None)
-
-    @property
-    def _is_local(self) -> bool:
-        """Whether the kernels run on this machine's processor."""
-        return isinstance(self.device, CpuDevice)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -203,7 +195,7 @@ class TvmKernelTimer:
 
     def _measure(self, timed_kernel: TimedKernel) -> Timing:
         with self.device.timing_context(self.threads):
-            warm = timing.measure(timed_kernel.warm, is_local=self._is_local)
+            warm = timing.measure(timed_kernel.warm)
             if timed_kernel.cold is None:
                 return warm
             cold_s = timing.undisturbed_samples(timed_kernel.cold, 1, cold_cache.SAMPLES)
@@ -253,12 +245,10 @@ class TvmKernelTimer:
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs beside its kernels, by dispatch part.
 
-        The networks are those of `dispatch_benchmarks.launch_networks`, and what they take beside
-        their kernels counts. `cache_model.FIRST_CACHE` is what a network that fills the first-level
-        cache takes longer than one of as many kernels that does not. `invocation` is what the
-        straight line through networks of three and of twelve kernels leaves for no kernels, whose
-        slope is `launch_few`, and the other parts of `cache_model.LAUNCH_MIB` are what a launch
-        takes beyond both. A cost below `SMALLEST_COST_S` is that one.
+        What the networks of `dispatch_benchmarks.launch_networks` take beside their kernels counts.
+        `invocation` is what the straight line through the first two of them leaves for no kernels,
+        and `launch` is what a launch takes beyond that in the last one. A cost below
+        `SMALLEST_COST_S` is that one.
         """
         if self.threads > 1:
             # The virtual machine runs on one thread, whatever its kernels do.
@@ -270,59 +260,30 @@ class TvmKernelTimer:
                 one_thread.release()
         graphs = dispatch_benchmarks.launch_networks()
         launched = {name: tvm_kernels(graph) for name, graph in graphs.items()}
-        first_cache_shares = {
-            name: cache_model.first_cache_share(
-                sum(kernel.weight_bytes for kernel in launched[name]) + graph.peak_memory_bytes
-            )
-            for name, graph in graphs.items()
-        }
         networks = {
             name: self.compile(graph, self._first_schedules(graph)).evaluate
             for name, graph in graphs.items()
         }
-        large = {"launch_2mib": networks.pop("launch_2mib")}
-        kernels, large_kernels = (
-            self._compile_kernels([graphs[name] for name in names]) for names in (networks, large)
-        )
+        kernels = self._compile_kernels(list(graphs.values()))
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
             beside_s = {
                 name: seconds[name] - sum(seconds[kernel.text] for kernel in own)
                 for name, own in launched.items()
             }
-            # A processor with a large first-level cache has no such cost, only noise around zero.
-            first_cache_s = max(SMALLEST_COST_S, beside_s["filling"] - beside_s["tiny"])
-            launches_s = {
-                name: beside_s[name] - first_cache_s * first_cache_shares[name] for name in launched
-            }
-            # Some kernels of 4x4 pixels take longer in a network than those of 2x2, others do not.
-            short_s = (launches_s["short_tiny"] + launches_s["short_few"]) / 2
-            few_s = (launches_s["tiny"] + launches_s["launch_few"]) / 2
-            short, few = len(launched["short_few"]), len(launched["launch_few"])
-            slope_s = max(SMALLEST_COST_S, (few_s - short_s) / (few - short))
+            few, more, many = (len(launched[name]) for name in ("few", "more", "many"))
+            slope_s = max(SMALLEST_COST_S, (beside_s["more"] - beside_s["few"]) / (more - few))
             # A few tenths of a microsecond, which noise of a busy hour exceeds.
-            invocation_s = max(SMALLEST_COST_S, short_s - short * slope_s)
-            return {
-                "invocation": invocation_s,
-                cache_model.FIRST_CACHE: first_cache_s,
-                "launch_few": slope_s,
-                **{
-                    part: max(
-                        SMALLEST_COST_S, (launches_s[part] - invocation_s) / len(launched[part])
-                    )
-                    for part in cache_model.LAUNCH_MIB
-                    if part != "launch_few"
-                },
-            }
+            invocation_s = max(SMALLEST_COST_S, beside_s["few"] - few * slope_s)
+            launch_s = max(SMALLEST_COST_S, (beside_s["many"] - invocation_s) / many)
+            return {"launch": launch_s, "invocation": invocation_s}
 
         components = {
             **differences.median_timers(networks, _DISPATCH_CALLS),
             **differences.median_timers(kernels, 4 * _DISPATCH_CALLS),
-            **differences.median_timers(large, _LARGE_NETWORK_CALLS),
-            **differences.median_timers(large_kernels, _DISPATCH_CALLS),
         }
         with self.device.timing_context(self.threads):
-            return differences.measure_differences(components, costs, is_local=self._is_local)
+            return differences.measure_differences(components, costs)
 
     def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
         """Return the first candidate schedule of each kernel of a network."""
@@ -343,24 +304,11 @@ class TvmKernelTimer:
         templates, _ = resolve_target(self._target_name, 1, self.templates.dtype)
         return dispatch_benchmarks.weight_benchmarks(templates, self.device)
 
-    def time_miss_curves(self) -> Mapping[str, Timing]:
-        """Time a MiB of weights in networks with more and more of them, by dispatch part.
-
-        A network of the highest compute intensity runs for a tenth of a second, so one sample of it
-        is enough.
-
-        Raises:
-            MeasurementError: noise leaves no latency above zero.
-        """
-        *_, slowest = cache_model.WEIGHT_PARTS_BY_INTENSITY
+    def time_miss_curve(self) -> Mapping[str, Timing]:
+        """See `KernelTimer.time_miss_curve`."""
         with self.device.timing_context(1):
             return {
-                part: timing.measure(
-                    evaluate,
-                    calls=1,
-                    samples=1 if part in slowest else timing.SAMPLES,
-                    is_local=self._is_local,
-                )
+                part: timing.measure(evaluate, calls=1)
                 for part, evaluate in self._weight_benchmarks.items()
             }
 

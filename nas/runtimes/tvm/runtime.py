@@ -18,15 +18,7 @@ from nas.latency import cache_model, fusion, timing
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import (
-    Availability,
-    NetworkCost,
-    Runtime,
-    Schedule,
-    Schedules,
-    Weights,
-)
-from nas.latency.timing import Timing
+from nas.latency.runtime import Availability, NetworkCost, Runtime, Schedule, Schedules, Weights
 from nas.runtimes.tvm.rpc import address as rpc_address
 
 if TYPE_CHECKING:
@@ -48,11 +40,7 @@ class TvmRuntime(Runtime):
     targets = ("cpu", "cuda", "rpc://...")
     moments = timing.MOMENTS
     dispatch_seconds = 30.0
-    dispatch_parts = (
-        *cache_model.LAUNCH_PARTS,
-        cache_model.FIRST_CACHE,
-        *(part for parts in cache_model.WEIGHT_PARTS_BY_INTENSITY for part in parts),
-    )
+    dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
 
     @classmethod
     def availability(cls) -> Availability:
@@ -144,22 +132,6 @@ class TvmRuntime(Runtime):
         """Number of equal boards. Raises BoardLostError if their tracker is gone."""
         return self.timer.device.device_count
 
-    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """Sweep the schedules with quick timings, then time the fastest properly."""
-        return self.timer.time_kernel(kernel)
-
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """Time a kernel again with a schedule of `time_kernel`."""
-        return self.timer.retime_kernel(kernel, schedule)
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        """Time what running a network costs beside its kernels."""
-        return self.timer.time_dispatch()
-
-    def time_miss_curves(self) -> Mapping[str, Timing]:
-        """See `TvmKernelTimer.time_miss_curves`."""
-        return self.timer.time_miss_curves()
-
     def compile(
         self,
         graph: Graph,
@@ -211,10 +183,8 @@ class CudaRuntime(TvmRuntime):
 
     dtypes = ("float32", "float16")
     max_batch = 1
-    is_local = False
     compiles_beside_timing = True
     moments = 4  # Few, because two timings of a kernel on an H100 differed by 1%.
-    dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
 
     def check_threads(self) -> None:
         """Raise RequestError for more than the one thread that launches all kernels."""
@@ -239,12 +209,8 @@ class CudaRuntime(TvmRuntime):
         is later. A network of short kernels takes as long as launching them, one of long kernels as
         long as the kernels, and launches hide behind a long kernel until the queue is empty again.
         """
-        warm_us = pipeline_us(
-            network.kernels_us,
-            dispatch.launch_us(network.touched_bytes),
-            dispatch.parts_us["invocation"],
-        )
-        misses = dispatch.miss_fraction(network.touched_bytes, warm_us)
+        warm_us = pipeline_us(network.kernels_us, dispatch.launch_us, dispatch.invocation_us)
+        misses = dispatch.miss_fraction(network.touched_bytes)
         return warm_us + misses * network.cold_penalty_us
 
 

@@ -108,10 +108,9 @@ def test_check_compares_estimates_with_measurements(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nas.latency.networks.MIN_TIMINGS", 2)
-    monkeypatch.setattr("nas.latency.networks.MAX_TIMINGS", 2)
+    monkeypatch.setattr("nas.latency.timing.MAX_MOMENTS", 2)
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    assert build_table(table, space_kernels(space, runtime), runtime).failed == 0
+    assert build_table(table, space_kernels(space, runtime), runtime.timer).failed == 0
     opened = LatencyTable.open(table.path)
     prediction = opened.predict(graph)
     assert prediction.basis == runtime.basis
@@ -120,8 +119,8 @@ def test_check_compares_estimates_with_measurements(
     assert check.basis == "measured"
     for row in check.networks:
         assert row.measured_us > RUN_US
-        assert row.estimated_launches == row.launches
-        assert len(row.timings) == 2
+        assert row.prediction.estimated_launches == row.prediction.launches
+        assert len(row.timings.timings) == 2
     assert lacks_calibration(opened, [space])
     (alone,) = measure_networks([graph], EthosURuntime(target=NPU, dtype="int8"), {})
     assert len(alone.timings) == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas.describe.tables import describe_prediction, show_prediction
+from nas.cli import predictions
 from nas.errors import MeasurementError
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
 from nas.latency.build_estimate import estimate_build
@@ -32,7 +32,7 @@ def space(name="squeezenet_tiny"):
 def test_sum_of_kernels_is_the_whole_network(name, target, tmp_path):
     runtime = runtime_for(target)
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    result = build_table(table, space_kernels(space(name), runtime), runtime)
+    result = build_table(table, space_kernels(space(name), runtime), runtime.timer)
     assert (result.failed, result.unstable) == (0, 0)
     rng = np.random.default_rng(0)
     check = check_table(table, [space(name)], runtime, nets=6, rng=rng, references=False)
@@ -52,7 +52,7 @@ def test_every_row_says_that_it_is_estimated(tmp_path):
     runtime = runtime_for()
     table = LatencyTable.open_or_create(tmp_path, runtime)
     kernels = space_kernels(space(), runtime)[:3]
-    build_table(table, kernels, runtime)
+    build_table(table, kernels, runtime.timer)
     records = table.records("kernel")
     assert {record.basis for record in records} == {runtime.basis}
     assert all(len(record.samples_us) == 1 and record.settled for record in records)
@@ -79,7 +79,7 @@ def test_every_row_says_that_it_is_estimated(tmp_path):
 def test_rewritten_kernel_runs_and_is_named_with_its_cost(text, note, added, target):
     """`added` is the part of the latency that the rewriting costs, None for less than all."""
     runtime, kernel = runtime_for(target), Kernel.parse(text)
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert timing.latency_us > 0
     assert runtime.kernel_note(kernel).startswith(note)
     cost_us = runtime.rewriting_us(kernel, schedule)
@@ -98,13 +98,14 @@ def test_rewritten_kernel_runs_and_is_named_with_its_cost(text, note, added, tar
 def test_prediction_says_what_rewriting_costs(tmp_path, capsys):
     runtime, shuffles = runtime_for(), space("shufflenet_tiny")
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(table, space_kernels(shuffles, runtime), runtime)
-    shown = describe_prediction(table, shuffles.largest.graph)
+    build_table(table, space_kernels(shuffles, runtime), runtime.timer)
+    prediction = table.predict(shuffles.largest)
+    shown = predictions.to_json(table, shuffles.largest, prediction)
     rewritten = [row for row in shown["kernels"] if row["note"]]
     assert {row["note"] for row in rewritten} == {"channel shuffle as a transposition"}
     cost_us = sum(row["rewriting_us"] for row in rewritten)
     assert cost_us == pytest.approx(sum(row["latency_us"] for row in rewritten), rel=1e-3)
-    show_prediction(shown)
+    predictions.show(table, shuffles.largest, prediction)
     text = capsys.readouterr().out
     assert f"({cost_us / shown['predicted_us']:.0%}) are operations that the device needs" in text
     assert f"channel shuffle as a transposition {cost_us:.4g} us" in text
@@ -143,7 +144,7 @@ def test_kernel_that_the_npu_cannot_run_fails_with_the_reason():
     """A window has at most 256 pixels a side."""
     kernel = Kernel.parse("max_pool int8 8x300x300 -> 8x1x1 k300 s300 p0 g1")
     with pytest.raises(MeasurementError, match="leaves MaxPool to the CPU"):
-        runtime_for().time_kernel(kernel)
+        runtime_for().timer.time_kernel(kernel)
 
 
 def test_other_version_of_vela_is_refused(monkeypatch):

@@ -52,9 +52,8 @@ def graph() -> Graph:
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.build.MAX_MOMENTS_FACTOR", 1)
-    monkeypatch.setattr("nas.latency.networks.MIN_TIMINGS", 2)
-    monkeypatch.setattr("nas.latency.networks.MAX_TIMINGS", 2)
+    monkeypatch.setattr("nas.latency.record.MAX_MOMENTS", 2)
+    monkeypatch.setattr("nas.latency.timing.MAX_MOMENTS", 2)
     monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 10)
 
 
@@ -76,12 +75,12 @@ def test_table_of_a_board_predicts_its_networks(
     runtime: Runtime, graph: Graph, tmp_path: Path
 ) -> None:
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    assert build_table(table, runtime.kernels(graph), runtime).failed == 0
+    assert build_table(table, runtime.kernels(graph), runtime.timer).failed == 0
     header = json.loads(table.path.read_text().splitlines()[0])
     assert header["target"] == "rpc"
     opened = LatencyTable.open(table.path)
     assert isinstance(opened.runtime, LiteRtOnBoard)
-    assert {record.basis for record in opened.records()} == {"measured"}
+    assert {record.basis for record in opened.records("kernel")} == {"measured"}
     assert opened.predict(graph).latency_us > sum(opened.predict(graph).kernels_us)
     (measured,) = measure_networks([graph], runtime, table.schedules())
     assert measured.error is None
@@ -93,11 +92,10 @@ def test_kernels_and_networks_are_timed_on_the_board(server: str, dtype: str, gr
     runtime = open_runtime("litert", target=server, dtype=dtype, threads=2)
     try:
         kernel = runtime.kernels(graph)[1]
-        schedule, timed = runtime.time_kernel(kernel)
+        schedule, timed = runtime.timer.time_kernel(kernel)
         assert set(schedule) == {"copies", "weights"}
         assert timed.latency_us > 0
-        assert timed.reference_us is None
-        assert runtime.retime_kernel(kernel, schedule).latency_us > 0
+        assert runtime.timer.retime_kernel(kernel, schedule).latency_us > 0
         assert len(runtime.compile(graph, {}, batch=2).evaluate(2, 3)) == 3
     finally:
         runtime.release()
@@ -118,13 +116,13 @@ def test_delegate_of_the_board_is_in_fingerprint_and_rows(tmp_path: Path, graph:
         fingerprint = runtime.fingerprint
         assert fingerprint.target == "rpc?delegate=libstandin_delegate.so"
         assert fingerprint.versions["libstandin_delegate.so"].endswith(" ".join(options))
-        schedule, timed = runtime.time_kernel(CONV)
+        schedule, timed = runtime.timer.time_kernel(CONV)
         # One element of every copy's output is copied by another operator.
         copies = schedule["copies"]
         assert (schedule["delegated_operators"], schedule["operators"]) == (copies, 2 * copies)
         # LiteRT makes one part of all of them, which waits once.
         assert timed.latency_us * copies > 150
-        schedule, timed = runtime.time_kernel(CHAIN)
+        schedule, timed = runtime.timer.time_kernel(CHAIN)
         assert schedule["delegated_operators"] == 0
         assert min(runtime.compile(graph, {}).evaluate(1, 2)) > 200e-6
         runtime.release()
@@ -139,9 +137,9 @@ def test_delegate_that_crashes_fails_kernels_but_not_the_board(tmp_path: Path) -
     with board_server(delegate=library, delegate_options=(CONV_2D, "does=crash")) as process:
         runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
         with pytest.raises(MeasurementError, match="ended by SIGABRT") as caught:
-            runtime.time_kernel(CONV)
+            runtime.timer.time_kernel(CONV)
         assert not isinstance(caught.value, BoardLostError)
-        assert runtime.time_kernel(CHAIN)[1].latency_us > 0
+        assert runtime.timer.time_kernel(CHAIN)[1].latency_us > 0
         runtime.release()
 
 

@@ -57,10 +57,10 @@ def test_only_kernels_with_many_weights_are_timed_cold(runtime: TvmRuntime) -> N
     assert not cold_cache.is_timed_cold(small)
     assert cold_cache.is_timed_cold(large)
     assert not cold_cache.is_timed_cold(Kernel.parse("max_pool 16x48x48 -> 16x24x24 k3 s2 p1 g1"))
-    _, timing = runtime.time_kernel(small)
+    _, timing = runtime.timer.time_kernel(small)
     assert timing.cold_samples_us == ()
-    schedule, timing = runtime.time_kernel(large)
+    schedule, timing = runtime.timer.time_kernel(large)
     assert len(timing.cold_samples_us) == cold_cache.SAMPLES
     runtime.release()
-    again = runtime.retime_kernel(large, schedule)
+    again = runtime.timer.retime_kernel(large, schedule)
     assert len(again.cold_samples_us) == cold_cache.SAMPLES

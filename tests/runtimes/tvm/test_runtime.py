@@ -24,7 +24,7 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
         *first,
         *(more for each in first for more in runtime.timer.templates.refinements(kernel, each)),
     ]
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert schedule in schedules
     assert timing.latency_us > 0
     assert len(timing.samples_us) == SAMPLES
@@ -49,7 +49,7 @@ def test_winograd_is_chosen_by_cold_caches_if_there_are_many_weights(
         lambda _, schedules: [evaluator(s, 80, 100) for s in schedules],
     )
     monkeypatch.setattr(timer, "_cold_evaluator", lambda _, s: evaluator(s, 180, 110))
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert ("winograd" in schedule) == is_winograd
     assert timing.latency_us == (80 if is_winograd else 100)
 

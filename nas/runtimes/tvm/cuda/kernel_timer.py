@@ -96,10 +96,10 @@ class CudaKernelTimer(TvmKernelTimer):
             return Timing.from_seconds(samples)
 
         with self.device.timing_context(self.threads):
-            parts = differences.measure_differences(components, costs, is_local=self._is_local)
+            parts = differences.measure_differences(components, costs)
             return {**parts, **{part: time_mib(*reader) for part, reader in readers.items()}}
 
-    def time_miss_curves(self) -> Mapping[str, Timing]:
+    def time_miss_curve(self) -> Mapping[str, Timing]:
         """Return nothing: no other program uses the caches, and `time_dispatch` times the curve."""
         return {}
 

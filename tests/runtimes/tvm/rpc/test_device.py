@@ -44,10 +44,10 @@ def test_networks_on_a_board_compute_what_torch_computes(runtime: TvmRuntime) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [CONV, WITH_MANY_WEIGHTS])
 def test_kernels_are_timed_on_the_board(runtime: TvmRuntime, kernel: Kernel) -> None:
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert timing.latency_us > 0
     assert len(timing.samples_us) == SAMPLES
-    assert runtime.retime_kernel(kernel, schedule).latency_us > 0
+    assert runtime.timer.retime_kernel(kernel, schedule).latency_us > 0
 
 
 def test_fingerprint_describes_the_board(runtime: TvmRuntime, code: str) -> None:
@@ -67,7 +67,7 @@ def test_released_board_is_free_for_others(
     server: str, code: str, runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
-    runtime.time_kernel(CONV)
+    runtime.timer.time_kernel(CONV)
     other = TvmRuntime(target=server)
     with pytest.raises(BoardLostError, match="one session at a time"):
         _ = other.fingerprint
@@ -75,7 +75,7 @@ def test_released_board_is_free_for_others(
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 30)
     assert other.fingerprint.target == f"rpc?{code}"
     other.release()
-    assert runtime.time_kernel(CONV)[1].latency_us > 0
+    assert runtime.timer.time_kernel(CONV)[1].latency_us > 0
 
 
 def test_board_runs_kernels_on_its_own_threads(server: str) -> None:
@@ -90,12 +90,12 @@ def test_board_runs_kernels_on_its_own_threads(server: str) -> None:
 def test_killed_server_is_a_lost_board(processes: Processes, code: str) -> None:
     process = processes.start("server")
     runtime = TvmRuntime(target=f"rpc://{process.address}?{code}")
-    runtime.time_kernel(CONV)
+    runtime.timer.time_kernel(CONV)
     process.kill()
     with pytest.raises(BoardLostError, match=rf"board {process.address} was lost"):
-        runtime.time_kernel(CONV)
+        runtime.timer.time_kernel(CONV)
     with pytest.raises(BoardLostError, match="no TVM RPC server at"):
-        runtime.time_kernel(CONV)
+        runtime.timer.time_kernel(CONV)
 
 
 @pytest.mark.parametrize(("key", "kind"), [("", "server"), ("/pi4", "tracker")])

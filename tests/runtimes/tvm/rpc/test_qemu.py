@@ -85,7 +85,7 @@ def test_network_computes_on_arm_what_torch_computes_here(runtime: TvmRuntime) -
 
 def test_kernels_use_neon_and_can_be_timed(runtime: TvmRuntime) -> None:
     kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
-    schedule, timing = runtime.time_kernel(kernel)
+    schedule, timing = runtime.timer.time_kernel(kernel)
     assert timing.latency_us > 0
     function = runtime.timer.templates.function(kernel, schedule, "main")
     built = tvm.tirx.build(tvm.IRModule({"main": function}), runtime.timer.templates.target, "tirx")

@@ -1,0 +1,106 @@
+"""What `nas predict` prints: the latency of a network, kernel by kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas import console
+from nas.formatting import format_count, format_latency
+from nas.latency import LatencyTable, Prediction
+from nas.latency.kernel import Kernel
+from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
+from nas.latency.timing import MEASURED
+from nas.space import Architecture
+
+
+def to_json(
+    table: LatencyTable, architecture: Architecture, prediction: Prediction
+) -> dict[str, Any]:
+    """Return what `nas predict --json` prints: the latency of a batch, and that of each kernel."""
+    return {
+        "batch": prediction.batch,
+        "predicted_us": prediction.latency_us,
+        "uncorrected_us": prediction.uncorrected_us,
+        "dispatch_us": prediction.dispatch_us,
+        "dispatch_share": prediction.dispatch_share,
+        "basis": prediction.basis,
+        "launches": prediction.launches,
+        "unstable_launches": prediction.unstable_launches,
+        "estimated_launches": prediction.estimated_launches,
+        "unstable_dispatch": table.unstable_dispatch,
+        "macs": architecture.macs,
+        "params": architecture.params,
+        "kernels": [
+            {
+                "kernel": kernel.text,
+                "launches": launches,
+                "latency_us": latency_us,
+                "status": table.timed_record(kernel).status,
+                "basis": table.timed_record(kernel).basis,
+                "note": table.runtime.kernel_note(kernel),
+                "rewriting_us": _rewriting_us(table, kernel, launches),
+            }
+            for kernel, launches, latency_us in prediction.by_kernel()
+        ],
+    }
+
+
+def _rewriting_us(table: LatencyTable, kernel: Kernel, launches: int) -> float | None:
+    """Return what a kernel costs more because the device has no code for it; None if not known."""
+    if not table.runtime.kernel_note(kernel):
+        return None
+    schedule = table.timed_record(kernel).schedule or {}
+    each_us = table.runtime.rewriting_us(kernel, schedule)
+    return None if each_us is None else launches * each_us
+
+
+def show(table: LatencyTable, architecture: Architecture, prediction: Prediction) -> None:
+    """Print a prediction."""
+    rows = [
+        (kernel.text, launches, f"{us:.4g}", _status(table, kernel, launches))
+        for kernel, launches, us in prediction.by_kernel()
+    ]
+    console.print_table(["kernel", "launches", "us", "status"], rows, left=["status"])
+    batch = prediction.batch
+    images = f" for {batch} images" if batch > 1 else ""
+    console.say(
+        f"predicted {format_latency(prediction.latency_us)}{images}: {prediction.launches} kernels "
+        f"({prediction.unstable_launches} unstable, {prediction.estimated_launches} estimated) and "
+        f"their launches, {format_count(architecture.macs)} MACs{' per image' if images else ''}"
+    )
+    if prediction.basis != MEASURED:
+        console.say(f"not all of it is measured; the rest is {prediction.basis}")
+    costs_us: dict[str, float] = {}
+    for kernel, launches, _ in prediction.by_kernel():
+        if us := _rewriting_us(table, kernel, launches):
+            note = table.runtime.kernel_note(kernel)
+            costs_us[note] = costs_us.get(note, 0.0) + us
+    if costs_us:
+        total_us = sum(costs_us.values())
+        parts = "; ".join(f"{note} {us:.4g} us" for note, us in costs_us.items())
+        console.say(
+            f"{format_latency(total_us)} of it ({total_us / prediction.uncorrected_us:.0%}) are "
+            f"operations that the device needs because it runs kernels in another form: {parts}"
+        )
+    if table.unstable_dispatch:
+        console.say(f"unstable dispatch costs: {', '.join(table.unstable_dispatch)}")
+    if prediction.dispatch_share > MAX_DISPATCH_SHARE:
+        console.say(
+            f"{prediction.dispatch_share:.0%} of it are launches and the start of the network; "
+            f"{ROUGH_PREDICTION}"
+        )
+    if prediction.is_corrected:
+        console.say(
+            "corrected by the table's calibration on whole networks; without it "
+            f"{format_latency(prediction.uncorrected_us)}"
+        )
+
+
+def _status(table: LatencyTable, kernel: Kernel, launches: int) -> str:
+    """Return the status, the basis of an estimate, and in which form the device runs the kernel."""
+    record = table.timed_record(kernel)
+    parts = [record.status, *([] if record.basis == MEASURED else [record.basis])]
+    if note := table.runtime.kernel_note(kernel):
+        cost_us = _rewriting_us(table, kernel, launches)
+        parts.append(note + ("" if cost_us is None else f" ({cost_us:.4g} us of it)"))
+    return ", ".join(parts)

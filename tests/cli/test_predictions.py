@@ -1,0 +1,56 @@
+"""`nas predict`: what it prints."""
+
+import json
+
+import pytest
+
+from nas.space import load_space
+from tests.cli.small_table import HEAD, POOL, SPACE, STEM, dispatch, uncertain_table, write_table
+from tests.commands import document
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    """Return the arguments that name the network of the space `small.py`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.py").write_text(SPACE)
+    network = load_space("small.py").largest.to_json()
+    (tmp_path / "network.json").write_text(json.dumps(network))
+    return ("predict", "network.json", "--space", "small.py", "--table", "mine.jsonl")
+
+
+def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
+    uncertain_table(tmp_path / "mine.jsonl")
+    shown = document(invoke(*arguments, "--json"))
+    # By hand: 3 + 1 + 2 for the kernels, three launches of 0.5, and a start of 30.
+    assert shown["uncorrected_us"] == pytest.approx(37.5)
+    assert shown["predicted_us"] == pytest.approx(2 * 37.5 - 1.5)
+    assert shown["dispatch_us"] == pytest.approx(31.5)
+    assert (shown["launches"], shown["unstable_launches"], shown["estimated_launches"]) == (3, 1, 1)
+    assert shown["basis"] == "estimated: by a model"
+    assert shown["unstable_dispatch"] == ["invocation"]
+    assert shown["macs"] == 8 * 64 * 27 + 80
+    by_kernel = {row["kernel"]: (row["status"], row["basis"]) for row in shown["kernels"]}
+    assert by_kernel == {
+        STEM: ("ok", "estimated: by a model"),
+        POOL: ("unstable", "measured"),
+        HEAD: ("ok", "measured"),
+    }
+    text = invoke(*arguments).stdout
+    for words in (
+        "ok, estimated: by a model",
+        "predicted 0.0735 ms: 3 kernels (1 unstable, 1 estimated)",
+        "the rest is estimated: by a model",
+        "84% of it are launches and the start of the network",
+        "expect an error of up to 10%",
+        "unstable dispatch costs: invocation",
+        "corrected by the table's calibration on whole networks; without it 0.0375 ms",
+    ):
+        assert words in text
+
+
+def test_prediction_needs_all_dispatch_costs(arguments, tmp_path, invoke):
+    write_table(tmp_path / "mine.jsonl", *dispatch(["launch"]))
+    done = invoke(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no dispatch overhead" in done.stderr
