@@ -355,9 +355,7 @@ def test_table_predicts_its_networks_without_the_runtime(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [pytest.param("tvm", marks=pytest.mark.long), *COMPUTING[1:]], indirect=True
-)
+@pytest.mark.parametrize("case", COMPUTING, indirect=True)
 def test_every_part_of_the_dispatch_costs_is_timed(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
