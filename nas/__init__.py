@@ -19,7 +19,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, load_dataset
+    from nas.deploy.benchmark import benchmark
     from nas.deploy.saved_model import load_model
+    from nas.deploy.verify import verify
     from nas.graph import Graph
     from nas.job import load_job, run_job
     from nas.latency import (
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "nas.data": ("ImageDataset", "load_dataset"),
+    "nas.deploy.benchmark": ("benchmark",),
     "nas.deploy.saved_model": ("load_model",),
+    "nas.deploy.verify": ("verify",),
     "nas.graph": ("Graph",),
     "nas.job": ("load_job", "run_job"),
     "nas.latency": (
@@ -78,6 +82,7 @@ __all__ = [
     "Stage",
     "Supernet",
     "TrainingSettings",
+    "benchmark",
     "build_table",
     "check_table",
     "evaluate",
@@ -94,6 +99,7 @@ __all__ = [
     "suggest",
     "to_torch",
     "train",
+    "verify",
 ]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,8 +24,10 @@ from rich.text import Text
 from nas.errors import printable
 from nas.formatting import format_duration
 
+Record = TypeVar("Record")
+
 out = Console()
-"""Writes results to stdout; silent in a command that prints JSON."""
+"""Writes results to stdout."""
 
 err = Console(stderr=True)
 """Writes progress, warnings and errors to stderr."""
@@ -189,7 +191,7 @@ def print_table(
 
     Args:
         columns: titles of the columns.
-        rows: cells of each row; None draws a line between rows.
+        rows: cells of each row; an empty cell for None. None instead of a row draws a line.
         left: titles of left-aligned columns. The first column always is; the others are
             right-aligned.
     """
@@ -201,7 +203,8 @@ def print_table(
         if row is None:
             printed.add_section()
         else:
-            printed.add_row(*(Text(printable(str(cell))) for cell in row))
+            cells = ("" if cell is None else printable(str(cell)) for cell in row)
+            printed.add_row(*map(Text, cells))
     if out.is_terminal:
         out.print(printed)
     else:
@@ -210,13 +213,18 @@ def print_table(
         Console(file=out.file, width=max(out.width, needed)).print(printed)
 
 
-def spinner(text: str) -> AbstractContextManager[object]:
-    """Return a context in which a spinner turns on stderr; nothing if that is not a terminal."""
-    return err.status(text)
+def print_records(
+    records: Iterable[Record],
+    columns: Mapping[str, Callable[[Record], Any]],
+    *,
+    left: Collection[str] = (),
+) -> None:
+    """Print a table with a row for each record.
 
-
-def format_histogram(counts: Sequence[int]) -> str:
-    """Return counts as a line of small bars, one character a count, the largest at full height."""
-    ramp = " .:-=+*#" if out.options.ascii_only else " ▁▂▃▄▅▆▇█"
-    most = max(*counts, 1)
-    return "".join(ramp[-(-count * (len(ramp) - 1) // most)] for count in counts)
+    Args:
+        records: objects of one kind.
+        columns: by the title of each column, the function that returns its cell for a record.
+        left: see `print_table`.
+    """
+    rows = ([cell(record) for cell in columns.values()] for record in records)
+    print_table(list(columns), rows, left=left)

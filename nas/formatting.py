@@ -32,6 +32,11 @@ def format_duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
+def format_fraction(fraction: float | None) -> str:
+    """Return a fraction in percent, 0.98765 as "98.77%"; nothing for an unknown one."""
+    return "" if fraction is None else f"{fraction:.2%}"
+
+
 def format_latency(latency_us: float) -> str:
     """Return a latency given in microseconds in milliseconds: 1234.56 as "1.235 ms"."""
     return f"{latency_us / 1000:.4g} ms"

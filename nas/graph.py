@@ -387,7 +387,12 @@ class Graph:
 
     @cached_property
     def peak_memory_bytes(self) -> int:
-        """Largest number of bytes of float32 activations alive at once, for one image.
+        """Largest number of bytes of float32 activations alive at once, for one image."""
+        return max(self.live_bytes)
+
+    @property
+    def live_bytes(self) -> list[int]:
+        """Bytes of float32 activations that are alive during each op, for one image.
 
         Ops run in order. `OpKind.output_buffer` says which ones need a buffer of their own, as in
         a runtime that fuses ops; a buffer is released after the last op that reads it.
@@ -408,13 +413,16 @@ class Graph:
         released: dict[int, list[int]] = {}
         for buffer, index in last_use.items():
             released.setdefault(index, []).append(buffer)
-        alive = peak = 0
+        alive = 0
+        live = []
         for index, op in enumerate(self.ops):
             if owner[index] == index:
-                alive += _elements(op.shape)
-                peak = max(peak, alive)
-            alive -= sum(_elements(self.ops[buffer].shape) for buffer in released.get(index, ()))
-        return 4 * peak
+                alive += 4 * _elements(op.shape)
+            live.append(alive)
+            alive -= sum(
+                4 * _elements(self.ops[buffer].shape) for buffer in released.get(index, ())
+            )
+        return live
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:

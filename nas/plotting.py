@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -175,6 +176,7 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+@mpl.rc_context(STYLE)
 def _write(figure: Figure, content: io.BytesIO, kind: str, **options: Any) -> None:
     # Without the date, equal pictures are equal files.
     figure.savefig(

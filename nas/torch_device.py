@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +17,9 @@ from nas.errors import DeviceError
 
 MULTITHREADING_MIN_MACS = 100_000_000
 """Multiply-accumulates of a batch below which a second CPU thread gains next to nothing."""
+
+T = TypeVar("T")
+Batch = TypeVar("Batch")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of `mallopt`, from malloc.h of the GNU C library."""
@@ -65,6 +70,30 @@ def limit_threads(batch_macs: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(previous)
+
+
+def map_batches(
+    function: Callable[[Batch], T], batches: Iterable[Batch], batch_macs: int, device: torch.device
+) -> list[T]:
+    """Return the results of a function for some batches, in order.
+
+    On a CPU, threads take whole batches, and each op has one thread. Threads that share an op wait
+    for each other at its end: that is slower, and many times slower beside another busy process.
+    Results do not depend on the number of threads.
+
+    Args:
+        function: called with each batch, in any thread; torch's grad mode is a thread's own.
+        batches: the batches, or what stands for them.
+        batch_macs: multiply-accumulates of one batch. Small batches are not worth a thread.
+        device: device that computes.
+    """
+    keep_freed_memory()
+    threads = min(torch.get_num_threads(), this_machine.allowed_cores())
+    if device.type != "cpu" or batch_macs < MULTITHREADING_MIN_MACS or threads == 1:
+        with limit_threads(0):
+            return [function(batch) for batch in batches]
+    with ThreadPoolExecutor(threads, "batches", torch.set_num_threads, (1,)) as pool:
+        return list(pool.map(function, batches))
 
 
 @cache

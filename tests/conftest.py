@@ -24,7 +24,12 @@ EXAMPLE = Path(__file__).parents[1] / "results" / "example"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked `gpu` if TVM finds no NVIDIA GPU."""
+    """Run torch on one thread, and skip tests marked `gpu` if TVM finds no NVIDIA GPU.
+
+    Two threads that wait for each other are many times slower where other tests run beside them.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     if item.get_closest_marker("gpu") is None:
         return
     import tvm
@@ -117,7 +122,7 @@ def untrained_run(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake_device(monkeypatch) -> None:
     """Compute timings instead of measuring them, so that two runs are equal, without processes."""
-    monkeypatch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
+    monkeypatch.setattr("nas.latency.open_runtime", lambda *name, **settings: FakeRuntime())
     monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
 
 

@@ -14,8 +14,8 @@ import pytest
 import nas
 from nas.arguments import AtLeast, checked, describe, require
 from nas.errors import NasError, RequestError, SpaceError
-from nas.job.settings import JobSettings
 from nas.latency.runtime import KernelTimer
+from nas.run.settings import JobSettings
 from nas.space import Limit, load_definition, sample_within
 from nas.space.library import find_reference
 
@@ -31,6 +31,7 @@ def stand_in(kind):
 TABLE, RUNTIME, RUN = map(stand_in, (nas.LatencyTable, nas.Runtime, nas.Run))
 
 CALLS = {
+    nas.benchmark: {"path": "model"},
     nas.build_table: {"table": TABLE, "kernels": [], "timer": stand_in(KernelTimer)},
     nas.check_table: {
         "table": TABLE,
@@ -61,6 +62,7 @@ CALLS = {
         "folder": "supernet",
         "seed": 0,
     },
+    nas.verify: {"path": "model"},
     nas.GuidedSampler: {"spaces": SPACE},
     nas.Objective: {"name": "macs", "score": lambda batch: [each.macs for each in batch]},
     nas.TrainingSettings: {},
@@ -68,8 +70,11 @@ CALLS = {
     nas.LatencyTable.open_or_create: {"path": "tables", "runtime": RUNTIME},
     nas.LatencyTable.predict: {"self": TABLE, "network": ARCHITECTURE},
     nas.Run.architecture: {"self": RUN, "digest": "a"},
+    nas.Run.export: {"self": RUN},
     nas.Run.network: {"self": RUN, "digest": "a"},
     nas.Run.pick: {"self": RUN},
+    nas.Run.rank: {"self": RUN},
+    nas.Run.retrain: {"self": RUN},
     nas.Run.space: {"self": RUN, "name": "a"},
     nas.Run.supernet: {"self": RUN, "space": "a"},
     nas.SearchSpace.adapt: {"self": SPACE},

@@ -38,10 +38,12 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.quantisation.network", ("torch", "tvm", "nas.latency", "nas.deploy")),
         ("nas.quantisation.post_training", ("tvm", "optuna", "nas.latency", "nas.supernet")),
         ("nas.supernet.training", ("tvm", "optuna", "nas.latency", "nas.search")),
-        ("nas.describe.spaces", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
+        ("nas.space.summary", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
         ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
         ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
         ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
+        ("nas.torch_network", ("onnx",)),
+        ("nas.onnx_model", ("torch", "tvm")),
     ],
 )
 def test_lower_layers_do_not_import_higher_ones(module, forbidden):
@@ -57,8 +59,8 @@ def test_lower_layers_do_not_import_higher_ones(module, forbidden):
      "supernet", "supernet train", "supernet evaluate", "supernet rank",
      "search", "retrain", "predict", "report", "select"],
 )  # fmt: skip
-def test_every_command_has_help_with_an_example(command):
-    done = run_nas(*command.split(), "--help")
+def test_every_command_has_help_with_an_example(invoke, command):
+    done = invoke(*command.split(), "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
     if " " in command or command in ("spaces", "predict", "retrain"):
@@ -152,7 +154,8 @@ def test_spaces_samples_architectures_within_limits(invoke):
     [
         (["--arch", "mobilenet_v2_1.O"], "Did you mean mobilenet_v2_1"),
         (["mobilenet", "--plot", "x.pdf"], "ends in .png or .svg"),
-        (["--plot", "x.png"], "Give a NAME, or --arch"),
+        (["--plot", "x.png"], "Give a NAME"),
+        (["--arch", "mobilenet_v2_1.0", "--plot", "x.png"], "draws one space"),
         (["mobilenet", "--sample", 2, "--references"], "--references and --sample do not go"),
         (["mobilenet", "--max-macs", 2], "Give --sample N too"),
         (["--sample", 2], "Name it"),
@@ -165,7 +168,6 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
     assert words in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -188,8 +190,11 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
         (["dance"], 2, "No such command"),
     ],
 )
-def test_wrong_request_prints_one_message_and_exits_2(arguments, status, words, tmp_path):
-    done = run_nas(*arguments, cwd=tmp_path)
+def test_wrong_request_prints_one_message_and_exits_2(
+    invoke, arguments, status, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
     assert done.returncode == status
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,17 +9,8 @@ from rich.console import Console
 
 import nas
 from nas import console
-from nas.job.progress import SilentProgress, shown
+from nas.run.progress import SilentProgress, shown
 from tests.latency.fake_runtime import FakeRuntime
-
-
-def test_histogram_has_one_bar_a_count():
-    bars = console.format_histogram([0, 1, 50, 100])
-    assert len(bars) == 4
-    assert bars[0] == " "
-    assert bars[1] != " "
-    assert len(set(bars)) == 4
-    assert console.format_histogram([0, 0]) == "  "
 
 
 def test_table_in_a_pipe_is_as_wide_as_its_content(capsys):
@@ -28,6 +19,14 @@ def test_table_in_a_pipe_is_as_wide_as_its_content(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(long in line for line in lines)
     assert len(lines) == 7
+
+
+def test_records_are_printed_with_a_declared_column_each(capsys):
+    columns = {"name": str, "half": lambda record: record / 2 if record else None}
+    console.print_records([3, 0], columns)
+    _, *rows = [line.split("│") for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert [cell.strip() for cell in rows[1][1:3]] == ["3", "1.5"]
+    assert [cell.strip() for cell in rows[2][1:3]] == ["0", ""]
 
 
 def test_interrupted_stage_is_not_reported_as_finished(capsys):

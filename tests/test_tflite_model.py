@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from nas import tflite_model
 from nas.deploy.model import TrainedModel
 from nas.errors import ExportError
-from nas.graph import OP_KINDS, Graph, Op, Slot
+from nas.graph import OP_KINDS, Graph, Op
 from nas.quantisation.post_training import quantise
 from nas.quantisation.simulation import simulate
 from nas.space import load_definition, space_names
@@ -255,15 +255,6 @@ def test_weights_that_do_not_fit_are_named():
     del weights["linear.bias"]
     with pytest.raises(KeyError, match=r"linear\.bias"):
         tflite_model.model(graph, weights)
-
-
-def test_op_with_weights_and_without_slot_is_an_error():
-    graph = Graph((Op("input", (), (1, 2, 2)), Op("conv", (0,), (1, 2, 2), slot=None)))
-    with pytest.raises(ValueError, match="'conv' has no slot"):
-        tflite_model.model(graph, {})
-    with_slot = Op("conv", (0,), (1, 2, 2), slot=Slot("a", None, None))
-    with pytest.raises(KeyError):
-        tflite_model.model(Graph((graph.ops[0], with_slot)), {})
 
 
 def int8_exported(graph, **options):

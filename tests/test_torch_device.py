@@ -6,7 +6,12 @@ import torch
 
 from nas import torch_device
 from nas.errors import DeviceError
-from nas.torch_device import MULTITHREADING_MIN_MACS, limit_threads, resolve_device
+from nas.torch_device import (
+    MULTITHREADING_MIN_MACS,
+    limit_threads,
+    map_batches,
+    resolve_device,
+)
 
 PAGE_FAULTS_SCRIPT = """
 import resource, torch
@@ -68,3 +73,14 @@ def test_freed_memory_is_not_requested_from_the_system_again():
 def test_keep_freed_memory_does_nothing_on_other_systems(monkeypatch):
     monkeypatch.setattr(torch_device.sys, "platform", "darwin")
     assert torch_device.keep_freed_memory.__wrapped__() is False
+
+
+@pytest.mark.parametrize("macs", [1, MULTITHREADING_MIN_MACS])
+def test_batches_are_computed_by_ops_of_one_thread_and_come_in_order(macs):
+    def work(batch: int) -> tuple[int, int]:
+        return batch, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    results = map_batches(work, range(7), macs, torch.device("cpu"))
+    assert results == [(batch, 1) for batch in range(7)]
+    assert torch.get_num_threads() == before

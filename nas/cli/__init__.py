@@ -6,17 +6,16 @@ Every command has an equivalent in Python, see docs/python.md.
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from nas import __version__, processes
-from nas.cli.models import benchmark, export, retrain, verify
+from nas.cli import data, machine, models, runs, spaces, supernet, table
 from nas.cli.options import (
     Arch,
     Batch,
@@ -24,23 +23,10 @@ from nas.cli.options import (
     Classes,
     ImageSize,
     Json,
-    Out,
-    command_line,
-    job_key,
     open_table,
     print_json,
-    show,
 )
-from nas.cli.search import search
-from nas.cli.spaces import spaces
-from nas.cli.supernet import app as supernet_app
-from nas.cli.table import app as table_app
 from nas.errors import NasError, printable
-from nas.formatting import format_duration, round_up
-
-if TYPE_CHECKING:
-    from nas.job import JobSettings
-    from nas.run.record import JobPlan
 
 
 class _InterruptedError(Exception):
@@ -70,8 +56,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(table_app, name="table")
-app.add_typer(supernet_app, name="supernet")
+app.add_typer(table.app, name="table")
+app.add_typer(supernet.app, name="supernet")
 
 _DEBUG = False
 """Whether an error shows its traceback; set by --debug."""
@@ -97,108 +83,12 @@ def _set_global_options(
     _DEBUG = debug
 
 
-@app.command()
-def quickstart(out: Out = None, as_json: Json = False) -> None:
-    """Run a small job in minutes.
-
-    It searches networks for the handwritten digits of scikit-learn. Repeat the command to continue
-    where it stopped.
-
-    \b
-    Example: nas quickstart
-    """
-    from nas.job import job_path, load_job
-
-    _run_job(load_job(job_path("quickstart")), out, as_json)
-
-
-@app.command()
-def run(
-    job: Annotated[
-        str, typer.Argument(help="Job file (TOML), or name of a packaged job such as quickstart.")
-    ],
-    out: Out = None,
-    plan: Annotated[
-        bool,
-        typer.Option("--plan", help="Print what the job would do and how long it takes, and exit."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Run a whole job and write its report.
-
-    The stages are the latency table, the supernets, the search and the timing of the front. Repeat
-    the command to continue where it stopped.
-
-    \b
-    Example: nas run overnight.toml
-    Example: nas run overnight.toml --plan
-    """
-    from nas.job import job_path, load_job
-
-    settings = load_job(job_path(job))
-    if plan:
-        _plan_job(settings, as_json)
-    else:
-        _run_job(settings, out, as_json)
-
-
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """Show this machine, its usable runtimes and the file formats that it can export.
-
-    The last line says how much repeated timings vary.
-
-    \b
-    Example: nas doctor
-    """
-    from nas.describe.machine import describe_machine
-
-    description = describe_machine()
-    if as_json:
-        print_json(description)
-    else:
-        _print_machine(description)
-
-
-def _print_machine(description: dict[str, Any]) -> None:
-    """Print what `nas.describe.machine.describe_machine` returns."""
-    from nas import console
-
-    console.say(f"processor      {description['processor']}")
-    console.say(f"vector units   {' '.join(description['features']) or 'unknown'}")
-    for key, value in description["machine"].items():
-        console.say(f"{key:<14} {value}")
-    for name in description["training_devices"]:
-        console.say(f"trains on      {name}")
-    for runtime in description["runtimes"]:
-        versions = ", ".join(f"{k} {v}" for k, v in (runtime["versions"] or {}).items())
-        state = f"usable ({versions})" if runtime["usable"] else f"not usable: {runtime['reason']}"
-        console.say(f"runtime        {runtime['name']}: {state}")
-    for each in description["formats"]:
-        console.say(f"format         {each['name']}: {_format_state(each)}")
-    noise = description["noise"]
-    verdict = "stable" if noise["spread"] <= noise["unstable_above"] else "too noisy for tables"
-    console.say(
-        f"timing noise   {noise['spread']:.1%} between the quartiles, slowest sample "
-        f"{noise['worst']:.2f} times the median: {verdict}"
-    )
-
-
-def _format_state(description: dict[str, Any]) -> str:
-    """Return whether a file format can be exported, in words."""
-    if not description["usable"]:
-        return f"not usable: {description['install']}"
-    versions = ", ".join(f"{name} {version}" for name, version in description["versions"].items())
-    suffix = "" if description["runs_here"] else ", cannot be run on this operating system"
-    return f"usable ({versions}){suffix}"
-
-
-app.command()(spaces)
-app.command()(search)
-app.command()(retrain)
-app.command()(export)
-app.command()(verify)
-app.command()(benchmark)
+for _command in (
+    *(runs.quickstart, runs.run, runs.search, runs.report, runs.select),
+    *(data.data, machine.doctor, spaces.spaces),
+    *(models.retrain, models.export, models.verify, models.benchmark),
+):
+    app.command()(_command)
 
 
 @app.command()
@@ -225,7 +115,7 @@ def predict(
     Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --image-size 96
     """
     from nas.cli import predictions
-    from nas.describe.architectures import resolve_architecture
+    from nas.cli.architecture import resolve_architecture
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     architecture = resolve_architecture(arch, sizes, space).architecture
@@ -237,170 +127,40 @@ def predict(
         predictions.show(opened, architecture, prediction)
 
 
-@app.command()
-def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    as_json: Json = False,
-) -> None:
-    """Write the report of a run anew.
-
-    The files are report.html, front.csv and front.json.
-
-    \b
-    Example: nas report results/quickstart
-    """
-    from nas.report import page
-
-    path = page.build(run_folder)
-    show({"report": str(path)}, f"{path}", as_json)
-
-
-@app.command()
-def select(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
-    max_macs: Annotated[int | None, job_key("search.max_macs")] = None,
-    max_params: Annotated[int | None, job_key("search.max_params")] = None,
-    max_peak_memory_bytes: Annotated[int | None, job_key("search.max_peak_memory_bytes")] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Smallest accuracy as a fraction, such as 0.95.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Print the best network under given limits.
-
-    This is the most accurate member of the front that meets the limits. Networks that were trained
-    count with their trained accuracy, the others with that in the supernet plus what training
-    gained the trained ones (the median). If no member meets the limits, the command names the
-    nearest one and exits with status 1.
-
-    \b
-    Example: nas select results/quickstart --max-latency-ms 0.05
-    """
-    from nas.run.run import open_run
-
-    member = open_run(run_folder).pick(
-        max_latency_ms=max_latency_ms,
-        max_macs=max_macs,
-        max_params=max_params,
-        max_peak_memory_bytes=max_peak_memory_bytes,
-        min_accuracy=min_accuracy,
-    )
-    show(
-        member.model_dump(mode="json"),
-        f"{member.summary}\n{json.dumps(member.architecture.model_dump())}",
-        as_json,
-    )
-
-
-def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
-    from nas import job
-    from nas.console import ProgressBars
-    from nas.run.run import open_run
-
-    folder = out or Path("results") / settings.name
-    with ProgressBars() as bars:
-        result = job.run_job(settings, folder, command=command_line(), progress=bars)
-    models = [str(path) for path in result.models]
-    members = open_run(result.folder).members
-    example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
-    lines = [
-        f"{result.front} networks are on the front: no other network of the run is as fast and "
-        f"more accurate. Open {result.report} and choose, for "
-        f"example with nas select {result.folder} --max-latency-ms {example_ms:g}"
-    ]
-    for path in result.models:
-        lines.append(f"Trained model: {path}")
-        if (path / "run.py").is_file():
-            lines[-1] += f". Classify an image: python {path / 'run.py'} IMAGE"
-    show(
-        {
-            "run": str(result.folder),
-            "report": str(result.report),
-            "front": result.front,
-            "models": models,
-        },
-        "\n".join(lines),
-        as_json,
-    )
-
-
-def _plan_job(settings: JobSettings, as_json: bool) -> None:
-    from nas import job
-    from nas.console import ProgressBars
-
-    with ProgressBars() as bars:
-        plan = job.plan_job(settings, progress=bars)
-    if as_json:
-        print_json(plan.model_dump(mode="json"))
-    else:
-        _print_plan(plan)
-
-
-def _print_plan(plan: JobPlan) -> None:
-    """Print the work and the estimated time of each stage of a job as a table."""
-    from nas import console
-
-    work = {
-        "prepare": "images, spaces and device",
-        "table": f"{plan.kernels} kernels to time, and networks to check predictions",
-        "supernets": ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
-        "anchors": "networks trained alone, to compare the spaces",
-        "search": f"about {plan.expected_trials} architectures, at most {plan.trials}",
-        "measure": f"{plan.measure} whole networks",
-        "finalists": f"{plan.retrain} networks to train, {plan.retrain_epochs} epochs each",
-        "export": f"{plan.retrain} networks",
-    }
-    console.say(plan.data)
-    total_s = sum(plan.seconds.values())
-    rows = [
-        (name, work[name], format_duration(seconds), f"{seconds / total_s:.0%}")
-        for name, seconds in plan.seconds.items()
-    ]
-    total = ("total", "", format_duration(total_s), "")
-    console.print_table(["stage", "work", "time", "share"], [*rows, total])
-    if plan.image_changes:
-        console.say(f"{plan.image_changes[0].upper()}{plan.image_changes[1:]}.")
-
-
 def _print_warning(
     message: Warning | str, category: type[Warning], *position: Any, **details: Any
 ) -> None:
     print(printable(f"warning: {message}"), file=sys.stderr)
 
 
-_OTHER_PATH_REMEDY = "name another file or folder"
-
-_OS_ERROR_REMEDIES = {
-    "make room, and run the same command again": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "name a folder that you can write to": (errno.EACCES, errno.EPERM, errno.EROFS),
-    _OTHER_PATH_REMEDY: (
-        errno.EEXIST,
-        errno.EINVAL,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-        errno.ENOENT,
-        errno.ENOTDIR,
+_OS_ERRORS: dict[int, tuple[str, int]] = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ("make room, and run the same command again", 1)
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), ("name a folder that you can write to", 1)
+    ),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+        ("name another file or folder", 2),
+    ),
+    **dict.fromkeys(
+        (errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG), ("name another file or folder", 2)
     ),
 }
-"""What the user can do about errors of the operating system, each with the error numbers."""
+"""What the user can do about an error of the operating system, and the exit status, by number."""
 
 
-def _describe_os_error(error: OSError) -> tuple[str, int]:
-    """Return the message and the exit status for a file that the operating system refused.
-
-    The exit status is 2 if the user named a wrong path, and 1 otherwise.
-    """
-    remedies = {
-        number: remedy for remedy, numbers in _OS_ERROR_REMEDIES.items() for number in numbers
-    }
-    remedy = remedies.get(error.errno or 0, "run the same command again")
-    path = "" if error.filename is None else f": {error.filename}"
-    return (
-        f"{error.strerror or error}{path}. Nothing is half-written: {remedy}.",
-        2 if remedy == _OTHER_PATH_REMEDY else 1,
-    )
+def _describe(error: BaseException) -> tuple[str, int]:
+    """Return the message and the exit status for what ended a command."""
+    if isinstance(error, NasError):
+        return f"error: {error}", error.exit_status
+    if isinstance(error, OSError):
+        remedy, status = _OS_ERRORS.get(error.errno or 0, ("run the same command again", 1))
+        path = "" if error.filename is None else f": {error.filename}"
+        problem = f"{error.strerror or error}{path}"
+        return f"error: {problem}. Nothing is half-written: {remedy}.", status
+    return "stopped; the same command continues", 1
 
 
 def main() -> None:
@@ -411,19 +171,9 @@ def main() -> None:
     processes.handle_stop_signals_like_ctrl_c()
     try:
         app()
-    except (_InterruptedError, KeyboardInterrupt):
+    except (_InterruptedError, KeyboardInterrupt, NasError, OSError) as error:
         if _DEBUG:
             raise
-        print("stopped; the same command continues", file=sys.stderr)
-        sys.exit(1)
-    except NasError as error:
-        if _DEBUG:
-            raise
-        print(printable(f"error: {error}"), file=sys.stderr)
-        sys.exit(error.exit_status)
-    except OSError as error:
-        if _DEBUG:
-            raise
-        message, status = _describe_os_error(error)
-        print(printable(f"error: {message}"), file=sys.stderr)
+        message, status = _describe(error)
+        print(printable(message), file=sys.stderr)
         sys.exit(status)

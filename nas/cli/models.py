@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Json, Plot, check_plot, command_line, print_json
+from nas.cli.options import Json, Plot, RunFolder, check_plot, print_json
 from nas.errors import RequestError
+from nas.formatting import format_bytes, format_fraction
+
+if TYPE_CHECKING:
+    from nas.run.model_card import ExportedFile, ScriptCheck
 
 ModelDir = Annotated[
     Path, typer.Argument(metavar="MODEL_DIR", help="Folder models/ID of a run, or a copy of it.")
 ]
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Pick = Annotated[
     list[str] | None,
     typer.Option("--pick", help="ID of a network of the run; the option may be repeated."),
@@ -23,7 +26,7 @@ Pick = Annotated[
 
 
 def retrain(
-    run: Run,
+    run: RunFolder,
     pick: Pick = None,
     reference: Annotated[
         list[str] | None,
@@ -53,44 +56,37 @@ def retrain(
     Example: nas retrain results/quickstart --pick jf2a --reference mobilenet_v2_0.5 --from-scratch
     """
     from nas import console
-    from nas.job.retraining import retrain_run
+    from nas.run.run import open_run
 
     with console.ProgressBars() as bars:
-        records = retrain_run(
-            run,
-            pick or (),
-            reference or (),
+        records = open_run(run, data).retrain(
+            *pick or (),
+            references=reference or (),
             epochs=epochs,
             from_scratch=from_scratch,
-            data_source=data,
-            command=command_line(),
             progress=bars,
         )
     if as_json:
-        models = [record.model_dump(mode="json", by_alias=True) for record in records]
-        print_json({"run": str(run), "models": models})
+        print_json({"run": str(run), "models": records})
         return
-    console.print_table(
-        ["model", "space", "start", "epochs", "supernet", "hold-out", "test"],
-        [
-            (
-                record.id,
-                record.space,
-                record.start,
-                record.epochs,
-                "" if record.supernet_accuracy is None else f"{record.supernet_accuracy:.2%}",
-                f"{record.holdout.accuracy:.2%}",
-                f"{record.test.accuracy:.2%}",
-            )
-            for record in records
-        ],
+    console.print_records(
+        records,
+        {
+            "model": lambda record: record.id,
+            "space": lambda record: record.space,
+            "start": lambda record: record.start,
+            "epochs": lambda record: record.epochs,
+            "supernet": lambda record: format_fraction(record.supernet_accuracy),
+            "hold-out": lambda record: format_fraction(record.holdout.accuracy),
+            "test": lambda record: format_fraction(record.test.accuracy),
+        },
         left=("space", "start"),
     )
     console.say(f"The weights are in {run / 'models'}.")
 
 
 def export(
-    run: Run,
+    run: RunFolder,
     pick: Pick = None,
     formats: Annotated[
         list[str] | None,
@@ -128,18 +124,14 @@ def export(
     Example: nas export results/quickstart --pick jf2a --format onnx --int8
     """
     from nas import console
-    from nas.describe.models import print_files
-    from nas.job.exporting import export_run
+    from nas.run.run import open_run
 
     with console.ProgressBars() as bars:
-        folders = export_run(
-            run,
-            pick or (),
-            _format_names(formats or (), int8=int8),
+        folders = open_run(run, data).export(
+            *pick or (),
+            formats=_format_names(formats or (), int8=int8),
             max_accuracy_drop=max_accuracy_drop,
             weight_bits=weight_bits,
-            data_source=data,
-            command=command_line(),
             progress=bars,
         )
     if as_json:
@@ -166,43 +158,32 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     \b
     Example: nas verify results/quickstart/models/jf2a
     """
-    from dataclasses import asdict
-
     from nas import console
-    from nas.deploy.folder import ModelFolder
-    from nas.deploy.verify import verify_folder
-    from nas.describe.models import describe_script
+    from nas.deploy.verify import verify as verify_files
 
     with console.ProgressBars() as bars:
-        bars.begin("verify", "image")
-        result = verify_folder(
-            ModelFolder(model_dir),
-            progress=lambda name, done, total: bars.advance(done, total, name),
-        )
+        result = verify_files(model_dir, progress=bars)
     if as_json:
-        files = [
-            {**asdict(each), "file": each.file.model_dump(mode="json")} for each in result.files
-        ]
-        script = result.script and result.script.model_dump(mode="json")
-        print_json({**asdict(result), "path": str(model_dir), "files": files, "script": script})
+        print_json({**vars(result), "path": model_dir})
         return
-    console.print_table(
-        ["format", "status", "accuracy", "difference", "allowed"],
-        [
-            (
-                each.file.format,
-                f"{each.status}: {each.remedy}" if each.remedy else each.status,
-                "" if each.file.accuracy is None else f"{each.file.accuracy:.2%}",
-                "" if each.file.difference is None else f"{each.file.difference:.2g}",
-                "" if each.file.tolerance is None else f"{each.file.tolerance:g}",
-            )
-            for each in result.files
-        ],
+    console.print_records(
+        result.files,
+        {
+            "format": lambda each: each.file.format,
+            "status": lambda each: f"{each.status}: {each.remedy}" if each.remedy else each.status,
+            "accuracy": lambda each: format_fraction(each.file.accuracy),
+            "difference": lambda each: _number(each.file.difference, ".2g"),
+            "allowed": lambda each: _number(each.file.tolerance, "g"),
+        },
         left=("status",),
     )
     if result.no_accuracy:
         console.say(f"The accuracy was not checked: {result.no_accuracy}")
-    console.say(describe_script(result.script, result.no_script))
+    console.say(script_text(result.script, result.no_script))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def benchmark(
@@ -221,30 +202,78 @@ def benchmark(
     \b
     Example: nas benchmark results/quickstart/models/jf2a --plot benchmark.svg
     """
-    from dataclasses import asdict
-
     from nas import console
-    from nas.deploy.benchmark import benchmark_folder, draw_benchmark
-    from nas.deploy.folder import ModelFolder
-    from nas.describe.models import print_files
+    from nas.deploy.benchmark import benchmark as time_files
+    from nas.deploy.benchmark import draw_benchmark
     from nas.this_machine import processor
 
     check_plot(plot)
     with console.ProgressBars() as bars:
-        bars.begin("benchmark", "timing")
-        rows = benchmark_folder(ModelFolder(model_dir), threads=threads, progress=bars.advance)
+        rows = time_files(model_dir, threads=threads, progress=bars)
     device, _ = processor()
+    timed = [row.file for row in rows if row.status == "timed"]
     if plot is not None:
-        draw_benchmark([row.file for row in rows if row.status == "timed"], device, plot)
+        draw_benchmark(timed, device, plot)
     if as_json:
-        files = [{**asdict(row), "file": row.file.model_dump(mode="json")} for row in rows]
-        print_json({"path": str(model_dir), "device": device, "threads": threads, "files": files})
+        print_json({"path": model_dir, "device": device, "threads": threads, "files": rows})
         return
-    print_files([row.file for row in rows if row.status == "timed"])
+    print_files(timed)
     for row in rows:
         if row.status != "timed":
             console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
     console.say(f"{device}, {threads} thread(s). Accuracies are those of the export.")
+
+
+def print_files(files: Sequence[ExportedFile]) -> None:
+    """Print one row for each file: accuracy, latency, memory, size, int8 layers and versions."""
+    from nas import console
+
+    console.print_records(
+        files,
+        {
+            "format": lambda file: file.format,
+            "precision": lambda file: file.precision,
+            "test accuracy": lambda file: format_fraction(file.accuracy),
+            "ms (95% interval)": _latency,
+            "peak memory": lambda file: (
+                file.peak_memory_bytes and format_bytes(file.peak_memory_bytes)
+            ),
+            "size": lambda file: format_bytes(file.size_bytes),
+            "int8 layers": lambda file: (
+                file.quantised_layers and "{} of {}".format(*file.quantised_layers)
+            ),
+            "versions": lambda file: (
+                ", ".join(f"{k} {v}" for k, v in file.versions.items())
+                if file.runs_here
+                else "not run here"
+            ),
+        },
+        left=("precision", "versions"),
+    )
+
+
+def _latency(file: ExportedFile) -> str:
+    if file.latency is None:
+        return ""
+    median, low, high = (
+        f"{us / 1000:.4g}"
+        for us in (file.latency.median_us, file.latency.low_us, file.latency.high_us)
+    )
+    return f"{median} ({low} to {high})"
+
+
+def script_text(script: ScriptCheck | None, reason: str) -> str:
+    """Return what a verification of `run.py` compared, or why there was none."""
+    if script is None:
+        return f"run.py was not verified. {reason}"
+    kinds = "; ".join(script.kinds)
+    text = f"run.py agrees with torch on {script.images} images of the data"
+    text += f" and on a file of each kind in it ({kinds})" if kinds else " (it has no image files)"
+    text += f", difference {script.difference:.2g} of {script.tolerance:g}."
+    if script.unchecked:
+        unchecked = "; ".join(script.unchecked)
+        text += f" Not verified, because the files are large or rare: {unchecked}."
+    return text
 
 
 def _format_names(given: Sequence[str], *, int8: bool) -> list[str]:
@@ -252,7 +281,8 @@ def _format_names(given: Sequence[str], *, int8: bool) -> list[str]:
 
     Raises RequestError if int8 is asked for and none of the formats has it.
     """
-    from nas.deploy.formats import DEFAULT_FORMATS, format_names
+    from nas.deploy.formats import format_names
+    from nas.run.settings import DEFAULT_FORMATS
 
     names = [name.strip() for each in given for name in each.split(",") if name.strip()]
     names = names or list(DEFAULT_FORMATS)

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas.errors import RequestError, printable
-from nas.job.keys import KEYS
+from nas.run.keys import KEYS
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable, runtime
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
-    """Return the option for a key of the job file, with the key's help (see `nas.job.keys`).
+    """Return the option for a key of the job file, with the key's help (see `nas.run.keys`).
 
     Args:
         path: path of the key.
@@ -34,6 +35,7 @@ def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default it is results/<job name>.")]
 Spaces = Annotated[
     list[str],
@@ -79,6 +81,11 @@ Arch = Annotated[
     typer.Argument(help="JSON file of an architecture, name of a reference network, or RUN:ID."),
 ]
 Seed = Annotated[int, job_key("seed", is_bounded=True)]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others are None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def load_adapted_space(
@@ -167,20 +174,33 @@ def _without_password(word: str) -> str:
         return REDACTED
 
 
-def show(record: dict[str, Any], text: str, as_json: bool) -> None:
+def show(document: Any, text: str, as_json: bool) -> None:
     """Print a result as text, or as JSON.
 
     Args:
-        record: the result as JSON holds it.
+        document: the result, see `print_json`.
         text: the result as text.
-        as_json: whether to print `record` instead of `text`.
+        as_json: whether to print `document` instead of `text`.
     """
     if as_json:
-        print_json(record)
+        print_json(document)
     else:
         print(printable(text))
 
 
-def print_json(record: Any) -> None:
-    """Print a JSON document on stdout."""
-    print(json.dumps(record, indent=1, default=str))
+def print_json(document: Any) -> None:
+    """Print a JSON document on stdout.
+
+    Args:
+        document: values as JSON holds them, dataclasses, records of files, and paths.
+    """
+    print(json.dumps(document, indent=1, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """Return an object that JSON does not hold as one that it holds."""
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if hasattr(value, "model_dump"):  # pydantic's, which is imported by commands that need it
+        return value.model_dump(mode="json", by_alias=True)
+    return str(value)

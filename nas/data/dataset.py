@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,46 +16,22 @@ import numpy as np
 from PIL import ImageColor
 
 from nas.arguments import Seed, checked
+from nas.data import image_cache
 from nas.data.decoding import DecodingProgress, decode, remedy_for
+from nas.data.duplicates import Duplicates, cached_duplicates
 from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk, iter_chunks
 from nas.data.sources import ClassFolders, Source, open_source, printable_line
+from nas.data.splits import (
+    MIN_PART_IMAGES,
+    SUFFICIENT_IMAGES,
+    joined_groups,
+    number_groups,
+    split_images,
+)
 from nas.errors import DataError, RequestError
 
 Part = Literal["train", "search", "holdout"]
 """The parts that training and search may read; the test images are not among them."""
-
-TEST_FRACTION = 0.2
-"""Fraction of the images that become test images if the source has no test split."""
-
-MIN_PART_IMAGES = 50
-"""Images that the search and the hold-out have at least, if there are enough images.
-
-One of 50 images is 2 points of accuracy, and the standard error of an accuracy of 90% is 4 points.
-"""
-
-VALIDATION_FRACTION = 0.2
-"""Fraction of the training images that is used for validation, if that is enough images."""
-
-MAX_VALIDATION_FRACTION = 5 / 12
-"""Largest such fraction that is chosen automatically: a third of all images if a fifth are test
-images. The training then has more images than the search and the hold-out together."""
-
-HOLDOUT_FRACTION = 1 / 3
-"""Fraction of the validation images that score the final Pareto front.
-
-The search never sees these images. The fraction is up to a half if they are fewer than
-`MIN_PART_IMAGES` otherwise.
-"""
-
-MIN_TRAINING_IMAGES = 2
-"""Fewest images of each class that are left for training."""
-
-_SUFFICIENT_IMAGES = round(2 * MIN_PART_IMAGES / MAX_VALIDATION_FRACTION / (1 - TEST_FRACTION))
-"""Images of a source without splits from which on every part has `MIN_PART_IMAGES`."""
-
-_SHOWN_CLASSES = 5
-"""Most classes that a message names."""
-
 
 _PART_NAMES = {"train": "train", "search": "search", "holdout": "hold-out", "test": "test"}
 
@@ -103,6 +79,37 @@ class ImageExample:
     label: int
 
 
+PartName = Literal["train", "search", "holdout", "test", "left out"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inventory:
+    """All images of a source that can be used, in its order.
+
+    Attributes:
+        pixels: Images, `n x height x width x channels` (uint8).
+        labels: Positions in `ImageDataset.classes`, `n` (int64).
+        parts: Part of each image, `n`; "left out" for one that would be on two sides of a split.
+        locations: Where each image is, for messages.
+        sizes: Width and height of each image before it was scaled, `n x 2`.
+        kinds: Number of images by kind, such as "PNG RGBA, alpha".
+        cache: File for what was found out about the images; None without a cache.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    parts: np.ndarray
+    locations: tuple[str, ...]
+    sizes: np.ndarray
+    kinds: Mapping[str, int]
+    cache: Path | None = None
+
+    def duplicates(self, progress: Callable[[int, int], None] | None = None) -> Duplicates:
+        """Return the duplicates among the images; looked for once, and then read from the cache."""
+        is_scored = self.parts != "train"
+        return cached_duplicates(self.cache, self.pixels, is_scored, progress)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
     """A labelled image dataset, decoded and split.
@@ -121,6 +128,7 @@ class ImageDataset:
         layout: How splits and classes were recognised; empty if there is nothing to say.
         background: Colour behind transparent pixels, as `#rrggbb`.
         examples: An image file of each kind that the source has; none for a source without files.
+        inventory: All images in the order of the source; None for a dataset that was not loaded.
     """
 
     source: str
@@ -135,6 +143,7 @@ class ImageDataset:
     layout: str = ""
     background: str = "#ffffff"
     examples: tuple[ImageExample, ...] = ()
+    inventory: Inventory | None = None
 
     @property
     def image_size(self) -> int:
@@ -161,6 +170,11 @@ class ImageDataset:
         """Number of images by class name, in all parts."""
         labels = [part.labels for part in (self.train, self.search, self.holdout, self.test)]
         counts = np.bincount(np.concatenate(labels), minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+    def class_counts_of(self, part: str) -> dict[str, int]:
+        """Return the number of images of a part by class name."""
+        counts = np.bincount(getattr(self, part).labels, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, counts, strict=True))
 
     @property
@@ -194,7 +208,7 @@ class ImageDataset:
             return text
         return (
             f"{text}; smaller differences between networks cannot be seen. "
-            f"{_SUFFICIENT_IMAGES} images in all, or validation and test splits of "
+            f"{SUFFICIENT_IMAGES} images in all, or validation and test splits of "
             f"{2 * MIN_PART_IMAGES} and {MIN_PART_IMAGES} images, make it "
             f"{100 / MIN_PART_IMAGES:g} points. With fewer images, cross-validate: run the job "
             "with several seeds, each of which splits the images in another way"
@@ -263,13 +277,15 @@ def count_text(counts: Mapping[str, int]) -> str:
 
 @checked(error=DataError)
 def load_dataset(
-    source: str | Path,
+    source: str | Path | Source,
     *,
     image_size: int | None = None,
     validation_fraction: float | None = None,
     seed: Seed = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
     class_folders: ClassFolders = "auto",
+    group: str = "",
+    on_duplicate: Literal["warn", "group", "fail"] = "warn",
     background: str = "white",
     progress: DecodingProgress | bool | None = True,
     write_cache: bool = True,
@@ -282,8 +298,8 @@ def load_dataset(
     the top of this module say how many images each part gets.
 
     Args:
-        source: "digits", or a path: parquet files in the Hugging Face layout, or a folder with a
-            sub-folder for each class.
+        source: "digits" or the name of a plug-in; a path: parquet files in the Hugging Face
+            layout, or a folder with a sub-folder for each class; or an opened source.
         image_size: Side of the images, in pixels; larger and oblong images are scaled and cropped
             to the centre. The default depends on the source.
         validation_fraction: Fraction of the training images that are used for validation, in
@@ -295,6 +311,12 @@ def load_dataset(
         class_folders: Which folders of an image folder are the classes: "top" for those directly
             below the source or its splits, "lowest" for those that hold the images, "auto" for the
             top ones unless that is unclear.
+        group: What tells the groups of images that show one object, patient or video: a regular
+            expression with one group, which is searched in the path of an image file, or the name
+            of a column of parquet files. No group is in two parts. Empty for no groups.
+        on_duplicate: What to do about duplicates (`nas.data.duplicates`): "warn" leaves them to
+            `nas.data.check`, "group" keeps each and its duplicates in one part, "fail" raises
+            DataError if there are any in two parts or of two classes.
         background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function that
             is called with (images decoded, images in all) while images are decoded.
@@ -320,7 +342,7 @@ def load_dataset(
         colour = hex_colour(background)
     except ValueError as error:
         raise DataError(f"background is {background!r}: {error}.") from None
-    opened = open_source(source, class_folders)
+    opened = open_source(source, class_folders, group)
     with reported(
         progress, "images", "image", lambda done, total: (done, total, ""), at_once=False
     ) as report:
@@ -344,10 +366,32 @@ def load_dataset(
             remedy=remedy.lstrip(),
         )
     _warn_about_similar_names(opened.name, classes)
-    parts = _split(decoded.splits, labels, classes, validation_fraction, seed)
+    cache = image_cache.cache_path(opened, image_size or opened.image_size, colour)
+    found = (
+        None
+        if cache is None or not write_cache
+        else cache.with_suffix(image_cache.DUPLICATES_SUFFIX)
+    )
+    groups = number_groups(decoded.groups)
+    if on_duplicate == "group":
+        scored = decoded.splits != "train"
+        same = cached_duplicates(found, decoded.pixels, scored if scored.any() else None)
+        groups = joined_groups(groups, same.pairs)
+    parts = split_images(decoded.splits, labels, classes, validation_fraction, seed, groups)
     train, search, holdout, test = (
         Images(_select(decoded.pixels, positions), labels[positions]) for positions in parts
     )
+    inventory = Inventory(
+        decoded.pixels,
+        labels,
+        _part_of_each(len(labels), parts),
+        decoded.locations,
+        decoded.sizes,
+        {each.kind: each.count for each in decoded.examples},
+        found,
+    )
+    if on_duplicate == "fail":
+        _require_no_duplicates(opened.name, inventory, inventory.duplicates())
     return ImageDataset(
         source=opened.name,
         classes=classes,
@@ -370,6 +414,7 @@ def load_dataset(
             )
             for each in decoded.examples
         ),
+        inventory=inventory,
     )
 
 
@@ -474,100 +519,22 @@ def _warn_about_similar_names(source: str, classes: tuple[str, ...]) -> None:
         )
 
 
-def _split(
-    source_splits: np.ndarray,
-    labels: np.ndarray,
-    classes: tuple[str, ...],
-    validation_fraction: float | None,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sorted positions of the training, search, hold-out and test images.
-
-    Raises:
-        DataError: There is only one class, a class has too few training images to be split, or the
-            validation split of the source has too few images.
-    """
-    train, validation, test = (
-        np.flatnonzero(source_splits == name) for name in ("train", "validation", "test")
-    )
-    if len(classes) < 2:
-        raise DataError(
-            f"There are images of {len(classes)} class; two are needed.",
-            remedy="Check that each class has its own label or sub-folder.",
-        )
-    if len(validation) == 1:
-        raise DataError(
-            "The validation split has 1 image; at least 2 are needed, one for the search and one "
-            "for the hold-out.",
-            remedy="Add validation images, or remove the split: training images are then used.",
-        )
-    has_validation, has_test = len(validation) > 0, len(test) > 0
-    _require_enough(labels[train], classes, has_validation=has_validation, has_test=has_test)
-    rng = np.random.default_rng(seed)
-    if not has_test:
-        train, test = _stratified_split(train, labels, TEST_FRACTION, rng)
-    if not has_validation:
-        fraction = validation_fraction or _automatic_fraction(len(train))
-        train, validation = _stratified_split(train, labels, fraction, rng)
-    # Take images at even distances from the shuffled images sorted by class. Unlike a split of each
-    # class alone, this gives the right fraction even if each class has only a few images.
-    by_class = rng.permutation(validation)
-    by_class = by_class[np.argsort(labels[by_class], kind="stable")]
-    fraction = max(HOLDOUT_FRACTION, min(MIN_PART_IMAGES / len(by_class), 1 / 2))
-    thresholds = np.ceil(np.arange(len(by_class) + 1) * fraction - 0.5)
-    in_holdout = np.diff(thresholds) > 0
-    return train, np.sort(by_class[~in_holdout]), np.sort(by_class[in_holdout]), test
+def _part_of_each(count: int, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the name of the part of each image."""
+    names = np.full(count, "left out")
+    for name, positions in zip(_PART_NAMES, parts, strict=True):
+        names[positions] = name
+    return names
 
 
-def _automatic_fraction(count: int) -> float:
-    """Return the fraction of `count` images that are used for validation by default.
-
-    Of a small set it is more than usual, so that the hold-out has `MIN_PART_IMAGES`.
-    """
-    needed = MIN_PART_IMAGES / HOLDOUT_FRACTION / count
-    return max(VALIDATION_FRACTION, min(needed, MAX_VALIDATION_FRACTION))
-
-
-def _require_enough(
-    labels: np.ndarray, classes: tuple[str, ...], *, has_validation: bool, has_test: bool
-) -> None:
-    """Raise DataError if a class has too few training images for the random splits.
-
-    Args:
-        labels: Labels of the training images of the source.
-        classes: Class names by label.
-        has_validation, has_test: Whether the source has these splits.
-    """
-    needs = [f"{MIN_TRAINING_IMAGES} to train"]
-    needs += [] if has_validation else ["1 for validation"]
-    needs += [] if has_test else ["1 to test"]
-    required = MIN_TRAINING_IMAGES + len(needs) - 1
-    counts = np.bincount(labels, minlength=len(classes))
-    lacking = [f"{name!r} has {n}" for name, n in zip(classes, counts, strict=True) if n < required]
-    if lacking:
-        more = len(lacking) - _SHOWN_CLASSES
-        shown = ", ".join(lacking[:_SHOWN_CLASSES]) + (f", and {more} more" if more > 0 else "")
-        raise DataError(
-            f"{len(lacking)} of {len(classes)} classes have too few training images: {shown}. "
-            f"Each class needs at least {required}: {', '.join(needs)}.",
-            remedy="Add images of these classes, or remove the classes. For accuracies in steps of "
-            f"{100 / MIN_PART_IMAGES:g} points, {_SUFFICIENT_IMAGES} images in all are needed.",
-        )
-
-
-def _stratified_split(
-    positions: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split off a random fraction of each class: at least one image.
-
-    `MIN_TRAINING_IMAGES` of each class are left.
-
-    Returns:
-        The sorted positions of the rest, and those of the fraction.
-    """
-    chosen: list[int] = []
-    for label in np.unique(labels[positions]):
-        shuffled = rng.permutation(positions[labels[positions] == label])
-        count = min(max(1, round(len(shuffled) * fraction)), len(shuffled) - MIN_TRAINING_IMAGES)
-        chosen.extend(shuffled[:count].tolist())
-    return np.setdiff1d(positions, chosen), np.sort(np.array(chosen, np.int64))
+def _require_no_duplicates(source: str, inventory: Inventory, found: Duplicates) -> None:
+    """Raise DataError for duplicates in two parts or of two classes."""
+    for first, second in found.pairs:
+        parts, labels = (each[[first, second]] for each in (inventory.parts, inventory.labels))
+        if parts[0] != parts[1] or labels[0] != labels[1]:
+            reason = "two parts" if parts[0] != parts[1] else "two classes"
+            raise DataError(
+                f"{source} has duplicates in {reason}, such as {inventory.locations[first]} and "
+                f"{inventory.locations[second]}.",
+                remedy='Remove them (`nas data` lists them), or set on_duplicate = "group".',
+            )

@@ -77,9 +77,11 @@ class _Image(NamedTuple):
             has no file.
         silhouette: Colour (RGB) of an image that is drawn by its transparency alone; None for any
             other.
+        size: Width and height before it was scaled.
     """
 
     pixels: np.ndarray
+    size: tuple[int, int]
     kind: str = ""
     silhouette: tuple[int, int, int] | None = None
 
@@ -194,6 +196,9 @@ def _decode_all(
     grey = True
     examples = _Examples()
     silhouettes: list[tuple[int, int, int]] = []
+    locations: list[str] = []
+    groups: list[str | None] = []
+    sizes: list[tuple[int, int]] = []
     decoded = _decode_samples(source, size, background, files)
     for done, (sample, image) in enumerate(decoded, start=1):
         label = None if sample.label == -1 else sample.label
@@ -210,6 +215,9 @@ def _decode_all(
                 silhouettes.append(image.silhouette)
             labels.append(label)
             splits.append(sample.split)
+            locations.append(sample.location)
+            groups.append(sample.group)
+            sizes.append(image.size)
         if progress and (done % _IMAGES_PER_PROGRESS_CALL == 0 or done == source.count):
             progress(done, source.count)
     if not labels:
@@ -230,6 +238,9 @@ def _decode_all(
         examples=examples.files(),
         silhouettes=len(silhouettes),
         invisible=sum(_is_invisible(colour, background) for colour in silhouettes),
+        locations=locations,
+        groups=groups,
+        sizes=sizes,
     )
 
 
@@ -301,16 +312,17 @@ def _decode_image(sample: Sample, size: int, background: str = "#ffffff") -> _Im
         return "no image"
     try:
         if isinstance(content, np.ndarray):
-            return _Image(read_pixels(Image.fromarray(content), size, background))
+            pixels = read_pixels(Image.fromarray(content), size, background)
+            return _Image(pixels, (content.shape[1], content.shape[0]))
         if is_raw(content):
             return RAW
         file = io.BytesIO(content) if isinstance(content, bytes) else content
         with open_image(file, size, tuple(IMAGE_FORMATS)) as image:
             is_large = image.width * image.height > _MAX_CONCURRENT_IMAGE_PIXELS
             with _LARGE_IMAGE_LOCK if is_large else nullcontext():
-                kind = _kind(image)
+                kind, own_size = _kind(image), _full_size(image)
                 pixels = read_pixels(image, size, background)
-                return _Image(pixels, kind, _silhouette(image))
+                return _Image(pixels, own_size, kind, _silhouette(image))
     except UnknownFormatError:
         assert not isinstance(content, np.ndarray)
         return unreadable_reason(content)
@@ -329,6 +341,12 @@ def _kind(image: ImageFile.ImageFile) -> str:
     if image.format in ("JPEG", "MPO") and image.decoderconfig and image.decoderconfig[0] > 1:
         parts.append(f"decoded at 1/{image.decoderconfig[0]}")
     return ", ".join(parts)
+
+
+def _full_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Return width and height of an image file; of a JPEG that is decoded smaller, about these."""
+    scale = image.decoderconfig[0] if image.format in ("JPEG", "MPO") and image.decoderconfig else 1
+    return image.width * max(1, scale), image.height * max(1, scale)
 
 
 def _silhouette(image: Image.Image) -> tuple[int, int, int] | None:

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Source, Split, printable_line
 
-VERSION = 4
+VERSION = 5
 """Version of the decoding and of the file format. Files of another version are never read."""
 
 MAX_CACHED_DATASETS = 8
@@ -33,6 +33,9 @@ _CHUNK_BYTES = 1 << 26
 """Bytes that are read or copied at a time (64 MiB) where the whole array need not be in memory."""
 
 _SUFFIX = ".images"
+
+DUPLICATES_SUFFIX = ".duplicates.npz"
+"""End of the name of the file beside cached images that has their duplicates."""
 
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
@@ -86,6 +89,9 @@ class DecodedImages:
         silhouettes: Number of images that are drawn by their transparency alone: their visible
             pixels have one colour.
         invisible: Number of these that have the colour of the background.
+        locations: Where each image is, for messages.
+        groups: Group of each image, see `nas.data.sources.Sample`.
+        sizes: Width and height of each image before it was scaled, `n x 2`.
     """
 
     pixels: np.ndarray
@@ -97,6 +103,9 @@ class DecodedImages:
     examples: tuple[ExampleFile, ...] = ()
     silhouettes: int = 0
     invisible: int = 0
+    locations: tuple[str, ...] = ()
+    groups: tuple[str | None, ...] = ()
+    sizes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 class ExampleFile(BaseModel):
@@ -134,6 +143,9 @@ class CacheRecord(BaseModel):
         examples: As in `DecodedImages`.
         silhouettes: As in `DecodedImages`.
         invisible: As in `DecodedImages`.
+        locations: As in `DecodedImages`.
+        groups: As in `DecodedImages`.
+        sizes: As in `DecodedImages`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -148,6 +160,9 @@ class CacheRecord(BaseModel):
     examples: list[ExampleFile]
     silhouettes: int
     invisible: int
+    locations: list[str]
+    groups: list[str | None]
+    sizes: list[tuple[int, int]]
 
     def with_pixels(self, pixels: np.ndarray) -> DecodedImages:
         """Return the decoded images; grey images keep one channel of `pixels`."""
@@ -161,6 +176,9 @@ class CacheRecord(BaseModel):
             tuple(self.examples),
             self.silhouettes,
             self.invisible,
+            tuple(self.locations),
+            tuple(self.groups),
+            np.array(self.sizes, np.int64).reshape(-1, 2),
         )
 
 
@@ -282,8 +300,9 @@ def _read(path: Path, size: int, *, on_disk: bool) -> DecodedImages | None:
     shape = (count, size, size, channels)
     if math.prod(shape) != pixel_bytes or channels not in ((1, 3) if record.grey else (3,)):
         raise ValueError(f"it has {pixel_bytes} bytes of pixels for {count} labels")
-    if len(record.splits) != len(record.labels):
-        raise ValueError(f"it has {len(record.splits)} splits for {len(record.labels)} labels")
+    for name in ("splits", "locations", "groups", "sizes"):
+        if len(getattr(record, name)) != count:
+            raise ValueError(f"it has {len(getattr(record, name))} {name} for {count} labels")
     if not set(record.labels) <= set(record.label_values):
         raise ValueError("it has labels that its list of labels lacks")
     if any(file_state(Path(str(json.loads(key)))) != state for key, state in record.files.items()):
@@ -383,6 +402,7 @@ def _evict_least_recently_used(folder: Path) -> None:
         by_last_use = sorted(cached, key=lambda path: path.stat().st_mtime)
         for path in by_last_use[:-MAX_CACHED_DATASETS]:
             path.unlink(missing_ok=True)
+            path.with_suffix(DUPLICATES_SUFFIX).unlink(missing_ok=True)
 
 
 def iter_chunks(pixels: Pixels) -> Iterator[np.ndarray]:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas import plotting, this_machine
+from nas.arguments import AtLeast, checked
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model_process import LoadedFile, ModelProcess
@@ -26,6 +28,7 @@ from nas.errors import ExportError, RequestError
 from nas.formatting import format_latency
 from nas.latency.timing import round_to_four_digits
 from nas.run.model_card import ExportedFile, LatencyRecord
+from nas.run.progress import JobProgress, shown
 from nas.statistics import Interval, bootstrap_indices
 
 ROUNDS = 12
@@ -62,15 +65,20 @@ class TimedFile:
         )
 
 
-def benchmark_folder(
-    folder: ModelFolder, *, threads: int = 1, progress: Progress | None = None
+@checked
+def benchmark(
+    path: Path | str,
+    *,
+    threads: Annotated[int, AtLeast(1)] = 1,
+    progress: JobProgress | bool | None = True,
 ) -> list[FileOutcome]:
     """Time all files of an exported model, the fastest first. The folder is not changed.
 
     Args:
-        folder: the model folder; its digests are checked first.
+        path: the model folder, `models/<id>` of a run or a copy of it; its digests are checked.
         threads: number of threads that each runtime may use.
-        progress: receives the number of timings done and of all timings.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or what receives
+            the number of timings done and of all timings.
 
     Returns:
         The files with their latencies now, and with the accuracy that their export measured.
@@ -81,6 +89,7 @@ def benchmark_folder(
         ExportError: a file is missing or changed, or does not run.
     """
     this_machine.require_cores(threads)
+    folder = ModelFolder(Path(path))
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
     rows: dict[str, FileOutcome] = {}
@@ -97,7 +106,9 @@ def benchmark_folder(
                 running[recorded.format] = stack.enter_context(process)
             rows[recorded.format] = FileOutcome(recorded, "not run here")
         image = first_image(samples.images, folder.preprocessing)
-        for name, result in time_files(running, image, progress).items():
+        bars = stack.enter_context(shown(progress))
+        bars.begin("benchmark", "timing")
+        for name, result in time_files(running, image, bars.advance).items():
             rows[name] = FileOutcome(result.update(rows[name].file), "timed")
     return sorted(rows.values(), key=_latency_or_infinity)
 

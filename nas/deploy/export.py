@@ -65,6 +65,9 @@ from nas.run.model_card import CARD_FILE, ExportedFile, Int8Summary, ModelCard, 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
 
+LOGITS_IMAGES = 512
+"""Images that torch classifies at once, in batches that the processor's cores share."""
+
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, of all steps, and a text about the current one."""
 
@@ -436,8 +439,9 @@ def _write_script(
 
 
 def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
-    """Return the logits of torch for decoded images, batch by batch."""
-    return np.concatenate([model.logits(b) for b in batches(images, model.preprocessing)])
+    """Return the logits of torch for decoded images, a few batches at a time."""
+    parts = batches(images, model.preprocessing, LOGITS_IMAGES)
+    return np.concatenate([model.logits(part) for part in parts])
 
 
 def _timed(

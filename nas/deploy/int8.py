@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nas.data import ImageDataset, Images
@@ -22,6 +23,7 @@ from nas.run.model_card import Int8Attempt, Int8Summary
 from nas.supernet.evaluation import choose_calibration_images
 from nas.supernet.quick_evaluation import stratified_sample
 from nas.this_machine import processor
+from nas.torch_device import map_batches
 
 MAX_DROP = 0.005
 """Largest loss of accuracy by default: half a point."""
@@ -88,8 +90,11 @@ def quantise_within(
     def classes(
         logits: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     ) -> NDArray[np.int64]:
-        batches = (normalised(images, model.preprocessing) for images in validation)
-        return np.concatenate([logits(batch).argmax(1) for batch in batches])
+        def part(images: Images) -> NDArray[np.int64]:
+            return logits(normalised(images, model.preprocessing)).argmax(1)
+
+        macs = model.graph.macs * _BATCH_SIZE
+        return np.concatenate(map_batches(part, validation, macs, torch.device("cpu")))
 
     float_classes = classes(model.logits)
     float_accuracy = float((float_classes == labels).mean())

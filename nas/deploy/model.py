@@ -15,7 +15,7 @@ from nas.data.image_reading import RULES, normalise
 from nas.graph import Graph
 from nas.run.model_card import ImageReading, Preprocessing
 from nas.space import Architecture
-from nas.torch_device import limit_threads
+from nas.torch_device import map_batches
 from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:
@@ -68,11 +68,16 @@ class TrainedModel:
 
         Torch computes them in float32: the reference that every exported file is compared with.
         """
-        with torch.inference_mode(), limit_threads(self.network.graph.macs * _BATCH_SIZE):
-            parts = [
-                self.network(torch.from_numpy(images[start : start + _BATCH_SIZE]))
-                for start in range(0, len(images), _BATCH_SIZE)
-            ]
+
+        @torch.inference_mode()
+        def part(start: int) -> torch.Tensor:
+            logits: torch.Tensor = self.network(
+                torch.from_numpy(images[start : start + _BATCH_SIZE])
+            )
+            return logits
+
+        starts, macs = range(0, len(images), _BATCH_SIZE), self.network.graph.macs * _BATCH_SIZE
+        parts = map_batches(part, starts, macs, torch.device("cpu"))
         logits: NDArray[np.float32] = torch.cat(parts).numpy()
         return logits
 

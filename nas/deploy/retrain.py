@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,8 +22,9 @@ from nas.data import ImageDataset, Images
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.documents import SCHEMA, shortened, to_json
-from nas.errors import CheckpointError, RequestError
+from nas.errors import CheckpointError, NasError, RequestError, TrainingError, as_nas_error
 from nas.run.model_card import PREPROCESSING
+from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
 from nas.run.trained import (
     MODELS_FOLDER,
@@ -32,7 +32,6 @@ from nas.run.trained import (
     TRAINED_FILE,
     SplitAccuracy,
     TrainedRecord,
-    read_trained,
 )
 from nas.space import Architecture, load_space
 from nas.space.library import find_reference
@@ -50,28 +49,29 @@ from nas.torch_network import Network, to_torch
 WEIGHTS_FILE = "weights.safetensors"
 """Name of the file with the trained weights, in a model's folder."""
 
-Progress = Callable[[NetworkProgress], None]
+_START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
 
 
 @dataclass(frozen=True, eq=False)
 class Retraining:
-    """What all finalists of a run are trained with.
+    """What finalists of a run are trained with.
 
     Attributes:
-        run: path of the run folder.
-        data: the images of the run.
-        settings: settings of the training, see `finetuning_settings`.
-        seed: seed of the order of the images, the augmentation and newly drawn weights.
-        supernets: the run's supernets by space; those that are missing start and teach nothing.
+        run: the run.
+        settings: settings of the training.
         from_scratch: whether all networks start with newly drawn weights.
     """
 
-    run: Path
-    data: ImageDataset
+    run: Run
     settings: TrainingSettings
-    seed: int
-    supernets: Mapping[str, Supernet]
     from_scratch: bool = False
+
+    @cached_property
+    def supernets(self) -> dict[str, Supernet]:
+        """The supernets that the run has, by space; those that are missing teach nothing."""
+        device = resolve_device(self.settings.device)
+        names = [name for name in self.run.record.spaces or {} if self.run.has_supernet(name)]
+        return {name: self.run.supernet(name).to(device) for name in names}
 
     @cached_property
     def teacher(self) -> tuple[str, Teacher] | None:
@@ -80,53 +80,147 @@ class Retraining:
         All networks have the same teacher, so that those of different spaces can be compared.
         """
         accuracies = {
-            name: evaluate(supernet, [supernet.space.largest], self.data)[0]
+            name: evaluate(supernet, [supernet.space.largest], self.run.data)[0]
             for name, supernet in self.supernets.items()
         }
         if not accuracies:
             return None
         best = max(accuracies, key=lambda name: accuracies[name])
-        return best, Teacher.of_supernet(self.supernets[best], self.data)
-
-
-def finetuning_settings(settings: TrainingSettings, epochs: int) -> TrainingSettings:
-    """Return the settings with which finalists are trained, from those of the supernets."""
-    return replace(settings, epochs=epochs, seconds=None)
+        return best, Teacher.of_supernet(self.supernets[best], self.run.data)
 
 
 def retrain(
     run: Run,
-    pick: str,
+    picks: Sequence[str],
+    references: Sequence[str] = (),
     *,
     epochs: int | None = None,
     from_scratch: bool = False,
-    progress: Progress | None = None,
-) -> TrainedRecord:
-    """Train a network of a run to the end, or resume an interrupted training.
+    progress: JobProgress | None = None,
+) -> list[TrainedRecord]:
+    """Train networks of a run to the end, and write their accuracies into its table.
 
-    The network starts with the supernet's weights, and learns from the labels and from the largest
+    A network starts with the supernet's weights, and learns from the labels and from the largest
     network of the run's supernets. The test images are read once, at the end: a network that is
-    trained already is not trained or tested again, and its record is returned.
+    trained already is neither trained nor tested again. An interrupted training continues.
 
     Args:
         run: the run.
-        pick: the beginning of the network's digest, such as an `id` of `run.front`.
-        epochs: passes over the training images; by default those of the run's plan.
-        from_scratch: whether the network starts with newly drawn weights.
-        progress: called after every step.
+        picks: the beginnings of digests, such as IDs of the front.
+        references: names of published networks, which start with newly drawn weights unless the
+            run has a supernet of their space.
+        epochs: passes over the training images; by default those of the run's finalists.
+        from_scratch: whether all networks start with newly drawn weights.
+        progress: receives progress and messages.
+
+    Returns:
+        The records of the networks, also of those that were trained before.
 
     Raises:
-        RequestError: the run has no such network, or it was trained in another way.
-        RunFolderError: the run has no supernet of the network's space.
+        RequestError: a network is unknown, or was trained in another way.
+        RunFolderError: the folder is in use, or the run has no supernet of a network's space.
         DataError: the images of the run are missing, or others.
-        TrainingError: the training diverged.
+        TrainingError: a training diverged. The other networks were trained.
     """
-    name, architecture = finalist(run, pick)
-    record = trained_record(run.path, name, architecture, epochs, from_scratch=from_scratch)
-    if record is not None:
-        return record
-    setup = prepare(run, [architecture.space.name], epochs, from_scratch=from_scratch)
-    return train_model(setup, name, architecture, progress)
+    if not picks and not references:
+        raise RequestError(
+            "There is nothing to train.",
+            remedy="Give --pick with an ID of the front, or --reference with a network's name.",
+        )
+    chosen = dict(finalist(run, pick) for pick in picks)
+    chosen |= {name: published_network(run, name) for name in references}
+    for name, architecture in chosen.items():
+        record = trained_record(run, name, architecture, epochs, from_scratch=from_scratch)
+        if record is None and not from_scratch and name not in references:
+            run.supernet(architecture.space.name)  # It raises an error if there is none.
+    with run.locked():
+        records, errors = train_networks(
+            run, chosen, epochs, from_scratch=from_scratch, progress=progress
+        )
+    if errors:
+        raise next(iter(errors.values()))
+    return records
+
+
+def train_networks(
+    run: Run,
+    networks: Mapping[str, Architecture],
+    epochs: int | None = None,
+    *,
+    from_scratch: bool = False,
+    progress: JobProgress | None = None,
+) -> tuple[list[TrainedRecord], dict[str, NasError]]:
+    """Train networks one after the other, and write their accuracies into the run's table.
+
+    One that fails does not keep the others from being trained.
+
+    Args:
+        run: the run, locked for this process.
+        networks: the networks by the names of their folders in `models`.
+        epochs, from_scratch, progress: see `retrain`.
+
+    Returns:
+        The records of the trained networks, and the errors of the others by name.
+    """
+    progress = progress or SilentProgress()
+    errors: dict[str, NasError] = {}
+    records = {name: trained_record(run, name, each) for name, each in networks.items()}
+    missing = [name for name, record in records.items() if record is None]
+    setup = Retraining(run, run.training_settings(epochs or _default_epochs(run)), from_scratch)
+    progress.begin("finalists", "step")
+    for number, name in enumerate(missing):
+        report = _network_progress(progress, name, number, len(missing))
+        try:
+            records[name] = record = train_model(setup, name, networks[name], report)
+        except OSError:  # A full disk would stop the others, too.
+            raise
+        except Exception as error:
+            errors[name] = as_nas_error(error, TrainingError)
+            progress.note(f"{name} was not trained: {errors[name].message}")
+        else:
+            progress.note(_summary(record))
+    rows = run.write_trials(run.trials)
+    for worse, better in rows.set_index("id")["dominated_by"].dropna().items():
+        progress.note(
+            f"{worse} is off the front after training: {better} is not worse in any objective"
+        )
+    return [record for record in records.values() if record is not None], errors
+
+
+def _default_epochs(run: Run) -> int:
+    """Return the passes over the images of a network if none are asked for."""
+    plan = run.record.plan
+    trained = [summary.epochs for summary in run.record.supernets.values()]
+    return (
+        (plan.retrain_epochs if plan else 0)
+        or math.ceil(max(trained, default=0))
+        or round(TrainingSettings.epochs)
+    )
+
+
+def _network_progress(
+    progress: JobProgress, name: str, number: int, count: int
+) -> Callable[[NetworkProgress], None]:
+    """Return a callback for one network that reports steps out of those of all networks."""
+
+    def report(state: NetworkProgress) -> None:
+        text = f"{name}: loss {state.loss:.3f}, {state.accuracy:.0%}"
+        progress.advance(number * state.steps + state.step, count * state.steps, text)
+
+    return report
+
+
+def _summary(record: TrainedRecord) -> str:
+    before = (
+        ""
+        if record.supernet_accuracy is None
+        else f" ({record.supernet_accuracy:.1%} with the weights of the supernet)"
+    )
+    return (
+        f"{record.id}: trained for {record.epochs} epochs, starting from "
+        f"{_START_TEXTS[record.start]}; it is right on {record.test.accuracy:.1%} of the test "
+        f"images and {record.holdout.accuracy:.1%} of the hold-out images{before}"
+    )
 
 
 def finalist(run: Run, pick: str) -> tuple[str, Architecture]:
@@ -142,7 +236,7 @@ def finalist(run: Run, pick: str) -> tuple[str, Architecture]:
         RequestError: the run has no such network, or several.
     """
     architecture = run.architecture(pick)
-    record = read_trained(run.path).get(architecture.digest)
+    record = run.trained.get(architecture.digest)
     if record is not None:
         return record.id, architecture
     rows = run.trials
@@ -162,48 +256,8 @@ def published_network(run: Run, name: str) -> Architecture:
     return space.adapt(**run.space_settings).reference(name)
 
 
-def prepare(
-    run: Run, spaces: Collection[str], epochs: int | None = None, *, from_scratch: bool = False
-) -> Retraining:
-    """Open what the finalists of a run are trained with.
-
-    Args:
-        run: the run.
-        spaces: spaces of the run whose supernets finalists start from; the other supernets are used
-            as teachers if the run has them.
-        epochs, from_scratch: see `retrain`, also for the errors.
-    """
-    plan = run.record.plan
-    trained = [summary.epochs for summary in run.record.supernets.values()]
-    epochs = epochs or (plan.retrain_epochs if plan else 0) or math.ceil(max(trained, default=0))
-    names = {field.name for field in fields(TrainingSettings)}
-    given: dict[str, Any] = {
-        name: value
-        for name, value in run.record.job.training.items()
-        if name in names and value not in (None, "auto")
-    }
-    if run.record.image_changes and run.record.image_changes.experiment:
-        given["flip"] = run.record.image_changes.flip
-    epochs = epochs or round(TrainingSettings.epochs)
-    settings = TrainingSettings(**{**given, "epochs": epochs})
-    device = resolve_device(settings.device)
-    supernets = {
-        name: run.supernet(name).to(device)
-        for name in run.record.spaces or {}
-        if run.has_supernet(name) or (name in spaces and not from_scratch)
-    }
-    return Retraining(
-        run.path,
-        run.data,
-        finetuning_settings(settings, epochs),
-        run.record.job.seed,
-        supernets,
-        from_scratch,
-    )
-
-
 def trained_record(
-    run: Path,
+    run: Run,
     name: str,
     architecture: Architecture,
     epochs: int | None = None,
@@ -213,7 +267,7 @@ def trained_record(
     """Return the record of a network that is trained already; None if it is not.
 
     Args:
-        run: path of the run folder.
+        run: the run.
         name: name of the network's folder in `models`.
         architecture: the network.
         epochs: passes over the images that are asked for; None accepts any.
@@ -222,7 +276,7 @@ def trained_record(
     Raises:
         RequestError: the folder holds another network, or one that was trained in another way.
     """
-    path = run / MODELS_FOLDER / name / TRAINED_FILE
+    path = run.path / MODELS_FOLDER / name / TRAINED_FILE
     ModelFolder(path.parent).restore()
     if not path.is_file():
         return None
@@ -242,7 +296,10 @@ def trained_record(
 
 
 def train_model(
-    setup: Retraining, name: str, architecture: Architecture, progress: Progress | None = None
+    setup: Retraining,
+    name: str,
+    architecture: Architecture,
+    progress: Callable[[NetworkProgress], None] | None = None,
 ) -> TrainedRecord:
     """Train a network to the end, test it once, and write its folder. See `retrain`.
 
@@ -252,11 +309,8 @@ def train_model(
         architecture: the network.
         progress: called after every step.
     """
-    record = trained_record(setup.run, name, architecture)
-    if record is not None:
-        return record
-    folder = setup.run / MODELS_FOLDER / name
-    data, settings = setup.data, setup.settings
+    folder = setup.run.path / MODELS_FOLDER / name
+    data, settings, seed = setup.run.data, setup.settings, setup.run.settings.seed
     supernet = setup.supernets.get(architecture.space.name)
     if supernet is not None and supernet.space.digest != architecture.space.digest:
         supernet = None  # A published network of a space that has changed since.
@@ -270,7 +324,7 @@ def train_model(
         data,
         folder,
         settings,
-        seed=setup.seed,
+        seed=seed,
         start=start,
         teacher=setup.teacher[1] if setup.teacher else None,
         progress=progress,
@@ -287,7 +341,7 @@ def train_model(
         holdout=_split_accuracy(network, data, data.holdout),
         test=_split_accuracy(network, data, data.test),
         epochs=round(settings.epochs),
-        seed=setup.seed,
+        seed=seed,
         training=settings.identity(),
         teacher=f"largest of {setup.teacher[0]}" if setup.teacher else None,
         data_digest=data.digest,
@@ -312,12 +366,12 @@ def _save_network(
         "settings": architecture.space.settings,
         "space_digest": architecture.space.digest,
         "network": architecture.digest,
-        "data_digest": setup.data.digest,
+        "data_digest": setup.run.data.digest,
         "training": setup.settings.identity(),
-        "seed": setup.seed,
+        "seed": setup.run.settings.seed,
     }
     checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)
-    preprocessing = preprocessing_of(setup.data, network.graph.input_shape[1])
+    preprocessing = preprocessing_of(setup.run.data, network.graph.input_shape[1])
     files.replace(folder / PREPROCESSING_FILE, to_json(preprocessing))
     text = json.dumps(architecture.to_json(), indent=1)
     files.replace(folder / ARCHITECTURE_FILE, f"{text}\n")
@@ -362,7 +416,7 @@ def load_trained(run: Run, pick: str) -> TrainedModel:
 
 def model_folder(run: Run, pick: str) -> Path:
     """Return the folder of a trained network of a run. See `load_trained`."""
-    records = {record.id: record for record in read_trained(run.path).values()}
+    records = {record.id: record for record in run.trained.values()}
     names = (
         [pick]
         if pick in records

@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
+from nas.arguments import checked
 from nas.data import ImageDataset, Images, load_dataset
 from nas.deploy.folder import SAMPLES_FILE, SCRIPT_FILE, ModelFolder, size_bytes
 from nas.deploy.formats import ModelFormat, model_format
@@ -27,6 +29,7 @@ from nas.deploy.scripts import script_format, script_logits
 from nas.documents import read_bytes
 from nas.errors import DataError, ExportError, RequestError
 from nas.run.model_card import ExportedFile, ModelCard, Preprocessing, ScriptCheck
+from nas.run.progress import JobProgress, shown
 
 SAMPLE_IMAGES = 32
 """Images in a model folder, with which it is verified where its data is not. They have less than
@@ -286,9 +289,8 @@ def check_script(
     )
 
 
-def verify_folder(
-    folder: ModelFolder, *, progress: Callable[[str, int, int], None] | None = None
-) -> FolderVerification:
+@checked
+def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> FolderVerification:
     """Verify an exported model again, on this or another machine.
 
     The digests of all files are checked first. Then every file is run on the images in the folder,
@@ -296,36 +298,41 @@ def verify_folder(
     `run.py` is run on image files.
 
     Args:
-        folder: the model folder.
-        progress: receives the name of a file, and how many images of how many it has classified.
+        path: the model folder, `models/<id>` of a run or a copy of it.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or what receives
+            how many images of how many a file has classified.
 
     Raises:
         RunFolderError: nothing was exported to the folder.
         ExportError: a file is missing or changed, does not compute what it should, or is less
             accurate than at the export.
     """
+    folder = ModelFolder(Path(path))
     folder.require_unchanged()
     card, preprocessing = folder.card, folder.preprocessing
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
-    test, no_accuracy = _test_images(card)
     results = []
-    for recorded in card.files:
-        try:
-            model_file = model_format(recorded.format)
-        except RequestError as error:
-            results.append(FileOutcome(recorded, "not installed", error.remedy))
-            continue
-
-        def report(done: int, total: int, name: str = recorded.format) -> None:
-            if progress:
-                progress(name, done, total)
-
-        with ModelProcess(model_file, folder.path / recorded.file) as process:
-            checked = check_file(process, samples, preprocessing, test=test, progress=report)
-        _require_same_accuracy(recorded, checked)
-        status = "verified" if checked.runs_here else "not run here"
-        results.append(FileOutcome(checked, status))
-    script, no_script = _verify_script(folder, results, samples)
+    with shown(progress) as bars:
+        bars.begin("verify", "image")
+        test, no_accuracy = _test_images(card)
+        for recorded in card.files:
+            try:
+                model_file = model_format(recorded.format)
+            except RequestError as error:
+                results.append(FileOutcome(recorded, "not installed", error.remedy))
+                continue
+            with ModelProcess(model_file, folder.path / recorded.file) as process:
+                checked_file = check_file(
+                    process,
+                    samples,
+                    preprocessing,
+                    test=test,
+                    progress=partial(bars.advance, text=recorded.format),
+                )
+            _require_same_accuracy(recorded, checked_file)
+            status = "verified" if checked_file.runs_here else "not run here"
+            results.append(FileOutcome(checked_file, status))
+        script, no_script = _verify_script(folder, results, samples)
     return FolderVerification(
         tuple(results), 0 if test is None else len(test), no_accuracy, script, no_script
     )
@@ -387,12 +394,12 @@ def _test_images(card: ModelCard) -> tuple[Images | None, str]:
         return None, error.message
 
 
-def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
-    """Yield images as the input of a network, `BATCH_SIZE` at a time."""
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = slice(start, start + BATCH_SIZE)
-        part = images.take(batch)
-        yield normalised(part, preprocessing)
+def batches(
+    images: Images, preprocessing: Preprocessing, size: int = BATCH_SIZE
+) -> Iterator[NDArray[np.float32]]:
+    """Yield images as the input of a network, `size` at a time."""
+    for start in range(0, len(images), size):
+        yield normalised(images.take(slice(start, start + size)), preprocessing)
 
 
 def _classify(

@@ -9,20 +9,22 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.arguments import checked
-from nas.job.progress import JobProgress, SilentProgress, shown
+from nas.run.progress import JobProgress, SilentProgress, shown
 
 if TYPE_CHECKING:
     from nas.errors import NasError
-    from nas.job.context import JobContext
-    from nas.job.folder import RunFolder
-    from nas.job.planning import JobPlan
-    from nas.job.settings import JobSettings, job_path, load_job
+    from nas.job.folder import JobRun
+    from nas.job.settings import job_path, load_job
+    from nas.run.record import JobPlan
+    from nas.run.run import Run
+    from nas.run.settings import JobSettings
     from nas.search import SearchResult
     from nas.supernet.weights import Supernet
 
@@ -39,16 +41,18 @@ __all__ = [
 ]
 
 
-_SETTINGS = ("JobSettings", "job_path", "load_job")
-"""Names of `nas.job.settings`, imported when they are used: commands start without pydantic."""
+_MODULES = {
+    "JobSettings": "nas.run.settings",
+    "job_path": "nas.job.settings",
+    "load_job": "nas.job.settings",
+}
+"""Modules of names that are imported when they are used: commands start without pydantic."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _SETTINGS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'nas.job' has no attribute {name!r}")
-    from nas.job import settings
-
-    return getattr(settings, name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,19 @@ class JobResult:
     """The result of a finished job.
 
     Args:
-        folder: path of the run folder.
+        run: the run.
         report: path of the report.
         front: number of networks on the Pareto front.
         models: folders of the networks that were trained to the end, the most accurate first.
     """
 
-    folder: Path
+    run: Run
     report: Path
     front: int
     models: tuple[Path, ...] = ()
 
 
-@checked(JobSettings="nas.job.settings")
+@checked(JobSettings="nas.run.settings")
 def run_job(
     settings: JobSettings,
     folder: Path,
@@ -94,39 +98,33 @@ def run_job(
             else is done, and in the report.
         NasError: a stage failed.
     """
-    from nas.job import exporting
-    from nas.job.context import JobContext
+    from nas.deploy.exporting import check_formats, unfinished_error
+    from nas.job import finish, stages
+    from nas.job.folder import claim
+    from nas.job.inputs import check_device
+    from nas.run.trained import MODELS_FOLDER
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
-    exporting.check_formats(settings)
-    with shown(progress) as bars:
-        return _run_job(JobContext(settings, bars), folder, command)
-
-
-def _run_job(job: JobContext, folder: Path, command: str) -> JobResult:
-    from nas.job import exporting, finish, retraining, stages
-    from nas.job.folder import claim
-    from nas.run.run import open_run
-    from nas.run.trained import MODELS_FOLDER
-
-    with claim(folder, job.settings, command) as run:
-        supernets, result = _run_until_search(job, run)
+    check_formats(settings, settings.finish.export)
+    check_device(settings)
+    with shown(progress) as bars, claim(folder, settings, command) as run:
+        supernets, result = _run_until_search(run, bars)
         with run.stage("measure the front"):
-            finish.measure_front(job, run, supernets, result.trials)
+            finish.measure_front(run, bars, supernets, result.trials)
         finalists: list[str] = []
         untrained: dict[str, NasError] = {}
         unexported: dict[str, NasError] = {}
-        if stages.decide_finalists(job, run):
+        if stages.decide_finalists(run, bars):
             # The front can be read although a later stage fails or is killed.
             stages.write_report(run)
             with run.stage(stages.FINALISTS_STAGE):
-                finalists, untrained = retraining.train_finalists(job, run, supernets)
+                finalists, untrained = finish.train_finalists(run, bars)
             with run.stage(stages.EXPORT_STAGE):
-                unexported = exporting.export_finalists(job, run, finalists)
+                unexported = finish.export_finalists(run, finalists, bars)
         report = stages.write_report(run)
         if untrained or unexported:
-            raise exporting.unfinished_error(
+            raise unfinished_error(
                 untrained,
                 unexported,
                 f"Everything else is done, see {report}. The same command tries again what is "
@@ -134,7 +132,7 @@ def _run_job(job: JobContext, folder: Path, command: str) -> JobResult:
                 "formats then.",
             )
         models = tuple(folder / MODELS_FOLDER / name for name in finalists)
-        return JobResult(folder, report, len(open_run(folder).members), models)
+        return JobResult(run, report, len(run.members), models)
 
 
 def search_job(
@@ -143,7 +141,7 @@ def search_job(
     *,
     command: str = "",
     progress: JobProgress | None = None,
-    space_files: Sequence[Path] | None = None,
+    own_spaces: bool = False,
 ) -> SearchResult:
     """Run a job up to its search, without timing the front. `run_job` can continue it.
 
@@ -151,52 +149,54 @@ def search_job(
 
     Args:
         settings, folder, command, progress: see `run_job`.
-        space_files: see `nas.job.context.JobContext`.
+        own_spaces: see `nas.job.stages.open_data`.
 
     Raises:
         NasError: see `run_job`.
     """
     from nas.job import finish, stages
-    from nas.job.context import JobContext
     from nas.job.folder import claim
+    from nas.job.inputs import check_device
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a search")
-    job = JobContext(settings, progress or SilentProgress(), space_files or ())
+    check_device(settings)
     with claim(folder, settings, command) as run:
-        supernets, result = _run_until_search(job, run)
-        finish.write_candidates(job, run, supernets, result.trials)
+        supernets, result = _run_until_search(run, progress or SilentProgress(), own_spaces)
+        finish.write_candidates(run, supernets, result.trials)
         stages.write_report(run)
         return result
 
 
-def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supernet], SearchResult]:
+def _run_until_search(
+    run: JobRun, progress: JobProgress, own_spaces: bool = False
+) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
-    from nas.job import exporting, searching, stages
+    from nas.job import searching, stages
     from nas.job.supernets import train_anchors
 
     with run.stage("prepare"):
-        stages.open_data_and_device(job, run)
-        exporting.note_few_images(job)
-        searching.require_feasible_job(job, run)
-        stages.decide_image_changes(job, run)
-        plan = stages.decide_plan(job, run)
+        stages.open_data(run, progress, own_spaces=own_spaces)
+        stages.open_device(run, progress)
+        stages.note_few_images(run.settings, run.data, progress)
+        searching.require_feasible_job(run)
+        stages.decide_image_changes(run, progress)
+        plan = stages.decide_plan(run, progress)
     with run.stage(stages.TABLE_STAGE):
-        stages.build_latency_table(job, run)
-        searching.require_feasible_job(job, run)
+        stages.build_latency_table(run, progress)
+        searching.require_feasible_job(run)
     # A plan with a time budget decides the number of steps while it trains.
+    seconds = plan.supernet_seconds
     training = {
-        name: job.training_settings(
-            None if plan.supernet_seconds else epochs, plan.supernet_seconds
-        )
+        name: run.training_settings(None if seconds else epochs, seconds)
         for name, epochs in plan.epochs.items()
     }
-    supernets = stages.train_supernets(job, run, training)
-    if job.settings.search.anchors and run.record.study is None:
+    supernets = stages.train_supernets(run, progress, training)
+    if run.settings.search.anchors and run.record.study is None:
         with run.stage("anchors"):
-            train_anchors(job, run)
+            train_anchors(run, progress)
     with run.stage("search"):
-        return supernets, searching.search_spaces(job, run, supernets, plan.trials)
+        return supernets, searching.search_spaces(run, progress, supernets, plan.trials)
 
 
 def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> JobPlan:
@@ -212,11 +212,22 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
         RequestError: the job cannot do what its settings ask for.
         DataError: the images cannot be used.
     """
-    from nas.job.context import JobContext
-    from nas.job.exporting import check_formats, note_few_images
+    from nas.deploy.exporting import check_formats
+    from nas.job.inputs import check_device, load_images, load_spaces
+    from nas.job.planning import make_plan
+    from nas.job.stages import note_few_images
+    from nas.latency import open_runtime
 
-    job = JobContext(settings, progress or SilentProgress(), read_only=True)
-    check_formats(settings)
-    plan = job.plan()
-    note_few_images(job)
-    return plan.model_copy(update={"data": job.data.summary})
+    progress, start = progress or SilentProgress(), time.perf_counter()
+    check_formats(settings, settings.finish.export)
+    check_device(settings)
+    data = load_images(settings, progress, write_cache=False)
+    spaces = load_spaces(data, [each.name for each in settings.space])
+    device = settings.device
+    runtime = open_runtime(
+        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+    )
+    opened_s = time.perf_counter() - start
+    plan = make_plan(settings, data, spaces, runtime, progress, opened_s=opened_s)
+    note_few_images(settings, data, progress)
+    return plan.model_copy(update={"data": data.summary})

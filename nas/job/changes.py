@@ -1,6 +1,6 @@
 """What changed in a job file between two starts of a run, and whether the run can continue.
 
-`nas.job.keys` says of each key how long it may change, and what is decided again if it does.
+`nas.run.keys` says of each key how long it may change, and what is decided again if it does.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from nas.documents import shortened
 from nas.errors import RunFolderError, printable
-from nas.job.keys import KEYS, Decision, Stage
-from nas.job.settings import JobSettings
 from nas.job.settings_errors import REPEATED_TABLES
+from nas.run.keys import KEYS, Decision, Stage
+from nas.run.settings import JobSettings
 
 
 def values_by_key(settings: JobSettings) -> dict[str, Any]:

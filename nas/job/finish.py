@@ -1,4 +1,4 @@
-"""The end of a job: time the best candidates as whole networks, and score them on the hold-out."""
+"""The end of a job: the best candidates are timed, and some of them are trained and exported."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 import pandas as pd
 
 from nas import jsonl
-from nas.errors import KernelError, MeasurementError
-from nas.job.context import JobContext
-from nas.job.folder import RunFolder
+from nas.deploy.exporting import export_networks
+from nas.deploy.retrain import finalist, train_networks
+from nas.errors import IncompleteExportError, KernelError, MeasurementError, NasError
+from nas.job.folder import JobRun
 from nas.job.measurements import (
     MEASUREMENTS,
     NETWORKS_PER_ROUND,
@@ -19,9 +20,9 @@ from nas.job.measurements import (
 )
 from nas.latency import Prediction, measure_networks
 from nas.run import candidates
-from nas.run.front import behind, front, representatives, with_trained
-from nas.run.record import JobSearch
-from nas.run.trained import read_trained
+from nas.run.front import behind, front, representatives
+from nas.run.progress import JobProgress
+from nas.run.settings import SearchSettings
 from nas.search import Trial
 from nas.supernet.evaluation import evaluate
 from nas.supernet.weights import Supernet
@@ -31,13 +32,13 @@ MIN_PER_SPACE = 3
 
 
 def measure_front(
-    job: JobContext, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
+    run: JobRun, progress: JobProgress, supernets: dict[str, Supernet], trials: Sequence[Trial]
 ) -> None:
     """Time the best candidates as whole networks, score them on the hold-out, and write all rows.
 
     Args:
-        job: the job.
-        run: the run folder.
+        run: the run.
+        progress: receives progress and messages.
         supernets: the trained supernets by space.
         trials: the trials of the search.
 
@@ -47,13 +48,13 @@ def measure_front(
     by_digest = {trial.digest: trial for trial in trials}
     # Candidates are chosen by their predictions, not by what was measured, so that a resumed run
     # chooses the same.
-    predicted = _rows(job, trials, {}, {}, {}, {})
+    predicted = _rows(run, trials, {}, {}, {}, {})
     timed = {each.digest for each in jsonl.read(run.measurements, MEASUREMENTS)}
     chosen = to_measure(
-        predicted, run.record.job.search, list(job.spaces), job.settings.finish.measure, timed
+        predicted, run.settings.search, list(run.spaces), run.settings.finish.measure, timed
     )
-    _measure(job, run, [by_digest[digest] for digest in chosen])
-    write_candidates(job, run, supernets, trials)
+    _measure(run, progress, [by_digest[digest] for digest in chosen])
+    write_candidates(run, supernets, trials)
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
     if problems and not measured:
         raise MeasurementError(
@@ -62,9 +63,7 @@ def measure_front(
         )
 
 
-def write_candidates(
-    job: JobContext, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
-) -> None:
+def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[Trial]) -> None:
     """Write the rows of all candidates; those with a measured latency get a hold-out accuracy."""
     by_digest = {trial.digest: trial for trial in trials}
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
@@ -72,39 +71,38 @@ def write_candidates(
     for digest in measured.keys() & by_digest.keys():
         trial = by_digest[digest]
         (score,) = evaluate(
-            supernets[trial.architecture.space.name], [trial.architecture], job.data, "holdout"
+            supernets[trial.architecture.space.name], [trial.architecture], run.data, "holdout"
         )
         holdout[digest] = score
-    rows = _rows(job, trials, measured, holdout, problems, _predictions(job, trials))
-    rows = with_trained(rows, read_trained(run.path), run.record.job.search)
-    candidates.write(rows, run.trials)
+    run.write_trials(_rows(run, trials, measured, holdout, problems, _predictions(run, trials)))
 
 
-def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
+def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial]) -> None:
     """Time each network until its timings agree, and append all timings to the log."""
-    job.progress.begin("whole networks", "network")
+    progress.begin("whole networks", "network")
+    batch = run.settings.device.batch
     jsonl.repair(run.measurements)
     graphs = {t.digest: t.architecture.graph for t in chosen}
     log = jsonl.read(run.measurements, MEASUREMENTS)
-    waiting = unsettled(log, list(graphs), once=job.runtime.has_constant_networks)
+    waiting = unsettled(log, list(graphs), once=run.runtime.has_constant_networks)
     left = [trial for trial in chosen if trial.digest in waiting]
     for start in range(0, len(left), NETWORKS_PER_ROUND):
-        batch = left[start : start + NETWORKS_PER_ROUND]
+        together = left[start : start + NETWORKS_PER_ROUND]
         timed = measure_networks(
-            [graphs[trial.digest] for trial in batch],
-            job.runtime,
-            job.table.schedules(),
-            batch=job.batch,
+            [graphs[trial.digest] for trial in together],
+            run.runtime,
+            run.table.schedules(),
+            batch=batch,
         )
-        for trial, result in zip(batch, timed, strict=True):
+        for trial, result in zip(together, timed, strict=True):
             for measurement in Measurement.of_timings(trial, result):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
-        job.progress.advance(start + len(batch), len(left))
+        progress.advance(start + len(together), len(left))
 
 
 def to_measure(
     rows: pd.DataFrame,
-    search: JobSearch,
+    search: SearchSettings,
     spaces: Sequence[str],
     count: int,
     timed: Collection[str] = (),
@@ -142,7 +140,7 @@ def to_measure(
 
 
 def _rows(
-    job: JobContext,
+    run: JobRun,
     trials: Sequence[Trial],
     measured: dict[str, float],
     holdout: dict[str, float],
@@ -155,16 +153,62 @@ def _rows(
         holdout_accuracy=holdout,
         problems=problems,
         predictions=predictions,
-        basis=job.runtime.network_basis,
+        basis=run.runtime.network_basis,
     )
 
 
-def _predictions(job: JobContext, trials: Sequence[Trial]) -> dict[str, Prediction]:
+def _predictions(run: JobRun, trials: Sequence[Trial]) -> dict[str, Prediction]:
     """Return the table's prediction of each network that it can predict, by digest."""
     predictions = {}
     for trial in trials:
         try:
-            predictions[trial.digest] = job.table.predict(trial.architecture, job.batch)
+            predictions[trial.digest] = run.table.predict(
+                trial.architecture, run.settings.device.batch
+            )
         except KernelError:
             continue  # an infeasible candidate, which has no latency
     return predictions
+
+
+def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict[str, NasError]]:
+    """Train networks that represent the front of a run to the end.
+
+    Args:
+        run: the run, with the candidates and their measured latencies.
+        progress: receives progress and messages.
+
+    Returns:
+        The names of their folders in `models`, the most accurate first; and the error of each
+        network that could not be trained, by its name. The run's record has the reasons, too.
+    """
+    plan = run.record.plan
+    assert plan is not None
+    picks = representatives(run.front, run.settings.search, plan.retrain, run.trained)
+    chosen = dict(finalist(run, digest) for digest in picks)
+    _, errors = train_networks(run, chosen, plan.retrain_epochs or None, progress=progress)
+    run.record.training_errors = {name: error.message for name, error in errors.items()}
+    return [name for name in chosen if name not in errors], errors
+
+
+def export_finalists(
+    run: JobRun, finalists: Sequence[str], progress: JobProgress
+) -> dict[str, NasError]:
+    """Export the finalists of a job in the formats of `[finish] export`.
+
+    Args:
+        run: the run, with the trained finalists.
+        finalists: names of their folders in `models`.
+        progress: receives progress and messages.
+
+    Returns:
+        The error of each finalist that could not be exported in all formats, by its name. The run's
+        record has the reasons by format; under "all" if none was written.
+    """
+    errors = export_networks(run, finalists, run.settings.finish.export, progress=progress)
+    run.record.export_errors = {
+        name: {format_: own.message for format_, own in error.failed.items()}
+        if isinstance(error, IncompleteExportError)
+        else {"all": error.message}
+        for name, error in errors.items()
+    }
+    return errors

@@ -1,65 +1,53 @@
-"""The run folder: its paths, its lock, `run.json` and the seconds of each stage."""
+"""`JobRun`: a run that a job works on, its facts and the seconds of its stages."""
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from nas import files
 from nas.documents import SCHEMA, to_json
-from nas.errors import JobFileError, RunFolderError
+from nas.errors import RunFolderError
 from nas.job.changes import deciding_values, require_continuable
-from nas.job.keys import Decision
-from nas.job.settings import JobSettings, load_job
-from nas.run.record import JobSummary, RunRecord, StageRecord, read_run
+from nas.job.inputs import needed_kernels
+from nas.latency import Kernel
+from nas.run.keys import Decision
+from nas.run.record import RunRecord, StageRecord, read_run
+from nas.run.run import Run
+from nas.run.settings import JobSettings
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
 """Packages that decide a run's results; a runtime adds its own packages when it is opened."""
 
 
-@dataclass(frozen=True)
-class RunPaths:
-    """The paths in a run folder."""
+class JobRun(Run):
+    """A run that a job of this process works on, see `claim`.
 
-    path: Path
+    Attributes:
+        has_begun: whether the run has begun to train. Until then its job can still be corrected.
+    """
 
-    @property
-    def journal(self) -> Path:
-        """The Optuna journal with the trials of the search."""
-        return self.path / "study.journal"
-
-    @property
-    def measurements(self) -> Path:
-        """The log of every whole-network timing."""
-        return self.path / "measurements.jsonl"
+    def __init__(self, path: Path, settings: JobSettings, command: str) -> None:
+        super().__init__(path)
+        self.has_begun = _has_begun(path)
+        self._record = _start_record(path, settings, command, has_begun=self.has_begun)
 
     @property
-    def trials(self) -> Path:
-        """The table of all candidates."""
-        return self.path / "trials.csv"
+    def record(self) -> RunRecord:
+        """The record of the run, which the job changes; see `save`."""
+        return self._record
 
-    def supernet(self, space: str) -> Path:
-        """Return the folder of the supernet of a space."""
-        return self.path / "supernets" / space
-
-
-@dataclass(frozen=True)
-class RunFolder(RunPaths):
-    """The folder of one job with its `run.json`, locked for this process by `claim`."""
-
-    record: RunRecord
-    has_begun: bool = False
-    """Whether the run has begun to train. Until then its job can still be corrected."""
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        """Every kernel that the architectures of the spaces can need, once each."""
+        return needed_kernels(self.spaces.values(), self.runtime, self.settings.device.batch)
 
     def save(self) -> None:
         """Write `run.json`, replacing it atomically."""
@@ -88,13 +76,13 @@ class RunFolder(RunPaths):
             self.record.plan = None
         self.record.facts = {**self.record.facts, key: value}
 
-    def is_decided(self, decision: Decision, settings: JobSettings) -> bool:
+    def is_decided(self, decision: Decision) -> bool:
         """Return whether a decision was made by a job with the same values of its keys."""
-        return self.record.decided_by.get(decision) == deciding_values(settings, decision)
+        return self.record.decided_by.get(decision) == deciding_values(self.settings, decision)
 
-    def note_decision(self, decision: Decision, settings: JobSettings) -> None:
-        """Record that a decision was made by a job; see `nas.job.keys`."""
-        values = deciding_values(settings, decision)
+    def note_decision(self, decision: Decision) -> None:
+        """Record that a decision was made by this job; see `nas.run.keys`."""
+        values = deciding_values(self.settings, decision)
         self.record.decided_by = {**self.record.decided_by, decision: values}
 
     @contextmanager
@@ -113,7 +101,7 @@ class RunFolder(RunPaths):
 
 
 @contextmanager
-def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder]:
+def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
     """Lock a run folder for this process: a new one, or one of the same job.
 
     Args:
@@ -129,21 +117,11 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
         raise RunFolderError(f"{path} is a file.", remedy="Name a folder with --out.")
     path.mkdir(parents=True, exist_ok=True)
     _require_run_or_empty(path)
-    lock = filelock.FileLock(path / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise RunFolderError(
-            f"Another process is running a job in {path}.",
-            remedy="Wait for it, or use another folder with --out.",
-        ) from error
-    try:
-        files.remove_unfinished(path)
-        has_begun = _has_begun(path)
-        record = _start_record(path, settings, command, has_begun=has_begun)
-        yield RunFolder(path, record, has_begun)
-    finally:
-        lock.release()
+    with Run(path).locked():
+        run = JobRun(path, settings, command)
+        files.replace(path / "job.toml", settings.to_toml())
+        run.save()
+        yield run
 
 
 def _require_run_or_empty(path: Path) -> None:
@@ -167,30 +145,23 @@ def _has_begun(path: Path) -> bool:
 
 
 def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun: bool) -> RunRecord:
-    earlier = saved_settings(path)
-    record = _read_record(path)
-    if earlier is None:
-        record = None
-    else:
-        searched = record is not None and record.study is not None
+    record = read_run(path) if (path / "run.json").exists() else None
+    if record is not None:
         try:
-            require_continuable(path, earlier, settings, searched=searched)
+            require_continuable(path, record.job, settings, searched=record.study is not None)
         except RunFolderError:
             if has_begun:
                 raise
             record = None  # Nothing was made by the earlier job: this is another one.
-    if earlier is None or earlier.model_dump() != settings.model_dump():
-        files.replace(path / "job.toml", settings.to_toml())
-    job = JobSummary.model_validate(settings.model_dump(mode="json"))
     if record is not None:
-        record.job, record.name = job, settings.name
+        record.job, record.name = settings, settings.name
         return record
     return RunRecord(
         schema=SCHEMA,
         name=settings.name,
         command=command,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        job=job,
+        job=settings,
         versions=installed_versions(),
         stages={},
         facts={},
@@ -198,36 +169,8 @@ def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun:
 
 
 def saved_settings(folder: Path) -> JobSettings | None:
-    """Return the settings in a run folder; None if it has no job file.
-
-    Raises:
-        RunFolderError: the job file is damaged.
-    """
-    path = folder / "job.toml"
-    if not os.path.isfile(path):
-        return None
-    try:
-        return load_job(path)
-    except JobFileError as error:
-        raise RunFolderError(
-            f"{folder} holds a damaged job file. {error.message}",
-            remedy="Restore it, or start again in another folder with --out.",
-        ) from None
-
-
-def saved_space_files(folder: Path) -> list[Path] | None:
-    """Return the paths of a run's copies of its space files, in the order of the job.
-
-    The result is None before the run has read its spaces.
-    """
-    record = _read_record(folder)
-    if record is None or record.spaces is None:
-        return None
-    return [folder / "spaces" / f"{name}.py" for name in record.spaces]
-
-
-def _read_record(folder: Path) -> RunRecord | None:
-    return read_run(folder) if (folder / "run.json").exists() else None
+    """Return the settings of the job in a run folder; None if it is no run."""
+    return read_run(folder).job if (folder / "run.json").exists() else None
 
 
 def installed_versions() -> dict[str, str]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import get_args
 
-from nas.errors import KernelError, MeasurementError, TableError
-from nas.job.context import JobContext
-from nas.job.settings import MaximisedFigure
-from nas.latency import LatencyTable, space_kernels
+from nas.errors import KernelError, MeasurementError
+from nas.job.inputs import require_complete
+from nas.latency import LatencyTable
 from nas.latency.runtime import Figure
-from nas.run.record import DEVICE_LATENCY
+from nas.run.run import Run
+from nas.run.settings import DEVICE_LATENCY, MaximisedFigure
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Direction, IsHopeless, Score
 from nas.space import Architecture
@@ -38,7 +37,7 @@ class JobObjectives:
     """The objectives of a job's search.
 
     Args:
-        job: the job with its spaces, latency table and settings.
+        run: the run with its spaces, latency table and settings.
         supernets: the trained supernets by space; without them only the cheap objectives work.
         correction: correction of the supernets' scores; None for none.
 
@@ -48,30 +47,27 @@ class JobObjectives:
 
     def __init__(
         self,
-        job: JobContext,
+        run: Run,
         supernets: Mapping[str, Supernet],
         correction: ScoreCorrection | None = None,
     ) -> None:
-        self._job, self._supernets, self._correction = job, supernets, correction
+        self._run, self._supernets, self._correction = run, supernets, correction
+        self._settings, self._batch = run.settings.search, run.settings.device.batch
         self._scores: dict[str, RoundsScore] = {}
         self._figures: dict[str, Mapping[str, float]] = {}
         self._others = {
-            Path(device.table).stem: LatencyTable.open(device.table)
-            for device in job.settings.search.device
+            device.name: LatencyTable.open(device.table) for device in self._settings.device
         }
         for table in self._others.values():
-            require_complete(job, table)
+            require_complete(table, run.spaces.values(), self._batch)
 
     def all(self) -> list[Objective]:
         """Return the latency on every device, the counts with a limit, and the validation error."""
-        settings = self._job.settings.search
-        objectives = [self._latency(LATENCY, self._job.table, settings.max_latency_ms)]
+        settings = self._settings
+        objectives = [self._latency(LATENCY, self._run.table, settings.max_latency_ms)]
         for device in settings.device:
-            name = Path(device.table).stem
-            table = self._others[name]
-            objectives.append(
-                self._latency(f"{DEVICE_LATENCY}{name}", table, device.max_latency_ms)
-            )
+            name, table = f"{DEVICE_LATENCY}{device.name}", self._others[device.name]
+            objectives.append(self._latency(name, table, device.max_latency_ms))
         limits = {
             "macs": settings.max_macs,
             "params": settings.max_params,
@@ -92,7 +88,7 @@ class JobObjectives:
         if self._correction is not None:
             # The main objective has scored the architecture when this one is evaluated.
             objectives.append(Objective(ERROR, self._raw_errors, limit=1.0, limit_only=True))
-        images = len(self._job.data.search)
+        images = len(self._run.data.search)
         if len(round_ends(images)) > 1:
             counts = Objective(IMAGES, self._image_counts, limit=images, limit_only=True)
             objectives.append(counts)
@@ -112,10 +108,10 @@ class JobObjectives:
 
     def fixed_settings(self) -> dict[str, str]:
         """Return the devices and the batch size, which may not change while a search continues."""
-        tables = {"device": self._job.table}
+        tables = {"device": self._run.table}
         tables |= {f"device of {name}": table for name, table in self._others.items()}
         facts = {name: _device_digest(table) for name, table in tables.items()}
-        return {**facts, "batch": str(self._job.batch)}
+        return {**facts, "batch": str(self._batch)}
 
     def _latency(self, name: str, table: LatencyTable, limit_ms: float | None) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
@@ -126,7 +122,7 @@ class JobObjectives:
 
     def _predict(self, table: LatencyTable, architecture: Architecture) -> Score:
         try:
-            return table.predict(architecture, self._job.batch).latency_us
+            return table.predict(architecture, self._batch).latency_us
         except KernelError as error:
             return Infeasible(error.message)
 
@@ -151,7 +147,7 @@ class JobObjectives:
         digest = architecture.digest
         if digest not in self._figures:
             try:
-                self._figures = {digest: self._job.runtime.network_figures(architecture.graph)}
+                self._figures = {digest: self._run.runtime.network_figures(architecture.graph)}
             except MeasurementError as error:
                 return Infeasible(error.message)
         return float(self._figures[digest][name])
@@ -164,7 +160,7 @@ class JobObjectives:
         self._scores[architecture.digest] = score = evaluate_in_rounds(
             self._supernets[architecture.space.name],
             architecture,
-            self._job.data,
+            self._run.data,
             lambda accuracy: is_hopeless(self._error(architecture, accuracy)),
         )
         return self._error(architecture, score.accuracy)
@@ -181,25 +177,6 @@ class JobObjectives:
 
     def _image_counts(self, batch: Sequence[Architecture]) -> list[Score]:
         return [float(self._scores[each.digest].images) for each in batch]
-
-
-def require_complete(job: JobContext, table: LatencyTable) -> None:
-    """Raise TableError for a table that cannot predict all architectures of the spaces."""
-    needed = {
-        kernel: None
-        for space in job.spaces.values()
-        for kernel in space_kernels(space, table.runtime, job.batch)
-    }
-    missing = table.missing(needed)
-    remedy = "Run `nas table build` for these spaces and sizes on that device."
-    if missing:
-        raise TableError(
-            f"{table.path} lacks {len(missing)} of {len(needed)} kernels of "
-            f"{', '.join(job.spaces)}, the first: {missing[0]}.",
-            remedy=remedy,
-        )
-    if table.lacks_dispatch():
-        raise TableError(f"{table.path} has no dispatch overhead.", remedy=remedy)
 
 
 def _device_digest(table: LatencyTable) -> str:

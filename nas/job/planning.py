@@ -7,14 +7,21 @@ the front was measured, `plan_finalists_again` gives the finalists the time that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from nas.data import ImageDataset
 from nas.errors import JobFileError
-from nas.job.settings import JobSettings
-from nas.job.stage_costs import StageCosts
-from nas.run.record import JobPlan
+from nas.job.inputs import needed_kernels
+from nas.job.stage_costs import StageCosts, measure_stage_costs
+from nas.latency import LatencyTable, Runtime, lacks_calibration
+from nas.run.progress import JobProgress
+from nas.run.record import JobPlan, describe_image_changes, describe_shift
+from nas.run.settings import JobSettings
+from nas.space import SearchSpace
 
 MAX_EPOCHS = 200
 """Most epochs of one network that a budget is spent on. A job file can ask for more."""
@@ -76,6 +83,69 @@ def fixed_plan(
         retrain_epochs=epochs,
         seconds={},
     )
+
+
+def make_plan(
+    settings: JobSettings,
+    data: ImageDataset,
+    spaces: Mapping[str, SearchSpace],
+    runtime: Runtime,
+    progress: JobProgress,
+    *,
+    opened_s: float,
+    spent_on_table_s: float | None = None,
+) -> JobPlan:
+    """Return what a job would do and for how long, from quick measurements.
+
+    Args:
+        settings: the settings of the job.
+        data, spaces, runtime: its images, spaces and opened runtime.
+        progress: receives progress.
+        opened_s: seconds that opening these took.
+        spent_on_table_s: seconds that earlier starts of a run spent on its latency table; None for
+            a job that starts. A run that goes on has a plan even if its budget is spent.
+    """
+    start = time.perf_counter()
+    batch = settings.device.batch
+    table = LatencyTable.find(settings.device.tables, runtime)
+    kernels = needed_kernels(spaces.values(), runtime, batch)
+    missing = kernels if table is None else table.missing(kernels)
+    progress.begin("plan", "measurement")
+    costs = measure_stage_costs(
+        list(spaces.values()),
+        data,
+        settings.training.settings(),
+        runtime,
+        missing,
+        seed=settings.seed,
+        sampler=settings.search.sampler,
+        batch=batch,
+        lacks_dispatch=(bool(runtime.dispatch_parts) if table is None else table.lacks_dispatch()),
+        lacks_calibration=table is None or lacks_calibration(table, spaces.values(), batch),
+    )
+    progress.advance(1, 1)
+    if fixed_plan(settings, [], 0) is None:  # The job measures the costs itself.
+        opened_s += time.perf_counter() - start
+    costs = replace(costs, prepare_s=opened_s, table_s=costs.table_s + (spent_on_table_s or 0))
+    plan = estimate_plan(settings, len(missing), costs, must_fit=spent_on_table_s is None)
+    return plan.model_copy(update={"image_changes": planned_image_changes(settings, data)})
+
+
+def needs_mirroring_experiment(settings: JobSettings, data: ImageDataset) -> bool:
+    """Return whether neither the job nor the source says if training images are mirrored."""
+    return settings.training.flip == "auto" and data.flip_preserves_class is None
+
+
+def planned_image_changes(settings: JobSettings, data: ImageDataset) -> str:
+    """Return how training images will be mirrored and shifted, without the full stop."""
+    training = settings.training.settings()
+    shift = training.resolve_shift(data)
+    if needs_mirroring_experiment(settings, data):
+        return (
+            f"training images are {describe_shift(shift)}; an experiment at the start decides "
+            "whether they are mirrored"
+        )
+    return describe_image_changes(training.resolve_flip(data), shift)
 
 
 def estimate_plan(

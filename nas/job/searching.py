@@ -12,23 +12,17 @@ import pandas as pd
 
 from nas import files
 from nas.errors import InfeasibleError, RequestError, SearchError
-from nas.job.context import JobContext
-from nas.job.folder import RunFolder, RunPaths
-from nas.job.objectives import (
-    CORRECTED_ERROR,
-    ERROR,
-    IMAGES,
-    LATENCY,
-    JobObjectives,
-    require_complete,
-)
-from nas.job.progress import JobProgress
+from nas.job.folder import JobRun
+from nas.job.inputs import require_complete
+from nas.job.objectives import CORRECTED_ERROR, ERROR, IMAGES, LATENCY, JobObjectives
 from nas.job.settings import with_search
-from nas.job.supernets import fit_score_correction, open_job
+from nas.job.supernets import fit_score_correction
 from nas.job.workers import STORAGE_VARIABLE, Workers
-from nas.latency import LatencyTable
-from nas.report.page import HISTORY
-from nas.run.record import SearchSummary, read_run
+from nas.run.candidates import HISTORY_FILE
+from nas.run.progress import JobProgress
+from nas.run.record import SearchSummary
+from nas.run.run import Run
+from nas.run.settings import SearchSettings
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.continuation import (
     continue_with_other_limits,
@@ -43,7 +37,7 @@ HISTORY_INTERVAL_S = 30.0
 """Seconds between two writings of the history of the hypervolume."""
 
 
-def require_feasible_job(job: JobContext, run: RunFolder) -> None:
+def require_feasible_job(run: JobRun) -> None:
     """Check in seconds what would otherwise end the search after hours of timing and training.
 
     Limits on a latency are checked as soon as its table is complete.
@@ -53,15 +47,15 @@ def require_feasible_job(job: JobContext, run: RunFolder) -> None:
         TableError: the table of another device lacks kernels.
         StorageError: the database of the trials does not answer.
     """
-    if run.record.study is not None and run.is_decided("limits", job.settings):
+    if run.record.study is not None and run.is_decided("limits"):
         return
-    if job.settings.search.storage != "journal":
-        Storage(job.settings.search.storage)
-    objectives = [objective for objective in JobObjectives(job, {}).all() if objective.cheap]
-    if job.table.missing(job.kernels):
+    if run.settings.search.storage != "journal":
+        Storage(run.settings.search.storage)
+    objectives = [objective for objective in JobObjectives(run, {}).all() if objective.cheap]
+    if run.table.missing(run.kernels):
         objectives = [objective for objective in objectives if objective.name != LATENCY]
     try:
-        require_feasible(list(job.spaces.values()), objectives, job.settings.seed)
+        require_feasible(list(run.spaces.values()), objectives, run.settings.seed)
     except InfeasibleError as error:
         if not run.has_begun:
             raise
@@ -74,15 +68,15 @@ def require_feasible_job(job: JobContext, run: RunFolder) -> None:
 
 
 def search_spaces(
-    job: JobContext, run: RunFolder, supernets: Mapping[str, Supernet], trials: int
+    run: JobRun, progress: JobProgress, supernets: Mapping[str, Supernet], trials: int
 ) -> SearchResult:
     """Search all spaces at once, with the workers of the job.
 
     The history of the hypervolume and a front for each further device are written to the run.
 
     Args:
-        job: the job.
-        run: the run folder.
+        run: the run.
+        progress: receives stages, progress and messages.
         supernets: the trained supernets by space.
         trials: number of trials.
 
@@ -90,30 +84,32 @@ def search_spaces(
         SearchError: no architecture was scored.
         NasError: see `nas.search.run_search`.
     """
-    settings = job.settings.search
+    settings = run.settings.search
     if run.record.study is None:
-        run.record.correction = fit_score_correction(job, run.path, run.record)
+        run.record.correction = fit_score_correction(run)
         if run.record.correction is not None:
-            job.progress.note(f"search: {run.record.correction.summary}")
-    objectives = JobObjectives(job, supernets, run.record.correction)
-    job.progress.begin("search", "trial")
-    storage = _journal(run.path) if settings.storage == "journal" else settings.storage
-    study = _choose_study(job, run, objectives, storage)
+            progress.note(f"search: {run.record.correction.summary}")
+    objectives = JobObjectives(run, supernets, run.record.correction)
+    progress.begin("search", "trial")
+    storage = _storage(run, settings)
+    study = _choose_study(run, progress, objectives, storage)
     shared = settings.workers > 1 or settings.storage != "journal"
-    display = _SearchProgressDisplay(job.progress, run.path / HISTORY, trials)
+    display = _SearchProgressDisplay(progress, run.path / HISTORY_FILE, trials)
     with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
-            job,
+            run,
+            settings,
             objectives,
             storage,
             study,
             trials=trials,
             shared=shared,
             on_trial=display.update,
+            on_message=progress.note,
         )
         if result.interrupted:
             workers.interrupt()
-    write_history(run.path / HISTORY, result.progress)
+    write_history(run.path / HISTORY_FILE, result.progress)
     run.record.search = SearchSummary(
         ended=result.stop_reason,
         sampler=settings.sampler,
@@ -124,11 +120,11 @@ def search_spaces(
     for name, device_objectives in objectives.fronts().items():
         _write_front(run.path / f"front-{name}.csv", front(done, device_objectives))
     if workers.lost and not result.interrupted:
-        job.progress.note(
+        progress.note(
             f"{workers.lost} of {settings.workers - 1} workers ended early; {workers.log} says why"
         )
     if len(done) < trials:
-        job.progress.note(
+        progress.note(
             f"search: ended after {len(done)} of at most {trials} networks: {result.stop_reason}"
         )
     if result.interrupted:
@@ -145,7 +141,7 @@ def search_spaces(
 
 
 def _choose_study(
-    job: JobContext, run: RunFolder, objectives: JobObjectives, storage: Path | str
+    run: JobRun, progress: JobProgress, objectives: JobObjectives, storage: Path | str
 ) -> str:
     """Return the name of the study that the search of a run uses, and record it.
 
@@ -156,17 +152,17 @@ def _choose_study(
     if earlier is None:
         # A database may hold the searches of many runs.
         name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
-        study = "search" if job.settings.search.storage == "journal" else name
+        study = "search" if run.settings.search.storage == "journal" else name
     elif (
-        run.is_decided("limits", job.settings)
+        run.is_decided("limits")
         or not _has_study(storage, earlier)
         or not limits_differ(storage, earlier, objectives.all())
     ):
         study = earlier
     else:
-        study = _judge_trials_again(job, objectives, storage, earlier)
+        study = _judge_trials_again(run, progress, objectives, storage, earlier)
     run.record.study = study
-    run.note_decision("limits", job.settings)
+    run.note_decision("limits")
     run.save()
     if earlier not in (None, study):
         end_processes(storage, earlier, study)
@@ -174,20 +170,20 @@ def _choose_study(
 
 
 def _judge_trials_again(
-    job: JobContext, objectives: JobObjectives, storage: Path | str, study: str
+    run: JobRun, progress: JobProgress, objectives: JobObjectives, storage: Path | str, study: str
 ) -> str:
     """Return the name of a new study with the trials of another, judged by the job's limits."""
-    images = len(job.data.search)
+    images = len(run.data.search)
     continuation = continue_with_other_limits(
         storage,
         study,
-        list(job.spaces.values()),
+        list(run.spaces.values()),
         objectives.all(),
-        seed=job.settings.seed,
-        fixed_settings={"sampler": job.settings.search.sampler, **objectives.fixed_settings()},
+        seed=run.settings.seed,
+        fixed_settings={"sampler": run.settings.search.sampler, **objectives.fixed_settings()},
         is_estimate=lambda trial: trial.values.get(IMAGES, images) < images,
     )
-    job.progress.note(
+    progress.note(
         f"search: the limits of the job have changed. Of the networks that were tried, "
         f"{continuation.complete} meet them, {continuation.infeasible} do not, and "
         f"{continuation.forgotten} that were not scored may be tried again"
@@ -195,13 +191,13 @@ def _judge_trials_again(
     return continuation.study
 
 
-def join_search(folder: Path, address: str | None, progress: JobProgress) -> int:
+def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
     """Work on the search of a run until it ends, and return the number of its trials.
 
     The latency table of the run may be that of another machine.
 
     Args:
-        folder: the run folder, or a copy of it.
+        run: the run, or a copy of its folder.
         address: address of the storage of the trials; by default `NAS_STORAGE` or that of the job.
         progress: receives stages, progress and messages.
 
@@ -209,44 +205,44 @@ def join_search(folder: Path, address: str | None, progress: JobProgress) -> int
         RequestError: the search has not begun, or cannot be joined.
         TableError: the latency table of the run is missing.
     """
-    job = open_job(folder, progress)
+    settings = run.settings
     if address is not None:
-        job.settings = with_search(job.settings, {"storage": address})
-    settings = job.settings.search
+        settings = with_search(settings, {"storage": address})
+    search = settings.search
     # The process that starts a worker tells it the storage, and has made the study.
     inherited = os.environ.get(STORAGE_VARIABLE, "") if address is None else ""
-    own_storage = _journal(folder) if settings.storage == "journal" else settings.storage
-    storage = inherited or own_storage
-    if settings.storage == "journal" and settings.workers == 1 and not inherited:
+    storage = inherited or _storage(run, search)
+    if search.storage == "journal" and search.workers == 1 and not inherited:
         raise RequestError(
-            f"The search of {folder} runs in one process.",
+            f"The search of {run.path} runs in one process.",
             remedy="Run it again with --workers 2 or more. For several machines, start another run "
             "with --storage and a database that all of them reach.",
         )
-    record = read_run(folder)
-    if record.study is None or record.table is None or record.plan is None:
+    record = run.record
+    if record.study is None or record.plan is None:
         raise RequestError(
-            f"The search of {folder} has not begun.",
+            f"The search of {run.path} has not begun.",
             remedy="Start the job or `nas search` first, and the workers once it searches.",
         )
-    if not inherited:
-        _require_study(storage, record.study, folder)
-    job.table = _open_table(job, record.table.file)
-    job.table.use_calibration(record.table.calibration, job.batch)
-    supernets = {
-        name: Supernet.load(RunPaths(folder).supernet(name), space)
-        for name, space in job.spaces.items()
-    }
+    if not inherited and not _has_study(storage, record.study):
+        raise RequestError(
+            f"{redact_address(storage)} does not hold the search of {run.path}.",
+            remedy="Give the --storage that it was started with.",
+        )
+    require_complete(run.table, run.spaces.values(), settings.device.batch)
+    supernets = {name: run.supernet(name) for name in run.spaces}
     trials = record.plan.trials
     progress.begin("search", "trial")
     result = _search(
-        job,
-        JobObjectives(job, supernets, record.correction),
+        run,
+        search,
+        JobObjectives(run, supernets, record.correction),
         storage,
         record.study,
         trials=trials,
         shared=True,
         on_trial=lambda _, state: progress.advance(state.completed, trials),
+        on_message=progress.note,
     )
     if result.interrupted:
         raise KeyboardInterrupt
@@ -254,7 +250,8 @@ def join_search(folder: Path, address: str | None, progress: JobProgress) -> int
 
 
 def _search(
-    job: JobContext,
+    run: Run,
+    settings: SearchSettings,
     objectives: JobObjectives,
     storage: Path | str,
     study: str,
@@ -262,23 +259,23 @@ def _search(
     trials: int,
     shared: bool,
     on_trial: Callable[[Trial, SearchProgress], None],
+    on_message: Callable[[str], None],
 ) -> SearchResult:
     """Call the search with the arguments that all processes of a run share."""
-    settings = job.settings.search
     return run_search(
-        list(job.spaces.values()),
+        list(run.spaces.values()),
         objectives.all(),
         trials=trials,
         minutes=settings.minutes,
         stall=settings.effective_stall,
-        seed=job.settings.seed,
+        seed=run.settings.seed,
         sampler=settings.sampler,
         storage=storage,
         shared=shared,
         study_name=study,
         fixed_settings=objectives.fixed_settings(),
         on_trial=on_trial,
-        on_message=job.progress.note,
+        on_message=on_message,
         progress=None,
     )
 
@@ -326,29 +323,15 @@ class _SearchProgressDisplay:
             write_history(self._path, progress)
 
 
-def _journal(folder: Path) -> Path:
-    return RunPaths(folder).journal
+def _storage(run: Run, settings: SearchSettings) -> Path | str:
+    """Return where the trials of a run are stored: its journal, or the address of a database."""
+    return run.journal if settings.storage == "journal" else settings.storage
 
 
 def _has_study(storage: Path | str, study: str) -> bool:
     # `Storage` would create a missing journal.
     is_missing = isinstance(storage, Path) and not storage.exists()
     return not is_missing and study in Storage(storage).get_study_names()
-
-
-def _require_study(storage: Path | str, study: str, folder: Path) -> None:
-    if not _has_study(storage, study):
-        raise RequestError(
-            f"{redact_address(storage)} does not hold the search of {folder}.",
-            remedy="Give the --storage that it was started with.",
-        )
-
-
-def _open_table(job: JobContext, name: str) -> LatencyTable:
-    """Open the latency table of a run for reading. Raises an error if it lacks kernels."""
-    table = job.open_table(name)
-    require_complete(job, table)
-    return table
 
 
 def _write_front(path: Path, members: Sequence[Trial]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -337,12 +337,11 @@ def _seconds_per_network_epoch(
     graph: Graph, teacher: Graph, data: ImageDataset, training: TrainingSettings
 ) -> float:
     """Return the time to train a network for one epoch with a teacher."""
-    from nas.deploy.retrain import finetuning_settings
     from nas.supernet.distillation import Teacher
     from nas.supernet.standalone import NetworkTrainer
     from nas.torch_network import to_torch
 
-    settings = finetuning_settings(training, epochs=_FINALIST_EPOCHS)
+    settings = replace(training, epochs=_FINALIST_EPOCHS, seconds=None)
     own_teacher = Teacher.of_network(to_torch(teacher))
     trainer = NetworkTrainer(graph, data, settings, seed=0, teacher=own_teacher)
     durations: list[float] = []

@@ -8,20 +8,13 @@ from pathlib import Path
 from nas import files
 from nas.documents import SCHEMA, to_json
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
-from nas.job.context import JobContext
-from nas.job.folder import (
-    RunFolder,
-    RunPaths,
-    claim,
-    installed_versions,
-    saved_settings,
-    saved_space_files,
-)
-from nas.job.objectives import require_complete
-from nas.job.progress import JobProgress, SilentProgress
-from nas.job.settings import JobSettings
+from nas.job.folder import JobRun, claim, installed_versions, saved_settings
+from nas.job.inputs import load_images, load_spaces, require_complete
 from nas.job.stages import decide_image_changes, open_data, train_supernets
-from nas.run.record import RUN, RunRecord, TableSummary, read_run
+from nas.run.progress import JobProgress, SilentProgress
+from nas.run.record import RUN
+from nas.run.run import Run
+from nas.run.settings import JobSettings
 from nas.space import Architecture
 from nas.supernet.correction import fit_correction
 from nas.supernet.distributed import current_process_group, require_single_process
@@ -71,97 +64,51 @@ def train_job_supernets(
             length = {"minutes": settings.budget_s / 60 / len(settings.space)}
         training = settings.training.model_copy(update=length)
         settings = settings.model_copy(update={"training": training})
-    job = JobContext(settings, progress)
     if not group.is_main:
-        job.flip = group.broadcast(None)
+        data = load_images(settings, progress)
+        recipe = group.broadcast(None)
         return {
             name: train(
                 space,
-                job.data,
-                RunPaths(folder).supernet(name),
-                job.training_settings(),
+                data,
+                Run(folder).supernet_folder(name),
+                recipe,
                 seed=settings.seed,
             )
-            for name, space in job.spaces.items()
+            for name, space in load_spaces(data, [each.name for each in settings.space]).items()
         }
     with claim(folder, settings, command) as run:
-        open_data(job, run)
-        decide_image_changes(job, run)
-        group.broadcast(job.flip)
-        trained = train_supernets(job, run, dict.fromkeys(job.spaces, job.training_settings()))
+        open_data(run, progress)
+        decide_image_changes(run, progress)
+        recipe = group.broadcast(run.training_settings())
+        trained = train_supernets(run, progress, dict.fromkeys(run.spaces, recipe))
         run.save()
         return trained
 
 
-def open_job(folder: Path, progress: JobProgress | None = None) -> JobContext:
-    """Return the job of a run folder, with the run's own copies of its spaces.
-
-    Raises:
-        RunFolderError: the folder is no run folder, or its job has not read its data yet.
-    """
-    settings = saved_settings(folder)
-    if settings is None:
-        raise RunFolderError(
-            f"{folder} is not a run: it has no job.toml.",
-            remedy="Give the folder that `nas run` or `nas supernet train` wrote.",
-        )
-    space_files = saved_space_files(folder)
-    if space_files is None:
-        raise RunFolderError(
-            f"The job in {folder} has only begun: its data and spaces were not read yet.",
-            remedy="Wait until they are, or run it again.",
-        )
-    changes = read_run(folder).image_changes
-    flip = None if changes is None else changes.flip_by_experiment
-    return JobContext(settings, progress or SilentProgress(), space_files, flip)
-
-
-def load_supernet(job: JobContext, folder: Path, space: str) -> Supernet:
-    """Return the trained supernet of a space.
-
-    Raises:
-        RequestError: the run has no such space.
-        CheckpointError: the supernet is missing or damaged.
-    """
-    if space not in job.spaces:
-        raise RequestError(
-            f"{folder} has no space {space!r}.", remedy=f"It has: {', '.join(job.spaces)}."
-        )
-    return Supernet.load(RunPaths(folder).supernet(space), job.spaces[space])
-
-
-def fit_score_correction(
-    job: JobContext, folder: Path, record: RunRecord
-) -> ScoreCorrection | None:
+def fit_score_correction(run: Run) -> ScoreCorrection | None:
     """Return the correction of scores with which the search of a run begins.
 
-    It is fitted to the networks that `rank_supernets` trained, if it was called before.
-
-    Args:
-        job: the job of the run.
-        folder: the run folder.
-        record: the record of the run.
-
-    Returns:
-        The correction; None if the job leaves the scores as they are, or a supernet is not trained.
+    It is fitted to the networks that `rank_supernets` trained, if it was called before. The result
+    is None if the job leaves the scores as they are, or a supernet is not trained.
     """
-    supernets = record.supernets
-    if not job.settings.search.correct_scores or not supernets.keys() >= job.spaces.keys():
+    supernets = run.record.supernets
+    if not run.settings.search.correct_scores or not supernets.keys() >= run.spaces.keys():
         return None
     ends = {
         name: [
             (space.smallest.macs, supernets[name].smallest_accuracy),
             (space.largest.macs, supernets[name].largest_accuracy),
         ]
-        for name, space in job.spaces.items()
+        for name, space in run.spaces.items()
     }
-    ranking = read_ranking(folder)
+    ranking = read_ranking(run.path)
     ranked = {} if ranking is None else ranking.spaces
     return fit_correction(ends, {name: space.networks for name, space in ranked.items()})
 
 
 def rank_supernets(
-    folder: Path,
+    run: Run,
     *,
     spaces: Sequence[str] = (),
     nets: int = 50,
@@ -178,7 +125,7 @@ def rank_supernets(
     written to `ranking.json` in the run folder. See `nas.supernet.ranking` for the figures.
 
     Args:
-        folder: the run folder.
+        run: the run.
         spaces: names of some of the run's spaces; by default all.
         nets: number of networks of each space.
         how: method by which the networks are drawn. "matched" ones are equally fast by the latency
@@ -190,18 +137,22 @@ def rank_supernets(
         progress: receives stages, progress and messages.
 
     Raises:
-        RunFolderError: the folder is no run folder, or is in use.
-        CheckpointError: a supernet is missing or damaged.
+        RequestError: the run has no such space.
+        RunFolderError: the folder is in use, or a supernet is missing.
+        CheckpointError: a supernet is damaged.
         TrainingError: standalone training failed.
     """
     require_single_process("a ranking")
-    progress = progress or SilentProgress()
-    job = open_job(folder, progress)
-    with claim(folder, job.settings, command) as run:
+    for name in spaces:
+        if name not in run.spaces:
+            raise RequestError(
+                f"{run.path} has no space {name!r}.", remedy=f"It has: {', '.join(run.spaces)}."
+            )
+    with run.locked():
         return _rank(
-            job,
             run,
-            spaces or list(job.spaces),
+            progress or SilentProgress(),
+            spaces or list(run.spaces),
             nets=nets,
             how=how,
             repeated=repeated,
@@ -211,30 +162,30 @@ def rank_supernets(
         )
 
 
-def train_anchors(job: JobContext, run: RunFolder) -> None:
+def train_anchors(run: JobRun, progress: JobProgress) -> None:
     """Train `search.anchors` networks of each space standalone, for `fit_score_correction`.
 
     Nothing is done if `rank_supernets` compared enough networks before.
 
     Args:
-        job: the job.
-        run: the run folder, with trained supernets.
+        run: the run, with trained supernets.
+        progress: receives stages, progress and messages.
 
     Raises:
         TrainingError: standalone training failed.
     """
     ranking = read_ranking(run.path)
     ranked = {} if ranking is None else ranking.spaces
-    counts = [len(ranked[name].networks) if name in ranked else 0 for name in job.spaces]
+    counts = [len(ranked[name].networks) if name in ranked else 0 for name in run.spaces]
     if min(counts) < MIN_ANCHORS:
-        anchors = job.settings.search.anchors
-        command, seed = run.record.command, job.settings.seed
-        _rank(job, run, list(job.spaces), nets=anchors, seed=seed, command=command)
+        anchors, seed = run.settings.search.anchors, run.settings.seed
+        command = run.record.command
+        _rank(run, progress, list(run.spaces), nets=anchors, seed=seed, command=command)
 
 
 def _rank(
-    job: JobContext,
-    run: RunFolder,
+    run: Run,
+    progress: JobProgress,
     spaces: Sequence[str],
     *,
     nets: int,
@@ -247,13 +198,13 @@ def _rank(
     """Write and return the ranking of supernets; see `rank_supernets` for the arguments."""
     networks: dict[str, list[RankedNetworkRecord]] = {}
     recipes: dict[str, TrainingSettings] = {}
-    latency_us = _predictions(job, run.record.table)
+    latency_us = _predictions(run, progress)
     for name in spaces:
-        supernet = load_supernet(job, run.path, name)
+        supernet = run.supernet(name)
         trained = run.record.supernets.get(name)
         if trained is None:
             raise RUN.failure(f"{run.path / 'run.json'} has no supernet {name} yet")
-        recipes[name] = job.training_settings(epochs or trained.epochs)
+        recipes[name] = run.training_settings(epochs or trained.epochs)
         budgets: list[int | None]
         if how == "matched":
             cost = latency_us or _macs
@@ -262,16 +213,16 @@ def _rank(
         else:
             drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
             budgets = [None] * len(drawn)
-        job.progress.begin(f"{name} standalone", "step")
+        progress.begin(f"{name} standalone", "step")
         ranked = compare_with_standalone(
             supernet,
             drawn,
-            job.data,
+            run.data,
             run.path,
             recipes[name],
             seed=seed,
             repeated=repeated,
-            progress=job.progress.advance,
+            progress=progress.advance,
         )
         networks[name] = [
             network.model_copy(
@@ -283,7 +234,7 @@ def _rank(
         "schema": SCHEMA,
         "command": command,
         "versions": installed_versions(),
-        "data": {"source": job.data.source, "digest": job.data.digest, **job.data.counts},
+        "data": {"source": run.data.source, "digest": run.data.digest, **run.data.counts},
         "draw": {"how": how, "seed": seed},
         "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
         "spaces": {name: compute_ranking(own) for name, own in networks.items()},
@@ -296,30 +247,22 @@ def _rank(
     return ranking
 
 
-def _predictions(
-    job: JobContext, summary: TableSummary | None
-) -> Callable[[Architecture], float | None] | None:
+def _predictions(run: Run, progress: JobProgress) -> Callable[[Architecture], float | None] | None:
     """Return what predicts latencies in microseconds, and None for a network with a failed kernel.
 
     Returns None without the latency table of the run.
     """
-    reason = "The run has no latency table."
-    table = None
-    if summary is not None:
-        try:
-            opened = job.open_table(summary.file)
-            require_complete(job, opened)
-            opened.use_calibration(summary.calibration, job.batch)
-            table = opened
-        except TableError as error:
-            reason = error.message
-    if table is None:
-        job.progress.note(f"{reason} Networks are matched by their MACs.")
+    batch = run.settings.device.batch
+    try:
+        table = run.table
+        require_complete(table, run.spaces.values(), batch)
+    except (RunFolderError, TableError) as error:
+        progress.note(f"{error.message} Networks are matched by their MACs.")
         return None
 
     def latency_us(architecture: Architecture) -> float | None:
         try:
-            return table.predict(architecture, job.batch).latency_us
+            return table.predict(architecture, batch).latency_us
         except KernelError:
             return None
 

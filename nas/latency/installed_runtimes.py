@@ -3,56 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from nas import this_machine
 from nas.arguments import checked
-from nas.errors import DeviceError, RequestError
+from nas.errors import DeviceError
 from nas.latency.runtime import Availability, Runtime
+from nas.plugins import PlugInPoint, is_subclass_of
 
-ENTRY_POINT_GROUP = "nas.runtimes"
-"""Entry point group in which installed packages name their runtimes."""
-
-
-@cache
-def _entry_points() -> dict[str, EntryPoint]:
-    return {each.name: each for each in entry_points(group=ENTRY_POINT_GROUP)}
+RUNTIMES = PlugInPoint(
+    "nas.runtimes", "runtime", is_subclass_of(Runtime), "subclass of nas.latency.runtime.Runtime"
+)
 
 
 def runtime_names() -> list[str]:
     """Return the names of all installed runtimes, whether they can be used here or not."""
-    return sorted(_entry_points())
+    return RUNTIMES.names
 
 
-@cache
 def runtime_class(name: str) -> type[Runtime]:
     """Return the class of an installed runtime.
 
     Raises:
         RequestError: no installed package has a runtime of this name, or its class does not load.
     """
-    entry_point = _entry_points().get(name)
-    if entry_point is None:
-        raise RequestError(
-            f"There is no runtime '{name}'.",
-            remedy=f"Allowed: {', '.join(runtime_names())}. A package adds one by the entry point "
-            f"group '{ENTRY_POINT_GROUP}'.",
-        )
-    try:
-        loaded = entry_point.load()
-    except (ImportError, AttributeError) as error:
-        raise RequestError(
-            f"Runtime '{name}' does not load from '{entry_point.value}': {error}.",
-            remedy="Install its package again.",
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Runtime)):
-        raise RequestError(
-            f"Runtime '{name}': '{entry_point.value}' is no subclass of "
-            "nas.latency.runtime.Runtime.",
-            remedy="Correct the entry point of its package.",
-        )
-    return loaded
+    cls: type[Runtime] = RUNTIMES.load(name)
+    return cls
 
 
 def configured_runtime(

@@ -1,4 +1,4 @@
-"""The pictures of the report, as SVG elements for the page.
+"""The pictures of the report.
 
 Every space has the colour and marker of its position in the list of spaces, in all pictures.
 """
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nas.latency.timing import MEASURED
-from nas.plotting import STYLE, group_style, set_plain_ticks, shade_band, to_svg
-from nas.report.models import ReportedModel
+from nas.plotting import STYLE, group_style, set_plain_ticks, shade_band
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
-from nas.run.record import COSTS, DEVICE_LATENCY, JobSearch
+from nas.run.models import RunModel
+from nas.run.settings import COSTS, DEVICE_LATENCY, SearchSettings
 from nas.search import non_dominated
 from nas.supernet.ranking_records import SpaceRanking
 from nas.supernet.records import TrainingRow
@@ -74,7 +74,7 @@ class FrontAxis(NamedTuple):
     has_legend: bool = False
 
 
-def front_axes(rows: pd.DataFrame, search: JobSearch) -> list[FrontAxis]:
+def front_axes(rows: pd.DataFrame, search: SearchSettings) -> list[FrontAxis]:
     """Return an axis for each objective of a job beside accuracy; the first one is latency.
 
     Args:
@@ -104,14 +104,15 @@ def front_axes(rows: pd.DataFrame, search: JobSearch) -> list[FrontAxis]:
     return axes
 
 
+@mpl.rc_context(STYLE)
 def draw_front(
     rows: pd.DataFrame,
     front: pd.DataFrame,
     spaces: Sequence[str],
     axis: FrontAxis,
-    models: Sequence[ReportedModel] = (),
-    rankings: Mapping[str, SpaceRanking] | None = None,
-) -> str:
+    models: Sequence[RunModel],
+    rankings: Mapping[str, SpaceRanking],
+) -> Figure:
     """Draw accuracy over an objective: all scored candidates, the measured ones, and the front.
 
     A line joins the members of the front that are on the front of these two objectives; circles are
@@ -126,48 +127,45 @@ def draw_front(
         models: trained networks.
         rankings: rankings of the supernets by space.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 5) if axis.has_legend else (7, 4.4))
-        axes = figure.subplots()
-        whole_network = "measured" if candidates.basis(rows) == MEASURED else "whole network"
-        complete = rows[rows["state"] == "complete"]
-        for index, space in enumerate(spaces):
-            scored = complete[complete["space"] == space]
-            axes.scatter(
-                axis.predicted[scored.index], 100 * candidates.score(scored),
-                s=16, alpha=0.35, linewidths=0, label=f"{space}: {len(scored)} scored",
-                **group_style(index),
-            )  # fmt: skip
-            measured = scored.dropna(subset=["measured_us"])
-            axes.scatter(
-                axis.whole_network[measured.index], 100 * candidates.score(measured),
-                s=42, edgecolors="black", linewidths=0.8, zorder=3,
-                label=f"{space}: {len(measured)} {whole_network}", **group_style(index),
-            )  # fmt: skip
-        values = axis.whole_network[front.index].to_numpy(float)
-        scores = 100 * candidates.score(front).to_numpy(float)
-        line = _draw_steps(
-            axes, values, scores, axis, linestyle="-", zorder=2, label="Pareto front"
-        )
-        others = [position for position in range(len(front)) if position not in line]
-        if others:
-            axes.scatter(
-                values[others], scores[others], s=110, facecolors="none", edgecolors="black",
-                linewidths=1.0, zorder=4, label="on the front by another objective",
-            )  # fmt: skip
-        _draw_standalone_ranges(axes, front, values, rankings or {}, spaces)
-        _draw_trained(axes, axis, rows, models, spaces)
-        axes.set_xlabel(axis.label)
-        stars = ", stars: trained" if models else ""
-        corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
-        axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
-        shown = axis.predicted[complete.index]
-        if len(complete) and shown.max() > MIN_RATIO_FOR_LOG_AXIS * shown.min() > 0:
-            axes.set_xscale("log")
-            set_plain_ticks(axes, "x")
-        if axis.has_legend:
-            axes.legend(**_SMALL_LEGEND, loc="lower right")
-        return to_svg(figure)
+    figure = Figure(figsize=(11, 5) if axis.has_legend else (7, 4.4))
+    axes = figure.subplots()
+    whole_network = "measured" if candidates.basis(rows) == MEASURED else "whole network"
+    complete = rows[rows["state"] == "complete"]
+    for index, space in enumerate(spaces):
+        scored = complete[complete["space"] == space]
+        axes.scatter(
+            axis.predicted[scored.index], 100 * candidates.score(scored),
+            s=16, alpha=0.35, linewidths=0, label=f"{space}: {len(scored)} scored",
+            **group_style(index),
+        )  # fmt: skip
+        measured = scored.dropna(subset=["measured_us"])
+        axes.scatter(
+            axis.whole_network[measured.index], 100 * candidates.score(measured),
+            s=42, edgecolors="black", linewidths=0.8, zorder=3,
+            label=f"{space}: {len(measured)} {whole_network}", **group_style(index),
+        )  # fmt: skip
+    values = axis.whole_network[front.index].to_numpy(float)
+    scores = 100 * candidates.score(front).to_numpy(float)
+    line = _draw_steps(axes, values, scores, axis, linestyle="-", zorder=2, label="Pareto front")
+    others = [position for position in range(len(front)) if position not in line]
+    if others:
+        axes.scatter(
+            values[others], scores[others], s=110, facecolors="none", edgecolors="black",
+            linewidths=1.0, zorder=4, label="on the front by another objective",
+        )  # fmt: skip
+    _draw_standalone_ranges(axes, front, values, rankings, spaces)
+    _draw_trained(axes, axis, rows, models, spaces)
+    axes.set_xlabel(axis.label)
+    stars = ", stars: trained" if models else ""
+    corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
+    axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
+    shown = axis.predicted[complete.index]
+    if len(complete) and shown.max() > MIN_RATIO_FOR_LOG_AXIS * shown.min() > 0:
+        axes.set_xscale("log")
+        set_plain_ticks(axes, "x")
+    if axis.has_legend:
+        axes.legend(**_SMALL_LEGEND, loc="lower right")
+    return figure
 
 
 def _draw_steps(
@@ -218,7 +216,7 @@ def _draw_trained(
     axes: Axes,
     axis: FrontAxis,
     rows: pd.DataFrame,
-    models: Sequence[ReportedModel],
+    models: Sequence[RunModel],
     spaces: Sequence[str],
 ) -> None:
     """Draw the hold-out accuracy of trained candidates, and their front."""
@@ -241,89 +239,84 @@ def _draw_trained(
         _draw_steps(axes, values, accuracies, axis, linestyle="--", zorder=4, label=label)
 
 
-def draw_latency_agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
+@mpl.rc_context(STYLE)
+def draw_latency_agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> Figure:
     """Draw predicted over measured latency, with the line where both are equal."""
     both = rows.dropna(subset=["predicted_us", "measured_us"])
-    with mpl.rc_context(STYLE):
-        unit = latency_unit(rows)
-        figure = Figure(figsize=(5.2, 4.6))
-        axes = figure.subplots()
-        for index, space in enumerate(spaces):
-            own = both[both["space"] == space]
-            axes.scatter(
-                own["measured_us"] / unit.us, own["predicted_us"] / unit.us, s=30, label=space,
-                **group_style(index),
-            )  # fmt: skip
-        limit = 1.05 * max(both["measured_us"].max(), both["predicted_us"].max()) / unit.us
-        axes.plot([0, limit], [0, limit], color="black", linewidth=0.8)
-        shade_band(axes, [0, limit], [0, 0.9 * limit], [0, 1.1 * limit], "±10%")
-        axes.set(xlim=(0, limit), ylim=(0, limit))
-        whole = "measured" if candidates.basis(rows) == MEASURED else "estimated"
-        axes.set_xlabel(f"{whole}, {unit.name} (whole network)")
-        axes.set_ylabel(f"predicted, {unit.name} (kernels and launches of the table)")
-        axes.legend(**_SMALL_LEGEND)
-        return to_svg(figure)
+    unit = latency_unit(rows)
+    figure = Figure(figsize=(5.2, 4.6))
+    axes = figure.subplots()
+    for index, space in enumerate(spaces):
+        own = both[both["space"] == space]
+        axes.scatter(
+            own["measured_us"] / unit.us, own["predicted_us"] / unit.us, s=30, label=space,
+            **group_style(index),
+        )  # fmt: skip
+    limit = 1.05 * max(both["measured_us"].max(), both["predicted_us"].max()) / unit.us
+    axes.plot([0, limit], [0, limit], color="black", linewidth=0.8)
+    shade_band(axes, [0, limit], [0, 0.9 * limit], [0, 1.1 * limit], "±10%")
+    axes.set(xlim=(0, limit), ylim=(0, limit))
+    whole = "measured" if candidates.basis(rows) == MEASURED else "estimated"
+    axes.set_xlabel(f"{whole}, {unit.name} (whole network)")
+    axes.set_ylabel(f"predicted, {unit.name} (kernels and launches of the table)")
+    axes.legend(**_SMALL_LEGEND)
+    return figure
 
 
-def draw_training(logs: Mapping[str, Sequence[TrainingRow]]) -> str:
+@mpl.rc_context(STYLE)
+def draw_training(logs: Mapping[str, Sequence[TrainingRow]]) -> Figure:
     """Draw loss and accuracies of the supernets over the progress of their training.
 
     Args:
         logs: rows of `training.jsonl` by space.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 3.2), layout="constrained")
-        loss, accuracy = figure.subplots(1, 2)
-        for index, (space, rows) in enumerate(logs.items()):
-            colour = group_style(index)["color"]
-            progress = [100 * row.step / row.steps for row in rows]
-            loss.plot(progress, [row.loss for row in rows], label=space, color=colour, lw=1.2)
-            accuracies = {
-                ("largest", "-"): [row.accuracy_largest for row in rows],
-                ("smallest", ":"): [row.accuracy_smallest for row in rows],
-                ("random", "--"): [row.accuracy_random for row in rows],
-            }
-            for (subnet, line), values in accuracies.items():
-                known = [100 * value for value in values if value is not None]
-                if len(known) == len(values):
-                    accuracy.plot(
-                        progress, known, linestyle=line, label=f"{space}, {subnet}", color=colour,
-                        lw=1.2,
-                    )  # fmt: skip
-        loss.set_ylabel("loss of the largest network")
-        accuracy.set_ylabel("accuracy on training batches, %")
-        for axes in (loss, accuracy):
-            axes.set_xlabel("training, %")
-            axes.legend(**_SMALL_LEGEND)
-        return to_svg(figure)
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for index, (space, rows) in enumerate(logs.items()):
+        colour = group_style(index)["color"]
+        progress = [100 * row.step / row.steps for row in rows]
+        loss.plot(progress, [row.loss for row in rows], label=space, color=colour, lw=1.2)
+        accuracies = {
+            ("largest", "-"): [row.accuracy_largest for row in rows],
+            ("smallest", ":"): [row.accuracy_smallest for row in rows],
+            ("random", "--"): [row.accuracy_random for row in rows],
+        }
+        for (subnet, line), values in accuracies.items():
+            known = [100 * value for value in values if value is not None]
+            if len(known) == len(values):
+                accuracy.plot(
+                    progress, known, linestyle=line, label=f"{space}, {subnet}", color=colour,
+                    lw=1.2,
+                )  # fmt: skip
+    loss.set_ylabel("loss of the largest network")
+    accuracy.set_ylabel("accuracy on training batches, %")
+    for axes in (loss, accuracy):
+        axes.set_xlabel("training, %")
+        axes.legend(**_SMALL_LEGEND)
+    return figure
 
 
-def draw_hypervolume(history: Sequence[HistoryRow]) -> str:
+@mpl.rc_context(STYLE)
+def draw_hypervolume(history: Sequence[HistoryRow]) -> Figure:
     """Draw the hypervolume of the front over the completed trials of a search."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-        axes = figure.subplots()
-        points = [(r.completed, r.hypervolume) for r in history if r.hypervolume is not None]
-        axes.step(
-            [completed for completed, _ in points], [volume for _, volume in points],
-            where="post", color="black", linewidth=1.2,
-        )  # fmt: skip
-        axes.set_xlabel("architectures scored")
-        axes.set_ylabel("hypervolume of the front")
-        axes.set_xlim(left=0)
-        return to_svg(figure)
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    points = [(r.completed, r.hypervolume) for r in history if r.hypervolume is not None]
+    axes.step(
+        [completed for completed, _ in points], [volume for _, volume in points],
+        where="post", color="black", linewidth=1.2,
+    )  # fmt: skip
+    axes.set_xlabel("architectures scored")
+    axes.set_ylabel("hypervolume of the front")
+    axes.set_xlim(left=0)
+    return figure
 
 
-def draw_ranking(rankings: Mapping[str, SpaceRanking]) -> str:
+@mpl.rc_context(STYLE)
+def draw_ranking(rankings: Mapping[str, SpaceRanking]) -> Figure:
     """Draw the accuracy of standalone training over the supernet's, for the spaces of a ranking."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 4.6))
-        plot_ranking(figure.subplots(), rankings)
-        return to_svg(figure)
-
-
-def plot_ranking(axes: Axes, rankings: Mapping[str, SpaceRanking]) -> None:
-    """Plot the accuracy of standalone training over the supernet's on axes."""
+    figure = Figure(figsize=(5.2, 4.6))
+    axes = figure.subplots()
     for index, (space, ranking) in enumerate(rankings.items()):
         tau = ranking.kendall_tau
         axes.scatter(
@@ -338,3 +331,4 @@ def plot_ranking(axes: Axes, rankings: Mapping[str, SpaceRanking]) -> None:
     axes.set_xlabel("supernet, % (validation images of the search)")
     axes.set_ylabel("standalone training, % (hold-out images)")
     axes.legend(**_SMALL_LEGEND)
+    return figure

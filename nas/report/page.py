@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 
-from nas import files, jsonl
-from nas.documents import Format
-from nas.errors import RunFolderError
+from nas import files
 from nas.formatting import format_count
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
+from nas.plotting import to_svg
 from nas.report import figures
-from nas.report.models import ReportedModel, read_models
 from nas.run import candidates
-from nas.run.candidates import HistoryRow, read_csv
+from nas.run.candidates import Candidate
 from nas.run.front import expected_accuracies, front, row_objectives
-from nas.run.record import COSTS, RUN, JobSearch, RunRecord, read_run
-from nas.supernet.ranking_records import ORDER_NAMES, RankingRecord, read_ranking
-from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
+from nas.run.record import RUN
+from nas.run.run import Run
+from nas.run.settings import COSTS, SearchSettings
+from nas.supernet.ranking_records import ORDER_NAMES
 
 FRONT_SCHEMA = 3
 """Version of the format of `front.json`."""
 
-HISTORY = "hypervolume.csv"
-"""Name of the file with the hypervolume over the completed trials, in the run folder."""
 
-_HISTORY = Format(
-    HistoryRow,
-    "a search's history",
-    RunFolderError,
-    "Move the file away: the report can be made without it, and the job writes it again.",
-)
-
-
-def build(folder: Path) -> Path:
+def build(run: Run) -> Path:
     """Write the report of a run and return the path of `report.html`.
 
     Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
@@ -49,76 +38,45 @@ def build(folder: Path) -> Path:
     Raises RunFolderError if the folder is not a run, its architectures are not scored yet, or a
     file in it is damaged.
     """
-    run = _read_reportable_run(folder)
-    rows = candidates.read(folder / "trials.csv")
-    search = run.job.search
-    members = front(rows, search)
-    record = {
+    folder, record = run.path, run.record
+    for name in ("data", "spaces", "device", "table"):
+        if getattr(record, name) is None:
+            raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
+    members = run.front
+    shown = candidates.of_table(members)
+    page = _render(run, members, shown)
+    front = {
         "schema": FRONT_SCHEMA,
-        "run": run.name,
-        "front": [each.model_dump(mode="json") for each in candidates.of_table(members)],
+        "run": record.name,
+        "front": [each.model_dump(mode="json") for each in shown],
     }
-    logs = {
-        space: jsonl.read(folder / "supernets" / space / TRAINING_LOG, TRAINING)
-        for space in run.spaces or {}
-    }
-    history = folder / HISTORY
-    page = _render(
-        run,
-        rows,
-        members,
-        read_ranking(folder),
-        logs,
-        read_csv(history, _HISTORY) if history.is_file() else [],
-        read_models(folder, rows, run.export_errors),
-    )
     candidates.write(members, folder / "front.csv")
-    files.replace(folder / "front.json", f"{json.dumps(record, indent=1, allow_nan=False)}\n")
+    files.replace(folder / "front.json", f"{json.dumps(front, indent=1, allow_nan=False)}\n")
     files.replace(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _read_reportable_run(folder: Path) -> RunRecord:
-    """Return the record of a run that has got far enough for a report."""
-    run = read_run(folder)
-    parts = {"data": run.data, "spaces": run.spaces, "device": run.device, "table": run.table}
-    for name, part in parts.items():
-        if part is None:
-            raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
-    return run
-
-
-def _render(
-    run: RunRecord,
-    rows: pd.DataFrame,
-    members: pd.DataFrame,
-    ranking: RankingRecord | None,
-    logs: Mapping[str, Sequence[TrainingRow]],
-    history: Sequence[HistoryRow],
-    models: Sequence[ReportedModel],
-) -> str:
+def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
     """Return the HTML page.
 
     Args:
-        run: record of the run.
-        rows: all candidates.
-        members: candidates on the front of all spaces.
-        ranking: comparison of the supernets with standalone training.
-        logs: training logs by space.
-        history: hypervolume over the completed trials; empty without a search.
-        models: trained models; empty before the first was trained.
+        run: the run.
+        members: rows on the front of all spaces.
+        shown: the same as candidates.
     """
-    spaces, search = list(run.spaces or {}), run.job.search
+    record, rows, ranking, models = run.record, run.trials, run.ranking, run.models
+    rankings = ranking.spaces if ranking else {}
+    spaces, search = list(record.spaces or {}), record.job.search
     measured = rows.dropna(subset=["measured_us"])
     space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
     plots = [
-        figures.draw_front(rows, members, spaces, axis, models, ranking.spaces if ranking else None)
+        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings))
         for axis in figures.front_axes(rows, search)
     ]
-    shown = candidates.of_table(members)
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
     objectives = [accuracy, latency, *others]
-    drawable_logs = {space: log for space, log in logs.items() if len(log) > 1}
+    logs = {space: log for space, log in run.training_logs.items() if len(log) > 1}
+    history = run.history
     agreement, basis = candidates.latency_agreement(rows), candidates.basis(rows)
     is_problem = (rows["error"] != "") & (rows["state"] != "infeasible")
     environment = jinja2.Environment(
@@ -126,7 +84,7 @@ def _render(
     )
     environment.filters["count"] = partial(format_count, space="")
     return environment.get_template("report.html.j2").render(
-        run=run,
+        run=record,
         states=rows["state"].value_counts().to_dict(),
         front=shown,
         expected_accuracies=expected_accuracies(shown),
@@ -142,7 +100,9 @@ def _render(
         unit=figures.latency_unit(rows),
         rough_prediction=ROUGH_PREDICTION,
         basis=basis,
-        calibration=run.table.calibration.text if run.table and run.table.calibration else "",
+        calibration=record.table.calibration.text
+        if record.table and record.table.calibration
+        else "",
         whole_network="measured" if basis == MEASURED else "whole network",
         agreement=agreement,
         ranking=ranking,
@@ -150,20 +110,20 @@ def _render(
         models=models,
         untrained={
             name: reason
-            for name, reason in run.training_errors.items()
+            for name, reason in record.training_errors.items()
             if name not in [model.record.id for model in models]
         },
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
         problems=rows[is_problem]["error"].value_counts().to_dict(),
         front_svgs=plots,
-        agreement_svg=figures.draw_latency_agreement(rows, spaces) if agreement else "",
-        hypervolume_svg=figures.draw_hypervolume(history) if history else "",
-        training_svg=figures.draw_training(drawable_logs) if drawable_logs else "",
-        ranking_svg=figures.draw_ranking(ranking.spaces) if ranking else "",
+        agreement_svg=to_svg(figures.draw_latency_agreement(rows, spaces)) if agreement else "",
+        hypervolume_svg=to_svg(figures.draw_hypervolume(history)) if history else "",
+        training_svg=to_svg(figures.draw_training(logs)) if logs else "",
+        ranking_svg=to_svg(figures.draw_ranking(rankings)) if ranking else "",
     )
 
 
-def _limits(search: JobSearch) -> list[str]:
+def _limits(search: SearchSettings) -> list[str]:
     """Return the limits of a job, each in words with its unit."""
     latencies = {"latency": search.max_latency_ms}
     latencies |= {f"latency on {device.name}": device.max_latency_ms for device in search.device}

@@ -32,7 +32,7 @@ from nas.formatting import format_latency
 from nas.latency.prediction import MAX_DISPATCH_SHARE
 from nas.latency.runtime import FIGURES
 from nas.latency.timing import MEASURED
-from nas.run.record import COSTS, DEVICE_LATENCY
+from nas.run.settings import COSTS, DEVICE_LATENCY
 from nas.search import Trial
 from nas.space.records import ArchitectureRecord
 from nas.statistics import LatencyAgreement
@@ -237,6 +237,16 @@ class HistoryRow(Document):
         """Return the row in the cells of a table that are not empty."""
         return cls.model_validate(cells, strict=False)
 
+
+HISTORY = Format(
+    HistoryRow,
+    "a search's history",
+    RunFolderError,
+    "Move the file away: the report can be made without it, and the job writes it again.",
+)
+
+HISTORY_FILE = "hypervolume.csv"
+"""Name of the file with the hypervolume over the completed trials, in the run folder."""
 
 Row = TypeVar("Row", Candidate, HistoryRow)
 

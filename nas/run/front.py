@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nas.errors import InfeasibleError, RequestError
 from nas.run.candidates import Candidate, latency_us, score
-from nas.run.record import COSTS, DEVICE_LATENCY, JobSearch
+from nas.run.settings import COSTS, DEVICE_LATENCY, SearchSettings
 from nas.run.trained import TrainedRecord
 from nas.search import non_dominated
 from nas.statistics import spread
@@ -37,7 +37,7 @@ class RowObjective(NamedTuple):
     is_optimised: bool = True
 
 
-def row_objectives(rows: pd.DataFrame, search: JobSearch) -> list[RowObjective]:
+def row_objectives(rows: pd.DataFrame, search: SearchSettings) -> list[RowObjective]:
     """Return the objectives and limits of a job on its candidates: latency, then the error.
 
     The latencies on further devices, the further objectives and the limits follow.
@@ -69,13 +69,13 @@ def row_objectives(rows: pd.DataFrame, search: JobSearch) -> list[RowObjective]:
     return objectives
 
 
-def _points(rows: pd.DataFrame, search: JobSearch) -> NDArray[np.float64]:
+def _points(rows: pd.DataFrame, search: SearchSettings) -> NDArray[np.float64]:
     """Return the values of the objectives of rows, all minimised, latency first, then the error."""
     columns = [o.values.astype(float) for o in row_objectives(rows, search) if o.is_optimised]
     return np.column_stack(columns)
 
 
-def front(rows: pd.DataFrame, search: JobSearch) -> pd.DataFrame:
+def front(rows: pd.DataFrame, search: SearchSettings) -> pd.DataFrame:
     """Return the rows on the Pareto front of a job's objectives within its limits, fastest first.
 
     Only complete rows are compared. If any of the rows has a measured latency, only those that have
@@ -91,7 +91,7 @@ def front(rows: pd.DataFrame, search: JobSearch) -> pd.DataFrame:
     return rows[is_compared].iloc[non_dominated(points)]
 
 
-def _are_within_limits(rows: pd.DataFrame, search: JobSearch) -> pd.Series:
+def _are_within_limits(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
     """Return which rows are complete, have a value of every objective, and meet every limit."""
     is_within = rows["state"] == "complete"
     for objective in row_objectives(rows, search):
@@ -102,7 +102,7 @@ def _are_within_limits(rows: pd.DataFrame, search: JobSearch) -> pd.Series:
 
 
 def representatives(
-    members: pd.DataFrame, search: JobSearch, count: int, first: Collection[str] = ()
+    members: pd.DataFrame, search: SearchSettings, count: int, first: Collection[str] = ()
 ) -> list[str]:
     """Return the digests of members that represent a front, the most accurate first.
 
@@ -132,7 +132,7 @@ def representatives(
     return sorted(order[:count], key=by_accuracy.index)
 
 
-def behind(rows: pd.DataFrame, members: pd.DataFrame, search: JobSearch) -> list[str]:
+def behind(rows: pd.DataFrame, members: pd.DataFrame, search: SearchSettings) -> list[str]:
     """Return the digests of rows within the limits by how near they are to a front, nearest first.
 
     The distance of a candidate is the ratio of its predicted latency to that of the fastest front
@@ -154,7 +154,7 @@ def behind(rows: pd.DataFrame, members: pd.DataFrame, search: JobSearch) -> list
     return rows["digest"].to_numpy()[order].tolist()
 
 
-def dominated_after_training(rows: pd.DataFrame, search: JobSearch) -> dict[str, str]:
+def dominated_after_training(rows: pd.DataFrame, search: SearchSettings) -> dict[str, str]:
     """Return the trained networks that training moved off the front, each with a better one.
 
     Trained networks are compared with each other alone, by all objectives, of which the accuracy is
@@ -183,7 +183,7 @@ def dominated_after_training(rows: pd.DataFrame, search: JobSearch) -> dict[str,
 
 
 def with_trained(
-    rows: pd.DataFrame, trained: Mapping[str, TrainedRecord], search: JobSearch
+    rows: pd.DataFrame, trained: Mapping[str, TrainedRecord], search: SearchSettings
 ) -> pd.DataFrame:
     """Return candidates with the results of those that were trained to the end.
 

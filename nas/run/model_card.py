@@ -18,7 +18,7 @@ from nas.documents import (
     Seconds,
 )
 from nas.errors import CheckpointError
-from nas.run.record import DataOptions
+from nas.run.settings import DataOptions
 from nas.space.records import ArchitectureRecord, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]

@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
 from nas.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.errors import RunFolderError
 from nas.latency.record import Calibration
+from nas.run.settings import JobSettings
 from nas.space.records import SpaceSettings
 from nas.supernet.records import MirroringExperiment, ScoreCorrection
-
-
-class Cost(NamedTuple):
-    """How a page shows a cost of a network: a count of its graph, or a `Figure`.
-
-    Attributes:
-        label: name with the unit.
-        scale: number of these units in a unit of the column.
-        is_maximised: whether more is better, so that its limit is the smallest value.
-    """
-
-    label: str
-    scale: float = 1.0
-    is_maximised: bool = False
-
-
-COSTS = {
-    "macs": Cost("MACs"),
-    "params": Cost("parameters"),
-    "peak_memory_bytes": Cost("peak memory, KiB", 1 / 1024),
-    "sram_kib": Cost("SRAM, KiB"),
-    "flash_kib": Cost("flash, KiB"),
-    "dram_traffic_kib": Cost("DRAM traffic, KiB"),
-    "flash_traffic_kib": Cost("flash traffic, KiB"),
-    "mac_utilisation": Cost("MAC utilisation, %", 100.0, is_maximised=True),
-}
-"""The costs that a job can optimise or limit beside latency, by the name of their column."""
-
-DEVICE_LATENCY = "predicted_us "
-"""Beginning of the columns with the latencies on further devices, before the device's name."""
 
 
 class _RunSection(Document):
@@ -74,6 +45,8 @@ class DataSummary(_RunSection):
         counts: number of images by part: `train`, `search`, `holdout` and `test`.
         skipped: number of images that could not be read.
         summary: what was understood of the source, in one line with the counts of the classes.
+        problems: what makes accuracies wrong or hard to judge, see `nas.data.check`.
+        duplicates: number of pairs of duplicates by their parts.
     """
 
     source: str
@@ -83,6 +56,8 @@ class DataSummary(_RunSection):
     counts: dict[str, Count]
     skipped: Count = 0
     summary: str = ""
+    problems: list[str] = Field(default_factory=list)
+    duplicates: dict[str, Count] = Field(default_factory=dict)
 
 
 class DeviceSummary(_RunSection):
@@ -260,111 +235,6 @@ class SearchSummary(_RunSection):
     hypervolume: float | None = None
 
 
-class DataOptions(Document):
-    """How the images of a source are read and split, beside their size and the seed.
-
-    Attributes:
-        validation_fraction: share of the training images that is held out for validation; None for
-            a share that follows from the number of images.
-        on_bad_image: what an unreadable image does.
-        class_folders: which folders of an image folder are the classes.
-        background: colour behind transparent pixels.
-    """
-
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    on_bad_image: Literal["fail", "skip"] = "fail"
-    class_folders: Literal["auto", "top", "lowest"] = "auto"
-    background: str = "white"
-
-    @property
-    def load_options(self) -> dict[str, Any]:
-        """The options as arguments of `nas.data.load_dataset`."""
-        return self.model_dump(include=DATA_OPTIONS)
-
-
-DATA_OPTIONS = set(DataOptions.model_fields)
-"""Names of the options of `[data]` that decide which images come from which source."""
-
-
-class JobData(DataOptions, _RunSection):
-    """The data settings of a job, with which its images are loaded again.
-
-    Attributes:
-        source: name or path of the data source.
-        image_size: height and width of the images in pixels; None for those of the source.
-    """
-
-    source: str
-    image_size: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
-
-
-class JobDevice(_RunSection):
-    """A further device of a search.
-
-    Attributes:
-        table: path of its latency table.
-        max_latency_ms: highest latency on it, in milliseconds.
-    """
-
-    table: str
-    max_latency_ms: Positive | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of its table's file, without the suffix."""
-        return Path(self.table).stem
-
-
-class JobSearch(_RunSection):
-    """The objectives of a job's search beside latency and accuracy, and its limits.
-
-    Attributes:
-        also_minimize, also_maximize: names of costs that are objectives, see `COSTS`.
-        max_latency_ms: highest latency in milliseconds.
-        max_macs, max_params, max_peak_memory_bytes: limits of counts.
-        max_sram_kib, max_flash_kib, max_dram_traffic_kib, max_flash_traffic_kib: limits of figures.
-        min_mac_utilisation: lowest utilisation, a fraction.
-        device: the further devices, whose latencies are objectives as well.
-    """
-
-    also_minimize: list[str] = Field(default_factory=list)
-    also_maximize: list[str] = Field(default_factory=list)
-    max_latency_ms: Positive | None = None
-    max_macs: Count | None = None
-    max_params: Count | None = None
-    max_peak_memory_bytes: Count | None = None
-    max_sram_kib: Positive | None = None
-    max_flash_kib: Positive | None = None
-    max_dram_traffic_kib: Positive | None = None
-    max_flash_traffic_kib: Positive | None = None
-    min_mac_utilisation: Fraction | None = None
-    device: list[JobDevice] = Field(default_factory=list)
-
-    @property
-    def cost_limits(self) -> dict[str, float | None]:
-        """The limit of each cost; None for none."""
-        return {
-            name: getattr(self, f"{'min' if cost.is_maximised else 'max'}_{name}")
-            for name, cost in COSTS.items()
-        }
-
-
-class JobSummary(_RunSection):
-    """The resolved job; `nas.job.JobSettings` describes all of it.
-
-    Attributes:
-        seed: seed of the job.
-        data: data settings; None in a record without them.
-        training: settings of supernet training; None for a default.
-        search: search settings.
-    """
-
-    seed: Count = 0
-    data: JobData | None = None
-    training: dict[str, JsonValue] = Field(default_factory=dict)
-    search: JobSearch = Field(default_factory=JobSearch)
-
-
 class RunRecord(_RunSection):
     """`run.json`: what a run did so far.
 
@@ -396,7 +266,7 @@ class RunRecord(_RunSection):
     name: str
     command: str
     started: str
-    job: JobSummary
+    job: JobSettings
     versions: dict[str, str]
     stages: dict[str, StageRecord]
     facts: dict[str, JsonValue] = Field(default_factory=dict)

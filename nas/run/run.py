@@ -1,39 +1,49 @@
-"""`Run`: the results of a run folder, for a notebook or a script."""
+"""`Run`: the folder of a run, with all that is read from it and written to it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import filelock
+import pandas as pd
 from pydantic import PrivateAttr
 
+from nas import files, jsonl
 from nas.arguments import checked
 from nas.documents import shortened
-from nas.errors import DataError, RequestError, RunFolderError
+from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
 from nas.formatting import format_latency
-from nas.run.candidates import Candidate
-from nas.run.front import Limits, front, select
-from nas.run.record import JobSearch
+from nas.run import candidates
+from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
+from nas.run.front import Limits, front, select, with_trained
+from nas.run.models import RunModel, read_models
+from nas.run.progress import JobProgress, shown
+from nas.run.record import RunRecord, read_run
+from nas.run.settings import DEFAULT_FORMATS, JobSettings, SearchSettings
+from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
+from nas.supernet.ranking_records import RankingRecord, read_ranking
+from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nas.data import ImageDataset
     from nas.deploy.folder import ModelFolder
-    from nas.job import JobProgress
-    from nas.run.record import RunRecord
+    from nas.latency import LatencyTable, Runtime
+    from nas.supernet.ground_truth import DrawMethod
+    from nas.supernet.ranking_records import RankingRecord
+    from nas.supernet.settings import TrainingSettings
     from nas.supernet.weights import Supernet
     from nas.torch_network import Network
 
 
 @checked
 def open_run(path: Path | str, data_source: str | None = None) -> Run:
-    """Return the results in a run folder.
+    """Return the run in a folder.
 
     Args:
         path: the run folder.
@@ -54,17 +64,15 @@ def open_run(path: Path | str, data_source: str | None = None) -> Run:
 
 Content = TypeVar("Content")
 
-_SPACE_SETTINGS = ("image_size", "channels", "classes")
-
 _MAX_IDS_IN_MESSAGE = 6
 """Largest number of IDs that a message lists."""
 
 
 class Run:
-    """The results of one run. Nothing in the folder is changed.
+    """The folder of one run.
 
-    Its files are read again when they have changed, so that a `Run` shows what `Pick.export`, or a
-    job that is still running, has written meanwhile.
+    Its files are read again when they have changed, so that a `Run` shows what an export, or a job
+    that is still running, has written meanwhile.
 
     Args:
         path: the run folder.
@@ -91,6 +99,26 @@ class Run:
             self._contents[name] = state, content
         return cast("Content", content)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the folder while the context is active.
+
+        Raises RunFolderError if another process does.
+        """
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise RunFolderError(
+                f"Another process is running a job in {self.path}.",
+                remedy="Wait for it, or use another folder with --out.",
+            ) from None
+        try:
+            files.remove_unfinished(self.path)
+            yield
+        finally:
+            lock.release()
+
     @property
     def record(self) -> RunRecord:
         """The contents of `run.json`: versions, device, data, spaces and seconds of each stage.
@@ -98,9 +126,26 @@ class Run:
         Raises:
             RunFolderError: the folder has no `run.json`, or a damaged one.
         """
-        from nas.run.record import read_run
-
         return self._read_once("run.json", lambda path: read_run(path.parent))
+
+    @property
+    def settings(self) -> JobSettings:
+        """The settings of the job that made the run."""
+        return self.record.job
+
+    @property
+    def journal(self) -> Path:
+        """Path of the Optuna journal with the trials of the search."""
+        return self.path / "study.journal"
+
+    @property
+    def measurements(self) -> Path:
+        """Path of the log of every whole-network timing."""
+        return self.path / "measurements.jsonl"
+
+    def supernet_folder(self, space: str) -> Path:
+        """Return the folder of the supernet of a space."""
+        return self.path / "supernets" / space
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -109,8 +154,6 @@ class Run:
         Raises:
             RunFolderError: the run has not come so far, or the file is damaged.
         """
-        from nas.run import candidates
-
         if not (self.path / "trials.csv").exists():
             raise RunFolderError(
                 f"{self.path} has no candidates yet: there is no trials.csv in it.",
@@ -119,13 +162,34 @@ class Run:
         return self._read_once("trials.csv", candidates.read)
 
     @property
+    def trained(self) -> dict[str, TrainedRecord]:
+        """The records of the networks that were trained to the end, by digest.
+
+        Raises CheckpointError for a damaged record.
+        """
+        return read_trained(self.path)
+
+    def write_trials(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Replace `trials.csv` by candidates with the results of those that were trained.
+
+        Args:
+            rows: all candidates of the run.
+
+        Returns:
+            What was written.
+        """
+        rows = with_trained(rows, self.trained, self.settings.search)
+        candidates.write(rows, self.path / "trials.csv")
+        return rows
+
+    @property
     def front(self) -> pd.DataFrame:
         """The rows of `trials` on the Pareto front, the fastest first.
 
         It is the front of `front.csv`: of all objectives of the job, and within its limits. If any
         row has a measured latency, only those that have one are compared.
         """
-        return front(self.trials, self.record.job.search)
+        return front(self.trials, self.settings.search)
 
     @property
     def members(self) -> list[Candidate]:
@@ -133,13 +197,11 @@ class Run:
 
         Raises RunFolderError if the front is empty.
         """
-        from nas.run import candidates
-
-        rows, search = self.front, self.record.job.search
+        rows, search = self.front, self.settings.search
         if not rows.empty:
             return candidates.of_table(rows)
         reason, remedy = "no network met the limits of the job", "Raise the limits"
-        unlimited = front(self.trials, JobSearch())
+        unlimited = front(self.trials, SearchSettings())
         if search.max_latency_ms is not None and not unlimited.empty:
             fastest_us = float(candidates.latency_us(unlimited).iloc[0])
             if fastest_us > 1000 * search.max_latency_ms:
@@ -197,6 +259,12 @@ class Run:
             raise RunFolderError(f"{self.path} does not hold the space {shortened(name)}.")
         return load_space(copy, **self.space_settings)
 
+    @cached_property
+    def spaces(self) -> dict[str, SearchSpace]:
+        """The search spaces of the run by name. See `space`, also for the errors."""
+        _ = self.space_settings
+        return {name: self.space(name) for name in self.record.spaces or {}}
+
     @property
     def space_settings(self) -> dict[str, int]:
         """What the spaces of the run are adapted to: the arguments of `SearchSpace.adapt`.
@@ -209,25 +277,64 @@ class Run:
                 f"The job in {self.path} has only begun: it does not say yet what its images are.",
                 remedy="Wait until it does, or run it again.",
             )
-        return {name: getattr(self.record.settings, name) for name in _SPACE_SETTINGS}
+        return self.record.settings.sizes
+
+    @property
+    def ranking(self) -> RankingRecord | None:
+        """The contents of `ranking.json`; None if the supernets were not ranked.
+
+        Raises RunFolderError for a damaged file.
+        """
+        return read_ranking(self.path)
+
+    @property
+    def training_logs(self) -> dict[str, list[TrainingRow]]:
+        """The rows of `training.jsonl` of each supernet by space."""
+        folder = self.path / "supernets"
+        names = self.record.spaces or {}
+        return {name: jsonl.read(folder / name / TRAINING_LOG, TRAINING) for name in names}
+
+    @property
+    def history(self) -> list[HistoryRow]:
+        """The rows of `hypervolume.csv`; empty without a search."""
+        path = self.path / HISTORY_FILE
+        return candidates.read_csv(path, HISTORY) if path.is_file() else []
+
+    @property
+    def models(self) -> list[RunModel]:
+        """The trained models, the fastest first and published networks last.
+
+        Raises CheckpointError for a damaged record or card.
+        """
+        return read_models(self.path, self.trials, self.record.export_errors)
 
     @checked
-    def architecture(self, digest: str) -> Architecture:
-        """Return an architecture of the run.
+    def candidate(self, digest: str) -> Candidate:
+        """Return an architecture that the search tried, with what the run knows of it.
 
         Args:
             digest: the beginning of its digest, such as an `id` of `trials`.
 
         Raises:
             RequestError: no architecture of the run has this beginning, or several have.
-            RunFolderError: see `space`.
         """
         rows = self.trials
         rows = rows[rows["digest"].str.startswith(digest, na=False)]
         if not digest or len(rows) != 1:
             raise self._unknown_id_error(digest, len(rows))
-        record = json.loads(rows.iloc[0]["architecture"])
-        return self.space(record["space"]).from_json(record)
+        return candidates.of_table(rows)[0]
+
+    @checked
+    def architecture(self, digest: str) -> Architecture:
+        """Return an architecture that the search tried.
+
+        Args:
+            digest: the beginning of its digest, such as an `id` of `trials`.
+
+        Raises the errors of `candidate` and `space`.
+        """
+        record = self.candidate(digest).architecture
+        return self.space(record.space).from_json(record.model_dump())
 
     def _unknown_id_error(self, digest: str, matches: int) -> RequestError:
         """Return the error for a digest that is no or several architectures', with similar IDs."""
@@ -253,18 +360,18 @@ class Run:
         """
         from nas.data import load_dataset
 
-        summary, options = self.record.data, self.record.job.data
-        if summary is None or options is None:
+        summary, settings = self.record.data, self.settings
+        if summary is None:
             raise RunFolderError(
                 f"{self.path} does not say what its images are.", remedy="Run its job again."
             )
-        source = self.data_source or options.source
+        source = self.data_source or settings.data.source
         try:
             data = load_dataset(
                 source,
-                image_size=options.image_size,
-                seed=self.record.job.seed,
-                **options.load_options,
+                image_size=settings.data.image_size,
+                seed=settings.seed,
+                **settings.data.load_options,
             )
         except DataError as error:
             raise DataError(
@@ -280,9 +387,56 @@ class Run:
             )
         return data
 
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The runtime of the run's device, opened on this machine.
+
+        Raises:
+            DeviceError: the runtime or the device cannot be used on this machine.
+        """
+        from nas.latency import open_runtime
+
+        device = self.settings.device
+        return open_runtime(
+            device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+        )
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The latency table of the run, which predicts as it did in the run.
+
+        Raises:
+            RunFolderError: the run has no latency table yet.
+            TableError: the table is not where the job had it.
+        """
+        from nas.latency import LatencyTable
+
+        summary, device = self.record.table, self.settings.device
+        if summary is None:
+            raise RunFolderError(
+                f"{self.path} has no latency table yet.", remedy="Run its job to the end first."
+            )
+        path = Path(device.tables)
+        table = LatencyTable.open(path if path.suffix == ".jsonl" else path / summary.file)
+        table.use_calibration(summary.calibration, device.batch)
+        return table
+
+    def training_settings(
+        self, epochs: float | None = None, seconds: float | None = None
+    ) -> TrainingSettings:
+        """Return the settings of the trainings of the run.
+
+        Args:
+            epochs: number of epochs in place of the length that the job sets.
+            seconds: time budget of a supernet in place of that length.
+        """
+        changes = self.record.image_changes
+        flip = None if changes is None else changes.flip_by_experiment
+        return self.settings.training.settings(flip, epochs=epochs, seconds=seconds)
+
     def has_supernet(self, space: str) -> bool:
         """Return whether the run folder holds the trained supernet of a space."""
-        return (self.path / "supernets" / space / "supernet.safetensors").is_file()
+        return (self.supernet_folder(space) / "supernet.safetensors").is_file()
 
     @checked(Supernet="nas.supernet.weights")
     def supernet(self, space: str) -> Supernet:
@@ -300,7 +454,7 @@ class Run:
                 remedy=f"Run its job again, or copy supernets/{space} from where it was run; "
                 "`nas retrain` can do without it, with --from-scratch.",
             )
-        return Supernet.load(self.path / "supernets" / space, self.space(space))
+        return Supernet.load(self.supernet_folder(space), self.space(space))
 
     @checked(Network="nas.torch_network")
     def network(self, digest: str) -> Network:
@@ -315,17 +469,124 @@ class Run:
         Raises the errors of `architecture`, `supernet` and `data`.
         """
         from nas.deploy.retrain import load_trained
-        from nas.run.trained import read_trained
         from nas.supernet.evaluation import calibrated_state
         from nas.torch_network import to_torch
 
         architecture = self.architecture(digest)
-        if architecture.digest in read_trained(self.path):
+        if architecture.digest in self.trained:
             return load_trained(self, architecture.digest).network
         supernet = self.supernet(architecture.space.name)
         network = to_torch(architecture)
         network.load_state_dict(calibrated_state(supernet, architecture.graph, self.data))
         return network.eval()
+
+    # What follows needs higher layers, which are imported when it is called.
+
+    @checked
+    def retrain(
+        self,
+        *picks: str,
+        references: Sequence[str] = (),
+        epochs: int | None = None,
+        from_scratch: bool = False,
+        progress: JobProgress | bool | None = True,
+    ) -> list[TrainedRecord]:
+        """Train networks of the run to the end, test each of them once, and renew the report.
+
+        Args:
+            picks: the beginnings of digests, such as IDs of the front.
+            references: names of published networks.
+            epochs: passes over the training images; by default those of the run's finalists.
+            from_scratch: whether all networks start with newly drawn weights.
+            progress: see `Pick.export`.
+
+        Returns:
+            The records of the networks, also of those that were trained before.
+
+        Raises the errors of `nas.deploy.retrain.retrain`.
+        """
+        from nas.deploy.retrain import retrain
+
+        with self._renewing_report(), shown(progress) as bars:
+            return retrain(
+                self, picks, references, epochs=epochs, from_scratch=from_scratch, progress=bars
+            )
+
+    @checked(ModelFolder="nas.deploy.folder")
+    def export(
+        self,
+        *picks: str,
+        formats: Sequence[str] = DEFAULT_FORMATS,
+        max_accuracy_drop: float | None = None,
+        weight_bits: int | None = None,
+        progress: JobProgress | bool | None = True,
+    ) -> list[ModelFolder]:
+        """Export networks of the run to files that are checked, and renew the report.
+
+        Args:
+            picks: the beginnings of digests, or names of published networks that were trained.
+            formats: names of formats.
+            max_accuracy_drop, weight_bits, progress: see `Pick.export`.
+
+        Returns:
+            The folders of the models, in the order of `picks`.
+
+        Raises the errors of `nas.deploy.exporting.export`.
+        """
+        from nas.deploy.exporting import export
+
+        with self._renewing_report(), shown(progress) as bars:
+            return export(
+                self,
+                picks,
+                formats,
+                max_accuracy_drop=max_accuracy_drop,
+                weight_bits=weight_bits,
+                progress=bars,
+            )
+
+    @checked(DrawMethod="nas.supernet.ground_truth", RankingRecord="nas.supernet.ranking_records")
+    def rank(
+        self,
+        *,
+        spaces: Sequence[str] = (),
+        nets: int = 50,
+        how: DrawMethod = "matched",
+        repeated: int = 20,
+        epochs: int | None = None,
+        seed: int = 0,
+        progress: JobProgress | bool | None = True,
+    ) -> RankingRecord:
+        """Compare the supernets with networks that are trained alone.
+
+        See `nas.job.supernets.rank_supernets` for the arguments and the errors.
+        """
+        from nas.job.supernets import rank_supernets
+
+        with shown(progress) as bars:
+            return rank_supernets(
+                self,
+                spaces=spaces,
+                nets=nets,
+                how=how,
+                repeated=repeated,
+                epochs=epochs,
+                seed=seed,
+                command="Run.rank",
+                progress=bars,
+            )
+
+    @contextmanager
+    def _renewing_report(self) -> Iterator[None]:
+        """Write the report at the end of the context, also if some of several networks failed."""
+        from nas.report import page
+
+        try:
+            yield
+        except (TrainingError, ExportError):
+            page.build(self)
+            raise
+        page.build(self)
 
 
 class Pick(Candidate):
@@ -368,23 +629,15 @@ class Pick(Candidate):
         Returns:
             The folder of the model, `models/<id>` of the run.
 
-        Raises the errors of `nas.job.exporting.export_run`.
+        Raises the errors of `nas.deploy.exporting.export`.
         """
-        from nas.deploy.formats import DEFAULT_FORMATS
-        from nas.job.exporting import export_run
-        from nas.job.progress import shown
-
-        with shown(progress) as bars:
-            (folder,) = export_run(
-                self._run.path,
-                [self.digest],
-                formats or DEFAULT_FORMATS,
-                max_accuracy_drop=max_accuracy_drop,
-                weight_bits=weight_bits,
-                data_source=self._run.data_source,
-                command="Pick.export",
-                progress=bars,
-            )
+        (folder,) = self._run.export(
+            self.digest,
+            formats=formats or DEFAULT_FORMATS,
+            max_accuracy_drop=max_accuracy_drop,
+            weight_bits=weight_bits,
+            progress=progress,
+        )
         return folder
 
     def to_torch(self) -> Network:

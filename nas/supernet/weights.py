@@ -15,6 +15,7 @@ from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.space import Architecture, SearchSpace, load_space
 from nas.supernet import checkpoint
+from nas.torch_device import map_batches
 from nas.torch_kernels import ACTIVATIONS, batch_norm
 from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph
 
@@ -76,7 +77,6 @@ class Supernet(SlotModule):
         size = tuple(round(scale * pixels) for pixels in graph.input_shape[1:])
         return run_graph(graph, x, _SlicedWeights(self, statistics), size=size).flatten(1)
 
-    @torch.no_grad()
     def calibrate(self, graph: Graph, batches: Iterable[Tensor]) -> NormStatistics:
         """Return the statistics of a subnet's batch norms over all images of some batches.
 
@@ -88,10 +88,17 @@ class Supernet(SlotModule):
             graph: graph of an architecture of the space.
             batches: normalised images `N x C x H x W`; the batches may have different sizes.
         """
-        weights = _CalibratingWeights(self)
-        for batch in batches:
+
+        @torch.no_grad()
+        def moments(batch: Tensor) -> NormMoments:
+            weights = _CalibratingWeights(self)
             run_graph(graph, batch, weights)
-        return weights.moments.statistics()
+            return weights.moments
+
+        device = next(self.parameters()).device
+        batches = list(batches)
+        macs = graph.macs * max((len(batch) for batch in batches), default=0)
+        return NormMoments.joined(map_batches(moments, batches, macs, device)).statistics()
 
     @torch.no_grad()
     def extract(
@@ -239,14 +246,23 @@ class NormMoments:
         count = x.numel() // x.shape[1]
         # Torch stores the unbiased variance.
         square = variance.double() * (count - 1) / count + mean.double().square()
-        zeros = torch.zeros_like(square)
-        counts, sums, squares = self._sums.get(name, (0, zeros, zeros))
-        self._sums[name] = (
-            counts + count,
-            sums + count * mean.double(),
-            squares + count * square,
-        )
+        self._add(name, count, count * mean.double(), count * square)
         return y
+
+    @classmethod
+    def joined(cls, parts: Iterable[NormMoments]) -> NormMoments:
+        """Return the moments of the batches of all parts."""
+        moments = cls()
+        for part in parts:
+            for name, sums in part._sums.items():
+                moments._add(name, *sums)
+        return moments
+
+    def _add(self, name: str, count: int, total: Tensor, squares: Tensor) -> None:
+        known = self._sums.get(name)
+        if known is not None:
+            count, total, squares = known[0] + count, known[1] + total, known[2] + squares
+        self._sums[name] = count, total, squares
 
     def statistics(self) -> NormStatistics:
         """Return the statistics of each batch norm over all batches."""

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from nas.report import page
+from nas.run.run import open_run
 
 WINDOW = "1240,895"
 """Width and height of the page in pixels: down to the end of the figure."""
@@ -29,7 +30,7 @@ def main() -> None:
         parser.error("Chromium is not installed")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(shutil.copytree(arguments.run, Path(folder) / arguments.run.name))
-        report = page.build(run)
+        report = page.build(open_run(run))
         subprocess.run(
             [
                 browser,

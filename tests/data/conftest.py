@@ -1,10 +1,6 @@
 from pathlib import Path
 
 import pytest
-import torch
-
-# Two threads that wait for each other are many times slower where other tests run beside them.
-torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -108,12 +108,6 @@ def test_split_folders_give_the_splits(tmp_path):
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
 
 
-def test_class_may_be_called_test(tmp_path):
-    image_folder(tmp_path)
-    (tmp_path / "ant").rename(tmp_path / "test")
-    assert load_dataset(tmp_path, image_size=8).classes == ("bee", "cow", "test")
-
-
 @pytest.mark.parametrize("layout", ["names", "folders"])
 def test_parquet_file_and_folder_names_give_the_splits(tmp_path, layout):
     paths = {

@@ -6,10 +6,10 @@ from pathlib import Path
 from nas import files
 from nas.data import ImageDataset
 from nas.documents import to_json
-from nas.job.settings import JobSettings
 from nas.run import candidates
-from nas.run.record import DataSummary, JobPlan, JobSummary, RunRecord
+from nas.run.record import DataSummary, JobPlan, RunRecord
 from nas.run.run import open_run
+from nas.run.settings import JobSettings
 from nas.search import Trial
 from nas.space import library, load_space
 from nas.space.records import SpaceSettings
@@ -67,7 +67,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
         name=SETTINGS.name,
         command="nas run example.toml",
         started="2026-01-01T00:00:00+00:00",
-        job=JobSummary.model_validate(SETTINGS.model_dump(mode="json")),
+        job=SETTINGS,
         versions={},
         stages={},
         facts={"spaces": {SPACE: space.digest}},

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nas.cli.models import script_text
 from nas.data import load_dataset
 from nas.deploy import benchmark, export
 from nas.deploy.export import export_model
@@ -25,8 +26,7 @@ from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
-from nas.deploy.verify import verify_folder
-from nas.describe.models import describe_script
+from nas.deploy.verify import verify
 from nas.documents import to_json
 from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
 from nas.quantisation.post_training import LARGEST_WEIGHT
@@ -116,7 +116,7 @@ def test_network_of_a_lower_resolution_has_files_for_its_own_input(digits, origi
     folder = ModelFolder(tmp_path / "jf2a")
     export_model(model, digits, folder, ("torch", "onnx"), origin)
     assert (folder.card.image_size, folder.preprocessing.image_size) == (8, 6)
-    verification = verify_folder(folder)
+    verification = verify(folder.path)
     assert [each.status for each in verification.files] == ["verified", "verified"]
     assert verification.script.difference < 1e-4, "run.py resizes as training does"
     loaded = load_model(folder.path, space=space)
@@ -180,7 +180,7 @@ def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, o
     card = folder.card
     assert [file.format for file in card.files] == ["onnx-int8", "onnx"]
     assert card.int8 is not None
-    assert {each.status for each in verify_folder(folder).files} == {"verified"}
+    assert {each.status for each in verify(folder.path).files} == {"verified"}
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_other_license_changes_the_descriptions_alone(trained, digits, origin, t
     card = export_model(trained, digits, folder, ["onnx"], replace(origin, data=data))
     assert card.data.license == folder.card.data.license == "CC0 1.0"
     assert "CC0 1.0" in (folder.path / "card.md").read_text()
-    assert {each.status for each in verify_folder(folder).files} == {"verified"}
+    assert {each.status for each in verify(folder.path).files} == {"verified"}
     now = state(folder)
     assert {name for name in earlier if now[name][1] != earlier[name][1]} <= {
         *("card.json", "card.md", "SHA256SUMS", "benchmark.svg")
@@ -206,7 +206,7 @@ def test_files_of_other_weights_are_removed(folder, trained_again, digits, origi
     assert not list(folder.path.glob("*.onnx"))
     assert not (folder.path / "run.py").exists()
     assert folder.card.int8 is None
-    verify_folder(folder)
+    verify(folder.path)
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_changed_file_is_exported_again(folder, trained, digits, origin):
     good = (folder.path / "model.onnx").read_bytes()
     (folder.path / "model.onnx").write_bytes(good[:-1] + b"\0")
     with pytest.raises(ExportError, match=r"model\.onnx is changed"):
-        verify_folder(folder)
+        verify(folder.path)
     export_model(trained, digits, folder, FORMATS, origin)
     assert (folder.path / "model.onnx").read_bytes() == good
     folder.require_unchanged()
@@ -311,7 +311,7 @@ def test_float32_does_not_depend_on_int8(
     assert [file.format for file in folder.card.files] == ["onnx"]
     assert folder.card.int8 is None
     assert not (folder.path / "model-int8.onnx").exists()
-    (verified,) = verify_folder(folder).files
+    (verified,) = verify(folder.path).files
     assert verified.status == "verified"
 
 
@@ -356,7 +356,7 @@ def test_verified_file_is_delivered_without_what_could_not_be_measured(
     assert ("not timed" in messages) == (patched == "timing")
     assert ("could not be drawn" in messages) == (patched == "plot")
     monkeypatch.undo()
-    assert [each.status for each in verify_folder(folder).files] == ["verified"]
+    assert [each.status for each in verify(folder.path).files] == ["verified"]
 
 
 @pytest.mark.slow
@@ -389,7 +389,7 @@ def test_unknown_format_is_refused_with_the_names_of_all(trained, digits, origin
 
 
 def test_verification_measures_the_same_accuracy_again(exported):
-    verification = verify_folder(exported)
+    verification = verify(exported.path)
     assert verification.no_accuracy == ""
     for recorded, again in zip(exported.card.files, verification.files, strict=True):
         assert again.status == "verified"
@@ -403,7 +403,7 @@ def test_verification_without_the_data_uses_the_images_in_the_folder(
     folder = ModelFolder(tmp_path / "jf2a")
     moved = replace(origin, data=origin.data.model_copy(update={"source": "moved/photos"}))
     export_model(trained, digits, folder, ["onnx", "onnx-int8"], moved)
-    verification = verify_folder(folder)
+    verification = verify(folder.path)
     assert "There is no data at moved/photos" in verification.no_accuracy
     for each in verification.files:
         assert each.status == "verified"
@@ -420,7 +420,7 @@ def test_verification_without_a_runtime_names_the_command_that_installs_it(expor
         return real(name)
 
     monkeypatch.setattr("nas.deploy.verify.model_format", without_onnx)
-    first, second = verify_folder(exported).files
+    first, second = verify(exported.path).files
     assert (first.status, first.remedy) == ("not installed", "pip install onnx")
     assert second.status == "verified"
 
@@ -432,12 +432,12 @@ def test_verification_of_a_file_that_lost_accuracy_is_an_error(folder, monkeypat
         ModelFolder, "card", property(lambda self: card.model_copy(update={"files": files}))
     )
     with pytest.raises(ExportError, match="has an accuracy of .* had .* at the export"):
-        verify_folder(folder)
+        verify(folder.path)
 
 
 def test_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(RunFolderError, match="is not an exported model"):
-        verify_folder(ModelFolder(tmp_path / "nowhere"))
+        verify(tmp_path / "nowhere")
 
 
 # run.py
@@ -542,10 +542,10 @@ def test_script_is_verified_with_a_file_of_each_kind_of_image(photo_export, tmp_
     assert script.unchecked == ()
     assert 0 < script.images <= 32
     assert script.difference <= 1e-4
-    verification = verify_folder(folder)
+    verification = verify(folder.path)
     assert verification.no_accuracy == "", "the images were loaded on the same background"
     assert verification.script == script
-    assert describe_script(script, "").startswith(
+    assert script_text(script, "").startswith(
         f"run.py agrees with torch on {script.images} images of the data and on a file of each kind"
     )
     page = (folder.path / "card.md").read_text()
@@ -577,14 +577,12 @@ def test_script_that_reads_images_otherwise_is_not_shipped(
     assert (folder.path / "model.onnx").exists()
     assert not (folder.path / "run.py").exists()
     assert folder.card.script is None
-    verification = verify_folder(folder)
+    verification = verify(folder.path)
     assert (verification.script, verification.no_script) == (None, "The folder has no run.py.")
 
 
 def test_images_without_files_are_read_by_the_script_as_png(exported):
-    verification = verify_folder(exported)
+    verification = verify(exported.path)
     assert verification.script.images == 32
     assert verification.script.kinds == {}
-    assert "32 images of the data (it has no image files)" in describe_script(
-        verification.script, ""
-    )
+    assert "32 images of the data (it has no image files)" in script_text(verification.script, "")

@@ -14,10 +14,12 @@ import torch
 from nas.data import Images, load_dataset
 from nas.deploy import retrain as retraining
 from nas.deploy.model import normalised
-from nas.deploy.retrain import load_trained, published_network, retrain, train_model
+from nas.deploy.retrain import Retraining, load_trained, published_network, train_model
+from nas.deploy.retrain import retrain as retrain_networks
 from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
-from nas.run.run import open_run
-from nas.run.trained import TRAINED, read_trained
+from nas.run.progress import SilentProgress
+from nas.run.run import Run, open_run
+from nas.run.trained import TRAINED, TrainedRecord
 from tests.deploy.example_run import SETTINGS, SPACE, change_record, front_ids, make_run
 
 torch.set_num_threads(1)
@@ -27,7 +29,7 @@ import os, signal, sys
 from dataclasses import replace
 import torch
 from nas.deploy import retrain as retraining
-from nas.run.run import open_run
+from nas.run.run import Run, open_run
 
 torch.set_num_threads(1)
 
@@ -37,9 +39,10 @@ def progress(report):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-settings = retraining.finetuning_settings
-retraining.finetuning_settings = lambda *a: replace(settings(*a), checkpoint_seconds=0)
-retraining.retrain(open_run(sys.argv[1]), sys.argv[2], epochs=2, progress=progress)
+settings = Run.training_settings
+Run.training_settings = lambda *a: replace(settings(*a), checkpoint_seconds=0)
+retraining._network_progress = lambda *a: progress
+retraining.retrain(open_run(sys.argv[1]), [sys.argv[2]], epochs=2)
 """
 
 
@@ -56,6 +59,22 @@ def example(tmp_path_factory, data) -> Path:
 @pytest.fixture
 def run(example, tmp_path) -> Path:
     return shutil.copytree(example, tmp_path / "run")
+
+
+class Steps(SilentProgress):
+    """Calls a function with the number of every step and of all steps."""
+
+    def __init__(self, call) -> None:
+        self.call = call
+
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        self.call(done, total)
+
+
+def retrain(run: Run, pick: str, progress=lambda step, steps: None, **options) -> TrainedRecord:
+    """Train one network of a run."""
+    (record,) = retrain_networks(run, [pick], progress=Steps(progress), **options)
+    return record
 
 
 class SplitSpy(Images):
@@ -94,9 +113,9 @@ def test_test_images_are_read_once_at_the_end_and_never_again(run, spied_data, m
     pick = front_ids(run)[-1]
     batches_of_test_images = []
 
-    def allow(report):
+    def allow(step, steps):
         assert SplitSpy.reads == 0
-        if report.step == report.steps:
+        if step == steps:
             SplitSpy.allowed = True
 
     real_predict = retraining.predict_network
@@ -109,9 +128,13 @@ def test_test_images_are_read_once_at_the_end_and_never_again(run, spied_data, m
     monkeypatch.setattr(retraining, "predict_network", predict)
     record = retrain(opened, pick, epochs=1, progress=allow)
     assert batches_of_test_images == [False, True], "the hold-out images, then the test images"
+
+    def forbid(step, steps):
+        pytest.fail("it was trained again")
+
     SplitSpy.allowed = False
-    assert retrain(opened, pick, epochs=1, progress=pytest.fail) == record
-    assert retrain(opened, pick, progress=pytest.fail) == record
+    assert retrain(opened, pick, epochs=1, progress=forbid) == record
+    assert retrain(opened, pick, progress=forbid) == record
 
 
 def test_record_has_the_accuracies_of_the_saved_network(run, data):
@@ -151,7 +174,7 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(run, tmp_pa
     folder = other / "models" / expected.id
     assert {path.name for path in folder.iterdir()} == {"training.jsonl", "training.safetensors"}
     steps = []
-    resumed = retrain(open_run(other), pick, epochs=2, progress=lambda p: steps.append(p.step))
+    resumed = retrain(open_run(other), pick, epochs=2, progress=lambda step, _: steps.append(step))
     assert steps[0] == 10
     assert resumed.model_dump(exclude={"seconds"}) == expected.model_dump(exclude={"seconds"})
     weights = [load_trained(open_run(each), pick).network.state_dict() for each in (run, other)]
@@ -245,13 +268,13 @@ def test_published_network_is_trained_for_the_images_of_the_run(run):
     opened = open_run(run)
     network = published_network(opened, "shufflenet_v2_0.5")
     assert network.graph.input_shape == (1, 8, 8)
-    setup = retraining.prepare(opened, [], 1)
-    setup = replace(setup, data=replace(setup.data, train=first(setup.data.train, 128)))
+    opened.data = replace(opened.data, train=first(opened.data.train, 128))
+    setup = Retraining(opened, opened.training_settings(1))
     record = train_model(setup, "shufflenet_v2_0.5", network)
     assert (record.start, record.supernet_accuracy) == ("scratch", None)
     assert record.teacher == f"largest of {SPACE}"
     assert load_trained(opened, "shufflenet_v2_0.5").architecture == network
-    assert set(read_trained(run)) == {network.digest}
+    assert set(opened.trained) == {network.digest}
     with pytest.raises(SpaceError, match="Did you mean shufflenet_v2"):
         published_network(opened, "shufflenet_v2_0.7")
 

@@ -14,11 +14,12 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from nas.graph import Graph
 from nas.job import JobSettings
-from nas.job.context import JobContext
-from nas.job.progress import SilentProgress
-from nas.report import page
+from nas.job.inputs import load_images, load_spaces
 from nas.run import candidates
+from nas.run.candidates import HISTORY_FILE
+from nas.run.progress import SilentProgress
 from nas.run.record import read_run
+from nas.space import SearchSpace
 
 MAX_WAIT_S = 120
 """Seconds to wait for another process, far more than any needs on a quiet machine."""
@@ -27,8 +28,10 @@ OUT = Path("results/mini")
 """The run folder of the mini job, relative to the working directory."""
 
 
-def open_context(settings: JobSettings) -> JobContext:
-    return JobContext(settings, SilentProgress())
+def open_spaces(settings: JobSettings) -> dict[str, SearchSpace]:
+    """Return the spaces of a job by name, adapted to its images."""
+    data = load_images(settings, SilentProgress())
+    return load_spaces(data, [each.name for each in settings.space])
 
 
 def all_networks(settings: JobSettings) -> list[Graph]:
@@ -36,7 +39,7 @@ def all_networks(settings: JobSettings) -> list[Graph]:
     rng = np.random.default_rng(0)
     graphs = {
         architecture.graph
-        for space in open_context(settings).spaces.values()
+        for space in open_spaces(settings).values()
         for architecture in (space.sample(rng, uniform_over="choices") for _ in range(500))
     }
     assert len(graphs) == 50
@@ -63,7 +66,7 @@ def front_digests(rows: pd.DataFrame, *names: str) -> set[str]:
 
 
 def read_history(run: Path) -> pd.DataFrame:
-    return pd.read_csv(run / page.HISTORY)
+    return pd.read_csv(run / HISTORY_FILE)
 
 
 def load_study(run: Path, address: str | None = None) -> optuna.Study:

@@ -14,8 +14,8 @@ from nas import job as jobs
 from nas.errors import DataError, NasError, RunFolderError
 from nas.job import load_job
 from nas.job.changes import values_by_key
-from nas.job.keys import KEYS
 from nas.job.stage_costs import StageCosts
+from nas.run.keys import KEYS
 from nas.run.record import read_run
 from nas.run.run import open_run
 from nas.run.trained import read_trained
@@ -48,7 +48,7 @@ def edit(path, changes):
 
 
 def use_fake_device(patch):
-    patch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
+    patch.setattr("nas.latency.open_runtime", lambda *name, **settings: FakeRuntime())
     patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
 
 
@@ -160,7 +160,7 @@ def test_budget_is_planned_again_and_what_was_trained_stays(run, monkeypatch):
         network_epoch_s=1.0,
         prepare_s=1.0,
     )
-    monkeypatch.setattr("nas.job.context.measure_stage_costs", lambda *args, **settings: costs)
+    monkeypatch.setattr("nas.job.planning.measure_stage_costs", lambda *args, **settings: costs)
     before = read_run(OUT).plan
     budget = {'name = "mini"': 'name = "mini"\nbudget = "4m"', "trials = 12": "stall = 2"}
     resume(run, budget)

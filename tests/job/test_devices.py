@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.deploy.folder import ModelFolder
-from nas.deploy.verify import verify_folder
+from nas.deploy.verify import verify
 from nas.errors import DeviceError, RequestError
 from nas.job import load_job, run_job
 from nas.latency import LatencyTable
@@ -28,7 +27,7 @@ def small_job(folder: Path, device: str) -> Path:
 
 
 def run_on(folder: Path, device: str) -> Path:
-    return run_job(load_job(small_job(folder, device)), folder / "out").folder
+    return run_job(load_job(small_job(folder, device)), folder / "out").run.path
 
 
 @pytest.mark.long
@@ -104,13 +103,13 @@ def test_job_on_litert_exports_a_file_in_int8_as_it_was_timed(
     path = small_job(tmp_path, 'runtime = "litert"\ndtype = "int8"')
     text = path.read_text().replace("retrain = 0", "retrain = 1")
     path.write_text(text.replace("export = []", 'export = ["tflite-int8"]'))
-    out = run_job(load_job(path), tmp_path / "out").folder
+    out = run_job(load_job(path), tmp_path / "out").run.path
     assert candidates.read(out / "trials.csv")["measured_us"].notna().sum() == 3
     (path,) = (tmp_path / "latency_tables").glob("*.litert.int8.1t.jsonl")
     assert {record.basis for record in LatencyTable.open(path).records("kernel")} == {"measured"}
     assert "litert int8" in (out / "report.html").read_text()
     (exported,) = out.glob("models/*/model-int8.tflite")
-    verified = verify_folder(ModelFolder(exported.parent))
+    verified = verify(exported.parent)
     assert [(each.file.file, each.status) for each in verified.files] == [
         (exported.name, "verified")
     ]

@@ -47,7 +47,7 @@ def expected_run(tmp_path_factory):
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
+        patch.setattr("nas.latency.open_runtime", lambda *name, **settings: FakeRuntime())
         patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
         jobs.run_job(load_job(path), folder / "out", command="nas run job.toml --out out")
     return folder / "out"

@@ -19,11 +19,10 @@ from nas.job.planning import (
     fixed_plan,
     plan_finalists_again,
 )
-from nas.job.progress import SilentProgress
-from nas.job.settings import FinishSettings
 from nas.job.stage_costs import StageCosts
+from nas.run.progress import SilentProgress
 from nas.run.record import StageRecord, read_run
-from tests.job.runs import open_context
+from nas.run.settings import FinishSettings
 
 SPACES = ("a", "b")
 MEASURE_S = 20 * (2.0 + 0.5) + 3 * 4.5
@@ -228,15 +227,14 @@ def test_finalists_are_decided_once_and_recorded(job_folder, job):
         def note(self, text):
             notes.append(text)
 
-    context = open_context(job.model_copy(update={"budget": "1h", "finish": FinishSettings()}))
-    context.progress = Notes()
+    job = job.model_copy(update={"budget": "1h", "finish": FinishSettings()})
     plan = make_plan()
     with claim(job_folder / "out", job, "") as run:
         run.record.plan = plan
         for spent_s in (1000.0, 2000.0):
             run.record.stages = {"search": StageRecord(seconds=spent_s)}
-            count = stages.decide_finalists(context, run)
-    decided = plan_finalists_again(context.settings, plan, 1000.0)
+            count = stages.decide_finalists(run, Notes())
+    decided = plan_finalists_again(job, plan, 1000.0)
     assert count == decided.retrain > plan.retrain
     expected = decided.model_copy(update={"are_finalists_final": True})
     assert read_run(job_folder / "out").plan == expected

@@ -19,7 +19,8 @@ from nas.job.stage_costs import StageCosts, measure_stage_costs
 from nas.latency.timing import fastest_us
 from nas.run import candidates
 from nas.run.front import front
-from nas.run.record import JobPlan, JobSearch, read_run
+from nas.run.record import JobPlan, read_run
+from nas.run.settings import SearchSettings
 from tests.mini_job import write_job
 
 FAMILIES = {"mobile", "shuffle", "squeeze"}
@@ -249,7 +250,7 @@ def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job, mo
             measured.append(replace(costs, epoch_s=epoch_s))
         return measured[0]
 
-    monkeypatch.setattr("nas.job.context.measure_stage_costs", costs_of_a_slow_machine)
+    monkeypatch.setattr("nas.job.planning.measure_stage_costs", costs_of_a_slow_machine)
     for budget in ("2m", "40m"):
         path.write_text(f'budget = "{budget}"\n' + text)
         plans.append(jobs.plan_job(load_job(path)))
@@ -312,20 +313,20 @@ def image_folder(root, per_class=8):
 def test_to_measure_includes_every_family_and_both_ends_of_the_front(finished):
     # Measured latencies may order the ends otherwise; candidates are chosen before any is known.
     rows = candidates.read(finished / "trials.csv").assign(measured_us=np.nan)
-    chosen = finish.to_measure(rows, JobSearch(), sorted(FAMILIES), 10)
+    chosen = finish.to_measure(rows, SearchSettings(), sorted(FAMILIES), 10)
     assert len(chosen) == len(set(chosen)) == 10
     assert set(rows.set_index("digest").loc[chosen]["space"]) == FAMILIES
-    members = front(rows, JobSearch())
+    members = front(rows, SearchSettings())
     assert {members["digest"].iloc[0], members["digest"].iloc[-1]} <= set(chosen)
-    assert len(finish.to_measure(rows, JobSearch(), sorted(FAMILIES), 1000)) == 30
-    assert finish.to_measure(rows, JobSearch(), sorted(FAMILIES), 0) == []
+    assert len(finish.to_measure(rows, SearchSettings(), sorted(FAMILIES), 1000)) == 30
+    assert finish.to_measure(rows, SearchSettings(), sorted(FAMILIES), 0) == []
 
 
 def test_to_measure_includes_the_best_in_a_further_objective_and_all_of_its_front(finished):
     rows = candidates.read(finished / "trials.csv").assign(measured_us=np.nan)
-    search = JobSearch(also_minimize=["peak_memory_bytes"])
+    search = SearchSettings(also_minimize=["peak_memory_bytes"])
     members = front(rows, search).set_index("digest")
-    assert len(members) > len(front(rows, JobSearch()))
+    assert len(members) > len(front(rows, SearchSettings()))
     few = finish.to_measure(rows, search, sorted(FAMILIES), 12)
     smallest = members["peak_memory_bytes"].min()
     assert rows.set_index("digest").loc[few, "peak_memory_bytes"].min() == smallest

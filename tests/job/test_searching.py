@@ -17,9 +17,10 @@ from nas import jsonl
 from nas.job import objectives, supernets
 from nas.job.settings import with_search
 from nas.latency import Calibration, LatencyTable
-from nas.report import page
 from nas.run import candidates
+from nas.run.candidates import HISTORY_FILE
 from nas.run.record import read_run
+from nas.run.run import open_run
 from nas.supernet.ranking_records import read_ranking
 from tests.commands import document
 from tests.job.runs import (
@@ -52,7 +53,7 @@ def test_search_writes_trials_and_predicted_front(searched_folder):
 
 
 def test_finished_search_changes_nothing_when_repeated(copy_of_searched_folder, invoke):
-    contents = {name: (OUT / name).read_bytes() for name in ("trials.csv", page.HISTORY)}
+    contents = {name: (OUT / name).read_bytes() for name in ("trials.csv", HISTORY_FILE)}
     before = read_run(OUT).search
     done = invoke("search", OUT)
     assert done.returncode == 0, done.stderr
@@ -110,8 +111,8 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
 @pytest.mark.slow
 def test_history_has_a_row_for_each_trial_after_part_of_it_was_lost(copy_of_searched_folder, job):
     whole = read_history(OUT)
-    lines = (OUT / page.HISTORY).read_text().splitlines(keepends=True)
-    (OUT / page.HISTORY).write_text("".join(lines[:4]))  # As after a kill before it was written.
+    lines = (OUT / HISTORY_FILE).read_text().splitlines(keepends=True)
+    (OUT / HISTORY_FILE).write_text("".join(lines[:4]))  # As after a kill before it was written.
     jobs.search_job(with_search(job, {"trials": 40}), OUT)
     rows = read_history(OUT)
     assert (
@@ -286,7 +287,7 @@ def test_scores_can_stay_as_they_are(folder_with_supernets, job, invoke):
 def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, job):
     """The supernets of the mini job are hardly trained, so standalone networks are far better."""
     supernets.train_job_supernets(job, OUT)
-    ranking = supernets.rank_supernets(OUT, nets=5, repeated=0, epochs=2, how="spread")
+    ranking = open_run(OUT).rank(nets=5, repeated=0, epochs=2, how="spread")
     jobs.search_job(with_search(job, {"trials": 12}), OUT)
     correction = read_run(OUT).correction
     networks = sum(len(space.networks) for space in ranking.spaces.values())

@@ -10,15 +10,10 @@ import pytest
 
 from nas import files
 from nas.cli.options import command_line
-from nas.errors import JobFileError, RunFolderError
-from nas.job.folder import claim, saved_settings
-from nas.job.settings import (
-    JobSettings,
-    job_path,
-    load_job,
-    seconds_of,
-    with_search,
-)
+from nas.errors import JobFileError
+from nas.job.folder import claim
+from nas.job.settings import job_path, load_job, with_search
+from nas.run.settings import JobSettings, seconds_of
 
 MINIMAL = """
 [data]
@@ -252,15 +247,9 @@ def test_unreadable_job_file_is_refused(tmp_path, monkeypatch):
         load_job(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[data", b"\xff", b"a = " + b"[" * 10_000, b"seed = -1\n" + MINIMAL.encode()]
-)
-def test_run_with_damaged_job_file_is_refused(tmp_path, content):
-    (tmp_path / "job.toml").write_bytes(content)
-    with pytest.raises(RunFolderError, match=r"holds a damaged job file\. .*job.toml") as raised:
-        saved_settings(tmp_path)
-    assert raised.value.remedy
-    assert (tmp_path / "job.toml").read_bytes() == content
+def test_unknown_format_is_refused_with_the_formats(tmp_path):
+    with pytest.raises(JobFileError, match=r"finish.export has 'onx': the formats are coreml, ex"):
+        load(tmp_path, MINIMAL + '[finish]\nexport = ["onnx", "onx"]\n')
 
 
 def test_length_of_the_training_is_set_once(tmp_path):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nas.deploy import retrain
 from nas.job import JobSettings, load_job, stages, supernets
-from nas.job.context import JobContext
-from nas.job.progress import SilentProgress
+from nas.job.inputs import load_images
+from nas.job.planning import planned_image_changes
+from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.run import open_run
 from nas.supernet import checkpoint, mirroring
@@ -78,6 +78,10 @@ def experiment_forbids(monkeypatch):
     monkeypatch.setattr(stages, "run_mirroring_experiment", lambda *_, **settings: result)
 
 
+def planned_changes(settings: JobSettings) -> str:
+    return planned_image_changes(settings, load_images(settings, SilentProgress()))
+
+
 def trained_settings() -> dict[str, object]:
     """Return the settings that the supernet of the run was trained with."""
     return checkpoint.read(WEIGHTS)[1].training
@@ -117,7 +121,7 @@ def test_keys_of_the_job_file_decide(folder, no_experiment, flip):
     assert (changes.flip, changes.shift, changes.is_from_job) == (flip, 1, True)
     assert trained_settings()["flip"] is flip
     assert trained_settings()["shift"] == 1
-    prepared = retrain.prepare(open_run(RUN), ["squeeze"]).settings
+    prepared = open_run(RUN).training_settings()
     assert (prepared.flip, prepared.shift) == (flip, 1)
 
 
@@ -134,16 +138,14 @@ def test_options_of_the_command_decide(folder, no_experiment, invoke):
 
 
 def test_digits_need_no_experiment(job, no_experiment):
-    context = JobContext(job, SilentProgress())
-    assert context.image_changes == "training images are shifted by up to 1 pixel and not mirrored"
+    changes = planned_changes(job)
+    assert changes == "training images are shifted by up to 1 pixel and not mirrored"
 
 
 def test_plan_says_that_an_experiment_decides(folder, no_experiment):
     write_folder(("left", "right"), images=40)
-    context = JobContext(job_on_folder(), SilentProgress())
-    assert "an experiment at the start decides" in context.image_changes
-    context = JobContext(job_on_folder("flip = false"), SilentProgress())
-    assert context.image_changes.endswith("not mirrored")
+    assert "an experiment at the start decides" in planned_changes(job_on_folder())
+    assert planned_changes(job_on_folder("flip = false")).endswith("not mirrored")
 
 
 def test_whole_run_follows_the_decision(folder, experiment_forbids, monkeypatch):
@@ -156,7 +158,7 @@ def test_whole_run_follows_the_decision(folder, experiment_forbids, monkeypatch)
     WEIGHTS.unlink()
     supernets.train_job_supernets(settings, RUN)
     assert WEIGHTS.read_bytes() == weights
-    assert retrain.prepare(open_run(RUN), ["squeeze"]).settings.flip is False
-    supernets.rank_supernets(RUN, nets=4, how="uniform", repeated=0, epochs=1)
+    assert open_run(RUN).training_settings().flip is False
+    open_run(RUN).rank(nets=4, how="uniform", repeated=0, epochs=1)
     lines = (RUN / STANDALONE_FILE).read_text().splitlines()
     assert [json.loads(line)["training"]["flip"] for line in lines] == [False] * 4

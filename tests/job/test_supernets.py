@@ -18,12 +18,14 @@ from PIL import Image
 
 import nas
 from nas import job as jobs
+from nas.deploy import exporting
 from nas.deploy.verify import load_data
 from nas.errors import RequestError, RunFolderError
-from nas.job import exporting, load_job, supernets
+from nas.job import load_job, supernets
 from nas.job.folder import claim
 from nas.latency import LatencyTable
 from nas.report import page
+from nas.run.run import open_run
 from nas.supernet import training
 from nas.supernet.evaluation import evaluate
 from tests.commands import document
@@ -94,7 +96,7 @@ def training_clock(monkeypatch):
 def test_budget_decides_the_length_of_the_training_only_once(job_folder, invoke, training_clock):
     command = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--out", "run")
     document(invoke(*command, "--budget", "2s", "--json"))
-    settings = supernets.open_job(Path("run")).settings
+    settings = open_run("run").settings
     assert (settings.training.epochs, settings.training.minutes) == (None, 2 / 60)
     log = Path("run/supernets/squeeze/training.jsonl").read_text()
     assert json.loads(log.splitlines()[-1])["seconds"] == pytest.approx(2, abs=0.2)
@@ -123,8 +125,8 @@ def test_folder_of_a_job_whose_budget_decides_gets_the_budget(job_folder, traini
         (("supernet", "train"), "--space and --data"),
         (("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--budget", "soon"),
          "--budget is 'soon'"),
-        (("supernet", "evaluate", "nowhere", "arch.json"), "no job.toml"),
-        (("supernet", "rank", "nowhere"), "no job.toml"),
+        (("supernet", "evaluate", "nowhere", "arch.json"), "no run.json"),
+        (("supernet", "rank", "nowhere"), "no run.json"),
         (("supernet", "rank", "nowhere", "--draw", "wild"), "spread or uniform"),
         (("supernet", "evaluate", "nowhere", "a", "--part", "test"), "search or holdout"),
     ],
@@ -172,17 +174,17 @@ def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     repeated = document(invoke(*command, "--json"))
     assert (finished / "standalone.jsonl").read_text() == trained, "no network was trained twice"
     assert repeated["spaces"] == first["spaces"]
-    job = supernets.open_job(finished)
+    run = open_run(finished)
     for name, space_ranking in first["spaces"].items():
         assert space_ranking["kendall_tau"] is None, "four networks are no ranking"
-        space = job.spaces[name]
+        space = run.spaces[name]
         one = space_ranking["networks"][0]
         architecture = space.from_json(one["architecture"])
-        score = evaluate(supernets.load_supernet(job, finished, name), [architecture], job.data)
+        score = evaluate(run.supernet(name), [architecture], run.data)
         assert one["supernet_accuracy"] == score[0]
         assert one["macs"] == architecture.macs
     assert set(first["pooled"]["offsets"]) == set(first["spaces"])
-    page.build(finished)
+    page.build(open_run(finished))
     text = (finished / "report.html").read_text()
     assert "distinct scores: no ranking" in text
     assert "standalone training, % (hold-out images)" in text
@@ -196,10 +198,10 @@ def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
 @pytest.mark.slow
 def test_ranking_of_ten_networks_has_rank_correlation(finished, monkeypatch):
     """Here, the table of the run's name lacks its kernels, so the networks have equal MACs."""
-    job = supernets.open_job(finished)
+    run = open_run(finished)
     monkeypatch.chdir(finished.parent)
-    LatencyTable.open_or_create("latency_tables", job.runtime)
-    ranking = supernets.rank_supernets(finished, spaces=["mobile"], nets=25, repeated=3, epochs=1)
+    LatencyTable.open_or_create("latency_tables", run.runtime)
+    ranking = run.rank(spaces=["mobile"], nets=25, repeated=3, epochs=1)
     mobile = ranking.spaces["mobile"]
     assert 10 <= mobile.nets <= 25
     assert mobile.distinct_scores >= 10
@@ -214,7 +216,7 @@ def test_ranking_of_ten_networks_has_rank_correlation(finished, monkeypatch):
     assert set(matched.kendall_tau) == {"supernet", "corrected", "trained again", *counts}
     assert ranking.pooled is None
     assert 0 <= matched.retraining_tau.value <= matched.noise_ceiling.value <= 1
-    page.build(finished)
+    page.build(open_run(finished))
     assert matched.noise_text in (finished / "report.html").read_text()
     assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
 
@@ -229,10 +231,10 @@ def test_torchrun_processes_train_one_run(job_folder, invoke):
     assert document(done) == {"run": "run", "supernets": ["squeeze"]}
     repeated = document(invoke(*TRAIN, "--out", "run", "--json"))
     assert repeated["supernets"] == ["squeeze"], "one process continues where several ended"
-    job = supernets.open_job(Path("run"))
-    supernet = supernets.load_supernet(job, Path("run"), "squeeze")
+    run = open_run("run")
+    supernet = run.supernet("squeeze")
     record = json.loads(Path("run/run.json").read_text())["supernets"]["squeeze"]
-    largest = evaluate(supernet, [job.spaces["squeeze"].largest], job.data)[0]
+    largest = evaluate(supernet, [run.spaces["squeeze"].largest], run.data)[0]
     assert record["largest_accuracy"] == pytest.approx(largest)
 
 
@@ -265,13 +267,13 @@ def test_training_continues_after_the_disk_was_full(job_folder, invoke, max_byte
 
 
 def test_folder_without_run_and_unknown_space_are_refused(finished, tmp_path):
-    with pytest.raises(RunFolderError, match=r"no job\.toml"):
-        supernets.open_job(tmp_path)
+    with pytest.raises(RunFolderError, match=r"no run\.json"):
+        open_run(tmp_path)
     with pytest.raises(RequestError, match="It has: mobile"):
-        supernets.rank_supernets(finished, spaces=["other"])
+        open_run(finished).rank(spaces=["other"])
     (finished / "ranking.json").write_text('{"schema": 9}')
     with pytest.raises(RunFolderError, match="schema 9"):
-        page.build(finished)
+        page.build(open_run(finished))
 
 
 @pytest.mark.slow

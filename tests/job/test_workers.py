@@ -164,15 +164,15 @@ def test_worker_refuses_runs_that_it_cannot_join(copy_of_searched_folder, job, i
     assert "trials.db does not hold the search of" in refused(OUT, "--storage", elsewhere)
 
     (OUT / "study.journal").unlink()
-    (OUT / "job.toml").write_text(
-        (OUT / "job.toml").read_text().replace("workers = 1", "workers = 2")
+    (OUT / "run.json").write_text(
+        (OUT / "run.json").read_text().replace('"workers": 1', '"workers": 2')
     )
     assert "study.journal does not hold the search of" in refused(OUT)
     assert not (OUT / "study.journal").exists(), "a worker creates no journal"
 
     shared = with_search(job, {"workers": 2})
     with claim(Path("early"), shared, ""):
-        assert "has only begun" in refused("early")
+        assert "The search of early has not begun" in refused("early")
     with claim(Path("unsearched"), shared, "") as run:
         run.record.spaces = {}
         run.save()

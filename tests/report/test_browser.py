@@ -74,7 +74,7 @@ def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best
     slowest = rows["measured_us"].idxmax()
     rows.loc[slowest, "macs"] = 1
     candidates.write(rows, run / "trials.csv")
-    report = page.build(run)
+    report = page.build(open_run(run))
     opened = open_run(run)
     assert opened.front["id"].iloc[-1] == rows.loc[slowest, "id"] != opened.pick().id
     shown = re.search(r'<span id="best">([^<]*)</span>', dump_dom(report, tmp_path / "profile"))

@@ -9,6 +9,7 @@ import pytest
 
 from nas.errors import RunFolderError
 from nas.report import page
+from nas.run.run import open_run
 
 WRITTEN = ("front.csv", "front.json", "report.html")
 LOG = "supernets/mobilenet_tiny/training.jsonl"
@@ -21,7 +22,7 @@ def run(untrained_run: Path) -> Path:
 
 
 def test_report_has_the_figures_of_the_search_and_the_ranking(run):
-    assert page.build(run) == run / "report.html"
+    assert page.build(open_run(run)) == run / "report.html"
     text = (run / "report.html").read_text()
     assert "hypervolume of the front" in text
     assert "Kendall tau" in text
@@ -31,7 +32,7 @@ def test_report_says_what_was_understood_of_the_images(run):
     record = json.loads((run / "run.json").read_text())
     record["data"]["summary"] = "24 images of 2 classes: <cat> 12, dog 12; train 14"
     (run / "run.json").write_text(json.dumps(record))
-    page.build(run)
+    page.build(open_run(run))
     text = (run / "report.html").read_text()
     assert "(24 images of 2 classes: &lt;cat&gt; 12, dog 12; train 14)" in text
 
@@ -40,18 +41,18 @@ def test_report_says_how_training_images_are_changed(run):
     record = json.loads((run / "run.json").read_text())
     record["image_changes"] = {"flip": True, "shift": 4, "is_from_job": True}
     (run / "run.json").write_text(json.dumps(record))
-    text = page.build(run).read_text()
+    text = page.build(open_run(run)).read_text()
     assert "training images are shifted by up to 4 pixels and mirrored at random" in text
 
 
 def test_report_names_members_that_are_launches_more_than_kernels(run):
-    page.build(run)
+    page.build(open_run(run))
     assert "% launches" not in (run / "report.html").read_text()
     first, second = pd.read_csv(run / "front.csv", dtype=str)["digest"][:2]
     rows = pd.read_csv(run / "trials.csv", dtype=str)
     rows["dispatch_share"] = rows["digest"].map({first: 0.625, second: 0.5})
     rows.to_csv(run / "trials.csv", index=False)
-    page.build(run)
+    page.build(open_run(run))
     members = json.loads((run / "front.json").read_text())["front"]
     assert [m["dispatch_share"] for m in members[:3]] == [0.625, 0.5, None]
     text = (run / "report.html").read_text()
@@ -86,5 +87,5 @@ def test_damaged_file_is_named_and_nothing_is_written(run, name, before, after, 
     path.write_text(changed)
     contents = {each: (run / each).read_bytes() for each in WRITTEN}
     with pytest.raises(RunFolderError, match=rf"{Path(name).name}.*{words}"):
-        page.build(run)
+        page.build(open_run(run))
     assert {each: (run / each).read_bytes() for each in WRITTEN} == contents

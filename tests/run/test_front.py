@@ -11,12 +11,12 @@ import pytest
 from nas.report import page
 from nas.run import candidates
 from nas.run.front import behind, dominated_after_training, front, representatives
-from nas.run.record import JobDevice, JobSearch
 from nas.run.run import open_run
+from nas.run.settings import SearchDevice, SearchSettings
 
-TWO = JobSearch()
-FOUR = JobSearch(also_minimize=["params"], also_maximize=["mac_utilisation"])
-DEVICES = JobSearch(device=[JobDevice(table="tables/phone.jsonl", max_latency_ms=0.008)])
+TWO = SearchSettings()
+FOUR = SearchSettings(also_minimize=["params"], also_maximize=["mac_utilisation"])
+DEVICES = SearchSettings(device=[SearchDevice(table="tables/phone.jsonl", max_latency_ms=0.008)])
 
 
 def make_rows(count: int, seed: int = 0) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def make_rows(count: int, seed: int = 0) -> pd.DataFrame:
     return table
 
 
-def vectors(rows: pd.DataFrame, search: JobSearch, accuracy: str = "validation_accuracy"):
+def vectors(rows: pd.DataFrame, search: SearchSettings, accuracy: str = "validation_accuracy"):
     """Return by digest the values of the objectives, all to be minimised, written down again."""
     latency = "measured_us" if rows["measured_us"].notna().any() else "predicted_us"
     columns = [rows[latency], -rows[accuracy]]
@@ -56,7 +56,7 @@ def dominates(a, b) -> bool:
     return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
 
 
-def non_dominated_values(rows: pd.DataFrame, search: JobSearch) -> set[tuple[float, ...]]:
+def non_dominated_values(rows: pd.DataFrame, search: SearchSettings) -> set[tuple[float, ...]]:
     values = set(vectors(rows, search).values())
     return {a for a in values if not any(dominates(b, a) for b in values)}
 
@@ -84,7 +84,7 @@ def test_front_equals_brute_force_over_all_objectives(search, seed):
 )
 def test_front_keeps_to_every_limit_and_a_limit_is_no_objective(limits, column, largest):
     rows = make_rows(60)
-    members = front(rows, JobSearch(**limits))
+    members = front(rows, SearchSettings(**limits))
     fitting = rows[rows[column] >= 0.5] if largest is None else rows[rows[column] <= largest]
     assert set(vectors(members, TWO).values()) == non_dominated_values(fitting, TWO)
 
@@ -94,9 +94,9 @@ def test_front_has_only_measured_rows_if_any_row_is_measured():
     rows.loc[:3, "measured_us"] = [1000.0, 1001.0, 1002.0, 1003.0]
     members = front(rows, TWO)
     assert set(members["digest"]) <= set(rows["digest"][:4])
-    limited = front(rows, JobSearch(max_latency_ms=1.001))
+    limited = front(rows, SearchSettings(max_latency_ms=1.001))
     assert limited["measured_us"].max() <= 1001
-    assert front(rows, JobSearch(max_latency_ms=0.5)).empty
+    assert front(rows, SearchSettings(max_latency_ms=0.5)).empty
 
 
 def test_rows_without_a_value_are_not_on_the_front():
@@ -159,7 +159,7 @@ def test_behind_orders_by_the_error_of_a_prediction_that_would_change_the_front(
     assert errors == sorted(errors)
     assert errors[0] == 1.0
     assert len(digests) == 50
-    limited = JobSearch(max_macs=6, also_minimize=["params"])
+    limited = SearchSettings(max_macs=6, also_minimize=["params"])
     digests = behind(rows, front(rows, limited), limited)
     assert set(digests) == set(rows["digest"][rows["macs"] <= 6])
 
@@ -198,7 +198,7 @@ def run(untrained_run: Path) -> Path:
 
 
 def test_all_outputs_of_a_run_have_the_same_front(run):
-    page.build(run)
+    page.build(open_run(run))
     opened = open_run(run)
     search = opened.record.job.search
     rows = opened.trials.dropna(subset=["measured_us"])
@@ -220,7 +220,7 @@ def test_all_outputs_of_a_run_have_the_same_front(run):
 
 
 def test_pick_keeps_to_a_limit_of_a_further_objective(run):
-    page.build(run)
+    page.build(open_run(run))
     opened = open_run(run)
     smallest = opened.front["peak_memory_bytes"].min()
     picked = opened.pick(max_peak_memory_bytes=int(smallest))
@@ -230,7 +230,7 @@ def test_pick_keeps_to_a_limit_of_a_further_objective(run):
 
 def test_report_has_a_plot_and_a_column_for_each_objective(run):
     for is_further in (True, False):
-        text = page.build(run).read_text()
+        text = page.build(open_run(run)).read_text()
         plots = text[text.index("All candidates and the front") : text.index("<h2>The front")]
         assert plots.count("<svg") == (2 if is_further else 1)
         assert (">peak memory, KiB</text>" in plots) == is_further

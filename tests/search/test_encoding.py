@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from nas.errors import SpaceError
 from nas.search.encoding import ArchitectureEncoder
 from nas.space import Architecture, load_space
 from tests.search.test_study import SPACES
@@ -57,27 +56,6 @@ def test_distance_is_the_sum_over_the_choices(space):
         assert encoded_distance(encoder, a, b) == pytest.approx(choice_distance(space, a, b))
 
 
-def test_distance_of_categories_is_one_and_of_numbers_depends_on_the_rank():
-    squeezenet = load_space("squeezenet_tiny", image_size=8, channels=1)
-    encoder = ArchitectureEncoder([squeezenet])
-    first_options = {key: options[0] for key, options in squeezenet.parameters.items()}
-    assert squeezenet.parameters["stage1.width"] == (16, 32, 64)
-    low, middle, high = (
-        squeezenet.architecture(first_options | {"stage1.width": width}) for width in (16, 32, 64)
-    )
-    assert encoded_distance(encoder, low, high) == pytest.approx(1)
-    assert encoded_distance(encoder, low, middle) == pytest.approx(0.5)
-    assert encoded_distance(encoder, middle, high) == pytest.approx(0.5)
-
-    shufflenet = load_space("shufflenet_tiny", image_size=8, channels=1)
-    first_options = {key: options[0] for key, options in shufflenet.parameters.items()}
-    basic, xception = (
-        shufflenet.architecture(first_options | {"stage1.depth": 2, "stage1.1.unit": unit})
-        for unit in ("basic", "xception")
-    )
-    assert encoded_distance(ArchitectureEncoder([shufflenet]), basic, xception) == pytest.approx(1)
-
-
 @by_space
 def test_architectures_have_equal_rows_if_and_only_if_they_are_equal(space):
     architectures = sample(space, 60)
@@ -88,37 +66,6 @@ def test_architectures_have_equal_rows_if_and_only_if_they_are_equal(space):
     assert (rows.log_sizes == again.log_sizes).all()
     assert set(np.unique(rows.bits)) == {0, 1}
     assert len(np.unique(rows.bits, axis=0)) == len(set(architectures))
-
-
-def test_every_bit_belongs_to_its_choice():
-    encoder = ArchitectureEncoder(ALL_SPACES)
-    assert len(encoder.choice_of_bit) == len(encoder.bit_weights)
-    # There is one number for each choice and each space, without gaps.
-    count = sum(1 + len(space.parameters) for space in ALL_SPACES)
-    assert sorted(set(encoder.choice_of_bit)) == list(range(count))
-    for space in ALL_SPACES:
-        numbers_by_key = {}
-        for architecture in sample(space, 30):
-            for key, number in choices_of_changed_bits(encoder, space, architecture):
-                numbers_by_key.setdefault(key, set()).add(number)
-        assert len(numbers_by_key) > 5
-        assert all(len(numbers) == 1 for numbers in numbers_by_key.values())
-        assert len(set.union(*numbers_by_key.values())) == len(numbers_by_key)
-
-
-def choices_of_changed_bits(encoder, space, architecture):
-    """Yield a choice that changes alone, and the number of each bit that changes with it."""
-    choices = dict(architecture.choices)
-    for key, option in ((name, each) for name in choices for each in space.parameters[name]):
-        try:
-            neighbour = space.architecture({**choices, key: option})
-        except SpaceError:  # a deeper stage needs further choices
-            continue
-        changed = dict(architecture.choices).items() ^ dict(neighbour.choices).items()
-        if len({key for key, _ in changed}) == 1:
-            bits = encoder.encode([architecture, neighbour]).bits
-            for number in encoder.choice_of_bit[bits[0] != bits[1]]:
-                yield next(iter(changed))[0], number
 
 
 @by_space

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from nas.search.evolution import generate_offspring, repair
 from tests.search.test_study import SPACES
@@ -47,23 +46,3 @@ def test_repair_reaches_a_limit_that_only_the_smallest_networks_meet():
     assert values[0] == 0
     assert values[-1] > 0
     assert len(set(ranked)) == len(ranked)
-
-
-@pytest.mark.parametrize("max_generations", [0, 3])
-def test_repair_gives_up_after_the_given_generations(max_generations):
-    evaluated = []
-
-    def never_feasible(architectures):
-        evaluated.append(len(architectures))
-        return [1.0] * len(architectures)
-
-    population = sample(1)
-    ranked = repair(
-        population,
-        never_feasible,
-        np.random.default_rng(0),
-        max_generations=max_generations,
-    )
-    assert len(evaluated) == 1 + max_generations
-    assert sum(evaluated) == len(ranked)
-    assert set(population) <= set(ranked)

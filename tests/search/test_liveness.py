@@ -7,9 +7,7 @@ import time
 
 import pytest
 
-from nas.search import liveness
 from nas.search.liveness import (
-    HEARTBEAT_TIMEOUT_SECONDS,
     LivenessMonitor,
     repeat_in_background,
     this_process,
@@ -29,18 +27,6 @@ def child():
     with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE) as process:
         yield process, json.loads(process.stdout.readline())
         process.kill()
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The monotonic clock of this process, as a list whose item the test sets."""
-    now = [1000.0]
-    monkeypatch.setattr(liveness.time, "monotonic", lambda: now[0])
-    return now
-
-
-def remote_process(**changes):
-    return {**this_process(), "host": "another machine", **changes}
 
 
 def test_killed_child_is_dead_at_once_even_as_a_zombie(child):
@@ -79,18 +65,6 @@ def test_fork_is_another_process_than_its_parent():
     assert os.read(reading, 100).split() == [b"%d" % child, b"1"]
     os.close(reading)
     os.close(writing)
-
-
-def test_remote_process_is_alive_while_its_heartbeats_change(clock):
-    monitor = LivenessMonitor()
-    for heartbeats in range(5):
-        assert not monitor.is_dead(7, remote_process(), heartbeats)
-        clock[0] += 10 * HEARTBEAT_TIMEOUT_SECONDS
-    # Any change of the number counts, and heartbeats of another trial do not.
-    assert not monitor.is_dead(7, remote_process(), 3)
-    assert not monitor.is_dead(8, remote_process(), 3)
-    clock[0] += HEARTBEAT_TIMEOUT_SECONDS + 1
-    assert monitor.is_dead(7, remote_process(), 3)
 
 
 def test_background_action_ends_with_the_context_or_when_it_returns_true():

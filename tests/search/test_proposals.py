@@ -60,26 +60,17 @@ def choices_of_trial(trial, space):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_same_seed_repeats_the_search_and_another_does_not(sampler):
-    trials = TRIALS_AND_STARTUP[sampler][1] + 1
-    first = summary(uninterrupted(sampler))[:trials]
-    assert summary(run_sampler(sampler, trials=trials)) == first
-    assert summary(run_sampler(sampler, trials=trials, seed=8)) != first
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_continued_search_equals_the_uninterrupted_one(sampler, tmp_path):
-    trials, startup = TRIALS_AND_STARTUP[sampler]
-    for count in (3, startup - 1, startup + 1, trials):
-        result = run_sampler(sampler, trials=count, storage=tmp_path / "study.jsonl")
-    assert summary(result) == summary(uninterrupted(sampler))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("auto", "gp")])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(name, marks=pytest.mark.long if name == "gp" else ())
+        for name in SAMPLERS
+        if name != "auto"
+    ],
+)
 def test_continued_search_with_failures_and_limits_equals_the_uninterrupted_one(sampler, tmp_path):
+    trials, startup = TRIALS_AND_STARTUP[sampler]
+
     def unreliable(architecture):
         number = int(macs(architecture)) // 64 % 5
         if number == 0:
@@ -92,9 +83,11 @@ def test_continued_search_with_failures_and_limits_equals_the_uninterrupted_one(
     ]
     expected = run_sampler(sampler, objectives)
     assert {trial.state for trial in expected.trials} == {"complete", "infeasible", "failed"}
-    for count in (2, 19, 22, 31, 40):
+    for count in (2, startup - 1, startup + 1, (startup + trials) // 2, trials):
         result = run_sampler(sampler, objectives, trials=count, storage=tmp_path / "study.jsonl")
     assert summary(result) == summary(expected)
+    other = run_sampler(sampler, objectives, trials=startup, seed=8)
+    assert summary(other) != summary(expected)[: len(other.trials)]
 
 
 def test_auto_is_the_guided_sampler():

@@ -139,23 +139,6 @@ def test_gain_is_large_while_the_model_sees_a_better_region():
     assert gain < MAX_EXPECTED_GAIN
 
 
-def test_gain_follows_from_the_completed_trials_alone(ended):
-    architectures = [trial.architecture for trial in ended.trials]
-    whole = optimizer_for(SMALL_SPACES)
-    gains = []
-    for count, each in enumerate(architectures):
-        gains.append(whole.expected_gain(3))
-        if count > 10:
-            whole.propose(0)
-        learned(whole, [each])
-    assert gains[11] is None
-    assert gains[20] is not None
-    for count in (20, 33, len(architectures) - 1):
-        resumed = learned(optimizer_for(SMALL_SPACES), architectures[:count])
-        assert resumed.expected_gain(3) == gains[count]
-        assert resumed.expected_gain(3) >= resumed.expected_gain(1)
-
-
 def test_sampler_without_a_model_needs_a_limit():
     with pytest.raises(RequestError, match="random has no model"):
         run_search(SMALL_SPACES, OBJECTIVES, sampler="random", stall="auto")

@@ -1,9 +1,4 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +11,6 @@ SPACES = [
     load_space(name, image_size=8, channels=1)
     for name in ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
 ]
-BY_NAME = {space.name: space for space in SPACES}
 
 
 def macs(architecture):
@@ -37,49 +31,6 @@ OBJECTIVES = {"error": error, "macs": macs}
 
 def summary(result):
     return [(trial.digest, trial.state, trial.values) for trial in result.trials]
-
-
-@pytest.mark.slow
-def test_search_evaluates_each_architecture_once_and_tries_all_spaces():
-    calls = []
-
-    def counted_error(architecture):
-        calls.append(architecture.digest)
-        return error(architecture)
-
-    result = run_search(SPACES, {"error": counted_error, "macs": macs}, trials=80)
-    assert len(calls) == len(set(calls)) == 80
-    assert {trial.architecture.space.name for trial in result.trials} == set(BY_NAME)
-
-
-SEARCH_THAT_KILLS_ITSELF = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from tests.search.test_study import OBJECTIVES, SPACES, run_search
-def kill(trial, progress):
-    if progress.completed == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-path = Path(sys.argv[1])
-run_search(SPACES, OBJECTIVES, trials=50, seed=4, storage=path, startup=20, on_trial=kill)
-"""
-
-
-@pytest.mark.slow
-def test_search_resumed_after_kills_equals_an_uninterrupted_one(tmp_path):
-    journal = tmp_path / "study.jsonl"
-    root = Path(__file__).parents[2]
-    for count in (9, 24, 43):
-        process = subprocess.run(
-            [sys.executable, "-c", SEARCH_THAT_KILLS_ITSELF, journal, str(count), root], check=False
-        )
-        assert process.returncode == -signal.SIGKILL
-        with journal.open("ab") as file:
-            file.write(b'{"op_code": 4, "torn')
-        os.sync()
-    with pytest.warns(UserWarning, match="half-written"):
-        result = run_search(SPACES, OBJECTIVES, trials=50, seed=4, storage=journal, startup=20)
-    assert summary(result) == summary(run_search(SPACES, OBJECTIVES, trials=50, seed=4, startup=20))
 
 
 def test_expensive_objectives_are_not_evaluated_for_infeasible_architectures():

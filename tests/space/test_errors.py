@@ -101,11 +101,6 @@ BAD = {
         lambda: space(Stage("a.b", "conv", 8, per_stage={"kernel": 3})),
         ["'a.b' is not a name"],
     ),
-    "a name of a stage that is too long": (
-        lambda: space(Stage("s" * 65, "conv", 8)),
-        ["is not a name"],
-    ),
-    "a name of a stage that is no word": (lambda: space(Stage(5, "conv", 8)), ["5 is not a name"]),
     "a name of a choice that is no word": (
         lambda: space(Stage("s", "conv", 8, per_block={"a/b": {"x": {"kernel": 3}}})),
         ["stage s", "'a/b' is not a name"],
@@ -134,10 +129,6 @@ BAD = {
         lambda: space(STEM, references=(Reference("a", None, source=""),)),
         ["Reference a", "choices is None"],
     ),
-    "a reference at no size": (
-        lambda: space(STEM, references=(Reference("a", {}, source="", image_size=None),)),
-        ["Reference a", "image_size is None"],
-    ),
     "references that are none": (
         lambda: space(STEM, references=("a",)),
         ["references is ('a',)", "tuple of References"],
@@ -163,10 +154,6 @@ BAD = {
         ),
         ["stage b", "kernel size is -3", "whole number of 1 or more"],
     ),
-    "half a kernel": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": 2.5})),
-        ["stage s", "kernel size is 2.5", "whole number"],
-    ),
     "a width that is true": (
         lambda: space(Stage("s", "conv", True, per_stage={"kernel": 3})),
         ["stage s", "width is True", "whole numbers"],
@@ -178,10 +165,6 @@ BAD = {
     "a bundle that is a number": (
         lambda: space(STEM, Stage("s", "conv", 8, per_block={"op": {"a": 3}})),
         ["stage s", "op 'a' is 3", "IDENTITY"],
-    ),
-    "a stride of a word": (
-        lambda: space(Stage("s", "conv", 8, stride="2", per_stage={"kernel": 3})),
-        ["stage s", "stride is '2'", "a whole number or a mapping"],
     ),
     "resolutions in pixels": (
         lambda: space(STEM, resolutions=(24, 32)),
@@ -195,7 +178,6 @@ BAD = {
         lambda: space(STEM, activation=["relu"]),
         ["activation ['relu'] is unknown"],
     ),
-    "a norm of a word": (lambda: space(STEM, norm="yes"), ["norm is 'yes'", "True or False"]),
     "no stages": (lambda: space(), ["has no stages"]),
     "an unknown activation": (lambda: space(STEM, activation="gelu"), ["'gelu'", "relu6"]),
     "an unknown activation of a stage": (
@@ -211,22 +193,12 @@ BAD = {
         ["stage b", "'swish'", "hard_swish"],
     ),
     "an unknown block": (lambda: space(Stage("s", "resnet", 8)), ["stage s", "'resnet'", "fire"]),
-    "an unknown alternative": (
-        lambda: space(Stage("s", "conv", 8, per_block={"op": {"a": {"block": "resnet"}}})),
-        ["stage s", "'resnet'", "fire"],
-    ),
     "a choice no block takes": (
         lambda: space(Stage("s", "conv", 8, per_stage={"kernel": 3, "colour": (1, 2)})),
         ["stage s", "colour", "kernel"],
     ),
     "a choice that is missing": (
         lambda: space(Stage("s", "inverted_residual", 8, per_stage={"kernel": 3})),
-        ["stage s", "needs expand"],
-    ),
-    "an alternative that misses one": (
-        lambda: space(
-            Stage("s", "inverted_residual", 8, per_block={"op": {"a": BODY, "b": {"kernel": 3}}})
-        ),
         ["stage s", "needs expand"],
     ),
     "options twice": (
@@ -293,10 +265,6 @@ BAD = {
             "widht",
         ],
     ),
-    "a block that divides by zero": (
-        lambda: space(Stage("s", dividing, 8)),
-        ["stage s", "dividing", f"{__file__}, line {line_of(dividing)}", "ZeroDivisionError"],
-    ),
     "a block that ends the program": (
         lambda: space(Stage("s", leaving, 8)),
         ["stage s", "leaving", f"{__file__}, line {line_of(leaving)}", "SystemExit: 0"],
@@ -312,10 +280,6 @@ BAD = {
     "a block that returns nothing": (
         lambda: space(Stage("s", silent, 8)),
         ["stage s", "silent", "returns None", "Return the tensor"],
-    ),
-    "a block that returns something else": (
-        lambda: space(Stage("s", lambda build, x, name, *, width: width, 8)),
-        ["stage s", "<lambda>", "returns Elastic(value=8", "Return the tensor"],
     ),
     "a block that is no function": (lambda: space(Stage("s", 3, 8)), ["stage s", "no block 3"]),
     "a block with weights of another's name": (

@@ -50,7 +50,7 @@ class Meta:
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_shapes_equal_those_of_torch(name, size, seed):
     """Every op's, by running the graph up to it on tensors without data."""
@@ -65,7 +65,7 @@ def test_shapes_equal_those_of_torch(name, size, seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_json_round_trip_keeps_the_canonical_architecture(name, size, seed):
     space = on(name, size)
@@ -79,7 +79,7 @@ def test_json_round_trip_keeps_the_canonical_architecture(name, size, seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_architectures_are_equal_exactly_when_their_graphs_are(name, size, seed):
     """Two writings of a network, one choice apart, are one architecture or two graphs."""
@@ -98,7 +98,7 @@ def test_architectures_are_equal_exactly_when_their_graphs_are(name, size, seed)
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_counts_equal_those_of_the_ops_and_lie_within_the_range(name, size, seed):
     space = on(name, size)
@@ -115,7 +115,7 @@ def test_counts_equal_those_of_the_ops_and_lie_within_the_range(name, size, seed
     assert graph.folded.macs == graph.macs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(name=spaces, size=st.sampled_from([8, 32, 33]), seed=seeds)
 def test_the_kernels_of_a_network_are_among_those_of_its_space(name, size, seed):
     space = on(name, size)

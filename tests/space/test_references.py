@@ -1,6 +1,7 @@
 """Published networks against the tables of their papers, written out here by hand."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -13,6 +14,7 @@ REFERENCES = {
 }
 
 
+@cache
 def published(name):
     return REFERENCES[name][0].published(name)
 

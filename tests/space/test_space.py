@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -40,56 +39,6 @@ def test_the_three_families_and_their_tiny_versions_ship():
     assert {"mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"} <= set(SPACES)
 
 
-def test_a_left_out_block_has_no_choices():
-    space = toy()
-    full = {key: options[0] for key, options in space.parameters.items()}
-    one = space.architecture({**full, "body.depth": 2, "body.2.kernel": 3})
-    other = space.architecture({**full, "body.depth": 2, "body.2.kernel": 5})
-    assert one == other
-    assert not [key for key in one.choices if key.startswith("body.2.")]
-    assert one.digest == other.digest
-
-
-def test_the_digest_tells_all_canonical_architectures_of_a_small_space_apart():
-    space = toy()
-    rng = np.random.default_rng(0)
-    sampled = {space.sample(rng) for _ in range(4000)}
-    # 2 widths, and 4 options a block for one, two or three blocks
-    assert space.size == 2 * (4 + 16 + 64) == len(sampled)
-    assert len({a.digest for a in sampled}) == space.size
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SPACES)
-def test_from_json_reads_what_to_json_wrote(name):
-    space = adapted(name)
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        architecture = space.sample(rng)
-        record = json.loads(json.dumps(architecture.to_json()))
-        assert space.from_json(record) == architecture
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_every_sample_lies_between_the_smallest_and_the_largest(name):
-    space = adapted(name)
-    rng = np.random.default_rng(2)
-    low, high = space.smallest.graph, space.largest.graph
-    for _ in range(50):
-        graph = space.sample(rng).graph
-        assert low.macs <= graph.macs <= high.macs
-        assert graph.output_shape == (10, 1, 1)
-
-
-@pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny"])
-def test_smallest_and_largest_equal_those_of_a_large_sample(name):
-    space = adapted(name)
-    rng = np.random.default_rng(3)
-    macs = [space.sample(rng).macs for _ in range(3000)]
-    assert space.smallest.macs == min(macs)
-    assert space.largest.macs == max(macs)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_block_graphs_with_slots_use_every_slot_at_its_widest(name):
@@ -123,24 +72,6 @@ def test_strides_are_dropped_from_the_front_for_small_images(size, final):
     assert list(space.strides[first_kept:]) == full[first_kept:]
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_block_graphs_contain_the_convolutions_of_random_architectures(name):
-    """Each convolution of a network, with its shapes, is in one of the block graphs."""
-    space = adapted(name)
-
-    def convs(graph):
-        return {
-            (graph.ops[op.inputs[0]].shape, op.shape, op.kernel, op.stride, op.groups)
-            for op in graph.ops
-            if op.kind == "conv"
-        }
-
-    known = set().union(*map(convs, space.block_graphs()))
-    rng = np.random.default_rng(5)
-    for _ in range(50):
-        assert convs(space.sample(rng).graph) <= known
-
-
 def test_the_space_digest_follows_table_and_settings():
     assert toy().digest == toy().digest
     others = [
@@ -152,54 +83,13 @@ def test_the_space_digest_follows_table_and_settings():
     assert len({toy().digest, *(space.digest for space in others)}) == 5
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"depth": 0}, ["stage body", "depth", "1 or more"]),
-        ({"stride": 3}, ["stage body", "stride", "1 or 2"]),
-    ],
-)
-def test_an_error_names_the_invalid_stage(changes, words):
-    with pytest.raises(SpaceError) as error:
-        toy(**changes)
-    assert all(word in str(error.value) for word in words)
-
-
-def test_an_unknown_block_names_those_there_are():
-    with pytest.raises(SpaceError, match="no block 'residual'.*inverted_residual"):
-        SearchSpace("bad", (Stage("one", "residual"),))
-
-
-def test_a_block_says_which_choices_it_needs_and_takes():
-    with pytest.raises(SpaceError, match="stage one: block conv needs kernel, width"):
-        SearchSpace("bad", (Stage("one", "conv"),))
-    with pytest.raises(SpaceError, match="stage one: no block takes expand"):
-        SearchSpace("bad", (Stage("one", "conv", 8, per_stage={"kernel": 3, "expand": 6}),))
-
-
-def test_a_choice_outside_the_space_names_the_allowed_ones():
+def test_a_record_with_a_choice_or_a_space_of_another_is_refused():
     space = toy()
     choices = dict(space.largest.choices)
-    with pytest.raises(SpaceError, match=r"body.width is 9. Allowed: 8, 16"):
-        space.architecture({**choices, "body.width": 9})
-    with pytest.raises(SpaceError, match="body.depth is 4"):
-        space.architecture({**choices, "body.depth": 4})
     with pytest.raises(SpaceError, match="no choice 'body.colour'"):
         space.from_json({"space": "toy", "choices": {**choices, "body.colour": 1}})
     with pytest.raises(SpaceError, match="of space toy, not"):
         load_definition("mobilenet").from_json(space.largest.to_json())
-
-
-def test_odd_channels_cannot_be_split():
-    space = SearchSpace(
-        "odd",
-        (
-            Stage("stem", "conv", 9, per_stage={"kernel": 3}),
-            Stage("unit", "shuffle_unit", per_block={"unit": "basic", "kernel": 3}),
-        ),
-    )
-    with pytest.raises(SpaceError, match="stage unit: 9 channels cannot be split"):
-        _ = space.largest.graph
 
 
 def test_the_space_digest_follows_the_code_of_a_users_block():

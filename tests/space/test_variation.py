@@ -13,7 +13,7 @@ SPACES = {name: load_definition(name) for name in space_names()}
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(name=st.sampled_from(sorted(SPACES)), seed=seeds, changes=st.integers(1, 4))
 def test_mutation_and_crossover_stay_inside(name, seed, changes):
     space, rng = SPACES[name], np.random.default_rng(seed)

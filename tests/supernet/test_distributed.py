@@ -47,25 +47,6 @@ def progress(report):
 train(space, data, sys.argv[1], settings, seed=3, progress=progress)
 """
 
-COLLECTIVES_SCRIPT = """
-import json
-import sys
-from pathlib import Path
-
-import torch
-
-from nas.supernet.distributed import current_process_group
-
-group = current_process_group()
-tensors = [torch.full((2, 3), float(group.rank)), torch.tensor(10.0 * group.rank)]
-group.average(tensors)
-message = group.broadcast(f"from {group.rank}")
-results = [group.world_size, group.is_main, message]
-results += [tensor.tolist() for tensor in tensors]
-Path(sys.argv[1], str(group.rank)).write_text(json.dumps(results))
-group.barrier()
-"""
-
 
 def run_two_processes(script, tmp_path, *arguments):
     """Run a script in two processes; return the finished torchrun."""
@@ -79,15 +60,6 @@ def run_two_processes(script, tmp_path, *arguments):
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-
-
-@pytest.mark.slow
-def test_collectives_exchange_between_two_processes(tmp_path):
-    done = run_two_processes(COLLECTIVES_SCRIPT, tmp_path, tmp_path)
-    assert done.returncode == 0, done.stderr
-    halves = [[0.5] * 3] * 2
-    assert json.loads((tmp_path / "0").read_text()) == [2, True, "from 0", halves, 5.0]
-    assert json.loads((tmp_path / "1").read_text()) == [2, False, "from 0", halves, 5.0]
 
 
 def test_single_process_collectives_change_nothing():

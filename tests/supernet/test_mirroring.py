@@ -42,17 +42,6 @@ def test_arrows_among_other_classes_are_named():
     assert set(result.changed_classes) == {"left", "right"}
 
 
-def test_larger_images_are_reduced(monkeypatch):
-    monkeypatch.setattr(mirroring, "MAX_SIZE", 16)
-    sizes = []
-    train = mirroring._train
-    monkeypatch.setattr(
-        mirroring, "_train", lambda data, *rest: sizes.append(data.image_size) or train(data, *rest)
-    )
-    assert run_mirroring_experiment(make_data(("left", "right"), 60, size=40), seed=0).changes_class
-    assert sizes == [16, 16, 16]
-
-
 def test_many_images_are_classified_in_part(monkeypatch):
     monkeypatch.setattr(mirroring, "MAX_IMAGES", 90)
     monkeypatch.setattr(mirroring, "ENOUGH_CLASSIFIED", 30)

@@ -2,10 +2,11 @@
 
 To add a dataset source:
 
-1. Write a module here with a function that returns a `Source`. `nas.data.sources.digits` is the
-   shortest example; `nas.data.sources.image_folder` and `nas.data.sources.parquet` read files.
-2. Call the function in `open_source`, which chooses the source for a name or path.
-3. Test the module in `tests/data/sources`.
+1. Write a function that returns a `Source`. `nas.data.sources.digits` is the shortest example;
+   `nas.data.sources.image_folder` and `nas.data.sources.parquet` read files.
+2. Give the `Source` to `nas.load_dataset`, or name the function in the entry point group
+   `nas.sources` of your package: `[data] source = "NAME"` calls it without an argument, and
+   `source = "NAME:REST"` with the text behind the colon.
 
 Decoding, caching, splitting and training work for every source. No source uses the network.
 """
@@ -23,10 +24,10 @@ from nas.data.sources.base import (
     Split,
     printable_line,
 )
-from nas.data.sources.digits import open_digits
 from nas.data.sources.image_folder import open_image_folder
 from nas.data.sources.tree import list_tree
 from nas.errors import DataError
+from nas.plugins import PlugInPoint
 
 __all__ = [
     "ClassFolders",
@@ -38,19 +39,32 @@ __all__ = [
 ]
 
 
-def open_source(source: str | Path, class_folders: ClassFolders = "auto") -> Source:
-    """Open a dataset: "digits", or the parquet file, parquet folder or image folder at a path.
+SOURCES = PlugInPoint("nas.sources", "source", callable, "function that returns a Source")
+
+
+def open_source(
+    source: str | Path | Source, class_folders: ClassFolders = "auto", group: str = ""
+) -> Source:
+    """Open a dataset: by its name, or the parquet file, parquet folder or image folder at a path.
 
     Args:
-        source: "digits" or a path.
+        source: "digits" or the name of another plug-in, which may be followed by a colon and what
+            the plug-in expects; a path; or an opened source.
         class_folders: Which folders of an image folder are the classes, see `open_image_folder`.
+        group: What tells the groups of the images: a regular expression with one group, which is
+            searched in the path of an image file, or the name of a column of parquet files. Empty
+            for no groups.
 
     Raises:
-        DataError: There is nothing at the path, nothing in a known layout, or a part cannot be
-            read.
+        DataError: `group` tells no groups. There is nothing at the path, nothing in a known layout,
+            or a part cannot be read.
     """
-    if source == "digits":
-        return open_digits()
+    if isinstance(source, Source):
+        return source
+    name, colon, rest = str(source).partition(":")
+    if name in SOURCES.names:
+        opened: Source = SOURCES.load(name)(*([rest] if colon else []))
+        return opened
     try:
         if not str(source):
             raise ValueError("the path is empty")
@@ -66,11 +80,11 @@ def open_source(source: str | Path, class_folders: ClassFolders = "auto") -> Sou
         folders, files = list_tree(path)
         parquet_files = [file for file in files if file.suffix.lower() == ".parquet"]
         if not parquet_files:
-            return open_image_folder(path, folders, files, class_folders)
+            return open_image_folder(path, folders, files, class_folders, group)
     elif stat.S_ISREG(mode) and path.suffix.lower() == ".parquet":
         parquet_files = [path]
     else:
         raise DataError(f"{printable_line(path)} is not a dataset.", remedy=EXPECTED_LAYOUTS)
     from nas.data.sources.parquet import open_parquet  # Imports pyarrow, which few sources need.
 
-    return open_parquet(path, parquet_files)
+    return open_parquet(path, parquet_files, group)

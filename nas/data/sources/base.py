@@ -50,12 +50,15 @@ class Sample(NamedTuple):
         image: Path of an image file, content of one, or pixels `height x width [x 3]` (uint8);
             None if the image is missing.
         label: Label as stored; None or -1 if the label is missing.
+        group: What the image shows, such as one object or patient; images of one group are on one
+            side of every split. None if it is in no group.
     """
 
     split: Split
     location: str
     image: Path | bytes | np.ndarray | None
     label: int | str | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)

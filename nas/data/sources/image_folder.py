@@ -39,7 +39,11 @@ _MAX_NAMES_IN_MESSAGE = 5
 
 
 def open_image_folder(
-    root: Path, folders: list[Path], files: list[Path], class_folders: ClassFolders = "auto"
+    root: Path,
+    folders: list[Path],
+    files: list[Path],
+    class_folders: ClassFolders = "auto",
+    group: str = "",
 ) -> Source:
     """Return the source of an image folder.
 
@@ -56,10 +60,13 @@ def open_image_folder(
             named like dates; "auto" for the top ones if they hold most of their images themselves,
             or in folders named like dates. Otherwise "auto" raises an error, because the top
             folders may be topics.
+        group: Regular expression with one group, which is searched in the path of each image below
+            the root; the group is what it shows. Empty for no groups.
 
     Raises:
-        DataError: There are no class folders, a class folder has no image, a broken link stands
-            where a class folder may stand, or it is not clear which folders are splits or classes.
+        DataError: `group` tells no groups. There are no class folders, a class folder has no image,
+            a broken link stands where a class folder may stand, or it is not clear which folders
+            are splits or classes.
     """
     images = [file for file in files if is_image_file(file) or _is_broken_link(file)]
     below_root = {file: _folders_between(root, file.parent) for file in images}
@@ -101,8 +108,9 @@ def open_image_folder(
         )
     classes = tuple(sorted(set(class_of.values())))
     label_of = {name: label for label, name in enumerate(classes)}
+    groups = _groups(root, list(placed), group) if group else {}
     samples = [
-        Sample(split, printable_line(file), file, label_of[class_of[names]])
+        Sample(split, printable_line(file), file, label_of[class_of[names]], groups.get(file))
         for file, (split, names) in placed.items()
     ]
     used = set(below)
@@ -115,10 +123,37 @@ def open_image_folder(
         root=root,
         files=tuple(placed),
         labelling=hashlib.sha256(
-            repr([(sample.split, sample.label) for sample in samples]).encode()
+            repr([(sample.split, sample.label, sample.group) for sample in samples]).encode()
         ).hexdigest(),
         layout=_describe_layout(start, splits, class_folders),
     )
+
+
+def _groups(root: Path, files: Sequence[Path], expression: str) -> dict[Path, str]:
+    """Return what the group of an expression matches in the path of each file that it matches.
+
+    Raises:
+        DataError: The expression is none, has not one group, or matches no file.
+    """
+    try:
+        pattern = re.compile(expression)
+        if pattern.groups != 1:
+            raise ValueError(f"it has {pattern.groups} groups in parentheses, not one")
+    except (re.error, ValueError) as error:
+        raise DataError(
+            f"group is {printable_line(expression)!r}, no regular expression with one group: "
+            f"{error}.",
+            remedy=r'For files such as cat/tom_3.jpg: group = "([a-z]+)_\d+".',
+        ) from None
+    matches = {file: pattern.search(file.relative_to(root).as_posix()) for file in files}
+    found = {file: match[1] or "" for file, match in matches.items() if match}
+    if not found:
+        raise DataError(
+            f"The expression {printable_line(expression)!r} of group matches no path, such as "
+            f"{printable_line(files[0].relative_to(root))}.",
+            remedy="Correct group in [data].",
+        )
+    return found
 
 
 def _folders_between(root: Path, folder: Path) -> _Folders:

@@ -42,6 +42,7 @@ class _Footer:
         rows: Number of rows.
         label_kind: What the column label holds.
         classes: Class names by label; None if the file has none.
+        group: Name of the column with the groups; empty for none.
     """
 
     path: Path
@@ -49,15 +50,17 @@ class _Footer:
     rows: int
     label_kind: Literal["integers", "strings"]
     classes: tuple[str, ...] | None
+    group: str = ""
 
 
-def open_parquet(root: Path, files: list[Path]) -> Source:
+def open_parquet(root: Path, files: list[Path], group: str = "") -> Source:
     """Return the source of a parquet file, or of all parquet files in a folder.
 
     Args:
         root: The file or folder that was opened.
         files: The parquet files, `[root]` for a single file. Names of files and folders below
             `root` tell the splits; without such names all rows are training images.
+        group: Name of the column that says what an image shows; empty for none.
 
     Raises:
         DataError: A file is damaged, empty or lacks the expected columns, or the files disagree.
@@ -73,7 +76,8 @@ def open_parquet(root: Path, files: list[Path]) -> Source:
             remedy="Put train, validation or test into the name, or move the file away.",
         )
     footers = [
-        _read_footer(file, split or "train") for file, split in zip(files, splits, strict=True)
+        _read_footer(file, split or "train", group)
+        for file, split in zip(files, splits, strict=True)
     ]
     first = footers[0]
     for footer in footers[1:]:
@@ -90,12 +94,12 @@ def open_parquet(root: Path, files: list[Path]) -> Source:
         first.classes,
         root=root,
         files=tuple(files),
-        labelling=repr([footer.split for footer in footers]),
+        labelling=repr([(footer.split, footer.group) for footer in footers]),
         layout="splits by file name" if any(splits) else "",
     )
 
 
-def _read_footer(file: Path, split: Split) -> _Footer:
+def _read_footer(file: Path, split: Split, group: str) -> _Footer:
     """Read and validate the footer of a file. Raises DataError if the file cannot be used."""
     try:
         if file.exists() and not file.is_file():
@@ -114,12 +118,19 @@ def _read_footer(file: Path, split: Split) -> _Footer:
             if metadata.num_rows < 1:
                 raise DataError(f"{printable_line(file)} has no rows.", remedy="Remove the file.")
             label_kind = _validate_columns(file, schema)
+            if group and group not in schema.names:
+                raise DataError(
+                    f"{printable_line(file)} has no column {printable_line(group)} for the groups; "
+                    f"it has {', '.join(map(printable_line, sorted(schema.names)))[:300]}.",
+                    remedy="Correct group in [data].",
+                )
             return _Footer(
                 file,
                 split,
                 metadata.num_rows,
                 label_kind,
                 _read_class_names(file, schema, label_kind),
+                group,
             )
     except _READ_ERRORS as error:
         raise DataError(
@@ -227,14 +238,18 @@ def _read_samples(footer: _Footer) -> Iterator[Sample]:
     row = 0
     try:
         with parquet.ParquetFile(footer.path, **_READ_OPTIONS) as opened:
-            for batch in opened.iter_batches(_ROWS_PER_BATCH, columns=["image", "label"]):
-                images, labels = (batch.column(name).to_pylist() for name in ("image", "label"))
-                for image, label in zip(images, labels, strict=True):
+            columns = ["image", "label", *([footer.group] if footer.group else [])]
+            for batch in opened.iter_batches(_ROWS_PER_BATCH, columns=columns):
+                images, labels, *groups = (batch.column(name).to_pylist() for name in columns)
+                own = groups[0] if groups else [None] * len(images)
+                for image, label, group in zip(images, labels, own, strict=True):
                     location = f"{printable_line(footer.path)}, row {row}"
                     content = _image_content(footer, image)
                     if isinstance(content, Path):
                         location = f"{location}: {printable_line(content)}"
-                    yield Sample(footer.split, location, content, _valid_label(footer, label))
+                    valid = _valid_label(footer, label)
+                    name = None if group is None else str(group)
+                    yield Sample(footer.split, location, content, valid, name)
                     row += 1
     except _READ_ERRORS as error:
         raise DataError(

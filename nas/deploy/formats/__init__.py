@@ -1,36 +1,23 @@
 """The file formats that a model is exported to, by name.
 
-A format is a subclass of `nas.deploy.formats.base.ModelFormat`. Its module imports the package that
-the format needs only inside its methods, so that all formats can be listed without any of them.
+A format is a subclass of `nas.deploy.formats.base.ModelFormat`, named in the entry point group
+`nas.formats`. Its module imports the package that the format needs only inside its methods, so that
+all formats can be listed without any of them.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from nas.deploy.formats.base import LoadedModel, ModelFormat
-from nas.errors import RequestError
+from nas.plugins import PlugInPoint, is_subclass_of
 
-_CLASSES: dict[str, str] = {
-    "torch": "nas.deploy.formats.torch:Torch",
-    "onnx": "nas.deploy.formats.onnx:Onnx",
-    "onnx-int8": "nas.deploy.formats.onnx:OnnxInt8",
-    "openvino": "nas.deploy.formats.openvino:OpenVino",
-    "openvino-int8": "nas.deploy.formats.openvino:OpenVinoInt8",
-    "executorch": "nas.deploy.formats.executorch:ExecuTorch",
-    "coreml": "nas.deploy.formats.coreml:CoreMl",
-    "tvm": "nas.deploy.formats.tvm:Tvm",
-    "tflite": "nas.deploy.formats.tflite:TfLite",
-    "tflite-int8": "nas.deploy.formats.tflite:TfLiteInt8",
-}
-"""Module and class of each format by its name, such as `nas.deploy.formats.onnx:Onnx`."""
-
-DEFAULT_FORMATS = ("onnx", "onnx-int8")
-"""Formats of an export that names none. ONNX Runtime is always installed and runs on most devices;
-extras that happen to be installed do not change what a job does."""
+FORMATS = PlugInPoint(
+    "nas.formats",
+    "format",
+    is_subclass_of(ModelFormat),
+    "subclass of nas.deploy.formats.ModelFormat",
+)
 
 __all__ = [
-    "DEFAULT_FORMATS",
     "LoadedModel",
     "ModelFormat",
     "all_formats",
@@ -41,12 +28,12 @@ __all__ = [
 
 def format_names() -> list[str]:
     """Return the names of all formats."""
-    return list(_CLASSES)
+    return FORMATS.names
 
 
 def all_formats() -> list[ModelFormat]:
     """Return all formats, whether their packages are installed or not."""
-    return [_create(name) for name in _CLASSES]
+    return [FORMATS.load(name)() for name in FORMATS.names]
 
 
 def model_format(name: str) -> ModelFormat:
@@ -56,16 +43,6 @@ def model_format(name: str) -> ModelFormat:
         RequestError: there is no such format, or its package is not installed. The remedy is the
             command that installs the package.
     """
-    if name not in _CLASSES:
-        raise RequestError(
-            f"There is no format '{name}'.", remedy=f"Formats: {', '.join(_CLASSES)}."
-        )
-    result = _create(name)
+    result: ModelFormat = FORMATS.load(name)()
     result.require_packages()
-    return result
-
-
-def _create(name: str) -> ModelFormat:
-    module, _, cls = _CLASSES[name].partition(":")
-    result: ModelFormat = getattr(import_module(module), cls)()
     return result

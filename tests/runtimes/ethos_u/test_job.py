@@ -9,8 +9,7 @@ import pytest
 from nas.deploy.folder import ModelFolder
 from nas.errors import RequestError
 from nas.job import load_job, run_job
-from nas.job.context import JobContext
-from nas.job.progress import SilentProgress
+from nas.job.inputs import check_device
 from nas.latency import LatencyTable
 from nas.runtimes.ethos_u import vela
 from nas.runtimes.ethos_u.runtime import EthosURuntime
@@ -106,11 +105,11 @@ def test_crash_of_the_compiler_makes_a_network_infeasible_and_the_job_goes_on(
 def test_unknown_part_is_refused_before_the_job_starts(job_file):
     job_file.write_text(job_file.read_text().replace("ethos-u55-128", "ethos-u99-1"))
     with pytest.raises(RequestError, match="no target 'ethos-u99-1'.*ethos-u55-128"):
-        JobContext(load_job(job_file), SilentProgress())
+        check_device(load_job(job_file))
 
 
 def test_runtime_without_the_figure_is_refused(job_file):
     job_file.write_text(job_file.read_text().replace(DEVICE, ""))
     add_to_search(job_file, FIGURES_OF_SEARCH)
     with pytest.raises(RequestError, match="sram_kib, which runtime 'tvm' does not know"):
-        JobContext(load_job(job_file), SilentProgress())
+        check_device(load_job(job_file))

@@ -1,24 +1,16 @@
 """Kernels and networks of the cycle model: what a table predicts, against whole networks."""
 
-import os
-import pickle
-import signal
-import sys
-from importlib.metadata import PackageNotFoundError
-
 import numpy as np
 import pytest
 
 from nas.cli import predictions
-from nas.errors import DeviceError, MeasurementError
+from nas.errors import MeasurementError
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
 from nas.latency.build_estimate import estimate_build
-from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.worker_process import WorkerTimer
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import file_of
-from nas.runtimes.ethos_u.runtime import EthosURuntime, VelaTimer
+from nas.runtimes.ethos_u.runtime import EthosURuntime
 from nas.runtimes.ethos_u.vela import compile_file
 from nas.space import load_space
 
@@ -68,19 +60,6 @@ def test_every_row_says_that_it_is_estimated(tmp_path):
         schedule = record.schedule
         assert record.latency_us == pytest.approx(schedule["cycles"] / 500, rel=1e-3)
         assert (schedule["weights"], schedule["seed"]) == ("laplace", 0)
-
-
-def test_table_predicts_without_vela(tmp_path, monkeypatch):
-    runtime = runtime_for()
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(table, space_kernels(space(), runtime), runtime.timer)
-    architecture = space().sample(0)
-    expected = table.predict(architecture)
-    monkeypatch.setitem(sys.modules, "ethosu", None)
-    prediction = LatencyTable.open(table.path).predict(architecture)
-    assert prediction.latency_us == expected.latency_us
-    assert prediction.basis == runtime.basis
-    assert prediction.estimated_launches == prediction.launches
 
 
 @pytest.mark.parametrize(
@@ -168,58 +147,8 @@ def test_kernel_that_the_npu_cannot_run_fails_with_the_reason():
         runtime_for().timer.time_kernel(kernel)
 
 
-class CrashingTimer(VelaTimer):
-    """A timer whose compiler ends its process for kernels of 13 channels."""
-
-    def time_kernel(self, kernel):
-        if kernel.output[0] == 13:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        return super().time_kernel(kernel)
-
-
-class CrashingRuntime(EthosURuntime):
-    @property
-    def timer(self):
-        return CrashingTimer(self.configuration)
-
-
-@pytest.mark.slow
-def test_crash_of_the_compiler_becomes_a_failed_row(tmp_path):
-    runtime = CrashingRuntime(target="ethos-u55-128", dtype="int8")
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    kernels = [
-        Kernel.parse(f"conv2d int8 8x8x8 -> {channels}x8x8 k1 s1 p0 g1 bias")
-        for channels in (12, 13, 14)
-    ]
-    with WorkerTimer(runtime) as timer:
-        result = build_table(table, kernels, timer)
-    assert (result.ok, result.failed) == (2, 1)
-    assert "SIGSEGV" in table.record(kernels[1]).error
-    assert table.latency_us(kernels[2]) == runtime.timer.time_kernel(kernels[2])[1].latency_us
-
-
-def test_runtime_is_pickled_with_its_target():
-    runtime = pickle.loads(pickle.dumps(runtime_for("ethos-u85-512:Dedicated_Sram_512KB")))
-    assert runtime.fingerprint.target == "ethos-u85-512:Dedicated_Sram_512KB"
-    assert runtime.fingerprint.processor == "Arm Ethos-U85"
-
-
-def test_missing_vela_is_reported_with_the_extra(monkeypatch):
-    def missing(package):
-        raise PackageNotFoundError(package)
-
-    monkeypatch.setattr("nas.runtimes.ethos_u.runtime.version", missing)
-    with pytest.raises(DeviceError, match=r"ethos-u-vela is not installed.*\[ethos-u\]"):
-        open_runtime("ethos_u", target="ethos-u55-128", dtype="int8")
-
-
 def test_other_version_of_vela_is_refused(monkeypatch):
     monkeypatch.setattr("nas.runtimes.ethos_u.runtime.version", lambda package: "6.0.0")
     availability = EthosURuntime.availability()
     assert not availability.usable
     assert "6.0.0" in availability.reason
-
-
-def test_configured_runtime_needs_no_vela():
-    runtime = configured_runtime("ethos_u", target="ethos-u55-128", dtype="int8")
-    assert len(runtime.kernels(space().sample(0).graph)) == 10

@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
         type(runtime).moments = 1
         table = LatencyTable.open_or_create(folder, runtime)
         kernels = runtime.kernels(timed_graph())
-        if not build_table(table, kernels, runtime, retry_failed=True).failed:
+        if not build_table(table, kernels, runtime.timer, retry_failed=True).failed:
             return
     raise SystemExit("some kernels could not be timed")
 

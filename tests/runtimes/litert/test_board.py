@@ -16,13 +16,9 @@ from nas import this_machine
 from nas.boards import tflite_board
 from nas.errors import BoardLostError, DeviceError, MeasurementError, RequestError
 from nas.graph import Graph
-from nas.latency import BuildProgress, LatencyTable, build_table, measure_networks, open_runtime
-from nas.latency.installed_runtimes import configured_runtime
+from nas.latency import LatencyTable, build_table, measure_networks, open_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.record import Record
 from nas.latency.runtime import Runtime
-from nas.latency.timing import Timing
-from nas.latency.worker_process import timers_for
 from nas.runtimes.litert.runtime import LiteRt, LiteRtOnBoard
 from tests.runtimes.board_servers import CONV_2D, board_server, compile_delegate
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
@@ -189,60 +185,11 @@ def test_server_outlives_the_process_of_a_session(graph: Graph) -> None:
                 time.sleep(0.2)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("few_samples")
-def test_build_records_what_it_lost_with_the_board(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph
-) -> None:
-    monkeypatch.setattr("nas.latency.worker_process.RECONNECTIONS", 0)
-    with board_server() as process:
-        runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
-        kernels = list(dict.fromkeys(runtime.kernels(graph)))
-        table = LatencyTable.open_or_create(tmp_path, runtime)
-        with table.writing():
-            # Timing the dispatch costs takes long and is not tested here.
-            for part in LiteRt.dispatch_parts:
-                table.append(Record.from_timing("dispatch", Timing((1.0,) * 3), name=part))
-
-        def kill_board(progress: BuildProgress) -> None:
-            if progress.done == 2:
-                process.kill()
-
-        with timers_for(runtime) as timers, pytest.raises(BoardLostError):
-            build_table(table, kernels, timers, progress=kill_board)
-    records = [table.record(kernel) for kernel in kernels]
-    timed = [record for record in records if record is not None and record.status != "failed"]
-    failed = [record for record in records if record is not None and record.status == "failed"]
-    assert len(timed) == 2
-    assert len(failed) <= 1
-    assert all("lost" in (r.error or "") or "no TVM RPC server" in (r.error or "") for r in failed)
-
-
 def test_other_rpc_servers_are_refused(request: pytest.FixtureRequest) -> None:
     processes = Processes()
     request.addfinalizer(processes.end)
     with pytest.raises(DeviceError, match="does not time TensorFlow Lite files"):
         open_runtime("litert", target=f"rpc://{processes.start('server').address}")
-
-
-@pytest.mark.slow
-def test_boards_of_a_tracker_are_counted_and_used(
-    request: pytest.FixtureRequest, graph: Graph
-) -> None:
-    processes = Processes()
-    request.addfinalizer(processes.end)
-    tracker = processes.start("tracker")
-    options = ("--tracker", tracker.address, "--key", "imx", "--custom-addr", "127.0.0.1")
-    with board_server(*options), board_server(*options):
-        target = f"rpc://{tracker.address}/imx"
-        deadline = time.monotonic() + 60
-        while configured_runtime("litert", target=target).device_count < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        runtime = open_runtime("litert", target=target, dtype="int8")
-        assert runtime.device_count == 2
-        assert runtime.compile(graph, {}).evaluate(1, 1)[0] > 0
-        runtime.release()
 
 
 @pytest.mark.parametrize(

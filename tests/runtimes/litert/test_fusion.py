@@ -66,7 +66,10 @@ def test_scales_of_images_and_made_up_scales_give_the_same_operators(name: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize("name", nas.space.space_names())
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenet_v1", "mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet"],
+)
 def test_networks_run_the_operators_of_their_kernels(name: str, dtype: str) -> None:
     space = nas.space.load_space(name, image_size=24)
     graph = space.sample(np.random.default_rng(3)).graph
@@ -77,19 +80,6 @@ def test_networks_run_the_operators_of_their_kernels(name: str, dtype: str) -> N
             timer.time_kernel(pooling)
         return
     check(graph, dtype)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"])
-def test_blocks_list_the_kernels_of_every_network(name: str, dtype: str) -> None:
-    space = nas.space.load_space(name, image_size=24)
-    listed: set[Kernel] = set()
-    for block in space.block_graphs():
-        first = block.input_shape == (3, 24, 24)
-        listed.update(fusion.block_kernels(block, dtype, first=first, batch=2))
-    for seed in range(5):
-        graph = space.sample(np.random.default_rng(seed)).graph
-        assert set(fusion.kernels(graph, dtype, batch=2)) <= listed
 
 
 def test_kernels_of_a_quantised_block() -> None:

@@ -19,7 +19,7 @@ import torch
 import nas.space
 from nas.boards import connection
 from nas.latency import LatencyTable, open_runtime
-from nas.latency.installed_runtimes import ENTRY_POINT_GROUP
+from nas.latency.installed_runtimes import RUNTIMES
 from nas.latency.runtime import Runtime
 from nas.runtimes.litert.network import network_file
 from nas.torch_network import folded_weights
@@ -27,7 +27,8 @@ from tests.latency.example_graphs import GRAPHS
 from tests.markdown import ROOT
 from tests.runtimes.board_servers import answering_runtime, board_server
 from tests.runtimes.litert import board_program
-from tests.runtimes.onnxruntime.test_network import network_with_effective_norms
+from tests.runtimes.outputs import check_outputs
+from tests.test_onnx_model import network
 
 pytestmark = [
     pytest.mark.qemu,
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name in BLOCKS:
         graph = GRAPHS[name]()
-        weights = folded_weights(network_with_effective_norms(graph))
+        weights = folded_weights(network(graph))
         images = rng.standard_normal((2, *graph.input_shape), np.float32)
         for dtype in ("float32", "int8"):
             path = folder / f"{name}-{dtype}.tflite"
@@ -57,8 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = folder / "site" / "hardware_nas-0.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hardware-nas\nVersion: 0\n")
-    runtimes = "\n".join(f"{e.name} = {e.value}" for e in entry_points(group=ENTRY_POINT_GROUP))
-    (installed / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\n{runtimes}\n")
+    runtimes = "\n".join(f"{e.name} = {e.value}" for e in entry_points(group=RUNTIMES.group))
+    (installed / "entry_points.txt").write_text(f"[{RUNTIMES.group}]\n{runtimes}\n")
     environment = {**os.environ, "BOARD_PYTHONPATH": f"{ROOT}:{installed.parent}"}
     subprocess.run([board, board_program.__file__, folder], check=True, env=environment)
     return folder
@@ -71,12 +72,10 @@ def test_blocks_compute_on_arm_what_torch_computes_here(
 ) -> None:
     images, output = (np.load(folder / f"{name}-{dtype}{end}.npy") for end in ("", ".out"))
     with torch.no_grad():
-        network = network_with_effective_norms(GRAPHS[name]())
-        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+        expected = network(GRAPHS[name]())(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     if output.ndim == 4:
         output = output.transpose(0, 3, 1, 2)
-    error = output.reshape(2, -1) - expected.reshape(2, -1)
-    assert np.sqrt(np.mean(error**2)) <= (1e-4 if dtype == "float32" else 0.06) * expected.std()
+    check_outputs(output, expected.reshape(2, -1), dtype)
 
 
 def test_table_of_the_board_predicts_here(folder: Path) -> None:

@@ -1,3 +1,5 @@
+"""Kernels in ONNX Runtime models of many copies, and models that it fuses in another way."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,73 +9,14 @@ import onnx
 import pytest
 
 import nas.space
-from nas.errors import RequestError
-from nas.job import job_path, load_job
-from nas.job.context import JobContext
-from nas.job.progress import SilentProgress
-from nas.job.settings import DeviceSettings
-from nas.latency import LatencyTable, build_table, open_runtime
-from nas.latency.installed_runtimes import configured_runtime
+from nas.errors import MeasurementError
 from nas.latency.kernel import Kernel, batched
-from nas.latency.runtime import Runtime
+from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion
 from nas.runtimes.onnxruntime.kernel_timer import repeat_kernel
+from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.onnxruntime.session import Session
 from tests.latency.example_graphs import GRAPHS
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Runtime:
-    return open_runtime("onnxruntime")
-
-
-def test_onnxruntime_is_usable_on_this_machine() -> None:
-    availability = OnnxRuntime.availability()
-    assert availability.usable
-    assert set(availability.versions or ()) == {"onnxruntime"}
-
-
-def test_fingerprint_has_version_and_settings() -> None:
-    fingerprint = open_runtime("onnxruntime", threads=2).fingerprint
-    assert (fingerprint.runtime, fingerprint.target, fingerprint.dtype) == (
-        "onnxruntime",
-        "cpu",
-        "float32",
-    )
-    assert fingerprint.threads == 2
-    assert set(fingerprint.versions) == {"onnxruntime"}
-    assert fingerprint.slug.endswith(".onnxruntime.float32.2t.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"target": "abacus"}, r"target 'abacus'.*cpu"),
-        ({"dtype": "int4"}, r"dtype 'int4'.*float32, int8"),
-        ({"threads": 0}, "threads is 0"),
-    ],
-)
-def test_unknown_settings_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(RequestError, match=message):
-        open_runtime("onnxruntime", **settings)
-
-
-def test_table_for_several_threads_is_refused_without_a_trace(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="threads is 2, but .* at most 1"):
-        LatencyTable.open_or_create(tmp_path, open_runtime("onnxruntime", threads=2))
-    assert not list(tmp_path.iterdir())
-
-
-def test_job_for_several_threads_is_refused() -> None:
-    job = load_job(job_path("quickstart"))
-    device = DeviceSettings(runtime="onnxruntime", threads=2)
-    with pytest.raises(RequestError, match="threads is 2, but .* at most 1"):
-        JobContext(job.model_copy(update={"device": device}), SilentProgress())
-
-
-def test_table_with_an_unknown_dtype_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"dtype 'int4'.*float32, int8"):
-        configured_runtime("onnxruntime", dtype="int4")
 
 
 def _kernels(dtype: str) -> dict[str, Kernel]:
@@ -111,7 +54,7 @@ def test_repeated_kernels_are_neither_dropped_nor_changed(key: str, tmp_path: Pa
         assert all(seconds > 0 for seconds in session.evaluate(2, 2))
 
 
-def test_repeated_kernel_computes_a_convolution(runtime: Runtime) -> None:
+def test_repeated_kernel_computes_a_convolution() -> None:
     """Compare a blocked convolution with numpy; 1x1 weights need no reordering."""
     kernel = Kernel.parse("conv2d blocked16 16x3x3 -> 16x3x3 k1 s1 p0 g1 bias relu")
     model, inputs, _ = repeat_kernel(kernel, 2, 2, np.random.default_rng(0))
@@ -126,27 +69,8 @@ def test_repeated_kernel_computes_a_convolution(runtime: Runtime) -> None:
         np.testing.assert_allclose(output.reshape(9, 16), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture
-def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take few samples, because the tests do not depend on good timings."""
-    monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.record.MAX_MOMENTS", 2)
-    monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 10)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("few_samples")
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_table_predicts_its_networks(dtype: str, tmp_path: Path) -> None:
-    runtime = open_runtime("onnxruntime", dtype=dtype)
-    space = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
-    graph = space.smallest.graph
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    result = build_table(table, runtime.kernels(graph), runtime.timer)
-    assert result.failed == 0
-    prediction = LatencyTable.open(table.path, runtime=runtime).predict(graph)
-    assert list(prediction.kernels) == runtime.kernels(graph)
-    assert prediction.dispatch_us > 0
-    assert prediction.latency_us > sum(prediction.kernels_us)
-    assert set(table.schedules()) == set(prediction.kernels)
-    assert all(set(each) == {"copies", "weights"} for each in table.schedules().values())
+def test_network_whose_kernels_differ_from_the_rules_is_refused() -> None:
+    other = BlockedFusion(8 if OnnxRuntime().fusion.block == 16 else 16)
+    graph = GRAPHS["squeezenet_head"]()
+    with pytest.raises(MeasurementError, match=r"onnxruntime .* kernel '"):
+        OnnxRuntimeNetwork(graph, None, fusion=other, threads=1)

@@ -24,24 +24,6 @@ def test_cache_returns_a_kernel_only_with_its_schedule() -> None:
     assert cache.get(KERNELS[1], {"channels": 2, "rows": 1}) is None
 
 
-def test_full_cache_evicts_the_oldest_kernels() -> None:
-    cache = KernelCache(100)
-    for kernel in KERNELS[:4]:
-        cache.add(kernel, {}, TIMED_KERNEL, 30)
-    cached = [cache.get(kernel, {}) is TIMED_KERNEL for kernel in KERNELS[:4]]
-    assert cached == [False, True, True, True]
-    cache.add(KERNELS[1], {}, TIMED_KERNEL, 30)
-    cache.add(KERNELS[4], {}, TIMED_KERNEL, 30)
-    cached = [cache.get(kernel, {}) is TIMED_KERNEL for kernel in KERNELS]
-    assert cached == [False, True, False, True, True]
-
-
-def test_cache_rejects_a_kernel_larger_than_itself() -> None:
-    cache = KernelCache(100)
-    cache.add(KERNELS[0], {}, TIMED_KERNEL, 101)
-    assert cache.get(KERNELS[0], {}) is None
-
-
 def test_kernels_share_their_activations() -> None:
     """Tensors of one kernel are apart; those at the same position of two kernels are the same."""
     activations = Activations(CpuDevice(1), "float32")

@@ -11,12 +11,10 @@ from nas.latency.fusion import Launch, launches
 from nas.runtimes.tvm import relax_network
 from nas.runtimes.tvm.network_function import (
     ALIGNMENT_BYTES,
-    network_function,
     plan_workspace,
     repeated_kernel,
 )
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.schedules.templates import random_constants
 from nas.space import load_space
 from tests.latency.example_graphs import GRAPHS
 
@@ -67,24 +65,6 @@ def test_activations_alive_at_once_do_not_overlap(name: str) -> None:
 def test_network_of_one_kernel_has_a_workspace_that_can_be_allocated() -> None:
     sequence = sequence_of(sampled("mobilenet_tiny"))[:1]
     assert plan_workspace(sequence, UNIT) == ({}, 1)
-
-
-def test_weights_lie_one_after_the_other_at_aligned_places() -> None:
-    runtime = TvmRuntime()
-    templates = runtime.timer.templates
-    sequence = sequence_of(GRAPHS["inverted_residual"]())
-    rng = np.random.default_rng(0)
-    constants = [
-        random_constants(templates, each.kernel, templates.candidates(each.kernel)[0], rng)
-        for each in sequence
-    ]
-    callees = {each.kernel: tvm.ir.GlobalVar("kernel") for each in sequence}
-    weights = network_function(sequence, callees, constants, 12, "float32").weights
-    at = 0
-    for array in (array for own in constants for array in own):
-        np.testing.assert_array_equal(weights[at : at + array.size], array.reshape(-1))
-        at += -(-array.size // UNIT) * UNIT
-    assert weights.size == at
 
 
 @pytest.mark.parametrize(

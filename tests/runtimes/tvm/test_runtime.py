@@ -30,14 +30,6 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
     assert len(timing.samples_us) == SAMPLES
 
 
-@pytest.mark.long
-def test_time_dispatch_returns_a_cost_above_zero_for_every_part() -> None:
-    runtime = TvmRuntime()
-    timings = {**runtime.timer.time_dispatch(), **runtime.timer.time_miss_curve()}
-    assert set(timings) == set(TvmRuntime.dispatch_parts)
-    assert all(timing.latency_us > 0 for timing in timings.values())
-
-
 @pytest.mark.parametrize(("channels", "is_winograd"), [(64, True), (128, False)])
 def test_winograd_is_chosen_by_cold_caches_if_there_are_many_weights(
     channels: int, is_winograd: bool, monkeypatch: pytest.MonkeyPatch

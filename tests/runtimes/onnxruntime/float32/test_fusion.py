@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import nas.space
-from nas.graph import Graph, Op
 from nas.latency import cache_model
 from nas.latency.cache_model import DispatchCosts
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import NetworkCost
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -34,18 +29,6 @@ EXPECTED = {
         "concat 58x7x7 58x7x7 -> 116x7x7",
         "copy 116x7x7 -> 116x7x7 shuffle2",
     ],
-    "classifier": [
-        "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias relu",
-        "to_plain blocked16 70x5x5 -> 70x5x5",
-        "global_pool 70x5x5 -> 70x1x1",
-        "view 70x1x1 -> 70x1x1",
-        "linear 70x1x1 -> 11x1x1 bias",
-    ],
-    "residual_branches": [
-        "conv2d blocked16 8x6x6 -> 16x6x6 k5 s1 p2 g1 bias",
-        "conv2d blocked16 8x6x6 -> 16x6x6 k1 s1 p0 g1 bias add relu",
-        "to_plain blocked16 16x6x6 -> 16x6x6",
-    ],
     "squeeze_excite_strided": [
         "to_blocked blocked16 16x8x8 -> 16x8x8",
         "conv2d blocked16 16x8x8 -> 48x8x8 k1 s1 p0 g1 bias hard_swish",
@@ -60,21 +43,6 @@ EXPECTED = {
         "conv2d blocked16 48x4x4 -> 16x4x4 k1 s1 p0 g1 bias",
         "to_plain blocked16 16x4x4 -> 16x4x4",
     ],
-    "shuffle_v1_unit": [
-        "conv2d 60x6x6 -> 15x6x6 k1 s1 p0 g3 bias relu",
-        "copy 15x6x6 -> 15x6x6 shuffle3",
-        "conv2d 15x6x6 -> 15x6x6 k3 s1 p1 g15 bias",
-        "conv2d 15x6x6 -> 60x6x6 k1 s1 p0 g3 bias add relu",
-    ],
-    "hidden_classifier": [
-        "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias hard_swish",
-        "to_plain blocked16 70x5x5 -> 70x5x5",
-        "global_pool 70x5x5 -> 70x1x1",
-        "view 70x1x1 -> 70x1x1",
-        "linear 70x1x1 -> 33x1x1 bias",
-        "copy 33x1x1 -> 33x1x1 hard_swish",
-        "linear 33x1x1 -> 11x1x1 bias",
-    ],
 }
 
 
@@ -83,25 +51,13 @@ def test_kernels_of_test_graphs(name: str) -> None:
     assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", nas.space.space_names())
-def test_kernels_have_the_macs_of_their_network(name: str) -> None:
-    space = nas.space.load_space(name, image_size=40, classes=7)
-    rng = np.random.default_rng(1)
-    for _ in range(10):
-        graph = space.sample(rng).graph
-        kernels = FUSION.kernels(graph)
-        assert kernels == FUSION.kernels(graph.folded), "folding norms changes nothing"
-        assert sum(kernel.macs for kernel in kernels) == graph.macs
-        assert [Kernel.parse(kernel.text) for kernel in kernels] == kernels
-
-
-@pytest.mark.parametrize(("image_size", "block"), [(33, 16), (8, 8)])
-@pytest.mark.parametrize("name", nas.space.space_names())
-def test_block_kernels_contain_those_of_whole_networks(
-    name: str, image_size: int, block: int
+@pytest.mark.parametrize("block", [8, 16])
+@pytest.mark.parametrize("name", ["mobilenet_v3", "shufflenet"])
+def test_block_kernels_contain_those_of_whole_networks_on_any_processor(
+    name: str, block: int
 ) -> None:
     fusion = BlockedFusion(block)
-    space = nas.space.load_space(name, image_size=image_size)
+    space = nas.space.load_space(name, image_size=8)
     known = {k for block_graph in space.block_graphs() for k in fusion.block_kernels(block_graph)}
     rng = np.random.default_rng(0)
     architectures = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
@@ -131,17 +87,3 @@ def test_network_latency_is_kernels_launches_and_an_invocation() -> None:
     cost = NetworkCost([10.0, 20.0], 0.0, 0.0, 0.0)
     assert OnnxRuntime().network_us(cost, DispatchCosts(dispatch)) == 33.5
     assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.WEIGHT_PARTS}
-
-
-def test_unknown_op_is_named() -> None:
-    graph = Graph((Op("input", (), (4, 2, 2)), Op("warp", (0,), (4, 2, 2))))
-    with pytest.raises(ValueError, match="no kernel for a warp on its own"):
-        FUSION.kernels(graph)
-
-
-def test_configuring_float32_imports_no_onnxruntime() -> None:
-    code = (
-        "import sys; from nas.latency import configured_runtime; configured_runtime('onnxruntime');"
-        "assert not {'onnx', 'onnxruntime', 'torch', 'tvm'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

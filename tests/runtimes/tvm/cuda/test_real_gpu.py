@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import nas.space
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.check import check_table
 from nas.latency.worker_process import timers_for
 from nas.runtimes.tvm.runtime import CudaRuntime
-from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS
+from tests.runtimes.outputs import check_network
 
 pytestmark = pytest.mark.gpu
-
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
-"""Largest error of a few consecutive kernels, relative to the largest value."""
 
 
 @pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
-    graph = GRAPHS[name]()
-    runtime = open_runtime("tvm", target="cuda", dtype=dtype)
-    network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}  # type: ignore[attr-defined]
-    compiled = runtime.compile(graph, schedules, folded_weights(network))
-    assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
-    image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
-    with torch.no_grad():
-        expected = network(torch.from_numpy(image)[None])[0].numpy()
-    error = np.abs(compiled.run(image) - expected).max()
-    assert error <= TOLERANCE[dtype] * np.abs(expected).max()
+    check_network(open_runtime("tvm", target="cuda", dtype=dtype), GRAPHS[name]())
 
 
 @pytest.mark.slow

@@ -6,20 +6,17 @@ import socket
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
-import torch
 
 import nas.space
 from nas import this_machine
 from nas.boards import connection
 from nas.errors import BoardLostError, DeviceError, RequestError
-from nas.graph import Graph
 from nas.latency.kernel import Kernel
 from nas.latency.timing import SAMPLES
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS
+from tests.runtimes.outputs import check_network, first_schedules
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
 
 CONV = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
@@ -33,32 +30,15 @@ def runtime(server: str) -> Iterator[TvmRuntime]:
     remote.release()
 
 
-def check(runtime: TvmRuntime, graph: Graph) -> None:
-    """Check that a compiled network computes what torch computes."""
-    network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
-    compiled = runtime.compile(graph, schedules, folded_weights(network))
-    assert compiled.launched == runtime.kernels(graph)
-    image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
-    with torch.no_grad():
-        expected = network(torch.from_numpy(image)[None])[0].numpy()
-    for _ in range(2):
-        assert np.abs(compiled.run(image) - expected).max() <= 1e-4 * np.abs(expected).max()
-    assert all(seconds > 0 for seconds in compiled.evaluate(2, 3))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite"]
-)
-def test_blocks_on_a_board_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> None:
-    check(runtime, GRAPHS[name]())
-
-
-@pytest.mark.slow
-def test_network_on_a_board_computes_what_torch_computes(runtime: TvmRuntime) -> None:
+def test_networks_on_a_board_compute_what_torch_computes(runtime: TvmRuntime) -> None:
     space = nas.space.load_space("mobilenet_tiny", image_size=16, classes=5)
-    check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
+    network = space.sample(seed=2, uniform_over="choices").graph
+    names = ("inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite")
+    for graph in (*(GRAPHS[name]() for name in names), network):
+        check_network(runtime, graph)
+    compiled = runtime.compile(network, first_schedules(runtime, network))
+    assert min(compiled.evaluate(2, 3)) > 0
 
 
 @pytest.mark.slow
@@ -101,7 +81,7 @@ def test_released_board_is_free_for_others(
 def test_board_runs_kernels_on_its_own_threads(server: str) -> None:
     runtime = TvmRuntime(target=server, threads=2)
     try:
-        check(runtime, GRAPHS["inverted_residual"]())
+        check_network(runtime, GRAPHS["inverted_residual"]())
         assert runtime.fingerprint.threads == 2
     finally:
         runtime.release()

@@ -12,19 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import tvm
 
 import nas.space
 from nas.boards import connection
-from nas.graph import Graph
 from nas.latency.kernel import Kernel
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.board_servers import answering_runtime
+from tests.runtimes.outputs import check_network
 from tests.runtimes.tvm.rpc import rpc_processes
 
 pytestmark = [
@@ -76,24 +73,14 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
         )
 
 
-def check(runtime: TvmRuntime, graph: Graph) -> None:
-    network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
-    compiled = runtime.compile(graph, schedules, folded_weights(network))
-    image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
-    with torch.no_grad():
-        expected = network(torch.from_numpy(image)[None])[0].numpy()
-    assert np.abs(compiled.run(image) - expected).max() <= 1e-4 * np.abs(expected).max()
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_compute_on_arm_what_torch_computes_here(runtime: TvmRuntime, name: str) -> None:
-    check(runtime, GRAPHS[name]())
+    check_network(runtime, GRAPHS[name]())
 
 
 def test_network_computes_on_arm_what_torch_computes_here(runtime: TvmRuntime) -> None:
     space = nas.space.load_space("mobilenet_tiny", image_size=16, classes=5)
-    check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
+    check_network(runtime, space.sample(seed=2, uniform_over="choices").graph)
 
 
 def test_kernels_use_neon_and_can_be_timed(runtime: TvmRuntime) -> None:

@@ -1,0 +1,271 @@
+"""`nas quickstart`, `run`, `search`, `report` and `select`: jobs and their results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.options import Json, Out, RunFolder, command_line, given, job_key, print_json, show
+from nas.errors import RequestError
+from nas.formatting import format_duration, round_up
+
+if TYPE_CHECKING:
+    from nas.job import JobSettings
+    from nas.run.record import JobPlan
+
+
+def quickstart(out: Out = None, as_json: Json = False) -> None:
+    """Run a small job in minutes.
+
+    It searches networks for the handwritten digits of scikit-learn. Repeat the command to continue
+    where it stopped.
+
+    \b
+    Example: nas quickstart
+    """
+    from nas.job import job_path, load_job
+
+    _run_job(load_job(job_path("quickstart")), out, as_json)
+
+
+def run(
+    job: Annotated[
+        str, typer.Argument(help="Job file (TOML), or name of a packaged job such as quickstart.")
+    ],
+    out: Out = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Print what the job would do and how long it takes, and exit."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a whole job and write its report.
+
+    The stages are the latency table, the supernets, the search and the timing of the front. Repeat
+    the command to continue where it stopped.
+
+    \b
+    Example: nas run overnight.toml
+    Example: nas run overnight.toml --plan
+    """
+    from nas.job import job_path, load_job
+
+    settings = load_job(job_path(job))
+    if plan:
+        _plan_job(settings, as_json)
+    else:
+        _run_job(settings, out, as_json)
+
+
+def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
+    from nas import job
+    from nas.console import ProgressBars
+
+    folder = out or Path("results") / settings.name
+    with ProgressBars() as bars:
+        result = job.run_job(settings, folder, command=command_line(), progress=bars)
+    members, path = result.run.members, result.run.path
+    example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
+    lines = [
+        f"{result.front} networks are on the front: no other network of the run is as fast and "
+        f"more accurate. Open {result.report} and choose, for "
+        f"example with nas select {path} --max-latency-ms {example_ms:g}"
+    ]
+    for model in result.models:
+        lines.append(f"Trained model: {model}")
+        if (model / "run.py").is_file():
+            lines[-1] += f". Classify an image: python {model / 'run.py'} IMAGE"
+    show(
+        {
+            "run": path,
+            "report": result.report,
+            "front": result.front,
+            "models": result.models,
+        },
+        "\n".join(lines),
+        as_json,
+    )
+
+
+def _plan_job(settings: JobSettings, as_json: bool) -> None:
+    from nas import job
+    from nas.console import ProgressBars
+
+    with ProgressBars() as bars:
+        plan = job.plan_job(settings, progress=bars)
+    if as_json:
+        print_json(plan)
+    else:
+        print_plan(plan)
+
+
+def print_plan(plan: JobPlan) -> None:
+    """Print the work and the estimated time of each stage of a job as a table."""
+    from nas import console
+
+    work = {
+        "prepare": "images, spaces and device",
+        "table": f"{plan.kernels} kernels to time, and networks to check predictions",
+        "supernets": ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
+        "anchors": "networks trained alone, to compare the spaces",
+        "search": f"about {plan.expected_trials} architectures, at most {plan.trials}",
+        "measure": f"{plan.measure} whole networks",
+        "finalists": f"{plan.retrain} networks to train, {plan.retrain_epochs} epochs each",
+        "export": f"{plan.retrain} networks",
+    }
+    console.say(plan.data)
+    total_s = sum(plan.seconds.values())
+    rows = [
+        (name, work[name], format_duration(seconds), f"{seconds / total_s:.0%}")
+        for name, seconds in plan.seconds.items()
+    ]
+    total = ("total", "", format_duration(total_s), "")
+    console.print_table(["stage", "work", "time", "share"], [*rows, total])
+    if plan.image_changes:
+        console.say(f"{plan.image_changes[0].upper()}{plan.image_changes[1:]}.")
+
+
+def search(
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB", help="Job file (TOML), name of a packaged job, or run folder."
+        ),
+    ],
+    out: Out = None,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Join the running search of a run folder.")
+    ] = False,
+    trials: Annotated[int | None, job_key("search.trials")] = None,
+    minutes: Annotated[float | None, job_key("search.minutes")] = None,
+    stall: Annotated[str | None, job_key("search.stall")] = None,
+    sampler: Annotated[str | None, job_key("search.sampler")] = None,
+    workers: Annotated[int | None, job_key("search.workers")] = None,
+    storage: Annotated[str | None, job_key("search.storage")] = None,
+    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a job up to the end of its search.
+
+    The front is not timed on the device. Missing latencies and supernets are made first. Options
+    override the job file. Ctrl-C stops the search after the current trial, and a second Ctrl-C
+    stops it at once. Repeat the command to continue. `nas run` on the same folder finishes the job.
+    The variable PGPASSWORD may hold the password of the storage.
+
+    \b
+    Example: nas search overnight.toml --minutes 60
+    Example: nas search results/overnight --trials 4000 --workers 4
+    Example: nas search overnight.toml --storage postgresql://nas@host/nas
+    Example: nas search results/overnight --worker --storage postgresql://nas@host/nas
+    """
+    options = given(
+        trials=trials,
+        minutes=minutes,
+        stall=int(stall) if stall is not None and stall.isdecimal() else stall,
+        sampler=sampler,
+        workers=workers,
+        storage=storage,
+        max_latency_ms=max_latency_ms,
+    )
+    if worker:
+        _join_search(Path(job), options, out, as_json)
+        return
+    from nas.console import ProgressBars
+    from nas.job import job_path, load_job, search_job
+    from nas.job.folder import saved_settings
+    from nas.job.settings import with_search
+
+    saved = saved_settings(Path(job))
+    settings = with_search(saved or load_job(job_path(job)), options)
+    folder = out or (Path(job) if saved else Path("results") / settings.name)
+    with ProgressBars() as bars:
+        result = search_job(
+            settings,
+            folder,
+            command=command_line(),
+            progress=bars,
+            # A continued run uses its own copies of the spaces, in any working directory.
+            own_spaces=saved is not None,
+        )
+    completed = sum(trial.state == "complete" for trial in result.trials)
+    show(
+        {
+            "run": folder,
+            "trials": completed,
+            "front": len(result.front),
+            "ended": result.stop_reason,
+        },
+        f"{completed} architectures, {len(result.front)} on the predicted front "
+        f"({result.stop_reason}): {folder / 'report.html'}\n"
+        f"To time the front: nas run {folder / 'job.toml'} --out {folder}",
+        as_json,
+    )
+
+
+def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from nas.job.workers import end_with_main
+
+    # The main process may end during the following imports, which take seconds.
+    end_with_main()
+    from nas.console import ProgressBars
+    from nas.job.searching import join_search
+    from nas.run.run import open_run
+
+    others = [name for name in (*options, *(["out"] if out else [])) if name != "storage"]
+    if others:
+        raise RequestError(
+            f"--worker and --{others[0].replace('_', '-')} do not go together: a worker takes the "
+            "settings of the run.",
+            remedy="Give the option to the `nas search` that the worker joins.",
+        )
+    with ProgressBars() as bars:
+        trials = join_search(open_run(folder), options.get("storage"), bars)
+    show({"run": folder, "trials": trials}, f"The search is over: {trials} trials.", as_json)
+
+
+def report(run_folder: RunFolder, as_json: Json = False) -> None:
+    """Write the report of a run anew.
+
+    The files are report.html, front.csv and front.json.
+
+    \b
+    Example: nas report results/quickstart
+    """
+    from nas.report import page
+    from nas.run.run import open_run
+
+    path = page.build(open_run(run_folder))
+    show({"report": path}, f"{path}", as_json)
+
+
+def select(
+    run_folder: RunFolder,
+    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
+    max_macs: Annotated[int | None, job_key("search.max_macs")] = None,
+    max_params: Annotated[int | None, job_key("search.max_params")] = None,
+    max_peak_memory_bytes: Annotated[int | None, job_key("search.max_peak_memory_bytes")] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Smallest accuracy as a fraction, such as 0.95.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the best network under given limits.
+
+    This is the most accurate member of the front that meets the limits. Networks that were trained
+    count with their trained accuracy, the others with that in the supernet plus what training
+    gained the trained ones (the median). If no member meets the limits, the command names the
+    nearest one and exits with status 1.
+
+    \b
+    Example: nas select results/quickstart --max-latency-ms 0.05
+    """
+    from nas.run import front
+    from nas.run.run import open_run
+
+    limits = front.Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
+    member = front.select(open_run(run_folder).members, limits)
+    text = f"{member.summary}\n{json.dumps(member.architecture.model_dump())}"
+    show(member, text, as_json)

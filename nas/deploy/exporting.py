@@ -1,0 +1,237 @@
+"""Exports networks of a run: the finalists of a job, or those that a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from nas.deploy.card import ModelOrigin
+from nas.deploy.export import export_model
+from nas.deploy.folder import ModelFolder
+from nas.deploy.formats import model_format
+from nas.deploy.int8 import MAX_DROP
+from nas.deploy.retrain import load_trained, model_folder, retrain
+from nas.errors import (
+    ExportError,
+    NasError,
+    RequestError,
+    RunFolderError,
+    TableError,
+    as_nas_error,
+)
+from nas.latency import configured_runtime
+from nas.quantisation.post_training import WeightBits
+from nas.run.model_card import ModelData
+from nas.run.progress import JobProgress, SilentProgress
+from nas.run.run import Run
+from nas.run.settings import DEFAULT_FORMATS, JobSettings
+from nas.run.trained import MODELS_FOLDER, TRAINED, TRAINED_FILE, TrainedRecord
+
+TABLE_FORMAT = "tvm"
+"""Format that is compiled with the schedules of the latency table."""
+
+
+def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
+    """Check that formats can be written for the device of a job.
+
+    Raises:
+        RequestError: there is no such format, its package is not installed, or it does not exist
+            for the device.
+    """
+    device = settings.device
+    for name in formats:
+        model_format(name).check_device(device.runtime, device.target, device.dtype)
+
+
+def export(
+    run: Run,
+    picks: Sequence[str],
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    *,
+    max_accuracy_drop: float | None = None,
+    weight_bits: int | None = None,
+    progress: JobProgress | None = None,
+) -> list[ModelFolder]:
+    """Export networks of a run. Those that are not trained to the end are trained first.
+
+    Files that were exported before are kept, if they are as they were exported.
+
+    Args:
+        run: the run.
+        picks: the beginnings of digests, such as IDs of the front, or names of published networks
+            that were trained.
+        formats: names of the formats.
+        max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction;
+            by default `nas.deploy.int8.MAX_DROP`.
+        weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs. Files
+            for x86 processors without VNNI instructions need 7.
+        progress: receives stages, progress and messages.
+
+    Returns:
+        The folders of the models, in the order of `picks`.
+
+    Raises:
+        RequestError: a network or a format is unknown, or the package of a format is missing.
+        RunFolderError: the folder is in use, or has no supernet to train from.
+        DataError: the images of the run are missing, or others.
+        ExportError: some formats of some networks could not be exported; everything else was.
+    """
+    progress = progress or SilentProgress()
+    if not picks:
+        raise RequestError(
+            "There is nothing to export.", remedy="Give --pick with an ID of the front."
+        )
+    max_drop = MAX_DROP if max_accuracy_drop is None else max_accuracy_drop
+    if not 0 <= max_drop <= 1:
+        raise RequestError(
+            f"The accuracy that int8 may lose is {max_drop}.",
+            remedy="Give a fraction, such as 0.005 for half a point.",
+        )
+    if weight_bits not in (None, 7, 8):
+        raise RequestError(
+            f"An int8 weight cannot have {weight_bits} bits.",
+            remedy="Use 8, or 7 for x86 processors without VNNI instructions.",
+        )
+    check_formats(run.settings, formats)
+    untrained = [pick for pick in picks if not _is_trained(run, pick)]
+    if untrained:
+        retrain(run, untrained, progress=progress)
+    names = [model_folder(run, pick).name for pick in picks]
+    _ = run.data  # Images that are missing are a wrong request, not a failed export.
+    errors = export_networks(
+        run,
+        list(dict.fromkeys(names)),
+        formats,
+        max_accuracy_drop=max_drop,
+        weight_bits=cast("WeightBits | None", weight_bits),
+        progress=progress,
+    )
+    if len(errors) == len(set(names)) == 1:
+        raise errors[names[0]]
+    if errors:
+        raise unfinished_error({}, errors, "All other files were exported.")
+    return [ModelFolder(run.path / MODELS_FOLDER / name) for name in names]
+
+
+def export_networks(
+    run: Run,
+    names: Sequence[str],
+    formats: Sequence[str],
+    *,
+    max_accuracy_drop: float = MAX_DROP,
+    weight_bits: WeightBits | None = None,
+    progress: JobProgress,
+) -> dict[str, NasError]:
+    """Export trained networks of a run; one that fails does not keep the others from it.
+
+    Args:
+        run: the run.
+        names: names of the networks' folders in `models`.
+        formats, max_accuracy_drop, weight_bits, progress: see `export`.
+
+    Returns:
+        The error of each network that could not be exported in all formats, by its name.
+    """
+    errors: dict[str, NasError] = {}
+    for name in names if formats else ():
+        try:
+            _export(run, name, formats, max_accuracy_drop, weight_bits, progress)
+        # The other models must not be lost, whatever goes wrong with this one.
+        except Exception as error:
+            errors[name] = as_nas_error(error, ExportError)
+            progress.note(f"{name} was not exported in all formats: {errors[name].message}")
+    return errors
+
+
+def unfinished_error(
+    untrained: Mapping[str, NasError], unexported: Mapping[str, NasError], remedy: str
+) -> NasError:
+    """Return one error for all models that could not be trained or exported in all formats.
+
+    Args:
+        untrained: the errors of training by model.
+        unexported: the errors of export by model.
+        remedy: what the user can do, beside what the errors say.
+    """
+    texts = [f"{name} was not trained: {error.message}" for name, error in untrained.items()]
+    texts += [
+        f"{name} was not exported in all formats: {error.message}"
+        for name, error in unexported.items()
+    ]
+    errors = (*untrained.values(), *unexported.values())
+    remedies = dict.fromkeys([each.remedy for each in errors if each.remedy] + [remedy])
+    result = ExportError(" ".join(texts), remedy=" ".join(remedies))
+    result.__cause__ = errors[0]
+    return result
+
+
+def _export(
+    run: Run,
+    name: str,
+    formats: Sequence[str],
+    max_accuracy_drop: float,
+    weight_bits: WeightBits | None,
+    progress: JobProgress,
+) -> None:
+    """Export one trained network of a run."""
+    folder = ModelFolder(run.path / MODELS_FOLDER / name)
+    device, model = run.settings.device, load_trained(run, name)
+    model.runtime = configured_runtime(
+        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+    )
+    if TABLE_FORMAT in formats:
+        try:
+            model.table = run.table
+        except (RunFolderError, TableError):
+            model.table = None  # The format says what to do about it.
+    progress.begin(f"export {name}", "step")
+    export_model(
+        model,
+        run.data,
+        folder,
+        formats,
+        _origin(run, TRAINED.read(folder.path / TRAINED_FILE)),
+        max_accuracy_drop=max_accuracy_drop,
+        weight_bits=weight_bits,
+        progress=progress.advance,
+    )
+
+
+def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
+    """Return where a trained network of a run comes from."""
+    run_record, settings, data = run.record, run.settings, run.data
+    rows = run.trials
+    rows = rows[rows["digest"] == record.digest]
+    names = {"predicted": "predicted", "measured": rows.iloc[0]["basis"]} if len(rows) else {}
+    latencies = {
+        name: float(rows.iloc[0][f"{column}_us"])
+        for column, name in names.items()
+        if rows[f"{column}_us"].notna().all()
+    }
+    device, changes = run_record.device, run_record.image_changes
+    return ModelOrigin(
+        id=record.id,
+        data=ModelData(
+            source=run.data_source or settings.data.source,
+            digest=data.digest,
+            license=settings.data.license,
+            counts=data.counts,
+            seed=settings.seed,
+            **settings.data.load_options,
+        ),
+        recipe={
+            "start": record.start,
+            "epochs": record.epochs,
+            "seed": record.seed,
+            "teacher": record.teacher,
+            **record.training,
+        },
+        image_changes="" if changes is None else changes.summary,
+        latencies_us=latencies,
+        search_device="" if device is None or not latencies else device.summary,
+    )
+
+
+def _is_trained(run: Run, pick: str) -> bool:
+    records = run.trained.values()
+    return any(pick == each.id or (pick and each.digest.startswith(pick)) for each in records)

@@ -1,0 +1,107 @@
+"""What a job names: its images, spaces, kernels and device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nas.data import ImageDataset, load_dataset
+from nas.errors import JobFileError, RequestError, TableError
+from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space_kernels
+from nas.run.progress import JobProgress
+from nas.run.settings import JobSettings
+from nas.space import SearchSpace, load_definition
+
+
+def check_device(settings: JobSettings) -> None:
+    """Check that the runtime of a job has the settings of its device, without opening it.
+
+    Raises:
+        RequestError: it does not have them, or no predictions or figures for them.
+    """
+    device = settings.device
+    runtime = configured_runtime(
+        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+    )
+    runtime.check_settings()
+    runtime.check_batch(device.batch)
+    runtime.check_predictions()
+    for figure in settings.search.figures:
+        if figure not in runtime.figures:
+            raise RequestError(
+                f"The search uses {figure}, which runtime '{device.runtime}' does not know.",
+                remedy="Leave its limit and objective out, or use peak_memory_bytes.",
+            )
+
+
+def load_images(
+    settings: JobSettings, progress: JobProgress, *, write_cache: bool = True
+) -> ImageDataset:
+    """Return the images of a job, decoded and split.
+
+    Args:
+        settings: the settings of the job.
+        progress: receives the progress, and what one image is worth.
+        write_cache: whether decoded images may be written to the cache.
+
+    Raises:
+        DataError: the images are missing, or cannot be used.
+    """
+    progress.begin("images", "image")
+    data = load_dataset(
+        settings.data.source,
+        image_size=settings.data.image_size,
+        seed=settings.seed,
+        **settings.data.load_options,
+        progress=progress.advance,
+        write_cache=write_cache,
+    )
+    progress.note(data.worth_of_an_image)
+    return data
+
+
+def load_spaces(data: ImageDataset, sources: Sequence[str | Path]) -> dict[str, SearchSpace]:
+    """Return search spaces by name, adapted to the images.
+
+    Args:
+        data: the images.
+        sources: names or files of the spaces.
+
+    Raises:
+        JobFileError: two spaces have the same name.
+    """
+    spaces: dict[str, SearchSpace] = {}
+    for space in map(load_definition, sources):
+        if space.name in spaces:
+            raise JobFileError(
+                f"Two spaces of the job are called {space.name}.",
+                remedy="Give each [[space]] once, and each SPACE a name of its own.",
+            )
+        spaces[space.name] = space.adapt(
+            image_size=data.image_size, channels=data.channels, classes=len(data.classes)
+        )
+    return spaces
+
+
+def needed_kernels(spaces: Iterable[SearchSpace], runtime: Runtime, batch: int) -> list[Kernel]:
+    """Return every kernel that the architectures of some spaces can need, once each."""
+    kernels: dict[Kernel, None] = {}
+    for space in spaces:
+        kernels.update(dict.fromkeys(space_kernels(space, runtime, batch)))
+    return list(kernels)
+
+
+def require_complete(table: LatencyTable, spaces: Iterable[SearchSpace], batch: int) -> None:
+    """Raise TableError for a table that cannot predict all architectures of the spaces."""
+    spaces = list(spaces)
+    needed = needed_kernels(spaces, table.runtime, batch)
+    missing = table.missing(needed)
+    remedy = "Run `nas table build` for these spaces and sizes on that device."
+    if missing:
+        raise TableError(
+            f"{table.path} lacks {len(missing)} of {len(needed)} kernels of "
+            f"{', '.join(space.name for space in spaces)}, the first: {missing[0]}.",
+            remedy=remedy,
+        )
+    if table.lacks_dispatch():
+        raise TableError(f"{table.path} has no dispatch overhead.", remedy=remedy)

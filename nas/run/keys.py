@@ -1,0 +1,235 @@
+"""The keys of a job file, each declared once: its meaning, its bounds, and how long it may change.
+
+`nas.run.settings` validates a job by them, `nas.job.changes` compares the job file of a
+run with an earlier one, and the options of the commands that repeat a key take their help from
+them. Importing this imports nothing heavy, because every command does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that numpy's `RandomState`, which Optuna's samplers use, accepts."""
+
+MAX_MINUTES = 366 * 24 * 60.0
+"""Longest search, one year."""
+
+
+Stage = Literal["training", "search"]
+"""A part of a run from whose beginning on a key may not change: supernets, or the search."""
+
+Decision = Literal["plan", "limits"]
+"""What a later start decides again: how much each stage does, or which trials are feasible."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a job file.
+
+    Args:
+        meaning: what the key means, as a phrase with its unit.
+        bounds: constraints as pydantic names them: `ge`, `gt`, `le`, `lt`.
+        fixed_from: stage of a run from whose beginning on the key may not change; None if a run
+            can always be continued with another value.
+        decides: what is decided again if the key has changed.
+    """
+
+    meaning: str
+    bounds: dict[str, float]
+    fixed_from: Stage | None = "training"
+    decides: Decision | None = None
+
+
+def _key(meaning: str, **bounds: float) -> Key:
+    """Return a key by which a run trains, so that it does not change afterwards."""
+    return Key(meaning, bounds)
+
+
+def _search_key(meaning: str, **bounds: float) -> Key:
+    """Return a key on which the trials of a search depend."""
+    return Key(meaning, bounds, fixed_from="search")
+
+
+def _free_key(meaning: str, **bounds: float) -> Key:
+    """Return a key that changes nothing of what a run has done."""
+    return Key(meaning, bounds, fixed_from=None)
+
+
+def _plan_key(meaning: str, **bounds: float) -> Key:
+    """Return a key that says how much a run does; what was done stays."""
+    return Key(meaning, bounds, fixed_from=None, decides="plan")
+
+
+def _limit_key(meaning: str, **bounds: float) -> Key:
+    """Return a limit of the search; the values of the trials stay."""
+    return Key(meaning, bounds, fixed_from=None, decides="limits")
+
+
+KEYS: dict[str, Key] = {
+    "name": _free_key(
+        "Name of the run, by default that of the job file; results are in results/<name>."
+    ),
+    "seed": _key("Seed of everything that is drawn at random.", ge=0, le=MAX_SEED),
+    "budget": _plan_key('Time of the whole job, such as "45m", "8h" or "1h30m".'),
+    "data.source": _free_key(
+        '"digits", parquet files, or a folder with one folder for each class.'
+    ),
+    "data.validation_fraction": _key(
+        "Fraction of the training images that is kept for validation; by default as many as "
+        "accuracies need.",
+        gt=0,
+        lt=1,
+    ),
+    "data.image_size": _key(
+        "Height and width of the images in pixels; by default those of the data.", ge=8, le=512
+    ),
+    "data.on_bad_image": _key("What an unreadable image does: fail, or skip with a message."),
+    "data.class_folders": _key(
+        "Which folders are the classes: top, lowest, or auto, see docs/data.md."
+    ),
+    "data.group": _key(
+        "What tells images of one object: a regular expression with one group, searched in the "
+        "path, or a column of parquet files."
+    ),
+    "data.on_duplicate": _key(
+        "What duplicates do: warn, group (kept on one side of every split), or fail."
+    ),
+    "data.background": _key(
+        'Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb".'
+    ),
+    "data.license": _free_key("License of the data, which the report names."),
+    "device.runtime": _key(
+        "Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."
+    ),
+    "device.target": _key(
+        "Device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a board."
+    ),
+    "device.threads": _key("Number of threads that run one network.", ge=1, le=4096),
+    "device.dtype": _key(
+        "Type of weights and activations: float32, float16 or int8, if the runtime has it."
+    ),
+    "device.batch": _key(
+        "Number of images that run at once; latencies are those of the whole batch.",
+        ge=1,
+        le=1 << 20,
+    ),
+    "device.tables": _key("Folder of latency tables, or one .jsonl file."),
+    "training.device": _free_key("Device that trains the supernets: cpu, cuda, or auto."),
+    "training.epochs": _key(
+        "Passes over the images; by default what the budget allows.", ge=1, le=1_000_000
+    ),
+    "training.minutes": _key(
+        "Minutes of training for each supernet, instead of epochs.", gt=0, le=1_000_000
+    ),
+    "training.batch_size": _key("Number of images of one training step.", ge=2, le=1_000_000),
+    "training.learning_rate": _key("Peak learning rate.", gt=0, le=1000),
+    "training.random_subnets": _key("Number of random subnets of one step.", ge=0, le=1000),
+    "training.progressive_resizing": _key(
+        "Fraction of the training, from its start, that has smaller images; by default 2/3, but 0 "
+        "for images below 24 pixels and for networks of up to 3 million multiply-accumulates.",
+        ge=0,
+        lt=1,
+    ),
+    "training.label_smoothing": _key("Label smoothing.", ge=0, lt=1),
+    "training.weight_decay": _key("Weight decay.", ge=0, le=1000),
+    "training.flip": _key(
+        'Whether half of the training images are mirrored: true, false, or "auto": an experiment '
+        "at the start finds out whether mirrored images keep their class."
+    ),
+    "training.shift": _key(
+        'Largest random shift of a training image in pixels, or "auto": an eighth of its side.',
+        ge=0,
+        le=512,
+    ),
+    "training.colour": _key("Strength of random changes of colour.", ge=0, lt=1),
+    "training.randaugment": _key("Number of RandAugment operations on an image.", ge=0, le=100),
+    "training.magnitude": _key("Magnitude of RandAugment operations.", ge=0, le=1),
+    "training.cutout": _key("Side of the erased square as a fraction of the image.", ge=0, lt=1),
+    "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
+    "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
+    "search.trials": _plan_key(
+        "Number of distinct architectures to score, in all starts together; by default what the "
+        "model and the budget say.",
+        ge=1,
+        le=100_000_000,
+    ),
+    "search.minutes": _free_key("Longest time of the search in minutes.", gt=0, le=MAX_MINUTES),
+    "search.stall": _free_key(
+        "Number of trials without an improvement of the front after which the search ends, or "
+        '"auto": it ends when the model of its sampler expects too little. "auto" is the default '
+        "unless trials is set.",
+        ge=1,
+        le=100_000_000,
+    ),
+    "search.sampler": _search_key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
+    "search.also_minimize": _search_key(
+        "Further objectives: macs, params, peak_memory_bytes; and of runtimes that know them, "
+        "sram_kib, flash_kib, dram_traffic_kib, flash_traffic_kib."
+    ),
+    "search.also_maximize": _search_key(
+        "Further objectives to maximise, of runtimes that know them: mac_utilisation."
+    ),
+    "search.max_latency_ms": _limit_key("Largest latency in milliseconds.", gt=0),
+    "search.max_macs": _limit_key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
+    "search.max_params": _limit_key("Largest number of parameters.", gt=0, lt=2**63),
+    "search.max_peak_memory_bytes": _limit_key(
+        "Largest size of the activations that are alive at once, in bytes.", gt=0, lt=2**63
+    ),
+    "search.max_sram_kib": _limit_key(
+        "Largest use of fast memory at a time, in KiB, of runtimes that know it.", gt=0, lt=2**53
+    ),
+    "search.max_flash_kib": _limit_key(
+        "Largest size of the constants as they are stored, in KiB, of runtimes that know it.",
+        gt=0,
+        lt=2**53,
+    ),
+    "search.max_dram_traffic_kib": _limit_key(
+        "Largest traffic to and from DRAM for one image, in KiB, of runtimes that know it.",
+        ge=0,
+        lt=2**53,
+    ),
+    "search.max_flash_traffic_kib": _limit_key(
+        "Largest traffic to and from flash for one image, in KiB, of runtimes that know it.",
+        ge=0,
+        lt=2**53,
+    ),
+    "search.min_mac_utilisation": _limit_key(
+        "Smallest use of the multipliers, as a fraction, of runtimes that know it.", gt=0, le=1
+    ),
+    "search.device.table": _search_key(
+        "Latency table of another device that the networks are for."
+    ),
+    "search.device.max_latency_ms": _limit_key(
+        "Largest latency on that device in milliseconds.", gt=0
+    ),
+    "search.correct_scores": _search_key("Whether the scores of supernets are corrected for size."),
+    "search.anchors": _search_key(
+        "Number of networks of each space that are trained standalone before the search, so that "
+        "the scores of all supernets have one scale; 0 or at least 4.",
+        ge=0,
+        le=1000,
+    ),
+    "search.workers": _free_key("Number of processes of this machine that search.", ge=1, le=1024),
+    "search.storage": _search_key(
+        "Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."
+    ),
+    "finish.measure": _plan_key(
+        "Number of candidates that are timed as whole networks.", ge=0, le=100_000
+    ),
+    "finish.retrain": _plan_key(
+        "Number of networks of the front that are trained to the end; by default what the budget "
+        "allows.",
+        ge=0,
+        le=1000,
+    ),
+    "finish.export": _free_key("Formats that the trained networks are exported to."),
+}
+"""All keys by their path in the job file."""
+
+
+def constraints(path: str) -> dict[str, Any]:
+    """Return the arguments of pydantic's `Field` for a key: its description and its bounds."""
+    key = KEYS[path]
+    return {"description": key.meaning, **key.bounds}

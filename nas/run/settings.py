@@ -1,0 +1,439 @@
+"""`JobSettings`: what a run was asked to do, its tables and keys.
+
+A job file (`nas.job.settings`) is read into it, and the record of a run holds it. `nas.run.keys`
+declares the meaning and the bounds of each key.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+
+import tomli_w
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+
+from nas.documents import Document, shortened_text
+from nas.errors import RequestError
+from nas.latency.runtime import Figure
+from nas.names import check_name
+from nas.run.keys import KEYS, MAX_MINUTES, constraints
+from nas.supernet.records import MIN_ANCHORS
+
+if TYPE_CHECKING:
+    from nas.search.budget import Stall
+    from nas.supernet.settings import TrainingSettings
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_of(budget: str) -> float:
+    """Return the seconds of a duration such as "90s", "45m", "8h" or "1h30m".
+
+    Raises:
+        ValueError: the text is no duration, or one that is not allowed.
+    """
+    text = budget.replace(" ", "")[:100]
+    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd])", text)
+    if not parts or "".join(a + b for a, b in parts) != text:
+        raise ValueError('write a duration such as "45m", "8h" or "1h30m"')
+    total = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if not 0 < total <= 60 * MAX_MINUTES:
+        raise ValueError("a budget must be longer than 0 seconds and at most 366 days")
+    return total
+
+
+def _check_duration(value: Any) -> Any:
+    if isinstance(value, str):
+        seconds_of(value)
+    return value
+
+
+def _check_stall(value: Any) -> Any:
+    fewest = int(KEYS["search.stall"].bounds["ge"])
+    most = int(KEYS["search.stall"].bounds["le"])
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and fewest <= value <= most):
+        raise ValueError(f'write "auto" or a number of trials from {fewest} to {most}')
+    return value
+
+
+def _check_flip(value: Any) -> Any:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError('write "auto", true or false')
+    return value
+
+
+def _check_shift(value: Any) -> Any:
+    most = int(KEYS["training.shift"].bounds["le"])
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and 0 <= value <= most):
+        raise ValueError(f'write "auto" or a number of pixels from 0 to {most}')
+    return value
+
+
+def _check_path(value: str) -> str:
+    if not 0 < len(value) <= 4096 or not value.isprintable():
+        raise ValueError("write 1 to 4096 printable characters")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_check_path)]
+"""A path, or a name that may stand instead of a path, such as that of a packaged space."""
+
+
+def _field(path: str, **settings: Any) -> Any:
+    """Return pydantic's `Field` for a key of the job file, see `nas.run.keys`."""
+    return Field(**{**constraints(path), **settings})
+
+
+class Cost(NamedTuple):
+    """How a page shows a cost of a network: a count of its graph, or a `Figure`.
+
+    Attributes:
+        label: name with the unit.
+        scale: number of these units in a unit of the column.
+        is_maximised: whether more is better, so that its limit is the smallest value.
+    """
+
+    label: str
+    scale: float = 1.0
+    is_maximised: bool = False
+
+
+COSTS = {
+    "macs": Cost("MACs"),
+    "params": Cost("parameters"),
+    "peak_memory_bytes": Cost("peak memory, KiB", 1 / 1024),
+    "sram_kib": Cost("SRAM, KiB"),
+    "flash_kib": Cost("flash, KiB"),
+    "dram_traffic_kib": Cost("DRAM traffic, KiB"),
+    "flash_traffic_kib": Cost("flash traffic, KiB"),
+    "mac_utilisation": Cost("MAC utilisation, %", 100.0, is_maximised=True),
+}
+"""The costs that a job can optimise or limit beside latency, by the name of their column."""
+
+DEVICE_LATENCY = "predicted_us "
+"""Beginning of the columns with the latencies on further devices, before the device's name."""
+
+
+class _Table(BaseModel):
+    """A TOML table that refuses unknown keys and values of another type."""
+
+    # Errors hide the input: it may be the address of a storage, with a password.
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+
+class DataOptions(Document):
+    """How the images of a source are read and split, beside their size and the seed."""
+
+    validation_fraction: Annotated[float, _field("data.validation_fraction")] | None = None
+    on_bad_image: Annotated[Literal["fail", "skip"], _field("data.on_bad_image")] = "fail"
+    class_folders: Annotated[Literal["auto", "top", "lowest"], _field("data.class_folders")] = (
+        "auto"
+    )
+    group: Annotated[str, _field("data.group", max_length=1000)] = ""
+    on_duplicate: Annotated[Literal["warn", "group", "fail"], _field("data.on_duplicate")] = "warn"
+    background: Annotated[str, _field("data.background", max_length=100)] = "white"
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """The options as arguments of `nas.data.load_dataset`."""
+        return self.model_dump(include=set(DataOptions.model_fields))
+
+
+class DataSettings(DataOptions, _Table):
+    """The table `[data]`: where the images are and how they are split."""
+
+    source: Annotated[PathText, _field("data.source")]
+    image_size: Annotated[int, _field("data.image_size")] | None = None
+    license: Annotated[str, _field("data.license", max_length=100_000)] = ""
+
+    @field_validator("background")
+    @classmethod
+    def _is_a_colour(cls, background: str) -> str:
+        from nas.data.dataset import hex_colour  # Imports Pillow.
+
+        hex_colour(background)
+        return background
+
+
+class DeviceSettings(_Table):
+    """The table `[device]`: the device that the networks are for, and how they run on it.
+
+    The installed runtimes define the allowed values of `runtime`, `target` and `dtype`, see
+    `nas.latency.open_runtime`. All latencies are those of `batch` images at once.
+    """
+
+    runtime: Annotated[str, _field("device.runtime", min_length=1, max_length=64)] = "tvm"
+    target: Annotated[PathText, _field("device.target")] = "cpu"
+    threads: Annotated[int, _field("device.threads")] = 1
+    dtype: Annotated[str, _field("device.dtype", min_length=1, max_length=64)] = "float32"
+    batch: Annotated[int, _field("device.batch")] = 1
+    tables: Annotated[PathText, _field("device.tables")] = "latency_tables"
+
+
+class TrainingOptions(_Table):
+    """The table `[training]`: how the supernets are trained, and on which device."""
+
+    device: Annotated[PathText, _field("training.device")] = "auto"
+    epochs: Annotated[int, _field("training.epochs")] | None = None
+    minutes: Annotated[float, _field("training.minutes")] | None = None
+    batch_size: Annotated[int, _field("training.batch_size")] | None = None
+    learning_rate: Annotated[float, _field("training.learning_rate")] | None = None
+    random_subnets: Annotated[int, _field("training.random_subnets")] | None = None
+    progressive_resizing: Annotated[float, _field("training.progressive_resizing")] | None = None
+    label_smoothing: Annotated[float, _field("training.label_smoothing")] | None = None
+    weight_decay: Annotated[float, _field("training.weight_decay")] | None = None
+    flip: Annotated[
+        bool | Literal["auto"],
+        Field(description=KEYS["training.flip"].meaning),
+        BeforeValidator(_check_flip),
+    ] = "auto"
+    shift: Annotated[
+        int | Literal["auto"],
+        Field(description=KEYS["training.shift"].meaning),
+        BeforeValidator(_check_shift),
+    ] = "auto"
+    colour: Annotated[float, _field("training.colour")] | None = None
+    randaugment: Annotated[int, _field("training.randaugment")] | None = None
+    magnitude: Annotated[float, _field("training.magnitude")] | None = None
+    cutout: Annotated[float, _field("training.cutout")] | None = None
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], _field("training.precision")] = (
+        "auto"
+    )
+
+    def settings(
+        self, flip: bool | None = None, *, epochs: float | None = None, seconds: float | None = None
+    ) -> TrainingSettings:
+        """Return the settings of a training.
+
+        Args:
+            flip: what an experiment decided about mirroring; None if it decided nothing.
+            epochs: number of epochs in place of the length that the job sets.
+            seconds: time budget of a supernet in place of that length.
+        """
+        from nas.supernet.settings import TrainingSettings  # Imports torch.
+
+        given = {name: value for name, value in self if value not in (None, "auto")}
+        minutes = given.pop("minutes", None)
+        if seconds is None and epochs is None and minutes is not None:
+            seconds = 60 * minutes
+        decided = {"flip": flip, "epochs": epochs}
+        given |= {name: value for name, value in decided.items() if value is not None}
+        return TrainingSettings(**given, seconds=seconds)
+
+    @property
+    def length(self) -> dict[str, float] | None:
+        """The length of a training, `epochs` or `minutes`; None if the budget decides it."""
+        return self.model_dump(include={"epochs", "minutes"}, exclude_none=True) or None
+
+    @field_validator("minutes")
+    @classmethod
+    def _take_the_place_of_epochs(cls, minutes: float | None, info: ValidationInfo) -> float | None:
+        if minutes is not None and info.data.get("epochs") is not None:
+            raise ValueError("training.epochs is set, too; set one of the two")
+        return minutes
+
+
+class JobSpace(_Table):
+    """One `[[space]]`: the name of a search space, or the path of a Python file."""
+
+    name: Annotated[PathText, _field("space.name")]
+
+
+class SearchDevice(_Table):
+    """One `[[search.device]]`: a further device that the networks are for, by its latency table."""
+
+    table: Annotated[PathText, _field("search.device.table")]
+    max_latency_ms: Annotated[float, _field("search.device.max_latency_ms")] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its table's file, without the suffix."""
+        return Path(self.table).stem
+
+
+def _check_storage(value: Any) -> Any:
+    if not isinstance(value, str) or value == "journal":
+        return value
+    if "://" not in value or len(value) > 4096:
+        raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
+    from nas.storage_address import redact_address
+
+    try:
+        redact_address(value)
+    except RequestError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+    return value
+
+
+FurtherObjective = Literal[
+    "macs",
+    "params",
+    "peak_memory_bytes",
+    "sram_kib",
+    "flash_kib",
+    "dram_traffic_kib",
+    "flash_traffic_kib",
+]
+"""An objective beside latency and error: a count of a network's graph, or a `Figure`."""
+
+MaximisedFigure = Literal["mac_utilisation"]
+"""A `Figure` of which more is better; its limit is the smallest value."""
+
+
+class SearchSettings(_Table):
+    """The table `[search]`: length, sampler, objectives, limits, workers and storage."""
+
+    trials: Annotated[int, _field("search.trials")] | None = None
+    minutes: Annotated[float, _field("search.minutes")] | None = None
+    stall: (
+        Annotated[
+            int | Literal["auto"],
+            Field(description=KEYS["search.stall"].meaning),
+            BeforeValidator(_check_stall),
+        ]
+        | None
+    ) = None
+    sampler: Annotated[
+        Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"], _field("search.sampler")
+    ] = "auto"
+    also_minimize: Annotated[
+        tuple[FurtherObjective, ...], _field("search.also_minimize", strict=False)
+    ] = ()
+    also_maximize: Annotated[
+        tuple[MaximisedFigure, ...], _field("search.also_maximize", strict=False)
+    ] = ()
+    max_latency_ms: Annotated[float, _field("search.max_latency_ms")] | None = None
+    max_macs: Annotated[int, _field("search.max_macs")] | None = None
+    max_params: Annotated[int, _field("search.max_params")] | None = None
+    max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
+    max_sram_kib: Annotated[float, _field("search.max_sram_kib")] | None = None
+    max_flash_kib: Annotated[float, _field("search.max_flash_kib")] | None = None
+    max_dram_traffic_kib: Annotated[float, _field("search.max_dram_traffic_kib")] | None = None
+    max_flash_traffic_kib: Annotated[float, _field("search.max_flash_traffic_kib")] | None = None
+    min_mac_utilisation: Annotated[float, _field("search.min_mac_utilisation")] | None = None
+    device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
+    correct_scores: Annotated[bool, _field("search.correct_scores")] = True
+    anchors: Annotated[int, _field("search.anchors")] = 0
+    workers: Annotated[int, _field("search.workers")] = 1
+    storage: Annotated[str, BeforeValidator(_check_storage), _field("search.storage")] = "journal"
+
+    @field_validator("anchors")
+    @classmethod
+    def _suffice_for_a_correction(cls, anchors: int, info: ValidationInfo) -> int:
+        if 0 < anchors < MIN_ANCHORS:
+            raise ValueError(f"allowed are 0 and {MIN_ANCHORS} or more")
+        if anchors and not info.data.get("correct_scores"):
+            raise ValueError("search.correct_scores is false, and only a correction needs anchors")
+        return anchors
+
+    @property
+    def cost_limits(self) -> dict[str, float | None]:
+        """The limit of each of the `COSTS`; None for none."""
+        return {
+            name: getattr(self, f"{'min' if cost.is_maximised else 'max'}_{name}")
+            for name, cost in COSTS.items()
+        }
+
+    @property
+    def figures(self) -> dict[Figure, float | None]:
+        """The figures of networks that the search optimises or limits, with their limits."""
+        optimised, limits = (*self.also_minimize, *self.also_maximize), self.cost_limits
+        return {
+            name: limits[name]
+            for name in get_args(Figure)
+            if limits[name] is not None or name in optimised
+        }
+
+    @property
+    def effective_stall(self) -> Stall | None:
+        """What ends the search before its trials are done; None if nothing does.
+
+        The trials of the job file are a wish, those that a budget gives are a limit.
+        """
+        from nas.search.proposals import default_stall
+
+        return self.stall or default_stall(self.sampler, self.trials)
+
+    @field_validator("sampler")
+    @classmethod
+    def _check_sampler_has_model(cls, sampler: str, info: ValidationInfo) -> str:
+        if info.data.get("stall") == "auto" and sampler not in ("auto", "guided"):
+            raise ValueError(
+                "it has no model that could end the search; give search.stall as a number of "
+                "trials, or leave it out"
+            )
+        return sampler
+
+    @field_validator("device")
+    @classmethod
+    def _check_names_differ(cls, devices: tuple[SearchDevice, ...]) -> tuple[SearchDevice, ...]:
+        names = [device.name for device in devices]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(
+                f"two tables are called {shortened_text(repeated[0])}, and results are named by "
+                "them"
+            )
+        return devices
+
+    @field_serializer("storage")
+    def _without_password(self, storage: str) -> str:
+        """Return the address without its password, which must not be written to a run folder."""
+        if storage == "journal":
+            return storage
+        from nas.storage_address import redact_address
+
+        return redact_address(storage)
+
+
+DEFAULT_FORMATS = ("onnx", "onnx-int8")
+"""Formats of an export that names none. ONNX Runtime is always installed and runs on most devices;
+extras that happen to be installed do not change what a job does."""
+
+
+class FinishSettings(_Table):
+    """The table `[finish]`: how many candidates are timed, trained and exported at the end."""
+
+    measure: Annotated[int, _field("finish.measure")] = 20
+    retrain: Annotated[int, _field("finish.retrain")] | None = None
+    export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] = DEFAULT_FORMATS
+
+
+class JobSettings(_Table):
+    """The settings of a whole job file; jobs/overnight.toml shows every key.
+
+    `load_job` names a job without a name after its file.
+    """
+
+    name: Annotated[str, AfterValidator(check_name), _field("name")] = "job"
+    seed: Annotated[int, _field("seed")] = 0
+    budget: Annotated[str, BeforeValidator(_check_duration), _field("budget")] = "8h"
+    data: DataSettings
+    device: DeviceSettings = DeviceSettings()
+    training: TrainingOptions = TrainingOptions()
+    space: Annotated[tuple[JobSpace, ...], Field(min_length=1, max_length=100, strict=False)]
+    search: SearchSettings = SearchSettings()
+    finish: FinishSettings = FinishSettings()
+
+    @property
+    def budget_s(self) -> float:
+        """Time of the whole job in seconds."""
+        return seconds_of(self.budget)
+
+    def to_toml(self) -> str:
+        """Return the text of a job file that names every key that has a value."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

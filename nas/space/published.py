@@ -1,0 +1,89 @@
+"""Published networks of a space: what this package counts, beside what was published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nas.errors import SpaceError
+from nas.space.reference import Reference
+from nas.space.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class ReferenceComparison:
+    """A published network beside its published figures, at the settings that they are for.
+
+    Attributes:
+        name: name of the network.
+        space: name of the space.
+        published_params, published_macs: published figures; None where none was published.
+        image_size, tolerance, source: see `nas.space.Reference`.
+        params, macs: counts of the network; None if its row makes no network.
+        digest: digest of the network, likewise.
+        is_in_space: whether it is a point of the space.
+        agrees: whether it is a point of the space, has the published parameters to the digit, and
+            has the published MACs within the tolerance. What was not published is not compared.
+        error: why its row makes no network; empty if it makes one.
+    """
+
+    name: str
+    space: str
+    published_params: int | None
+    published_macs: int | None
+    image_size: int
+    tolerance: float
+    source: str
+    params: int | None = None
+    macs: int | None = None
+    digest: str | None = None
+    is_in_space: bool = False
+    agrees: bool = False
+    error: str = ""
+
+
+def compare_references(spaces: Sequence[SearchSpace]) -> list[ReferenceComparison]:
+    """Return the published networks of spaces, each beside its published figures."""
+    rows = []
+    for space in spaces:
+        # Networks of one space that share their settings share the adapted space, too.
+        adapted: dict[tuple[int, bool], SearchSpace] = {}
+        rows += [_compare(space, reference, adapted) for reference in space.references]
+    return rows
+
+
+def _compare(
+    space: SearchSpace, reference: Reference, adapted: dict[tuple[int, bool], SearchSpace]
+) -> ReferenceComparison:
+    macs = reference.macs
+    row = ReferenceComparison(
+        name=reference.name,
+        space=space.name,
+        published_params=reference.params,
+        published_macs=None if macs is None else round(macs),
+        image_size=reference.image_size,
+        tolerance=reference.tolerance,
+        source=reference.source,
+    )
+    try:
+        settings = (reference.image_size, reference.norm)
+        if settings not in adapted:
+            adapted[settings] = space.published(reference.name).space
+        architecture = adapted[settings].reference(reference.name)
+        graph = architecture.graph
+        # Reading the choices back refuses all that are not among the options.
+        is_in_space = adapted[settings].from_json(architecture.to_json()) == architecture
+    except SpaceError as error:
+        return replace(row, error=str(error))
+    agrees = is_in_space and reference.params in (None, graph.params)
+    if macs is not None:
+        agrees &= math.isclose(graph.macs, macs, rel_tol=0, abs_tol=reference.tolerance * macs)
+    return replace(
+        row,
+        params=graph.params,
+        macs=graph.macs,
+        digest=graph.digest,
+        is_in_space=is_in_space,
+        agrees=agrees,
+    )

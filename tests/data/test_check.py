@@ -1,0 +1,93 @@
+"""What a check of a dataset finds, in photos made for it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas import load_dataset
+from nas.data.check import check_data
+from nas.errors import DataError
+
+SIDE = 32
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of 60 and 12 noisy photos; the first of ant is in test and among bees as well."""
+    rng = np.random.default_rng(0)
+
+    def write(path, image):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+    for name, count in (("ant", 60), ("bee", 12)):
+        for index in range(count):
+            coarse = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            image = np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE)))
+            write(tmp_path / "train" / name / f"{name}{index}_0.png", image)
+            if index == 0:
+                first = image
+            if index < 3:
+                other = np.asarray(Image.fromarray(coarse[::-1].copy()).resize((SIDE, SIDE)))
+                write(tmp_path / "test" / name / f"{name}{index}_1.png", other)
+        if name == "ant":
+            shown = first
+    write(tmp_path / "test" / "ant" / "copy.png", shown)
+    write(tmp_path / "train" / "bee" / "mistake.png", shown)
+    return tmp_path
+
+
+def test_check_counts_classes_sizes_formats_and_duplicates(photos):
+    check = check_data(load_dataset(photos, image_size=SIDE))
+    assert check.class_counts == {"ant": 64, "bee": 16}
+    assert check.sizes == ("32x32",)
+    assert check.formats == {"PNG RGB": 80}
+    assert check.exact == 2
+    assert check.conflicts >= 1
+    assert sum(check.leaked.values()) >= 1
+    assert any(each.classes == ("ant", "bee") or each.is_harmful for each in check.examples)
+    text = "; ".join(check.problems)
+    assert "have a duplicate among the training images" in text
+    assert "have two classes" in text
+    assert check.imbalance >= 3
+    assert "times the smallest" in text
+
+
+def test_duplicates_are_kept_on_one_side(photos):
+    data = load_dataset(photos, image_size=SIDE, on_duplicate="group")
+    check = check_data(data)
+    assert not any(check.leaked.values())
+    assert check.left_out == 2
+    assert sum(data.counts.values()) == 78
+
+
+def test_duplicates_are_refused_if_the_job_says_so(photos):
+    with pytest.raises(DataError, match=r"duplicates in two (parts|classes), such as .*_0\.png"):
+        load_dataset(photos, image_size=SIDE, on_duplicate="fail")
+
+
+def test_images_of_one_group_are_on_one_side(photos):
+    data = load_dataset(photos, image_size=SIDE, group=r"([a-z]+\d+)_")
+    parts, locations = data.inventory.parts, data.inventory.locations
+    sides = {}
+    for part, location in zip(parts, locations, strict=True):
+        if "_" in location and part != "left out":
+            sides.setdefault(location.rpartition("/")[2].split("_")[0], set()).add(str(part))
+    assert max(map(len, sides.values())) == 1
+    assert (parts == "left out").sum() == 6
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        (r"(\d+)_(\d)", "it has 2 groups in parentheses"),
+        (r"([", "no regular expression"),
+        (r"(zebra)", "matches no path, such as test/ant/ant0_1.png"),
+        (r"\.(png)$", "All images are in one group"),
+    ],
+)
+def test_expressions_that_tell_no_groups_are_refused(photos, expression, message):
+    with pytest.raises(DataError) as refusal:
+        load_dataset(photos, image_size=SIDE, group=expression)
+    assert message in str(refusal.value)
+    assert refusal.value.remedy

@@ -1,0 +1,449 @@
+"""The export of trained networks: the stage of a job, and the command on a run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nas
+from nas.data import load_dataset
+from nas.deploy import benchmark, exporting, retrain
+from nas.deploy.folder import ModelFolder
+from nas.errors import (
+    DataError,
+    ExportError,
+    NasError,
+    RequestError,
+    TrainingError,
+)
+from nas.job import finish
+from nas.job.folder import claim
+from nas.job.inputs import load_images
+from nas.job.settings import load_job
+from nas.job.stages import note_few_images
+from nas.report import page
+from nas.run.progress import SilentProgress
+from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.run.settings import DataSettings
+from tests.commands import document
+from tests.deploy.example_run import SETTINGS, change_record, front_ids, make_run
+from tests.job.runs import MAX_WAIT_S
+from tests.job.test_finish import Notes, train_finalists_of
+from tests.mini_job import write_job
+from tests.small_disk import mounted, rerun_where_mounting_is_allowed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_rounds():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "ROUNDS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained_example(tmp_path_factory) -> Path:
+    """Return a run folder with two trained finalists."""
+    data = load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
+    folder = make_run(tmp_path_factory.mktemp("example") / "run", data)
+    # What the report needs; no device was opened.
+    change_record(
+        folder,
+        device={"summary": "a processor", "must_match": {}, "recorded": {}},
+        table={
+            "file": "a.jsonl", "kernels": 1, "built": 0, "failed": 0, "unstable": 0,
+            "dispatch_us": {}, "calibration": None,
+        },
+    )  # fmt: skip
+    train_finalists_of(folder, Notes())
+    page.build(open_run(folder))
+    return folder
+
+
+@pytest.fixture
+def run(trained_example, tmp_path) -> Path:
+    return shutil.copytree(trained_example, tmp_path / "run")
+
+
+@pytest.fixture
+def pick(run) -> str:
+    """Return the ID of a trained network of the front."""
+    return front_ids(run)[-1]
+
+
+@pytest.mark.slow
+def test_command_exports_and_the_others_check_what_it_exported(run, pick, invoke):
+    models = document(invoke("export", run, "--pick", pick, "--json"))["models"]
+    (model,) = models
+    assert [file["format"] for file in model["files"]] == ["onnx", "onnx-int8"]
+    folder = run / "models" / pick
+    assert model["path"] == str(folder)
+    assert model["recipe"]["start"] == "supernet"
+    assert model["latencies_us"].keys() == {"predicted"}
+    assert pick in (run / "report.html").read_text()
+    assert "model-int8.onnx" in (run / "report.html").read_text()
+
+    verified = document(invoke("verify", folder, "--json"))
+    assert [each["status"] for each in verified["files"]] == ["verified", "verified"]
+    assert verified["images"] == 359
+
+    picture = run / "benchmark.svg"
+    timed = document(invoke("benchmark", folder, "--threads", 2, "--plot", picture, "--json"))
+    assert {each["file"]["latency"]["threads"] for each in timed["files"]} == {2}
+    assert "onnx-int8" in picture.read_text()
+    for command in ("export", "verify", "benchmark"):
+        arguments = [run, "--pick", pick] if command == "export" else [folder]
+        done = invoke(command, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "onnx-int8" in done.stdout
+
+
+@pytest.mark.slow
+def test_network_that_is_not_trained_is_trained_first(run, invoke):
+    models = {path.name for path in (run / "models").iterdir()}
+    rows = nas.open_run(run).trials
+    untrained = next(each for each in rows["id"] if each not in models)
+    done = invoke("export", run, "--pick", untrained, "--format", "onnx")
+    assert done.returncode == 0, done.stderr
+    assert (run / "models" / untrained / "trained.json").is_file()
+    ModelFolder(run / "models" / untrained).require_unchanged()
+
+
+def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        nas.Run, "export", lambda run, *picks, formats, **options: given.append(list(formats)) or []
+    )
+    for arguments in (
+        ["--format", "onnx,torch", "--int8"],
+        ["--int8"],
+        ["--format", "onnx-int8", "--format", "torch"],
+    ):
+        assert invoke("export", run, "--pick", pick, *arguments).returncode == 0
+    assert given == [
+        ["onnx", "torch", "onnx-int8"],
+        ["onnx", "onnx-int8"],
+        ["onnx-int8", "torch"],
+    ]
+    refused = invoke("export", run, "--pick", pick, "--format", "torch", "--int8")
+    assert refused.returncode == 2
+    assert "None of the formats torch has int8" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "There is nothing to export"),
+        (["--pick", "zzzz"], "have an id that starts with 'zzzz'"),
+        (["--pick", "PICK", "--format", "onx"], "There is no format 'onx'"),
+        (["--pick", "PICK", "--max-accuracy-drop", "-1"], "may lose is -1"),
+        (["--pick", "PICK", "--weight-bits", "4"], "cannot have 4 bits"),
+        (["--pick", "PICK", "--data", "nowhere"], "cannot be loaded"),
+    ],
+)
+def test_wrong_request_exits_with_2_and_exports_nothing(run, pick, invoke, arguments, message):
+    words = [pick if word == "PICK" else word for word in arguments]
+    done = invoke("export", run, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not list((run / "models").rglob("SHA256SUMS"))
+
+
+def test_run_without_its_images_is_refused(run, pick, monkeypatch):
+    record = json.loads((run / "run.json").read_text())
+    record["job"]["data"]["source"] = "moved/photos"
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="There is no data at moved/photos"):
+        open_run(run).export(pick)
+
+
+@pytest.mark.slow
+def test_changed_byte_and_unreadable_folders_are_named(run, pick, invoke):
+    folder = run / "models" / pick
+    open_run(run).export(pick, formats=["onnx"])
+    path = folder / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for command in ("verify", "benchmark"):
+        done = invoke(command, folder)
+        assert done.returncode == 1
+        assert "model.onnx is changed" in done.stderr
+    for wrong in (run / "nowhere", run / "job.toml", run):
+        done = invoke("verify", wrong)
+        assert done.returncode == 2
+        assert "is not an exported model" in done.stderr
+
+
+def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> dict[str, NasError]:
+    settings = load_job(folder / "job.toml")
+    own = settings.finish.model_copy(update={"export": tuple(formats)})
+    names = sorted(path.name for path in (folder / "models").iterdir())
+    with claim(folder, settings.model_copy(update={"finish": own}), "") as claimed:
+        errors = finish.export_finalists(claimed, names, progress)
+        claimed.save()
+        return errors
+
+
+@pytest.mark.slow
+def test_job_exports_its_finalists_and_reports_those_that_fail(run, monkeypatch):
+    progress = Notes()
+    assert export_finalists(run, progress, ["onnx"]) == {}
+    folders = [ModelFolder(path) for path in (run / "models").iterdir()]
+    assert len(folders) == 2
+    for folder in folders:
+        assert [file.format for file in folder.card.files] == ["onnx"]
+    monkeypatch.setattr("nas.deploy.formats.torch.Torch.write", lambda *arguments: 1 / 0)
+    errors = export_finalists(run, progress, ["onnx", "torch"])
+    assert errors.keys() == {folder.path.name for folder in folders}
+    assert all("torch: network.safetensors could" in str(each) for each in errors.values())
+    recorded = read_run(run).export_errors
+    assert recorded.keys() == errors.keys()
+    for reasons in recorded.values():
+        assert reasons.keys() == {"torch"}
+        assert "ZeroDivisionError" in reasons["torch"]
+    assert sum("was not exported in all formats" in note for note in progress.notes) == 2
+
+
+@pytest.mark.slow
+def test_model_that_cannot_be_exported_does_not_keep_others_from_it(run, monkeypatch):
+    export_model, first = exporting.export_model, []
+
+    def fail_once(*arguments, **settings):
+        if not first:
+            first.append(arguments)
+            raise MemoryError
+        return export_model(*arguments, **settings)
+
+    monkeypatch.setattr(exporting, "export_model", fail_once)
+    progress = Notes()
+    errors = export_finalists(run, progress, ["onnx"])
+    (failed,) = errors
+    assert read_run(run).export_errors == {failed: {"all": "MemoryError."}}
+    exported = {path.parent.name for path in run.glob("models/*/card.json")}
+    assert exported == {path.name for path in (run / "models").iterdir()} - {failed}
+    page.build(open_run(run))
+    assert "was not exported: MemoryError" in (run / "report.html").read_text()
+    assert export_finalists(run, progress, ["onnx"]) == {}
+    page.build(open_run(run))
+    assert "was not exported" not in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_command_exports_the_other_picks_and_writes_the_report_when_one_fails(
+    run, invoke, monkeypatch
+):
+    picks = sorted(path.name for path in (run / "models").iterdir())
+    export_model = exporting.export_model
+
+    def fail(model, data, folder, *arguments, **settings):
+        if folder.path.name == picks[0]:
+            raise ExportError("It is too large.", remedy="Take a smaller one.")
+        return export_model(model, data, folder, *arguments, **settings)
+
+    monkeypatch.setattr(exporting, "export_model", fail)
+    done = invoke("export", run, "--pick", picks[0], "--pick", picks[1], "--format", "onnx")
+    assert done.returncode == 1
+    assert f"{picks[0]} was not exported in all formats: It is too large." in done.stderr
+    assert "Take a smaller one. All other files were exported." in done.stderr
+    assert ModelFolder(run / "models" / picks[1]).card.files[0].format == "onnx"
+    assert f"models/{picks[1]}/run.py" in (run / "report.html").read_text()
+
+
+def write_short_job(folder: Path, **changes: str) -> None:
+    """Write the mini job with one space, and one finalist that is exported.
+
+    Args:
+        folder: the folder of the job.
+        changes: replacement of each text of the job file.
+    """
+    path = write_job(folder, spaces=["squeeze"])
+    text = path.read_text()
+    shorter = {
+        "trials = 30": "trials = 6",
+        "measure = 10": "measure = 3",
+        "retrain = 0": "retrain = 1",
+        "export = []": 'export = ["onnx-int8", "onnx"]',
+    }
+    for old, new in (shorter | changes).items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+@pytest.mark.slow
+def test_job_delivers_everything_but_a_format_that_fails(
+    job_folder, fake_device, invoke, monkeypatch
+):
+    write_short_job(job_folder)
+
+    def fail(*arguments, **settings):
+        raise RequestError("Rounding failed.", remedy="Export in float32.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.deploy.export.quantise_within", fail)
+        done = invoke("run", "job.toml", "--out", "out")
+        assert done.returncode == 1, "a request that was right failed"
+        (model,) = Path("out/models").iterdir()
+        weights = (model / "weights.safetensors").stat().st_mtime_ns
+        for text in (
+            f"{model.name} was not exported in all formats: onnx-int8: Rounding failed.",
+            "Export in float32. Everything else is done, see out/report.html.",
+            "[finish] export may name other formats",
+        ):
+            assert text in done.stderr
+        assert [file.format for file in ModelFolder(model).card.files] == ["onnx"]
+        assert (model / "run.py").is_file()
+        report = Path("out/report.html").read_text()
+        assert "was not exported as onnx-int8: Rounding failed." in report
+        assert "model.onnx" in report
+        again = invoke("run", "job.toml", "--out", "out")
+        assert again.returncode == 1
+        assert "onnx-int8: Rounding failed." in again.stderr
+    assert (model / "weights.safetensors").stat().st_mtime_ns == weights
+    done = invoke("run", "job.toml", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "was not exported" not in Path("out/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_job_goes_on_when_a_finalist_cannot_be_trained(
+    job_folder, fake_device, invoke, monkeypatch
+):
+    write_short_job(
+        job_folder, **{"retrain = 0": "retrain = 2", "export = []": 'export = ["onnx"]'}
+    )
+    train_model, names = retrain.train_model, []
+
+    def diverge_once(setup, name, *arguments):
+        names.append(name)
+        if len(names) == 1:
+            raise TrainingError("The loss is not finite.", remedy="Lower learning_rate.")
+        return train_model(setup, name, *arguments)
+
+    monkeypatch.setattr(retrain, "train_model", diverge_once)
+    done = invoke("run", "job.toml", "--out", "out")
+    assert len(names) == 2, "the front has two members"
+    assert done.returncode == 1
+    assert f"{names[0]} was not trained: The loss is not finite." in done.stderr
+    assert [path.name for path in Path("out/models").iterdir()] == [names[1]]
+    assert ModelFolder(Path("out/models") / names[1]).card.files[0].format == "onnx"
+    report = Path("out/report.html").read_text()
+    assert f"<code>{names[0]}</code> was not trained to the end: The loss is not finite." in report
+
+
+@pytest.mark.parametrize("plan", [["--plan"], []])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"export = []": 'export = ["onnx", "tvm"]\n[device]\nruntime = "onnxruntime"'},
+            "Format 'tvm' needs a device with runtime tvm, target cpu, dtype float32",
+        ),
+        ({"export = []": 'export = ["onnx", "tflite"]'}, "pip install 'hardware-nas[tflite]'"),
+    ],
+)
+def test_format_that_cannot_be_written_is_refused_before_any_work(
+    job_folder, invoke, monkeypatch, changes, message, plan
+):
+    monkeypatch.setattr("nas.deploy.formats.tflite.TfLite.packages", ("a_missing_package",))
+    write_short_job(job_folder, **changes)
+    done = invoke("run", "job.toml", "--out", "out", *plan)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not Path("out").exists()
+
+
+def test_few_images_for_int8_are_said_when_the_images_are_open(digits, job_folder):
+    few = replace(digits, train=digits.train.take(slice(0, 9)))
+    for export, is_said in (["onnx-int8"], True), (["onnx"], False):
+        write_short_job(job_folder, **{"export = []": f"export = {json.dumps(export)}"})
+        progress = Notes()
+        note_few_images(load_job(job_folder / "job.toml"), few, progress)
+        assert any("calibrated on 9 training images only" in n for n in progress.notes) == is_said
+
+
+COMMAND = "from nas.cli import main; main()"
+
+
+@pytest.mark.slow
+def test_export_that_is_killed_is_completed_by_the_same_command(run, pick):
+    folder = run / "models" / pick
+    arguments = [sys.executable, "-c", COMMAND, "export", str(run), "--pick", pick]
+    arguments += ["--format", "onnx"]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
+    end = time.monotonic() + MAX_WAIT_S
+    beside = folder.parent / f".{pick}.export"
+    while not (beside / "new" / "model.onnx").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "model.onnx").exists()
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ModelFolder(folder).require_unchanged()
+    assert not beside.exists()
+
+
+@pytest.mark.slow
+def test_full_disk_leaves_no_exported_file(request, trained_example, tmp_path, invoke):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if rerun_where_mounting_is_allowed(request, disk):
+        return
+    size_kb = 4 + sum(
+        4 * (1 + path.stat().st_size // 4096) + 4 for path in trained_example.rglob("*")
+    )
+    with mounted(disk, f"size={size_kb}k"):
+        run = shutil.copytree(trained_example, disk / "run")
+        pick = front_ids(run)[-1]
+        with (disk / "filler").open("wb") as file:
+            while file.tell() < shutil.disk_usage(disk).free - 20_000:
+                file.write(bytes(4096))
+                file.flush()
+        done = invoke("export", run, "--pick", pick)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert not list((run / "models").rglob("*.onnx"))
+        (disk / "filler").unlink()
+        done = invoke("export", run, "--pick", pick, "--format", "onnx")
+        assert done.returncode == 0, done.stderr
+
+
+def test_images_are_loaded_again_on_the_background_of_the_job(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for name in ("bee", "cow"):
+        (tmp_path / "icons" / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = rng.integers(0, 256, (8, 8, 4), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "icons" / name / f"{index}.png")
+    source = str(tmp_path / "icons")
+    settings = SETTINGS.model_copy(
+        update={"data": DataSettings(source=source, image_size=8, background="black")}
+    )
+    data = load_images(settings, SilentProgress())
+    on_white = load_dataset(source, image_size=8, seed=SETTINGS.seed)
+    assert data.digest != on_white.digest
+    summary = {"source": source, "digest": data.digest, "classes": ["bee", "cow"]}
+    change_record(
+        run,
+        job=settings.model_dump(mode="json"),
+        data={**summary, "counts": data.counts},
+    )
+    opened = open_run(run)
+    assert opened.data.digest == data.digest
+    record = next(iter(opened.trained.values()))
+    assert exporting._origin(opened, record).data.background == "black"

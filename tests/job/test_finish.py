@@ -1,0 +1,152 @@
+"""The finalists of a job, and the command that trains networks of a run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from nas.data import load_dataset
+from nas.deploy.retrain import load_trained
+from nas.errors import RequestError
+from nas.job.finish import train_finalists
+from nas.job.folder import claim
+from nas.job.settings import load_job
+from nas.run import candidates
+from nas.run.progress import SilentProgress
+from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.run.trained import read_trained
+from tests.deploy.example_run import SETTINGS, front_ids, make_run
+from tests.job.runs import OUT, count_lines, start_process
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory) -> Path:
+    data = load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
+    return make_run(tmp_path_factory.mktemp("example") / "run", data)
+
+
+@pytest.fixture
+def run(example, tmp_path) -> Path:
+    return shutil.copytree(example, tmp_path / "run")
+
+
+class Notes(SilentProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def begin(self, stage: str, unit: str) -> None:
+        self.steps.clear()
+
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        self.steps.append((done, total))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def train_finalists_of(folder: Path, progress: SilentProgress) -> None:
+    """Do the stage of a job that trains its finalists."""
+    with claim(folder, load_job(folder / "job.toml"), "") as claimed:
+        train_finalists(claimed, progress)
+
+
+def test_stage_trains_the_planned_number_of_finalists_and_writes_their_accuracies(run):
+    progress = Notes()
+    train_finalists_of(run, progress)
+    front = front_ids(run)
+    records = {record.id: record for record in read_trained(run).values()}
+    assert set(records) == {front[0], front[-1]}
+    assert {record.epochs for record in records.values()} == {1}
+    total = progress.steps[0][1]
+    assert progress.steps == [(done, total) for done in range(1, total + 1)]
+    rows = candidates.read(run / "trials.csv").set_index("id")
+    for name, record in records.items():
+        assert rows["trained_accuracy"][name] == pytest.approx(record.holdout.accuracy)
+        assert rows["test_accuracy"][name] == pytest.approx(record.test.accuracy)
+    others = rows.drop(index=list(records))
+    assert others["trained_accuracy"].isna().all()
+    assert others["test_accuracy"].isna().all()
+    weights = {path: path.stat().st_mtime_ns for path in run.glob("models/*/weights.safetensors")}
+    again = Notes()
+    train_finalists_of(run, again)
+    assert again.steps == []
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+
+
+def test_wrong_requests_are_refused_before_anything_is_trained(run):
+    with pytest.raises(RequestError, match=r"nothing to train\. Give --pick"):
+        open_run(run).retrain()
+    with pytest.raises(RequestError, match=r"0 architectures .*most accurate of the front"):
+        open_run(run).retrain(front_ids(run)[-1], "zzzz")
+    assert not (run / "models").exists()
+
+
+def plan_finalists(folder: Path, count: int, epochs: int) -> None:
+    """Let a finished job train finalists when it is run again."""
+    shutil.rmtree(folder / "models", ignore_errors=True)
+    record = json.loads((folder / "run.json").read_text())
+    record["plan"] |= {"retrain": count, "retrain_epochs": epochs}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def read_candidates(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "trials.csv").drop(columns=["seconds"])
+
+
+@pytest.mark.slow
+def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invoke, monkeypatch):
+    monkeypatch.chdir(copy_of_finished_job)
+    plan_finalists(OUT, 2, 1)
+    before = read_candidates(OUT)
+    done = invoke("run", "job.toml", "--out", OUT)
+    assert done.returncode == 0, done.stderr
+    trained = read_trained(OUT)
+    assert len(trained) == 2
+    members = {member.digest: member for member in open_run(OUT).members}
+    for digest, each in trained.items():
+        assert members[digest].trained_accuracy == pytest.approx(each.holdout.accuracy)
+        assert members[digest].test_accuracy == pytest.approx(each.test.accuracy)
+    assert "train the finalists" in read_run(OUT).stages
+    assert not list(OUT.glob("models/*/card.json")), "the job names no format"
+    columns = ["trained_accuracy", "test_accuracy", "dominated_by"]
+    after = read_candidates(OUT).drop(columns=columns)
+    pd.testing.assert_frame_equal(after, before.drop(columns=columns))
+
+
+@pytest.mark.long
+def test_job_killed_while_it_trains_a_finalist_ends_like_an_undisturbed_one(
+    copy_of_finished_job, tmp_path, invoke, monkeypatch
+):
+    plan_finalists(copy_of_finished_job / OUT, 2, 3)
+    other = shutil.copytree(copy_of_finished_job, tmp_path / "other")
+    monkeypatch.chdir(other)
+
+    def is_training() -> bool:
+        return any(count_lines(log) > 3 for log in OUT.glob("models/*/training.jsonl"))
+
+    process = start_process(is_training, "-m", "nas", "run", "job.toml", "--out", OUT)
+    process.kill()
+    process.wait()
+    assert not list(OUT.glob("models/*/trained.json"))
+    for folder in (other, copy_of_finished_job):
+        monkeypatch.chdir(folder)
+        done = invoke("run", "job.toml", "--out", OUT)
+        assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(
+        read_candidates(other / OUT), read_candidates(copy_of_finished_job / OUT)
+    )
+    weights = [
+        {name: load_trained(open_run(folder / OUT), name).network.state_dict() for name in names}
+        for folder in (other, copy_of_finished_job)
+        for names in [sorted(path.name for path in (folder / OUT / "models").iterdir())]
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for name, state in weights[0].items():
+        assert all(torch.equal(tensor, weights[1][name][key]) for key, tensor in state.items())

@@ -1,0 +1,27 @@
+"""Predictions from recorded timings, judged by networks on which no correction was fitted."""
+
+import numpy as np
+import pytest
+
+from nas.latency.calibration import MIN_NETWORKS, fit_calibration
+from nas.latency.check import TableCheck
+from nas.statistics import kendall_tau, mape
+from tests.golden import latency
+
+MAX_ERROR = 0.03
+MIN_TAU = 0.95
+
+
+@pytest.mark.parametrize("name", ["mobilenet_tiny-8", "mobilenet_32-32", "shufflenet-96"], ids=str)
+def test_recorded_networks_are_predicted(name, tmp_path):
+    recording = latency.Recording.load(latency.FOLDER / f"{name}.json.gz")
+    check = recording.check(recording.table(tmp_path / "table.jsonl"))
+    networks = check.networks
+    fitted_on = np.linspace(0, len(networks) - 1, MIN_NETWORKS).astype(int)
+    calibration = fit_calibration(TableCheck(tuple(networks[at] for at in fitted_on)))
+    others = [each for at, each in enumerate(networks) if at not in fitted_on]
+    predicted = [calibration.apply(each.prediction.uncorrected_us) for each in others]
+    measured = [each.measured_us for each in others]
+    assert len(others) == latency.NETWORKS - MIN_NETWORKS
+    assert mape(np.array(predicted), np.array(measured)) <= MAX_ERROR
+    assert kendall_tau(predicted, measured) >= MIN_TAU
