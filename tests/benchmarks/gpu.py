@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nas.latency.check_result import CheckedNetwork
 
 from nas.latency import BuildProgress, LatencyTable, build_table, open_runtime, space_kernels
-from nas.latency.check import DrawnNetwork, check_networks, published_networks
+from nas.latency.check import CheckedNetwork, DrawnNetwork, check_networks, published_networks
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import Runtime
 from nas.latency.worker_process import timers_for
