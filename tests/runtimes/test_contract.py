@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from typing import Any
@@ -98,11 +98,6 @@ SPACES = (
     "mobilenet_v1", "mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet",
 )  # fmt: skip
 """Spaces that together have every block."""
-
-
-def marked(names: Iterable[str], mark: pytest.MarkDecorator, *chosen: str) -> list[Any]:
-    """Return parameters, some of which have a mark."""
-    return [pytest.param(name, marks=mark) if name in chosen else name for name in names]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -333,7 +328,6 @@ print(LatencyTable.open(sys.argv[1]).predict(space.smallest).latency_us)
 """
 
 
-@pytest.mark.parametrize("case", marked(CASES, pytest.mark.slow, "plug-in"), indirect=True)
 def test_table_predicts_its_networks_without_the_runtime(
     case: Case, runtime: Runtime, tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,7 +363,9 @@ def test_table_predicts_its_networks_without_the_runtime(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", marked(COMPUTING, pytest.mark.long, "tvm"), indirect=True)
+@pytest.mark.parametrize(
+    "case", [pytest.param("tvm", marks=pytest.mark.long), *COMPUTING[1:]], indirect=True
+)
 def test_every_part_of_the_dispatch_costs_is_timed(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
