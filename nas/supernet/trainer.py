@@ -20,6 +20,7 @@ from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
     TrainingState,
     adaptive_clip_grad,
+    adjusted,
     learning_rate,
     make_batches,
     resized_image_size,
@@ -130,6 +131,7 @@ class Trainer:
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data_digest": self.data.digest,
+            "metric": self.data.metric,
             "training": self.settings.identity(),
             "seed": self.seed,
         }
@@ -195,7 +197,7 @@ class Trainer:
         losses: list[Tensor] = []
         accuracies: list[Tensor] = []
         for graph in subnets:
-            logits = self._forward(supernet, graph, images)
+            logits = adjusted(self._forward(supernet, graph, images), self.data.log_priors)
             loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             loss.backward()
             logits = logits.detach()
