@@ -40,6 +40,7 @@ from nas.space import SearchSpace, load_space
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes import outputs, plugin
 from tests.runtimes.outputs import check_network, first_schedules
+from tests.spaces import WITH_EVERY_BLOCK
 
 pytest.importorskip("ethosu")
 
@@ -93,11 +94,6 @@ COMPUTING = [name for name, case in CASES.items() if case.computes]
 
 BLOCKS = ("inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite", "grouped")
 """Example graphs for what does not depend on the graph."""
-
-SPACES = (
-    "mobilenet_v1", "mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet",
-)  # fmt: skip
-"""Spaces that together have every block."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -231,7 +227,7 @@ def test_table_for_more_threads_than_its_kernels_predict_is_refused(
 # Kernels
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_keys_are_local_and_account_for_all_macs(case: Case, name: str) -> None:
     """The kernels of a space's blocks, each by itself, contain those of its networks."""
     runtime = configured_runtime(case.name, **case.settings)
@@ -283,7 +279,7 @@ def test_whole_networks_compute_what_torch_computes(runtime: Runtime, name: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["tvm", "onnxruntime", "onnxruntime-int8"], indirect=True)
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_large_networks_launch_their_kernels(case: Case, runtime: Runtime, name: str) -> None:
     """A random network, and published ones: of those that differ only in sizes just one."""
     space = load_space(name, image_size=24)
