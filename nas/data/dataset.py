@@ -283,8 +283,8 @@ class ImageDataset:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of pixels, labels, class names and parts: 16 hexadecimal digits."""
-        digest = hashlib.sha256(repr(self.classes).encode())
+        """Digest of pixels, labels, class names, parts and metric: 16 hexadecimal digits."""
+        digest = hashlib.sha256(repr((self.classes, self.metric)).encode())
         for images in (self.train, self.search, self.holdout, self.test):
             digest.update(repr(images.pixels.shape).encode())
             for chunk in iter_chunks(images.pixels):

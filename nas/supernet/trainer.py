@@ -131,7 +131,6 @@ class Trainer:
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data_digest": self.data.digest,
-            "metric": self.data.metric,
             "training": self.settings.identity(),
             "seed": self.seed,
         }
