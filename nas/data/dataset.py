@@ -85,9 +85,6 @@ class ImageExample:
     label: int
 
 
-PartName = Literal["train", "search", "holdout", "test", "left out"]
-
-
 @dataclass(frozen=True, eq=False)
 class Inventory:
     """All images of a source that can be used, in its order.
