@@ -7,10 +7,11 @@ from onnx import numpy_helper, shape_inference
 
 from nas import onnx_model
 from nas.graph import OP_KINDS, Graph, Op
-from nas.space import load_space, space_names
+from nas.space import load_space
 from nas.space.builder import Builder
 from nas.torch_network import Network, folded_weights, run_graph
 from tests.latency.example_graphs import GRAPHS
+from tests.spaces import WITH_EVERY_BLOCK
 
 
 def build(image=(12, 9, 9), norm=True):
@@ -161,7 +162,7 @@ def lowered(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_networks_of_a_space_run_as_in_torch(name):
     for graph in lowered(name):
         assert_runs_as_torch_does(graph)

@@ -14,22 +14,17 @@ from nas.errors import ExportError
 from nas.graph import OP_KINDS, Graph, Op
 from nas.quantisation.post_training import quantise
 from nas.quantisation.simulation import simulate
-from nas.space import load_definition, space_names
 from nas.space.builder import Builder
+from nas.space.library import find_reference
 from nas.torch_network import folded_weights, run_graph, to_torch
 from tests.quantisation.test_post_training import quantised
+from tests.spaces import OF_EVERY_STRUCTURE, WITH_EVERY_BLOCK
 from tests.test_onnx_model import EXAMPLES, images, lowered, network
 
 UNSUPPORTED = {"avg_pool_overhanging_below"}
 """Examples that TensorFlow Lite has no counterpart of."""
 
 SUPPORTED = {name: graph for name, graph in EXAMPLES.items() if name not in UNSUPPORTED}
-
-PUBLISHED = {
-    reference.name: definition
-    for definition in map(load_definition, space_names())
-    for reference in definition.references
-}
 
 
 def padded_pool(kind, non_negative):
@@ -121,16 +116,16 @@ def test_examples_have_every_op_kind():
     assert kinds == set(OP_KINDS)
 
 
-@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_networks_of_a_space_run_as_in_torch(name):
     for graph in lowered(name)[:2]:
         assert_runs_as_torch_does(graph, calm_network(graph))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", OF_EVERY_STRUCTURE)
 def test_published_networks_run_as_in_torch(name):
-    graph = PUBLISHED[name].published(name).graph
+    graph = find_reference(name)[0].published(name).graph
     assert_runs_as_torch_does(graph, calm_network(graph), counts=(1,))
 
 
@@ -316,13 +311,13 @@ def assert_int8_is_as_close_to_float32_as_the_simulation_is(graph):
     assert np.abs(actual - simulated).mean() < 1.2 * loss + step / 2
 
 
-@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_smallest_int8_networks_run_as_the_simulation(name):
     assert_int8_is_as_close_to_float32_as_the_simulation_is(lowered(name)[1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in space_names() if not n.endswith("_tiny")])
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_sampled_int8_networks_run_as_the_simulation(name):
     assert_int8_is_as_close_to_float32_as_the_simulation_is(lowered(name)[2])
 

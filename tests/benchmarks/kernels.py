@@ -1,6 +1,6 @@
 """Compare TVM's kernels with ONNX Runtime's, kernel by kernel. Needs an idle machine.
 
-    python -m tests.benchmarks.kernels [--only mobilenet_v2] [--tables FOLDER] [--plot kernels.png]
+    python -m tests.benchmarks.kernels [--only mobilenet_v2] [--tables FOLDER]
 
 Kernels of the published networks are first timed with TVM, into the device's latency table in
 FOLDER, where a second run finds them. ONNX Runtime then runs each network as a whole, optimised as
@@ -122,7 +122,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="start of the networks' names")
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
-    parser.add_argument("--plot", type=Path, help="figure to write")
     options = parser.parse_args()
     tvm = open_runtime("tvm")
     graphs = list(published_networks(options.only))
@@ -135,8 +134,6 @@ def main() -> None:
     for kernel, us in onnxruntime_times_us(graphs).items():
         ratios[kernel.detailed_kind].append((table.latency_us(kernel) / us, kernel))
     print_summary(table, ratios)
-    if options.plot is not None:
-        plot(ratios, options.plot)
 
 
 def print_summary(table: LatencyTable, ratios: dict[str, Ratios]) -> None:
@@ -150,23 +147,6 @@ def print_summary(table: LatencyTable, ratios: dict[str, Ratios]) -> None:
     print("slowest compared with ONNX Runtime:")
     for ratio, kernel in sorted(all_ratios, key=lambda each: -each[0])[:10]:
         print(f"{ratio:>8.2f}  {table.latency_us(kernel):>8.1f} us  {kernel}")
-
-
-def plot(ratios: dict[str, Ratios], path: Path) -> None:
-    """Draw the ratios of every kind of kernel on one line each."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for row, (_, of_kind) in enumerate(sorted(ratios.items())):
-        axes.plot([ratio for ratio, _ in of_kind], [row] * len(of_kind), "|", markersize=14)
-    axes.axvline(1.0, color="grey", linewidth=1)
-    axes.set(
-        yticks=range(len(ratios)),
-        yticklabels=sorted(ratios),
-        xscale="log",
-        xlabel="latency of TVM / ONNX Runtime for the same work in a network",
-    )
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from typing import Any
@@ -40,6 +40,7 @@ from nas.space import SearchSpace, load_space
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes import outputs, plugin
 from tests.runtimes.outputs import check_network, first_schedules
+from tests.spaces import WITH_EVERY_BLOCK
 
 pytest.importorskip("ethosu")
 
@@ -93,16 +94,6 @@ COMPUTING = [name for name, case in CASES.items() if case.computes]
 
 BLOCKS = ("inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite", "grouped")
 """Example graphs for what does not depend on the graph."""
-
-SPACES = (
-    "mobilenet_v1", "mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet",
-)  # fmt: skip
-"""Spaces that together have every block."""
-
-
-def marked(names: Iterable[str], mark: pytest.MarkDecorator, *chosen: str) -> list[Any]:
-    """Return parameters, some of which have a mark."""
-    return [pytest.param(name, marks=mark) if name in chosen else name for name in names]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -236,7 +227,7 @@ def test_table_for_more_threads_than_its_kernels_predict_is_refused(
 # Kernels
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_keys_are_local_and_account_for_all_macs(case: Case, name: str) -> None:
     """The kernels of a space's blocks, each by itself, contain those of its networks."""
     runtime = configured_runtime(case.name, **case.settings)
@@ -288,7 +279,7 @@ def test_whole_networks_compute_what_torch_computes(runtime: Runtime, name: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["tvm", "onnxruntime", "onnxruntime-int8"], indirect=True)
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_large_networks_launch_their_kernels(case: Case, runtime: Runtime, name: str) -> None:
     """A random network, and published ones: of those that differ only in sizes just one."""
     space = load_space(name, image_size=24)
@@ -333,7 +324,6 @@ print(LatencyTable.open(sys.argv[1]).predict(space.smallest).latency_us)
 """
 
 
-@pytest.mark.parametrize("case", marked(CASES, pytest.mark.slow, "plug-in"), indirect=True)
 def test_table_predicts_its_networks_without_the_runtime(
     case: Case, runtime: Runtime, tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,7 +359,9 @@ def test_table_predicts_its_networks_without_the_runtime(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", marked(COMPUTING, pytest.mark.long, "tvm"), indirect=True)
+@pytest.mark.parametrize(
+    "case", [pytest.param("tvm", marks=pytest.mark.long), *COMPUTING[1:]], indirect=True
+)
 def test_every_part_of_the_dispatch_costs_is_timed(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,8 +22,7 @@ def test_example_has_fewer_than_80_lines() -> None:
     assert len(plugin.example().splitlines()) < MAX_LINES
 
 
-@pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_job_runs_on_the_runtime_of_another_package(tmp_path: Path) -> None:
     site, programs = plugin.install(tmp_path)
     path = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -5,13 +5,9 @@ import pytest
 
 from nas.errors import SpaceError
 from nas.space import SearchSpace, Stage, load_definition, load_space, space_names
-
-SPACES = space_names()
-
-
-def adapted(name: str) -> SearchSpace:
-    size = 8 if name.endswith("_tiny") else 32
-    return load_space(name, image_size=size)
+from nas.space.blocks import BLOCKS
+from nas.space.library import path_of
+from tests.spaces import WITH_EVERY_BLOCK
 
 
 def toy(**changes) -> SearchSpace:
@@ -35,14 +31,19 @@ def toy(**changes) -> SearchSpace:
 
 
 def test_the_three_families_and_their_tiny_versions_ship():
-    assert {"mobilenet", "shufflenet", "squeezenet"} <= set(SPACES)
-    assert {"mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"} <= set(SPACES)
+    families = ("mobilenet", "shufflenet", "squeezenet")
+    assert {*families, *(f"{name}_tiny" for name in families)} <= set(space_names())
+
+
+def test_spaces_that_ship_use_every_block():
+    texts = "".join(path_of(name).read_text() for name in WITH_EVERY_BLOCK)
+    assert [name for name in BLOCKS if f'"{name}"' not in texts] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_block_graphs_with_slots_use_every_slot_at_its_widest(name):
-    space = adapted(name)
+    space = load_space(name, image_size=32)
     rng = np.random.default_rng(4)
 
     def slots(graph):
@@ -118,7 +119,7 @@ def test_a_fire_module_has_exactly_its_width():
 @pytest.mark.slow
 @pytest.mark.parametrize(("least", "final"), [(1, 2), (3, 4), (5, 8), (16, 16)])
 def test_smallest_map_bounds_the_last_map(least, final):
-    space = replace(adapted("mobilenet"), smallest_map=least)
+    space = replace(load_space("mobilenet", image_size=32), smallest_map=least)
     # On a single pixel a kernel of 3 would only meet padding: there is no map of 1.
     graph = space.largest.graph
     assert [op.shape[1] for op in graph.ops if op.kind == "conv"][-1] == final

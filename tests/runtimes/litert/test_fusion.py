@@ -19,6 +19,7 @@ from nas.runtimes.litert.network import network_file
 from nas.runtimes.litert.repeated import forms_chain, repeat_kernel
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.litert.op_profile import operators
+from tests.spaces import WITH_EVERY_BLOCK
 
 COPIES = 3
 
@@ -66,10 +67,7 @@ def test_scales_of_images_and_made_up_scales_give_the_same_operators(name: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize(
-    "name",
-    ["mobilenet_v1", "mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet"],
-)
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_networks_run_the_operators_of_their_kernels(name: str, dtype: str) -> None:
     space = nas.space.load_space(name, image_size=24)
     graph = space.sample(np.random.default_rng(3)).graph
