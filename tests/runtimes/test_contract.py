@@ -22,7 +22,6 @@ from nas.errors import DeviceError, RequestError
 from nas.graph import Graph, Op
 from nas.job import job_path, load_job
 from nas.job.inputs import check_device
-from nas.job.settings import DeviceSettings
 from nas.latency import (
     LatencyTable,
     available_runtimes,
@@ -36,6 +35,8 @@ from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.runtime import Runtime
 from nas.latency.timing import Timing
+from nas.plugins import PlugInPoint, is_subclass_of
+from nas.run.settings import DeviceSettings
 from nas.space import SearchSpace, load_space
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes import outputs, plugin
@@ -104,14 +105,9 @@ def _plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.syspath_prepend(site)
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("PATH", str(programs), os.pathsep)
-        forget_runtimes()
+        anew = PlugInPoint("nas.runtimes", "runtime", is_subclass_of(Runtime), "runtime")
+        patch.setattr(installed_runtimes, "RUNTIMES", anew)
         yield
-    forget_runtimes()
-
-
-def forget_runtimes() -> None:
-    installed_runtimes._entry_points.cache_clear()
-    installed_runtimes.runtime_class.cache_clear()
 
 
 @pytest.fixture(params=CASES)
