@@ -22,7 +22,6 @@ from nas.errors import DeviceError, RequestError
 from nas.graph import Graph, Op
 from nas.job import job_path, load_job
 from nas.job.inputs import check_device
-from nas.job.settings import DeviceSettings
 from nas.latency import (
     LatencyTable,
     available_runtimes,
@@ -36,6 +35,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.runtime import Runtime
 from nas.latency.timing import Timing
+from nas.run.settings import DeviceSettings
 from nas.space import SearchSpace, load_space
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes import outputs, plugin
@@ -110,8 +110,8 @@ def _plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def forget_runtimes() -> None:
-    installed_runtimes._entry_points.cache_clear()
-    installed_runtimes.runtime_class.cache_clear()
+    vars(installed_runtimes.RUNTIMES).pop("_entry_points", None)
+    installed_runtimes.RUNTIMES._loaded.clear()
 
 
 @pytest.fixture(params=CASES)
