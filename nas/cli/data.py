@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from nas import console
@@ -112,6 +111,7 @@ def _show(data: ImageDataset, check: DataCheck) -> None:
 def _draw(data: ImageDataset, check: DataCheck, path: Path) -> None:
     """Draw the images by class and part, and some pairs of duplicates."""
     import matplotlib as mpl
+    import numpy as np
     from matplotlib.figure import Figure
 
     from nas import plotting

@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.dataset import ImageDataset, Inventory
+from nas.data.dataset import IMBALANCED, ImageDataset, Inventory
 
 FEW_IMAGES = 10
 """A class with fewer images than this can hardly be learned or judged."""
-
-IMBALANCED = 3.0
-"""Ratio of the images of the largest and the smallest class from which accuracy misleads."""
 
 MAX_EXAMPLES = 10
 """Pairs of duplicates that are listed."""

@@ -30,6 +30,12 @@ from nas.data.splits import (
 )
 from nas.errors import DataError, RequestError
 
+Metric = Literal["accuracy", "balanced_accuracy"]
+
+IMBALANCED = 3.0
+"""Ratio of the training images of the largest and the smallest class from which the accuracy
+misleads."""
+
 Part = Literal["train", "search", "holdout"]
 """The parts that training and search may read; the test images are not among them."""
 
@@ -79,9 +85,6 @@ class ImageExample:
     label: int
 
 
-PartName = Literal["train", "search", "holdout", "test", "left out"]
-
-
 @dataclass(frozen=True, eq=False)
 class Inventory:
     """All images of a source that can be used, in its order.
@@ -129,6 +132,7 @@ class ImageDataset:
         background: Colour behind transparent pixels, as `#rrggbb`.
         examples: An image file of each kind that the source has; none for a source without files.
         inventory: All images in the order of the source; None for a dataset that was not loaded.
+        metric: What judges a network: the accuracy, or the mean of the accuracies of all classes.
     """
 
     source: str
@@ -144,6 +148,28 @@ class ImageDataset:
     background: str = "#ffffff"
     examples: tuple[ImageExample, ...] = ()
     inventory: Inventory | None = None
+    metric: Metric = "accuracy"
+
+    def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
+        """Return the `metric` of predicted classes `n` of images with these labels, in [0, 1]."""
+        right = predictions == labels
+        if self.metric == "accuracy":
+            return float(right.mean())
+        counts = np.bincount(labels, minlength=len(self.classes))
+        by_class = np.bincount(labels, right, minlength=len(self.classes))
+        return float((by_class[counts > 0] / counts[counts > 0]).mean())
+
+    @cached_property
+    def log_priors(self) -> np.ndarray | None:
+        """Logarithms of the shares of the classes in the training images, `classes` (float32).
+
+        They correct the logits in training (Menon et al. 2021, "Long-tail learning via logit
+        adjustment"), so that a network learns all classes alike. None for the metric accuracy.
+        """
+        if self.metric == "accuracy":
+            return None
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        return np.log(counts / counts.sum()).astype(np.float32)
 
     @property
     def image_size(self) -> int:
@@ -186,6 +212,8 @@ class ImageDataset:
             f"{sum(counts.values())} images of {len(self.classes)} classes: "
             f"{count_text(self.class_counts)}; {', '.join(parts)}"
         )
+        if self.metric != "accuracy":
+            text += "; judged by the balanced accuracy, the mean of those of all classes"
         if self.layout:
             text += f" ({self.layout})"
         if self.skipped:
@@ -252,8 +280,8 @@ class ImageDataset:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of pixels, labels, class names and parts: 16 hexadecimal digits."""
-        digest = hashlib.sha256(repr(self.classes).encode())
+        """Digest of pixels, labels, class names, parts and metric: 16 hexadecimal digits."""
+        digest = hashlib.sha256(repr((self.classes, self.metric)).encode())
         for images in (self.train, self.search, self.holdout, self.test):
             digest.update(repr(images.pixels.shape).encode())
             for chunk in iter_chunks(images.pixels):
@@ -286,6 +314,7 @@ def load_dataset(
     class_folders: ClassFolders = "auto",
     group: str = "",
     on_duplicate: Literal["warn", "group", "fail"] = "warn",
+    metric: Literal["auto", "accuracy", "balanced_accuracy"] = "auto",
     background: str = "white",
     progress: DecodingProgress | bool | None = True,
     write_cache: bool = True,
@@ -317,6 +346,9 @@ def load_dataset(
         on_duplicate: What to do about duplicates (`nas.data.duplicates`): "warn" leaves them to
             `nas.data.check`, "group" keeps each and its duplicates in one part, "fail" raises
             DataError if there are any in two parts or of two classes.
+        metric: What judges networks: the accuracy; the balanced accuracy, the mean of those of all
+            classes; "auto" takes the latter if a class has `IMBALANCED` times the training images
+            of another one.
         background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function that
             is called with (images decoded, images in all) while images are decoded.
@@ -392,6 +424,9 @@ def load_dataset(
     )
     if on_duplicate == "fail":
         _require_no_duplicates(opened.name, inventory, inventory.duplicates())
+    if metric == "auto":
+        counts = np.bincount(train.labels, minlength=len(classes))
+        metric = "accuracy" if counts.max() < IMBALANCED * counts.min() else "balanced_accuracy"
     return ImageDataset(
         source=opened.name,
         classes=classes,
@@ -415,6 +450,7 @@ def load_dataset(
             for each in decoded.examples
         ),
         inventory=inventory,
+        metric=metric,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import __version__
-from nas.data import ImageDataset, Images
+from nas.data import ImageDataset
 from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
@@ -142,9 +142,9 @@ def measure_accuracy(
     correct = np.bincount(test, right, minlength=len(data.classes))
     counts = np.bincount(test, minlength=len(data.classes))
     return ModelAccuracy(
-        search=_share_right(search_logits, data.search),
-        holdout=_share_right(holdout_logits, data.holdout),
-        test=float(right.mean()),
+        search=data.score(search_logits.argmax(1), data.search.labels),
+        holdout=data.score(holdout_logits.argmax(1), data.holdout.labels),
+        test=data.score(test_logits.argmax(1), test),
         by_class={
             name: float(own / count) if count else None
             for name, own, count in zip(data.classes, correct, counts, strict=True)
@@ -180,10 +180,6 @@ def render_card(card: ModelCard, figure: str | None) -> str:
         requirements=REQUIREMENTS[script] if script else "",
         figure=figure,
     )
-
-
-def _share_right(logits: NDArray[np.float32], images: Images) -> float:
-    return float((logits.argmax(1) == images.labels).mean())
 
 
 def _limits(

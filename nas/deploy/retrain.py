@@ -379,7 +379,7 @@ def _save_network(
 
 def _split_accuracy(network: Network, data: ImageDataset, images: Images) -> SplitAccuracy:
     predictions = predict_network(network, data, images)
-    accuracy, by_class = accuracy_by_class(predictions, images.labels, data.classes)
+    accuracy, by_class = accuracy_by_class(data, predictions, images.labels)
     return SplitAccuracy(accuracy=accuracy, images=len(images), class_accuracy=by_class)
 
 

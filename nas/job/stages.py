@@ -97,6 +97,7 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         summary=data.summary,
         problems=check.problems,
         duplicates=dict(check.duplicates),
+        metric=data.metric,
     )
     run.record.spaces = digests
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)

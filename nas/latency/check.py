@@ -459,12 +459,12 @@ def check_kernels(
         pause.wait()
         for record in records:
             try:
-                timing = timer.retime_kernel(Kernel.parse(record.name), record.schedule or {})
+                if record.name not in errors:
+                    timing = timer.retime_kernel(Kernel.parse(record.name), record.schedule or {})
+                    moments[record.name].append(timing.latency_us)
             # A compiler may raise anything; whatever it is, it is the result of this kernel.
             except Exception as error:
                 errors[record.name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
-            else:
-                moments[record.name].append(timing.latency_us)
             done += 1
             if progress is not None:
                 progress(done, table.runtime.moments * len(records), record.name)

@@ -96,6 +96,10 @@ KEYS: dict[str, Key] = {
     "data.on_duplicate": _key(
         "What duplicates do: warn, group (kept on one side of every split), or fail."
     ),
+    "data.metric": _key(
+        "What judges networks: accuracy, balanced_accuracy (the mean over the classes), or auto, "
+        "which is the latter from a ratio of 3 between classes on."
+    ),
     "data.background": _key(
         'Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb".'
     ),

@@ -47,6 +47,7 @@ class DataSummary(_RunSection):
         summary: what was understood of the source, in one line with the counts of the classes.
         problems: what makes accuracies wrong or hard to judge, see `nas.data.check`.
         duplicates: number of pairs of duplicates by their parts.
+        metric: what all accuracies are, see `nas.data.ImageDataset.metric`.
     """
 
     source: str
@@ -58,6 +59,7 @@ class DataSummary(_RunSection):
     summary: str = ""
     problems: list[str] = Field(default_factory=list)
     duplicates: dict[str, Count] = Field(default_factory=dict)
+    metric: Literal["accuracy", "balanced_accuracy"] = "accuracy"
 
 
 class DeviceSummary(_RunSection):

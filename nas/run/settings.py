@@ -145,6 +145,9 @@ class DataOptions(Document):
     )
     group: Annotated[str, _field("data.group", max_length=1000)] = ""
     on_duplicate: Annotated[Literal["warn", "group", "fail"], _field("data.on_duplicate")] = "warn"
+    metric: Annotated[Literal["auto", "accuracy", "balanced_accuracy"], _field("data.metric")] = (
+        "auto"
+    )
     background: Annotated[str, _field("data.background", max_length=100)] = "white"
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -15,6 +16,7 @@ from nas.data import ImageDataset
 from nas.graph import Graph
 from nas.supernet import checkpoint
 from nas.supernet.evaluation import calibrated_state
+from nas.supernet.recipe import adjusted
 from nas.supernet.weights import Supernet
 from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 
@@ -53,13 +55,18 @@ class Teacher:
         return cls(network.graph, network.tensors())
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Return the probabilities `N x classes` that the teacher gives to normalised images."""
+    def probabilities(self, images: Tensor, log_priors: np.ndarray | None = None) -> Tensor:
+        """Return the probabilities `N x classes` that the teacher gives to normalised images.
+
+        Args:
+            images: normalised images `N x C x H x W`.
+            log_priors: see `nas.supernet.recipe.adjusted`.
+        """
         if self._device != images.device:
             self._tensors = {name: t.to(images.device) for name, t in self._tensors.items()}
             self._device = images.device
         logits = run_graph(self._graph, images, FoldedWeights(self._tensors)).flatten(1)
-        return logits.float().softmax(1)
+        return adjusted(logits.float(), log_priors).softmax(1)
 
 
 def distillation_loss(

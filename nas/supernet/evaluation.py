@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +97,7 @@ def evaluate(
     """
     images = data.part(part)
     predictions = predict(supernet, architectures, data, images)
-    return [float((classes == images.labels).mean()) for classes in predictions]
+    return [data.score(classes, images.labels) for classes in predictions]
 
 
 def evaluate_in_rounds(
@@ -128,6 +128,9 @@ def evaluate_in_rounds(
     images = data.part(part)
     _require_same_data(supernet, data)
     classify = _folded_subnet(supernet, architecture, data, choose_calibration_images(data.train))
+    if data.metric != "accuracy":
+        # A part of the images may lack a class, and says less about a mean over classes.
+        return RoundsScore(data.score(classify(images), images.labels), len(images))
     order = np.random.default_rng(0).permutation(len(images))
     correct = start = 0
     for end in round_ends(len(images)):
@@ -175,27 +178,27 @@ def evaluate_by_class(
     """
     images = data.part(part)
     predictions = next(predict(supernet, [architecture], data, images))
-    return accuracy_by_class(predictions, images.labels, data.classes)
+    return accuracy_by_class(data, predictions, images.labels)
 
 
 def accuracy_by_class(
-    predictions: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+    data: ImageDataset, predictions: np.ndarray, labels: np.ndarray
 ) -> tuple[float, dict[str, float | None]]:
     """Return the accuracy of some predictions, in all and for each class.
 
     Args:
+        data: the dataset of the images.
         predictions: predicted classes `N` (int64).
         labels: true classes `N` (int64).
-        classes: names of the classes.
 
     Returns:
         The accuracy in [0, 1], and the accuracies by class name; None for a class without images.
     """
-    correct = np.bincount(labels, predictions == labels, minlength=len(classes))
-    counts = np.bincount(labels, minlength=len(classes))
-    return float((predictions == labels).mean()), {
+    correct = np.bincount(labels, predictions == labels, minlength=len(data.classes))
+    counts = np.bincount(labels, minlength=len(data.classes))
+    return data.score(predictions, labels), {
         name: float(class_correct / count) if count else None
-        for name, class_correct, count in zip(classes, correct, counts, strict=True)
+        for name, class_correct, count in zip(data.classes, correct, counts, strict=True)
     }
 
 
@@ -206,7 +209,7 @@ def evaluate_network(network: Network, data: ImageDataset, part: Part = "search"
         RequestError: `part` is not one of "train", "search" and "holdout".
     """
     images = data.part(part)
-    return float((predict_network(network, data, images) == images.labels).mean())
+    return data.score(predict_network(network, data, images), images.labels)
 
 
 def predict_network(network: Network, data: ImageDataset, images: Images) -> np.ndarray:

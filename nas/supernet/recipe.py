@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -29,6 +30,16 @@ WARMUP = 0.1
 
 GRADIENT_RATIO = 0.05
 """Largest norm of the gradient of a weight tensor, divided by the norm of the tensor."""
+
+
+def adjusted(logits: Tensor, log_priors: np.ndarray | None) -> Tensor:
+    """Return logits in training, corrected by the shares of the classes in the training images.
+
+    Args:
+        logits: output of a network, `N x classes`.
+        log_priors: see `nas.data.ImageDataset.log_priors`; None for no correction.
+    """
+    return logits if log_priors is None else logits + torch.from_numpy(log_priors).to(logits)
 
 
 class TrainingState:

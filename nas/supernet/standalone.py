@@ -28,6 +28,7 @@ from nas.supernet.distillation import Teacher, distillation_loss, parameters_dig
 from nas.supernet.recipe import (
     TrainingState,
     adaptive_clip_grad,
+    adjusted,
     learning_rate,
     make_batches,
 )
@@ -83,6 +84,7 @@ class NetworkTrainer:
     ) -> None:
         keep_freed_memory()
         self._settings, self._teacher = settings, teacher
+        self._log_priors = data.log_priors
         self.device = resolve_device(settings.device)
         network = to_torch(graph, seed=seed)
         if start is not None:
@@ -130,7 +132,7 @@ class NetworkTrainer:
         """Compute the gradients of a network; return its loss and its accuracy on the images."""
         with self._settings.autocast(self.device):
             logits = network(images)
-        loss = self._loss(logits.float(), labels, images)
+        loss = self._loss(adjusted(logits.float(), self._log_priors), labels, images)
         loss.backward()
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         return torch.stack([loss.detach(), accuracy])
@@ -140,7 +142,7 @@ class NetworkTrainer:
         if self._teacher is None:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         with self._settings.autocast(self.device):
-            probabilities = self._teacher.probabilities(images)
+            probabilities = self._teacher.probabilities(images, self._log_priors)
         return distillation_loss(logits, labels, probabilities, smoothing)
 
     def finish(self) -> Network:

@@ -20,6 +20,7 @@ from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
     TrainingState,
     adaptive_clip_grad,
+    adjusted,
     learning_rate,
     make_batches,
     resized_image_size,
@@ -195,7 +196,7 @@ class Trainer:
         losses: list[Tensor] = []
         accuracies: list[Tensor] = []
         for graph in subnets:
-            logits = self._forward(supernet, graph, images)
+            logits = adjusted(self._forward(supernet, graph, images), self.data.log_priors)
             loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             loss.backward()
             logits = logits.detach()

@@ -269,9 +269,12 @@ def test_kernels_of_a_check_are_spread_over_latencies_and_always_the_same(
 
 
 def test_kernel_that_cannot_be_timed_is_a_problem(table: LatencyTable) -> None:
+    tried: list[Kernel] = []
+
     class Broken(FakeRuntime):
         def retime_kernel(self, kernel: Kernel, schedule: Any) -> Timing:
             if kernel == KERNELS[0]:
+                tried.append(kernel)
                 raise RuntimeError("no such instruction")
             return super().retime_kernel(kernel, schedule)
 
@@ -287,6 +290,7 @@ def test_kernel_that_cannot_be_timed_is_a_problem(table: LatencyTable) -> None:
     assert result.problem == f"1 of {len(KERNELS)} kernels cannot be timed now"
     (failed,) = (each for each in result.kernels if each.error)
     assert (failed.error, failed.ratio) == ("RuntimeError: no such instruction", None)
+    assert len(tried) == 1
     assert steps == list(range(1 - runtime.moments * len(KERNELS), 1))
 
 

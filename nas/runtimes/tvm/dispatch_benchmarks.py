@@ -38,7 +38,7 @@ _FEW_CHANNELS = 4
 """Channels of the networks of few kernels, which touch next to nothing: 3 KiB."""
 
 _DIFFERENT_CHANNELS = (16, 24, 32, 40, 48)
-"""Numbers of channels of the groups of kernels in the long network of different kernels."""
+"""Numbers of channels of the groups of twelve kernels in the network of different kernels."""
 
 
 def tiny_networks() -> list[Graph]:
@@ -52,11 +52,6 @@ def tiny_networks() -> list[Graph]:
     ]
 
 
-def different_network(groups: int = len(_DIFFERENT_CHANNELS)) -> Graph:
-    """Return a network of tiny kernels that all differ, twelve in each group of one width."""
-    return _chain(_DIFFERENT_CHANNELS[:groups], _TINY_KINDS)
-
-
 def launch_networks() -> dict[str, Graph]:
     """Return the networks of the launch benchmark by name.
 
@@ -67,7 +62,7 @@ def launch_networks() -> dict[str, Graph]:
     return {
         "few": _chain([_FEW_CHANNELS], _TINY_KINDS[:1]),
         "more": _chain([_FEW_CHANNELS], _TINY_KINDS),
-        "many": different_network(),
+        "many": _chain(_DIFFERENT_CHANNELS, _TINY_KINDS),
     }
 
 
