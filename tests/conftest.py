@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from nas.cli import main
 from nas.data import ImageDataset, load_dataset
@@ -17,10 +16,25 @@ from nas.job import JobSettings, load_job, run_job
 from nas.run import candidates
 from tests import quick_timing
 from tests.latency.fake_runtime import FakeRuntime
+from tests.made_once import made_once
 from tests.mini_job import write_job
 from tests.search.postgresql import Server, find_binaries, running_server
 
 EXAMPLE = Path(__file__).parents[1] / "results" / "example"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with one test that needs the finished job, and end with the others.
+
+    One process makes it while all others run tests that do not wait for it.
+    """
+
+    def waits(item: pytest.Item) -> bool:
+        return "finished_job" in getattr(item, "fixturenames", ())
+
+    waiting = [item for item in items if waits(item)]
+    others = [item for item in items if not waits(item)]
+    items[:] = [*waiting[:1], *others, *waiting[1:]]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -78,20 +92,13 @@ def job(job_folder) -> JobSettings:
 def finished_job(tmp_path_factory) -> Path:
     """Return a folder in which the mini job has finished: `results/mini` and `latency_tables`.
 
-    All processes of a test run share the folder, so a test that changes files needs
-    `copy_of_finished_job`.
+    A test that changes files needs `copy_of_finished_job`.
     """
-    temporary = tmp_path_factory.getbasetemp()
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ
-    folder = (temporary.parent if is_worker else temporary) / "finished_job"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"), pytest.MonkeyPatch.context() as patch:
-        if not (folder / "done").exists():
-            patch.chdir(folder)
-            settings = load_job(write_job(folder))
-            run_job(settings, Path("results/mini"), command="nas run job.toml")
-            (folder / "done").touch()
-    return folder
+
+    def run(folder: Path) -> None:
+        run_job(load_job(write_job(folder)), Path("results/mini"), command="nas run job.toml")
+
+    return made_once(tmp_path_factory, "finished_job", run)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from nas.latency.worker_process import timers_for
 from nas.space import SearchSpace, load_definition, load_space
 from tests import markdown
 from tests.commands import document
+from tests.made_once import made_once
 from tests.markdown import ROOT, Block
 
 PAGES = markdown.pages()
@@ -254,7 +255,7 @@ def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
 # Commands and snippets, run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny_library(tmp_path_factory) -> Path:
     """The folder of spaces that ship, with tiny ones in the place of three of them."""
     folder = tmp_path_factory.mktemp("library") / "search_spaces"
@@ -264,36 +265,38 @@ def tiny_library(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prepared(finished_job, tiny_library, tmp_path_factory) -> Path:
     """The folder in which every page begins.
 
     It has a finished run as `results/quickstart` and `results/overnight`, the job file of the
     latter, images of two classes in `photos`, and a latency table of the run and the tiny spaces.
     """
-    folder = tmp_path_factory.mktemp("docs") / "prepared"
-    shutil.copytree(finished_job, folder)
-    for name in ("quickstart", "overnight"):
-        shutil.copytree(folder / "results/mini", folder / "results" / name)
-        for file in ("job.toml", "run.json"):
-            path = folder / "results" / name / file
-            path.write_text(re.sub(r'("?name"?\W+)"mini"', rf'\1"{name}"', path.read_text()))
-    job = (folder / "job.toml").read_text().replace('"mini"', '"overnight"')
-    (folder / "overnight.toml").write_text(job)
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (folder / "photos" / label).mkdir(parents=True)
-        for number in range(16):
-            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / label / f"{number}.png")
-    space = load_definition(tiny_library / "mobilenet.py")
-    (folder / "arch.json").write_text(json.dumps(space.largest.to_json()))
-    runtime = open_runtime("tvm")
-    (path,) = (folder / "latency_tables").glob("*.jsonl")
-    table = LatencyTable.open(path, runtime=runtime)
-    with timers_for(runtime) as timers:
-        build_table(table, space_kernels(space, "tvm"), timers)
-    return folder
+
+    def prepare(folder: Path) -> None:
+        shutil.copytree(finished_job, folder, dirs_exist_ok=True)
+        for name in ("quickstart", "overnight"):
+            shutil.copytree(folder / "results/mini", folder / "results" / name)
+            for file in ("job.toml", "run.json"):
+                path = folder / "results" / name / file
+                path.write_text(re.sub(r'("?name"?\W+)"mini"', rf'\1"{name}"', path.read_text()))
+        job = (folder / "job.toml").read_text().replace('"mini"', '"overnight"')
+        (folder / "overnight.toml").write_text(job)
+        rng = np.random.default_rng(0)
+        for label in ("cat", "dog"):
+            (folder / "photos" / label).mkdir(parents=True)
+            for number in range(16):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "photos" / label / f"{number}.png")
+        space = load_definition(tiny_library / "mobilenet.py")
+        (folder / "arch.json").write_text(json.dumps(space.largest.to_json()))
+        runtime = open_runtime("tvm")
+        (path,) = (folder / "latency_tables").glob("*.jsonl")
+        table = LatencyTable.open(path, runtime=runtime)
+        with timers_for(runtime) as timers:
+            build_table(table, space_kernels(space, "tvm"), timers)
+
+    return made_once(tmp_path_factory, "docs", prepare)
 
 
 @pytest.fixture

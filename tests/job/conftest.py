@@ -10,19 +10,20 @@ from nas.job import load_job
 from nas.job.folder import claim
 from nas.job.settings import with_search
 from tests.job.runs import OUT
+from tests.made_once import made_once
 from tests.mini_job import write_job
 
 
 @pytest.fixture(scope="session")
 def searched_folder(finished_job, tmp_path_factory) -> Path:
     """Return a folder in which `nas search` made 20 of the 30 trials of the mini job."""
-    folder = tmp_path_factory.mktemp("searched")
-    shutil.copytree(finished_job / "latency_tables", folder / "latency_tables")
-    settings = with_search(load_job(write_job(folder)), {"trials": 20})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+
+    def search(folder: Path) -> None:
+        shutil.copytree(finished_job / "latency_tables", folder / "latency_tables")
+        settings = with_search(load_job(write_job(folder)), {"trials": 20})
         jobs.search_job(settings, OUT, command="nas search job.toml --trials 20")
-    return folder
+
+    return made_once(tmp_path_factory, "searched", search)
 
 
 @pytest.fixture
