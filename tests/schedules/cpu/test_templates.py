@@ -69,10 +69,9 @@ def test_every_schedule_computes_what_torch_computes(text: str) -> None:
     check_all_schedules(Kernel.parse(text), TvmRuntime())
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("text", KERNELS[::4])
-def test_every_schedule_computes_every_image_of_a_batch(text: str, threads: int) -> None:
-    check_all_schedules(replace(Kernel.parse(text), batch=3), TvmRuntime(threads=threads))
+def test_every_schedule_computes_every_image_of_a_batch(text: str) -> None:
+    check_all_schedules(replace(Kernel.parse(text), batch=3), TvmRuntime(threads=2))
 
 
 def check_all_schedules(kernel: Kernel, runtime: TvmRuntime) -> None:

@@ -84,19 +84,8 @@ class EmulatedKernels:
         # The source reads vectors through pointers to scalars, which CUDA compilers allow.
         options = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{EMULATION_HEADERS}"]
         options += ["-fno-strict-aliasing", "-ffp-contract=off"]
-        done = subprocess.run(
-            [
-                "g++",
-                "-std=c++17",
-                *options,
-                f"-I{EMULATION_HEADERS}",
-                str(path),
-                "-o",
-                str(library),
-            ],
-            capture_output=True,
-            text=True,
-        )
+        command = ["g++", *options, str(path), "-o", str(library)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"g++ cannot compile {path}:\n{done.stderr[:3000]}")
         self._library = ctypes.CDLL(str(library))

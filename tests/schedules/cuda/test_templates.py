@@ -113,8 +113,18 @@ def cover_settings(schedules: list[dict]) -> list[dict]:
     return chosen
 
 
-@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
-@pytest.mark.parametrize("text", KERNELS)
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        *((text, "float32") for text in KERNELS),
+        *((text, "float16") for text in KERNELS[::4]),
+        *(
+            pytest.param(text, "float16", marks=pytest.mark.slow)
+            for at, text in enumerate(KERNELS)
+            if at % 4
+        ),
+    ],
+)
 def test_kernels_compute_what_torch_computes(text: str, dtype: str, tmp_path: Path) -> None:
     kernel = Kernel.parse(text)
     templates = CudaTemplates.for_arch("sm_80", dtype)

@@ -29,20 +29,6 @@ EXPECTED = {
         "concat 58x7x7 58x7x7 -> 116x7x7",
         "copy 116x7x7 -> 116x7x7 shuffle2",
     ],
-    "squeeze_excite_strided": [
-        "to_blocked blocked16 16x8x8 -> 16x8x8",
-        "conv2d blocked16 16x8x8 -> 48x8x8 k1 s1 p0 g1 bias hard_swish",
-        "conv2d blocked16 48x8x8 -> 48x4x4 k5 s2 p2 g48 bias hard_swish",
-        "to_plain blocked16 48x4x4 -> 48x4x4",
-        "global_pool blocked16 48x4x4 -> 48x1x1",
-        "conv2d blocked16 48x1x1 -> 16x1x1 k1 s1 p0 g1 bias relu",
-        "conv2d blocked16 16x1x1 -> 48x1x1 k1 s1 p0 g1 bias hard_sigmoid",
-        "to_plain blocked16 48x1x1 -> 48x1x1",
-        "copy 48x4x4 -> 48x4x4 multiply",
-        "to_blocked blocked16 48x4x4 -> 48x4x4",
-        "conv2d blocked16 48x4x4 -> 16x4x4 k1 s1 p0 g1 bias",
-        "to_plain blocked16 16x4x4 -> 16x4x4",
-    ],
 }
 
 
