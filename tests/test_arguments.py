@@ -120,9 +120,7 @@ def test_every_argument_of_a_wrong_type_is_refused(call, name):
 
 WRONG_VALUES = [
     (nas.run_search, {"trials": "20"}, "trials is '20'. Give a whole number or None."),
-    (nas.run_search, {"trials": 2.5}, "trials is 2.5. Give a whole number or None."),
     (nas.run_search, {"trials": -1}, "must be positive"),
-    (nas.run_search, {"minutes": math.nan}, "minutes is nan. Give a finite number or None."),
     (
         nas.run_search,
         {"spaces": "mobilenet"},
@@ -131,23 +129,15 @@ WRONG_VALUES = [
     (nas.run_search, {"seed": -1}, "seed is -1. Give a whole number of at least 0."),
     (nas.run_search, {"sampler": "TPE"}, "no sampler 'TPE'"),
     (nas.run_search, {"trial": 3}, "unexpected keyword argument 'trial'"),
-    (nas.GuidedSampler, {"seed": -1}, "seed is -1"),
     (nas.Objective, {"direction": "minimise"}, "direction is 'minimise'. Give 'minimize' or 'max"),
-    (nas.Objective, {"direction": "Minimize"}, "direction is 'Minimize'"),
     (nas.Objective, {"direction": None}, "direction is None. Give 'minimize' or 'maximize'."),
     (nas.Objective, {"limit": math.nan}, "limit is nan. Give a finite number or None."),
-    (nas.Objective, {"limit": math.inf}, "limit is inf. Give a finite number or None."),
-    (nas.Objective, {"limit": "3"}, "limit is '3'"),
     (nas.TrainingSettings, {"epochs": "3"}, "epochs is '3'. Give a finite number."),
     (nas.TrainingSettings, {"epochs": 0}, "epochs cannot be 0"),
-    (nas.TrainingSettings, {"batch_size": 2.5}, "batch_size is 2.5. Give a whole number."),
-    (nas.load_space, {"classes": "10"}, "classes is '10'. Give a whole number."),
     (nas.load_space, {"classes": 0}, "classes is 0"),
     (nas.load_space, {"name_or_path": "mobilenet_tny"}, "no space 'mobilenet_tny'"),
     (nas.to_torch, {"network": SPACE}, "Give an Architecture or a Graph."),
-    (nas.to_torch, {"seed": -1}, "seed is -1"),
     (nas.SearchSpace.sample, {"seed": -1}, "seed is -1"),
-    (nas.SearchSpace.sample, {"seed": "0"}, "seed is '0'"),
     (nas.SearchSpace.sample, {"uniform_over": "networkz"}, "Give 'networks' or 'choices'."),
 ]
 

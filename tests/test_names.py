@@ -5,32 +5,10 @@ from nas.names import check_name, name_like, require_identifier, require_name
 
 VALID_NAMES = ["a", "7", "mobilenet_x0.5", "mobilenet_v2_1.0", "A-b.c_d", "console", "a" * 64]
 INVALID_NAMES = [
-    "",
-    ".",
-    ".hidden",
-    "-option",
-    "_private",
-    "../../x",
-    "a/b",
-    "a\\b",
-    "$x^{2$",
-    "a b",
-    "a\n",
-    "a\0",
-    "\x1b[31m",
-    "é",
-    "\udc80",
-    "a.",
-    "a" * 65,
-    "a" * 300,
-    "CON",
-    "nul.py",
-    "com1",
-    None,
-    5,
-    ["a"],
-    b"a",
-]
+    "", ".", ".hidden", "-option", "_private", "../../x", "a/b", "a\\b", "$x^{2$", "a b", "a\n",
+    "a\0", "\x1b[31m", "é", "\udc80", "a.", "a" * 65, "a" * 300, "CON", "nul.py", "com1",
+    None, 5, ["a"], b"a",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", VALID_NAMES)

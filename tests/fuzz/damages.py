@@ -14,37 +14,10 @@ Damage = Callable[[bytes], st.SearchStrategy[bytes]]
 """Function that returns a strategy of damaged contents for the content of a whole file."""
 
 VALUES: Sequence[Any] = (
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1,
-    3,
-    0.5,
-    -0.5,
-    1.5,
-    1e308,
-    1e-320,
-    10**19,
-    10**30,
-    -(10**400),
-    float("nan"),
-    float("inf"),
-    "",
-    "x",
-    "1",
-    "nan",
-    "../../x",
-    "a/b",
-    "x" * 5000,
-    "\x1b[2J\u2028\x00",
-    [],
-    {},
-    [1, 2],
-    {"a": 1},
-    [[[[]]]],
-)
+    None, True, False, 0, -1, 1, 3, 0.5, -0.5, 1.5, 1e308, 1e-320, 10**19, 10**30, -(10**400),
+    float("nan"), float("inf"), "", "x", "1", "nan", "../../x", "a/b", "x" * 5000,
+    "\x1b[2J\u2028\x00", [], {}, [1, 2], {"a": 1}, [[[[]]]],
+)  # fmt: skip
 """Values that replace a field."""
 
 DEEP = b"[" * 100_000
