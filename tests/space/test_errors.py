@@ -21,11 +21,6 @@ def visited(checked):
     return checked
 
 
-def own(build, x, name, *, width):
-    build.conv_unit(x, f"{name}.lost", width)
-    return build.conv_unit(x, f"{name}.kept", width)
-
-
 def nameless(build, x, name, *, width):
     return build.conv_unit(x, "weights", width)
 
@@ -36,10 +31,6 @@ def backwards(build, x, name, *, width):
 
 def mistyped(build, x, name, *, width):
     return build.conv_unit(x, name, widht)  # noqa: F821
-
-
-def dividing(build, x, name, *, width):
-    return build.conv_unit(x, name, int(width) // 0)
 
 
 def leaving(build, x, name, *, width):
@@ -65,25 +56,38 @@ def line_of(block):
     return block.__code__.co_firstlineno + 1
 
 
+def convolution(width=8, **settings):
+    """A space of one convolution."""
+    return space(Stage("s", "conv", width, **{"per_stage": {"kernel": 3}, **settings}))
+
+
+def kernels(options):
+    return convolution(per_stage={"kernel": options})
+
+
+def residual(**choices):
+    return space(STEM, Stage("s", "inverted_residual", 8, per_block={**BODY, **choices}))
+
+
+def of_block(block, *before):
+    return space(*before, Stage("s", block, 8))
+
+
 BAD = {
     "a width its groups do not divide": (
         lambda: space(
             Stage("stem", "conv", 30, per_stage={"kernel": 3}),
-            Stage(
-                "unit",
-                "shuffle_v1_unit",
-                per_stage={"groups": (3, 4), "kernel": 3, "base": 30},
-            ),
+            Stage("s", "shuffle_v1_unit", per_stage={"groups": (3, 4), "kernel": 3, "base": 30}),
         ),
-        ["stage unit", "shuffle_v1_unit with groups 4", "30", "multiples of 4"],
+        ["stage s", "shuffle_v1_unit with groups 4", "30", "multiples of 4"],
     ),
     "a kernel without padding larger than its input": (
         lambda: space(
             Stage("a", "conv", 8, stride=2, per_stage={"kernel": 3}),
-            Stage("b", "max_pool", stride=2, per_stage={"kernel": 33, "padding": "valid"}),
+            Stage("s", "max_pool", stride=2, per_stage={"kernel": 33, "padding": "valid"}),
             image_size=64,
         ),
-        ["stage b", "kernel of 33", "32x32", "at most 32"],
+        ["stage s", "kernel of 33", "32x32", "at most 32"],
     ),
     "a kernel that meets nothing but padding": (
         lambda: space(
@@ -92,40 +96,38 @@ BAD = {
         ),
         ["stage late", "kernel of 9", "4x4", "at most 7"],
     ),
-    "an even kernel": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, 4)})),
-        ["stage s", "kernel size 4 is even", "odd"],
+    "even kernel": (lambda: kernels((3, 4)), ["stage s", "kernel size 4 is even", "odd"]),
+    "negative kernel": (lambda: residual(kernel=(-3, 3)), ["stage s", "kernel size is -3", "1 or"]),
+    "word for a kernel": (
+        lambda: kernels("three"),
+        ["stage s", "Block conv", "kernel size is 'three'", "whole number"],
     ),
-    "a stage called twice": (lambda: space(STEM, STEM), ["two stages", "'stem'"]),
-    "a reserved name": (
-        lambda: space(Stage("a.b", "conv", 8, per_stage={"kernel": 3})),
-        ["'a.b' is not a name"],
-    ),
-    "a name of a choice that is no word": (
-        lambda: space(Stage("s", "conv", 8, per_block={"a/b": {"x": {"kernel": 3}}})),
-        ["stage s", "'a/b' is not a name"],
-    ),
-    "an option with control characters": (
-        lambda: space(Stage("s", "conv", 8, per_block={"op": {"\x1b[31m": {"kernel": 3}}})),
-        ["stage s", r"op has the options '\x1b[31m'", "printable"],
-    ),
-    "an infinite option": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, float("nan"))})),
+    "infinite option": (
+        lambda: kernels((3, float("nan"))),
         ["stage s", "kernel has the options 3, nan", "finite"],
     ),
-    "an option that is a list": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": ([3],)})),
-        ["stage s", "kernel has the options [3]"],
+    "list as an option": (lambda: kernels(([3],)), ["stage s", "kernel has the options [3]"]),
+    "options twice": (lambda: kernels((3, 3)), ["stage s", "kernel", "different values"]),
+    "words and numbers": (lambda: kernels((3, "5")), ["stage s", "kernel", "numbers only"]),
+    "option with control characters": (
+        lambda: convolution(per_block={"op": {"\x1b[31m": {"kernel": 3}}}),
+        ["stage s", r"op has the options '\x1b[31m'", "printable"],
+    ),
+    "two stages of one name": (lambda: space(STEM, STEM), ["two stages", "'stem'"]),
+    "reserved name": (lambda: space(Stage("a.b", "conv", 8)), ["'a.b' is not a name"]),
+    "choice whose name is no word": (
+        lambda: convolution(per_block={"a/b": {"x": {"kernel": 3}}}),
+        ["stage s", "'a/b' is not a name"],
     ),
     "two choices of one name": (
-        lambda: space(STEM, Stage("s", dividing, 8, (1, 2), per_stage={"depth": (1, 2)})),
+        lambda: space(STEM, Stage("s", silent, 8, (1, 2), per_stage={"depth": (1, 2)})),
         ["stage s", "depth"],
     ),
-    "a reference of a name with a slash": (
+    "reference of a name with a slash": (
         lambda: space(STEM, references=(Reference("a/b", {}, source=""),)),
         ["name of a reference is 'a/b'"],
     ),
-    "a reference without choices": (
+    "reference without choices": (
         lambda: space(STEM, references=(Reference("a", None, source=""),)),
         ["Reference a", "choices is None"],
     ),
@@ -133,38 +135,47 @@ BAD = {
         lambda: space(STEM, references=("a",)),
         ["references is ('a',)", "tuple of References"],
     ),
-    "a size that is no number": (lambda: space(STEM, image_size="8"), ["image_size is '8'"]),
-    "a size of a thousand digits": (
-        lambda: space(STEM, classes=10**1000),
-        ["classes is 1000", "from 1 to"],
+    "size that is no number": (lambda: space(STEM, image_size="8"), ["image_size is '8'"]),
+    "size of 1000 digits": (lambda: space(STEM, classes=10**1000), ["classes is 1000", "from 1"]),
+    "expand ratio of zero": (
+        lambda: residual(expand=(0, 3)),
+        ["stage s", "0 channels", "above 0", "IDENTITY"],
     ),
-    "an expand ratio of zero": (
+    "expand ratio of a million": (
+        lambda: residual(expand=1e6),
+        ["stage s", "1.6e+07 channels", "at most 1048576"],
+    ),
+    "width of zero": (lambda: convolution((0, 8)), ["stage s", "width is (0, 8)", "1 or more"]),
+    "width that is true": (lambda: convolution(True), ["stage s", "width is True", "whole"]),
+    "half a depth": (lambda: convolution(depth=1.5), ["stage s", "depth is 1.5", "1 or more"]),
+    "depth of a million": (lambda: convolution(depth=10**6), ["stage s", "1000000", "up to 1000"]),
+    "stride of three": (lambda: convolution(stride=3), ["stage s", "stride is 3", "1 or 2"]),
+    "strides for no choice": (
         lambda: space(
-            STEM, Stage("b", "inverted_residual", 8, per_block={**BODY, "expand": (0, 3)})
+            Stage("s", "conv", 8, stride={"a": 1, "b": 2}, per_stage={"kernel": 3}),
+            choices={"pooling": ("a", "c")},
         ),
-        ["stage b", "0 channels", "above 0", "IDENTITY"],
-    ),
-    "an expand ratio of a million": (
-        lambda: space(STEM, Stage("b", "inverted_residual", 8, per_block={**BODY, "expand": 1e6})),
-        ["stage b", "1.6e+07 channels", "at most 1048576"],
-    ),
-    "a negative kernel": (
-        lambda: space(
-            STEM, Stage("b", "inverted_residual", 8, per_block={**BODY, "kernel": (-3, 3)})
-        ),
-        ["stage b", "kernel size is -3", "whole number of 1 or more"],
-    ),
-    "a width that is true": (
-        lambda: space(Stage("s", "conv", True, per_stage={"kernel": 3})),
-        ["stage s", "width is True", "whole numbers"],
+        ["stage s", "['a', 'b']", "pooling ['a', 'c']"],
     ),
     "choices that are a list": (
-        lambda: space(Stage("s", "conv", 8, per_stage=[("kernel", 3)])),
+        lambda: convolution(per_stage=[("kernel", 3)]),
         ["stage s", "per_stage is [('kernel', 3)]", "a mapping"],
     ),
-    "a bundle that is a number": (
-        lambda: space(STEM, Stage("s", "conv", 8, per_block={"op": {"a": 3}})),
+    "bundle that is a number": (
+        lambda: convolution(per_block={"op": {"a": 3}}),
         ["stage s", "op 'a' is 3", "IDENTITY"],
+    ),
+    "choice that no block takes": (
+        lambda: convolution(per_stage={"kernel": 3, "colour": (1, 2)}),
+        ["stage s", "colour", "kernel"],
+    ),
+    "choice that is missing": (
+        lambda: space(Stage("s", "inverted_residual", 8, per_stage={"kernel": 3})),
+        ["stage s", "needs expand"],
+    ),
+    "network-wide choice that nothing takes": (
+        lambda: space(STEM, choices={"groups": (1, 2)}),
+        ["network-wide groups"],
     ),
     "resolutions in pixels": (
         lambda: space(STEM, resolutions=(24, 32)),
@@ -174,70 +185,25 @@ BAD = {
         lambda: space(STEM, resolutions=0.5),
         ["resolutions is 0.5", "a list whose items are each a finite number"],
     ),
-    "an activation that is a list": (
-        lambda: space(STEM, activation=["relu"]),
-        ["activation ['relu'] is unknown"],
-    ),
+    "resolutions of nothing": (lambda: space(STEM, resolutions=(0.0, 1.0)), ["resolutions"]),
     "no stages": (lambda: space(), ["has no stages"]),
-    "an unknown activation": (lambda: space(STEM, activation="gelu"), ["'gelu'", "relu6"]),
-    "an unknown activation of a stage": (
+    "unknown activation": (lambda: space(STEM, activation="gelu"), ["'gelu'", "relu6"]),
+    "list as an activation": (lambda: space(STEM, activation=["relu"]), ["['relu'] is unknown"]),
+    "unknown activation of a stage": (
         lambda: space(
             STEM,
             Stage(
-                "b",
+                "s",
                 "inverted_residual_v3",
                 16,
                 per_stage={**BODY, "se": "se", "activation": ("relu", "swish")},
             ),
         ),
-        ["stage b", "'swish'", "hard_swish"],
+        ["stage s", "'swish'", "hard_swish"],
     ),
-    "an unknown block": (lambda: space(Stage("s", "resnet", 8)), ["stage s", "'resnet'", "fire"]),
-    "a choice no block takes": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": 3, "colour": (1, 2)})),
-        ["stage s", "colour", "kernel"],
-    ),
-    "a choice that is missing": (
-        lambda: space(Stage("s", "inverted_residual", 8, per_stage={"kernel": 3})),
-        ["stage s", "needs expand"],
-    ),
-    "options twice": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, 3)})),
-        ["stage s", "kernel", "different values"],
-    ),
-    "words and numbers mixed": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, "5")})),
-        ["stage s", "kernel", "numbers only"],
-    ),
-    "a width of zero": (
-        lambda: space(Stage("s", "conv", (0, 8), per_stage={"kernel": 3})),
-        ["stage s", "width is (0, 8)", "1 or more"],
-    ),
-    "a depth that is no number": (
-        lambda: space(Stage("s", "conv", 8, depth=1.5, per_stage={"kernel": 3})),
-        ["stage s", "depth is 1.5", "1 or more"],
-    ),
-    "a depth of a million": (
-        lambda: space(Stage("s", "conv", 8, depth=10**6, per_stage={"kernel": 3})),
-        ["stage s", "depth is 1000000", "up to 1000"],
-    ),
-    "a stride of three": (
-        lambda: space(Stage("s", "conv", 8, stride=3, per_stage={"kernel": 3})),
-        ["stage s", "stride is 3", "1 or 2"],
-    ),
-    "strides for no choice": (
-        lambda: space(
-            Stage("s", "conv", 8, stride={"a": 1, "b": 2}, per_stage={"kernel": 3}),
-            choices={"pooling": ("a", "c")},
-        ),
-        ["stage s", "['a', 'b']", "pooling ['a', 'c']"],
-    ),
-    "a network-wide choice that nothing takes": (
-        lambda: space(STEM, choices={"groups": (1, 2)}),
-        ["network-wide groups"],
-    ),
-    "resolutions of nothing": (lambda: space(STEM, resolutions=(0.0, 1.0)), ["resolutions"]),
-    "a block left out that changes the width": (
+    "unknown block": (lambda: of_block("resnet"), ["stage s", "'resnet'", "fire"]),
+    "block that is no function": (lambda: of_block(3), ["stage s", "no block 3"]),
+    "block left out that changes the width": (
         lambda: space(
             STEM,
             Stage("s", "inverted_residual", 24, per_block={"op": {"no": IDENTITY, "yes": BODY}}),
@@ -247,47 +213,36 @@ BAD = {
     "odd channels split in two": (
         lambda: space(
             Stage("stem", "conv", 9, per_stage={"kernel": 3}),
-            Stage("unit", "shuffle_unit", per_block={"unit": "basic", "kernel": 3}),
+            Stage("s", "shuffle_unit", per_block={"unit": "basic", "kernel": 3}),
         ),
-        ["stage unit", "9 channels cannot be split"],
+        ["stage s", "9 channels cannot be split"],
     ),
-    "a block with an op that leads nowhere": (
-        lambda: space(Stage("s", returns_earlier, 8)),
+    "block with an op that leads nowhere": (
+        lambda: of_block(returns_earlier),
         ["stage s", "returns_earlier", "not the last it made"],
     ),
-    "a block with a name that is not defined": (
-        lambda: space(Stage("s", mistyped, 8)),
-        [
-            "stage s",
-            "block mistyped",
-            f"{__file__}, line {line_of(mistyped)}",
-            "NameError",
-            "widht",
-        ],
+    "block with a name that is not defined": (
+        lambda: of_block(mistyped),
+        ["stage s", f"{__file__}, line {line_of(mistyped)}", "mistyped", "NameError", "widht"],
     ),
-    "a block that ends the program": (
-        lambda: space(Stage("s", leaving, 8)),
+    "block that ends the program": (
+        lambda: of_block(leaving),
         ["stage s", "leaving", f"{__file__}, line {line_of(leaving)}", "SystemExit: 0"],
     ),
-    "a block that calls itself without end": (
-        lambda: space(Stage("s", endless, 8)),
+    "block that calls itself without end": (
+        lambda: of_block(endless),
         ["stage s", "endless", f"{__file__}, line {line_of(endless)}", "RecursionError"],
     ),
-    "a block that gives an op a word for a size": (
-        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": "three"})),
-        ["stage s", "Block conv", "kernel size is 'three'", "whole number"],
-    ),
-    "a block that returns nothing": (
-        lambda: space(Stage("s", silent, 8)),
+    "block that returns nothing": (
+        lambda: of_block(silent),
         ["stage s", "silent", "returns None", "Return the tensor"],
     ),
-    "a block that is no function": (lambda: space(Stage("s", 3, 8)), ["stage s", "no block 3"]),
-    "a block with weights of another's name": (
-        lambda: space(Stage("s", nameless, 8)),
+    "block with weights of another's name": (
+        lambda: of_block(nameless),
         ["stage s", "'weights'", "name"],
     ),
-    "a block that fuses backwards": (
-        lambda: space(STEM, Stage("s", backwards, 8)),
+    "block that fuses backwards": (
+        lambda: of_block(backwards, STEM),
         ["stage s", "begins with relu", "end of the blocks before"],
     ),
 }
