@@ -1,4 +1,3 @@
-import warnings
 from itertools import product
 
 import numpy as np
@@ -17,7 +16,6 @@ from nas.search.surrogate import (
     GaussianProcess,
     Hyperparameters,
     fit_hyperparameters,
-    winsorised,
 )
 from nas.space import load_space
 from tests.search.problems import additive_function
@@ -210,24 +208,6 @@ def test_fitted_hyperparameters_are_the_most_likely(name):
     assert likelihoods[fitted] > max(likelihoods.values()) - 1.5
 
 
-@pytest.mark.parametrize(
-    "hyperparameters",
-    [WITHOUT_TRANSFORM[0], WITHOUT_TRANSFORM[1], WITHOUT_TRANSFORM[3]],
-    ids=str,
-)
-def test_constant_values_are_predicted_everywhere(hyperparameters):
-    for value in (0.0, 0.1, -3.0, 1e9):
-        constant = np.full(60, value)
-        model = GaussianProcess(OBSERVED, constant, ENCODER, hyperparameters)
-        means, deviations = model.predict(CANDIDATES)
-        assert means == pytest.approx(constant[:30], rel=1e-6, abs=1e-6)
-        assert np.isfinite(deviations).all()
-        assert (deviations >= 0).all()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert fit_hyperparameters(OBSERVED, constant, ENCODER) in hyperparameter_grid(constant)
-
-
 MIN_RANK_CORRELATIONS = {
     "squeezenet_tiny": (8, 0.9),
     "mobilenet_v3_small": (32, 0.8),
@@ -270,27 +250,3 @@ def test_prediction_errors_match_the_predicted_deviations(noise):
         means, deviations = model.predict(unseen)
         ratios.append(np.sqrt(np.mean((means - noisy[100:]) ** 2 / deviations**2)))
     assert 0.4 < np.mean(ratios) < 2.5
-
-
-def test_winsorising_moves_only_what_is_far_from_the_others():
-    values = np.random.default_rng(0).normal(5, 2, 100)
-    assert (winsorised(values) == values).all()
-    for odd in (1e12, -1e12, 1e300, 1.7e308, -1.7e308):
-        moved = winsorised(np.append(values, odd))
-        assert (moved[:-1] == values).all()
-        assert moved[-1] == (values.max() if odd > 0 else values.min())
-    # Labels, constants and values most of which are equal stay as they are.
-    for rare in (1, 3, 30):
-        labels = np.repeat([0.0, 1.0], [100 - rare, rare])
-        assert (winsorised(labels) == labels).all()
-
-
-@pytest.mark.parametrize("odd", [1e12, 1e300])
-def test_one_outlier_does_not_hide_the_other_values(odd):
-    architectures = distinct_samples(SPACE, 160)
-    observed, unseen = ENCODER.encode(architectures[:60]), ENCODER.encode(architectures[60:])
-    values = np.array([additive_function(SPACE)(each) for each in architectures])
-    with_outlier = np.append(odd, values[1:60])
-    fitted = fit_hyperparameters(observed, with_outlier, ENCODER)
-    model = GaussianProcess(observed, with_outlier, ENCODER, fitted)
-    assert kendalltau(model.predict(unseen)[0], values[60:]).statistic > 0.6
