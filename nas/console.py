@@ -38,6 +38,9 @@ MAX_BAR_TEXT_CHARACTERS = 48
 NOTEBOOK_UPDATE_SECONDS = 0.5
 """Shortest time between two updates of a line in a notebook, which stores each of them."""
 
+LINE_SECONDS = 60.0
+"""Time between two lines of a stage in a file."""
+
 MAX_TABLE_COLUMNS = 1000
 """Widest table, in characters, that is written to a file or a pipe."""
 
@@ -46,7 +49,7 @@ class ProgressBars:
     """Shows the progress of a job on stderr: one bar a stage, with the time that remains.
 
     In a notebook a stage is one line, which is updated. If stderr is neither, a line at the start
-    and a line at the end of a stage are written, so that a log stays readable.
+    and one at the end of a stage are written, and one a minute in between.
 
     The methods are those of `nas.job.JobProgress`.
     """
@@ -95,12 +98,14 @@ class ProgressBars:
             line = {"text/plain": f"{stage} ..."}
             self._notebook_line, self._updated = display(line, raw=True, display_id=True), 0.0
         elif not err.is_terminal:
+            self._updated = self._started
             self.note(f"{stage} ...")
 
     def advance(self, done: int, total: int | None, text: str = "") -> None:
         """Set the current bar to `done` of `total`, if that is known, with a text beside it."""
         self._done = done
-        if self._notebook_line and time.monotonic() - self._updated >= NOTEBOOK_UPDATE_SECONDS:
+        pause_s = NOTEBOOK_UPDATE_SECONDS if self._notebook_line else LINE_SECONDS
+        if not err.is_terminal and time.monotonic() - self._updated >= pause_s:
             self._updated = time.monotonic()
             seconds = self._updated - self._started
             line = f"{self._stage}: {done}{f' of {total}' if total else ''} {self._unit}s"
@@ -108,7 +113,10 @@ class ProgressBars:
             if total and done:
                 line += f", {format_duration(seconds / done * (total - done))} left"
             line += f"  {printable(text)}" if text else ""
-            self._notebook_line.update({"text/plain": line}, raw=True)
+            if self._notebook_line:
+                self._notebook_line.update({"text/plain": line}, raw=True)
+            else:
+                self.note(line)
         if len(text) > MAX_BAR_TEXT_CHARACTERS:
             text = f"{text[: MAX_BAR_TEXT_CHARACTERS - 3]}..."
         task = self._progress.task_ids[-1]

@@ -14,7 +14,7 @@ from nas.formatting import format_duration, round_up
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
-    from nas.run.record import JobPlan
+    from nas.job.planning import JobPlan
 
 
 def quickstart(out: Out = None, as_json: Json = False) -> None:
@@ -67,10 +67,10 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
         result = job.run_job(settings, folder, command=command_line(), progress=bars)
-    members, path = result.run.members, result.run.path
+    members, path = result.members, result.run.path
     example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
-        f"{result.front} networks are on the front: no other network of the run is as fast and "
+        f"{len(members)} networks are on the front: no other network of the run is as fast and "
         f"more accurate. Open {result.report} and choose, for "
         f"example with nas select {path} --max-latency-ms {example_ms:g}"
     ]
@@ -82,7 +82,7 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
         {
             "run": path,
             "report": result.report,
-            "front": result.front,
+            "front": len(members),
             "models": result.models,
         },
         "\n".join(lines),
@@ -105,16 +105,24 @@ def _plan_job(settings: JobSettings, as_json: bool) -> None:
 def print_plan(plan: JobPlan) -> None:
     """Print the work and the estimated time of each stage of a job as a table."""
     from nas import console
+    from nas.job.planning import (
+        ANCHORS,
+        FINALISTS,
+        MEASURE,
+        PREPARE,
+        SEARCH,
+        SUPERNETS,
+        TABLE,
+    )
 
     work = {
-        "prepare": "images, spaces and device",
-        "table": f"{plan.kernels} kernels to time, and networks to check predictions",
-        "supernets": ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
-        "anchors": "networks trained alone, to compare the spaces",
-        "search": f"about {plan.expected_trials} architectures, at most {plan.trials}",
-        "measure": f"{plan.measure} whole networks",
-        "finalists": f"{plan.retrain} networks to train, {plan.retrain_epochs} epochs each",
-        "export": f"{plan.retrain} networks",
+        PREPARE: "images, spaces and device",
+        TABLE: f"{plan.kernels} kernels to time, and networks to check predictions",
+        SUPERNETS: ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
+        ANCHORS: "networks trained alone, to compare the spaces",
+        SEARCH: f"about {plan.trials} architectures, scored on {plan.score_images} images",
+        MEASURE: f"{plan.measure} whole networks",
+        FINALISTS: f"at least {plan.retrain} networks, trained and exported",
     }
     console.say(plan.data)
     total_s = sum(plan.seconds.values())
@@ -124,8 +132,7 @@ def print_plan(plan: JobPlan) -> None:
     ]
     total = ("total", "", format_duration(total_s), "")
     console.print_table(["stage", "work", "time", "share"], [*rows, total])
-    if plan.image_changes:
-        console.say(f"{plan.image_changes[0].upper()}{plan.image_changes[1:]}.")
+    console.say(f"{plan.image_changes[0].upper()}{plan.image_changes[1:]}.")
 
 
 def search(

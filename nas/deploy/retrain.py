@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import accuracy_by_class, calibrated_state, evaluate, predict_network
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.standalone import NetworkProgress, train_network
+from nas.supernet.standalone import NetworkProgress, NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.supernet.weights import Supernet
 from nas.torch_device import resolve_device
@@ -48,6 +49,16 @@ from nas.torch_network import Network, to_torch
 
 WEIGHTS_FILE = "weights.safetensors"
 """Name of the file with the trained weights, in a model's folder."""
+
+_TIMED_EPOCHS = 10
+"""Epochs of a training of which some steps are timed; a short one may be over too soon."""
+
+_WARM_UP_STEPS = 2
+"""Steps that are not timed: torch chooses its code in the first ones."""
+
+_TIMED_STEPS = 3
+_TIMED_SECONDS = 0.5
+"""Fewest steps that are timed, and their duration at least."""
 
 _START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
 
@@ -189,13 +200,27 @@ def train_networks(
 
 def _default_epochs(run: Run) -> int:
     """Return the passes over the images of a network if none are asked for."""
-    plan = run.record.plan
+    if run.record.finalists is not None:
+        return run.record.finalists.epochs
     trained = [summary.epochs for summary in run.record.supernets.values()]
-    return (
-        (plan.retrain_epochs if plan else 0)
-        or math.ceil(max(trained, default=0))
-        or round(TrainingSettings.epochs)
-    )
+    return math.ceil(max(trained, default=0)) or round(TrainingSettings.epochs)
+
+
+def measure_epoch(setup: Retraining, architecture: Architecture) -> float:
+    """Return the seconds of an epoch of a network, by the duration of some steps."""
+    settings = replace(setup.settings, epochs=_TIMED_EPOCHS)
+    teacher = setup.teacher[1] if setup.teacher else None
+    trainer = NetworkTrainer(architecture.graph, setup.run.data, settings, seed=0, teacher=teacher)
+    durations: list[float] = []
+    while len(durations) < trainer.steps and (
+        len(durations) < _WARM_UP_STEPS + _TIMED_STEPS
+        or sum(durations[_WARM_UP_STEPS:]) < _TIMED_SECONDS
+    ):
+        start = time.perf_counter()
+        trainer.step(len(durations))
+        durations.append(time.perf_counter() - start)
+    timed = durations[_WARM_UP_STEPS:] or durations
+    return sum(timed) / len(timed) * trainer.steps / _TIMED_EPOCHS
 
 
 def _network_progress(

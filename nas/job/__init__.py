@@ -21,8 +21,9 @@ from nas.run.progress import JobProgress, SilentProgress, shown
 if TYPE_CHECKING:
     from nas.errors import NasError
     from nas.job.folder import JobRun
+    from nas.job.planning import JobPlan
     from nas.job.settings import job_path, load_job
-    from nas.run.record import JobPlan
+    from nas.run.candidates import Candidate
     from nas.run.run import Run
     from nas.run.settings import JobSettings
     from nas.search import SearchResult
@@ -62,13 +63,13 @@ class JobResult:
     Args:
         run: the run.
         report: path of the report.
-        front: number of networks on the Pareto front.
+        members: networks on the Pareto front, the fastest first.
         models: folders of the networks that were trained to the end, the most accurate first.
     """
 
     run: Run
     report: Path
-    front: int
+    members: list[Candidate]
     models: tuple[Path, ...] = ()
 
 
@@ -102,6 +103,7 @@ def run_job(
     from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.inputs import check_device
+    from nas.job.planning import EXPORT, FINALISTS, MEASURE
     from nas.run.trained import MODELS_FOLDER
     from nas.supernet.distributed import require_single_process
 
@@ -110,17 +112,17 @@ def run_job(
     check_device(settings)
     with shown(progress) as bars, claim(folder, settings, command) as run:
         supernets, result = _run_until_search(run, bars)
-        with run.stage("measure the front"):
+        with run.stage(MEASURE, bars):
             finish.measure_front(run, bars, supernets, result.trials)
         finalists: list[str] = []
         untrained: dict[str, NasError] = {}
         unexported: dict[str, NasError] = {}
-        if stages.decide_finalists(run, bars):
+        if settings.finish.retrain != 0:
             # The front can be read although a later stage fails or is killed.
             stages.write_report(run)
-            with run.stage(stages.FINALISTS_STAGE):
+            with run.stage(FINALISTS, bars):
                 finalists, untrained = finish.train_finalists(run, bars)
-            with run.stage(stages.EXPORT_STAGE):
+            with run.stage(EXPORT, bars):
                 unexported = finish.export_finalists(run, finalists, bars)
         report = stages.write_report(run)
         if untrained or unexported:
@@ -132,7 +134,7 @@ def run_job(
                 "formats then.",
             )
         models = tuple(folder / MODELS_FOLDER / name for name in finalists)
-        return JobResult(run, report, len(run.members), models)
+        return JobResult(run, report, run.members, models)
 
 
 def search_job(
@@ -173,30 +175,24 @@ def _run_until_search(
 ) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
     from nas.job import searching, stages
+    from nas.job.planning import ANCHORS, PREPARE, SEARCH, TABLE
     from nas.job.supernets import train_anchors
 
-    with run.stage("prepare"):
+    with run.stage(PREPARE, progress):
         stages.open_data(run, progress, own_spaces=own_spaces)
         stages.open_device(run, progress)
         stages.note_few_images(run.settings, run.data, progress)
         searching.require_feasible_job(run)
         stages.decide_image_changes(run, progress)
-        plan = stages.decide_plan(run, progress)
-    with run.stage(stages.TABLE_STAGE):
+    with run.stage(TABLE, progress):
         stages.build_latency_table(run, progress)
         searching.require_feasible_job(run)
-    # A plan with a time budget decides the number of steps while it trains.
-    seconds = plan.supernet_seconds
-    training = {
-        name: run.training_settings(None if seconds else epochs, seconds)
-        for name, epochs in plan.epochs.items()
-    }
-    supernets = stages.train_supernets(run, progress, training)
+    supernets = stages.train_supernets(run, progress, stages.supernet_settings(run))
     if run.settings.search.anchors and run.record.study is None:
-        with run.stage("anchors"):
+        with run.stage(ANCHORS, progress):
             train_anchors(run, progress)
-    with run.stage("search"):
-        return supernets, searching.search_spaces(run, progress, supernets, plan.trials)
+    with run.stage(SEARCH, progress):
+        return supernets, searching.search_spaces(run, progress, supernets)
 
 
 def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> JobPlan:
@@ -227,7 +223,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     runtime = open_runtime(
         device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
     )
-    opened_s = time.perf_counter() - start
-    plan = make_plan(settings, data, spaces, runtime, progress, opened_s=opened_s)
+    prepare_s = time.perf_counter() - start
+    plan = make_plan(settings, data, spaces, runtime, progress, prepare_s)
     note_few_images(settings, data, progress)
-    return plan.model_copy(update={"data": data.summary})
+    return plan

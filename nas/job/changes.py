@@ -1,6 +1,6 @@
 """What changed in a job file between two starts of a run, and whether the run can continue.
 
-`nas.run.keys` says of each key how long it may change, and what is decided again if it does.
+`nas.run.keys` says of each key how long it may change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from nas.documents import shortened
 from nas.errors import RunFolderError, printable
 from nas.job.settings_errors import REPEATED_TABLES
-from nas.run.keys import KEYS, Decision, Stage
+from nas.run.keys import KEYS, Stage
 from nas.run.settings import JobSettings
 
 
@@ -39,10 +39,10 @@ def values_by_key(settings: JobSettings) -> dict[str, Any]:
     return values
 
 
-def deciding_values(settings: JobSettings, decision: Decision) -> dict[str, Any]:
-    """Return the values of the keys that a decision of a run depends on, by their paths."""
+def limits_of(settings: JobSettings) -> dict[str, Any]:
+    """Return the limits of a search by the paths of their keys."""
     values = values_by_key(settings)
-    return {path: values[path] for path, key in KEYS.items() if key.decides == decision}
+    return {path: values[path] for path, key in KEYS.items() if key.is_limit}
 
 
 def require_continuable(
@@ -103,7 +103,7 @@ def _describe_free_keys() -> str:
     for path, key in KEYS.items():
         if key.fixed_from is None:
             table, _, name = path.rpartition(".")
-            name = "limits" if key.decides == "limits" else name
+            name = "limits" if key.is_limit else name
             names = by_table.setdefault(table, [])
             names += [name] if name not in names else []
     return ", ".join(

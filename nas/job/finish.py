@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import pandas as pd
 
 from nas import jsonl
 from nas.deploy.exporting import export_networks
-from nas.deploy.retrain import finalist, train_networks
+from nas.deploy.retrain import Retraining, finalist, measure_epoch, train_networks
 from nas.errors import IncompleteExportError, KernelError, MeasurementError, NasError
 from nas.job.folder import JobRun
 from nas.job.measurements import (
@@ -18,14 +21,30 @@ from nas.job.measurements import (
     latencies_and_errors,
     unsettled,
 )
+from nas.job.planning import (
+    FINALIST_EPOCHS,
+    FINALISTS,
+    MAX_FINALISTS,
+    MEASURE,
+    fewest_finalists,
+)
 from nas.latency import Prediction, measure_networks
 from nas.run import candidates
 from nas.run.front import behind, front, representatives
 from nas.run.progress import JobProgress
+from nas.run.record import FinalistsRecord
 from nas.run.settings import SearchSettings
 from nas.search import Trial
+from nas.space import Architecture
 from nas.supernet.evaluation import evaluate
+from nas.supernet.trainer import MAX_EPOCHS
 from nas.supernet.weights import Supernet
+
+EXPORT_FILE_S = 3.0
+"""Seconds to export, verify and time one file, beside what its images take."""
+
+EXPORT_PASSES = 0.5
+"""Time in which the images of an exported file are classified, over that of a training on them."""
 
 MIN_PER_SPACE = 3
 """Members of each space's own front that are timed, if the job times enough networks."""
@@ -53,7 +72,8 @@ def measure_front(
     chosen = to_measure(
         predicted, run.settings.search, list(run.spaces), run.settings.finish.measure, timed
     )
-    _measure(run, progress, [by_digest[digest] for digest in chosen])
+    limit_s = run.seconds_for(MEASURE)
+    _measure(run, progress, [by_digest[digest] for digest in chosen], limit_s)
     write_candidates(run, supernets, trials)
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
     if problems and not measured:
@@ -77,22 +97,29 @@ def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequen
     run.write_trials(_rows(run, trials, measured, holdout, problems, _predictions(run, trials)))
 
 
-def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial]) -> None:
-    """Time each network until its timings agree, and append all timings to the log."""
+def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_s: float) -> None:
+    """Time each network until its timings agree, and append all timings to the log.
+
+    Networks are not timed again after `limit_s` seconds; each is timed once in any case.
+    """
     progress.begin("whole networks", "network")
     batch = run.settings.device.batch
     jsonl.repair(run.measurements)
     graphs = {t.digest: t.architecture.graph for t in chosen}
     log = jsonl.read(run.measurements, MEASUREMENTS)
-    waiting = unsettled(log, list(graphs), once=run.runtime.has_constant_networks)
+    once = run.runtime.has_constant_networks or limit_s <= 0
+    waiting = unsettled(log, list(graphs), once=once)
     left = [trial for trial in chosen if trial.digest in waiting]
+    end = time.monotonic() + limit_s
     for start in range(0, len(left), NETWORKS_PER_ROUND):
         together = left[start : start + NETWORKS_PER_ROUND]
+        rounds = math.ceil((len(left) - start) / NETWORKS_PER_ROUND)
         timed = measure_networks(
             [graphs[trial.digest] for trial in together],
             run.runtime,
             run.table.schedules(),
             batch=batch,
+            seconds=max(0.0, end - time.monotonic()) / rounds,
         )
         for trial, result in zip(together, timed, strict=True):
             for measurement in Measurement.of_timings(trial, result):
@@ -181,13 +208,73 @@ def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict
         The names of their folders in `models`, the most accurate first; and the error of each
         network that could not be trained, by its name. The run's record has the reasons, too.
     """
-    plan = run.record.plan
-    assert plan is not None
-    picks = representatives(run.front, run.settings.search, plan.retrain, run.trained)
-    chosen = dict(finalist(run, digest) for digest in picks)
-    _, errors = train_networks(run, chosen, plan.retrain_epochs or None, progress=progress)
+    decided = _decide_finalists(run, progress)
+    chosen = _finalists(run, decided.count)
+    _, errors = train_networks(run, chosen, decided.epochs, progress=progress)
     run.record.training_errors = {name: error.message for name, error in errors.items()}
     return [name for name in chosen if name not in errors], errors
+
+
+def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
+    """Return so many networks that represent the front, the most accurate first, by folder."""
+    picks = representatives(run.front, run.settings.search, count, run.trained)
+    return dict(finalist(run, digest) for digest in picks)
+
+
+def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:
+    """Decide and record how many finalists are trained, and for how many epochs.
+
+    All get as many epochs, with which their training and export fill what is left of the budget,
+    but no more than the job sets. What an earlier start decided stays, unless the budget has
+    changed.
+    """
+    settings, known = run.settings, run.record.finalists
+    fewest = fewest_finalists(settings)
+    if known is not None and known.budget == settings.budget:
+        if settings.finish.retrain is not None:
+            known.count = settings.finish.retrain
+        return known
+    progress.begin("epochs of the finalists", "network")
+    limit_s, setup = run.seconds_for(FINALISTS), Retraining(run, run.training_settings(1))
+    most = fewest if settings.finish.retrain is not None else max(fewest, MAX_FINALISTS)
+    epoch_s: dict[str, float] = {}
+
+    def epochs_of(count: int) -> float:
+        chosen = _finalists(run, count)
+        for name, architecture in chosen.items():
+            if name not in epoch_s:
+                epoch_s[name] = measure_epoch(setup, architecture)
+                progress.advance(len(epoch_s), None, name)
+        own_s = sum(epoch_s[name] for name in chosen)
+        export_s = sum(_export_s(run, epoch_s[name]) for name in chosen)
+        return (limit_s - export_s) / max(1e-9, own_s)
+
+    count, epochs = fewest, epochs_of(fewest)
+    while count < most and epochs * count / (count + 1) >= FINALIST_EPOCHS:
+        more = epochs_of(count + 1)
+        if more < FINALIST_EPOCHS:
+            break
+        count, epochs = count + 1, more
+    most_epochs = settings.training.epochs or MAX_EPOCHS
+    decided = FinalistsRecord(
+        budget=settings.budget, count=count, epochs=int(np.clip(epochs, 1, most_epochs))
+    )
+    run.record.finalists = decided
+    run.save()
+    spent_s = run.seconds_before(FINALISTS)
+    progress.note(
+        f"{spent_s / 60:.1f} min of {settings.budget} are spent: finalists are {count} networks of "
+        f"the front, and get {decided.epochs} epochs each"
+    )
+    return decided
+
+
+def _export_s(run: JobRun, epoch_s: float) -> float:
+    """Return the seconds to export a network, from those of an epoch of its training."""
+    formats, data = len(run.settings.finish.export), run.data
+    images = len(data.test) + len(data.search) + len(data.holdout)
+    share = EXPORT_PASSES * images / len(data.train)
+    return formats * (EXPORT_FILE_S + share * epoch_s)
 
 
 def export_finalists(

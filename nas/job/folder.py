@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -15,16 +16,38 @@ from typing import Any
 from nas import files
 from nas.documents import SCHEMA, to_json
 from nas.errors import RunFolderError
-from nas.job.changes import deciding_values, require_continuable
+from nas.formatting import format_duration
+from nas.job.changes import limits_of, require_continuable
 from nas.job.inputs import needed_kernels
+from nas.job.planning import (
+    FINALISTS,
+    MEASURE,
+    SEARCH,
+    SHARES,
+    TABLE,
+    share_s,
+    spent_before,
+)
 from nas.latency import Kernel
-from nas.run.keys import Decision
+from nas.run.progress import JobProgress
 from nas.run.record import RunRecord, StageRecord, read_run
 from nas.run.run import Run
 from nas.run.settings import JobSettings
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
 """Packages that decide a run's results; a runtime adds its own packages when it is opened."""
+
+
+MAX_OVERTIME, MAX_OVERTIME_S = 1.1, 5.0
+"""Factor, and seconds beside it, by which a stage may exceed its share before the user is told."""
+
+OVERTIME_REASONS = {
+    TABLE: "each kernel is compiled and timed once in any case",
+    SEARCH: "a trial that has begun is completed",
+    MEASURE: "each network is compiled and timed once in any case",
+    FINALISTS: "each finalist is trained for one epoch at least",
+}
+"""Why a stage may take longer than its share of the budget."""
 
 
 class JobRun(Run):
@@ -56,7 +79,7 @@ class JobRun(Run):
     def require(self, key: str, value: Any, remedy: str) -> None:
         """Record a fact of the run, or compare it with the one that an earlier start recorded.
 
-        Before the run has begun to train, another fact is recorded, and the run is planned anew.
+        Before the run has begun to train, another fact is recorded.
 
         Args:
             key: name of the fact, such as `data`.
@@ -67,37 +90,46 @@ class JobRun(Run):
             RunFolderError: they differ.
         """
         recorded = self.record.facts.get(key, value)
-        if recorded != value:
-            if self.has_begun:
-                raise RunFolderError(
-                    f"{self.path} was started with {key} {recorded}; now it is {value}.",
-                    remedy=remedy,
-                )
-            self.record.plan = None
+        if recorded != value and self.has_begun:
+            raise RunFolderError(
+                f"{self.path} was started with {key} {recorded}; now it is {value}.", remedy=remedy
+            )
         self.record.facts = {**self.record.facts, key: value}
 
-    def is_decided(self, decision: Decision) -> bool:
-        """Return whether a decision was made by a job with the same values of its keys."""
-        return self.record.decided_by.get(decision) == deciding_values(self.settings, decision)
+    @property
+    def has_same_limits(self) -> bool:
+        """Whether the trials of the run were judged by the limits of this job."""
+        return self.record.limits == limits_of(self.settings)
 
-    def note_decision(self, decision: Decision) -> None:
-        """Record that a decision was made by this job; see `nas.run.keys`."""
-        values = deciding_values(self.settings, decision)
-        self.record.decided_by = {**self.record.decided_by, decision: values}
+    def seconds_before(self, stage: str) -> float:
+        """Return the seconds that the stages before one took, in all starts of the run."""
+        return spent_before(self.record.stages, stage)
+
+    def seconds_for(self, stage: str) -> float:
+        """Return the seconds that are left of the share of a stage in the budget."""
+        own = self.record.stages.get(stage, StageRecord())
+        return share_s(self.settings, stage, self.seconds_before(stage)) - own.seconds
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, for `run.json`.
+    def stage(self, name: str, progress: JobProgress) -> Iterator[None]:
+        """Time a stage, for `run.json`, and say if it took more than its share of the budget.
 
         The seconds of interrupted starts add up, except those of a killed process.
         """
+        limit_s = self.seconds_for(name) if name in SHARES else math.inf
         stage = self.record.stages.setdefault(name, StageRecord(seconds=0.0))
         start = time.perf_counter()
         try:
             yield
         finally:
-            stage.seconds = round(stage.seconds + time.perf_counter() - start, 3)
+            seconds = time.perf_counter() - start
+            stage.seconds = round(stage.seconds + seconds, 3)
             self.save()
+        if seconds > MAX_OVERTIME * limit_s + MAX_OVERTIME_S:
+            progress.note(
+                f"{name}: took {format_duration(seconds)}, and {format_duration(limit_s)} were its "
+                f"share of the budget: {OVERTIME_REASONS[name]}"
+            )
 
 
 @contextmanager

@@ -88,11 +88,16 @@ class JobObjectives:
         if self._correction is not None:
             # The main objective has scored the architecture when this one is evaluated.
             objectives.append(Objective(ERROR, self._raw_errors, limit=1.0, limit_only=True))
-        images = len(self._run.data.search)
-        if len(round_ends(images)) > 1:
+        images = self._images
+        if images < len(self._run.data.search) or len(round_ends(images)) > 1:
             counts = Objective(IMAGES, self._image_counts, limit=images, limit_only=True)
             objectives.append(counts)
         return objectives
+
+    @property
+    def _images(self) -> int:
+        """Number of validation images that score an architecture, unless it is hopeless."""
+        return self._run.record.score_images or len(self._run.data.search)
 
     def fronts(self) -> dict[str, list[Objective]]:
         """Return the objectives of each further device's own front.
@@ -162,6 +167,7 @@ class JobObjectives:
             architecture,
             self._run.data,
             lambda accuracy: is_hopeless(self._error(architecture, accuracy)),
+            images=self._images,
         )
         return self._error(architecture, score.accuracy)
 

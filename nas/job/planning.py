@@ -1,134 +1,212 @@
-"""Plans how much each stage of a job does: by its file, or by what its budget allows.
+"""Shares the budget of a job among its stages, and says beforehand what that gives.
 
-The search is planned with the trials that it is expected to need, not with those that fit: its
-model ends it (see `nas.search.budget`). The supernets and the finalists share what is left. After
-the front was measured, `plan_finalists_again` gives the finalists the time that is really left.
+A running job fixes no counts: a stage begins with its share of the time that is left, and what it
+does not need is left to the stages after it. `make_plan` follows the same rule with costs that are
+measured in seconds.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from nas.data import ImageDataset
-from nas.errors import JobFileError
+from nas.errors import JobFileError, MeasurementError
+from nas.formatting import format_duration
 from nas.job.inputs import needed_kernels
-from nas.job.stage_costs import StageCosts, measure_stage_costs
-from nas.latency import LatencyTable, Runtime, lacks_calibration
+from nas.latency import Kernel, LatencyTable, Runtime
+from nas.latency.build_estimate import estimate_build_with
 from nas.run.progress import JobProgress
-from nas.run.record import JobPlan, describe_image_changes, describe_shift
+from nas.run.record import StageRecord, describe_image_changes, describe_shift
 from nas.run.settings import JobSettings
 from nas.space import SearchSpace
+from nas.supernet.evaluation import measure_score
+from nas.supernet.sharding import count_shards
+from nas.supernet.training import measure_epoch
+from nas.supernet.weights import Supernet
+from nas.torch_device import resolve_device
 
-MAX_EPOCHS = 200
-"""Most epochs of one network that a budget is spent on. A job file can ask for more."""
+PREPARE = "prepare"
+TABLE = "latency table"
+SUPERNETS = "supernet"
+ANCHORS = "anchors"
+SEARCH = "search"
+MEASURE = "measure the front"
+FINALISTS = "train the finalists"
+EXPORT = "export"
+STAGES = (PREPARE, TABLE, SUPERNETS, ANCHORS, SEARCH, MEASURE, FINALISTS, EXPORT)
+"""Names of the stages in their order; each supernet is a stage, whose name begins so."""
 
-MIN_EPOCHS = 0.1
-"""Fewest epochs that a supernet is planned with."""
+SHARES = {TABLE: 0.5, SUPERNETS: 0.55, SEARCH: 0.15, MEASURE: 0.08, FINALISTS: 0.22}
+"""Weights of the stages in what is left of a budget when one of them begins.
 
-MAX_TRIALS = 2000
-"""Most trials that a budget is spent on. A job file can ask for more."""
+Timings are bounded by the share of the latency table, which needs far less in a long job. The
+finalists have the rest, and pay for their export.
+"""
 
-MIN_TRIALS_PER_SPACE = 20
-"""Fewest trials that a budget is planned with, for each space."""
+ANCHOR_COST = 0.25
+"""Time of an anchor over that of its supernet, which trains four networks in a step."""
 
-EXPECTED_TRIALS = 300
-"""Trials after which the model is expected to end a search; 100 to 400 in docs/search.md."""
+MIN_SCORES = 300
+"""Scores of a search before its model may end it, for which it leaves out images if it has no time
+for all of them."""
 
-SEARCH_SHARE = 0.25
-"""Largest share of a search in what the latency table and the measuring leave of a budget."""
+MIN_SCORE_IMAGES = 300
+"""Fewest images by which an architecture is scored, unless there are fewer."""
 
-FINALISTS_SHARE = 0.4
-"""Share of the finalists in what these stages and the search leave, the supernets have the rest."""
+PROPOSAL_S = 0.1
+"""Time of a trial beside its score: the model proposes it, and it is recorded."""
+
+NETWORK_S = 2.0
+"""Time to compile and time one network of the front."""
 
 FINALIST_EPOCHS = 30
 """Epochs of a finalist for which a budget pays before it pays for a further finalist."""
-
-MIN_FINALISTS = 3
-"""Fewest finalists of a job of at least `LONG_JOB_S`, so that the user has a choice."""
 
 MAX_FINALISTS = 5
 """Most finalists that a budget is spent on. A job file can ask for more."""
 
 LONG_JOB_S = 3600.0
-"""Budget in seconds of a job that trains several finalists; a shorter one trains at least one."""
+"""Budget in seconds of a job that trains at least `MIN_FINALISTS`; a shorter one trains one."""
 
-FINALIST_PARTS = ("finalists", "export")
-"""Parts of a plan whose time is that of its finalists."""
+MIN_FINALISTS = 3
 
-MIN_SHARE_OF_PLANNED_EPOCHS = 0.5
-"""Share of a finalist's planned epochs that it gets although earlier stages took their time."""
+MIN_REST = 0.25
+"""Share of a budget that must be left behind the latency table: less is no search."""
+
+_TIMED_SECONDS = 0.3
+"""Duration of the training of a supernet that is timed, at least."""
+
+_TIMED_MACS = 1_000_000_000
+"""Multiply-accumulates of the largest network in a step that is timed: steps of more are timed with
+fewer images, and on one thread."""
 
 
-def fixed_plan(
-    settings: JobSettings, spaces: Sequence[str], missing_kernels: int
-) -> JobPlan | None:
-    """Return the plan of a job whose file sets epochs and trials; None if it sets not both.
+@dataclass(frozen=True)
+class JobPlan:
+    """What a job will do, as far as it can be known beforehand.
 
-    Such a plan needs no measurement. Its finalists are trained for as many epochs as the supernets.
+    Attributes:
+        kernels: number of kernels to compile and time.
+        epochs: number of training epochs by space.
+        trials: number of architectures after which the search is expected to end.
+        score_images: number of validation images that score an architecture.
+        measure: number of whole networks to time.
+        retrain: number of finalists; the smallest one if the time decides.
+        seconds: expected duration by stage.
+        data: what was understood of the images, in one line.
+        image_changes: what happens to training images.
     """
-    epochs, trials = settings.training.epochs, settings.search.trials
-    if epochs is None or trials is None:
-        return None
-    finalists = settings.finish.retrain
-    return JobPlan(
-        kernels=missing_kernels,
-        epochs=dict.fromkeys(spaces, epochs),
-        trials=trials,
-        measure=settings.finish.measure,
-        retrain=_fewest_finalists(settings) if finalists is None else finalists,
-        retrain_epochs=epochs,
-        seconds={},
-    )
+
+    kernels: int
+    epochs: dict[str, float]
+    trials: int
+    score_images: int
+    measure: int
+    retrain: int
+    seconds: dict[str, float]
+    data: str
+    image_changes: str
 
 
-def make_plan(
-    settings: JobSettings,
-    data: ImageDataset,
-    spaces: Mapping[str, SearchSpace],
-    runtime: Runtime,
-    progress: JobProgress,
-    *,
-    opened_s: float,
-    spent_on_table_s: float | None = None,
-) -> JobPlan:
-    """Return what a job would do and for how long, from quick measurements.
+def spent_before(stages: Mapping[str, StageRecord], stage: str) -> float:
+    """Return the seconds that the stages before one took, in all starts of a run."""
+    at = STAGES.index(stage)
+    earlier = STAGES[:at]
+    return sum(each.seconds for name, each in stages.items() if name.startswith(earlier))
+
+
+def share_s(settings: JobSettings, stage: str, spent_s: float) -> float:
+    """Return the seconds that a stage may take: its share of what is left of the budget.
 
     Args:
         settings: the settings of the job.
-        data, spaces, runtime: its images, spaces and opened runtime.
-        progress: receives progress.
-        opened_s: seconds that opening these took.
-        spent_on_table_s: seconds that earlier starts of a run spent on its latency table; None for
-            a job that starts. A run that goes on has a plan even if its budget is spent.
+        stage: name of the stage, one of the keys of `SHARES`.
+        spent_s: seconds that the stages before it took.
     """
-    start = time.perf_counter()
+    needed = {MEASURE: settings.finish.measure, FINALISTS: settings.finish.retrain}
+    weights = [SHARES[each] * (needed.get(each) != 0) for each in SHARES]
+    own = list(SHARES).index(stage)
+    left_s = max(0.0, settings.budget_s - spent_s)
+    return left_s * weights[own] / (sum(weights[own:]) or 1.0)
+
+
+def supernet_s(settings: JobSettings, spent_s: float, spaces: int) -> float:
+    """Return the seconds that the training of each of so many supernets may take.
+
+    Anchors of their spaces are trained for as many epochs, and paid from the same share.
+    """
+    networks = spaces * (1 + ANCHOR_COST * settings.search.anchors)
+    return share_s(settings, SUPERNETS, spent_s) / networks
+
+
+def fitting_images(score: tuple[float, float], seconds: float, scores: float, images: int) -> int:
+    """Return the number of images of a score with which so many scores fit into a search.
+
+    Args:
+        score: seconds that a score takes in any case, and those of each image.
+        seconds: duration of the search.
+        scores: number of scores.
+        images: number of all images.
+    """
+    own_s, image_s = score
+    fitting = (seconds / scores - own_s - PROPOSAL_S) / image_s
+    return int(np.clip(fitting, min(MIN_SCORE_IMAGES, images), images))
+
+
+def fewest_finalists(settings: JobSettings) -> int:
+    """Return the number of finalists of a job, at least."""
+    if settings.finish.retrain is not None:
+        return settings.finish.retrain
+    return MIN_FINALISTS if settings.budget_s >= LONG_JOB_S else 1
+
+
+def too_short_error(
+    settings: JobSettings,
+    spaces: Mapping[str, SearchSpace],
+    table: LatencyTable | None,
+    runtime: Runtime,
+    prepare_s: float,
+    table_s: float,
+) -> JobFileError:
+    """Return the error for a budget of which the latency table leaves too little.
+
+    Args:
+        settings: the settings of the job.
+        spaces: its spaces by name.
+        table: its latency table; None if there is none yet.
+        runtime: its runtime.
+        prepare_s: seconds before the table.
+        table_s: seconds that the table takes.
+    """
     batch = settings.device.batch
-    table = LatencyTable.find(settings.device.tables, runtime)
-    kernels = needed_kernels(spaces.values(), runtime, batch)
-    missing = kernels if table is None else table.missing(kernels)
-    progress.begin("plan", "measurement")
-    costs = measure_stage_costs(
-        list(spaces.values()),
-        data,
-        settings.training.settings(),
-        runtime,
-        missing,
-        seed=settings.seed,
-        sampler=settings.search.sampler,
-        batch=batch,
-        lacks_dispatch=(bool(runtime.dispatch_parts) if table is None else table.lacks_dispatch()),
-        lacks_calibration=table is None or lacks_calibration(table, spaces.values(), batch),
+    missing = {
+        name: set(missing_kernels(table, needed_kernels([space], runtime, batch)))
+        for name, space in spaces.items()
+    }
+    available_s = (1 - MIN_REST) * settings.budget_s - prepare_s
+    kernel_s = table_s / max(1, len(set().union(*missing.values())))
+    fitting: dict[str, set[Kernel]] = {}
+    for name in sorted(missing, key=lambda each: len(missing[each])):
+        if kernel_s * len(missing[name].union(*fitting.values())) <= available_s:
+            fitting[name] = missing[name]
+    smallest = math.ceil((prepare_s + table_s) / (1 - MIN_REST) / 60)
+    spaces_text = f"[[space]] {' and '.join(fitting)} alone would fit. " if fitting else ""
+    return JobFileError(
+        f"The budget {settings.budget} is too short: the latency table of {', '.join(spaces)} "
+        f"takes about {format_duration(table_s)}, and the rest of the job needs time as well.",
+        remedy=f'The smallest budget that works is "{smallest}m". {spaces_text}A second job on '
+        "this device finds the latency table, and needs less.",
     )
-    progress.advance(1, 1)
-    if fixed_plan(settings, [], 0) is None:  # The job measures the costs itself.
-        opened_s += time.perf_counter() - start
-    costs = replace(costs, prepare_s=opened_s, table_s=costs.table_s + (spent_on_table_s or 0))
-    plan = estimate_plan(settings, len(missing), costs, must_fit=spent_on_table_s is None)
-    return plan.model_copy(update={"image_changes": planned_image_changes(settings, data)})
+
+
+def missing_kernels(table: LatencyTable | None, kernels: list[Kernel]) -> list[Kernel]:
+    """Return the kernels that a latency table lacks; all without a table."""
+    return kernels if table is None else table.missing(kernels)
 
 
 def needs_mirroring_experiment(settings: JobSettings, data: ImageDataset) -> bool:
@@ -148,188 +226,112 @@ def planned_image_changes(settings: JobSettings, data: ImageDataset) -> str:
     return describe_image_changes(training.resolve_flip(data), shift)
 
 
-def estimate_plan(
-    settings: JobSettings, missing_kernels: int, costs: StageCosts, *, must_fit: bool = True
+def make_plan(
+    settings: JobSettings,
+    data: ImageDataset,
+    spaces: Mapping[str, SearchSpace],
+    runtime: Runtime,
+    progress: JobProgress,
+    prepare_s: float,
 ) -> JobPlan:
-    """Share the budget among the stages. What the job file sets stays as it is.
+    """Return what a job would do and for how long, from measurements of a few seconds.
 
     Args:
         settings: the settings of the job.
-        missing_kernels: number of kernels that the latency table lacks.
-        costs: seconds of the units of work.
-        must_fit: whether a budget that is too short is an error.
+        data, spaces, runtime: its images, spaces and opened runtime.
+        progress: receives progress.
+        prepare_s: seconds that opening these took.
 
     Raises:
-        JobFileError: the latency table and measuring the front alone need more than the budget, and
-            the number of epochs or trials depends on the budget.
+        JobFileError: the budget is too short for the latency table.
+        MeasurementError: no kernel can be timed.
     """
-    measure_s = costs.measuring_s(settings.finish.measure)
-    left_s = settings.budget_s - costs.prepare_s - costs.table_s - measure_s
-    if must_fit and left_s <= 0 and None in (settings.training.epochs, settings.search.trials):
-        raise JobFileError(
-            f"The budget {settings.budget} is too short: the latency table takes about "
-            f"{costs.table_s / 60:.1f} min and timing the front {measure_s / 60:.1f} min.",
-            remedy="Give a longer budget or smaller spaces, or set training.epochs and "
-            "search.trials.",
-        )
-    trials, expected_trials, search_s = _plan_search(settings, left_s, costs)
-    left_s -= search_s
-    finalists_share = 0.0 if settings.finish.retrain == 0 else FINALISTS_SHARE
-    epochs, supernet_s = _plan_supernets(settings, (1 - finalists_share) * left_s, costs)
-    supernets_s = sum(epochs[name] * costs.epoch_s[name] for name in epochs)
-    anchors_s = settings.search.anchors * sum(epochs.values()) * costs.network_epoch_s
-    export_s = costs.export_file_s * len(settings.finish.export)
-    fixed = fixed_plan(settings, list(epochs), missing_kernels)
-    if fixed is None:
-        finalists, finalist_epochs = _plan_finalists(
-            settings, left_s - supernets_s - anchors_s, costs.finalists_epoch_s, export_s
-        )
-    else:
-        finalists, finalist_epochs = fixed.retrain, fixed.retrain_epochs
+    progress.begin("plan", "measurement")
+    steps = len(spaces) + 2
+    table = LatencyTable.find(settings.device.tables, runtime)
+    kernels = needed_kernels(spaces.values(), runtime, settings.device.batch)
+    missing = missing_kernels(table, kernels)
+    table_s = _table_s(missing, runtime)
+    progress.advance(1, steps)
+    if prepare_s + table_s > (1 - MIN_REST) * settings.budget_s:
+        raise too_short_error(settings, spaces, table, runtime, prepare_s, table_s)
+    seconds = {PREPARE: prepare_s, TABLE: table_s}
+    score = _score_cost(spaces, data, settings.seed)
+    progress.advance(2, steps)
+    epoch_s = {}
+    for done, (name, space) in enumerate(spaces.items(), start=3):
+        epoch_s[name] = _epoch_s(space, data, settings)
+        progress.advance(done, steps)
+    own_s = supernet_s(settings, prepare_s + table_s, len(spaces))
+    epochs = {name: own_s / each for name, each in epoch_s.items()}
+    length = settings.training.length or {}
+    if "epochs" in length:
+        epochs = {name: min(length["epochs"], each) for name, each in epochs.items()}
+    if "minutes" in length:
+        epochs = {name: min(60 * length["minutes"], own_s) / s for name, s in epoch_s.items()}
+    seconds[SUPERNETS] = sum(epochs[name] * epoch_s[name] for name in spaces)
+    if settings.search.anchors:
+        seconds[ANCHORS] = seconds[SUPERNETS] * ANCHOR_COST * settings.search.anchors
+    search_s = share_s(settings, SEARCH, sum(seconds.values()))
+    images = fitting_images(score, search_s, MIN_SCORES, len(data.search))
+    trial_s = score[0] + images * score[1] + PROPOSAL_S
+    wanted = settings.search.trials or math.inf
+    if settings.search.effective_stall == "auto":
+        wanted = min(wanted, MIN_SCORES)
+    trials = max(1, int(min(wanted, search_s / trial_s)))
+    seconds[SEARCH] = trials * trial_s
+    measure_s = share_s(settings, MEASURE, sum(seconds.values()))
+    seconds[MEASURE] = min(measure_s, NETWORK_S * settings.finish.measure)
+    finalists = fewest_finalists(settings)
+    seconds[FINALISTS] = share_s(settings, FINALISTS, sum(seconds.values())) if finalists else 0.0
     return JobPlan(
-        kernels=missing_kernels,
-        epochs=epochs,
-        supernet_seconds=supernet_s,
+        kernels=len(missing),
+        epochs={name: round(each, 2) for name, each in epochs.items()},
         trials=trials,
-        expected_trials=expected_trials,
+        score_images=images,
         measure=settings.finish.measure,
         retrain=finalists,
-        retrain_epochs=finalist_epochs,
-        seconds={
-            "prepare": round(costs.prepare_s, 3),
-            "table": round(costs.table_s, 1),
-            "supernets": round(supernets_s, 1),
-            **({"anchors": round(anchors_s, 1)} if anchors_s else {}),
-            "search": round(search_s, 1),
-            "measure": round(measure_s, 1),
-            "finalists": round(finalist_epochs * costs.finalists_epoch_s(finalists), 1),
-            "export": round(finalists * export_s, 1),
-        },
-        export_file_s=round(costs.export_file_s, 2),
+        seconds={name: round(each, 1) for name, each in seconds.items()},
+        data=data.summary,
+        image_changes=planned_image_changes(settings, data),
     )
 
 
-def replan_numbers(settings: JobSettings, plan: JobPlan) -> JobPlan:
-    """Return a plan with the numbers that the job file sets now, and all else as it was.
-
-    Args:
-        settings: the settings of the job.
-        plan: an earlier plan, whose finalists need as much time each as those that are added.
-    """
-    trials, finalists = settings.search.trials, settings.finish.retrain
-    update: dict[str, object] = {"measure": settings.finish.measure}
-    if trials is not None:
-        update |= {"trials": trials, "expected_trials": _expected_trials(settings, trials)}
-    if finalists is not None and plan.retrain:
-        share = finalists / plan.retrain
-        scaled = {n: round(share * s, 1) for n, s in plan.seconds.items() if n in FINALIST_PARTS}
-        update |= {"retrain": finalists, "seconds": {**plan.seconds, **scaled}}
-    return plan.model_copy(update=update)
+def _table_s(missing: list[Kernel], runtime: Runtime) -> float:
+    """Return the time to time the kernels that a latency table lacks, from a few of them."""
+    if not missing:
+        return 0.0
+    estimate = estimate_build_with(missing, runtime)
+    if estimate.estimated_seconds is None:
+        raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
+    return estimate.estimated_seconds + runtime.dispatch_seconds
 
 
-def plan_finalists_again(settings: JobSettings, plan: JobPlan, spent_s: float) -> JobPlan:
-    """Return a plan whose finalists get the time that the other stages left of the budget.
-
-    A search that its model ended early leaves more than was planned. Finalists get at least
-    `MIN_SHARE_OF_PLANNED_EPOCHS` of their planned epochs.
-
-    Args:
-        settings: the settings of the job.
-        plan: the plan of the job; one without an estimate stays as it is.
-        spent_s: seconds that all other stages took.
-    """
-    planned_s = plan.seconds.get("finalists", 0.0)
-    if not planned_s:
-        return plan
-    epoch_s = planned_s / (plan.retrain * plan.retrain_epochs)
-
-    def epoch_of_all_s(finalists: int) -> float:
-        return finalists * epoch_s
-
-    export_s = plan.export_file_s * len(settings.finish.export)
-    least_s = MIN_SHARE_OF_PLANNED_EPOCHS * planned_s + plan.retrain * export_s
-    left_s = max(settings.budget_s - spent_s, least_s)
-    finalists, epochs = _plan_finalists(settings, left_s, epoch_of_all_s, export_s)
-    seconds = {
-        **plan.seconds,
-        "finalists": round(finalists * epochs * epoch_s, 1),
-        "export": round(finalists * export_s, 1),
-    }
-    update = {"retrain": finalists, "retrain_epochs": epochs, "seconds": seconds}
-    return plan.model_copy(update=update)
-
-
-def _plan_search(settings: JobSettings, left_s: float, costs: StageCosts) -> tuple[int, int, float]:
-    """Return the largest number of trials, the expected one, and the seconds that these take."""
-    search = settings.search
-    trials = search.trials
-    if trials is None:
-        fewest = MIN_TRIALS_PER_SPACE * len(costs.epoch_s)
-        trials = int(np.clip(SEARCH_SHARE * left_s / costs.trial_s, fewest, MAX_TRIALS))
-    expected = _expected_trials(settings, trials)
-    seconds = expected * costs.trial_s
-    if search.minutes is not None and 60 * search.minutes < seconds:
-        seconds = 60 * search.minutes
-        expected = max(1, int(seconds / costs.trial_s))
-    return trials, expected, seconds
-
-
-def _expected_trials(settings: JobSettings, trials: int) -> int:
-    """Return after how many of `trials` a search is expected to end."""
-    ends_by_model = settings.search.effective_stall == "auto"
-    return min(trials, EXPECTED_TRIALS) if ends_by_model else trials
-
-
-def _plan_supernets(
-    settings: JobSettings, available_s: float, costs: StageCosts
-) -> tuple[dict[str, float], float | None]:
-    """Return the epochs of each space's supernet, and the time budget of each if there is one.
-
-    All supernets are trained for the same time. Their anchors are paid from `available_s` as well.
-    """
-    names, training = list(costs.epoch_s), settings.training
-    if training.epochs is not None:
-        return dict.fromkeys(names, float(training.epochs)), None
-    if training.minutes is not None:
-        own_s = 60 * training.minutes
-    else:
-        shortest, longest = min(costs.epoch_s.values()), max(costs.epoch_s.values())
-        # Anchors are trained for as many epochs as the supernet of their space.
-        anchor_epoch_s = settings.search.anchors * costs.network_epoch_s
-        supernets_and_anchors = sum(1 + anchor_epoch_s / each for each in costs.epoch_s.values())
-        own_s = float(
-            np.clip(
-                available_s / supernets_and_anchors, MIN_EPOCHS * longest, MAX_EPOCHS * shortest
-            )
+def _score_cost(
+    spaces: Mapping[str, SearchSpace], data: ImageDataset, seed: int
+) -> tuple[float, float]:
+    """Return the mean cost of a score in the spaces, see `measure_score`."""
+    rng = np.random.default_rng(seed)
+    costs = [
+        measure_score(
+            Supernet(space, torch.Generator().manual_seed(seed)),
+            space.sample(rng, uniform_over="choices"),
+            data,
         )
-    return {name: round(own_s / costs.epoch_s[name], 2) for name in names}, own_s
+        for space in spaces.values()
+    ]
+    own_s, image_s = np.mean(costs, axis=0)
+    return float(own_s), float(image_s)
 
 
-def _plan_finalists(
-    settings: JobSettings,
-    available_s: float,
-    epoch_s: Callable[[int], float],
-    export_s: float,
-) -> tuple[int, int]:
-    """Return the number of finalists that are trained and exported, and the epochs of each.
-
-    Args:
-        settings: the settings of the job.
-        available_s: seconds for training and exporting all of them.
-        epoch_s: seconds of one epoch of each of a number of finalists.
-        export_s: seconds to export one finalist.
-    """
-
-    def epochs(finalists: int) -> float:
-        return (available_s - finalists * export_s) / epoch_s(finalists)
-
-    finalists = settings.finish.retrain
-    if finalists is None:
-        fewest = _fewest_finalists(settings)
-        affordable = [n for n in range(fewest, MAX_FINALISTS + 1) if epochs(n) >= FINALIST_EPOCHS]
-        finalists = max(affordable, default=fewest)
-    return finalists, int(np.clip(epochs(max(finalists, 1)), 1, MAX_EPOCHS))
-
-
-def _fewest_finalists(settings: JobSettings) -> int:
-    return MIN_FINALISTS if settings.budget_s >= LONG_JOB_S else 1
+def _epoch_s(space: SearchSpace, data: ImageDataset, settings: JobSettings) -> float:
+    """Return the time to train a supernet for one epoch."""
+    training = settings.training.settings()
+    device, macs = resolve_device(training.device), space.largest.macs
+    batch = min(training.batch_size, len(data.train))
+    images = batch if device.type == "cuda" else min(batch, max(4, _TIMED_MACS // macs))
+    timed = replace(training, batch_size=images)
+    epoch_s = measure_epoch(space, data, timed, steps=1, seconds=_TIMED_SECONDS)
+    shards = (count_shards(each, macs, device) for each in (images, batch))
+    at_once, in_training = (min(each, torch.get_num_threads()) for each in shards)
+    return epoch_s * at_once / in_training

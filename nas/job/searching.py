@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from nas import files
 from nas.errors import InfeasibleError, RequestError, SearchError
+from nas.job.changes import limits_of
 from nas.job.folder import JobRun
 from nas.job.inputs import require_complete
 from nas.job.objectives import CORRECTED_ERROR, ERROR, IMAGES, LATENCY, JobObjectives
+from nas.job.planning import (
+    MIN_SCORE_IMAGES,
+    MIN_SCORES,
+    SEARCH,
+    fitting_images,
+    share_s,
+    spent_before,
+)
 from nas.job.settings import with_search
 from nas.job.supernets import fit_score_correction
 from nas.job.workers import STORAGE_VARIABLE, Workers
@@ -31,7 +42,11 @@ from nas.search.continuation import (
 )
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
+from nas.supernet.evaluation import measure_score
 from nas.supernet.weights import Supernet
+
+MIN_SEARCH_S = 20.0
+"""Seconds of a search for which the stages before it have left no time."""
 
 HISTORY_INTERVAL_S = 30.0
 """Seconds between two writings of the history of the hypervolume."""
@@ -47,7 +62,7 @@ def require_feasible_job(run: JobRun) -> None:
         TableError: the table of another device lacks kernels.
         StorageError: the database of the trials does not answer.
     """
-    if run.record.study is not None and run.is_decided("limits"):
+    if run.record.study is not None and run.has_same_limits:
         return
     if run.settings.search.storage != "journal":
         Storage(run.settings.search.storage)
@@ -68,9 +83,9 @@ def require_feasible_job(run: JobRun) -> None:
 
 
 def search_spaces(
-    run: JobRun, progress: JobProgress, supernets: Mapping[str, Supernet], trials: int
+    run: JobRun, progress: JobProgress, supernets: Mapping[str, Supernet]
 ) -> SearchResult:
-    """Search all spaces at once, with the workers of the job.
+    """Search all spaces at once, with the workers of the job, for its share of the budget.
 
     The history of the hypervolume and a front for each further device are written to the run.
 
@@ -78,7 +93,6 @@ def search_spaces(
         run: the run.
         progress: receives stages, progress and messages.
         supernets: the trained supernets by space.
-        trials: number of trials.
 
     Raises:
         SearchError: no architecture was scored.
@@ -89,12 +103,16 @@ def search_spaces(
         run.record.correction = fit_score_correction(run)
         if run.record.correction is not None:
             progress.note(f"search: {run.record.correction.summary}")
+    if run.record.score_images is None:
+        run.record.score_images = _decide_images(run, progress, supernets)
     objectives = JobObjectives(run, supernets, run.record.correction)
     progress.begin("search", "trial")
     storage = _storage(run, settings)
     study = _choose_study(run, progress, objectives, storage)
     shared = settings.workers > 1 or settings.storage != "journal"
-    display = _SearchProgressDisplay(progress, run.path / HISTORY_FILE, trials)
+    display = _SearchProgressDisplay(
+        progress, run.path / HISTORY_FILE, settings.trials, _limit_s(run)
+    )
     with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
             run,
@@ -102,7 +120,6 @@ def search_spaces(
             objectives,
             storage,
             study,
-            trials=trials,
             shared=shared,
             on_trial=display.update,
             on_message=progress.note,
@@ -123,10 +140,9 @@ def search_spaces(
         progress.note(
             f"{workers.lost} of {settings.workers - 1} workers ended early; {workers.log} says why"
         )
-    if len(done) < trials:
-        progress.note(
-            f"search: ended after {len(done)} of at most {trials} networks: {result.stop_reason}"
-        )
+    if settings.trials is None or len(done) < settings.trials:
+        most = f" of at most {settings.trials}" if settings.trials else ""
+        progress.note(f"search: ended after {len(done)}{most} networks: {result.stop_reason}")
     if result.interrupted:
         raise KeyboardInterrupt
     if not done:
@@ -138,6 +154,36 @@ def search_spaces(
             "run it again: it continues.",
         )
     return result
+
+
+def _limit_s(run: Run) -> float:
+    """Return the seconds of the search: its share of the budget, or less if the job says so."""
+    spent_s = spent_before(run.record.stages, SEARCH)
+    limit_s = max(MIN_SEARCH_S, share_s(run.settings, SEARCH, spent_s))
+    minutes = run.settings.search.minutes
+    return limit_s if minutes is None else min(limit_s, 60 * minutes)
+
+
+def _decide_images(run: Run, progress: JobProgress, supernets: Mapping[str, Supernet]) -> int:
+    """Return the number of validation images that score an architecture: all, if time allows."""
+    images, settings = len(run.data.search), run.settings.search
+    if images <= MIN_SCORE_IMAGES:
+        return images
+    rng = np.random.default_rng(run.settings.seed)
+    costs = [
+        measure_score(supernet, supernet.space.sample(rng, uniform_over="choices"), run.data)
+        for supernet in supernets.values()
+    ]
+    own_s, image_s = np.mean(costs, axis=0)
+    seconds = _limit_s(run) * settings.workers
+    scores = min(MIN_SCORES, settings.trials or MIN_SCORES)
+    fitting = fitting_images((own_s, image_s), seconds, scores, images)
+    if fitting < images:
+        progress.note(
+            f"search: {fitting} of {images} validation images score an architecture, so that "
+            f"{scores} scores fit into {seconds / 60:.1f} min"
+        )
+    return fitting
 
 
 def _choose_study(
@@ -154,7 +200,7 @@ def _choose_study(
         name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
         study = "search" if run.settings.search.storage == "journal" else name
     elif (
-        run.is_decided("limits")
+        run.has_same_limits
         or not _has_study(storage, earlier)
         or not limits_differ(storage, earlier, objectives.all())
     ):
@@ -162,7 +208,7 @@ def _choose_study(
     else:
         study = _judge_trials_again(run, progress, objectives, storage, earlier)
     run.record.study = study
-    run.note_decision("limits")
+    run.record.limits = limits_of(run.settings)
     run.save()
     if earlier not in (None, study):
         end_processes(storage, earlier, study)
@@ -173,7 +219,7 @@ def _judge_trials_again(
     run: JobRun, progress: JobProgress, objectives: JobObjectives, storage: Path | str, study: str
 ) -> str:
     """Return the name of a new study with the trials of another, judged by the job's limits."""
-    images = len(run.data.search)
+    images = run.record.score_images or len(run.data.search)
     continuation = continue_with_other_limits(
         storage,
         study,
@@ -219,7 +265,7 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
             "with --storage and a database that all of them reach.",
         )
     record = run.record
-    if record.study is None or record.plan is None:
+    if record.study is None:
         raise RequestError(
             f"The search of {run.path} has not begun.",
             remedy="Start the job or `nas search` first, and the workers once it searches.",
@@ -231,7 +277,6 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
         )
     require_complete(run.table, run.spaces.values(), settings.device.batch)
     supernets = {name: run.supernet(name) for name in run.spaces}
-    trials = record.plan.trials
     progress.begin("search", "trial")
     result = _search(
         run,
@@ -239,9 +284,8 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
         JobObjectives(run, supernets, record.correction),
         storage,
         record.study,
-        trials=trials,
         shared=True,
-        on_trial=lambda _, state: progress.advance(state.completed, trials),
+        on_trial=lambda _, state: progress.advance(state.completed, search.trials),
         on_message=progress.note,
     )
     if result.interrupted:
@@ -256,7 +300,6 @@ def _search(
     storage: Path | str,
     study: str,
     *,
-    trials: int,
     shared: bool,
     on_trial: Callable[[Trial, SearchProgress], None],
     on_message: Callable[[str], None],
@@ -265,9 +308,10 @@ def _search(
     return run_search(
         list(run.spaces.values()),
         objectives.all(),
-        trials=trials,
-        minutes=settings.minutes,
+        trials=settings.trials,
+        minutes=_limit_s(run) / 60,
         stall=settings.effective_stall,
+        fewest=MIN_SCORES,
         seed=run.settings.seed,
         sampler=settings.sampler,
         storage=storage,
@@ -299,8 +343,11 @@ def write_history(path: Path, progress: SearchProgress) -> None:
 class _SearchProgressDisplay:
     """Shows the progress of a search, and writes the history of the hypervolume meanwhile."""
 
-    def __init__(self, progress: JobProgress, path: Path, trials: int) -> None:
-        self._progress, self._path, self._trials = progress, path, trials
+    def __init__(
+        self, progress: JobProgress, path: Path, trials: int | None, limit_s: float
+    ) -> None:
+        self._progress, self._path = progress, path
+        self._trials, self._limit_s = trials or math.inf, limit_s
         self._best: dict[str, float] = {}
         self._start = self._written = time.monotonic()
         self._completed_here = 0
@@ -315,9 +362,9 @@ class _SearchProgressDisplay:
         self._best[space] = max(self._best.get(space, 0.0), accuracy)
         rate = self._completed_here / max(1e-9, time.monotonic() - self._start)
         best = ", ".join(f"{name} {value:.1%}" for name, value in self._best.items())
-        self._progress.advance(
-            progress.completed, self._trials, f"{rate:.3g}/s, most accurate: {best}"
-        )
+        fitting = progress.completed * max(1.0, self._limit_s / max(1e-9, progress.seconds))
+        total = round(min(self._trials, fitting))
+        self._progress.advance(progress.completed, total, f"{rate:.3g}/s, most accurate: {best}")
         if time.monotonic() - self._written > HISTORY_INTERVAL_S:
             self._written = time.monotonic()
             write_history(self._path, progress)

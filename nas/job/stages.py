@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,20 @@ from nas.errors import DataError, MeasurementError
 from nas.job.folder import JobRun
 from nas.job.inputs import load_images, load_spaces
 from nas.job.planning import (
-    fixed_plan,
-    make_plan,
+    MIN_REST,
+    SUPERNETS,
+    TABLE,
     needs_mirroring_experiment,
-    plan_finalists_again,
-    replan_numbers,
+    supernet_s,
+    too_short_error,
 )
-from nas.latency import LatencyTable, build_table, calibrate_after_build, lacks_calibration
+from nas.latency import (
+    BuildProgress,
+    LatencyTable,
+    build_table,
+    calibrate_after_build,
+    lacks_calibration,
+)
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
@@ -31,7 +40,6 @@ from nas.run.record import (
     DataSummary,
     DeviceSummary,
     ImageChanges,
-    JobPlan,
     SupernetSummary,
     TableSummary,
 )
@@ -44,13 +52,11 @@ from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import TrainingProgress, train, trained_epochs
 from nas.supernet.weights import Supernet
 
-TABLE_STAGE = "latency table"
-FINALISTS_STAGE = "train the finalists"
-EXPORT_STAGE = "export"
-"""Names of stages; `decide_finalists` plans the last two anew."""
+KERNELS_SHARE = 0.7
+"""Share of the stage in which kernels are timed again; the rest times whole networks."""
 
-MAX_BUDGET_EXCESS = 0.05
-"""Share by which a plan may exceed the budget before the user is told."""
+MIN_TIMED_KERNELS = 16
+"""Kernels after which a build can tell whether the budget is too short for it."""
 
 
 def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -> None:
@@ -175,134 +181,38 @@ def open_device(run: JobRun, progress: JobProgress) -> None:
     )
 
 
-def decide_plan(run: JobRun, progress: JobProgress) -> JobPlan:
-    """Return how much the job does.
-
-    It is decided at the first start of a run, and again if the job file has another budget, or
-    other numbers of trials, networks to time or finalists. What an earlier start has begun stays.
-    """
-    earlier = run.record.plan
-    if earlier is None or not run.is_decided("plan"):
-        plan = (
-            _first_plan(run, progress) if earlier is None else _plan_again(run, progress, earlier)
-        )
-        excess_s = sum(plan.seconds.values()) - run.settings.budget_s
-        if excess_s > MAX_BUDGET_EXCESS * run.settings.budget_s:
-            progress.note(
-                f"the job will take about {excess_s / 60:.0f} min more than its budget of "
-                f"{run.settings.budget}: it does all epochs, minutes and trials that the job file "
-                "sets, and at least one epoch of each finalist"
-            )
-        run.record.plan = plan
-        run.note_decision("plan")
-    run.save()
-    assert run.record.plan is not None
-    return run.record.plan
-
-
-def _first_plan(
-    run: JobRun, progress: JobProgress, spent_on_table_s: float | None = None
-) -> JobPlan:
-    settings = run.settings
-    missing = run.table.missing(run.kernels)
-    return fixed_plan(settings, list(run.spaces), len(missing)) or make_plan(
-        settings,
-        run.data,
-        run.spaces,
-        run.runtime,
-        progress,
-        opened_s=0.0,
-        spent_on_table_s=spent_on_table_s,
-    )
-
-
-def _plan_again(run: JobRun, progress: JobProgress, earlier: JobPlan) -> JobPlan:
-    """Return the plan of a run whose job file asks for more or less than at an earlier start.
-
-    The supernets are trained as they were planned once the training of one has begun. Finalists
-    that are added get as many epochs as those before them, unless there is another budget.
-    """
-    decided_by = run.record.decided_by.get("plan", {})
-    search, finish = run.settings.search, run.settings.finish
-    needs_estimate = (
-        run.settings.budget != decided_by.get("budget")
-        or (search.trials is None and decided_by.get("search.trials") is not None)
-        or (finish.retrain is None and decided_by.get("finish.retrain") is not None)
-        or (finish.retrain and not earlier.retrain)
-    )
-    if needs_estimate:
-        table_s = sum(s.seconds for n, s in run.record.stages.items() if n == TABLE_STAGE)
-        plan = _first_plan(run, progress, table_s)
-        if run.has_begun:
-            plan = plan.model_copy(
-                update={
-                    "epochs": earlier.epochs,
-                    "supernet_seconds": earlier.supernet_seconds,
-                    "seconds": {
-                        name: earlier.seconds.get(name, seconds)
-                        if name in ("supernets", "anchors")
-                        else seconds
-                        for name, seconds in plan.seconds.items()
-                    },
-                }
-            )
-    else:
-        plan = replan_numbers(run.settings, earlier)
-    texts = {
-        "trials": (earlier.trials, plan.trials),
-        "networks to time": (earlier.measure, plan.measure),
-        "finalists": (earlier.retrain, plan.retrain),
-    }
-    changes = [f"{new} {name} instead of {old}" for name, (old, new) in texts.items() if old != new]
-    progress.note(
-        f"the job file has changed: {', '.join(changes) or 'the plan stays as it is'}. "
-        "What was made before is used again."
-    )
-    return plan
-
-
-def decide_finalists(run: JobRun, progress: JobProgress) -> int:
-    """Return how many finalists the job trains, and record for how many epochs.
-
-    It is decided when the front was measured, and only once: the finalists get the time that the
-    stages before have left of the budget, above all a search that its model ended early.
-    """
-    plan = run.record.plan
-    assert plan is not None
-    if not plan.are_finalists_final:
-        later = (FINALISTS_STAGE, EXPORT_STAGE)
-        spent_s = sum(s.seconds for name, s in run.record.stages.items() if name not in later)
-        decided = plan_finalists_again(run.settings, plan, spent_s)
-        run.record.plan = decided.model_copy(update={"are_finalists_final": True})
-        run.save()
-        if decided.retrain_epochs != plan.retrain_epochs or decided.retrain != plan.retrain:
-            progress.note(
-                f"{spent_s / 60:.1f} min of {run.settings.budget} are spent: {decided.retrain} "
-                f"networks of the front, the finalists, are trained for {decided.retrain_epochs} "
-                f"epochs each ({plan.retrain} for {plan.retrain_epochs} were planned)"
-            )
-        plan = decided
-    return plan.retrain
-
-
 def build_latency_table(run: JobRun, progress: JobProgress) -> None:
-    """Time every kernel of the spaces that the device's latency table lacks, and calibrate it."""
-    batch = run.settings.device.batch
+    """Time every kernel of the spaces that the device's latency table lacks, and calibrate it.
+
+    What needs no first timing is bounded by the share of the stage in the budget.
+
+    Raises:
+        JobFileError: the kernels take so long that too little of the budget would be left.
+    """
+    batch, start = run.settings.device.batch, time.monotonic()
+    limit_s, prepare_s = max(0.0, run.seconds_for(TABLE)), run.seconds_before(TABLE)
     missing = run.table.missing(run.kernels)
-    progress.begin("latency table", "timing")
+    longest_s = (1 - MIN_REST) * run.settings.budget_s - prepare_s
+    timed: set[str] = set()
+
+    def report(state: BuildProgress) -> None:
+        timed.add(state.record.name)
+        progress.advance(len(timed), max(len(timed), len(missing)), state.record.name)
+        table_s = state.seconds * len(missing) / len(timed)
+        if MIN_TIMED_KERNELS <= len(timed) <= len(missing) and table_s > longest_s:
+            raise too_short_error(run.settings, run.spaces, None, run.runtime, prepare_s, table_s)
+
+    progress.begin("latency table", "kernel")
     with timers_for(run.runtime) as timers:
         build_table(
-            run.table,
-            run.kernels,
-            timers,
-            progress=lambda p: progress.advance(p.done, p.total, p.record.name),
+            run.table, run.kernels, timers, seconds=KERNELS_SHARE * limit_s, progress=report
         )
     before = run.record.table
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
         run.table.use_calibration(before.calibration, batch)
     elif missing or lacks_calibration(run.table, run.spaces.values(), batch):
-        _calibrate(run, progress)
+        _calibrate(run, progress, max(0.0, limit_s - (time.monotonic() - start)))
     needed = [run.table.record(kernel) for kernel in run.kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
     run.record.table = TableSummary(
@@ -321,10 +231,21 @@ def build_latency_table(run: JobRun, progress: JobProgress) -> None:
             f"{record.name} could not be compiled or timed, so networks that need it are left out: "
             f"{record.error}"
         )
+    if missing and run.record.table.unstable:
+        progress.note(
+            f"the timings of {run.record.table.unstable} of {len(needed)} kernels did not agree in "
+            "their time: they are unstable, and a later job times them again"
+        )
 
 
-def _calibrate(run: JobRun, progress: JobProgress) -> None:
-    """Fit the correction of the latency table's predictions."""
+def _calibrate(run: JobRun, progress: JobProgress, seconds: float) -> None:
+    """Fit the correction of the latency table's predictions.
+
+    Args:
+        run: the run.
+        progress: receives progress and messages.
+        seconds: time after which no network is timed again.
+    """
     progress.begin("check of predictions", "network")
     try:
         calibration = calibrate_after_build(
@@ -332,6 +253,7 @@ def _calibrate(run: JobRun, progress: JobProgress) -> None:
             list(run.spaces.values()),
             run.runtime,
             batch=run.settings.device.batch,
+            seconds=seconds,
             progress=progress.advance,
         )
     except MeasurementError as error:
@@ -341,34 +263,49 @@ def _calibrate(run: JobRun, progress: JobProgress) -> None:
             progress.note(f"predictions are corrected: {calibration.text}")
 
 
+def supernet_settings(run: JobRun) -> TrainingSettings:
+    """Return the settings with which the supernets of a job train: all for the same time.
+
+    A training whose length the job does not set ends with its share of the budget, which is
+    decided once; one whose length is set ends with it at the latest.
+    """
+    limit_s = max(1.0, supernet_s(run.settings, run.seconds_before(SUPERNETS), len(run.spaces)))
+    if run.settings.training.length is not None:
+        return replace(run.training_settings(), longest_seconds=limit_s)
+    if run.record.supernet_seconds is None:
+        run.record.supernet_seconds = round(limit_s, 1)
+        run.save()
+    return run.training_settings(seconds=run.record.supernet_seconds)
+
+
 def train_supernets(
-    run: JobRun, progress: JobProgress, settings: Mapping[str, TrainingSettings]
+    run: JobRun, progress: JobProgress, settings: TrainingSettings
 ) -> dict[str, Supernet]:
     """Train the supernet of each space, and score its largest and smallest network.
 
     Args:
         run: the run, which keeps the supernets.
         progress: receives stages, progress and messages.
-        settings: training settings of each space.
+        settings: settings of each training.
 
     Returns:
         The trained supernets by space.
     """
     supernets: dict[str, Supernet] = {}
     for name, space in run.spaces.items():
-        with run.stage(f"supernet {name}"):
+        with run.stage(f"{SUPERNETS} {name}", progress):
             progress.begin(f"supernet {name}", "step")
             supernets[name] = train(
                 space,
                 run.data,
                 run.supernet_folder(name),
-                settings[name],
+                settings,
                 seed=run.settings.seed,
                 progress=lambda p: progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
             )
         largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], run.data)
         summary = SupernetSummary(
-            epochs=trained_epochs(run.supernet_folder(name)) or settings[name].epochs,
+            epochs=trained_epochs(run.supernet_folder(name)) or settings.epochs,
             largest_accuracy=largest,
             smallest_accuracy=smallest,
         )

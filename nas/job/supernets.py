@@ -81,7 +81,7 @@ def train_job_supernets(
         open_data(run, progress)
         decide_image_changes(run, progress)
         recipe = group.broadcast(run.training_settings())
-        trained = train_supernets(run, progress, dict.fromkeys(run.spaces, recipe))
+        trained = train_supernets(run, progress, recipe)
         run.save()
         return trained
 

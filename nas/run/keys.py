@@ -20,9 +20,6 @@ MAX_MINUTES = 366 * 24 * 60.0
 Stage = Literal["training", "search"]
 """A part of a run from whose beginning on a key may not change: supernets, or the search."""
 
-Decision = Literal["plan", "limits"]
-"""What a later start decides again: how much each stage does, or which trials are feasible."""
-
 
 @dataclass(frozen=True)
 class Key:
@@ -33,13 +30,13 @@ class Key:
         bounds: constraints as pydantic names them: `ge`, `gt`, `le`, `lt`.
         fixed_from: stage of a run from whose beginning on the key may not change; None if a run
             can always be continued with another value.
-        decides: what is decided again if the key has changed.
+        is_limit: whether it decides which trials are feasible, so that a change judges them again.
     """
 
     meaning: str
     bounds: dict[str, float]
     fixed_from: Stage | None = "training"
-    decides: Decision | None = None
+    is_limit: bool = False
 
 
 def _key(meaning: str, **bounds: float) -> Key:
@@ -53,18 +50,13 @@ def _search_key(meaning: str, **bounds: float) -> Key:
 
 
 def _free_key(meaning: str, **bounds: float) -> Key:
-    """Return a key that changes nothing of what a run has done."""
+    """Return a key that changes nothing of what a run has done, but perhaps how much it does."""
     return Key(meaning, bounds, fixed_from=None)
-
-
-def _plan_key(meaning: str, **bounds: float) -> Key:
-    """Return a key that says how much a run does; what was done stays."""
-    return Key(meaning, bounds, fixed_from=None, decides="plan")
 
 
 def _limit_key(meaning: str, **bounds: float) -> Key:
     """Return a limit of the search; the values of the trials stay."""
-    return Key(meaning, bounds, fixed_from=None, decides="limits")
+    return Key(meaning, bounds, fixed_from=None, is_limit=True)
 
 
 KEYS: dict[str, Key] = {
@@ -72,7 +64,7 @@ KEYS: dict[str, Key] = {
         "Name of the run, by default that of the job file; results are in results/<name>."
     ),
     "seed": _key("Seed of everything that is drawn at random.", ge=0, le=MAX_SEED),
-    "budget": _plan_key('Time of the whole job, such as "45m", "8h" or "1h30m".'),
+    "budget": _free_key('Time of the whole job, such as "45m", "8h" or "1h30m".'),
     "data.source": _free_key(
         '"digits", parquet files, or a folder with one folder for each class.'
     ),
@@ -122,7 +114,10 @@ KEYS: dict[str, Key] = {
     "device.tables": _key("Folder of latency tables, or one .jsonl file."),
     "training.device": _free_key("Device that trains the supernets: cpu, cuda, or auto."),
     "training.epochs": _key(
-        "Passes over the images; by default what the budget allows.", ge=1, le=1_000_000
+        "Most passes over the images, of a supernet and of a finalist; by default what the budget "
+        "allows.",
+        ge=1,
+        le=1_000_000,
     ),
     "training.minutes": _key(
         "Minutes of training for each supernet, instead of epochs.", gt=0, le=1_000_000
@@ -153,7 +148,7 @@ KEYS: dict[str, Key] = {
     "training.cutout": _key("Side of the erased square as a fraction of the image.", ge=0, lt=1),
     "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
-    "search.trials": _plan_key(
+    "search.trials": _free_key(
         "Number of distinct architectures to score, in all starts together; by default what the "
         "model and the budget say.",
         ge=1,
@@ -219,10 +214,10 @@ KEYS: dict[str, Key] = {
     "search.storage": _search_key(
         "Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."
     ),
-    "finish.measure": _plan_key(
+    "finish.measure": _free_key(
         "Number of candidates that are timed as whole networks.", ge=0, le=100_000
     ),
-    "finish.retrain": _plan_key(
+    "finish.retrain": _free_key(
         "Number of networks of the front that are trained to the end; by default what the budget "
         "allows.",
         ge=0,

@@ -14,8 +14,11 @@ class JobProgress(Protocol):
         """Begin a stage whose work is counted in `unit`s. It lasts until the next stage begins."""
         ...
 
-    def advance(self, done: int, total: int, text: str = "") -> None:
-        """Set the progress of the current stage to `done` of `total`, with a text beside it."""
+    def advance(self, done: int, total: int | None, text: str = "") -> None:
+        """Set the progress of the current stage to `done` of `total`, with a text beside it.
+
+        The total is None if it is not known.
+        """
         ...
 
     def note(self, text: str) -> None:
@@ -29,7 +32,7 @@ class SilentProgress:
     def begin(self, stage: str, unit: str) -> None:
         """Do nothing."""
 
-    def advance(self, done: int, total: int, text: str = "") -> None:
+    def advance(self, done: int, total: int | None, text: str = "") -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:

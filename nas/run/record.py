@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, field_serializer
 
 from nas.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.errors import RunFolderError
@@ -147,41 +147,18 @@ def describe_shift(shift: int) -> str:
     return f"shifted by up to {shift} pixel{'s' if shift > 1 else ''}" if shift else "not shifted"
 
 
-class JobPlan(_RunSection):
-    """What a job will do.
+class FinalistsRecord(_RunSection):
+    """How many finalists a run trains, as it was decided when the front was measured.
 
     Attributes:
-        kernels: number of kernels to compile and time.
-        epochs: number of training epochs by space; expected ones if there is a time budget.
-        supernet_seconds: time budget of each supernet; None for exactly `epochs`.
-        trials: largest number of architectures to score.
-        expected_trials: number of architectures after which the search is expected to end; None in
-            a plan without an estimate.
-        measure: number of whole networks to time.
-        retrain: number of finalists to train to the end.
-        retrain_epochs: number of training epochs of each finalist.
-        are_finalists_final: whether the finalists were planned again when the front was measured,
-            by the time that was left.
-        seconds: expected duration by stage; empty if it was not estimated.
-        export_file_s: expected seconds to export one file of a finalist.
-        data: what was understood of the images, in one line; empty in the plan of a started run,
-            whose `DataSummary` says it.
-        image_changes: what happens to training images; empty in a plan without an estimate.
+        budget: budget of the job that decided it; another one decides again.
+        count: number of finalists.
+        epochs: number of training epochs of each.
     """
 
-    kernels: Count
-    epochs: dict[Name, Positive]
-    supernet_seconds: Seconds | None = None
-    trials: Annotated[int, Field(ge=1, lt=1 << 63)]
-    expected_trials: Count | None = None
-    measure: Count
-    retrain: Count
-    retrain_epochs: Count
-    are_finalists_final: bool = False
-    seconds: dict[str, Seconds]
-    export_file_s: Seconds = 0.0
-    data: str = ""
-    image_changes: str = ""
+    budget: str
+    count: Count
+    epochs: Annotated[int, Field(ge=1)]
 
 
 class TableSummary(_RunSection):
@@ -250,15 +227,19 @@ class RunRecord(_RunSection):
         versions: versions of Python and the libraries by name.
         stages: stages that began, by name.
         facts: values that later starts must agree with, by name.
-        decided_by: values of the keys of the job by which the plan and the limits were decided, by
-            decision; a start with other values decides again.
-        data, spaces, settings, device, plan, table: results of the first stages; None before them.
+        limits: limits of the search by key; a start with others judges the trials again.
+        data, spaces, settings, device, table: results of the first stages; None before them.
         image_changes: how all trainings of the run change images; None before it was decided.
         spaces: digest of each space's file by name.
+        supernet_seconds: time budget of each supernet; None before it was decided, and if the job
+            sets the length of the training.
         supernets: trained supernets by space.
+        score_images: number of validation images that score an architecture; None before the
+            search.
         study: name of the Optuna study; None before the search.
         correction: correction of the scores that the search uses; None without one.
         search: end of the search; None before it.
+        finalists: how many finalists are trained, and for how long; None before that.
         training_errors: why finalists could not be trained, by their names.
         export_errors: why formats of models could not be exported when the job last tried, by model
             and format; "all" stands for all formats.
@@ -272,20 +253,27 @@ class RunRecord(_RunSection):
     versions: dict[str, str]
     stages: dict[str, StageRecord]
     facts: dict[str, JsonValue] = Field(default_factory=dict)
-    decided_by: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    limits: dict[str, JsonValue] | None = None
     data: DataSummary | None = None
     image_changes: ImageChanges | None = None
     spaces: dict[Name, str] | None = None
     settings: SpaceSettings | None = None
     device: DeviceSummary | None = None
-    plan: JobPlan | None = None
     table: TableSummary | None = None
+    supernet_seconds: Positive | None = None
     supernets: dict[Name, SupernetSummary] = Field(default_factory=dict)
+    score_images: Annotated[int, Field(ge=1)] | None = None
     study: str | None = None
     correction: ScoreCorrection | None = None
     search: SearchSummary | None = None
+    finalists: FinalistsRecord | None = None
     training_errors: dict[Name, str] = Field(default_factory=dict)
     export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
+
+    @field_serializer("job")
+    def _resolved(self, job: JobSettings) -> dict[str, JsonValue]:
+        """Return all settings of the job, also those that have their defaults."""
+        return job.model_dump(mode="json")
 
 
 RUN = Format(

@@ -49,7 +49,7 @@ anew can be surer than the data allow.
 """
 
 MIN_TRIALS_PER_SPACE = 20
-"""Completed trials before a search may end by its model, for each space."""
+"""Default of the completed trials before a search may end by its model, for each space."""
 
 REASON = f"10% more trials are expected to improve the front by less than {MAX_EXPECTED_GAIN:.1%}"
 """The reason of such an end, for messages and reports."""
@@ -64,6 +64,7 @@ class Budget:
         minutes: duration of the search, including the time before it was resumed.
         stall: number of consecutive completed trials that do not change the Pareto front; or
             "auto", with which the search asks its sampler's model.
+        fewest: completed trials before the model may end the search.
 
     Raises RequestError if there is no limit, or one that is not positive.
     """
@@ -71,6 +72,7 @@ class Budget:
     trials: int | None = None
     minutes: float | None = None
     stall: Stall | None = None
+    fewest: int = 0
 
     def __post_init__(self) -> None:
         limits = [each for each in (self.trials, self.minutes, self.stall) if each is not None]
@@ -164,7 +166,7 @@ class SearchProgress:
         if budget.trials is not None and self.completed >= budget.trials:
             return "all trials done"
         if budget.minutes is not None and seconds >= 60 * budget.minutes:
-            return f"{budget.minutes:g} minutes are over"
+            return f"{budget.minutes:.3g} minutes are over"
         stall = budget.stall
         if isinstance(stall, int) and self.trials_since_improvement >= stall:
             return f"{stall} trials in a row have not improved the front"

@@ -86,6 +86,7 @@ def run_search(
     trials: int | None = None,
     minutes: float | None = None,
     stall: Stall | None = None,
+    fewest: int | None = None,
     seed: Seed = 0,
     sampler: str = "auto",
     storage: Path | str | None = None,
@@ -117,6 +118,8 @@ def run_search(
         stall: number of consecutive completed trials that do not change the front, or "auto" for
             the rule of the model. By default "auto", unless `trials` is given or the sampler has
             no model.
+        fewest: number of completed trials before the model may end the search; by default
+            `MIN_TRIALS_PER_SPACE` for each space.
         seed: seed of the sampler. The same seed gives the same search, interrupted or not, unless
             processes share it.
         sampler: one of `nas.search.SAMPLERS`.
@@ -148,8 +151,9 @@ def run_search(
             remedy=f"Give the stall as a number of trials, or one of the samplers "
             f"{', '.join(MODEL_SAMPLERS)}.",
         )
-    budget = Budget(trials, minutes, stall)
     spaces = [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
+    fewest = MIN_TRIALS_PER_SPACE * len(spaces) if fewest is None else fewest
+    budget = Budget(trials, minutes, stall, fewest)
     objectives = prepare_objectives(objectives)
     on_message = on_message or (lambda sentence: None)
     log = TrialLog(
@@ -256,7 +260,7 @@ class _SearchLoop:
         """Return the reason to stop if the model expects too little, see `nas.search.budget`."""
         if self.shared and (recorded := self.log.recorded_end()):
             return recorded
-        if self.progress.completed < MIN_TRIALS_PER_SPACE * self.num_spaces:
+        if self.progress.completed < self.budget.fewest:
             return None
         gain = self.proposer.expected_gain(PLANS_IN_A_ROW)
         if gain is None or gain >= MAX_EXPECTED_GAIN:

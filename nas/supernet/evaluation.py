@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -48,6 +49,9 @@ ROUND_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
 
 MIN_ROUND_IMAGES = 250
 """Fewest images of a first round; with a smaller share than this, all images are one round."""
+
+TIMED_IMAGES = 256
+"""Images by which the time of a score is measured."""
 
 ROUND_DEVIATIONS = 3.0
 """Standard deviations by which the accuracy on all images may plausibly exceed that on a part."""
@@ -106,13 +110,14 @@ def evaluate_in_rounds(
     data: ImageDataset,
     is_hopeless: Callable[[float], bool],
     part: Part = "search",
+    images: int | None = None,
 ) -> RoundsScore:
     """Return the accuracy of an architecture on as many images as it needs.
 
     The images are classified in rounds. After each round but the last, `is_hopeless` decides
     whether the others are needed, from the largest accuracy on all images that is plausible (Maron
     and Moore 1994, "Hoeffding races", with the deviation of a sample without replacement). On all
-    images, the accuracy is that of `evaluate`.
+    images of the split, the accuracy is that of `evaluate`.
 
     Args:
         supernet: trained supernet.
@@ -120,26 +125,48 @@ def evaluate_in_rounds(
         data: data that the supernet was trained on.
         is_hopeless: returns whether an accuracy is so small that its exact value does not matter.
         part: split whose images are classified: "train", "search" or "holdout".
+        images: number of images that count as all, always the same ones; by default those of the
+            split.
 
     Raises:
         DataError: the supernet is for other image sizes or classes than `data` has.
         RequestError: `part` is another split, such as "test".
     """
-    images = data.part(part)
+    split = data.part(part)
+    count = len(split) if images is None else images
     _require_same_data(supernet, data)
     classify = _folded_subnet(supernet, architecture, data, choose_calibration_images(data.train))
+    order = np.random.default_rng(0).permutation(len(split))
     if data.metric != "accuracy":
         # A part of the images may lack a class, and says less about a mean over classes.
-        return RoundsScore(data.score(classify(images), images.labels), len(images))
-    order = np.random.default_rng(0).permutation(len(images))
+        sample = split.take(np.sort(order[:count]))
+        return RoundsScore(data.score(classify(sample), sample.labels), count)
     correct = start = 0
-    for end in round_ends(len(images)):
-        sample = images.take(np.sort(order[start:end]))
+    for end in round_ends(count):
+        sample = split.take(np.sort(order[start:end]))
         correct += int((classify(sample) == sample.labels).sum())
         start = end
-        if is_hopeless(largest_plausible_accuracy(correct, end, len(images))):
+        if is_hopeless(largest_plausible_accuracy(correct, end, count)):
             break
     return RoundsScore(correct / start, start)
+
+
+def measure_score(
+    supernet: Supernet, architecture: Architecture, data: ImageDataset
+) -> tuple[float, float]:
+    """Return the seconds that a score takes in any case, and those of each image.
+
+    Both are measured at the second time: torch takes up to a second to choose its code for a layer
+    of a new shape, which a search pays only a few times.
+    """
+    calibration = choose_calibration_images(data.train)
+    images = data.search.take(slice(0, TIMED_IMAGES))
+    _folded_subnet(supernet, architecture, data, calibration)(images)
+    start = time.perf_counter()
+    classify = _folded_subnet(supernet, architecture, data, calibration)
+    calibrated = time.perf_counter()
+    classify(images)
+    return calibrated - start, (time.perf_counter() - calibrated) / len(images)
 
 
 def round_ends(images: int) -> list[int]:

@@ -29,8 +29,11 @@ class Schedule:
 
     Args:
         steps: number of steps of a training without a time budget.
-        budget_s: time budget in seconds; None for exactly `steps`.
+        budget_s: time budget in seconds; None for `steps`.
         decisions: what was decided so far, in the order of the steps.
+        longest_s: seconds within which also a training without a time budget has to end. It does
+            exactly `steps` if its pace allows that, and fewer otherwise.
+        most_steps: largest number of steps of a training with a time budget; None for no limit.
 
     Attributes:
         end: positions run from 0 to this number. Without a budget it is the number of steps.
@@ -38,11 +41,26 @@ class Schedule:
     """
 
     def __init__(
-        self, steps: int, budget_s: float | None = None, decisions: Sequence[ScheduleRow] = ()
+        self,
+        steps: int,
+        budget_s: float | None = None,
+        decisions: Sequence[ScheduleRow] = (),
+        *,
+        longest_s: float | None = None,
+        most_steps: int | None = None,
     ) -> None:
         self.end = steps if budget_s is None else BUDGET_POSITIONS
         self.decisions = list(decisions)
-        self._budget_s = budget_s
+        self._most_steps = steps if budget_s is None else most_steps
+        limits = [each for each in (budget_s, longest_s) if each is not None]
+        self._budget_s = min(limits, default=None)
+        # The first steps are slower: code is compiled. They must not shorten a training.
+        self._first_decision_s = 0.0 if budget_s is not None else sum(limits) / DECISIONS
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the time decides about the number of steps."""
+        return self._budget_s is not None
 
     @property
     def steps(self) -> int:
@@ -73,15 +91,17 @@ class Schedule:
         if self._budget_s is None:
             return False
         last, last_s = self._last
-        if step - last < MIN_STEPS_OF_PACE:
+        if step - last < MIN_STEPS_OF_PACE or spent_s < self._first_decision_s:
             return False
         if not self.decisions or spent_s - last_s > MAX_PART_SHARE * self._budget_s:
             return True
         part = self.end / DECISIONS
         return int(self.position(step) / part) > int(self.position(last) / part)
 
-    def decide(self, step: int, spent_s: float) -> ScheduleRow:
+    def decide(self, step: int, spent_s: float) -> ScheduleRow | None:
         """Decide anew from the pace since the last decision, and return the decision.
+
+        The result is None if a training without a time budget can do all its steps as ever.
 
         Args:
             step: number of steps done.
@@ -91,10 +111,12 @@ class Schedule:
         last, last_s = self._last
         # A resumed training may repeat steps in less time than they took before.
         step_s = max(1e-9, spent_s - last_s) / (step - last)
-        left = (self._budget_s - spent_s) / step_s
-        decision = ScheduleRow(
-            schema=1, step=step, steps=step + max(1, round(left)), seconds=spent_s
-        )
+        steps = step + max(1, round((self._budget_s - spent_s) / step_s))
+        if self._most_steps is not None:
+            steps = min(steps, max(self._most_steps, step + 1))
+        if not self.decisions and steps == self.steps:
+            return None
+        decision = ScheduleRow(schema=1, step=step, steps=steps, seconds=spent_s)
         self.decisions.append(decision)
         return decision
 

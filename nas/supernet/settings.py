@@ -36,6 +36,8 @@ class TrainingSettings:
         seconds: time budget for the training of a supernet, which takes the place of `epochs`. The
             number of steps is decided anew as the training goes; see `nas.supernet.schedule`.
             Networks that are trained standalone ignore it.
+        longest_seconds: time within which the training of a supernet has to end. A training that
+            is too slow for all its epochs does fewer steps. None for no limit.
         batch_size: images in a step, at least 2; every step trains several subnets on them.
         learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
             decay. The default ranks best; small spaces get higher accuracies with 0.3.
@@ -66,6 +68,7 @@ class TrainingSettings:
 
     epochs: float = 60
     seconds: float | None = None
+    longest_seconds: float | None = None
     batch_size: int = 64
     learning_rate: float = 0.1
     weight_decay: float = 1e-4
@@ -87,6 +90,7 @@ class TrainingSettings:
         valid = {
             "epochs": self.epochs > 0,
             "seconds": self.seconds is None or self.seconds > 0,
+            "longest_seconds": self.longest_seconds is None or self.longest_seconds > 0,
             "batch_size": self.batch_size >= 2,
             "learning_rate": self.learning_rate > 0,
             "weight_decay": self.weight_decay >= 0,
@@ -112,11 +116,11 @@ class TrainingSettings:
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights.
 
-        Training resumes only from a checkpoint with equal ones. The device and the time between
-        checkpoints are not among them.
+        Training resumes only from a checkpoint with equal ones. The device, the time between
+        checkpoints and the longest duration are not among them.
         """
         record = asdict(self)
-        for name in ("device", "checkpoint_seconds"):
+        for name in ("device", "checkpoint_seconds", "longest_seconds"):
             del record[name]
         if float(self.epochs).is_integer():
             record["epochs"] = int(self.epochs)

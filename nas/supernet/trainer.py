@@ -44,6 +44,10 @@ Supernets rank worse if it decays to zero, as that of networks that are trained 
 """
 
 
+MAX_EPOCHS = 200
+"""Most epochs that a training with a time budget does. Settings can ask for more."""
+
+
 class DivergedError(TrainingError):
     """The loss or the gradient is not finite."""
 
@@ -119,7 +123,11 @@ class Trainer:
         self._shards = ShardedModule(self.supernet, count_shards(images, macs, self.device))
         self._batch_macs = images * macs
         self.schedule = Schedule(
-            settings.steps(self.batches.steps_per_epoch), settings.seconds, decisions
+            settings.steps(self.batches.steps_per_epoch),
+            settings.seconds,
+            decisions,
+            longest_s=settings.longest_seconds,
+            most_steps=round(MAX_EPOCHS * self.batches.steps_per_epoch),
         )
         self.rollbacks = 0
         self._resizing = settings.resolve_progressive_resizing(space)

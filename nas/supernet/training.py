@@ -155,7 +155,7 @@ def train(
     if group.is_main:
         steps = trainer.schedule.steps
         epochs = float(settings.epochs)
-        if settings.seconds is not None:
+        if trainer.schedule.decisions:
             epochs = round(steps / trainer.batches.steps_per_epoch, 3)
         supernet.save(folder, {**trainer.identity(), "step": steps, "epochs": epochs})
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -182,11 +182,11 @@ def _run_steps(
         checkpoint.truncate_log(folder / TRAINING_LOG, TRAINING, step)
     started = last_checkpoint = time.monotonic()
     while step < schedule.steps:
-        if trainer.settings.seconds is not None:
+        if schedule.has_budget:
             spent_s = group.broadcast(round(earlier_s + time.monotonic() - started, 3))
             if schedule.is_due(step, spent_s):
                 decision = schedule.decide(step, spent_s)
-                if group.is_main:
+                if decision is not None and group.is_main:
                     jsonl.append(folder / SCHEDULE_LOG, decision.model_dump(by_alias=True))
         result = trainer.step(step)
         rate = trainer.learning_rate(step)

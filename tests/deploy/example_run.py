@@ -7,7 +7,7 @@ from nas import files
 from nas.data import ImageDataset
 from nas.documents import to_json
 from nas.run import candidates
-from nas.run.record import DataSummary, JobPlan, RunRecord
+from nas.run.record import DataSummary, FinalistsRecord, RunRecord
 from nas.run.run import open_run
 from nas.run.settings import JobSettings
 from nas.search import Trial
@@ -76,10 +76,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
         ),
         spaces={SPACE: space.digest},
         settings=SpaceSettings(**space.settings),
-        plan=JobPlan(
-            kernels=0, epochs={SPACE: 1}, trials=6, measure=0, retrain=2, retrain_epochs=1,
-            seconds={},
-        ),
+        finalists=FinalistsRecord(budget=SETTINGS.budget, count=2, epochs=1),
     )  # fmt: skip
     files.replace(folder / "run.json", to_json(record))
     return folder

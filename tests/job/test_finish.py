@@ -91,8 +91,10 @@ def test_wrong_requests_are_refused_before_anything_is_trained(run):
 def plan_finalists(folder: Path, count: int, epochs: int) -> None:
     """Let a finished job train finalists when it is run again."""
     shutil.rmtree(folder / "models", ignore_errors=True)
+    job = folder.parents[1] / "job.toml"
+    job.write_text(job.read_text().replace("retrain = 0", f"retrain = {count}"))
     record = json.loads((folder / "run.json").read_text())
-    record["plan"] |= {"retrain": count, "retrain_epochs": epochs}
+    record["finalists"] = {"budget": record["job"]["budget"], "count": count, "epochs": epochs}
     (folder / "run.json").write_text(json.dumps(record))
 
 

@@ -85,3 +85,32 @@ def test_positions_before_a_decision_do_not_depend_on_it():
     schedule.decide(40, 50.0)
     assert [schedule.position(step) for step in range(41)] == before
     assert schedule.steps == 40 + round(50 / 1.5)
+
+
+def time_out(schedule, step_s):
+    """Return the duration of a training whose steps all take the same time."""
+    step = 0
+    while step < schedule.steps:
+        if schedule.is_due(step, step * step_s):
+            schedule.decide(step, step * step_s)
+        step += 1
+    return step * step_s
+
+
+def test_training_of_epochs_does_all_steps_if_its_longest_time_allows_them():
+    schedule = Schedule(500, longest_s=BUDGET_S)
+    assert time_out(schedule, 0.19) == pytest.approx(95)
+    assert schedule.decisions == [], "its steps are those of a training without a limit"
+
+
+def test_training_of_epochs_that_is_too_slow_ends_in_time_with_its_schedule_completed():
+    schedule = Schedule(500, longest_s=BUDGET_S)
+    assert time_out(schedule, 0.5) == pytest.approx(BUDGET_S, rel=0.02)
+    assert schedule.steps == pytest.approx(200, rel=0.02)
+    assert schedule.position(schedule.steps) == pytest.approx(500)
+
+
+def test_training_with_a_time_budget_does_no_more_than_the_largest_number_of_steps():
+    schedule = Schedule(1, BUDGET_S, most_steps=300)
+    assert time_out(schedule, 0.1) == pytest.approx(30)
+    assert schedule.position(300) == pytest.approx(schedule.end)
