@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nas.search import Objective, hypervolume, posterior, run_search
@@ -170,6 +170,7 @@ def search_values(values, sampler="guided", **limits):
         max_size=2,
     )
 )
+@example([[0.0] * 20, [1e9] * 20])
 def test_search_never_stops_for_a_value(values):
     result = search_values(values)
     assert result.stop_reason == "all trials done"
