@@ -223,7 +223,7 @@ def build_latency_table(run: JobRun, progress: JobProgress) -> None:
         unstable=sum(r is not None and r.status == "unstable" for r in needed),
         dispatch_us=dict(run.table.dispatch.parts_us),
         calibration=None
-        if (fitted := run.table.calibration(batch)) is None
+        if (fitted := run.table.calibration(batch, next(iter(run.spaces.values())).digest)) is None
         else fitted.model_copy(update={"networks": (), "supersedes": None}),
     )
     for record in failed:

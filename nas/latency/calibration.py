@@ -123,14 +123,15 @@ def calibrate_table(
 
 
 def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:
-    """Return whether a table lacks a calibration for a space whose networks can be measured.
+    """Return whether a table lacks one calibration of all spaces, if networks can be measured.
 
-    Each space may have one of its own, from another build.
+    A space may have one of its own, from a build without the others.
     """
     if table.runtime.network_basis != MEASURED:
         return False
     fitted = [(space, table.calibration(batch, space.digest)) for space in spaces]
-    return any(own is None or space.digest not in own.spaces for space, own in fitted)
+    lacking = any(own is None or space.digest not in own.spaces for space, own in fitted)
+    return lacking or len({own.line for _, own in fitted if own is not None}) > 1
 
 
 def calibrate_after_build(

@@ -186,7 +186,9 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
     for space, slope in ((SPACE, 1.5), (OTHER, 2.0)):
         assert lacks_calibration(table, [SPACE, space])
         add(table, calibration(slope, spaces=(space.digest,)))
-        assert not lacks_calibration(table, [SPACE, space])
+        assert not lacks_calibration(table, [space])
+    # A run of both spaces predicts with one calibration, and records it.
+    assert lacks_calibration(table, [SPACE, OTHER])
     compact = merge_tables([table.path], tmp_path / "compact.jsonl")
     for each in (table, LatencyTable.open(compact.path)):
         for network, slope in (
@@ -200,6 +202,7 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
     # A calibration of both spaces replaces those of each.
     calibrate_after_build(table, [SPACE, OTHER], FakeRuntime())
     assert len(table.calibrations()) == 1
+    assert not lacks_calibration(table, [SPACE, OTHER])
 
 
 def test_other_launch_costs_need_another_calibration(table: LatencyTable) -> None:
