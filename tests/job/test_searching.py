@@ -151,9 +151,9 @@ def test_search_ends_when_its_minutes_are_over(
 ):
     evaluate = objectives.evaluate_in_rounds
 
-    def slow(*arguments):
+    def slow(*arguments, **options):
         time.sleep(seconds)
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(objectives, "evaluate_in_rounds", slow)
     summary = document(invoke("search", "job.toml", "--minutes", 0.005, "--json"))
@@ -191,12 +191,12 @@ from nas.job import objectives
 evaluate = objectives.evaluate_in_rounds
 calls = []
 
-def hang(*arguments):
+def hang(*arguments, **options):
     calls.append(arguments)
     while len(calls) > 2:
         Path("hanging").touch()
         time.sleep(0.01)
-    return evaluate(*arguments)
+    return evaluate(*arguments, **options)
 
 objectives.evaluate_in_rounds = hang
 from nas.cli import main

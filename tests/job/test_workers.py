@@ -48,7 +48,7 @@ def wait_for_other_process(monkeypatch, study, then=lambda pid: None) -> list[in
     evaluate = objectives.evaluate_in_rounds
     others: list[int] = []
 
-    def wait_and_evaluate(*arguments):
+    def wait_and_evaluate(*arguments, **options):
         end = time.monotonic() + MAX_WAIT_S
         shared = None if others else study()
         while not others:
@@ -58,7 +58,7 @@ def wait_for_other_process(monkeypatch, study, then=lambda pid: None) -> list[in
             others.extend(pid for pid in pids if pid != os.getpid())
             for pid in others:
                 then(pid)
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(objectives, "evaluate_in_rounds", wait_and_evaluate)
     return others
@@ -111,9 +111,9 @@ from nas.job import objectives
 
 evaluate = objectives.evaluate_in_rounds
 
-def slow(*arguments):
+def slow(*arguments, **options):
     time.sleep(0.4)
-    return evaluate(*arguments)
+    return evaluate(*arguments, **options)
 
 objectives.evaluate_in_rounds = slow
 """

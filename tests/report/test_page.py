@@ -69,7 +69,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
         ("trials.csv", "digest", "other", "it has no column 'digest'"),
         ("run.json", '"schema": 1', '"schema": 7', "has schema 7; this version reads schema 1"),
         ("run.json", r'"seconds": [\d.]+', '"seconds": "2"', "stages.prepare.seconds is '2'"),
-        ("run.json", '"epochs": {\n   "mob', '"epochs": {\n   "../../mob', r"plan\.epochs\.\.\./"),
+        ("run.json", '"spaces": {\n  "mob', '"spaces": {\n  "../../mob', r"spaces\.\.\./"),
         ("run.json", '"table":', '"desk":', "has no table yet: the job has only begun"),
         (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
         (LOG, '"step": 3', '"step": null', "line 1 .* step is None"),

@@ -32,7 +32,7 @@ RULES: dict[str, str | int | bool] = {
 `max_pixels`: larger images are refused, because decoding one takes more than about 0.5 GB. For a
 JPEG, which can be decoded at a fraction of its size, the decoded pixels count. `jpeg_draft`: a JPEG
 is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both sides have at least
-`jpeg_draft` times the size asked for. `nas.records.model.ImageReading` describes the others.
+`jpeg_draft` times the size asked for. `nas.run.model_card.ImageReading` describes the others.
 """
 
 
