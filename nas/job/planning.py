@@ -51,6 +51,9 @@ finalists have the rest, and pay for their export.
 ANCHOR_COST = 0.25
 """Time of an anchor over that of its supernet, which trains four networks in a step."""
 
+EXPORT_S = 3.0
+"""Time to export a small finalist in the default formats."""
+
 MIN_SCORES = 300
 """Scores of a search before its model may end it, for which it leaves out images if it has no time
 for all of them."""
@@ -58,10 +61,10 @@ for all of them."""
 MIN_SCORE_IMAGES = 300
 """Fewest images by which an architecture is scored, unless there are fewer."""
 
-PROPOSAL_S = 0.1
+PROPOSAL_S = 0.05
 """Time of a trial beside its score: the model proposes it, and it is recorded."""
 
-NETWORK_S = 2.0
+NETWORK_S = 0.8
 """Time to compile and time one network of the front."""
 
 FINALIST_EPOCHS = 30
@@ -284,6 +287,12 @@ def make_plan(
     seconds[MEASURE] = min(measure_s, NETWORK_S * settings.finish.measure)
     finalists = fewest_finalists(settings)
     seconds[FINALISTS] = share_s(settings, FINALISTS, sum(seconds.values())) if finalists else 0.0
+    if "epochs" in length:
+        # The epochs of the supernets are the most of the finalists, too.
+        most = finalists if settings.finish.retrain is not None else max(finalists, MAX_FINALISTS)
+        mean_s = ANCHOR_COST * float(np.mean(list(epoch_s.values())))
+        each_s = length["epochs"] * mean_s + EXPORT_S
+        seconds[FINALISTS] = min(seconds[FINALISTS], most * each_s)
     return JobPlan(
         kernels=len(missing),
         epochs={name: round(each, 2) for name, each in epochs.items()},
