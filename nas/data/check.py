@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.dataset import IMBALANCED, ImageDataset, Inventory
+from nas.data.dataset import IMBALANCED, PART_NAMES, ImageDataset, Inventory
 
 FEW_IMAGES = 10
 """A class with fewer images than this can hardly be learned or judged."""
 
 MAX_EXAMPLES = 10
 """Pairs of duplicates that are listed."""
-
-_SHOWN_PARTS = {"train": "training", "search": "search", "holdout": "hold-out", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class DataCheck:
         problems = []
         if any(self.leaked.values()):
             parts = ", ".join(
-                f"{count} of {sum(self.counts[part].values())} {_SHOWN_PARTS[part]} images"
+                f"{count} of {sum(self.counts[part].values())} {PART_NAMES[part]} images"
                 for part, count in self.leaked.items()
                 if count
             )
@@ -151,7 +149,7 @@ def check_data(data: ImageDataset, progress: Callable[[int, int], None] | None =
     in_training = np.unique(positions[(parts[:, ::-1] == "train") & (parts != "train")])
     return DataCheck(
         source=data.source,
-        counts={part: data.class_counts_of(part) for part in _SHOWN_PARTS},
+        counts={part: data.class_counts_of(part) for part in PART_NAMES},
         formats=dict(inventory.kinds),
         sizes=_sizes(inventory.sizes),
         skipped=data.skipped,
@@ -159,7 +157,7 @@ def check_data(data: ImageDataset, progress: Callable[[int, int], None] | None =
         duplicates=dict(by_parts.most_common()),
         leaked={
             part: int((inventory.parts[in_training] == part).sum())
-            for part in _SHOWN_PARTS
+            for part in PART_NAMES
             if part != "train"
         },
         exact=len(found.exact),
@@ -172,7 +170,7 @@ def check_data(data: ImageDataset, progress: Callable[[int, int], None] | None =
 def _pairs(
     data: ImageDataset, inventory: Inventory, pairs: np.ndarray, *, is_exact: bool
 ) -> list[DuplicatePair]:
-    order = ["left out", *_SHOWN_PARTS]
+    order = ["left out", *PART_NAMES]
     result = []
     for pair in pairs.tolist():
         first, second = sorted(pair, key=lambda at: order.index(str(inventory.parts[at])))

@@ -39,7 +39,8 @@ misleads."""
 Part = Literal["train", "search", "holdout"]
 """The parts that training and search may read; the test images are not among them."""
 
-_PART_NAMES = {"train": "train", "search": "search", "holdout": "hold-out", "test": "test"}
+PART_NAMES = {"train": "train", "search": "search", "holdout": "hold-out", "test": "test"}
+"""What the parts of a dataset are called in messages, by their attributes."""
 
 _MAX_CLASSES_IN_LINE = 10
 
@@ -207,7 +208,7 @@ class ImageDataset:
     def summary(self) -> str:
         """One line that says what was understood of the source: classes and parts with counts."""
         counts = self.counts
-        parts = (f"{name} {counts[key]}" for key, name in _PART_NAMES.items())
+        parts = (f"{name} {counts[key]}" for key, name in PART_NAMES.items())
         text = (
             f"{sum(counts.values())} images of {len(self.classes)} classes: "
             f"{count_text(self.class_counts)}; {', '.join(parts)}"
@@ -558,7 +559,7 @@ def _warn_about_similar_names(source: str, classes: tuple[str, ...]) -> None:
 def _part_of_each(count: int, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return the name of the part of each image."""
     names = np.full(count, "left out")
-    for name, positions in zip(_PART_NAMES, parts, strict=True):
+    for name, positions in zip(PART_NAMES, parts, strict=True):
         names[positions] = name
     return names
 

@@ -24,9 +24,9 @@ from nas.job.measurements import (
 from nas.job.planning import (
     FINALIST_EPOCHS,
     FINALISTS,
-    MAX_FINALISTS,
     MEASURE,
     fewest_finalists,
+    most_finalists,
 )
 from nas.latency import Prediction, measure_networks
 from nas.run import candidates
@@ -236,7 +236,7 @@ def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:
         return known
     progress.begin("epochs of the finalists", "network")
     limit_s, setup = run.seconds_for(FINALISTS), Retraining(run, run.training_settings(1))
-    most = fewest if settings.finish.retrain is not None else max(fewest, MAX_FINALISTS)
+    most = most_finalists(settings)
     epoch_s: dict[str, float] = {}
 
     def epochs_of(count: int) -> float:

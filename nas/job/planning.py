@@ -8,7 +8,7 @@ measured in seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -161,11 +161,29 @@ def fitting_images(score: tuple[float, float], seconds: float, scores: float, im
     return int(np.clip(fitting, min(MIN_SCORE_IMAGES, images), images))
 
 
+def score_cost(supernets: Iterable[Supernet], data: ImageDataset, seed: int) -> tuple[float, float]:
+    """Return the mean cost of a score with some supernets, see `measure_score`."""
+    rng = np.random.default_rng(seed)
+    costs = [
+        measure_score(supernet, supernet.space.sample(rng, uniform_over="choices"), data)
+        for supernet in supernets
+    ]
+    own_s, image_s = np.mean(costs, axis=0)
+    return float(own_s), float(image_s)
+
+
 def fewest_finalists(settings: JobSettings) -> int:
     """Return the number of finalists of a job, at least."""
     if settings.finish.retrain is not None:
         return settings.finish.retrain
     return MIN_FINALISTS if settings.budget_s >= LONG_JOB_S else 1
+
+
+def most_finalists(settings: JobSettings) -> int:
+    """Return the number of finalists of a job, at most."""
+    if settings.finish.retrain is not None:
+        return settings.finish.retrain
+    return max(fewest_finalists(settings), MAX_FINALISTS)
 
 
 def too_short_error(
@@ -259,7 +277,10 @@ def make_plan(
     if prepare_s + table_s > (1 - MIN_REST) * settings.budget_s:
         raise too_short_error(settings, spaces, table, runtime, prepare_s, table_s)
     seconds = {PREPARE: prepare_s, TABLE: table_s}
-    score = _score_cost(spaces, data, settings.seed)
+    untrained = [
+        Supernet(space, torch.Generator().manual_seed(settings.seed)) for space in spaces.values()
+    ]
+    score = score_cost(untrained, data, settings.seed)
     progress.advance(2, steps)
     epoch_s = {}
     for done, (name, space) in enumerate(spaces.items(), start=3):
@@ -289,10 +310,9 @@ def make_plan(
     seconds[FINALISTS] = share_s(settings, FINALISTS, sum(seconds.values())) if finalists else 0.0
     if "epochs" in length:
         # The epochs of the supernets are the most of the finalists, too.
-        most = finalists if settings.finish.retrain is not None else max(finalists, MAX_FINALISTS)
         mean_s = ANCHOR_COST * float(np.mean(list(epoch_s.values())))
         each_s = length["epochs"] * mean_s + EXPORT_S
-        seconds[FINALISTS] = min(seconds[FINALISTS], most * each_s)
+        seconds[FINALISTS] = min(seconds[FINALISTS], most_finalists(settings) * each_s)
     return JobPlan(
         kernels=len(missing),
         epochs={name: round(each, 2) for name, each in epochs.items()},
@@ -314,23 +334,6 @@ def _table_s(missing: list[Kernel], runtime: Runtime) -> float:
     if estimate.estimated_seconds is None:
         raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
     return estimate.estimated_seconds + runtime.dispatch_seconds
-
-
-def _score_cost(
-    spaces: Mapping[str, SearchSpace], data: ImageDataset, seed: int
-) -> tuple[float, float]:
-    """Return the mean cost of a score in the spaces, see `measure_score`."""
-    rng = np.random.default_rng(seed)
-    costs = [
-        measure_score(
-            Supernet(space, torch.Generator().manual_seed(seed)),
-            space.sample(rng, uniform_over="choices"),
-            data,
-        )
-        for space in spaces.values()
-    ]
-    own_s, image_s = np.mean(costs, axis=0)
-    return float(own_s), float(image_s)
 
 
 def _epoch_s(space: SearchSpace, data: ImageDataset, settings: JobSettings) -> float:

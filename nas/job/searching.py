@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from nas import files
@@ -23,6 +22,7 @@ from nas.job.planning import (
     MIN_SCORES,
     SEARCH,
     fitting_images,
+    score_cost,
     share_s,
     spent_before,
 )
@@ -42,7 +42,6 @@ from nas.search.continuation import (
 )
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
-from nas.supernet.evaluation import measure_score
 from nas.supernet.weights import Supernet
 
 MIN_SEARCH_S = 20.0
@@ -169,15 +168,10 @@ def _decide_images(run: Run, progress: JobProgress, supernets: Mapping[str, Supe
     images, settings = len(run.data.search), run.settings.search
     if images <= MIN_SCORE_IMAGES:
         return images
-    rng = np.random.default_rng(run.settings.seed)
-    costs = [
-        measure_score(supernet, supernet.space.sample(rng, uniform_over="choices"), run.data)
-        for supernet in supernets.values()
-    ]
-    own_s, image_s = np.mean(costs, axis=0)
+    cost = score_cost(supernets.values(), run.data, run.settings.seed)
     seconds = _limit_s(run) * settings.workers
     scores = min(MIN_SCORES, settings.trials or MIN_SCORES)
-    fitting = fitting_images((own_s, image_s), seconds, scores, images)
+    fitting = fitting_images(cost, seconds, scores, images)
     if fitting < images:
         progress.note(
             f"search: {fitting} of {images} validation images score an architecture, so that "
