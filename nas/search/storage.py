@@ -23,7 +23,7 @@ from nas.search.objectives import Direction
 from nas.storage_address import is_address, parse_address, redact, redact_address
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
+    from sqlalchemy.engine import URL, Engine
 
 STORAGE_RETRY_SECONDS = 600.0
 """A search waits at most so long for a database that does not answer."""
@@ -57,7 +57,8 @@ class _DatabaseStorage(RDBStorage):
     _last_token = ""
 
     def __init__(self, url: URL) -> None:
-        from sqlalchemy import event
+        from optuna.storages._rdb.models import BaseModel
+        from sqlalchemy import create_engine, event
 
         if url.drivername in ("postgresql", "postgres"):
             url = url.set(drivername="postgresql+psycopg")
@@ -73,14 +74,19 @@ class _DatabaseStorage(RDBStorage):
                 "tcp_user_timeout": 30_000,
             }
         connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
+        if backend == "sqlite":
+            # Optuna's constructor shows other processes a table before its unique index. Two of
+            # them could then create one study twice.
+            engine = create_engine(url, connect_args=connect_args)
+            _begin_immediately(engine)
+            BaseModel.metadata.create_all(engine)
+            engine.dispose()
         super().__init__(
             url.render_as_string(hide_password=False),
             engine_kwargs={"pool_pre_ping": backend != "sqlite", "connect_args": connect_args},
         )
         if backend == "sqlite":
-            # SQLite has no row locks: two processes that end one trial at the same time can both
-            # read that it is running. With an immediate transaction the second one waits.
-            event.listen(self.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+            _begin_immediately(self.engine)
         if backend == "postgresql":
             event.listen(self.engine, "connect", _limit_lock_time)
             self.engine.dispose()
@@ -117,6 +123,17 @@ class _DatabaseStorage(RDBStorage):
             .filter(attribute.key == "token", attribute.value_json == json.dumps(token))
             .one_or_none()
         )
+
+
+def _begin_immediately(engine: Engine) -> None:
+    """Let a transaction of SQLite lock the database at its start.
+
+    SQLite has no row locks: two processes that end one trial at the same time can both read that
+    it is running. With an immediate transaction the second one waits.
+    """
+    from sqlalchemy import event
+
+    event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
 
 
 def _limit_lock_time(connection: Any, record: Any) -> None:

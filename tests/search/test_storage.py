@@ -5,9 +5,12 @@ import threading
 import time
 import traceback
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from nas.errors import RequestError, StorageError
 from nas.search import liveness, run_search, trial_log
@@ -262,6 +265,24 @@ def test_remote_process_is_not_dead_directly_after_an_outage(postgresql, databas
     time.sleep(0.5)
     watching.refresh()
     assert watching.num_running == 0
+
+
+def test_tables_of_a_new_file_appear_with_their_unique_indexes(tmp_path):
+    path = tmp_path / "study.db"
+    seen = []
+
+    def look(connection, cursor, statement, *rest):
+        if statement.startswith("CREATE UNIQUE INDEX"):
+            with closing(sqlite3.connect(path)) as other_process:
+                seen.append(other_process.execute("SELECT name FROM sqlite_master").fetchall())
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        Storage(f"sqlite:///{path}")
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
+    assert seen
+    assert not any(seen)
 
 
 @pytest.mark.parametrize(
