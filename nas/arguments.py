@@ -238,7 +238,7 @@ def _is_numpy_bool(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """Return a value, or its type where the value's text says little."""
-    from nas.documents import shortened  # commands start without pydantic, which it imports
+    from nas.files.documents import shortened  # commands start without pydantic, which it imports
 
     is_plain = value is None or isinstance(
         value, str | bytes | numbers.Number | list | tuple | dict

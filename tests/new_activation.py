@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _tvm_kernel(graph: nas.Graph) -> None:
-    from nas.latency import fusion
+    from nas.kernels import fusion
     from nas.schedules.epilogue import apply_steps, epilogue_steps
     from nas.schedules.tir import broadcast
 

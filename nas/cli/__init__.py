@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nas import __version__, processes
+from nas import __version__
 from nas.cli import data, machine, models, runs, spaces, supernet, table
 from nas.cli.options import (
     Arch,
@@ -27,12 +27,13 @@ from nas.cli.options import (
     print_json,
 )
 from nas.errors import NasError, printable
+from nas.machine import processes
 
 
 class _InterruptedError(Exception):
     """Stands for KeyboardInterrupt, for which Typer would exit before `main` can print a message.
 
-    SIGTERM and SIGHUP raise KeyboardInterrupt too, see `nas.processes`.
+    SIGTERM and SIGHUP raise KeyboardInterrupt too, see `nas.machine.processes`.
     """
 
 

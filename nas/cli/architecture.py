@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from pydantic import RootModel
 
-from nas.documents import Format
 from nas.errors import RequestError, SpaceError
+from nas.files.documents import Format
 from nas.graph import is_digest_prefix
 from nas.space import Architecture, Reference, SearchSpace, load_definition
 from nas.space.architecture import Choices, parse_record

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas import console
 from nas.cli.options import Json, Plot, check_plot, job_key, print_json
+from nas.display import console
 
 if TYPE_CHECKING:
     from nas.data.check import DataCheck
@@ -114,7 +114,7 @@ def _draw(data: ImageDataset, check: DataCheck, path: Path) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from nas import plotting
+    from nas.display import plotting
 
     inventory = data.inventory
     assert inventory is not None, "a loaded dataset has one"

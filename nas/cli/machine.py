@@ -17,12 +17,12 @@ def doctor(as_json: Json = False) -> None:
     """
     import torch
 
-    from nas import this_machine
-    from nas.console import say
     from nas.deploy.formats import all_formats
     from nas.deploy.formats.base import package_versions
+    from nas.display.console import say
     from nas.latency import available_runtimes
     from nas.latency.timing import MAX_SPREAD, measure_noise
+    from nas.machine import this_machine
 
     processor, features = this_machine.processor()
     facts = this_machine.recorded_facts()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli.options import Json, Plot, RunFolder, check_plot, print_json
+from nas.display.formatting import format_bytes, format_fraction
 from nas.errors import RequestError
-from nas.formatting import format_bytes, format_fraction
 
 if TYPE_CHECKING:
     from nas.run.model_card import ExportedFile, ScriptCheck
@@ -55,7 +55,7 @@ def retrain(
     Example: nas retrain results/quickstart --pick jf2a
     Example: nas retrain results/quickstart --pick jf2a --reference mobilenet_v2_0.5 --from-scratch
     """
-    from nas import console
+    from nas.display import console
     from nas.run.run import open_run
 
     with console.ProgressBars() as bars:
@@ -123,7 +123,7 @@ def export(
     Example: nas export results/quickstart --pick jf2a
     Example: nas export results/quickstart --pick jf2a --format onnx --int8
     """
-    from nas import console
+    from nas.display import console
     from nas.run.run import open_run
 
     with console.ProgressBars() as bars:
@@ -158,8 +158,8 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     \b
     Example: nas verify results/quickstart/models/jf2a
     """
-    from nas import console
     from nas.deploy.verify import verify as verify_files
+    from nas.display import console
 
     with console.ProgressBars() as bars:
         result = verify_files(model_dir, progress=bars)
@@ -202,10 +202,10 @@ def benchmark(
     \b
     Example: nas benchmark results/quickstart/models/jf2a --plot benchmark.svg
     """
-    from nas import console
     from nas.deploy.benchmark import benchmark as time_files
     from nas.deploy.benchmark import draw_benchmark
-    from nas.this_machine import processor
+    from nas.display import console
+    from nas.machine.this_machine import processor
 
     check_plot(plot)
     with console.ProgressBars() as bars:
@@ -226,7 +226,7 @@ def benchmark(
 
 def print_files(files: Sequence[ExportedFile]) -> None:
     """Print one row for each file: accuracy, latency, memory, size, int8 layers and versions."""
-    from nas import console
+    from nas.display import console
 
     console.print_records(
         files,

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nas import console
 from nas.cli.architecture import ResolvedArchitecture, Sizes, resolve_architecture
 from nas.cli.options import print_json
+from nas.display import console
+from nas.display.formatting import format_bytes, format_count
 from nas.errors import NasError
-from nas.formatting import format_bytes, format_count
 from nas.graph import Shape
 from nas.space import (
     Limit,

@@ -133,7 +133,7 @@ def open_table_runtime(path: Path, target: str | None = None) -> runtime.Runtime
 def check_plot(path: Path | None) -> None:
     """Raise RequestError for a --plot that cannot be written, before any work is done."""
     if path is not None:
-        from nas.plotting import check_picture_path
+        from nas.display.plotting import check_picture_path
 
         check_picture_path(path)
 
@@ -165,7 +165,7 @@ def command_line() -> str:
 
 
 def _without_password(word: str) -> str:
-    from nas.storage_address import REDACTED, is_address, may_hold_password, redact_address
+    from nas.files.storage_address import REDACTED, is_address, may_hold_password, redact_address
 
     try:
         is_unclear = may_hold_password(word) and not is_address(word)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas import console
-from nas.formatting import format_count, format_latency
+from nas.display import console
+from nas.display.formatting import format_count, format_latency
+from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, Prediction
-from nas.latency.kernel import Kernel
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.space import Architecture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.console import print_records, say
+from nas.display.console import print_records, say
 from nas.supernet.matched_ranking import MAX_LATENCY_RATIO
 from nas.supernet.ranking import MIN_DISTINCT_SCORES
 from nas.supernet.ranking_records import (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli.options import Json, Out, RunFolder, command_line, given, job_key, print_json, show
+from nas.display.formatting import format_duration, round_up
 from nas.errors import RequestError
-from nas.formatting import format_duration, round_up
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
@@ -62,7 +62,7 @@ def run(
 
 def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
-    from nas.console import ProgressBars
+    from nas.display.console import ProgressBars
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
@@ -92,7 +92,7 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
 
 def _plan_job(settings: JobSettings, as_json: bool) -> None:
     from nas import job
-    from nas.console import ProgressBars
+    from nas.display.console import ProgressBars
 
     with ProgressBars() as bars:
         plan = job.plan_job(settings, progress=bars)
@@ -104,7 +104,7 @@ def _plan_job(settings: JobSettings, as_json: bool) -> None:
 
 def print_plan(plan: JobPlan) -> None:
     """Print the work and the estimated time of each stage of a job as a table."""
-    from nas import console
+    from nas.display import console
     from nas.job.planning import (
         ANCHORS,
         FINALISTS,
@@ -180,7 +180,7 @@ def search(
     if worker:
         _join_search(Path(job), options, out, as_json)
         return
-    from nas.console import ProgressBars
+    from nas.display.console import ProgressBars
     from nas.job import job_path, load_job, search_job
     from nas.job.folder import saved_settings
     from nas.job.settings import with_search
@@ -217,7 +217,7 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
 
     # The main process may end during the following imports, which take seconds.
     end_with_main()
-    from nas.console import ProgressBars
+    from nas.display.console import ProgressBars
     from nas.job.searching import join_search
     from nas.run.run import open_run
 

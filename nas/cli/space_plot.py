@@ -10,9 +10,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from nas import plotting
+from nas.display import plotting
+from nas.display.plotting import STYLE, group_style, label_points
 from nas.graph import Graph
-from nas.plotting import STYLE, group_style, label_points
 from nas.space import SearchSpace
 from nas.space.summary import count_range, count_reference
 

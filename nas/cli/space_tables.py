@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nas import console
 from nas.cli.architecture import Sizes
 from nas.cli.options import load_adapted_space, print_json
-from nas.formatting import format_bytes, format_count, format_duration
+from nas.display import console
+from nas.display.formatting import format_bytes, format_count, format_duration
 from nas.latency import runtime_names, space_kernels
 from nas.latency.build_estimate import BuildEstimate, estimate_build
 from nas.space import SearchSpace, space_names

@@ -19,8 +19,8 @@ from nas.cli.options import (
     print_json,
     show,
 )
+from nas.display.formatting import format_fraction
 from nas.errors import RequestError
-from nas.formatting import format_fraction
 
 if TYPE_CHECKING:
     from nas.data import Part
@@ -65,7 +65,7 @@ def train(
     """
     from pydantic import ValidationError
 
-    from nas.console import ProgressBars
+    from nas.display.console import ProgressBars
     from nas.job import JobSettings, job_path, load_job
     from nas.job.settings_errors import option_error
     from nas.job.supernets import train_job_supernets
@@ -135,8 +135,8 @@ def evaluate(
     Example: nas supernet evaluate results/quickstart arch.json
     Example: nas supernet evaluate results/mine mobilenet_v2_0.5 --part holdout
     """
-    from nas import console
     from nas.cli.architecture import resolve_architecture
+    from nas.display import console
     from nas.job.supernets import fit_score_correction
     from nas.run.run import open_run
     from nas.supernet.evaluation import evaluate_by_class
@@ -217,7 +217,7 @@ def rank(
     Example: nas supernet rank results/mine --nets 50 --draw uniform --plot rank.png
     """
     from nas.cli.rankings import print_ranking
-    from nas.console import ProgressBars
+    from nas.display.console import ProgressBars
     from nas.job.supernets import rank_supernets
     from nas.run.run import open_run
 
@@ -237,7 +237,7 @@ def rank(
             progress=bars,
         )
     if plot is not None:
-        from nas import plotting
+        from nas.display import plotting
         from nas.report.figures import draw_ranking
 
         plotting.save(draw_ranking(ranking.spaces), plot)

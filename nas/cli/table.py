@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas import console
 from nas.cli.options import (
     Address,
     Batch,
@@ -35,6 +34,7 @@ from nas.cli.options import (
     require_table_file,
     show,
 )
+from nas.display import console
 from nas.errors import RequestError, TableError
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def show_table(
 
 def _kinds(records: list[Record]) -> dict[str, Any]:
     """Return latencies in microseconds and speed by kind of kernel, by their share of the time."""
-    from nas.latency.kernel import Kernel, group_by_kind
+    from nas.kernels.kernel import Kernel, group_by_kind
 
     total_us = sum(record.latency_us or 0.0 for record in records)
     kinds: dict[str, Any] = {}

@@ -32,7 +32,7 @@ def draw_check(check: TableCheck, title: str, path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from nas import plotting
+    from nas.display import plotting
 
     spaces = dict.fromkeys(each.architecture.space.name for each in check.networks)
     styles = {space: plotting.group_style(index) for index, space in enumerate(spaces)}
@@ -57,7 +57,7 @@ def draw_check(check: TableCheck, title: str, path: Path) -> None:
 
 def _finish_scatter(axes: Axes, check: TableCheck) -> None:
     """Add the diagonal, the ±10% band, the scales and the labels."""
-    from nas.plotting import set_plain_ticks, shade_band
+    from nas.display.plotting import set_plain_ticks, shade_band
 
     latencies = [us for n in check.networks for us in (n.measured_us, n.predicted_us)]
     diagonal = np.array([0.85 * min(latencies), 1.15 * max(latencies)])
@@ -72,7 +72,7 @@ def _finish_scatter(axes: Axes, check: TableCheck) -> None:
 
 def _finish_errors(axes: Axes, check: TableCheck) -> None:
     """Add the line of no error, the target band, the scales and the labels."""
-    from nas.plotting import set_plain_ticks, shade_band
+    from nas.display.plotting import set_plain_ticks, shade_band
 
     measured = [network.measured_us for network in check.networks]
     limits = np.array([0.85 * min(measured), 1.3 * max(measured)])
@@ -131,7 +131,7 @@ def draw_comparison(comparison: Comparison, names: tuple[str, str], path: Path) 
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from nas import plotting
+    from nas.display import plotting
 
     groups: dict[str, list[Change]] = {}
     for change, _ in comparison.ratios:
@@ -164,7 +164,7 @@ def draw_comparison(comparison: Comparison, names: tuple[str, str], path: Path) 
 
 def _draw_ratio_boxes(axes: Axes, groups: Mapping[str, Sequence[Change]]) -> None:
     """Draw a box of the ratios of each kind, with the single ratios over it."""
-    from nas.plotting import set_plain_ticks
+    from nas.display.plotting import set_plain_ticks
 
     rng = np.random.default_rng(0)
     for index, own in enumerate(groups.values()):
@@ -186,7 +186,7 @@ def _draw_ratio_boxes(axes: Axes, groups: Mapping[str, Sequence[Change]]) -> Non
 
 def _group_style(index: int) -> dict[str, Any]:
     """Return colour and marker of a group; all groups after `_MAX_STYLES` share one style."""
-    from nas.plotting import group_style
+    from nas.display.plotting import group_style
 
     return group_style(min(index, _MAX_STYLES))
 

@@ -363,7 +363,7 @@ def load_dataset(
         DataError: There is no dataset, an argument is out of range, images have no labels or cannot
             be decoded, or a class has too few images.
     """
-    from nas.console import reported
+    from nas.display.console import reported
 
     if validation_fraction is not None and not 0 < validation_fraction < 1:
         raise DataError(

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile
 
-from nas import this_machine
 from nas.data import image_cache
 from nas.data.image_cache import CacheRecord, CacheWriteError, DecodedImages, ExampleFile
 from nas.data.image_formats import (
@@ -37,6 +36,7 @@ from nas.data.image_reading import (
 )
 from nas.data.sources import Sample, Source, Split, printable_line
 from nas.errors import DataError
+from nas.machine import this_machine
 
 MAX_BYTES_IN_MEMORY = 4 << 30
 """Decoded images of more than 4 GiB stay on disk and are read batch by batch."""

@@ -18,15 +18,16 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import plotting, this_machine
 from nas.arguments import AtLeast, checked
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model_process import LoadedFile, ModelProcess
 from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
+from nas.display import plotting
+from nas.display.formatting import format_latency
 from nas.errors import ExportError, RequestError
-from nas.formatting import format_latency
 from nas.latency.timing import round_to_four_digits
+from nas.machine import this_machine
 from nas.run.model_card import ExportedFile, LatencyRecord
 from nas.run.progress import JobProgress, shown
 from nas.statistics import Interval, bootstrap_indices

@@ -21,8 +21,9 @@ from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
 from nas.deploy.scripts import REQUIREMENTS, script_format
 from nas.deploy.verify import sample_images
+from nas.display.formatting import format_bytes, format_count, format_latency
 from nas.errors import first_line
-from nas.formatting import format_bytes, format_count, format_latency
+from nas.machine.this_machine import processor
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.run.model_card import (
     ExportedFile,
@@ -33,7 +34,6 @@ from nas.run.model_card import (
     ScriptCheck,
 )
 from nas.space.records import ArchitectureRecord
-from nas.this_machine import processor
 
 _PACKAGES = ("torch", "numpy", "PIL", "onnx")
 

@@ -47,7 +47,6 @@ from nas.deploy.verify import (
     first_image,
     sample_images,
 )
-from nas.documents import to_json
 from nas.errors import (
     CheckpointError,
     ExportError,
@@ -57,6 +56,7 @@ from nas.errors import (
     RunFolderError,
     first_line,
 )
+from nas.files.documents import to_json
 from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits
 from nas.quantisation.simulation import simulate

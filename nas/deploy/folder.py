@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 import filelock
 
 from nas import files
-from nas.documents import read_bytes, shortened
 from nas.errors import ExportError, RunFolderError
+from nas.files.documents import read_bytes, shortened
 from nas.run.model_card import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
 
 ARCHITECTURE_FILE = "architecture.json"

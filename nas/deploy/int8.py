@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from nas.data import ImageDataset, Images
 from nas.deploy.model import TrainedModel, normalised
 from nas.errors import RequestError
+from nas.machine.this_machine import processor
+from nas.machine.torch_device import map_batches
 from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits, assemble
 from nas.quantisation.ranges import RangeMethod, activations, least_squares, measure, min_max
@@ -22,8 +24,6 @@ from nas.quantisation.simulation import simulate
 from nas.run.model_card import Int8Attempt, Int8Summary
 from nas.supernet.evaluation import choose_calibration_images
 from nas.supernet.quick_evaluation import stratified_sample
-from nas.this_machine import processor
-from nas.torch_device import map_batches
 
 MAX_DROP = 0.005
 """Largest loss of accuracy by default: half a point."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.image_reading import RULES, normalise
 from nas.graph import Graph
+from nas.machine.torch_device import map_batches
 from nas.run.model_card import ImageReading, Preprocessing
 from nas.space import Architecture
-from nas.torch_device import map_batches
 from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:

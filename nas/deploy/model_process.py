@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nas.deploy.formats import LoadedModel, ModelFormat
 from nas.errors import ExportError, NasError
 from nas.latency import timing
-from nas.processes import ChildProcess
+from nas.machine.processes import ChildProcess
 
 LOAD_LIMIT_SECONDS = 180.0
 """How long a file may take to load; importing the slowest runtime takes 10 seconds."""

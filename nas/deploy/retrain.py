@@ -22,8 +22,9 @@ from nas import files
 from nas.data import ImageDataset, Images
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.model import TrainedModel, preprocessing_of
-from nas.documents import SCHEMA, shortened, to_json
 from nas.errors import CheckpointError, NasError, RequestError, TrainingError, as_nas_error
+from nas.files.documents import SCHEMA, shortened, to_json
+from nas.machine.torch_device import resolve_device
 from nas.run.model_card import PREPROCESSING
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
@@ -44,7 +45,6 @@ from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkProgress, NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.supernet.weights import Supernet
-from nas.torch_device import resolve_device
 from nas.torch_network import Network, to_torch
 
 WEIGHTS_FILE = "weights.safetensors"

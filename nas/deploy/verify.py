@@ -26,8 +26,8 @@ from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.scripts import script_format, script_logits
-from nas.documents import read_bytes
 from nas.errors import DataError, ExportError, RequestError
+from nas.files.documents import read_bytes
 from nas.run.model_card import ExportedFile, ModelCard, Preprocessing, ScriptCheck
 from nas.run.progress import JobProgress, shown
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.documents import shortened
 from nas.errors import RunFolderError, printable
+from nas.files.documents import shortened
 from nas.job.settings_errors import REPEATED_TABLES
 from nas.run.keys import KEYS, Stage
 from nas.run.settings import JobSettings

@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from nas import jsonl
 from nas.deploy.exporting import export_networks
 from nas.deploy.retrain import Retraining, finalist, measure_epoch, train_networks
 from nas.errors import IncompleteExportError, KernelError, MeasurementError, NasError
+from nas.files import jsonl
 from nas.job.folder import JobRun
 from nas.job.measurements import (
     MEASUREMENTS,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
-from nas.documents import SCHEMA, to_json
+from nas.display.formatting import format_duration
 from nas.errors import RunFolderError
-from nas.formatting import format_duration
+from nas.files.documents import SCHEMA, to_json
 from nas.job.changes import limits_of, require_continuable
 from nas.job.inputs import needed_kernels
 from nas.job.planning import (

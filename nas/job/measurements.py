@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nas.documents import Document, Format, NetworkDigest, Positive
 from nas.errors import RunFolderError
+from nas.files.documents import Document, Format, NetworkDigest, Positive
 from nas.latency.networks import NetworkTimings
 from nas.latency.timing import (
     MAX_MOMENTS,

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from nas.data import ImageDataset
+from nas.display.formatting import format_duration
 from nas.errors import JobFileError, MeasurementError
-from nas.formatting import format_duration
 from nas.job.inputs import needed_kernels
 from nas.latency import Kernel, LatencyTable, Runtime
 from nas.latency.build_estimate import estimate_build_with
+from nas.machine.torch_device import resolve_device
 from nas.run.progress import JobProgress
 from nas.run.record import StageRecord, describe_image_changes, describe_shift
 from nas.run.settings import JobSettings
@@ -28,7 +29,6 @@ from nas.supernet.evaluation import measure_score
 from nas.supernet.sharding import count_shards
 from nas.supernet.training import measure_epoch
 from nas.supernet.weights import Supernet
-from nas.torch_device import resolve_device
 
 PREPARE = "prepare"
 TABLE = "latency table"

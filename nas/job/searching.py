@@ -13,6 +13,7 @@ import pandas as pd
 
 from nas import files
 from nas.errors import InfeasibleError, RequestError, SearchError
+from nas.files.storage_address import redact_address
 from nas.job.changes import limits_of
 from nas.job.folder import JobRun
 from nas.job.inputs import require_complete
@@ -41,7 +42,6 @@ from nas.search.continuation import (
     limits_differ,
 )
 from nas.search.storage import Storage
-from nas.storage_address import redact_address
 from nas.supernet.weights import Supernet
 
 MIN_SEARCH_S = 20.0

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from nas import files
 from nas.arguments import checked
 from nas.deploy.formats import format_names
-from nas.documents import read_bytes, shortened_text
 from nas.errors import JobFileError, printable
+from nas.files.documents import read_bytes, shortened_text
+from nas.files.names import name_like
 from nas.job.settings_errors import describe_problems, option_error
-from nas.names import name_like
 from nas.run.settings import JobSettings, SearchSettings
 
 MAX_BYTES = 2**20

@@ -12,9 +12,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from nas.documents import shortened, shortened_text
 from nas.errors import RequestError, printable
-from nas.storage_address import may_hold_password
+from nas.files.documents import shortened, shortened_text
+from nas.files.storage_address import may_hold_password
 
 MAX_PROBLEMS = 5
 """Largest number of problems of a job file that a message lists."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nas import files
-from nas.documents import SCHEMA, to_json
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
+from nas.files.documents import SCHEMA, to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
 from nas.job.inputs import load_images, load_spaces, require_complete
 from nas.job.stages import decide_image_changes, open_data, train_supernets

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nas import processes, this_machine
+from nas.machine import processes, this_machine
 
 STORAGE_VARIABLE = "NAS_STORAGE"
 """Environment variable with the address of the storage. The address may hold a password."""

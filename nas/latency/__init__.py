@@ -3,6 +3,7 @@
 Importing this package imports no runtime; a runtime is imported when it is opened.
 """
 
+from nas.kernels.kernel import Kernel
 from nas.latency.build import BuildProgress, BuildResult, build_table, space_kernels
 from nas.latency.calibration import calibrate_after_build, calibrate_table, lacks_calibration
 from nas.latency.check import KernelCheck, TableCheck, check_kernels, check_table
@@ -13,7 +14,6 @@ from nas.latency.installed_runtimes import (
     open_runtime,
     runtime_names,
 )
-from nas.latency.kernel import Kernel
 from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.prediction import Prediction
 from nas.latency.record import Calibration

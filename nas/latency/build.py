@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from nas.arguments import checked
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
+from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime
-from nas.latency.kernel import Kernel
 from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
@@ -155,7 +155,7 @@ def build_table(
         BoardLostError: no device is left.
         DeviceError: the devices are not equal.
     """
-    from nas.console import reported
+    from nas.display.console import reported
 
     timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
     with (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.errors import NasError
+from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime, open_runtime
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import Runtime
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import SECONDS_BETWEEN_MOMENTS

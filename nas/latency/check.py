@@ -11,8 +11,8 @@ import numpy as np
 
 from nas.arguments import checked
 from nas.errors import MeasurementError, RequestError, TableError
+from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.networks import NetworkTimings, ProgressCallback, measure_networks
 from nas.latency.prediction import Prediction
 from nas.latency.runtime import KernelTimer, Runtime
@@ -218,7 +218,7 @@ def check_table(
         RequestError: there is no network or no space, or the runtime does not have the batch size.
         MeasurementError: a network cannot be timed.
     """
-    from nas.console import reported
+    from nas.display.console import reported
 
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")

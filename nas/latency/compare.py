@@ -13,7 +13,7 @@ from typing import Any
 
 from nas import files
 from nas.errors import RequestError, TableDeviceError, TableError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.record import Calibration, Record, new_header
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED, Timing

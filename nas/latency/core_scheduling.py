@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import psutil
 
-from nas import this_machine
+from nas.machine import this_machine
 
 MAX_COMPILING_WORKERS = 2
 """Workers that compile while another one is timing: compiling a kernel takes about twice as long

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas import this_machine
 from nas.arguments import checked
 from nas.errors import DeviceError
 from nas.latency.runtime import Availability, Runtime
+from nas.machine import this_machine
 from nas.plugins import PlugInPoint, is_subclass_of
 
 RUNTIMES = PlugInPoint(

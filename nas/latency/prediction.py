@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nas.errors import TableError
 from nas.graph import Graph
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.record import UNSTABLE
 from nas.latency.runtime import NetworkCost
 from nas.latency.timing import ESTIMATED, MEASURED

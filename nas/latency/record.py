@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
 
-from nas.documents import Count, Document, Format
 from nas.errors import TableError
+from nas.files.documents import Count, Document, Format
 from nas.latency.device import Fingerprint
 from nas.latency.timing import (
     ESTIMATED,

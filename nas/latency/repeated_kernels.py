@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from nas.graph import Channels, Graph, Op, Slot
+from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import CompiledNetwork, KernelTimer, Runtime, Schedule
 from nas.latency.timing import Evaluate, Timing
 

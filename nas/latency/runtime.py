@@ -24,14 +24,14 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import this_machine
 from nas.errors import RequestError
 from nas.graph import Graph
-from nas.latency import fusion
+from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.timing import MEASURED, Timing
+from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
 
 Figure = Literal[
@@ -365,7 +365,7 @@ class Runtime(ABC):
         """Return the kernels of a network in launch order, for batches of this size.
 
         They must equal, as a multiset, what the compiled network launches. The default fuses each
-        convolution with its bias, activations and residual addition, see `nas.latency.fusion`.
+        convolution with its bias, activations and residual addition, see `nas.kernels.fusion`.
 
         Raises:
             ValueError: the runtime has no kernel for an op of the graph.

@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nas import jsonl
 from nas.arguments import checked
-from nas.documents import shortened
 from nas.errors import (
     FailedKernelError,
     KernelError,
@@ -26,11 +24,13 @@ from nas.errors import (
     RequestError,
     TableError,
 )
+from nas.files import jsonl
+from nas.files.documents import shortened
 from nas.graph import Graph
+from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
-from nas.latency.kernel import Kernel
 from nas.latency.prediction import Prediction, Predictor
 from nas.latency.record import (
     HEADER_FORMAT,

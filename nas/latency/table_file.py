@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from nas.documents import MAX_BYTES
 from nas.errors import RequestError, TableError
-from nas.jsonl import is_json
+from nas.files.documents import MAX_BYTES
+from nas.files.jsonl import is_json
 from nas.latency.record import HEADER_START, RECORD_START
 
 LOCK_SECONDS = 2.0

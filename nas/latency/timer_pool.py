@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from nas.errors import BoardLostError, DeviceError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.runtime import KernelTimer
 
 T = TypeVar("T")

@@ -15,13 +15,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError
+from nas.kernels.kernel import Kernel
 from nas.latency import core_scheduling
 from nas.latency.core_scheduling import CorePlan
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.timing import Timing
-from nas.processes import ChildProcess
+from nas.machine.processes import ChildProcess
 
 KERNEL_LIMIT_SECONDS = 120.0
 """How long one kernel may take to compile and time; the slowest of our spaces takes three."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.graph import Graph
+from nas.machine.torch_device import limit_threads
 from nas.quantisation.network import SHARED_SCALE_KINDS, QuantisedNetwork
-from nas.torch_device import limit_threads
 from nas.torch_network import FoldedWeights, Weights, run_graph
 
 _BATCH_SIZE = 32

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from nas.display.plotting import STYLE, group_style, set_plain_ticks, shade_band
 from nas.latency.timing import MEASURED
-from nas.plotting import STYLE, group_style, set_plain_ticks, shade_band
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
 from nas.run.models import RunModel

@@ -11,10 +11,10 @@ import jinja2
 import pandas as pd
 
 from nas import files
-from nas.formatting import format_count
+from nas.display.formatting import format_count
+from nas.display.plotting import to_svg
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
-from nas.plotting import to_svg
 from nas.report import figures
 from nas.run import candidates
 from nas.run.candidates import Candidate

@@ -16,7 +16,9 @@ import pandas as pd
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from nas import files, statistics
-from nas.documents import (
+from nas.display.formatting import format_latency
+from nas.errors import RunFolderError
+from nas.files.documents import (
     Count,
     Document,
     Format,
@@ -27,8 +29,6 @@ from nas.documents import (
     Seconds,
     explain,
 )
-from nas.errors import RunFolderError
-from nas.formatting import format_latency
 from nas.latency.prediction import MAX_DISPATCH_SHARE
 from nas.latency.runtime import FIGURES
 from nas.latency.timing import MEASURED

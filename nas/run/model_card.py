@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from nas.documents import (
+from nas.errors import CheckpointError
+from nas.files.documents import (
     Count,
     Digest,
     Document,
@@ -17,7 +18,6 @@ from nas.documents import (
     Positive,
     Seconds,
 )
-from nas.errors import CheckpointError
 from nas.run.settings import DataOptions
 from nas.space.records import ArchitectureRecord, SpaceSettings
 

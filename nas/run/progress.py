@@ -45,9 +45,9 @@ def shown(progress: JobProgress | bool | None) -> Iterator[JobProgress]:
 
     Args:
         progress: what the caller gave: an object of its own, True for bars where
-            `nas.console.is_watched`, None or False for nothing.
+            `nas.display.console.is_watched`, None or False for nothing.
     """
-    from nas import console
+    from nas.display import console
 
     if progress is True and console.is_watched():
         with console.ProgressBars() as bars:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, field_serializer
 
-from nas.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.errors import RunFolderError
+from nas.files.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.latency.record import Calibration
 from nas.run.settings import JobSettings
 from nas.space.records import SpaceSettings

@@ -13,11 +13,12 @@ import filelock
 import pandas as pd
 from pydantic import PrivateAttr
 
-from nas import files, jsonl
+from nas import files
 from nas.arguments import checked
-from nas.documents import shortened
+from nas.display.formatting import format_latency
 from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
-from nas.formatting import format_latency
+from nas.files import jsonl
+from nas.files.documents import shortened
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import Limits, front, select, with_trained

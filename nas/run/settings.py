@@ -22,10 +22,10 @@ from pydantic import (
     field_validator,
 )
 
-from nas.documents import Document, shortened_text
 from nas.errors import RequestError
+from nas.files.documents import Document, shortened_text
+from nas.files.names import check_name
 from nas.latency.runtime import Figure
-from nas.names import check_name
 from nas.run.keys import KEYS, MAX_MINUTES, constraints
 from nas.supernet.records import MIN_ANCHORS
 
@@ -273,7 +273,7 @@ def _check_storage(value: Any) -> Any:
         return value
     if "://" not in value or len(value) > 4096:
         raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
-    from nas.storage_address import redact_address
+    from nas.files.storage_address import redact_address
 
     try:
         redact_address(value)
@@ -398,7 +398,7 @@ class SearchSettings(_Table):
         """Return the address without its password, which must not be written to a run folder."""
         if storage == "journal":
             return storage
-        from nas.storage_address import redact_address
+        from nas.files.storage_address import redact_address
 
         return redact_address(storage)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from nas.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Seconds
 from nas.errors import CheckpointError
+from nas.files.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Seconds
 from nas.space.records import ArchitectureRecord
 
 TRAINED_FILE = "trained.json"

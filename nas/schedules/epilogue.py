@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.tir import Expr, broadcast
 
 

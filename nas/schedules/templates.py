@@ -17,7 +17,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 
 Schedule = Mapping[str, Any]
 """Tile sizes and other settings of a kernel, as JSON can hold them.

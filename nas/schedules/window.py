@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.tir import Expr, broadcast
 
 

@@ -13,9 +13,8 @@ import filelock
 from optuna.storages import journal as optuna_journal
 from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
-from nas import jsonl
 from nas.errors import StorageError, first_line
-from nas.files import with_path
+from nas.files import jsonl, with_path
 
 DAMAGE_ERRORS = (
     ArithmeticError,

@@ -18,9 +18,9 @@ from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, StorageError
+from nas.files.storage_address import is_address, parse_address, redact, redact_address
 from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalStorage
 from nas.search.objectives import Direction
-from nas.storage_address import is_address, parse_address, redact, redact_address
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine

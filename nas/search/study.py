@@ -141,7 +141,7 @@ def run_search(
         SearchError: the storage belongs to another search, or nearly all trials fail.
         StorageError: the storage is damaged or not available.
     """
-    from nas.console import reported
+    from nas.display.console import reported
 
     if stall is None:
         stall = default_stall(sampler, trials)

@@ -12,8 +12,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
-from nas.documents import Document, explain, shortened
 from nas.errors import RequestError
+from nas.files.documents import Document, explain, shortened
 from nas.search.objectives import Objective
 from nas.search.parameters import Parameters
 from nas.space import Architecture, SearchSpace

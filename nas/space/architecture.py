@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from nas.documents import shortened
 from nas.errors import RequestError
-from nas.names import MAX_NAME_CHARACTERS, require_name
+from nas.files.documents import shortened
+from nas.files.names import MAX_NAME_CHARACTERS, require_name
 
 if TYPE_CHECKING:
     from nas.space.block_graph import CompositeGraph

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from nas.documents import shortened
 from nas.errors import SpaceError
+from nas.files.documents import shortened
 from nas.graph import ACTIVATIONS, Graph, Op, Shape
 from nas.space.builder import Builder, SymbolicTensor
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nas.documents import shortened
 from nas.errors import SpaceError
+from nas.files.documents import shortened
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Shape, Slot
 from nas.space.architecture import is_number
 from nas.space.elastic import Elastic

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nas.documents import shortened
 from nas.errors import SpaceError
-from nas.names import MAX_NAME_CHARACTERS
+from nas.files.documents import shortened
+from nas.files.names import MAX_NAME_CHARACTERS
 from nas.space.architecture import Value, is_value
 
 IDENTITY: None = None

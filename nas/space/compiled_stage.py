@@ -9,10 +9,10 @@ from operator import itemgetter
 from typing import Any
 
 from nas.arguments import require
-from nas.documents import shortened
 from nas.errors import SpaceError, printable
+from nas.files.documents import shortened
+from nas.files.names import require_identifier
 from nas.graph import Channels, Graph, Shape
-from nas.names import require_identifier
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph
 from nas.space.builder import Builder

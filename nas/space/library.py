@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nas import files
 from nas.arguments import checked
-from nas.documents import read_bytes, shortened, shortened_text
 from nas.errors import SpaceError, printable
+from nas.files.documents import read_bytes, shortened, shortened_text
 from nas.space.reference import Reference, unknown_reference_error
 from nas.space.space import SearchSpace
 from nas.space.user_code import user_code

@@ -10,8 +10,8 @@ from typing import cast, get_args
 import numpy as np
 
 from nas.arguments import checked
-from nas.documents import shortened
 from nas.errors import InfeasibleError, NasError, RequestError
+from nas.files.documents import shortened
 from nas.graph import Graph
 from nas.space.architecture import Architecture, is_number
 from nas.space.space import GraphCount, SearchSpace

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nas.documents import Document, Name
+from nas.files.documents import Document, Name
 
 
 class ArchitectureRecord(Document):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from nas.documents import shortened
 from nas.errors import SpaceError
-from nas.names import require_name
+from nas.files.documents import shortened
+from nas.files.names import require_name
 from nas.space.architecture import Value, is_number
 
 _MAX_NAMES_IN_MESSAGE = 12
@@ -35,7 +35,8 @@ class Reference:
         tolerance: relative deviation of the MACs that the rounding of the published figure, or
             another convention of counting, can account for.
 
-    Raises SpaceError for a name that breaks the rule in `nas.names`, or values of other kinds.
+    Raises SpaceError for a name that breaks the rule in `nas.files.names`, or values of other
+    kinds.
 
     Example:
         >>> row = Reference("tiny_1.0", {"*.width": (16, 32)}, source="an example")

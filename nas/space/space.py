@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from nas.arguments import Seed, checked, require
-from nas.documents import shortened
 from nas.errors import SpaceError
+from nas.files.documents import shortened
+from nas.files.names import require_identifier, require_name
 from nas.graph import ACTIVATIONS, Channels, Graph, Shape
-from nas.names import require_identifier, require_name
 from nas.space.architecture import Architecture, Choices, Value, parse_record
 from nas.space.automaton import NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence

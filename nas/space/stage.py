@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-from nas.documents import shortened
 from nas.errors import SpaceError
+from nas.files.documents import shortened
 from nas.space.architecture import Value
 from nas.space.blocks import BLOCKS, Block
 from nas.space.choice import Options

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nas import files, jsonl
-from nas.documents import SCHEMA, Format
+from nas import files
 from nas.errors import CheckpointError
+from nas.files import jsonl
+from nas.files.documents import SCHEMA, Format
 from nas.supernet.records import CheckpointRecord, NetworkTrainingRow, TrainingRow
 
 LogRow = TypeVar("LogRow", TrainingRow, NetworkTrainingRow)

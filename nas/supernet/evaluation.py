@@ -16,9 +16,9 @@ from nas.data import ImageDataset, Images, Part
 from nas.data.batches import normalize, sequential_batches
 from nas.errors import DataError
 from nas.graph import Graph
+from nas.machine.torch_device import map_batches
 from nas.space import Architecture
 from nas.supernet.weights import Supernet
-from nas.torch_device import map_batches
 from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 
 CALIBRATION_IMAGES = 256

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nas import jsonl
 from nas.data import ImageDataset
-from nas.documents import SCHEMA
 from nas.errors import RequestError
+from nas.files import jsonl
+from nas.files.documents import SCHEMA
 from nas.space import Architecture, SearchSpace
 from nas.space.records import ArchitectureRecord
 from nas.statistics import van_der_corput

@@ -21,8 +21,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
 from nas.data.batches import TrainingBatches, sequential_batches
+from nas.machine.torch_device import limit_threads
 from nas.supernet.records import MirroringExperiment
-from nas.torch_device import limit_threads
 
 MAX_IMAGES = 6000
 """Most training images that take part."""

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from nas.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Positive
+from nas.display.formatting import format_count, format_latency
 from nas.errors import RunFolderError
-from nas.formatting import format_count, format_latency
+from nas.files.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Positive
 from nas.space.records import ArchitectureRecord
 
 

@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from nas.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Positive, Seconds
 from nas.errors import CheckpointError, RunFolderError
+from nas.files.documents import (
+    Count,
+    Document,
+    Format,
+    Fraction,
+    Name,
+    NetworkDigest,
+    Positive,
+    Seconds,
+)
 from nas.space.records import ArchitectureRecord, SpaceSettings
 
 TRAINING_LOG = "training.jsonl"

@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nas.torch_device import MULTITHREADING_MIN_MACS
+from nas.machine.torch_device import MULTITHREADING_MIN_MACS
 
 IMAGES_PER_SHARD = 32
 """Fewest images in a shard."""

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from nas import jsonl
 from nas.data import ImageDataset
-from nas.documents import SCHEMA
 from nas.errors import TrainingError
+from nas.files import jsonl
+from nas.files.documents import SCHEMA
 from nas.graph import Graph
+from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.space import Architecture
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher, distillation_loss, parameters_digest
@@ -36,7 +37,6 @@ from nas.supernet.records import NETWORK_TRAINING, TRAINING_LOG
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.sharding import ShardedModule, count_shards
 from nas.supernet.training import CHECKPOINT_FILE, LOG_LINES
-from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.torch_network import Network, to_torch
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset
 from nas.errors import DataError, TrainingError
 from nas.graph import Graph
+from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
@@ -31,7 +32,6 @@ from nas.supernet.settings import TrainingSettings
 from nas.supernet.sharding import ShardedModule, count_shards
 from nas.supernet.subnets import SubnetSampler
 from nas.supernet.weights import Supernet
-from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.torch_network import resize
 
 ROLLBACK_LEARNING_RATE_FACTOR = 0.5

@@ -12,11 +12,11 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from nas import jsonl
 from nas.arguments import Seed, checked
 from nas.data import ImageDataset
-from nas.documents import SCHEMA
 from nas.errors import TrainingError, first_line
+from nas.files import jsonl
+from nas.files.documents import SCHEMA
 from nas.space import SearchSpace
 from nas.statistics import van_der_corput
 from nas.supernet import checkpoint
@@ -114,7 +114,7 @@ def train(
         TrainingError: the loss is not finite even at a fraction of the learning rate, or a batch
             does not fit into the device's memory; the message then names a batch size that does.
     """
-    from nas.console import reported
+    from nas.display.console import reported
 
     settings = settings or TrainingSettings()
     space.require_classifier()

@@ -13,9 +13,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
+from nas.machine.torch_device import map_batches
 from nas.space import Architecture, SearchSpace, load_space
 from nas.supernet import checkpoint
-from nas.torch_device import map_batches
 from nas.torch_kernels import ACTIVATIONS, batch_norm
 from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph
 

@@ -24,9 +24,10 @@ import onnxruntime
 
 from nas import onnx_model
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, fusion, open_runtime
+from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
+from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
-from nas.latency.kernel import Kernel
 from nas.latency.worker_process import timers_for
 from nas.space import load_definition, space_names
 

@@ -25,11 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.console import ProgressBars, print_table
 from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, image_reading
 from nas.deploy.model_process import ModelProcess
+from nas.display.console import ProgressBars, print_table
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
 from nas.quantisation.post_training import quantise

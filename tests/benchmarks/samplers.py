@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from nas import files
-from nas.console import ProgressBars
+from nas.display.console import ProgressBars
 from nas.errors import NasError, RequestError
 from nas.search import SAMPLERS
 from nas.search.objectives import Infeasible, Objective, Score

@@ -28,12 +28,12 @@ import torch
 
 from nas import torch_kernels
 from nas.data import ImageDataset, Images
+from nas.machine.torch_device import keep_freed_memory
 from nas.space import load_space
 from nas.supernet import sharding
 from nas.supernet import trainer as trainers
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.trainer import Trainer
-from nas.torch_device import keep_freed_memory
 
 WARM_UP_STEPS = 2
 """Steps before those that are timed."""

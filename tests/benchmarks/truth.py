@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from nas import files
-from nas.console import ProgressBars
 from nas.data import Images, load_dataset
+from nas.display.console import ProgressBars
 from nas.job.folder import installed_versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nas import documents
 from nas.cli.architecture import MAX_FILE_BYTES, read_architecture, resolve_architecture
 from nas.errors import RequestError
+from nas.files import documents
 from nas.report import page
 from nas.run.run import open_run
 from nas.space import load_definition, load_space

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nas import files
 from nas.data import ImageDataset
-from nas.documents import to_json
+from nas.files.documents import to_json
 from nas.run import candidates
 from nas.run.record import DataSummary, FinalistsRecord, RunRecord
 from nas.run.run import open_run

@@ -27,8 +27,8 @@ from nas.deploy.model_process import ModelProcess
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify
-from nas.documents import to_json
 from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
+from nas.files.documents import to_json
 from nas.quantisation.post_training import LARGEST_WEIGHT
 from nas.space import load_definition
 from nas.torch_network import to_torch

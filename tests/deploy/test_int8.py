@@ -9,8 +9,8 @@ import pytest
 from nas.deploy import int8
 from nas.deploy.int8 import native_weight_bits, quantise_within
 from nas.deploy.model import normalised
-from nas.documents import to_json
 from nas.errors import RequestError
+from nas.files.documents import to_json
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import Int8Summary
 from nas.supernet.evaluation import choose_calibration_images

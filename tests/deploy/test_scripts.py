@@ -24,8 +24,8 @@ from nas.deploy.model import (
     preprocessing_steps,
 )
 from nas.deploy.scripts import run_script, script_format, script_logits
-from nas.documents import to_json
 from nas.errors import ExportError
+from nas.files.documents import to_json
 from nas.run.model_card import Preprocessing
 from tests.data.image_files import image_files, in_format, noise
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 import nas
+from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.calibration import spread_networks
 from nas.latency.check import CheckedNetwork, TableCheck
-from nas.latency.kernel import Kernel
 from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.record import Record
 from nas.latency.runtime import KernelTimer, Schedule

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from nas import jsonl
 from nas.errors import RunFolderError
+from nas.files import jsonl
 from nas.job.measurements import (
     MAX_MOMENTS,
     MEASUREMENTS,

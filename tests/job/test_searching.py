@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from nas import job as jobs
-from nas import jsonl
+from nas.files import jsonl
 from nas.job import objectives, supernets
 from nas.job.settings import with_search
 from nas.latency import Calibration, LatencyTable

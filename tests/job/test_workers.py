@@ -13,11 +13,11 @@ import optuna
 import psutil
 import pytest
 
+from nas.files.storage_address import redact_address
 from nas.job import objectives
 from nas.job.folder import claim
 from nas.job.settings import with_search
 from nas.run.record import read_run
-from nas.storage_address import redact_address
 from tests.commands import document
 from tests.job.runs import (
     MAX_WAIT_S,

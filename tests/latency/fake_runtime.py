@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nas.graph import Graph
+from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import CompiledNetwork, KernelTimer
 from nas.latency.timing import Timing, round_to_four_digits
 from nas.runtimes.tvm.runtime import TvmRuntime

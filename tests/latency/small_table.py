@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from nas.kernels.kernel import Kernel
 from nas.latency import Calibration, LatencyTable, NetworkTimings, Prediction
 from nas.latency.check import CheckedNetwork
-from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime

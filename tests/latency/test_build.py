@@ -19,9 +19,9 @@ import pytest
 
 import nas.space
 from nas.errors import MeasurementError, RequestError
+from nas.kernels.kernel import Kernel
 from nas.latency import BuildProgress, LatencyTable, build, build_table, space_kernels
 from nas.latency.cache_model import WEIGHT_PARTS
-from nas.latency.kernel import Kernel
 from nas.latency.record import MAX_MOMENTS, Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime

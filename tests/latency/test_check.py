@@ -12,6 +12,7 @@ import pytest
 import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError, TableError
 from nas.graph import Graph
+from nas.kernels.kernel import Kernel
 from nas.latency import (
     KernelCheck,
     LatencyTable,
@@ -24,7 +25,6 @@ from nas.latency import (
     space_kernels,
 )
 from nas.latency.check import MAX_CALIBRATED, MIN_CALIBRATED
-from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime, device, latency_us

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nas import this_machine
 from nas.latency import core_scheduling, timing
+from nas.machine import this_machine
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="the system pins no threads"

@@ -13,9 +13,9 @@ from nas.errors import (
     TableError,
 )
 from nas.graph import Graph
+from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table
 from nas.latency.cache_model import WEIGHT_PARTS
-from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime

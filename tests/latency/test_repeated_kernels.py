@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from nas.graph import Graph
-from nas.latency import fusion, repeated_kernels
+from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
+from nas.latency import repeated_kernels
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.differences import SMALLEST_COST_S
-from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import (
     COLD_WEIGHT_BYTES,
     DISPATCH_PARTS,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nas.errors import FailedKernelError, MissingKernelError, TableDeviceError, TableError
+from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table
-from nas.latency.kernel import Kernel
 from nas.latency.record import Record, new_header
 from nas.latency.timing import Timing
 from tests.latency.example_graphs import three_kernels

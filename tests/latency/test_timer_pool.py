@@ -12,8 +12,8 @@ import pytest
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError
+from nas.kernels.kernel import Kernel
 from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
-from nas.latency.kernel import Kernel
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime, latency_us

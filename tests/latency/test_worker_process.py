@@ -16,6 +16,7 @@ import pytest
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError, MeasurementError
+from nas.kernels.kernel import Kernel
 from nas.latency import (
     LatencyTable,
     build_table,
@@ -23,7 +24,6 @@ from nas.latency import (
     open_runtime,
     space_kernels,
 )
-from nas.latency.kernel import Kernel
 from nas.latency.timing import Timing
 from nas.latency.worker_process import WorkerTimer, timers_for
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.documents import to_json
 from nas.errors import RunFolderError
+from nas.files.documents import to_json
 from nas.run.record import read_run
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"

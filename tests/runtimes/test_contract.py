@@ -22,6 +22,7 @@ from nas.errors import DeviceError, RequestError
 from nas.graph import Graph, Op
 from nas.job import job_path, load_job
 from nas.job.inputs import check_device
+from nas.kernels.kernel import Kernel
 from nas.latency import (
     LatencyTable,
     available_runtimes,
@@ -31,7 +32,6 @@ from nas.latency import (
     open_runtime,
     space_kernels,
 )
-from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.runtime import Runtime
 from nas.latency.timing import Timing

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from nas.latency.kernel import Kernel
-from nas.latency.kernel_text import Operand
+from nas.kernels.kernel import Kernel
+from nas.kernels.kernel_text import Operand
 from nas.schedules.templates import Expansion
 
 ACTIVATIONS = {

@@ -13,6 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from nas.errors import RequestError, StorageError
+from nas.files.storage_address import redact_address
 from nas.search import liveness, run_search, trial_log
 from nas.search import storage as storage_module
 from nas.search.liveness import this_process
@@ -21,7 +22,6 @@ from nas.search.storage import Storage
 from nas.search.trial import Trial
 from nas.search.trial_log import TrialLog
 from nas.space import load_space
-from nas.storage_address import redact_address
 from tests.search.postgresql import PASSWORD
 
 SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)

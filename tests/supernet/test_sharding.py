@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from nas.machine.torch_device import MULTITHREADING_MIN_MACS
 from nas.space import load_space
 from nas.supernet.sharding import IMAGES_PER_SHARD, ShardedModule, count_shards
-from nas.torch_device import MULTITHREADING_MIN_MACS
 from nas.torch_network import to_torch
 
 CPU = torch.device("cpu")

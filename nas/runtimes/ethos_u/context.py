@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Shape, Slot
-from nas.latency.kernel import Kernel
-from nas.latency.kernel_text import Operand, step_operand
+from nas.kernels.kernel import Kernel
+from nas.kernels.kernel_text import Operand, step_operand
 from nas.runtimes.ethos_u.vela import OperatorRow
 
 CONTEXT_CHANNELS = 16

@@ -18,14 +18,11 @@ from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from nas import this_machine
-from nas.boards.address import is_remote, refuse
-from nas.boards.runtime import TfliteBoardRuntime
 from nas.errors import DeviceError, MeasurementError
 from nas.graph import Graph
-from nas.latency import fusion
+from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import (
     Availability,
     CompiledNetwork,
@@ -36,7 +33,10 @@ from nas.latency.runtime import (
     Weights,
 )
 from nas.latency.timing import ESTIMATED, MEASURED, Timing
+from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
+from nas.runtimes.boards.address import is_remote, refuse
+from nas.runtimes.boards.runtime import TfliteBoardRuntime
 from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nas.errors import MeasurementError, first_line
-from nas.processes import ChildProcess
+from nas.machine.processes import ChildProcess
 from nas.runtimes.ethos_u.configuration import Configuration
 
 COMPILE_LIMIT_SECONDS = 100.0

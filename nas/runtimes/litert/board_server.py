@@ -2,10 +2,10 @@
 
     python -m nas.runtimes.litert.board_server --delegate /usr/lib/libethosu_delegate.so
 
-`nas.boards.tflite_protocol` has the requests and answers. Each session of TVM's server is a fork of
-this process, so the function that is registered here exists in all of them; a function that a
-client registers is lost with its session. In a session, files run in a further process, which a
-delegate may crash or block: the request gets an error, and the next one another process.
+`nas.runtimes.boards.tflite_protocol` has the requests and answers. Each session of TVM's server is
+a fork of this process, so the function that is registered here exists in all of them; a function
+that a client registers is lost with its session. In a session, files run in a further process,
+which a delegate may crash or block: the request gets an error, and the next one another process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nas.boards.tflite_protocol import FUNCTION, LIMIT_SECONDS
 from nas.errors import DeviceError, MeasurementError, NasError, RequestError
-from nas.processes import ChildProcess
+from nas.machine.processes import ChildProcess
+from nas.runtimes.boards.tflite_protocol import FUNCTION, LIMIT_SECONDS
 from nas.runtimes.litert import timed_files
 from nas.runtimes.litert.timed_files import Delegate, error_answer
 

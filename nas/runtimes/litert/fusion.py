@@ -19,8 +19,8 @@ import math
 from collections.abc import Sequence
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.latency.kernel import Kernel, batched, interned_kernel, interned_operand
-from nas.latency.kernel_text import WINDOW_KINDS, Operand, epilogue_step
+from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
+from nas.kernels.kernel_text import WINDOW_KINDS, Operand, epilogue_step
 from nas.quantisation.network import FUSED_ACTIVATIONS, FUSING_KINDS
 
 _KERNEL_KINDS = {

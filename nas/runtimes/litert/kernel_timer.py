@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.repeated_kernels import (
     MAX_COPIES,
     RUN_SECONDS,
@@ -24,7 +24,7 @@ from nas.runtimes.litert.repeated import forms_chain, repeat_kernel, tiny_operat
 from nas.runtimes.litert.session import Session
 
 if TYPE_CHECKING:
-    from nas.boards.tflite_board import FileOnBoard, TfliteBoard
+    from nas.runtimes.boards.tflite_board import FileOnBoard, TfliteBoard
 
 MIN_COPIES = 2
 """Fewest copies of a kernel in one file."""

@@ -14,8 +14,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from nas.errors import MeasurementError
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
-from nas.latency.kernel import Kernel
-from nas.latency.kernel_text import SHUFFLE, Operand
+from nas.kernels.kernel import Kernel
+from nas.kernels.kernel_text import SHUFFLE, Operand
 from nas.onnx_model import random_weights
 from nas.runtimes.litert.quantisation import ACTIVATION, made_up_network
 from nas.tflite_model.file import FileBuilder, Quantisation

@@ -10,12 +10,12 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from nas.boards.address import is_remote
-from nas.boards.runtime import TfliteBoardRuntime
 from nas.graph import Graph
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, CompiledNetwork, Runtime, Schedule, Schedules, Weights
+from nas.runtimes.boards.address import is_remote
+from nas.runtimes.boards.runtime import TfliteBoardRuntime
 from nas.runtimes.litert import fusion
 
 if TYPE_CHECKING:

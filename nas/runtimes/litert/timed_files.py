@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nas import this_machine
-from nas.boards.tflite_protocol import BoardDescription
 from nas.errors import DeviceError, MeasurementError, NasError, first_line
 from nas.latency import timing
+from nas.machine import this_machine
+from nas.runtimes.boards.tflite_protocol import BoardDescription
 
 CACHE_FRACTION = 1 / 8
 """Largest size of the files that stay loaded, as a fraction of the memory. LiteRT needs as much
@@ -63,7 +63,7 @@ class Delegate:
 
 
 def answer(delegate: Delegate | None, request: Mapping[str, Any], data: bytes) -> dict[str, Any]:
-    """Return the answer to a request of `nas.boards.tflite_protocol`.
+    """Return the answer to a request of `nas.runtimes.boards.tflite_protocol`.
 
     Args:
         delegate: delegate for all files; None for none.

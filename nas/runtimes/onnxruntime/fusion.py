@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.latency.kernel import Kernel, interned_kernel, interned_operand
-from nas.latency.kernel_text import WINDOW_KINDS, Operand, epilogue_step
+from nas.kernels.kernel import Kernel, interned_kernel, interned_operand
+from nas.kernels.kernel_text import WINDOW_KINDS, Operand, epilogue_step
 
 
 class OnnxRuntimeFusion(ABC):

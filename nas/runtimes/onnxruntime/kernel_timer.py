@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from nas import this_machine
 from nas.graph import Graph
+from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import (
     MAX_COPIES,
     RUN_SECONDS,
@@ -23,6 +22,7 @@ from nas.latency.repeated_kernels import (
 )
 from nas.latency.runtime import Schedule, Weights
 from nas.latency.timing import Evaluate
+from nas.machine import this_machine
 from nas.onnx_model import IR_VERSION, OPSET
 from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
 from nas.runtimes.onnxruntime.float32.writer import BlockedWriter

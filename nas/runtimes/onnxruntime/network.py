@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from nas import onnx_model, this_machine
+from nas import onnx_model
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.latency.kernel import Kernel, batched
+from nas.kernels.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Weights
+from nas.machine import this_machine
 from nas.runtimes.onnxruntime.float32 import optimised as float32
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.int8 import optimised as int8

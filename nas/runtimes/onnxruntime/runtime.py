@@ -10,12 +10,12 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from nas import this_machine
 from nas.graph import Graph
+from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, Schedules, Weights
+from nas.machine import this_machine
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion

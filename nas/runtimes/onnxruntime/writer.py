@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 
 MICROSOFT_DOMAIN = "com.microsoft"
 

@@ -22,7 +22,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.clock import (
     call_in_place,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.target import codegen
 
-from nas import this_machine
 from nas.latency import timing
+from nas.machine import this_machine
 
 
 class Device(Protocol):

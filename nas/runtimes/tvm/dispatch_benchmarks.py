@@ -15,8 +15,8 @@ import numpy as np
 from tvm import relax
 
 from nas.graph import Channels, Graph, Op, Slot
+from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import WEIGHT_PARTS, WEIGHTS_MIB
-from nas.latency.kernel import Kernel
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device
 from nas.schedules.templates import Templates, add_function, build, flat_type, random_constants

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tvm
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.runtime import Schedule
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device

@@ -12,10 +12,11 @@ import numpy as np
 import tvm
 
 from nas.graph import Graph
-from nas.latency import differences, fusion, timing
+from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
+from nas.latency import differences, timing
 from nas.latency.device import Fingerprint
 from nas.latency.differences import SMALLEST_COST_S
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import KernelTimer, Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.tvm import cold_cache, dispatch_benchmarks

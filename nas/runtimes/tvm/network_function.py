@@ -19,8 +19,8 @@ from tvm import tirx
 from tvm.tirx.buffer import buffer_data_pointer_type
 from tvm.tirx.stmt import Return
 
-from nas.latency.fusion import Launch
-from nas.latency.kernel import Kernel
+from nas.kernels.fusion import Launch
+from nas.kernels.kernel import Kernel
 
 ALIGNMENT_BYTES = 64
 """Kernels are compiled for tensors that begin at multiples of this address."""

@@ -18,8 +18,8 @@ from tvm import relax
 
 from nas.errors import MissingKernelError
 from nas.graph import Graph
-from nas.latency.fusion import Launch, launches
-from nas.latency.kernel import Kernel, batched
+from nas.kernels.fusion import Launch, launches
+from nas.kernels.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Schedules, Weights
 from nas.runtimes.tvm.device import Device
 from nas.runtimes.tvm.network_function import called_names, network_function, taking_addresses

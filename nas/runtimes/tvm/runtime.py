@@ -11,13 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.documents import shortened
 from nas.errors import RequestError
+from nas.files.documents import shortened
 from nas.graph import Graph
-from nas.latency import cache_model, fusion, timing
+from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
+from nas.latency import cache_model, timing
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import Availability, NetworkCost, Runtime, Schedule, Schedules, Weights
 from nas.runtimes.tvm.rpc import address as rpc_address
 

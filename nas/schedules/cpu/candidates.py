@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.cpu import winograd
 from nas.schedules.cpu.dense import DenseTiling, is_pointwise
 from nas.schedules.cpu.loop_nest import flattened_pixels

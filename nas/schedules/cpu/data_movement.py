@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.cpu.loop_nest import LoopNest, flattened_pixels
 from nas.schedules.cpu.loops import VectorRegisters, split_into_vectors, tiled_loop
 from nas.schedules.templates import Schedule

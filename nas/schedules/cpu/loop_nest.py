@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.epilogue import Step, apply_steps, epilogue_steps
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, function, loop
 

@@ -15,7 +15,7 @@ import tvm
 from tvm import tirx
 from tvm.target import codegen
 
-from nas import this_machine
+from nas.machine import this_machine
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, loop, sequence
 
 _VECTOR_UNIT = re.compile(r"avx|fma|f16c|amx")

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.cpu.loop_nest import LoopNest
 from nas.schedules.cpu.loops import VectorRegisters, div_mod, tiled_loop
 from nas.schedules.cpu.padding import PaddedInput

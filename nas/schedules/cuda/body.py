@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.cuda import grid
 from nas.schedules.cuda.grid import Grid, RegisterAllocator
 from nas.schedules.epilogue import Step, apply_step, epilogue_steps

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.cuda import dense, depthwise, fused_expansion, grid, matrix_vector
 from nas.schedules.cuda.body import KernelBody
 from nas.schedules.cuda.matrix_product import SCHEDULE_KEYS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.cuda import grid
 from nas.schedules.cuda.body import KernelBody
 from nas.schedules.cuda.grid import Grid

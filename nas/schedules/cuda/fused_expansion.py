@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules import window
 from nas.schedules.cuda import grid
 from nas.schedules.cuda.body import KernelBody

@@ -10,7 +10,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import tirx
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.schedules.cuda import (
     candidates,
     data_movement,

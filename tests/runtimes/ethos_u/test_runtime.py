@@ -5,9 +5,9 @@ import pytest
 
 from nas.cli import predictions
 from nas.errors import MeasurementError
+from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
 from nas.latency.build_estimate import estimate_build
-from nas.latency.kernel import Kernel
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import file_of
 from nas.runtimes.ethos_u.runtime import EthosURuntime

@@ -12,13 +12,13 @@ import pytest
 import tvm
 
 import nas.space
-from nas import this_machine
-from nas.boards import tflite_board
 from nas.errors import BoardLostError, DeviceError, MeasurementError, RequestError
 from nas.graph import Graph
+from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table, measure_networks, open_runtime
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import Runtime
+from nas.machine import this_machine
+from nas.runtimes.boards import tflite_board
 from nas.runtimes.litert.runtime import LiteRt, LiteRtOnBoard
 from tests.runtimes.board_servers import CONV_2D, board_server, compile_delegate
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
@@ -160,7 +160,7 @@ def test_board_that_does_not_answer_is_lost(
 ) -> None:
     network = runtime.compile(graph, {})
     monkeypatch.setattr(tflite_board, "LIMIT_SECONDS", -60.0)
-    monkeypatch.setattr("nas.boards.connection.ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr("nas.runtimes.boards.connection.ANSWER_SECONDS", 60.0)
     with pytest.raises(BoardLostError, match="did not answer within 0 s"):
         network.evaluate(10_000, 1)
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import nas.space
-from nas import this_machine
-from nas.boards.tflite_protocol import PROTOCOL, BoardDescription
+from nas.machine import this_machine
+from nas.runtimes.boards.tflite_protocol import PROTOCOL, BoardDescription
 from nas.runtimes.litert import board_server, timed_files
 from nas.runtimes.litert.board_server import FileTimer
 from nas.runtimes.litert.network import network_file

@@ -11,7 +11,7 @@ import pytest
 import nas.space
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.onnx_model import random_weights
 from nas.runtimes.litert import fusion
 from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer

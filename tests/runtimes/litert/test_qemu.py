@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import nas.space
-from nas.boards import connection
 from nas.latency import LatencyTable, open_runtime
 from nas.latency.installed_runtimes import RUNTIMES
 from nas.latency.runtime import Runtime
+from nas.runtimes.boards import connection
 from nas.runtimes.litert.network import network_file
 from nas.torch_network import folded_weights
 from tests.latency.example_graphs import GRAPHS

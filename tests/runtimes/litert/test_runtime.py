@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas.errors import MeasurementError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 from nas.runtimes.litert.repeated import repeat_kernel
 from nas.runtimes.litert.session import Session

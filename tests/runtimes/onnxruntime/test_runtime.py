@@ -10,7 +10,7 @@ import pytest
 
 import nas.space
 from nas.errors import MeasurementError
-from nas.latency.kernel import Kernel, batched
+from nas.kernels.kernel import Kernel, batched
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion
 from nas.runtimes.onnxruntime.kernel_timer import repeat_kernel
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm import cold_cache
 from nas.runtimes.tvm.clock import clock_of
 from nas.runtimes.tvm.runtime import TvmRuntime

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.device import CpuDevice
 from nas.runtimes.tvm.kernel_cache import Activations, KernelCache, TimedKernel
 

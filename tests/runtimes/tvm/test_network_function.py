@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from nas.graph import Graph
-from nas.latency.fusion import Launch, launches
+from nas.kernels.fusion import Launch, launches
 from nas.runtimes.tvm import relax_network
 from nas.runtimes.tvm.network_function import (
     ALIGNMENT_BYTES,

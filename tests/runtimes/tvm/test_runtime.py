@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nas import this_machine
+from nas.kernels.kernel import Kernel
 from nas.latency import open_runtime
-from nas.latency.kernel import Kernel
 from nas.latency.timing import SAMPLES, Evaluate
+from nas.machine import this_machine
 from nas.runtimes.tvm.kernel_timer import MANY_WEIGHT_BYTES
 from nas.runtimes.tvm.runtime import TvmRuntime
 

@@ -5,7 +5,7 @@ import platform
 import pytest
 from tvm.target import codegen
 
-from nas import this_machine
+from nas.machine import this_machine
 from nas.schedules.cpu import loops
 
 IS_X86 = platform.machine() in ("x86_64", "AMD64")

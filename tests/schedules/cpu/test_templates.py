@@ -9,7 +9,7 @@ import pytest
 import tvm
 
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.cpu import CpuTemplates
 from tests.schedules.kernel_reference import KernelCase

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.runtime import CudaRuntime
 from nas.schedules.cuda.templates import CudaTemplates
 from tests.schedules.cuda.cuda_emulator import EmulatedKernels, cuda_source, require_compiler

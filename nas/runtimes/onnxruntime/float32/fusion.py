@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from nas.graph import ACTIVATIONS, POOLING_KINDS, Graph, Op
-from nas.latency.kernel import Kernel, batched
+from nas.kernels.kernel import Kernel, batched
 from nas.runtimes.onnxruntime.fusion import (
     FusedNode,
     FusionPass,

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper, shape_inference
 
 from nas.errors import MeasurementError
 from nas.graph import Shape
-from nas.latency.kernel import Kernel
-from nas.latency.kernel_text import Operand, epilogue_step
+from nas.kernels.kernel import Kernel
+from nas.kernels.kernel_text import Operand, epilogue_step
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 _BLOCKED_SUFFIX = "_nchwc"

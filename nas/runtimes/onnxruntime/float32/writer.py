@@ -14,7 +14,7 @@ import numpy as np
 from onnx import TensorProto
 
 from nas.errors import MeasurementError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
 from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN, KernelWriter
 

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from nas.graph import Graph, Op
-from nas.latency.kernel import Kernel, batched, interned_kernel, interned_operand
+from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
 from nas.runtimes.onnxruntime.fusion import (
     FusedNode,
     FusionPass,

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 
 from nas.errors import MeasurementError
 from nas.graph import Shape
-from nas.latency.kernel import Kernel
-from nas.latency.kernel_text import Operand, epilogue_step
+from nas.kernels.kernel import Kernel
+from nas.kernels.kernel_text import Operand, epilogue_step
 from nas.runtimes.onnxruntime.int8.fusion import LAYOUT_FREE
 
 _TO_CHANNELS_LAST = [0, 2, 3, 1]

@@ -12,8 +12,8 @@ from typing import Any
 import tvm
 from tvm.support import nvcc
 
-from nas import this_machine
 from nas.errors import DeviceError
+from nas.machine import this_machine
 from nas.runtimes.tvm.cuda import compiler
 from nas.runtimes.tvm.device import LocalDevice
 from nas.schedules.cuda.templates import CudaTemplates

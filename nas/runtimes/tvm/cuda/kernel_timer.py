@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import Schedule
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.tvm import dispatch_benchmarks

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from nas.errors import MeasurementError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device
 from nas.schedules import tir

@@ -1,6 +1,6 @@
 """The targets of boards for which TVM compiles. Importing this imports no TVM.
 
-`nas.boards.address` has their form. Their settings are `triple` and `cpu`, and optionally
+`nas.runtimes.boards.address` has their form. Their settings are `triple` and `cpu`, and optionally
 `features` (as LLVM names them, separated by commas, each with `+` or `-` before it) and `cc` (the
 linker for the board, if the usual ones do not fit).
 
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nas.boards import address as board_address
-from nas.boards.address import BoardAddress, is_remote, refuse, target_text
 from nas.errors import RequestError
+from nas.runtimes.boards import address as board_address
+from nas.runtimes.boards.address import BoardAddress, is_remote, refuse, target_text
 
 EXAMPLE = "rpc://127.0.0.1:9090?triple=aarch64-linux-gnu&cpu=cortex-a72"
 

@@ -18,8 +18,8 @@ import tvm
 from tvm.script import tirx as T  # noqa: N812
 
 from nas.errors import DeviceError
+from nas.machine.this_machine import parse_cpuinfo
 from nas.runtimes.tvm.rpc.address import RpcTarget
-from nas.this_machine import parse_cpuinfo
 
 _MAX_PATH_BYTES = 256
 

@@ -15,9 +15,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, rpc
 
-from nas.boards import connection
-from nas.boards.connection import Connection
 from nas.errors import DeviceError, MeasurementError
+from nas.runtimes.boards import connection
+from nas.runtimes.boards.connection import Connection
 from nas.runtimes.tvm.rpc import board
 from nas.runtimes.tvm.rpc.address import RpcTarget
 from nas.runtimes.tvm.rpc.board import BoardDescription

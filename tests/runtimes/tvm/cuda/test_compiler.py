@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.cuda import compiler
 from nas.schedules.cuda.templates import CudaTemplates
 from tests.schedules.cuda.cuda_emulator import cuda_source

@@ -11,7 +11,7 @@ import pytest
 from tvm import relax
 
 from nas.errors import MeasurementError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.cuda import queue
 from nas.schedules.cuda.templates import CudaTemplates
 from tests.runtimes.tvm.cuda.simulated_gpu import STEP_S, SimulatedGpu, SimulatedVm

@@ -12,10 +12,10 @@ import torch
 
 import nas.space
 from nas.errors import DeviceError, RequestError
-from nas.latency import fusion
+from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.installed_runtimes import configured_runtime
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import NetworkCost
 from nas.runtimes.tvm import kernel_timer
 from nas.runtimes.tvm.cuda import device as cuda_device

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nas.boards import connection
+from nas.runtimes.boards import connection
 from nas.runtimes.tvm.rpc.address import parse
 from nas.schedules.cpu.loops import this_processor
 from tests.runtimes.tvm.rpc.rpc_processes import START_SECONDS, Process, Processes

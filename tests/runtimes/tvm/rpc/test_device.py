@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 import nas.space
-from nas import this_machine
-from nas.boards import connection
 from nas.errors import BoardLostError, DeviceError, RequestError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.latency.timing import SAMPLES
+from nas.machine import this_machine
+from nas.runtimes.boards import connection
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.outputs import check_network, first_schedules

@@ -16,8 +16,8 @@ import pytest
 import tvm
 
 import nas.space
-from nas.boards import connection
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
+from nas.runtimes.boards import connection
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.board_servers import answering_runtime

@@ -9,7 +9,7 @@ import pytest
 import tvm
 
 from nas.errors import MeasurementError, RequestError
-from nas.latency.kernel import Kernel
+from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.kernel_timer import resolve_target
 from nas.runtimes.tvm.rpc import toolchain
 from nas.runtimes.tvm.rpc.address import parse

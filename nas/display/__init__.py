@@ -1,0 +1,1 @@
+"""What a person sees: the terminal, notebooks, numbers as text, and pictures."""

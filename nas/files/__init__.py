@@ -1,0 +1,58 @@
+"""Files: replaces them atomically, reads lines and documents with checks, and parses addresses.
+
+This module itself replaces files, and finds the folders that are shipped with the package.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_UNFINISHED_SUFFIX = ".unfinished"
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def packaged_folder(name: str) -> Path:
+    """Return a folder of the project, such as `search_spaces`.
+
+    The folder is inside the package if that is installed, and beside it in a checkout.
+    """
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Replace a file atomically: readers see the old content or the new one, never a part.
+
+    The content is written to a file in the same folder, synced to the disk, and renamed.
+
+    Raises OSError if that fails; the old file is kept.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise with_path(error, path) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files of `replace` that killed processes left in a folder.
+
+    Args:
+        folder: a folder in which no other process writes.
+    """
+    for path in folder.rglob(f".*{_UNFINISHED_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def with_path(error: OSError, path: Path) -> OSError:
+    """Return an error that names its file: the one for a full disk does not."""
+    error.filename = error.filename or str(path)
+    return error

@@ -1,0 +1,230 @@
+"""Connections to boards, with a time limit on every step.
+
+TVM's client waits for minutes for a machine that is off, and for ever for one that is busy. Here a
+server or tracker that does not answer in time is a `BoardLostError`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from tvm import rpc
+from tvm.rpc import base
+
+from nas.errors import BoardLostError, NasError, first_line
+from nas.runtimes.boards.address import BoardAddress
+
+ANSWER_SECONDS = 10.0
+"""Longest time that a server or tracker may take to answer. An idle one takes milliseconds."""
+
+T = TypeVar("T")
+
+
+class Connection(NamedTuple):
+    """A board that answers.
+
+    Args:
+        session: session, which ends when the last object that came from it is gone.
+        board: address of the board for messages; a tracker may have several boards.
+    """
+
+    session: rpc.RPCSession
+    board: str
+
+
+def connect(target: BoardAddress) -> Connection:
+    """Open a session with a board.
+
+    Raises:
+        BoardLostError: there is no TVM RPC server or tracker at the address, it does not answer,
+            or the tracker has no free board.
+    """
+    if not target.key:
+        session = _open_session(target.address, target.host, target.port, "")
+        return Connection(session, target.address)
+    with closing(_connect_to_tracker(target)) as tracker:
+        known = _request_keys(tracker, target)
+        if target.key not in known:
+            _refuse_key(target, known)
+        try:
+            host, port, matching = _request(tracker, [base.TrackerCode.REQUEST, target.key, "", 1])
+        except TimeoutError as error:
+            raise BoardLostError(
+                f"No board '{target.key}' of the tracker {target.host}:{target.port} became free "
+                f"in {ANSWER_SECONDS:.0f} s.",
+                remedy="Wait until another user releases one, or start another board.",
+            ) from error
+        except (OSError, ValueError) as error:
+            _refuse_tracker(target, error)
+    board = f"{host}:{port} (board '{target.key}' of the tracker {target.host}:{target.port})"
+    return Connection(_open_session(board, host, port, matching), board)
+
+
+def count_boards(target: BoardAddress) -> int:
+    """Return the number of boards of a target, including busy ones.
+
+    Raises:
+        BoardLostError: see `connect`.
+    """
+    if not target.key:
+        return 1
+    known = tracker_keys(target)
+    count = known.count(target.key)
+    if not count:
+        _refuse_key(target, known)
+    return min(count, target.boards or count)
+
+
+def tracker_keys(target: BoardAddress) -> list[str]:
+    """Return the key of every board of a tracker. Raises BoardLostError like `connect`."""
+    with closing(_connect_to_tracker(target)) as tracker:
+        return _request_keys(tracker, target)
+
+
+def is_alive(session: rpc.RPCSession) -> bool:
+    """Return whether the board of a session still answers."""
+    try:
+        # Any function would do: it is looked up on the board.
+        call_with_limit(lambda: session.get_function("tvm.rpc.server.upload"))
+    except (RuntimeError, OSError, AttributeError, TimeoutError):
+        return False
+    return True
+
+
+@contextmanager
+def detecting_loss(
+    connection: Callable[[], Connection | None], release: Callable[[], None]
+) -> Iterator[None]:
+    """Turn an error inside into a BoardLostError if the board no longer answers.
+
+    Args:
+        connection: function that returns the connection that is used; None for none.
+        release: function that forgets the connection; it is called if the board is lost.
+    """
+    try:
+        yield
+    except NasError:
+        raise
+    except Exception as error:
+        lost = connection()
+        if lost is None or is_alive(lost.session):
+            raise
+        release()
+        raise BoardLostError(
+            f"The board {lost.board} was lost ({error_line(error)}).",
+            remedy="Check its power and network, and that its RPC server runs.",
+        ) from error
+
+
+def error_line(error: Exception) -> str:
+    """Return the last line of an error of the board, which may be a compiler's, with "error"."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    error_lines = [line for line in lines if "error" in line.lower()] or lines or [repr(error)]
+    return error_lines[-1][:300]
+
+
+def _open_session(board: str, host: str, port: int, key: str) -> rpc.RPCSession:
+    try:
+        return call_with_limit(lambda: rpc.connect(host, port, key))
+    except TimeoutError as error:
+        raise BoardLostError(
+            f"The TVM RPC server {board} does not answer within {ANSWER_SECONDS:.0f} s.",
+            remedy="It serves one session at a time: end the other one, or start it again.",
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise BoardLostError(
+            f"There is no TVM RPC server at {board} ({first_line(error)}).",
+            remedy="Start one on the board; docs/remote-boards.md has the commands.",
+        ) from error
+
+
+def call_with_limit(action: Callable[[], T], limit_s: float | None = None) -> T:
+    """Return what a function returns, which is called in another thread.
+
+    Args:
+        action: the function; it waits for a board.
+        limit_s: seconds that it may take; `ANSWER_SECONDS` by default.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    returned: list[T] = []
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            returned.append(action())
+        # The error is raised again in the calling thread.
+        except Exception as error:
+            raised.append(error)
+
+    # TVM's client cannot be interrupted. A daemon thread does not keep the process alive.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS if limit_s is None else limit_s)
+    if raised:
+        try:
+            raise raised[0]
+        finally:
+            # Break the reference cycle through the error, which would keep the session open.
+            raised.clear()
+    if not returned:
+        raise TimeoutError
+    return returned[0]
+
+
+def _connect_to_tracker(target: BoardAddress) -> socket.socket:
+    """Connect to a tracker. Every answer may take `ANSWER_SECONDS`."""
+    try:
+        tracker = socket.create_connection((target.host, target.port), timeout=ANSWER_SECONDS)
+        try:
+            tracker.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
+            (magic,) = struct.unpack("<i", base.recvall(tracker, 4))
+        except OSError:
+            tracker.close()
+            raise
+    except OSError as error:
+        _refuse_tracker(target, error)
+    if magic != base.RPC_TRACKER_MAGIC:
+        tracker.close()
+        _refuse_tracker(target, RuntimeError("another service answers"))
+    return tracker
+
+
+def _refuse_tracker(target: BoardAddress, error: Exception) -> NoReturn:
+    raise BoardLostError(
+        f"There is no TVM RPC tracker at {target.host}:{target.port} ({first_line(error)}).",
+        remedy="Start one with `python -m tvm.exec.rpc_tracker`. The target of a server without a "
+        "tracker has no key. See docs/remote-boards.md.",
+    ) from error
+
+
+def _request(tracker: socket.socket, message: list[Any]) -> Any:
+    base.sendjson(tracker, message)
+    code, value = base.recvjson(tracker)
+    if code != base.TrackerCode.SUCCESS:
+        raise ValueError(f"the tracker says {value!r}")
+    return value
+
+
+def _request_keys(tracker: socket.socket, target: BoardAddress) -> list[str]:
+    try:
+        summary = _request(tracker, [base.TrackerCode.SUMMARY])
+    except (OSError, ValueError) as error:
+        _refuse_tracker(target, error)
+    return [each["key"].removeprefix("server:") for each in summary["server_info"]]
+
+
+def _refuse_key(target: BoardAddress, known: list[str]) -> NoReturn:
+    others = ", ".join(sorted(set(known)))
+    raise BoardLostError(
+        f"The tracker {target.host}:{target.port} has no board '{target.key}'"
+        + (f", only: {others}." if others else ", and no other either."),
+        remedy=f"Start the server of a board with --tracker {target.host}:{target.port} "
+        f"--key {target.key}.",
+    )

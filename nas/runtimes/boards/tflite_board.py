@@ -1,0 +1,158 @@
+"""`TfliteBoard`: a board that times TensorFlow Lite files with an interpreter of its own."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas.errors import BoardLostError, DeviceError, MeasurementError
+from nas.latency.runtime import CompiledNetwork
+from nas.runtimes.boards import connection
+from nas.runtimes.boards.address import BoardAddress
+from nas.runtimes.boards.connection import Connection
+from nas.runtimes.boards.tflite_protocol import FUNCTION, LIMIT_SECONDS, PROTOCOL, BoardDescription
+
+SLOWEST_BYTES_PER_SECOND = 1e6
+"""How fast a file reaches a board, at least."""
+
+
+class TfliteBoard:
+    """A board that times TensorFlow Lite files, or any board of a tracker that does.
+
+    The first use opens a session. A server has one session at a time, so `release` the board for
+    others. Every method that needs the board raises BoardLostError if it does not answer, and
+    MeasurementError with what the board says if it cannot do what it should.
+
+    Args:
+        address: address of the board or tracker.
+    """
+
+    def __init__(self, address: BoardAddress) -> None:
+        self._address = address
+        self._connection: Connection | None = None
+        self._description: BoardDescription | None = None
+
+    def describe(self) -> BoardDescription:
+        """Return what the board says of itself.
+
+        Raises:
+            DeviceError: its server does not time files, is of another version of this project, or
+                the board differs from that of an earlier session.
+        """
+        if self._description is None:
+            self._open()
+        assert self._description is not None
+        return self._description
+
+    def load(self, data: bytes, threads: int = 1, batch: int = 1) -> FileOnBoard:
+        """Send a file to the board, and prepare it there.
+
+        Args:
+            data: contents of the file.
+            threads: number of threads that run one operator.
+            batch: number of images that run at once.
+        """
+        return FileOnBoard(self, data, threads, batch)
+
+    def release(self) -> None:
+        """End the session; the next use opens another."""
+        self._connection = None
+        gc.collect()  # Errors refer to the session in cycles.
+
+    def request(self, request: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
+        """Return the board's answer to a request, see `tflite_protocol`."""
+        if self._connection is None:
+            self._open()
+        answer = self._ask(request, data)
+        if "error" in answer:
+            raise MeasurementError(f"{self._address.address}: {answer['error']}")
+        return answer
+
+    def _open(self) -> None:
+        self._connection = connection.connect(self._address)
+        try:
+            answer = self._ask({"describe": True}, b"")
+            if answer.pop("protocol", None) != PROTOCOL:
+                raise DeviceError(
+                    f"The server of {self._connection.board} is of another version.",
+                    remedy="Install the same version of hardware-nas there and here.",
+                )
+            description = BoardDescription.from_json(answer)
+            before = self._description
+            if before and before.summary != description.summary:
+                raise DeviceError(
+                    f"{self._connection.board} is a {description.summary}, but the board before "
+                    f"was a {before.summary}.",
+                    remedy="Boards behind one address or tracker key must be equal; use another.",
+                )
+        except BaseException:
+            self.release()
+            raise
+        self._description = description
+
+    def _ask(self, request: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+        """Return the answer of a connected board."""
+        current = self._connection
+        assert current is not None
+
+        def call() -> str:
+            try:
+                function = current.session.get_function(FUNCTION)
+            except (AttributeError, RuntimeError) as error:
+                if not connection.is_alive(current.session):
+                    raise
+                raise DeviceError(
+                    f"The TVM RPC server {current.board} does not time TensorFlow Lite files.",
+                    remedy="Start the server for boards with LiteRT; docs/remote-boards.md has "
+                    "its command.",
+                ) from error
+            text: str = function(json.dumps(request), data)
+            return text
+
+        limit_s = LIMIT_SECONDS + connection.ANSWER_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
+        with connection.detecting_loss(lambda: self._connection, self.release):
+            try:
+                answer: dict[str, Any] = json.loads(connection.call_with_limit(call, limit_s))
+            except TimeoutError as error:
+                self.release()
+                raise BoardLostError(
+                    f"The board {current.board} did not answer within {limit_s:.0f} s.",
+                    remedy="Check its power and network, and start its server again.",
+                ) from error
+        return answer
+
+
+class FileOnBoard(CompiledNetwork):
+    """A file that a board has loaded, such as a whole network.
+
+    Args:
+        board: the board.
+        data: contents of the file, which are sent again when the board has forgotten them.
+        threads: number of threads that run one operator.
+        batch: number of images that run at once.
+
+    Attributes:
+        operators: number of operators of the file by name.
+        delegated: number of those operators that the board's delegate runs.
+    """
+
+    def __init__(self, board: TfliteBoard, data: bytes, threads: int, batch: int) -> None:
+        self._board, self._data = board, data
+        digest = hashlib.sha256(data).hexdigest()
+        self._request = {"file": digest, "threads": threads, "batch": batch}
+        answer = self._time(0, 0)
+        self.operators: Mapping[str, int] = answer["operators"]
+        self.delegated: Mapping[str, int] = answer["delegated"]
+
+    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
+        """See `CompiledNetwork.evaluate`. The board repeats samples that were disturbed."""
+        seconds: list[float] = self._time(calls, samples)["seconds"]
+        return seconds
+
+    def _time(self, calls: int, samples: int) -> dict[str, Any]:
+        request = {**self._request, "calls": calls, "samples": samples}
+        answer = self._board.request(request)
+        return self._board.request(request, self._data) if "unknown" in answer else answer

@@ -1,0 +1,55 @@
+import pytest
+
+from nas.errors import RequestError, SpaceError
+from nas.files.names import check_name, name_like, require_identifier, require_name
+
+VALID_NAMES = ["a", "7", "mobilenet_x0.5", "mobilenet_v2_1.0", "A-b.c_d", "console", "a" * 64]
+INVALID_NAMES = [
+    "", ".", ".hidden", "-option", "_private", "../../x", "a/b", "a\\b", "$x^{2$", "a b", "a\n",
+    "a\0", "\x1b[31m", "é", "\udc80", "a.", "a" * 65, "a" * 300, "CON", "nul.py", "com1",
+    None, 5, ["a"], b"a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VALID_NAMES)
+def test_valid_names_are_returned(name):
+    assert check_name(name) == require_name(name, "The name of a space") == name
+
+
+@pytest.mark.parametrize("name", INVALID_NAMES, ids=lambda name: ascii(name)[:12])
+def test_invalid_names_are_refused(name):
+    with pytest.raises(ValueError, match="^use "):
+        check_name(name)
+    with pytest.raises(SpaceError, match=r"^The name of a space is .*: use ") as error:
+        require_name(name, "The name of a space", SpaceError)
+    assert len(str(error.value)) < 250
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "5", "a" * 65, "a-b", "\x1b", None, 5])
+def test_invalid_identifiers_are_refused(name):
+    assert require_identifier("stage1", "Space a") == "stage1"
+    with pytest.raises(RequestError, match=r"^Space a: .* is not a name\. Use a word") as error:
+        require_identifier(name, "Space a")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *((name, name) for name in VALID_NAMES),
+        ("My job", "My-job"),
+        ("Café photos (2)", "Cafe-photos-2"),
+        ("a - b", "a-b"),
+        (".hidden.", "hidden"),
+        ("x" * 80, "x" * 64),
+    ],
+)
+def test_name_resembles_a_text_and_is_valid(text, name):
+    assert name_like(text) == check_name(name)
+
+
+@pytest.mark.parametrize("text", ["", "фото", "...", "con"])
+def test_no_name_is_made_of_other_texts(text):
+    with pytest.raises(ValueError, match="use "):
+        name_like(text)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas.machine import this_machine
+
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system has no affinity"
+)
+
+
+def test_processor_of_this_machine_has_a_name() -> None:
+    name, features = this_machine.processor()
+    assert name.strip()
+    assert list(features) == sorted(features)
+    assert this_machine.recorded_facts()["cores"] > 0
+
+
+def test_parse_cpuinfo_identifies_arm_processor_by_numbers() -> None:
+    cpuinfo = (
+        "processor\t: 0\nFeatures\t: fp asimd asimddp crc32\nCPU implementer\t: 0x41\n"
+        "CPU variant\t: 0x3\nCPU part\t: 0xd0c\n\nprocessor\t: 1\nFeatures\t: fp\n"
+    )
+    name, features = this_machine.parse_cpuinfo(cpuinfo, "aarch64")
+    assert name == "aarch64 0x41-0xd0c-0x3"
+    assert features == ("asimd", "asimddp")
+
+
+def control_groups(root: Path, own: str, files: dict[str, str]) -> Path:
+    """Write what Linux says of control groups below a folder, and return the folder."""
+    for name, text in {"proc/self/cgroup": own, **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        # Version 2: a container with a limit of its own, no limit, and less than one core.
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        # A service of systemd, whose slice has the smaller quota.
+        (
+            "0::/user.slice/job.service\n",
+            {
+                "user.slice/cpu.max": "300000 100000\n",
+                "user.slice/job.service/cpu.max": "600000 100000\n",
+                "other.slice/cpu.max": "100000 100000\n",
+            },
+            3,
+        ),
+        # Version 1, where a container often sees the path of the host.
+        (
+            "4:memory:/docker/3f\n2:cpu,cpuacct:/docker/3f\n0::/\n",
+            {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            4,
+        ),
+        (
+            "2:cpu:/batch\n",
+            {"cpu/batch/cpu.cfs_quota_us": "-1\n", "cpu/batch/cpu.cfs_period_us": "100000\n"},
+            8,
+        ),
+    ],
+)
+def test_cpu_quotas_of_control_groups_limit_the_cores(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str,
+    files: dict[str, str],
+    expected: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    root = control_groups(
+        tmp_path, own, {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    )
+    assert this_machine.allowed_cores(root) == expected
+
+
+def test_cores_without_control_groups_are_those_of_the_affinity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert this_machine.allowed_cores(tmp_path) == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert this_machine.allowed_cores(tmp_path) == os.cpu_count()
+
+
+ON_ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import nas
+from nas import errors
+from nas.machine import this_machine
+assert this_machine.allowed_cores() == this_machine.recorded_facts()["cores"] == 1
+for name in ("tvm", "onnxruntime"):
+    try:
+        nas.open_runtime(name, threads=2)
+    except errors.RequestError as error:
+        print(error)
+"""
+
+
+@needs_affinity
+def test_runtime_with_more_threads_than_allowed_cores_is_refused() -> None:
+    """On one core, a table for two threads would have the latencies of one."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "2 threads cannot run at once: this process may use 1 of the" in line
+        assert "Use 1 thread." in line
