@@ -45,6 +45,8 @@ OTHERS = {
 }
 for m in (0.25, 0.5, 0.75, 1.0):
     OTHERS[f"mobilenet_v1_{m}"] = lambda m=m: timm_mobilenet(1, m)
+for number in range(5):
+    OTHERS[f"efficientnet_lite{number}"] = getattr(efficientnet, f"efficientnet_lite{number}")
 for m in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4):
     OTHERS[f"mobilenet_v2_{m}"] = lambda m=m: models.mobilenet_v2(width_mult=m)
 
