@@ -209,6 +209,8 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
         if rows[f"{column}_us"].notna().all()
     }
     device, changes = run_record.device, run_record.image_changes
+    weights = run_record.pretrained.get(record.space)
+    pretrained = {} if weights is None else {"supernet_started_from": weights.summary}
     return ModelOrigin(
         id=record.id,
         data=ModelData(
@@ -224,6 +226,7 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
             "epochs": record.epochs,
             "seed": record.seed,
             "teacher": record.teacher,
+            **pretrained,
             **record.training,
         },
         image_changes="" if changes is None else changes.summary,

@@ -344,6 +344,8 @@ def train_model(
         (supernet_accuracy,) = evaluate(supernet, [architecture], data, "holdout")
         if not setup.from_scratch:
             start = calibrated_state(supernet, architecture.graph, data)
+            if architecture.space.name in setup.run.record.pretrained:
+                settings = setup.run.settings.training.fine_tuned(settings)
     network, seconds = train_network(
         architecture,
         data,
@@ -354,7 +356,7 @@ def train_model(
         teacher=setup.teacher[1] if setup.teacher else None,
         progress=progress,
     )
-    _save_network(folder, architecture, network, setup)
+    _save_network(folder, architecture, network, setup, settings)
     record = TrainedRecord(
         schema=SCHEMA,
         id=name,
@@ -383,7 +385,11 @@ def train_model(
 
 
 def _save_network(
-    folder: Path, architecture: Architecture, network: Network, setup: Retraining
+    folder: Path,
+    architecture: Architecture,
+    network: Network,
+    setup: Retraining,
+    settings: TrainingSettings,
 ) -> None:
     """Write the weights, and what it takes to classify images with them."""
     record = {
@@ -392,7 +398,7 @@ def _save_network(
         "space_digest": architecture.space.digest,
         "network": architecture.digest,
         "data_digest": setup.run.data.digest,
-        "training": setup.settings.identity(),
+        "training": settings.identity(),
         "seed": setup.run.settings.seed,
     }
     checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)

@@ -7,6 +7,7 @@ declares the meaning and the bounds of each key.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -250,6 +251,17 @@ class TrainingOptions(_Table):
         given |= {name: value for name, value in decided.items() if value is not None}
         return TrainingSettings(**given, seconds=seconds)
 
+    def fine_tuned(self, settings: TrainingSettings) -> TrainingSettings:
+        """Return the settings of a training that starts from published weights.
+
+        Its learning rate is lower, unless the job sets one.
+        """
+        from nas.supernet.settings import FINE_TUNING_RATE
+
+        if self.learning_rate is not None:
+            return settings
+        return replace(settings, learning_rate=FINE_TUNING_RATE * settings.learning_rate)
+
     @property
     def length(self) -> dict[str, float] | None:
         """The length of a training, `epochs` or `minutes`; None if the budget decides it."""
@@ -264,9 +276,14 @@ class TrainingOptions(_Table):
 
 
 class JobSpace(_Table):
-    """One `[[space]]`: the name of a search space, or the path of a Python file."""
+    """One `[[space]]`: a search space, and the weights that its supernet starts from."""
 
     name: Annotated[PathText, _field("space.name")]
+    pretrained: Annotated[PathText, _field("space.pretrained")] | None = None
+    conventions: (
+        Annotated[Literal["torch", "torchvision_v3", "tensorflow"], _field("space.conventions")]
+        | None
+    ) = None
 
 
 class SearchDevice(_Table):

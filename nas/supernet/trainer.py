@@ -19,6 +19,7 @@ from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_d
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
+from nas.supernet.pretrained import start_from
 from nas.supernet.recipe import (
     TrainingState,
     adaptive_clip_grad,
@@ -27,7 +28,6 @@ from nas.supernet.recipe import (
     make_batches,
     resized_image_size,
 )
-from nas.supernet.pretrained import start_from
 from nas.supernet.records import ScheduleRow
 from nas.supernet.schedule import Schedule
 from nas.supernet.settings import TrainingSettings
