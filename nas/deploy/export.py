@@ -35,6 +35,7 @@ from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.robustness import MAX_IMAGES, measure_confidence
 from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
     COMPARED_IMAGES,
@@ -241,7 +242,7 @@ def export_model(
         earlier = _Earlier.read(folder, weights_digest)
         missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
         if not missing:
-            return _with_license(model, folder, staging, origin.data.license)
+            return _with_origin(model, data, folder, staging, origin)
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
         accuracy = measure_accuracy(
@@ -460,16 +461,29 @@ def _timed(
     return [timed[file.format].update(file) if file.format in timed else file for file in files]
 
 
-def _with_license(model: TrainedModel, folder: ModelFolder, staging: Path, text: str) -> ModelCard:
-    """Return the card of an exported model with the license of its data, and write it if it is new.
+def _with_origin(
+    model: TrainedModel,
+    data: ImageDataset,
+    folder: ModelFolder,
+    staging: Path,
+    origin: ModelOrigin,
+) -> ModelCard:
+    """Return the card of an exported model with the license of its data and its threshold.
 
-    Nothing else of an export depends on the license.
+    No file of a format depends on these. The card is written if they are new.
     """
-    card = folder.card
-    if card.data.license == text:
+    before = folder.card
+    images = sample_images(data.holdout, MAX_IMAGES)
+    card = before.model_copy(
+        update={
+            "data": before.data.model_copy(update={"license": origin.data.license}),
+            "preprocessing": model.preprocessing,
+            "threshold": origin.threshold,
+            "confidence": tuple(measure_confidence(model, images, data.unknown)),
+        }
+    )
+    if card == before:
         return card
-    data = card.data.model_copy(update={"license": text})
-    card = card.model_copy(update={"data": data})
     _write_descriptions(model, staging, card)
     folder.publish(staging)
     return card

@@ -91,7 +91,7 @@ def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Prepr
             images where the resolution is a choice of the space; that of the images by default.
     """
     return Preprocessing(
-        schema=2,
+        schema=3,
         reading=image_reading(data.image_size, data.background),
         image_size=image_size or data.image_size,
         channels=data.channels,

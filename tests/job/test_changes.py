@@ -25,9 +25,10 @@ from tests.mini_job import write_job
 ROOT = Path(__file__).parents[2]
 
 FREE = {
-    *("name", "budget", "data.source", "data.license", "training.device"),
+    *("name", "budget", "data.source", "data.unknown", "data.license", "training.device"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export"),
+    *("finish.min_confidence", "finish.min_accuracy"),
 }
 """Keys that a run can always change, beside its limits."""
 
@@ -96,7 +97,7 @@ def resume(path, changes):
 def test_every_key_says_whether_it_may_change():
     job = load_job(ROOT / "jobs" / "overnight.toml")
     assert values_by_key(job).keys() == KEYS.keys()
-    limits = {path for path, key in KEYS.items() if re.search(r"\.(max|min)_", path)}
+    limits = {path for path, key in KEYS.items() if re.search(r"search.*\.(max|min)_", path)}
     assert {path for path, key in KEYS.items() if key.is_limit} == limits
     assert {path for path, key in KEYS.items() if key.fixed_from is None} == FREE | limits
     assert {p for p, key in KEYS.items() if key.fixed_from == "search"} == FIXED_BY_THE_SEARCH
@@ -117,7 +118,12 @@ def test_refusal_names_keys_values_and_what_may_change(run):
     assert "[search] anchors was 0 and is now 4" in message
     assert "[[space]] name was 'mobile.py', 'squeeze.py' and is now 'mobile.py', " in message
     assert "--out" in remedy
-    for text in ("budget", "limits", "[data] source and license", "measure, retrain and export"):
+    for text in (
+        "budget",
+        "limits",
+        "[data] source, unknown and license",
+        "measure, retrain, export",
+    ):
         assert text in remedy
     assert load_job(OUT / "job.toml").training.epochs == 2
 
