@@ -167,11 +167,11 @@ KEYS: dict[str, Key] = {
     ),
     "search.sampler": _search_key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
     "search.also_minimize": _search_key(
-        "Further objectives: macs, params, peak_memory_bytes; and of runtimes that know them, "
-        "sram_kib, flash_kib, dram_traffic_kib, flash_traffic_kib."
+        "Further objectives: macs, params, peak_memory_bytes, and figures that the runtime knows, "
+        "such as sram_kib."
     ),
     "search.also_maximize": _search_key(
-        "Further objectives to maximise, of runtimes that know them: mac_utilisation."
+        "Further objectives to maximise: figures that the runtime knows, such as mac_utilisation."
     ),
     "search.max_latency_ms": _limit_key("Largest latency in milliseconds.", gt=0),
     "search.max_macs": _limit_key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
@@ -179,26 +179,9 @@ KEYS: dict[str, Key] = {
     "search.max_peak_memory_bytes": _limit_key(
         "Largest size of the activations that are alive at once, in bytes.", gt=0, lt=2**63
     ),
-    "search.max_sram_kib": _limit_key(
-        "Largest use of fast memory at a time, in KiB, of runtimes that know it.", gt=0, lt=2**53
-    ),
-    "search.max_flash_kib": _limit_key(
-        "Largest size of the constants as they are stored, in KiB, of runtimes that know it.",
-        gt=0,
-        lt=2**53,
-    ),
-    "search.max_dram_traffic_kib": _limit_key(
-        "Largest traffic to and from DRAM for one image, in KiB, of runtimes that know it.",
-        ge=0,
-        lt=2**53,
-    ),
-    "search.max_flash_traffic_kib": _limit_key(
-        "Largest traffic to and from flash for one image, in KiB, of runtimes that know it.",
-        ge=0,
-        lt=2**53,
-    ),
-    "search.min_mac_utilisation": _limit_key(
-        "Smallest use of the multipliers, as a fraction, of runtimes that know it.", gt=0, le=1
+    "search.limits": _limit_key(
+        "Largest values of figures that the runtime knows, such as sram_kib = 256; the smallest "
+        "ones of figures that are maximised."
     ),
     "search.device.table": _search_key(
         "Latency table of another device that the networks are for."

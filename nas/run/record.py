@@ -245,7 +245,7 @@ class RunRecord(_RunSection):
             and format; "all" stands for all formats.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     name: str
     command: str
     started: str
