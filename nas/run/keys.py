@@ -125,8 +125,14 @@ KEYS: dict[str, Key] = {
     "training.minutes": _key(
         "Minutes of training for each supernet, instead of epochs.", gt=0, le=1_000_000
     ),
-    "training.batch_size": _key("Number of images of one training step.", ge=2, le=1_000_000),
-    "training.learning_rate": _key("Peak learning rate.", gt=0, le=1000),
+    "training.batch_size": _key(
+        "Number of images of one training step; by default 64, on a GPU 256.", ge=2, le=1_000_000
+    ),
+    "training.learning_rate": _key(
+        "Peak learning rate; by default 0.1 for a batch of 64, in proportion to the batch.",
+        gt=0,
+        le=1000,
+    ),
     "training.random_subnets": _key("Number of random subnets of one step.", ge=0, le=1000),
     "training.progressive_resizing": _key(
         "Fraction of the training, from its start, that has smaller images; by default 2/3, but 0 "

@@ -222,18 +222,28 @@ class TrainingOptions(_Table):
     )
 
     def settings(
-        self, flip: bool | None = None, *, epochs: float | None = None, seconds: float | None = None
+        self,
+        flip: bool | None = None,
+        *,
+        batch_size: int | None = None,
+        epochs: float | None = None,
+        seconds: float | None = None,
     ) -> TrainingSettings:
         """Return the settings of a training.
 
         Args:
             flip: what an experiment decided about mirroring; None if it decided nothing.
+            batch_size: batch size if the job sets none.
             epochs: number of epochs in place of the length that the job sets.
             seconds: time budget of a supernet in place of that length.
         """
-        from nas.supernet.settings import TrainingSettings  # Imports torch.
+        from nas.supernet.settings import TrainingSettings, scaled_learning_rate  # Imports torch.
 
         given = {name: value for name, value in self if value not in (None, "auto")}
+        if batch_size is not None:
+            given.setdefault("batch_size", batch_size)
+        if "batch_size" in given:
+            given.setdefault("learning_rate", scaled_learning_rate(given["batch_size"]))
         minutes = given.pop("minutes", None)
         if seconds is None and epochs is None and minutes is not None:
             seconds = 60 * minutes
