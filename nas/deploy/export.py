@@ -66,9 +66,6 @@ from nas.run.model_card import CARD_FILE, ExportedFile, Int8Summary, ModelCard, 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
 
-LOGITS_IMAGES = 512
-"""Images that torch classifies at once, in batches that the processor's cores share."""
-
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, of all steps, and a text about the current one."""
 
@@ -246,11 +243,12 @@ def export_model(
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
         accuracy = measure_accuracy(
-            data, *(_logits(model, each) for each in (data.test, data.search, data.holdout))
+            data,
+            *(model.pixel_logits(each.pixels) for each in (data.test, data.search, data.holdout)),
         )
         failed: dict[str, NasError] = {}
         compared = sample_images(data.test, COMPARED_IMAGES)
-        reference = ReferenceImages(compared, _logits(model, compared))
+        reference = ReferenceImages(compared, model.pixel_logits(compared.pixels))
         samples = _samples(model, data)
         steps.begin("quantisation")
         int8 = None
@@ -411,7 +409,7 @@ def _samples(model: TrainedModel, data: ImageDataset) -> ReferenceImages:
     labels = np.array([each.label for each in stored], np.int64)
     images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
     files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in data.examples)
-    return ReferenceImages(images, _logits(model, images), files=files)
+    return ReferenceImages(images, model.pixel_logits(images.pixels), files=files)
 
 
 def _write_script(
@@ -437,12 +435,6 @@ def _write_script(
     except NasError as error:
         script.unlink()
         return None, error
-
-
-def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
-    """Return the logits of torch for decoded images, a few batches at a time."""
-    parts = batches(images, model.preprocessing, LOGITS_IMAGES)
-    return np.concatenate([model.logits(part) for part in parts])
 
 
 def _timed(

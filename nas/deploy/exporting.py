@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import numpy as np
-
 from nas.data import ImageDataset
 from nas.deploy.card import ModelOrigin
 from nas.deploy.confidence import ThresholdRequest, make_threshold
@@ -16,7 +14,6 @@ from nas.deploy.formats import model_format
 from nas.deploy.int8 import MAX_DROP
 from nas.deploy.model import TrainedModel
 from nas.deploy.retrain import load_trained, model_folder, retrain
-from nas.deploy.robustness import unlabelled_logits
 from nas.errors import (
     ExportError,
     NasError,
@@ -249,8 +246,8 @@ def _choose_threshold(
     """Return from which confidence on a model answers; None if nothing is asked for."""
     if request == ThresholdRequest():
         return None
-    logits = unlabelled_logits(model, np.asarray(data.holdout.pixels[: len(data.holdout)]))
-    unknown = None if data.unknown is None else unlabelled_logits(model, data.unknown)
+    logits = model.pixel_logits(data.holdout.pixels)
+    unknown = None if data.unknown is None else model.pixel_logits(data.unknown)
     return make_threshold(request, logits, data.holdout.labels, unknown)
 
 

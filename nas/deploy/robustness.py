@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from scipy.special import softmax
 
 from nas.data import Images
-from nas.deploy.model import TrainedModel, normalised
+from nas.deploy.model import TrainedModel
 from nas.run.model_card import ConfidenceRow, RobustnessRow
 
 MAX_IMAGES = 1000
@@ -39,7 +39,7 @@ def measure_robustness(model: TrainedModel, images: Images) -> list[RobustnessRo
     pixels = np.asarray(images.pixels[: len(images)])
     rows = []
     for name, changed in _changes(pixels):
-        classes = unlabelled_logits(model, changed).argmax(1)
+        classes = model.pixel_logits(changed).argmax(1)
         accuracy = float((classes == images.labels).mean())
         rows.append(RobustnessRow(change=name, accuracy=accuracy))
     return rows
@@ -73,7 +73,7 @@ def measure_confidence(
         kinds["images of no class, from the user"] = unknown
     rows = []
     for name, changed in kinds.items():
-        confidence = softmax(unlabelled_logits(model, changed).astype(float), axis=1).max(1)
+        confidence = softmax(model.pixel_logits(changed).astype(float), axis=1).max(1)
         rows.append(
             ConfidenceRow(
                 images=name,
@@ -124,9 +124,3 @@ def _compress(quality: int, image: Image.Image) -> Image.Image:
     content = io.BytesIO()
     image.save(content, "JPEG", quality=quality)
     return Image.open(content)
-
-
-def unlabelled_logits(model: TrainedModel, pixels: Pixels) -> NDArray[np.float32]:
-    """Return the logits `N x classes` of decoded images without labels."""
-    images = Images(pixels, np.zeros(len(pixels), np.int64))
-    return model.logits(normalised(images, model.preprocessing))

@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from nas.data import Images
 from nas.deploy import robustness
+from nas.deploy.model import TrainedModel
 from nas.deploy.robustness import measure_confidence, measure_robustness
 
 RNG = np.random.default_rng(0)
@@ -46,13 +47,12 @@ def test_accuracy_without_a_change_is_that_of_the_model(trained, digits):
 
 def test_confidence_of_equal_logits_is_one_over_the_classes(trained, digits, monkeypatch):
     images = Images(digits.holdout.pixels[:8], digits.holdout.labels[:8])
-    zeros = np.zeros((8, 10))
-    monkeypatch.setattr(robustness, "unlabelled_logits", lambda model, pixels: zeros)
+    monkeypatch.setattr(TrainedModel, "pixel_logits", lambda *_: np.zeros((8, 10)))
     rows = measure_confidence(trained, images)
     assert [row.mean for row in rows] == [pytest.approx(0.1)] * 4
     assert [row.above_90_percent for row in rows] == [0] * 4
     assert [row.answered for row in rows] == [None] * 4
-    monkeypatch.setattr(robustness, "unlabelled_logits", lambda *_: np.eye(10)[:8] * 100)
+    monkeypatch.setattr(TrainedModel, "pixel_logits", lambda *_: np.eye(10)[:8] * 100)
     assert measure_confidence(trained, images)[0].above_90_percent == 1
 
 
@@ -76,7 +76,7 @@ def test_shuffled_pixels_are_those_of_the_image(trained, digits, monkeypatch):
         inputs.append(np.array(pixels))
         return np.zeros((len(pixels), 10))
 
-    monkeypatch.setattr(robustness, "unlabelled_logits", record)
+    monkeypatch.setattr(TrainedModel, "pixel_logits", record)
     measure_confidence(trained, Images(digits.holdout.pixels[:8], digits.holdout.labels[:8]))
     images, shuffled, _, blank = inputs
     assert not (images == shuffled).all()
