@@ -58,6 +58,7 @@ def load_images(
         image_size=settings.data.image_size,
         seed=settings.seed,
         **settings.data.load_options,
+        unknown=settings.data.unknown,
         progress=progress.advance,
         write_cache=write_cache,
     )

@@ -82,8 +82,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         # The keys of [data] that could help at the first start are fixed now.
         raise DataError(
             error.message,
-            remedy="Restore the images of this run, or say with source in the job file where they "
-            "are now. For other images, start another run with --out.",
+            remedy="Restore the images of this run, or say with source and unknown in the job file "
+            "where they are now. For other images, start another run with --out.",
         ) from None
     sources: list[str | Path] = [each.name for each in run.settings.space]
     if own_spaces and run.record.spaces:

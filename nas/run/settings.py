@@ -166,6 +166,7 @@ class DataSettings(DataOptions, _Table):
     source: Annotated[PathText, _field("data.source")]
     image_size: Annotated[int, _field("data.image_size")] | None = None
     license: Annotated[str, _field("data.license", max_length=100_000)] = ""
+    unknown: Annotated[PathText, _field("data.unknown")] | None = None
 
     @field_validator("background")
     @classmethod
@@ -463,6 +464,17 @@ class FinishSettings(_Table):
     measure: Annotated[int, _field("finish.measure")] = 20
     retrain: Annotated[int, _field("finish.retrain")] | None = None
     export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] = DEFAULT_FORMATS
+    min_confidence: Annotated[float, _field("finish.min_confidence")] | None = None
+    min_accuracy: Annotated[float, _field("finish.min_accuracy")] | None = None
+
+    @field_validator("min_accuracy")
+    @classmethod
+    def _take_the_place_of_a_confidence(
+        cls, min_accuracy: float | None, info: ValidationInfo
+    ) -> float | None:
+        if min_accuracy is not None and info.data.get("min_confidence") is not None:
+            raise ValueError("finish.min_confidence is set, too; set one of the two")
+        return min_accuracy
 
 
 class JobSettings(_Table):
