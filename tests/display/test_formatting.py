@@ -1,6 +1,7 @@
 import pytest
 
 from nas.display.formatting import (
+    format_accuracy,
     format_bytes,
     format_count,
     format_duration,
@@ -8,6 +9,7 @@ from nas.display.formatting import (
     format_latency,
     round_up,
 )
+from nas.statistics import Interval
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,9 @@ def test_latency_is_in_milliseconds():
 )
 def test_number_is_rounded_up_to_two_digits(value, rounded):
     assert round_up(value, digits=2) == rounded
+
+
+def test_accuracy_has_its_interval():
+    assert format_accuracy(Interval(0.912, 0.894, 0.9283)) == "91.2% (89.4 to 92.8)"
+    assert format_accuracy(Interval(1.0, 0.963, 1.0)) == "100.0% (96.3 to 100.0)"
+    assert format_accuracy(None) == ""
