@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data import ImageDataset, Images
+from nas.deploy.answers import draw_sheet
 from nas.deploy.benchmark import draw_benchmark, time_files
 from nas.deploy.card import ModelOrigin, make_card, measure_accuracy, render_card
 from nas.deploy.folder import (
     ARCHITECTURE_FILE,
     CARD_PAGE,
     FIGURE_FILE,
+    MISTAKES_FILE,
     PREPROCESSING_FILE,
     SAMPLES_FILE,
     SCRIPT_FILE,
@@ -33,7 +35,7 @@ from nas.deploy.folder import (
 )
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
-from nas.deploy.model import TrainedModel
+from nas.deploy.model import TrainedModel, all_logits
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
@@ -60,13 +62,11 @@ from nas.files.documents import to_json
 from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits
 from nas.quantisation.simulation import simulate
+from nas.run.answers import Answers
 from nas.run.model_card import CARD_FILE, ExportedFile, Int8Summary, ModelCard, ScriptCheck
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
-
-LOGITS_IMAGES = 512
-"""Images that torch classifies at once, in batches that the processor's cores share."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, of all steps, and a text about the current one."""
@@ -241,15 +241,15 @@ def export_model(
         earlier = _Earlier.read(folder, weights_digest)
         missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
         if not missing:
-            return _with_license(model, folder, staging, origin.data.license)
+            return _with_new_texts(model, folder, staging, origin)
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
         accuracy = measure_accuracy(
-            data, *(_logits(model, each) for each in (data.test, data.search, data.holdout))
+            data, *(all_logits(model, each) for each in (data.test, data.search, data.holdout))
         )
         failed: dict[str, NasError] = {}
         compared = sample_images(data.test, COMPARED_IMAGES)
-        reference = ReferenceImages(compared, _logits(model, compared))
+        reference = ReferenceImages(compared, all_logits(model, compared))
         samples = _samples(model, data)
         steps.begin("quantisation")
         int8 = None
@@ -275,7 +275,7 @@ def export_model(
         with _Running() as running:
             files = [file for name, file in earlier.files.items() if name not in missing]
             new, unwritten = _write_files(
-                model, staging, missing, reference, data.test, int8, running, steps
+                model, staging, missing, reference, data, int8, running, steps
             )
             failed |= unwritten
             if not new:
@@ -303,8 +303,8 @@ def export_model(
             int8=summary,
             script=script,
         )
-        _write_descriptions(model, staging, card)
-        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE} - _names(files)
+        _write_descriptions(model, staging, card, origin.answers)
+        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, MISTAKES_FILE} - _names(files)
         folder.publish(staging, replaced=outdated)
         steps.end()
     if failed:
@@ -326,7 +326,7 @@ def _write_files(
     staging: Path,
     formats: Mapping[str, ModelFormat],
     reference: ReferenceImages,
-    test: Images,
+    data: ImageDataset,
     int8: Quantisation | None,
     running: _Running,
     steps: _Steps,
@@ -354,7 +354,7 @@ def _write_files(
                         running.open(model_file, path),
                         reference,
                         model.preprocessing,
-                        test=test,
+                        data=data,
                         progress=report,
                     )
                 )
@@ -410,7 +410,7 @@ def _samples(model: TrainedModel, data: ImageDataset) -> ReferenceImages:
     labels = np.array([each.label for each in stored], np.int64)
     images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
     files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in data.examples)
-    return ReferenceImages(images, _logits(model, images), files=files)
+    return ReferenceImages(images, all_logits(model, images), files=files)
 
 
 def _write_script(
@@ -438,12 +438,6 @@ def _write_script(
         return None, error
 
 
-def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
-    """Return the logits of torch for decoded images, a few batches at a time."""
-    parts = batches(images, model.preprocessing, LOGITS_IMAGES)
-    return np.concatenate([model.logits(part) for part in parts])
-
-
 def _timed(
     files: Sequence[ExportedFile], running: _Running, image: NDArray[np.float32], steps: _Steps
 ) -> list[ExportedFile]:
@@ -460,29 +454,44 @@ def _timed(
     return [timed[file.format].update(file) if file.format in timed else file for file in files]
 
 
-def _with_license(model: TrainedModel, folder: ModelFolder, staging: Path, text: str) -> ModelCard:
-    """Return the card of an exported model with the license of its data, and write it if it is new.
+def _with_new_texts(
+    model: TrainedModel, folder: ModelFolder, staging: Path, origin: ModelOrigin
+) -> ModelCard:
+    """Return the card of an exported model, written again if its license or pictures changed.
 
-    Nothing else of an export depends on the license.
+    No exported file depends on them.
     """
-    card = folder.card
-    if card.data.license == text:
+    card, answers = folder.card, origin.answers
+    has_pictures = answers is not None and any(each.picture for each in answers.mistakes)
+    if card.data.license == origin.data.license and has_pictures == (
+        (folder.path / MISTAKES_FILE).is_file()
+    ):
         return card
-    data = card.data.model_copy(update={"license": text})
+    data = card.data.model_copy(update={"license": origin.data.license})
     card = card.model_copy(update={"data": data})
-    _write_descriptions(model, staging, card)
-    folder.publish(staging)
+    _write_descriptions(model, staging, card, answers)
+    folder.publish(staging, replaced={MISTAKES_FILE})
     return card
 
 
-def _write_descriptions(model: TrainedModel, staging: Path, card: ModelCard) -> None:
+def _write_descriptions(
+    model: TrainedModel, staging: Path, card: ModelCard, answers: Answers | None
+) -> None:
     """Write everything beside the files of the formats."""
+    sheet = draw_sheet(answers) if answers else None
+    if sheet is not None:
+        (staging / MISTAKES_FILE).write_bytes(sheet)
     architecture = json.dumps(model.architecture.to_json(), indent=1)
     texts = {
         ARCHITECTURE_FILE: f"{architecture}\n",
         PREPROCESSING_FILE: to_json(model.preprocessing),
         CARD_FILE: to_json(card),
-        CARD_PAGE: render_card(card, _draw_latencies(card, staging / FIGURE_FILE)),
+        CARD_PAGE: render_card(
+            card,
+            _draw_latencies(card, staging / FIGURE_FILE),
+            answers,
+            None if sheet is None else MISTAKES_FILE,
+        ),
     }
     for name, text in texts.items():
         (staging / name).write_text(text, encoding="utf-8")
@@ -493,7 +502,7 @@ def _draw_latencies(card: ModelCard, path: Path) -> str | None:
     if all(file.latency is None for file in card.files):
         return None
     try:
-        draw_benchmark(card.files, card.device, path)
+        draw_benchmark(card.files, card.device, path, card.data)
     # The files are worth more than their plot.
     except Exception as error:
         remove(path)

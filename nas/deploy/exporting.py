@@ -10,7 +10,7 @@ from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.int8 import MAX_DROP
-from nas.deploy.retrain import load_trained, model_folder, retrain
+from nas.deploy.retrain import keep_answers, load_trained, model_folder, retrain
 from nas.errors import (
     ExportError,
     NasError,
@@ -211,13 +211,14 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
     device, changes = run_record.device, run_record.image_changes
     return ModelOrigin(
         id=record.id,
+        answers=keep_answers(run, record.id),
         data=ModelData(
             source=run.data_source or settings.data.source,
             digest=data.digest,
             license=settings.data.license,
-            counts=data.counts,
+            class_counts=data.part_class_counts,
             seed=settings.seed,
-            **settings.data.load_options,
+            **{**settings.data.load_options, "metric": data.metric},
         ),
         recipe={
             "start": record.start,

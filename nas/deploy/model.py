@@ -26,6 +26,10 @@ _BATCH_SIZE = 64
 """Images of a batch when a network classifies many."""
 
 
+LOGITS_IMAGES = 512
+"""Images that torch classifies at once, in batches that the processor's cores share."""
+
+
 class TrainedModel:
     """A trained network with what it takes to classify images with it.
 
@@ -112,6 +116,13 @@ def image_reading(decoded_size: int, background: str = "#ffffff") -> ImageReadin
     """
     fields = {"formats": tuple(IMAGE_FORMATS), "background": background, **RULES}
     return ImageReading.model_validate({**fields, "decoded_size": decoded_size})
+
+
+def all_logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
+    """Return the logits of torch for decoded images, a few batches at a time."""
+    starts = range(0, len(images), LOGITS_IMAGES)
+    parts = (images.take(slice(start, start + LOGITS_IMAGES)) for start in starts)
+    return np.concatenate([model.logits(normalised(part, model.preprocessing)) for part in parts])
 
 
 def normalised(images: Images, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from typing import Any
 from nas import files
 from nas.display.formatting import format_duration
 from nas.errors import RunFolderError
-from nas.files.documents import SCHEMA, to_json
+from nas.files.documents import to_json
 from nas.job.changes import limits_of, require_continuable
 from nas.job.inputs import needed_kernels
 from nas.job.planning import (
@@ -189,7 +189,7 @@ def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun:
         record.job, record.name = settings, settings.name
         return record
     return RunRecord(
-        schema=SCHEMA,
+        schema=2,
         name=settings.name,
         command=command,
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -224,6 +224,9 @@ KEYS: dict[str, Key] = {
         le=1000,
     ),
     "finish.export": _free_key("Formats that the trained networks are exported to."),
+    "finish.pictures": _free_key(
+        "Whether the report and the cards show hold-out images that were classified wrongly."
+    ),
 }
 """All keys by their path in the job file."""
 

@@ -18,6 +18,7 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
+from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
 from nas.space.records import ArchitectureRecord, SpaceSettings
 
@@ -140,21 +141,22 @@ NETWORK = Format(
 )
 
 
-class ModelData(DataOptions):
+class ModelData(JudgedImages, DataOptions):
     """The images that a model was trained and tested on, and how to load them again.
 
     Attributes:
         source: name or path of the data source.
         digest: digest of all images and labels.
         license: license of the data; empty if it is not stated.
-        counts: number of images by part: `train`, `search`, `holdout` and `test`.
+        class_counts: number of images of each class by part: `train`, `search`, `holdout` and
+            `test`.
         seed: seed of the random splits.
     """
 
     source: str
     digest: str
     license: str = ""
-    counts: dict[str, Count]
+    class_counts: dict[str, list[Count]]
     seed: Count
 
 
@@ -360,7 +362,7 @@ class ModelCard(Document):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     id: Name
     digest: NetworkDigest
     weights_digest: Digest

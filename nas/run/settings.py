@@ -414,6 +414,7 @@ class FinishSettings(_Table):
     measure: Annotated[int, _field("finish.measure")] = 20
     retrain: Annotated[int, _field("finish.retrain")] | None = None
     export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] = DEFAULT_FORMATS
+    pictures: Annotated[bool, _field("finish.pictures")] = True
 
 
 class JobSettings(_Table):

@@ -5,7 +5,6 @@ from nas.display.formatting import (
     format_bytes,
     format_count,
     format_duration,
-    format_fraction,
     format_latency,
     round_up,
 )
@@ -41,11 +40,6 @@ def test_bytes_have_a_prefix(count, text):
 )
 def test_duration_is_in_seconds_minutes_or_hours(seconds, text):
     assert format_duration(seconds) == text
-
-
-def test_fraction_is_in_percent_and_nothing_if_unknown():
-    assert format_fraction(0.98765) == "98.77%"
-    assert format_fraction(None) == ""
 
 
 def test_latency_is_in_milliseconds():

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 FREE = {
     *("name", "budget", "data.source", "data.license", "training.device"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
-    *("finish.measure", "finish.retrain", "finish.export"),
+    *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
 }
 """Keys that a run can always change, beside its limits."""
 
@@ -117,7 +117,7 @@ def test_refusal_names_keys_values_and_what_may_change(run):
     assert "[search] anchors was 0 and is now 4" in message
     assert "[[space]] name was 'mobile.py', 'squeeze.py' and is now 'mobile.py', " in message
     assert "--out" in remedy
-    for text in ("budget", "limits", "[data] source and license", "measure, retrain and export"):
+    for text in ("budget", "limits", "[data] source and license", "export and pictures"):
         assert text in remedy
     assert load_job(OUT / "job.toml").training.epochs == 2
 
