@@ -72,7 +72,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
     measured = rows.dropna(subset=["measured_us"])
     space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
     plots = [
-        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings))
+        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings, run.images))
         for axis in figures.front_axes(rows, search)
     ]
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
