@@ -1,4 +1,4 @@
-"""Statistics of reports: rank correlations, bootstrap intervals, and errors of predictions.
+"""Statistics of reports: intervals and tests of accuracies, rank correlations, prediction errors.
 
 And a sequence that spreads draws and timings evenly.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +23,13 @@ BOOTSTRAP_RESAMPLES = 2000
 """Number of resamples of a bootstrap: the ends of a 95% interval are then set by 50 of them."""
 
 CONFIDENCE_LEVEL = 0.95
-"""Probability with which a bootstrap interval holds the true value."""
+"""Probability with which an interval holds the true value."""
+
+MAX_P_VALUE = 0.05
+"""Largest p-value of two networks' answers with which one of them is called better."""
+
+SIGN_FLIPS = 20_000
+"""Random changes of sign from which a p-value comes where none is exact: it is 0.05 +- 0.002."""
 
 MIN_NETS_FOR_KENDALL_TAU = 3
 """Fewest networks whose Kendall tau is reported: an order of two is right or wrong by chance."""
@@ -36,7 +43,7 @@ Pairs below 3% differ by less than timing noise; a pair above 10% is ordered by 
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic with its bootstrap interval at `CONFIDENCE_LEVEL`.
+    """A statistic with its confidence interval at `CONFIDENCE_LEVEL`.
 
     Args:
         value: statistic of the sample.
@@ -67,6 +74,80 @@ class Interval:
         tail = (1 - CONFIDENCE_LEVEL) / 2
         low, high = np.quantile(defined, [tail, 1 - tail])
         return cls(value, float(low), float(high))
+
+
+def wilson_interval(accuracy: float, strata: Sequence[float]) -> Interval:
+    """Return the interval of an accuracy, or of the mean of the accuracies of some strata.
+
+    It is the score interval of Wilson 1927 ("Probable inference, the law of succession, and
+    statistical inference"): it has the true accuracies from which the measured one is at most 1.96
+    standard deviations away. Several strata have many standard deviations for one mean, and the
+    largest counts: the interval holds the mean whatever the accuracies of the strata are. With
+    strata of one size it is that of all images together.
+
+    Args:
+        accuracy: measured accuracy, in [0, 1].
+        strata: number of images of each stratum; one for a plain accuracy, one for each class for
+            a balanced accuracy. Strata without images do not count.
+    """
+    sizes = np.array([size for size in strata if size > 0], float)
+    if not len(sizes):
+        return Interval(accuracy, 0.0, 1.0)
+    low = _lowest_mean(accuracy, sizes)
+    return Interval(accuracy, low, 1 - _lowest_mean(1 - accuracy, sizes))
+
+
+def _lowest_mean(accuracy: float, sizes: NDArray[np.float64]) -> float:
+    """Return the lower end of `wilson_interval`.
+
+    The standard deviation of a mean is largest if the accuracies of the strata are
+    (1 + slope * size) / 2, limited to [0, 1]: a Lagrange multiplier. So the end is found by
+    bisection of the slope, with which the mean grows.
+    """
+    deviations = NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2)
+    low, high = -1 / sizes.min(), 1 / sizes.min()  # slopes for means of 0 and 1
+    for _ in range(60):
+        slope = (low + high) / 2
+        shares = np.clip((1 + slope * sizes) / 2, 0, 1)
+        variance = (shares * (1 - shares) / sizes).sum() / len(sizes) ** 2
+        if accuracy - shares.mean() > deviations * np.sqrt(variance):
+            low = slope
+        else:
+            high = slope
+    return float(np.clip((1 + high * sizes) / 2, 0, 1).mean())
+
+
+def paired_p_value(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
+) -> float:
+    """Return the probability of so large a difference if two networks were equally accurate.
+
+    Only images count that one network classifies correctly and the other does not. Without weights
+    it is the exact two-sided test of McNemar 1947, that is the sign test. With weights it is the
+    permutation test of the weighted difference: each network is the right one of an image with
+    probability 1/2. Its random numbers are always the same.
+
+    Args:
+        first: whether the first network classifies each image correctly, `n`.
+        second: the same of the second network, for the same images.
+        weights: weight of each image in the accuracy, `n`, such as 1 over the number of images of
+            its class for a balanced accuracy; None for equal ones.
+    """
+    from scipy.stats import binomtest
+
+    differs = first != second
+    first_only = first[differs]
+    if not len(first_only):
+        return 1.0
+    if weights is None:
+        return float(binomtest(int(first_only.sum()), len(first_only)).pvalue)
+    rng = np.random.default_rng(0)
+    values, groups = np.unique(weights[differs], return_inverse=True)
+    counts = np.bincount(groups)
+    observed = values @ (2 * np.bincount(groups, first_only) - counts)
+    flipped = (2 * rng.binomial(counts, 0.5, (SIGN_FLIPS, len(counts))) - counts) @ values
+    extreme = (np.abs(flipped) >= abs(observed) - 1e-9 * values.max()).sum()
+    return float((extreme + 1) / (SIGN_FLIPS + 1))
 
 
 def bootstrap_indices(

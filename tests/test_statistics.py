@@ -20,9 +20,11 @@ from nas.statistics import (
     latency_agreement,
     mape,
     pair_variances,
+    paired_p_value,
     relative_errors,
     spread,
     van_der_corput,
+    wilson_interval,
 )
 
 
@@ -163,3 +165,81 @@ def test_van_der_corput_sequence_by_hand() -> None:
 )
 def test_spread_keeps_both_ends_and_even_distances(count, expected):
     assert "".join(spread("abcdefg", count)) == expected
+
+
+@pytest.mark.parametrize(("correct", "images"), [(0, 7), (3, 3), (912, 1000), (1, 40), (20, 40)])
+def test_interval_of_an_accuracy_is_that_of_wilson(correct, images) -> None:
+    interval = wilson_interval(correct / images, [images])
+    expected = stats.binomtest(correct, images).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_interval_of_strata_of_one_size_is_that_of_all_images() -> None:
+    strata, pooled = wilson_interval(0.83, [25, 25, 0, 25, 25]), wilson_interval(0.83, [100])
+    assert (strata.low, strata.high) == pytest.approx((pooled.low, pooled.high), abs=1e-9)
+    assert wilson_interval(0.0, []) == Interval(0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "accuracies",
+    [
+        [0.9, 0.9, 0.9, 0.9],
+        [0.5, 0.7, 0.9, 0.99],
+        [0.5, 1.0, 1.0, 1.0],
+        [0.99, 0.9, 0.7, 0.5],
+    ],
+)
+def test_interval_of_a_balanced_accuracy_covers_the_truth(accuracies) -> None:
+    """Whatever the accuracies of the classes, in 95% of 1000 samples, within their error."""
+    rng = np.random.default_rng(5)
+    sizes, truth = [12, 40, 150, 600], np.mean(accuracies)
+    measured = (rng.binomial(sizes, accuracies, (1000, 4)) / sizes).mean(axis=1)
+    intervals = [wilson_interval(value, sizes) for value in measured]
+    covered = np.mean([each.low <= truth <= each.high for each in intervals])
+    assert covered >= 0.935
+
+
+def test_end_of_the_interval_is_the_furthest_that_any_accuracies_allow() -> None:
+    """Brute force: accuracies of two classes from which the measured mean is 1.96 deviations."""
+    sizes = np.array([10, 200])
+    grid = np.linspace(0, 1, 1001)
+    shares = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    deviation = np.sqrt((shares * (1 - shares) / sizes).sum(axis=1)) / 2
+    means = shares.mean(axis=1)
+    allowed = means[np.abs(means - 0.8) <= 1.959964 * deviation]
+    interval = wilson_interval(0.8, [10, 200])
+    assert interval.low == pytest.approx(allowed.min(), abs=1e-3)
+    assert interval.high == pytest.approx(allowed.max(), abs=1e-3)
+
+
+def test_paired_test_is_the_sign_test_of_the_images_that_differ() -> None:
+    """Of 20 images that only one network gets right, 5 or fewer: 2 * 21700 / 2**20."""
+    first, second = np.zeros(100, bool), np.zeros(100, bool)
+    first[:15], second[15:20] = True, True
+    first[50:], second[50:] = True, True
+    assert paired_p_value(first, second) == pytest.approx(2 * 21700 / 2**20)
+    assert paired_p_value(second, first) == pytest.approx(2 * 21700 / 2**20)
+    assert paired_p_value(first, first) == 1.0
+    weighted = paired_p_value(first, second, np.full(100, 0.01))
+    assert weighted == pytest.approx(2 * 21700 / 2**20, abs=0.005)
+
+
+def test_weighted_paired_test_judges_by_the_classes() -> None:
+    """The first network is right on 30 images more, the second on 8 of the 10 of a rare class."""
+    weights = np.r_[np.full(990, 1 / 990), np.full(10, 1 / 10)]
+    first, second = np.zeros(1000, bool), np.zeros(1000, bool)
+    first[:60], second[60:90] = True, True
+    second[990:998] = True
+    assert paired_p_value(first, second) < 0.05
+    signs = np.array(list(itertools.product([-1, 1], repeat=8))).sum(axis=1) / 10
+    spread_of_others = np.sqrt(90) / 990
+    others = np.random.default_rng(0).normal(0, spread_of_others, len(signs))
+    expected = np.mean(np.abs(signs + others) >= 0.8 - 30 / 990)
+    assert paired_p_value(first, second, weights) == pytest.approx(expected, abs=0.01)
+
+
+def test_equally_accurate_networks_differ_in_5_percent_of_the_tests_at_most() -> None:
+    rng = np.random.default_rng(1)
+    weights = np.repeat([1 / 20, 1 / 80], [20, 80])
+    p_values = [paired_p_value(*(rng.random((2, 100)) < 0.7), weights=weights) for _ in range(300)]
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.08

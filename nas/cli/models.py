@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli.options import Json, Plot, RunFolder, check_plot, print_json
-from nas.display.formatting import format_bytes, format_fraction
+from nas.display.formatting import format_bytes
 from nas.errors import RequestError
 from nas.run.keys import KEYS
 
 if TYPE_CHECKING:
+    from nas.run.judged import JudgedImages
     from nas.run.model_card import ExportedFile, ScriptCheck
 
 ModelDir = Annotated[
@@ -59,8 +60,9 @@ def retrain(
     from nas.display import console
     from nas.run.run import open_run
 
+    opened = open_run(run, data)
     with console.ProgressBars() as bars:
-        records = open_run(run, data).retrain(
+        records = opened.retrain(
             *pick or (),
             references=reference or (),
             epochs=epochs,
@@ -70,6 +72,7 @@ def retrain(
     if as_json:
         print_json({"run": str(run), "models": records})
         return
+    images = opened.images
     console.print_records(
         records,
         {
@@ -77,9 +80,9 @@ def retrain(
             "space": lambda record: record.space,
             "start": lambda record: record.start,
             "epochs": lambda record: record.epochs,
-            "supernet": lambda record: format_fraction(record.supernet_accuracy),
-            "hold-out": lambda record: format_fraction(record.holdout.accuracy),
-            "test": lambda record: format_fraction(record.test.accuracy),
+            "supernet": lambda record: images.text(record.supernet_accuracy, "holdout"),
+            "hold-out": lambda record: images.text(record.holdout.accuracy, "holdout"),
+            "test": lambda record: images.text(record.test.accuracy, "test"),
         },
         left=("space", "start"),
     )
@@ -154,7 +157,7 @@ def export(
         print_json({"run": str(run), "models": models})
         return
     for folder in folders:
-        print_files(folder.card.files)
+        print_files(folder.card.files, folder.card.data)
         console.say(f"{folder.path}: {folder.path / 'card.md'} says more.")
         if (folder.path / "run.py").is_file():
             console.say(f"Classify an image: python {folder.path / 'run.py'} IMAGE")
@@ -170,6 +173,7 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     \b
     Example: nas verify results/quickstart/models/jf2a
     """
+    from nas.deploy.folder import ModelFolder
     from nas.deploy.verify import verify as verify_files
     from nas.display import console
 
@@ -178,12 +182,13 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     if as_json:
         print_json({**vars(result), "path": model_dir})
         return
+    images = ModelFolder(model_dir).card.data
     console.print_records(
         result.files,
         {
             "format": lambda each: each.file.format,
             "status": lambda each: f"{each.status}: {each.remedy}" if each.remedy else each.status,
-            "accuracy": lambda each: format_fraction(each.file.accuracy),
+            "accuracy": lambda each: images.text(each.file.accuracy, "test"),
             "difference": lambda each: _number(each.file.difference, ".2g"),
             "allowed": lambda each: _number(each.file.tolerance, "g"),
         },
@@ -216,6 +221,7 @@ def benchmark(
     """
     from nas.deploy.benchmark import benchmark as time_files
     from nas.deploy.benchmark import draw_benchmark
+    from nas.deploy.folder import ModelFolder
     from nas.display import console
     from nas.machine.this_machine import processor
 
@@ -223,20 +229,21 @@ def benchmark(
     with console.ProgressBars() as bars:
         rows = time_files(model_dir, threads=threads, progress=bars)
     device, _ = processor()
+    images = ModelFolder(model_dir).card.data
     timed = [row.file for row in rows if row.status == "timed"]
     if plot is not None:
-        draw_benchmark(timed, device, plot)
+        draw_benchmark(timed, device, plot, images)
     if as_json:
         print_json({"path": model_dir, "device": device, "threads": threads, "files": rows})
         return
-    print_files(timed)
+    print_files(timed, images)
     for row in rows:
         if row.status != "timed":
             console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
     console.say(f"{device}, {threads} thread(s). Accuracies are those of the export.")
 
 
-def print_files(files: Sequence[ExportedFile]) -> None:
+def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
     """Print one row for each file: accuracy, latency, memory, size, int8 layers and versions."""
     from nas.display import console
 
@@ -245,7 +252,7 @@ def print_files(files: Sequence[ExportedFile]) -> None:
         {
             "format": lambda file: file.format,
             "precision": lambda file: file.precision,
-            "test accuracy": lambda file: format_fraction(file.accuracy),
+            "test accuracy": lambda file: images.text(file.accuracy, "test"),
             "ms (95% interval)": _latency,
             "peak memory": lambda file: (
                 file.peak_memory_bytes and format_bytes(file.peak_memory_bytes)

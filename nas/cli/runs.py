@@ -71,7 +71,7 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
         f"{len(members)} networks are on the front: no other network of the run is as fast and "
-        f"more accurate. Open {result.report} and choose, for "
+        f"has a higher score. Open {result.report} and choose, for "
         f"example with nas select {path} --max-latency-ms {example_ms:g}"
     ]
     for model in result.models:
@@ -263,8 +263,9 @@ def select(
 
     This is the most accurate member of the front that meets the limits. Networks that were trained
     count with their trained accuracy, the others with that in the supernet plus what training
-    gained the trained ones (the median). If no member meets the limits, the command names the
-    nearest one and exits with status 1.
+    gained the trained ones (the median). Accuracies have 95% intervals, and trained members from
+    which no difference in accuracy is shown are named, too. If no member meets the limits, the
+    command names the nearest one and exits with status 1.
 
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05
@@ -273,6 +274,21 @@ def select(
     from nas.run.run import open_run
 
     limits = front.Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-    member = front.select(open_run(run_folder).members, limits)
-    text = f"{member.summary}\n{json.dumps(member.architecture.model_dump())}"
-    show(member, text, as_json)
+    run = open_run(run_folder)
+    member, images = front.select(run.members, limits, run.images), run.images
+    equals = run.indistinguishable(member, limits)
+    lines = [member.summary(images), json.dumps(member.architecture.model_dump())]
+    if equals:
+        lines.append(
+            f"No difference in accuracy from {', '.join(each.id for each in equals)} is shown by "
+            f"{images.counts['holdout']} images:"
+        )
+        lines += [each.summary(images) for each in equals]
+    document = {
+        **member.model_dump(mode="json"),
+        "intervals": {
+            name: [each.low, each.high] for name, each in member.intervals(images).items()
+        },
+        "no_difference_shown": [each.id for each in equals],
+    }
+    show(document, "\n".join(lines), as_json)

@@ -19,7 +19,7 @@ from nas.cli.options import (
     print_json,
     show,
 )
-from nas.display.formatting import format_fraction
+from nas.display.formatting import format_accuracy
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def evaluate(
     from nas.display import console
     from nas.job.supernets import fit_score_correction
     from nas.run.run import open_run
+    from nas.statistics import Interval, wilson_interval
     from nas.supernet.evaluation import evaluate_by_class
     from nas.supernet.quick_evaluation import evaluate_quickly
 
@@ -156,8 +157,9 @@ def evaluate(
         (quick,) = evaluate_quickly(supernet, [architecture], opened.data, split, images=images)
         show(
             {**record, **vars(quick)},
-            f"Accuracy {quick.accuracy:.2%} on {quick.images} of the {total} images of the "
-            f"{part} split. On all of them it is between {quick.low:.2%} and {quick.high:.2%}.",
+            f"Accuracy {format_accuracy(Interval(quick.accuracy, quick.low, quick.high))} on "
+            f"{quick.images} of the {total} images of the {part} split. The interval is for all "
+            "of them.",
             as_json,
         )
         return
@@ -171,10 +173,18 @@ def evaluate(
         return
     console.print_table(
         ["class", "accuracy"],
-        [(name, format_fraction(value) or "no images") for name, value in class_accuracy.items()],
+        [
+            (name, "no images" if value is None else format_accuracy(wilson_interval(value, [n])))
+            for (name, value), n in zip(
+                class_accuracy.items(), opened.images.class_counts[part], strict=True
+            )
+        ],
     )
-    after = "" if corrected is None else f", {corrected:.2%} after the correction for size"
-    console.say(f"Accuracy {accuracy:.2%} on the {total} images of the {part} split{after}.")
+    after = "" if corrected is None else f", {corrected:.1%} after the correction for size"
+    console.say(
+        f"Accuracy {opened.images.text(accuracy, part)} on the {total} images of the {part} "
+        f"split{after}."
+    )
 
 
 @app.command()

@@ -202,6 +202,11 @@ class ImageDataset:
         counts = np.bincount(np.concatenate(labels), minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, counts, strict=True))
 
+    @property
+    def part_class_counts(self) -> dict[str, list[int]]:
+        """Number of images of each class by part, in the order of `classes`."""
+        return {part: list(self.class_counts_of(part).values()) for part in PART_NAMES}
+
     def class_counts_of(self, part: str) -> dict[str, int]:
         """Return the number of images of a part by class name."""
         counts = np.bincount(getattr(self, part).labels, minlength=len(self.classes)).tolist()

@@ -28,6 +28,7 @@ from nas.display.formatting import format_latency
 from nas.errors import ExportError, RequestError
 from nas.latency.timing import round_to_four_digits
 from nas.machine import this_machine
+from nas.run.judged import JudgedImages
 from nas.run.model_card import ExportedFile, LatencyRecord
 from nas.run.progress import JobProgress, shown
 from nas.statistics import Interval, bootstrap_indices
@@ -186,13 +187,16 @@ def latency_of_rounds(seconds: Sequence[float], threads: int) -> LatencyRecord:
     )
 
 
-def draw_benchmark(files: Sequence[ExportedFile], device: str, path: Path) -> None:
+def draw_benchmark(
+    files: Sequence[ExportedFile], device: str, path: Path, images: JudgedImages
+) -> None:
     """Draw the latency of each timed file as a bar with its interval, the fastest on top.
 
     Args:
         files: files with latencies; the others are left out.
         device: the processor, for the title.
         path: path of the picture, a PNG or SVG file.
+        images: the images that the accuracies were measured on.
 
     Raises:
         RequestError: the picture cannot be written to the path, see `check_picture_path`.
@@ -221,13 +225,14 @@ def draw_benchmark(files: Sequence[ExportedFile], device: str, path: Path) -> No
                 row, median, xerr=[[median - low], [high - median]], color=colour, height=0.62,
                 error_kw={"elinewidth": 1.2, "capsize": 2.5},
             )  # fmt: skip
-            accuracy = "" if file.accuracy is None else f", accuracy {file.accuracy:.2%}"
+            accuracy = images.text(file.accuracy, "test")
+            label = f"{format_latency(latency.median_us)}{', accuracy ' * bool(accuracy)}{accuracy}"
             axes.annotate(
-                f"{format_latency(latency.median_us)}{accuracy}", (high + 0.01 * longest, row),
+                label, (high + 0.01 * longest, row),
                 va="center", fontsize=9,
             )  # fmt: skip
         axes.set_yticks(range(len(timed)), [file.format for _, file in timed])
-        axes.set_xlim(0, 1.45 * longest)
+        axes.set_xlim(0, 1.8 * longest)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("latency of one image in ms, with the 95% interval of the median")
         threads = timed[0][0].threads

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,10 +21,11 @@ from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
 from nas.deploy.scripts import REQUIREMENTS, script_format
 from nas.deploy.verify import sample_images
-from nas.display.formatting import format_bytes, format_count, format_latency
+from nas.display.formatting import format_accuracy, format_bytes, format_count, format_latency
 from nas.errors import first_line
 from nas.machine.this_machine import processor
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
+from nas.run.answers import Answers
 from nas.run.model_card import (
     ExportedFile,
     Int8Summary,
@@ -36,6 +37,7 @@ from nas.run.model_card import (
 )
 from nas.run.trained import Calibration
 from nas.space.records import ArchitectureRecord
+from nas.statistics import wilson_interval
 
 _PACKAGES = ("torch", "numpy", "PIL", "onnx")
 
@@ -53,6 +55,7 @@ class ModelOrigin:
         image_changes: how its training images were mirrored and shifted, and why.
         latencies_us: latency that the search knew, by `predicted` and `measured`.
         search_device: device that these latencies are for.
+        answers: what it answered on the hold-out images; None if that is not known.
     """
 
     id: str
@@ -63,6 +66,7 @@ class ModelOrigin:
     image_changes: str = ""
     latencies_us: Mapping[str, float] = field(default_factory=dict)
     search_device: str = ""
+    answers: Answers | None = None
 
 
 def make_card(
@@ -91,7 +95,7 @@ def make_card(
     graph = model.architecture.graph
     images = sample_images(data.holdout, MAX_IMAGES)
     try:
-        robustness = tuple(measure_robustness(model, images))
+        robustness = tuple(measure_robustness(model, images, data.score))
         confidence = tuple(measure_confidence(model, images, data.unknown))
         unmeasured = []
     # A card without these figures is better than exported files without a card.
@@ -134,7 +138,7 @@ def make_card(
             **package_versions(_PACKAGES),
         },
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
-        limits=(*_limits(files, int8, data, accuracy), *unmeasured),
+        limits=(*_limits(files, int8, data), *unmeasured),
     )
 
 
@@ -160,12 +164,19 @@ def measure_accuracy(
     )
 
 
-def render_card(card: ModelCard, figure: str | None) -> str:
+def render_card(
+    card: ModelCard,
+    figure: str | None,
+    answers: Answers | None = None,
+    mistakes_figure: str | None = None,
+) -> str:
     """Return the text of `card.md`.
 
     Args:
         card: the card.
         figure: name of the file with the plot of the latencies; None if there is none.
+        answers: what the model answered on the hold-out images; None if that is not known.
+        mistakes_figure: name of the file with the pictures of its mistakes; None without pictures.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.deploy", ""),
@@ -178,6 +189,7 @@ def render_card(card: ModelCard, figure: str | None) -> str:
         "count": partial(format_count),
         "ms": format_latency,
         "percent": _percent,
+        "accuracy": format_accuracy,
         "cell": _cell,
     }
     script = script_format([file.format for file in card.files]) if card.script else None
@@ -187,6 +199,14 @@ def render_card(card: ModelCard, figure: str | None) -> str:
         steps=preprocessing_steps(card.preprocessing),
         requirements=REQUIREMENTS[script] if script else "",
         figure=figure,
+        by_class={
+            name: None if value is None else wilson_interval(value, [count])
+            for (name, value), count in zip(
+                card.accuracy.by_class.items(), card.data.class_counts["test"], strict=True
+            )
+        },
+        answers=answers,
+        mistakes_figure=mistakes_figure,
     )
 
 
@@ -194,14 +214,12 @@ def _limits(
     files: Sequence[ExportedFile],
     int8: Int8Summary | None,
     data: ImageDataset,
-    accuracy: ModelAccuracy,
 ) -> list[str]:
     """Return what the figures of a card do not say."""
-    count = len(data.test)
-    error = math.sqrt(accuracy.test * (1 - accuracy.test) / count)
     limits = [
-        f"The accuracies hold for images like the data. The test accuracy comes from {count} "
-        f"images; its standard error is {100 * error:.1f} points.",
+        f"The accuracies hold for images like the data. The test accuracy comes from "
+        f"{len(data.test)} images. The 95% intervals know the number of images, but not that "
+        "another training would end with another accuracy, nor that several images show one thing.",
         "The model gives every image one of its classes, also an image that shows none of them. "
         "Its confidence is the largest softmax value. What it means was measured on images like "
         "the data, and does not hold for others.",
@@ -236,4 +254,5 @@ def _percent(share: float | None) -> str:
 
 def _cell(text: object) -> str:
     """Return a text for a cell of a table in Markdown."""
-    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", str(text).replace("\n", " "))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")

@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data import ImageDataset, Images
+from nas.deploy.answers import draw_sheet
 from nas.deploy.benchmark import draw_benchmark, time_files
 from nas.deploy.card import ModelOrigin, make_card, measure_accuracy, render_card
 from nas.deploy.folder import (
     ARCHITECTURE_FILE,
     CARD_PAGE,
     FIGURE_FILE,
+    MISTAKES_FILE,
     PREPROCESSING_FILE,
     SAMPLES_FILE,
     SCRIPT_FILE,
@@ -61,6 +63,7 @@ from nas.files.documents import to_json
 from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits
 from nas.quantisation.simulation import simulate
+from nas.run.answers import Answers
 from nas.run.model_card import CARD_FILE, ExportedFile, Int8Summary, ModelCard, ScriptCheck
 
 _FULL_DISK_BYTES = 1 << 20
@@ -274,7 +277,7 @@ def export_model(
         with _Running() as running:
             files = [file for name, file in earlier.files.items() if name not in missing]
             new, unwritten = _write_files(
-                model, staging, missing, reference, data.test, int8, running, steps
+                model, staging, missing, reference, data, int8, running, steps
             )
             failed |= unwritten
             if not new:
@@ -302,8 +305,8 @@ def export_model(
             int8=summary,
             script=script,
         )
-        _write_descriptions(model, staging, card)
-        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE} - _names(files)
+        _write_descriptions(model, staging, card, origin.answers)
+        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, MISTAKES_FILE} - _names(files)
         folder.publish(staging, replaced=outdated)
         steps.end()
     if failed:
@@ -325,7 +328,7 @@ def _write_files(
     staging: Path,
     formats: Mapping[str, ModelFormat],
     reference: ReferenceImages,
-    test: Images,
+    data: ImageDataset,
     int8: Quantisation | None,
     running: _Running,
     steps: _Steps,
@@ -353,7 +356,7 @@ def _write_files(
                         running.open(model_file, path),
                         reference,
                         model.preprocessing,
-                        test=test,
+                        data=data,
                         progress=report,
                     )
                 )
@@ -460,11 +463,11 @@ def _with_origin(
     staging: Path,
     origin: ModelOrigin,
 ) -> ModelCard:
-    """Return the card of an exported model with the license of its data and its threshold.
+    """Return the card of an exported model with its license, threshold and pictures of mistakes.
 
     No file of a format depends on these. The card is written if they are new.
     """
-    before = folder.card
+    before, answers = folder.card, origin.answers
     images = sample_images(data.holdout, MAX_IMAGES)
     card = before.model_copy(
         update={
@@ -474,21 +477,32 @@ def _with_origin(
             "confidence": tuple(measure_confidence(model, images, data.unknown)),
         }
     )
-    if card == before:
+    has_pictures = answers is not None and any(each.picture for each in answers.mistakes)
+    if card == before and has_pictures == (folder.path / MISTAKES_FILE).is_file():
         return card
-    _write_descriptions(model, staging, card)
-    folder.publish(staging)
+    _write_descriptions(model, staging, card, answers)
+    folder.publish(staging, replaced={MISTAKES_FILE})
     return card
 
 
-def _write_descriptions(model: TrainedModel, staging: Path, card: ModelCard) -> None:
+def _write_descriptions(
+    model: TrainedModel, staging: Path, card: ModelCard, answers: Answers | None
+) -> None:
     """Write everything beside the files of the formats."""
+    sheet = draw_sheet(answers) if answers else None
+    if sheet is not None:
+        (staging / MISTAKES_FILE).write_bytes(sheet)
     architecture = json.dumps(model.architecture.to_json(), indent=1)
     texts = {
         ARCHITECTURE_FILE: f"{architecture}\n",
         PREPROCESSING_FILE: to_json(model.preprocessing),
         CARD_FILE: to_json(card),
-        CARD_PAGE: render_card(card, _draw_latencies(card, staging / FIGURE_FILE)),
+        CARD_PAGE: render_card(
+            card,
+            _draw_latencies(card, staging / FIGURE_FILE),
+            answers,
+            None if sheet is None else MISTAKES_FILE,
+        ),
     }
     for name, text in texts.items():
         (staging / name).write_text(text, encoding="utf-8")
@@ -499,7 +513,7 @@ def _draw_latencies(card: ModelCard, path: Path) -> str | None:
     if all(file.latency is None for file in card.files):
         return None
     try:
-        draw_benchmark(card.files, card.device, path)
+        draw_benchmark(card.files, card.device, path, card.data)
     # The files are worth more than their plot.
     except Exception as error:
         remove(path)

@@ -13,7 +13,7 @@ from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.int8 import MAX_DROP
 from nas.deploy.model import TrainedModel
-from nas.deploy.retrain import load_trained, model_folder, retrain
+from nas.deploy.retrain import keep_answers, load_trained, model_folder, retrain
 from nas.errors import (
     ExportError,
     NasError,
@@ -267,13 +267,14 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None)
     pretrained = {} if weights is None else {"supernet_started_from": weights.summary}
     return ModelOrigin(
         id=record.id,
+        answers=keep_answers(run, record.id),
         data=ModelData(
             source=run.data_source or settings.data.source,
             digest=data.digest,
             license=settings.data.license,
-            counts=data.counts,
+            class_counts=data.part_class_counts,
             seed=settings.seed,
-            **settings.data.load_options,
+            **{**settings.data.load_options, "metric": data.metric},
         ),
         calibration=record.calibration,
         threshold=threshold,

@@ -26,6 +26,7 @@ PREPROCESSING_FILE = "preprocessing.json"
 SAMPLES_FILE = "verification.safetensors"
 CARD_PAGE = "card.md"
 FIGURE_FILE = "benchmark.svg"
+MISTAKES_FILE = "mistakes.jpg"
 SCRIPT_FILE = "run.py"
 SUMS_FILE = "SHA256SUMS"
 

@@ -97,7 +97,7 @@ def quantise_within(
         return np.concatenate(map_batches(part, validation, macs, torch.device("cpu")))
 
     float_classes = classes(model.logits)
-    float_accuracy = float((float_classes == labels).mean())
+    float_accuracy = data.score(float_classes, labels)
     calibration = choose_calibration_images(data.train, CALIBRATION_IMAGES)
     images = normalised(calibration, model.preprocessing)
     started = time.perf_counter()
@@ -109,7 +109,7 @@ def quantise_within(
         ranges = activations(model.graph, histograms, method)
         network = assemble(model.graph, model.weights, ranges, images, bits)
         own = classes(partial(simulate, network))
-        accuracy = float((own == labels).mean())
+        accuracy = data.score(own, labels)
         attempt = Int8Attempt(
             method=name,
             accuracy=accuracy,

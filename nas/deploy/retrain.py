@@ -20,12 +20,15 @@ import torch
 import nas
 from nas import files
 from nas.data import ImageDataset, Images
+from nas.deploy.answers import find_answers
 from nas.deploy.confidence import calibrate
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.errors import CheckpointError, NasError, RequestError, TrainingError, as_nas_error
 from nas.files.documents import shortened, to_json
 from nas.machine.torch_device import resolve_device
+from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
+from nas.run.judged import JudgedImages
 from nas.run.model_card import PREPROCESSING
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
@@ -190,13 +193,38 @@ def train_networks(
             errors[name] = as_nas_error(error, TrainingError)
             progress.note(f"{name} was not trained: {errors[name].message}")
         else:
-            progress.note(_summary(record))
-    rows = run.write_trials(run.trials)
-    for worse, better in rows.set_index("id")["dominated_by"].dropna().items():
-        progress.note(
-            f"{worse} is off the front after training: {better} is not worse in any objective"
-        )
-    return [record for record in records.values() if record is not None], errors
+            progress.note(_summary(record, run.images))
+    trained = [record for record in records.values() if record is not None]
+    for each in trained:
+        keep_answers(run, each.id)
+    run.write_trials(run.trials)
+    models = {model.record.id: model for model in run.models}
+    for name, model in models.items():
+        if model.candidate is not None and model.candidate.dominated_by in models:
+            better = models[model.candidate.dominated_by]
+            reason = better.advantage(model, is_balanced=run.images.is_balanced)
+            progress.note(f"{name} is off the front after training: {better.record.id} {reason}")
+    return trained, errors
+
+
+def keep_answers(run: Run, name: str) -> Answers:
+    """Return what a trained network answers on the hold-out images, and write it if it is missing.
+
+    It is written anew if `[finish] pictures` has changed.
+
+    Args:
+        run: the run.
+        name: name of the network's folder in `models`.
+    """
+    path, pictures = run.path / MODELS_FOLDER / name / ANSWERS_FILE, run.settings.finish.pictures
+    if path.is_file():
+        answers = ANSWERS.read(path)
+        if answers.has_pictures == pictures:
+            return answers
+    model = load_trained(run, name)
+    answers = find_answers(model.pixel_logits(run.data.holdout.pixels), run.data, pictures=pictures)
+    files.replace(path, to_json(answers))
+    return answers
 
 
 def _default_epochs(run: Run) -> int:
@@ -236,16 +264,17 @@ def _network_progress(
     return report
 
 
-def _summary(record: TrainedRecord) -> str:
+def _summary(record: TrainedRecord, images: JudgedImages) -> str:
     before = (
         ""
         if record.supernet_accuracy is None
-        else f" ({record.supernet_accuracy:.1%} with the weights of the supernet)"
+        else f"; {images.text(record.supernet_accuracy, 'holdout')} with the supernet's weights"
     )
     return (
         f"{record.id}: trained for {record.epochs} epochs, starting from "
-        f"{_START_TEXTS[record.start]}; it is right on {record.test.accuracy:.1%} of the test "
-        f"images and {record.holdout.accuracy:.1%} of the hold-out images{before}; temperature "
+        f"{_START_TEXTS[record.start]}; accuracy on the test images "
+        f"{images.text(record.test.accuracy, 'test')}, on the hold-out images "
+        f"{images.text(record.holdout.accuracy, 'holdout')}{before}; temperature "
         f"{record.calibration.temperature:.3g}, expected calibration error "
         f"{record.calibration.error_before:.1%} before it and {record.calibration.error:.1%} after"
     )

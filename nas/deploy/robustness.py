@@ -26,7 +26,9 @@ Pixels = NDArray[np.uint8]
 """Images `N x height x width x channels`."""
 
 
-def measure_robustness(model: TrainedModel, images: Images) -> list[RobustnessRow]:
+def measure_robustness(
+    model: TrainedModel, images: Images, score: Callable[[NDArray[Any], NDArray[Any]], float]
+) -> list[RobustnessRow]:
     """Return the accuracy on images with noise, blur, other brightness and JPEG artefacts.
 
     The changes are those of Hendrycks and Dietterich 2019, "Benchmarking neural network robustness
@@ -35,12 +37,13 @@ def measure_robustness(model: TrainedModel, images: Images) -> list[RobustnessRo
     Args:
         model: the trained model.
         images: images with their labels.
+        score: returns the accuracy of predicted classes, see `ImageDataset.score`.
     """
     pixels = np.asarray(images.pixels[: len(images)])
     rows = []
     for name, changed in _changes(pixels):
         classes = model.pixel_logits(changed).argmax(1)
-        accuracy = float((classes == images.labels).mean())
+        accuracy = score(classes, images.labels)
         rows.append(RobustnessRow(change=name, accuracy=accuracy))
     return rows
 

@@ -172,7 +172,7 @@ def check_file(
     reference: ReferenceImages,
     preprocessing: Preprocessing,
     *,
-    test: Images | None,
+    data: ImageDataset | None,
     progress: Progress | None = None,
 ) -> ExportedFile:
     """Load and run an exported file, and compare its logits with the reference.
@@ -183,8 +183,8 @@ def check_file(
         process: the process of the file, which loads it now.
         reference: images with the logits to expect.
         preprocessing: how the images become the input.
-        test: images on which the accuracy is measured; they may be those of `reference`. None
-            measures no accuracy.
+        data: the dataset on whose test images the accuracy is measured; they may be the images of
+            `reference`. None measures no accuracy.
         progress: receives the number of classified images.
 
     Raises:
@@ -216,10 +216,10 @@ def check_file(
     share = 1.0 if model_file.precision == "float32" else INT8_SHARE
     difference = _require_agreement(path.name, logits, expected, model_file.tolerance, share)
     accuracy = None
-    if test is not None:
-        is_same = test is reference.images
-        own = logits if is_same else _classify(process, test, preprocessing, progress)
-        accuracy = float((own.argmax(1) == test.labels).mean())
+    if data is not None:
+        is_same = data.test is reference.images
+        own = logits if is_same else _classify(process, data.test, preprocessing, progress)
+        accuracy = data.score(own.argmax(1), data.test.labels)
     return file.model_copy(
         update={
             "versions": loaded.versions,
@@ -314,7 +314,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
     results = []
     with shown(progress) as bars:
         bars.begin("verify", "image")
-        test, no_accuracy = _test_images(card)
+        data, no_accuracy = _data_or_reason(card)
         for recorded in card.files:
             try:
                 model_file = model_format(recorded.format)
@@ -326,7 +326,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
                     process,
                     samples,
                     preprocessing,
-                    test=test,
+                    data=data,
                     progress=partial(bars.advance, text=recorded.format),
                 )
             _require_same_accuracy(recorded, checked_file)
@@ -334,7 +334,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
             results.append(FileOutcome(checked_file, status))
         script, no_script = _verify_script(folder, results, samples)
     return FolderVerification(
-        tuple(results), 0 if test is None else len(test), no_accuracy, script, no_script
+        tuple(results), 0 if data is None else len(data.test), no_accuracy, script, no_script
     )
 
 
@@ -386,10 +386,10 @@ def first_image(images: Images, preprocessing: Preprocessing) -> NDArray[np.floa
     return normalised(images.take(slice(1)), preprocessing)
 
 
-def _test_images(card: ModelCard) -> tuple[Images | None, str]:
-    """Return the test images; None with the reason if the data is not there."""
+def _data_or_reason(card: ModelCard) -> tuple[ImageDataset | None, str]:
+    """Return the images that a model was trained on; None with the reason if they are not there."""
     try:
-        return load_data(card).test, ""
+        return load_data(card), ""
     except DataError as error:
         return None, error.message
 

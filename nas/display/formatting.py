@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas.statistics import Interval
 
 
 def format_count(value: float, *, space: str = " ") -> str:
@@ -32,9 +36,14 @@ def format_duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def format_fraction(fraction: float | None) -> str:
-    """Return a fraction in percent, 0.98765 as "98.77%"; nothing for an unknown one."""
-    return "" if fraction is None else f"{fraction:.2%}"
+def format_accuracy(accuracy: Interval | None) -> str:
+    """Return an accuracy in percent with its interval: "91.2% (89.4 to 92.8)"; nothing for None."""
+    if accuracy is None:
+        return ""
+    value, low, high = (
+        f"{100 * each:.1f}" for each in (accuracy.value, accuracy.low, accuracy.high)
+    )
+    return f"{value}% ({low} to {high})"
 
 
 def format_latency(latency_us: float) -> str:

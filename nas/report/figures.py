@@ -19,6 +19,7 @@ from nas.display.plotting import STYLE, group_style, set_plain_ticks, shade_band
 from nas.latency.timing import MEASURED
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
+from nas.run.judged import JudgedImages
 from nas.run.models import RunModel
 from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.search import non_dominated
@@ -112,11 +113,13 @@ def draw_front(
     axis: FrontAxis,
     models: Sequence[RunModel],
     rankings: Mapping[str, SpaceRanking],
+    images: JudgedImages,
 ) -> Figure:
     """Draw accuracy over an objective: all scored candidates, the measured ones, and the front.
 
     A line joins the members of the front that are on the front of these two objectives; circles are
-    the others. Trained networks are drawn as stars, joined by their own front. Where a supernet was
+    the others. Trained networks are drawn as stars with the 95% interval of their accuracy, joined
+    by their own front. Where a supernet was
     ranked, a bar at each front member shows what standalone training of such a network reaches.
 
     Args:
@@ -126,6 +129,7 @@ def draw_front(
         axis: the objective.
         models: trained networks.
         rankings: rankings of the supernets by space.
+        images: the images of the run.
     """
     figure = Figure(figsize=(11, 5) if axis.has_legend else (7, 4.4))
     axes = figure.subplots()
@@ -154,7 +158,7 @@ def draw_front(
             linewidths=1.0, zorder=4, label="on the front by another objective",
         )  # fmt: skip
     _draw_standalone_ranges(axes, front, values, rankings, spaces)
-    _draw_trained(axes, axis, rows, models, spaces)
+    _draw_trained(axes, axis, rows, models, spaces, images)
     axes.set_xlabel(axis.label)
     stars = ", stars: trained" if models else ""
     corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
@@ -218,14 +222,21 @@ def _draw_trained(
     rows: pd.DataFrame,
     models: Sequence[RunModel],
     spaces: Sequence[str],
+    images: JudgedImages,
 ) -> None:
-    """Draw the hold-out accuracy of trained candidates, and their front."""
+    """Draw the hold-out accuracy of trained candidates with its interval, and their front."""
     colours = space_colours(spaces)
     known = axis.whole_network.fillna(axis.predicted).set_axis(rows["digest"]).dropna()
     models = [model for model in models if model.record.digest in known.index]
     values = np.array([known[model.record.digest] for model in models], dtype=float)
     accuracies = np.array([100 * model.record.holdout.accuracy for model in models], dtype=float)
     for model, value, accuracy in zip(models, values, accuracies, strict=True):
+        interval = images.interval(accuracy / 100, "holdout")
+        if interval is not None:
+            axes.vlines(
+                value, 100 * interval.low, 100 * interval.high, color="black", linewidth=0.8,
+                zorder=4,
+            )  # fmt: skip
         axes.scatter(
             [value], [accuracy], marker="*", s=170, edgecolors="black", linewidths=0.8, zorder=5,
             color=colours.get(model.record.space, "grey"),
@@ -235,7 +246,7 @@ def _draw_trained(
             fontsize=8,
         )  # fmt: skip
     if len(models) > 1:
-        label = "front of the trained networks"
+        label = "front of the trained networks (bars: 95% intervals)"
         _draw_steps(axes, values, accuracies, axis, linestyle="--", zorder=4, label=label)
 
 

@@ -11,14 +11,16 @@ import jinja2
 import pandas as pd
 
 from nas import files
-from nas.display.formatting import format_count
+from nas.display.formatting import format_accuracy, format_count
 from nas.display.plotting import to_svg
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.report import figures
 from nas.run import candidates
+from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
 from nas.run.front import expected_accuracies, front, row_objectives
+from nas.run.models import RunModel, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
@@ -70,7 +72,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
     measured = rows.dropna(subset=["measured_us"])
     space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
     plots = [
-        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings))
+        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings, run.images))
         for axis in figures.front_axes(rows, search)
     ]
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
@@ -83,6 +85,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         loader=jinja2.PackageLoader("nas.report", ""), autoescape=True, trim_blocks=True
     )
     environment.filters["count"] = partial(format_count, space="")
+    environment.filters["accuracy"] = format_accuracy
     return environment.get_template("report.html.j2").render(
         run=record,
         states=rows["state"].value_counts().to_dict(),
@@ -108,6 +111,10 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         ranking=ranking,
         orders=ORDER_NAMES,
         models=models,
+        advantages=_advantages(models, is_balanced=run.images.is_balanced),
+        undecided=undecided_pairs(models, is_balanced=run.images.is_balanced),
+        pictures=run.settings.finish.pictures,
+        most_pictures=MAX_MISTAKES,
         untrained={
             name: reason
             for name, reason in record.training_errors.items()
@@ -122,6 +129,21 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         training_svg=to_svg(figures.draw_training(logs)) if logs else "",
         ranking_svg=to_svg(figures.draw_ranking(rankings)) if ranking else "",
     )
+
+
+def _advantages(models: Sequence[RunModel], *, is_balanced: bool) -> dict[str, str]:
+    """Return, by the ID of each model that is off the front, why another one takes its place."""
+    by_id = {model.record.id: model for model in models}
+    rivals = {
+        name: by_id.get(model.candidate.dominated_by or "")
+        for name, model in by_id.items()
+        if model.candidate is not None
+    }
+    return {
+        name: rival.advantage(by_id[name], is_balanced=is_balanced)
+        for name, rival in rivals.items()
+        if rival is not None
+    }
 
 
 def _limits(search: SearchSettings) -> list[str]:

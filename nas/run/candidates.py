@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from nas import files, statistics
-from nas.display.formatting import format_latency
+from nas.display.formatting import format_accuracy, format_latency
 from nas.errors import RunFolderError
 from nas.files.documents import (
     Count,
@@ -31,10 +31,11 @@ from nas.files.documents import (
 )
 from nas.latency.prediction import MAX_DISPATCH_SHARE
 from nas.latency.timing import MEASURED
+from nas.run.judged import JudgedImages
 from nas.run.settings import COUNTS, DEVICE_LATENCY
 from nas.search import Trial
 from nas.space.records import ArchitectureRecord
-from nas.statistics import LatencyAgreement
+from nas.statistics import Interval, LatencyAgreement
 
 if TYPE_CHECKING:
     from nas.latency import Prediction
@@ -195,12 +196,33 @@ class Candidate(Document):
         counts = {"unstable": self.unstable_launches, "estimated": self.estimated_launches}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
-    @property
-    def summary(self) -> str:
-        """A complete candidate in one line: id, space, accuracy, latency, MACs and parameters."""
-        parts = [f"{self.id} ({self.space}): accuracy {self.validation_accuracy:.4f}"]
+    def intervals(self, data: JudgedImages) -> dict[str, Interval]:
+        """Return the 95% interval of each accuracy that was measured, by the name of its field.
+
+        Args:
+            data: the images of the run.
+        """
+        intervals = {
+            "validation_accuracy": data.interval(
+                self.validation_accuracy, "search", images=self.score_images
+            ),
+            "holdout_accuracy": data.interval(self.holdout_accuracy, "holdout"),
+            "trained_accuracy": data.interval(self.trained_accuracy, "holdout"),
+            "test_accuracy": data.interval(self.test_accuracy, "test"),
+        }
+        return {name: each for name, each in intervals.items() if each is not None}
+
+    def summary(self, data: JudgedImages) -> str:
+        """Return a complete candidate in one line: accuracies, latency, MACs and parameters.
+
+        Args:
+            data: the images of the run.
+        """
+        accuracies = self.intervals(data)
+        search = format_accuracy(accuracies["validation_accuracy"])
+        parts = [f"{self.id} ({self.space}): accuracy {search}"]
         if self.trained_accuracy is not None:
-            parts.append(f"trained {self.trained_accuracy:.4f}")
+            parts.append(f"trained {format_accuracy(accuracies['trained_accuracy'])}")
         parts.append(f"{format_latency(self.latency_us)} {self.latency_basis}")
         for name, latency_us in self.device_predicted_us.items():
             parts.append(f"{format_latency(latency_us)} predicted on {name}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nas.errors import InfeasibleError, RequestError
 from nas.run.candidates import Candidate, latency_us, score
+from nas.run.judged import JudgedImages
 from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.run.trained import TrainedRecord
 from nas.search import non_dominated
@@ -271,7 +272,7 @@ def expected_accuracies(members: Sequence[Candidate]) -> list[float]:
     ]
 
 
-def select(members: Sequence[Candidate], limits: Limits) -> Candidate:
+def select(members: Sequence[Candidate], limits: Limits, data: JudgedImages) -> Candidate:
     """Return the most accurate member of a front that meets the limits; of several, the fastest.
 
     Members are compared by their `expected_accuracies`.
@@ -279,6 +280,7 @@ def select(members: Sequence[Candidate], limits: Limits) -> Candidate:
     Args:
         members: the front, which is not empty.
         limits: the limits.
+        data: the images of the run.
 
     Raises:
         InfeasibleError: no member meets the limits; the message names the nearest one and the
@@ -297,7 +299,7 @@ def select(members: Sequence[Candidate], limits: Limits) -> Candidate:
             for name, share in limits.violations(nearest, accuracy).items()
         )
         raise InfeasibleError(
-            f"No front member meets the limits. The nearest is {nearest.summary}; it misses "
+            f"No front member meets the limits. The nearest is {nearest.summary(data)}; it misses "
             f"{violations}.",
             remedy="Relax the limits, or search smaller networks.",
         )

@@ -232,6 +232,9 @@ KEYS: dict[str, Key] = {
         gt=0,
         le=1,
     ),
+    "finish.pictures": _free_key(
+        "Whether the report and the cards show hold-out images that were classified wrongly."
+    ),
 }
 """All keys by their path in the job file."""
 

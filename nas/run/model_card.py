@@ -18,6 +18,7 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
+from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
 from nas.run.trained import Calibration
 from nas.space.records import ArchitectureRecord, SpaceSettings
@@ -146,21 +147,22 @@ NETWORK = Format(
 )
 
 
-class ModelData(DataOptions):
+class ModelData(JudgedImages, DataOptions):
     """The images that a model was trained and tested on, and how to load them again.
 
     Attributes:
         source: name or path of the data source.
         digest: digest of all images and labels.
         license: license of the data; empty if it is not stated.
-        counts: number of images by part: `train`, `search`, `holdout` and `test`.
+        class_counts: number of images of each class by part: `train`, `search`, `holdout` and
+            `test`.
         seed: seed of the random splits.
     """
 
     source: str
     digest: str
     license: str = ""
-    counts: dict[str, Count]
+    class_counts: dict[str, list[Count]]
     seed: Count
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from nas.run import candidates
+from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.candidates import Candidate
 from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
 from nas.run.trained import MODELS_FOLDER, TrainedRecord, read_trained
@@ -22,12 +24,14 @@ class RunModel:
         record: how it was trained, and its accuracies.
         card: card of its exported files; None if nothing was exported.
         candidate: its row among the candidates; None for a published network.
+        answers: what it answered on the hold-out images; None if that is not known.
         export_errors: why formats were not exported, by format; "all" stands for all of them.
     """
 
     record: TrainedRecord
     card: ModelCard | None
     candidate: Candidate | None
+    answers: Answers | None = None
     export_errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -42,6 +46,40 @@ class RunModel:
             return None
         return self.candidate.measured_us or self.candidate.predicted_us
 
+    def difference(self, other: RunModel, *, is_balanced: bool) -> int | None:
+        """Return whether a paired test shows that this model is more accurate than another one.
+
+        Args:
+            other: another model of the run.
+            is_balanced: whether all classes count alike, rather than all images.
+
+        Returns:
+            1 if this model is more accurate, -1 if the other one is, and 0 if no difference is
+            shown; None if they were not compared on the same images.
+        """
+        own, others = self.answers, other.answers
+        if own is None or others is None or own.counts != others.counts:
+            return None
+        return own.is_better(others, is_balanced=is_balanced) - others.is_better(
+            own, is_balanced=is_balanced
+        )
+
+    def advantage(self, other: RunModel, *, is_balanced: bool) -> str:
+        """Return why this model takes the place of another one that is not better in anything.
+
+        It is a clause without its subject, such as "is more accurate". See `difference`.
+        """
+        images = other.record.holdout.images
+        match self.difference(other, is_balanced=is_balanced):
+            case 1:
+                return f"is more accurate, as {images} images show, and was measured no worse"
+            case 0 | -1:
+                return (
+                    "was measured no worse in any objective, and no difference of the accuracies "
+                    f"is shown by {images} images"
+                )
+        return "was measured no worse in any objective"
+
     @property
     def supernet_error(self) -> float | None:
         """Supernet's hold-out accuracy minus that of the trained network; None without one."""
@@ -54,6 +92,15 @@ class RunModel:
         """The exported files, the fastest first; those that were not timed come last."""
         files = self.card.files if self.card else ()
         return tuple(sorted(files, key=lambda f: f.latency.median_us if f.latency else 1e99))
+
+
+def undecided_pairs(models: Sequence[RunModel], *, is_balanced: bool) -> list[tuple[str, str]]:
+    """Return the IDs of each two models whose accuracies a paired test does not tell apart."""
+    return [
+        (first.record.id, second.record.id)
+        for first, second in combinations(models, 2)
+        if first.difference(second, is_balanced=is_balanced) == 0
+    ]
 
 
 def read_models(
@@ -79,5 +126,7 @@ def read_models(
         exported = {"all", *(file.format for file in card.files)} if card else set()
         errors = export_errors.get(record.id, {})
         errors = {name: errors[name] for name in errors if name not in exported}
-        models.append(RunModel(record, card, by_digest.get(digest), errors))
+        path = run / MODELS_FOLDER / record.id / ANSWERS_FILE
+        answers = ANSWERS.read(path) if path.is_file() else None
+        models.append(RunModel(record, card, by_digest.get(digest), answers, errors))
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))

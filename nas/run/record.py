@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue, field_serializer
 from nas.errors import RunFolderError
 from nas.files.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.latency.record import Calibration
+from nas.run.judged import JudgedImages
 from nas.run.settings import JobSettings
 from nas.space.records import SpaceSettings
 from nas.supernet.records import MirroringExperiment, ScoreCorrection
@@ -34,7 +35,7 @@ class StageRecord(_RunSection):
     seconds: Seconds = 0.0
 
 
-class DataSummary(_RunSection):
+class DataSummary(JudgedImages, _RunSection):
     """The images that a run uses.
 
     Attributes:
@@ -42,7 +43,8 @@ class DataSummary(_RunSection):
         digest: digest of all images and labels.
         license: license of the data; empty if it is not stated.
         classes: names of the classes.
-        counts: number of images by part: `train`, `search`, `holdout` and `test`.
+        class_counts: number of images of each class by part: `train`, `search`, `holdout` and
+            `test`.
         skipped: number of images that could not be read.
         summary: what was understood of the source, in one line with the counts of the classes.
         problems: what makes accuracies wrong or hard to judge, see `nas.data.check`.
@@ -54,7 +56,7 @@ class DataSummary(_RunSection):
     digest: str
     license: str = ""
     classes: list[str]
-    counts: dict[str, Count]
+    class_counts: dict[str, list[Count]]
     skipped: Count = 0
     summary: str = ""
     problems: list[str] = Field(default_factory=list)

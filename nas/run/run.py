@@ -24,7 +24,7 @@ from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import Limits, front, select, with_trained
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
-from nas.run.record import RunRecord, read_run
+from nas.run.record import DataSummary, RunRecord, read_run
 from nas.run.settings import DEFAULT_FORMATS, JobSettings, SearchSettings
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
@@ -244,7 +244,27 @@ class Run:
             RequestError: a limit is not above zero.
         """
         limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-        return Pick.of_run(self, select(self.members, limits))
+        return Pick.of_run(self, select(self.members, limits, self.images))
+
+    def indistinguishable(self, chosen: Candidate, limits: Limits) -> list[Candidate]:
+        """Return the other members of the front that may be as accurate as the chosen one.
+
+        These are trained, like the chosen one, and meet the limits, and a paired test on the
+        hold-out images shows no difference in accuracy. The fastest come first.
+        """
+        models = {model.record.digest: model for model in self.models}
+        own = models.get(chosen.digest)
+        if own is None:
+            return []
+        return [
+            each
+            for each in self.members
+            if each.digest in models
+            and each.digest != chosen.digest
+            and each.trained_accuracy is not None
+            and not limits.violations(each, each.trained_accuracy)
+            and own.difference(models[each.digest], is_balanced=self.images.is_balanced) == 0
+        ]
 
     @checked
     def space(self, name: str) -> SearchSpace:
@@ -351,6 +371,18 @@ class Run:
             f"{', '.join(front[:_MAX_IDS_IN_MESSAGE]) or 'none'}.",
         )
 
+    @property
+    def images(self) -> DataSummary:
+        """What the run knows of its images, without loading them.
+
+        Raises RunFolderError if the run has not read its data yet.
+        """
+        if self.record.data is None:
+            raise RunFolderError(
+                f"{self.path} does not say what its images are.", remedy="Run its job again."
+            )
+        return self.record.data
+
     @cached_property
     def data(self) -> ImageDataset:
         """The images of the run, loaded again and compared with the digest in `run.json`.
@@ -361,11 +393,7 @@ class Run:
         """
         from nas.data import load_dataset
 
-        summary, settings = self.record.data, self.settings
-        if summary is None:
-            raise RunFolderError(
-                f"{self.path} does not say what its images are.", remedy="Run its job again."
-            )
+        summary, settings = self.images, self.settings
         source = self.data_source or settings.data.source
         try:
             data = load_dataset(

@@ -476,6 +476,8 @@ class FinishSettings(_Table):
             raise ValueError("finish.min_confidence is set, too; set one of the two")
         return min_accuracy
 
+    pictures: Annotated[bool, _field("finish.pictures")] = True
+
 
 class JobSettings(_Table):
     """The settings of a whole job file; jobs/overnight.toml shows every key.

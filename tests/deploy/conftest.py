@@ -40,7 +40,7 @@ def origin(digits) -> ModelOrigin:
             source="digits",
             digest=digits.digest,
             license="CC BY 4.0",
-            counts=digits.counts,
+            class_counts=digits.part_class_counts,
             validation_fraction=VALIDATION_FRACTION,
             seed=0,
         ),

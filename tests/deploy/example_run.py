@@ -72,7 +72,10 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
         stages={},
         facts={"spaces": {SPACE: space.digest}},
         data=DataSummary(
-            source="digits", digest=data.digest, classes=list(data.classes), counts=data.counts
+            source="digits",
+            digest=data.digest,
+            classes=list(data.classes),
+            class_counts=data.part_class_counts,
         ),
         spaces={SPACE: space.digest},
         settings=SpaceSettings(**space.settings),

@@ -13,6 +13,7 @@ from nas.errors import ExportError, RequestError
 from nas.run.model_card import ExportedFile
 from tests.deploy import example_formats as formats
 from tests.deploy.test_model_process import IMAGES
+from tests.run.test_judged import IMAGES as JUDGED
 
 
 def exported(name: str, latency_us: float | None, precision: str = "float32") -> ExportedFile:
@@ -100,12 +101,12 @@ def test_picture_names_every_timed_file(tmp_path):
         exported("onnx-int8", 150.0, "int8"),
         exported("coreml", None),
     ]
-    draw_benchmark(files, "a processor", path)
+    draw_benchmark(files, "a processor", path, JUDGED)
     texts = re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text())
-    assert {"onnx", "onnx-int8", "0.31 ms, accuracy 90.00%"} <= set(texts)
+    assert {"onnx", "onnx-int8", "0.31 ms, accuracy 90.0% (78.6 to 95.7)"} <= set(texts)
     assert "coreml" not in texts
     assert "a processor, 2 thread(s)" in texts
     with pytest.raises(ExportError, match="no latency to draw"):
-        draw_benchmark([exported("coreml", None)], "a processor", path)
+        draw_benchmark([exported("coreml", None)], "a processor", path, JUDGED)
     with pytest.raises(RequestError, match="A picture cannot be written"):
-        draw_benchmark(files, "a processor", tmp_path / "benchmark.pdf")
+        draw_benchmark(files, "a processor", tmp_path / "benchmark.pdf", JUDGED)

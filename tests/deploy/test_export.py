@@ -18,6 +18,7 @@ from PIL import Image
 from nas.cli.models import script_text
 from nas.data import load_dataset
 from nas.deploy import benchmark, export
+from nas.deploy.answers import find_answers
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
@@ -200,6 +201,28 @@ def test_other_license_changes_the_descriptions_alone(trained, digits, origin, t
 
 
 @pytest.mark.slow
+def test_pictures_of_mistakes_are_in_the_card_unless_they_are_switched_off(
+    trained, digits, origin, tmp_path
+):
+    folder = ModelFolder(tmp_path / "jf2a")
+    logits = trained.pixel_logits(digits.holdout.pixels)
+    shown, private = (
+        replace(origin, answers=find_answers(logits, digits, pictures=pictures))
+        for pictures in (True, False)
+    )
+    export_model(trained, digits, folder, ["onnx"], shown)
+    page = (folder.path / "card.md").read_text()
+    assert "](mistakes.jpg)" in page
+    assert f"| **9** | {' | '.join(map(str, shown.answers.matrix[9, :1]))} " in page
+    assert "mistakes.jpg" in folder.sums()
+    export_model(trained, digits, folder, ["onnx"], private)
+    page = (folder.path / "card.md").read_text()
+    assert "mistakes.jpg" not in {*folder.sums(), *(each.name for each in folder.path.iterdir())}
+    assert "mistakes.jpg" not in page
+    assert f"| {private.answers.mistakes[0].file} |" in page
+    folder.require_unchanged()
+
+
 def test_files_of_other_weights_are_removed(folder, trained_again, digits, origin):
     export_model(trained_again, digits, folder, ["torch"], origin)
     assert [file.format for file in folder.card.files] == ["torch"]
@@ -520,6 +543,7 @@ def photo_export(photos, origin):
     model = TrainedModel(space.smallest, to_torch(space.smallest), preprocessing_of(data))
     from_photos = origin.data.model_copy(
         update={
+            "class_counts": data.part_class_counts,
             "source": str(photos),
             "digest": data.digest,
             "validation_fraction": None,

@@ -453,7 +453,7 @@ def test_full_disk_leaves_no_exported_file(request, trained_example, tmp_path, i
     disk.mkdir()
     if rerun_where_mounting_is_allowed(request, disk):
         return
-    size_kb = 4 + sum(
+    size_kb = 128 + sum(
         4 * (1 + path.stat().st_size // 4096) + 4 for path in trained_example.rglob("*")
     )
     with mounted(disk, f"size={size_kb}k"):
@@ -491,7 +491,7 @@ def test_images_are_loaded_again_on_the_background_of_the_job(run, tmp_path, mon
     change_record(
         run,
         job=settings.model_dump(mode="json"),
-        data={**summary, "counts": data.counts},
+        data={**summary, "class_counts": data.part_class_counts},
     )
     opened = open_run(run)
     assert opened.data.digest == data.digest

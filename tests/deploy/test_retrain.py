@@ -154,6 +154,7 @@ def test_record_has_the_accuracies_of_the_saved_network(run, data):
     folder = run / "models" / record.id
     assert record == TRAINED.read(folder / "trained.json")
     assert {path.name for path in folder.iterdir()} == {
+        "answers.json",
         "architecture.json",
         "preprocessing.json",
         "trained.json",

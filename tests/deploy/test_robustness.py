@@ -35,7 +35,7 @@ def test_changes_are_those_that_their_names_state(channels):
 
 
 def test_accuracy_without_a_change_is_that_of_the_model(trained, digits):
-    rows = measure_robustness(trained, digits.holdout)
+    rows = measure_robustness(trained, digits.holdout, digits.score)
     images = torch.from_numpy((digits.holdout.pixels / 255 - digits.mean) / digits.std)
     with torch.no_grad():
         classes = trained.network(images.permute(0, 3, 1, 2).float()).argmax(1).numpy()

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from nas.data import Images
+from nas.data import ImageDataset, Images
 from nas.deploy.model import image_reading
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import ReferenceImages, check_file, sample_images
@@ -27,10 +29,19 @@ LABELS[:30] = (LABELS[:30] + 1) % formats.CLASSES
 REFERENCE = ReferenceImages(Images(PIXELS, LABELS), LOGITS, LOGITS + 0.5)
 
 
-def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, test=REFERENCE.images):
+def dataset(test: Images) -> ImageDataset:
+    """Return a dataset that has test images only."""
+    none = test.take(slice(0))
+    return ImageDataset("toy", PREPROCESSING.classes, none, none, none, test, None)
+
+
+DATA = dataset(REFERENCE.images)
+
+
+def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, data=DATA):
     np.save(path / kind.file_name, matrix.astype(np.float32))
     with ModelProcess(kind(), path / kind.file_name) as process:
-        return check_file(process, reference, PREPROCESSING, test=test)
+        return check_file(process, reference, PREPROCESSING, data=data)
 
 
 def test_right_file_is_described(tmp_path):
@@ -41,7 +52,7 @@ def test_right_file_is_described(tmp_path):
             process,
             REFERENCE,
             PREPROCESSING,
-            test=REFERENCE.images,
+            data=DATA,
             progress=lambda done, total: steps.append((done, total)),
         )
     assert checked.accuracy == 120 / 150
@@ -54,9 +65,13 @@ def test_right_file_is_described(tmp_path):
 
 
 def test_accuracy_is_measured_on_the_test_images_alone(tmp_path):
-    assert check(formats.Matrix, tmp_path, test=None).accuracy is None
+    assert check(formats.Matrix, tmp_path, data=None).accuracy is None
     few = Images(PIXELS[20:40], LABELS[20:40])
-    checked = check(formats.Matrix, tmp_path, test=few)
+    checked = check(formats.Matrix, tmp_path, data=dataset(few))
+    balanced = replace(dataset(few), metric="balanced_accuracy")
+    right = few.labels == LOGITS[20:40].argmax(1)
+    by_class = [right[few.labels == label].mean() for label in np.unique(few.labels)]
+    assert check(formats.Matrix, tmp_path, data=balanced).accuracy == np.mean(by_class)
     assert (checked.accuracy, checked.images) == (0.5, 150)
 
 

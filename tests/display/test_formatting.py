@@ -1,13 +1,14 @@
 import pytest
 
 from nas.display.formatting import (
+    format_accuracy,
     format_bytes,
     format_count,
     format_duration,
-    format_fraction,
     format_latency,
     round_up,
 )
+from nas.statistics import Interval
 
 
 @pytest.mark.parametrize(
@@ -41,11 +42,6 @@ def test_duration_is_in_seconds_minutes_or_hours(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_fraction_is_in_percent_and_nothing_if_unknown():
-    assert format_fraction(0.98765) == "98.77%"
-    assert format_fraction(None) == ""
-
-
 def test_latency_is_in_milliseconds():
     assert format_latency(1234.56) == "1.235 ms"
     assert format_latency(12.3) == "0.0123 ms"
@@ -56,3 +52,9 @@ def test_latency_is_in_milliseconds():
 )
 def test_number_is_rounded_up_to_two_digits(value, rounded):
     assert round_up(value, digits=2) == rounded
+
+
+def test_accuracy_has_its_interval():
+    assert format_accuracy(Interval(0.912, 0.894, 0.9283)) == "91.2% (89.4 to 92.8)"
+    assert format_accuracy(Interval(1.0, 0.963, 1.0)) == "100.0% (96.3 to 100.0)"
+    assert format_accuracy(None) == ""

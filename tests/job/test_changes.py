@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 FREE = {
     *("name", "budget", "data.source", "data.unknown", "data.license", "training.device"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
-    *("finish.measure", "finish.retrain", "finish.export"),
+    *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
     *("finish.min_confidence", "finish.min_accuracy"),
 }
 """Keys that a run can always change, beside its limits."""
@@ -123,6 +123,7 @@ def test_refusal_names_keys_values_and_what_may_change(run):
         "limits",
         "[data] source, unknown and license",
         "measure, retrain, export",
+        "pictures",
     ):
         assert text in remedy
     assert load_job(OUT / "job.toml").training.epochs == 2

@@ -57,7 +57,9 @@ def test_slider_picks_the_most_accurate_member(dom, finished_job):
     front = json.loads((finished_job / "results" / "mini" / "front.json").read_text())["front"]
     shown = re.search(r'<span id="best">([^<]*)</span>', dom)
     assert shown
-    assert f"Best network within the budget: {front[-1]['id']} ({front[-1]['space']})" in shown[1]
+    assert (
+        f"Highest accuracy within the budget: {front[-1]['id']} ({front[-1]['space']})" in shown[1]
+    )
     picked = re.findall(r'<tr[^>]*class="picked"[^>]*>|<tr class="picked"[^>]*>', dom)
     assert len(picked) == 1
 
@@ -79,4 +81,4 @@ def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best
     assert opened.front["id"].iloc[-1] == rows.loc[slowest, "id"] != opened.pick().id
     shown = re.search(r'<span id="best">([^<]*)</span>', dump_dom(report, tmp_path / "profile"))
     assert shown
-    assert f"Best network within the budget: {opened.pick().id} (" in shown[1]
+    assert f"Highest accuracy within the budget: {opened.pick().id} (" in shown[1]

@@ -15,6 +15,7 @@ from nas.run import candidates
 from nas.run.candidates import CANDIDATE, Candidate, read_csv
 from nas.search import Trial
 from nas.space import load_definition
+from tests.run.test_judged import IMAGES
 
 FIELDS = {
     "id": "s1ab",
@@ -55,15 +56,19 @@ def test_predicted_latency_names_its_unsure_launches():
 
 
 def test_summary_has_id_space_accuracy_latency_and_counts():
-    assert candidate().summary == (
-        "s1ab (toy): accuracy 0.9000, 1.2 ms measured, 2000 MACs, 100 parameters"
+    assert candidate().summary(IMAGES) == (
+        "s1ab (toy): accuracy 90.0% (86.7 to 92.6), 1.2 ms measured, 2000 MACs, 100 parameters"
     )
-    assert "accuracy 0.9000, trained 0.9300, 1.2 ms" in candidate(trained_accuracy=0.93).summary
-    phone = candidate(device_predicted_us={"phone": 4500.0}).summary
+    assert "accuracy 90.0% (82.6 to 94.5), 1.2" in candidate(score_images=100).summary(IMAGES)
+    trained = candidate(trained_accuracy=0.93).summary(IMAGES)
+    assert "accuracy 90.0% (86.7 to 92.6), trained 93.0% (86.3 to 96.6), 1.2 ms" in trained
+    phone = candidate(device_predicted_us={"phone": 4500.0}).summary(IMAGES)
     assert "1.2 ms measured, 4.5 ms predicted on phone, 2000 MACs" in phone
     figures = {"sram_kib": 25.25, "dram_traffic_kib": 55.0, "mac_utilisation": 0.354}
-    assert candidate(figures=figures).summary.endswith(
-        ", sram_kib 25.25, dram_traffic_kib 55, mac_utilisation 0.354"
+    assert (
+        candidate(figures=figures)
+        .summary(IMAGES)
+        .endswith(", sram_kib 25.25, dram_traffic_kib 55, mac_utilisation 0.354")
     )
 
 

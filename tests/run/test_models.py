@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 
 from nas.errors import CheckpointError
+from nas.files.documents import to_json
 from nas.report import page
 from nas.run import candidates
-from nas.run.front import with_trained
-from nas.run.models import read_models
+from nas.run.front import Limits, with_trained
+from nas.run.models import read_models, undecided_pairs
 from nas.run.run import open_run
 from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
+from tests.run.test_answers import answers_of
 
 
 def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, object]:
@@ -67,6 +69,10 @@ def run(untrained_run: Path) -> Path:
         path = folder / "models" / str(content["id"]) / "trained.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content))
+    # Of 200 images, the fast one gets 10 right that the middle one does not.
+    for row, right in ((fast, 180), (middle, 170), (slow, 186)):
+        answers = answers_of([True] * right + [False] * (200 - right), (100, 100))
+        (folder / "models" / row["id"] / "answers.json").write_text(to_json(answers))
     rows = with_trained(
         candidates.read(folder / "trials.csv"), read_trained(folder), SearchSettings()
     )
@@ -90,6 +96,75 @@ def test_model_that_a_faster_one_beats_is_off_the_front(run):
     assert published.candidate is None
     assert fast.supernet_error == pytest.approx(0.75 - 0.90)
     assert published.supernet_error is None
+
+
+def test_better_is_said_of_two_models_only_if_the_same_images_show_it(run):
+    rows = candidates.read(run / "trials.csv")
+    fast, middle, slow, published = read_models(run, rows, {})
+    assert fast.difference(middle, is_balanced=False) == 1
+    assert middle.difference(fast, is_balanced=False) == -1
+    assert "is more accurate, as 200 images show" in fast.advantage(middle, is_balanced=False)
+    assert slow.difference(fast, is_balanced=False) == 1
+    path = run / "models" / middle.record.id / "answers.json"
+    path.write_text(to_json(answers_of([True] * 178 + [False] * 22, (100, 100))))
+    fast, middle, slow, published = read_models(run, rows, {})
+    assert fast.difference(middle, is_balanced=False) == 0
+    assert undecided_pairs([fast, middle, slow], is_balanced=False) == [
+        (fast.record.id, middle.record.id)
+    ]
+    text = page.build(open_run(run)).read_text()
+    better = f"off the front: <code>{fast.record.id}</code> was measured no worse in any objective"
+    assert f"{better}, and no difference of the accuracies is shown by 200 images" in text
+    assert f"between {fast.record.id} and {middle.record.id} (exact test of McNemar" in text
+    assert published.difference(fast, is_balanced=False) is None
+    assert published.advantage(fast, is_balanced=False) == "was measured no worse in any objective"
+
+
+def test_select_names_trained_members_that_may_be_as_accurate(run):
+    opened = open_run(run)
+    fast, _, slow, _ = opened.models
+    for model, right in ((fast, 184), (slow, 186)):
+        answers = answers_of([True] * right + [False] * (200 - right), (100, 100))
+        (run / "models" / model.record.id / "answers.json").write_text(to_json(answers))
+    chosen = opened.candidate(slow.record.digest)
+    assert [each.id for each in opened.indistinguishable(chosen, Limits())] == [fast.record.id]
+    assert opened.indistinguishable(chosen, Limits(min_accuracy=0.92)) == []
+    untrained = next(each for each in opened.members if each.trained_accuracy is None)
+    assert opened.indistinguishable(untrained, Limits()) == []
+
+
+def test_report_shows_confusions_and_pictures_of_mistakes(run):
+    """Class names are text, whatever is in them."""
+    fast, middle, *_ = open_run(run).models
+    mistakes = [
+        {
+            "label": 0,
+            "predicted": 1,
+            "confidence": 0.97,
+            "file": "a & b/1.png",
+            "picture": "data:image/png;base64,iVBORw0KGgo=",
+        }
+    ] * 40
+    confused = [{"label": 0, "predicted": 1, "images": 20}]
+    fields = {"confused": confused, "mistakes": mistakes, "has_pictures": True}
+    few = answers_of([True] * 180 + [False] * 20, (100, 100), **fields, classes=("<b>x</b>", "y"))
+    counts = (*[10] * 20,)
+    many = answers_of([True] * 180 + [False] * 20, counts, **fields)
+    for model, answers in ((fast, few), (middle, many)):
+        (run / "models" / model.record.id / "answers.json").write_text(to_json(answers))
+    text = page.build(open_run(run)).read_text()
+    assert '<th scope="row">&lt;b&gt;x&lt;/b&gt;</th>' in text
+    assert "<b>x</b>" not in text
+    assert ">20 <small>20%</small></td>" in text
+    assert "<td>class 0</td><td>class 1</td>" in text
+    assert "The 1 most confused of 1 pairs of classes, of 20 classes." in text
+    assert 'alt="Image of class &lt;b&gt;x&lt;/b&gt;, taken for y"' in text
+    assert "a &amp; b/1.png" in text
+    assert 20 <= text.count("data:image/png") <= 40
+    record = json.loads((run / "run.json").read_text())
+    record["job"]["finish"]["pictures"] = False
+    (run / "run.json").write_text(json.dumps(record))
+    assert "data:image/png" not in page.build(open_run(run)).read_text()
 
 
 def test_report_shows_trained_models_and_how_far_the_supernet_was_off(run):

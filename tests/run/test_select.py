@@ -6,7 +6,9 @@ import pytest
 
 from nas.errors import InfeasibleError, RequestError
 from nas.run.candidates import Candidate
-from nas.run.front import Limits, select
+from nas.run.front import Limits
+from nas.run.front import select as select_of
+from tests.run.test_judged import IMAGES
 
 SLOW, FAST, GUESS = "s1ab", "wa57", "ge55"
 
@@ -29,6 +31,10 @@ def member(digest, accuracy, measured, predicted=1.0, params=100, **changes) -> 
             **changes,
         }
     )
+
+
+def select(members, limits) -> Candidate:
+    return select_of(members, limits, IMAGES)
 
 
 FRONT = [
