@@ -227,7 +227,7 @@ def test_every_key_of_a_job_is_documented_and_in_the_complete_job():
 
 def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
     text = (ROOT / "jobs" / "overnight.toml").read_text()
-    examples = re.sub(r"^# (?=[a-z_]+ = |\[\[search)", "", text, flags=re.MULTILINE)
+    examples = re.sub(r"^# (?=[a-z_]+ = |\[\[?search)", "", text, flags=re.MULTILINE)
     (minutes,) = [line for line in examples.splitlines() if "instead of epochs" in line]
     path = tmp_path / "job.toml"
     path.write_text(re.sub(r"^epochs = .*$", "", examples, flags=re.MULTILINE))

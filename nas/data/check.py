@@ -111,7 +111,8 @@ class DataCheck:
             problems.append(f"{self.conflicts} pairs of duplicates have two classes")
         if rare := self.rare_classes:
             shown = ", ".join(rare[:5]) + (", ..." if len(rare) > 5 else "")
-            problems.append(f"{len(rare)} classes have fewer than {FEW_IMAGES} images: {shown}")
+            have = "1 class has" if len(rare) == 1 else f"{len(rare)} classes have"
+            problems.append(f"{have} fewer than {FEW_IMAGES} images: {shown}")
         if self.imbalance >= IMBALANCED:
             problems.append(f"the largest class has {self.imbalance:.1f} times the smallest one's")
         if self.skipped:

@@ -69,8 +69,8 @@ def split_images(
         groups: Number of the group of each image; an image in no group has a number of its own.
 
     Raises:
-        DataError: There is only one class, a class has too few training images to be split, or the
-            validation split of the source has too few images.
+        DataError: There is only one class, a class has too few training images to be split, or a
+            part would have no image of a class.
     """
     train, validation, test = (
         np.flatnonzero(source_splits == name) for name in ("train", "validation", "test")
@@ -79,12 +79,6 @@ def split_images(
         raise DataError(
             f"There are images of {len(classes)} class; two are needed.",
             remedy="Check that each class has its own label or sub-folder.",
-        )
-    if len(validation) == 1:
-        raise DataError(
-            "The validation split has 1 image; at least 2 are needed, one for the search and one "
-            "for the hold-out.",
-            remedy="Add validation images, or remove the split: training images are then used.",
         )
     has_validation, has_test = len(validation) > 0, len(test) > 0
     if len(groups) > 1 and len(np.unique(groups)) == 1:
@@ -100,28 +94,28 @@ def split_images(
         kept = np.concatenate([train, validation, test])
         _require_groups(labels[kept], groups[kept], classes, 4 - 2 * has_validation - has_test)
 
-    def divide(positions: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    def divide(
+        positions: np.ndarray, fraction: float, fewest: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         if are_grouped:
             return _group_split(positions, labels, groups, fraction, rng)
-        return _stratified_split(positions, labels, fraction, rng)
+        return _stratified_split(positions, labels, fraction, fewest, rng)
 
     if not has_test:
         train, test = divide(train, TEST_FRACTION)
     if not has_validation:
-        train, validation = divide(train, validation_fraction or _automatic_fraction(len(train)))
+        share = validation_fraction or _automatic_fraction(len(train))
+        train, validation = divide(train, share, fewest=2)
     fraction = max(HOLDOUT_FRACTION, min(MIN_PART_IMAGES / max(1, len(validation)), 1 / 2))
     if are_grouped:
         search, holdout = divide(validation, fraction)
-        parts = {"training": train, "search": search, "hold-out": holdout, "test": test}
-        _require_classes(parts, labels, classes)
-        return train, search, holdout, test
-    # Take images at even distances from the shuffled images sorted by class. Unlike a split of each
-    # class alone, this gives the right fraction even if each class has only a few images.
-    by_class = rng.permutation(validation)
-    by_class = by_class[np.argsort(labels[by_class], kind="stable")]
-    thresholds = np.ceil(np.arange(len(by_class) + 1) * fraction - 0.5)
-    in_holdout = np.diff(thresholds) > 0
-    return train, np.sort(by_class[~in_holdout]), np.sort(by_class[in_holdout]), test
+    else:
+        search, holdout = _even_split(validation, labels, fraction, rng)
+    parts = {"training": train, "search": search, "hold-out": holdout}
+    if not has_test:
+        parts["test"] = test
+    _require_classes(parts, labels, classes, are_grouped=are_grouped)
+    return train, search, holdout, test
 
 
 def _automatic_fraction(count: int) -> float:
@@ -144,7 +138,7 @@ def _require_enough(
         has_validation, has_test: Whether the source has these splits.
     """
     needs = [f"{MIN_TRAINING_IMAGES} to train"]
-    needs += [] if has_validation else ["1 for validation"]
+    needs += [] if has_validation else ["1 for the search", "1 for the hold-out"]
     needs += [] if has_test else ["1 to test"]
     required = MIN_TRAINING_IMAGES + len(needs) - 1
     counts = np.bincount(labels, minlength=len(classes))
@@ -161,9 +155,13 @@ def _require_enough(
 
 
 def _stratified_split(
-    positions: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
+    positions: np.ndarray,
+    labels: np.ndarray,
+    fraction: float,
+    fewest: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split off a random fraction of each class: at least one image.
+    """Split off a random fraction of each class: at least the fewest images.
 
     `MIN_TRAINING_IMAGES` of each class are left.
 
@@ -173,9 +171,30 @@ def _stratified_split(
     chosen: list[int] = []
     for label in np.unique(labels[positions]):
         shuffled = rng.permutation(positions[labels[positions] == label])
-        count = min(max(1, round(len(shuffled) * fraction)), len(shuffled) - MIN_TRAINING_IMAGES)
-        chosen.extend(shuffled[:count].tolist())
+        count = max(fewest, round(len(shuffled) * fraction))
+        chosen.extend(shuffled[: min(count, len(shuffled) - MIN_TRAINING_IMAGES)].tolist())
     return np.setdiff1d(positions, chosen), np.sort(np.array(chosen, np.int64))
+
+
+def _even_split(
+    positions: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split off a fraction of all images, and of each class with two or more at least one.
+
+    Images are taken at even distances from the shuffled images sorted by class. Unlike a split of
+    each class alone, this gives the right fraction even if each class has only a few images.
+
+    Returns:
+        The sorted positions of the rest, and those of the fraction.
+    """
+    by_class = rng.permutation(positions)
+    by_class = by_class[np.argsort(labels[by_class], kind="stable")]
+    is_chosen = np.diff(np.ceil(np.arange(len(by_class) + 1) * fraction - 0.5)) > 0
+    for label in np.unique(labels[by_class]):
+        own = np.flatnonzero(labels[by_class] == label)
+        if len(own) > 1 and not is_chosen[own].any():
+            is_chosen[own[0]] = True
+    return np.sort(by_class[~is_chosen]), np.sort(by_class[is_chosen])
 
 
 def number_groups(names: Sequence[str | None]) -> np.ndarray:
@@ -240,14 +259,21 @@ def _require_groups(
 
 
 def _require_classes(
-    parts: Mapping[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]
+    parts: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    *,
+    are_grouped: bool,
 ) -> None:
     """Raise DataError if a part has no image of a class."""
     for part, positions in parts.items():
         lacking = sorted(set(range(len(classes))) - set(labels[positions].tolist()))
         if lacking:
+            reason = ", since no group may be in two parts" if are_grouped else ""
             raise DataError(
-                f"No {part} image would be of class {classes[lacking[0]]!r}, since no group may be "
-                "in two parts.",
-                remedy="Use another seed, add images, or an expression that tells more groups.",
+                f"No {part} image would be of class {classes[lacking[0]]!r}{reason}.",
+                remedy="Use another seed, add images, or an expression that tells more groups."
+                if are_grouped
+                else "Each class needs 2 validation images, one for the search and one for the "
+                "hold-out. Add some, or remove the split: training images are then used.",
             )

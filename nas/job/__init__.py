@@ -183,7 +183,7 @@ def _run_until_search(
         stages.open_device(run, progress)
         stages.note_few_images(run.settings, run.data, progress)
         searching.require_feasible_job(run)
-        stages.decide_image_changes(run, progress)
+        stages.decide_training(run, progress)
     with run.stage(TABLE, progress):
         stages.build_latency_table(run, progress)
         searching.require_feasible_job(run)

@@ -30,7 +30,7 @@ def values_by_key(settings: JobSettings) -> dict[str, Any]:
                 keys = [key for key in KEYS if key.rpartition(".")[0] == path]
                 for key in keys:
                     values[key] = [each[key.rpartition(".")[2]] for each in value]
-            elif isinstance(value, dict):
+            elif isinstance(value, dict) and path not in KEYS:
                 add(value, f"{path}.")
             else:
                 values[path] = value
@@ -90,8 +90,10 @@ def _in_job_file(path: str) -> str:
 
 
 def _display(value: Any) -> str:
-    if value is None or value == []:
+    if value in (None, [], {}):
         return "not set"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_display(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_display, value))
     return printable(shortened(value))

@@ -33,7 +33,7 @@ from nas.run import candidates
 from nas.run.front import behind, front, representatives
 from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord
-from nas.run.settings import SearchSettings
+from nas.run.settings import COUNTS, SearchSettings
 from nas.search import Trial
 from nas.space import Architecture
 from nas.supernet.evaluation import evaluate
@@ -180,6 +180,7 @@ def _rows(
         holdout_accuracy=holdout,
         problems=problems,
         predictions=predictions,
+        figures=[name for name in run.settings.search.costs if name not in COUNTS],
         basis=run.runtime.network_basis,
     )
 

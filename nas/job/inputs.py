@@ -9,7 +9,7 @@ from nas.data import ImageDataset, load_dataset
 from nas.errors import JobFileError, RequestError, TableError
 from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space_kernels
 from nas.run.progress import JobProgress
-from nas.run.settings import JobSettings
+from nas.run.settings import COUNTS, JobSettings
 from nas.space import SearchSpace, load_definition
 
 
@@ -26,11 +26,12 @@ def check_device(settings: JobSettings) -> None:
     runtime.check_settings()
     runtime.check_batch(device.batch)
     runtime.check_predictions()
-    for figure in settings.search.figures:
-        if figure not in runtime.figures:
+    for name in settings.search.costs:
+        if name not in COUNTS and name not in runtime.figures:
+            known = ", ".join([*COUNTS, *runtime.figures])
             raise RequestError(
-                f"The search uses {figure}, which runtime '{device.runtime}' does not know.",
-                remedy="Leave its limit and objective out, or use peak_memory_bytes.",
+                f"The search uses {name}, which runtime '{device.runtime}' does not know.",
+                remedy=f"Leave its limit and objective out. Known are {known}.",
             )
 
 

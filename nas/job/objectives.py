@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from functools import partial
 
 from nas.errors import KernelError, MeasurementError
 from nas.job.inputs import require_complete
 from nas.latency import LatencyTable
-from nas.latency.runtime import Figure
 from nas.run.run import Run
-from nas.run.settings import DEVICE_LATENCY, MaximisedFigure
+from nas.run.settings import COUNTS, DEVICE_LATENCY
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Direction, IsHopeless, Score
 from nas.space import Architecture
@@ -68,19 +67,19 @@ class JobObjectives:
         for device in settings.device:
             name, table = f"{DEVICE_LATENCY}{device.name}", self._others[device.name]
             objectives.append(self._latency(name, table, device.max_latency_ms))
-        limits = {
-            "macs": settings.max_macs,
-            "params": settings.max_params,
-            "peak_memory_bytes": settings.max_peak_memory_bytes,
-        }
-        for count, limit in limits.items():
-            if count in settings.also_minimize or limit is not None:
-                objectives.append(
-                    self._count(count, limit, only=count not in settings.also_minimize)
+        limits = settings.cost_limits
+        for name, cost in settings.costs.items():
+            if name in settings.optimised_costs or name in limits:
+                direction: Direction = "maximize" if cost.is_maximised else "minimize"
+                objective = Objective(
+                    name,
+                    partial(self._cost, name),
+                    direction,
+                    cheap=name in COUNTS,
+                    limit=limits.get(name),
+                    limit_only=name not in settings.optimised_costs,
                 )
-        optimised = {*settings.also_minimize, *settings.also_maximize}
-        for figure, bound in settings.figures.items():
-            objectives.append(self._figure(figure, bound, only=figure not in optimised))
+                objectives.append(objective)
         main = ERROR if self._correction is None else CORRECTED_ERROR
         objectives.append(
             Objective(main, self._score_errors, score_in_rounds=self._score_error_in_rounds)
@@ -131,21 +130,10 @@ class JobObjectives:
         except KernelError as error:
             return Infeasible(error.message)
 
-    def _count(self, name: str, limit: int | None, *, only: bool) -> Objective:
-        def score(batch: Sequence[Architecture]) -> list[Score]:
-            graphs = [architecture.graph for architecture in batch]
-            return [float(getattr(graph, name)) for graph in graphs]
-
-        largest = None if limit is None else float(limit)
-        return Objective(name, score, cheap=True, limit=largest, limit_only=only)
-
-    def _figure(self, name: Figure, limit: float | None, *, only: bool) -> Objective:
-        def score(batch: Sequence[Architecture]) -> list[Score]:
-            return [self._network_figure(architecture, name) for architecture in batch]
-
-        is_maximised = name in get_args(MaximisedFigure)
-        direction: Direction = "maximize" if is_maximised else "minimize"
-        return Objective(name, score, direction, limit=limit, limit_only=only)
+    def _cost(self, name: str, batch: Sequence[Architecture]) -> list[Score]:
+        if name in COUNTS:
+            return [float(getattr(architecture.graph, name)) for architecture in batch]
+        return [self._network_figure(architecture, name) for architecture in batch]
 
     def _network_figure(self, architecture: Architecture, name: str) -> Score:
         """Return a figure that the runtime computes; the last network's figures are remembered."""

@@ -26,6 +26,7 @@ from nas.run.record import StageRecord, describe_image_changes, describe_shift
 from nas.run.settings import JobSettings
 from nas.space import SearchSpace
 from nas.supernet.evaluation import measure_score
+from nas.supernet.settings import default_batch_size
 from nas.supernet.sharding import count_shards
 from nas.supernet.training import measure_epoch
 from nas.supernet.weights import Supernet
@@ -338,8 +339,8 @@ def _table_s(missing: list[Kernel], runtime: Runtime) -> float:
 
 def _epoch_s(space: SearchSpace, data: ImageDataset, settings: JobSettings) -> float:
     """Return the time to train a supernet for one epoch."""
-    training = settings.training.settings()
-    device, macs = resolve_device(training.device), space.largest.macs
+    device, macs = resolve_device(settings.training.device), space.largest.macs
+    training = settings.training.settings(batch_size=default_batch_size(device))
     batch = min(training.batch_size, len(data.train))
     images = batch if device.type == "cuda" else min(batch, max(4, _TIMED_MACS // macs))
     timed = replace(training, batch_size=images)

@@ -33,6 +33,7 @@ from nas.latency import (
 )
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
+from nas.machine.torch_device import resolve_device
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.report import page
 from nas.run.progress import JobProgress
@@ -48,7 +49,7 @@ from nas.space import library
 from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
 from nas.supernet.mirroring import run_mirroring_experiment
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.settings import TrainingSettings, default_batch_size
 from nas.supernet.training import TrainingProgress, train, trained_epochs
 from nas.supernet.weights import Supernet
 
@@ -126,12 +127,17 @@ def note_few_images(settings: JobSettings, data: ImageDataset, progress: JobProg
         )
 
 
-def decide_image_changes(run: JobRun, progress: JobProgress) -> None:
-    """Decide and record whether training images are mirrored, and by how much they are shifted.
+def decide_training(run: JobRun, progress: JobProgress) -> None:
+    """Decide and record the batch size, and whether training images are mirrored and shifted.
 
-    It is decided at the first start of a run: by the job file, by the source of the images, or by
-    an experiment.
+    It is decided at the first start of a run, so that a later one on another device continues the
+    same trainings. The job file, the source of the images or an experiment decides about mirroring.
     """
+    if run.record.batch_size is None:
+        training = run.settings.training
+        run.record.batch_size = training.batch_size or default_batch_size(
+            resolve_device(training.device)
+        )
     if run.record.image_changes is not None:
         return
     settings, data = run.training_settings(), run.data

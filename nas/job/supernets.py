@@ -10,7 +10,7 @@ from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.files.documents import SCHEMA, to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
 from nas.job.inputs import load_images, load_spaces, require_complete
-from nas.job.stages import decide_image_changes, open_data, train_supernets
+from nas.job.stages import decide_training, open_data, train_supernets
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.record import RUN
 from nas.run.run import Run
@@ -79,7 +79,7 @@ def train_job_supernets(
         }
     with claim(folder, settings, command) as run:
         open_data(run, progress)
-        decide_image_changes(run, progress)
+        decide_training(run, progress)
         recipe = group.broadcast(run.training_settings())
         trained = train_supernets(run, progress, recipe)
         run.save()

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +33,6 @@ from nas.latency.device import Fingerprint
 from nas.latency.timing import MEASURED, Timing
 from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
-
-Figure = Literal[
-    "sram_kib", "flash_kib", "dram_traffic_kib", "flash_traffic_kib", "mac_utilisation"
-]
-"""A cost of a whole network that some runtimes know, see `Runtime.network_figures`."""
-
-
-FIGURES: tuple[Figure, ...] = get_args(Figure)
-
 
 Weights = Mapping[str, NDArray[np.float32]]
 """Weights by slot name and biases by `<slot>.bias`, see `nas.torch_network.folded_weights`."""

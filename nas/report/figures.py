@@ -21,7 +21,7 @@ from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
 from nas.run.judged import JudgedImages
 from nas.run.models import RunModel
-from nas.run.settings import COSTS, DEVICE_LATENCY, SearchSettings
+from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.search import non_dominated
 from nas.supernet.ranking_records import SpaceRanking
 from nas.supernet.records import TrainingRow
@@ -98,8 +98,8 @@ def front_axes(rows: pd.DataFrame, search: SearchSettings) -> list[FrontAxis]:
     for device in search.device:
         values = rows[f"{DEVICE_LATENCY}{device.name}"] / unit.us
         axes.append(FrontAxis(f"predicted latency on {device.name}, {unit.name}", values, values))
-    for name, cost in COSTS.items():
-        if name in (*search.also_minimize, *search.also_maximize):
+    for name, cost in search.costs.items():
+        if name in search.optimised_costs:
             values = rows[name].astype(float) * cost.scale
             axes.append(FrontAxis(cost.label, values, values, cost.is_maximised))
     return axes

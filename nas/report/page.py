@@ -23,10 +23,10 @@ from nas.run.front import expected_accuracies, front, row_objectives
 from nas.run.models import RunModel, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
-from nas.run.settings import COSTS, SearchSettings
+from nas.run.settings import SearchSettings
 from nas.supernet.ranking_records import ORDER_NAMES
 
-FRONT_SCHEMA = 3
+FRONT_SCHEMA = 4
 """Version of the format of `front.json`."""
 
 
@@ -93,7 +93,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         expected_accuracies=expected_accuracies(shown),
         objectives=objectives,
         limits=_limits(search),
-        costs={name: COSTS[name] for name in COSTS if name in rows and rows[name].notna().any()},
+        costs=search.costs,
         devices=[device.name for device in search.device],
         other_members={
             space: candidates.of_table(own[~own["id"].isin(members["id"])])
@@ -150,7 +150,7 @@ def _limits(search: SearchSettings) -> list[str]:
     latencies = {"latency": search.max_latency_ms}
     latencies |= {f"latency on {device.name}": device.max_latency_ms for device in search.device}
     texts = [f"{name} {limit:g} ms" for name, limit in latencies.items() if limit is not None]
+    costs = search.costs
     for name, limit in search.cost_limits.items():
-        if limit is not None:
-            texts.append(f"{COSTS[name].label} {COSTS[name].scale * limit:,.7g}")
+        texts.append(f"{costs[name].label} {costs[name].scale * limit:,.7g}")
     return texts

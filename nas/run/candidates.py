@@ -30,10 +30,9 @@ from nas.files.documents import (
     explain,
 )
 from nas.latency.prediction import MAX_DISPATCH_SHARE
-from nas.latency.runtime import FIGURES
 from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
-from nas.run.settings import COSTS, DEVICE_LATENCY
+from nas.run.settings import COUNTS, DEVICE_LATENCY
 from nas.search import Trial
 from nas.space.records import ArchitectureRecord
 from nas.statistics import Interval, LatencyAgreement
@@ -76,10 +75,8 @@ class Candidate(Document):
         macs: multiply-accumulates for one image.
         params: number of trainable parameters.
         peak_memory_bytes: largest number of bytes of activations alive at once.
-        sram_kib, flash_kib: largest use of fast memory at a time, and size of the constants as they
-            are stored, if the search asked the runtime for them.
-        dram_traffic_kib, flash_traffic_kib: what is read from and written to slow memory, likewise.
-        mac_utilisation: used multiply-accumulates as a fraction of the possible ones, likewise.
+        figures: further costs that the search asked the runtime for, by their names, such as
+            `sram_kib`; in a table each is a column.
         seconds: time that scoring took.
         error: reason why the architecture is infeasible or failed, or could not be measured.
         holdout_accuracy: accuracy on validation images that the search did not use; only of
@@ -108,11 +105,7 @@ class Candidate(Document):
     macs: Count
     params: Count
     peak_memory_bytes: Count
-    sram_kib: float | None = None
-    flash_kib: float | None = None
-    dram_traffic_kib: float | None = None
-    flash_traffic_kib: float | None = None
-    mac_utilisation: float | None = None
+    figures: dict[Name, float] = Field(default_factory=dict)
     seconds: Seconds
     error: str = ""
     holdout_accuracy: Fraction | None = None
@@ -131,7 +124,10 @@ class Candidate(Document):
 
         Raises pydantic's ValidationError for a bad row.
         """
-        fields = {**cells, "device_predicted_us": _device_latencies(cells)}
+        devices = _device_latencies(cells)
+        others = cells.keys() - cls.model_fields.keys()
+        figures = {name: cells[name] for name in others if not name.startswith(DEVICE_LATENCY)}
+        fields = {**cells, "device_predicted_us": devices, "figures": figures}
         return cls.model_validate(fields, strict=False)
 
     @property
@@ -141,6 +137,8 @@ class Candidate(Document):
         for name, value in self:
             if name == "device_predicted_us":
                 cells |= {f"{DEVICE_LATENCY}{device}": us for device, us in value.items()}
+            elif name == "figures":
+                cells |= value
             else:
                 cells[name] = value
         return {**cells, "architecture": json.dumps(self.architecture.model_dump())}
@@ -156,6 +154,10 @@ class Candidate(Document):
         if self.state == "complete" and (self.validation_accuracy is None or not is_timed):
             raise ValueError("a complete candidate has an accuracy and a latency")
         return self
+
+    def cost(self, name: str) -> float | None:
+        """Return a count of the graph or a figure; None for a figure that is not known."""
+        return getattr(self, name) if name in COUNTS else self.figures.get(name)
 
     @property
     def score(self) -> float:
@@ -225,11 +227,7 @@ class Candidate(Document):
         for name, latency_us in self.device_predicted_us.items():
             parts.append(f"{format_latency(latency_us)} predicted on {name}")
         parts += [f"{self.macs} MACs", f"{self.params} parameters"]
-        for name in FIGURES:
-            if (value := getattr(self, name)) is not None:
-                label, unit = COSTS[name].label.split(", ")
-                number = f"{COSTS[name].scale * value:.0f}"
-                parts.append(f"{number}% {label}" if unit == "%" else f"{number} {unit} of {label}")
+        parts += [f"{name} {value:.4g}" for name, value in self.figures.items()]
         return ", ".join(parts)
 
 
@@ -311,17 +309,19 @@ def from_trials(
     holdout_accuracy: Mapping[str, float],
     problems: Mapping[str, str],
     predictions: Mapping[str, Prediction],
+    figures: Sequence[str] = (),
     basis: str = MEASURED,
 ) -> pd.DataFrame:
     """Return the trials of a search as a table of candidates, in their order.
 
     Args:
         trials: trials with the values `predicted_us`, `validation_error`, `corrected_error`,
-            `score_images` and the `FIGURES` where they are known.
+            `score_images` and the figures where they are known.
         measured_us: latency of whole networks by digest, in microseconds.
         holdout_accuracy: accuracy on images that the search did not use, by digest.
         problems: reason why a whole network could not be timed, by digest.
         predictions: predictions of the table, by digest.
+        figures: names of the values that are figures of the runtime.
         basis: what latencies of whole networks come from, see `Runtime.network_basis`.
     """
     ids = short_ids([trial.digest for trial in trials])
@@ -334,6 +334,7 @@ def from_trials(
                 measured_us=measured_us.get(trial.digest),
                 error=trial.error or problems.get(trial.digest, ""),
                 holdout_accuracy=holdout_accuracy.get(trial.digest),
+                figures={name: trial.values[name] for name in figures if name in trial.values},
                 basis=basis,
             )
             for trial in trials
@@ -343,8 +344,7 @@ def from_trials(
 
 def _candidate(trial: Trial, prediction: Prediction | None, **fields: Any) -> Candidate:
     graph, values = trial.architecture.graph, trial.values
-    for name in ("predicted_us", *FIGURES):
-        fields[name] = values.get(name)
+    fields["predicted_us"] = values.get("predicted_us")
     for name, digits in (("validation", 6), ("corrected", 9)):
         if f"{name}_error" in values:
             fields[f"{name}_accuracy"] = round(1 - values[f"{name}_error"], digits)
@@ -370,13 +370,17 @@ def _candidate(trial: Trial, prediction: Prediction | None, **fields: Any) -> Ca
 def table(candidates: Sequence[Candidate]) -> pd.DataFrame:
     """Return candidates as a table; its columns are the fields of `Candidate`.
 
-    The latencies on further devices follow that on the device of the search.
+    The latencies on further devices follow that on the device of the search, and figures follow the
+    counts of the graph.
     """
     devices = dict.fromkeys(name for each in candidates for name in each.device_predicted_us)
+    figures = dict.fromkeys(name for each in candidates for name in each.figures)
     types: dict[str, Any] = {}
     for name, field in Candidate.model_fields.items():
         if name == "device_predicted_us":
             types |= dict.fromkeys([f"{DEVICE_LATENCY}{device}" for device in devices], float)
+        elif name == "figures":
+            types |= dict.fromkeys(figures, float)
         else:
             kinds = get_args(field.annotation) or (field.annotation,)
             # A column of counts that may be empty needs the type of pandas.

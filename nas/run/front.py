@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nas.errors import InfeasibleError, RequestError
 from nas.run.candidates import Candidate, latency_us, score
 from nas.run.judged import JudgedImages
-from nas.run.settings import COSTS, DEVICE_LATENCY, SearchSettings
+from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.run.trained import TrainedRecord
 from nas.search import non_dominated
 from nas.statistics import spread
@@ -60,13 +60,14 @@ def row_objectives(rows: pd.DataFrame, search: SearchSettings) -> list[RowObject
         values = rows.reindex(columns=[column])[column]
         limit = limit_us(device.max_latency_ms)
         objectives.append(RowObjective(f"latency on {device.name}", values, limit))
-    optimised = {*search.also_minimize, *search.also_maximize}
-    for name, limit in search.cost_limits.items():
-        if name in optimised or limit is not None:
-            sign = -1.0 if COSTS[name].is_maximised else 1.0
-            label = COSTS[name].label.split(",")[0]
-            largest = None if limit is None else sign * limit
-            objectives.append(RowObjective(label, sign * rows[name], largest, name in optimised))
+    optimised, limits = search.optimised_costs, search.cost_limits
+    for name, cost in search.costs.items():
+        if name in optimised or name in limits:
+            sign = -1.0 if cost.is_maximised else 1.0
+            label = cost.label.split(",")[0]
+            largest = sign * limits[name] if name in limits else None
+            values = sign * rows.reindex(columns=[name])[name]
+            objectives.append(RowObjective(label, values, largest, name in optimised))
     return objectives
 
 

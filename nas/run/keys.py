@@ -122,8 +122,14 @@ KEYS: dict[str, Key] = {
     "training.minutes": _key(
         "Minutes of training for each supernet, instead of epochs.", gt=0, le=1_000_000
     ),
-    "training.batch_size": _key("Number of images of one training step.", ge=2, le=1_000_000),
-    "training.learning_rate": _key("Peak learning rate.", gt=0, le=1000),
+    "training.batch_size": _key(
+        "Number of images of one training step; by default 64, on a GPU 256.", ge=2, le=1_000_000
+    ),
+    "training.learning_rate": _key(
+        "Peak learning rate; by default 0.1 for a batch of 64, in proportion to the batch.",
+        gt=0,
+        le=1000,
+    ),
     "training.random_subnets": _key("Number of random subnets of one step.", ge=0, le=1000),
     "training.progressive_resizing": _key(
         "Fraction of the training, from its start, that has smaller images; by default 2/3, but 0 "
@@ -164,11 +170,11 @@ KEYS: dict[str, Key] = {
     ),
     "search.sampler": _search_key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
     "search.also_minimize": _search_key(
-        "Further objectives: macs, params, peak_memory_bytes; and of runtimes that know them, "
-        "sram_kib, flash_kib, dram_traffic_kib, flash_traffic_kib."
+        "Further objectives: macs, params, peak_memory_bytes, and figures that the runtime knows, "
+        "such as sram_kib."
     ),
     "search.also_maximize": _search_key(
-        "Further objectives to maximise, of runtimes that know them: mac_utilisation."
+        "Further objectives to maximise: figures that the runtime knows, such as mac_utilisation."
     ),
     "search.max_latency_ms": _limit_key("Largest latency in milliseconds.", gt=0),
     "search.max_macs": _limit_key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
@@ -176,26 +182,9 @@ KEYS: dict[str, Key] = {
     "search.max_peak_memory_bytes": _limit_key(
         "Largest size of the activations that are alive at once, in bytes.", gt=0, lt=2**63
     ),
-    "search.max_sram_kib": _limit_key(
-        "Largest use of fast memory at a time, in KiB, of runtimes that know it.", gt=0, lt=2**53
-    ),
-    "search.max_flash_kib": _limit_key(
-        "Largest size of the constants as they are stored, in KiB, of runtimes that know it.",
-        gt=0,
-        lt=2**53,
-    ),
-    "search.max_dram_traffic_kib": _limit_key(
-        "Largest traffic to and from DRAM for one image, in KiB, of runtimes that know it.",
-        ge=0,
-        lt=2**53,
-    ),
-    "search.max_flash_traffic_kib": _limit_key(
-        "Largest traffic to and from flash for one image, in KiB, of runtimes that know it.",
-        ge=0,
-        lt=2**53,
-    ),
-    "search.min_mac_utilisation": _limit_key(
-        "Smallest use of the multipliers, as a fraction, of runtimes that know it.", gt=0, le=1
+    "search.limits": _limit_key(
+        "Largest values of figures that the runtime knows, such as sram_kib = 256; the smallest "
+        "ones of figures that are maximised."
     ),
     "search.device.table": _search_key(
         "Latency table of another device that the networks are for."

@@ -232,6 +232,7 @@ class RunRecord(_RunSection):
         limits: limits of the search by key; a start with others judges the trials again.
         data, spaces, settings, device, table: results of the first stages; None before them.
         image_changes: how all trainings of the run change images; None before it was decided.
+        batch_size: images of a training step of all trainings, likewise.
         spaces: digest of each space's file by name.
         supernet_seconds: time budget of each supernet; None before it was decided, and if the job
             sets the length of the training.
@@ -258,6 +259,7 @@ class RunRecord(_RunSection):
     limits: dict[str, JsonValue] | None = None
     data: DataSummary | None = None
     image_changes: ImageChanges | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
     spaces: dict[Name, str] | None = None
     settings: SpaceSettings | None = None
     device: DeviceSummary | None = None

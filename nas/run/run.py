@@ -461,7 +461,9 @@ class Run:
         """
         changes = self.record.image_changes
         flip = None if changes is None else changes.flip_by_experiment
-        return self.settings.training.settings(flip, epochs=epochs, seconds=seconds)
+        return self.settings.training.settings(
+            flip, batch_size=self.record.batch_size, epochs=epochs, seconds=seconds
+        )
 
     def has_supernet(self, space: str) -> bool:
         """Return whether the run folder holds the trained supernet of a space."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tomli_w
 from pydantic import (
@@ -25,7 +25,6 @@ from pydantic import (
 from nas.errors import RequestError
 from nas.files.documents import Document, shortened_text
 from nas.files.names import check_name
-from nas.latency.runtime import Figure
 from nas.run.keys import KEYS, MAX_MINUTES, constraints
 from nas.supernet.records import MIN_ANCHORS
 
@@ -97,7 +96,7 @@ def _field(path: str, **settings: Any) -> Any:
 
 
 class Cost(NamedTuple):
-    """How a page shows a cost of a network: a count of its graph, or a `Figure`.
+    """How a page shows a cost of a network: a count of its graph, or a figure of its runtime.
 
     Attributes:
         label: name with the unit.
@@ -110,17 +109,21 @@ class Cost(NamedTuple):
     is_maximised: bool = False
 
 
-COSTS = {
+COUNTS = {
     "macs": Cost("MACs"),
     "params": Cost("parameters"),
     "peak_memory_bytes": Cost("peak memory, KiB", 1 / 1024),
+}
+"""The costs that every graph has, by the name of their column."""
+
+_KNOWN_FIGURES = {
     "sram_kib": Cost("SRAM, KiB"),
     "flash_kib": Cost("flash, KiB"),
     "dram_traffic_kib": Cost("DRAM traffic, KiB"),
     "flash_traffic_kib": Cost("flash traffic, KiB"),
     "mac_utilisation": Cost("MAC utilisation, %", 100.0, is_maximised=True),
 }
-"""The costs that a job can optimise or limit beside latency, by the name of their column."""
+"""Figures of runtimes with a label of their own; others are shown by their names."""
 
 DEVICE_LATENCY = "predicted_us "
 """Beginning of the columns with the latencies on further devices, before the device's name."""
@@ -218,18 +221,28 @@ class TrainingOptions(_Table):
     )
 
     def settings(
-        self, flip: bool | None = None, *, epochs: float | None = None, seconds: float | None = None
+        self,
+        flip: bool | None = None,
+        *,
+        batch_size: int | None = None,
+        epochs: float | None = None,
+        seconds: float | None = None,
     ) -> TrainingSettings:
         """Return the settings of a training.
 
         Args:
             flip: what an experiment decided about mirroring; None if it decided nothing.
+            batch_size: batch size if the job sets none.
             epochs: number of epochs in place of the length that the job sets.
             seconds: time budget of a supernet in place of that length.
         """
-        from nas.supernet.settings import TrainingSettings  # Imports torch.
+        from nas.supernet.settings import TrainingSettings, scaled_learning_rate  # Imports torch.
 
         given = {name: value for name, value in self if value not in (None, "auto")}
+        if batch_size is not None:
+            given.setdefault("batch_size", batch_size)
+        if "batch_size" in given:
+            given.setdefault("learning_rate", scaled_learning_rate(given["batch_size"]))
         minutes = given.pop("minutes", None)
         if seconds is None and epochs is None and minutes is not None:
             seconds = 60 * minutes
@@ -282,19 +295,14 @@ def _check_storage(value: Any) -> Any:
     return value
 
 
-FurtherObjective = Literal[
-    "macs",
-    "params",
-    "peak_memory_bytes",
-    "sram_kib",
-    "flash_kib",
-    "dram_traffic_kib",
-    "flash_traffic_kib",
-]
-"""An objective beside latency and error: a count of a network's graph, or a `Figure`."""
+def _check_figure(name: str) -> str:
+    if not re.fullmatch("[a-z][a-z0-9_]{0,63}", name):
+        raise ValueError("write the name of a figure in small letters, such as sram_kib")
+    return name
 
-MaximisedFigure = Literal["mac_utilisation"]
-"""A `Figure` of which more is better; its limit is the smallest value."""
+
+FigureName = Annotated[str, AfterValidator(_check_figure)]
+"""Name of a cost that a runtime knows, see `Runtime.figures`."""
 
 
 class SearchSettings(_Table):
@@ -314,20 +322,16 @@ class SearchSettings(_Table):
         Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"], _field("search.sampler")
     ] = "auto"
     also_minimize: Annotated[
-        tuple[FurtherObjective, ...], _field("search.also_minimize", strict=False)
+        tuple[FigureName, ...], _field("search.also_minimize", strict=False)
     ] = ()
     also_maximize: Annotated[
-        tuple[MaximisedFigure, ...], _field("search.also_maximize", strict=False)
+        tuple[FigureName, ...], _field("search.also_maximize", strict=False, validate_default=True)
     ] = ()
     max_latency_ms: Annotated[float, _field("search.max_latency_ms")] | None = None
     max_macs: Annotated[int, _field("search.max_macs")] | None = None
     max_params: Annotated[int, _field("search.max_params")] | None = None
     max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
-    max_sram_kib: Annotated[float, _field("search.max_sram_kib")] | None = None
-    max_flash_kib: Annotated[float, _field("search.max_flash_kib")] | None = None
-    max_dram_traffic_kib: Annotated[float, _field("search.max_dram_traffic_kib")] | None = None
-    max_flash_traffic_kib: Annotated[float, _field("search.max_flash_traffic_kib")] | None = None
-    min_mac_utilisation: Annotated[float, _field("search.min_mac_utilisation")] | None = None
+    limits: Annotated[dict[FigureName, float], _field("search.limits")] = {}
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
     correct_scores: Annotated[bool, _field("search.correct_scores")] = True
     anchors: Annotated[int, _field("search.anchors")] = 0
@@ -343,23 +347,51 @@ class SearchSettings(_Table):
             raise ValueError("search.correct_scores is false, and only a correction needs anchors")
         return anchors
 
-    @property
-    def cost_limits(self) -> dict[str, float | None]:
-        """The limit of each of the `COSTS`; None for none."""
-        return {
-            name: getattr(self, f"{'min' if cost.is_maximised else 'max'}_{name}")
-            for name, cost in COSTS.items()
-        }
+    @field_validator("limits")
+    @classmethod
+    def _check_limits(cls, limits: dict[str, float]) -> dict[str, float]:
+        for name, limit in limits.items():
+            if name in COUNTS:
+                raise ValueError(f"the limit of {name} is search.max_{name}")
+            if limit < 0:
+                raise ValueError(f"the limit of {name} is negative")
+        return limits
+
+    @field_validator("also_maximize")
+    @classmethod
+    def _check_directions(cls, maximised: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = {**COUNTS, **_KNOWN_FIGURES}
+        for name in maximised:
+            if name in known and not known[name].is_maximised:
+                raise ValueError(f"less {name} is better; put it into search.also_minimize")
+        for name in info.data.get("also_minimize", ()):
+            if name in maximised or (name in known and known[name].is_maximised):
+                raise ValueError(
+                    f"search.also_minimize has {name}; put it into search.also_maximize alone"
+                )
+        return maximised
 
     @property
-    def figures(self) -> dict[Figure, float | None]:
-        """The figures of networks that the search optimises or limits, with their limits."""
-        optimised, limits = (*self.also_minimize, *self.also_maximize), self.cost_limits
-        return {
-            name: limits[name]
-            for name in get_args(Figure)
-            if limits[name] is not None or name in optimised
+    def costs(self) -> dict[str, Cost]:
+        """The counts, and the figures that the search optimises or limits, by their columns."""
+        names = (*self.also_minimize, *self.also_maximize, *self.limits)
+        figures = {
+            name: _KNOWN_FIGURES.get(name) or Cost(name, is_maximised=name in self.also_maximize)
+            for name in names
+            if name not in COUNTS
         }
+        return COUNTS | figures
+
+    @property
+    def cost_limits(self) -> dict[str, float]:
+        """The limits of `costs` that have one: the smallest value of a maximised one."""
+        counts = {name: getattr(self, f"max_{name}") for name in COUNTS}
+        return {name: limit for name, limit in counts.items() if limit is not None} | self.limits
+
+    @property
+    def optimised_costs(self) -> tuple[str, ...]:
+        """The further objectives, those that are minimised first."""
+        return (*self.also_minimize, *self.also_maximize)
 
     @property
     def effective_stall(self) -> Stall | None:

@@ -23,6 +23,25 @@ Steps of smaller networks take much of their time for other things than pixels: 
 allow 1.2 times as many steps instead of 1.6 times, and the supernet ranks no better.
 """
 
+GPU_BATCH_SIZE = 256
+"""Images of a step that a job chooses on a GPU.
+
+A step of 64 images takes as long there: the host launches its kernels more slowly than they run.
+"""
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Return the number of images of a step that suits a device."""
+    return GPU_BATCH_SIZE if device.type == "cuda" else TrainingSettings.batch_size
+
+
+def scaled_learning_rate(batch_size: int) -> float:
+    """Return the default peak of the learning rate for a batch size.
+
+    It grows in proportion to the batch (Goyal et al. 2017, "Accurate, large minibatch SGD").
+    """
+    return TrainingSettings.learning_rate * batch_size / TrainingSettings.batch_size
+
 
 @dataclass(frozen=True)
 class TrainingSettings:

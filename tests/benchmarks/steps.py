@@ -12,6 +12,11 @@ on an idle machine.
 With `--profile` it prints instead where the time of a step on one thread goes, by kind of op. With
 `--ops` it prints what the ops that have kernels of ours take in the largest network, forward and
 backward, on one thread and a shard of 32 images.
+
+    python -m tests.benchmarks.steps --device cuda [--batches 64 256 1024]
+
+prints for a GPU, by batch size: images a second, the duration of a step beside the time in which
+the GPU ran kernels, and the kernels that took most of it.
 """
 
 import argparse
@@ -21,10 +26,12 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from statistics import harmonic_mean
+from statistics import harmonic_mean, median
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 from nas import torch_kernels
 from nas.data import ImageDataset, Images
@@ -101,10 +108,14 @@ def noise(size: int, channels: int, train: int, search: int) -> ImageDataset:
     )
 
 
-def make_trainer(space: str, side: int, way: Way) -> Trainer:
+def make_trainer(space: str, side: int, way: Way, device: str = "cpu") -> Trainer:
     data = noise(side, 3, 2048, 64)
     settings = TrainingSettings(
-        batch_size=way.batch, precision=way.precision, epochs=100, progressive_resizing=0.0
+        batch_size=way.batch,
+        precision=way.precision,
+        epochs=100,
+        progressive_resizing=0.0,
+        device=device,
     )
     loaded = load_space(space, image_size=side, channels=3, classes=10)
     return Trainer(loaded, data, settings, seed=0)
@@ -155,13 +166,71 @@ def print_profile(space: str, side: int) -> None:
     trainer = make_trainer(space, side, Way())
     for step in range(WARM_UP_STEPS):
         trainer.step(step)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile:
         for step in range(WARM_UP_STEPS, WARM_UP_STEPS + 10):
             trainer.step(step)
     ops = sorted(profile.key_averages(), key=lambda op: -op.self_cpu_time_total)
     total = sum(op.self_cpu_time_total for op in ops)
     for op in ops[:20]:
         print(f"{op.self_cpu_time_total / total:6.1%}  {op.key}")
+
+
+def gpu_step_s(trainer: Trainer, seconds: float) -> tuple[float, int]:
+    """Train for some seconds after a warm-up; return the seconds of a step, and the next step.
+
+    The warm-up lasts until ten steps in a row took about as long as each other, but not more than
+    three times `seconds`: a GPU's libraries prepare each shape when they first meet it.
+    """
+    durations: list[float] = []
+    step, begin = 0, time.perf_counter()
+    while (start := time.perf_counter()) - begin < 3 * seconds:
+        trainer.step(step)
+        torch.cuda.synchronize()
+        durations.append(time.perf_counter() - start)
+        step += 1
+        last = durations[-10:]
+        if len(last) == 10 and max(last) < 1.5 * median(last):
+            break
+    first, start = step, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        trainer.step(step)
+        step += 1
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / (step - first), step
+
+
+def print_gpu(space: str, side: int, batch: int, seconds: float) -> None:
+    """Print the rate of training on a GPU, and where the time of a step goes."""
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        trainer = make_trainer(space, side, Way(batch=batch, precision="auto"), "cuda")
+        step_s, step = gpu_step_s(trainer, seconds)
+    except torch.OutOfMemoryError:
+        print(f"{space}, {side} px, batches of {batch}: does not fit", flush=True)
+        return
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    print(
+        f"{space}, {side} px, batches of {batch}: {batch / step_s:.0f} images/s, "
+        f"{1000 * step_s:.1f} ms a step, {memory:.1f} GiB",
+        flush=True,
+    )
+    steps = 5
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profile:
+        for at in range(step, step + steps):
+            trainer.step(at)
+        torch.cuda.synchronize()
+    kernels = [
+        op
+        for op in profile.key_averages()
+        if op.device_type == DeviceType.CUDA and not op.is_user_annotation
+    ]
+    kernels.sort(key=lambda op: -op.self_device_time_total)
+    busy_ms = sum(op.self_device_time_total for op in kernels) / steps / 1000
+    launches = sum(op.count for op in kernels) / steps
+    print(f" kernels {busy_ms:.1f} ms in {launches:.0f} launches a step:")
+    for op in kernels[:15]:
+        share = op.self_device_time_total / steps / 1000 / busy_ms
+        print(f"  {share:6.1%}{op.count / steps:7.0f}  {op.key[:100]}", flush=True)
 
 
 def print_ops(space: str, side: int) -> None:
@@ -204,9 +273,15 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each way in each round")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024], help="on a GPU")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--ops", action="store_true")
     options = parser.parse_args()
+    if options.device == "cuda":
+        for batch in options.batches:
+            print_gpu(options.space, options.image_size, batch, options.seconds)
+        return
     if options.ops:
         print_ops(options.space, options.image_size)
         return

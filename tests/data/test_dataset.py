@@ -150,7 +150,7 @@ def test_images_of_mixed_modes_become_rgb(tmp_path):
 def test_oblong_images_are_cropped_to_the_centre(tmp_path):
     for name in CLASSES:
         (tmp_path / name).mkdir()
-        for i in range(4):
+        for i in range(5):
             image = Image.new("RGB", (30, 10), (255, 0, 0))
             image.paste((0, 0, 200 + i), (10, 0, 20, 10))
             image.save(tmp_path / name / f"{i}.png")
@@ -238,8 +238,8 @@ def test_classes_with_too_few_images_are_named_with_what_is_needed(tmp_path):
     with pytest.raises(DataError) as caught:
         load_dataset(tmp_path)
     assert caught.value.message == (
-        "1 of 3 classes have too few training images: 'bee' has 1. Each class needs at least 4: "
-        "2 to train, 1 for validation, 1 to test."
+        "1 of 3 classes have too few training images: 'bee' has 1. Each class needs at least 5: "
+        "2 to train, 1 for the search, 1 for the hold-out, 1 to test."
     )
     assert "300 images" in caught.value.remedy
     shutil.rmtree(tmp_path / "ant")
@@ -250,7 +250,7 @@ def test_classes_with_too_few_images_are_named_with_what_is_needed(tmp_path):
 
 @pytest.mark.parametrize(
     ("splits", "needed"),
-    [("train", 4), ("train test", 3), ("train val", 3), ("train val test", 2)],
+    [("train", 5), ("train test", 4), ("train val", 3), ("train val test", 2)],
 )
 def test_a_class_needs_images_for_the_splits_that_the_source_lacks(tmp_path, splits, needed):
     for name in splits.split():
@@ -277,7 +277,7 @@ def grey_images(path, per_class, classes=5):
 @pytest.mark.parametrize(
     ("per_class", "counts"),
     [
-        (4, (10, 3, 2, 5)),  # two of each class to train
+        (5, (10, 5, 5, 5)),  # two of each class to train
         (20, (45, 18, 17, 20)),
         (60, (140, 50, 50, 60)),
         (90, (210, 100, 50, 90)),

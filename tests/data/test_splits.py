@@ -69,3 +69,24 @@ def test_pairs_join_groups():
     groups = number_groups([None, "a", None, "a", None])
     joined = joined_groups(groups, np.array([[0, 3], [2, 4]]))
     assert joined[0] == joined[1] == joined[3] != joined[2] == joined[4]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    counts=st.lists(st.integers(5, 40), min_size=3, max_size=3),
+)
+def test_every_part_has_images_of_every_class(seed, counts):
+    labels = np.repeat(np.arange(3), counts)
+    parts = split([None] * len(labels), labels, seed=seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    for part in parts:
+        assert set(labels[part].tolist()) == {0, 1, 2}
+
+
+def test_validation_split_without_a_class_is_refused():
+    labels = [0, 1, 2] * 40 + [0, 0, 1, 1, 2]
+    splits = ["train"] * 90 + ["test"] * 30 + ["validation"] * 5
+    message = "No hold-out image would be of class 'cow'. Each class needs 2 validation images"
+    with pytest.raises(DataError, match=message):
+        split([None] * 125, labels, splits)

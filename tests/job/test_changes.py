@@ -96,7 +96,7 @@ def resume(path, changes):
 def test_every_key_says_whether_it_may_change():
     job = load_job(ROOT / "jobs" / "overnight.toml")
     assert values_by_key(job).keys() == KEYS.keys()
-    limits = {path for path, key in KEYS.items() if re.search(r"\.(max|min)_", path)}
+    limits = {path for path, key in KEYS.items() if re.search(r"\.(max_|limits)", path)}
     assert {path for path, key in KEYS.items() if key.is_limit} == limits
     assert {path for path, key in KEYS.items() if key.fixed_from is None} == FREE | limits
     assert {p for p, key in KEYS.items() if key.fixed_from == "search"} == FIXED_BY_THE_SEARCH

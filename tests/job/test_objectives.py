@@ -16,6 +16,7 @@ from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.run import candidates
 from nas.run.run import open_run
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.job.runs import (
     OUT,
     all_networks,
@@ -95,6 +96,25 @@ def test_count_can_be_a_further_objective(folder_with_supernets, job):
     )
     assert len(load_study(OUT).directions) == 3
     assert front_of_report() == {trial.digest for trial in result.front}
+
+
+def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, job, monkeypatch):
+    def energy_uj(runtime, graph):
+        return {"energy_uj": 0.5 * graph.params}
+
+    monkeypatch.setattr(TvmRuntime, "figures", ("energy_uj",))
+    monkeypatch.setattr(TvmRuntime, "network_figures", energy_uj)
+    smallest = min(0.5 * network.params for network in all_networks(job))
+    figures = {"also_minimize": ("energy_uj",), "limits": {"energy_uj": 20 * smallest}}
+    result = jobs.search_job(with_search(job, {"trials": 8, **figures}), OUT)
+    rows = read_trials(OUT)
+    done = read_completed_trials(OUT).assign(error=lambda table: 1 - candidates.score(table))
+    assert (done["energy_uj"] == 0.5 * done["params"]).all()
+    assert done["energy_uj"].max() <= 20 * smallest
+    beyond = rows[rows["state"] == "infeasible"]
+    assert (0.5 * beyond["params"] > 20 * smallest).all()
+    expected = front_digests(done, "predicted_us", "energy_uj", "error")
+    assert {trial.digest for trial in result.front} == expected == front_of_report()
 
 
 def front_of_report() -> set[str]:

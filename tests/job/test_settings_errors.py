@@ -46,12 +46,32 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
             ["search.sampler is 'tarot'", "'guided', 'tpe', 'nsga2'", "'random'"],
         ),
         (
-            MINIMAL + '[search]\nalso_minimize = ["flops"]\n',
-            [
-                "search.also_minimize is 'flops'",
-                "'macs', 'params', 'peak_memory_bytes', 'sram_kib', 'flash_kib', "
-                "'dram_traffic_kib' or 'flash_traffic_kib'",
-            ],
+            MINIMAL + '[search]\nalso_minimize = ["SRAM KiB"]\n',
+            ["search.also_minimize is 'SRAM KiB'", "the name of a figure in small letters"],
+        ),
+        (
+            MINIMAL + '[search]\nalso_maximize = ["params"]\n',
+            ["less params is better; put it into search.also_minimize"],
+        ),
+        (
+            MINIMAL + '[search]\nalso_minimize = ["mac_utilisation"]\n',
+            ["put it into search.also_maximize alone"],
+        ),
+        (
+            MINIMAL + '[search]\nalso_minimize = ["a"]\nalso_maximize = ["a"]\n',
+            ["put it into search.also_maximize alone"],
+        ),
+        (
+            MINIMAL + "[search.limits]\nmacs = 5\n",
+            ["search.limits", "the limit of macs is search.max_macs"],
+        ),
+        (
+            MINIMAL + "[search.limits]\nsram_kib = -5\n",
+            ["search.limits", "the limit of sram_kib is negative"],
+        ),
+        (
+            MINIMAL + '[search.limits]\nsram_kib = "256"\n',
+            ["search.limits"],
         ),
         (MINIMAL + "[search]\nmax_latency_ms = 0\n", ["search.max_latency_ms is 0"]),
         (MINIMAL + "[search]\nmax_macs = 1.5\n", ["search.max_macs is 1.5", "integer"]),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from nas.job import JobSettings, load_job, stages, supernets
@@ -15,6 +16,7 @@ from nas.run.run import open_run
 from nas.supernet import checkpoint, mirroring
 from nas.supernet.ground_truth import STANDALONE_FILE
 from nas.supernet.records import MirroringExperiment
+from nas.supernet.settings import default_batch_size
 from tests.mini_job import write_job
 from tests.supernet.drawings import make_data
 
@@ -123,6 +125,20 @@ def test_keys_of_the_job_file_decide(folder, no_experiment, flip):
     assert trained_settings()["shift"] == 1
     prepared = open_run(RUN).training_settings()
     assert (prepared.flip, prepared.shift) == (flip, 1)
+
+
+def test_batch_size_is_that_of_the_first_device_with_its_learning_rate(folder, no_experiment):
+    write_folder(("left", "right"), images=40)
+    supernets.train_job_supernets(job_on_folder("flip = false"), RUN)
+    run = open_run(RUN)
+    assert run.record.batch_size == 64
+    assert default_batch_size(torch.device("cuda")) == 256
+    run.record.batch_size = 256
+    assert (run.training_settings().batch_size, run.training_settings().learning_rate) == (256, 0.4)
+    given = job_on_folder("batch_size = 128").training.settings(batch_size=256)
+    assert (given.batch_size, given.learning_rate) == (128, 0.2)
+    given = job_on_folder("learning_rate = 0.3").training.settings(batch_size=256)
+    assert (given.batch_size, given.learning_rate) == (256, 0.3)
 
 
 def test_options_of_the_command_decide(folder, no_experiment, invoke):

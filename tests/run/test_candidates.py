@@ -66,10 +66,20 @@ def test_summary_has_id_space_accuracy_latency_and_counts():
     assert "1.2 ms measured, 4.5 ms predicted on phone, 2000 MACs" in phone
     figures = {"sram_kib": 25.25, "dram_traffic_kib": 55.0, "mac_utilisation": 0.354}
     assert (
-        candidate(**figures)
+        candidate(figures=figures)
         .summary(IMAGES)
-        .endswith(", 25 KiB of SRAM, 55 KiB of DRAM traffic, 35% MAC utilisation")
+        .endswith(", sram_kib 25.25, dram_traffic_kib 55, mac_utilisation 0.354")
     )
+
+
+def test_figures_of_a_runtime_are_columns_of_a_table(tmp_path):
+    rows = [candidate(figures={"sram_kib": 25.25, "energy_uj": 3.5}), candidate()]
+    candidates.write(candidates.table(rows), tmp_path / "trials.csv")
+    read = candidates.read(tmp_path / "trials.csv")
+    assert read["sram_kib"].to_list()[0] == 25.25
+    assert candidates.of_table(read) == rows
+    assert [row.cost("energy_uj") for row in rows] == [3.5, None]
+    assert rows[0].cost("macs") == rows[0].macs
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,7 @@ def test_summary_has_id_space_accuracy_latency_and_counts():
 )
 def test_damaged_row_is_named_with_its_line_and_field(tmp_path, changes, words):
     cells = {**dict.fromkeys(Candidate.model_fields, ""), **candidate().cells}
-    del cells["device_predicted_us"]
+    del cells["device_predicted_us"], cells["figures"]
     write_csv(tmp_path / "trials.csv", cells, {**cells, **changes})
     message = f"line 3 is not a table of candidates: .*{words}"
     with pytest.raises(RunFolderError, match=message):

@@ -79,7 +79,7 @@ def test_front_equals_brute_force_over_all_objectives(search, seed):
         ({"max_macs": 6}, "macs", 6),
         ({"max_params": 6}, "params", 6),
         ({"max_peak_memory_bytes": 6}, "peak_memory_bytes", 6),
-        ({"min_mac_utilisation": 0.5}, "mac_utilisation", None),
+        ({"limits": {"mac_utilisation": 0.5}}, "mac_utilisation", None),
     ],
 )
 def test_front_keeps_to_every_limit_and_a_limit_is_no_objective(limits, column, largest):
