@@ -35,6 +35,7 @@ from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.robustness import MAX_IMAGES, measure_confidence
 from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
     COMPARED_IMAGES,
@@ -64,9 +65,6 @@ from nas.run.model_card import CARD_FILE, ExportedFile, Int8Summary, ModelCard, 
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
-
-LOGITS_IMAGES = 512
-"""Images that torch classifies at once, in batches that the processor's cores share."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, of all steps, and a text about the current one."""
@@ -241,15 +239,16 @@ def export_model(
         earlier = _Earlier.read(folder, weights_digest)
         missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
         if not missing:
-            return _with_license(model, folder, staging, origin.data.license)
+            return _with_origin(model, data, folder, staging, origin)
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
         accuracy = measure_accuracy(
-            data, *(_logits(model, each) for each in (data.test, data.search, data.holdout))
+            data,
+            *(model.pixel_logits(each.pixels) for each in (data.test, data.search, data.holdout)),
         )
         failed: dict[str, NasError] = {}
         compared = sample_images(data.test, COMPARED_IMAGES)
-        reference = ReferenceImages(compared, _logits(model, compared))
+        reference = ReferenceImages(compared, model.pixel_logits(compared.pixels))
         samples = _samples(model, data)
         steps.begin("quantisation")
         int8 = None
@@ -410,7 +409,7 @@ def _samples(model: TrainedModel, data: ImageDataset) -> ReferenceImages:
     labels = np.array([each.label for each in stored], np.int64)
     images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
     files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in data.examples)
-    return ReferenceImages(images, _logits(model, images), files=files)
+    return ReferenceImages(images, model.pixel_logits(images.pixels), files=files)
 
 
 def _write_script(
@@ -438,12 +437,6 @@ def _write_script(
         return None, error
 
 
-def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
-    """Return the logits of torch for decoded images, a few batches at a time."""
-    parts = batches(images, model.preprocessing, LOGITS_IMAGES)
-    return np.concatenate([model.logits(part) for part in parts])
-
-
 def _timed(
     files: Sequence[ExportedFile], running: _Running, image: NDArray[np.float32], steps: _Steps
 ) -> list[ExportedFile]:
@@ -460,16 +453,29 @@ def _timed(
     return [timed[file.format].update(file) if file.format in timed else file for file in files]
 
 
-def _with_license(model: TrainedModel, folder: ModelFolder, staging: Path, text: str) -> ModelCard:
-    """Return the card of an exported model with the license of its data, and write it if it is new.
+def _with_origin(
+    model: TrainedModel,
+    data: ImageDataset,
+    folder: ModelFolder,
+    staging: Path,
+    origin: ModelOrigin,
+) -> ModelCard:
+    """Return the card of an exported model with the license of its data and its threshold.
 
-    Nothing else of an export depends on the license.
+    No file of a format depends on these. The card is written if they are new.
     """
-    card = folder.card
-    if card.data.license == text:
+    before = folder.card
+    images = sample_images(data.holdout, MAX_IMAGES)
+    card = before.model_copy(
+        update={
+            "data": before.data.model_copy(update={"license": origin.data.license}),
+            "preprocessing": model.preprocessing,
+            "threshold": origin.threshold,
+            "confidence": tuple(measure_confidence(model, images, data.unknown)),
+        }
+    )
+    if card == before:
         return card
-    data = card.data.model_copy(update={"license": text})
-    card = card.model_copy(update={"data": data})
     _write_descriptions(model, staging, card)
     folder.publish(staging)
     return card

@@ -20,10 +20,11 @@ import torch
 import nas
 from nas import files
 from nas.data import ImageDataset, Images
+from nas.deploy.confidence import calibrate
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.errors import CheckpointError, NasError, RequestError, TrainingError, as_nas_error
-from nas.files.documents import SCHEMA, shortened, to_json
+from nas.files.documents import shortened, to_json
 from nas.machine.torch_device import resolve_device
 from nas.run.model_card import PREPROCESSING
 from nas.run.progress import JobProgress, SilentProgress
@@ -244,7 +245,9 @@ def _summary(record: TrainedRecord) -> str:
     return (
         f"{record.id}: trained for {record.epochs} epochs, starting from "
         f"{_START_TEXTS[record.start]}; it is right on {record.test.accuracy:.1%} of the test "
-        f"images and {record.holdout.accuracy:.1%} of the hold-out images{before}"
+        f"images and {record.holdout.accuracy:.1%} of the hold-out images{before}; temperature "
+        f"{record.calibration.temperature:.3g}, expected calibration error "
+        f"{record.calibration.error_before:.1%} before it and {record.calibration.error:.1%} after"
     )
 
 
@@ -344,6 +347,8 @@ def train_model(
         (supernet_accuracy,) = evaluate(supernet, [architecture], data, "holdout")
         if not setup.from_scratch:
             start = calibrated_state(supernet, architecture.graph, data)
+            if architecture.space.name in setup.run.record.pretrained:
+                settings = setup.run.settings.training.fine_tuned(settings)
     network, seconds = train_network(
         architecture,
         data,
@@ -354,9 +359,10 @@ def train_model(
         teacher=setup.teacher[1] if setup.teacher else None,
         progress=progress,
     )
-    _save_network(folder, architecture, network, setup)
+    calibration = calibrate(network, data)
+    _save_network(folder, architecture, network, setup, settings)
     record = TrainedRecord(
-        schema=SCHEMA,
+        schema=2,
         id=name,
         space=architecture.space.name,
         digest=architecture.digest,
@@ -365,6 +371,7 @@ def train_model(
         supernet_accuracy=supernet_accuracy,
         holdout=_split_accuracy(network, data, data.holdout),
         test=_split_accuracy(network, data, data.test),
+        calibration=calibration,
         epochs=round(settings.epochs),
         seed=seed,
         training=settings.identity(),
@@ -383,7 +390,11 @@ def train_model(
 
 
 def _save_network(
-    folder: Path, architecture: Architecture, network: Network, setup: Retraining
+    folder: Path,
+    architecture: Architecture,
+    network: Network,
+    setup: Retraining,
+    settings: TrainingSettings,
 ) -> None:
     """Write the weights, and what it takes to classify images with them."""
     record = {
@@ -392,7 +403,7 @@ def _save_network(
         "space_digest": architecture.space.digest,
         "network": architecture.digest,
         "data_digest": setup.run.data.digest,
-        "training": setup.settings.identity(),
+        "training": settings.identity(),
         "seed": setup.run.settings.seed,
     }
     checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)
