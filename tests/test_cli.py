@@ -42,6 +42,7 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
         ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
         ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
+        ("nas.pretrained", ("tvm", "optuna", "nas.latency", "nas.supernet", "nas.search")),
         ("nas.torch_network", ("onnx",)),
         ("nas.onnx_model", ("torch", "tvm")),
     ],
