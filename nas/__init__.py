@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         open_runtime,
         space_kernels,
     )
+    from nas.pretrained import PublishedWeights, read_weights
     from nas.run.run import Run, open_run
     from nas.search import GuidedSampler, Objective, run_search, suggest
     from nas.space import Architecture, SearchSpace, Stage, load_space, space_names
@@ -56,6 +57,7 @@ _MODULES = {
         "open_runtime",
         "space_kernels",
     ),
+    "nas.pretrained": ("PublishedWeights", "read_weights"),
     "nas.run.run": ("Run", "open_run"),
     "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
     "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
@@ -76,6 +78,7 @@ __all__ = [
     "ImageDataset",
     "LatencyTable",
     "Objective",
+    "PublishedWeights",
     "Run",
     "Runtime",
     "SearchSpace",
@@ -92,6 +95,7 @@ __all__ = [
     "load_space",
     "open_run",
     "open_runtime",
+    "read_weights",
     "run_job",
     "run_search",
     "space_kernels",

@@ -43,6 +43,10 @@ class SpaceError(RequestError):
     """A search space, or an architecture of one, does not describe a network."""
 
 
+class WeightsError(RequestError):
+    """A file of pretrained weights is damaged, unsafe, or of no known network."""
+
+
 class DataError(RequestError):
     """A data source is missing, unreadable, or too small for the request."""
 

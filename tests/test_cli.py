@@ -31,7 +31,7 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.space", ("torch", "tvm", "optuna", "pandas")),
         ("nas.search", ("torch", "tvm", "nas.latency", "nas.supernet")),
         ("nas.latency", ("torch", "tvm", "optuna", "nas.supernet", "nas.search")),
-        ("nas.runtimes.boards.runtime", ("torch", "tvm", "optuna", "nas.runtimes", "nas.search")),
+        ("nas.runtimes.boards.runtime", ("torch", "tvm", "nas.runtimes.tvm", "nas.search")),
         ("nas.runtimes.litert.board_server", ("torch", "tvm", "optuna", "nas.search")),
         ("nas.data", ("torch", "tvm", "optuna", "pyarrow", "nas.supernet", "nas.space")),
         ("nas.data.batches", ("tvm", "optuna", "nas.supernet", "nas.space")),

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from nas import __version__
-from nas.cli import data, machine, models, runs, spaces, supernet, table
+from nas.cli import data, machine, models, runs, spaces, supernet, table, weights
 from nas.cli.options import (
     Arch,
     Batch,
@@ -86,7 +86,7 @@ def _set_global_options(
 
 for _command in (
     *(runs.quickstart, runs.run, runs.search, runs.report, runs.select),
-    *(data.data, machine.doctor, spaces.spaces),
+    *(data.data, machine.doctor, spaces.spaces, weights.weights),
     *(models.retrain, models.export, models.verify, models.benchmark),
 ):
     app.command()(_command)

@@ -11,6 +11,7 @@ import typer
 from nas.cli.options import Json, Plot, RunFolder, check_plot, print_json
 from nas.display.formatting import format_bytes
 from nas.errors import RequestError
+from nas.run.keys import KEYS
 
 if TYPE_CHECKING:
     from nas.run.judged import JudgedImages
@@ -111,6 +112,14 @@ def export(
             "what this processor needs by default."
         ),
     ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(help=f"{KEYS['finish.min_confidence'].meaning} By default that of the job."),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(help=f"{KEYS['finish.min_accuracy'].meaning} By default that of the job."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Where the images of the run are, if they were moved.")
     ] = None,
@@ -125,6 +134,7 @@ def export(
     \b
     Example: nas export results/quickstart --pick jf2a
     Example: nas export results/quickstart --pick jf2a --format onnx --int8
+    Example: nas export results/quickstart --pick jf2a --min-accuracy 0.98
     """
     from nas.display import console
     from nas.run.run import open_run
@@ -135,6 +145,8 @@ def export(
             formats=_format_names(formats or (), int8=int8),
             max_accuracy_drop=max_accuracy_drop,
             weight_bits=weight_bits,
+            min_confidence=min_confidence,
+            min_accuracy=min_accuracy,
             progress=bars,
         )
     if as_json:

@@ -28,6 +28,7 @@ from nas.data.splits import (
     number_groups,
     split_images,
 )
+from nas.data.unlabelled import decode_unlabelled, open_unlabelled
 from nas.errors import DataError, RequestError
 
 Metric = Literal["accuracy", "balanced_accuracy"]
@@ -134,6 +135,7 @@ class ImageDataset:
         examples: An image file of each kind that the source has; none for a source without files.
         inventory: All images in the order of the source; None for a dataset that was not loaded.
         metric: What judges a network: the accuracy, or the mean of the accuracies of all classes.
+        unknown: Images of no class, `n x height x width x channels` (uint8); None without any.
     """
 
     source: str
@@ -150,6 +152,7 @@ class ImageDataset:
     examples: tuple[ImageExample, ...] = ()
     inventory: Inventory | None = None
     metric: Metric = "accuracy"
+    unknown: np.ndarray | None = None
 
     def score(self, predictions: np.ndarray, labels: np.ndarray) -> float:
         """Return the `metric` of predicted classes `n` of images with these labels, in [0, 1]."""
@@ -322,6 +325,7 @@ def load_dataset(
     on_duplicate: Literal["warn", "group", "fail"] = "warn",
     metric: Literal["auto", "accuracy", "balanced_accuracy"] = "auto",
     background: str = "white",
+    unknown: str | Path | None = None,
     progress: DecodingProgress | bool | None = True,
     write_cache: bool = True,
 ) -> ImageDataset:
@@ -356,6 +360,8 @@ def load_dataset(
             classes; "auto" takes the latter if a class has `IMBALANCED` times the training images
             of another one.
         background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
+        unknown: Folder of images of no class, which are no part of the digest. They tell how many
+            such images a trained network would answer.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function that
             is called with (images decoded, images in all) while images are decoded.
         write_cache: Whether to add decoded images to the cache.
@@ -381,6 +387,7 @@ def load_dataset(
     except ValueError as error:
         raise DataError(f"background is {background!r}: {error}.") from None
     opened = open_source(source, class_folders, group)
+    unlabelled = None if unknown is None else open_unlabelled(unknown, source)
     with reported(
         progress, "images", "image", lambda done, total: (done, total, ""), at_once=False
     ) as report:
@@ -433,6 +440,13 @@ def load_dataset(
     if metric == "auto":
         counts = np.bincount(train.labels, minlength=len(classes))
         metric = "accuracy" if counts.max() < IMBALANCED * counts.min() else "balanced_accuracy"
+    if unlabelled is None:
+        unknown_pixels = None
+    else:
+        side, channels = train.pixels.shape[2:]
+        unknown_pixels = decode_unlabelled(
+            unlabelled, side, channels, colour, write_cache=write_cache
+        )
     return ImageDataset(
         source=opened.name,
         classes=classes,
@@ -457,6 +471,7 @@ def load_dataset(
         ),
         inventory=inventory,
         metric=metric,
+        unknown=unknown_pixels,
     )
 
 

@@ -33,7 +33,9 @@ from nas.run.model_card import (
     ModelCard,
     ModelData,
     ScriptCheck,
+    Threshold,
 )
+from nas.run.trained import Calibration
 from nas.space.records import ArchitectureRecord
 from nas.statistics import wilson_interval
 
@@ -47,6 +49,8 @@ class ModelOrigin:
     Attributes:
         id: name of the model folder.
         data: the images that it was trained on, and how to load them again.
+        calibration: its temperature and its confidence; None if that was not measured.
+        threshold: from which confidence on it answers; None if it always answers.
         recipe: settings of its training.
         image_changes: how its training images were mirrored and shifted, and why.
         latencies_us: latency that the search knew, by `predicted` and `measured`.
@@ -56,6 +60,8 @@ class ModelOrigin:
 
     id: str
     data: ModelData
+    calibration: Calibration | None = None
+    threshold: Threshold | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     image_changes: str = ""
     latencies_us: Mapping[str, float] = field(default_factory=dict)
@@ -90,7 +96,7 @@ def make_card(
     images = sample_images(data.holdout, MAX_IMAGES)
     try:
         robustness = tuple(measure_robustness(model, images, data.score))
-        confidence = tuple(measure_confidence(model, images))
+        confidence = tuple(measure_confidence(model, images, data.unknown))
         unmeasured = []
     # A card without these figures is better than exported files without a card.
     except Exception as error:
@@ -117,6 +123,8 @@ def make_card(
         robustness=robustness,
         robustness_images=len(images),
         confidence=confidence,
+        calibration=origin.calibration,
+        threshold=origin.threshold,
         files=tuple(files),
         preprocessing=model.preprocessing,
         script=script,
@@ -213,7 +221,8 @@ def _limits(
         f"{len(data.test)} images. The 95% intervals know the number of images, but not that "
         "another training would end with another accuracy, nor that several images show one thing.",
         "The model gives every image one of its classes, also an image that shows none of them. "
-        "Its confidence is the largest softmax value, which is not calibrated.",
+        "Its confidence is the largest softmax value. What it means was measured on images like "
+        "the data, and does not hold for others.",
         "Latencies and peak memory are those of one image at a time on the processor above. "
         "`nas benchmark` measures them on another device.",
     ]

@@ -35,8 +35,9 @@ from nas.deploy.folder import (
 )
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
-from nas.deploy.model import TrainedModel, all_logits
+from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.robustness import MAX_IMAGES, measure_confidence
 from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
     COMPARED_IMAGES,
@@ -241,15 +242,16 @@ def export_model(
         earlier = _Earlier.read(folder, weights_digest)
         missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
         if not missing:
-            return _with_new_texts(model, folder, staging, origin)
+            return _with_origin(model, data, folder, staging, origin)
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
         accuracy = measure_accuracy(
-            data, *(all_logits(model, each) for each in (data.test, data.search, data.holdout))
+            data,
+            *(model.pixel_logits(each.pixels) for each in (data.test, data.search, data.holdout)),
         )
         failed: dict[str, NasError] = {}
         compared = sample_images(data.test, COMPARED_IMAGES)
-        reference = ReferenceImages(compared, all_logits(model, compared))
+        reference = ReferenceImages(compared, model.pixel_logits(compared.pixels))
         samples = _samples(model, data)
         steps.begin("quantisation")
         int8 = None
@@ -410,7 +412,7 @@ def _samples(model: TrainedModel, data: ImageDataset) -> ReferenceImages:
     labels = np.array([each.label for each in stored], np.int64)
     images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
     files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in data.examples)
-    return ReferenceImages(images, all_logits(model, images), files=files)
+    return ReferenceImages(images, model.pixel_logits(images.pixels), files=files)
 
 
 def _write_script(
@@ -454,21 +456,30 @@ def _timed(
     return [timed[file.format].update(file) if file.format in timed else file for file in files]
 
 
-def _with_new_texts(
-    model: TrainedModel, folder: ModelFolder, staging: Path, origin: ModelOrigin
+def _with_origin(
+    model: TrainedModel,
+    data: ImageDataset,
+    folder: ModelFolder,
+    staging: Path,
+    origin: ModelOrigin,
 ) -> ModelCard:
-    """Return the card of an exported model, written again if its license or pictures changed.
+    """Return the card of an exported model with its license, threshold and pictures of mistakes.
 
-    No exported file depends on them.
+    No file of a format depends on these. The card is written if they are new.
     """
-    card, answers = folder.card, origin.answers
+    before, answers = folder.card, origin.answers
+    images = sample_images(data.holdout, MAX_IMAGES)
+    card = before.model_copy(
+        update={
+            "data": before.data.model_copy(update={"license": origin.data.license}),
+            "preprocessing": model.preprocessing,
+            "threshold": origin.threshold,
+            "confidence": tuple(measure_confidence(model, images, data.unknown)),
+        }
+    )
     has_pictures = answers is not None and any(each.picture for each in answers.mistakes)
-    if card.data.license == origin.data.license and has_pictures == (
-        (folder.path / MISTAKES_FILE).is_file()
-    ):
+    if card == before and has_pictures == (folder.path / MISTAKES_FILE).is_file():
         return card
-    data = card.data.model_copy(update={"license": origin.data.license})
-    card = card.model_copy(update={"data": data})
     _write_descriptions(model, staging, card, answers)
     folder.publish(staging, replaced={MISTAKES_FILE})
     return card

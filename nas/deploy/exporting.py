@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from nas.data import ImageDataset
 from nas.deploy.card import ModelOrigin
+from nas.deploy.confidence import ThresholdRequest, make_threshold
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.int8 import MAX_DROP
+from nas.deploy.model import TrainedModel
 from nas.deploy.retrain import keep_answers, load_trained, model_folder, retrain
 from nas.errors import (
     ExportError,
@@ -21,7 +24,7 @@ from nas.errors import (
 )
 from nas.latency import configured_runtime
 from nas.quantisation.post_training import WeightBits
-from nas.run.model_card import ModelData
+from nas.run.model_card import ModelData, Threshold
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
 from nas.run.settings import DEFAULT_FORMATS, JobSettings
@@ -50,6 +53,8 @@ def export(
     *,
     max_accuracy_drop: float | None = None,
     weight_bits: int | None = None,
+    min_confidence: float | None = None,
+    min_accuracy: float | None = None,
     progress: JobProgress | None = None,
 ) -> list[ModelFolder]:
     """Export networks of a run. Those that are not trained to the end are trained first.
@@ -65,6 +70,10 @@ def export(
             by default `nas.deploy.int8.MAX_DROP`.
         weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs. Files
             for x86 processors without VNNI instructions need 7.
+        min_confidence: confidence below which the models answer unsure; by default what the job
+            says, as for `min_accuracy`.
+        min_accuracy: share of answers to hold-out images that must be right, as a fraction, from
+            which the confidence follows.
         progress: receives stages, progress and messages.
 
     Returns:
@@ -92,6 +101,7 @@ def export(
             f"An int8 weight cannot have {weight_bits} bits.",
             remedy="Use 8, or 7 for x86 processors without VNNI instructions.",
         )
+    request = _threshold_request(run.settings, min_confidence, min_accuracy)
     check_formats(run.settings, formats)
     untrained = [pick for pick in picks if not _is_trained(run, pick)]
     if untrained:
@@ -104,6 +114,7 @@ def export(
         formats,
         max_accuracy_drop=max_drop,
         weight_bits=cast("WeightBits | None", weight_bits),
+        threshold=request,
         progress=progress,
     )
     if len(errors) == len(set(names)) == 1:
@@ -120,6 +131,7 @@ def export_networks(
     *,
     max_accuracy_drop: float = MAX_DROP,
     weight_bits: WeightBits | None = None,
+    threshold: ThresholdRequest | None = None,
     progress: JobProgress,
 ) -> dict[str, NasError]:
     """Export trained networks of a run; one that fails does not keep the others from it.
@@ -128,14 +140,16 @@ def export_networks(
         run: the run.
         names: names of the networks' folders in `models`.
         formats, max_accuracy_drop, weight_bits, progress: see `export`.
+        threshold: what decides from which confidence on they answer; by default what the job says.
 
     Returns:
         The error of each network that could not be exported in all formats, by its name.
     """
+    threshold = threshold or _threshold_request(run.settings)
     errors: dict[str, NasError] = {}
     for name in names if formats else ():
         try:
-            _export(run, name, formats, max_accuracy_drop, weight_bits, progress)
+            _export(run, name, formats, max_accuracy_drop, weight_bits, threshold, progress)
         # The other models must not be lost, whatever goes wrong with this one.
         except Exception as error:
             errors[name] = as_nas_error(error, ExportError)
@@ -171,6 +185,7 @@ def _export(
     formats: Sequence[str],
     max_accuracy_drop: float,
     weight_bits: WeightBits | None,
+    request: ThresholdRequest,
     progress: JobProgress,
 ) -> None:
     """Export one trained network of a run."""
@@ -184,20 +199,59 @@ def _export(
             model.table = run.table
         except (RunFolderError, TableError):
             model.table = None  # The format says what to do about it.
+    threshold = _choose_threshold(model, run.data, request)
+    model.preprocessing = model.preprocessing.model_copy(
+        update={"min_confidence": threshold and threshold.min_confidence}
+    )
     progress.begin(f"export {name}", "step")
     export_model(
         model,
         run.data,
         folder,
         formats,
-        _origin(run, TRAINED.read(folder.path / TRAINED_FILE)),
+        _origin(run, TRAINED.read(folder.path / TRAINED_FILE), threshold),
         max_accuracy_drop=max_accuracy_drop,
         weight_bits=weight_bits,
         progress=progress.advance,
     )
+    if threshold is not None:
+        progress.note(f"{name}: {threshold.summary}")
 
 
-def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
+def _threshold_request(
+    settings: JobSettings, min_confidence: float | None = None, min_accuracy: float | None = None
+) -> ThresholdRequest:
+    """Return what decides the threshold: what is given, or else the job.
+
+    Raises:
+        RequestError: both values are given, or one is not above 0 and at most 1.
+    """
+    given = ThresholdRequest(min_confidence, min_accuracy)
+    if None not in given:
+        raise RequestError(
+            "Both the confidence and the accuracy of answers are given.",
+            remedy="Give min_confidence, or min_accuracy, from which it follows.",
+        )
+    for name, value in given._asdict().items():
+        if value is not None and not 0 < value <= 1:
+            raise RequestError(f"{name} is {value}.", remedy="Give a fraction, such as 0.98.")
+    if given != ThresholdRequest():
+        return given
+    return ThresholdRequest(settings.finish.min_confidence, settings.finish.min_accuracy)
+
+
+def _choose_threshold(
+    model: TrainedModel, data: ImageDataset, request: ThresholdRequest
+) -> Threshold | None:
+    """Return from which confidence on a model answers; None if nothing is asked for."""
+    if request == ThresholdRequest():
+        return None
+    logits = model.pixel_logits(data.holdout.pixels)
+    unknown = None if data.unknown is None else model.pixel_logits(data.unknown)
+    return make_threshold(request, logits, data.holdout.labels, unknown)
+
+
+def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None) -> ModelOrigin:
     """Return where a trained network of a run comes from."""
     run_record, settings, data = run.record, run.settings, run.data
     rows = run.trials
@@ -209,6 +263,8 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
         if rows[f"{column}_us"].notna().all()
     }
     device, changes = run_record.device, run_record.image_changes
+    weights = run_record.pretrained.get(record.space)
+    pretrained = {} if weights is None else {"supernet_started_from": weights.summary}
     return ModelOrigin(
         id=record.id,
         answers=keep_answers(run, record.id),
@@ -220,11 +276,14 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
             seed=settings.seed,
             **{**settings.data.load_options, "metric": data.metric},
         ),
+        calibration=record.calibration,
+        threshold=threshold,
         recipe={
             "start": record.start,
             "epochs": record.epochs,
             "seed": record.seed,
             "teacher": record.teacher,
+            **pretrained,
             **record.training,
         },
         image_changes="" if changes is None else changes.summary,

@@ -20,14 +20,14 @@ from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, Images
+    from nas.data.image_cache import Pixels
     from nas.latency import LatencyTable, Runtime
 
 _BATCH_SIZE = 64
 """Images of a batch when a network classifies many."""
 
-
-LOGITS_IMAGES = 512
-"""Images that torch classifies at once, in batches that the processor's cores share."""
+_NORMALISED_IMAGES = 512
+"""Images that are normalised at once, for batches that the processor's cores share."""
 
 
 class TrainedModel:
@@ -85,6 +85,15 @@ class TrainedModel:
         logits: NDArray[np.float32] = torch.cat(parts).numpy()
         return logits
 
+    def pixel_logits(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Return the logits `N x classes` of decoded images `N x height x width x C` (uint8)."""
+        how = self.preprocessing
+        parts = []
+        for start in range(0, len(pixels), _NORMALISED_IMAGES):
+            part = np.asarray(pixels[start : start + _NORMALISED_IMAGES])
+            parts.append(self.logits(normalise(part, how.image_size, how.mean, how.std)))
+        return np.concatenate(parts)
+
 
 def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Preprocessing:
     """Return how the images of a dataset become the input of a network trained on it.
@@ -95,7 +104,7 @@ def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Prepr
             images where the resolution is a choice of the space; that of the images by default.
     """
     return Preprocessing(
-        schema=2,
+        schema=3,
         reading=image_reading(data.image_size, data.background),
         image_size=image_size or data.image_size,
         channels=data.channels,
@@ -116,13 +125,6 @@ def image_reading(decoded_size: int, background: str = "#ffffff") -> ImageReadin
     """
     fields = {"formats": tuple(IMAGE_FORMATS), "background": background, **RULES}
     return ImageReading.model_validate({**fields, "decoded_size": decoded_size})
-
-
-def all_logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
-    """Return the logits of torch for decoded images, a few batches at a time."""
-    starts = range(0, len(images), LOGITS_IMAGES)
-    parts = (images.take(slice(start, start + LOGITS_IMAGES)) for start in starts)
-    return np.concatenate([model.logits(normalised(part, model.preprocessing)) for part in parts])
 
 
 def normalised(images: Images, preprocessing: Preprocessing) -> NDArray[np.float32]:

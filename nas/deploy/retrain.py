@@ -21,10 +21,11 @@ import nas
 from nas import files
 from nas.data import ImageDataset, Images
 from nas.deploy.answers import find_answers
+from nas.deploy.confidence import calibrate
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
-from nas.deploy.model import TrainedModel, all_logits, preprocessing_of
+from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.errors import CheckpointError, NasError, RequestError, TrainingError, as_nas_error
-from nas.files.documents import SCHEMA, shortened, to_json
+from nas.files.documents import shortened, to_json
 from nas.machine.torch_device import resolve_device
 from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.judged import JudgedImages
@@ -221,7 +222,7 @@ def keep_answers(run: Run, name: str) -> Answers:
         if answers.has_pictures == pictures:
             return answers
     model = load_trained(run, name)
-    answers = find_answers(all_logits(model, run.data.holdout), run.data, pictures=pictures)
+    answers = find_answers(model.pixel_logits(run.data.holdout.pixels), run.data, pictures=pictures)
     files.replace(path, to_json(answers))
     return answers
 
@@ -273,7 +274,9 @@ def _summary(record: TrainedRecord, images: JudgedImages) -> str:
         f"{record.id}: trained for {record.epochs} epochs, starting from "
         f"{_START_TEXTS[record.start]}; accuracy on the test images "
         f"{images.text(record.test.accuracy, 'test')}, on the hold-out images "
-        f"{images.text(record.holdout.accuracy, 'holdout')}{before}"
+        f"{images.text(record.holdout.accuracy, 'holdout')}{before}; temperature "
+        f"{record.calibration.temperature:.3g}, expected calibration error "
+        f"{record.calibration.error_before:.1%} before it and {record.calibration.error:.1%} after"
     )
 
 
@@ -373,6 +376,8 @@ def train_model(
         (supernet_accuracy,) = evaluate(supernet, [architecture], data, "holdout")
         if not setup.from_scratch:
             start = calibrated_state(supernet, architecture.graph, data)
+            if architecture.space.name in setup.run.record.pretrained:
+                settings = setup.run.settings.training.fine_tuned(settings)
     network, seconds = train_network(
         architecture,
         data,
@@ -383,9 +388,10 @@ def train_model(
         teacher=setup.teacher[1] if setup.teacher else None,
         progress=progress,
     )
-    _save_network(folder, architecture, network, setup)
+    calibration = calibrate(network, data)
+    _save_network(folder, architecture, network, setup, settings)
     record = TrainedRecord(
-        schema=SCHEMA,
+        schema=2,
         id=name,
         space=architecture.space.name,
         digest=architecture.digest,
@@ -394,6 +400,7 @@ def train_model(
         supernet_accuracy=supernet_accuracy,
         holdout=_split_accuracy(network, data, data.holdout),
         test=_split_accuracy(network, data, data.test),
+        calibration=calibration,
         epochs=round(settings.epochs),
         seed=seed,
         training=settings.identity(),
@@ -412,7 +419,11 @@ def train_model(
 
 
 def _save_network(
-    folder: Path, architecture: Architecture, network: Network, setup: Retraining
+    folder: Path,
+    architecture: Architecture,
+    network: Network,
+    setup: Retraining,
+    settings: TrainingSettings,
 ) -> None:
     """Write the weights, and what it takes to classify images with them."""
     record = {
@@ -421,7 +432,7 @@ def _save_network(
         "space_digest": architecture.space.digest,
         "network": architecture.digest,
         "data_digest": setup.run.data.digest,
-        "training": setup.settings.identity(),
+        "training": settings.identity(),
         "seed": setup.run.settings.seed,
     }
     checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from scipy.special import softmax
 
 from nas.data import Images
-from nas.deploy.model import TrainedModel, normalised
+from nas.deploy.model import TrainedModel
 from nas.run.model_card import ConfidenceRow, RobustnessRow
 
 MAX_IMAGES = 1000
@@ -41,19 +42,23 @@ def measure_robustness(
     pixels = np.asarray(images.pixels[: len(images)])
     rows = []
     for name, changed in _changes(pixels):
-        classes = _logits(model, changed).argmax(1)
+        classes = model.pixel_logits(changed).argmax(1)
         accuracy = score(classes, images.labels)
         rows.append(RobustnessRow(change=name, accuracy=accuracy))
     return rows
 
 
-def measure_confidence(model: TrainedModel, images: Images) -> list[ConfidenceRow]:
+def measure_confidence(
+    model: TrainedModel, images: Images, unknown: Pixels | None = None
+) -> list[ConfidenceRow]:
     """Return the confidence in the classes of images like the data and of images unlike it.
 
     Args:
-        model: the trained model.
+        model: the trained model, with its threshold.
         images: images like the data.
+        unknown: the user's images of no class; None without any.
     """
+    threshold = model.preprocessing.min_confidence
     pixels = np.asarray(images.pixels[: len(images)])
     rng = np.random.default_rng(0)
     count, height, width, channels = pixels.shape
@@ -67,16 +72,18 @@ def measure_confidence(model: TrainedModel, images: Images) -> list[ConfidenceRo
         "random pixels": rng.integers(0, 256, pixels.shape, np.uint8),
         "one grey level": np.broadcast_to(levels[:, None, None, None], pixels.shape),
     }
+    if unknown is not None:
+        kinds["images of no class, from the user"] = unknown
     rows = []
     for name, changed in kinds.items():
-        logits = _logits(model, changed)
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        confidence = 1 / exponentials.sum(1)
+        confidence = softmax(model.pixel_logits(changed).astype(float), axis=1).max(1)
         rows.append(
             ConfidenceRow(
                 images=name,
+                count=len(changed),
                 mean=float(confidence.mean()),
                 above_90_percent=float((confidence > CONFIDENT).mean()),
+                answered=None if threshold is None else float((confidence >= threshold).mean()),
             )
         )
     return rows
@@ -120,8 +127,3 @@ def _compress(quality: int, image: Image.Image) -> Image.Image:
     content = io.BytesIO()
     image.save(content, "JPEG", quality=quality)
     return Image.open(content)
-
-
-def _logits(model: TrainedModel, pixels: Pixels) -> NDArray[np.float32]:
-    images = Images(pixels, np.zeros(len(pixels), np.int64))
-    return model.logits(normalised(images, model.preprocessing))

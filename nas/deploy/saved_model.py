@@ -39,7 +39,7 @@ def write_model(model: TrainedModel, path: Path) -> None:
     architecture, source = model.architecture, TorchSource(model.network.graph)
     record = NetworkRecord.model_validate(
         {
-            "schema": 2,
+            "schema": 3,
             "architecture": architecture.to_json(),
             "digest": architecture.digest,
             "settings": {
@@ -52,7 +52,8 @@ def write_model(model: TrainedModel, path: Path) -> None:
     )
     state = model.network.tensors()
     tensors = {name: state[key].detach().contiguous() for key, name in source.tensor_names.items()}
-    metadata = {_RECORD_KEY: record.model_dump_json(by_alias=True)}
+    text = record.model_dump_json(by_alias=True, exclude={"preprocessing": {"min_confidence"}})
+    metadata = {_RECORD_KEY: text}
     files.replace(path, save(tensors, metadata))
     files.replace(path.with_name(SOURCE_FILE), _source_file(model, source))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas import files
 from nas.display.formatting import format_duration
@@ -34,6 +34,9 @@ from nas.run.record import RunRecord, StageRecord, read_run
 from nas.run.run import Run
 from nas.run.settings import JobSettings
 
+if TYPE_CHECKING:
+    from nas.pretrained import PublishedWeights
+
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
 """Packages that decide a run's results; a runtime adds its own packages when it is opened."""
 
@@ -55,7 +58,10 @@ class JobRun(Run):
 
     Attributes:
         has_begun: whether the run has begun to train. Until then its job can still be corrected.
+        published: published weights from which supernets start, by space; set by `open_data`.
     """
+
+    published: Mapping[str, PublishedWeights]
 
     def __init__(self, path: Path, settings: JobSettings, command: str) -> None:
         super().__init__(path)

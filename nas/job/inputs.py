@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.data import ImageDataset, load_dataset
 from nas.errors import JobFileError, RequestError, TableError
@@ -11,6 +12,9 @@ from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space
 from nas.run.progress import JobProgress
 from nas.run.settings import COUNTS, JobSettings
 from nas.space import SearchSpace, load_definition
+
+if TYPE_CHECKING:
+    from nas.pretrained import PublishedWeights
 
 
 def check_device(settings: JobSettings) -> None:
@@ -54,6 +58,7 @@ def load_images(
         image_size=settings.data.image_size,
         seed=settings.seed,
         **settings.data.load_options,
+        unknown=settings.data.unknown,
         progress=progress.advance,
         write_cache=write_cache,
     )
@@ -82,6 +87,29 @@ def load_spaces(data: ImageDataset, sources: Sequence[str | Path]) -> dict[str, 
             image_size=data.image_size, channels=data.channels, classes=len(data.classes)
         )
     return spaces
+
+
+def load_published(
+    settings: JobSettings, spaces: Mapping[str, SearchSpace]
+) -> dict[str, PublishedWeights]:
+    """Return the published weights from which supernets of a job start, by space.
+
+    Args:
+        settings: the settings of the job.
+        spaces: its spaces, in their order.
+
+    Raises:
+        WeightsError: a file is damaged, or of a network that is not in its space.
+    """
+    if not any(each.pretrained for each in settings.space):
+        return {}
+    from nas.pretrained import read_weights  # Imports torch.
+
+    return {
+        name: read_weights(each.pretrained, conventions=each.conventions, spaces=[space])
+        for each, (name, space) in zip(settings.space, spaces.items(), strict=True)
+        if each.pretrained is not None
+    }
 
 
 def needed_kernels(spaces: Iterable[SearchSpace], runtime: Runtime, batch: int) -> list[Kernel]:

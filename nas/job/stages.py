@@ -15,7 +15,7 @@ from nas.data.decoding import remedy_for
 from nas.deploy.formats import model_format
 from nas.errors import DataError, MeasurementError
 from nas.job.folder import JobRun
-from nas.job.inputs import load_images, load_spaces
+from nas.job.inputs import load_images, load_published, load_spaces
 from nas.job.planning import (
     MIN_REST,
     SUPERNETS,
@@ -41,6 +41,7 @@ from nas.run.record import (
     DataSummary,
     DeviceSummary,
     ImageChanges,
+    PretrainedSummary,
     SupernetSummary,
     TableSummary,
 )
@@ -81,13 +82,14 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         # The keys of [data] that could help at the first start are fixed now.
         raise DataError(
             error.message,
-            remedy="Restore the images of this run, or say with source in the job file where they "
-            "are now. For other images, start another run with --out.",
+            remedy="Restore the images of this run, or say with source and unknown in the job file "
+            "where they are now. For other images, start another run with --out.",
         ) from None
     sources: list[str | Path] = [each.name for each in run.settings.space]
     if own_spaces and run.record.spaces:
         sources = [run.path / "spaces" / f"{name}.py" for name in run.record.spaces]
     run.spaces = spaces = load_spaces(data, sources)
+    run.published = load_published(run.settings, spaces)
     digests: dict[str, str] = {name: space.digest for name, space in spaces.items()}
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require("spaces", digests, "A space changed: use another folder with --out.")
@@ -107,8 +109,19 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         metric=data.metric,
     )
     run.record.spaces = digests
+    run.record.pretrained = {
+        name: PretrainedSummary(
+            file=each.file.path.name,
+            sha256=each.file.sha256,
+            network=each.reference.name,
+            licence=each.licence,
+        )
+        for name, each in run.published.items()
+    }
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
     progress.note(data.summary)
+    for name, weights in run.record.pretrained.items():
+        progress.note(f"the supernet {name} starts from {weights.summary}")
     if check.problems:
         progress.note(f"the images: {'; '.join(check.problems)}")
     if data.skipped:
@@ -305,8 +318,9 @@ def train_supernets(
                 space,
                 run.data,
                 run.supernet_folder(name),
-                settings,
+                run.settings.training.fine_tuned(settings) if name in run.published else settings,
                 seed=run.settings.seed,
+                published=run.published.get(name),
                 progress=lambda p: progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
             )
         largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], run.data)

@@ -9,7 +9,7 @@ from nas import files
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.files.documents import SCHEMA, to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
-from nas.job.inputs import load_images, load_spaces, require_complete
+from nas.job.inputs import load_images, load_published, load_spaces, require_complete
 from nas.job.stages import decide_training, open_data, train_supernets
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.record import RUN
@@ -66,16 +66,19 @@ def train_job_supernets(
         settings = settings.model_copy(update={"training": training})
     if not group.is_main:
         data = load_images(settings, progress)
+        spaces = load_spaces(data, [each.name for each in settings.space])
+        published = load_published(settings, spaces)
         recipe = group.broadcast(None)
         return {
             name: train(
                 space,
                 data,
                 Run(folder).supernet_folder(name),
-                recipe,
+                settings.training.fine_tuned(recipe) if name in published else recipe,
                 seed=settings.seed,
+                published=published.get(name),
             )
-            for name, space in load_spaces(data, [each.name for each in settings.space]).items()
+            for name, space in spaces.items()
         }
     with claim(folder, settings, command) as run:
         open_data(run, progress)

@@ -251,6 +251,32 @@ def _draw_trained(
 
 
 @mpl.rc_context(STYLE)
+def draw_coverage(models: Sequence[RunModel], spaces: Sequence[str]) -> Figure:
+    """Draw the accuracy of trained networks on the images that they answer, over their share.
+
+    A point is a threshold. The larger it is, the fewer images are answered.
+    """
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    colours, lines = space_colours(spaces), ("-", "--", ":", "-.")
+    for index, model in enumerate(models):
+        points = [
+            (100 * row.answered, 100 * row.accuracy)
+            for row in model.record.calibration.coverage
+            if row.accuracy is not None
+        ]
+        axes.plot(
+            [answered for answered, _ in points], [accuracy for _, accuracy in points],
+            marker=".", lw=1.2, color=colours.get(model.record.space, "grey"),
+            linestyle=lines[index % len(lines)], label=model.record.id,
+        )  # fmt: skip
+    axes.set_xlabel("hold-out images answered, %")
+    axes.set_ylabel("of these right, %")
+    axes.legend(**_SMALL_LEGEND)
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def draw_latency_agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> Figure:
     """Draw predicted over measured latency, with the line where both are equal."""
     both = rows.dropna(subset=["predicted_us", "measured_us"])

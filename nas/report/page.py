@@ -123,6 +123,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
         problems=rows[is_problem]["error"].value_counts().to_dict(),
         front_svgs=plots,
+        coverage_svg=to_svg(figures.draw_coverage(models, spaces)) if models else "",
         agreement_svg=to_svg(figures.draw_latency_agreement(rows, spaces)) if agreement else "",
         hypervolume_svg=to_svg(figures.draw_hypervolume(history)) if history else "",
         training_svg=to_svg(figures.draw_training(logs)) if logs else "",

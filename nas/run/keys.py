@@ -95,6 +95,9 @@ KEYS: dict[str, Key] = {
     "data.background": _key(
         'Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb".'
     ),
+    "data.unknown": _free_key(
+        "Folder of images of no class: a confident answer to one of them is wrong."
+    ),
     "data.license": _free_key("License of the data, which the report names."),
     "device.runtime": _key(
         "Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."
@@ -154,6 +157,14 @@ KEYS: dict[str, Key] = {
     "training.cutout": _key("Side of the erased square as a fraction of the image.", ge=0, lt=1),
     "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
+    "space.pretrained": _key(
+        "Path of a file with the weights of a published network of the space, from which its "
+        "supernet starts."
+    ),
+    "space.conventions": _key(
+        "What that file does not say, where its names do not tell: torch, torchvision_v3 or "
+        "tensorflow; see docs/pretrained.md."
+    ),
     "search.trials": _free_key(
         "Number of distinct architectures to score, in all starts together; by default what the "
         "model and the budget say.",
@@ -213,6 +224,14 @@ KEYS: dict[str, Key] = {
         le=1000,
     ),
     "finish.export": _free_key("Formats that the trained networks are exported to."),
+    "finish.min_confidence": _free_key(
+        "Confidence below which an exported model answers unsure.", gt=0, le=1
+    ),
+    "finish.min_accuracy": _free_key(
+        "Share of the answers of an exported model that must be right; chooses the confidence.",
+        gt=0,
+        le=1,
+    ),
     "finish.pictures": _free_key(
         "Whether the report and the cards show hold-out images that were classified wrongly."
     ),

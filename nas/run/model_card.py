@@ -20,6 +20,7 @@ from nas.files.documents import (
 )
 from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
+from nas.run.trained import Calibration
 from nas.space.records import ArchitectureRecord, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -84,9 +85,10 @@ class Preprocessing(Document):
         classes: names of the classes in the order of the logits.
         input_name: name of the input in files that name it.
         output_name: name of the output, the logits.
+        min_confidence: confidence below which `run.py` answers "unsure"; None if it always answers.
     """
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     reading: ImageReading
     image_size: Side
     channels: Annotated[int, Field(ge=1)]
@@ -95,11 +97,15 @@ class Preprocessing(Document):
     classes: tuple[str, ...]
     input_name: Name = "image"
     output_name: Name = "logits"
+    min_confidence: Fraction | None = None
 
     @property
     def embedded(self) -> str:
-        """All fields as one line of JSON, which travels inside the files of a model."""
-        return self.model_dump_json(by_alias=True)
+        """The fields as one line of JSON, which travels inside the files of a model.
+
+        They are without `min_confidence`, which can change while the files stay.
+        """
+        return self.model_dump_json(by_alias=True, exclude={"min_confidence"})
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> Preprocessing:
@@ -126,7 +132,7 @@ class NetworkRecord(Document):
         preprocessing: how images become the input, and what the output means.
     """
 
-    schema_version: Literal[2] = Field(alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     architecture: ArchitectureRecord
     digest: NetworkDigest
     settings: SpaceSettings
@@ -302,13 +308,65 @@ class ConfidenceRow(Document):
 
     Attributes:
         images: what the images are.
+        count: number of these images.
         mean: mean of the largest softmax value.
         above_90_percent: share of the images whose largest softmax value is above 0.9.
+        answered: share of the images that are answered at the threshold; None without a threshold.
     """
 
     images: str
+    count: Count
     mean: Fraction
     above_90_percent: Fraction
+    answered: Fraction | None = None
+
+
+class Threshold(Document):
+    """The confidence from which on a model answers, and what that means for the hold-out images.
+
+    Attributes:
+        min_confidence: smallest confidence of an answer; None if none reaches `min_accuracy`, so
+            that everything is answered.
+        min_accuracy: share of right answers that was asked for; None if the confidence was.
+        images: number of hold-out images.
+        answered: number of these that are answered.
+        right: number of these whose answer is right.
+        unknown: number of images of no class, of the folder `[data] unknown`.
+        unknown_answered: number of these that are answered, which is wrong.
+    """
+
+    min_confidence: Fraction | None
+    min_accuracy: Fraction | None
+    images: Count
+    answered: Count
+    right: Count
+    unknown: Count
+    unknown_answered: Count
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers; None if no image is answered."""
+        answers = self.answered + self.unknown_answered
+        return self.right / answers if answers else None
+
+    @property
+    def summary(self) -> str:
+        """What a person should know, a sentence without a full stop."""
+        if self.min_confidence is None:
+            text = f"no threshold makes {self.min_accuracy:.4g} of the answers right on "
+            text += f"{self.images} hold-out images"
+            if self.unknown:
+                text += f" and {self.unknown} images of no class"
+            return f"{text}, so every image is answered"
+        text = (
+            f"answers from a confidence of {self.min_confidence:.7g} on: {self.answered} of "
+            f"{self.images} hold-out images"
+        )
+        if self.unknown:
+            text += f" and {self.unknown_answered} of {self.unknown} images of no class"
+        if self.accuracy is not None:
+            text += f"; {self.accuracy:.1%} of these answers are right"
+        return text
 
 
 class ModelAccuracy(Document):
@@ -350,6 +408,8 @@ class ModelCard(Document):
         robustness: accuracy on changed images; `robustness_images` of the hold-out images.
         robustness_images: number of images of each row of `robustness`.
         confidence: confidence on inputs like the data and unlike it.
+        calibration: its temperature and its confidence; None if that was not measured.
+        threshold: from which confidence on it answers; None if it always answers.
         files: the exported files.
         preprocessing: how an image becomes the input, as in `preprocessing.json`.
         script: what `run.py` computed; None without a script.
@@ -381,6 +441,8 @@ class ModelCard(Document):
     robustness: tuple[RobustnessRow, ...]
     robustness_images: Count
     confidence: tuple[ConfidenceRow, ...]
+    calibration: Calibration | None = None
+    threshold: Threshold | None = None
     files: tuple[ExportedFile, ...]
     preprocessing: Preprocessing
     script: ScriptCheck | None = None

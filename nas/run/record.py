@@ -163,6 +163,30 @@ class FinalistsRecord(_RunSection):
     epochs: Annotated[int, Field(ge=1)]
 
 
+class PretrainedSummary(_RunSection):
+    """The published weights from which a supernet of a run starts.
+
+    Attributes:
+        file: name of the file.
+        sha256: digest of the file.
+        network: the published network.
+        licence: licence of the weights; None where it is not known.
+    """
+
+    file: Name
+    sha256: str
+    network: Name
+    licence: str | None
+
+    @property
+    def summary(self) -> str:
+        """The weights in one line."""
+        return (
+            f"{self.network} from {self.file}, SHA-256 {self.sha256}, licence "
+            f"{self.licence or 'unknown'}"
+        )
+
+
 class TableSummary(_RunSection):
     """The latency table of a run, at the end of the stage that completed it.
 
@@ -234,6 +258,7 @@ class RunRecord(_RunSection):
         image_changes: how all trainings of the run change images; None before it was decided.
         batch_size: images of a training step of all trainings, likewise.
         spaces: digest of each space's file by name.
+        pretrained: published weights from which supernets start, by space.
         supernet_seconds: time budget of each supernet; None before it was decided, and if the job
             sets the length of the training.
         supernets: trained supernets by space.
@@ -261,6 +286,7 @@ class RunRecord(_RunSection):
     image_changes: ImageChanges | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None
     spaces: dict[Name, str] | None = None
+    pretrained: dict[Name, PretrainedSummary] = Field(default_factory=dict)
     settings: SpaceSettings | None = None
     device: DeviceSummary | None = None
     table: TableSummary | None = None

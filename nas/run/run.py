@@ -401,6 +401,7 @@ class Run:
                 image_size=settings.data.image_size,
                 seed=settings.seed,
                 **settings.data.load_options,
+                unknown=settings.data.unknown,
             )
         except DataError as error:
             raise DataError(
@@ -550,6 +551,8 @@ class Run:
         formats: Sequence[str] = DEFAULT_FORMATS,
         max_accuracy_drop: float | None = None,
         weight_bits: int | None = None,
+        min_confidence: float | None = None,
+        min_accuracy: float | None = None,
         progress: JobProgress | bool | None = True,
     ) -> list[ModelFolder]:
         """Export networks of the run to files that are checked, and renew the report.
@@ -557,7 +560,8 @@ class Run:
         Args:
             picks: the beginnings of digests, or names of published networks that were trained.
             formats: names of formats.
-            max_accuracy_drop, weight_bits, progress: see `Pick.export`.
+            max_accuracy_drop, weight_bits, min_confidence, min_accuracy, progress: see
+                `Pick.export`.
 
         Returns:
             The folders of the models, in the order of `picks`.
@@ -573,6 +577,8 @@ class Run:
                 formats,
                 max_accuracy_drop=max_accuracy_drop,
                 weight_bits=weight_bits,
+                min_confidence=min_confidence,
+                min_accuracy=min_accuracy,
                 progress=bars,
             )
 
@@ -643,6 +649,8 @@ class Pick(Candidate):
         *formats: str,
         max_accuracy_drop: float | None = None,
         weight_bits: int | None = None,
+        min_confidence: float | None = None,
+        min_accuracy: float | None = None,
         progress: JobProgress | bool | None = True,
     ) -> ModelFolder:
         """Export the network to files that are checked with their own runtimes.
@@ -654,6 +662,10 @@ class Pick(Candidate):
             max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a
                 fraction; by default 0.005.
             weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs.
+            min_confidence: confidence below which the model answers unsure; by default what the
+                job says, as for `min_accuracy`.
+            min_accuracy: share of answers to hold-out images that must be right, as a fraction,
+                from which the confidence follows.
             progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
                 what receives stages, progress and messages.
 
@@ -667,6 +679,8 @@ class Pick(Candidate):
             formats=formats or DEFAULT_FORMATS,
             max_accuracy_drop=max_accuracy_drop,
             weight_bits=weight_bits,
+            min_confidence=min_confidence,
+            min_accuracy=min_accuracy,
             progress=progress,
         )
         return folder

@@ -7,6 +7,7 @@ declares the meaning and the bounds of each key.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -165,6 +166,7 @@ class DataSettings(DataOptions, _Table):
     source: Annotated[PathText, _field("data.source")]
     image_size: Annotated[int, _field("data.image_size")] | None = None
     license: Annotated[str, _field("data.license", max_length=100_000)] = ""
+    unknown: Annotated[PathText, _field("data.unknown")] | None = None
 
     @field_validator("background")
     @classmethod
@@ -250,6 +252,17 @@ class TrainingOptions(_Table):
         given |= {name: value for name, value in decided.items() if value is not None}
         return TrainingSettings(**given, seconds=seconds)
 
+    def fine_tuned(self, settings: TrainingSettings) -> TrainingSettings:
+        """Return the settings of a training that starts from published weights.
+
+        Its learning rate is lower, unless the job sets one.
+        """
+        from nas.supernet.settings import FINE_TUNING_RATE
+
+        if self.learning_rate is not None:
+            return settings
+        return replace(settings, learning_rate=FINE_TUNING_RATE * settings.learning_rate)
+
     @property
     def length(self) -> dict[str, float] | None:
         """The length of a training, `epochs` or `minutes`; None if the budget decides it."""
@@ -264,9 +277,14 @@ class TrainingOptions(_Table):
 
 
 class JobSpace(_Table):
-    """One `[[space]]`: the name of a search space, or the path of a Python file."""
+    """One `[[space]]`: a search space, and the weights that its supernet starts from."""
 
     name: Annotated[PathText, _field("space.name")]
+    pretrained: Annotated[PathText, _field("space.pretrained")] | None = None
+    conventions: (
+        Annotated[Literal["torch", "torchvision_v3", "tensorflow"], _field("space.conventions")]
+        | None
+    ) = None
 
 
 class SearchDevice(_Table):
@@ -446,6 +464,18 @@ class FinishSettings(_Table):
     measure: Annotated[int, _field("finish.measure")] = 20
     retrain: Annotated[int, _field("finish.retrain")] | None = None
     export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] = DEFAULT_FORMATS
+    min_confidence: Annotated[float, _field("finish.min_confidence")] | None = None
+    min_accuracy: Annotated[float, _field("finish.min_accuracy")] | None = None
+
+    @field_validator("min_accuracy")
+    @classmethod
+    def _take_the_place_of_a_confidence(
+        cls, min_accuracy: float | None, info: ValidationInfo
+    ) -> float | None:
+        if min_accuracy is not None and info.data.get("min_confidence") is not None:
+            raise ValueError("finish.min_confidence is set, too; set one of the two")
+        return min_accuracy
+
     pictures: Annotated[bool, _field("finish.pictures")] = True
 
 

@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from nas.errors import CheckpointError
-from nas.files.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Seconds
+from nas.files.documents import (
+    Count,
+    Document,
+    Format,
+    Fraction,
+    Name,
+    NetworkDigest,
+    Positive,
+    Seconds,
+)
 from nas.space.records import ArchitectureRecord
 
 TRAINED_FILE = "trained.json"
@@ -32,6 +41,38 @@ class SplitAccuracy(Document):
     class_accuracy: dict[str, Fraction | None]
 
 
+class CoverageRow(Document):
+    """How a network that answers only when it is confident does on some images.
+
+    Attributes:
+        min_confidence: smallest confidence, the largest probability, of an answer.
+        answered: share of the images that are answered.
+        accuracy: share of these whose answer is right; None if none is answered.
+    """
+
+    min_confidence: Fraction
+    answered: Fraction
+    accuracy: Fraction | None
+
+
+class Calibration(Document):
+    """The temperature of a network, and its confidence on the hold-out images.
+
+    Attributes:
+        temperature: what its logits were divided by; the weights have it.
+        images: number of validation images that it was fitted on; 0 if it was not fitted.
+        error_before: expected calibration error with a temperature of 1.
+        error: expected calibration error with the temperature.
+        coverage: images answered and their accuracy, by threshold.
+    """
+
+    temperature: Positive
+    images: Count
+    error_before: Fraction
+    error: Fraction
+    coverage: tuple[CoverageRow, ...]
+
+
 class TrainedRecord(Document):
     """`trained.json`: how a network was trained to the end, and what it then reached.
 
@@ -45,6 +86,7 @@ class TrainedRecord(Document):
             training; None for a network without a supernet.
         holdout: accuracy on validation images that neither training nor search used.
         test: accuracy on the test images, which are read this once.
+        calibration: its temperature and its confidence.
         epochs: number of passes over the training images.
         seed: seed of the order of the images, of the augmentation and of newly drawn weights.
         training: settings of the training.
@@ -54,7 +96,7 @@ class TrainedRecord(Document):
         versions: versions of the packages that trained it, by name.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     id: Name
     space: Name
     digest: NetworkDigest
@@ -63,6 +105,7 @@ class TrainedRecord(Document):
     supernet_accuracy: Fraction | None
     holdout: SplitAccuracy
     test: SplitAccuracy
+    calibration: Calibration
     epochs: Annotated[int, Field(ge=1, lt=1 << 31)]
     seed: Count
     training: dict[str, JsonValue]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nas.errors import SpaceError
+from nas.graph import Graph
+from nas.space.architecture import Architecture
 from nas.space.reference import Reference
 from nas.space.space import SearchSpace
 
@@ -87,3 +89,19 @@ def _compare(
         is_in_space=is_in_space,
         agrees=agrees,
     )
+
+
+def published_graphs(
+    spaces: Sequence[SearchSpace],
+) -> Iterator[tuple[SearchSpace, Reference, Graph]]:
+    """Iterate over the published networks of spaces, each with its graph as it was published.
+
+    Whether a network is a point of its space is not checked, which would take longer.
+
+    Raises SpaceError for a row that makes no network.
+    """
+    for space in spaces:
+        for row in space.references:
+            adapted = space.as_published(row)
+            choices = row.resolve(adapted.parameters, adapted.image_size)
+            yield space, row, adapted.lower(Architecture(adapted, tuple(choices.items())))

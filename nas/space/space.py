@@ -314,10 +314,11 @@ class SearchSpace:
 
         Raises SpaceError for an unknown name, or a row that is no point of the space.
         """
-        row = self.reference_row(name)
-        return replace(
-            self, image_size=row.image_size, channels=3, classes=1000, norm=row.norm
-        ).reference(name)
+        return self.as_published(self.reference_row(name)).reference(name)
+
+    def as_published(self, row: Reference) -> SearchSpace:
+        """Return this space with the settings of a published network."""
+        return replace(self, image_size=row.image_size, channels=3, classes=1000, norm=row.norm)
 
     @checked(error=SpaceError)
     def reference(self, name: str) -> Architecture:

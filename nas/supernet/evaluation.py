@@ -249,6 +249,16 @@ def predict_network(network: Network, data: ImageDataset, images: Images) -> np.
     return _folded_classifier(network.graph, state, data, device)(images)
 
 
+def network_logits(network: Network, data: ImageDataset, images: Images) -> np.ndarray:
+    """Return the logits `N x classes` (float32) of a standalone network for images of `data`.
+
+    The network's running statistics are used.
+    """
+    state = network.tensors()
+    device = next(iter(state.values())).device
+    return _folded_function(network.graph, state, data, device, lambda logits: logits)(images)
+
+
 @torch.no_grad()
 def calibrated_state(
     supernet: Supernet, graph: Graph, data: ImageDataset, calibration: Images | None = None
@@ -319,22 +329,34 @@ def _folded_classifier(
     graph: Graph, state: Mapping[str, Tensor], data: ImageDataset, device: torch.device
 ) -> Classify:
     """Fold the batch norms of a network's weights, and return what classifies images with it."""
+    return _folded_function(graph, state, data, device, lambda logits: logits.argmax(1))
+
+
+def _folded_function(
+    graph: Graph,
+    state: Mapping[str, Tensor],
+    data: ImageDataset,
+    device: torch.device,
+    of_logits: Callable[[Tensor], Tensor],
+) -> Callable[[Images], np.ndarray]:
+    """Fold the batch norms, and return what gives a function of the logits of images."""
     with torch.inference_mode():
         weights = FoldedWeights(fold_norms(graph, state))
     batch_size = _batch_size(graph, device)
 
-    def classify(images: Images) -> np.ndarray:
+    def run(images: Images) -> np.ndarray:
         @torch.inference_mode()
-        def classes(start: int) -> Tensor:
+        def part(start: int) -> Tensor:
             pixels = torch.from_numpy(images.pixels[start : start + batch_size]).to(device)
-            return run_graph(graph.folded, normalize(pixels, data), weights).flatten(1).argmax(1)
+            logits = run_graph(graph.folded, normalize(pixels, data), weights).flatten(1)
+            return of_logits(logits)
 
         starts = range(0, len(images), batch_size)
-        batches = map_batches(classes, starts, graph.macs * batch_size, device)
-        predictions: np.ndarray = torch.cat(batches).cpu().numpy()
-        return predictions
+        batches = map_batches(part, starts, graph.macs * batch_size, device)
+        results: np.ndarray = torch.cat(batches).cpu().numpy()
+        return results
 
-    return classify
+    return run
 
 
 def _batch_size(graph: Graph, device: torch.device) -> int:

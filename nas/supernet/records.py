@@ -80,6 +80,8 @@ class CheckpointRecord(Document):
         data_digest: digest of the data.
         training: settings of the training.
         seed: seed of the training.
+        published: digest of the file of published weights that it started from; None for random
+            ones.
         step: number of completed steps.
         seconds: time that these steps took.
         epochs: number of epochs of a finished training; None before its end.
@@ -96,6 +98,7 @@ class CheckpointRecord(Document):
     data_digest: str | None = None
     training: dict[str, JsonValue] | None = None
     seed: Count | None = None
+    published: str | None = None
     step: Count = 0
     seconds: Seconds = 0.0
     epochs: Positive | None = None

@@ -43,6 +43,13 @@ def scaled_learning_rate(batch_size: int) -> float:
     return TrainingSettings.learning_rate * batch_size / TrainingSettings.batch_size
 
 
+FINE_TUNING_RATE = 0.2
+"""Learning rate of a training that starts from published weights, over that of another one.
+
+With that of the others they are lost in the first steps.
+"""
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """Settings of `nas.train` and `train_standalone`.

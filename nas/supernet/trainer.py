@@ -16,8 +16,10 @@ from nas.data import ImageDataset
 from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
+from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
+from nas.supernet.pretrained import start_from
 from nas.supernet.recipe import (
     TrainingState,
     adaptive_clip_grad,
@@ -80,6 +82,7 @@ class Trainer:
         group: processes that train together; all of them have the same weights at any step.
         decisions: what was decided about the number of steps before, if the settings have a time
             budget.
+        published: weights of a published network to start from; None for random ones.
 
     Attributes:
         supernet: the supernet in training mode.
@@ -99,6 +102,7 @@ class Trainer:
         seed: int,
         group: ProcessGroup = SINGLE_PROCESS,
         decisions: Sequence[ScheduleRow] = (),
+        published: PublishedWeights | None = None,
     ) -> None:
         data_sizes = {
             "image_size": data.image_size,
@@ -115,7 +119,11 @@ class Trainer:
         self.group = group
         gpu = group.local_rank if group.world_size > 1 else None
         self.device = resolve_device(settings.device, gpu)
-        self.supernet = Supernet(space, torch.Generator().manual_seed(seed)).to(self.device)
+        self.published = published
+        supernet = Supernet(space, torch.Generator().manual_seed(seed))
+        if published is not None:
+            start_from(supernet, published, data)
+        self.supernet = supernet.to(self.device)
         self.supernet.train()
         self._state = TrainingState(self.supernet, settings)
         self.batches = make_batches(data, settings, seed, self.device, group)
@@ -141,6 +149,7 @@ class Trainer:
             "data_digest": self.data.digest,
             "training": self.settings.identity(),
             "seed": self.seed,
+            "published": None if self.published is None else self.published.file.sha256,
         }
 
     @property

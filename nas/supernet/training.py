@@ -17,6 +17,7 @@ from nas.data import ImageDataset
 from nas.errors import TrainingError, first_line
 from nas.files import jsonl
 from nas.files.documents import SCHEMA
+from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.statistics import van_der_corput
 from nas.supernet import checkpoint
@@ -82,6 +83,7 @@ def train(
     settings: TrainingSettings | None = None,
     *,
     seed: Seed,
+    published: PublishedWeights | None = None,
     progress: Callable[[TrainingProgress], None] | bool | None = True,
 ) -> Supernet:
     """Train a supernet, or resume an interrupted training.
@@ -101,6 +103,8 @@ def train(
         folder: folder for `training.jsonl`, checkpoints and finally `supernet.safetensors`.
         settings: training settings; `TrainingSettings()` by default.
         seed: seed of the weights, the order of the images, the augmentation and the subnets.
+        published: weights of a published network of the space to start from, see
+            `nas.read_weights`; None starts from random weights.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
             call after every step.
 
@@ -111,6 +115,7 @@ def train(
         DataError: the space is adapted to other data.
         SpaceError: the networks of the space do not end with the classes.
         CheckpointError: the folder has a training of another space, data set, seed or settings.
+        WeightsError: the published network is not in the space.
         TrainingError: the loss is not finite even at a fraction of the learning rate, or a batch
             does not fit into the device's memory; the message then names a batch size that does.
     """
@@ -121,7 +126,7 @@ def train(
     folder = Path(folder)
     group = current_process_group()
     decisions = group.broadcast(_read_decisions(folder) if group.is_main else None)
-    trainer = Trainer(space, data, settings, seed, group, decisions)
+    trainer = Trainer(space, data, settings, seed, group, decisions, published)
     supernet_path = folder / SUPERNET_FILE
     if group.broadcast(supernet_path.is_file()):
         tensors, record = group.broadcast(checkpoint.read(supernet_path) if group.is_main else None)
@@ -254,6 +259,7 @@ def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
         trainer.seed,
         trainer.group,
         trainer.schedule.decisions,
+        trainer.published,
     )
     restarted.rollbacks = trainer.rollbacks + 1
     if not trainer.group.is_main:

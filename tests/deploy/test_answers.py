@@ -15,7 +15,6 @@ from sklearn.metrics import confusion_matrix
 
 from nas.data import ImageDataset, Images, load_dataset
 from nas.deploy.answers import draw_sheet, find_answers
-from nas.deploy.model import all_logits
 from nas.files.documents import to_json
 from nas.run.answers import ANSWERS, MAX_MISTAKES, MAX_PICTURE_CHARACTERS, Answers
 from tests.deploy.digits_models import digits, digits_model
@@ -25,7 +24,7 @@ PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 
 @pytest.fixture(scope="module")
 def logits() -> np.ndarray:
-    return all_logits(digits_model("mobilenet"), digits().holdout)
+    return digits_model("mobilenet").pixel_logits(digits().holdout.pixels)
 
 
 @pytest.fixture(scope="module")

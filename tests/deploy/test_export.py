@@ -23,7 +23,7 @@ from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.int8 import native_weight_bits
-from nas.deploy.model import TrainedModel, all_logits, normalised, preprocessing_of
+from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
@@ -205,7 +205,7 @@ def test_pictures_of_mistakes_are_in_the_card_unless_they_are_switched_off(
     trained, digits, origin, tmp_path
 ):
     folder = ModelFolder(tmp_path / "jf2a")
-    logits = all_logits(trained, digits.holdout)
+    logits = trained.pixel_logits(digits.holdout.pixels)
     shown, private = (
         replace(origin, answers=find_answers(logits, digits, pictures=pictures))
         for pictures in (True, False)

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 import nas
 from nas.data import load_dataset
 from nas.deploy import benchmark, exporting, retrain
 from nas.deploy.folder import ModelFolder
+from nas.deploy.model import normalised
 from nas.errors import (
     DataError,
     ExportError,
@@ -148,6 +150,11 @@ def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monk
         (["--pick", "PICK", "--max-accuracy-drop", "-1"], "may lose is -1"),
         (["--pick", "PICK", "--weight-bits", "4"], "cannot have 4 bits"),
         (["--pick", "PICK", "--data", "nowhere"], "cannot be loaded"),
+        (["--pick", "PICK", "--min-accuracy", "98"], "min_accuracy is 98.0. Give a fraction"),
+        (
+            ["--pick", "PICK", "--min-accuracy", "0.98", "--min-confidence", "0.9"],
+            "Both the confidence and the accuracy",
+        ),
     ],
 )
 def test_wrong_request_exits_with_2_and_exports_nothing(run, pick, invoke, arguments, message):
@@ -156,6 +163,49 @@ def test_wrong_request_exits_with_2_and_exports_nothing(run, pick, invoke, argum
     assert done.returncode == 2
     assert message in done.stderr
     assert not list((run / "models").rglob("SHA256SUMS"))
+
+
+@pytest.mark.slow
+def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(run, pick, tmp_path):
+    (tmp_path / "others").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        image = Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8))
+        image.save(tmp_path / "others" / f"{index}.png")
+    opened, folder = open_run(run), ModelFolder(run / "models" / pick)
+    opened.export(pick, formats=["onnx"], min_accuracy=0.9)
+    model, data = retrain.load_trained(opened, pick), opened.data
+    logits = model.logits(normalised(data.holdout, model.preprocessing))
+    confidences = softmax(logits.astype(float), axis=1).max(1)
+    right = logits.argmax(1) == data.holdout.labels
+    threshold = folder.card.threshold
+    assert folder.preprocessing.min_confidence == threshold.min_confidence
+    answered = confidences >= threshold.min_confidence
+    assert threshold.answered == answered.sum()
+    assert right[answered].mean() >= 0.9
+    for smaller in confidences[~answered]:
+        assert right[confidences >= smaller].mean() < 0.9
+    assert folder.card.calibration == opened.trained[model.architecture.digest].calibration
+    before = (folder.path / "model.onnx").stat()
+
+    record = json.loads((run / "run.json").read_text())
+    record["job"]["data"]["unknown"] = str(tmp_path / "others")
+    record["job"]["finish"]["min_accuracy"] = 0.9
+    (run / "run.json").write_text(json.dumps(record))
+    open_run(run).export(pick, formats=["onnx"])
+    folder.require_unchanged()
+    card = folder.card
+    assert card.threshold.unknown == 40
+    assert card.threshold.min_confidence >= threshold.min_confidence
+    assert card.threshold.accuracy >= 0.9
+    assert card.confidence[-1].answered == card.threshold.unknown_answered / 40
+    assert folder.preprocessing.min_confidence == card.threshold.min_confidence
+    assert card.threshold.summary in (folder.path / "card.md").read_text()
+    assert card.threshold.summary in (run / "report.html").read_text()
+    after = (folder.path / "model.onnx").stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+    open_run(run).export(pick, formats=["onnx"], min_confidence=0.5)
+    assert folder.preprocessing.min_confidence == 0.5
 
 
 def test_run_without_its_images_is_refused(run, pick, monkeypatch):

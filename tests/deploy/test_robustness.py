@@ -1,3 +1,4 @@
+import copy
 import io
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from nas.data import Images
 from nas.deploy import robustness
+from nas.deploy.model import TrainedModel
 from nas.deploy.robustness import measure_confidence, measure_robustness
 
 RNG = np.random.default_rng(0)
@@ -45,12 +47,26 @@ def test_accuracy_without_a_change_is_that_of_the_model(trained, digits):
 
 def test_confidence_of_equal_logits_is_one_over_the_classes(trained, digits, monkeypatch):
     images = Images(digits.holdout.pixels[:8], digits.holdout.labels[:8])
-    monkeypatch.setattr(robustness, "_logits", lambda model, pixels: np.zeros((len(pixels), 10)))
+    monkeypatch.setattr(TrainedModel, "pixel_logits", lambda *_: np.zeros((8, 10)))
     rows = measure_confidence(trained, images)
     assert [row.mean for row in rows] == [pytest.approx(0.1)] * 4
     assert [row.above_90_percent for row in rows] == [0] * 4
-    monkeypatch.setattr(robustness, "_logits", lambda model, pixels: np.eye(10)[:8] * 100)
+    assert [row.answered for row in rows] == [None] * 4
+    monkeypatch.setattr(TrainedModel, "pixel_logits", lambda *_: np.eye(10)[:8] * 100)
     assert measure_confidence(trained, images)[0].above_90_percent == 1
+
+
+def test_unknown_images_are_a_row_of_their_own_and_answers_are_counted(trained, digits):
+    model = copy.copy(trained)
+    model.preprocessing = trained.preprocessing.model_copy(update={"min_confidence": 0.8})
+    unknown = RNG.integers(0, 256, (30, 8, 8, 1), np.uint8)
+    *_, row = measure_confidence(model, digits.holdout, unknown)
+    assert (row.images, row.count) == ("images of no class, from the user", 30)
+    inputs = (unknown / 255 - digits.mean) / digits.std
+    with torch.no_grad():
+        logits = trained.network(torch.from_numpy(inputs).permute(0, 3, 1, 2).float())
+    expected = (logits.softmax(1).amax(1) >= 0.8).float().mean().item()
+    assert row.answered == pytest.approx(expected, abs=1 / 30)
 
 
 def test_shuffled_pixels_are_those_of_the_image(trained, digits, monkeypatch):
@@ -60,7 +76,7 @@ def test_shuffled_pixels_are_those_of_the_image(trained, digits, monkeypatch):
         inputs.append(np.array(pixels))
         return np.zeros((len(pixels), 10))
 
-    monkeypatch.setattr(robustness, "_logits", record)
+    monkeypatch.setattr(TrainedModel, "pixel_logits", record)
     measure_confidence(trained, Images(digits.holdout.pixels[:8], digits.holdout.labels[:8]))
     images, shuffled, _, blank = inputs
     assert not (images == shuffled).all()

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -35,7 +36,7 @@ BACKGROUND = "#3060c0"
 
 def preprocessing(channels: int, image_size: int = SIZE) -> Preprocessing:
     return Preprocessing(
-        schema=2,
+        schema=3,
         reading=image_reading(SIZE, BACKGROUND),
         image_size=image_size,
         channels=channels,
@@ -166,6 +167,22 @@ def test_script_goes_on_after_an_image_that_it_does_not_read(script):
     results = script_logits(script, script.parent / "model.onnx", ["TIFF", "PNG"], script.parent)
     assert results[0].startswith("pixels of 32 bits a channel")
     assert len(results[1]) == 3
+
+
+def test_script_is_unsure_below_the_confidence_of_its_folder(script, tmp_path):
+    shutil.copytree(script.parent, tmp_path, dirs_exist_ok=True)
+    copy = tmp_path / script.name
+    (result,) = json.loads(run(copy, "PNG", "--json").stdout)
+    exponentials = np.exp(result["logits"])
+    confidence = exponentials.max() / exponentials.sum()
+    assert result["unsure"] is False
+    for threshold, expected in ((confidence - 1e-3, False), (confidence + 1e-3, True)):
+        how = preprocessing(3).model_copy(update={"min_confidence": float(threshold)})
+        (tmp_path / "preprocessing.json").write_text(how.model_dump_json(by_alias=True))
+        (result,) = json.loads(run(copy, "PNG", "--json").stdout)
+        assert result["unsure"] is expected
+        lines = run(copy, "PNG").stdout.decode().splitlines()
+        assert (lines == ["unsure"]) is expected
 
 
 def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):

@@ -12,7 +12,7 @@ from nas.run.model_card import Preprocessing
 from tests.deploy import example_formats as formats
 
 PREPROCESSING = Preprocessing(
-    schema=2,
+    schema=3,
     reading=image_reading(4),
     image_size=4,
     channels=1,

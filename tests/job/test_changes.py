@@ -25,9 +25,10 @@ from tests.mini_job import write_job
 ROOT = Path(__file__).parents[2]
 
 FREE = {
-    *("name", "budget", "data.source", "data.license", "training.device"),
+    *("name", "budget", "data.source", "data.unknown", "data.license", "training.device"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
+    *("finish.min_confidence", "finish.min_accuracy"),
 }
 """Keys that a run can always change, beside its limits."""
 
@@ -117,7 +118,13 @@ def test_refusal_names_keys_values_and_what_may_change(run):
     assert "[search] anchors was 0 and is now 4" in message
     assert "[[space]] name was 'mobile.py', 'squeeze.py' and is now 'mobile.py', " in message
     assert "--out" in remedy
-    for text in ("budget", "limits", "[data] source and license", "export and pictures"):
+    for text in (
+        "budget",
+        "limits",
+        "[data] source, unknown and license",
+        "measure, retrain, export",
+        "pictures",
+    ):
         assert text in remedy
     assert load_job(OUT / "job.toml").training.epochs == 2
 
@@ -273,7 +280,7 @@ def test_images_of_a_run_may_move_and_no_other_take_their_place(run):
     shutil.move("photos", "moved")
     with pytest.raises(DataError, match="photos") as missing:
         jobs.run_job(load_job(run), OUT)
-    assert "say with source in the job file where they are now" in missing.value.remedy
+    assert "say with source and unknown in the job file" in missing.value.remedy
     resume(run, {'"photos"': '"moved"'})
     damaged = Path("moved/dark/3.png")
     whole = damaged.read_bytes()

@@ -252,6 +252,13 @@ def test_unknown_format_is_refused_with_the_formats(tmp_path):
         load(tmp_path, MINIMAL + '[finish]\nexport = ["onnx", "onx"]\n')
 
 
+def test_threshold_is_set_once(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(f"{MINIMAL}[finish]\nmin_confidence = 0.9\nmin_accuracy = 0.98\n")
+    with pytest.raises(JobFileError, match=r"finish.min_accuracy is 0.98: .*set one of the two"):
+        load_job(path)
+
+
 def test_length_of_the_training_is_set_once(tmp_path):
     path = tmp_path / "job.toml"
     path.write_text(f"{MINIMAL}[training]\nepochs = 2\nminutes = 1.0\n")

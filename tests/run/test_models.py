@@ -22,7 +22,7 @@ def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, obje
     """Return the content of a `trained.json` for a candidate."""
     accuracy = {"accuracy": holdout, "images": 200, "class_accuracy": {"0": holdout, "1": None}}
     return {
-        "schema": 1,
+        "schema": 2,
         "id": row["id"],
         "space": row["space"],
         "digest": row["digest"],
@@ -31,6 +31,17 @@ def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, obje
         "supernet_accuracy": 0.75,
         "holdout": accuracy,
         "test": {**accuracy, "images": 400},
+        "calibration": {
+            "temperature": 1.25,
+            "images": 100,
+            "error_before": 0.08,
+            "error": 0.02,
+            "coverage": [
+                {"min_confidence": 0.0, "answered": 1.0, "accuracy": holdout},
+                {"min_confidence": 0.9, "answered": 0.5, "accuracy": 1.0},
+                {"min_confidence": 0.99, "answered": 0.0, "accuracy": None},
+            ],
+        },
         "epochs": 2,
         "seed": 0,
         "training": {},

@@ -1,5 +1,6 @@
 """Published networks against the tables of their papers, written out here by hand."""
 
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -46,7 +47,8 @@ def test_every_published_network_ships():
     multipliers += [f"shufflenet_v2_{m}" for m in (0.5, 1.0, 1.5, 2.0)]
     large_and_small = ["mobilenet_v3_large", "mobilenet_v3_small"]
     squeezenets = ["1.0", "1.1", "1.0_simple_bypass", "1.0_complex_bypass"]
-    expected = multipliers + large_and_small + [f"squeezenet_{end}" for end in squeezenets]
+    lites = [f"efficientnet_lite{number}" for number in range(5)]
+    expected = multipliers + large_and_small + [f"squeezenet_{end}" for end in squeezenets] + lites
     assert set(expected) <= set(REFERENCES)
     assert len(REFERENCES) == sum(len(load_definition(name).references) for name in space_names())
 
@@ -85,6 +87,10 @@ STAGES = {
         *[(16, 112), (16, 112), (24, 56), (40, 28), (80, 14), (112, 14), (160, 7)]
     ],
     "mobilenet_v3_small": [(16, 112), (16, 56), (24, 28), (40, 14), (48, 14), (96, 7)],
+    # Tan and Le 2019, table 1: EfficientNet-B0
+    "efficientnet_lite0": [
+        *[(32, 112), (16, 112), (24, 56), (40, 28), (80, 14), (112, 14), (192, 7), (320, 7)]
+    ],
     # Zhang et al. 2018, table 1
     "shufflenet_v1_g1": [(24, 56), (144, 28), (288, 14), (576, 7)],
     "shufflenet_v1_g2": [(24, 56), (200, 28), (400, 14), (800, 7)],
@@ -113,6 +119,26 @@ def test_stages_are_those_of_the_paper(name):
     assert list(by_stage)[-1] == "head"
     shapes = [shape for stage, (_, shape) in by_stage.items() if stage != "head"]
     assert shapes == [(c, size, size) for c, size in STAGES[name]]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_efficientnet_lite_is_scaled_like_efficientnet(number):
+    """Tan and Le 2019, section 3.3, with the authors' rounding; the stem and the head are fixed."""
+    width, depth = [(1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8)][number]
+    expected = []
+    base = {1: (16, 1), 2: (24, 2), 3: (40, 2), 4: (80, 3), 5: (112, 3), 6: (192, 4), 7: (320, 1)}
+    for stage, (channels, blocks) in base.items():
+        scaled = channels * width
+        rounded = int(scaled + 4) // 8 * 8
+        rounded += 8 * (rounded < 0.9 * scaled)
+        expected.append((rounded, blocks if stage in (1, 7) else math.ceil(blocks * depth)))
+    counted = []
+    for name, (ops, shape) in stages(lowered(f"efficientnet_lite{number}")).items():
+        if name.startswith("stage"):
+            counted.append(
+                (shape[0], sum(op.slot_name.endswith(".depthwise") for op in ops if op.slot))
+            )
+    assert counted == expected
 
 
 # Howard et al. 2019, tables 1 and 2: kernel, hidden channels, output, squeeze-excite, activation.

@@ -1,52 +1,11 @@
-"""Published networks against torchvision's and timm's own: parameters, order and outputs.
-
-Neither is a dependency: `.ci/run` installs them in a folder of their own and sets
-NAS_REQUIRE_TORCHVISION, which turns a missing one from a skip into an error.
-"""
-
-import os
-import sys
-from types import ModuleType
+"""Published networks against torchvision's and timm's own: parameters, order and outputs."""
 
 import pytest
 import torch
 
 from nas.space import load_definition, space_names
 from nas.torch_network import NORM_EPS, Network
-
-# torchvision's wheel is built for CUDA. Beside a torch without it the compiled operators do not
-# load, which its models can do without, but one module describes them and fails: so an empty one.
-sys.modules.setdefault(
-    "torchvision._meta_registrations", ModuleType("torchvision._meta_registrations")
-)
-try:
-    from timm.models import efficientnet
-    from torchvision import models
-except ImportError as error:
-    if os.environ.get("NAS_REQUIRE_TORCHVISION") == "1":
-        raise
-    pytest.skip(f"torchvision and timm are not installed ({error})", allow_module_level=True)
-
-
-def timm_mobilenet(version, multiplier):
-    make = getattr(efficientnet, f"_gen_mobilenet_v{version}")
-    return make(f"mobilenetv{version}_100", multiplier)
-
-
-OTHERS = {
-    "mobilenet_v3_large": models.mobilenet_v3_large,
-    "mobilenet_v3_small": models.mobilenet_v3_small,
-    "shufflenet_v2_0.5": models.shufflenet_v2_x0_5,
-    "shufflenet_v2_1.0": models.shufflenet_v2_x1_0,
-    "shufflenet_v2_1.5": models.shufflenet_v2_x1_5,
-    "shufflenet_v2_2.0": models.shufflenet_v2_x2_0,
-    "squeezenet_1.0": models.squeezenet1_0,
-    "squeezenet_1.1": models.squeezenet1_1,
-}
-for m in (0.25, 0.5, 0.75, 1.0):
-    OTHERS[f"mobilenet_v1_{m}"] = lambda m=m: timm_mobilenet(1, m)
-for m in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4):
-    OTHERS[f"mobilenet_v2_{m}"] = lambda m=m: models.mobilenet_v2(width_mult=m)
+from tests.other_libraries import OTHERS, timm_mobilenet
 
 
 @pytest.mark.parametrize("name", OTHERS)

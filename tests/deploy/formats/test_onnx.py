@@ -30,7 +30,7 @@ def model_of(graph):
     """Return a model with random weights and without an architecture."""
     channels, size, _ = graph.input_shape
     preprocessing = Preprocessing(
-        schema=2,
+        schema=3,
         reading=image_reading(size),
         image_size=size,
         channels=channels,

@@ -20,7 +20,7 @@ from tests.test_onnx_model import images
 from tests.test_tflite_model import calm_network
 
 PREPROCESSING = Preprocessing(
-    schema=2,
+    schema=3,
     reading=image_reading(32),
     image_size=32,
     channels=3,

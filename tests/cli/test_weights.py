@@ -1,0 +1,49 @@
+"""`nas weights`: what is printed of a file, and that a bad one is a wrong request."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from nas.space import load_definition
+from nas.torch_network import to_torch
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file with random weights of a published network."""
+    architecture = load_definition("mobilenet").published("mobilenet_v2_0.35")
+    path = tmp_path / "weights.pth"
+    torch.save(to_torch(architecture).state_dict(), path)
+    return path
+
+
+def test_the_network_of_a_file_is_printed(weights, invoke):
+    done = invoke("weights", weights, "--conventions", "torch", "--json")
+    record = json.loads(done.stdout)
+    assert (record["reference"], record["space"]) == ("mobilenet_v2_0.35", "mobilenet")
+    assert (record["params"], record["classes"]) == (1_677_128, 1000)
+    assert record["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (record["licence"], record["differences"]) == (None, [])
+
+    text = invoke("weights", weights, "--conventions", "tensorflow").stdout
+    assert "mobilenet_v2_0.35, 1,677,128 parameters, 1000 classes" in text
+    assert "epsilon      0.001, here 1e-05" in text
+    assert "images moved by 31 of 224 pixels" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "State its conventions: torch (PyTorch's defaults"),
+        (("--conventions", "keras"), "Give 'torch', 'torchvision_v3' or 'tensorflow'"),
+        (("--reference", "mobilenet_v2_1.0"), "not of mobilenet_v2_1.0, but of mobilenet_v2_0.35"),
+        (("--reference", "mobilenet_v2"), "Did you mean mobilenet_v2_"),
+    ],
+)
+def test_a_wrong_request_ends_with_2_and_writes_nothing(weights, options, message, invoke):
+    done = invoke("weights", weights, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert list(weights.parent.iterdir()) == [weights]

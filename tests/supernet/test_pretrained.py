@@ -1,0 +1,112 @@
+"""Supernets that start from published weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data import ImageDataset, Images
+from nas.errors import CheckpointError, WeightsError
+from nas.pretrained import read_weights
+from nas.pretrained.importance import ordered_by_importance
+from nas.space import SearchSpace
+from nas.supernet.pretrained import start_from
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import train
+from nas.supernet.weights import Supernet
+from tests.pretrained.test_read_weights import SPACE, published
+
+
+def make_data(channels=3):
+    rng = np.random.default_rng(0)
+
+    def images(count):
+        pixels = rng.integers(0, 256, (count, 32, 32, channels), np.uint8)
+        return Images(pixels, rng.integers(0, 10, count))
+
+    classes = tuple("0123456789")
+    parts = [images(40) for _ in range(4)]
+    return ImageDataset("noise", classes, *parts, flip_preserves_class=True)
+
+
+def adapted(data) -> SearchSpace:
+    return SPACE.adapt(image_size=32, channels=data.channels, classes=len(data.classes))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    def read(name="small_1.0", classes=10):
+        torch.save(published(name, classes).state_dict(), tmp_path / "weights.pth")
+        known = read_weights(tmp_path / "weights.pth", spaces=[SPACE], conventions="torch")
+        return replace(known, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+
+    return read
+
+
+@pytest.mark.parametrize("name", ["small_1.0", "small_0.5"])
+def test_published_network_is_a_subnet_that_computes_the_same(weights, name):
+    data, known = make_data(), weights(name)
+    supernet = Supernet(adapted(data), torch.Generator().manual_seed(0)).eval()
+    before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
+    start_from(supernet, known, data)
+    classifier = f"{supernet.space.largest.graph.ops[-1].slot_name}.weight"
+    assert torch.equal(supernet.state_dict()[classifier], before[classifier]), "it is new"
+    if name == "small_1.0":
+        for kernels in (supernet.state_dict()[key] for key in before if "depthwise.w" in key):
+            assert (kernels[:, :, 0] == 0).all(), "around the published 3x3 kernel"
+    # With the published classifier, both compute the same, by the statistics of a batch.
+    graph = supernet.space.reference(name).graph
+    ordered = ordered_by_importance(known.architecture.graph, known.tensors)
+    slot = graph.ops[-1].required_slot()
+    with torch.no_grad():
+        width = slot.inputs.width
+        supernet.get_parameter(classifier)[:, :width] = ordered[classifier]
+        bias = classifier.replace("weight", "bias")
+        supernet.get_parameter(bias).copy_(ordered[bias])
+        pixels = torch.rand(6, 3, 32, 32)
+        centred = pixels - torch.tensor(known.mean)[:, None, None]
+        theirs = known.network().train()(centred / torch.tensor(known.std)[:, None, None])
+        ours = supernet(graph, centred / torch.from_numpy(data.std)[:, None, None])
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_grey_images_take_the_sum_of_the_colours(weights):
+    data, known = make_data(channels=1), weights()
+    supernet = Supernet(adapted(data), torch.Generator().manual_seed(0))
+    start_from(supernet, known, data)
+    theirs = known.tensors["stem.weight"] / torch.tensor(known.std)[:, None, None]
+    expected = float(data.std[0]) * theirs.sum(1)
+    own = supernet.get_parameter("stem.weight")[:, 0].detach()
+    torch.testing.assert_close(own.sort(0).values, expected.sort(0).values)
+
+
+def test_network_of_another_space_is_refused(weights):
+    data, known = make_data(), weights()
+    other = replace(adapted(data), references=())
+    with pytest.raises(WeightsError, match="small_1.0, which is no network of the space small"):
+        start_from(Supernet(other, torch.Generator()), known, data)
+
+
+def test_training_resumes_from_the_same_weights_only(weights, tmp_path):
+    data, known = make_data(), weights()
+    settings = TrainingSettings(epochs=1, batch_size=20)
+
+    def trained(folder, start):
+        return train(
+            adapted(data),
+            data,
+            tmp_path / folder,
+            settings,
+            seed=0,
+            published=start,
+            progress=False,
+        )
+
+    first = trained("first", known).state_dict()
+    again = trained("again", known).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    scratch = trained("scratch", None).state_dict()
+    assert not all(torch.equal(first[name], scratch[name]) for name in first)
+    with pytest.raises(CheckpointError, match="published"):
+        trained("first", None)
