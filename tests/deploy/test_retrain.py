@@ -17,6 +17,7 @@ from nas.deploy.model import normalised
 from nas.deploy.retrain import Retraining, load_trained, published_network, train_model
 from nas.deploy.retrain import retrain as retrain_networks
 from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
+from nas.run.answers import ANSWERS
 from nas.run.progress import SilentProgress
 from nas.run.run import Run, open_run
 from nas.run.trained import TRAINED, TrainedRecord
@@ -282,3 +283,18 @@ def test_published_network_is_trained_for_the_images_of_the_run(run):
 
 def first(images: Images, count: int) -> Images:
     return Images(images.pixels[:count], images.labels[:count])
+
+
+def test_answers_are_written_anew_when_pictures_are_switched_off(run):
+    pick = front_ids(run)[-1]
+    record = retrain(open_run(run), pick, epochs=1)
+    path = run / "models" / record.id / "answers.json"
+    shown = ANSWERS.read(path)
+    assert shown.has_pictures
+    assert all(each.picture for each in shown.mistakes)
+    job = json.loads((run / "run.json").read_text())["job"]
+    change_record(run, job={**job, "finish": {**job["finish"], "pictures": False}})
+    retrain(open_run(run), pick)
+    private = ANSWERS.read(path)
+    assert not any(each.picture for each in private.mistakes)
+    assert (private.right, private.confused) == (shown.right, shown.confused)
