@@ -189,7 +189,7 @@ def render_card(
         "count": partial(format_count),
         "ms": format_latency,
         "percent": _percent,
-        "accuracy": format_accuracy,
+        "accuracy_of": _accuracy_of,
         "cell": _cell,
     }
     script = script_format([file.format for file in card.files]) if card.script else None
@@ -200,7 +200,7 @@ def render_card(
         requirements=REQUIREMENTS[script] if script else "",
         figure=figure,
         by_class={
-            name: None if value is None else wilson_interval(value, [count])
+            name: _accuracy_of(value, count)
             for (name, value), count in zip(
                 card.accuracy.by_class.items(), card.data.class_counts["test"], strict=True
             )
@@ -246,6 +246,11 @@ def _limits(
                 "runtime does not exist for the system that exported it."
             )
     return limits
+
+
+def _accuracy_of(accuracy: float | None, images: float) -> str:
+    """Return a plain accuracy on so many images with its interval; nothing for None."""
+    return format_accuracy(None if accuracy is None else wilson_interval(accuracy, [images]))
 
 
 def _percent(share: float | None) -> str:
