@@ -39,6 +39,18 @@ class JobFileError(RequestError):
     """A job file is invalid; the message names the key and the allowed values."""
 
 
+class BudgetError(JobFileError):
+    """The budget of a job is too short.
+
+    Attributes:
+        smallest: the smallest budget that works, such as `8m`.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", smallest: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.smallest = smallest
+
+
 class SpaceError(RequestError):
     """A search space, or an architecture of one, does not describe a network."""
 

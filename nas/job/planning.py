@@ -16,7 +16,7 @@ import torch
 
 from nas.data import ImageDataset
 from nas.display.formatting import format_duration
-from nas.errors import JobFileError, MeasurementError
+from nas.errors import BudgetError, MeasurementError
 from nas.job.inputs import needed_kernels
 from nas.latency import Kernel, LatencyTable, Runtime
 from nas.latency.build_estimate import estimate_build_with
@@ -194,7 +194,7 @@ def too_short_error(
     runtime: Runtime,
     prepare_s: float,
     table_s: float,
-) -> JobFileError:
+) -> BudgetError:
     """Return the error for a budget of which the latency table leaves too little.
 
     Args:
@@ -216,13 +216,14 @@ def too_short_error(
     for name in sorted(missing, key=lambda each: len(missing[each])):
         if kernel_s * len(missing[name].union(*fitting.values())) <= available_s:
             fitting[name] = missing[name]
-    smallest = math.ceil((prepare_s + table_s) / (1 - MIN_REST) / 60)
+    smallest = f"{math.ceil((prepare_s + table_s) / (1 - MIN_REST) / 60)}m"
     spaces_text = f"[[space]] {' and '.join(fitting)} alone would fit. " if fitting else ""
-    return JobFileError(
+    return BudgetError(
         f"The budget {settings.budget} is too short: the latency table of {', '.join(spaces)} "
         f"takes about {format_duration(table_s)}, and the rest of the job needs time as well.",
-        remedy=f'The smallest budget that works is "{smallest}m". {spaces_text}A second job on '
+        remedy=f'The smallest budget that works is "{smallest}". {spaces_text}A second job on '
         "this device finds the latency table, and needs less.",
+        smallest=smallest,
     )
 
 
