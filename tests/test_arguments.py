@@ -51,6 +51,7 @@ CALLS = {
     nas.load_space: {"name_or_path": "mobilenet_tiny"},
     nas.open_run: {"path": "run"},
     nas.open_runtime: {"name": "tvm"},
+    nas.read_weights: {"path": "weights.pth"},
     nas.run_job: {"settings": JobSettings.model_construct(), "folder": Path("run")},
     nas.run_search: {"spaces": SPACE, "objectives": {"macs": lambda each: each.macs}, "trials": 3},
     nas.space_kernels: {"space": SPACE, "runtime": RUNTIME},

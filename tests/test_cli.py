@@ -137,7 +137,7 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["spaces", "mobilnet"], 2, "There is no space 'mobilnet'. Spaces: mobilenet"),
+        (["spaces", "mobilnet"], 2, "There is no space 'mobilnet'. Spaces: efficientnet_lite"),
         (["run", "nowhere.toml"], 2, "There is no job file nowhere.toml"),
         (["select", "nowhere"], 2, "is not a run"),
         (["report", "nowhere"], 2, "is not a run"),

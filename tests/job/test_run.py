@@ -208,7 +208,10 @@ def test_classes_of_too_few_images_are_refused_before_any_work(
     done = invoke(*commands[command])
     assert done.returncode == 2
     assert re.search(lacking, done.stderr)
-    assert "Each class needs at least 4: 2 to train, 1 for validation, 1 to test." in done.stderr
+    needed = (
+        "Each class needs at least 5: 2 to train, 1 for the search, 1 for the hold-out, 1 to test."
+    )
+    assert needed in done.stderr
     assert "Add images of these classes, or remove the classes." in done.stderr
 
 

@@ -276,12 +276,16 @@ def main():
             if not options.json:
                 print(f"{path}: {error}", file=sys.stderr)
             continue
-        results.append({"image": path, "logits": logits.tolist()})
+        confidence = np.exp(logits.astype(np.float64) - logits.max())
+        confidence /= confidence.sum()
+        unsure = bool(confidence.max() < (PREPROCESSING.get("min_confidence") or 0))
+        results.append({"image": path, "logits": logits.tolist(), "unsure": unsure})
         if not options.json:
             if len(options.images) > 1:
                 print(path)
-            confidence = np.exp(logits - logits.max())
-            confidence /= confidence.sum()
+            if unsure:
+                print("unsure")
+                continue
             for position in confidence.argsort()[::-1][:5]:
                 print(f"{confidence[position]:6.1%}  {PREPROCESSING['classes'][position]}")
     if options.json:
