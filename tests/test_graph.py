@@ -176,6 +176,7 @@ def test_overhangs_refuses_shape_that_no_windows_make():
         Op("max_pool", (0,), (1, 5, 5), kernel=3, stride=2).overhangs(8, 8)
 
 
+@pytest.mark.slow
 def test_every_reader_refuses_an_activation_that_it_does_not_have():
     """A reader that ignored an activation would compute another network without a word."""
     command = [sys.executable, "-m", "tests.new_activation"]

@@ -116,6 +116,7 @@ def test_examples_have_every_op_kind():
     assert kinds == set(OP_KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_networks_of_a_space_run_as_in_torch(name):
     for graph in lowered(name)[:2]:

@@ -170,6 +170,7 @@ def limited(ms):
     return {"[finish]": f"max_latency_ms = {ms}\n\n[finish]"}
 
 
+@pytest.mark.slow
 def test_limit_that_goes_down_and_up_judges_all_trials_again(run):
     first = read_trials(OUT)
     limit_us = float(first["predicted_us"].median())
@@ -227,6 +228,7 @@ def test_new_limit_on_a_count_is_known_of_every_trial(run):
     assert (read_trials(OUT)["state"] == "complete").all()
 
 
+@pytest.mark.slow
 def test_advice_about_an_empty_front_is_followed(run):
     """Networks that are predicted to meet the limit, and measured beyond it, leave no front."""
     rows = read_trials(OUT).dropna(subset=["measured_us"])

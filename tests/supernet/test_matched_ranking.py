@@ -139,6 +139,7 @@ def test_second_training_is_ranked_beside_the_scores():
     assert TRAINED_AGAIN not in none.kendall_tau
 
 
+@pytest.mark.slow
 def test_few_second_trainings_say_what_a_second_training_of_all_reaches():
     """Simulated: accuracies whose deviation is 2 points, and noise of 1 point in each training."""
     rng = np.random.default_rng(7)

@@ -31,6 +31,7 @@ def test_program_computes_what_torch_computes(space, tmp_path):
     assert json.loads(loaded.text("preprocessing")) == json.loads(model.preprocessing.embedded)
 
 
+@pytest.mark.slow
 def test_layers_run_in_xnnpack(tmp_path):
     from executorch.exir._serialize._program import deserialize_pte_binary
 
