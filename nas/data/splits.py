@@ -112,7 +112,7 @@ def split_images(
     else:
         search, holdout = _even_split(validation, labels, fraction, rng)
     parts = {"training": train, "search": search, "hold-out": holdout}
-    if not has_test:
+    if are_grouped or not has_test:
         parts["test"] = test
     _require_classes(parts, labels, classes, are_grouped=are_grouped)
     return train, search, holdout, test

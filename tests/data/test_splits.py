@@ -90,3 +90,11 @@ def test_validation_split_without_a_class_is_refused():
     message = "No hold-out image would be of class 'cow'. Each class needs 2 validation images"
     with pytest.raises(DataError, match=message):
         split([None] * 125, labels, splits)
+
+
+def test_groups_leave_no_test_split_without_a_class():
+    labels = [0, 1, 2] * 40
+    splits = ["train"] * 90 + ["test"] * 30
+    labels[90:] = [0, 1] * 15
+    with pytest.raises(DataError, match="No test image would be of class 'cow'"):
+        split([f"g{at}" if at > 1 else "shared" for at in range(120)], labels, splits)
