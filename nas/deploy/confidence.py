@@ -63,7 +63,7 @@ def calibrate(network: Network, data: ImageDataset) -> Calibration:
         network: the network in evaluation mode; its weights are changed.
         data: the images that it was trained on.
     """
-    before = softmax(network_logits(network, data, data.holdout).astype(float), axis=1)
+    logits = network_logits(network, data, data.holdout).astype(float)
     temperature, images = 1.0, 0
     if (module := _last_module(network)) is not None:
         images = len(data.search)
@@ -74,7 +74,7 @@ def calibrate(network: Network, data: ImageDataset) -> Calibration:
             for parameter in module.parameters(recurse=False):
                 parameter.div_(temperature)
     labels = data.holdout.labels
-    after = softmax(network_logits(network, data, data.holdout).astype(float), axis=1)
+    before, after = softmax(logits, axis=1), softmax(logits / temperature, axis=1)
     return Calibration(
         temperature=temperature,
         images=images,

@@ -30,6 +30,7 @@ from nas.machine.torch_device import resolve_device
 from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.judged import JudgedImages
 from nas.run.model_card import PREPROCESSING
+from nas.run.models import advantages
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
 from nas.run.trained import (
@@ -198,12 +199,9 @@ def train_networks(
     for each in trained:
         keep_answers(run, each.id)
     run.write_trials(run.trials)
-    models = {model.record.id: model for model in run.models}
-    for name, model in models.items():
-        if model.candidate is not None and model.candidate.dominated_by in models:
-            better = models[model.candidate.dominated_by]
-            reason = better.advantage(model, is_balanced=run.images.is_balanced)
-            progress.note(f"{name} is off the front after training: {better.record.id} {reason}")
+    replaced = advantages(run.models, is_balanced=run.images.is_balanced)
+    for name, (better, reason) in replaced.items():
+        progress.note(f"{name} is off the front after training: {better.record.id} {reason}")
     return trained, errors
 
 

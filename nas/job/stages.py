@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from nas.latency import (
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
 from nas.machine.torch_device import resolve_device
+from nas.pretrained import PublishedWeights
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.report import page
 from nas.run.progress import JobProgress
@@ -46,7 +47,7 @@ from nas.run.record import (
     TableSummary,
 )
 from nas.run.settings import JobSettings
-from nas.space import library
+from nas.space import SearchSpace, library
 from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
 from nas.supernet.mirroring import run_mirroring_experiment
@@ -297,6 +298,29 @@ def supernet_settings(run: JobRun) -> TrainingSettings:
     return run.training_settings(seconds=run.record.supernet_seconds)
 
 
+def train_supernet(
+    settings: JobSettings,
+    space: SearchSpace,
+    data: ImageDataset,
+    folder: Path,
+    recipe: TrainingSettings,
+    published: PublishedWeights | None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Supernet:
+    """Train the supernet of a space of a job, from published weights if there are any.
+
+    Args:
+        settings: the settings of the job.
+        space, data, folder, published, progress: see `nas.train`.
+        recipe: settings of a training that starts from random weights.
+    """
+    if published is not None:
+        recipe = settings.training.fine_tuned(recipe)
+    return train(
+        space, data, folder, recipe, seed=settings.seed, published=published, progress=progress
+    )
+
+
 def train_supernets(
     run: JobRun, progress: JobProgress, settings: TrainingSettings
 ) -> dict[str, Supernet]:
@@ -314,14 +338,14 @@ def train_supernets(
     for name, space in run.spaces.items():
         with run.stage(f"{SUPERNETS} {name}", progress):
             progress.begin(f"supernet {name}", "step")
-            supernets[name] = train(
+            supernets[name] = train_supernet(
+                run.settings,
                 space,
                 run.data,
                 run.supernet_folder(name),
-                run.settings.training.fine_tuned(settings) if name in run.published else settings,
-                seed=run.settings.seed,
-                published=run.published.get(name),
-                progress=lambda p: progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
+                settings,
+                run.published.get(name),
+                lambda p: progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
             )
         largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], run.data)
         summary = SupernetSummary(

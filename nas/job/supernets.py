@@ -10,7 +10,7 @@ from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.files.documents import SCHEMA, to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
 from nas.job.inputs import load_images, load_published, load_spaces, require_complete
-from nas.job.stages import decide_training, open_data, train_supernets
+from nas.job.stages import decide_training, open_data, train_supernet, train_supernets
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.record import RUN
 from nas.run.run import Run
@@ -28,7 +28,6 @@ from nas.supernet.ranking import compute_pooled_ranking, compute_ranking
 from nas.supernet.ranking_records import RankedNetworkRecord, RankingRecord, read_ranking
 from nas.supernet.records import MIN_ANCHORS, ScoreCorrection
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 
 RANKING = "ranking.json"
@@ -70,13 +69,13 @@ def train_job_supernets(
         published = load_published(settings, spaces)
         recipe = group.broadcast(None)
         return {
-            name: train(
+            name: train_supernet(
+                settings,
                 space,
                 data,
                 Run(folder).supernet_folder(name),
-                settings.training.fine_tuned(recipe) if name in published else recipe,
-                seed=settings.seed,
-                published=published.get(name),
+                recipe,
+                published.get(name),
             )
             for name, space in spaces.items()
         }

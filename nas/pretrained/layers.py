@@ -228,12 +228,12 @@ def difference(
         The position of the network's first layer that the file lacks, the file's first layer that
         the network lacks, and the number of layers that they have in common.
     """
-    found = Counter([layer.signature for layer in layers])
+    unmatched = Counter([layer.signature for layer in layers])
     missing = None
     common = 0
     for position, signature in enumerate(expected):
-        if found[signature]:
-            found[signature] -= 1
+        if unmatched[signature]:
+            unmatched[signature] -= 1
             common += 1
         elif missing is None:
             missing = position

@@ -20,7 +20,7 @@ from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
 from nas.run.front import expected_accuracies, front, row_objectives
-from nas.run.models import RunModel, undecided_pairs
+from nas.run.models import advantages, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
@@ -111,7 +111,10 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         ranking=ranking,
         orders=ORDER_NAMES,
         models=models,
-        advantages=_advantages(models, is_balanced=run.images.is_balanced),
+        advantages={
+            name: reason
+            for name, (_, reason) in advantages(models, is_balanced=run.images.is_balanced).items()
+        },
         undecided=undecided_pairs(models, is_balanced=run.images.is_balanced),
         pictures=run.settings.finish.pictures,
         most_pictures=MAX_MISTAKES,
@@ -129,21 +132,6 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         training_svg=to_svg(figures.draw_training(logs)) if logs else "",
         ranking_svg=to_svg(figures.draw_ranking(rankings)) if ranking else "",
     )
-
-
-def _advantages(models: Sequence[RunModel], *, is_balanced: bool) -> dict[str, str]:
-    """Return, by the ID of each model that is off the front, why another one takes its place."""
-    by_id = {model.record.id: model for model in models}
-    rivals = {
-        name: by_id.get(model.candidate.dominated_by or "")
-        for name, model in by_id.items()
-        if model.candidate is not None
-    }
-    return {
-        name: rival.advantage(by_id[name], is_balanced=is_balanced)
-        for name, rival in rivals.items()
-        if rival is not None
-    }
 
 
 def _limits(search: SearchSettings) -> list[str]:

@@ -124,21 +124,25 @@ class Answers(Document):
         """Return the share of so many images in those of a class."""
         return images / max(1, self.counts[label])
 
-    def is_better(self, other: Answers, *, is_balanced: bool) -> bool:
-        """Return whether this network is more accurate than another one, by a paired test.
+    def difference(self, other: Answers, *, is_balanced: bool) -> int:
+        """Return whether a paired test shows that one of two networks is more accurate.
 
         The images are the same. See `nas.statistics.paired_p_value`.
 
         Args:
             other: the answers of the other network.
             is_balanced: whether all classes count alike, rather than all images.
+
+        Returns:
+            1 if this network is more accurate, -1 if the other one is, and 0 if no difference is
+            shown.
         """
         weights = np.repeat(1 / np.maximum(1, self.counts), self.counts)
         gain = (self.is_right.astype(int) - other.is_right) @ (
             weights if is_balanced else np.ones(len(weights))
         )
         p_value = paired_p_value(self.is_right, other.is_right, weights if is_balanced else None)
-        return bool(gain > 0 and p_value <= MAX_P_VALUE)
+        return int(np.sign(gain)) if p_value <= MAX_P_VALUE else 0
 
 
 ANSWERS = Format(

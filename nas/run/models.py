@@ -60,9 +60,7 @@ class RunModel:
         own, others = self.answers, other.answers
         if own is None or others is None or own.counts != others.counts:
             return None
-        return own.is_better(others, is_balanced=is_balanced) - others.is_better(
-            own, is_balanced=is_balanced
-        )
+        return own.difference(others, is_balanced=is_balanced)
 
     def advantage(self, other: RunModel, *, is_balanced: bool) -> str:
         """Return why this model takes the place of another one that is not better in anything.
@@ -92,6 +90,24 @@ class RunModel:
         """The exported files, the fastest first; those that were not timed come last."""
         files = self.card.files if self.card else ()
         return tuple(sorted(files, key=lambda f: f.latency.median_us if f.latency else 1e99))
+
+
+def advantages(models: Sequence[RunModel], *, is_balanced: bool) -> dict[str, tuple[RunModel, str]]:
+    """Return, by the ID of each model that is off the front, which one takes its place, and why.
+
+    See `RunModel.advantage`.
+    """
+    by_id = {model.record.id: model for model in models}
+    rivals = {
+        name: by_id.get(model.candidate.dominated_by or "")
+        for name, model in by_id.items()
+        if model.candidate is not None
+    }
+    return {
+        name: (rival, rival.advantage(by_id[name], is_balanced=is_balanced))
+        for name, rival in rivals.items()
+        if rival is not None
+    }
 
 
 def undecided_pairs(models: Sequence[RunModel], *, is_balanced: bool) -> list[tuple[str, str]]:

@@ -466,6 +466,7 @@ class FinishSettings(_Table):
     export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] = DEFAULT_FORMATS
     min_confidence: Annotated[float, _field("finish.min_confidence")] | None = None
     min_accuracy: Annotated[float, _field("finish.min_accuracy")] | None = None
+    pictures: Annotated[bool, _field("finish.pictures")] = True
 
     @field_validator("min_accuracy")
     @classmethod
@@ -475,8 +476,6 @@ class FinishSettings(_Table):
         if min_accuracy is not None and info.data.get("min_confidence") is not None:
             raise ValueError("finish.min_confidence is set, too; set one of the two")
         return min_accuracy
-
-    pictures: Annotated[bool, _field("finish.pictures")] = True
 
 
 class JobSettings(_Table):

@@ -244,9 +244,7 @@ def predict_network(network: Network, data: ImageDataset, images: Images) -> np.
 
     The network's running statistics are used.
     """
-    state = network.tensors()
-    device = next(iter(state.values())).device
-    return _folded_classifier(network.graph, state, data, device)(images)
+    return network_logits(network, data, images).argmax(1)
 
 
 def network_logits(network: Network, data: ImageDataset, images: Images) -> np.ndarray:
@@ -256,7 +254,7 @@ def network_logits(network: Network, data: ImageDataset, images: Images) -> np.n
     """
     state = network.tensors()
     device = next(iter(state.values())).device
-    return _folded_function(network.graph, state, data, device, lambda logits: logits)(images)
+    return _folded_logits(network.graph, state, data, device)(images)
 
 
 @torch.no_grad()
@@ -329,17 +327,14 @@ def _folded_classifier(
     graph: Graph, state: Mapping[str, Tensor], data: ImageDataset, device: torch.device
 ) -> Classify:
     """Fold the batch norms of a network's weights, and return what classifies images with it."""
-    return _folded_function(graph, state, data, device, lambda logits: logits.argmax(1))
+    logits = _folded_logits(graph, state, data, device)
+    return lambda images: logits(images).argmax(1)
 
 
-def _folded_function(
-    graph: Graph,
-    state: Mapping[str, Tensor],
-    data: ImageDataset,
-    device: torch.device,
-    of_logits: Callable[[Tensor], Tensor],
+def _folded_logits(
+    graph: Graph, state: Mapping[str, Tensor], data: ImageDataset, device: torch.device
 ) -> Callable[[Images], np.ndarray]:
-    """Fold the batch norms, and return what gives a function of the logits of images."""
+    """Fold the batch norms of a network's weights, and return what gives the logits of images."""
     with torch.inference_mode():
         weights = FoldedWeights(fold_norms(graph, state))
     batch_size = _batch_size(graph, device)
@@ -348,8 +343,7 @@ def _folded_function(
         @torch.inference_mode()
         def part(start: int) -> Tensor:
             pixels = torch.from_numpy(images.pixels[start : start + batch_size]).to(device)
-            logits = run_graph(graph.folded, normalize(pixels, data), weights).flatten(1)
-            return of_logits(logits)
+            return run_graph(graph.folded, normalize(pixels, data), weights).flatten(1)
 
         starts = range(0, len(images), batch_size)
         batches = map_batches(part, starts, graph.macs * batch_size, device)

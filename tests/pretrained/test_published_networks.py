@@ -115,11 +115,11 @@ def test_efficientnet_lite0_classifies_photos_like_the_network_of_its_package():
 
 def test_what_timm_files_do_not_tell_is_told_by_their_path_or_asked_for(tmp_path):
     state = OTHERS["efficientnet_lite0"]().state_dict()
-    found = {}
+    conventions = {}
     for name in ("efficientnet_lite0_ra-37913777.pth", "tf_efficientnet_lite0-0aa007d2.pth"):
         torch.save(state, tmp_path / name)
-        found[name] = read_weights(tmp_path / name).conventions.name
-    assert list(found.values()) == ["torch", "tensorflow"]
+        conventions[name] = read_weights(tmp_path / name).conventions.name
+    assert list(conventions.values()) == ["torch", "tensorflow"]
     torch.save(state, tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match=r"two kinds of padding.*torch .*tensorflow "):
         read_weights(tmp_path / "mine.pth")

@@ -30,17 +30,17 @@ def test_better_is_said_of_a_difference_that_chance_does_not_make():
     worse = answers_of([False] * 6 + [True] * 94, (50, 50))
     better = answers_of([True] * 100, (50, 50))
     nearly = answers_of([True] * 5 + [False] + [True] * 94, (50, 50))
-    assert better.is_better(worse, is_balanced=False)
-    assert not worse.is_better(better, is_balanced=False)
-    assert not nearly.is_better(worse, is_balanced=False)
-    assert not better.is_better(better, is_balanced=False)
+    assert better.difference(worse, is_balanced=False) == 1
+    assert worse.difference(better, is_balanced=False) == -1
+    assert nearly.difference(worse, is_balanced=False) == 0
+    assert better.difference(better, is_balanced=False) == 0
 
 
 def test_of_unequal_classes_the_balanced_accuracy_may_say_the_opposite():
     common = answers_of([True] * 100 + [False] * 20, (100, 20))
     rare = answers_of([False] * 45 + [True] * 75, (100, 20))
-    assert common.is_better(rare, is_balanced=False)
-    assert rare.is_better(common, is_balanced=True)
+    assert common.difference(rare, is_balanced=False) == 1
+    assert rare.difference(common, is_balanced=True) == 1
 
 
 @pytest.mark.parametrize(
