@@ -42,11 +42,11 @@ from nas.run.record import (
     DataSummary,
     DeviceSummary,
     ImageChanges,
-    PretrainedSummary,
     SupernetSummary,
     TableSummary,
 )
 from nas.run.settings import JobSettings
+from nas.run.trained import PretrainedSummary
 from nas.space import SearchSpace, library
 from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
@@ -111,13 +111,9 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     )
     run.record.spaces = digests
     run.record.pretrained = {
-        name: PretrainedSummary(
-            file=each.file.path.name,
-            sha256=each.file.sha256,
-            network=each.reference.name,
-            licence=each.licence,
-        )
-        for name, each in run.published.items()
+        name: PretrainedSummary.of(run.published[name], each.pretrained)
+        for name, each in zip(spaces, run.settings.space, strict=True)
+        if name in run.published
     }
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
     progress.note(data.summary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -20,11 +20,66 @@ from nas.files.documents import (
 )
 from nas.space.records import ArchitectureRecord
 
+if TYPE_CHECKING:
+    from nas.pretrained import PublishedWeights
+    from nas.run.settings import PretrainedSettings
+
 TRAINED_FILE = "trained.json"
 """Name of the file with the record of a training, in a model's folder."""
 
 MODELS_FOLDER = "models"
 """Name of the folder with a folder for each trained model, in a run folder."""
+
+
+class PretrainedSummary(Document):
+    """The published weights from which a supernet or a network starts.
+
+    Attributes:
+        file: name of the file.
+        sha256: digest of the file.
+        network: the published network.
+        conventions: what the file does not say, a name in `nas.pretrained.CONVENTIONS`.
+        source: where the file comes from; None if the user does not state it.
+        licence: licence of the weights, likewise.
+        file_licence: licence that the file or its digest tells; None if it is not known.
+        data: data set that the network was trained on; None if the user does not state it.
+    """
+
+    file: Name
+    sha256: str
+    network: Name
+    conventions: str
+    source: str | None
+    licence: str | None
+    file_licence: str | None
+    data: str | None
+
+    @classmethod
+    def of(
+        cls, weights: PublishedWeights, stated: PretrainedSettings | None = None
+    ) -> PretrainedSummary:
+        """Return the summary of some weights, with what a user states of them."""
+        statements = ("source", "licence", "data")
+        return cls(
+            file=weights.file.path.name,
+            sha256=weights.file.sha256,
+            network=weights.reference.name,
+            conventions=weights.conventions.name,
+            file_licence=weights.licence,
+            **{name: getattr(stated, name, None) for name in statements},
+        )
+
+    @property
+    def summary(self) -> str:
+        """The weights in one line."""
+        licence = self.licence or self.file_licence or "unknown"
+        if self.file_licence not in (None, licence):
+            licence += f" as stated, {self.file_licence} by the file"
+        return (
+            f"{self.network} from {self.file}, SHA-256 {self.sha256}, source "
+            f"{self.source or 'unknown'}, licence {licence}, trained on "
+            f"{self.data or 'unknown data'}"
+        )
 
 
 class SplitAccuracy(Document):
