@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from nas.errors import CheckpointError
 from nas.files.documents import (
@@ -136,7 +136,8 @@ class TrainedRecord(Document):
         space: name of the space.
         digest: digest of the network's graph.
         architecture: the architecture.
-        start: initial weights: those of the supernet, or newly drawn ones.
+        start: initial weights: those of the supernet, published ones, or newly drawn ones.
+        published: the published weights from which it started; None for another start.
         supernet_accuracy: accuracy on the hold-out images with the supernet's weights, before the
             training; None for a network without a supernet.
         holdout: accuracy on validation images that neither training nor search used.
@@ -151,12 +152,13 @@ class TrainedRecord(Document):
         versions: versions of the packages that trained it, by name.
     """
 
-    schema_version: Literal[2] = Field(alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     id: Name
     space: Name
     digest: NetworkDigest
     architecture: ArchitectureRecord
-    start: Literal["supernet", "scratch"]
+    start: Literal["supernet", "published", "scratch"]
+    published: PretrainedSummary | None = None
     supernet_accuracy: Fraction | None
     holdout: SplitAccuracy
     test: SplitAccuracy
@@ -168,6 +170,12 @@ class TrainedRecord(Document):
     data_digest: str
     seconds: Seconds
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _names_published_weights(self) -> TrainedRecord:
+        if (self.start == "published") != (self.published is not None):
+            raise ValueError('it names published weights exactly if start is "published"')
+        return self
 
 
 TRAINED = Format(

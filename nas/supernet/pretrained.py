@@ -10,7 +10,8 @@ from nas.errors import WeightsError
 from nas.graph import Graph
 from nas.pretrained import PublishedWeights
 from nas.pretrained.importance import ordered_by_importance
-from nas.space import SearchSpace
+from nas.space import Architecture, SearchSpace
+from nas.supernet.evaluation import calibrated_state
 from nas.supernet.weights import Supernet
 
 
@@ -18,7 +19,7 @@ def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
     """Return a published network as a subnet of a space.
 
     Raises:
-        WeightsError: the network is not in the space.
+        WeightsError: the network is not in the space, or has no batch norms, unlike the space.
     """
     name = published.reference.name
     known = [reference.name for reference in space.references]
@@ -27,6 +28,13 @@ def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
             f"{published.file.path} is of {name}, which is no network of the space {space.name}.",
             remedy=f"Its networks are {', '.join(known) or 'none that is published'}. "
             "`nas spaces --references` lists those of all spaces.",
+        )
+    reference = next(each for each in space.references if each.name == name)
+    if space.norm and not reference.norm:
+        raise WeightsError(
+            f"{published.file.path} is of {name}, which has no batch norms. The networks here have "
+            "them, and do not start from weights without.",
+            remedy="Start from weights of another network.",
         )
     return space.reference(name).graph
 
@@ -73,6 +81,34 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         if f"{op.slot.name}.bias" in tensors:
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
             bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
+
+
+def published_state(
+    architecture: Architecture,
+    published: PublishedWeights,
+    data: ImageDataset,
+    *,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return the weights with which a published network starts to learn some images.
+
+    They are those of a supernet that starts from the same weights, see `start_from`, with the
+    statistics of the training images.
+
+    Args:
+        architecture: the published network in a space that is adapted to `data`.
+        published: its weights.
+        data: the images.
+        seed: seed of the classifier, which is new.
+        device: device that computes the statistics.
+
+    Raises:
+        WeightsError: the network is not in its space.
+    """
+    supernet = Supernet(architecture.space, torch.Generator().manual_seed(seed))
+    start_from(supernet, published, data)
+    return calibrated_state(supernet.to(device), architecture.graph, data)
 
 
 def _for_images(weight: Tensor, published: PublishedWeights, data: ImageDataset) -> Tensor:
