@@ -168,9 +168,9 @@ def draw_front(
         if axis.is_latency and model.candidate is None and model.latency_us is not None
     ]
     for model, value in rivals:
-        _draw_model(axes, model, value, spaces, images)
+        label = "published networks (bars: 95% intervals)" if model is rivals[0][0] else None
+        _draw_model(axes, model, value, spaces, images, label)
     stars = ", stars: trained" if models else ""
-    stars += ", diamonds: published networks" if rivals else ""
     corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
     axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
     shown = pd.Series([*axis.predicted[complete.index], *(value for _, value in rivals)])
@@ -252,9 +252,10 @@ def _draw_model(
     value: float,
     spaces: Sequence[str],
     images: JudgedImages,
+    label: str | None = None,
 ) -> None:
     """Draw the hold-out accuracy of a trained network with its interval, and its name."""
-    marker, size = ("D", 60) if model.candidate is None else ("*", 170)
+    is_own = model.candidate is not None
     accuracy = 100 * model.record.holdout.accuracy
     interval = images.interval(model.record.holdout.accuracy, "holdout")
     if interval is not None:
@@ -262,12 +263,15 @@ def _draw_model(
             value, 100 * interval.low, 100 * interval.high, color="black", linewidth=0.8, zorder=4
         )
     axes.scatter(
-        [value], [accuracy], marker=marker, s=size, edgecolors="black", linewidths=0.8,
-        zorder=5, color=space_colours(spaces).get(model.record.space, "grey"),
+        [value], [accuracy], marker="*" if is_own else "D", s=170 if is_own else 60,
+        edgecolors="black", linewidths=0.8, zorder=5, label=label,
+        color=space_colours(spaces).get(model.record.space, "grey"),
     )  # fmt: skip
+    # Published networks are among the slowest: at their right, the plot ends.
     axes.annotate(
-        model.record.id, (value, accuracy), xytext=(5, 6), textcoords="offset points", fontsize=8
-    )
+        model.record.id, (value, accuracy), xytext=(5 if is_own else -7, 6), fontsize=8,
+        textcoords="offset points", ha="left" if is_own else "right",
+    )  # fmt: skip
 
 
 @mpl.rc_context(STYLE)
