@@ -9,7 +9,6 @@ from nas.data import ImageDataset
 from nas.errors import WeightsError
 from nas.graph import Graph
 from nas.pretrained import PublishedWeights
-from nas.pretrained.importance import ordered_by_importance
 from nas.space import Architecture, SearchSpace
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.weights import Supernet
@@ -29,8 +28,7 @@ def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
             remedy=f"Its networks are {', '.join(known) or 'none that is published'}. "
             "`nas spaces --references` lists those of all spaces.",
         )
-    reference = next(each for each in space.references if each.name == name)
-    if space.norm and not reference.norm:
+    if space.norm and not published.reference.norm:
         raise WeightsError(
             f"{published.file.path} is of {name}, which has no batch norms. The networks here have "
             "them, and do not start from weights without.",
@@ -43,10 +41,14 @@ def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
 def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDataset) -> None:
     """Put the weights of a published network in their places in a supernet.
 
-    The channels are ordered by importance first, so that narrow subnets take the best ones. A
-    kernel that is smaller than the shared one lies in its centre, with zeros around it. What the
-    published network lacks, and the classifier, keep their random values; blocks of a residual
-    stream that it lacks compute nothing at first, since the scale of their last norm is zero.
+    The channels keep their order: narrow subnets take the first ones. A kernel that is smaller than
+    the shared one lies in its centre, with zeros around it. What the published network lacks, and
+    the classifier, keep their random values; blocks of a residual stream that it lacks compute
+    nothing at first, since the scale of their last norm is zero.
+
+    Kernels of a network that pads as TensorFlow does are mirrored from left to right: TensorFlow
+    pads a map of an even size on its right only, and the windows of a convolution here with a
+    stride begin one pixel to the left of it, as those of TensorFlow do in a mirrored image.
 
     The supernet's images are normalised by `data`, the published network's otherwise. The scale
     becomes a part of the first weights; the batch norm behind them removes the rest.
@@ -61,11 +63,10 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     """
     graph = published_graph(supernet.space, published)
     classifier = graph.ops[-1].slot_name
-    tensors = ordered_by_importance(published.architecture.graph, published.tensors)
     for op in graph.ops:
         if op.slot is None or op.slot.name == classifier:
             continue
-        new = tensors[f"{op.slot.name}.weight"]
+        new = published.tensors[f"{op.slot.name}.weight"]
         shared = supernet.get_parameter(f"{op.slot.name}.weight")
         outputs = torch.tensor(op.slot.outputs.positions)
         if op.kind == "norm":
@@ -75,12 +76,14 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
                 new = _for_images(new, published, data)
             inputs = torch.tensor(op.slot.inputs.positions if op.slot.inputs else [0])
             if op.kind == "conv":
+                if published.conventions.pads_like_tensorflow:
+                    new = new.flip(-1)
                 margin = (shared.shape[-1] - op.kernel) // 2
                 new = torch.nn.functional.pad(new, (margin,) * 4)
             shared[outputs[:, None], inputs] = new.to(shared)
-        if f"{op.slot.name}.bias" in tensors:
+        if f"{op.slot.name}.bias" in published.tensors:
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
-            bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
+            bias[outputs] = published.tensors[f"{op.slot.name}.bias"].to(bias)
 
 
 def published_state(

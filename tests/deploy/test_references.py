@@ -18,6 +18,7 @@ from nas.pretrained import read_weights
 from nas.run.progress import SilentProgress
 from nas.run.run import Run, open_run
 from nas.space import load_definition
+from nas.supernet.settings import FINE_TUNING_RATE
 from nas.torch_network import Network
 from tests.job.test_pretrained import SPACE
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
@@ -97,7 +98,7 @@ def test_reference_from_its_file_and_a_finalist_differ_in_their_start_alone(run)
     assert rival.start == "published"
     assert (rival.epochs, rival.seed, rival.teacher) == (own.epochs, own.seed, own.teacher)
     assert rival.training == own.training, "the run's supernet starts from published weights, too"
-    assert rival.training["learning_rate"] == pytest.approx(0.02)
+    assert rival.training["learning_rate"] == pytest.approx(0.1 * FINE_TUNING_RATE)
     assert rival.published == run.record.pretrained["small"]
     assert rival.published.summary.endswith(
         "source a friend, licence unknown, trained on unknown data"
@@ -107,7 +108,7 @@ def test_reference_from_its_file_and_a_finalist_differ_in_their_start_alone(run)
 def test_reference_without_a_file_starts_from_the_supernet_or_from_scratch(run):
     (record,) = run.retrain(references=["small_0.5"], epochs=1)
     assert (record.start, record.published) == ("supernet", None)
-    assert record.training["learning_rate"] == pytest.approx(0.02)
+    assert record.training["learning_rate"] == pytest.approx(0.1 * FINE_TUNING_RATE)
     (record,) = run.retrain(references=[NAME], epochs=1, from_scratch=True)
     assert record.start == "scratch"
     assert record.training["learning_rate"] == pytest.approx(0.1)

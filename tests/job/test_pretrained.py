@@ -14,6 +14,7 @@ from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
 from nas.space import load_definition
 from nas.supernet import checkpoint
+from nas.supernet.settings import FINE_TUNING_RATE
 from nas.torch_network import Network
 
 SPACE = """
@@ -68,7 +69,7 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     assert summary.summary.endswith("source a friend, licence unknown, trained on toys")
     _, record = checkpoint.read(WEIGHTS)
     assert record.published == summary.sha256
-    assert record.training["learning_rate"] == pytest.approx(0.02)
+    assert record.training["learning_rate"] == pytest.approx(0.1 * FINE_TUNING_RATE)
     weights = WEIGHTS.read_bytes()
     WEIGHTS.unlink()
     supernets.train_job_supernets(load_job(job), RUN)

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
 from nas.errors import CheckpointError, WeightsError
 from nas.pretrained import read_weights
-from nas.pretrained.importance import ordered_by_importance
+from nas.pretrained.published_weights import CONVENTIONS
 from nas.space import SearchSpace
 from nas.supernet.pretrained import published_state, start_from
 from nas.supernet.settings import TrainingSettings
@@ -58,13 +59,12 @@ def test_published_network_is_a_subnet_that_computes_the_same(weights, name):
             assert (kernels[:, :, 0] == 0).all(), "around the published 3x3 kernel"
     # With the published classifier, both compute the same, by the statistics of a batch.
     graph = supernet.space.reference(name).graph
-    ordered = ordered_by_importance(known.architecture.graph, known.tensors)
     slot = graph.ops[-1].required_slot()
     with torch.no_grad():
         width = slot.inputs.width
-        supernet.get_parameter(classifier)[:, :width] = ordered[classifier]
+        supernet.get_parameter(classifier)[:, :width] = known.tensors[classifier]
         bias = classifier.replace("weight", "bias")
-        supernet.get_parameter(bias).copy_(ordered[bias])
+        supernet.get_parameter(bias).copy_(known.tensors[bias])
         pixels = torch.rand(6, 3, 32, 32)
         centred = pixels - torch.tensor(known.mean)[:, None, None]
         theirs = known.network().train()(centred / torch.tensor(known.std)[:, None, None])
@@ -93,11 +93,12 @@ def test_state_of_a_network_computes_what_was_published_but_for_the_classifier(w
     network = Network(architecture.graph, torch.Generator())
     network.load_state_dict(state)
     classifier = architecture.graph.ops[-1].slot_name
-    ordered = ordered_by_importance(known.architecture.graph, known.tensors)
     pixels = torch.from_numpy(data.train.pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         for part in ("weight", "bias"):
-            network.get_parameter(f"{classifier}.{part}").copy_(ordered[f"{classifier}.{part}"])
+            network.get_parameter(f"{classifier}.{part}").copy_(
+                known.tensors[f"{classifier}.{part}"]
+            )
         centred = pixels - torch.tensor(known.mean)[:, None, None]
         theirs = known.network().train()(centred / torch.tensor(known.std)[:, None, None])
         mean, std = (torch.from_numpy(x)[:, None, None] for x in (data.mean, data.std))
@@ -106,6 +107,18 @@ def test_state_of_a_network_computes_what_was_published_but_for_the_classifier(w
         calibrated = network.eval()((pixels - mean) / std)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(calibrated, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_windows_of_tensorflow_are_those_of_mirrored_images(weights):
+    data = make_data()
+    known = replace(weights(), conventions=CONVENTIONS["tensorflow"], std=tuple(data.std.tolist()))
+    supernet = Supernet(adapted(data), torch.Generator().manual_seed(0))
+    start_from(supernet, known, data)
+    images, kernels = torch.rand(2, 3, 32, 32), known.tensors["stem.weight"]
+    published = F.conv2d(F.pad(images, (0, 1, 1, 0)), kernels, stride=2)  # nothing on the left
+    own = supernet.get_parameter("stem.weight")
+    ours = F.conv2d(images.flip(-1), own, stride=2, padding=1).flip(-1)
+    torch.testing.assert_close(ours, published)
 
 
 def test_network_of_another_space_is_refused(weights):
