@@ -10,6 +10,7 @@ from nas.errors import WeightsError
 from nas.graph import Graph
 from nas.pretrained import PublishedWeights
 from nas.pretrained.importance import ordered_by_importance
+from nas.pretrained.layers import weighted_ops
 from nas.space import SearchSpace
 from nas.supernet.weights import Supernet
 
@@ -39,6 +40,7 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     kernel that is smaller than the shared one lies in its centre, with zeros around it. What the
     published network lacks, and the classifier, keep their random values; blocks of a residual
     stream that it lacks compute nothing at first, since the scale of their last norm is zero.
+    Norms of a supernet whose published network has none are new, and stand for its biases.
 
     The supernet's images are normalised by `data`, the published network's otherwise. The scale
     becomes a part of the first weights; the batch norm behind them removes the rest.
@@ -52,11 +54,11 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         WeightsError: the network is not in the supernet's space.
     """
     graph = published_graph(supernet.space, published)
-    classifier = graph.ops[-1].slot_name
     tensors = ordered_by_importance(published.architecture.graph, published.tensors)
-    for op in graph.ops:
-        if op.slot is None or op.slot.name == classifier:
-            continue
+    *layers, _classifier = weighted_ops(graph)
+    for op in layers:
+        if op.slot is None or f"{op.slot.name}.weight" not in tensors:
+            continue  # a norm that the published network has not
         new = tensors[f"{op.slot.name}.weight"]
         shared = supernet.get_parameter(f"{op.slot.name}.weight")
         outputs = torch.tensor(op.slot.outputs.positions)
@@ -67,10 +69,10 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
                 new = _for_images(new, published, data)
             inputs = torch.tensor(op.slot.inputs.positions if op.slot.inputs else [0])
             if op.kind == "conv":
-                margin = (shared.shape[-1] - op.kernel) // 2
+                margin = (shared.shape[-1] - new.shape[-1]) // 2
                 new = torch.nn.functional.pad(new, (margin,) * 4)
             shared[outputs[:, None], inputs] = new.to(shared)
-        if f"{op.slot.name}.bias" in tensors:
+        if op.bias or op.kind == "norm":
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
             bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
 
