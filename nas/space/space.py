@@ -36,6 +36,9 @@ MAX_RESOLUTION = 2.0
 
 _SHARES = Sequence[float]
 
+WITHIN = "within_"
+"""Start of the name of a space that `SearchSpace.within` made; the published network follows."""
+
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
 
@@ -387,7 +390,7 @@ class SearchSpace:
         resolutions = resolutions or self.resolutions  # without a choice the row's does not count
         if narrowed == dict(self.narrowed) and resolutions == self.resolutions:
             return self
-        space = replace(self, name=f"within_{name}", narrowed=narrowed, resolutions=resolutions)
+        space = replace(self, name=f"{WITHIN}{name}", narrowed=narrowed, resolutions=resolutions)
         inside = [each for each in self.references if space._contains(each)]
         return replace(space, references=tuple(inside))
 

@@ -7,7 +7,7 @@ import pytest
 
 from nas.errors import SpaceError
 from nas.latency import space_kernels
-from nas.space import Reference, SearchSpace, Stage, load_definition
+from nas.space import Reference, SearchSpace, Stage, library, load_definition, load_space
 from nas.space.library import find_reference
 
 NETWORKS = {
@@ -128,6 +128,26 @@ def test_latency_table_of_the_whole_space_covers_it(name):
         assert space.from_json(architecture.to_json()) == architecture
         same = whole.architecture({**fixed, **architecture.choices})
         assert same.digest == architecture.digest
+
+
+def test_it_is_loaded_by_its_name():
+    space = load_space("within_mobilenet_v2_1.0", image_size=32)
+    assert space.digest == load_space("mobilenet", image_size=32).within("mobilenet_v2_1.0").digest
+    assert library.ships(space.name)
+    for name in ("within_mobilenet", "within_mobilenet_v2_1.1"):
+        assert not library.ships(name)
+        with pytest.raises(SpaceError, match="no reference network"):
+            load_space(name)
+
+
+def test_its_file_defines_it(tmp_path):
+    named = tmp_path / "named.py"
+    named.write_bytes(library.source_of("within_mobilenet_v2_1.0"))
+    space = load_definition("mobilenet").within("mobilenet_v2_1.0")
+    assert load_definition(named).digest == space.digest
+    further = tmp_path / "further.py"
+    further.write_bytes(library.source_of(named, "mobilenet_v2_0.5"))
+    assert load_definition(further).digest == space.within("mobilenet_v2_0.5").digest
 
 
 def test_blocks_of_a_stage_are_narrowed_each():
