@@ -159,7 +159,7 @@ KEYS: dict[str, Key] = {
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
     "space.pretrained": _key(
         "Path of a file with the weights of a published network of the space, from which its "
-        "supernet starts."
+        "supernet starts; the space is restricted to the networks that this one contains."
     ),
     "space.conventions": _key(
         "What that file does not say, where its names do not tell: torch, torchvision_v3 or "

@@ -171,19 +171,21 @@ class PretrainedSummary(_RunSection):
         sha256: digest of the file.
         network: the published network.
         licence: licence of the weights; None where it is not known.
+        restriction: how the space that the job names was restricted; empty if it was not.
     """
 
     file: Name
     sha256: str
     network: Name
     licence: str | None
+    restriction: str
 
     @property
     def summary(self) -> str:
         """The weights in one line."""
         return (
             f"{self.network} from {self.file}, SHA-256 {self.sha256}, licence "
-            f"{self.licence or 'unknown'}"
+            f"{self.licence or 'unknown'}{self.restriction and '; '}{self.restriction}"
         )
 
 

@@ -1,5 +1,6 @@
 """Jobs whose supernets start from published weights."""
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,14 @@ import torch
 
 from nas.errors import WeightsError
 from nas.job import load_job, supernets
+from nas.job.folder import claim
+from nas.job.stages import open_data
+from nas.run.progress import SilentProgress
 from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.space import load_definition
 from nas.supernet import checkpoint
+from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 
 SPACE = """
@@ -23,6 +30,8 @@ SPACE = SearchSpace(
     ),
     references=(
         Reference("small_1.0", {"*.width": (8, 16), "*.depth": 2, "*.kernel": 3}, "",
+                  image_size=32),
+        Reference("small_0.5", {"*.width": (4, 16), "*.depth": 2, "*.kernel": 3}, "",
                   image_size=32),
     ),
 )
@@ -47,14 +56,19 @@ WEIGHTS = RUN / "supernets" / "small" / "supernet.safetensors"
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    from nas.space import load_definition
-
     monkeypatch.chdir(tmp_path)
     Path("small.py").write_text(SPACE)
     Path("job.toml").write_text(JOB)
-    graph = load_definition("small.py").adapt(image_size=32).reference("small_1.0").graph
-    torch.save(Network(graph, torch.Generator().manual_seed(7)).state_dict(), "weights.pth")
+    Path("weights.pth").write_bytes(weights_of("small_1.0"))
     return Path("job.toml")
+
+
+def weights_of(name):
+    """A file of a published network with random weights."""
+    graph = load_definition("small.py").adapt(image_size=32).reference(name).graph
+    file = BytesIO()
+    torch.save(Network(graph, torch.Generator().manual_seed(7)).state_dict(), file)
+    return file.getvalue()
 
 
 def test_supernet_starts_from_the_file_at_a_lower_rate(job):
@@ -65,7 +79,7 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     assert "licence unknown" in summary.summary
     _, record = checkpoint.read(WEIGHTS)
     assert record.published == summary.sha256
-    assert record.training["learning_rate"] == pytest.approx(0.02)
+    assert record.training["learning_rate"] == pytest.approx(0.04)
     weights = WEIGHTS.read_bytes()
     WEIGHTS.unlink()
     supernets.train_job_supernets(load_job(job), RUN)
@@ -73,6 +87,30 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     torch.save({}, "weights.pth")
     with pytest.raises(WeightsError):
         supernets.train_job_supernets(load_job(job), RUN)
+
+
+def test_space_is_restricted_to_the_published_network(job):
+    Path("weights.pth").write_bytes(weights_of("small_0.5"))
+    supernets.train_job_supernets(load_job(job), RUN)
+    run = open_run(RUN)
+    name = "within_small_0.5"
+    assert list(run.record.spaces) == list(run.record.pretrained) == list(run.spaces) == [name]
+    space = run.spaces[name]
+    assert space.digest == run.record.spaces[name]
+    # Depth 1 or 2, both kernels in each block, both widths of the body, one of the stem.
+    assert space.size == 2 * (2 + 4)
+    summary = run.record.pretrained[name].summary
+    assert summary.endswith(
+        "the space small is restricted to the networks that small_0.5 contains: 12 of 24"
+    )
+    weights = Supernet.load(run.supernet_folder(name), space).state_dict()
+    assert weights["stem.weight"].shape[0] == 4
+    # The run's own copy of the space is the same space, without the user's file.
+    Path("small.py").unlink()
+    with claim(RUN, run.record.job, "") as again:
+        open_data(again, SilentProgress(), own_spaces=True)
+    assert again.spaces[name].digest == space.digest
+    assert again.record.pretrained[name].summary == summary
 
 
 def test_damaged_file_is_refused_before_any_work(job):
