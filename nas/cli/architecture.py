@@ -14,7 +14,7 @@ from nas.files.documents import Format
 from nas.graph import is_digest_prefix
 from nas.space import Architecture, Reference, SearchSpace, load_definition
 from nas.space.architecture import Choices, parse_record
-from nas.space.library import find_reference, space_names
+from nas.space.library import find_reference, ships
 
 MAX_FILE_BYTES = 4 << 20
 """Largest file of one architecture: that of the largest network, layer by layer, has 60 kB."""
@@ -88,7 +88,7 @@ def _from_file(
     name, choices = read_architecture(path)
     if run is not None and (copy := run / "spaces" / f"{name}.py").is_file():
         space = str(copy)
-    if space is None and name not in space_names():
+    if space is None and not ships(name):
         raise RequestError(
             f"{path} is of space {name!r}, which is not one that ships.",
             remedy="Say where the space is: nas predict --space FILE.py, or nas spaces FILE.py.",

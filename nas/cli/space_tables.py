@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from nas.cli.architecture import Sizes
 from nas.cli.options import load_adapted_space, print_json
 from nas.display import console
-from nas.display.formatting import format_bytes, format_count, format_duration
+from nas.display.formatting import format_bytes, format_count, format_duration, format_size
 from nas.latency import runtime_names, space_kernels
 from nas.latency.build_estimate import BuildEstimate, estimate_build
 from nas.space import SearchSpace, space_names
@@ -77,11 +76,6 @@ def list_spaces(sizes: Sizes, as_json: bool) -> None:
 def _range_text(space: SearchSpace, count: GraphCount) -> str:
     ends = count_range(space, count)
     return f"{format_count(ends.smallest)} to {format_count(ends.largest)}"
-
-
-def format_size(size: int) -> str:
-    """Return a size exactly up to a million, then in powers of ten; a float could overflow."""
-    return f"{size:,}" if size < 10**6 else f"{Decimal(size):.2e}".replace("e+", "e")
 
 
 def show_space(

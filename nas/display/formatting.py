@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,14 @@ def format_count(value: float, *, space: str = " ") -> str:
         if abs(value) >= factor:
             return f"{value / factor:.3g}{space}{prefix}"
     return f"{value:.3g}"
+
+
+def format_size(size: int) -> str:
+    """Return the size of a space exactly up to a million, then in powers of ten: "1.82e17".
+
+    A float could overflow.
+    """
+    return f"{size:,}" if size < 10**6 else f"{Decimal(size):.2e}".replace("e+", "e")
 
 
 def format_bytes(count: float) -> str:

@@ -209,7 +209,13 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
         DataError: the images cannot be used.
     """
     from nas.deploy.exporting import check_formats
-    from nas.job.inputs import check_device, load_images, load_spaces
+    from nas.job.inputs import (
+        check_device,
+        load_images,
+        load_published,
+        load_spaces,
+        within_published,
+    )
     from nas.job.planning import make_plan
     from nas.job.stages import note_few_images
     from nas.latency import open_runtime
@@ -218,7 +224,8 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     check_formats(settings, settings.finish.export)
     check_device(settings)
     data = load_images(settings, progress, write_cache=False)
-    spaces = load_spaces(data, [each.name for each in settings.space])
+    named = load_spaces(data, [each.name for each in settings.space])
+    spaces, _ = within_published(named, load_published(settings, named))
     device = settings.device
     runtime = open_runtime(
         device.runtime, target=device.target, threads=device.threads, dtype=device.dtype

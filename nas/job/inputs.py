@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.data import ImageDataset, load_dataset
+from nas.display.formatting import format_size
 from nas.errors import JobFileError, RequestError, TableError
 from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space_kernels
 from nas.run.progress import JobProgress
@@ -76,17 +77,20 @@ def load_spaces(data: ImageDataset, sources: Sequence[str | Path]) -> dict[str, 
     Raises:
         JobFileError: two spaces have the same name.
     """
-    spaces: dict[str, SearchSpace] = {}
-    for space in map(load_definition, sources):
-        if space.name in spaces:
+    sizes = {"image_size": data.image_size, "channels": data.channels, "classes": len(data.classes)}
+    return _by_name(load_definition(source).adapt(**sizes) for source in sources)
+
+
+def _by_name(spaces: Iterable[SearchSpace]) -> dict[str, SearchSpace]:
+    named: dict[str, SearchSpace] = {}
+    for space in spaces:
+        if space.name in named:
             raise JobFileError(
                 f"Two spaces of the job are called {space.name}.",
                 remedy="Give each [[space]] once, and each SPACE a name of its own.",
             )
-        spaces[space.name] = space.adapt(
-            image_size=data.image_size, channels=data.channels, classes=len(data.classes)
-        )
-    return spaces
+        named[space.name] = space
+    return named
 
 
 def load_published(
@@ -112,6 +116,43 @@ def load_published(
         for each, (name, space) in zip(settings.space, spaces.items(), strict=True)
         if each.pretrained is not None
     }
+
+
+def within_published(
+    spaces: Mapping[str, SearchSpace], published: Mapping[str, PublishedWeights]
+) -> tuple[dict[str, SearchSpace], dict[str, PublishedWeights]]:
+    """Return the spaces and the published weights of a job, by the names of the spaces it searches.
+
+    A space with published weights is restricted to the networks that the published one contains. In
+    the whole space, the weights of other networks, and of the teacher, would be random ones.
+
+    Args:
+        spaces: the spaces that the job names.
+        published: published weights by name of one of them.
+
+    Raises:
+        JobFileError: two spaces have the same name then.
+    """
+    within = [
+        space.within(published[name].reference.name) if name in published else space
+        for name, space in spaces.items()
+    ]
+    weights = {
+        space.name: published[name]
+        for name, space in zip(spaces, within, strict=True)
+        if name in published
+    }
+    return _by_name(within), weights
+
+
+def describe_restriction(whole: SearchSpace, space: SearchSpace, network: str) -> str:
+    """Return what `within_published` did to a space, as a clause; empty if it is the whole one."""
+    if space is whole:
+        return ""
+    return (
+        f"the space {whole.name} is restricted to the networks that {network} contains: "
+        f"{format_size(space.size)} of {format_size(whole.size)}"
+    )
 
 
 def needed_kernels(spaces: Iterable[SearchSpace], runtime: Runtime, batch: int) -> list[Kernel]:

@@ -15,7 +15,13 @@ from nas.data.decoding import remedy_for
 from nas.deploy.formats import model_format
 from nas.errors import DataError, MeasurementError
 from nas.job.folder import JobRun
-from nas.job.inputs import load_images, load_published, load_spaces
+from nas.job.inputs import (
+    describe_restriction,
+    load_images,
+    load_published,
+    load_spaces,
+    within_published,
+)
 from nas.job.planning import (
     MIN_REST,
     SUPERNETS,
@@ -89,12 +95,13 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     sources: list[str | Path] = [each.name for each in run.settings.space]
     if own_spaces and run.record.spaces:
         sources = [run.path / "spaces" / f"{name}.py" for name in run.record.spaces]
-    run.spaces = spaces = load_spaces(data, sources)
-    run.published = load_published(run.settings, spaces)
+    named = load_spaces(data, sources)
+    run.spaces, run.published = within_published(named, load_published(run.settings, named))
+    spaces = run.spaces
     digests: dict[str, str] = {name: space.digest for name, space in spaces.items()}
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require("spaces", digests, "A space changed: use another folder with --out.")
-    _copy_space_files(run, sources)
+    _copy_space_files(run, sources, list(named))
     progress.begin("duplicates", "image")
     check = check_data(data, progress.advance)
     run.record.data = DataSummary(
@@ -110,10 +117,18 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         metric=data.metric,
     )
     run.record.spaces = digests
+    before = run.record.pretrained
     run.record.pretrained = {
-        name: PretrainedSummary.of(run.published[name], each.pretrained)
-        for name, each in zip(spaces, run.settings.space, strict=True)
-        if name in run.published
+        name: PretrainedSummary.of(
+            read,
+            each.pretrained,
+            # The run's own copy of a space is restricted already.
+            restriction=before[name].restriction
+            if name in before
+            else describe_restriction(whole, spaces[name], read.reference.name),
+        )
+        for whole, name, each in zip(named.values(), spaces, run.settings.space, strict=True)
+        if (read := run.published.get(name)) is not None
     }
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
     progress.note(data.summary)
@@ -370,17 +385,24 @@ def _loss_and_accuracies(progress: TrainingProgress) -> str:
     return f"loss {progress.loss:.3f}, small to large {accuracies}"
 
 
-def _copy_space_files(run: JobRun, sources: Sequence[str | Path]) -> None:
+def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequence[str]) -> None:
     """Copy the files of the spaces into the run folder, since a user's own files may change.
 
-    Until the run has begun to train, the copies are those of the latest job file.
+    Until the run has begun to train, the copies are those of the latest job file. The copy of a
+    restricted space restricts it, too.
+
+    Args:
+        run: the run.
+        sources: names or files of the spaces.
+        named: the names that these give the spaces.
     """
     folder = run.path / "spaces"
     folder.mkdir(exist_ok=True)
-    for source, name in zip(sources, run.spaces, strict=True):
+    for source, whole, name in zip(sources, named, run.spaces, strict=True):
         copy = folder / f"{name}.py"
         if not copy.exists() or not run.has_begun:
-            files.replace(copy, library.path_of(source).read_bytes())
+            within = run.published[name].reference.name if name != whole else None
+            files.replace(copy, library.source_of(source, within))
     for copy in folder.glob("*.py"):
         if copy.stem not in run.spaces and not run.has_begun:
             copy.unlink()

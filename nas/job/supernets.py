@@ -9,7 +9,13 @@ from nas import files
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.files.documents import SCHEMA, to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
-from nas.job.inputs import load_images, load_published, load_spaces, require_complete
+from nas.job.inputs import (
+    load_images,
+    load_published,
+    load_spaces,
+    require_complete,
+    within_published,
+)
 from nas.job.stages import decide_training, open_data, train_supernet, train_supernets
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.record import RUN
@@ -65,8 +71,8 @@ def train_job_supernets(
         settings = settings.model_copy(update={"training": training})
     if not group.is_main:
         data = load_images(settings, progress)
-        spaces = load_spaces(data, [each.name for each in settings.space])
-        published = load_published(settings, spaces)
+        named = load_spaces(data, [each.name for each in settings.space])
+        spaces, published = within_published(named, load_published(settings, named))
         recipe = group.broadcast(None)
         return {
             name: train_supernet(

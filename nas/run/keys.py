@@ -159,7 +159,8 @@ KEYS: dict[str, Key] = {
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
     "space.pretrained.file": _key(
         "Path of a file with the weights of a published network of the space, from which its "
-        "supernet starts; pretrained = FILE says the same."
+        "supernet starts; the space is restricted to the networks that this one contains. "
+        "pretrained = FILE says the same."
     ),
     "space.pretrained.conventions": _key(
         "What that file does not say, where its names do not tell: torch, torchvision_v3 or "

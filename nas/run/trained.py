@@ -43,6 +43,7 @@ class PretrainedSummary(Document):
         licence: licence of the weights, likewise.
         file_licence: licence that the file or its digest tells; None if it is not known.
         data: data set that the network was trained on; None if the user does not state it.
+        restriction: how the space of a supernet was restricted; empty if it was not.
     """
 
     file: Name
@@ -53,10 +54,15 @@ class PretrainedSummary(Document):
     licence: str | None
     file_licence: str | None
     data: str | None
+    restriction: str
 
     @classmethod
     def of(
-        cls, weights: PublishedWeights, stated: PretrainedSettings | None = None
+        cls,
+        weights: PublishedWeights,
+        stated: PretrainedSettings | None = None,
+        *,
+        restriction: str = "",
     ) -> PretrainedSummary:
         """Return the summary of some weights, with what a user states of them."""
         statements = ("source", "licence", "data")
@@ -66,6 +72,7 @@ class PretrainedSummary(Document):
             network=weights.reference.name,
             conventions=weights.conventions.name,
             file_licence=weights.licence,
+            restriction=restriction,
             **{name: getattr(stated, name, None) for name in statements},
         )
 
@@ -78,7 +85,7 @@ class PretrainedSummary(Document):
         return (
             f"{self.network} from {self.file}, SHA-256 {self.sha256}, source "
             f"{self.source or 'unknown'}, licence {licence}, trained on "
-            f"{self.data or 'unknown data'}"
+            f"{self.data or 'unknown data'}{self.restriction and '; '}{self.restriction}"
         )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from nas.errors import SpaceError
 from nas.files.documents import shortened
 from nas.files.names import MAX_NAME_CHARACTERS
 from nas.space.architecture import Value, is_value
+
+_Option = TypeVar("_Option", bound=Value)
 
 IDENTITY: None = None
 """The option that leaves a block out: `{"skip": IDENTITY, "e3": {"expand": 3}}`."""
@@ -32,6 +34,7 @@ class Choice:
         name: in an architecture, such as `stage2.0.kernel`.
         argument: the keyword of the block function that a value is passed as.
         options: what can be chosen.
+        table_options: the options in the table, of which `options` are those that are left.
 
     Example:
         >>> kernel = Choice("Stage stage2", "stage2.0.kernel", "kernel", (3, 5))
@@ -39,7 +42,14 @@ class Choice:
         {'kernel': 5}
     """
 
-    def __init__(self, where: str, name: str, argument: str, options: Options) -> None:
+    def __init__(
+        self,
+        where: str,
+        name: str,
+        argument: str,
+        options: Options,
+        left: Sequence[Value] | None = None,
+    ) -> None:
         """Check the options.
 
         Args:
@@ -47,14 +57,15 @@ class Choice:
             name: in an architecture.
             argument: of the block.
             options: as the table gives them.
+            left: those that can be chosen; None for all.
 
         Raises SpaceError for options that repeat, mix strings and numbers, are infinite, are not
-        printable or are empty.
+        printable or are empty, and as `options_left` does.
         """
         self.name, self.argument = name, argument
         self._bundles = dict(options) if isinstance(options, Mapping) else None
         given = tuple(options) if isinstance(options, tuple | list | Mapping) else (options,)
-        self.options: tuple[Value, ...] = given
+        self.table_options: tuple[Value, ...] = given
         string_and_number = len({isinstance(option, str) for option in given}) > 1
         if not all(map(is_value, given)) or string_and_number:
             raise SpaceError(
@@ -67,6 +78,7 @@ class Choice:
                 f"{where}: the options of {argument} are {shortened(options)}.",
                 remedy="Give one value, or a tuple of different values.",
             )
+        self.options = options_left(where, name, given, left)
         if self._bundles is not None and not self.is_categorical:
             raise SpaceError(f"{where}: the bundles of {argument} need names, not numbers.")
         for option, bundle in (self._bundles or {}).items():
@@ -110,11 +122,54 @@ class Choice:
         return {
             name: None if bundle is None else {k: _plain(v) for k, v in bundle.items()}
             for name, bundle in self._bundles.items()
+            if name in self.options
         }
 
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else getattr(value, "__name__", str(value))
+
+
+def options_left(
+    where: str, name: str, options: tuple[_Option, ...], left: Sequence[Value] | None
+) -> tuple[_Option, ...]:
+    """Return those options of the table that are left, in the table's order.
+
+    Args:
+        where: place in the table, for messages.
+        name: of the choice.
+        options: in the table.
+        left: those that can be chosen; None for all.
+
+    Raises SpaceError for none, or others than those of the table.
+    """
+    if left is None:
+        return options
+    if not isinstance(left, tuple | list) or not left or not set(left) <= set(options):
+        raise SpaceError(
+            f"{where}: {name} is narrowed to {shortened(left)}.",
+            remedy=f"Give a tuple of some of its options {', '.join(map(str, options))}.",
+        )
+    return tuple(option for option in options if option in left)
+
+
+def options_within(name: str, options: tuple[Value, ...], published: Value) -> tuple[Value, ...]:
+    """Return the options of a choice at which a published network has weights for all of a block.
+
+    Sizes are at most the published one. A named option makes other operators, with weights of their
+    own, so only the published one is left. Kernel sizes may be larger: a published kernel with
+    zeros around it computes the same.
+
+    Args:
+        name: of the choice.
+        options: that are left so far.
+        published: the option of the published network.
+    """
+    if name.endswith(".kernel"):
+        return options
+    if isinstance(published, str):
+        return (published,)
+    return tuple(option for option in options if option <= published)  # type: ignore[operator]
 
 
 def size_options(

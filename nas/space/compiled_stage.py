@@ -16,7 +16,7 @@ from nas.graph import Channels, Graph, Shape
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph
 from nas.space.builder import Builder
-from nas.space.choice import MAX_SIZE, Choice, size_options
+from nas.space.choice import MAX_SIZE, Choice, Options, options_left, size_options
 from nas.space.elastic import Elastic
 from nas.space.stage import BlockSelection, Stage, block_keywords, source_file
 from nas.space.user_code import user_code
@@ -48,13 +48,20 @@ class CompiledStage:
         stride_choice: the network-wide choice that decides the stride; None if the stride is fixed.
     """
 
-    def __init__(self, space: str, stage: Stage, network_choices: Sequence[Choice]) -> None:
+    def __init__(
+        self,
+        space: str,
+        stage: Stage,
+        network_choices: Sequence[Choice],
+        narrowed: Mapping[str, Sequence[Value]],
+    ) -> None:
         """Check and compile a row of the table.
 
         Args:
             space: name of the space, for messages.
             stage: the row of the table.
             network_choices: the choices that are made once for the whole network.
+            narrowed: the options that are left, by name of the choice; see `SearchSpace`.
 
         Raises SpaceError, naming the stage and what would be accepted.
         """
@@ -68,8 +75,10 @@ class CompiledStage:
             require(getattr(stage, name), annotation, f"{self.where}: {name}", SpaceError)
         for key in (*stage.per_stage, *stage.per_block):
             require_identifier(key, self.where, SpaceError)
-        self.depths = size_options(self.where, "depth", stage.depth, MAX_DEPTH)
+        self._narrowed = narrowed
         self.depth_name = f"{stage.name}.depth"
+        depths = size_options(self.where, "depth", stage.depth, MAX_DEPTH)
+        self.depths = options_left(self.where, "depth", depths, narrowed.get(self.depth_name))
         self.stage_choices = self._make_stage_choices()
         body = BlockSelection(self.where, stage.block, stage.per_stage, stage.per_block)
         entry = body
@@ -90,8 +99,12 @@ class CompiledStage:
             [*self.network_choices, *self.stage_choices, *own] for own in self.block_choices
         ]
         self._check_arguments()
-        self._ranges = self._argument_ranges()
-        is_single = max(self.depths) == 1
+        self._ranges = [self._argument_ranges(choices) for choices in self._all_choices]
+        # Blocks of one kind share their graphs. A narrowed choice gives a block other ranges.
+        kinds = [(position == 0, ranges) for position, ranges in enumerate(self._ranges)]
+        self._kinds = [kinds.index(kind) for kind in kinds]
+        # Slots have the same names in a narrowed space, so the depth of the table counts.
+        is_single = max(depths) == 1
         self.names = [
             stage.name if is_single else f"{stage.name}.{position}"
             for position in range(len(self.block_choices))
@@ -119,11 +132,32 @@ class CompiledStage:
         for own in self.block_choices:
             yield from _named_options(own)
 
+    @property
+    def choice_names(self) -> list[str]:
+        """The names of all choices, those that have a single option among them."""
+        own = [choice for choices in self.block_choices for choice in choices]
+        return [self.depth_name, *(choice.name for choice in (*self.stage_choices, *own))]
+
     def active_parameters(
         self, choices: Mapping[str, Any]
     ) -> tuple[tuple[str, tuple[Value, ...]], ...]:
         """Return the parameters that the network uses at the depth that `choices` has."""
         return self._active_parameters[self.depth(choices)]
+
+    def block_options(self) -> dict[str, Any]:
+        """Return the options of each choice that blocks make, for all blocks of the stage together.
+
+        The result is plain data, see `Choice.to_json`. The first block of a stage can have other
+        choices than the last; the result has those of the last.
+        """
+        merged = {choice.argument: choice.to_json() for choice in self.block_choices[-1]}
+        for choice in [choice for own in self.block_choices[:-1] for choice in own]:
+            known, own_options = merged.get(choice.argument), choice.to_json()
+            if isinstance(known, dict):
+                merged[choice.argument] = known | own_options
+            elif known is not None:
+                known += [option for option in own_options if option not in known]
+        return merged
 
     def count_combinations(self) -> int:
         """Return the number of combinations of used options, whatever networks they make."""
@@ -201,8 +235,7 @@ class CompiledStage:
             stride: of the stage.
             new_builder: returns a builder.
         """
-        is_first = position == 0
-        key = (x, is_first, options, stride if is_first else 1)
+        key = (x, self._kinds[position], options, stride if position == 0 else 1)
         if key not in self._block_graphs:
             self._block_graphs[key] = self._build(x, position, options, key[-1], new_builder)
         return self._block_graphs[key]
@@ -272,7 +305,12 @@ class CompiledStage:
             return None
         block, name = self._blocks[position].select(arguments, self.stage.name)
         known = block_keywords(block).known
-        given = {key: self._as_elastic(key, v) for key, v in arguments.items() if key in known}
+        ranges = self._ranges[position]
+        given = {
+            key: Elastic(value, *ranges[key]) if key in ranges else value
+            for key, value in arguments.items()
+            if key in known
+        }
         if "stride" in known:
             given["stride"] = stride
         build = new_builder(shape, channels)
@@ -292,10 +330,6 @@ class CompiledStage:
                 remedy=error.remedy,
             ) from error
 
-    def _as_elastic(self, key: str, value: Any) -> Any:
-        """Return an argument as a block takes it: sizes with the range that they have."""
-        return Elastic(value, *self._ranges[key]) if key in self._ranges else value
-
     def _check_identity(self, shape: Shape, position: int, width: int | None, stride: int) -> None:
         """Raise SpaceError for a block that changes the shape, and so cannot be left out."""
         if stride == 1 and width in (None, shape[0]):
@@ -314,8 +348,7 @@ class CompiledStage:
             widths = size_options(self.where, "width", self.stage.width, MAX_SIZE)
             given = {"width": widths, **given}
         return [
-            Choice(self.where, f"{self.stage.name}.{key}", key, options)
-            for key, options in given.items()
+            self._choice(f"{self.stage.name}.{key}", key, options) for key, options in given.items()
         ]
 
     def _make_block_choices(self, position: int) -> list[Choice]:
@@ -328,12 +361,15 @@ class CompiledStage:
         for key, options in self.stage.per_block.items():
             if is_required and isinstance(options, Mapping):
                 options = {name: bundle for name, bundle in options.items() if bundle is not None}
-            choice = Choice(self.where, f"{self.stage.name}.{position}.{key}", key, options)
+            choice = self._choice(f"{self.stage.name}.{position}.{key}", key, options)
             takes = self._blocks[position].keywords | {"block"}
             has_identity = any(choice.arguments(option) is None for option in choice.options)
             if has_identity or any(takes & each.keys() for each in choice.all_arguments()):
                 choices.append(choice)
         return choices
+
+    def _choice(self, name: str, argument: str, options: Options) -> Choice:
+        return Choice(self.where, name, argument, options, self._narrowed.get(name))
 
     def _find_stride_choice(self, network_choices: Sequence[Choice]) -> Choice | None:
         stride = self.stage.stride
@@ -343,20 +379,21 @@ class CompiledStage:
         if isinstance(stride, int):
             return None
         for choice in network_choices:
-            if set(choice.options) == set(stride):
+            if set(choice.table_options) == set(stride):
                 return choice
-        known = ", ".join(f"{choice.name} {list(choice.options)}" for choice in network_choices)
+        known = ", ".join(
+            f"{choice.name} {list(choice.table_options)}" for choice in network_choices
+        )
         raise SpaceError(
             f"{self.where}: no network-wide choice has exactly the options {list(stride)} that "
             "its strides are given for.",
             remedy=f"There are: {known}.",
         )
 
-    def _argument_ranges(self) -> dict[str, tuple[float, float]]:
-        """Return the smallest and the largest value of each numeric argument."""
-        own = [choice for choices in self.block_choices for choice in choices]
+    def _argument_ranges(self, choices: Iterable[Choice]) -> dict[str, tuple[float, float]]:
+        """Return the smallest and the largest value of each numeric argument of a block."""
         values: dict[str, list[float]] = {}
-        for choice in (*self.network_choices, *self.stage_choices, *own):
+        for choice in choices:
             for arguments in choice.all_arguments():
                 for key, value in arguments.items():
                     if isinstance(value, int | float):

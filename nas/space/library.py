@@ -13,7 +13,7 @@ from nas.arguments import checked
 from nas.errors import SpaceError, printable
 from nas.files.documents import read_bytes, shortened, shortened_text
 from nas.space.reference import Reference, unknown_reference_error
-from nas.space.space import SearchSpace
+from nas.space.space import WITHIN, SearchSpace
 from nas.space.user_code import user_code
 
 MAX_FILE_BYTES = 4 << 20
@@ -47,6 +47,38 @@ def path_of(name_or_path: str | Path) -> Path:
     )
 
 
+def ships(name: str) -> bool:
+    """Return whether the package has a space of this name, see `load_space`."""
+    network = _network_within(name)
+    if network is None:
+        return name in space_names()
+    spaces = map(load_definition, space_names())
+    return any(network == row.name for space in spaces for row in space.references)
+
+
+def source_of(name_or_path: str | Path, within: str | None = None) -> bytes:
+    """Return the contents of a Python file that defines a space.
+
+    Args:
+        name_or_path: see `load_space`.
+        within: a published network of the space, to which the file restricts it.
+
+    Raises SpaceError as `load_definition` does, but does not run the space's own file.
+    """
+    network = _network_within(name_or_path)
+    path = path_of(name_or_path if network is None else find_reference(network)[0].name)
+    restriction = within or network
+    line = f'\n\nSPACE = SPACE.within("{restriction}")\n' if restriction else ""
+    return path.read_bytes() + line.encode()
+
+
+def _network_within(name_or_path: str | Path) -> str | None:
+    """Return the network in a name such as `within_mobilenet_v2_1.0`; None for other names."""
+    text = str(name_or_path)
+    is_within = text.startswith(WITHIN) and not text.endswith(".py")
+    return text.removeprefix(WITHIN) if is_within else None
+
+
 @checked(error=SpaceError)
 def load_space(
     name_or_path: str | Path,
@@ -58,7 +90,8 @@ def load_space(
     """Load a search space and adapt it to the images and classes of a dataset.
 
     Args:
-        name_or_path: the name of a space that ships with the package (see `space_names`), or the
+        name_or_path: the name of a space that ships with the package (see `space_names`), or
+            `within_` and the name of a network that they have (see `SearchSpace.within`), or the
             path of a Python file that defines `SPACE`. Such a file is run; see `load_definition`.
         image_size: height and width of the images in pixels; by default that of the space's file.
         channels: channels of the images.
@@ -95,6 +128,9 @@ def load_definition(name_or_path: str | Path) -> SearchSpace:
         >>> load_definition("mobilenet").classes
         1000
     """
+    network = _network_within(name_or_path)
+    if network is not None:
+        return find_reference(network)[0].within(network)
     path = path_of(name_or_path)
     try:
         content = read_bytes(path, MAX_FILE_BYTES)

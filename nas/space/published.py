@@ -103,5 +103,5 @@ def published_graphs(
     for space in spaces:
         for row in space.references:
             adapted = space.as_published(row)
-            choices = row.resolve(adapted.parameters, adapted.image_size)
-            yield space, row, adapted.lower(Architecture(adapted, tuple(choices.items())))
+            choices = tuple(adapted.choices_of(row).items())
+            yield space, row, adapted.lower(Architecture(adapted, choices))

@@ -21,7 +21,7 @@ from nas.space.architecture import Architecture, Choices, Value, parse_record
 from nas.space.automaton import NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence
 from nas.space.builder import Builder
-from nas.space.choice import MAX_SIZE, Choice, Options
+from nas.space.choice import MAX_SIZE, Choice, Options, options_within
 from nas.space.compiled_stage import ChosenOptions, CompiledStage
 from nas.space.counting import DeterministicAutomaton
 from nas.space.lowering import Lowering
@@ -35,6 +35,9 @@ MAX_RESOLUTION = 2.0
 """Largest share of the image size that networks run at: a larger one is a number of pixels."""
 
 _SHARES = Sequence[float]
+
+WITHIN = "within_"
+"""Start of the name of a space that `SearchSpace.within` made; the published network follows."""
 
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
@@ -61,6 +64,8 @@ class SearchSpace:
         resolutions: fractions of the image size that a network can be run at, up to
             `MAX_RESOLUTION`.
         references: published networks that are points of the space.
+        narrowed: the options that are left of those in the table, by name of the choice; see
+            `within`.
 
     Raises SpaceError for a table that makes no network, naming the stage.
 
@@ -95,6 +100,7 @@ class SearchSpace:
     choices: Mapping[str, Options] = field(default_factory=dict)
     resolutions: tuple[float, ...] = (1.0,)
     references: tuple[Reference, ...] = ()
+    narrowed: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_name(self.name, "The name of a space", SpaceError)
@@ -110,7 +116,12 @@ class SearchSpace:
                     f"{where}: {size} is {shortened(value)}.",
                     remedy=f"Use a whole number from 1 to {MAX_SIZE}.",
                 )
-        for key, annotation in (("norm", bool), ("choices", Mapping), ("resolutions", _SHARES)):
+        for key, annotation in (
+            ("norm", bool),
+            ("choices", Mapping),
+            ("resolutions", _SHARES),
+            ("narrowed", Mapping),
+        ):
             require(getattr(self, key), annotation, f"{where}: {key}", SpaceError)
         if any(share > MAX_RESOLUTION for share in self.resolutions):
             raise SpaceError(
@@ -129,6 +140,14 @@ class SearchSpace:
         in_stages = [each for stage in self.compiled_stages for each in stage.parameters()]
         names = [name for name, _ in (*self._network_parameters, *in_stages)]
         _require_unique(f"{where}: two choices are", names)
+        known = [choice.name for choice in self.network_choices]
+        known += [name for stage in self.compiled_stages for name in stage.choice_names]
+        for name in self.narrowed:
+            if name not in known:
+                raise SpaceError(
+                    f"{where}: narrowed has {shortened(name)}.",
+                    remedy=f"Its choices: {', '.join(known)}.",
+                )
         taken = {each.name for stage in self.compiled_stages for each in stage.network_choices}
         for choice in self.network_choices:
             if choice.argument != "resolution" and choice.name not in taken:
@@ -211,7 +230,10 @@ class SearchSpace:
     def network_choices(self) -> tuple[Choice, ...]:
         """The choices made once for the whole network."""
         where = f"Space {self.name}"
-        choices = [Choice(where, name, name, options) for name, options in self.choices.items()]
+        choices = [
+            Choice(where, name, name, options, self.narrowed.get(name))
+            for name, options in self.choices.items()
+        ]
         sizes = tuple(dict.fromkeys(round(share * self.image_size) for share in self.resolutions))
         if not sizes or min(sizes) < 1:
             raise SpaceError(
@@ -225,7 +247,10 @@ class SearchSpace:
     @cached_property
     def compiled_stages(self) -> tuple[CompiledStage, ...]:
         """The stages, ready to lower."""
-        return tuple(CompiledStage(self.name, stage, self.network_choices) for stage in self.stages)
+        return tuple(
+            CompiledStage(self.name, stage, self.network_choices, self.narrowed)
+            for stage in self.stages
+        )
 
     @cached_property
     def parameters(self) -> dict[str, tuple[Value, ...]]:
@@ -326,8 +351,69 @@ class SearchSpace:
 
         Raises SpaceError as `published` does.
         """
+        return self.architecture(self.choices_of(self.reference_row(name)))
+
+    def choices_of(self, row: Reference) -> dict[str, Value]:
+        """Return the options of a row of `references` for all choices of the table."""
+        return row.resolve(self._table.parameters, self.image_size)
+
+    @checked(error=SpaceError)
+    def within(self, name: str) -> SearchSpace:
+        """Return the space of the networks that a published network contains.
+
+        Its largest network is the published one, kernel sizes aside, so that all weights of its
+        supernet have published values; see `options_within` for what is left of each choice. It has
+        a name of its own, since its supernet is another one. The space itself is returned if all
+        options of its choices are left.
+
+        Args:
+            name: of the published network.
+
+        Raises SpaceError as `published` does.
+
+        Example:
+            >>> from nas.space import load_space
+            >>> space = load_space("mobilenet").within("mobilenet_v2_1.0")
+            >>> space.name
+            'within_mobilenet_v2_1.0'
+            >>> space.parameters["stem.width"]
+            (16, 24, 32)
+        """
         row = self.reference_row(name)
-        return self.architecture(row.resolve(self.parameters, self.image_size))
+        table = self._table.parameters
+        narrowed: dict[str, tuple[Value, ...]] = {}
+        for key, published in self._table_choices(row).items():
+            options = options_within(key, self.narrowed.get(key, table[key]), published)
+            if options != table[key]:
+                narrowed[key] = options
+        resolutions = tuple(share for share in self.resolutions if share <= row.resolution)
+        resolutions = resolutions or self.resolutions  # without a choice the row's does not count
+        if narrowed == dict(self.narrowed) and resolutions == self.resolutions:
+            return self
+        space = replace(self, name=f"{WITHIN}{name}", narrowed=narrowed, resolutions=resolutions)
+        inside = [each for each in self.references if space._contains(each)]
+        return replace(space, references=tuple(inside))
+
+    def _contains(self, row: Reference) -> bool:
+        """Return whether a row of a wider space is a point of this space."""
+        try:
+            chosen = self._table_choices(row)
+        except SpaceError:
+            return False
+        return row.resolution <= max(self.resolutions) and all(
+            option in self.narrowed.get(name, (option,)) for name, option in chosen.items()
+        )
+
+    def _table_choices(self, row: Reference) -> dict[str, Value]:
+        """Return the options of a row for the choices that it uses, but for the resolution."""
+        used = dict(self._table._used_choices(self.choices_of(row)))
+        used.pop("resolution", None)
+        return used
+
+    @cached_property
+    def _table(self) -> SearchSpace:
+        """The space with all options of its table."""
+        return replace(self, narrowed={}) if self.narrowed else self
 
     def reference_row(self, name: str) -> Reference:
         """Return a row of `references`. Raises SpaceError for an unknown name."""
@@ -497,6 +583,8 @@ class SearchSpace:
         blocks = [graph.text for graph in graphs]
         slots = [op.slot for graph in graphs for op in graph.ops]
         settings = [self.name, self.activation, self.norm, self.settings]
+        if self.narrowed:
+            settings.append({name: list(options) for name, options in self.narrowed.items()})
         text = json.dumps([*settings, wide, table, blocks, slots])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

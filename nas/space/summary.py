@@ -130,7 +130,7 @@ def summarise_stages(space: SearchSpace) -> list[StageSummary]:
     for index, compiled in enumerate(space.compiled_stages):
         stage = compiled.stage
         per_stage = {choice.argument: choice.to_json() for choice in compiled.stage_choices}
-        per_block = {choice.argument: choice.to_json() for choice in compiled.block_choices[-1]}
+        per_block = compiled.block_options()
         rows.append(
             StageSummary(
                 name=stage.name,

@@ -9,6 +9,7 @@ from nas.data import ImageDataset
 from nas.errors import WeightsError
 from nas.graph import Graph
 from nas.pretrained import PublishedWeights
+from nas.pretrained.layers import weighted_ops
 from nas.space import Architecture, SearchSpace
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.weights import Supernet
@@ -18,7 +19,7 @@ def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
     """Return a published network as a subnet of a space.
 
     Raises:
-        WeightsError: the network is not in the space, or has no batch norms, unlike the space.
+        WeightsError: the network is not in the space.
     """
     name = published.reference.name
     known = [reference.name for reference in space.references]
@@ -27,12 +28,6 @@ def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
             f"{published.file.path} is of {name}, which is no network of the space {space.name}.",
             remedy=f"Its networks are {', '.join(known) or 'none that is published'}. "
             "`nas spaces --references` lists those of all spaces.",
-        )
-    if space.norm and not published.reference.norm:
-        raise WeightsError(
-            f"{published.file.path} is of {name}, which has no batch norms. The networks here have "
-            "them, and do not start from weights without.",
-            remedy="Start from weights of another network.",
         )
     return space.reference(name).graph
 
@@ -44,7 +39,8 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     The channels keep their order: narrow subnets take the first ones. A kernel that is smaller than
     the shared one lies in its centre, with zeros around it. What the published network lacks, and
     the classifier, keep their random values; blocks of a residual stream that it lacks compute
-    nothing at first, since the scale of their last norm is zero.
+    nothing at first, since the scale of their last norm is zero. If the published network has no
+    norms, those of the supernet are new, and stand for its biases.
 
     Kernels of a network that pads as TensorFlow does are mirrored from left to right: TensorFlow
     pads a map of an even size on its right only, and the windows of a convolution here with a
@@ -62,11 +58,12 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         WeightsError: the network is not in the supernet's space.
     """
     graph = published_graph(supernet.space, published)
-    classifier = graph.ops[-1].slot_name
-    for op in graph.ops:
-        if op.slot is None or op.slot.name == classifier:
-            continue
-        new = published.tensors[f"{op.slot.name}.weight"]
+    tensors = published.tensors
+    *layers, _classifier = weighted_ops(graph)
+    for op in layers:
+        if op.slot is None or f"{op.slot.name}.weight" not in tensors:
+            continue  # a norm that the published network has not
+        new = tensors[f"{op.slot.name}.weight"]
         shared = supernet.get_parameter(f"{op.slot.name}.weight")
         outputs = torch.tensor(op.slot.outputs.positions)
         if op.kind == "norm":
@@ -78,12 +75,12 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
             if op.kind == "conv":
                 if published.conventions.pads_like_tensorflow:
                     new = new.flip(-1)
-                margin = (shared.shape[-1] - op.kernel) // 2
+                margin = (shared.shape[-1] - new.shape[-1]) // 2
                 new = torch.nn.functional.pad(new, (margin,) * 4)
             shared[outputs[:, None], inputs] = new.to(shared)
-        if f"{op.slot.name}.bias" in published.tensors:
+        if op.bias or op.kind == "norm":
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
-            bias[outputs] = published.tensors[f"{op.slot.name}.bias"].to(bias)
+            bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
 
 
 def published_state(

@@ -66,11 +66,6 @@ def test_the_table_of_a_space_is_described_and_printed(capsys):
     assert "whole network: resolution 6, 8" in shown
 
 
-def test_size_beyond_a_float_is_shown_in_powers_of_ten():
-    assert space_tables.format_size(825 * 10**400) == "8.25e402"
-    assert space_tables.format_size(18_648) == "18,648"
-
-
 def test_the_layer_table_is_printed_with_published_figures(capsys):
     resolved = resolve_architecture("shufflenet_v1_g3", {"image_size": 64})
     networks.print_network(resolved, layer_table(resolved.architecture.graph))

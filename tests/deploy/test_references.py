@@ -12,7 +12,7 @@ import torch
 from nas import job as jobs
 from nas.deploy.references import published_network, summary_of
 from nas.deploy.retrain import load_trained
-from nas.errors import CheckpointError, DeviceError, NasError, RequestError, WeightsError
+from nas.errors import CheckpointError, DeviceError, NasError, RequestError
 from nas.job import load_job
 from nas.pretrained import read_weights
 from nas.run.progress import SilentProgress
@@ -49,9 +49,6 @@ export = []
 
 RUN = Path("results/job")
 NAME = "small_1.0"
-HALF = (
-    '    Reference("small_0.5", {"*.width": (4, 8), "*.depth": 2}, "", image_size=32),\n    ),\n)\n'
-)
 
 
 def use_fake_device(patch, runtime=FakeRuntime):
@@ -67,7 +64,7 @@ def finished(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         use_fake_device(patch)
-        Path("small.py").write_text(SPACE.replace("    ),\n)\n", HALF))
+        Path("small.py").write_text(SPACE)
         Path("job.toml").write_text(JOB)
         network = load_definition("small.py").adapt(image_size=32).reference(NAME)
         for seed, file in enumerate(("weights.pth", "others.pth")):
@@ -237,11 +234,12 @@ def test_wrong_request_trains_nothing(run, options, words):
     assert not (RUN / "models").exists()
 
 
-def test_network_without_batch_norms_is_refused(run):
-    network = load_definition("squeezenet").published("squeezenet_1.1")
+def test_networks_without_batch_norms_start_from_their_files(run):
+    name = "squeezenet_1.1"
+    network = load_definition("squeezenet").published(name)
     torch.save(Network(network.graph, torch.Generator()).state_dict(), "squeezenet.pth")
-    with pytest.raises(WeightsError, match=r"squeezenet_1\.1, which has no batch norms"):
-        run.retrain(**published("squeezenet.pth", references=["squeezenet_1.1"]))
+    (record,) = run.retrain(**published("squeezenet.pth", references=[name]), epochs=1)
+    assert record.published.network == name
 
 
 def test_provenance_of_another_file_than_that_of_the_job_is_unknown(run):

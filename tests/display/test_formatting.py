@@ -6,6 +6,7 @@ from nas.display.formatting import (
     format_count,
     format_duration,
     format_latency,
+    format_size,
     round_up,
 )
 from nas.statistics import Interval
@@ -58,3 +59,8 @@ def test_accuracy_has_its_interval():
     assert format_accuracy(Interval(0.912, 0.894, 0.9283)) == "91.2% (89.4 to 92.8)"
     assert format_accuracy(Interval(1.0, 0.963, 1.0)) == "100.0% (96.3 to 100.0)"
     assert format_accuracy(None) == ""
+
+
+def test_size_beyond_a_float_is_shown_in_powers_of_ten():
+    assert format_size(825 * 10**400) == "8.25e402"
+    assert format_size(18_648) == "18,648"

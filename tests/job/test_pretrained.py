@@ -1,6 +1,7 @@
 """Jobs whose supernets start from published weights."""
 
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,18 @@ import torch
 
 from nas.errors import RunFolderError, WeightsError
 from nas.job import load_job, supernets
+from nas.job.folder import claim
+from nas.job.stages import open_data
 from nas.pretrained import read_weights
+from nas.run.progress import SilentProgress
 from nas.run.record import read_run
+from nas.run.run import open_run
 from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
 from nas.space import load_definition
 from nas.supernet import checkpoint
 from nas.supernet.settings import FINE_TUNING_RATE
+from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 
 SPACE = """
@@ -29,6 +35,8 @@ SPACE = SearchSpace(
     ),
     references=(
         Reference("small_1.0", {"*.width": (8, 16), "*.depth": 2, "*.kernel": 3}, "",
+                  image_size=32),
+        Reference("small_0.5", {"*.width": (4, 16), "*.depth": 2, "*.kernel": 3}, "",
                   image_size=32),
     ),
 )
@@ -55,9 +63,16 @@ def job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("small.py").write_text(SPACE)
     Path("job.toml").write_text(JOB)
-    graph = load_definition("small.py").adapt(image_size=32).reference("small_1.0").graph
-    torch.save(Network(graph, torch.Generator().manual_seed(7)).state_dict(), "weights.pth")
+    Path("weights.pth").write_bytes(weights_of("small_1.0"))
     return Path("job.toml")
+
+
+def weights_of(name):
+    """A file of a published network with random weights."""
+    graph = load_definition("small.py").adapt(image_size=32).reference(name).graph
+    file = BytesIO()
+    torch.save(Network(graph, torch.Generator().manual_seed(7)).state_dict(), file)
+    return file.getvalue()
 
 
 def test_supernet_starts_from_the_file_at_a_lower_rate(job):
@@ -115,6 +130,30 @@ def test_statements_can_change_after_the_training(job):
     job.write_text(JOB.replace('"weights.pth"', '"other.pth"'))
     with pytest.raises(RunFolderError, match=r"\[space.pretrained\] file was 'weights.pth' and"):
         supernets.train_job_supernets(load_job(job), RUN)
+
+
+def test_space_is_restricted_to_the_published_network(job):
+    Path("weights.pth").write_bytes(weights_of("small_0.5"))
+    supernets.train_job_supernets(load_job(job), RUN)
+    run = open_run(RUN)
+    name = "within_small_0.5"
+    assert list(run.record.spaces) == list(run.record.pretrained) == list(run.spaces) == [name]
+    space = run.spaces[name]
+    assert space.digest == run.record.spaces[name]
+    # Depth 1 or 2, both kernels in each block, both widths of the body, one of the stem.
+    assert space.size == 2 * (2 + 4)
+    summary = run.record.pretrained[name].summary
+    assert summary.endswith(
+        "the space small is restricted to the networks that small_0.5 contains: 12 of 24"
+    )
+    weights = Supernet.load(run.supernet_folder(name), space).state_dict()
+    assert weights["stem.weight"].shape[0] == 4
+    # The run's own copy of the space is the same space, without the user's file.
+    Path("small.py").unlink()
+    with claim(RUN, run.record.job, "") as again:
+        open_data(again, SilentProgress(), own_spaces=True)
+    assert again.spaces[name].digest == space.digest
+    assert again.record.pretrained[name].summary == summary
 
 
 def test_damaged_file_is_refused_before_any_work(job):

@@ -9,15 +9,17 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
 from nas.errors import CheckpointError, WeightsError
-from nas.pretrained import read_weights
-from nas.pretrained.published_weights import CONVENTIONS
+from nas.pretrained import CONVENTIONS, PublishedWeights, read_weights
+from nas.pretrained.layers import weighted_ops
 from nas.space import SearchSpace
+from nas.space.library import find_reference
 from nas.supernet.pretrained import published_state, start_from
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 from tests.pretrained.test_read_weights import SPACE, published
+from tests.space.test_within import NETWORKS
 
 
 def make_data(channels=3):
@@ -70,6 +72,34 @@ def test_published_network_is_a_subnet_that_computes_the_same(weights, name):
         theirs = known.network().train()(centred / torch.tensor(known.std)[:, None, None])
         ours = supernet(graph, centred / torch.from_numpy(data.std)[:, None, None])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_weights_fill_the_largest_network_of_the_space_within(name):
+    whole, row = find_reference(name)
+    published = whole.published(name)
+    tensors = Network(published.graph, torch.Generator()).tensors()
+    known = PublishedWeights(
+        *(None, row, published, tensors, {}, CONVENTIONS["torch"], "", (), None, None, None, ())
+    )
+    space = whole.adapt(image_size=32, classes=10).within(name)
+    supernet = Supernet(space, torch.Generator())
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.fill_(torch.nan)
+    start_from(supernet, known, make_data())
+    *layers, classifier = weighted_ops(space.largest.graph)
+    new = set()
+    for op in layers:
+        weight = supernet.get_parameter(f"{op.slot_name}.weight").detach()
+        slot = op.required_slot()
+        own = weight[torch.tensor(slot.outputs.positions)]
+        if op.kind != "norm":
+            own = own[:, torch.tensor(slot.inputs.positions if slot.inputs else [0])]
+        if own.isnan().any():
+            new.add(op.slot_name)
+    assert supernet.get_parameter(f"{classifier.slot_name}.weight").isnan().all()
+    assert new == (set() if row.norm else {op.slot_name for op in layers if op.kind == "norm"})
 
 
 def test_grey_images_take_the_sum_of_the_colours(weights):

@@ -1,0 +1,186 @@
+"""Spaces restricted to the networks that a published one contains."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nas.errors import SpaceError
+from nas.latency import space_kernels
+from nas.space import Reference, SearchSpace, Stage, library, load_definition, load_space
+from nas.space.library import find_reference
+
+NETWORKS = {
+    "mobilenet_v1_1.0": 6e10,
+    "mobilenet_v2_1.0": 1e17,
+    "mobilenet_v2_1.4": 1e19,
+    "mobilenet_v3_small": 5e9,
+    "mobilenet_v3_large": 8e11,
+    "shufflenet_v1_g3": 5e7,
+    "shufflenet_v2_0.5": 1e8,
+    "shufflenet_v2_1.0": 1e9,
+    "shufflenet_v2_1.5": 3e9,
+    "squeezenet_1.1": 1e5,
+    "efficientnet_lite0": 6e13,
+    "efficientnet_lite1": 6e12,
+    "efficientnet_lite2": 2e14,
+    "efficientnet_lite3": 3e17,
+    "efficientnet_lite4": 5e21,
+}
+"""Published networks, and how many networks each contains at least."""
+
+
+def toy() -> SearchSpace:
+    return SearchSpace(
+        "toy",
+        (
+            Stage("stem", "conv", (8, 12, 16), stride=2, per_stage={"kernel": 3}),
+            Stage(
+                "body",
+                "inverted_residual_v3",
+                width=(8, 16),
+                depth=(1, 2, 3),
+                stride=2,
+                entry="linear_bottleneck_v3",
+                per_stage={"activation": "relu", "se": ("none", "se")},
+                per_block={"kernel": (3, 5), "expand": (2, 4)},
+            ),
+            Stage("head", "linear_classifier"),
+        ),
+        image_size=32,
+        classes=10,
+        resolutions=(0.5, 0.75, 1.0),
+        references=(
+            Reference(
+                "toy_1.0",
+                {"*.width": (12, 16), "*.se": "se", "body.depth": 2, "body.expand": (4, 2)},
+                "",
+                resolution=0.75,
+            ),
+            Reference(
+                "toy_0.5", {"*.width": 8, "*.se": "se", "body.expand": 2}, "", resolution=0.5
+            ),
+            Reference(
+                "toy_deep", {"*.width": 8, "*.se": "se", "body.depth": 3}, "", resolution=0.5
+            ),
+        ),
+    )
+
+
+def test_its_networks_are_those_with_the_operators_and_at_most_the_sizes():
+    whole = toy()
+    space = whole.within("toy_1.0")
+    largest = {
+        "resolution": 24,
+        "stem.width": 12,
+        "body.width": 16,
+        "body.depth": 2,
+        "body.0.expand": 4,
+        "body.1.expand": 2,
+        "body.0.kernel": 5,
+        "body.1.kernel": 5,
+    }
+
+    def is_contained(choices):
+        return choices["body.se"] == "se" and all(
+            value <= largest[name] for name, value in choices.items() if name != "body.se"
+        )
+
+    expected = {each.digest for each in whole.enumerate() if is_contained(each.choices)}
+    assert {each.digest for each in space.enumerate()} == expected
+    assert space.size == len(expected) < whole.size
+    assert space.largest.digest == whole.architecture({**largest, "body.se": "se"}).digest
+    assert [row.name for row in space.references] == ["toy_1.0", "toy_0.5"]
+    for row in space.references:
+        assert space.reference(row.name).digest == whole.reference(row.name).digest
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_largest_network_has_the_slots_of_the_published_one(name):
+    whole, row = find_reference(name)
+    whole = whole.adapt(image_size=96, classes=10)
+    space = whole.within(name)
+
+    def slots(graph):
+        return {
+            op.slot.name: (op.kind, op.slot.outputs.width, op.slot.inputs and op.slot.inputs.width)
+            for op in graph.ops
+            if op.slot
+        }
+
+    assert slots(space.largest.graph) == slots(whole.reference(name).graph)
+    assert space.reference(name).digest == whole.reference(name).digest
+    assert NETWORKS[name] <= space.size <= whole.size
+    published = space.published(name)
+    assert row.params in (None, published.params)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2_1.0", "mobilenet_v3_large", "squeezenet_1.1"])
+def test_latency_table_of_the_whole_space_covers_it(name):
+    whole = find_reference(name)[0].adapt(image_size=64, classes=10)
+    space = whole.within(name)
+    kernels = space_kernels(space, "onnxruntime")
+    assert set(kernels) < set(space_kernels(whole, "onnxruntime"))
+    rng = np.random.default_rng(0)
+    fixed = {key: left[0] for key, left in space.narrowed.items() if len(left) == 1}
+    for _ in range(5):
+        architecture = space.sample(rng)
+        assert space.from_json(architecture.to_json()) == architecture
+        same = whole.architecture({**fixed, **architecture.choices})
+        assert same.digest == architecture.digest
+
+
+def test_it_is_loaded_by_its_name():
+    space = load_space("within_mobilenet_v2_1.0", image_size=32)
+    assert space.digest == load_space("mobilenet", image_size=32).within("mobilenet_v2_1.0").digest
+    assert library.ships(space.name)
+    for name in ("within_mobilenet", "within_mobilenet_v2_1.1"):
+        assert not library.ships(name)
+        with pytest.raises(SpaceError, match="no reference network"):
+            load_space(name)
+
+
+def test_its_file_defines_it(tmp_path):
+    named = tmp_path / "named.py"
+    named.write_bytes(library.source_of("within_mobilenet_v2_1.0"))
+    space = load_definition("mobilenet").within("mobilenet_v2_1.0")
+    assert load_definition(named).digest == space.digest
+    further = tmp_path / "further.py"
+    further.write_bytes(library.source_of(named, "mobilenet_v2_0.5"))
+    assert load_definition(further).digest == space.within("mobilenet_v2_0.5").digest
+
+
+def test_blocks_of_a_stage_are_narrowed_each():
+    space = load_definition("mobilenet_v3").within("mobilenet_v3_large")
+    assert space.parameters["stage4.0.expand"] == (2.3, 2.5, 4, 6)
+    assert space.parameters["stage4.1.expand"] == (2.3, 2.5)
+    assert "stage4.2.expand" not in space.parameters
+    hidden = {
+        op.slot.name: op.slot.outputs.extent
+        for graph in space.block_graphs_with_slots()
+        for op in graph.ops
+        if op.slot and op.slot.name.startswith("stage4") and op.slot.name.endswith("expand")
+    }
+    assert list(hidden.values()) == [240, 200, 184, 184]
+
+
+def test_it_is_another_space_and_the_same_one_again():
+    whole = load_definition("mobilenet")
+    space = whole.within("mobilenet_v2_1.0")
+    assert space.digest != whole.digest
+    assert space.digest != replace(whole, name=space.name).digest
+    assert space.within("mobilenet_v2_1.0") is space
+    assert space.adapt(image_size=96).within("mobilenet_v2_0.5").digest == (
+        whole.within("mobilenet_v2_0.5").adapt(image_size=96).digest
+    )
+    assert whole.within("mobilenet_v2_1.4") is whole
+    with pytest.raises(SpaceError, match=r"no reference network 'mobilenet_v2_1\.4'"):
+        space.within("mobilenet_v2_1.4")
+
+
+@pytest.mark.parametrize(
+    "narrowed", [{"stem.width": (10,)}, {"stem.width": ()}, {"stem": (8,)}, {"body.depth": (4,)}]
+)
+def test_options_that_the_table_lacks_are_refused(narrowed):
+    with pytest.raises(SpaceError, match=r"narrowed"):
+        replace(toy(), narrowed=narrowed)
