@@ -420,6 +420,7 @@ def test_few_images_for_int8_are_said_when_the_images_are_open(digits, job_folde
         progress = Notes()
         note_few_images(load_job(job_folder / "job.toml"), few, progress)
         assert any("calibrated on 9 training images only" in n for n in progress.notes) == is_said
+        assert not any("published weights" in note for note in progress.notes), "no photos"
 
 
 COMMAND = "from nas.cli import main; main()"

@@ -1,12 +1,14 @@
-"""How training images are mirrored: decided once a run, and followed by all of its trainings."""
+"""Stages of a job before its search: how images are mirrored, and what few images lack."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from nas.data import ImageDataset, Images
 from nas.job import JobSettings, load_job, stages, supernets
 from nas.job.inputs import load_images
 from nas.job.planning import planned_image_changes
@@ -178,3 +180,22 @@ def test_whole_run_follows_the_decision(folder, experiment_forbids, monkeypatch)
     open_run(RUN).rank(nets=4, how="uniform", repeated=0, epochs=1)
     lines = (RUN / STANDALONE_FILE).read_text().splitlines()
     assert [json.loads(line)["training"]["flip"] for line in lines] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "line", "is_said"),
+    [
+        (32, 3, "", True),
+        (8, 3, "", False),
+        (32, 1, "", False),
+        (32, 3, 'pretrained = "weights.pth"', False),
+    ],
+)
+def test_few_photos_without_published_weights_are_said(folder, size, channels, line, is_said):
+    images = Images(np.zeros((10, size, size, channels), np.uint8), np.arange(10) % 2)
+    data = ImageDataset("photos", ("left", "right"), *[images] * 4, flip_preserves_class=True)
+    path = write_job(Path(), spaces=("squeeze",))
+    path.write_text(path.read_text().replace("[[space]]\n", f"[[space]]\n{line}\n"))
+    notes = Notes()
+    stages.note_few_images(load_job(path), data, notes)
+    assert any("10 training images are few" in text for text in notes.texts) == is_said
