@@ -19,7 +19,7 @@ from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 from tests.pretrained.test_read_weights import SPACE, published
-from tests.space.test_within import NETWORKS
+from tests.space.test_restriction import NETWORKS
 
 
 def make_data(channels=3):
