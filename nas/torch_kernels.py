@@ -7,13 +7,14 @@ They compute what torch's ops compute, up to rounding. They run where an op has 
 the shards of `nas.supernet.sharding`; where several threads share an op, torch's own ops do.
 
 On a GPU, cuDNN needs up to seconds for a shape that it has not seen, and the subnets of a supernet
-have hundreds of shapes. So pointwise convolutions are products of matrices there. Depthwise ones of
-small maps run in kernels of torch, not of cuDNN, if tensors and weights are not channels-last.
+have hundreds of shapes. So pointwise convolutions are products of matrices there, and depthwise
+ones run in torch's own kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -101,7 +102,13 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tens
         result: Tensor = _DepthwiseConv.apply(x, weight, stride)
         return result
     if x.is_cuda:
-        weight = weight.contiguous()
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            x, weight = x.to(dtype), weight.to(dtype)
+        without_cudnn: Tensor = _DepthwiseConvWithoutCudnn.apply(
+            x.contiguous(), weight.contiguous(), stride, padding
+        )
+        return without_cudnn
     return F.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
 
 
@@ -209,6 +216,46 @@ class _DepthwiseConv(torch.autograd.Function):
         sums = torch.empty(groups(images), kernel, kernel, channels)
         run(images, channels, _flat(x), _flat(gradient), sums.view(-1))
         return own, sums.sum(0).permute(2, 0, 1)[:, None], None
+
+
+class _DepthwiseConvWithoutCudnn(torch.autograd.Function):
+    """Depthwise convolution in torch's own kernels, also where torch would choose cuDNN's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        with _without_cudnn():
+            return F.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        with _without_cudnn():
+            own, own_weight, _ = torch.ops.aten.convolution_backward(
+                gradients[0].contiguous(),
+                x,
+                weight,
+                None,
+                [ctx.stride] * 2,
+                [ctx.padding] * 2,
+                [1, 1],
+                False,
+                [0, 0],
+                x.shape[1],
+                [*ctx.needs_input_grad[:2], False],
+            )
+        return own, own_weight, None, None
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 def _flat(x: Tensor) -> Tensor:

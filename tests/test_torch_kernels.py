@@ -222,3 +222,17 @@ def test_gradients_that_are_not_channels_last_are_taken():
         results.append([leaf.grad.clone() for leaf in (x, scale, shift, weight)])
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2)])
+def test_depthwise_gradients_on_a_gpu_equal_those_of_torch(kernel, stride):
+    """The function itself runs on any device; only a GPU needs it."""
+    function = torch_kernels._DepthwiseConvWithoutCudnn
+    x = torch.randn(2, 3, 7, 6, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(3, 1, kernel, kernel, dtype=torch.double, requires_grad=True)
+    ours = function.apply(x, weight, stride, kernel // 2)
+    torch.testing.assert_close(ours, F.conv2d(x, weight, None, stride, kernel // 2, 1, 3))
+    assert torch.backends.cudnn.enabled
+    assert torch.autograd.gradcheck(
+        lambda *inputs: function.apply(*inputs, stride, kernel // 2), (x, weight)
+    )

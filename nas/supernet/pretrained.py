@@ -9,7 +9,6 @@ from nas.data import ImageDataset
 from nas.errors import WeightsError
 from nas.graph import Graph
 from nas.pretrained import PublishedWeights
-from nas.pretrained.importance import ordered_by_importance
 from nas.pretrained.layers import weighted_ops
 from nas.space import SearchSpace
 from nas.supernet.weights import Supernet
@@ -36,11 +35,15 @@ def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
 def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDataset) -> None:
     """Put the weights of a published network in their places in a supernet.
 
-    The channels are ordered by importance first, so that narrow subnets take the best ones. A
-    kernel that is smaller than the shared one lies in its centre, with zeros around it. What the
-    published network lacks, and the classifier, keep their random values; blocks of a residual
-    stream that it lacks compute nothing at first, since the scale of their last norm is zero.
-    Norms of a supernet whose published network has none are new, and stand for its biases.
+    The channels keep their order: narrow subnets take the first ones. A kernel that is smaller than
+    the shared one lies in its centre, with zeros around it. What the published network lacks, and
+    the classifier, keep their random values; blocks of a residual stream that it lacks compute
+    nothing at first, since the scale of their last norm is zero. If the published network has no
+    norms, those of the supernet are new, and stand for its biases.
+
+    Kernels of a network that pads as TensorFlow does are mirrored from left to right: TensorFlow
+    pads a map of an even size on its right only, and the windows of a convolution here with a
+    stride begin one pixel to the left of it, as those of TensorFlow do in a mirrored image.
 
     The supernet's images are normalised by `data`, the published network's otherwise. The scale
     becomes a part of the first weights; the batch norm behind them removes the rest.
@@ -54,7 +57,7 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         WeightsError: the network is not in the supernet's space.
     """
     graph = published_graph(supernet.space, published)
-    tensors = ordered_by_importance(published.architecture.graph, published.tensors)
+    tensors = published.tensors
     *layers, _classifier = weighted_ops(graph)
     for op in layers:
         if op.slot is None or f"{op.slot.name}.weight" not in tensors:
@@ -69,6 +72,8 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
                 new = _for_images(new, published, data)
             inputs = torch.tensor(op.slot.inputs.positions if op.slot.inputs else [0])
             if op.kind == "conv":
+                if published.conventions.pads_like_tensorflow:
+                    new = new.flip(-1)
                 margin = (shared.shape[-1] - new.shape[-1]) // 2
                 new = torch.nn.functional.pad(new, (margin,) * 4)
             shared[outputs[:, None], inputs] = new.to(shared)

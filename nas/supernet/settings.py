@@ -43,7 +43,7 @@ def scaled_learning_rate(batch_size: int) -> float:
     return TrainingSettings.learning_rate * batch_size / TrainingSettings.batch_size
 
 
-FINE_TUNING_RATE = 0.2
+FINE_TUNING_RATE = 0.4
 """Learning rate of a training that starts from published weights, over that of another one.
 
 With that of the others they are lost in the first steps.

@@ -79,7 +79,7 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     assert "licence unknown" in summary.summary
     _, record = checkpoint.read(WEIGHTS)
     assert record.published == summary.sha256
-    assert record.training["learning_rate"] == pytest.approx(0.02)
+    assert record.training["learning_rate"] == pytest.approx(0.04)
     weights = WEIGHTS.read_bytes()
     WEIGHTS.unlink()
     supernets.train_job_supernets(load_job(job), RUN)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
 from nas.errors import CheckpointError, WeightsError
 from nas.pretrained import CONVENTIONS, PublishedWeights, read_weights
-from nas.pretrained.importance import ordered_by_importance
 from nas.pretrained.layers import weighted_ops
 from nas.space import SearchSpace
 from nas.space.library import find_reference
@@ -61,13 +61,12 @@ def test_published_network_is_a_subnet_that_computes_the_same(weights, name):
             assert (kernels[:, :, 0] == 0).all(), "around the published 3x3 kernel"
     # With the published classifier, both compute the same, by the statistics of a batch.
     graph = supernet.space.reference(name).graph
-    ordered = ordered_by_importance(known.architecture.graph, known.tensors)
     slot = graph.ops[-1].required_slot()
     with torch.no_grad():
         width = slot.inputs.width
-        supernet.get_parameter(classifier)[:, :width] = ordered[classifier]
+        supernet.get_parameter(classifier)[:, :width] = known.tensors[classifier]
         bias = classifier.replace("weight", "bias")
-        supernet.get_parameter(bias).copy_(ordered[bias])
+        supernet.get_parameter(bias).copy_(known.tensors[bias])
         pixels = torch.rand(6, 3, 32, 32)
         centred = pixels - torch.tensor(known.mean)[:, None, None]
         theirs = known.network().train()(centred / torch.tensor(known.std)[:, None, None])
@@ -111,6 +110,18 @@ def test_grey_images_take_the_sum_of_the_colours(weights):
     expected = float(data.std[0]) * theirs.sum(1)
     own = supernet.get_parameter("stem.weight")[:, 0].detach()
     torch.testing.assert_close(own.sort(0).values, expected.sort(0).values)
+
+
+def test_windows_of_tensorflow_are_those_of_mirrored_images(weights):
+    data = make_data()
+    known = replace(weights(), conventions=CONVENTIONS["tensorflow"], std=tuple(data.std.tolist()))
+    supernet = Supernet(adapted(data), torch.Generator().manual_seed(0))
+    start_from(supernet, known, data)
+    images, kernels = torch.rand(2, 3, 32, 32), known.tensors["stem.weight"]
+    published = F.conv2d(F.pad(images, (0, 1, 1, 0)), kernels, stride=2)  # nothing on the left
+    own = supernet.get_parameter("stem.weight")
+    ours = F.conv2d(images.flip(-1), own, stride=2, padding=1).flip(-1)
+    torch.testing.assert_close(ours, published)
 
 
 def test_network_of_another_space_is_refused(weights):
