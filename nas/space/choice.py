@@ -153,25 +153,6 @@ def options_left(
     return tuple(option for option in options if option in left)
 
 
-def options_within(name: str, options: tuple[Value, ...], published: Value) -> tuple[Value, ...]:
-    """Return the options of a choice at which a published network has weights for all of a block.
-
-    Sizes are at most the published one. A named option makes other operators, with weights of their
-    own, so only the published one is left. Kernel sizes may be larger: a published kernel with
-    zeros around it computes the same.
-
-    Args:
-        name: of the choice.
-        options: that are left so far.
-        published: the option of the published network.
-    """
-    if name.endswith(".kernel"):
-        return options
-    if isinstance(published, str):
-        return (published,)
-    return tuple(option for option in options if option <= published)  # type: ignore[operator]
-
-
 def size_options(
     where: str, name: str, value: int | tuple[int, ...], largest: int
 ) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ from nas.arguments import checked
 from nas.errors import SpaceError, printable
 from nas.files.documents import read_bytes, shortened, shortened_text
 from nas.space.reference import Reference, unknown_reference_error
-from nas.space.space import WITHIN, SearchSpace
+from nas.space.restriction import WITHIN
+from nas.space.space import SearchSpace
 from nas.space.user_code import user_code
 
 MAX_FILE_BYTES = 4 << 20

@@ -21,11 +21,12 @@ from nas.space.architecture import Architecture, Choices, Value, parse_record
 from nas.space.automaton import NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence
 from nas.space.builder import Builder
-from nas.space.choice import MAX_SIZE, Choice, Options, options_within
+from nas.space.choice import MAX_SIZE, Choice, Options
 from nas.space.compiled_stage import ChosenOptions, CompiledStage
 from nas.space.counting import DeterministicAutomaton
 from nas.space.lowering import Lowering
 from nas.space.reference import Reference, unknown_reference_error
+from nas.space.restriction import restricted
 from nas.space.stage import Stage
 
 DEFAULT_SMALLEST_MAP = 3
@@ -35,9 +36,6 @@ MAX_RESOLUTION = 2.0
 """Largest share of the image size that networks run at: a larger one is a number of pixels."""
 
 _SHARES = Sequence[float]
-
-WITHIN = "within_"
-"""Start of the name of a space that `SearchSpace.within` made; the published network follows."""
 
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
@@ -274,7 +272,7 @@ class SearchSpace:
         Raises SpaceError for a choice that is missing or not among the options, or that makes no
         network.
         """
-        used = self._used_choices(choices)
+        used = self.used_choices(choices)
         if self._is_injective:
             return Architecture(self, used)
         return self._canonical(self._lowering.op_sequence(choices))
@@ -296,8 +294,11 @@ class SearchSpace:
             )
         return self.architecture(dict(choices))
 
-    def _used_choices(self, choices: Mapping[str, Any]) -> Choices:
-        """Return the choices that the network uses, checked, in the order of the table."""
+    def used_choices(self, choices: Mapping[str, Any]) -> Choices:
+        """Return the choices that the network uses, in the order of the table.
+
+        Raises SpaceError for a choice that is missing or not among the options.
+        """
         active = list(self._network_parameters)
         for stage in self.compiled_stages:
             active += stage.active_parameters(choices)
@@ -355,16 +356,16 @@ class SearchSpace:
 
     def choices_of(self, row: Reference) -> dict[str, Value]:
         """Return the options of a row of `references` for all choices of the table."""
-        return row.resolve(self._table.parameters, self.image_size)
+        return row.resolve(self.whole.parameters, self.image_size)
 
     @checked(error=SpaceError)
     def within(self, name: str) -> SearchSpace:
         """Return the space of the networks that a published network contains.
 
-        Its largest network is the published one, kernel sizes aside, so that all weights of its
-        supernet have published values; see `options_within` for what is left of each choice. It has
-        a name of its own, since its supernet is another one. The space itself is returned if all
-        options of its choices are left.
+        Its largest network is the published one, kernel sizes aside, so that published weights fill
+        that of its supernet. `nas.space.restriction` says what is left of each choice. The space
+        has a name of its own, since its supernet is another one. If nothing is taken from the
+        choices, the result is the space itself.
 
         Args:
             name: of the published network.
@@ -379,39 +380,10 @@ class SearchSpace:
             >>> space.parameters["stem.width"]
             (16, 24, 32)
         """
-        row = self.reference_row(name)
-        table = self._table.parameters
-        narrowed: dict[str, tuple[Value, ...]] = {}
-        for key, published in self._table_choices(row).items():
-            options = options_within(key, self.narrowed.get(key, table[key]), published)
-            if options != table[key]:
-                narrowed[key] = options
-        resolutions = tuple(share for share in self.resolutions if share <= row.resolution)
-        resolutions = resolutions or self.resolutions  # without a choice the row's does not count
-        if narrowed == dict(self.narrowed) and resolutions == self.resolutions:
-            return self
-        space = replace(self, name=f"{WITHIN}{name}", narrowed=narrowed, resolutions=resolutions)
-        inside = [each for each in self.references if space._contains(each)]
-        return replace(space, references=tuple(inside))
-
-    def _contains(self, row: Reference) -> bool:
-        """Return whether a row of a wider space is a point of this space."""
-        try:
-            chosen = self._table_choices(row)
-        except SpaceError:
-            return False
-        return row.resolution <= max(self.resolutions) and all(
-            option in self.narrowed.get(name, (option,)) for name, option in chosen.items()
-        )
-
-    def _table_choices(self, row: Reference) -> dict[str, Value]:
-        """Return the options of a row for the choices that it uses, but for the resolution."""
-        used = dict(self._table._used_choices(self.choices_of(row)))
-        used.pop("resolution", None)
-        return used
+        return restricted(self, self.reference_row(name))
 
     @cached_property
-    def _table(self) -> SearchSpace:
+    def whole(self) -> SearchSpace:
         """The space with all options of its table."""
         return replace(self, narrowed={}) if self.narrowed else self
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,8 +13,9 @@ from nas.graph import Graph
 from nas.pretrained import PublishedWeights
 from nas.pretrained.layers import weighted_ops
 from nas.space import Architecture, SearchSpace
-from nas.supernet.evaluation import calibrated_state
+from nas.supernet.evaluation import calibrated_state, choose_calibration_images
 from nas.supernet.weights import Supernet
+from nas.torch_network import NORM_EPS, FoldedWeights, run_graph
 
 
 def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
@@ -40,7 +43,7 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     the shared one lies in its centre, with zeros around it. What the published network lacks, and
     the classifier, keep their random values; blocks of a residual stream that it lacks compute
     nothing at first, since the scale of their last norm is zero. If the published network has no
-    norms, those of the supernet are new, and stand for its biases.
+    norms, those of the supernet let it compute the same, see `_norms`.
 
     Kernels of a network that pads as TensorFlow does are mirrored from left to right: TensorFlow
     pads a map of an even size on its right only, and the windows of a convolution here with a
@@ -58,11 +61,12 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         WeightsError: the network is not in the supernet's space.
     """
     graph = published_graph(supernet.space, published)
-    tensors = published.tensors
+    tensors = dict(published.tensors)
+    if not published.reference.norm:
+        tensors |= _norms(supernet.space, published, data)
     *layers, _classifier = weighted_ops(graph)
     for op in layers:
-        if op.slot is None or f"{op.slot.name}.weight" not in tensors:
-            continue  # a norm that the published network has not
+        assert op.slot is not None
         new = tensors[f"{op.slot.name}.weight"]
         shared = supernet.get_parameter(f"{op.slot.name}.weight")
         outputs = torch.tensor(op.slot.outputs.positions)
@@ -109,6 +113,33 @@ def published_state(
     supernet = Supernet(architecture.space, torch.Generator().manual_seed(seed))
     start_from(supernet, published, data)
     return calibrated_state(supernet.to(device), architecture.graph, data)
+
+
+def _norms(
+    space: SearchSpace, published: PublishedWeights, data: ImageDataset
+) -> dict[str, Tensor]:
+    """Return scales and shifts of the norms behind the convolutions of a network without norms.
+
+    They are the deviation and the mean of what each convolution computes from training images, its
+    bias included, so that a norm gives back what it took away.
+    """
+    graph = replace(space, norm=False).reference(published.reference.name).graph
+    weights = FoldedWeights({k.removesuffix(".weight"): v for k, v in published.tensors.items()})
+    pixels = torch.from_numpy(choose_calibration_images(data.train).pixels).float() / 255
+    mean = torch.tensor(published.mean or data.mean.tolist())
+    images = (pixels - mean) / torch.tensor(published.std or (1.0,) * 3)
+    norms: dict[str, Tensor] = {}
+
+    def measure(position: int, output: Tensor) -> Tensor:
+        op = graph.ops[position]
+        if op.kind == "conv":
+            variance, centre = torch.var_mean(output, (0, 2, 3), correction=0)
+            norms[f"{op.slot_name}.norm.weight"] = (variance + NORM_EPS).sqrt()
+            norms[f"{op.slot_name}.norm.bias"] = centre
+        return output
+
+    run_graph(graph, images.permute(0, 3, 1, 2), weights, measure)
+    return norms
 
 
 def _for_images(weight: Tensor, published: PublishedWeights, data: ImageDataset) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
+from nas.data.batches import normalize
 from nas.errors import CheckpointError, WeightsError
 from nas.pretrained import CONVENTIONS, PublishedWeights, read_weights
 from nas.pretrained.layers import weighted_ops
@@ -19,7 +20,7 @@ from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 from tests.pretrained.test_read_weights import SPACE, published
-from tests.space.test_within import NETWORKS
+from tests.space.test_restriction import NETWORKS
 
 
 def make_data(channels=3):
@@ -89,17 +90,40 @@ def test_published_weights_fill_the_largest_network_of_the_space_within(name):
             parameter.fill_(torch.nan)
     start_from(supernet, known, make_data())
     *layers, classifier = weighted_ops(space.largest.graph)
-    new = set()
     for op in layers:
         weight = supernet.get_parameter(f"{op.slot_name}.weight").detach()
         slot = op.required_slot()
         own = weight[torch.tensor(slot.outputs.positions)]
         if op.kind != "norm":
             own = own[:, torch.tensor(slot.inputs.positions if slot.inputs else [0])]
-        if own.isnan().any():
-            new.add(op.slot_name)
+        assert own.isfinite().all(), op.slot_name
     assert supernet.get_parameter(f"{classifier.slot_name}.weight").isnan().all()
-    assert new == (set() if row.norm else {op.slot_name for op in layers if op.kind == "norm"})
+
+
+def test_norms_let_a_network_without_norms_compute_the_same():
+    name, data = "small_1.0", make_data()
+    without = replace(adapted(data), norm=False)
+    without = replace(without, references=(replace(without.reference_row(name), norm=False),))
+    network = Network(without.reference(name).graph, torch.Generator().manual_seed(0))
+    for key, parameter in network.named_parameters():
+        if key.endswith("bias"):
+            torch.nn.init.uniform_(parameter, -1, 1, torch.Generator().manual_seed(1))
+    mean, std = tuple(data.mean.tolist()), (0.2, 0.3, 0.4)
+    known = PublishedWeights(
+        *(None, without.references[0], without.reference(name), network.tensors(), {}),
+        *(CONVENTIONS["torch"], "", (), mean, std, None, ()),
+    )
+    supernet = Supernet(replace(without, norm=True), torch.Generator())
+    start_from(supernet, known, data)
+    images = normalize(torch.from_numpy(data.train.pixels), data)
+    graph = supernet.space.reference(name).graph
+    with torch.no_grad():
+        for key in ("weight", "bias"):
+            slot = f"{graph.ops[-1].slot_name}.{key}"
+            supernet.get_parameter(slot).copy_(known.tensors[slot])
+        scale = torch.from_numpy(data.std) / torch.tensor(std)
+        theirs = network(images * scale[:, None, None])
+        torch.testing.assert_close(supernet(graph, images), theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_grey_images_take_the_sum_of_the_colours(weights):
