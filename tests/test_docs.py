@@ -214,7 +214,7 @@ def test_every_key_of_a_job_is_documented_and_in_the_complete_job():
 
     def keys(model):
         for key, field in model.model_fields.items():
-            tables = re.findall(r"(\w+(?:Settings|Options|Device))\b", str(field.annotation))
+            tables = re.findall(r"(\w+(?:Settings|Options|Device|Space))\b", str(field.annotation))
             module = importlib.import_module(JobSettings.__module__)
             yield key
             for table in tables:
@@ -227,7 +227,7 @@ def test_every_key_of_a_job_is_documented_and_in_the_complete_job():
 
 def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
     text = (ROOT / "jobs" / "overnight.toml").read_text()
-    examples = re.sub(r"^# (?=[a-z_]+ = |\[\[?search)", "", text, flags=re.MULTILINE)
+    examples = re.sub(r"^# (?=[a-z_]+ = |\[\[?s(earch|pace))", "", text, flags=re.MULTILINE)
     (minutes,) = [line for line in examples.splitlines() if "instead of epochs" in line]
     path = tmp_path / "job.toml"
     path.write_text(re.sub(r"^epochs = .*$", "", examples, flags=re.MULTILINE))
@@ -235,9 +235,9 @@ def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
     path.write_text(examples.replace(minutes, ""))
     everything = load_job(path)
     assert everything.search.device[0].table == "phone.jsonl"
-    defaults = JobSettings.model_validate(
-        {"data": {"source": "path/to/images"}, "space": [dict(each) for each in everything.space]}
-    )
+    assert everything.space[0].pretrained.file == "weights.pth"
+    spaces = [{"name": each.name} for each in everything.space]
+    defaults = JobSettings.model_validate({"data": {"source": "path/to/images"}, "space": spaces})
     given = load_job(ROOT / "jobs" / "overnight.toml").model_dump()
     assert given == {**defaults.model_dump(), "name": "overnight", "data": given["data"]}
     from nas.supernet.settings import TrainingSettings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Json, Plot, RunFolder, check_plot, print_json
+from nas.cli.options import Conventions, Json, Plot, RunFolder, check_plot, print_json
 from nas.display.formatting import format_bytes
 from nas.errors import RequestError
 from nas.run.keys import KEYS
@@ -34,6 +34,11 @@ def retrain(
         list[str] | None,
         typer.Option("--reference", help="Name of a published network; may be repeated."),
     ] = None,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(help="File of published weights from which the one reference starts."),
+    ] = None,
+    conventions: Conventions = None,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Passes over the images; by default those of the run's plan."),
@@ -50,12 +55,14 @@ def retrain(
 
     They start with the weights of the supernet, and learn from its largest network as well. The
     results are in the folder models of the run, and in its report. Repeat the command to continue
-    an interrupted training. Published networks are trained with the same recipe, seed and epochs;
-    with --from-scratch all networks start alike.
+    an interrupted training. Published networks are trained with the same recipe, seed and epochs,
+    and timed on the device of the run. With --pretrained a published network starts from its
+    published weights; with --from-scratch all networks start alike.
 
     \b
     Example: nas retrain results/quickstart --pick jf2a
     Example: nas retrain results/quickstart --pick jf2a --reference mobilenet_v2_0.5 --from-scratch
+    Example: nas retrain results/photos --reference mobilenet_v2_1.0 --pretrained mobilenet_v2.pth
     """
     from nas.display import console
     from nas.run.run import open_run
@@ -65,6 +72,8 @@ def retrain(
         records = opened.retrain(
             *pick or (),
             references=reference or (),
+            pretrained=pretrained,
+            conventions=conventions,
             epochs=epochs,
             from_scratch=from_scratch,
             progress=bars,

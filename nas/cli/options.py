@@ -34,6 +34,14 @@ def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
     return typer.Option(*flags, help=key.meaning, min=low, max=high)
 
 
+Conventions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="torch|torchvision_v3|tensorflow",
+        help="Padding and epsilon of the published network, if its file does not tell.",
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default it is results/<job name>.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import Json, show
+from nas.cli.options import Conventions, Json, show
 
 if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
@@ -21,13 +21,7 @@ def weights(
         str | None,
         typer.Option(help="Name of the network, from `nas spaces --references`."),
     ] = None,
-    conventions: Annotated[
-        str | None,
-        typer.Option(
-            metavar="torch|torchvision_v3|tensorflow",
-            help="Padding and epsilon of the network, if the file does not tell.",
-        ),
-    ] = None,
+    conventions: Conventions = None,
     as_json: Json = False,
 ) -> None:
     """Show which published network the weights in a file are of.

@@ -24,6 +24,7 @@ from nas.errors import (
 )
 from nas.latency import configured_runtime
 from nas.quantisation.post_training import WeightBits
+from nas.run.candidates import basis
 from nas.run.model_card import ModelData, Threshold
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
@@ -262,9 +263,13 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None)
         for column, name in names.items()
         if rows[f"{column}_us"].notna().all()
     }
+    if not len(rows) and record.digest in run.measured_us:
+        latencies[basis(run.trials)] = run.measured_us[record.digest]
     device, changes = run_record.device, run_record.image_changes
     weights = run_record.pretrained.get(record.space)
     pretrained = {} if weights is None else {"supernet_started_from": weights.summary}
+    if record.published is not None:
+        pretrained["started_from"] = record.published.summary
     return ModelOrigin(
         id=record.id,
         answers=keep_answers(run, record.id),

@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,9 +24,16 @@ from nas.deploy.answers import find_answers
 from nas.deploy.confidence import calibrate
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.model import TrainedModel, preprocessing_of
+from nas.deploy.references import (
+    measure_references,
+    published_network,
+    read_published,
+    summary_of,
+)
 from nas.errors import CheckpointError, NasError, RequestError, TrainingError, as_nas_error
 from nas.files.documents import shortened, to_json
 from nas.machine.torch_device import resolve_device
+from nas.pretrained import PublishedWeights
 from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.judged import JudgedImages
 from nas.run.model_card import PREPROCESSING
@@ -37,15 +44,16 @@ from nas.run.trained import (
     MODELS_FOLDER,
     TRAINED,
     TRAINED_FILE,
+    PretrainedSummary,
     SplitAccuracy,
     TrainedRecord,
 )
 from nas.space import Architecture, load_space
-from nas.space.library import find_reference
 from nas.space.records import ArchitectureRecord
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import accuracy_by_class, calibrated_state, evaluate, predict_network
+from nas.supernet.pretrained import published_state
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkProgress, NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
@@ -65,7 +73,11 @@ _TIMED_STEPS = 3
 _TIMED_SECONDS = 0.5
 """Fewest steps that are timed, and their duration at least."""
 
-_START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
+_START_TEXTS = {
+    "supernet": "the supernet",
+    "published": "published weights",
+    "scratch": "scratch",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +88,13 @@ class Retraining:
         run: the run.
         settings: settings of the training.
         from_scratch: whether all networks start with newly drawn weights.
+        published: published weights from which networks start, by the names of their folders.
     """
 
     run: Run
     settings: TrainingSettings
     from_scratch: bool = False
+    published: Mapping[str, PublishedWeights] = field(default_factory=dict)
 
     @cached_property
     def supernets(self) -> dict[str, Supernet]:
@@ -110,6 +124,8 @@ def retrain(
     picks: Sequence[str],
     references: Sequence[str] = (),
     *,
+    pretrained: Path | str | None = None,
+    conventions: str | None = None,
     epochs: int | None = None,
     from_scratch: bool = False,
     progress: JobProgress | None = None,
@@ -119,12 +135,15 @@ def retrain(
     A network starts with the supernet's weights, and learns from the labels and from the largest
     network of the run's supernets. The test images are read once, at the end: a network that is
     trained already is neither trained nor tested again. An interrupted training continues.
+    Published networks are timed as well, if this is the device of the run.
 
     Args:
         run: the run.
         picks: the beginnings of digests, such as IDs of the front.
         references: names of published networks, which start with newly drawn weights unless the
             run has a supernet of their space.
+        pretrained: file of published weights from which the one reference starts.
+        conventions: conventions of that file, see `nas.read_weights`.
         epochs: passes over the training images; by default those of the run's finalists.
         from_scratch: whether all networks start with newly drawn weights.
         progress: receives progress and messages.
@@ -134,6 +153,7 @@ def retrain(
 
     Raises:
         RequestError: a network is unknown, or was trained in another way.
+        WeightsError: the file of published weights is damaged, or not of the reference.
         RunFolderError: the folder is in use, or the run has no supernet of a network's space.
         DataError: the images of the run are missing, or others.
         TrainingError: a training diverged. The other networks were trained.
@@ -145,17 +165,60 @@ def retrain(
         )
     chosen = dict(finalist(run, pick) for pick in picks)
     chosen |= {name: published_network(run, name) for name in references}
+    published = _published(
+        run, references, pretrained, conventions=conventions, from_scratch=from_scratch
+    )
     for name, architecture in chosen.items():
-        record = trained_record(run, name, architecture, epochs, from_scratch=from_scratch)
+        record = trained_record(
+            run,
+            name,
+            architecture,
+            epochs,
+            from_scratch=from_scratch,
+            published=published.get(name),
+        )
         if record is None and not from_scratch and name not in references:
             run.supernet(architecture.space.name)  # It raises an error if there is none.
     with run.locked():
         records, errors = train_networks(
-            run, chosen, epochs, from_scratch=from_scratch, progress=progress
+            run, chosen, epochs, from_scratch=from_scratch, published=published, progress=progress
         )
+        rivals = {name: chosen[name] for name in references if name not in errors}
+        measure_references(run, rivals, progress or SilentProgress())
     if errors:
         raise next(iter(errors.values()))
     return records
+
+
+def _published(
+    run: Run,
+    references: Sequence[str],
+    file: Path | str | None,
+    *,
+    conventions: str | None,
+    from_scratch: bool,
+) -> dict[str, PublishedWeights]:
+    """Return the published weights from which a reference starts, by its name; see `retrain`."""
+    if file is None:
+        if conventions is not None:
+            raise RequestError(
+                "There is no file of weights that the conventions could be of.",
+                remedy="Give the file with --pretrained, or leave --conventions out.",
+            )
+        return {}
+    if from_scratch:
+        raise RequestError(
+            f"All networks start from scratch, and {file} would be a start.",
+            remedy="Leave --from-scratch or --pretrained out.",
+        )
+    if len(set(references)) != 1:
+        raise RequestError(
+            f"{file} has the weights of one published network, and {len(set(references))} are "
+            "asked for.",
+            remedy="Give the network's name with --reference, and others in a command of their "
+            "own. `nas weights` says of which network a file is.",
+        )
+    return {references[0]: read_published(run, references[0], file, conventions)}
 
 
 def train_networks(
@@ -164,6 +227,7 @@ def train_networks(
     epochs: int | None = None,
     *,
     from_scratch: bool = False,
+    published: Mapping[str, PublishedWeights] | None = None,
     progress: JobProgress | None = None,
 ) -> tuple[list[TrainedRecord], dict[str, NasError]]:
     """Train networks one after the other, and write their accuracies into the run's table.
@@ -174,6 +238,7 @@ def train_networks(
         run: the run, locked for this process.
         networks: the networks by the names of their folders in `models`.
         epochs, from_scratch, progress: see `retrain`.
+        published: see `Retraining`.
 
     Returns:
         The records of the trained networks, and the errors of the others by name.
@@ -182,7 +247,8 @@ def train_networks(
     errors: dict[str, NasError] = {}
     records = {name: trained_record(run, name, each) for name, each in networks.items()}
     missing = [name for name, record in records.items() if record is None]
-    setup = Retraining(run, run.training_settings(epochs or _default_epochs(run)), from_scratch)
+    settings = run.training_settings(epochs or _default_epochs(run))
+    setup = Retraining(run, settings, from_scratch, published or {})
     progress.begin("finalists", "step")
     for number, name in enumerate(missing):
         report = _network_progress(progress, name, number, len(missing))
@@ -298,19 +364,6 @@ def finalist(run: Run, pick: str) -> tuple[str, Architecture]:
     return str(rows[rows["digest"] == architecture.digest].iloc[0]["id"]), architecture
 
 
-def published_network(run: Run, name: str) -> Architecture:
-    """Return a published network for the images of a run.
-
-    Raises:
-        SpaceError: neither a space of the run nor one that ships has a network of this name.
-    """
-    for space in map(run.space, run.record.spaces or {}):
-        if name in [reference.name for reference in space.references]:
-            return space.reference(name)
-    space, _ = find_reference(name)
-    return space.adapt(**run.space_settings).reference(name)
-
-
 def trained_record(
     run: Run,
     name: str,
@@ -318,6 +371,7 @@ def trained_record(
     epochs: int | None = None,
     *,
     from_scratch: bool = False,
+    published: PublishedWeights | None = None,
 ) -> TrainedRecord | None:
     """Return the record of a network that is trained already; None if it is not.
 
@@ -327,6 +381,7 @@ def trained_record(
         architecture: the network.
         epochs: passes over the images that are asked for; None accepts any.
         from_scratch: whether a training from newly drawn weights is asked for.
+        published: the published weights from which a training is asked for.
 
     Raises:
         RequestError: the folder holds another network, or one that was trained in another way.
@@ -337,10 +392,16 @@ def trained_record(
         return None
     record = TRAINED.read(path)
     asked = {"digest": architecture.digest, "epochs": epochs or record.epochs}
-    if from_scratch:
-        asked["start"] = "scratch"
-    for key, value in asked.items():
-        stored = getattr(record, key)
+    if from_scratch or published is not None:
+        asked["start"] = "scratch" if from_scratch else "published"
+    pairs = {key: (getattr(record, key), value) for key, value in asked.items()}
+    if published is not None and record.published is not None:
+        weights = PretrainedSummary.of(published)
+        pairs |= {
+            f"{key} of its weights": (getattr(record.published, key), getattr(weights, key))
+            for key in ("sha256", "conventions")
+        }
+    for key, (stored, value) in pairs.items():
         if stored != value:
             raise RequestError(
                 f"{path.parent} holds a network with {key} = {stored}, not {value}.",
@@ -372,10 +433,15 @@ def train_model(
     supernet_accuracy = start = None
     if supernet is not None:
         (supernet_accuracy,) = evaluate(supernet, [architecture], data, "holdout")
-        if not setup.from_scratch:
-            start = calibrated_state(supernet, architecture.graph, data)
-            if architecture.space.name in setup.run.record.pretrained:
-                settings = setup.run.settings.training.fine_tuned(settings)
+    published = setup.published.get(name)
+    if published is not None:
+        device = resolve_device(settings.device)
+        start = published_state(architecture, published, data, seed=seed, device=device)
+    elif supernet is not None and not setup.from_scratch:
+        start = calibrated_state(supernet, architecture.graph, data)
+    in_pretrained = architecture.space.name in setup.run.record.pretrained
+    if published is not None or (start is not None and in_pretrained):
+        settings = setup.run.settings.training.fine_tuned(settings)
     network, seconds = train_network(
         architecture,
         data,
@@ -389,12 +455,13 @@ def train_model(
     calibration = calibrate(network, data)
     _save_network(folder, architecture, network, setup, settings)
     record = TrainedRecord(
-        schema=2,
+        schema=3,
         id=name,
         space=architecture.space.name,
         digest=architecture.digest,
         architecture=ArchitectureRecord(**architecture.to_json()),
-        start="scratch" if start is None else "supernet",
+        start="scratch" if start is None else "published" if published else "supernet",
+        published=None if published is None else summary_of(setup.run, published),
         supernet_accuracy=supernet_accuracy,
         holdout=_split_accuracy(network, data, data.holdout),
         test=_split_accuracy(network, data, data.test),

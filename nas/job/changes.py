@@ -27,9 +27,9 @@ def values_by_key(settings: JobSettings) -> dict[str, Any]:
         for name, value in table.items():
             path = f"{prefix}{name}"
             if path in REPEATED_TABLES:
-                keys = [key for key in KEYS if key.rpartition(".")[0] == path]
-                for key in keys:
-                    values[key] = [each[key.rpartition(".")[2]] for each in value]
+                for key in KEYS:
+                    if key.startswith(f"{path}."):
+                        values[key] = [_value(each, key.removeprefix(f"{path}.")) for each in value]
             elif isinstance(value, dict) and path not in KEYS:
                 add(value, f"{path}.")
             else:
@@ -37,6 +37,14 @@ def values_by_key(settings: JobSettings) -> dict[str, Any]:
 
     add(settings.model_dump(mode="json"), "")
     return values
+
+
+def _value(table: Mapping[str, Any], path: str) -> Any:
+    """Return the value of a key of a table; None if the table that holds it is not set."""
+    name, _, rest = path.partition(".")
+    if not rest:
+        return table[name]
+    return None if table[name] is None else _value(table[name], rest)
 
 
 def limits_of(settings: JobSettings) -> dict[str, Any]:

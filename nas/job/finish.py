@@ -14,13 +14,6 @@ from nas.deploy.retrain import Retraining, finalist, measure_epoch, train_networ
 from nas.errors import IncompleteExportError, KernelError, MeasurementError, NasError
 from nas.files import jsonl
 from nas.job.folder import JobRun
-from nas.job.measurements import (
-    MEASUREMENTS,
-    NETWORKS_PER_ROUND,
-    Measurement,
-    latencies_and_errors,
-    unsettled,
-)
 from nas.job.planning import (
     FINALIST_EPOCHS,
     FINALISTS,
@@ -31,6 +24,13 @@ from nas.job.planning import (
 from nas.latency import Prediction, measure_networks
 from nas.run import candidates
 from nas.run.front import behind, front, representatives
+from nas.run.measurements import (
+    MEASUREMENTS,
+    NETWORKS_PER_ROUND,
+    Measurement,
+    latencies_and_errors,
+    unsettled,
+)
 from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord
 from nas.run.settings import COUNTS, SearchSettings
@@ -122,7 +122,9 @@ def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_
             seconds=max(0.0, end - time.monotonic()) / rounds,
         )
         for trial, result in zip(together, timed, strict=True):
-            for measurement in Measurement.of_timings(trial, result):
+            for measurement in Measurement.of_timings(
+                trial.architecture, trial.values["predicted_us"], result
+            ):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
         progress.advance(start + len(together), len(left))
 

@@ -195,7 +195,7 @@ def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun:
         record.job, record.name = settings, settings.name
         return record
     return RunRecord(
-        schema=2,
+        schema=3,
         name=settings.name,
         command=command,
         started=datetime.now(UTC).isoformat(timespec="seconds"),

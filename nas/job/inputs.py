@@ -110,7 +110,9 @@ def load_published(
     from nas.pretrained import read_weights  # Imports torch.
 
     return {
-        name: read_weights(each.pretrained, conventions=each.conventions, spaces=[space])
+        name: read_weights(
+            each.pretrained.file, conventions=each.pretrained.conventions, spaces=[space]
+        )
         for each, (name, space) in zip(settings.space, spaces.items(), strict=True)
         if each.pretrained is not None
     }

@@ -27,6 +27,7 @@ _REQUIRED_KEYS = {
     "data.source": '"digits" or the path of parquet files or an image folder',
     "search.device.table": "a latency table that `nas table build` made on that device",
     "space": 'add [[space]] with name = "mobilenet", once for each family',
+    "space.pretrained.file": "the path of a file of published weights",
     "space.name": "the name of a space or the path of a Python file",
 }
 """What to write for each key that has no default."""

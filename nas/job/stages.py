@@ -48,11 +48,11 @@ from nas.run.record import (
     DataSummary,
     DeviceSummary,
     ImageChanges,
-    PretrainedSummary,
     SupernetSummary,
     TableSummary,
 )
 from nas.run.settings import JobSettings
+from nas.run.trained import PretrainedSummary
 from nas.space import SearchSpace, library
 from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
@@ -125,18 +125,16 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     run.record.spaces = digests
     before = run.record.pretrained
     run.record.pretrained = {
-        name: PretrainedSummary(
-            file=each.file.path.name,
-            sha256=each.file.sha256,
-            network=each.reference.name,
-            licence=each.licence,
+        name: PretrainedSummary.of(
+            read,
+            each.pretrained,
             # The run's own copy of a space is restricted already.
             restriction=before[name].restriction
             if name in before
-            else describe_restriction(whole, spaces[name], each.reference.name),
+            else describe_restriction(whole, spaces[name], read.reference.name),
         )
-        for whole, name in zip(named.values(), spaces, strict=True)
-        if (each := run.published.get(name)) is not None
+        for whole, name, each in zip(named.values(), spaces, run.settings.space, strict=True)
+        if (read := run.published.get(name)) is not None
     }
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
     progress.note(data.summary)

@@ -65,14 +65,15 @@ class FrontAxis(NamedTuple):
         predicted: values of all candidates, in the unit of the axis.
         whole_network: values of measured candidates, and of the front.
         is_maximised: whether more is better.
-        has_legend: whether the plot is the large one, with the legend of all plots.
+        is_latency: whether the objective is the device's latency. Its plot is the large one, with
+            the legend of all plots.
     """
 
     label: str
     predicted: pd.Series
     whole_network: pd.Series
     is_maximised: bool = False
-    has_legend: bool = False
+    is_latency: bool = False
 
 
 def front_axes(rows: pd.DataFrame, search: SearchSettings) -> list[FrontAxis]:
@@ -92,7 +93,7 @@ def front_axes(rows: pd.DataFrame, search: SearchSettings) -> list[FrontAxis]:
             f"{latency}, {unit.name} (black edge: {whole_network}; pale: predicted)",
             rows["predicted_us"] / unit.us,
             latency_us(rows) / unit.us,
-            has_legend=True,
+            is_latency=True,
         )
     ]
     for device in search.device:
@@ -119,8 +120,9 @@ def draw_front(
 
     A line joins the members of the front that are on the front of these two objectives; circles are
     the others. Trained networks are drawn as stars with the 95% interval of their accuracy, joined
-    by their own front. Where a supernet was
-    ranked, a bar at each front member shows what standalone training of such a network reaches.
+    by their own front. Published networks are diamonds, over latency alone: nothing else was found
+    out about them. Where a supernet was ranked, a bar at each front member shows what standalone
+    training of such a network reaches.
 
     Args:
         rows: all candidates.
@@ -131,7 +133,7 @@ def draw_front(
         rankings: rankings of the supernets by space.
         images: the images of the run.
     """
-    figure = Figure(figsize=(11, 5) if axis.has_legend else (7, 4.4))
+    figure = Figure(figsize=(11, 5) if axis.is_latency else (7, 4.4))
     axes = figure.subplots()
     whole_network = "measured" if candidates.basis(rows) == MEASURED else "whole network"
     complete = rows[rows["state"] == "complete"]
@@ -160,14 +162,22 @@ def draw_front(
     _draw_standalone_ranges(axes, front, values, rankings, spaces)
     _draw_trained(axes, axis, rows, models, spaces, images)
     axes.set_xlabel(axis.label)
+    rivals = [
+        (model, model.latency_us / latency_unit(rows).us)
+        for model in models
+        if axis.is_latency and model.candidate is None and model.latency_us is not None
+    ]
+    for model, value in rivals:
+        label = "published networks (bars: 95% intervals)" if model is rivals[0][0] else None
+        _draw_model(axes, model, value, spaces, images, label)
     stars = ", stars: trained" if models else ""
     corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
     axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
-    shown = axis.predicted[complete.index]
+    shown = pd.Series([*axis.predicted[complete.index], *(value for _, value in rivals)])
     if len(complete) and shown.max() > MIN_RATIO_FOR_LOG_AXIS * shown.min() > 0:
         axes.set_xscale("log")
         set_plain_ticks(axes, "x")
-    if axis.has_legend:
+    if axis.is_latency:
         axes.legend(**_SMALL_LEGEND, loc="lower right")
     return figure
 
@@ -225,29 +235,43 @@ def _draw_trained(
     images: JudgedImages,
 ) -> None:
     """Draw the hold-out accuracy of trained candidates with its interval, and their front."""
-    colours = space_colours(spaces)
     known = axis.whole_network.fillna(axis.predicted).set_axis(rows["digest"]).dropna()
     models = [model for model in models if model.record.digest in known.index]
     values = np.array([known[model.record.digest] for model in models], dtype=float)
     accuracies = np.array([100 * model.record.holdout.accuracy for model in models], dtype=float)
-    for model, value, accuracy in zip(models, values, accuracies, strict=True):
-        interval = images.interval(accuracy / 100, "holdout")
-        if interval is not None:
-            axes.vlines(
-                value, 100 * interval.low, 100 * interval.high, color="black", linewidth=0.8,
-                zorder=4,
-            )  # fmt: skip
-        axes.scatter(
-            [value], [accuracy], marker="*", s=170, edgecolors="black", linewidths=0.8, zorder=5,
-            color=colours.get(model.record.space, "grey"),
-        )  # fmt: skip
-        axes.annotate(
-            model.record.id, (value, accuracy), xytext=(5, 6), textcoords="offset points",
-            fontsize=8,
-        )  # fmt: skip
+    for model, value in zip(models, values, strict=True):
+        _draw_model(axes, model, value, spaces, images)
     if len(models) > 1:
         label = "front of the trained networks (bars: 95% intervals)"
         _draw_steps(axes, values, accuracies, axis, linestyle="--", zorder=4, label=label)
+
+
+def _draw_model(
+    axes: Axes,
+    model: RunModel,
+    value: float,
+    spaces: Sequence[str],
+    images: JudgedImages,
+    label: str | None = None,
+) -> None:
+    """Draw the hold-out accuracy of a trained network with its interval, and its name."""
+    is_own = model.candidate is not None
+    accuracy = 100 * model.record.holdout.accuracy
+    interval = images.interval(model.record.holdout.accuracy, "holdout")
+    if interval is not None:
+        axes.vlines(
+            value, 100 * interval.low, 100 * interval.high, color="black", linewidth=0.8, zorder=4
+        )
+    axes.scatter(
+        [value], [accuracy], marker="*" if is_own else "D", s=170 if is_own else 60,
+        edgecolors="black", linewidths=0.8, zorder=5, label=label,
+        color=space_colours(spaces).get(model.record.space, "grey"),
+    )  # fmt: skip
+    # Published networks are among the slowest: at their right, the plot ends.
+    axes.annotate(
+        model.record.id, (value, accuracy), xytext=(5 if is_own else -7, 6), fontsize=8,
+        textcoords="offset points", ha="left" if is_own else "right",
+    )  # fmt: skip
 
 
 @mpl.rc_context(STYLE)

@@ -157,13 +157,19 @@ KEYS: dict[str, Key] = {
     "training.cutout": _key("Side of the erased square as a fraction of the image.", ge=0, lt=1),
     "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
-    "space.pretrained": _key(
+    "space.pretrained.file": _key(
         "Path of a file with the weights of a published network of the space, from which its "
-        "supernet starts; the space is restricted to the networks that this one contains."
+        "supernet starts; the space is restricted to the networks that this one contains. "
+        "pretrained = FILE says the same."
     ),
-    "space.conventions": _key(
+    "space.pretrained.conventions": _key(
         "What that file does not say, where its names do not tell: torch, torchvision_v3 or "
         "tensorflow; see docs/pretrained.md."
+    ),
+    "space.pretrained.source": _free_key("Where that file comes from, which the report names."),
+    "space.pretrained.licence": _free_key("Licence of these weights, which the report names."),
+    "space.pretrained.data": _free_key(
+        "Data set that the published network was trained on, which the report names."
     ),
     "search.trials": _free_key(
         "Number of distinct architectures to score, in all starts together; by default what the "

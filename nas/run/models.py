@@ -24,6 +24,7 @@ class RunModel:
         record: how it was trained, and its accuracies.
         card: card of its exported files; None if nothing was exported.
         candidate: its row among the candidates; None for a published network.
+        measured_us: latency of the whole network in microseconds; None if it was not timed.
         answers: what it answered on the hold-out images; None if that is not known.
         export_errors: why formats were not exported, by format; "all" stands for all of them.
     """
@@ -31,6 +32,7 @@ class RunModel:
     record: TrainedRecord
     card: ModelCard | None
     candidate: Candidate | None
+    measured_us: float | None = None
     answers: Answers | None = None
     export_errors: Mapping[str, str] = field(default_factory=dict)
 
@@ -41,10 +43,10 @@ class RunModel:
 
     @property
     def latency_us(self) -> float | None:
-        """Measured latency, or the predicted one; None if the search timed no such network."""
-        if self.candidate is None:
-            return None
-        return self.candidate.measured_us or self.candidate.predicted_us
+        """Measured latency, or the predicted one; None if neither is known."""
+        if self.measured_us is not None or self.candidate is None:
+            return self.measured_us
+        return self.candidate.predicted_us
 
     def difference(self, other: RunModel, *, is_balanced: bool) -> int | None:
         """Return whether a paired test shows that this model is more accurate than another one.
@@ -120,14 +122,18 @@ def undecided_pairs(models: Sequence[RunModel], *, is_balanced: bool) -> list[tu
 
 
 def read_models(
-    run: Path, rows: pd.DataFrame, export_errors: Mapping[str, Mapping[str, str]]
+    run: Path,
+    rows: pd.DataFrame,
+    export_errors: Mapping[str, Mapping[str, str]],
+    measured_us: Mapping[str, float],
 ) -> list[RunModel]:
-    """Return the trained models of a run, the fastest first and published networks last.
+    """Return the trained models of a run, the fastest first; those that were not timed come last.
 
     Args:
         run: the run folder.
         rows: all candidates of the run.
         export_errors: see `RunRecord`. Formats that were exported since are left out.
+        measured_us: see `Run`.
 
     Raises:
         CheckpointError: a record or a card is damaged.
@@ -144,5 +150,8 @@ def read_models(
         errors = {name: errors[name] for name in errors if name not in exported}
         path = run / MODELS_FOLDER / record.id / ANSWERS_FILE
         answers = ANSWERS.read(path) if path.is_file() else None
-        models.append(RunModel(record, card, by_digest.get(digest), answers, errors))
+        candidate, latency_us = by_digest.get(digest), measured_us.get(digest)
+        if candidate is not None:
+            latency_us = candidate.measured_us
+        models.append(RunModel(record, card, candidate, latency_us, answers, errors))
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))

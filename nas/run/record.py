@@ -12,6 +12,7 @@ from nas.files.documents import Count, Document, Format, Fraction, Name, Positiv
 from nas.latency.record import Calibration
 from nas.run.judged import JudgedImages
 from nas.run.settings import JobSettings
+from nas.run.trained import PretrainedSummary
 from nas.space.records import SpaceSettings
 from nas.supernet.records import MirroringExperiment, ScoreCorrection
 
@@ -163,32 +164,6 @@ class FinalistsRecord(_RunSection):
     epochs: Annotated[int, Field(ge=1)]
 
 
-class PretrainedSummary(_RunSection):
-    """The published weights from which a supernet of a run starts.
-
-    Attributes:
-        file: name of the file.
-        sha256: digest of the file.
-        network: the published network.
-        licence: licence of the weights; None where it is not known.
-        restriction: how the space that the job names was restricted; empty if it was not.
-    """
-
-    file: Name
-    sha256: str
-    network: Name
-    licence: str | None
-    restriction: str
-
-    @property
-    def summary(self) -> str:
-        """The weights in one line."""
-        return (
-            f"{self.network} from {self.file}, SHA-256 {self.sha256}, licence "
-            f"{self.licence or 'unknown'}{self.restriction and '; '}{self.restriction}"
-        )
-
-
 class TableSummary(_RunSection):
     """The latency table of a run, at the end of the stage that completed it.
 
@@ -275,7 +250,7 @@ class RunRecord(_RunSection):
             and format; "all" stands for all formats.
     """
 
-    schema_version: Literal[2] = Field(alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     name: str
     command: str
     started: str

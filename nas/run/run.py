@@ -22,6 +22,7 @@ from nas.files.documents import shortened
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import Limits, front, select, with_trained
+from nas.run.measurements import MEASUREMENTS, latencies_and_errors
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
 from nas.run.record import DataSummary, RunRecord, read_run
@@ -143,6 +144,15 @@ class Run:
     def measurements(self) -> Path:
         """Path of the log of every whole-network timing."""
         return self.path / "measurements.jsonl"
+
+    @property
+    def measured_us(self) -> dict[str, float]:
+        """The latency of every network that was timed as a whole, in microseconds, by digest.
+
+        Raises RunFolderError for a damaged log.
+        """
+        measured, _ = latencies_and_errors(jsonl.read(self.measurements, MEASUREMENTS))
+        return measured
 
     def supernet_folder(self, space: str) -> Path:
         """Return the folder of the supernet of a space."""
@@ -323,11 +333,11 @@ class Run:
 
     @property
     def models(self) -> list[RunModel]:
-        """The trained models, the fastest first and published networks last.
+        """The trained models, the fastest first; those that were not timed come last.
 
-        Raises CheckpointError for a damaged record or card.
+        Raises CheckpointError for a damaged record or card, RunFolderError for a damaged log.
         """
-        return read_models(self.path, self.trials, self.record.export_errors)
+        return read_models(self.path, self.trials, self.record.export_errors, self.measured_us)
 
     @checked
     def candidate(self, digest: str) -> Candidate:
@@ -519,6 +529,8 @@ class Run:
         self,
         *picks: str,
         references: Sequence[str] = (),
+        pretrained: Path | str | None = None,
+        conventions: str | None = None,
         epochs: int | None = None,
         from_scratch: bool = False,
         progress: JobProgress | bool | None = True,
@@ -528,6 +540,8 @@ class Run:
         Args:
             picks: the beginnings of digests, such as IDs of the front.
             references: names of published networks.
+            pretrained: file of published weights from which the reference starts.
+            conventions: see `nas.read_weights`.
             epochs: passes over the training images; by default those of the run's finalists.
             from_scratch: whether all networks start with newly drawn weights.
             progress: see `Pick.export`.
@@ -541,7 +555,14 @@ class Run:
 
         with self._renewing_report(), shown(progress) as bars:
             return retrain(
-                self, picks, references, epochs=epochs, from_scratch=from_scratch, progress=bars
+                self,
+                picks,
+                references,
+                pretrained=pretrained,
+                conventions=conventions,
+                epochs=epochs,
+                from_scratch=from_scratch,
+                progress=bars,
             )
 
     @checked(ModelFolder="nas.deploy.folder")

@@ -21,6 +21,7 @@ from pydantic import (
     ValidationInfo,
     field_serializer,
     field_validator,
+    model_validator,
 )
 
 from nas.errors import RequestError
@@ -81,14 +82,17 @@ def _check_shift(value: Any) -> Any:
     return value
 
 
-def _check_path(value: str) -> str:
+def _check_line(value: str) -> str:
     if not 0 < len(value) <= 4096 or not value.isprintable():
         raise ValueError("write 1 to 4096 printable characters")
     return value
 
 
-PathText = Annotated[str, AfterValidator(_check_path)]
+PathText = Annotated[str, AfterValidator(_check_line)]
 """A path, or a name that may stand instead of a path, such as that of a packaged space."""
+
+Statement = Annotated[str, AfterValidator(_check_line)]
+"""What a user states in one line, such as a licence or an address."""
 
 
 def _field(path: str, **settings: Any) -> Any:
@@ -276,15 +280,39 @@ class TrainingOptions(_Table):
         return minutes
 
 
+class PretrainedSettings(_Table):
+    """The table `pretrained` of a space: a file of published weights, and where it comes from.
+
+    A path stands for a table with the file alone.
+    """
+
+    file: Annotated[PathText, _field("space.pretrained.file")]
+    conventions: (
+        Annotated[
+            Literal["torch", "torchvision_v3", "tensorflow"],
+            _field("space.pretrained.conventions"),
+        ]
+        | None
+    ) = None
+    source: Annotated[Statement, _field("space.pretrained.source")] | None = None
+    licence: Annotated[Statement, _field("space.pretrained.licence")] | None = None
+    data: Annotated[Statement, _field("space.pretrained.data")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_path(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"file": value}
+        if not isinstance(value, dict | cls):
+            raise ValueError('write the path of a file, or a table such as { file = "PATH" }')
+        return value
+
+
 class JobSpace(_Table):
     """One `[[space]]`: a search space, and the weights that its supernet starts from."""
 
     name: Annotated[PathText, _field("space.name")]
-    pretrained: Annotated[PathText, _field("space.pretrained")] | None = None
-    conventions: (
-        Annotated[Literal["torch", "torchvision_v3", "tensorflow"], _field("space.conventions")]
-        | None
-    ) = None
+    pretrained: PretrainedSettings | None = None
 
 
 class SearchDevice(_Table):

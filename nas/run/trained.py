@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from nas.errors import CheckpointError
 from nas.files.documents import (
@@ -20,11 +20,73 @@ from nas.files.documents import (
 )
 from nas.space.records import ArchitectureRecord
 
+if TYPE_CHECKING:
+    from nas.pretrained import PublishedWeights
+    from nas.run.settings import PretrainedSettings
+
 TRAINED_FILE = "trained.json"
 """Name of the file with the record of a training, in a model's folder."""
 
 MODELS_FOLDER = "models"
 """Name of the folder with a folder for each trained model, in a run folder."""
+
+
+class PretrainedSummary(Document):
+    """The published weights from which a supernet or a network starts.
+
+    Attributes:
+        file: name of the file.
+        sha256: digest of the file.
+        network: the published network.
+        conventions: what the file does not say, a name in `nas.pretrained.CONVENTIONS`.
+        source: where the file comes from; None if the user does not state it.
+        licence: licence of the weights, likewise.
+        file_licence: licence that the file or its digest tells; None if it is not known.
+        data: data set that the network was trained on; None if the user does not state it.
+        restriction: how the space of a supernet was restricted; empty if it was not.
+    """
+
+    file: Name
+    sha256: str
+    network: Name
+    conventions: str
+    source: str | None
+    licence: str | None
+    file_licence: str | None
+    data: str | None
+    restriction: str
+
+    @classmethod
+    def of(
+        cls,
+        weights: PublishedWeights,
+        stated: PretrainedSettings | None = None,
+        *,
+        restriction: str = "",
+    ) -> PretrainedSummary:
+        """Return the summary of some weights, with what a user states of them."""
+        statements = ("source", "licence", "data")
+        return cls(
+            file=weights.file.path.name,
+            sha256=weights.file.sha256,
+            network=weights.reference.name,
+            conventions=weights.conventions.name,
+            file_licence=weights.licence,
+            restriction=restriction,
+            **{name: getattr(stated, name, None) for name in statements},
+        )
+
+    @property
+    def summary(self) -> str:
+        """The weights in one line."""
+        licence = self.licence or self.file_licence or "unknown"
+        if self.file_licence not in (None, licence):
+            licence += f" as stated, {self.file_licence} by the file"
+        return (
+            f"{self.network} from {self.file}, SHA-256 {self.sha256}, source "
+            f"{self.source or 'unknown'}, licence {licence}, trained on "
+            f"{self.data or 'unknown data'}{self.restriction and '; '}{self.restriction}"
+        )
 
 
 class SplitAccuracy(Document):
@@ -81,7 +143,8 @@ class TrainedRecord(Document):
         space: name of the space.
         digest: digest of the network's graph.
         architecture: the architecture.
-        start: initial weights: those of the supernet, or newly drawn ones.
+        start: initial weights: those of the supernet, published ones, or newly drawn ones.
+        published: the published weights from which it started; None for another start.
         supernet_accuracy: accuracy on the hold-out images with the supernet's weights, before the
             training; None for a network without a supernet.
         holdout: accuracy on validation images that neither training nor search used.
@@ -96,12 +159,13 @@ class TrainedRecord(Document):
         versions: versions of the packages that trained it, by name.
     """
 
-    schema_version: Literal[2] = Field(alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     id: Name
     space: Name
     digest: NetworkDigest
     architecture: ArchitectureRecord
-    start: Literal["supernet", "scratch"]
+    start: Literal["supernet", "published", "scratch"]
+    published: PretrainedSummary | None = None
     supernet_accuracy: Fraction | None
     holdout: SplitAccuracy
     test: SplitAccuracy
@@ -113,6 +177,12 @@ class TrainedRecord(Document):
     data_digest: str
     seconds: Seconds
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _names_published_weights(self) -> TrainedRecord:
+        if (self.start == "published") != (self.published is not None):
+            raise ValueError('it names published weights exactly if start is "published"')
+        return self
 
 
 TRAINED = Format(

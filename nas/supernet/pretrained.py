@@ -12,8 +12,8 @@ from nas.errors import WeightsError
 from nas.graph import Graph
 from nas.pretrained import PublishedWeights
 from nas.pretrained.layers import weighted_ops
-from nas.space import SearchSpace
-from nas.supernet.evaluation import choose_calibration_images
+from nas.space import Architecture, SearchSpace
+from nas.supernet.evaluation import calibrated_state, choose_calibration_images
 from nas.supernet.weights import Supernet
 from nas.torch_network import NORM_EPS, FoldedWeights, run_graph
 
@@ -85,6 +85,34 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         if op.bias or op.kind == "norm":
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
             bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
+
+
+def published_state(
+    architecture: Architecture,
+    published: PublishedWeights,
+    data: ImageDataset,
+    *,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return the weights with which a published network starts to learn some images.
+
+    They are those of a supernet that starts from the same weights, see `start_from`, with the
+    statistics of the training images.
+
+    Args:
+        architecture: the published network in a space that is adapted to `data`.
+        published: its weights.
+        data: the images.
+        seed: seed of the classifier, which is new.
+        device: device that computes the statistics.
+
+    Raises:
+        WeightsError: the network is not in its space.
+    """
+    supernet = Supernet(architecture.space, torch.Generator().manual_seed(seed))
+    start_from(supernet, published, data)
+    return calibrated_state(supernet.to(device), architecture.graph, data)
 
 
 def _norms(

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 FREE = {
     *("name", "budget", "data.source", "data.unknown", "data.license", "training.device"),
+    *("space.pretrained.source", "space.pretrained.licence", "space.pretrained.data"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
     *("finish.min_confidence", "finish.min_accuracy"),

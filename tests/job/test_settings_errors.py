@@ -26,6 +26,21 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
         (MINIMAL + '[search]\ntrials = "9"\n', ["search.trials is '9'", "valid integer"]),
         (MINIMAL + "[device]\nruntime = 3\n", ["device.runtime is 3", "valid string"]),
         (MINIMAL + "[device]\nbatch = 0\n", ["device.batch is 0", "or equal to 1"]),
+        (MINIMAL + "pretrained = 3\n", ["space.pretrained is 3: write the path of a file, or"]),
+        (MINIMAL + "pretrained = ''\n", ["space.pretrained.file is '': write 1 to 4096"]),
+        (
+            MINIMAL + "[space.pretrained]\nlicence = 'MIT'\n",
+            ["space.pretrained.file is missing: the path of a file of published weights"],
+        ),
+        (
+            MINIMAL + "pretrained = {file = 'a', license = 'MIT', data = 'a\tb'}\n",
+            ["space.pretrained.license is not a key", "Did you mean licence?", "printable"],
+        ),
+        (
+            MINIMAL + "pretrained = {file = 'a', conventions = 'keras'}\n",
+            ["space.pretrained.conventions is 'keras'", "'torchvision_v3' or 'tensorflow'"],
+        ),
+        (MINIMAL + "conventions = 'torch'\n", ["space.conventions is not a key"]),
         ("[data]\n[[space]]\nname = 'a'\n", ["data.source is missing", '"digits"']),
         ('[data]\nsource = "digits"\n', ["space is missing", "[[space]]"]),
         ('space = []\n[data]\nsource = "digits"\n', ["space", "at least 1 item"]),

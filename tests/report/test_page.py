@@ -67,7 +67,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
         ("trials.csv", ",3472,", ",-3472,", "line 2 .* macs is '-3472'"),
         ("trials.csv", ",complete,", ",good,", "line 2 .* state is 'good'"),
         ("trials.csv", "digest", "other", "it has no column 'digest'"),
-        ("run.json", '"schema": 2', '"schema": 7', "has schema 7; this version reads schema 2"),
+        ("run.json", '"schema": 3', '"schema": 7', "has schema 7; this version reads schema 3"),
         ("run.json", r'"seconds": [\d.]+', '"seconds": "2"', "stages.prepare.seconds is '2'"),
         ("run.json", '"spaces": {\n  "mob', '"spaces": {\n  "../../mob', r"spaces\.\.\./"),
         ("run.json", '"table":', '"desk":', "has no table yet: the job has only begun"),

@@ -22,7 +22,7 @@ def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, obje
     """Return the content of a `trained.json` for a candidate."""
     accuracy = {"accuracy": holdout, "images": 200, "class_accuracy": {"0": holdout, "1": None}}
     return {
-        "schema": 2,
+        "schema": 3,
         "id": row["id"],
         "space": row["space"],
         "digest": row["digest"],
@@ -81,7 +81,7 @@ def run(untrained_run: Path) -> Path:
 
 
 def test_models_are_ordered_by_latency_with_published_networks_last(run):
-    models = read_models(run, candidates.read(run / "trials.csv"), {})
+    models = read_models(run, candidates.read(run / "trials.csv"), {}, {})
     latencies = [model.latency_us for model in models[:3]]
     assert latencies == sorted(latencies)
     assert models[3].record.id == "mobilenet_v2_0.5"
@@ -90,7 +90,7 @@ def test_models_are_ordered_by_latency_with_published_networks_last(run):
 
 def test_model_that_a_faster_one_beats_is_off_the_front(run):
     rows = candidates.read(run / "trials.csv")
-    fast, middle, slow, published = read_models(run, rows, {})
+    fast, middle, slow, published = read_models(run, rows, {}, {})
     assert middle.candidate.dominated_by == fast.record.id
     assert fast.candidate.dominated_by is slow.candidate.dominated_by is None
     assert published.candidate is None
@@ -100,14 +100,14 @@ def test_model_that_a_faster_one_beats_is_off_the_front(run):
 
 def test_better_is_said_of_two_models_only_if_the_same_images_show_it(run):
     rows = candidates.read(run / "trials.csv")
-    fast, middle, slow, published = read_models(run, rows, {})
+    fast, middle, slow, published = read_models(run, rows, {}, {})
     assert fast.difference(middle, is_balanced=False) == 1
     assert middle.difference(fast, is_balanced=False) == -1
     assert "is more accurate, as 200 images show" in fast.advantage(middle, is_balanced=False)
     assert slow.difference(fast, is_balanced=False) == 1
     path = run / "models" / middle.record.id / "answers.json"
     path.write_text(to_json(answers_of([True] * 178 + [False] * 22, (100, 100))))
-    fast, middle, slow, published = read_models(run, rows, {})
+    fast, middle, slow, published = read_models(run, rows, {}, {})
     assert fast.difference(middle, is_balanced=False) == 0
     assert undecided_pairs([fast, middle, slow], is_balanced=False) == [
         (fast.record.id, middle.record.id)
@@ -191,7 +191,7 @@ def test_damaged_record_is_named(run):
 
 
 def test_report_says_which_formats_and_networks_failed(run):
-    fast, other, *_ = read_models(run, candidates.read(run / "trials.csv"), {})
+    fast, other, *_ = read_models(run, candidates.read(run / "trials.csv"), {}, {})
     record = json.loads((run / "run.json").read_text())
     record["export_errors"] = {fast.record.id: {"onnx-int8": "The disk <is> full."}}
     record["training_errors"] = {"abcde": "It diverged.", other.record.id: "It had diverged."}

@@ -14,7 +14,7 @@ from nas.pretrained import CONVENTIONS, PublishedWeights, read_weights
 from nas.pretrained.layers import weighted_ops
 from nas.space import SearchSpace
 from nas.space.library import find_reference
-from nas.supernet.pretrained import start_from
+from nas.supernet.pretrained import published_state, start_from
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
@@ -134,6 +134,33 @@ def test_grey_images_take_the_sum_of_the_colours(weights):
     expected = float(data.std[0]) * theirs.sum(1)
     own = supernet.get_parameter("stem.weight")[:, 0].detach()
     torch.testing.assert_close(own.sort(0).values, expected.sort(0).values)
+
+
+def test_state_of_a_network_computes_what_was_published_but_for_the_classifier(weights):
+    data = make_data()
+    # With another mean, the zeros around images would be another shade.
+    known = replace(weights(), mean=tuple(data.mean.tolist()))
+    architecture = adapted(data).reference("small_1.0")
+    state = published_state(architecture, known, data, seed=0, device=torch.device("cpu"))
+    again = published_state(architecture, known, data, seed=0, device=torch.device("cpu"))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+    network = Network(architecture.graph, torch.Generator())
+    network.load_state_dict(state)
+    classifier = architecture.graph.ops[-1].slot_name
+    pixels = torch.from_numpy(data.train.pixels).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        for part in ("weight", "bias"):
+            network.get_parameter(f"{classifier}.{part}").copy_(
+                known.tensors[f"{classifier}.{part}"]
+            )
+        centred = pixels - torch.tensor(known.mean)[:, None, None]
+        theirs = known.network().train()(centred / torch.tensor(known.std)[:, None, None])
+        mean, std = (torch.from_numpy(x)[:, None, None] for x in (data.mean, data.std))
+        ours = network.train()((pixels - mean) / std)
+        # The statistics are those of the 40 training images, which are one batch.
+        calibrated = network.eval()((pixels - mean) / std)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(calibrated, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_windows_of_tensorflow_are_those_of_mirrored_images(weights):

@@ -6,7 +6,7 @@ import pytest
 
 from nas.errors import RunFolderError
 from nas.files import jsonl
-from nas.job.measurements import (
+from nas.run.measurements import (
     MAX_MOMENTS,
     MEASUREMENTS,
     Measurement,

@@ -17,7 +17,7 @@ from nas.latency.timing import (
     moments_agree,
     round_to_four_digits,
 )
-from nas.search import Trial
+from nas.space import Architecture
 from nas.space.records import ArchitectureRecord
 
 NETWORKS_PER_ROUND = 8
@@ -31,7 +31,7 @@ class Measurement(Document):
         digest: digest of the network's graph.
         architecture: the network's choices.
         status: `unstable` where the samples disagree; `failed` without a latency.
-        predicted_us: latency that the table predicted.
+        predicted_us: latency that the table predicted; None if it was not asked.
         measured_us: median of `samples_us`; None if the timing failed.
         samples_us: latencies of single samples.
         error: reason of a failure.
@@ -63,17 +63,19 @@ class Measurement(Document):
         return Timing(self.samples_us)
 
     @classmethod
-    def of_timings(cls, trial: Trial, result: NetworkTimings) -> list[Measurement]:
-        """Return a record of each timing of a candidate, or one of its failure."""
+    def of_timings(
+        cls, architecture: Architecture, predicted_us: float | None, result: NetworkTimings
+    ) -> list[Measurement]:
+        """Return a record of each timing of a network, or one of its failure."""
 
         def record(timing: Timing | None) -> Measurement:
             is_stable = timing is not None and not timing.is_unstable
             return cls(
                 schema=2,
-                digest=trial.digest,
-                architecture=ArchitectureRecord(**trial.architecture.to_json()),
+                digest=architecture.digest,
+                architecture=ArchitectureRecord(**architecture.to_json()),
                 status="ok" if is_stable else "unstable" if timing else "failed",
-                predicted_us=trial.values["predicted_us"],
+                predicted_us=predicted_us,
                 measured_us=None if timing is None else timing.latency_us,
                 samples_us=() if timing is None else timing.samples_us,
                 error=None if timing else result.error,

@@ -1,0 +1,128 @@
+"""Published networks as the rivals of a run's own: their weights and their latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nas.display.formatting import format_latency
+from nas.errors import NasError
+from nas.files import jsonl
+from nas.graph import Graph
+from nas.latency import BuildProgress, LatencyTable, build_table, measure_networks
+from nas.latency.worker_process import timers_for
+from nas.pretrained import PublishedWeights, read_weights
+from nas.run.measurements import Measurement
+from nas.run.progress import JobProgress
+from nas.run.run import Run
+from nas.run.trained import PretrainedSummary
+from nas.space import Architecture, load_definition, space_names
+from nas.space.library import find_reference
+from nas.supernet.pretrained import published_graph
+
+
+def published_network(run: Run, name: str) -> Architecture:
+    """Return a published network for the images of a run.
+
+    Raises:
+        SpaceError: neither a space of the run nor one that ships has a network of this name.
+    """
+    for space in map(run.space, run.record.spaces or {}):
+        if name in [reference.name for reference in space.references]:
+            return space.reference(name)
+    space, _ = find_reference(name)
+    return space.adapt(**run.space_settings).reference(name)
+
+
+def read_published(
+    run: Run, name: str, file: Path | str, conventions: str | None = None
+) -> PublishedWeights:
+    """Return the weights of a published network from a file.
+
+    Args:
+        run: the run, whose spaces may have networks of their own.
+        name: name of the network that the file should be of.
+        file, conventions: see `nas.read_weights`.
+
+    Raises:
+        SpaceError: there is no such network.
+        WeightsError: the file is damaged or of another network, or no start for this one.
+    """
+    architecture = published_network(run, name)
+    spaces = [*map(load_definition, space_names()), *run.spaces.values()]
+    # `read_weights` checks the name of the conventions.
+    weights = read_weights(file, reference=name, conventions=conventions, spaces=spaces)  # type: ignore[arg-type]
+    published_graph(architecture.space, weights)
+    return weights
+
+
+def summary_of(run: Run, weights: PublishedWeights) -> PretrainedSummary:
+    """Return the summary of some weights, with what the job states of the same file."""
+    summary = PretrainedSummary.of(weights)
+    for known in run.record.pretrained.values():
+        if known.sha256 == summary.sha256:
+            stated = known.model_dump(include={"source", "licence", "data"})
+            return summary.model_copy(update=stated)
+    return summary
+
+
+def measure_references(
+    run: Run, networks: Mapping[str, Architecture], progress: JobProgress
+) -> None:
+    """Time published networks on the device of a run, those that were not timed before.
+
+    The latency table gets their kernels first, so that each runs with its best schedule, as in the
+    networks of the run. Networks that cannot be timed stay without a latency, and a message says
+    why.
+
+    Args:
+        run: the run, locked for this process.
+        networks: the networks by name.
+        progress: receives progress and messages.
+    """
+    measured_us = run.measured_us
+    missing = {name: each for name, each in networks.items() if each.digest not in measured_us}
+    if not missing:
+        return
+    graphs = [each.graph for each in missing.values()]
+    try:
+        table = LatencyTable.open(run.table.path, runtime=run.runtime)
+        _build(table, graphs, run, progress)
+        progress.begin("published networks", "step")
+        timed = measure_networks(
+            graphs,
+            run.runtime,
+            table.schedules(),
+            batch=run.settings.device.batch,
+            progress=progress.advance,
+        )
+    except NasError as error:
+        progress.note(f"{', '.join(missing)}: not timed. {error}")
+        return
+    jsonl.repair(run.measurements)
+    for (name, architecture), result in zip(missing.items(), timed, strict=True):
+        if not result.timings:
+            progress.note(f"{name}: not timed. {result.error}")
+            continue
+        for each in Measurement.of_timings(architecture, None, result):
+            jsonl.append(run.measurements, each.model_dump(mode="json", by_alias=True))
+        progress.note(f"{name}: {format_latency(result.measured_us)} as a whole network")
+
+
+def _build(table: LatencyTable, graphs: Sequence[Graph], run: Run, progress: JobProgress) -> None:
+    """Add the kernels that networks need and a latency table lacks."""
+    batch = run.settings.device.batch
+    missing = table.missing(
+        [kernel for each in graphs for kernel in run.runtime.kernels(each, batch)]
+    )
+    if not missing:
+        return
+    timed: set[str] = set()
+
+    def report(state: BuildProgress) -> None:
+        timed.add(state.record.name)
+        progress.advance(len(timed), len(missing), state.record.name)
+
+    progress.begin("latency table", "kernel")
+    with timers_for(run.runtime) as timers:
+        build_table(table, missing, timers, progress=report)
