@@ -29,6 +29,7 @@ from nas.supernet.ground_truth import (
     compare_with_standalone,
     draw_architectures,
     draw_matched,
+    standalone_recipe,
 )
 from nas.supernet.ranking import compute_pooled_ranking, compute_ranking
 from nas.supernet.ranking_records import RankedNetworkRecord, RankingRecord, read_ranking
@@ -129,6 +130,7 @@ def rank_supernets(
 ) -> RankingRecord:
     """Compare a run's supernets with networks of the same spaces that are trained alone.
 
+    They start from random weights, or from the published ones that their supernet started from.
     Networks that were trained before with the same recipe are not trained again. The result is also
     written to `ranking.json` in the run folder. See `nas.supernet.ranking` for the figures.
 
@@ -149,6 +151,7 @@ def rank_supernets(
         RunFolderError: the folder is in use, or a supernet is missing.
         CheckpointError: a supernet is damaged.
         TrainingError: standalone training failed.
+        WeightsError: the file of published weights is missing or damaged.
     """
     require_single_process("a ranking")
     for name in spaces:
@@ -207,12 +210,15 @@ def _rank(
     networks: dict[str, list[RankedNetworkRecord]] = {}
     recipes: dict[str, TrainingSettings] = {}
     latency_us = _predictions(run, progress)
+    published = load_published(run.settings, run.spaces)
     for name in spaces:
         supernet = run.supernet(name)
         trained = run.record.supernets.get(name)
         if trained is None:
             raise RUN.failure(f"{run.path / 'run.json'} has no supernet {name} yet")
         recipes[name] = run.training_settings(epochs or trained.epochs)
+        if name in published:
+            recipes[name] = run.settings.training.fine_tuned(recipes[name])
         budgets: list[int | None]
         if how == "matched":
             cost = latency_us or _macs
@@ -230,6 +236,7 @@ def _rank(
             recipes[name],
             seed=seed,
             repeated=repeated,
+            published=published.get(name),
             progress=progress.advance,
         )
         networks[name] = [
@@ -244,7 +251,9 @@ def _rank(
         "versions": installed_versions(),
         "data": {"source": run.data.source, "digest": run.data.digest, **run.data.counts},
         "draw": {"how": how, "seed": seed},
-        "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
+        "recipes": {
+            name: standalone_recipe(recipe, published.get(name)) for name, recipe in recipes.items()
+        },
         "spaces": {name: compute_ranking(own) for name, own in networks.items()},
         "pooled": compute_pooled_ranking([each for own in networks.values() for each in own])
         if len(networks) > 1

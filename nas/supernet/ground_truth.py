@@ -16,10 +16,13 @@ from nas.data import ImageDataset
 from nas.errors import RequestError
 from nas.files import jsonl
 from nas.files.documents import SCHEMA
+from nas.machine.torch_device import resolve_device
+from nas.pretrained import PublishedWeights
 from nas.space import Architecture, SearchSpace
 from nas.space.records import ArchitectureRecord
 from nas.statistics import van_der_corput
 from nas.supernet.evaluation import evaluate, evaluate_network
+from nas.supernet.pretrained import published_state
 from nas.supernet.ranking_records import RankedNetworkRecord
 from nas.supernet.records import STANDALONE
 from nas.supernet.settings import TrainingSettings
@@ -197,6 +200,7 @@ def compare_with_standalone(
     *,
     seed: int,
     repeated: int = 0,
+    published: PublishedWeights | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[RankedNetworkRecord]:
     """Score architectures with a supernet and train each of them standalone.
@@ -215,6 +219,8 @@ def compare_with_standalone(
         repeated: number of architectures, from the first, that are trained standalone once more,
             with the next seed. How well the two trainings agree is the most that any score can
             reach.
+        published: published weights from which the standalone trainings start; None starts from
+            random ones.
         progress: called after every training step; see `ProgressCallback`.
 
     Raises:
@@ -229,6 +235,7 @@ def compare_with_standalone(
         folder,
         settings,
         seeds=[seed] * len(architectures) + [seed + 1] * len(again),
+        published=published,
         progress=progress,
     )
     scores = evaluate(supernet, architectures, data)
@@ -268,6 +275,7 @@ def train_each_standalone(
     settings: TrainingSettings,
     *,
     seeds: Sequence[int],
+    published: PublishedWeights | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[float]:
     """Return the hold-out accuracy of each architecture after standalone training, in [0, 1].
@@ -280,7 +288,7 @@ def train_each_standalone(
     recipe = {
         "space_digest": space.digest,
         "data_digest": data.digest,
-        "training": settings.identity(),
+        "training": standalone_recipe(settings, published),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STANDALONE_FILE
@@ -294,10 +302,20 @@ def train_each_standalone(
     for number, (key, architecture) in enumerate(zip(keys, architectures, strict=True)):
         if key not in accuracies:
             step_progress = _network_progress(number, len(architectures), progress)
-            row = _train_and_evaluate(architecture, data, settings, key[1], step_progress)
+            row = _train_and_evaluate(
+                architecture, data, settings, key[1], published, step_progress
+            )
             jsonl.append(path, {"schema": SCHEMA, **row, **recipe, "seed": key[1]})
             accuracies[key] = float(row["holdout_accuracy"])
     return [accuracies[key] for key in keys]
+
+
+def standalone_recipe(
+    settings: TrainingSettings, published: PublishedWeights | None
+) -> dict[str, Any]:
+    """Return what decides the weights of a standalone training, beside its network and seed."""
+    start = {} if published is None else {"published": published.file.sha256}
+    return settings.identity() | start
 
 
 def _train_and_evaluate(
@@ -305,11 +323,16 @@ def _train_and_evaluate(
     data: ImageDataset,
     settings: TrainingSettings,
     seed: int,
+    published: PublishedWeights | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     graph = architecture.graph
-    network = train_standalone(graph, data, settings, seed=seed, progress=progress)
+    start = None
+    if published is not None:
+        device = resolve_device(settings.device)
+        start = published_state(architecture, published, data, seed=seed, device=device)
+    network = train_standalone(graph, data, settings, seed=seed, start=start, progress=progress)
     return {
         "space": architecture.space.name,
         "digest": graph.digest,

@@ -95,13 +95,13 @@ def published_state(
     seed: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Return the weights with which a published network starts to learn some images.
+    """Return the weights with which a published network, or a part of it, learns some images.
 
     They are those of a supernet that starts from the same weights, see `start_from`, with the
     statistics of the training images.
 
     Args:
-        architecture: the published network in a space that is adapted to `data`.
+        architecture: the published network or another one of its space, adapted to `data`.
         published: its weights.
         data: the images.
         seed: seed of the classifier, which is new.

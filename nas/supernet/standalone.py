@@ -156,9 +156,10 @@ def train_standalone(
     settings: TrainingSettings | None = None,
     *,
     seed: int,
+    start: Mapping[str, Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Network:
-    """Train a network from scratch on the labels of the training images.
+    """Train a network on the labels of the training images.
 
     Optimizer, learning rate, augmentation and label smoothing are those of `nas.train`
     with the same settings; the settings that choose and teach subnets are ignored. The
@@ -169,6 +170,7 @@ def train_standalone(
         data: only its training split is used.
         settings: training settings; `TrainingSettings()` by default.
         seed: seed of the weights, the order of the images and the augmentation.
+        start: initial weights; newly drawn ones by default.
         progress: called after every step with the number of steps done and of all steps.
 
     Returns:
@@ -177,7 +179,7 @@ def train_standalone(
     Raises:
         TrainingError: the loss or the gradient is not finite.
     """
-    trainer = NetworkTrainer(graph, data, settings or TrainingSettings(), seed)
+    trainer = NetworkTrainer(graph, data, settings or TrainingSettings(), seed, start)
     for step in range(trainer.steps):
         trainer.step(step)
         if progress:

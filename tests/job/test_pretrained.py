@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nas.errors import RunFolderError, WeightsError
+from nas.files import jsonl
 from nas.job import load_job, supernets
 from nas.job.folder import claim
 from nas.job.stages import open_data
@@ -19,7 +20,12 @@ from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
 from nas.space import load_definition
 from nas.supernet import checkpoint
+from nas.supernet.evaluation import evaluate_network
+from nas.supernet.ground_truth import STANDALONE_FILE
+from nas.supernet.pretrained import published_state
+from nas.supernet.records import STANDALONE
 from nas.supernet.settings import FINE_TUNING_RATE
+from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 
@@ -161,3 +167,23 @@ def test_damaged_file_is_refused_before_any_work(job):
     with pytest.raises(WeightsError, match=r"weights\.pth"):
         supernets.train_job_supernets(load_job(job), RUN)
     assert not (RUN / "supernets").exists()
+
+
+def test_supernet_is_ranked_against_networks_from_the_same_weights(job):
+    supernets.train_job_supernets(load_job(job), RUN)
+    run = open_run(RUN)
+    supernets.rank_supernets(run, nets=2, how="uniform", repeated=0, epochs=1)
+    published = read_weights("weights.pth", conventions="torch", spaces=[run.spaces["small"]])
+    for row in jsonl.read(RUN / STANDALONE_FILE, STANDALONE):
+        assert row.training["published"] == published.file.sha256
+        assert row.training["learning_rate"] == pytest.approx(0.04)
+        network = run.spaces["small"].from_json(row.architecture.model_dump())
+        start = published_state(
+            network, published, run.data, seed=row.seed, device=torch.device("cpu")
+        )
+        settings = run.settings.training.fine_tuned(run.training_settings(1))
+        trained = train_standalone(network.graph, run.data, settings, seed=row.seed, start=start)
+        assert evaluate_network(trained, run.data, "holdout") == row.holdout_accuracy
+    Path("weights.pth").unlink()
+    with pytest.raises(WeightsError, match=r"weights\.pth"):
+        supernets.rank_supernets(run, nets=3, how="uniform", repeated=0, epochs=1)
