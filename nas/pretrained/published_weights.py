@@ -155,6 +155,11 @@ class PublishedWeights:
     differences: tuple[str, ...]
 
     @property
+    def digest(self) -> str:
+        """What decides the weights with which a training starts: the file and its conventions."""
+        return f"{self.file.sha256}-{self.conventions.name}"
+
+    @property
     def classes(self) -> int:
         """Number of classes that the network tells apart."""
         return self.architecture.space.classes

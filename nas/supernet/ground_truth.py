@@ -314,7 +314,7 @@ def standalone_recipe(
     settings: TrainingSettings, published: PublishedWeights | None
 ) -> dict[str, Any]:
     """Return what decides the weights of a standalone training, beside its network and seed."""
-    start = {} if published is None else {"published": published.file.sha256}
+    start = {} if published is None else {"published": published.digest}
     return settings.identity() | start
 
 

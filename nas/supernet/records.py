@@ -80,7 +80,7 @@ class CheckpointRecord(Document):
         data_digest: digest of the data.
         training: settings of the training.
         seed: seed of the training.
-        published: digest of the file of published weights that it started from; None for random
+        published: digest of the published weights that it started from; None for random
             ones.
         step: number of completed steps.
         seconds: time that these steps took.

@@ -149,7 +149,7 @@ class Trainer:
             "data_digest": self.data.digest,
             "training": self.settings.identity(),
             "seed": self.seed,
-            "published": None if self.published is None else self.published.file.sha256,
+            "published": None if self.published is None else self.published.digest,
         }
 
     @property

@@ -64,7 +64,7 @@ NETWORKS = 16
 RIVALS = ((1.0, 1.0), (1.0, 5 / 6), (0.75, 1.0), (0.75, 5 / 6), (0.5, 1.0))
 """Width and image size of the fine-tuned networks, over those of the published one."""
 
-SEARCH_IMAGES, TEST_IMAGES = 1000, 5000
+SEARCH_IMAGES, TEST_IMAGES = 500, 5000
 
 
 class Case(NamedTuple):

@@ -89,7 +89,7 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     assert summary.conventions == "torch"
     assert summary.summary.endswith("source a friend, licence unknown, trained on toys")
     _, record = checkpoint.read(WEIGHTS)
-    assert record.published == summary.sha256
+    assert record.published == f"{summary.sha256}-torch"
     assert record.training["learning_rate"] == pytest.approx(0.1 * FINE_TUNING_RATE)
     weights = WEIGHTS.read_bytes()
     WEIGHTS.unlink()
@@ -175,7 +175,7 @@ def test_supernet_is_ranked_against_networks_from_the_same_weights(job):
     supernets.rank_supernets(run, nets=2, how="uniform", repeated=0, epochs=1)
     published = read_weights("weights.pth", conventions="torch", spaces=[run.spaces["small"]])
     for row in jsonl.read(RUN / STANDALONE_FILE, STANDALONE):
-        assert row.training["published"] == published.file.sha256
+        assert row.training["published"] == published.digest
         assert row.training["learning_rate"] == pytest.approx(0.04)
         network = run.spaces["small"].from_json(row.architecture.model_dump())
         start = published_state(
