@@ -25,6 +25,7 @@ import json
 import math
 import multiprocessing
 import pickle
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +42,9 @@ from torch.nn import functional as F  # noqa: N812
 
 import nas
 from nas.data import ImageDataset, Images
+from nas.job.folder import installed_versions
 from nas.latency import LatencyTable
+from nas.machine import this_machine
 from nas.machine.torch_device import resolve_device
 from nas.pretrained import PublishedWeights
 from nas.space import Architecture, SearchSpace
@@ -244,9 +247,9 @@ def _run_case(case: Case, out: Path, **arguments: Any) -> None:
 
 
 def read_rows(path: Path) -> dict[Case, list[dict[str, Any]]]:
-    """Return the rows of a file by case."""
+    """Return the rows of a file by case. Its first line says where they come from."""
     rows: dict[Case, list[dict[str, Any]]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text().splitlines()[1:] if path.is_file() else ():
         row = json.loads(line)
         rows.setdefault(Case(*(row[name] for name in Case._fields)), []).append(row)
     return rows
@@ -254,6 +257,11 @@ def read_rows(path: Path) -> dict[Case, list[dict[str, Any]]]:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Train the networks of the cases that the file lacks."""
+    if not arguments.out.is_file():
+        command = f"python -m tests.benchmarks.pretrained {' '.join(sys.argv[1:])}"
+        name, _ = this_machine.processor()
+        header = {"command": command, "processor": name, "versions": installed_versions()}
+        arguments.out.write_text(json.dumps(header) + "\n")
     known = read_rows(arguments.out)
     cases = [
         case
