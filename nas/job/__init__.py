@@ -102,7 +102,7 @@ def run_job(
     from nas.deploy.exporting import check_formats, unfinished_error
     from nas.job import finish, stages
     from nas.job.folder import claim
-    from nas.job.inputs import check_device
+    from nas.job.inputs import check_device, check_published
     from nas.job.planning import EXPORT, FINALISTS, MEASURE
     from nas.run.trained import MODELS_FOLDER
     from nas.supernet.distributed import require_single_process
@@ -110,6 +110,7 @@ def run_job(
     require_single_process("a job")
     check_formats(settings, settings.finish.export)
     check_device(settings)
+    check_published(settings)
     with shown(progress) as bars, claim(folder, settings, command) as run:
         supernets, result = _run_until_search(run, bars)
         with run.stage(MEASURE, bars):
@@ -158,11 +159,13 @@ def search_job(
     """
     from nas.job import finish, stages
     from nas.job.folder import claim
-    from nas.job.inputs import check_device
+    from nas.job.inputs import check_device, check_published
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a search")
     check_device(settings)
+    if not own_spaces:
+        check_published(settings)
     with claim(folder, settings, command) as run:
         supernets, result = _run_until_search(run, progress or SilentProgress(), own_spaces)
         finish.write_candidates(run, supernets, result.trials)

@@ -40,6 +40,17 @@ def check_device(settings: JobSettings) -> None:
             )
 
 
+def check_published(settings: JobSettings) -> None:
+    """Check the files of published weights of a job, before anything is written.
+
+    Raises:
+        WeightsError: see `load_published`.
+    """
+    if any(each.pretrained for each in settings.space):
+        definitions = [load_definition(each.name) for each in settings.space]
+        load_published(settings, {str(number): each for number, each in enumerate(definitions)})
+
+
 def load_images(
     settings: JobSettings, progress: JobProgress, *, write_cache: bool = True
 ) -> ImageDataset:

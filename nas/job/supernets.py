@@ -10,6 +10,7 @@ from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.files.documents import SCHEMA, to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
 from nas.job.inputs import (
+    check_published,
     load_images,
     load_published,
     load_spaces,
@@ -70,6 +71,7 @@ def train_job_supernets(
             length = {"minutes": settings.budget_s / 60 / len(settings.space)}
         training = settings.training.model_copy(update=length)
         settings = settings.model_copy(update={"training": training})
+    check_published(settings)
     if not group.is_main:
         data = load_images(settings, progress)
         named = load_spaces(data, [each.name for each in settings.space])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas import job as jobs
 from nas.errors import RunFolderError, WeightsError
 from nas.files import jsonl
 from nas.job import load_job, supernets
@@ -136,6 +137,14 @@ def test_statements_can_change_after_the_training(job):
     job.write_text(JOB.replace('"weights.pth"', '"other.pth"'))
     with pytest.raises(RunFolderError, match=r"\[space.pretrained\] file was 'weights.pth' and"):
         supernets.train_job_supernets(load_job(job), RUN)
+
+
+def test_file_that_holds_no_weights_is_refused_before_anything_is_written(job):
+    Path("weights.pth").write_text("<html>404</html>")
+    for start in (jobs.run_job, jobs.search_job, supernets.train_job_supernets):
+        with pytest.raises(WeightsError, match="web page"):
+            start(load_job(job), RUN)
+    assert not RUN.exists()
 
 
 def test_space_is_restricted_to_the_published_network(job):
