@@ -1,9 +1,9 @@
-"""Continues a search whose limits have changed: its trials are judged by the new limits."""
+"""Continues a search whose limits or device have changed: its trials are judged again."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from nas.space import Architecture, SearchSpace
 
 @dataclass(frozen=True)
 class Continuation:
-    """A study that continues another one under other limits.
+    """A study that continues another one under other limits, or for another device.
 
     Attributes:
         study: name of the study, in the storage of the earlier one.
         complete: number of its trials that meet the limits.
         infeasible: number of its trials that do not.
+        offered: number of trials whose values were estimates and are not precise enough any more;
+            the search evaluates them first.
         forgotten: number of trials of the earlier study that it lacks, because the search has to
             evaluate them if it proposes them again.
     """
@@ -30,6 +32,7 @@ class Continuation:
     study: str
     complete: int
     infeasible: int
+    offered: int
     forgotten: int
 
 
@@ -54,8 +57,12 @@ def continue_with_other_limits(
     seed: int,
     fixed_settings: Mapping[str, str],
     is_estimate: Callable[[Trial], bool] = lambda trial: False,
+    renewed: Collection[str] = (),
 ) -> Continuation:
     """Make a study with the trials of another one, judged by other limits.
+
+    For another device, the values that depend on it are `renewed`. The durations of the earlier
+    trials do not count then: they were spent for the earlier device.
 
     The earlier study stays as it is. Call `nas.search.run_search` with the new name to go on, and
     `end_processes` for processes that may still share the earlier study.
@@ -69,7 +76,9 @@ def continue_with_other_limits(
         seed: seed of the search.
         fixed_settings: further settings of the search by name, with the sampler.
         is_estimate: whether the values of a complete trial are less precise than those of others,
-            because it was dominated. Such a trial is forgotten if it no longer is.
+            because it was dominated. The search evaluates such a trial again if it no longer is.
+        renewed: names of objectives whose values are evaluated again. With any, the earlier study
+            may have other fixed settings, such as those of another device.
 
     Raises:
         SearchError: the earlier study belongs to another search.
@@ -88,22 +97,24 @@ def continue_with_other_limits(
             for name, direction, limit in TrialLog.stored_objectives(storage, study)
         ],
         seed,
-        fixed_settings=fixed_settings,
+        fixed_settings=TrialLog.stored_settings(storage, study) if renewed else fixed_settings,
         study_name=study,
     )
     name = _next_name(study, storage.get_study_names())
-    judged = [judge_again(trial, objectives) for trial in earlier.trials]
-    trials = _without_exposed_estimates(
-        [trial for trial in judged if trial is not None], objectives, is_estimate
-    )
+    judged = [judge_again(trial, objectives, renewed) for trial in earlier.trials]
+    known = [trial for trial in judged if trial is not None]
+    trials, exposed = _split_exposed_estimates(known, objectives, is_estimate)
     log = TrialLog(
         storage, spaces, objectives, seed, fixed_settings=fixed_settings, study_name=name
     )
     for trial in trials:
-        log.add(trial)
+        log.add(replace(trial, seconds=0.0, ended_at=0.0) if renewed else trial)
+    for trial in exposed:
+        log.offer(trial)
     complete = len(log.completed_trials)
     infeasible = sum(trial.state == "infeasible" for trial in trials)
-    return Continuation(name, complete, infeasible, len(earlier.trials) - len(trials))
+    forgotten = len(earlier.trials) - len(known)
+    return Continuation(name, complete, infeasible, len(exposed), forgotten)
 
 
 def end_processes(location: Path | str, study: str, successor: str) -> None:
@@ -118,7 +129,9 @@ def end_processes(location: Path | str, study: str, successor: str) -> None:
     storage.set_attribute(storage.get_study_id(study), "successor", successor)
 
 
-def judge_again(trial: Trial, objectives: Sequence[Objective]) -> Trial | None:
+def judge_again(
+    trial: Trial, objectives: Sequence[Objective], renewed: Collection[str] = ()
+) -> Trial | None:
     """Return a trial as it would have ended under the limits of these objectives.
 
     All values that are known stay, also those of an infeasible trial: other limits may let it in.
@@ -126,6 +139,7 @@ def judge_again(trial: Trial, objectives: Sequence[Objective]) -> Trial | None:
     Args:
         trial: a trial that ended under other limits.
         objectives: the objectives with the limits that count now.
+        renewed: names of objectives whose values are evaluated again.
 
     Returns:
         The trial; None if it meets the limits as far as they are known, but was not evaluated to
@@ -133,14 +147,17 @@ def judge_again(trial: Trial, objectives: Sequence[Objective]) -> Trial | None:
     """
     if trial.state == "failed":
         return replace(trial, values={})
+    known = {name: value for name, value in trial.values.items() if name not in renewed}
     # Where all modelled values are known, only a limit can be new: it is evaluated now.
-    is_scored = all(o.name in trial.values for o in objectives if not (o.cheap or o.limit_only))
+    is_scored = all(
+        o.name in known for o in objectives if not (o.cheap or o.limit_only or o.name in renewed)
+    )
     values: dict[str, float] = {}
     reasons: list[str] = []
     for objective in objectives:
         score: Score
-        if objective.name in trial.values:
-            score = objective.check(trial.values[objective.name])
+        if objective.name in known:
+            score = objective.check(known[objective.name])
         elif objective.cheap or is_scored:
             (score,) = objective.evaluate([trial.architecture])
         else:
@@ -158,21 +175,23 @@ def judge_again(trial: Trial, objectives: Sequence[Objective]) -> Trial | None:
     return replace(trial, state="complete", values=values, error="")
 
 
-def _without_exposed_estimates(
+def _split_exposed_estimates(
     trials: Sequence[Trial],
     objectives: Sequence[Objective],
     is_estimate: Callable[[Trial], bool],
-) -> list[Trial]:
-    """Return the trials without those on the front whose values are only estimates.
+) -> tuple[list[Trial], list[Trial]]:
+    """Return the trials without those on the front whose values are only estimates, and the latter.
 
-    What dominated them does not meet the limits any more.
+    What dominated them does not meet the limits any more, or is slower on this device.
     """
     trials = list(trials)
+    estimates: list[Trial] = []
     while True:
         complete = [trial for trial in trials if trial.state == "complete"]
-        exposed = {t.digest for t in front(complete, objectives) if is_estimate(t)}
+        exposed = {t.digest: t for t in front(complete, objectives) if is_estimate(t)}
         if not exposed:
-            return trials
+            return trials, estimates
+        estimates += exposed.values()
         trials = [trial for trial in trials if trial.digest not in exposed]
 
 

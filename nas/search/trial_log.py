@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,6 +25,9 @@ DEFAULT_STUDY_NAME = "search"
 FORMAT = 6
 """Version of the attributes that this module stores with a study and its trials."""
 
+_IDENTITY_OF_ALL = ("format", "spaces", "objectives", "seed")
+"""What identifies every search, beside its further settings."""
+
 MAX_PROCESS_DEATHS = 3
 """Number of processes that may die while they evaluate one architecture.
 
@@ -35,6 +39,7 @@ _RELEASED_AS_DUPLICATE = "another process was first"
 _RELEASED_AS_SURPLUS = "there are enough"
 _RELEASED_BY_INTERRUPT = "interrupted"
 _RELEASED_BY_DEATH = "its process died"
+_RELEASED_AS_OFFER = "its values were estimates"
 
 
 class TrialLog:
@@ -124,6 +129,16 @@ class TrialLog:
         frozen = to_frozen_trial(trial, self._parameters, self._objectives)
         self._ended_ids.add(self._storage.create_trial(self._study_id, frozen))
         self._append(replace(trial, parameters=frozen.params))
+
+    def offer(self, trial: Trial) -> None:
+        """Let the search evaluate an architecture before all others, see `orphaned_trials`."""
+        proposed = Trial(trial.digest, trial.architecture, trial.parameters)
+        frozen = to_frozen_trial(
+            proposed, self._parameters, self._objectives, running_in=self._process
+        )
+        trial_id = self._storage.create_trial(self._study_id, frozen)
+        self._storage.release_trial(trial_id, _RELEASED_AS_OFFER)
+        self.refresh()
 
     def claim(self, proposed: Trial, *, max_trials: int | None = None) -> bool:
         """Claim an architecture for this process.
@@ -238,10 +253,19 @@ class TrialLog:
         storage: Storage, study_name: str
     ) -> list[tuple[str, Direction, float | None]]:
         """Return the name, direction and limit of each objective of a study that exists."""
-        stored = storage.get_attribute(storage.get_study_id(study_name), "identity")
+        stored = _stored_identity(storage, study_name)
         try:
             return [(name, direction, limit) for name, direction, limit in stored["objectives"]]
         except (TypeError, KeyError, ValueError):
+            raise _identity_error(storage, stored) from None
+
+    @staticmethod
+    def stored_settings(storage: Storage, study_name: str) -> dict[str, str]:
+        """Return the further settings that must not change of a study that exists."""
+        stored = _stored_identity(storage, study_name)
+        try:
+            return {name: stored[name] for name in stored if name not in _IDENTITY_OF_ALL}
+        except TypeError:
             raise _identity_error(storage, stored) from None
 
     def has_too_many_deaths(self, digest: str) -> bool:
@@ -315,6 +339,10 @@ class TrialLog:
                 f"{shortened_text(', '.join(different))}.",
                 remedy="Use another output folder, or the job file that this one was started with.",
             )
+
+
+def _stored_identity(storage: Storage, study_name: str) -> Any:
+    return storage.get_attribute(storage.get_study_id(study_name), "identity")
 
 
 def _identity_error(storage: Storage, stored: object) -> StorageError:

@@ -120,7 +120,7 @@ def test_reason_and_failure_of_a_trial():
     assert judge_again(replace(never_scored, values={}), nothing).error == "no kernel"
 
 
-def test_estimate_is_forgotten_once_nothing_dominates_it(tmp_path):
+def test_estimate_is_scored_first_once_nothing_dominates_it(tmp_path):
     """An architecture that was scored in part may be on the front without what dominated it."""
     location = tmp_path / "study.journal"
     first = search(location, {})
@@ -147,11 +147,62 @@ def test_estimate_is_forgotten_once_nothing_dominates_it(tmp_path):
         )
 
     dominated = without(1.0)
-    assert (dominated.complete, dominated.forgotten) == (30, 0)
+    assert (dominated.complete, dominated.offered, dominated.forgotten) == (30, 0, 0)
     exposed = without(0.0)
-    # Each of the others is on the front once those that dominate it are forgotten.
-    assert (exposed.complete, exposed.infeasible) == (0, len(members))
-    assert exposed.forgotten == 30 - len(members) > 0
+    # Each of the others is on the front once those that dominate it are not.
+    assert (exposed.complete, exposed.infeasible, exposed.forgotten) == (0, len(members), 0)
+    assert exposed.offered == 30 - len(members) > 0
+    result = run_search(
+        SPACES, with_limit(0.0), trials=exposed.offered, storage=location, study_name=exposed.study
+    )
+    complete = [trial for trial in result.trials if trial.state == "complete"]
+    assert {t.digest for t in complete} == {t.digest for t in first.trials} - members
+
+
+def on_another_device(factor, max_macs=None):
+    """Return the objectives with other costs, of a device that takes so many times as long."""
+    (cheap, error) = objectives()
+    other = replace(
+        cheap, score=lambda batch: [factor * macs(each) for each in batch], limit=max_macs
+    )
+    return [other, error]
+
+
+def test_trials_for_another_device_keep_the_values_that_do_not_depend_on_it(tmp_path):
+    location = tmp_path / "study.journal"
+    first = search(location, {"max_macs": 1e9})
+    limit = 7 * sorted(macs(trial.architecture) for trial in first.trials)[20]
+    scored = []
+    objectives = on_another_device(7.0, limit)
+    objectives[1] = replace(
+        objectives[1],
+        score=lambda batch: [scored.append(each.digest) or error(each) for each in batch],
+    )
+    settings = {"sampler": "auto", "device": "other"}
+    continuation = continue_with_other_limits(
+        location,
+        "search",
+        SPACES,
+        objectives,
+        seed=0,
+        fixed_settings=settings,
+        renewed=["macs"],
+    )
+    assert (continuation.complete, continuation.infeasible) == (21, 9)
+    result = run_search(
+        SPACES,
+        objectives,
+        trials=26,
+        storage=location,
+        study_name=continuation.study,
+        fixed_settings={"device": "other"},
+    )
+    for old, new in zip(first.trials, result.trials, strict=False):
+        values = {"macs": 7 * old.values["macs"], "error": old.values["error"]}
+        assert (new.digest, new.values, new.seconds) == (old.digest, values, 0.0)
+        assert new.state == ("complete" if values["macs"] <= limit else "infeasible")
+    assert len(scored) == 5
+    assert not {trial.digest for trial in first.trials} & set(scored)
 
 
 @for_backends(["journal", *DATABASES])
