@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nas.deploy.saved_model import load_model
     from nas.deploy.verify import verify
     from nas.graph import Graph
-    from nas.job import load_job, run_job
+    from nas.job import load_job, retarget, run_job
     from nas.latency import (
         LatencyTable,
         Runtime,
@@ -48,7 +48,7 @@ _MODULES = {
     "nas.deploy.saved_model": ("load_model",),
     "nas.deploy.verify": ("verify",),
     "nas.graph": ("Graph",),
-    "nas.job": ("load_job", "run_job"),
+    "nas.job": ("load_job", "retarget", "run_job"),
     "nas.latency": (
         "LatencyTable",
         "Runtime",
@@ -96,6 +96,7 @@ __all__ = [
     "open_run",
     "open_runtime",
     "read_weights",
+    "retarget",
     "run_job",
     "run_search",
     "space_kernels",

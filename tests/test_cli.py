@@ -58,7 +58,7 @@ def test_lower_layers_do_not_import_higher_ones(module, forbidden):
     ["", "quickstart", "run", "doctor", "spaces", "table", "table build", "table show",
      "table check", "table diff", "table merge",
      "supernet", "supernet train", "supernet evaluate", "supernet rank",
-     "search", "retrain", "predict", "report", "select"],
+     "retarget", "search", "retrain", "predict", "report", "select"],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(invoke, command):
     done = invoke(*command.split(), "--help")

@@ -85,7 +85,7 @@ def _set_global_options(
 
 
 for _command in (
-    *(runs.quickstart, runs.run, runs.search, runs.report, runs.select),
+    *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, runs.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
     *(models.retrain, models.export, models.verify, models.benchmark),
 ):

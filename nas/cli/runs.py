@@ -1,4 +1,4 @@
-"""`nas quickstart`, `run`, `search`, `report` and `select`: jobs and their results."""
+"""`nas quickstart`, `run`, `retarget`, `search`, `report` and `select`: jobs and their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.display.formatting import format_duration, round_up
 from nas.errors import BudgetError, RequestError
 
 if TYPE_CHECKING:
-    from nas.job import JobSettings
+    from nas.job import JobResult, JobSettings
     from nas.job.planning import JobPlan
 
 
@@ -77,6 +77,10 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
         result = job.run_job(settings, folder, command=command_line(), progress=bars)
+    _show_result(result, as_json)
+
+
+def _show_result(result: JobResult, as_json: bool) -> None:
     members, path = result.members, result.run.path
     example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
@@ -241,6 +245,63 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
     with ProgressBars() as bars:
         trials = join_search(open_run(folder), options.get("storage"), bars)
     show({"run": folder, "trials": trials}, f"The search is over: {trials} trials.", as_json)
+
+
+def retarget(
+    run_folder: RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the new run; by default RUN-<runtime>-<dtype>."),
+    ] = None,
+    runtime: Annotated[str | None, job_key("device.runtime")] = None,
+    target: Annotated[str | None, job_key("device.target")] = None,
+    threads: Annotated[int | None, job_key("device.threads")] = None,
+    dtype: Annotated[str | None, job_key("device.dtype")] = None,
+    batch: Annotated[int | None, job_key("device.batch")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Latency table of the device, or the folder for it."),
+    ] = None,
+    budget: Annotated[str | None, job_key("budget")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Number of networks to score beside those of the run.")
+    ] = None,
+    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
+    retrain: Annotated[int | None, job_key("finish.retrain")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the front of a run for another runtime or device, without its training.
+
+    The new run is a folder of its own. It takes the supernets and the scores of the run, builds the
+    latency table of the device, searches on from the scores, and times the front. Trained networks
+    on the new front keep their weights. Its default budget is 30 minutes. Repeat the command to
+    continue where it stopped.
+
+    \b
+    Example: nas retarget results/overnight --runtime onnxruntime --dtype int8
+    Example: nas retarget results/overnight --table latency_tables/board.jsonl --retrain 0
+    """
+    from nas import job
+    from nas.display.console import ProgressBars
+    from nas.run.run import open_run
+
+    options = given(
+        runtime=runtime,
+        target=target,
+        threads=threads,
+        dtype=dtype,
+        batch=batch,
+        table=table,
+        budget=budget,
+        trials=trials,
+        max_latency_ms=max_latency_ms,
+        retrain=retrain,
+    )
+    with ProgressBars() as bars:
+        result = job.retarget(
+            open_run(run_folder), out, **options, command=command_line(), progress=bars
+        )
+    _show_result(result, as_json)
 
 
 def report(run_folder: RunFolder, as_json: Json = False) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nas.errors import NasError
     from nas.job.folder import JobRun
     from nas.job.planning import JobPlan
+    from nas.job.retargeting import retarget
     from nas.job.settings import job_path, load_job
     from nas.run.candidates import Candidate
     from nas.run.run import Run
@@ -37,6 +38,7 @@ __all__ = [
     "job_path",
     "load_job",
     "plan_job",
+    "retarget",
     "run_job",
     "search_job",
 ]
@@ -46,6 +48,7 @@ _MODULES = {
     "JobSettings": "nas.run.settings",
     "job_path": "nas.job.settings",
     "load_job": "nas.job.settings",
+    "retarget": "nas.job.retargeting",
 }
 """Modules of names that are imported when they are used: commands start without pydantic."""
 
@@ -104,6 +107,7 @@ def run_job(
     from nas.job.folder import claim
     from nas.job.inputs import check_device, check_published
     from nas.job.planning import EXPORT, FINALISTS, MEASURE
+    from nas.job.retargeting import take_over_trained
     from nas.run.trained import MODELS_FOLDER
     from nas.supernet.distributed import require_single_process
 
@@ -115,6 +119,7 @@ def run_job(
         supernets, result = _run_until_search(run, bars)
         with run.stage(MEASURE, bars):
             finish.measure_front(run, bars, supernets, result.trials)
+            take_over_trained(run, bars)
         finalists: list[str] = []
         untrained: dict[str, NasError] = {}
         unexported: dict[str, NasError] = {}

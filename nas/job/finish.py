@@ -21,6 +21,7 @@ from nas.job.planning import (
     fewest_finalists,
     most_finalists,
 )
+from nas.job.retargeting import trained_in_source
 from nas.latency import Prediction, measure_networks
 from nas.run import candidates
 from nas.run.front import behind, front, representatives
@@ -69,6 +70,7 @@ def measure_front(
     # chooses the same.
     predicted = _rows(run, trials, {}, {}, {}, {})
     timed = {each.digest for each in jsonl.read(run.measurements, MEASUREMENTS)}
+    timed |= trained_in_source(run).keys()  # Only a measured network is on the front.
     chosen = to_measure(
         predicted, run.settings.search, list(run.spaces), run.settings.finish.measure, timed
     )
@@ -142,7 +144,7 @@ def to_measure(
     members of every space; then those of the common front; then the rest of the front; and then the
     candidates that would be on it if their predictions were a little too high.
 
-    Members of these fronts that were timed before are chosen first. A run that continues with a
+    Members of these fronts that are in `timed` are chosen first. A run that continues with a
     larger count therefore times only as many more, and an interrupted one the same as ever.
 
     Args:
@@ -150,7 +152,7 @@ def to_measure(
         search: objectives and limits of the job.
         spaces: names of the spaces.
         count: number of candidates to time.
-        timed: digests of candidates that were timed before.
+        timed: digests of candidates that were timed before, or that are trained.
     """
     complete = rows[rows["state"] == "complete"]
     members = front(complete, search)

@@ -154,7 +154,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file.", remedy="Name a folder with --out.")
     path.mkdir(parents=True, exist_ok=True)
-    _require_run_or_empty(path)
+    require_run_or_empty(path)
     with Run(path).locked():
         run = JobRun(path, settings, command)
         files.replace(path / "job.toml", settings.to_toml())
@@ -162,7 +162,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
         yield run
 
 
-def _require_run_or_empty(path: Path) -> None:
+def require_run_or_empty(path: Path) -> None:
     """Raise RunFolderError for a folder that holds files but no job."""
     names = [entry.name for entry in path.iterdir()]
     if "job.toml" not in names and any(not name.startswith(".") for name in names):

@@ -31,6 +31,9 @@ CORRECTED_ERROR = "corrected_error"
 IMAGES = "score_images"
 """Name of the number of images on which an architecture was scored; see `evaluate_in_rounds`."""
 
+DEVICE_FREE = (ERROR, CORRECTED_ERROR, IMAGES, *COUNTS)
+"""Names of the objectives whose values are the same for all devices."""
+
 
 class JobObjectives:
     """The objectives of a job's search.

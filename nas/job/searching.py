@@ -6,7 +6,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,14 @@ from nas.files.storage_address import redact_address
 from nas.job.changes import limits_of
 from nas.job.folder import JobRun
 from nas.job.inputs import require_complete
-from nas.job.objectives import CORRECTED_ERROR, ERROR, IMAGES, LATENCY, JobObjectives
+from nas.job.objectives import (
+    CORRECTED_ERROR,
+    DEVICE_FREE,
+    ERROR,
+    IMAGES,
+    LATENCY,
+    JobObjectives,
+)
 from nas.job.planning import (
     MIN_SCORE_IMAGES,
     MIN_SCORES,
@@ -37,6 +44,7 @@ from nas.run.run import Run
 from nas.run.settings import SearchSettings
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.continuation import (
+    Continuation,
     continue_with_other_limits,
     end_processes,
     limits_differ,
@@ -99,18 +107,19 @@ def search_spaces(
     """
     settings = run.settings.search
     if run.record.study is None:
-        run.record.correction = fit_score_correction(run)
+        if run.record.source is None:  # Otherwise its scores have the correction of that run.
+            run.record.correction = fit_score_correction(run)
         if run.record.correction is not None:
             progress.note(f"search: {run.record.correction.summary}")
     if run.record.score_images is None:
         run.record.score_images = _decide_images(run, progress, supernets)
     objectives = JobObjectives(run, supernets, run.record.correction)
     progress.begin("search", "trial")
-    storage = _storage(run, settings)
+    storage = trials_storage(run, settings)
     study = _choose_study(run, progress, objectives, storage)
     shared = settings.workers > 1 or settings.storage != "journal"
     display = _SearchProgressDisplay(
-        progress, run.path / HISTORY_FILE, settings.trials, _limit_s(run)
+        progress, run.path / HISTORY_FILE, _most_trials(run), _limit_s(run)
     )
     with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
@@ -139,8 +148,9 @@ def search_spaces(
         progress.note(
             f"{workers.lost} of {settings.workers - 1} workers ended early; {workers.log} says why"
         )
-    if settings.trials is None or len(done) < settings.trials:
-        most = f" of at most {settings.trials}" if settings.trials else ""
+    most_trials = _most_trials(run)
+    if most_trials is None or len(done) < most_trials:
+        most = f" of at most {most_trials}" if most_trials else ""
         progress.note(f"search: ended after {len(done)}{most} networks: {result.stop_reason}")
     if result.interrupted:
         raise KeyboardInterrupt
@@ -153,6 +163,15 @@ def search_spaces(
             "run it again: it continues.",
         )
     return result
+
+
+def _most_trials(run: Run) -> int | None:
+    """Return the number of complete trials after which the search ends, if the job sets any.
+
+    The trials of the job are new ones; those of the run that it comes from do not count.
+    """
+    trials, source = run.settings.search.trials, run.record.source
+    return trials if trials is None or source is None else trials + (source.scores or 0)
 
 
 def _limit_s(run: Run) -> float:
@@ -186,21 +205,37 @@ def _choose_study(
     """Return the name of the study that the search of a run uses, and record it.
 
     It is a new one at the first start, and one with the trials of the earlier study if the limits
-    of the job have changed.
+    of the job have changed, or if the run has the scores of another one.
     """
-    earlier = run.record.study
-    if earlier is None:
+    earlier, source = run.record.study, run.record.source
+    if earlier is None and source is not None:
+        renewed = [each.name for each in objectives.all() if each.name not in DEVICE_FREE]
+        continuation = _judge_trials_again(run, objectives, storage, source.study, renewed)
+        study, source.scores = continuation.study, continuation.complete
+        progress.note(
+            f"search: of the networks that {source.folder} scored, {continuation.complete} count "
+            f"with their scores, {continuation.infeasible} do not meet the limits, and "
+            f"{continuation.offered} are scored more precisely first"
+        )
+    elif earlier is None:
         # A database may hold the searches of many runs.
         name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
         study = "search" if run.settings.search.storage == "journal" else name
     elif (
         run.has_same_limits
-        or not _has_study(storage, earlier)
+        or not has_study(storage, earlier)
         or not limits_differ(storage, earlier, objectives.all())
     ):
         study = earlier
     else:
-        study = _judge_trials_again(run, progress, objectives, storage, earlier)
+        continuation = _judge_trials_again(run, objectives, storage, earlier)
+        study = continuation.study
+        progress.note(
+            f"search: the limits of the job have changed. Of the networks that were tried, "
+            f"{continuation.complete} meet them, {continuation.infeasible} do not, "
+            f"{continuation.offered} are scored more precisely first, and "
+            f"{continuation.forgotten} that were not scored may be tried again"
+        )
     run.record.study = study
     run.record.limits = limits_of(run.settings)
     run.save()
@@ -210,11 +245,23 @@ def _choose_study(
 
 
 def _judge_trials_again(
-    run: JobRun, progress: JobProgress, objectives: JobObjectives, storage: Path | str, study: str
-) -> str:
-    """Return the name of a new study with the trials of another, judged by the job's limits."""
+    run: JobRun,
+    objectives: JobObjectives,
+    storage: Path | str,
+    study: str,
+    renewed: Collection[str] = (),
+) -> Continuation:
+    """Make a new study with the trials of another, judged by the limits of the job.
+
+    Args:
+        run: the run.
+        objectives: its objectives.
+        storage: storage of both studies.
+        study: name of the earlier study.
+        renewed: names of the objectives whose values depend on a device that has changed.
+    """
     images = run.record.score_images or len(run.data.search)
-    continuation = continue_with_other_limits(
+    return continue_with_other_limits(
         storage,
         study,
         list(run.spaces.values()),
@@ -222,13 +269,8 @@ def _judge_trials_again(
         seed=run.settings.seed,
         fixed_settings={"sampler": run.settings.search.sampler, **objectives.fixed_settings()},
         is_estimate=lambda trial: trial.values.get(IMAGES, images) < images,
+        renewed=renewed,
     )
-    progress.note(
-        f"search: the limits of the job have changed. Of the networks that were tried, "
-        f"{continuation.complete} meet them, {continuation.infeasible} do not, and "
-        f"{continuation.forgotten} that were not scored may be tried again"
-    )
-    return continuation.study
 
 
 def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
@@ -251,7 +293,7 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
     search = settings.search
     # The process that starts a worker tells it the storage, and has made the study.
     inherited = os.environ.get(STORAGE_VARIABLE, "") if address is None else ""
-    storage = inherited or _storage(run, search)
+    storage = inherited or trials_storage(run, search)
     if search.storage == "journal" and search.workers == 1 and not inherited:
         raise RequestError(
             f"The search of {run.path} runs in one process.",
@@ -264,7 +306,7 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
             f"The search of {run.path} has not begun.",
             remedy="Start the job or `nas search` first, and the workers once it searches.",
         )
-    if not inherited and not _has_study(storage, record.study):
+    if not inherited and not has_study(storage, record.study):
         raise RequestError(
             f"{redact_address(storage)} does not hold the search of {run.path}.",
             remedy="Give the --storage that it was started with.",
@@ -279,7 +321,7 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
         storage,
         record.study,
         shared=True,
-        on_trial=lambda _, state: progress.advance(state.completed, search.trials),
+        on_trial=lambda _, state: progress.advance(state.completed, _most_trials(run)),
         on_message=progress.note,
     )
     if result.interrupted:
@@ -302,7 +344,7 @@ def _search(
     return run_search(
         list(run.spaces.values()),
         objectives.all(),
-        trials=settings.trials,
+        trials=_most_trials(run),
         minutes=_limit_s(run) / 60,
         stall=settings.effective_stall,
         fewest=MIN_SCORES,
@@ -364,12 +406,13 @@ class _SearchProgressDisplay:
             write_history(self._path, progress)
 
 
-def _storage(run: Run, settings: SearchSettings) -> Path | str:
+def trials_storage(run: Run, settings: SearchSettings) -> Path | str:
     """Return where the trials of a run are stored: its journal, or the address of a database."""
     return run.journal if settings.storage == "journal" else settings.storage
 
 
-def _has_study(storage: Path | str, study: str) -> bool:
+def has_study(storage: Path | str, study: str) -> bool:
+    """Return whether a storage holds a study."""
     # `Storage` would create a missing journal.
     is_missing = isinstance(storage, Path) and not storage.exists()
     return not is_missing and study in Storage(storage).get_study_names()

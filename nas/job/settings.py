@@ -20,7 +20,7 @@ from nas.errors import JobFileError, printable
 from nas.files.documents import read_bytes, shortened_text
 from nas.files.names import name_like
 from nas.job.settings_errors import describe_problems, option_error
-from nas.run.settings import JobSettings, SearchSettings
+from nas.run.settings import JobSettings
 
 MAX_BYTES = 2**20
 """Size in bytes of the largest job file that is read; the packaged ones have about 500 bytes."""
@@ -101,17 +101,25 @@ def _file_error(path: Path, reason: str) -> JobFileError:
 
 
 def with_search(settings: JobSettings, options: dict[str, Any]) -> JobSettings:
-    """Return a job with other settings of its search.
+    """Return a job with other settings of its search, see `with_options`."""
+    return with_options(settings, search=options)
+
+
+def with_options(settings: JobSettings, **options: Any) -> JobSettings:
+    """Return a job with other settings.
 
     Args:
         settings: the settings of the job.
-        options: new values by the name of the key in `[search]`.
+        options: new values of keys, and of tables a mapping of the keys that change.
 
     Raises:
         RequestError: a value is not allowed. The message names the option of the command.
     """
+    changes = {
+        name: {**dict(getattr(settings, name)), **value} if isinstance(value, dict) else value
+        for name, value in options.items()
+    }
     try:
-        search = SearchSettings.model_validate({**dict(settings.search), **options})
+        return JobSettings.model_validate({**dict(settings), **changes})
     except ValidationError as error:
         raise option_error(error) from None
-    return settings.model_copy(update={"search": search})

@@ -81,7 +81,7 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         run: the run.
         progress: receives progress and messages.
         own_spaces: whether a run that continues takes its own copies of the spaces, and not the
-            files that the job names.
+            files that the job names. A retargeted run always does.
 
     Raises:
         DataError: the images are missing or unreadable.
@@ -99,7 +99,7 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
             "where they are now. For other images, start another run with --out.",
         ) from None
     sources: list[str | Path] = [each.name for each in run.settings.space]
-    if own_spaces and run.record.spaces:
+    if (own_spaces or run.record.source is not None) and run.record.spaces:
         sources = [run.path / "spaces" / f"{name}.py" for name in run.record.spaces]
     named = load_spaces(data, sources)
     run.spaces, run.published = within_published(named, load_published(run.settings, named))
@@ -365,6 +365,7 @@ def train_supernets(
     """
     supernets: dict[str, Supernet] = {}
     for name, space in run.spaces.items():
+        summary = run.record.supernets.get(name) if run.has_supernet(name) else None
         with run.stage(f"{SUPERNETS} {name}", progress):
             progress.begin(f"supernet {name}", "step")
             supernets[name] = train_supernet(
@@ -376,16 +377,18 @@ def train_supernets(
                 run.published.get(name),
                 lambda p: progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
             )
-        largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], run.data)
-        summary = SupernetSummary(
-            epochs=trained_epochs(run.supernet_folder(name)) or settings.epochs,
-            largest_accuracy=largest,
-            smallest_accuracy=smallest,
-        )
-        run.record.supernets = {**run.record.supernets, name: summary}
+        if summary is None:
+            ends = [space.largest, space.smallest]
+            largest, smallest = evaluate(supernets[name], ends, run.data)
+            summary = SupernetSummary(
+                epochs=trained_epochs(run.supernet_folder(name)) or settings.epochs,
+                largest_accuracy=largest,
+                smallest_accuracy=smallest,
+            )
+            run.record.supernets = {**run.record.supernets, name: summary}
         progress.note(
-            f"{name}: its largest network is right on {largest:.1%} of the validation images, its "
-            f"smallest on {smallest:.1%}"
+            f"{name}: its largest network is right on {summary.largest_accuracy:.1%} of the "
+            f"validation images, its smallest on {summary.smallest_accuracy:.1%}"
         )
     return supernets
 

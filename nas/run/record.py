@@ -150,6 +150,26 @@ def describe_shift(shift: int) -> str:
     return f"shifted by up to {shift} pixel{'s' if shift > 1 else ''}" if shift else "not shifted"
 
 
+class SourceSummary(_RunSection):
+    """The run that a retargeted run has its supernets and scores from.
+
+    Attributes:
+        folder: path of its folder, as it was given.
+        started: date and time of its first start.
+        device: its device in one line.
+        study: name of its Optuna study, which the storage of this run holds, too.
+        scores: number of its scores that the search began with; None before the search.
+        models: IDs of its trained networks that lie on the front of this run.
+    """
+
+    folder: str
+    started: str
+    device: str
+    study: str
+    scores: Count | None = None
+    models: list[Name] = Field(default_factory=list)
+
+
 class FinalistsRecord(_RunSection):
     """How many finalists a run trains, as it was decided when the front was measured.
 
@@ -231,6 +251,7 @@ class RunRecord(_RunSection):
         stages: stages that began, by name.
         facts: values that later starts must agree with, by name.
         limits: limits of the search by key; a start with others judges the trials again.
+        source: the run that this one has its supernets and scores from; None for a run of its own.
         data, spaces, settings, device, table: results of the first stages; None before them.
         image_changes: how all trainings of the run change images; None before it was decided.
         batch_size: images of a training step of all trainings, likewise.
@@ -259,6 +280,7 @@ class RunRecord(_RunSection):
     stages: dict[str, StageRecord]
     facts: dict[str, JsonValue] = Field(default_factory=dict)
     limits: dict[str, JsonValue] | None = None
+    source: SourceSummary | None = None
     data: DataSummary | None = None
     image_changes: ImageChanges | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None

@@ -102,10 +102,12 @@ class Run:
         return cast("Content", content)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(
+        self, remedy: str = "Wait for it, or use another folder with --out."
+    ) -> Iterator[None]:
         """Keep other processes from writing to the folder while the context is active.
 
-        Raises RunFolderError if another process does.
+        Raises RunFolderError, with the remedy, if another process does.
         """
         lock = filelock.FileLock(self.path / ".lock", timeout=0)
         try:
@@ -113,7 +115,7 @@ class Run:
         except filelock.Timeout:
             raise RunFolderError(
                 f"Another process is running a job in {self.path}.",
-                remedy="Wait for it, or use another folder with --out.",
+                remedy=remedy,
             ) from None
         try:
             files.remove_unfinished(self.path)

@@ -1,0 +1,302 @@
+"""`retarget`: the front of a finished run for another runtime or device, without its training.
+
+Supernets and scores do not depend on the device. A retargeted run is a run of its own, whose folder
+begins with the supernets, the spaces and the trials of another run. `nas.job.run_job` does the rest
+as for every run: the latency table, a search that begins with the scores, the measurements.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nas import files
+from nas.arguments import checked
+from nas.deploy.exporting import check_formats
+from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
+from nas.deploy.retrain import WEIGHTS_FILE
+from nas.errors import RequestError, RunFolderError
+from nas.files.documents import to_json
+from nas.files.names import name_like
+from nas.job import JobResult, run_job
+from nas.job.folder import JobRun, installed_versions, require_run_or_empty
+from nas.job.inputs import check_device
+from nas.job.searching import has_study, trials_storage
+from nas.job.settings import with_options
+from nas.latency import LatencyTable
+from nas.run.answers import ANSWERS_FILE
+from nas.run.progress import JobProgress
+from nas.run.record import FinalistsRecord, RunRecord, SourceSummary, read_run
+from nas.run.run import Run
+from nas.run.settings import JobSettings
+from nas.run.trained import MODELS_FOLDER, TRAINED_FILE, read_trained
+from nas.supernet.records import TRAINING_LOG
+
+BUDGET = "30m"
+"""Default budget of a retargeted run, which trains no supernet."""
+
+_COPIED_FIELDS = (
+    *("data", "image_changes", "batch_size", "spaces", "pretrained", "settings"),
+    *("supernet_seconds", "supernets", "score_images", "correction"),
+)
+"""Fields of `run.json` that do not depend on the device."""
+
+_COPIED_FILES = (
+    "spaces/*.py",
+    "supernets/*/*",
+    "study.journal",
+    "ranking.json",
+    "standalone.jsonl",
+)
+"""Files of a run that do not depend on the device. Weights are linked, as they never change."""
+
+_MODEL_FILES = (
+    *(WEIGHTS_FILE, ARCHITECTURE_FILE, PREPROCESSING_FILE, TRAINING_LOG, ANSWERS_FILE),
+    TRAINED_FILE,
+)
+"""What a training leaves in a model's folder; the last file says that the others are complete."""
+
+
+@checked
+def retarget(
+    run: Run,
+    folder: Path | None = None,
+    *,
+    runtime: str | None = None,
+    target: str | None = None,
+    threads: int | None = None,
+    dtype: str | None = None,
+    batch: int | None = None,
+    table: Path | None = None,
+    budget: str = BUDGET,
+    trials: int | None = None,
+    max_latency_ms: float | None = None,
+    retrain: int | None = None,
+    command: str = "",
+    progress: JobProgress | bool | None = True,
+) -> JobResult:
+    """Make the front of a run for another runtime or device, with its supernets and scores.
+
+    The result is a run of its own, in a folder that stands alone. The same call continues it.
+    Trained networks of the run that lie on the new front keep their weights.
+
+    Args:
+        run: a run whose search has begun. It is not changed.
+        folder: folder of the new run; by default one beside `run`, whose name has the runtime and
+            the dtype.
+        runtime, target, threads, dtype, batch: settings of the device; by default those of `table`
+            if that is a file, and otherwise those of `run`.
+        table: folder of latency tables, or the `.jsonl` file of the device.
+        budget: time of the new run.
+        trials: number of networks to score beside those of `run`; by default what the model and
+            the budget say.
+        max_latency_ms: largest latency in milliseconds; by default that of `run`.
+        retrain: number of finalists; by default that of `run`.
+        command: command that the new run names as what made it.
+        progress: see `nas.job.run_job`.
+
+    Raises:
+        RunFolderError: `run` is in use, or has no supernets or trials; or `folder` is another run.
+        NasError: see `nas.job.run_job`.
+    """
+    device = {"runtime": runtime, "target": target, "threads": threads, "dtype": dtype}
+    device = _known({**device, "batch": batch})
+    settings = with_options(
+        run.settings,
+        device=_device_options(run.settings, table, device),
+        search={"trials": trials, **_known({"max_latency_ms": max_latency_ms})},
+        finish=_known({"retrain": retrain}),
+    )
+    chosen = settings.device
+    folder = folder or run.path.with_name(f"{run.path.name}-{chosen.runtime}-{chosen.dtype}")
+    settings = with_options(settings, budget=budget, name=_name_of(folder))
+    check_device(settings)
+    settings = with_options(settings, finish={"export": _formats(settings)})
+    _begin(run, folder, settings, command)
+    return run_job(settings, folder, command=command, progress=progress)
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _device_options(
+    settings: JobSettings, table: Path | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of the new device: what the table's file says, then the options."""
+    tables = Path(settings.device.tables)
+    if table is None:
+        # The file of one table holds that of the earlier device.
+        table = tables.parent if tables.suffix == ".jsonl" else tables
+    elif table.is_file():
+        opened = LatencyTable.open(table)
+        device = opened.device
+        own = {"runtime": device.runtime, "threads": device.threads, "dtype": device.dtype}
+        target = opened.runtime.at_address(device.target, options.get("target"))
+        options = {**own, **options, "target": target}
+    return {**options, "tables": str(table)}
+
+
+def _name_of(folder: Path) -> str:
+    try:
+        return name_like(folder.name)
+    except ValueError as error:
+        raise RequestError(
+            f"{folder} cannot be the folder of a run: {error}.", remedy="Name another with --out."
+        ) from None
+
+
+def _formats(settings: JobSettings) -> tuple[str, ...]:
+    """Return the formats of the job that files for its device can have."""
+    formats = []
+    for name in settings.finish.export:
+        with suppress(RequestError):
+            check_formats(settings, [name])
+            formats.append(name)
+    return tuple(formats)
+
+
+def _begin(source: Run, folder: Path, settings: JobSettings, command: str) -> None:
+    """Begin the folder of a retargeted run, unless it has begun.
+
+    It begins anew for another device as long as it has not searched.
+
+    Raises RunFolderError for a source that is no base of one, and for a folder of another run.
+    """
+    if folder.exists() and source.path.exists() and folder.samefile(source.path):
+        raise RequestError(f"{folder} is the run itself.", remedy="Name another folder with --out.")
+    with source.locked("Wait until it ends, or stop it: it continues with the same command."):
+        record = source.record
+        if folder.is_dir():
+            require_run_or_empty(folder)
+            if (folder / "run.json").exists() and not _is_other_device(folder, record, settings):
+                return
+        study = _require_base(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        with Run(folder).locked():
+            # The job file makes the folder one of a run, so that this can be repeated after a kill.
+            files.replace(folder / "job.toml", settings.to_toml())
+            for pattern in _COPIED_FILES:
+                for path in source.path.glob(pattern):
+                    if not path.name.startswith("."):
+                        _take_over(path, folder / path.relative_to(source.path))
+            begun = RunRecord(
+                schema=3,
+                name=settings.name,
+                command=command,
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                job=settings,
+                versions=installed_versions(),
+                stages={},
+                facts={name: record.facts[name] for name in ("data", "spaces")},
+                source=SourceSummary(
+                    folder=str(source.path),
+                    started=record.started,
+                    device="" if record.device is None else record.device.summary,
+                    study=study,
+                ),
+                **{
+                    name: getattr(record, name)
+                    for name in _COPIED_FIELDS
+                    if name in record.model_fields_set
+                },
+            )
+            if record.finalists is not None:
+                # New finalists are trained like those that keep their weights.
+                begun.finalists = FinalistsRecord(
+                    budget=settings.budget,
+                    count=record.finalists.count,
+                    epochs=record.finalists.epochs,
+                )
+            files.replace(folder / "run.json", to_json(begun))
+
+
+def _is_other_device(folder: Path, source: RunRecord, settings: JobSettings) -> bool:
+    """Return whether a retargeted run that has not searched was begun for another device.
+
+    Raises RunFolderError if it does not come from the source.
+    """
+    record = read_run(folder)
+    if record.source is None or record.source.started != source.started:
+        raise RunFolderError(
+            f"{folder} is another run: it does not come from this one.",
+            remedy="Name another folder with --out.",
+        )
+    return record.study is None and record.job.device != settings.device
+
+
+def _require_base(source: Run) -> str:
+    """Return the name of the study of a run, after checking that another run can begin with it.
+
+    Raises RunFolderError for a run without supernets or trials.
+    """
+    record = source.record
+    missing = [name for name in record.spaces or {} if not source.has_supernet(name)]
+    if missing or not record.spaces:
+        raise RunFolderError(
+            f"{source.path} has no trained supernet of {', '.join(missing) or 'any space'}.",
+            remedy="Run its job to the end first, or copy the folder supernets from where it ran.",
+        )
+    if record.study is None or not has_study(
+        trials_storage(source, source.settings.search), record.study
+    ):
+        raise RunFolderError(
+            f"{source.path} has no trials of a search.",
+            remedy="Run its job to the end first, or restore study.journal.",
+        )
+    return record.study
+
+
+def _take_over(path: Path, copy: Path) -> None:
+    """Link the weights in a file, and copy other files, to which a run may append."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        copy.unlink(missing_ok=True)
+        with suppress(OSError):  # A file system without hard links, or another one.
+            os.link(path, copy)
+            return
+    files.replace(copy, path.read_bytes())
+
+
+def trained_in_source(run: Run) -> dict[str, Path]:
+    """Return the folders of the networks that the source of a run has trained, by digest.
+
+    They are none for a run of its own, and if the source was moved or removed since.
+    """
+    source = run.record.source
+    if source is None:
+        return {}
+    folder = Path(source.folder)
+    return {
+        digest: folder / MODELS_FOLDER / record.id
+        for digest, record in read_trained(folder).items()
+    }
+
+
+def take_over_trained(run: JobRun, progress: JobProgress) -> None:
+    """Take over the trained networks of the source of a run that lie on the front of the run.
+
+    They keep their weights and their test accuracy, so that the test images are not read again.
+    """
+    trained, own = trained_in_source(run), run.trained
+    taken = [digest for digest in run.front["digest"] if digest in trained and digest not in own]
+    for digest in taken:
+        for name in _MODEL_FILES:
+            path = trained[digest] / name
+            if path.is_file():
+                _take_over(path, run.path / MODELS_FOLDER / path.parent.name / name)
+    source = run.record.source
+    if source is None or not taken:
+        return
+    names = [trained[digest].name for digest in taken]
+    source.models = list(dict.fromkeys([*source.models, *names]))
+    run.write_trials(run.trials)
+    run.save()
+    progress.note(
+        f"{', '.join(source.models)}: on the front, with the weights that they were trained to in "
+        f"{source.folder}"
+    )

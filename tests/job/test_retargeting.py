@@ -1,0 +1,303 @@
+"""A run for another device, compared with the run whose supernets and scores it has."""
+
+import json
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nas import job as jobs
+from nas.errors import RunFolderError
+from nas.job import load_job, objectives, retarget, retargeting
+from nas.job.settings import with_options
+from nas.kernels.kernel import Kernel
+from nas.latency import LatencyTable
+from nas.run import candidates
+from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.run.trained import read_trained
+from tests.job.runs import OUT, front_digests, read_completed_trials, read_trials
+from tests.latency.fake_runtime import FakeRuntime, device
+from tests.mini_job import write_job
+
+NEW = OUT.with_name("mini-tvm-float32")
+RETAINED = ["space", "macs", "params", "validation_accuracy", "corrected_accuracy"]
+
+
+def other_latency_us(kernel: Kernel) -> float:
+    """Return the latency on a device for which large kernels are the fast ones."""
+    return round(1 + 5000 / (100 + kernel.macs), 1)
+
+
+def use_fake_device(patch, latency_us=None):
+    def open_runtime(name, *, threads=1, **settings):
+        return FakeRuntime(device(threads=threads))
+
+    patch.setattr("nas.latency.open_runtime", open_runtime)
+    patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+    if latency_us is not None:
+        patch.setattr("tests.latency.fake_runtime.latency_us", latency_us)
+
+
+@pytest.fixture(scope="module")
+def source_folder(tmp_path_factory) -> Path:
+    """Return a folder with a finished job on a fake device: 12 trials, 4 timed, 1 trained."""
+    folder = tmp_path_factory.mktemp("source")
+    path = write_job(folder, spaces=("mobile", "squeeze"))
+    text = (
+        path.read_text()
+        .replace("trials = 30", "trials = 12")
+        .replace("measure = 10", "measure = 4")
+    )
+    path.write_text(text.replace("retrain = 0", "retrain = 1"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_fake_device(patch)
+        jobs.run_job(load_job(path), OUT)
+    return folder
+
+
+@pytest.fixture
+def source(source_folder, tmp_path, monkeypatch) -> Path:
+    """Make a copy of the source's folder the working directory, where other devices are timed."""
+    shutil.copytree(source_folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    use_fake_device(monkeypatch, other_latency_us)
+    return tmp_path
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def new_run(**options):
+    return retarget(open_run(OUT), threads=2, **{"trials": 4, "retrain": 1, **options})
+
+
+def test_nothing_is_trained_or_scored_again(source, monkeypatch):
+    before, scored, tested = files_of(OUT), [], []
+    score, test = objectives.evaluate_in_rounds, "nas.deploy.retrain._split_accuracy"
+
+    def record(supernet, architecture, *arguments, **options):
+        scored.append(architecture.digest)
+        return score(supernet, architecture, *arguments, **options)
+
+    monkeypatch.setattr(objectives, "evaluate_in_rounds", record)
+    monkeypatch.setattr("nas.supernet.training._run_steps", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(test, lambda *_: tested.append(1))
+    result = new_run()
+    assert result.run.path == NEW
+    assert files_of(OUT) == before, "the source has changed"
+    old, new = read_trials(OUT).set_index("digest"), read_trials(NEW).set_index("digest")
+    known = old[old["state"] == "complete"]
+    assert len(known) == 12
+    pd.testing.assert_frame_equal(new.loc[known.index, RETAINED], known[RETAINED])
+    assert not set(scored) & set(known.index)
+    assert len(scored) == len(set(scored)) == 4
+    assert (new["state"] == "complete").sum() == 16
+    assert tested == [], "a finalist was tested again"
+
+
+def test_front_is_that_of_the_other_device_and_trained_networks_on_it_stay(source):
+    new_run()
+    run, rows = open_run(NEW), read_completed_trials(NEW)
+    for row in rows.itertuples():
+        predicted = run.table.predict(run.architecture(row.digest)).latency_us
+        assert row.predicted_us == pytest.approx(predicted)
+    measured = rows.dropna(subset=["measured_us"]).assign(error=1 - candidates.score(rows))
+    assert len(measured) == 4
+    for row in measured.itertuples():
+        kernels = run.runtime.kernels(run.architecture(row.digest).graph)
+        assert row.measured_us == pytest.approx(1.1 * sum(map(other_latency_us, kernels)), rel=1e-3)
+    members = front_digests(measured, "measured_us", "error")
+    assert set(run.front["digest"]) == members
+    ((digest, trained),) = read_trained(OUT).items()
+    assert digest in members, "the most accurate network is on every front"
+    for name in ("trained.json", "weights.safetensors", "answers.json"):
+        old, new = (folder / "models" / trained.id / name for folder in (OUT, NEW))
+        assert new.read_bytes() == old.read_bytes()
+    assert run.front.set_index("digest")["trained_accuracy"][digest] == trained.holdout.accuracy
+    weights = NEW / "supernets" / "mobile" / "supernet.safetensors"
+    assert weights.samefile(OUT / "supernets" / "mobile" / "supernet.safetensors")
+
+
+def test_report_and_record_say_where_the_run_comes_from(source):
+    result = new_run(command="nas retarget results/mini --threads 2")
+    record, before = read_run(NEW), read_run(OUT)
+    assert record.name == "mini-tvm-float32"
+    assert (record.source.folder, record.source.started) == (str(OUT), before.started)
+    assert record.source.scores == 12
+    assert record.source.models == [each.id for each in read_trained(OUT).values()]
+    page = result.report.read_text()
+    for text in (str(OUT), before.device.summary, "12 scores"):
+        assert text in page
+    assert load_job(NEW / "job.toml").device.threads == 2
+
+
+def test_only_new_finalists_are_trained_for_as_many_epochs(source):
+    new_run(retrain=2)
+    (old,) = read_trained(OUT).values()
+    new = read_trained(NEW)
+    assert len(new) == 2
+    assert {record.epochs for record in new.values()} == {old.epochs}
+    assert new[old.digest] == old
+
+
+def test_trained_network_off_the_front_is_left_behind(source):
+    """A limit on the latency rules it out."""
+    ((digest, _),) = read_trained(OUT).items()
+    new_run(folder=(out := NEW.with_name("first")), retrain=0)
+    latency_us = read_trials(out).set_index("digest")["predicted_us"]
+    assert latency_us.min() < latency_us[digest]
+    new_run(max_latency_ms=(latency_us[digest] - 0.01) / 1000, retrain=0)
+    assert read_trained(NEW) == {}
+    row = read_trials(NEW).set_index("digest").loc[digest]
+    assert row["state"] == "infeasible"
+    assert not pd.isna(row["validation_accuracy"]), "its score is known for other limits"
+
+
+class KilledError(BaseException):
+    """Stands for a signal that ends a process before a write is on the disk."""
+
+
+def test_retarget_killed_at_many_writes_equals_an_undisturbed_one(source, monkeypatch):
+    undisturbed = new_run(folder=(out := NEW.with_name("undisturbed")), retrain=2).run.path
+    for path in (source / "latency_tables").glob("*.2t.*"):
+        path.unlink()
+    sync, left = os.fsync, 0
+
+    def sync_or_die(descriptor):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KilledError
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_or_die)
+    kills = 0
+    for patience in (1, 3, 6, 12, 25, 50, 75, 100, 10_000):
+        left = patience
+        try:
+            new_run(retrain=2)
+        except KilledError:
+            kills += 1
+    assert kills >= 5
+    for name in ("trials.csv", "front.csv"):
+        frames = [pd.read_csv(f / name).drop(columns="seconds") for f in (undisturbed, NEW)]
+        pd.testing.assert_frame_equal(*frames)
+    assert read_run(out).source == read_run(NEW).source.model_copy(
+        update={"study": read_run(out).source.study}
+    )
+
+
+def test_repeated_retarget_changes_nothing(source):
+    new_run()
+    names = ("trials.csv", "front.csv", "measurements.jsonl")
+    before = {name: (NEW / name).read_bytes() for name in names}
+    new_run()
+    assert {name: (NEW / name).read_bytes() for name in names} == before
+
+
+def test_run_stands_alone_once_it_has_begun(source):
+    new_run(retrain=0)
+    shutil.rmtree(OUT)
+    shutil.rmtree(NEW / "models")
+    settings = with_options(load_job(NEW / "job.toml"), finish={"retrain": 1})
+    jobs.run_job(settings, NEW)
+    assert len(read_trained(NEW)) == 1
+
+
+def test_other_device_in_the_same_folder_is_taken_until_the_search(source, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(retargeting, "run_job", lambda *_, **__: None)
+        new_run()
+    retarget(open_run(OUT), NEW, threads=4, trials=4, retrain=0)
+    assert read_run(NEW).job.device.threads == 4
+    with pytest.raises(RunFolderError, match=r"\[device\] threads was 4 and is now 2"):
+        new_run()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda: shutil.rmtree(OUT / "supernets" / "squeeze"), "no trained supernet of squeeze"),
+        (lambda: (OUT / "study.journal").unlink(), "no trials of a search"),
+        (lambda: (OUT / "run.json").unlink(), "is not a run"),
+        (lambda: shutil.copytree(OUT.parent.parent / "latency_tables", NEW), "holds other files"),
+    ],
+)
+def test_run_that_cannot_be_retargeted_is_refused(source, invoke, damage, words):
+    damage()
+    done = invoke("retarget", OUT, "--threads", 2)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not (NEW / "run.json").exists()
+
+
+def test_running_run_is_refused(source, invoke):
+    with open_run(OUT).locked():
+        done = invoke("retarget", OUT, "--threads", 2)
+    assert done.returncode == 2
+    assert "Another process is running a job" in done.stderr
+    assert not NEW.exists()
+
+
+def test_folder_of_another_run_and_wrong_options_are_refused(source, invoke):
+    for out in ("results/other", OUT):
+        shutil.copytree(OUT, "results/other", dirs_exist_ok=True)
+        assert invoke("retarget", OUT, "--out", out).returncode == 2
+    done = invoke("retarget", OUT, "--batch", 0)
+    assert (done.returncode, "--batch is 0" in done.stderr) == (2, True)
+    done = invoke("retarget", OUT, "--runtime", "onnxruntime", "--dtype", "float16")
+    assert done.returncode == 2
+    assert "float16" in done.stderr
+
+
+def test_device_is_that_of_the_options_the_table_or_the_run(source, monkeypatch):
+    begun = []
+    monkeypatch.setattr(retargeting, "run_job", lambda *_, **__: None)
+    monkeypatch.setattr(retargeting, "_begin", lambda run, *arguments: begun.append(arguments))
+
+    def settings_of(**options):
+        retarget(open_run(OUT), **options)
+        return begun[-1][0], begun[-1][1]
+
+    folder, settings = settings_of(runtime="onnxruntime", dtype="int8", batch=4)
+    assert folder == OUT.with_name("mini-onnxruntime-int8")
+    assert settings.device.model_dump() == {
+        "runtime": "onnxruntime",
+        "target": "cpu",
+        "threads": 1,
+        "dtype": "int8",
+        "batch": 4,
+        "tables": "latency_tables",
+    }
+    assert (settings.budget, settings.search.trials) == ("30m", None)
+    path = Path("mine.jsonl")
+    LatencyTable.open_or_create(path, FakeRuntime(device(threads=8)))
+    _, settings = settings_of(table=path)
+    assert (settings.device.threads, settings.device.tables) == (8, "mine.jsonl")
+    job = with_options(open_run(OUT).settings, finish={"export": ("onnx", "tvm")})
+    document = json.loads((OUT / "run.json").read_text())
+    document["job"] = job.model_dump(mode="json")
+    (OUT / "run.json").write_text(json.dumps(document))
+    _, settings = settings_of(runtime="onnxruntime")
+    assert settings.finish.export == ("onnx",), "a library of TVM is no file of this device"
+
+
+@pytest.mark.slow
+def test_mini_job_for_another_runtime(finished_job, tmp_path, monkeypatch, invoke):
+    shutil.copytree(finished_job, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas.supernet.training._run_steps", lambda *_: pytest.fail("trained"))
+    done = invoke("retarget", OUT, "--runtime", "onnxruntime", "--dtype", "int8", "--trials", 5)
+    assert done.returncode == 0, done.stderr
+    new = OUT.with_name("mini-onnxruntime-int8")
+    old_rows, rows = (read_completed_trials(run).set_index("digest") for run in (OUT, new))
+    assert len(rows) == 35
+    pd.testing.assert_frame_equal(rows.loc[old_rows.index, RETAINED], old_rows[RETAINED])
+    assert (rows["measured_us"].dropna() > 0).all()
+    assert "onnxruntime int8" in read_run(new).device.summary
