@@ -52,6 +52,7 @@ CALLS = {
     nas.open_run: {"path": "run"},
     nas.open_runtime: {"name": "tvm"},
     nas.read_weights: {"path": "weights.pth"},
+    nas.retarget: {"run": RUN},
     nas.run_job: {"settings": JobSettings.model_construct(), "folder": Path("run")},
     nas.run_search: {"spaces": SPACE, "objectives": {"macs": lambda each: each.macs}, "trials": 3},
     nas.space_kernels: {"space": SPACE, "runtime": RUNTIME},

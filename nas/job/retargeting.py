@@ -184,35 +184,36 @@ def _begin(source: Run, folder: Path, settings: JobSettings, command: str) -> No
                 for path in source.path.glob(pattern):
                     if not path.name.startswith("."):
                         _take_over(path, folder / path.relative_to(source.path))
-            begun = RunRecord(
-                schema=3,
-                name=settings.name,
-                command=command,
-                started=datetime.now(UTC).isoformat(timespec="seconds"),
-                job=settings,
-                versions=installed_versions(),
-                stages={},
-                facts={name: record.facts[name] for name in ("data", "spaces")},
-                source=SourceSummary(
-                    folder=str(source.path),
-                    started=record.started,
-                    device="" if record.device is None else record.device.summary,
-                    study=study,
-                ),
-                **{
-                    name: getattr(record, name)
-                    for name in _COPIED_FIELDS
-                    if name in record.model_fields_set
-                },
-            )
-            if record.finalists is not None:
-                # New finalists are trained like those that keep their weights.
-                begun.finalists = FinalistsRecord(
-                    budget=settings.budget,
-                    count=record.finalists.count,
-                    epochs=record.finalists.epochs,
-                )
+            begun = _new_record(source, settings, command, study)
             files.replace(folder / "run.json", to_json(begun))
+
+
+def _new_record(source: Run, settings: JobSettings, command: str, study: str) -> RunRecord:
+    """Return the record with which a retargeted run begins."""
+    record = source.record
+    known = {name: getattr(record, name) for name in _COPIED_FIELDS}
+    begun = RunRecord(
+        schema=3,
+        name=settings.name,
+        command=command,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=settings,
+        versions=installed_versions(),
+        stages={},
+        facts={name: record.facts[name] for name in ("data", "spaces")},
+        source=SourceSummary(
+            folder=str(source.path),
+            started=record.started,
+            device="" if record.device is None else record.device.summary,
+            study=study,
+        ),
+        **{name: value for name, value in known.items() if name in record.model_fields_set},
+    )
+    if record.finalists is not None:
+        # New finalists are trained like those that keep their weights.
+        count, epochs = record.finalists.count, record.finalists.epochs
+        begun.finalists = FinalistsRecord(budget=settings.budget, count=count, epochs=epochs)
+    return begun
 
 
 def _is_other_device(folder: Path, source: RunRecord, settings: JobSettings) -> bool:

@@ -37,6 +37,20 @@ def test_added_trials_are_read_back_unchanged(new_log):
     assert (again.num_running, again.orphaned_trials, again.refresh()) == (0, [], [])
 
 
+@for_backends(BACKENDS)
+def test_offered_trial_is_to_be_evaluated_until_a_process_does(new_log):
+    log, trial = new_log(), trials_of_every_state()[0]
+    log.offer(trial)
+    for each in (log, new_log()):
+        assert digests(each.orphaned_trials) == [trial.digest]
+        assert trial.digest not in each
+        assert each.trials == []
+    assert log.claim(trial)
+    log.finish(trial)
+    assert log.orphaned_trials == new_log().orphaned_trials == []
+    assert digests(new_log().completed_trials) == [trial.digest]
+
+
 @for_backends(PERSISTENT)
 def test_optuna_sees_complete_trials_with_their_values_and_others_as_pruned(new_log, open_storage):
     log = new_log()
