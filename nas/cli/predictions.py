@@ -7,6 +7,7 @@ from typing import Any
 
 from nas.display import console
 from nas.display.formatting import format_count, format_latency
+from nas.errors import MeasurementError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, Prediction, Runtime
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
@@ -32,7 +33,7 @@ def to_json(
         "unstable_dispatch": table.unstable_dispatch,
         "macs": architecture.macs,
         "params": architecture.params,
-        "figures": _figures(table.runtime, architecture),
+        "figures": _figures(table.runtime, architecture)[0],
         "kernels": [
             {
                 "kernel": kernel.text,
@@ -48,21 +49,27 @@ def to_json(
     }
 
 
-def _figures(runtime: Runtime, architecture: Architecture) -> Mapping[str, float]:
-    """Return the costs that the runtime knows beside latency; none if its packages are missing."""
-    if not runtime.figures or not runtime.availability().usable:
-        return {}
-    return runtime.network_figures(architecture.graph)
+def _figures(runtime: Runtime, architecture: Architecture) -> tuple[Mapping[str, float], str]:
+    """Return the costs that the runtime knows beside latency, and why it does not know them."""
+    if not runtime.figures:
+        return {}, ""
+    availability = runtime.availability()
+    if not availability.usable:
+        return {}, availability.reason
+    try:
+        return runtime.network_figures(architecture.graph), ""
+    except MeasurementError as error:
+        return {}, error.message
 
 
 def _show_figures(runtime: Runtime, architecture: Architecture) -> None:
     known = {name: KNOWN_FIGURES.get(name) or Cost(name) for name in runtime.figures}
-    figures = _figures(runtime, architecture)
+    figures, problem = _figures(runtime, architecture)
     for name, value in figures.items():
         console.say(f"{known[name].label}: {known[name].scale * value:.4g}")
-    if runtime.figures and not figures:
+    if problem:
         labels = "; ".join(cost.label for cost in known.values())
-        console.say(f"not known here: {labels} ({runtime.availability().reason})")
+        console.say(f"not known here: {labels} ({problem})")
     for cost in known.values():
         if cost.note:
             console.say(cost.note)
