@@ -59,8 +59,9 @@ _OPERATOR_BYTES = {
     "STRIDED_SLICE": 120,
     "TRANSPOSE": 0,
 }
-"""Parameters and prepared constants of an operator in TFLM's reference kernels, without those of
-output channels. On a microcontroller some have up to 24 bytes less."""
+"""Parameters and prepared constants of an operator, without those of output channels: what one more
+operator takes in TFLM's interpreter on a machine of 64 bits. With pointers of 32 bits, and without
+what only compressed weights need, a convolution takes about 24 bytes less."""
 
 _WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 
