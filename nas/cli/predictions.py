@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nas.display import console
 from nas.display.formatting import format_count, format_latency
+from nas.errors import MeasurementError
 from nas.kernels.kernel import Kernel
-from nas.latency import LatencyTable, Prediction
+from nas.latency import LatencyTable, Prediction, Runtime
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
+from nas.run.settings import KNOWN_FIGURES, Cost
 from nas.space import Architecture
 
 
@@ -30,6 +33,7 @@ def to_json(
         "unstable_dispatch": table.unstable_dispatch,
         "macs": architecture.macs,
         "params": architecture.params,
+        "figures": _figures(table.runtime, architecture)[0],
         "kernels": [
             {
                 "kernel": kernel.text,
@@ -43,6 +47,32 @@ def to_json(
             for kernel, launches, latency_us in prediction.by_kernel()
         ],
     }
+
+
+def _figures(runtime: Runtime, architecture: Architecture) -> tuple[Mapping[str, float], str]:
+    """Return the costs that the runtime knows beside latency, and why it does not know them."""
+    if not runtime.figures:
+        return {}, ""
+    availability = runtime.availability()
+    if not availability.usable:
+        return {}, availability.reason
+    try:
+        return runtime.network_figures(architecture.graph), ""
+    except MeasurementError as error:
+        return {}, error.message
+
+
+def _show_figures(runtime: Runtime, architecture: Architecture) -> None:
+    known = {name: KNOWN_FIGURES.get(name) or Cost(name) for name in runtime.figures}
+    figures, problem = _figures(runtime, architecture)
+    for name, value in figures.items():
+        console.say(f"{known[name].label}: {known[name].scale * value:.4g}")
+    if problem:
+        labels = "; ".join(cost.label for cost in known.values())
+        console.say(f"not known here: {labels} ({problem})")
+    for cost in known.values():
+        if cost.note:
+            console.say(cost.note)
 
 
 def _rewriting_us(table: LatencyTable, kernel: Kernel, launches: int) -> float | None:
@@ -68,6 +98,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
         f"({prediction.unstable_launches} unstable, {prediction.estimated_launches} estimated) and "
         f"their launches, {format_count(architecture.macs)} MACs{' per image' if images else ''}"
     )
+    _show_figures(table.runtime, architecture)
     if prediction.basis != MEASURED:
         console.say(f"not all of it is measured; the rest is {prediction.basis}")
     costs_us: dict[str, float] = {}

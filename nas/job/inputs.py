@@ -35,7 +35,8 @@ def check_device(settings: JobSettings) -> None:
         if name not in COUNTS and name not in runtime.figures:
             known = ", ".join([*COUNTS, *runtime.figures])
             raise RequestError(
-                f"The search uses {name}, which runtime '{device.runtime}' does not know.",
+                f"The search uses {name}, which runtime '{device.runtime}' does not know "
+                f"with dtype {device.dtype}.",
                 remedy=f"Leave its limit and objective out. Known are {known}.",
             )
 

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,10 @@ from nas.supernet.weights import Supernet
 MIN_SEARCH_S = 20.0
 """Seconds of a search for which the stages before it have left no time."""
 
+FIGURE_SAMPLES, FIGURE_GENERATIONS = 10, 5
+"""Random architectures of each space, and generations of an evolution from them, whose figures are
+checked before the job: a figure takes its runtime up to some tenths of a second."""
+
 HISTORY_INTERVAL_S = 30.0
 """Seconds between two writings of the history of the hypervolume."""
 
@@ -73,11 +78,26 @@ def require_feasible_job(run: JobRun) -> None:
         return
     if run.settings.search.storage != "journal":
         Storage(run.settings.search.storage)
-    objectives = [objective for objective in JobObjectives(run, {}).all() if objective.cheap]
+    known = JobObjectives(run, {}).all()
     if run.table.missing(run.kernels):
-        objectives = [objective for objective in objectives if objective.name != LATENCY]
+        known = [objective for objective in known if objective.name != LATENCY]
+    objectives = [objective for objective in known if objective.cheap]
+    figures = [
+        replace(objective, cheap=True)
+        for objective in known
+        if objective.name in run.settings.search.costs and not objective.cheap
+    ]
+    spaces, seed = list(run.spaces.values()), run.settings.seed
     try:
-        require_feasible(list(run.spaces.values()), objectives, run.settings.seed)
+        require_feasible(spaces, objectives, seed)
+        if any(figure.limit is not None for figure in figures):
+            require_feasible(
+                spaces,
+                [*objectives, *figures],
+                seed,
+                samples_per_space=FIGURE_SAMPLES,
+                max_generations=FIGURE_GENERATIONS,
+            )
     except InfeasibleError as error:
         if not run.has_begun:
             raise

@@ -211,8 +211,6 @@ class Runtime(ABC):
             their `network_basis` is another.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
-        figures: names of the costs of a whole network beside its latency that `network_figures`
-            returns, such as `sram_kib`; a search can minimise and limit them.
     """
 
     name: ClassVar[str]
@@ -224,7 +222,6 @@ class Runtime(ABC):
     dispatch_seconds: ClassVar[float] = 0.0
     moments: ClassVar[int] = 2
     has_local_kernels: ClassVar[bool] = True
-    figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -416,6 +413,14 @@ class Runtime(ABC):
         warm_us = sum(network.kernels_us) + len(network.kernels_us) * dispatch.launch_us
         misses = dispatch.miss_fraction(network.touched_bytes)
         return warm_us + dispatch.invocation_us + misses * network.cold_penalty_us
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the costs of a whole network beside its latency, such as `sram_kib`.
+
+        `network_figures` returns them; a search can minimise and limit them.
+        """
+        return ()
 
     def network_figures(self, graph: Graph) -> Mapping[str, float]:
         """Return further costs of a whole network, by the names in `figures`.

@@ -107,11 +107,13 @@ class Cost(NamedTuple):
         label: name with the unit.
         scale: number of these units in a unit of the column.
         is_maximised: whether more is better, so that its limit is the smallest value.
+        note: what a reader must know about it; may be empty.
     """
 
     label: str
     scale: float = 1.0
     is_maximised: bool = False
+    note: str = ""
 
 
 COUNTS = {
@@ -121,7 +123,12 @@ COUNTS = {
 }
 """The costs that every graph has, by the name of their column."""
 
-_KNOWN_FIGURES = {
+KNOWN_FIGURES = {
+    "arena_kib": Cost(
+        "tensor arena, KiB",
+        note="The tensor arena is the SRAM that TensorFlow Lite Micro takes on a microcontroller. "
+        "Latencies are those of the device that was timed, not of the microcontroller.",
+    ),
     "sram_kib": Cost("SRAM, KiB"),
     "flash_kib": Cost("flash, KiB"),
     "dram_traffic_kib": Cost("DRAM traffic, KiB"),
@@ -406,7 +413,7 @@ class SearchSettings(_Table):
     @field_validator("also_maximize")
     @classmethod
     def _check_directions(cls, maximised: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = {**COUNTS, **_KNOWN_FIGURES}
+        known = {**COUNTS, **KNOWN_FIGURES}
         for name in maximised:
             if name in known and not known[name].is_maximised:
                 raise ValueError(f"less {name} is better; put it into search.also_minimize")
@@ -422,7 +429,7 @@ class SearchSettings(_Table):
         """The counts, and the figures that the search optimises or limits, by their columns."""
         names = (*self.also_minimize, *self.also_maximize, *self.limits)
         figures = {
-            name: _KNOWN_FIGURES.get(name) or Cost(name, is_maximised=name in self.also_maximize)
+            name: KNOWN_FIGURES.get(name) or Cost(name, is_maximised=name in self.also_maximize)
             for name in names
             if name not in COUNTS
         }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.errors import InfeasibleError
-from nas.search.evolution import repair
+from nas.search.evolution import MAX_REPAIR_GENERATIONS, repair
 from nas.search.objectives import Infeasible, Objective, Score
 from nas.space import Architecture, SearchSpace
 
@@ -51,7 +51,12 @@ def _violation(objective: Objective, score: Score) -> float:
 
 
 def require_feasible(
-    spaces: Sequence[SearchSpace], objectives: Sequence[Objective], seed: int
+    spaces: Sequence[SearchSpace],
+    objectives: Sequence[Objective],
+    seed: int,
+    *,
+    samples_per_space: int = SAMPLES_PER_SPACE,
+    max_generations: int = MAX_REPAIR_GENERATIONS,
 ) -> None:
     """Check that an architecture meets the limits of all cheap objectives.
 
@@ -63,6 +68,8 @@ def require_feasible(
         spaces: the spaces of the search.
         objectives: the objectives of the search.
         seed: of the random architectures.
+        samples_per_space: number of random architectures of each space.
+        max_generations: see `nas.search.evolution.repair`.
 
     Raises:
         InfeasibleError: no architecture meets a limit, or all limits together. The message names
@@ -76,9 +83,11 @@ def require_feasible(
     drawn = [
         space.sample(rng, uniform_over="choices")
         for space in spaces
-        for _ in range(SAMPLES_PER_SPACE)
+        for _ in range(samples_per_space)
     ]
-    ranked = repair([*extremes, *drawn], constraints.violations, rng)
+    ranked = repair(
+        [*extremes, *drawn], constraints.violations, rng, max_generations=max_generations
+    )
     if not constraints.violations(ranked[:1])[0]:
         return
     for objective in constraints.objectives:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from nas.deploy.verify import verify
-from nas.errors import DeviceError, RequestError
+from nas.errors import DeviceError, InfeasibleError, RequestError
 from nas.job import load_job, run_job
 from nas.latency import LatencyTable
 from nas.run import candidates
@@ -95,21 +98,61 @@ def test_job_without_the_gpu_it_names_fails_with_a_remedy(
         run_on(tmp_path, 'target = "cuda"')
 
 
-@pytest.mark.slow
-def test_job_on_litert_exports_a_file_in_int8_as_it_was_timed(
+MICROCONTROLLER = """
+[search.limits]
+arena_kib = 5
+flash_kib = 1024
+"""
+
+
+def test_memory_that_no_network_fits_into_is_refused_before_timing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = small_job(tmp_path, 'runtime = "litert"\ndtype = "int8"')
-    text = path.read_text().replace("retrain = 0", "retrain = 1")
+    path.write_text(path.read_text() + MICROCONTROLLER.replace("= 5", "= 1"))
+    with pytest.raises(InfeasibleError, match="Nothing meets the limit arena_kib 1: the nearest"):
+        run_job(load_job(path), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("supernets/*"))
+    path.write_text(path.read_text().replace('"int8"', '"float32"'))
+    with pytest.raises(RequestError, match="'litert' does not know with dtype float32"):
+        run_job(load_job(path), tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_job_on_litert_exports_a_file_in_int8_as_it_was_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., CompletedProcess[str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = small_job(tmp_path, 'runtime = "litert"\ndtype = "int8"')
+    text = path.read_text().replace("retrain = 0", "retrain = 1") + MICROCONTROLLER
     path.write_text(text.replace("export = []", 'export = ["tflite-int8"]'))
     out = run_job(load_job(path), tmp_path / "out").run.path
-    assert candidates.read(out / "trials.csv")["measured_us"].notna().sum() == 3
+    rows = candidates.read(out / "trials.csv")
+    assert rows["measured_us"].notna().sum() == 3
     (path,) = (tmp_path / "latency_tables").glob("*.litert.int8.1t.jsonl")
     assert {record.basis for record in LatencyTable.open(path).records("kernel")} == {"measured"}
-    assert "litert int8" in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert "litert int8" in report
     (exported,) = out.glob("models/*/model-int8.tflite")
     verified = verify(exported.parent)
     assert [(each.file.file, each.status) for each in verified.files] == [
         (exported.name, "verified")
     ]
+
+    # What a microcontroller needs is a limit, a column, and known of the file beside the other.
+    complete = rows[rows["state"] == "complete"]
+    assert complete["arena_kib"].between(1, 5).all()
+    assert (rows["state"] == "infeasible").any()
+    assert "tensor arena, KiB 5" in report
+    assert "not of the microcontroller" in report
+    needs = json.loads((exported.parent / "model-int8_micro.json").read_text())
+    size = (exported.parent / "model-int8_micro.tflite").stat().st_size
+    assert needs["file_bytes"] == size < exported.stat().st_size
+    (member,) = rows[rows["id"] == exported.parent.name].itertuples()
+    assert member.arena_kib == pytest.approx(needs["arena_bytes"] / 1024, abs=0.1)
+    assert member.flash_kib == pytest.approx(size / 1024, abs=1)
+    predicted = invoke("predict", f"out:{member.id}", "--table", str(path), "--json")
+    assert json.loads(predicted.stdout)["figures"]["arena_kib"] == member.arena_kib
+    shown = invoke("predict", f"out:{member.id}", "--table", str(path)).stdout
+    assert f"tensor arena, KiB: {member.arena_kib:.4g}" in shown

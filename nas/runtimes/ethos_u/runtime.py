@@ -113,7 +113,6 @@ class EthosURuntime(Runtime):
     dtypes = ("int8",)
     max_batch = 1
     moments = 1
-    figures = FIGURES
 
     @classmethod
     def availability(cls) -> Availability:
@@ -265,6 +264,11 @@ class EthosURuntime(Runtime):
             MeasurementError: the NPU cannot run the network.
         """
         return EthosUNetwork(graph, weights, self.configuration)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """See `Runtime.figures`, and `nas.runtimes.ethos_u.vela.FIGURES`."""
+        return FIGURES
 
     def network_figures(self, graph: Graph) -> Mapping[str, float]:
         """See `Runtime.network_figures`, and `nas.runtimes.ethos_u.vela.FIGURES`."""

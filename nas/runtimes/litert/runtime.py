@@ -6,6 +6,8 @@ profile of operators, in float32 and int8.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -14,9 +16,10 @@ from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, CompiledNetwork, Runtime, Schedule, Schedules, Weights
+from nas.quantisation.network import QuantisedNetwork
 from nas.runtimes.boards.address import is_remote
 from nas.runtimes.boards.runtime import TfliteBoardRuntime
-from nas.runtimes.litert import fusion
+from nas.runtimes.litert import fusion, micro
 
 if TYPE_CHECKING:
     from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
@@ -68,6 +71,23 @@ class LiteRt(RepeatedKernelRuntime):
     def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
         """Return the size of a kernel's weights as XNNPACK packs them."""
         return fusion.packed_weight_bytes(kernel)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Memory of a microcontroller, for int8 networks; see `nas.runtimes.litert.micro`."""
+        return micro.FIGURES if self.dtype == "int8" else ()
+
+    def network_figures(self, graph: Graph) -> Mapping[str, float]:
+        """See `Runtime.network_figures`. Latencies are not those of the microcontroller."""
+        return micro.network_memory(graph).figures if self.figures else {}
+
+    def device_files(self, network: QuantisedNetwork) -> Mapping[str, bytes]:
+        """Return the file for microcontrollers, and what its program needs to know."""
+        if not self.figures:
+            return {}
+        data = micro.micro_file(network)
+        text = json.dumps(micro.file_memory(data).to_json(), indent=1) + "\n"
+        return {"_micro.tflite": data, "_micro.json": text.encode()}
 
     @cached_property
     def timer(self) -> LiteRtKernelTimer:
