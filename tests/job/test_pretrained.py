@@ -134,6 +134,7 @@ def test_statements_can_change_after_the_training(job):
     job.write_text(JOB.replace("a friend", "https://example.org").replace("toys", "photos"))
     supernets.train_job_supernets(load_job(job), RUN)
     assert read_run(RUN).pretrained["small"].source == "https://example.org"
+    Path("other.pth").write_bytes(weights_of("small_1.0"))
     job.write_text(JOB.replace('"weights.pth"', '"other.pth"'))
     with pytest.raises(RunFolderError, match=r"\[space.pretrained\] file was 'weights.pth' and"):
         supernets.train_job_supernets(load_job(job), RUN)
