@@ -355,9 +355,7 @@ def draw(rows: dict[Case, list[dict[str, Any]]], path: Path) -> None:
             ]
             if points:
                 axis.plot(*zip(*points, strict=True), marker, label=start, alpha=0.7)
-        axis.set(
-            title=f"{images:,} images, {image_size} pixels", xlabel="latency, ms", xscale="log"
-        )
+        axis.set(title=f"{images:,} images, {image_size} pixels", xlabel="latency, ms")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("accuracy on test images, %")
     axes[0][-1].legend()
