@@ -179,6 +179,7 @@ class Stop(SilentProgress):
             raise StopError
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_as_an_undisturbed_one(run, tmp_path, monkeypatch):
     shutil.copytree(RUN, "other")
     (expected,) = run.retrain(**published(), epochs=2)
@@ -234,6 +235,7 @@ def test_wrong_request_trains_nothing(run, options, words):
     assert not (RUN / "models").exists()
 
 
+@pytest.mark.slow
 def test_networks_without_batch_norms_start_from_their_files(run):
     name = "squeezenet_1.1"
     network = load_definition("squeezenet").published(name)

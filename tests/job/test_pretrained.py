@@ -92,6 +92,7 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     _, record = checkpoint.read(WEIGHTS)
     assert record.published == f"{summary.sha256}-torch"
     assert record.training["learning_rate"] == pytest.approx(0.1 * FINE_TUNING_RATE)
+    assert record.training["progressive_resizing"] == 0
     weights = WEIGHTS.read_bytes()
     WEIGHTS.unlink()
     supernets.train_job_supernets(load_job(job), RUN)

@@ -146,6 +146,7 @@ def test_only_new_finalists_are_trained_for_as_many_epochs(source):
     assert new[old.digest] == old
 
 
+@pytest.mark.slow
 def test_trained_network_off_the_front_is_left_behind(source):
     """A limit on the latency rules it out."""
     ((digest, _),) = read_trained(OUT).items()
@@ -163,6 +164,7 @@ class KilledError(BaseException):
     """Stands for a signal that ends a process before a write is on the disk."""
 
 
+@pytest.mark.slow
 def test_retarget_killed_at_many_writes_equals_an_undisturbed_one(source, monkeypatch):
     undisturbed = new_run(folder=(out := NEW.with_name("undisturbed")), retrain=2).run.path
     for path in (source / "latency_tables").glob("*.2t.*"):
@@ -210,6 +212,7 @@ def test_run_stands_alone_once_it_has_begun(source):
     assert len(read_trained(NEW)) == 1
 
 
+@pytest.mark.slow
 def test_other_device_in_the_same_folder_is_taken_until_the_search(source, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(retargeting, "run_job", lambda *_, **__: None)
