@@ -42,6 +42,10 @@ def use_fake_device(patch, latency_us=None):
         patch.setattr("tests.latency.fake_runtime.latency_us", latency_us)
 
 
+pytestmark = pytest.mark.slow
+"""All need a finished run, which takes some seconds."""
+
+
 @pytest.fixture(scope="module")
 def source_folder(tmp_path_factory) -> Path:
     """Return a folder with a finished job on a fake device: 12 trials, 4 timed, 1 trained."""
@@ -146,7 +150,6 @@ def test_only_new_finalists_are_trained_for_as_many_epochs(source):
     assert new[old.digest] == old
 
 
-@pytest.mark.slow
 def test_trained_network_off_the_front_is_left_behind(source):
     """A limit on the latency rules it out."""
     ((digest, _),) = read_trained(OUT).items()
@@ -164,7 +167,6 @@ class KilledError(BaseException):
     """Stands for a signal that ends a process before a write is on the disk."""
 
 
-@pytest.mark.slow
 def test_retarget_killed_at_many_writes_equals_an_undisturbed_one(source, monkeypatch):
     undisturbed = new_run(folder=(out := NEW.with_name("undisturbed")), retrain=2).run.path
     for path in (source / "latency_tables").glob("*.2t.*"):
@@ -212,7 +214,6 @@ def test_run_stands_alone_once_it_has_begun(source):
     assert len(read_trained(NEW)) == 1
 
 
-@pytest.mark.slow
 def test_other_device_in_the_same_folder_is_taken_until_the_search(source, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(retargeting, "run_job", lambda *_, **__: None)
@@ -291,7 +292,6 @@ def test_device_is_that_of_the_options_the_table_or_the_run(source, monkeypatch)
     assert settings.finish.export == ("onnx",), "a library of TVM is no file of this device"
 
 
-@pytest.mark.slow
 def test_mini_job_for_another_runtime(finished_job, tmp_path, monkeypatch, invoke):
     shutil.copytree(finished_job, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
