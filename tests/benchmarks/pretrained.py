@@ -28,7 +28,7 @@ import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -51,7 +51,7 @@ from nas.space import Architecture, SearchSpace
 from nas.space.variation import mutate
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
-from nas.supernet.pretrained import start_from
+from nas.supernet.pretrained import published_state
 from nas.supernet.settings import FINE_TUNING_RATE, TrainingSettings, scaled_learning_rate
 from nas.supernet.standalone import NetworkTrainer
 from nas.supernet.training import train
@@ -187,9 +187,11 @@ def train_case(
         return latency_table.predict(network).latency_us
 
     def trained(
-        network: Architecture, images: ImageDataset, supernet: Supernet, teacher: Teacher | None
+        network: Architecture,
+        images: ImageDataset,
+        start: Mapping[str, torch.Tensor],
+        teacher: Teacher | None = None,
     ) -> dict[str, Any]:
-        start = calibrated_state(supernet, network.graph, images)
         trainer = NetworkTrainer(network.graph, images, settings, case.seed, start, teacher)
         for step in range(trainer.steps):
             trainer.step(step)
@@ -210,10 +212,9 @@ def train_case(
         for width, size in RIVALS:
             images = data if size == 1 else resized(data, round(size * case.image_size))
             space = space_for(published, images)
-            supernet = Supernet(space, torch.Generator().manual_seed(case.seed))
-            start_from(supernet, published, images)
             network = at_width(space.reference(published.reference.name), width)
-            yield {"width": width, **trained(network, images, supernet.to(device).eval(), None)}
+            state = published_state(network, published, images, seed=case.seed, device=device)
+            yield {"width": width, **trained(network, images, state)}
         return
     space = space_for(published, data)
     own = space.reference(published.reference.name)
@@ -226,7 +227,7 @@ def train_case(
     for share in SHARES:
         network = own if share == 1 else find(supernet, data, own, latency, share)
         (before,) = evaluate(supernet, [network], data, "holdout")
-        row = trained(network, data, supernet, teacher)
+        row = trained(network, data, calibrated_state(supernet, network.graph, data), teacher)
         yield {"share": share, "supernet_accuracy": before, **row}
 
 
@@ -235,15 +236,18 @@ def _pickle_path(folder: Path, case: Case) -> Path:
 
 
 def _run_case(case: Case, out: Path, **arguments: Any) -> None:
+    """Append the networks of a case to a file together, so that none of a stopped case is there."""
+    rows = []
     for row in train_case(case, **arguments):
-        with out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        rows.append(json.dumps(row) + "\n")
         print(
             f"{' '.join(map(str, case))}: {row['macs'] / 1e6:.1f} M MACs, "
             f"{row['latency_us']:.0f} us, "
             f"{row['accuracy']:.1%} after {row['seconds']} s",
             flush=True,
         )
+    with out.open("a") as file:
+        file.writelines(rows)
 
 
 def read_rows(path: Path) -> dict[Case, list[dict[str, Any]]]:
