@@ -199,19 +199,8 @@ class _DepthwiseConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (images, channels, height, width), kernel = x.shape, weight.shape[2]
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        own, _, _ = torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            weight,
-            None,
-            [ctx.stride] * 2,
-            [kernel // 2] * 2,
-            [1, 1],
-            False,
-            [0, 0],
-            channels,
-            [ctx.needs_input_grad[0], False, False],
-        )
+        wanted = ctx.needs_input_grad[0], False
+        own, _ = _depthwise_gradients(gradient, x, weight, ctx.stride, kernel // 2, wanted)
         run, groups = _depthwise_kernel(kernel, ctx.stride, height, width)
         sums = torch.empty(groups(images), kernel, kernel, channels)
         run(images, channels, _flat(x), _flat(gradient), sums.view(-1))
@@ -232,20 +221,46 @@ class _DepthwiseConvWithoutCudnn(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         with _without_cudnn():
-            own, own_weight, _ = torch.ops.aten.convolution_backward(
+            own, own_weight = _depthwise_gradients(
                 gradients[0].contiguous(),
                 x,
                 weight,
-                None,
-                [ctx.stride] * 2,
-                [ctx.padding] * 2,
-                [1, 1],
-                False,
-                [0, 0],
-                x.shape[1],
-                [*ctx.needs_input_grad[:2], False],
+                ctx.stride,
+                ctx.padding,
+                ctx.needs_input_grad[:2],
             )
         return own, own_weight, None, None
+
+
+def _depthwise_gradients(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return torch's gradients of a depthwise convolution by its images and by its weights.
+
+    Args:
+        gradient: gradient of the result.
+        x, weight, stride, padding: see `depthwise_conv`.
+        wanted: which of the two are computed; the other is None.
+    """
+    own, own_weight, _ = torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [1, 1],
+        False,
+        [0, 0],
+        x.shape[1],
+        [*wanted, False],
+    )
+    return own, own_weight
 
 
 @contextmanager

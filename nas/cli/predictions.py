@@ -12,7 +12,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, Prediction, Runtime
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
-from nas.run.settings import KNOWN_FIGURES, Cost
+from nas.run.settings import figure_cost
 from nas.space import Architecture
 
 
@@ -63,7 +63,7 @@ def _figures(runtime: Runtime, architecture: Architecture) -> tuple[Mapping[str,
 
 
 def _show_figures(runtime: Runtime, architecture: Architecture) -> None:
-    known = {name: KNOWN_FIGURES.get(name) or Cost(name) for name in runtime.figures}
+    known = {name: figure_cost(name) for name in runtime.figures}
     figures, problem = _figures(runtime, architecture)
     for name, value in figures.items():
         console.say(f"{known[name].label}: {known[name].scale * value:.4g}")

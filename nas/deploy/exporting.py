@@ -255,16 +255,16 @@ def _choose_threshold(
 def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None) -> ModelOrigin:
     """Return where a trained network of a run comes from."""
     run_record, settings, data = run.record, run.settings, run.data
-    rows = run.trials
-    rows = rows[rows["digest"] == record.digest]
+    trials = run.trials
+    rows = trials[trials["digest"] == record.digest]
     names = {"predicted": "predicted", "measured": rows.iloc[0]["basis"]} if len(rows) else {}
     latencies = {
         name: float(rows.iloc[0][f"{column}_us"])
         for column, name in names.items()
         if rows[f"{column}_us"].notna().all()
     }
-    if not len(rows) and record.digest in run.measured_us:
-        latencies[basis(run.trials)] = run.measured_us[record.digest]
+    if not len(rows) and (measured_us := run.measured_us.get(record.digest)) is not None:
+        latencies[basis(trials)] = measured_us
     device, changes = run_record.device, run_record.image_changes
     weights = run_record.pretrained.get(record.space)
     pretrained = {} if weights is None else {"supernet_started_from": weights.summary}

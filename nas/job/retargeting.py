@@ -283,6 +283,9 @@ def take_over_trained(run: JobRun, progress: JobProgress) -> None:
 
     They keep their weights and their test accuracy, so that the test images are not read again.
     """
+    source = run.record.source
+    if source is None:
+        return
     trained, own = trained_in_source(run), run.trained
     taken = [digest for digest in run.front["digest"] if digest in trained and digest not in own]
     for digest in taken:
@@ -290,8 +293,7 @@ def take_over_trained(run: JobRun, progress: JobProgress) -> None:
             path = trained[digest] / name
             if path.is_file():
                 _take_over(path, run.path / MODELS_FOLDER / path.parent.name / name)
-    source = run.record.source
-    if source is None or not taken:
+    if not taken:
         return
     names = [trained[digest].name for digest in taken]
     source.models = list(dict.fromkeys([*source.models, *names]))

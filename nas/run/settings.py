@@ -123,7 +123,7 @@ COUNTS = {
 }
 """The costs that every graph has, by the name of their column."""
 
-KNOWN_FIGURES = {
+_KNOWN_FIGURES = {
     "arena_kib": Cost(
         "tensor arena, KiB",
         note="The tensor arena is the SRAM that TensorFlow Lite Micro takes on a microcontroller. "
@@ -139,6 +139,16 @@ KNOWN_FIGURES = {
 
 DEVICE_LATENCY = "predicted_us "
 """Beginning of the columns with the latencies on further devices, before the device's name."""
+
+
+def figure_cost(name: str, *, is_maximised: bool = False) -> Cost:
+    """Return how a page shows a figure of a runtime; one that is not known has its name as label.
+
+    Args:
+        name: name of the figure.
+        is_maximised: whether more of one that is not known is better.
+    """
+    return _KNOWN_FIGURES.get(name) or Cost(name, is_maximised=is_maximised)
 
 
 class _Table(BaseModel):
@@ -417,7 +427,7 @@ class SearchSettings(_Table):
     @field_validator("also_maximize")
     @classmethod
     def _check_directions(cls, maximised: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = {**COUNTS, **KNOWN_FIGURES}
+        known = {**COUNTS, **_KNOWN_FIGURES}
         for name in maximised:
             if name in known and not known[name].is_maximised:
                 raise ValueError(f"less {name} is better; put it into search.also_minimize")
@@ -433,7 +443,7 @@ class SearchSettings(_Table):
         """The counts, and the figures that the search optimises or limits, by their columns."""
         names = (*self.also_minimize, *self.also_maximize, *self.limits)
         figures = {
-            name: KNOWN_FIGURES.get(name) or Cost(name, is_maximised=name in self.also_maximize)
+            name: figure_cost(name, is_maximised=name in self.also_maximize)
             for name in names
             if name not in COUNTS
         }
