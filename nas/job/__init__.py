@@ -220,9 +220,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     from nas.job.inputs import (
         check_device,
         load_images,
-        load_published,
-        load_spaces,
-        within_published,
+        load_job_spaces,
     )
     from nas.job.planning import make_plan
     from nas.job.stages import note_few_images
@@ -232,8 +230,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     check_formats(settings, settings.finish.export)
     check_device(settings)
     data = load_images(settings, progress, write_cache=False)
-    named = load_spaces(data, [each.name for each in settings.space])
-    spaces, _ = within_published(named, load_published(settings, named))
+    spaces = load_job_spaces(settings, data).searched
     device = settings.device
     runtime = open_runtime(
         device.runtime, target=device.target, threads=device.threads, dtype=device.dtype

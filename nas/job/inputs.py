@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nas.data import ImageDataset, load_dataset
 from nas.display.formatting import format_size
@@ -130,35 +130,53 @@ def load_published(
     }
 
 
-def within_published(
-    spaces: Mapping[str, SearchSpace], published: Mapping[str, PublishedWeights]
-) -> tuple[dict[str, SearchSpace], dict[str, PublishedWeights]]:
-    """Return the spaces and the published weights of a job, by the names of the spaces it searches.
+class JobSpaces(NamedTuple):
+    """The search spaces of a job.
 
     A space with published weights is restricted to the networks that the published one contains. In
     the whole space, the weights of other networks, and of the teacher, would be random ones.
 
+    Attributes:
+        named: the spaces that the job names, by name and in its order.
+        searched: the spaces that it searches, likewise; each is that of `named`, or a part of it.
+        published: published weights from which supernets start, by name of the searched space.
+    """
+
+    named: dict[str, SearchSpace]
+    searched: dict[str, SearchSpace]
+    published: dict[str, PublishedWeights]
+
+
+def load_job_spaces(
+    settings: JobSettings, data: ImageDataset, sources: Sequence[str | Path] = ()
+) -> JobSpaces:
+    """Return the spaces of a job, adapted to its images, and their published weights.
+
     Args:
-        spaces: the spaces that the job names.
-        published: published weights by name of one of them.
+        settings: the settings of the job.
+        data: its images.
+        sources: names or files of the spaces; by default those that the job names.
 
     Raises:
-        JobFileError: two spaces have the same name then.
+        JobFileError: two spaces have the same name.
+        WeightsError: see `load_published`.
     """
-    within = [
-        space.within(published[name].reference.name) if name in published else space
-        for name, space in spaces.items()
+    named = load_spaces(data, sources or [each.name for each in settings.space])
+    weights = load_published(settings, named)
+    searched = [
+        space.within(weights[name].reference.name) if name in weights else space
+        for name, space in named.items()
     ]
-    weights = {
-        space.name: published[name]
-        for name, space in zip(spaces, within, strict=True)
-        if name in published
+    published = {
+        space.name: weights[name]
+        for name, space in zip(named, searched, strict=True)
+        if name in weights
     }
-    return _by_name(within), weights
+    return JobSpaces(named, _by_name(searched), published)
 
 
 def describe_restriction(whole: SearchSpace, space: SearchSpace, network: str) -> str:
-    """Return what `within_published` did to a space, as a clause; empty if it is the whole one."""
+    """Return what `load_job_spaces` did to a space, as a clause; empty if it is the whole one."""
     if space is whole:
         return ""
     return (

@@ -18,9 +18,7 @@ from nas.job.folder import JobRun
 from nas.job.inputs import (
     describe_restriction,
     load_images,
-    load_published,
-    load_spaces,
-    within_published,
+    load_job_spaces,
 )
 from nas.job.planning import (
     MIN_REST,
@@ -101,9 +99,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     sources: list[str | Path] = [each.name for each in run.settings.space]
     if (own_spaces or run.record.source is not None) and run.record.spaces:
         sources = [run.path / "spaces" / f"{name}.py" for name in run.record.spaces]
-    named = load_spaces(data, sources)
-    run.spaces, run.published = within_published(named, load_published(run.settings, named))
-    spaces = run.spaces
+    named, spaces, run.published = load_job_spaces(run.settings, data, sources)
+    run.spaces = spaces
     digests: dict[str, str] = {name: space.digest for name, space in spaces.items()}
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require("spaces", digests, "A space changed: use another folder with --out.")

@@ -12,10 +12,9 @@ from nas.job.folder import JobRun, claim, installed_versions, saved_settings
 from nas.job.inputs import (
     check_published,
     load_images,
+    load_job_spaces,
     load_published,
-    load_spaces,
     require_complete,
-    within_published,
 )
 from nas.job.stages import decide_training, open_data, train_supernet, train_supernets
 from nas.run.progress import JobProgress, SilentProgress
@@ -74,8 +73,7 @@ def train_job_supernets(
     check_published(settings)
     if not group.is_main:
         data = load_images(settings, progress)
-        named = load_spaces(data, [each.name for each in settings.space])
-        spaces, published = within_published(named, load_published(settings, named))
+        _, spaces, published = load_job_spaces(settings, data)
         recipe = group.broadcast(None)
         return {
             name: train_supernet(
