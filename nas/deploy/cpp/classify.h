@@ -94,7 +94,8 @@ inline Image read_ppm(std::FILE* file, bool is_grey) {
                 while (c != '\n' && c != EOF) c = std::getc(file);
             c = std::getc(file);
         }
-        for (; std::isdigit(c); c = std::getc(file)) value = std::min(value * 10 + c - '0', 1 << 24);
+        for (; std::isdigit(c); c = std::getc(file))
+            value = std::min(value * 10 + c - '0', 1 << 24);
         return value;
     };
     const int width = number(), height = number();
@@ -129,7 +130,8 @@ inline Image read_png(std::FILE* file) {
     png_read_end(png, info);
     for (std::size_t i = 0; i < image.rgb.size(); ++i) {
         const int alpha = rgba[i / 3 * 4 + 3], value = rgba[i / 3 * 4 + i % 3];
-        image.rgb[i] = std::uint8_t((value * alpha + BACKGROUND[i % 3] * (255 - alpha) + 127) / 255);
+        const int behind = BACKGROUND[i % 3] * (255 - alpha);
+        image.rgb[i] = std::uint8_t((value * alpha + behind + 127) / 255);
     }
     int orientation = 1;
 #ifdef PNG_eXIf_SUPPORTED
@@ -202,7 +204,8 @@ inline Image read_image(const char* path) {
 #ifdef WITH_JPEG
     if (kind == "\xff\xd8") read = read_jpeg;
 #endif
-    if (read == nullptr) fail("neither a PPM image nor one of a format that was compiled in: JPEG, PNG");
+    if (read == nullptr)
+        fail("expected PPM, or JPEG or PNG if CMake had their libraries; convert the image");
     Image image = read(file);
     std::fclose(file);
     return image;
@@ -260,8 +263,8 @@ inline std::vector<float> network_input(const char* path) {
         pixels.resize(pixels.size() / 3);
     }
     if (image.width != DECODED_SIZE || image.height != DECODED_SIZE) {
-        // The square in the centre is resized. Pillow 13 begins with the columns of some tall images,
-        // so that some of their bytes differ by 1.
+        // The square in the centre is resized. Pillow 13 begins with the columns of some tall
+        // images, so that some of their bytes differ by 1.
         const double side = std::min(image.width, image.height);
         pixels = resize_rows(pixels, image.width, image.height, (image.width - side) / 2, side,
                              DECODED_SIZE);
@@ -300,7 +303,8 @@ inline void print_answer(const std::vector<float>& logits) {
 
 // The program: MODEL IMAGE [--logits].
 //
-// `run` returns the logits of an image, height x width x channels, that the network in a file gives.
+// `run` returns the logits that the network in a file gives for an image, height x width x
+// channels.
 inline int classify(
     int count, char** arguments,
     const std::function<std::vector<float>(const char*, std::vector<float>)>& run) {

@@ -15,8 +15,8 @@ struct AlignedMemory {
     static constexpr std::size_t alignment = 64;
 
     void AllocData(DLTensor* tensor) {
-        const std::size_t bytes = tvm::ffi::GetDataSize(*tensor);
-        tensor->data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+        const std::size_t blocks = tvm::ffi::GetDataSize(*tensor) / alignment + 1;
+        tensor->data = std::aligned_alloc(alignment, blocks * alignment);
     }
     void FreeData(DLTensor* tensor) { std::free(tensor->data); }
 };
