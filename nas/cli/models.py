@@ -129,6 +129,10 @@ def export(
         float | None,
         typer.Option(help=f"{KEYS['finish.min_accuracy'].meaning} By default that of the job."),
     ] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(help="cpp: also C++ programs that classify an image, for ONNX, LiteRT, TVM."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Where the images of the run are, if they were moved.")
     ] = None,
@@ -144,6 +148,7 @@ def export(
     Example: nas export results/quickstart --pick jf2a
     Example: nas export results/quickstart --pick jf2a --format onnx --int8
     Example: nas export results/quickstart --pick jf2a --min-accuracy 0.98
+    Example: nas export results/quickstart --pick jf2a --example cpp
     """
     from nas.display import console
     from nas.run.run import open_run
@@ -156,6 +161,7 @@ def export(
             weight_bits=weight_bits,
             min_confidence=min_confidence,
             min_accuracy=min_accuracy,
+            example=example,
             progress=bars,
         )
     if as_json:
@@ -170,6 +176,8 @@ def export(
         console.say(f"{folder.path}: {folder.path / 'card.md'} says more.")
         if (folder.path / "run.py").is_file():
             console.say(f"Classify an image: python {folder.path / 'run.py'} IMAGE")
+        if example is not None:
+            console.say(f"Compile the C++ example: cmake -S {folder.path} -B BUILD")
 
 
 def verify(model_dir: ModelDir, as_json: Json = False) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data import ImageDataset, Images
+from nas.deploy import cpp_example
 from nas.deploy.answers import draw_sheet
 from nas.deploy.benchmark import draw_benchmark, time_files
 from nas.deploy.card import ModelOrigin, make_card, measure_accuracy, render_card
@@ -207,6 +208,7 @@ def export_model(
     *,
     max_accuracy_drop: float = MAX_DROP,
     weight_bits: WeightBits | None = None,
+    with_cpp: bool = False,
     progress: Progress | None = None,
 ) -> ModelCard:
     """Export a trained model to files, each verified with its own runtime.
@@ -223,6 +225,7 @@ def export_model(
         origin: where the model comes from, for its card.
         max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction.
         weight_bits: bits of a weight in int8; by default what this processor needs.
+        with_cpp: whether the folder gets a C++ example; one that it has is renewed anyway.
         progress: receives the number of finished steps and what is being done.
 
     Returns:
@@ -242,7 +245,7 @@ def export_model(
         earlier = _Earlier.read(folder, weights_digest)
         missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
         if not missing:
-            return _with_origin(model, data, folder, staging, origin)
+            return _with_origin(model, data, folder, staging, origin, with_cpp=with_cpp)
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
         accuracy = measure_accuracy(
@@ -306,8 +309,9 @@ def export_model(
             script=script,
         )
         _write_descriptions(model, staging, card, origin.answers)
+        _write_example(model, staging, folder, card, with_cpp=with_cpp)
         outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, MISTAKES_FILE} - _names(files)
-        folder.publish(staging, replaced=outdated)
+        folder.publish(staging, replaced=outdated | cpp_example.FILES)
         steps.end()
     if failed:
         raise IncompleteExportError(failed)
@@ -462,6 +466,8 @@ def _with_origin(
     folder: ModelFolder,
     staging: Path,
     origin: ModelOrigin,
+    *,
+    with_cpp: bool,
 ) -> ModelCard:
     """Return the card of an exported model with its license, threshold and pictures of mistakes.
 
@@ -478,9 +484,11 @@ def _with_origin(
         }
     )
     has_pictures = answers is not None and any(each.picture for each in answers.mistakes)
-    if card == before and has_pictures == (folder.path / MISTAKES_FILE).is_file():
+    same_pictures = has_pictures == (folder.path / MISTAKES_FILE).is_file()
+    if card == before and same_pictures and not with_cpp:
         return card
     _write_descriptions(model, staging, card, answers)
+    _write_example(model, staging, folder, card, with_cpp=with_cpp)
     folder.publish(staging, replaced={MISTAKES_FILE})
     return card
 
@@ -506,6 +514,15 @@ def _write_descriptions(
     }
     for name, text in texts.items():
         (staging / name).write_text(text, encoding="utf-8")
+
+
+def _write_example(
+    model: TrainedModel, staging: Path, folder: ModelFolder, card: ModelCard, *, with_cpp: bool
+) -> None:
+    """Write the C++ example if it is asked for, or if the folder has one of an earlier export."""
+    if with_cpp or cpp_example.is_in(folder):
+        formats = [file.format for file in card.files]
+        cpp_example.write_example(staging, formats, model.preprocessing)
 
 
 def _draw_latencies(card: ModelCard, path: Path) -> str | None:

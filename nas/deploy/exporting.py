@@ -8,6 +8,7 @@ from typing import cast
 from nas.data import ImageDataset
 from nas.deploy.card import ModelOrigin
 from nas.deploy.confidence import ThresholdRequest, make_threshold
+from nas.deploy.cpp_example import require_program
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
@@ -56,6 +57,7 @@ def export(
     weight_bits: int | None = None,
     min_confidence: float | None = None,
     min_accuracy: float | None = None,
+    example: str | None = None,
     progress: JobProgress | None = None,
 ) -> list[ModelFolder]:
     """Export networks of a run. Those that are not trained to the end are trained first.
@@ -75,6 +77,7 @@ def export(
             says, as for `min_accuracy`.
         min_accuracy: share of answers to hold-out images that must be right, as a fraction, from
             which the confidence follows.
+        example: "cpp" for C++ programs that classify an image with the exported files.
         progress: receives stages, progress and messages.
 
     Returns:
@@ -104,6 +107,8 @@ def export(
         )
     request = _threshold_request(run.settings, min_confidence, min_accuracy)
     check_formats(run.settings, formats)
+    if example is not None:
+        require_program(example, formats)
     untrained = [pick for pick in picks if not _is_trained(run, pick)]
     if untrained:
         retrain(run, untrained, progress=progress)
@@ -116,6 +121,7 @@ def export(
         max_accuracy_drop=max_drop,
         weight_bits=cast("WeightBits | None", weight_bits),
         threshold=request,
+        with_cpp=example is not None,
         progress=progress,
     )
     if len(errors) == len(set(names)) == 1:
@@ -133,6 +139,7 @@ def export_networks(
     max_accuracy_drop: float = MAX_DROP,
     weight_bits: WeightBits | None = None,
     threshold: ThresholdRequest | None = None,
+    with_cpp: bool = False,
     progress: JobProgress,
 ) -> dict[str, NasError]:
     """Export trained networks of a run; one that fails does not keep the others from it.
@@ -142,6 +149,7 @@ def export_networks(
         names: names of the networks' folders in `models`.
         formats, max_accuracy_drop, weight_bits, progress: see `export`.
         threshold: what decides from which confidence on they answer; by default what the job says.
+        with_cpp: see `nas.deploy.export.export_model`.
 
     Returns:
         The error of each network that could not be exported in all formats, by its name.
@@ -150,7 +158,9 @@ def export_networks(
     errors: dict[str, NasError] = {}
     for name in names if formats else ():
         try:
-            _export(run, name, formats, max_accuracy_drop, weight_bits, threshold, progress)
+            _export(
+                run, name, formats, max_accuracy_drop, weight_bits, threshold, with_cpp, progress
+            )
         # The other models must not be lost, whatever goes wrong with this one.
         except Exception as error:
             errors[name] = as_nas_error(error, ExportError)
@@ -187,6 +197,7 @@ def _export(
     max_accuracy_drop: float,
     weight_bits: WeightBits | None,
     request: ThresholdRequest,
+    with_cpp: bool,
     progress: JobProgress,
 ) -> None:
     """Export one trained network of a run."""
@@ -213,6 +224,7 @@ def _export(
         _origin(run, TRAINED.read(folder.path / TRAINED_FILE), threshold),
         max_accuracy_drop=max_accuracy_drop,
         weight_bits=weight_bits,
+        with_cpp=with_cpp,
         progress=progress.advance,
     )
     if threshold is not None:

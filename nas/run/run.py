@@ -576,6 +576,7 @@ class Run:
         weight_bits: int | None = None,
         min_confidence: float | None = None,
         min_accuracy: float | None = None,
+        example: str | None = None,
         progress: JobProgress | bool | None = True,
     ) -> list[ModelFolder]:
         """Export networks of the run to files that are checked, and renew the report.
@@ -583,7 +584,7 @@ class Run:
         Args:
             picks: the beginnings of digests, or names of published networks that were trained.
             formats: names of formats.
-            max_accuracy_drop, weight_bits, min_confidence, min_accuracy, progress: see
+            max_accuracy_drop, weight_bits, min_confidence, min_accuracy, example, progress: see
                 `Pick.export`.
 
         Returns:
@@ -602,6 +603,7 @@ class Run:
                 weight_bits=weight_bits,
                 min_confidence=min_confidence,
                 min_accuracy=min_accuracy,
+                example=example,
                 progress=bars,
             )
 
@@ -674,6 +676,7 @@ class Pick(Candidate):
         weight_bits: int | None = None,
         min_confidence: float | None = None,
         min_accuracy: float | None = None,
+        example: str | None = None,
         progress: JobProgress | bool | None = True,
     ) -> ModelFolder:
         """Export the network to files that are checked with their own runtimes.
@@ -689,6 +692,7 @@ class Pick(Candidate):
                 job says, as for `min_accuracy`.
             min_accuracy: share of answers to hold-out images that must be right, as a fraction,
                 from which the confidence follows.
+            example: "cpp" for C++ programs that classify an image with the exported files.
             progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
                 what receives stages, progress and messages.
 
@@ -704,6 +708,7 @@ class Pick(Candidate):
             weight_bits=weight_bits,
             min_confidence=min_confidence,
             min_accuracy=min_accuracy,
+            example=example,
             progress=progress,
         )
         return folder

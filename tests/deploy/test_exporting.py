@@ -151,6 +151,11 @@ def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monk
         (["--pick", "PICK", "--weight-bits", "4"], "cannot have 4 bits"),
         (["--pick", "PICK", "--data", "nowhere"], "cannot be loaded"),
         (["--pick", "PICK", "--min-accuracy", "98"], "min_accuracy is 98.0. Give a fraction"),
+        (["--pick", "PICK", "--example", "rust"], "no example in 'rust'. Give cpp"),
+        (
+            ["--pick", "PICK", "--example", "cpp", "--format", "torch"],
+            "formats torch has an example",
+        ),
         (
             ["--pick", "PICK", "--min-accuracy", "0.98", "--min-confidence", "0.9"],
             "Both the confidence and the accuracy",

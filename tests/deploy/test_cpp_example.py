@@ -1,0 +1,239 @@
+"""The C++ programs: they read images as `run.py` does, and compute what it computes.
+
+They need CMake, g++, libpng and libjpeg; NAS_REQUIRE_CPP turns a missing one from a skip into an
+error. `.ci/onnxruntime FOLDER` makes the folder that `NAS_ONNXRUNTIME=FOLDER` names.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.deploy.cpp_example import write_example
+from nas.deploy.export import export_model
+from nas.deploy.folder import ModelFolder
+from nas.deploy.formats import model_format
+from nas.deploy.model import TrainedModel
+from nas.deploy.scripts import run_script
+from nas.files.documents import to_json
+from nas.quantisation.post_training import quantise
+from nas.run.model_card import Threshold
+from tests.data.image_files import image_files, in_format, noise
+from tests.deploy.formats.models import digits_images, digits_model
+from tests.deploy.formats.test_tvm import write_table
+from tests.deploy.test_scripts import SIZE, imported, preprocessing, write_script
+
+PRINT_INPUT = """
+#include "classify.h"
+int main(int, char** arguments) {
+    const std::vector<float> values = network_input(arguments[1]);
+    std::fwrite(values.data(), sizeof(float), values.size(), stdout);
+}
+"""
+
+NOT_READ = re.compile(
+    # Other formats, and what the script does not read either.
+    r"(AVIF|BMP|GIF|HEIF|TIFF|WEBP|animated (GIF|WEBP|TIFF)|no image|half an image)\b.*"
+    r"|(JPEG|MPO) of mode CMYK|photo of \d+ pixels, CMYK|PPM of mode (1|F|I|I;16)"
+)
+"""Files of `image_files` that the program refuses."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler():
+    """Skip the tests, or fail, where nothing can be compiled."""
+    headers = "#include <cstdio>\n#include <png.h>\n#include <jpeglib.h>\n"
+    command = 'command -v cmake && g++ -E -x c++ - <<<"$0"'
+    done = subprocess.run(["bash", "-c", command, headers], capture_output=True, check=False)
+    if done.returncode:
+        missing = "needs CMake, g++, libpng and libjpeg"
+        (pytest.fail if os.environ.get("NAS_REQUIRE_CPP") == "1" else pytest.skip)(missing)
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "image_size"), [(3, SIZE), (1, SIZE), (3, 6)])
+def test_program_reads_every_file_as_the_script_does(tmp_path, channels, image_size):
+    how = preprocessing(channels, image_size)
+    script, program = imported(write_script(tmp_path, how)), tmp_path / "input"
+    write_example(tmp_path, ["onnx"], how)
+    (tmp_path / "input.cpp").write_text(PRINT_INPUT)
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
+    options = ["-DWITH_PNG", "-DWITH_JPEG", "-o", program, "-lpng", "-ljpeg"]
+    subprocess.run([*command, tmp_path / "input.cpp", *options], check=True)
+    refused = set()
+    for name, content in image_files().items():
+        (tmp_path / "image").write_bytes(content)
+        done = subprocess.run([program, tmp_path / "image"], capture_output=True, check=False)
+        if done.returncode:
+            assert done.stderr.startswith(f"{tmp_path / 'image'}: ".encode()), name
+            refused.add(name)
+            continue
+        values = np.frombuffer(done.stdout, np.float32).reshape(image_size, image_size, channels)
+        expected = script.network_input(tmp_path / "image")[0].transpose(1, 2, 0)
+        # Where Pillow begins with the columns, some bytes differ by 1.
+        tolerance = 1.001 / 255 / 0.2 if re.search(r"orientation [5678]$", name) else 1e-6
+        np.testing.assert_allclose(values, expected, 0, tolerance, err_msg=name)
+    assert refused == {name for name in image_files() if NOT_READ.fullmatch(name)}
+    assert len(image_files()) - len(refused) > 50
+
+
+# The programs, compiled as a user compiles them
+
+
+@dataclass
+class Folder:
+    """A model folder with files, `run.py` and the example, and the packages for C++."""
+
+    path: Path
+    packages: Path
+
+    def build(self, name: str) -> Path:
+        """Return the program for a runtime."""
+        source, build = self.path.parent / f"source_{name}", self.path.parent / f"build_{name}"
+        source.mkdir()
+        for file in ("CMakeLists.txt", "classify.h", "preprocessing.h", f"classify_{name}.cpp"):
+            shutil.copy(self.path / file, source)
+        options = [f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_PREFIX_PATH={self.packages}"]
+        for command in (["-S", source, "-B", build, *options], ["--build", build]):
+            done = subprocess.run(["cmake", *command], capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr.decode()
+        return build / f"classify_{name}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Folder:
+    path, packages = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("packages")
+    network = digits_model("squeezenet_tiny")
+    how = network.preprocessing.model_copy(update={"min_confidence": 0.5})
+    table = write_table(packages / "table.jsonl", network)
+    model = TrainedModel(network.architecture, network.network, how, table)
+    quantised = quantise(model.graph, model.weights, digits_images(64))
+    formats = ["onnx", "onnx-int8", "tflite", "tflite-int8", "tvm"]
+    for name in formats:
+        each = model_format(name)
+        each.write(model, quantised if each.precision == "int8" else None, path / each.file_name)
+    write_example(path, formats, how)
+    (path / "preprocessing.json").write_text(to_json(how))
+    for name in ("onnx", "tflite"):
+        (path / f"run_{name}.py").write_text(run_script({name: model_format(name).file_name}))
+    photo = noise(40, 60, 3).astype(np.int64).cumsum(0).cumsum(1) // 64 % 256
+    image = Image.fromarray(photo.astype(np.uint8))
+    (path / "photo.jpg").write_bytes(in_format(image, "JPEG"))
+    (path / "colours.png").write_bytes(in_format(image.convert("RGBA").rotate(30), "PNG"))
+    (path / "grey.pgm").write_bytes(in_format(image.convert("L"), "PPM"))
+    headers = packages / "include/litert/c"
+    headers.mkdir(parents=True)
+    declarations = (Path(__file__).parent / "litert_c.h").read_text()
+    for name in ("common", "compiled_model", "environment", "model", "options", "tensor_buffer"):
+        (headers / f"litert_{name}.h").write_text(declarations)
+    return Folder(path, packages)
+
+
+def run(*command: str | Path) -> str:
+    environment = {**os.environ, "TVM_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def assert_equals_script(folder: Folder, program: Path, name: str, script_format: str):
+    """Check that the program prints for a format what `run.py` prints for one that it has."""
+    each, answers = model_format(name), set()
+    script = folder.path / f"run_{script_format.removesuffix('-int8')}.py"
+    script_model = folder.path / model_format(script_format).file_name
+    for image in ("photo.jpg", "colours.png", "grey.pgm"):
+        python = [sys.executable, script, folder.path / image, "--model", script_model]
+        command = [program, folder.path / each.file_name, folder.path / image]
+        (expected,) = json.loads(run(*python, "--json"))
+        logits = np.array(expected["logits"])
+        values = np.array(run(*command, "--logits").split(), float)
+        np.testing.assert_allclose(values, logits, 0, each.tolerance * logits.std())
+        if each.precision == "float32":
+            answers.add(run(*command))
+            assert run(*python) in answers
+    assert each.precision == "int8" or len(answers) == 3
+
+
+@pytest.mark.slow
+def test_tvm_program_prints_what_the_script_prints(folder):
+    assert_equals_script(folder, folder.build("tvm"), "tvm", "onnx")
+
+
+@pytest.mark.slow
+def test_litert_program_prints_what_the_script_prints(folder):
+    program = folder.build("tflite")
+    for name in ("tflite", "tflite-int8"):
+        assert_equals_script(folder, program, name, name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "NAS_ONNXRUNTIME" not in os.environ, reason="needs the folder that .ci/onnxruntime makes"
+)
+def test_onnx_program_prints_what_the_script_prints(folder):
+    os.symlink(Path(os.environ["NAS_ONNXRUNTIME"]) / "lib", folder.packages / "lib")
+    for header in (Path(os.environ["NAS_ONNXRUNTIME"]) / "include").iterdir():
+        os.symlink(header, folder.packages / "include" / header.name)
+    program = folder.build("onnx")
+    for name in ("onnx", "onnx-int8"):
+        assert_equals_script(folder, program, name, name)
+
+
+def test_missing_headers_are_an_error_that_says_what_to_install(tmp_path):
+    write_example(tmp_path, ["tflite"], preprocessing(3))
+    command = ["cmake", "-S", tmp_path, "-B", tmp_path / "build"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 1
+    words = " ".join(done.stderr.decode().split())
+    assert "classify_tflite needs what was not found" in words
+    assert "Install ai-edge-litert with pip" in words
+
+
+def test_class_names_survive_as_literals(tmp_path):
+    names = ('a "b"', "c\\d", "e\n7", "f??/", "zéro")
+    how = preprocessing(3).model_copy(update={"classes": names})
+    write_example(tmp_path, ["onnx"], how)
+    program = '#include "preprocessing.h"\n#include <cstdio>\n'
+    program += "int main() { for (auto name : CLASSES) std::puts(name); }"
+    (tmp_path / "names.cpp").write_text(program)
+    subprocess.run(
+        ["g++", "-std=c++17", "-o", tmp_path / "names", tmp_path / "names.cpp"], check=True
+    )
+    assert run(tmp_path / "names") == "".join(f"{name}\n" for name in names)
+
+
+# The export
+
+
+@pytest.mark.slow
+def test_export_writes_the_example_and_later_ones_renew_it(trained, digits, origin, tmp_path):
+    folder = ModelFolder(tmp_path / "jf2a")
+    export_model(trained, digits, folder, ["onnx"], origin)
+    assert not (folder.path / "classify.h").exists()
+    export_model(trained, digits, folder, ["onnx"], origin, with_cpp=True)
+    folder.require_unchanged()
+    assert {"classify.h", "classify_onnx.cpp", "CMakeLists.txt"} <= folder.sums().keys()
+    assert "MIN_CONFIDENCE = 0;" in (folder.path / "preprocessing.h").read_text()
+    how = trained.preprocessing.model_copy(update={"min_confidence": 0.25})
+    careful = TrainedModel(trained.architecture, trained.network, how)
+    threshold = Threshold(
+        min_confidence=0.25, min_accuracy=None, images=9, answered=9, right=9, unknown=0,
+        unknown_answered=0,
+    )  # fmt: skip
+    origin = replace(origin, threshold=threshold)
+    export_model(careful, digits, folder, ["onnx"], origin)
+    assert "MIN_CONFIDENCE = 0.25;" in (folder.path / "preprocessing.h").read_text()
+    export_model(careful, digits, folder, ["tflite"], origin)
+    assert {path.name for path in folder.path.glob("*.cpp")} == {
+        *("classify_onnx.cpp", "classify_tflite.cpp")
+    }
+    folder.require_unchanged()
