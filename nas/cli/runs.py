@@ -355,11 +355,14 @@ def select(
             f"{images.counts['holdout']} images:"
         )
         lines += [each.summary(images) for each in equals]
+    if (slowdown := run.slowdown) is not None:
+        lines.append(f"Latencies are those of quiet moments; networks {slowdown.text}.")
     document = {
         **member.model_dump(mode="json"),
         "intervals": {
             name: [each.low, each.high] for name, each in member.intervals(images).items()
         },
         "no_difference_shown": [each.id for each in equals],
+        "slowdown": None if slowdown is None else slowdown._asdict(),
     }
     show(document, "\n".join(lines), as_json)
