@@ -102,7 +102,7 @@ def benchmark(
             except RequestError as error:
                 rows[recorded.format] = FileOutcome(recorded, "not installed", error.remedy)
                 continue
-            if model_file.runs_here:
+            if model_file.can_run(folder.path / recorded.file):
                 process = ModelProcess(model_file, folder.path / recorded.file, threads=threads)
                 running[recorded.format] = stack.enter_context(process)
             rows[recorded.format] = FileOutcome(recorded, "not run here")
