@@ -257,7 +257,10 @@ def benchmark(
     for row in rows:
         if row.status != "timed":
             console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
-    console.say(f"{device}, {threads} thread(s). Accuracies are those of the export.")
+    console.say(
+        f"{device}, {threads} thread(s). Latencies are those of quiet moments; in brackets the "
+        "median and the 95% of all moments. Accuracies are those of the export."
+    )
 
 
 def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
@@ -270,7 +273,7 @@ def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
             "format": lambda file: file.format,
             "precision": lambda file: file.precision,
             "test accuracy": lambda file: images.text(file.accuracy, "test"),
-            "ms (95% interval)": _latency,
+            "ms (typical, 95%)": _latency,
             "peak memory": lambda file: (
                 file.peak_memory_bytes and format_bytes(file.peak_memory_bytes)
             ),
@@ -291,11 +294,11 @@ def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
 def _latency(file: ExportedFile) -> str:
     if file.latency is None:
         return ""
-    median, low, high = (
+    quiet, typical, high = (
         f"{us / 1000:.4g}"
-        for us in (file.latency.median_us, file.latency.low_us, file.latency.high_us)
+        for us in (file.latency.quiet_us, file.latency.typical_us, file.latency.high_us)
     )
-    return f"{median} ({low} to {high})"
+    return f"{quiet} ({typical}, {high})"
 
 
 def script_text(script: ScriptCheck | None, reason: str) -> str:

@@ -358,11 +358,13 @@ def select(
     option = select_option(options, limits, images)
     member = option.member
     lines = [member.summary(images), json.dumps(member.architecture.model_dump())]
+    slowdown = run.slowdown
     document = {
         **member.model_dump(mode="json"),
         "intervals": {
             name: [each.low, each.high] for name, each in member.intervals(images).items()
         },
+        "slowdown": None if slowdown is None else slowdown._asdict(),
     }
     if option.file is None:
         equals = run.indistinguishable(member, limits)
@@ -372,6 +374,8 @@ def select(
                 f"by {images.counts['holdout']} images:"
             )
             lines += [each.summary(images) for each in equals]
+        if slowdown is not None:
+            lines.append(f"Latencies are those of quiet moments; networks {slowdown.text}.")
         document["no_difference_shown"] = [each.id for each in equals]
     else:
         lines.insert(0, f"Deploy {run.path}/{option.summary(images)}")

@@ -174,13 +174,14 @@ def show_table(
     Example: nas table show latency_tables/*.jsonl
     Example: nas table show latency_tables/mine.jsonl --space mobilenet --image-size 32
     """
-    from nas.latency.timing import Timing
+    from nas.latency.timing import Slowdown, Timing
 
     spaces = load_adapted_spaces(space or [], image_size, channels, classes)
     opened = open_table(table)
     records = opened.records("kernel")
     usable = [record for record in records if record.latency_us is not None]
     spreads = [Timing(record.samples_us).spread for record in usable]
+    slowdown = Slowdown.of(record.moments_us for record in usable)
     content: dict[str, Any] = {
         "table": str(table),
         "device": opened.device.to_json(),
@@ -191,6 +192,7 @@ def show_table(
         "unstable_dispatch": opened.unstable_dispatch,
         "calibrations": [each.to_json() for each in opened.calibrations()],
         "median_spread": statistics.median(spreads) if spreads else None,
+        "slowdown": None if slowdown is None else slowdown._asdict(),
         "kinds": _kinds(usable),
         "coverage": [_coverage(opened, each, batch) for each in spaces],
         "failed": {r.name: r.error for r in records if r.status == "failed"},
@@ -220,6 +222,8 @@ def show_table(
             f"noise: the samples of half of the kernels spread by at most "
             f"{content['median_spread']:.1%} (interquartile range over median)"
         )
+    if slowdown is not None:
+        console.say(f"latencies are those of quiet moments; kernels {slowdown.text}")
     console.print_table(
         ["kind", "kernels", "share of time", "smallest, us", "median, us", "largest, us",
          "median GFLOP/s", "best"],
@@ -413,6 +417,8 @@ def _show_check(check: TableCheck) -> None:
             "two halves of the timings of the same network: "
             f"{check.retiming_spread:.2%} apart (median)"
         )
+    if check.slowdown is not None:
+        console.say(f"latencies are those of quiet moments; networks {check.slowdown.text}")
     if check.device_ratio is not None:
         console.say(
             f"networks of the table's calibration took {check.device_ratio:.3f} times what they "
@@ -488,6 +494,8 @@ def _show_kernels(check: KernelCheck) -> None:
             f"{len(check.kernels)} kernels took {check.device_ratio:.3f} times what the table says "
             f"(median){'' if check.problem else ': the table holds'}"
         )
+    if check.slowdown is not None:
+        console.say(f"latencies are those of quiet moments; kernels {check.slowdown.text}")
 
 
 @app.command()

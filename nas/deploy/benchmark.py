@@ -2,12 +2,12 @@
 
 Every file runs in a process of its own, because the libraries of two runtimes disturb each other in
 one. Only one process works at a time: in every round each file is timed once, so that a machine
-that slows down slows down all of them.
+that slows down slows down all of them. A round is one of the moments of `nas.latency.timing`, whose
+estimator makes these latencies comparable with those that a search measured.
 """
 
 from __future__ import annotations
 
-import statistics as python_statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,15 +26,14 @@ from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.display import plotting
 from nas.display.formatting import format_latency
 from nas.errors import ExportError, RequestError
-from nas.latency.timing import round_to_four_digits
+from nas.latency.timing import Moments
 from nas.machine import this_machine
 from nas.run.judged import JudgedImages
 from nas.run.model_card import ExportedFile, LatencyRecord
 from nas.run.progress import JobProgress, shown
-from nas.statistics import Interval, bootstrap_indices
 
-ROUNDS = 12
-"""Rounds of a benchmark. The interval of their median is then set by a few of them each way."""
+ROUNDS = 8
+"""Rounds of a benchmark."""
 
 PAUSE_SECONDS = 0.02
 """Pause before a file is timed: the threads of the runtime before it stop spinning within it."""
@@ -136,7 +135,7 @@ def time_files(
     """
     total = ROUNDS * len(running)
     loaded: dict[str, LoadedFile] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in running}
+    moments_us: dict[str, list[float]] = {name: [] for name in running}
 
     @contextmanager
     def apart(name: str) -> Iterator[None]:
@@ -147,50 +146,32 @@ def time_files(
             if failed is None:
                 raise
             failed[name] = error
-            del seconds[name]
+            del moments_us[name]
 
     for name, process in running.items():
         with apart(name):
             loaded[name] = process.loaded or process.load(image)
+    moments = Moments()
     for position in range(ROUNDS):
+        moments.wait()
         for at, (name, process) in enumerate(running.items()):
-            if name not in seconds:
+            if name not in moments_us:
                 continue
             with apart(name):
                 time.sleep(PAUSE_SECONDS)
-                seconds[name].append(process.time())
+                moments_us[name].append(1e6 * process.time())
             if progress:
                 progress(position * len(running) + at + 1, total, name)
     return {
-        name: TimedFile(loaded[name], latency_of_rounds(own, running[name].threads))
-        for name, own in seconds.items()
+        name: TimedFile(loaded[name], LatencyRecord.of(own, running[name].threads))
+        for name, own in moments_us.items()
     }
-
-
-def latency_of_rounds(seconds: Sequence[float], threads: int) -> LatencyRecord:
-    """Return the latency with the 95% bootstrap interval of its median.
-
-    Args:
-        seconds: median seconds of each round.
-        threads: number of threads that the runtime could use.
-    """
-    samples_us = [round_to_four_digits(1e6 * value) for value in seconds]
-    resamples = np.array(samples_us)[bootstrap_indices(len(samples_us), np.random.default_rng(0))]
-    median = python_statistics.median(samples_us)
-    interval = Interval.from_resamples(median, np.median(resamples, axis=1))
-    return LatencyRecord(
-        median_us=round_to_four_digits(median),
-        low_us=round_to_four_digits(interval.low),
-        high_us=round_to_four_digits(interval.high),
-        threads=threads,
-        samples_us=tuple(samples_us),
-    )
 
 
 def draw_benchmark(
     files: Sequence[ExportedFile], device: str, path: Path, images: JudgedImages
 ) -> None:
-    """Draw the latency of each timed file as a bar with its interval, the fastest on top.
+    """Draw the latency of each timed file as a bar, with a line to the 95%, the fastest on top.
 
     Args:
         files: files with latencies; the others are left out.
@@ -208,7 +189,7 @@ def draw_benchmark(
     plotting.check_picture_path(path)
     timed = sorted(
         ((file.latency, file) for file in files if file.latency is not None),
-        key=lambda pair: -pair[0].median_us,
+        key=lambda pair: -pair[0].quiet_us,
     )
     if not timed:
         raise ExportError("There is no latency to draw: no file was run.")
@@ -217,16 +198,17 @@ def draw_benchmark(
         axes = figure.add_subplot()
         longest = max(latency.high_us for latency, _ in timed) / 1000
         for row, (latency, file) in enumerate(timed):
-            median, low, high = (
-                value / 1000 for value in (latency.median_us, latency.low_us, latency.high_us)
+            quiet, typical, high = (
+                value / 1000 for value in (latency.quiet_us, latency.typical_us, latency.high_us)
             )
             colour = plotting.COLOURS[file.precision == "int8"]
             axes.barh(
-                row, median, xerr=[[median - low], [high - median]], color=colour, height=0.62,
+                row, quiet, xerr=[[0], [high - quiet]], color=colour, height=0.62,
                 error_kw={"elinewidth": 1.2, "capsize": 2.5},
             )  # fmt: skip
+            axes.plot(typical, row, "|", color="black", markersize=9)
             accuracy = images.text(file.accuracy, "test")
-            label = f"{format_latency(latency.median_us)}{', accuracy ' * bool(accuracy)}{accuracy}"
+            label = f"{format_latency(latency.quiet_us)}{', accuracy ' * bool(accuracy)}{accuracy}"
             axes.annotate(
                 label, (high + 0.01 * longest, row),
                 va="center", fontsize=9,
@@ -234,11 +216,13 @@ def draw_benchmark(
         axes.set_yticks(range(len(timed)), [file.format for _, file in timed])
         axes.set_xlim(0, 1.8 * longest)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("latency of one image in ms, with the 95% interval of the median")
+        axes.set_xlabel(
+            "ms for one image: at quiet moments (bar), typically (mark), 95% (end of line)"
+        )
         threads = timed[0][0].threads
         axes.set_title(f"{device}, {threads} thread(s)", loc="left", fontsize=10)
         plotting.save(figure, path)
 
 
 def _latency_or_infinity(row: FileOutcome) -> float:
-    return float("inf") if row.file.latency is None else row.file.latency.median_us
+    return float("inf") if row.file.latency is None else row.file.latency.quiet_us

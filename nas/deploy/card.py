@@ -104,7 +104,7 @@ def make_card(
         unmeasured = [f"Answers to changed images were not measured: {first_line(error)}."]
     device, _ = processor()
     return ModelCard(
-        schema=3,
+        schema=4,
         id=origin.id,
         digest=graph.digest,
         weights_digest=weights_digest,

@@ -20,8 +20,9 @@ from nas.latency.table import LatencyTable
 from nas.latency.timing import (
     MEASURED,
     Moments,
+    Slowdown,
     compared_us,
-    fastest_us,
+    quiet_us,
     round_to_four_digits,
 )
 from nas.statistics import LatencyAgreement, latency_agreement, spread
@@ -158,6 +159,11 @@ class TableCheck:
         return statistics.median(differences) if differences else None
 
     @property
+    def slowdown(self) -> Slowdown | None:
+        """How much slower than at quiet moments the networks were; None if timed once."""
+        return Slowdown.of(each.timings.moments_us for each in self.networks)
+
+    @property
     def target_mape(self) -> float:
         """`TARGET_MAPE`, or twice the re-timing spread, which no prediction can beat."""
         return max(TARGET_MAPE, 2 * (self.retiming_spread or 0.0))
@@ -170,6 +176,7 @@ class TableCheck:
             "basis": self.basis,
             **self.agreement.to_json(),
             "retiming_spread": self.retiming_spread,
+            "slowdown": None if self.slowdown is None else self.slowdown._asdict(),
             "target_mape": self.target_mape,
             "target_met": self.agreement.mape <= self.target_mape,
             "device_ratio": self.device_ratio,
@@ -363,7 +370,7 @@ class CheckedKernel:
     @property
     def ratio(self) -> float | None:
         """The ratio of now to the table: above 1 if the device is slower; None if not timed."""
-        return fastest_us(self.moments_us) / self.table_us if self.moments_us else None
+        return quiet_us(self.moments_us) / self.table_us if self.moments_us else None
 
 
 @dataclass(frozen=True)
@@ -383,6 +390,11 @@ class KernelCheck:
         """The median ratio of now to the table; None if no kernel could be timed."""
         ratios = [each.ratio for each in self.kernels if each.ratio is not None]
         return statistics.median(ratios) if ratios else None
+
+    @property
+    def slowdown(self) -> Slowdown | None:
+        """How much slower than at quiet moments the kernels were; None if none was timed."""
+        return Slowdown.of(each.moments_us for each in self.kernels)
 
     @property
     def problem(self) -> str:
@@ -411,6 +423,7 @@ class KernelCheck:
             "holds": not self.problem,
             "problem": self.problem,
             "device_ratio": self.device_ratio,
+            "slowdown": None if self.slowdown is None else self.slowdown._asdict(),
             "changes": list(self.changes),
             "rows": rows,
         }

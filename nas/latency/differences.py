@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from nas.errors import MeasurementError
-from nas.latency.timing import Evaluate, Timing, fastest_us, median_seconds
+from nas.latency.timing import Evaluate, Timing, median_seconds, quiet_us
 
 MOMENTS = 18
 """Moments at which the components of a difference of timings are timed, at least."""
@@ -32,7 +32,7 @@ def measure_differences(
     """Time costs that are differences of other timings.
 
     The components are timed in turn at many moments, and the latency of each follows from all its
-    moments (`nas.latency.timing.fastest_us`): a difference of timings of one moment would be wrong
+    moments (`nas.latency.timing.quiet_us`): a difference of timings of one moment would be wrong
     by as much as that moment slows one of them. Each of `SAMPLES` samples leaves out its share of
     the moments (the delete-a-group jackknife). There are more moments while a sample of a cost is
     not above zero.
@@ -57,7 +57,7 @@ def measure_differences(
                 for left_out in range(SAMPLES)
             )
             samples = [
-                costs({name: fastest_us([each[name] for each in share]) for name in components})
+                costs({name: quiet_us([each[name] for each in share]) for name in components})
                 for share in shares
             ]
             if all(min(sample.values()) > 0 for sample in samples):

@@ -1,7 +1,7 @@
 """Timing whole networks, each at several moments until its timings agree.
 
 The timings of one network are apart, with all other networks in between. Its latency is
-`nas.latency.timing.fastest_us` of them.
+`nas.latency.timing.quiet_us` of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import timing
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
-from nas.latency.timing import Timing, fastest_us, moments_agree
+from nas.latency.timing import Timing, moments_agree, quiet_us
 
 SAMPLE_SECONDS = 0.002
 """Shortest duration of a sample."""
@@ -39,14 +39,14 @@ class NetworkTimings:
 
     @property
     def measured_us(self) -> float:
-        """The latency in microseconds, see `nas.latency.timing.fastest_us`.
+        """The latency in microseconds, see `nas.latency.timing.quiet_us`.
 
         Raises:
             MeasurementError: the network could not be timed.
         """
         if not self.timings:
             raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return fastest_us(self.moments_us)
+        return quiet_us(self.moments_us)
 
 
 def measure_networks(

@@ -20,8 +20,8 @@ from nas.latency.timing import (
     SAMPLE_SECONDS,
     SAMPLES,
     Timing,
-    fastest_us,
     moments_agree,
+    quiet_us,
     round_to_four_digits,
 )
 
@@ -104,7 +104,7 @@ class Record(Document):
             `part` in the file.
         status: `ok`; `unstable`, which predicts, flagged; or `failed`, with an error and without a
             latency.
-        latency_us: `nas.latency.timing.fastest_us` of `moments_us`; the median of `samples_us` if
+        latency_us: `nas.latency.timing.quiet_us` of `moments_us`; the median of `samples_us` if
             it was timed at one moment. None if failed.
         samples_us: samples of the fastest timing.
         moments_us: median of every timing of a kernel or a miss curve, in order; the timings were
@@ -150,7 +150,7 @@ class Record(Document):
 
     @property
     def _expected_us(self) -> float:
-        return fastest_us(self.moments_us) if self.moments_us else self.warm_us
+        return quiet_us(self.moments_us) if self.moments_us else self.warm_us
 
     @classmethod
     def from_timing(
@@ -194,7 +194,7 @@ class Record(Document):
         fastest = min(self.samples_us, timing.samples_us, key=statistics.median)
         changes = {
             "status": "ok" if agreed else UNSTABLE,
-            "latency_us": fastest_us(moments),
+            "latency_us": quiet_us(moments),
             "samples_us": fastest[:MAX_SAMPLES],
             "moments_us": moments,
             "settled": len(moments) >= (min_moments if agreed else max(min_moments, MAX_MOMENTS)),

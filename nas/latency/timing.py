@@ -4,9 +4,10 @@ A sample during which the operating system took the core away measures how busy 
 how fast the kernel is. The system counts such preemptions, and a preempted sample is taken again.
 
 Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
-its own counts. All samples of one moment agree then, and all are too slow. So a kernel and a
-network are timed at several moments with few samples, and `fastest_us` chooses among these;
-docs/measurements.md has the measurements behind this.
+its own counts. All samples of one moment agree then, and all are too slow. So kernels, networks and
+exported files are timed at several moments with few samples, and `LatencySummary` says what they
+take at quiet moments, typically, and at busy ones; docs/measurements.md has the measurements behind
+this.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -166,16 +168,71 @@ def measure(
     return Timing.from_seconds(seconds)
 
 
-def fastest_us(moments_us: Sequence[float]) -> float:
-    """Return the latency of a kernel or network from its latencies at several moments.
+def quiet_us(moments_us: Sequence[float]) -> float:
+    """Return the latency at quiet moments, from the latencies at several moments.
 
     Other work on the machine only adds time, so it is the fastest one, after one of each
     `MOMENTS_PER_OUTLIER` moments is left out.
 
     Args:
-        moments_us: latencies in microseconds, at least one.
+        moments_us: latencies of a kernel, network or file in microseconds, at least one.
     """
     return sorted(moments_us)[len(moments_us) // MOMENTS_PER_OUTLIER]
+
+
+class LatencySummary(NamedTuple):
+    """Latencies at several moments in three figures, in microseconds.
+
+    Attributes:
+        quiet_us: see `quiet_us`; what tables, searches and comparisons use, as it depends least on
+            the other work on the machine.
+        typical_us: the median.
+        high_us: the 95% quantile.
+    """
+
+    quiet_us: float
+    typical_us: float
+    high_us: float
+
+    @classmethod
+    def of(cls, moments_us: Sequence[float]) -> LatencySummary:
+        """Return the summary of latencies at one moment or more."""
+        figures = quiet_us(moments_us), *np.quantile(moments_us, (0.5, 0.95)).tolist()
+        return cls(*map(round_to_four_digits, figures))
+
+
+class Slowdown(NamedTuple):
+    """How much slower than at quiet moments a machine was: the median of several latencies.
+
+    Attributes:
+        typical: typical over quiet latency.
+        high: the 95% quantile over the quiet latency.
+    """
+
+    typical: float
+    high: float
+
+    @classmethod
+    def of(cls, latencies: Iterable[Sequence[float]]) -> Slowdown | None:
+        """Return the slowdown while some latencies were timed; None if none was timed again.
+
+        Args:
+            latencies: latencies of each kernel or network at several moments.
+        """
+        summaries = [LatencySummary.of(moments) for moments in latencies if len(moments) > 1]
+        if not summaries:
+            return None
+        typical = statistics.median(each.typical_us / each.quiet_us for each in summaries)
+        high = statistics.median(each.high_us / each.quiet_us for each in summaries)
+        return cls(typical, high)
+
+    @property
+    def text(self) -> str:
+        """A clause that follows the name of what was timed."""
+        return (
+            f"typically took {self.typical:.2f} times as long as at quiet moments, and "
+            f"{self.high:.2f} times at the slowest 5% of all moments"
+        )
 
 
 def compared_us(moments_us: Sequence[float]) -> tuple[float, float] | None:
@@ -191,7 +248,7 @@ def compared_us(moments_us: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(moments_us) < 2:
         return None
-    first, second = (fastest_us(moments_us[start::2]) for start in (0, 1))
+    first, second = (quiet_us(moments_us[start::2]) for start in (0, 1))
     return min(first, second), max(first, second)
 
 

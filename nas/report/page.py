@@ -112,6 +112,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         else "",
         whole_network="measured" if basis == MEASURED else "whole network",
         agreement=agreement,
+        slowdown=run.slowdown,
         ranking=ranking,
         orders=ORDER_NAMES,
         models=models,

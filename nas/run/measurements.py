@@ -13,8 +13,8 @@ from nas.latency.networks import NetworkTimings
 from nas.latency.timing import (
     MAX_MOMENTS,
     Timing,
-    fastest_us,
     moments_agree,
+    quiet_us,
     round_to_four_digits,
 )
 from nas.space import Architecture
@@ -97,19 +97,21 @@ def latencies_and_errors(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return measured latencies in microseconds, and errors, by digest.
 
-    A latency is that of all timings of a network (`nas.latency.timing.fastest_us`). A network has
+    A latency is that of all timings of a network (`nas.latency.timing.quiet_us`). A network has
     an error only if it was never timed.
     """
-    timings: dict[str, list[float]] = {}
-    errors: dict[str, str] = {}
+    measured = {digest: quiet_us(own) for digest, own in moments_by_digest(measurements).items()}
+    failed = [each for each in measurements if each.digest not in measured]
+    return measured, {each.digest: each.error or "" for each in failed}
+
+
+def moments_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[float]]:
+    """Return the latencies of each network at all moments, in microseconds, by digest."""
+    moments: dict[str, list[float]] = {}
     for measurement in measurements:
-        if measurement.measured_us is None:
-            errors[measurement.digest] = measurement.error or ""
-        else:
-            timings.setdefault(measurement.digest, []).append(measurement.measured_us)
-    measured = {digest: fastest_us(own) for digest, own in timings.items()}
-    never_timed = {digest: e for digest, e in errors.items() if digest not in measured}
-    return measured, never_timed
+        if measurement.measured_us is not None:
+            moments.setdefault(measurement.digest, []).append(measurement.measured_us)
+    return moments
 
 
 def unsettled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -18,6 +19,7 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
+from nas.latency.timing import LatencySummary, round_to_four_digits
 from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
 from nas.run.trained import Calibration
@@ -170,17 +172,23 @@ class LatencyRecord(Document):
     """The latency of an exported file for one image, on the device that the card names.
 
     Attributes:
-        median_us: median in microseconds.
-        low_us, high_us: ends of the 95% interval of the median.
+        quiet_us, typical_us, high_us: see `nas.latency.timing.LatencySummary`.
         threads: number of threads that the runtime may use.
-        samples_us: the median of each round.
+        moments_us: latency at each moment.
     """
 
-    median_us: Positive
-    low_us: Positive
+    quiet_us: Positive
+    typical_us: Positive
     high_us: Positive
     threads: Annotated[int, Field(ge=1)]
-    samples_us: tuple[Positive, ...]
+    moments_us: tuple[Positive, ...]
+
+    @classmethod
+    def of(cls, moments_us: Sequence[float], threads: int) -> LatencyRecord:
+        """Return the record of latencies in microseconds at one moment or more."""
+        moments = tuple(map(round_to_four_digits, moments_us))
+        summary = LatencySummary.of(moments)
+        return cls(**summary._asdict(), threads=threads, moments_us=moments)
 
 
 class ExportedFile(Document):
@@ -229,8 +237,8 @@ class ExportedFile(Document):
 
     @property
     def latency_us(self) -> float | None:
-        """Latency for one image in microseconds; None if it was not measured."""
-        return None if self.latency is None else self.latency.median_us
+        """Latency for one image at quiet moments, in microseconds; None if it was not measured."""
+        return None if self.latency is None else self.latency.quiet_us
 
     @property
     def float32_format(self) -> str:
@@ -434,7 +442,7 @@ class ModelCard(Document):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[3] = Field(default=3, alias="schema")
+    schema_version: Literal[4] = Field(default=4, alias="schema")
     id: Name
     digest: NetworkDigest
     weights_digest: Digest

@@ -108,7 +108,7 @@ class RunModel:
     def files(self) -> tuple[ExportedFile, ...]:
         """The exported files, the fastest first; those that were not timed come last."""
         files = self.card.files if self.card else ()
-        return tuple(sorted(files, key=lambda f: f.latency.median_us if f.latency else 1e99))
+        return tuple(sorted(files, key=lambda f: f.latency.quiet_us if f.latency else 1e99))
 
     @property
     def points(self) -> list[FilePoint]:

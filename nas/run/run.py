@@ -19,10 +19,11 @@ from nas.display.formatting import format_latency
 from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
 from nas.files import jsonl
 from nas.files.documents import shortened
+from nas.latency.timing import Slowdown
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import front, with_trained
-from nas.run.measurements import MEASUREMENTS, latencies_and_errors
+from nas.run.measurements import MEASUREMENTS, latencies_and_errors, moments_by_digest
 from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
@@ -157,6 +158,15 @@ class Run:
         """
         measured, _ = latencies_and_errors(jsonl.read(self.measurements, MEASUREMENTS))
         return measured
+
+    @property
+    def slowdown(self) -> Slowdown | None:
+        """How much slower than at quiet moments the device was while networks were timed.
+
+        None if none was timed more than once. Raises RunFolderError for a damaged log.
+        """
+        moments = moments_by_digest(jsonl.read(self.measurements, MEASUREMENTS))
+        return Slowdown.of(moments.values())
 
     def supernet_folder(self, space: str) -> Path:
         """Return the folder of the supernet of a space."""

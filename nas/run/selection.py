@@ -41,12 +41,13 @@ class Option:
         Args:
             data: the images of the run.
         """
-        if self.file is None:
+        if self.file is None or self.file.latency is None:
             return self.member.summary(data)
+        typical = format_latency(self.file.latency.typical_us)
         return (
             f"{self.path} ({self.file.format}): hold-out accuracy "
-            f"{data.text(self.accuracy, 'holdout')}, {format_latency(self.latency_us)} on "
-            f"{self.device}"
+            f"{data.text(self.accuracy, 'holdout')}, {format_latency(self.latency_us)} at quiet "
+            f"moments and typically {typical} on {self.device}"
         )
 
 

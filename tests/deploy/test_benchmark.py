@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from nas.deploy import benchmark
-from nas.deploy.benchmark import draw_benchmark, latency_of_rounds, time_files
+from nas.deploy.benchmark import draw_benchmark, time_files
 from nas.deploy.model_process import ModelProcess
 from nas.errors import ExportError, RequestError
-from nas.run.model_card import ExportedFile
+from nas.run.model_card import ExportedFile, LatencyRecord
 from tests.deploy import example_formats as formats
 from tests.deploy.test_model_process import IMAGES
 from tests.run.test_judged import IMAGES as JUDGED
@@ -19,7 +19,7 @@ from tests.run.test_judged import IMAGES as JUDGED
 def exported(name: str, latency_us: float | None, precision: str = "float32") -> ExportedFile:
     latency = None
     if latency_us is not None:
-        latency = latency_of_rounds([latency_us * 1e-6] * 5, threads=2)
+        latency = LatencyRecord.of([latency_us] * 5, threads=2)
     return ExportedFile(
         format=name, file=f"model.{name}", precision=precision, size_bytes=10, accuracy=0.9,
         latency=latency,
@@ -42,8 +42,7 @@ def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
     assert [name for _, _, name in steps] == ["first", "second"] * 3
     assert [(done, total) for done, total, _ in steps] == [(n, 6) for n in range(1, 7)]
     for result in timed.values():
-        assert len(result.latency.samples_us) == 3
-        assert result.latency.low_us <= result.latency.median_us <= result.latency.high_us
+        assert len(result.latency.moments_us) == 3
         assert result.latency.threads == 1
     assert timed["second"].loaded.quantised_layers == (1, 1)
     record = timed["second"].update(exported("x", None))
@@ -80,18 +79,9 @@ def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypa
 
         timed = time_files(running, IMAGES[:1], kill, failed)
     assert set(timed) == {"good"}
-    assert len(timed["good"].latency.samples_us) == 3
+    assert len(timed["good"].latency.moments_us) == 3
     assert "it is no matrix" in str(failed["refusing"])
     assert "ended by SIGKILL" in str(failed["killed"])
-
-
-def test_latency_is_the_median_of_the_rounds_with_its_interval():
-    latency = latency_of_rounds([1e-6, 2e-6, 3e-6, 4e-6, 100e-6], threads=4)
-    assert latency.median_us == 3
-    assert latency.samples_us == (1, 2, 3, 4, 100)
-    assert 1 <= latency.low_us < 3 < latency.high_us <= 100
-    equal = latency_of_rounds([5e-6] * 12, threads=1)
-    assert (equal.low_us, equal.high_us) == (5, 5)
 
 
 def test_picture_names_every_timed_file(tmp_path):

@@ -110,10 +110,25 @@ def test_samples_get_longer_while_noise_exceeds_the_latency() -> None:
 
 
 def test_latency_is_that_of_the_fastest_moment_without_an_outlier() -> None:
-    assert timing.fastest_us([9.0]) == 9.0
-    assert timing.fastest_us([12.0, 10.0, 11.0]) == 10.0
-    assert timing.fastest_us([12.0, 9.0, *[11.0] * 4, 10.0, 13.0]) == 10.0, "one of eight"
-    assert timing.fastest_us([9.0, 9.1, *[11.0] * 13, 10.0]) == 10.0, "two of sixteen"
+    assert timing.quiet_us([9.0]) == 9.0
+    assert timing.quiet_us([12.0, 10.0, 11.0]) == 10.0
+    assert timing.quiet_us([12.0, 9.0, *[11.0] * 4, 10.0, 13.0]) == 10.0, "one of eight"
+    assert timing.quiet_us([9.0, 9.1, *[11.0] * 13, 10.0]) == 10.0, "two of sixteen"
+
+
+def test_summary_has_the_quiet_moments_the_median_and_the_slow_ones():
+    moments = [float(us) for us in range(100, 0, -1)]
+    assert timing.LatencySummary.of(moments) == (13.0, 50.5, 95.05)
+    assert timing.LatencySummary.of([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_slowdown_is_the_median_over_networks_of_typical_over_quiet_latencies():
+    slowdown = timing.Slowdown.of([[10, 10, 10], [10, 11, 12], [100, 130, 160], [5]])
+    assert slowdown is not None
+    assert slowdown.typical == pytest.approx(1.1)
+    assert slowdown.high == pytest.approx(1.19)  # numpy interpolates: 11 + 0.9 * (12 - 11) = 11.9
+    assert "1.10 times as long" in slowdown.text
+    assert timing.Slowdown.of([[10.0], []]) is None, "nothing was timed at two moments"
 
 
 def test_latencies_agree_if_every_other_moment_and_the_rest_do() -> None:
