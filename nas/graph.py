@@ -76,7 +76,7 @@ _ACTIVATION = OpKind(output_buffer="first_input", is_activation=True)
 
 OP_KINDS: dict[str, OpKind] = {
     # The images: the first op of a graph, and only that one.
-    "input": OpKind(inputs=0),
+    "input": OpKind(inputs=0, fields=("dtype",)),
     # Cross-correlation with zero padding; depthwise where `groups` is the number of channels.
     "conv": OpKind(fields=(*_WINDOW, "groups", "bias", "slot"), parameters="weight"),
     # A fully connected layer on a vector.
@@ -203,6 +203,10 @@ class Slot(NamedTuple):
     kernel: int = 1
 
 
+DEFAULT_DTYPE = "float32"
+"""Precision of a network unless its space has a choice of it, see `SearchSpace.dtypes`."""
+
+
 class Op(NamedTuple):
     """One operation of a graph; `OP_KINDS` says which fields its kind uses.
 
@@ -217,6 +221,7 @@ class Op(NamedTuple):
         bias: whether there is a bias, one value an output channel.
         start: first channel of a slice.
         slot: name and extent of the parameters; None for an op without parameters.
+        dtype: type of weights and activations of the network that an input begins.
     """
 
     kind: str
@@ -229,6 +234,7 @@ class Op(NamedTuple):
     bias: bool = False
     start: int = 0
     slot: Slot | None = None
+    dtype: str = DEFAULT_DTYPE
 
     def required_slot(self) -> Slot:
         """Return the slot of an op with parameters. Raises ValueError for an op without a slot."""
@@ -252,9 +258,10 @@ class Op(NamedTuple):
         """
         c, h, w = self.shape
         sources = ",".join([str(position - source) for source in self.inputs])
+        dtype = "" if self.dtype == DEFAULT_DTYPE else f",{self.dtype}"
         return (
             f"{self.kind} {sources} {c}x{h}x{w} {self.kernel},{self.stride},{self.padding},"
-            f"{self.groups},{self.bias:d},{self.start}"
+            f"{self.groups},{self.bias:d},{self.start}{dtype}"
         )
 
     def overhangs(self, height: int, width: int) -> bool:

@@ -94,10 +94,10 @@ class NetworkAutomaton:
         choices = self._lowering.network_choices
         transitions = []
         for options in product(*[choice.options for choice in choices]):
-            shape = self._lowering.input_shape_at(options)
-            target = self._enter(0, options, shape)
+            op = self._lowering.input_op_at(options)
+            target = self._enter(0, options, op.shape)
             transitions.append(
-                Transition((input_op_id(shape),), target, _real_choices(choices, options))
+                Transition((input_op_id(op),), target, _real_choices(choices, options))
             )
         return transitions
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from nas.errors import SpaceError
 from nas.files.documents import shortened
-from nas.graph import ACTIVATIONS, Graph, Op, Shape
+from nas.graph import ACTIVATIONS, DEFAULT_DTYPE, Graph, Op, Shape
 from nas.space.builder import Builder, SymbolicTensor
 
 OpSequence = tuple[int, ...]
@@ -46,9 +46,10 @@ def op_description(number: int) -> tuple[str, int]:
     return _ops_by_id[number]
 
 
-def input_op_id(shape: Shape) -> int:
+def input_op_id(op: Op) -> int:
     """Return the number of the input op, with which every network's op sequence starts."""
-    return op_id(f"input {shape}", 0)
+    dtype = "" if op.dtype == DEFAULT_DTYPE else f" {op.dtype}"
+    return op_id(f"input {op.shape}{dtype}", 0)
 
 
 class BlockGraph:

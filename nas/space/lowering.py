@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from nas.errors import SpaceError
-from nas.graph import Channels, Graph, Shape
+from nas.graph import DEFAULT_DTYPE, Channels, Graph, Op, Shape
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph, OpSequence, input_op_id
 from nas.space.choice import Choice
@@ -49,39 +49,42 @@ class Lowering:
         self._input_blocks: dict[Shape, BlockGraph] = {}
         self._strides: dict[ChosenOptions, tuple[int, ...]] = {}
 
-    def walk(self, choices: Mapping[str, Any]) -> tuple[BlockGraph, list[tuple[BlockGraph, str]]]:
-        """Return the graph of the input, and the block graphs with the prefixes of their slots.
+    def walk(self, choices: Mapping[str, Any]) -> tuple[Op, list[tuple[BlockGraph, str]]]:
+        """Return the input op, and the block graphs with the prefixes of their slots.
 
         Raises:
             KeyError: a choice is missing.
             SpaceError: the choices make no network.
         """
         network_options = tuple([choice.selected(choices) for choice in self.network_choices])
-        input_block = self._input_block(self.input_shape_at(network_options))
-        last = input_block
+        input_op = self.input_op_at(network_options)
+        last = self._input_block(input_op.shape)
         blocks: list[tuple[BlockGraph, str]] = []
         strides = self.strides_for(network_options)
         for stage, stride in zip(self.stages, strides, strict=True):
             for block, name in stage.lower(last, choices, stride, self.new_builder):
                 blocks.append((block, name))
                 last = block
-        return input_block, blocks
+        return input_op, blocks
 
     def op_sequence(self, choices: Mapping[str, Any]) -> OpSequence:
         """Return the ops of the network that choices make. Raises what `walk` raises."""
-        input_block, blocks = self.walk(choices)
-        ops = [input_op_id(input_block.shape)]
+        input_op, blocks = self.walk(choices)
+        ops = [input_op_id(input_op)]
         for block, _ in blocks:
             ops += block.op_sequence
         return tuple(ops)
 
-    def input_shape_at(self, network_options: ChosenOptions) -> Shape:
-        """Return the shape of the network's input at the resolution among network-wide options."""
+    def input_op_at(self, network_options: ChosenOptions) -> Op:
+        """Return the network's input at the resolution and the dtype of network-wide options."""
         channels, size, _ = self._input_shape
+        dtype = DEFAULT_DTYPE
         for choice, option in zip(self.network_choices, network_options, strict=True):
             if choice.argument == "resolution":
                 size = int(option)
-        return (channels, size, size)
+            elif choice.argument == "dtype":
+                dtype = str(option)
+        return Op("input", (), (channels, size, size), dtype=dtype)
 
     def strides_for(self, network_options: ChosenOptions) -> tuple[int, ...]:
         """Return the stride of each stage for network-wide options; see `SearchSpace.strides`."""
@@ -131,7 +134,7 @@ class Lowering:
         """
         seen: set[Any] = set()
         for network_options in product(*[choice.options for choice in self.network_choices]):
-            shape = self.input_shape_at(network_options)
+            shape = self.input_op_at(network_options).shape
             inputs: Mapping[int, InputTensor] = {
                 shape[0]: (shape, Channels.prefix(shape[0], shape[0]))
             }

@@ -16,7 +16,7 @@ from nas.arguments import Seed, checked, require
 from nas.errors import SpaceError
 from nas.files.documents import shortened
 from nas.files.names import require_identifier, require_name
-from nas.graph import ACTIVATIONS, Channels, Graph, Shape
+from nas.graph import ACTIVATIONS, DEFAULT_DTYPE, Channels, Graph, Shape
 from nas.space.architecture import Architecture, Choices, Value, parse_record
 from nas.space.automaton import NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence
@@ -36,6 +36,9 @@ MAX_RESOLUTION = 2.0
 """Largest share of the image size that networks run at: a larger one is a number of pixels."""
 
 _SHARES = Sequence[float]
+
+_INPUT_CHOICES = ("resolution", "dtype")
+"""Network-wide choices that decide the input of a network, and no argument of a block."""
 
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
@@ -64,6 +67,8 @@ class SearchSpace:
         references: published networks that are points of the space.
         narrowed: the options that are left of those in the table, by name of the choice; see
             `within`.
+        dtypes: types of weights and activations that a network can have. Several are the choice
+            `dtype`, which changes neither the table nor the weights of a supernet.
 
     Raises SpaceError for a table that makes no network, naming the stage.
 
@@ -99,6 +104,7 @@ class SearchSpace:
     resolutions: tuple[float, ...] = (1.0,)
     references: tuple[Reference, ...] = ()
     narrowed: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = (DEFAULT_DTYPE,)
 
     def __post_init__(self) -> None:
         require_name(self.name, "The name of a space", SpaceError)
@@ -148,7 +154,7 @@ class SearchSpace:
                 )
         taken = {each.name for stage in self.compiled_stages for each in stage.network_choices}
         for choice in self.network_choices:
-            if choice.argument != "resolution" and choice.name not in taken:
+            if choice.argument not in (*_INPUT_CHOICES, *taken):
                 raise SpaceError(
                     f"{where}: no block takes the network-wide {choice.name}.",
                     remedy="Give it to a block as a keyword-only parameter, or to a stride.",
@@ -184,8 +190,8 @@ class SearchSpace:
         Raises SpaceError for networks that end otherwise.
         """
         first = {name: options[0] for name, options in self.parameters.items()}
-        input_block, blocks = self._lowering.walk(first)
-        output = [input_block, *(block for block, _ in blocks)][-1].shape
+        input_op, blocks = self._lowering.walk(first)
+        output = [input_op.shape, *(block.shape for block, _ in blocks)][-1]
         if output != (self.classes, 1, 1):
             raise SpaceError(
                 f"Space {self.name}: its networks end with {' x '.join(map(str, output))} numbers, "
@@ -240,6 +246,8 @@ class SearchSpace:
             )
         if sizes != (self.image_size,):
             choices.append(Choice(where, "resolution", "resolution", sizes))
+        if len(self.dtypes) > 1:
+            choices.append(Choice(where, "dtype", "dtype", self.dtypes))
         return tuple(choices)
 
     @cached_property
@@ -484,14 +492,14 @@ class SearchSpace:
         Raises SpaceError where the choices make no network.
         """
         try:
-            input_block, blocks = self._lowering.walk(dict(architecture.choices))
+            input_op, blocks = self._lowering.walk(dict(architecture.choices))
         except KeyError as error:
             raise SpaceError(
                 f"This architecture of space {architecture.space.name} has no choice {error}, "
                 f"which space {self.name} needs.",
                 remedy="Make architectures with the space that lowers them.",
             ) from error
-        return CompositeGraph(input_block.graph.ops[0], blocks)
+        return CompositeGraph(input_op, blocks)
 
     @cached_property
     def graph_cache(self) -> Callable[[Architecture], CompositeGraph]:
@@ -548,9 +556,16 @@ class SearchSpace:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over the table, the settings, and the ops and slots of the blocks."""
+        """16 hex digits over the table, the settings, and the ops and slots of the blocks.
+
+        The dtypes do not count: tables and supernets are the same with and without them.
+        """
         table = [stage.to_json() for stage in self.compiled_stages]
-        wide = [[choice.name, choice.to_json()] for choice in self.network_choices]
+        wide = [
+            [choice.name, choice.to_json()]
+            for choice in self.network_choices
+            if choice.argument != "dtype"
+        ]
         graphs = list(self.block_graphs_with_slots())
         blocks = [graph.text for graph in graphs]
         slots = [op.slot for graph in graphs for op in graph.ops]

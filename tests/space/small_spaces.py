@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from nas.graph import Graph
@@ -95,6 +96,11 @@ def wide_choices() -> SearchSpace:
     )
 
 
+def two_dtypes() -> SearchSpace:
+    """The networks of a space in two precisions."""
+    return replace(rounded(), dtypes=("float32", "int8"))
+
+
 SMALL = {
     make.__name__: make
     for make in (
@@ -106,6 +112,7 @@ SMALL = {
         shared_out,
         alternatives,
         wide_choices,
+        two_dtypes,
     )
 }
 
@@ -123,8 +130,8 @@ def raw_graphs(space_: SearchSpace):
     """Iterate over every combination of options and its graph, without canonical forms."""
     for options in product(*space_.parameters.values()):
         choices = dict(zip(space_.parameters, options, strict=True))
-        input_block, blocks = space_._lowering.walk(choices)
-        ops = list(input_block.graph.ops)
+        input_op, blocks = space_._lowering.walk(choices)
+        ops = [input_op]
         for block, name in blocks:
             ops += block.ops_at(len(ops) - 1, name)
         yield choices, Graph(tuple(ops))

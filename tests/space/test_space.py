@@ -116,6 +116,22 @@ def test_a_fire_module_has_exactly_its_width():
             _ = fire(width, share).largest.graph
 
 
+def test_a_dtype_is_a_choice_that_changes_the_digest_of_a_network_and_nothing_else():
+    space = load_space("shufflenet_tiny", image_size=32)
+    both = replace(space, dtypes=("float32", "int8"))
+    assert (both.size, both.digest) == (2 * space.size, space.digest)
+    assert both.parameters == {"dtype": ("float32", "int8"), **space.parameters}
+    for seed in range(20):
+        alone = space.sample(seed)
+        same = both.architecture({**alone.choices, "dtype": "float32"})
+        int8 = both.architecture({**alone.choices, "dtype": "int8"})
+        assert dict(int8.choices) == {"dtype": "int8", **alone.choices}
+        assert same.digest == alone.digest != int8.digest
+        assert same.graph == alone.graph != int8.graph
+        assert same.graph.ops[1:] == int8.graph.ops[1:]
+        assert int8.graph.folded.digest != same.graph.folded.digest
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("least", "final"), [(1, 2), (3, 4), (5, 8), (16, 16)])
 def test_smallest_map_bounds_the_last_map(least, final):
