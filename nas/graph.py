@@ -204,7 +204,10 @@ class Slot(NamedTuple):
 
 
 DEFAULT_DTYPE = "float32"
-"""Precision of a network unless its space has a choice of it, see `SearchSpace.dtypes`."""
+"""Type of weights and activations of a network unless its space has a choice of it."""
+
+BOTH_DTYPES = (DEFAULT_DTYPE, "int8")
+"""Options of that choice."""
 
 
 class Op(NamedTuple):
@@ -323,6 +326,11 @@ class Graph:
     def output_shape(self) -> Shape:
         """Shape of the output: `(classes, 1, 1)` for a whole network."""
         return self.ops[-1].shape
+
+    @property
+    def dtype(self) -> str:
+        """Type of weights and activations, if the space has a choice of it; else `float32`."""
+        return self.ops[0].dtype
 
     @property
     def pieces(self) -> tuple[Graph, ...]:

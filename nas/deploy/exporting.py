@@ -45,14 +45,14 @@ PORTABLE_FORMATS = ("onnx", "onnx-int8")
 def default_formats(settings: JobSettings) -> tuple[str, ...]:
     """Return the formats of an export that names none.
 
-    The first is that of the runtime that the latencies of the job are of, if there is one, so that
-    what was chosen is what is shipped; then `PORTABLE_FORMATS`.
+    The first are those of the runtime that the latencies of the job are of, if there are any, so
+    that what was chosen is what is shipped; then `PORTABLE_FORMATS`.
     """
     device = settings.device
     own = [
         each.name
         for each in all_formats()
-        if device.runtime in each.runtimes and each.precision == device.dtype
+        if device.runtime in each.runtimes and each.precision in device.dtypes
     ]
     formats = []
     for name in dict.fromkeys((*own, *PORTABLE_FORMATS)):
@@ -77,7 +77,7 @@ def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
     """
     device = settings.device
     for name in formats:
-        model_format(name).check_device(device.runtime, device.target, device.dtype)
+        model_format(name).check_device(device.runtime, device.target, device.dtypes[0])
 
 
 def export(
@@ -240,7 +240,8 @@ def _export(
     """Export one trained network of a run."""
     folder = ModelFolder(run.path / MODELS_FOLDER / name)
     model = load_trained(run, name)
-    model.runtime = _runtime_of(run)
+    record = TRAINED.read(folder.path / TRAINED_FILE)
+    model.runtime = _runtime_of(run, record.architecture.dtype)
     if TABLE_FORMAT in formats:
         try:
             model.table = run.table
@@ -256,7 +257,7 @@ def _export(
         run.data,
         folder,
         formats,
-        _origin(run, TRAINED.read(folder.path / TRAINED_FILE), threshold),
+        _origin(run, record, threshold),
         max_accuracy_drop=max_accuracy_drop,
         weight_bits=weight_bits,
         with_cpp=with_cpp,
@@ -350,7 +351,7 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None)
         image_changes="" if changes is None else changes.summary,
         latencies_us=latencies,
         search_device="" if device is None or not latencies else device.summary,
-        **_search_settings(run),
+        **_search_settings(run, record.architecture.dtype or run.settings.device.dtypes[0]),
     )
 
 
@@ -359,15 +360,13 @@ def _is_trained(run: Run, pick: str) -> bool:
     return any(pick == each.id or (pick and each.digest.startswith(pick)) for each in records)
 
 
-def _runtime_of(run: Run) -> Runtime:
-    """Return the runtime of the device of a run, which is not opened."""
+def _runtime_of(run: Run, dtype: str | None = None) -> Runtime:
+    """Return the runtime of the device of a run for a dtype of its job, which is not opened."""
     device = run.settings.device
-    return configured_runtime(
-        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
-    )
+    return configured_runtime(device.runtime, **device.runtime_options(dtype))
 
 
-def _search_settings(run: Run) -> dict[str, Any]:
+def _search_settings(run: Run, dtype: str) -> dict[str, Any]:
     """Return the settings of the search with which the files of a network are timed.
 
     Without a runtime if its latencies and those of the files are not of the same thing, see
@@ -382,5 +381,5 @@ def _search_settings(run: Run) -> dict[str, Any]:
     except RequestError:  # This process may use fewer cores than the search.
         return {}
     is_compared = device.batch == 1 and runtime.network_basis == MEASURED
-    names = {"search_runtime": device.runtime, "search_dtype": device.dtype} if is_compared else {}
+    names = {"search_runtime": device.runtime, "search_dtype": dtype} if is_compared else {}
     return {"threads": device.threads, **names}

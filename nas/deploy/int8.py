@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.data import ImageDataset, Images
+from nas.data import ImageDataset, Images, Part
 from nas.deploy.model import TrainedModel, normalised
 from nas.errors import RequestError
 from nas.machine.this_machine import processor
@@ -60,6 +60,7 @@ def quantise_within(
     *,
     max_drop: float = MAX_DROP,
     weight_bits: WeightBits | None = None,
+    parts: Sequence[Part] = ("search", "holdout"),
     progress: Callable[[str], None] | None = None,
 ) -> Quantisation:
     """Return an int8 version of a model, if possible one that loses little accuracy.
@@ -73,6 +74,7 @@ def quantise_within(
         data: the images that it was trained on.
         max_drop: largest loss of accuracy, as a fraction.
         weight_bits: bits of a weight; `native_weight_bits` by default.
+        parts: parts of the data whose images are the validation images.
         progress: receives the name of the current method.
 
     Raises:
@@ -84,17 +86,13 @@ def quantise_within(
             remedy="Give a fraction from 0 to 1, such as 0.005 for half a point.",
         )
     bits = weight_bits or native_weight_bits()
-    validation = _validation_images(data)
+    validation = _validation_images([data.part(each) for each in parts])
     labels = np.concatenate([images.labels for images in validation])
 
     def classes(
         logits: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     ) -> NDArray[np.int64]:
-        def part(images: Images) -> NDArray[np.int64]:
-            return logits(normalised(images, model.preprocessing)).argmax(1)
-
-        macs = model.graph.macs * _BATCH_SIZE
-        return np.concatenate(map_batches(part, validation, macs, torch.device("cpu")))
+        return _logits(model, logits, validation).argmax(1)
 
     float_classes = classes(model.logits)
     float_accuracy = data.score(float_classes, labels)
@@ -144,14 +142,44 @@ def native_weight_bits() -> WeightBits:
     return 7 if is_x86 and not any("vnni" in each for each in features) else 8
 
 
-def _validation_images(data: ImageDataset) -> list[Images]:
+def logits_as_chosen(
+    model: TrainedModel, data: ImageDataset
+) -> Callable[[Images], NDArray[np.float32]]:
+    """Return what gives the logits of images, by the network in the dtype that it was chosen in.
+
+    Args:
+        model: the trained model.
+        data: the images that it was trained on.
+    """
+    if model.graph.dtype != "int8":
+        return lambda images: model.pixel_logits(images.pixels)
+    logits = partial(simulate, quantise_within(model, data).network)
+    return lambda images: _logits(model, logits, _batches(images, np.arange(len(images))))
+
+
+def _logits(
+    model: TrainedModel,
+    logits: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    batches: Sequence[Images],
+) -> NDArray[np.float32]:
+    """Return the logits of the images in some batches, from those of normalised images."""
+
+    def part(images: Images) -> NDArray[np.float32]:
+        return logits(normalised(images, model.preprocessing))
+
+    macs = model.graph.macs * _BATCH_SIZE
+    return np.concatenate(map_batches(part, batches, macs, torch.device("cpu")))
+
+
+def _validation_images(parts: Sequence[Images]) -> list[Images]:
     """Return a sample of the validation images in batches, with as many of a part as it has."""
-    available = len(data.search) + len(data.holdout)
-    share = min(1.0, VALIDATION_IMAGES / available)
+    share = min(1.0, VALIDATION_IMAGES / sum(map(len, parts)))
     batches = []
-    for part in (data.search, data.holdout):
-        positions = stratified_sample(part, round(share * len(part)))
-        for start in range(0, len(positions), _BATCH_SIZE):
-            batch = positions[start : start + _BATCH_SIZE]
-            batches.append(part.take(batch))
+    for part in parts:
+        batches += _batches(part, stratified_sample(part, round(share * len(part))))
     return batches
+
+
+def _batches(images: Images, positions: NDArray[np.int64]) -> list[Images]:
+    starts = range(0, len(positions), _BATCH_SIZE)
+    return [images.take(positions[start : start + _BATCH_SIZE]) for start in starts]

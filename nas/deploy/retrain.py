@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from nas.data import ImageDataset, Images
 from nas.deploy.answers import find_answers
 from nas.deploy.confidence import calibrate
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
+from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.deploy.references import (
     measure_references,
@@ -52,7 +53,13 @@ from nas.space import Architecture, load_space
 from nas.space.records import ArchitectureRecord
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
-from nas.supernet.evaluation import accuracy_by_class, calibrated_state, evaluate, predict_network
+from nas.supernet.evaluation import (
+    Classify,
+    accuracy_by_class,
+    calibrated_state,
+    evaluate,
+    predict_network,
+)
 from nas.supernet.pretrained import published_state
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkProgress, NetworkTrainer, train_network
@@ -286,7 +293,8 @@ def keep_answers(run: Run, name: str) -> Answers:
         if answers.has_pictures == pictures:
             return answers
     model = load_trained(run, name)
-    answers = find_answers(model.pixel_logits(run.data.holdout.pixels), run.data, pictures=pictures)
+    logits = logits_as_chosen(model, run.data)(run.data.holdout)
+    answers = find_answers(logits, run.data, pictures=pictures)
     files.replace(path, to_json(answers))
     return answers
 
@@ -433,6 +441,7 @@ def train_model(
     supernet_accuracy = start = None
     if supernet is not None:
         (supernet_accuracy,) = evaluate(supernet, [architecture], data, "holdout")
+        supernet_accuracy = setup.run.record.expected(supernet_accuracy, architecture)
     published = setup.published.get(name)
     if published is not None:
         device = resolve_device(settings.device)
@@ -454,6 +463,7 @@ def train_model(
     )
     calibration = calibrate(network, data)
     _save_network(folder, architecture, network, setup, settings)
+    classify, int8 = _as_chosen(setup.run, architecture, network)
     record = TrainedRecord(
         schema=3,
         id=name,
@@ -463,8 +473,9 @@ def train_model(
         start="scratch" if start is None else "published" if published else "supernet",
         published=None if published is None else summary_of(setup.run, published),
         supernet_accuracy=supernet_accuracy,
-        holdout=_split_accuracy(network, data, data.holdout),
-        test=_split_accuracy(network, data, data.test),
+        **int8,
+        holdout=_split_accuracy(classify, data, data.holdout),
+        test=_split_accuracy(classify, data, data.test),
         calibration=calibration,
         epochs=round(settings.epochs),
         seed=seed,
@@ -507,9 +518,28 @@ def _save_network(
     files.replace(folder / ARCHITECTURE_FILE, f"{text}\n")
 
 
-def _split_accuracy(network: Network, data: ImageDataset, images: Images) -> SplitAccuracy:
-    predictions = predict_network(network, data, images)
-    accuracy, by_class = accuracy_by_class(data, predictions, images.labels)
+def _as_chosen(
+    run: Run, architecture: Architecture, network: Network
+) -> tuple[Classify, dict[str, float]]:
+    """Return what classifies images with a trained network in the dtype that it was chosen in.
+
+    If that is int8, fields of the record say what the network loses by it.
+    """
+    data = run.data
+    classify = partial(predict_network, network, data)
+    if architecture.graph.dtype != "int8":
+        return classify, {}
+    fields = {
+        "float32_accuracy": data.score(classify(data.holdout), data.holdout.labels),
+        "expected_int8_loss": run.record.int8_losses[architecture.space.name].expected,
+    }
+    preprocessing = preprocessing_of(data, network.graph.input_shape[1])
+    logits = logits_as_chosen(TrainedModel(architecture, network, preprocessing), data)
+    return lambda images: logits(images).argmax(1), fields
+
+
+def _split_accuracy(classify: Classify, data: ImageDataset, images: Images) -> SplitAccuracy:
+    accuracy, by_class = accuracy_by_class(data, classify(images), images.labels)
     return SplitAccuracy(accuracy=accuracy, images=len(images), class_accuracy=by_class)
 
 

@@ -183,7 +183,8 @@ def _run_until_search(
 ) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
     from nas.job import searching, stages
-    from nas.job.planning import ANCHORS, PREPARE, SEARCH, TABLE
+    from nas.job.int8_losses import measure_losses
+    from nas.job.planning import ANCHORS, LOSSES, PREPARE, SEARCH, TABLE
     from nas.job.supernets import train_anchors
 
     with run.stage(PREPARE, progress):
@@ -199,6 +200,9 @@ def _run_until_search(
     if run.settings.search.anchors and run.record.study is None:
         with run.stage(ANCHORS, progress):
             train_anchors(run, progress)
+    if len(run.settings.device.dtypes) > 1 and not run.record.int8_losses:
+        with run.stage(LOSSES, progress):
+            measure_losses(run, progress, supernets)
     with run.stage(SEARCH, progress):
         return supernets, searching.search_spaces(run, progress, supernets)
 
@@ -232,10 +236,10 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     data = load_images(settings, progress, write_cache=False)
     spaces = load_job_spaces(settings, data).searched
     device = settings.device
-    runtime = open_runtime(
-        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
-    )
+    runtimes = [
+        open_runtime(device.runtime, **device.runtime_options(dtype)) for dtype in device.dtypes
+    ]
     prepare_s = time.perf_counter() - start
-    plan = make_plan(settings, data, spaces, runtime, progress, prepare_s)
+    plan = make_plan(settings, data, spaces, runtimes, progress, prepare_s)
     note_few_images(settings, data, progress)
     return plan

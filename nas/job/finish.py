@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Collection, Sequence
 
@@ -24,7 +23,7 @@ from nas.job.planning import (
 from nas.job.retargeting import trained_in_source
 from nas.latency import Prediction, measure_networks
 from nas.run import candidates
-from nas.run.front import behind, front, representatives
+from nas.run.front import behind, front, representatives, without_second_dtypes
 from nas.run.measurements import (
     MEASUREMENTS,
     NETWORKS_PER_ROUND,
@@ -95,7 +94,7 @@ def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequen
         (score,) = evaluate(
             supernets[trial.architecture.space.name], [trial.architecture], run.data, "holdout"
         )
-        holdout[digest] = score
+        holdout[digest] = run.record.expected(score, trial.architecture)
     run.write_trials(_rows(run, trials, measured, holdout, problems, _predictions(run, trials)))
 
 
@@ -112,23 +111,27 @@ def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_
     once = run.runtime.has_constant_networks or limit_s <= 0
     waiting = unsettled(log, list(graphs), once=once)
     left = [trial for trial in chosen if trial.digest in waiting]
-    end = time.monotonic() + limit_s
-    for start in range(0, len(left), NETWORKS_PER_ROUND):
-        together = left[start : start + NETWORKS_PER_ROUND]
-        rounds = math.ceil((len(left) - start) / NETWORKS_PER_ROUND)
+    rounds: list[tuple[str, list[Trial]]] = []
+    for dtype in run.runtimes:
+        own = [trial for trial in left if run.dtype_of(trial.architecture) == dtype]
+        starts = range(0, len(own), NETWORKS_PER_ROUND)
+        rounds += [(dtype, own[start : start + NETWORKS_PER_ROUND]) for start in starts]
+    end, done = time.monotonic() + limit_s, 0
+    for number, (dtype, together) in enumerate(rounds):
         timed = measure_networks(
             [graphs[trial.digest] for trial in together],
-            run.runtime,
-            run.table.schedules(),
+            run.runtimes[dtype],
+            run.tables[dtype].schedules(),
             batch=batch,
-            seconds=max(0.0, end - time.monotonic()) / rounds,
+            seconds=max(0.0, end - time.monotonic()) / (len(rounds) - number),
         )
         for trial, result in zip(together, timed, strict=True):
             for measurement in Measurement.of_timings(
                 trial.architecture, trial.values["predicted_us"], result
             ):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
-        progress.advance(start + len(together), len(left))
+        done += len(together)
+        progress.advance(done, len(left))
 
 
 def to_measure(
@@ -194,9 +197,8 @@ def _predictions(run: JobRun, trials: Sequence[Trial]) -> dict[str, Prediction]:
     predictions = {}
     for trial in trials:
         try:
-            predictions[trial.digest] = run.table.predict(
-                trial.architecture, run.settings.device.batch
-            )
+            table = run.tables[run.dtype_of(trial.architecture)]
+            predictions[trial.digest] = table.predict(trial.architecture, run.settings.device.batch)
         except KernelError:
             continue  # an infeasible candidate, which has no latency
     return predictions
@@ -222,7 +224,8 @@ def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict
 
 def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
     """Return so many networks that represent the front, the most accurate first, by folder."""
-    picks = representatives(run.front, run.settings.search, count, run.trained)
+    rows = run.front if len(run.settings.device.dtypes) == 1 else without_second_dtypes(run.front)
+    picks = representatives(rows, run.settings.search, count, run.trained)
     return dict(finalist(run, digest) for digest in picks)
 
 

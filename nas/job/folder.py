@@ -74,9 +74,18 @@ class JobRun(Run):
         return self._record
 
     @cached_property
-    def kernels(self) -> list[Kernel]:
-        """Every kernel that the architectures of the spaces can need, once each."""
-        return needed_kernels(self.spaces.values(), self.runtime, self.settings.device.batch)
+    def kernels(self) -> dict[str, list[Kernel]]:
+        """Every kernel that the architectures of the spaces can need, once each, by dtype."""
+        batch = self.settings.device.batch
+        return {
+            dtype: needed_kernels(self.spaces.values(), runtime, batch)
+            for dtype, runtime in self.runtimes.items()
+        }
+
+    @property
+    def lacks_kernels(self) -> bool:
+        """Whether the latency tables are not complete yet."""
+        return any(self.tables[dtype].missing(own) for dtype, own in self.kernels.items())
 
     def save(self) -> None:
         """Write `run.json`, replacing it atomically."""

@@ -25,20 +25,19 @@ def check_device(settings: JobSettings) -> None:
         RequestError: it does not have them, or no predictions or figures for them.
     """
     device = settings.device
-    runtime = configured_runtime(
-        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
-    )
-    runtime.check_settings()
-    runtime.check_batch(device.batch)
-    runtime.check_predictions()
-    for name in settings.search.costs:
-        if name not in COUNTS and name not in runtime.figures:
-            known = ", ".join([*COUNTS, *runtime.figures])
-            raise RequestError(
-                f"The search uses {name}, which runtime '{device.runtime}' does not know "
-                f"with dtype {device.dtype}.",
-                remedy=f"Leave its limit and objective out. Known are {known}.",
-            )
+    for dtype in device.dtypes:
+        runtime = configured_runtime(device.runtime, **device.runtime_options(dtype))
+        runtime.check_settings()
+        runtime.check_batch(device.batch)
+        runtime.check_predictions()
+        for name in settings.search.costs:
+            if name not in COUNTS and name not in runtime.figures:
+                known = ", ".join([*COUNTS, *runtime.figures])
+                raise RequestError(
+                    f"The search uses {name}, which runtime '{device.runtime}' does not know "
+                    f"with dtype {dtype}.",
+                    remedy=f"Leave its limit and objective out. Known are {known}.",
+                )
 
 
 def check_published(settings: JobSettings) -> None:

@@ -56,6 +56,8 @@ class JobObjectives:
         self._run, self._supernets, self._correction = run, supernets, correction
         self._settings, self._batch = run.settings.search, run.settings.device.batch
         self._scores: dict[str, RoundsScore] = {}
+        self._rounds: dict[tuple[object, ...], list[RoundsScore]] = {}
+        """The rounds of each network, whose score is the same in every dtype."""
         self._figures: dict[str, Mapping[str, float]] = {}
         self._others = {
             device.name: LatencyTable.open(device.table) for device in self._settings.device
@@ -66,7 +68,7 @@ class JobObjectives:
     def all(self) -> list[Objective]:
         """Return the latency on every device, the counts with a limit, and the validation error."""
         settings = self._settings
-        objectives = [self._latency(LATENCY, self._run.table, settings.max_latency_ms)]
+        objectives = [self._latency(LATENCY, None, settings.max_latency_ms)]
         for device in settings.device:
             name, table = f"{DEVICE_LATENCY}{device.name}", self._others[device.name]
             objectives.append(self._latency(name, table, device.max_latency_ms))
@@ -115,19 +117,25 @@ class JobObjectives:
 
     def fixed_settings(self) -> dict[str, str]:
         """Return the devices and the batch size, which may not change while a search continues."""
-        tables = {"device": self._run.table}
+        own = self._run.tables
+        names = ["device", *(f"device in {dtype}" for dtype in list(own)[1:])]
+        tables = dict(zip(names, own.values(), strict=True))
         tables |= {f"device of {name}": table for name, table in self._others.items()}
         facts = {name: _device_digest(table) for name, table in tables.items()}
         return {**facts, "batch": str(self._batch)}
 
-    def _latency(self, name: str, table: LatencyTable, limit_ms: float | None) -> Objective:
+    def _latency(self, name: str, table: LatencyTable | None, limit_ms: float | None) -> Objective:
+        """Return the latency by a table, or on the job's own device in the network's dtype."""
+
         def score(batch: Sequence[Architecture]) -> list[Score]:
             return [self._predict(table, architecture) for architecture in batch]
 
         limit = None if limit_ms is None else 1000 * limit_ms
         return Objective(name, score, cheap=True, limit=limit)
 
-    def _predict(self, table: LatencyTable, architecture: Architecture) -> Score:
+    def _predict(self, table: LatencyTable | None, architecture: Architecture) -> Score:
+        if table is None:
+            table = self._run.tables[self._run.dtype_of(architecture)]
         try:
             return table.predict(architecture, self._batch).latency_us
         except KernelError as error:
@@ -143,7 +151,8 @@ class JobObjectives:
         digest = architecture.digest
         if digest not in self._figures:
             try:
-                self._figures[digest] = self._run.runtime.network_figures(architecture.graph)
+                runtime = self._run.runtimes[self._run.dtype_of(architecture)]
+                self._figures[digest] = runtime.network_figures(architecture.graph)
             except MeasurementError as error:
                 return Infeasible(error.message)
         return float(self._figures[digest][name])
@@ -153,24 +162,29 @@ class JobObjectives:
 
     def _score_error_in_rounds(self, architecture: Architecture, is_hopeless: IsHopeless) -> float:
         """Score an architecture in its supernet, on a part of the images if it is hopeless."""
+        choices = [pair for pair in architecture.choices.items() if pair[0] != "dtype"]
+        rounds = self._rounds.setdefault((architecture.space.name, *choices), [])
         self._scores[architecture.digest] = score = evaluate_in_rounds(
             self._supernets[architecture.space.name],
             architecture,
             self._run.data,
             lambda accuracy: is_hopeless(self._error(architecture, accuracy)),
             images=self._images,
+            known=rounds,
         )
         return self._error(architecture, score.accuracy)
 
     def _error(self, architecture: Architecture, accuracy: float) -> float:
         """Return the error that the search minimises, from the accuracy in the supernet."""
+        accuracy = self._run.record.expected(accuracy, architecture)
         if self._correction is None:
             return 1 - accuracy
         space = architecture.space.name
         return 1 - self._correction.correct(accuracy, architecture.macs, space)
 
     def _raw_errors(self, batch: Sequence[Architecture]) -> list[Score]:
-        return [1 - self._scores[each.digest].accuracy for each in batch]
+        expected = self._run.record.expected
+        return [1 - expected(self._scores[each.digest].accuracy, each) for each in batch]
 
     def _image_counts(self, batch: Sequence[Architecture]) -> list[Score]:
         return [float(self._scores[each.digest].images) for each in batch]

@@ -8,7 +8,7 @@ measured in seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,11 +35,12 @@ PREPARE = "prepare"
 TABLE = "latency table"
 SUPERNETS = "supernet"
 ANCHORS = "anchors"
+LOSSES = "losses of int8"
 SEARCH = "search"
 MEASURE = "measure the front"
 FINALISTS = "train the finalists"
 EXPORT = "export"
-STAGES = (PREPARE, TABLE, SUPERNETS, ANCHORS, SEARCH, MEASURE, FINALISTS, EXPORT)
+STAGES = (PREPARE, TABLE, SUPERNETS, ANCHORS, LOSSES, SEARCH, MEASURE, FINALISTS, EXPORT)
 """Names of the stages in their order; each supernet is a stage, whose name begins so."""
 
 SHARES = {TABLE: 0.5, SUPERNETS: 0.55, SEARCH: 0.15, MEASURE: 0.08, FINALISTS: 0.22}
@@ -253,7 +254,7 @@ def make_plan(
     settings: JobSettings,
     data: ImageDataset,
     spaces: Mapping[str, SearchSpace],
-    runtime: Runtime,
+    runtimes: Sequence[Runtime],
     progress: JobProgress,
     prepare_s: float,
 ) -> JobPlan:
@@ -261,7 +262,7 @@ def make_plan(
 
     Args:
         settings: the settings of the job.
-        data, spaces, runtime: its images, spaces and opened runtime.
+        data, spaces, runtimes: its images, spaces and opened runtimes, one for each dtype.
         progress: receives progress.
         prepare_s: seconds that opening these took.
 
@@ -271,10 +272,12 @@ def make_plan(
     """
     progress.begin("plan", "measurement")
     steps = len(spaces) + 2
-    table = LatencyTable.find(settings.device.tables, runtime)
-    kernels = needed_kernels(spaces.values(), runtime, settings.device.batch)
-    missing = missing_kernels(table, kernels)
-    table_s = _table_s(missing, runtime)
+    missing, table_s = 0, 0.0
+    for runtime in runtimes:
+        table = LatencyTable.find(settings.device.tables, runtime)
+        kernels = needed_kernels(spaces.values(), runtime, settings.device.batch)
+        own = missing_kernels(table, kernels)
+        missing, table_s = missing + len(own), table_s + _table_s(own, runtime)
     progress.advance(1, steps)
     if prepare_s + table_s > (1 - MIN_REST) * settings.budget_s:
         raise too_short_error(settings, spaces, table, runtime, prepare_s, table_s)
@@ -316,7 +319,7 @@ def make_plan(
         each_s = length["epochs"] * mean_s + EXPORT_S
         seconds[FINALISTS] = min(seconds[FINALISTS], most_finalists(settings) * each_s)
     return JobPlan(
-        kernels=len(missing),
+        kernels=missing,
         epochs={name: round(each, 2) for name, each in epochs.items()},
         trials=trials,
         score_images=images,

@@ -103,6 +103,12 @@ def retarget(
         RunFolderError: `run` is in use, or has no supernets or trials; or `folder` is another run.
         NasError: see `nas.job.run_job`.
     """
+    if len(run.settings.device.dtypes) > 1:
+        raise RequestError(
+            f"{run.path} has candidates in {' and '.join(run.settings.device.dtypes)}, and a "
+            "retargeted run has one dtype.",
+            remedy="Retarget a run of one dtype, or run the job for the other device with --out.",
+        )
     device = {"runtime": runtime, "target": target, "threads": threads, "dtype": dtype}
     device = _known({**device, "batch": batch})
     settings = with_options(
@@ -112,7 +118,7 @@ def retarget(
         finish=_known({"retrain": retrain}),
     )
     chosen = settings.device
-    folder = folder or run.path.with_name(f"{run.path.name}-{chosen.runtime}-{chosen.dtype}")
+    folder = folder or run.path.with_name(f"{run.path.name}-{chosen.runtime}-{chosen.dtypes[0]}")
     settings = with_options(settings, budget=budget, name=_name_of(folder))
     check_device(settings)
     if settings.finish.export is not None:

@@ -79,7 +79,7 @@ def require_feasible_job(run: JobRun) -> None:
     if run.settings.search.storage != "journal":
         Storage(run.settings.search.storage)
     known = JobObjectives(run, {}).all()
-    if run.table.missing(run.kernels):
+    if run.lacks_kernels:
         known = [objective for objective in known if objective.name != LATENCY]
     objectives = [objective for objective in known if objective.cheap]
     figures = [
@@ -87,7 +87,7 @@ def require_feasible_job(run: JobRun) -> None:
         for objective in known
         if objective.name in run.settings.search.costs and not objective.cheap
     ]
-    spaces, seed = list(run.spaces.values()), run.settings.seed
+    spaces, seed = list(run.searched.values()), run.settings.seed
     try:
         require_feasible(spaces, objectives, seed)
         if any(figure.limit is not None for figure in figures):
@@ -284,7 +284,7 @@ def _judge_trials_again(
     return continue_with_other_limits(
         storage,
         study,
-        list(run.spaces.values()),
+        list(run.searched.values()),
         objectives.all(),
         seed=run.settings.seed,
         fixed_settings={"sampler": run.settings.search.sampler, **objectives.fixed_settings()},
@@ -331,7 +331,8 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
             f"{redact_address(storage)} does not hold the search of {run.path}.",
             remedy="Give the --storage that it was started with.",
         )
-    require_complete(run.table, run.spaces.values(), settings.device.batch)
+    for table in run.tables.values():
+        require_complete(table, run.spaces.values(), settings.device.batch)
     supernets = {name: run.supernet(name) for name in run.spaces}
     progress.begin("search", "trial")
     result = _search(
@@ -362,7 +363,7 @@ def _search(
 ) -> SearchResult:
     """Call the search with the arguments that all processes of a run share."""
     return run_search(
-        list(run.spaces.values()),
+        list(run.searched.values()),
         objectives.all(),
         trials=_most_trials(run),
         minutes=_limit_s(run) / 60,

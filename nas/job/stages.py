@@ -204,13 +204,16 @@ def open_device(run: JobRun, progress: JobProgress) -> None:
     Raises:
         RunFolderError: it is another than at the first start of the run.
     """
-    runtime, batch = run.runtime, run.settings.device.batch
-    run.table = LatencyTable.open_or_create(run.settings.device.tables, runtime)
+    runtime, device = run.runtime, run.settings.device
+    run.tables = {
+        dtype: LatencyTable.open_or_create(device.tables, own)
+        for dtype, own in run.runtimes.items()
+    }
     fingerprint = runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
     run.require("device", fingerprint, "Continue on the device that the run was started on.")
     run.record.versions = {**run.record.versions, **runtime.fingerprint.versions}
-    batches = f", batches of {batch} images" if batch > 1 else ""
+    batches = f", batches of {device.batch} images" if device.batch > 1 else ""
     basis = ""
     if runtime.network_basis != MEASURED:
         basis = f"; latencies are {runtime.basis}"
@@ -220,10 +223,11 @@ def open_device(run: JobRun, progress: JobProgress) -> None:
         progress.note(
             f"only whole networks are timed: the predictions before that are {runtime.basis}"
         )
+    must_match = {**fingerprint, "dtype": device.dtypes}
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
-        f"{fingerprint['runtime']} {fingerprint['dtype']}{batches}{basis}",
-        must_match={key: _as_text(value) for key, value in fingerprint.items()},
+        f"{fingerprint['runtime']} {' and '.join(device.dtypes)}{batches}{basis}",
+        must_match={key: _as_text(value) for key, value in must_match.items()},
         recorded={key: _as_text(value) for key, value in recorded.items()},
     )
 
@@ -231,15 +235,38 @@ def open_device(run: JobRun, progress: JobProgress) -> None:
 def build_latency_table(run: JobRun, progress: JobProgress) -> None:
     """Time every kernel of the spaces that the device's latency table lacks, and calibrate it.
 
-    What needs no first timing is bounded by the share of the stage in the budget.
+    A job with two dtypes has two tables. What needs no first timing is bounded by the share of the
+    stage in the budget.
 
     Raises:
         JobFileError: the kernels take so long that too little of the budget would be left.
     """
+    end = time.monotonic() + max(0.0, run.seconds_for(TABLE))
+    first, *others = run.tables
+    left_s = max(0.0, end - time.monotonic())
+    run.record.table = _build(run, progress, first, left_s / len(run.tables), run.record.table)
+    for dtype in others:
+        left_s = max(0.0, end - time.monotonic())
+        run.record.int8_table = _build(run, progress, dtype, left_s, run.record.int8_table)
+
+
+def _build(
+    run: JobRun, progress: JobProgress, dtype: str, limit_s: float, before: TableSummary | None
+) -> TableSummary:
+    """Complete and calibrate the latency table of a dtype, and return its summary.
+
+    Args:
+        run: the run.
+        progress: receives progress and messages.
+        dtype: one of those of the job.
+        limit_s: seconds after which nothing is timed that needs no first timing.
+        before: the summary of an earlier start; None at the first one.
+    """
     batch, start = run.settings.device.batch, time.monotonic()
-    limit_s, prepare_s = max(0.0, run.seconds_for(TABLE)), run.seconds_before(TABLE)
-    missing = run.table.missing(run.kernels)
-    longest_s = (1 - MIN_REST) * run.settings.budget_s - prepare_s
+    prepare_s = run.seconds_before(TABLE)
+    table, kernels, runtime = run.tables[dtype], run.kernels[dtype], run.runtimes[dtype]
+    missing = table.missing(kernels)
+    longest_s = ((1 - MIN_REST) * run.settings.budget_s - prepare_s) / len(run.tables)
     timed: set[str] = set()
 
     def report(state: BuildProgress) -> None:
@@ -247,30 +274,28 @@ def build_latency_table(run: JobRun, progress: JobProgress) -> None:
         progress.advance(len(timed), max(len(timed), len(missing)), state.record.name)
         table_s = state.seconds * len(missing) / len(timed)
         if MIN_TIMED_KERNELS <= len(timed) <= len(missing) and table_s > longest_s:
-            raise too_short_error(run.settings, run.spaces, None, run.runtime, prepare_s, table_s)
+            table_s *= len(run.tables)
+            raise too_short_error(run.settings, run.spaces, None, runtime, prepare_s, table_s)
 
     progress.begin("latency table", "kernel")
-    with timers_for(run.runtime) as timers:
-        build_table(
-            run.table, run.kernels, timers, seconds=KERNELS_SHARE * limit_s, progress=report
-        )
-    before = run.record.table
+    with timers_for(runtime) as timers:
+        build_table(table, kernels, timers, seconds=KERNELS_SHARE * limit_s, progress=report)
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
-        run.table.use_calibration(before.calibration, batch)
-    elif missing or lacks_calibration(run.table, run.spaces.values(), batch):
-        _calibrate(run, progress, max(0.0, limit_s - (time.monotonic() - start)))
-    needed = [run.table.record(kernel) for kernel in run.kernels]
+        table.use_calibration(before.calibration, batch)
+    elif missing or lacks_calibration(table, run.spaces.values(), batch):
+        _calibrate(run, progress, dtype, max(0.0, limit_s - (time.monotonic() - start)))
+    needed = [table.record(kernel) for kernel in kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
-    run.record.table = TableSummary(
-        file=run.table.path.name,
+    summary = TableSummary(
+        file=table.path.name,
         kernels=len(needed),
         built=len(missing),
         failed=len(failed),
         unstable=sum(r is not None and r.status == "unstable" for r in needed),
-        dispatch_us=dict(run.table.dispatch.parts_us),
+        dispatch_us=dict(table.dispatch.parts_us),
         calibration=None
-        if (fitted := run.table.calibration(batch, next(iter(run.spaces.values())).digest)) is None
+        if (fitted := table.calibration(batch, next(iter(run.spaces.values())).digest)) is None
         else fitted.model_copy(update={"networks": (), "supersedes": None}),
     )
     for record in failed:
@@ -278,27 +303,29 @@ def build_latency_table(run: JobRun, progress: JobProgress) -> None:
             f"{record.name} could not be compiled or timed, so networks that need it are left out: "
             f"{record.error}"
         )
-    if missing and run.record.table.unstable:
+    if missing and summary.unstable:
         progress.note(
-            f"the timings of {run.record.table.unstable} of {len(needed)} kernels did not agree in "
+            f"the timings of {summary.unstable} of {len(needed)} kernels did not agree in "
             "their time: they are unstable, and a later job times them again"
         )
+    return summary
 
 
-def _calibrate(run: JobRun, progress: JobProgress, seconds: float) -> None:
-    """Fit the correction of the latency table's predictions.
+def _calibrate(run: JobRun, progress: JobProgress, dtype: str, seconds: float) -> None:
+    """Fit the correction of a latency table's predictions.
 
     Args:
         run: the run.
         progress: receives progress and messages.
+        dtype: dtype of the table.
         seconds: time after which no network is timed again.
     """
     progress.begin("check of predictions", "network")
     try:
         calibration = calibrate_after_build(
-            run.table,
+            run.tables[dtype],
             list(run.spaces.values()),
-            run.runtime,
+            run.runtimes[dtype],
             batch=run.settings.device.batch,
             seconds=seconds,
             progress=progress.advance,

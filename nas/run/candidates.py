@@ -125,16 +125,23 @@ class Candidate(Document):
         Raises pydantic's ValidationError for a bad row.
         """
         devices = _device_latencies(cells)
-        others = cells.keys() - cls.model_fields.keys()
+        others = cells.keys() - cls.model_fields.keys() - {"dtype"}
         figures = {name: cells[name] for name in others if not name.startswith(DEVICE_LATENCY)}
         fields = {**cells, "device_predicted_us": devices, "figures": figures}
         return cls.model_validate(fields, strict=False)
+
+    @property
+    def dtype(self) -> str | None:
+        """Type of weights and activations if the search chose it, in a table a column; or None."""
+        return self.architecture.dtype
 
     @property
     def cells(self) -> dict[str, Any]:
         """The row of a table: values by the name of their column."""
         cells: dict[str, Any] = {}
         for name, value in self:
+            if name == "architecture" and self.dtype:
+                cells["dtype"] = self.dtype
             if name == "device_predicted_us":
                 cells |= {f"{DEVICE_LATENCY}{device}": us for device, us in value.items()}
             elif name == "figures":
@@ -220,7 +227,8 @@ class Candidate(Document):
         """
         accuracies = self.intervals(data)
         search = format_accuracy(accuracies["validation_accuracy"])
-        parts = [f"{self.id} ({self.space}): accuracy {search}"]
+        where = f"{self.space}, {self.dtype}" if self.dtype else self.space
+        parts = [f"{self.id} ({where}): accuracy {search}"]
         if self.trained_accuracy is not None:
             parts.append(f"trained {format_accuracy(accuracies['trained_accuracy'])}")
         parts.append(f"{format_latency(self.latency_us)} {self.latency_basis}")
@@ -382,6 +390,8 @@ def table(candidates: Sequence[Candidate]) -> pd.DataFrame:
         elif name == "figures":
             types |= dict.fromkeys(figures, float)
         else:
+            if name == "architecture" and any(each.dtype for each in candidates):
+                types["dtype"] = object
             kinds = get_args(field.annotation) or (field.annotation,)
             # A column of counts that may be empty needs the type of pandas.
             empty = "Int64" if not field.is_required() else int

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.run.candidates import latency_us, score
+from nas.run.candidates import latency_us, of_table, score
 from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.run.trained import TrainedRecord
 from nas.search import non_dominated
@@ -95,6 +95,19 @@ def _are_within_limits(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
         if objective.limit is not None:
             is_within &= objective.values <= objective.limit
     return is_within
+
+
+def without_second_dtypes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a front, of a network in two dtypes only the faster one.
+
+    A training is for both dtypes, and gives files of both.
+    """
+    networks: dict[tuple[object, ...], str] = {}
+    for candidate in of_table(rows):
+        own = candidate.architecture
+        choices = [pair for pair in own.choices.items() if pair[0] != "dtype"]
+        networks.setdefault((own.space, *choices), candidate.digest)
+    return rows[rows["digest"].isin(networks.values())]
 
 
 def representatives(

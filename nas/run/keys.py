@@ -107,7 +107,8 @@ KEYS: dict[str, Key] = {
     ),
     "device.threads": _key("Number of threads that run one network.", ge=1, le=4096),
     "device.dtype": _key(
-        "Type of weights and activations: float32, float16 or int8, if the runtime has it."
+        "Type of weights and activations: float32, float16 or int8, if the runtime has it; with "
+        '["float32", "int8"], the search chooses one for each network.'
     ),
     "device.batch": _key(
         "Number of images that run at once; latencies are those of the whole batch.",

@@ -508,7 +508,7 @@ class ModelCard(Document):
                     f"The network was chosen for {self.search_runtime} in {self.search_dtype}; as "
                     f"{file.file} it takes {times}"
                 )
-                if file.runtime:
+                if file.runtime and self.architecture.dtype is None:
                     options = f"--runtime {file.runtime} --dtype {file.precision}"
                     note += f". `nas retarget RUN {options}` chooses networks for such files"
             notes.append(f"{note}.")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, field_serializer
 
 from nas.errors import RunFolderError
 from nas.files.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
+from nas.graph import DEFAULT_DTYPE
 from nas.latency.record import Calibration
 from nas.run.judged import JudgedImages
 from nas.run.settings import JobSettings
 from nas.run.trained import PretrainedSummary
 from nas.space.records import SpaceSettings
 from nas.supernet.records import MirroringExperiment, ScoreCorrection
+
+if TYPE_CHECKING:
+    from nas.space import Architecture
 
 
 class _RunSection(Document):
@@ -207,6 +212,34 @@ class TableSummary(_RunSection):
     calibration: Calibration | None
 
 
+class Int8Loss(_RunSection):
+    """What int8 loses in a space, by networks with the supernet's weights.
+
+    Attributes:
+        losses: accuracy of each network in float32 minus that in int8, on the search's images.
+    """
+
+    losses: Annotated[list[float], Field(min_length=1)]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the losses."""
+        return statistics.fmean(self.losses)
+
+    @property
+    def expected(self) -> float:
+        """The loss that the search expects of every network of the space: the mean, if above 0.
+
+        A gain would be one of chance. It would put slower networks on the front.
+        """
+        return max(0.0, self.mean)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the losses."""
+        return statistics.pstdev(self.losses)
+
+
 class SupernetSummary(_RunSection):
     """A trained supernet.
 
@@ -253,6 +286,7 @@ class RunRecord(_RunSection):
         limits: limits of the search by key; a start with others judges the trials again.
         source: the run that this one has its supernets and scores from; None for a run of its own.
         data, spaces, settings, device, table: results of the first stages; None before them.
+        int8_table: the table in int8 of a job with two dtypes, whose `table` is that in float32.
         image_changes: how all trainings of the run change images; None before it was decided.
         batch_size: images of a training step of all trainings, likewise.
         spaces: digest of each space's file by name.
@@ -260,6 +294,7 @@ class RunRecord(_RunSection):
         supernet_seconds: time budget of each supernet; None before it was decided, and if the job
             sets the length of the training.
         supernets: trained supernets by space.
+        int8_losses: what int8 loses, by space; only of a job with two dtypes.
         score_images: number of validation images that score an architecture; None before the
             search.
         study: name of the Optuna study; None before the search.
@@ -289,8 +324,10 @@ class RunRecord(_RunSection):
     settings: SpaceSettings | None = None
     device: DeviceSummary | None = None
     table: TableSummary | None = None
+    int8_table: TableSummary | None = None
     supernet_seconds: Positive | None = None
     supernets: dict[Name, SupernetSummary] = Field(default_factory=dict)
+    int8_losses: dict[Name, Int8Loss] = Field(default_factory=dict)
     score_images: Annotated[int, Field(ge=1)] | None = None
     study: str | None = None
     correction: ScoreCorrection | None = None
@@ -298,6 +335,17 @@ class RunRecord(_RunSection):
     finalists: FinalistsRecord | None = None
     training_errors: dict[Name, str] = Field(default_factory=dict)
     export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
+
+    @property
+    def tables(self) -> tuple[TableSummary | None, TableSummary | None]:
+        """The tables in the order of the job's dtypes, of which it has one or two."""
+        return self.table, self.int8_table
+
+    def expected(self, accuracy: float, architecture: Architecture) -> float:
+        """Return the accuracy that is expected of a candidate, by that of its float32 weights."""
+        if architecture.graph.dtype == DEFAULT_DTYPE:
+            return accuracy
+        return max(0.0, accuracy - self.int8_losses[architecture.space.name].expected)
 
     @field_serializer("job")
     def _resolved(self, job: JobSettings) -> dict[str, JsonValue]:

@@ -337,6 +337,13 @@ class Run:
         return {name: self.space(name) for name in self.record.spaces or {}}
 
     @property
+    def searched(self) -> dict[str, SearchSpace]:
+        """The spaces of the candidates: `spaces`, with the choice of a dtype if there are two."""
+        if len(self.settings.device.dtypes) == 1:
+            return self.spaces
+        return {name: space.in_both_dtypes for name, space in self.spaces.items()}
+
+    @property
     def space_settings(self) -> dict[str, int]:
         """What the spaces of the run are adapted to: the arguments of `SearchSpace.adapt`.
 
@@ -467,39 +474,57 @@ class Run:
             )
         return data
 
-    @cached_property
+    @property
     def runtime(self) -> Runtime:
-        """The runtime of the run's device, opened on this machine.
+        """The runtime of the run's device, opened on this machine; of the first of two dtypes.
 
         Raises:
             DeviceError: the runtime or the device cannot be used on this machine.
         """
+        return next(iter(self.runtimes.values()))
+
+    @cached_property
+    def runtimes(self) -> dict[str, Runtime]:
+        """The runtime for each dtype of the job. See `runtime`."""
         from nas.latency import open_runtime
 
         device = self.settings.device
-        return open_runtime(
-            device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
-        )
+        return {
+            dtype: open_runtime(device.runtime, **device.runtime_options(dtype))
+            for dtype in device.dtypes
+        }
 
-    @cached_property
+    @property
     def table(self) -> LatencyTable:
-        """The latency table of the run, which predicts as it did in the run.
+        """The latency table of the run, which predicts as it did in the run; see `runtime`.
 
         Raises:
             RunFolderError: the run has no latency table yet.
             TableError: the table is not where the job had it.
         """
+        return next(iter(self.tables.values()))
+
+    @cached_property
+    def tables(self) -> dict[str, LatencyTable]:
+        """The latency table for each dtype of the job. See `table`."""
         from nas.latency import LatencyTable
 
-        summary, device = self.record.table, self.settings.device
-        if summary is None:
-            raise RunFolderError(
-                f"{self.path} has no latency table yet.", remedy="Run its job to the end first."
-            )
-        path = Path(device.tables)
-        table = LatencyTable.open(path if path.suffix == ".jsonl" else path / summary.file)
-        table.use_calibration(summary.calibration, device.batch)
-        return table
+        tables, device = {}, self.settings.device
+        for dtype, summary in zip(device.dtypes, self.record.tables, strict=False):
+            if summary is None:
+                raise RunFolderError(
+                    f"{self.path} has no latency table yet.", remedy="Run its job to the end first."
+                )
+            path = Path(device.tables)
+            table = LatencyTable.open(path if path.suffix == ".jsonl" else path / summary.file)
+            table.use_calibration(summary.calibration, device.batch)
+            tables[dtype] = table
+        return tables
+
+    def dtype_of(self, architecture: Architecture) -> str:
+        """Return the type of weights and activations of a candidate of the run."""
+        dtypes = self.settings.device.dtypes
+        return architecture.graph.dtype if len(dtypes) > 1 else dtypes[0]
 
     def training_settings(
         self, epochs: float | None = None, seconds: float | None = None

@@ -27,6 +27,7 @@ from pydantic import (
 from nas.errors import RequestError
 from nas.files.documents import Document, shortened_text
 from nas.files.names import check_name
+from nas.graph import BOTH_DTYPES, DEFAULT_DTYPE
 from nas.run.keys import KEYS, MAX_MINUTES, constraints
 from nas.supernet.records import MIN_ANCHORS
 
@@ -80,6 +81,14 @@ def _check_shift(value: Any) -> Any:
     if value != "auto" and not (is_number and 0 <= value <= most):
         raise ValueError(f'write "auto" or a number of pixels from 0 to {most}')
     return value
+
+
+def _check_dtype(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or sorted(map(str, value)) != sorted(BOTH_DTYPES):
+        raise ValueError('write one, such as "int8", or ["float32", "int8"]')
+    return BOTH_DTYPES
 
 
 def _check_line(value: str) -> str:
@@ -208,9 +217,23 @@ class DeviceSettings(_Table):
     runtime: Annotated[str, _field("device.runtime", min_length=1, max_length=64)] = "tvm"
     target: Annotated[PathText, _field("device.target")] = "cpu"
     threads: Annotated[int, _field("device.threads")] = 1
-    dtype: Annotated[str, _field("device.dtype", min_length=1, max_length=64)] = "float32"
+    dtype: Annotated[
+        str | tuple[str, ...],
+        BeforeValidator(_check_dtype),
+        _field("device.dtype", min_length=1, max_length=64),
+    ] = DEFAULT_DTYPE
     batch: Annotated[int, _field("device.batch")] = 1
     tables: Annotated[PathText, _field("device.tables")] = "latency_tables"
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The type of weights and activations, or `BOTH_DTYPES` if networks differ in it."""
+        return (self.dtype,) if isinstance(self.dtype, str) else self.dtype
+
+    def runtime_options(self, dtype: str | None = None) -> dict[str, Any]:
+        """Return the arguments of `open_runtime` beside the name; by default of the first dtype."""
+        dtype = dtype or self.dtypes[0]
+        return {"target": self.target, "threads": self.threads, "dtype": dtype}
 
 
 class TrainingOptions(_Table):
@@ -537,6 +560,16 @@ class JobSettings(_Table):
     space: Annotated[tuple[JobSpace, ...], Field(min_length=1, max_length=100, strict=False)]
     search: SearchSettings = SearchSettings()
     finish: FinishSettings = FinishSettings()
+
+    @field_validator("search")
+    @classmethod
+    def _has_one_device_for_two_dtypes(
+        cls, search: SearchSettings, info: ValidationInfo
+    ) -> SearchSettings:
+        device = info.data.get("device")
+        if search.device and device is not None and len(device.dtypes) > 1:
+            raise ValueError("with two values of device.dtype, leave [[search.device]] out")
+        return search
 
     @property
     def budget_s(self) -> float:

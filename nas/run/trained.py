@@ -146,7 +146,11 @@ class TrainedRecord(Document):
         start: initial weights: those of the supernet, published ones, or newly drawn ones.
         published: the published weights from which it started; None for another start.
         supernet_accuracy: accuracy on the hold-out images with the supernet's weights, before the
-            training; None for a network without a supernet.
+            training; None for a network without a supernet. Of a network that was chosen in int8,
+            it is less the expected loss.
+        float32_accuracy: accuracy on the hold-out images before it was quantised, of a network
+            that was chosen in int8; its other accuracies are those of the quantised network.
+        expected_int8_loss: what the search expected it to lose thereby.
         holdout: accuracy on validation images that neither training nor search used.
         test: accuracy on the test images, which are read this once.
         calibration: its temperature and its confidence.
@@ -167,6 +171,8 @@ class TrainedRecord(Document):
     start: Literal["supernet", "published", "scratch"]
     published: PretrainedSummary | None = None
     supernet_accuracy: Fraction | None
+    float32_accuracy: Fraction | None = None
+    expected_int8_loss: float | None = None
     holdout: SplitAccuracy
     test: SplitAccuracy
     calibration: Calibration
@@ -177,6 +183,12 @@ class TrainedRecord(Document):
     data_digest: str
     seconds: Seconds
     versions: dict[str, str]
+
+    @property
+    def int8_loss(self) -> float | None:
+        """What the network lost when it was quantised; None if it was not chosen in int8."""
+        before = self.float32_accuracy
+        return None if before is None else before - self.holdout.accuracy
 
     @model_validator(mode="after")
     def _names_published_weights(self) -> TrainedRecord:

@@ -202,6 +202,11 @@ class CompositeGraph(Graph):
         return max([4 * c * h * w, *[block.peak_memory_bytes for block, _ in self.blocks]])
 
     @property
+    def dtype(self) -> str:
+        """See `Graph.dtype`."""
+        return self._input_op.dtype
+
+    @property
     def input_shape(self) -> Shape:
         """See `Graph.input_shape`."""
         return self._input_op.shape

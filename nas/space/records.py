@@ -20,6 +20,12 @@ class ArchitectureRecord(Document):
     space: Name
     choices: dict[str, int | float | str]
 
+    @property
+    def dtype(self) -> str | None:
+        """Type of weights and activations, if it is a choice of the space; else None."""
+        dtype = self.choices.get("dtype")
+        return None if dtype is None else str(dtype)
+
 
 class SpaceSettings(Document):
     """What the spaces of a run are adapted to: arguments of `nas.space.load_space`.

@@ -16,7 +16,7 @@ from nas.arguments import Seed, checked, require
 from nas.errors import SpaceError
 from nas.files.documents import shortened
 from nas.files.names import require_identifier, require_name
-from nas.graph import ACTIVATIONS, DEFAULT_DTYPE, Channels, Graph, Shape
+from nas.graph import ACTIVATIONS, BOTH_DTYPES, DEFAULT_DTYPE, Channels, Graph, Shape
 from nas.space.architecture import Architecture, Choices, Value, parse_record
 from nas.space.automaton import NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence
@@ -67,8 +67,7 @@ class SearchSpace:
         references: published networks that are points of the space.
         narrowed: the options that are left of those in the table, by name of the choice; see
             `within`.
-        dtypes: types of weights and activations that a network can have. Several are the choice
-            `dtype`, which changes neither the table nor the weights of a supernet.
+        dtypes: types of weights and activations that a network can have; see `in_both_dtypes`.
 
     Raises SpaceError for a table that makes no network, naming the stage.
 
@@ -140,6 +139,11 @@ class SearchSpace:
         _require_unique(f"{where}: two references are", [each.name for each in self.references])
         for name in (*(stage.name for stage in self.stages), *self.choices):
             require_identifier(name, where, SpaceError)
+        if "dtype" in self.choices:
+            raise SpaceError(
+                f"{where}: a network-wide choice is called dtype.",
+                remedy="Use another name: dtype is the type of weights and activations.",
+            )
         _require_unique(f"{where}: two stages are", [stage.name for stage in self.stages])
         in_stages = [each for stage in self.compiled_stages for each in stage.parameters()]
         names = [name for name, _ in (*self._network_parameters, *in_stages)]
@@ -198,6 +202,14 @@ class SearchSpace:
                 f"not with one for each of {self.classes} classes.",
                 remedy='End the table with a classifier: Stage("head", "linear_classifier").',
             )
+
+    @cached_property
+    def in_both_dtypes(self) -> SearchSpace:
+        """The space in which `dtype` is a choice of every network: float32 or int8.
+
+        The choice changes neither the table of the space nor the weights of a supernet.
+        """
+        return replace(self, dtypes=BOTH_DTYPES)
 
     @property
     def settings(self) -> dict[str, int]:
@@ -289,11 +301,15 @@ class SearchSpace:
     def from_json(self, record: Mapping[str, Any]) -> Architecture:
         """Read what `Architecture.to_json` wrote, and check it.
 
+        An architecture with a dtype is one of `in_both_dtypes`.
+
         Raises SpaceError for another space's architecture, or an unknown or impossible choice.
         """
         space, choices = parse_record(record)
         if space != self.name:
             raise SpaceError(f"This architecture is of space {space}, not {self.name}.")
+        if "dtype" in dict(choices) and "dtype" not in self.parameters:
+            return self.in_both_dtypes.from_json(record)
         unknown = [key for key, _ in choices if key not in self.parameters]
         if unknown:
             raise SpaceError(

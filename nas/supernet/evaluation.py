@@ -72,6 +72,11 @@ class RoundsScore(NamedTuple):
     accuracy: float
     images: int
 
+    @property
+    def correct(self) -> int:
+        """Number of images that are classified correctly."""
+        return round(self.accuracy * self.images)
+
 
 @checked
 def evaluate(
@@ -111,6 +116,7 @@ def evaluate_in_rounds(
     is_hopeless: Callable[[float], bool],
     part: Part = "search",
     images: int | None = None,
+    known: list[RoundsScore] | None = None,
 ) -> RoundsScore:
     """Return the accuracy of an architecture on as many images as it needs.
 
@@ -127,28 +133,36 @@ def evaluate_in_rounds(
         part: split whose images are classified: "train", "search" or "holdout".
         images: number of images that count as all, always the same ones; by default those of the
             split.
+        known: what this function returned at the end of each round that an earlier call with other
+            needs came to; rounds that follow are appended. By default none are known.
 
     Raises:
         DataError: the supernet is for other image sizes or classes than `data` has.
         RequestError: `part` is another split, such as "test".
     """
+    rounds = [] if known is None else known
     split = data.part(part)
     count = len(split) if images is None else images
     _require_same_data(supernet, data)
-    classify = _folded_subnet(supernet, architecture, data, choose_calibration_images(data.train))
+    # A part of the images may lack a class, and says less about a mean over classes.
+    ends = round_ends(count) if data.metric == "accuracy" else [count]
     order = np.random.default_rng(0).permutation(len(split))
-    if data.metric != "accuracy":
-        # A part of the images may lack a class, and says less about a mean over classes.
-        sample = split.take(np.sort(order[:count]))
-        return RoundsScore(data.score(classify(sample), sample.labels), count)
-    correct = start = 0
-    for end in round_ends(count):
-        sample = split.take(np.sort(order[start:end]))
-        correct += int((classify(sample) == sample.labels).sum())
-        start = end
-        if is_hopeless(largest_plausible_accuracy(correct, end, count)):
+    classify: Classify | None = None
+    start = 0
+    for number, end in enumerate(ends):
+        if number == len(rounds):
+            if classify is None:
+                calibration = choose_calibration_images(data.train)
+                classify = _folded_subnet(supernet, architecture, data, calibration)
+            sample = split.take(np.sort(order[start:end]))
+            accuracy = data.score(classify(sample), sample.labels)
+            if rounds:
+                accuracy = (rounds[-1].correct + round(accuracy * len(sample))) / end
+            rounds.append(RoundsScore(accuracy, end))
+        start, score = end, rounds[number]
+        if is_hopeless(largest_plausible_accuracy(score.correct, end, count)):
             break
-    return RoundsScore(correct / start, start)
+    return score
 
 
 def measure_score(

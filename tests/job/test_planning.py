@@ -102,7 +102,7 @@ def plan(monkeypatch, tmp_path, digits):
     def make(*arguments, **settings):
         job = make_settings(*arguments, **settings)
         spaces = open_spaces(job)
-        return make_plan(job, digits, spaces, FakeRuntime(), SilentProgress(), 10.0)
+        return make_plan(job, digits, spaces, [FakeRuntime()], SilentProgress(), 10.0)
 
     return make
 
