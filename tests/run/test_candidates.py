@@ -43,6 +43,17 @@ def test_measured_latency_is_preferred_to_the_predicted_one():
     assert (predicted.latency_us, predicted.latency_basis) == (1000.0, "predicted")
 
 
+def test_a_chosen_dtype_is_a_column_before_the_architecture():
+    alone, choices = candidate(), {"dtype": "int8", "stem.width": 8}
+    chosen = candidate(architecture={"space": "toy", "choices": choices})
+    assert (alone.dtype, chosen.dtype) == (None, "int8")
+    assert "dtype" not in candidates.table([alone]).columns
+    rows = candidates.table([alone, chosen])
+    assert list(rows.columns)[-2:] == ["dtype", "architecture"]
+    assert candidates.of_table(rows) == [alone, chosen]
+    assert chosen.summary(IMAGES).startswith("s1ab (toy, int8): ")
+
+
 def test_predicted_latency_names_its_unsure_launches():
     unsure = candidate(measured_us=None, unstable_launches=3, estimated_launches=1)
     assert unsure.unsure_launches == "3 unstable, 1 estimated"

@@ -121,6 +121,30 @@ def test_hopeless_architecture_is_scored_on_the_first_round_alone(digits, monkey
     assert (score.accuracy * score.images).is_integer()
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_known_rounds_are_not_evaluated_again(digits, monkeypatch, metric):
+    monkeypatch.setattr(evaluation, "MIN_ROUND_IMAGES", 8)
+    data = replace(digits, metric=metric)
+    supernet = scrambled(space_on(digits, "mobilenet_tiny"))
+    known: list[evaluation.RoundsScore] = []
+
+    def score(rounds: int, known=None) -> evaluation.RoundsScore:
+        seen: list[float] = []
+        return evaluate_in_rounds(
+            supernet,
+            supernet.space.largest,
+            data,
+            lambda accuracy: len(seen) + 1 == rounds or seen.append(accuracy),
+            known=known,
+        )
+
+    alone = [score(rounds) for rounds in (1, 2, 4)]
+    assert [score(2, known), score(1, known), score(4, known)] == [alone[1], alone[0], alone[2]]
+    monkeypatch.setattr(evaluation, "_folded_subnet", lambda *_: pytest.fail("evaluated again"))
+    assert score(2, known) == alone[1]
+    assert score(4, known) == alone[2]
+
+
 def test_few_images_are_one_round():
     assert round_ends(1000) == [1000]
     assert round_ends(5000) == [625, 1250, 2500, 5000]
