@@ -6,8 +6,7 @@ measured, and the libraries of two runtimes do not meet.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -131,13 +130,13 @@ class _Running:
         loaded: the file.
         image: the image whose time counts.
         threads: number of threads of the runtime.
-        run: classifies the image; None if it has to be prepared again.
+        evaluate: times the image; None if it has to be prepared again.
     """
 
     loaded: LoadedModel
     image: NDArray[np.float32]
     threads: int
-    run: Callable[[], object] | None
+    evaluate: timing.Evaluate | None
 
 
 _running: _Running | None = None
@@ -153,40 +152,24 @@ def _load(
     # Threads of a runtime stay on the cores on which it was loaded.
     with timing.pinned(threads):
         loaded = kind().load(path, threads)
-        run = loaded.runner(image)
-        run()
-    _running = _Running(loaded, image, threads, run)
+        evaluate = loaded.evaluator(image)
+        evaluate(1, 1)
+    _running = _Running(loaded, image, threads, evaluate)
     return LoadedFile(loaded.versions, loaded.quantised_layers(), memory.growth_bytes())
 
 
 def _logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
     assert _running is not None
-    _running.run = None  # Another batch size may need other buffers.
+    _running.evaluate = None  # Another batch size may need other buffers.
     return _running.loaded.logits(images)
 
 
 def _time() -> float:
     assert _running is not None
     with timing.pinned(_running.threads):
-        _running.run = _running.run or _running.loaded.runner(_running.image)
-        return _median_seconds(_running.run)
-
-
-def _median_seconds(run: Callable[[], object]) -> float:
-    """Return the median seconds of one call, of a few undisturbed samples."""
-
-    def evaluate(calls: int, samples: int) -> Sequence[float]:
-        seconds = []
-        for _ in range(samples):
-            run()
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            seconds.append((time.perf_counter() - start) / calls)
-        return seconds
-
-    calls = timing.calls_per_sample(evaluate, timing.SAMPLE_SECONDS)
-    return timing.median_seconds(evaluate, calls)
+        _running.evaluate = _running.evaluate or _running.loaded.evaluator(_running.image)
+        calls = timing.calls_per_sample(_running.evaluate, timing.SAMPLE_SECONDS)
+        return timing.median_seconds(_running.evaluate, calls)
 
 
 class _PeakMemory:
