@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nas.arguments import AtLeast, checked
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
-from nas.deploy.formats import model_format
+from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model_process import LoadedFile, ModelProcess
 from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.display import plotting
@@ -93,25 +93,41 @@ def benchmark(
     folder = ModelFolder(Path(path))
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
-    rows: dict[str, FileOutcome] = {}
+    chosen, rows = split_files(folder.card.files)
     with ExitStack() as stack:
-        running: dict[str, ModelProcess] = {}
-        for recorded in folder.card.files:
-            try:
-                model_file = model_format(recorded.format)
-            except RequestError as error:
-                rows[recorded.format] = FileOutcome(recorded, "not installed", error.remedy)
-                continue
-            if model_file.runs_here:
-                process = ModelProcess(model_file, folder.path / recorded.file, threads=threads)
-                running[recorded.format] = stack.enter_context(process)
-            rows[recorded.format] = FileOutcome(recorded, "not run here")
+        running = {
+            name: stack.enter_context(
+                ModelProcess(model_file, folder.path / rows[name].file.file, threads=threads)
+            )
+            for name, model_file in chosen.items()
+        }
         image = first_image(samples.images, folder.preprocessing)
         bars = stack.enter_context(shown(progress))
         bars.begin("benchmark", "timing")
         for name, result in time_files(running, image, bars.advance).items():
             rows[name] = FileOutcome(result.update(rows[name].file), "timed")
     return sorted(rows.values(), key=_latency_or_infinity)
+
+
+def split_files(
+    files: Sequence[ExportedFile],
+) -> tuple[dict[str, ModelFormat], dict[str, FileOutcome]]:
+    """Return the formats of the files that run here, and what to say of each file before it ran.
+
+    Both are by the name of the format.
+    """
+    chosen: dict[str, ModelFormat] = {}
+    rows: dict[str, FileOutcome] = {}
+    for file in files:
+        try:
+            model_file = model_format(file.format)
+        except RequestError as error:
+            rows[file.format] = FileOutcome(file, "not installed", error.remedy)
+            continue
+        if model_file.runs_here:
+            chosen[file.format] = model_file
+        rows[file.format] = FileOutcome(file, "not run here")
+    return chosen, rows
 
 
 def time_files(
