@@ -1,21 +1,21 @@
-"""Commands about models: `nas retrain`, `nas export`, `nas verify` and `nas benchmark`."""
+"""Commands about models: `nas retrain`, `nas export` and `nas verify`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Conventions, Json, Plot, RunFolder, check_plot, print_json
-from nas.display.formatting import format_bytes, format_count
-from nas.errors import ExportError, RequestError
+from nas.cli.options import Conventions, Json, RunFolder, print_json
+from nas.display.formatting import format_bytes
+from nas.errors import RequestError
 from nas.run.keys import KEYS
 
 if TYPE_CHECKING:
     from nas.run.judged import JudgedImages
-    from nas.run.model_card import ExportedFile, ScriptCheck, SustainedRecord
+    from nas.run.model_card import ExportedFile, ScriptCheck
 
 ModelDir = Annotated[
     Path, typer.Argument(metavar="MODEL_DIR", help="Folder models/ID of a run, or a copy of it.")
@@ -206,8 +206,8 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
             "format": lambda each: each.file.format,
             "status": lambda each: f"{each.status}: {each.remedy}" if each.remedy else each.status,
             "accuracy": lambda each: images.text(each.file.accuracy, "test"),
-            "difference": lambda each: _number(each.file.difference, ".2g"),
-            "allowed": lambda each: _number(each.file.tolerance, "g"),
+            "difference": lambda each: format_number(each.file.difference, ".2g"),
+            "allowed": lambda each: format_number(each.file.tolerance, "g"),
         },
         left=("status",),
     )
@@ -216,160 +216,9 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     console.say(script_text(result.script, result.no_script))
 
 
-def _number(value: float | None, form: str) -> str:
+def format_number(value: float | None, form: str) -> str:
+    """Return a cell of a table; an empty one for None."""
     return "" if value is None else format(value, form)
-
-
-def benchmark(
-    model_dir: ModelDir,
-    threads: Annotated[
-        int, typer.Option(min=1, max=4096, help="Number of threads of each runtime.")
-    ] = 1,
-    minutes: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Run each file at full load for so long: sustained speed."),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=1e-3, help="Images a second of a second load, with --minutes."),
-    ] = None,
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=1, max=4096, help="Processes at the same time of a further load, with --minutes."
-        ),
-    ] = 1,
-    save: Annotated[
-        bool, typer.Option("--save", help="Make the result of --minutes part of the model's card.")
-    ] = False,
-    plot: Plot = None,
-    as_json: Json = False,
-) -> None:
-    """Time all files of an exported model on this machine, each with its own runtime.
-
-    Every file runs in a process of its own, and the files are timed in rounds. With --minutes each
-    file runs so long at full load, one file after the other; then with --processes in several
-    processes at once, and with --rate at a fixed rate, as long again. Nothing in the folder is
-    changed without --save.
-
-    \b
-    Example: nas benchmark results/quickstart/models/jf2a --plot benchmark.svg
-    Example: nas benchmark results/quickstart/models/jf2a --minutes 10 --rate 30 --save
-    """
-    check_plot(plot)
-    if minutes is not None:
-        _benchmark_sustained(
-            model_dir, plot, as_json,
-            minutes=minutes, rate=rate, processes=processes, threads=threads, save=save,
-        )  # fmt: skip
-        return
-    if rate is not None or processes > 1 or save:
-        raise RequestError(
-            "--rate, --processes and --save are options of a benchmark of minutes.",
-            remedy="Give --minutes too.",
-        )
-    from nas.deploy.benchmark import benchmark as time_files
-    from nas.deploy.benchmark import draw_benchmark
-    from nas.deploy.folder import ModelFolder
-    from nas.display import console
-    from nas.machine.this_machine import processor
-
-    with console.ProgressBars() as bars:
-        rows = time_files(model_dir, threads=threads, progress=bars)
-    device, _ = processor()
-    images = ModelFolder(model_dir).card.data
-    timed = [row.file for row in rows if row.status == "timed"]
-    if plot is not None:
-        draw_benchmark(timed, device, plot, images)
-    if as_json:
-        print_json({"path": model_dir, "device": device, "threads": threads, "files": rows})
-        return
-    print_files(timed, images)
-    for row in rows:
-        if row.status != "timed":
-            console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
-    console.say(
-        f"{device}, {threads} thread(s). Latencies are those of quiet moments; in brackets the "
-        "median and the 95% of all moments. Accuracies are those of the export."
-    )
-
-
-def _benchmark_sustained(model_dir: Path, plot: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure the sustained speed of the files, and print and draw it."""
-    from nas.deploy.sustained import draw_sustained, measure_sustained
-    from nas.display import console
-
-    with console.ProgressBars() as bars:
-        record = measure_sustained(model_dir, progress=bars, **options)
-    if plot is not None:
-        draw_sustained(record, plot)
-    if as_json:
-        print_json({"path": model_dir, **record.model_dump(mode="json")})
-    else:
-        _print_sustained(record)
-        if options["save"] and not record.stopped:
-            console.say(f"Saved in {model_dir / 'card.json'}, card.md and sustained.svg.")
-    if record.stopped:
-        unsaved = " Nothing was saved." if options["save"] else ""
-        raise ExportError(f"Not everything was measured: {record.stopped}.{unsaved}")
-
-
-def _print_sustained(record: SustainedRecord) -> None:
-    """Print a row for each load, and what it says about the machine."""
-    from nas.display import console
-
-    console.print_records(
-        record.loads,
-        {
-            "format": lambda load: load.format,
-            "load": lambda load: load.text,
-            "images a second": lambda load: format_count(load.images_per_second),
-            "ms: median": lambda load: f"{load.median_us / 1000:.4g}",
-            "95%": lambda load: f"{load.high_us / 1000:.4g}",
-            "99%": lambda load: f"{load.p99_us / 1000:.4g}",
-            "last / first minute": lambda load: _number(load.slowdown, ".2f"),
-            "°C": lambda load: _first_to_last([each.temperature_c for each in load.windows]),
-            "MHz": lambda load: _first_to_last([each.clock_mhz for each in load.windows]),
-            "waited": lambda load: "" if load.rate is None else f"{load.waited}",
-        },
-        left=("load",),
-    )
-    for load in record.loads:
-        if load.slowdowns_against_one:
-            low, high = min(load.slowdowns_against_one), max(load.slowdowns_against_one)
-            console.say(
-                f"{load.format}: each of {load.processes} processes takes {low:.2f} to {high:.2f} "
-                "times as long as one alone."
-            )
-        if load.unserved:
-            console.say(
-                f"{load.format} does not keep up with {load.text}: {load.unserved} images were not "
-                "begun at the end."
-            )
-    for name, reason in record.skipped.items():
-        console.say(f"{name}: {reason}")
-    windows = [window for load in record.loads for window in load.windows]
-    unknown = [
-        f"no {what} ({where})"
-        for what, where, values in (
-            ("temperature", "/sys/class/thermal", [each.temperature_c for each in windows]),
-            ("clock", "scaling_cur_freq of cpufreq", [each.clock_mhz for each in windows]),
-        )
-        if not any(values)
-    ]
-    if unknown:
-        console.say(f"The system tells {' and '.join(unknown)}.")
-    console.say(
-        f"{record.device}, {record.threads} thread(s), {record.minutes:g} minutes each. The last "
-        "minute is compared with the first, in shorter loads the last tenth with the first."
-    )
-
-
-def _first_to_last(values: Sequence[float | None]) -> str:
-    """Return the first and the last value in a row of a table; nothing if one is not known."""
-    if not values or values[0] is None or values[-1] is None:
-        return ""
-    return f"{values[0]:.0f} to {values[-1]:.0f}"
 
 
 def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:

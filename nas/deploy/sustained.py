@@ -28,19 +28,21 @@ from numpy.typing import NDArray
 from nas.arguments import AtLeast, checked
 from nas.deploy.benchmark import split_files
 from nas.deploy.card import with_sustained
+from nas.deploy.energy import EnergyGauge, energy_gauge
 from nas.deploy.folder import CARD_PAGE, SAMPLES_FILE, SUSTAINED_FILE, ModelFolder
 from nas.deploy.formats import ModelFormat
 from nas.deploy.load import Latencies, Load, LoadWindow
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import ReferenceImages, first_image
 from nas.display import plotting
-from nas.errors import ExportError
+from nas.errors import ExportError, NasError
 from nas.files.documents import to_json
 from nas.latency.core_scheduling import cores_of_processes
 from nas.latency.timing import round_to_four_digits
 from nas.machine import this_machine
 from nas.run.model_card import (
     CARD_FILE,
+    EnergyRecord,
     SustainedLoad,
     SustainedRecord,
     SustainedWindow,
@@ -75,6 +77,8 @@ def measure_sustained(
     rate: Annotated[float, AtLeast(1e-3)] | None = None,
     processes: Annotated[int, AtLeast(1)] = 1,
     threads: Annotated[int, AtLeast(1)] = 1,
+    energy: bool = False,
+    meter: str | None = None,
     save: bool = False,
     progress: JobProgress | bool | None = True,
 ) -> SustainedRecord:
@@ -92,6 +96,9 @@ def measure_sustained(
             it is due.
         processes: number of processes that run a file at the same time.
         threads: number of threads of each process.
+        energy: whether the energy of each load is measured.
+        meter: command of a power meter that measures it, see `nas.machine.energy.Meter`; by default
+            a counter of this machine does.
         save: whether the record and its picture become part of the model's card; if not, the folder
             is not changed.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or what receives
@@ -101,7 +108,8 @@ def measure_sustained(
         What was measured of each file under each load.
 
     Raises:
-        RequestError: this process may not use as many cores.
+        RequestError: this process may not use as many cores, or the meter cannot be started.
+        DeviceError: there is no counter of energy, or it cannot be read.
         RunFolderError: nothing was exported to the folder, or another process exports to it.
         ExportError: a file is missing or changed, none runs here, or the first does not run.
     """
@@ -124,7 +132,9 @@ def measure_sustained(
     ]
     loads: list[SustainedLoad] = []
     stopped = ""
-    with shown(progress) as bars:
+    with ExitStack() as stack:
+        bars = stack.enter_context(shown(progress))
+        gauge = stack.enter_context(energy_gauge(meter, bars)) if energy or meter else None
         bars.begin("sustained speed", "second")
         for position, measurement in enumerate(plan):
 
@@ -135,12 +145,12 @@ def measure_sustained(
             name = measurement.format
             file = folder.path / rows[name].file.file
             try:
-                measurement.measure(chosen[name], file, threads, image, advance)
+                measurement.measure(chosen[name], file, threads, image, gauge, advance)
             except KeyboardInterrupt:
                 stopped = STOPPED
                 if not loads and not measurement.images:
                     raise
-            except ExportError as error:
+            except NasError as error:
                 stopped = str(error)
                 if not loads and not measurement.images:
                     raise
@@ -208,6 +218,7 @@ class _Measurement:
         rate: images a second; None for full load.
         seconds: duration.
         windows: the windows that have ended.
+        energy: the energy, after the last window.
     """
 
     format: str
@@ -215,6 +226,7 @@ class _Measurement:
     rate: float | None
     seconds: float
     windows: list[_Window] = field(default_factory=list)
+    energy: EnergyRecord | None = None
 
     @property
     def text(self) -> str:
@@ -231,12 +243,14 @@ class _Measurement:
         path: Path,
         threads: int,
         image: NDArray[np.float32],
+        gauge: EnergyGauge | None,
         advance: Callable[[float], None],
     ) -> None:
         """Run the load. If it is interrupted, the windows until then stay.
 
         Raises:
             ExportError: the file does not run.
+            DeviceError: the counter of energy fails.
         """
         cores: list[tuple[int, ...] | None] = [None]  # One process chooses an idle core itself.
         if self.processes > 1:
@@ -251,6 +265,8 @@ class _Measurement:
                 for own in cores
             ]
             list(pool.map(lambda process: process.load(image), running))
+            if gauge is not None:
+                gauge.begin()
             load = Load(time.monotonic() + START_SECONDS, self.seconds, self.rate)
             count = max(WINDOWS, math.ceil(self.seconds / MAX_WINDOW_SECONDS))
             advance(0)
@@ -259,7 +275,11 @@ class _Measurement:
                 parts = [answer.result() for answer in answers]
                 temperature_c = this_machine.temperature_c()
                 self.windows.append(_Window(begin_s, end_s, parts, temperature_c))
+                if gauge is not None:
+                    gauge.update()
                 advance(end_s)
+            if gauge is not None:
+                self.energy = gauge.record(time.monotonic() - load.start_s, self.images)
 
     def result(self, others: Sequence[SustainedLoad]) -> SustainedLoad:
         """Return what was measured in the windows that have ended.
@@ -301,6 +321,7 @@ class _Measurement:
             waited=sum(part.waited for part in parts),
             unserved=sum(part.unserved for part in parts),
             windows=tuple(each.record for each in self.windows if len(each.latencies)),
+            energy=self.energy,
         )
 
     def _slowdown(self) -> float | None:

@@ -241,6 +241,10 @@ def load_text(processes: int, rate: float | None) -> str:
     return "full" if processes == 1 else f"full, {processes} processes"
 
 
+MIN_SHARE_ABOVE_IDLE = 0.01
+"""Smallest power above the idle power that counts, as a share of it: less is noise."""
+
+
 class EnergyRecord(Document):
     """The energy of a file under a load.
 
@@ -249,13 +253,33 @@ class EnergyRecord(Document):
         idle_w: power of the machine before the load, in watts.
         watts: mean power under the load, with the idle power in it.
         joules_per_image: energy of one image above the idle power; None if the power under the load
-            was not above it.
+            was not above it by more than `MIN_SHARE_ABOVE_IDLE`.
     """
 
     source: str
     idle_w: float
     watts: float
     joules_per_image: Positive | None = None
+
+    @classmethod
+    def of(
+        cls, source: str, *, idle_w: float, joules: float, seconds: float, images: int
+    ) -> EnergyRecord:
+        """Return the record of a load.
+
+        Args:
+            source, idle_w: see the attributes.
+            joules: energy above that of the idle machine.
+            seconds: duration of the load.
+            images: number of images.
+        """
+        has_energy = images > 0 and joules / seconds > MIN_SHARE_ABOVE_IDLE * idle_w
+        return cls(
+            source=source,
+            idle_w=round_to_four_digits(idle_w),
+            watts=round_to_four_digits(idle_w + joules / seconds),
+            joules_per_image=round_to_four_digits(joules / images) if has_energy else None,
+        )
 
 
 class SustainedWindow(Document):
