@@ -103,7 +103,10 @@ def export(
     pick: Pick = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Formats, separated by commas; onnx,onnx-int8 by default."),
+        typer.Option(
+            "--format",
+            help="Formats, separated by commas; by default that of the runtime, onnx and onnx-int8.",
+        ),
     ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Export each format in int8 as well, if it has int8.")
@@ -273,16 +276,16 @@ def script_text(script: ScriptCheck | None, reason: str) -> str:
     return text
 
 
-def _format_names(given: Sequence[str], *, int8: bool) -> list[str]:
-    """Return the names of formats in options that may name several each.
+def _format_names(given: Sequence[str], *, int8: bool) -> list[str] | None:
+    """Return the names of formats in options that may name several each; None for the default.
 
     Raises RequestError if int8 is asked for and none of the formats has it.
     """
     from nas.deploy.formats import format_names
-    from nas.run.settings import DEFAULT_FORMATS
 
     names = [name.strip() for each in given for name in each.split(",") if name.strip()]
-    names = names or list(DEFAULT_FORMATS)
+    if not names:
+        return None
     if int8:
         variants = [f"{name}-int8" for name in names if f"{name}-int8" in format_names()]
         if not variants and not any(name.endswith("-int8") for name in names):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli.options import Json, Out, RunFolder, command_line, given, job_key, print_json, show
-from nas.display.formatting import format_duration, round_up
+from nas.display.formatting import format_duration, format_latency, round_up
 from nas.errors import BudgetError, RequestError
 
 if TYPE_CHECKING:
@@ -355,6 +355,14 @@ def select(
             f"{images.counts['holdout']} images:"
         )
         lines += [each.summary(images) for each in equals]
+    card = next((each.card for each in run.models if each.record.digest == member.digest), None)
+    if card is not None:
+        files = [
+            f"{file.file} {format_latency(file.latency.quiet_us)}"
+            for file in card.files
+            if file.latency
+        ]
+        lines += [f"Its files take: {', '.join(files)}."] * bool(files) + [*card.latency_notes]
     if (slowdown := run.slowdown) is not None:
         lines.append(f"Latencies are those of quiet moments; networks {slowdown.text}.")
     document = {

@@ -104,7 +104,7 @@ def benchmark(
     folder = ModelFolder(Path(path))
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
-    chosen, rows = split_files(folder.card.files)
+    chosen, rows = split_files(folder)
     with ExitStack() as stack:
         bars = stack.enter_context(shown(progress))
         gauge = stack.enter_context(energy_gauge(meter, bars)) if energy or meter else None
@@ -136,21 +136,21 @@ def _energy_at_full_load(process: ModelProcess, gauge: EnergyGauge) -> EnergyRec
 
 
 def split_files(
-    files: Sequence[ExportedFile],
+    folder: ModelFolder,
 ) -> tuple[dict[str, ModelFormat], dict[str, FileOutcome]]:
-    """Return the formats of the files that run here, and what to say of each file before it ran.
+    """Return the formats of files that run here, and what to say of each file before it ran.
 
     Both are by the name of the format.
     """
     chosen: dict[str, ModelFormat] = {}
     rows: dict[str, FileOutcome] = {}
-    for file in files:
+    for file in folder.card.files:
         try:
             model_file = model_format(file.format)
         except RequestError as error:
             rows[file.format] = FileOutcome(file, "not installed", error.remedy)
             continue
-        if model_file.runs_here:
+        if model_file.can_run(folder.path / file.file):
             chosen[file.format] = model_file
         rows[file.format] = FileOutcome(file, "not run here")
     return chosen, rows

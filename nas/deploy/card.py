@@ -57,6 +57,8 @@ class ModelOrigin:
         image_changes: how its training images were mirrored and shifted, and why.
         latencies_us: latency that the search knew, by `predicted` and `measured`.
         search_device: device that these latencies are for.
+        search_runtime, search_dtype: see `nas.run.model_card.ModelCard`.
+        threads: number of threads with which the files are timed.
         answers: what it answered on the hold-out images; None if that is not known.
     """
 
@@ -68,6 +70,9 @@ class ModelOrigin:
     image_changes: str = ""
     latencies_us: Mapping[str, float] = field(default_factory=dict)
     search_device: str = ""
+    search_runtime: str = ""
+    search_dtype: str = ""
+    threads: int = 1
     answers: Answers | None = None
 
 
@@ -133,6 +138,8 @@ def make_card(
         int8=int8,
         latencies_us=dict(origin.latencies_us),
         search_device=origin.search_device,
+        search_runtime=origin.search_runtime,
+        search_dtype=origin.search_dtype,
         device=device,
         versions={
             "nas": __version__,
@@ -261,8 +268,8 @@ def _limits(
             limits.append(f"{file.file} was not timed, because its process failed then.")
         if not file.runs_here:
             limits.append(
-                f"{file.file} was written and its structure was checked, but it was not run: its "
-                "runtime does not exist for the system that exported it."
+                f"{file.file} was not run: the machine that exported it has no runtime for it. "
+                "`nas verify` checks it on the device."
             )
     return limits
 

@@ -165,10 +165,15 @@ class _Steps:
 
 
 class _Running:
-    """The processes of the files of an export, which verify a file and later time it."""
+    """The processes of the files of an export, which verify a file and later time it.
 
-    def __init__(self) -> None:
+    Args:
+        threads: number of threads that each runtime may use.
+    """
+
+    def __init__(self, threads: int) -> None:
         self.processes: dict[str, ModelProcess] = {}
+        self._threads = threads
 
     def __enter__(self) -> Self:
         return self
@@ -179,8 +184,8 @@ class _Running:
 
     def open(self, model_file: ModelFormat, path: Path) -> ModelProcess:
         """Return a process for a file. Files that do not run here are not timed."""
-        process = ModelProcess(model_file, path)
-        if model_file.runs_here:
+        process = ModelProcess(model_file, path, threads=self._threads)
+        if model_file.can_run(path):
             self.processes[model_file.name] = process
         return process
 
@@ -278,7 +283,7 @@ def export_model(
                 for name in int8_formats:
                     failed[name] = error
                     del missing[name]
-        with _Running() as running:
+        with _Running(origin.threads) as running:
             files = [file for name, file in earlier.files.items() if name not in missing]
             new, unwritten = _write_files(
                 model, staging, missing, reference, data, int8, running, steps
@@ -296,7 +301,8 @@ def export_model(
         if all(file.precision != "int8" for file in files):
             summary, samples = None, replace(samples, int8_logits=None)
         samples.save(staging / SAMPLES_FILE)
-        script, problem = _write_script(model, staging, folder, files, samples)
+        searched = (origin.search_runtime, origin.search_dtype)
+        script, problem = _write_script(model, staging, folder, files, searched, samples)
         if problem is not None:
             failed[SCRIPT_FILE] = problem
         card = make_card(
@@ -425,17 +431,24 @@ def _write_script(
     staging: Path,
     folder: ModelFolder,
     files: Sequence[ExportedFile],
+    searched: tuple[str, str],
     samples: ReferenceImages,
 ) -> tuple[ScriptCheck | None, NasError | None]:
-    """Write and verify `run.py`; if it fails, leave none and return the error."""
-    names = {file.format: file.file for file in files}
+    """Write and verify `run.py`; if it fails, leave none and return the error.
+
+    The script runs the file of the searched runtime and dtype by default, if that runs here.
+    """
+    names = {
+        file.format: file.file
+        for file in sorted(files, key=lambda file: (file.runtime, file.precision) != searched)
+        if file.runs_here
+    }
     chosen = script_format(names)
-    text = run_script(names)
-    if chosen is None or text is None:
+    if chosen is None:
         return None, None
     (staging / PREPROCESSING_FILE).write_text(to_json(model.preprocessing), encoding="utf-8")
     script = staging / SCRIPT_FILE
-    script.write_text(text, encoding="utf-8")
+    script.write_text(run_script(names[chosen]), encoding="utf-8")
     name = names[chosen]
     path = next(each / name for each in (staging, folder.path) if (each / name).exists())
     try:

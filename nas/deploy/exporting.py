@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from contextlib import suppress
+from typing import Any, cast
 
 from nas.data import ImageDataset
 from nas.deploy.card import ModelOrigin
@@ -11,7 +12,7 @@ from nas.deploy.confidence import ThresholdRequest, make_threshold
 from nas.deploy.cpp_example import require_program
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
-from nas.deploy.formats import model_format
+from nas.deploy.formats import all_formats, model_format
 from nas.deploy.int8 import MAX_DROP
 from nas.deploy.model import TrainedModel
 from nas.deploy.retrain import keep_answers, load_trained, model_folder, retrain
@@ -23,17 +24,48 @@ from nas.errors import (
     TableError,
     as_nas_error,
 )
-from nas.latency import configured_runtime
+from nas.latency import Runtime, configured_runtime
+from nas.latency.timing import MEASURED
+from nas.machine import this_machine
 from nas.quantisation.post_training import WeightBits
 from nas.run.candidates import basis
 from nas.run.model_card import ModelData, Threshold
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
-from nas.run.settings import DEFAULT_FORMATS, JobSettings
+from nas.run.settings import JobSettings
 from nas.run.trained import MODELS_FOLDER, TRAINED, TRAINED_FILE, TrainedRecord
 
 TABLE_FORMAT = "tvm"
 """Format that is compiled with the schedules of the latency table."""
+
+PORTABLE_FORMATS = ("onnx", "onnx-int8")
+"""Formats for most devices. ONNX Runtime, which checks them, is always installed."""
+
+
+def default_formats(settings: JobSettings) -> tuple[str, ...]:
+    """Return the formats of an export that names none.
+
+    The first is that of the runtime that the latencies of the job are of, if there is one, so that
+    what was chosen is what is shipped; then `PORTABLE_FORMATS`.
+    """
+    device = settings.device
+    own = [
+        each.name
+        for each in all_formats()
+        if device.runtime in each.runtimes and each.precision == device.dtype
+    ]
+    formats = []
+    for name in dict.fromkeys((*own, *PORTABLE_FORMATS)):
+        with suppress(RequestError):
+            check_formats(settings, [name])
+            formats.append(name)
+    return tuple(formats)
+
+
+def job_formats(settings: JobSettings) -> tuple[str, ...]:
+    """Return the formats that a job exports: those that it names, or `default_formats`."""
+    named = settings.finish.export
+    return default_formats(settings) if named is None else named
 
 
 def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
@@ -51,7 +83,7 @@ def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
 def export(
     run: Run,
     picks: Sequence[str],
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] | None = None,
     *,
     max_accuracy_drop: float | None = None,
     weight_bits: int | None = None,
@@ -106,6 +138,11 @@ def export(
             remedy="Use 8, or 7 for x86 processors without VNNI instructions.",
         )
     request = _threshold_request(run.settings, min_confidence, min_accuracy)
+    if formats is None:
+        formats = default_formats(run.settings)
+        if TABLE_FORMAT in formats and not _has_table(run):
+            formats = [name for name in formats if name != TABLE_FORMAT]
+            progress.note(f"{TABLE_FORMAT} is left out: its latency table is not on this machine")
     check_formats(run.settings, formats)
     if example is not None:
         require_program(example, formats)
@@ -202,10 +239,8 @@ def _export(
 ) -> None:
     """Export one trained network of a run."""
     folder = ModelFolder(run.path / MODELS_FOLDER / name)
-    device, model = run.settings.device, load_trained(run, name)
-    model.runtime = configured_runtime(
-        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
-    )
+    model = load_trained(run, name)
+    model.runtime = _runtime_of(run)
     if TABLE_FORMAT in formats:
         try:
             model.table = run.table
@@ -229,6 +264,15 @@ def _export(
     )
     if threshold is not None:
         progress.note(f"{name}: {threshold.summary}")
+
+
+def _has_table(run: Run) -> bool:
+    """Return whether the latency table of a run is there, and this machine can compile for it."""
+    try:
+        device = run.table.device
+    except (RunFolderError, TableError):
+        return False
+    return _runtime_of(run).is_remote or device.processor == this_machine.processor()[0]
 
 
 def _threshold_request(
@@ -306,9 +350,37 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None)
         image_changes="" if changes is None else changes.summary,
         latencies_us=latencies,
         search_device="" if device is None or not latencies else device.summary,
+        **_search_settings(run),
     )
 
 
 def _is_trained(run: Run, pick: str) -> bool:
     records = run.trained.values()
     return any(pick == each.id or (pick and each.digest.startswith(pick)) for each in records)
+
+
+def _runtime_of(run: Run) -> Runtime:
+    """Return the runtime of the device of a run, which is not opened."""
+    device = run.settings.device
+    return configured_runtime(
+        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+    )
+
+
+def _search_settings(run: Run) -> dict[str, Any]:
+    """Return the settings of the search with which the files of a network are timed.
+
+    Without a runtime if its latencies and those of the files are not of the same thing, see
+    `nas.run.model_card.ModelCard`.
+    """
+    device, summary, (here, _) = run.settings.device, run.record.device, this_machine.processor()
+    runtime = _runtime_of(run)
+    if runtime.is_remote or summary is None or summary.must_match.get("processor") != here:
+        return {}
+    try:
+        this_machine.require_cores(device.threads)
+    except RequestError:  # This process may use fewer cores than the search.
+        return {}
+    is_compared = device.batch == 1 and runtime.network_basis == MEASURED
+    names = {"search_runtime": device.runtime, "search_dtype": device.dtype} if is_compared else {}
+    return {"threads": device.threads, **names}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from nas.display.formatting import format_latency
 from nas.errors import NasError
 from nas.files import jsonl
-from nas.graph import Graph
-from nas.latency import BuildProgress, LatencyTable, build_table, measure_networks
-from nas.latency.worker_process import timers_for
+from nas.latency import LatencyTable, measure_networks
+from nas.latency.build import add_missing_kernels
 from nas.pretrained import PublishedWeights, read_weights
 from nas.run.measurements import Measurement
 from nas.run.progress import JobProgress
@@ -85,15 +84,17 @@ def measure_references(
     if not missing:
         return
     graphs = [each.graph for each in missing.values()]
+    batch = run.settings.device.batch
     try:
         table = LatencyTable.open(run.table.path, runtime=run.runtime)
-        _build(table, graphs, run, progress)
+        progress.begin("latency table", "kernel")
+        add_missing_kernels(table, graphs, run.runtime, batch, progress.advance)
         progress.begin("published networks", "step")
         timed = measure_networks(
             graphs,
             run.runtime,
             table.schedules(),
-            batch=run.settings.device.batch,
+            batch=batch,
             progress=progress.advance,
         )
     except NasError as error:
@@ -107,22 +108,3 @@ def measure_references(
         for each in Measurement.of_timings(architecture, None, result):
             jsonl.append(run.measurements, each.model_dump(mode="json", by_alias=True))
         progress.note(f"{name}: {format_latency(result.measured_us)} as a whole network")
-
-
-def _build(table: LatencyTable, graphs: Sequence[Graph], run: Run, progress: JobProgress) -> None:
-    """Add the kernels that networks need and a latency table lacks."""
-    batch = run.settings.device.batch
-    missing = table.missing(
-        [kernel for each in graphs for kernel in run.runtime.kernels(each, batch)]
-    )
-    if not missing:
-        return
-    timed: set[str] = set()
-
-    def report(state: BuildProgress) -> None:
-        timed.add(state.record.name)
-        progress.advance(len(timed), len(missing), state.record.name)
-
-    progress.begin("latency table", "kernel")
-    with timers_for(run.runtime) as timers:
-        build_table(table, missing, timers, progress=report)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def network_input(path):
     )
 
 
-@LOAD@
+@LOADERS@
 
 def main():
     parser = argparse.ArgumentParser(description="Classify images.")
@@ -63,6 +63,9 @@ def main():
     options = parser.parse_args()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # Not every terminal shows every name.
+    load = LOADERS.get(Path(options.model).suffix)
+    if load is None:
+        sys.exit(f"{options.model}: expected a file with the suffix {', '.join(LOADERS)}")
     logits_of, results = load(options.model), []
     for path in options.images:
         try:
@@ -93,8 +96,8 @@ if __name__ == "__main__":
     sys.exit(main())
 '''
 
-_ONNX = '''\
-def load(path):
+_LOADERS = '''\
+def load_onnx(path):
     """Return a function from the input of the network to its logits."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Read when ONNX Runtime is imported.
     import onnxruntime
@@ -102,10 +105,9 @@ def load(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = PREPROCESSING["output_name"], PREPROCESSING["input_name"]
     return lambda images: session.run([names[0]], {names[1]: images})[0][0]
-'''
 
-_LITERT = '''\
-def load(path):
+
+def load_tflite(path):
     """Return a function from the input of the network to its logits."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -127,37 +129,48 @@ def load(path):
         return logits
 
     return logits_of
-'''
 
-_RUNTIMES = {"onnx": _ONNX, "onnx-int8": _ONNX, "tflite": _LITERT, "tflite-int8": _LITERT}
-"""The part of the script that runs a file, by format. The first one that was exported is used."""
+
+def load_tvm(path):
+    """Return a function from the input of the network to its logits."""
+    import tvm
+
+    network = tvm.relax.VirtualMachine(tvm.runtime.load_module(path), tvm.cpu())
+
+    def logits_of(images):
+        values = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        return network["main"](tvm.runtime.tensor(values)).numpy()[0]
+
+    return logits_of
+
+
+LOADERS = {".onnx": load_onnx, ".tflite": load_tflite, ".so": load_tvm}
+'''
 
 REQUIREMENTS = {
     "onnx": "onnxruntime numpy pillow",
     "onnx-int8": "onnxruntime numpy pillow",
     "tflite": "ai-edge-litert numpy pillow",
     "tflite-int8": "ai-edge-litert numpy pillow",
+    "tvm": "apache-tvm numpy pillow",
 }
-"""Packages that the script imports, by format."""
+"""Packages that the script imports, by the format of the file that it runs."""
 
 
 def script_format(formats: Collection[str]) -> str | None:
-    """Return the format that the script runs; None if there is no script for any of the formats."""
-    return next((name for name in _RUNTIMES if name in formats), None)
+    """Return the first format that the script runs; None if it runs none of them."""
+    return next((name for name in formats if name in REQUIREMENTS), None)
 
 
-def run_script(formats: Mapping[str, str]) -> str | None:
-    """Return the text of `run.py`; None if none of the formats has a runtime for it.
+def run_script(default: str) -> str:
+    """Return the text of `run.py`.
 
     Args:
-        formats: file of each exported format.
+        default: file of the network that it runs if no other is named.
     """
-    chosen = script_format(formats)
-    if chosen is None:
-        return None
     source = Path(image_reading.__file__).read_text(encoding="utf-8")
     _, start, code = source.partition("from __future__ import annotations\n")
-    script = _SCRIPT.replace("@LOAD@", _RUNTIMES[chosen]).replace("@MODEL@", formats[chosen])
+    script = _SCRIPT.replace("@LOADERS@", _LOADERS).replace("@MODEL@", default)
     return _TITLE + start + code.rstrip() + script
 
 

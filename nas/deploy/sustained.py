@@ -120,7 +120,7 @@ def measure_sustained(
         with folder.staging():  # A folder that cannot be written to is refused at once.
             pass
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
-    chosen, rows = split_files(folder.card.files)
+    chosen, rows = split_files(folder)
     if not chosen:
         raise ExportError("No file of the model runs here.", remedy="`nas doctor` says why.")
     image = first_image(samples.images, folder.preprocessing)

@@ -25,7 +25,7 @@ from nas.deploy.folder import SAMPLES_FILE, SCRIPT_FILE, ModelFolder, size_bytes
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
-from nas.deploy.scripts import script_format, script_logits
+from nas.deploy.scripts import script_logits
 from nas.errors import DataError, ExportError, RequestError
 from nas.files.documents import read_bytes
 from nas.run.model_card import (
@@ -186,6 +186,7 @@ def check_file(
     """Load and run an exported file, and compare its logits with the reference.
 
     A file whose runtime does not exist for this system is only read, which checks its structure.
+    One for another kind of processor is not even read.
 
     Args:
         process: the process of the file, which loads it now.
@@ -207,10 +208,12 @@ def check_file(
         companions=(*model_file.companions, *model_file.device_files),
         precision=model_file.precision,
         size_bytes=sum(size_bytes(path.parent / name) for name in names),
-        runs_here=model_file.runs_here,
+        runs_here=model_file.can_run(path),
+        runtime=next(iter(model_file.runtimes), ""),
     )
-    if not model_file.runs_here:
-        model_file.load(path)
+    if not file.runs_here:
+        if not model_file.runs_here:
+            model_file.load(path)
         return file
     expected = reference.expected(model_file.precision)
     loaded = process.load(first_image(reference.images, preprocessing))
@@ -350,16 +353,14 @@ def _verify_script(
     folder: ModelFolder, files: list[FileOutcome], samples: ReferenceImages
 ) -> tuple[ScriptCheck | None, str]:
     """Run the `run.py` of a folder; return what it computed, or None and why it was not run."""
-    path = folder.path / SCRIPT_FILE
-    outcomes = {each.file.format: each for each in files}
-    chosen = script_format(outcomes)
-    if chosen is None or SCRIPT_FILE not in folder.sums():
+    path, script = folder.path / SCRIPT_FILE, folder.card.script
+    if script is None or SCRIPT_FILE not in folder.sums():
         return None, f"The folder has no {SCRIPT_FILE}."
-    outcome = outcomes[chosen]
+    outcome = next(each for each in files if each.file.file == script.file)
     if outcome.status != "verified":
         return None, f"{SCRIPT_FILE} runs {outcome.file.file}, which is {outcome.status}."
     model = folder.path / outcome.file.file
-    return check_script(path, model, model_format(chosen), samples), ""
+    return check_script(path, model, model_format(outcome.file.format), samples), ""
 
 
 def load_data(card: ModelCard) -> ImageDataset:

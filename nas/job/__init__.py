@@ -102,7 +102,7 @@ def run_job(
             else is done, and in the report.
         NasError: a stage failed.
     """
-    from nas.deploy.exporting import check_formats, unfinished_error
+    from nas.deploy.exporting import check_formats, job_formats, unfinished_error
     from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.inputs import check_device, check_published
@@ -112,7 +112,7 @@ def run_job(
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
-    check_formats(settings, settings.finish.export)
+    check_formats(settings, job_formats(settings))
     check_device(settings)
     check_published(settings)
     with shown(progress) as bars, claim(folder, settings, command) as run:
@@ -216,7 +216,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
         RequestError: the job cannot do what its settings ask for.
         DataError: the images cannot be used.
     """
-    from nas.deploy.exporting import check_formats
+    from nas.deploy.exporting import check_formats, job_formats
     from nas.job.inputs import (
         check_device,
         load_images,
@@ -227,7 +227,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     from nas.latency import open_runtime
 
     progress, start = progress or SilentProgress(), time.perf_counter()
-    check_formats(settings, settings.finish.export)
+    check_formats(settings, job_formats(settings))
     check_device(settings)
     data = load_images(settings, progress, write_cache=False)
     spaces = load_job_spaces(settings, data).searched

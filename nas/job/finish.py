@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from nas.deploy.exporting import export_networks
+from nas.deploy.exporting import export_networks, job_formats
 from nas.deploy.retrain import Retraining, finalist, measure_epoch, train_networks
 from nas.errors import IncompleteExportError, KernelError, MeasurementError, NasError
 from nas.files import jsonl
@@ -276,7 +276,7 @@ def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:
 
 def _export_s(run: JobRun, epoch_s: float) -> float:
     """Return the seconds to export a network, from those of an epoch of its training."""
-    formats, data = len(run.settings.finish.export), run.data
+    formats, data = len(job_formats(run.settings)), run.data
     images = len(data.test) + len(data.search) + len(data.holdout)
     share = EXPORT_PASSES * images / len(data.train)
     return formats * (EXPORT_FILE_S + share * epoch_s)
@@ -296,7 +296,7 @@ def export_finalists(
         The error of each finalist that could not be exported in all formats, by its name. The run's
         record has the reasons by format; under "all" if none was written.
     """
-    errors = export_networks(run, finalists, run.settings.finish.export, progress=progress)
+    errors = export_networks(run, finalists, job_formats(run.settings), progress=progress)
     run.record.export_errors = {
         name: {format_: own.message for format_, own in error.failed.items()}
         if isinstance(error, IncompleteExportError)

@@ -115,7 +115,8 @@ def retarget(
     folder = folder or run.path.with_name(f"{run.path.name}-{chosen.runtime}-{chosen.dtype}")
     settings = with_options(settings, budget=budget, name=_name_of(folder))
     check_device(settings)
-    settings = with_options(settings, finish={"export": _formats(settings)})
+    if settings.finish.export is not None:
+        settings = with_options(settings, finish={"export": _formats(settings)})
     _begin(run, folder, settings, command)
     return run_job(settings, folder, command=command, progress=progress)
 
@@ -153,7 +154,7 @@ def _name_of(folder: Path) -> str:
 def _formats(settings: JobSettings) -> tuple[str, ...]:
     """Return the formats of the job that files for its device can have."""
     formats = []
-    for name in settings.finish.export:
+    for name in settings.finish.export or ():
         with suppress(RequestError):
             check_formats(settings, [name])
             formats.append(name)

@@ -74,7 +74,7 @@ def load_job(path: Path) -> JobSettings:
         raise JobFileError(f"{path}: {describe_problems(error, JobSettings)}") from None
     except (ValueError, RecursionError) as error:
         raise _file_error(path, f"is not TOML: {printable(str(error))[:200]}") from None
-    unknown = [name for name in job.finish.export if name not in format_names()]
+    unknown = [name for name in job.finish.export or () if name not in format_names()]
     if unknown:
         raise JobFileError(
             f"{path}: finish.export has {shortened_text(repr(unknown[0]))}: the formats are "

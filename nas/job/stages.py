@@ -12,6 +12,7 @@ from nas import files
 from nas.data import ImageDataset
 from nas.data.check import check_data
 from nas.data.decoding import remedy_for
+from nas.deploy.exporting import job_formats
 from nas.deploy.formats import model_format
 from nas.errors import DataError, MeasurementError
 from nas.job.folder import JobRun
@@ -159,7 +160,7 @@ def note_few_images(settings: JobSettings, data: ImageDataset, progress: JobProg
             "mobilenet_v3_small, shufflenet_v2_x1_0, squeezenet1_1) or timm (mobilenetv2_100, "
             "tf_efficientnet_lite0) with pretrained in [[space]]; see docs/pretrained.md"
         )
-    is_int8 = any(model_format(name).precision == "int8" for name in settings.finish.export)
+    is_int8 = any(model_format(name).precision == "int8" for name in job_formats(settings))
     if images < FEW_CALIBRATION_IMAGES and is_int8:
         progress.note(
             f"int8 files will be calibrated on {images} training images only: the largest value of "

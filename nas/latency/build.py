@@ -30,6 +30,7 @@ from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Moments, Timing, moments_agree
 
 if TYPE_CHECKING:
+    from nas.graph import Graph
     from nas.space import SearchSpace
 
 KERNELS_IN_TURN = 48
@@ -379,3 +380,38 @@ class _TableBuilder:
         """Return what was added or finished."""
         counts = Counter(self._statuses.values())
         return BuildResult(counts["ok"], counts["unstable"], counts["failed"], self.seconds)
+
+
+def add_missing_kernels(
+    table: LatencyTable,
+    graphs: Sequence[Graph],
+    runtime: Runtime,
+    batch: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> None:
+    """Add the kernels that networks need and a table lacks.
+
+    Args:
+        table: table of the device.
+        graphs: the networks.
+        runtime: runtime of the table.
+        batch: number of images that run at once.
+        progress: function of the kernels that were timed, of all, and of the name of the last one.
+
+    Raises:
+        NasError: see `build_table`.
+    """
+    from nas.latency.worker_process import timers_for
+
+    missing = table.missing([kernel for each in graphs for kernel in runtime.kernels(each, batch)])
+    if not missing:
+        return
+    timed: set[str] = set()
+
+    def report(state: BuildProgress) -> None:
+        timed.add(state.record.name)
+        if progress is not None:
+            progress(len(timed), len(missing), state.record.name)
+
+    with timers_for(runtime) as timers:
+        build_table(table, missing, timers, progress=report)

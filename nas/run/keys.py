@@ -229,7 +229,10 @@ KEYS: dict[str, Key] = {
         ge=0,
         le=1000,
     ),
-    "finish.export": _free_key("Formats that the trained networks are exported to."),
+    "finish.export": _free_key(
+        "Formats that the trained networks are exported to; by default that of the device's "
+        "runtime, onnx and onnx-int8."
+    ),
     "finish.min_confidence": _free_key(
         "Confidence below which an exported model answers unsure.", gt=0, le=1
     ),

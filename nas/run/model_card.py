@@ -19,7 +19,7 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
-from nas.latency.timing import LatencySummary, round_to_four_digits
+from nas.latency.timing import MEASURED, LatencySummary, round_to_four_digits
 from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
 from nas.run.trained import Calibration
@@ -27,6 +27,10 @@ from nas.space.records import ArchitectureRecord, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Height or width of an image in pixels."""
+
+
+MAX_LATENCY_DIFFERENCE = 0.1
+"""Largest difference of two latencies of a network that is not worth a sentence, as a fraction."""
 
 
 class ImageReading(Document):
@@ -200,8 +204,10 @@ class ExportedFile(Document):
         companions: names of the files that belong to it.
         precision: type of weights and activations.
         size_bytes: size of the file, or of all files in the folder.
-        runs_here: whether its runtime exists for the system that exported it. All further fields
-            are empty if it does not.
+        runtime: runtime, as `[device] runtime` names it, with which a search chooses networks for
+            such files, with `precision` as its dtype; empty if there is none.
+        runs_here: whether it runs on the machine that exported it. All further fields are empty if
+            it does not.
         versions: versions of the packages that ran the file, by name.
         images: number of test images whose logits were compared.
         accuracy: accuracy on all test images.
@@ -222,6 +228,7 @@ class ExportedFile(Document):
     companions: tuple[Name, ...] = Field(default=(), strict=False)
     precision: Literal["float32", "int8"]
     size_bytes: Count
+    runtime: str = ""
     runs_here: bool = True
     versions: dict[str, str] = Field(default_factory=dict)
     images: Count = 0
@@ -557,6 +564,9 @@ class ModelCard(Document):
         int8: how the model was quantised; None if no int8 file was exported.
         latencies_us: latency by what the search knew: `predicted` and `measured`.
         search_device: device that these latencies are for; empty if there are none.
+        search_runtime, search_dtype: settings of the device of the search; empty if `latencies_us`
+            cannot be compared with those of the files, because they are not of one image, are
+            estimated, or belong to another device.
         device: processor that exported and timed the files.
         sustained: latencies under a load of some minutes; None if that was not measured.
         versions: versions of Python and the libraries by name.
@@ -591,11 +601,41 @@ class ModelCard(Document):
     int8: Int8Summary | None = None
     latencies_us: dict[str, Positive] = Field(default_factory=dict)
     search_device: str = ""
+    search_runtime: str = ""
+    search_dtype: str = ""
     device: str
     sustained: SustainedRecord | None = None
     versions: dict[str, str]
     exported: str
     limits: tuple[str, ...]
+
+    @property
+    def latency_notes(self) -> tuple[str, ...]:
+        """Sentences on the files that take longer or shorter than the search measured.
+
+        They name those whose latency differs by more than `MAX_LATENCY_DIFFERENCE`.
+        """
+        measured_us = self.latencies_us.get(MEASURED)
+        if measured_us is None or not self.search_runtime:
+            return ()
+        notes = []
+        for file in self.files:
+            ratio = file.latency.quiet_us / measured_us if file.latency else 1.0
+            if abs(ratio - 1) <= MAX_LATENCY_DIFFERENCE:
+                continue
+            times = f"{ratio:.2g} times as long as the search measured"
+            if (file.runtime, file.precision) == (self.search_runtime, self.search_dtype):
+                note = f"{file.file} takes {times}: the device has another speed now"
+            else:
+                note = (
+                    f"The network was chosen for {self.search_runtime} in {self.search_dtype}; as "
+                    f"{file.file} it takes {times}"
+                )
+                if file.runtime:
+                    options = f"--runtime {file.runtime} --dtype {file.precision}"
+                    note += f". `nas retarget RUN {options}` chooses networks for such files"
+            notes.append(f"{note}.")
+        return tuple(notes)
 
 
 CARD_FILE = "card.json"

@@ -27,7 +27,7 @@ from nas.run.measurements import MEASUREMENTS, latencies_and_errors, moments_by_
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
 from nas.run.record import DataSummary, RunRecord, read_run
-from nas.run.settings import DEFAULT_FORMATS, JobSettings, SearchSettings
+from nas.run.settings import JobSettings, SearchSettings
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
 from nas.supernet.ranking_records import RankingRecord, read_ranking
@@ -581,7 +581,7 @@ class Run:
     def export(
         self,
         *picks: str,
-        formats: Sequence[str] = DEFAULT_FORMATS,
+        formats: Sequence[str] | None = None,
         max_accuracy_drop: float | None = None,
         weight_bits: int | None = None,
         min_confidence: float | None = None,
@@ -593,7 +593,7 @@ class Run:
 
         Args:
             picks: the beginnings of digests, or names of published networks that were trained.
-            formats: names of formats.
+            formats: names of formats; by default those of `nas.deploy.exporting.default_formats`.
             max_accuracy_drop, weight_bits, min_confidence, min_accuracy, example, progress: see
                 `Pick.export`.
 
@@ -694,7 +694,8 @@ class Pick(Candidate):
         A network that is not trained to the end is trained first, which takes a while.
 
         Args:
-            formats: names of formats; by default ONNX in float32 and in int8.
+            formats: names of formats; by default that of the runtime of the search, and ONNX in
+                float32 and in int8.
             max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a
                 fraction; by default 0.005.
             weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs.
@@ -713,7 +714,7 @@ class Pick(Candidate):
         """
         (folder,) = self._run.export(
             self.digest,
-            formats=formats or DEFAULT_FORMATS,
+            formats=formats or None,
             max_accuracy_drop=max_accuracy_drop,
             weight_bits=weight_bits,
             min_confidence=min_confidence,

@@ -503,17 +503,12 @@ class SearchSettings(_Table):
         return redact_address(storage)
 
 
-DEFAULT_FORMATS = ("onnx", "onnx-int8")
-"""Formats of an export that names none. ONNX Runtime is always installed and runs on most devices;
-extras that happen to be installed do not change what a job does."""
-
-
 class FinishSettings(_Table):
     """The table `[finish]`: how many candidates are timed, trained and exported at the end."""
 
     measure: Annotated[int, _field("finish.measure")] = 20
     retrain: Annotated[int, _field("finish.retrain")] | None = None
-    export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] = DEFAULT_FORMATS
+    export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] | None = None
     min_confidence: Annotated[float, _field("finish.min_confidence")] | None = None
     min_accuracy: Annotated[float, _field("finish.min_accuracy")] | None = None
     pictures: Annotated[bool, _field("finish.pictures")] = True

@@ -53,7 +53,7 @@ NAME = "small_1.0"
 
 def use_fake_device(patch, runtime=FakeRuntime):
     patch.setattr("nas.latency.open_runtime", lambda *name, **settings: runtime())
-    for module in ("nas.job.stages", "nas.deploy.references"):
+    for module in ("nas.job.stages", "nas.latency.worker_process"):
         patch.setattr(f"{module}.timers_for", lambda runtime: nullcontext([runtime]))
 
 

@@ -51,7 +51,7 @@ def preprocessing(channels: int, image_size: int = SIZE) -> Preprocessing:
 def write_script(folder: Path, how: Preprocessing) -> Path:
     """Write `run.py` and its preprocessing, without a network; return its path."""
     (folder / "preprocessing.json").write_text(to_json(how), encoding="utf-8")
-    (folder / "run.py").write_text(run_script({"onnx": "model.onnx"}), encoding="utf-8")
+    (folder / "run.py").write_text(run_script("model.onnx"), encoding="utf-8")
     return folder / "run.py"
 
 
@@ -190,9 +190,16 @@ def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):
         script_logits(script, tmp_path / "missing.onnx", ["PNG"], script.parent)
 
 
-def test_formats_without_a_runtime_of_their_own_have_no_script():
-    assert run_script({"coreml": "model.mlpackage"}) is None
-    assert script_format(["coreml", "onnx-int8"]) == "onnx-int8"
+def test_script_runs_the_first_format_that_it_can():
+    assert script_format(["coreml", "onnx-int8", "onnx"]) == "onnx-int8"
+    assert script_format(["coreml"]) is None
+
+
+def test_script_refuses_a_file_of_another_kind(script):
+    with pytest.raises(
+        ExportError, match=r"status 1 and wrote: .*expected .*\.onnx, \.tflite, \.so"
+    ):
+        script_logits(script, Path("model.pte"), ["PNG"], script.parent)
 
 
 def test_dataset_passes_its_background_on(tmp_path, monkeypatch):

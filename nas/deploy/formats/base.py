@@ -67,6 +67,8 @@ class ModelFormat(ABC):
             `nas.latency.runtime.Runtime.device_files`; empty before.
         precision: type of weights and activations.
         packages: packages to import, by the name that `import` takes.
+        runtimes: runtimes, as `[device] runtime` names them, that run its files. A search for one
+            of these with a `dtype` of `precision` finds networks for the format.
         device: settings of `[device]` that a run must have for the format; empty if any device
             will do.
         extra: optional dependency of this package that installs them; empty if they are always
@@ -81,6 +83,7 @@ class ModelFormat(ABC):
     companions: ClassVar[tuple[str, ...]] = ()
     precision: ClassVar[Literal["float32", "int8"]] = "float32"
     packages: ClassVar[tuple[str, ...]] = ()
+    runtimes: ClassVar[tuple[str, ...]] = ()
     device: ClassVar[Mapping[str, str]] = {}
     extra: ClassVar[str] = ""
     tolerance: ClassVar[float] = 1e-3
@@ -90,6 +93,10 @@ class ModelFormat(ABC):
     def runs_here(self) -> bool:
         """Whether the runtime of the format exists for this operating system."""
         return True
+
+    def can_run(self, path: Path) -> bool:
+        """Return whether this machine runs a file: `runs_here`, and not made for another kind."""
+        return self.runs_here
 
     @property
     def missing_packages(self) -> list[str]:

@@ -43,6 +43,7 @@ class Onnx(ModelFormat):
     name = "onnx"
     file_name = "model.onnx"
     packages = _PACKAGES
+    runtimes = ("onnxruntime",)
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`."""

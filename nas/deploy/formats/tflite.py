@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class TfLite(ModelFormat):
     name = "tflite"
     file_name = "model.tflite"
     packages = ("ai_edge_litert",)
+    runtimes: ClassVar[tuple[str, ...]] = ("litert",)
     extra = "tflite"
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
@@ -55,6 +56,7 @@ class TfLiteInt8(TfLite):
     name = "tflite-int8"
     file_name = "model-int8.tflite"
     precision = "int8"
+    runtimes = ("litert", "ethos_u")
     # A value in the middle of two integers is rounded to either, which changes values behind it: by
     # 0.16 in a MobileNetV3 of 7.8 million multiply-accumulates. A wrong scale or layout gives 1
     # and more.

@@ -1,12 +1,16 @@
 """Format `tvm`: a shared library with the very kernels that the latency table timed.
 
-The library holds the weights, and runs on processors like the one of the table. Its function
+The library holds the weights, and runs on processors like the one of the table: this machine's, or
+that of boards behind TVM RPC, which then run it once beside torch. Its function
 `main` maps an image `1 x H x W x C` to the logits, and `preprocessing` returns the preprocessing
 as JSON; `nas.runtimes.tvm.library` shows how to call them without this package.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -21,13 +25,19 @@ from nas.deploy.formats.base import (
     export_errors,
     package_versions,
 )
-from nas.errors import RequestError
+from nas.errors import ExportError, RequestError
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.latency import LatencyTable
+    from nas.latency.runtime import Schedules
     from nas.quantisation.network import QuantisedNetwork
     from nas.runtimes.tvm.library import Library
+    from nas.runtimes.tvm.runtime import TvmRuntime
+
+
+_BOARD_IMAGES = 4
+"""Images on which a board is compared with torch."""
 
 
 class Tvm(ModelFormat):
@@ -36,25 +46,45 @@ class Tvm(ModelFormat):
     name = "tvm"
     file_name = "model.so"
     packages = ("tvm",)
-    device: ClassVar = {"runtime": "tvm", "target": "cpu", "dtype": "float32"}
+    runtimes = ("tvm",)
+    device: ClassVar = {"runtime": "tvm", "dtype": "float32"}
+
+    def check_device(self, runtime: str, target: str, dtype: str) -> None:
+        """See `ModelFormat.check_device`."""
+        super().check_device(runtime, target, dtype)
+        if target == "cuda":
+            raise RequestError(
+                "Format 'tvm' holds code for processors, and the run is for target 'cuda'.",
+                remedy="Export another format, such as onnx, which ONNX Runtime runs on GPUs.",
+            )
+        if target == "cpu" and not _has_compiler():
+            raise RequestError(
+                "Format 'tvm' needs a C++ compiler to link a library, and none is installed.",
+                remedy="Install g++ or clang++, or export another format, such as onnx.",
+            )
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
-        """See `ModelFormat.write`.
+        """See `ModelFormat.write`. Kernels that the table lacks are timed and added to it first.
 
         Raises:
             RequestError: the model has no latency table, or one of another kind of device.
             TableDeviceError: the table was measured on another machine.
-            MissingKernelError: the table lacks a kernel of the network.
-            ExportError: TVM cannot compile the network.
+            MissingKernelError: a kernel of the network cannot be timed.
+            ExportError: TVM cannot compile the network, or a board computes something else.
         """
+        from nas.latency import LatencyTable
+        from nas.latency.build import add_missing_kernels
         from nas.runtimes.tvm.runtime import TvmRuntime
 
         table = _require_table(model)
         device = table.device
         self.check_device(device.runtime, device.target, device.dtype)
-        runtime = TvmRuntime(target=device.target, threads=device.threads, dtype=device.dtype)
+        runtime = model.runtime
+        if not isinstance(runtime, TvmRuntime):
+            runtime = TvmRuntime(target=device.target, threads=device.threads, dtype=device.dtype)
         runtime.open()
-        device.require_match(runtime.fingerprint, str(table.path))
+        table = LatencyTable.open(table.path, runtime=runtime)
+        add_missing_kernels(table, [model.graph], runtime)
         with export_errors("TVM cannot compile the network"):
             runtime.write_library(
                 model.graph,
@@ -63,6 +93,37 @@ class Tvm(ModelFormat):
                 path,
                 {PREPROCESSING_KEY: model.preprocessing.embedded},
             )
+        if runtime.is_remote:
+            self._check_on_board(model, runtime, table.schedules())
+            runtime.release()
+
+    def _check_on_board(
+        self, model: TrainedModel, runtime: TvmRuntime, schedules: Schedules
+    ) -> None:
+        """Run the network on the board, and compare it with torch.
+
+        It is compiled as for the file. A library and this machine's networks differ in their input
+        only, so this checks kernels, weights and the board.
+
+        Raises:
+            ExportError: the board computes something else than torch.
+        """
+        shape = (_BOARD_IMAGES, *model.graph.input_shape)
+        images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        expected = model.logits(images)
+        network = runtime.compile(model.graph, schedules, model.weights)
+        logits = np.stack([network.run(image).reshape(-1) for image in images])
+        difference = float(np.abs(logits - expected).max() / expected.std())
+        if not difference <= self.tolerance:
+            raise ExportError(
+                f"The board computes logits that differ from torch's by {difference:.2g} of their "
+                f"standard deviation; {self.tolerance:g} is allowed.",
+                remedy="Check triple, cpu and features of the target.",
+            )
+
+    def can_run(self, path: Path) -> bool:
+        """See `ModelFormat.can_run`: a library of another architecture is one of a board."""
+        return _machine_of(path) == _machine_of(Path(sys.executable))
 
     def load(self, path: Path, threads: int = 1) -> _TvmModel:
         """See `ModelFormat.load`."""
@@ -90,6 +151,23 @@ class _TvmModel(LoadedModel):
     def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
         """See `LoadedModel.runner`."""
         return self._library.runner(image)
+
+
+def _has_compiler() -> bool:
+    """Return whether TVM finds a compiler to link with, without importing TVM."""
+    named = (os.environ.get(name) for name in ("CXX", "CC"))
+    usual = ("g++", "gcc", "clang++", "clang", "c++", "cc")
+    return os.name == "nt" or any(each and shutil.which(each) for each in (*named, *usual))
+
+
+def _machine_of(path: Path) -> bytes:
+    """Return for which processors a program or a library is, as its first bytes say.
+
+    These are the class and the machine in the header of ELF files. Other systems have no boards.
+    """
+    with path.open("rb") as file:
+        header = file.read(20)
+    return header[4:6] + header[18:20] if header.startswith(b"\x7fELF") else b""
 
 
 def _require_table(model: TrainedModel) -> LatencyTable:

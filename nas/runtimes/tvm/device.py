@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
+from tvm.support import cc
 from tvm.target import codegen
 
+from nas.errors import ExportError
 from nas.latency import timing
 from nas.machine import this_machine
 
@@ -31,6 +34,15 @@ class Device(Protocol):
 
     def load_network(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
         """Load a compiled network into a virtual machine on the device."""
+        ...
+
+    def export_network(self, executable: relax.VMExecutable, path: Path) -> None:
+        """Write a compiled network as a shared library that such a device loads.
+
+        Raises:
+            ExportError: nothing is installed that links it.
+            MeasurementError: it cannot be linked.
+        """
         ...
 
     def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
@@ -92,6 +104,15 @@ class LocalDevice:
     def load_network(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
         """See `Device.load_network`."""
         return relax.VirtualMachine(executable, self.tvm_device)
+
+    def export_network(self, executable: relax.VMExecutable, path: Path) -> None:
+        """See `Device.export_network`."""
+        if cc.get_cc() is None:
+            raise ExportError(
+                "TVM needs a C++ compiler to link a library, and none is installed.",
+                remedy="Install g++ or clang++.",
+            )
+        executable.export_library(str(path))
 
     def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
         """See `Device.to_device`."""

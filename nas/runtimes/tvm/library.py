@@ -16,12 +16,10 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
-from tvm.support import cc
 
-from nas.errors import ExportError
 from nas.graph import Graph
 from nas.latency.runtime import Schedules, Weights
-from nas.runtimes.tvm.device import use_threads
+from nas.runtimes.tvm.device import Device, use_threads
 from nas.runtimes.tvm.relax_network import compile_network
 from nas.schedules.templates import Templates
 
@@ -31,20 +29,16 @@ def write(
     schedules: Schedules,
     weights: Weights,
     templates: Templates,
+    device: Device,
     path: Path,
     texts: Mapping[str, str],
 ) -> None:
-    """Write a network as a shared library for this machine's processor.
+    """Write a network as a shared library for a device.
 
     See `nas.runtimes.tvm.runtime.TvmRuntime.write_library`.
     """
-    if cc.get_cc() is None:
-        raise ExportError(
-            "TVM needs a C++ compiler to link a library, and none is installed.",
-            remedy="Install g++ or clang++.",
-        )
     code = compile_network(graph, schedules, weights, templates, is_flat=False, texts=texts)
-    code.executable.export_library(str(path))
+    device.export_network(code.executable, path)
 
 
 class Library:

@@ -166,7 +166,8 @@ class TvmRuntime(Runtime):
         """
         from nas.runtimes.tvm import library
 
-        library.write(graph, schedules, weights, self.timer.templates, path, texts)
+        templates, device = self.timer.templates, self.timer.device
+        library.write(graph, schedules, weights, templates, device, path, texts)
 
 
 class CudaRuntime(TvmRuntime):

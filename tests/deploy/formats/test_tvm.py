@@ -6,15 +6,17 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel
+from nas.deploy.scripts import run_script, script_logits
 from nas.errors import (
     ExportError,
-    MissingKernelError,
     RequestError,
     TableDeviceError,
 )
+from nas.files.documents import to_json
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -97,6 +99,27 @@ def test_library_runs_in_a_process_with_tvm_alone(tmp_path, folder):
     assert json.loads(output) == json.loads(model.preprocessing.embedded)
 
 
+def test_script_runs_a_library(tmp_path, folder):
+    model = model_with_table("squeezenet_tiny", tmp_path)
+    path = write(model_format("tvm"), model, folder)
+    (folder / "preprocessing.json").write_text(to_json(model.preprocessing))
+    (folder / "run.py").write_text(run_script(path.name))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    (logits,) = script_logits(folder / "run.py", path, ["image.png"], folder)
+    (expected,) = model.pixel_logits(pixels[None, ..., None])
+    assert np.abs(logits - expected).max() <= 1e-3 * expected.std()
+
+
+def test_library_for_another_processor_does_not_run_here(tmp_path, folder):
+    path = write(model_format("tvm"), model_with_table("squeezenet_tiny", tmp_path), folder)
+    assert model_format("tvm").can_run(path)
+    library = bytearray(path.read_bytes())
+    library[18:20] = (183).to_bytes(2, "little")  # EM_AARCH64 of the ELF specification
+    path.write_bytes(library)
+    assert not model_format("tvm").can_run(path)
+
+
 @pytest.mark.slow
 def test_kernels_are_compiled_from_the_schedules_of_the_table(tmp_path, folder, monkeypatch):
     from nas.schedules.cpu import CpuTemplates
@@ -119,10 +142,15 @@ def test_model_without_a_table_names_the_command_that_builds_one(tmp_path):
         write(model_format("tvm"), digits_model("mobilenet_tiny"), tmp_path)
 
 
-def test_table_without_a_kernel_is_refused(tmp_path, folder):
+def test_kernel_that_the_table_lacks_is_timed_and_added(tmp_path, folder):
     model = model_with_table("mobilenet_tiny", tmp_path, skip=1)
-    with pytest.raises(MissingKernelError, match="conv2d"):
-        write(model_format("tvm"), model, folder)
+    first, *others = dict.fromkeys(TvmRuntime().kernels(model.graph))
+    assert first not in model.table.schedules()
+    loaded = model_format("tvm").load(write(model_format("tvm"), model, folder))
+    assert_computes_the_same(loaded, model, digits_images(), model_format("tvm").tolerance)
+    table = LatencyTable.open(model.table.path)
+    assert table.schedules().keys() == {first, *others}
+    assert table.record(others[0]).latency_us == 1.0, "what the table has is not timed again"
 
 
 @pytest.mark.parametrize(

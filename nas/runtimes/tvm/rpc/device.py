@@ -15,7 +15,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, rpc
 
-from nas.errors import DeviceError, MeasurementError
+from nas.errors import DeviceError, ExportError, MeasurementError
 from nas.runtimes.boards import connection
 from nas.runtimes.boards.connection import Connection
 from nas.runtimes.tvm.rpc import board
@@ -69,6 +69,16 @@ class RemoteDevice:
         session = self._session()
         with self._detecting_loss():
             return relax.VirtualMachine(self._upload(session, executable), self.tvm_device)
+
+    def export_network(self, executable: relax.VMExecutable, path: Path) -> None:
+        """See `Device.export_network`."""
+        if self._linker.command is None:
+            raise ExportError(
+                "No linker for the board is installed on this machine.",
+                remedy="Install gcc-aarch64-linux-gnu or lld (names of Debian packages), or name "
+                "one with cc= in the target.",
+            )
+        self._linker.export(executable, path)
 
     def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
         """See `Device.to_device`."""
