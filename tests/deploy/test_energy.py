@@ -95,6 +95,7 @@ def powercap(tmp_path, monkeypatch):
     zone.mkdir(parents=True)
     (zone / "name").write_text("package-0\n")
     (zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
+    (zone / "energy_uj").write_text("0\n")
     stop, is_under_load = threading.Event(), threading.Event()
 
     def count() -> None:
