@@ -105,7 +105,7 @@ def export(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Formats, separated by commas; by default that of the runtime, onnx and onnx-int8.",
+            help="Formats, separated by commas; by default that of the runtime, and onnx.",
         ),
     ] = None,
     int8: Annotated[

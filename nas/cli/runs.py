@@ -328,6 +328,9 @@ def select(
     min_accuracy: Annotated[
         float | None, typer.Option(help="Smallest accuracy as a fraction, such as 0.95.")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Choose among the exported files, float32 and int8.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print the best network under given limits.
@@ -338,39 +341,60 @@ def select(
     which no difference in accuracy is shown are named, too. If no member meets the limits, the
     command names the nearest one and exits with status 1.
 
+    With --int8 the choice is among the exported files of the front, of formats that have an int8
+    file, each with its own hold-out accuracy and the latency that the export measured.
+
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05
+    Example: nas select results/quickstart --max-latency-ms 0.05 --int8
     """
-    from nas.run import front
     from nas.run.run import open_run
+    from nas.run.selection import Limits
+    from nas.run.selection import select as select_option
 
-    limits = front.Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
+    limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
     run = open_run(run_folder)
-    member, images = front.select(run.members, limits, run.images), run.images
-    equals = run.indistinguishable(member, limits)
+    options, images = run.options(int8=int8), run.images
+    option = select_option(options, limits, images)
+    member = option.member
     lines = [member.summary(images), json.dumps(member.architecture.model_dump())]
-    if equals:
-        lines.append(
-            f"No difference in accuracy from {', '.join(each.id for each in equals)} is shown by "
-            f"{images.counts['holdout']} images:"
-        )
-        lines += [each.summary(images) for each in equals]
-    card = next((each.card for each in run.models if each.record.digest == member.digest), None)
-    if card is not None:
-        files = [
-            f"{file.file} {format_latency(file.latency.quiet_us)}"
-            for file in card.files
-            if file.latency
-        ]
-        lines += [f"Its files take: {', '.join(files)}."] * bool(files) + [*card.latency_notes]
-    if (slowdown := run.slowdown) is not None:
-        lines.append(f"Latencies are those of quiet moments; networks {slowdown.text}.")
+    slowdown = run.slowdown
     document = {
         **member.model_dump(mode="json"),
         "intervals": {
             name: [each.low, each.high] for name, each in member.intervals(images).items()
         },
-        "no_difference_shown": [each.id for each in equals],
         "slowdown": None if slowdown is None else slowdown._asdict(),
     }
+    if option.file is None:
+        equals = run.indistinguishable(member, limits)
+        if equals:
+            lines.append(
+                f"No difference in accuracy from {', '.join(each.id for each in equals)} is shown "
+                f"by {images.counts['holdout']} images:"
+            )
+            lines += [each.summary(images) for each in equals]
+        card = next((each.card for each in run.models if each.record.digest == member.digest), None)
+        if card is not None:
+            files = [
+                f"{file.file} {format_latency(file.latency.quiet_us)}"
+                for file in card.files
+                if file.latency
+            ]
+            lines += [f"Its files take: {', '.join(files)}."] * bool(files) + [*card.latency_notes]
+        if slowdown is not None:
+            lines.append(f"Latencies are those of quiet moments; networks {slowdown.text}.")
+        document["no_difference_shown"] = [each.id for each in equals]
+    else:
+        lines.insert(0, f"Deploy {run.path}/{option.summary(images)}")
+        others = [each for each in options if each.member == member and each is not option]
+        if others:
+            lines.append("Other files of this network:")
+            lines += [each.summary(images) for each in others]
+        document["file"] = {
+            "path": str(run.path / option.path),
+            "device": option.device,
+            "latency_us": option.latency_us,
+            **option.file.model_dump(mode="json"),
+        }
     show(document, "\n".join(lines), as_json)

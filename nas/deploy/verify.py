@@ -192,8 +192,8 @@ def check_file(
         process: the process of the file, which loads it now.
         reference: images with the logits to expect.
         preprocessing: how the images become the input.
-        data: the dataset on whose test images the accuracy is measured; they may be the images of
-            `reference`. None measures no accuracy.
+        data: the dataset on whose test images, which may be those of `reference`, and hold-out
+            images the accuracy is measured. None measures no accuracy.
         progress: receives the number of classified images.
 
     Raises:
@@ -226,16 +226,17 @@ def check_file(
     logits = _classify(process, reference.images, preprocessing, progress)
     share = 1.0 if model_file.precision == "float32" else INT8_SHARE
     difference = _require_agreement(path.name, logits, expected, model_file.tolerance, share)
-    accuracy = None
+    accuracies = {}
     if data is not None:
-        is_same = data.test is reference.images
-        own = logits if is_same else _classify(process, data.test, preprocessing, progress)
-        accuracy = data.score(own.argmax(1), data.test.labels)
+        for name, images in (("accuracy", data.test), ("holdout_accuracy", data.holdout)):
+            is_same = images is reference.images
+            own = logits if is_same else _classify(process, images, preprocessing, progress)
+            accuracies[name] = data.score(own.argmax(1), images.labels)
     return file.model_copy(
         update={
             "versions": loaded.versions,
             "images": len(logits),
-            "accuracy": accuracy,
+            **accuracies,
             "agreement": float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
             "difference": difference,
             "tolerance": model_file.tolerance,

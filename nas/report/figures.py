@@ -20,7 +20,7 @@ from nas.latency.timing import MEASURED
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
 from nas.run.judged import JudgedImages
-from nas.run.models import RunModel
+from nas.run.models import FilePoint, RunModel
 from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.search import non_dominated
 from nas.supernet.ranking_records import SpaceRanking
@@ -106,6 +106,10 @@ def front_axes(rows: pd.DataFrame, search: SearchSettings) -> list[FrontAxis]:
     return axes
 
 
+PrecisionPair = tuple[RunModel, tuple[FilePoint, FilePoint]]
+"""A trained network with its files of one runtime in float32 and in int8."""
+
+
 @mpl.rc_context(STYLE)
 def draw_front(
     rows: pd.DataFrame,
@@ -115,6 +119,7 @@ def draw_front(
     models: Sequence[RunModel],
     rankings: Mapping[str, SpaceRanking],
     images: JudgedImages,
+    pairs: Sequence[PrecisionPair],
 ) -> Figure:
     """Draw accuracy over an objective: all scored candidates, the measured ones, and the front.
 
@@ -122,7 +127,8 @@ def draw_front(
     the others. Trained networks are drawn as stars with the 95% interval of their accuracy, joined
     by their own front. Published networks are diamonds, over latency alone: nothing else was found
     out about them. Where a supernet was ranked, a bar at each front member shows what standalone
-    training of such a network reaches.
+    training of such a network reaches. Over latency, a line joins the float32 file and the int8
+    file of a trained network in the runtime of the run.
 
     Args:
         rows: all candidates.
@@ -132,6 +138,7 @@ def draw_front(
         models: trained networks.
         rankings: rankings of the supernets by space.
         images: the images of the run.
+        pairs: float32 and int8 files of them that were timed as the front was.
     """
     figure = Figure(figsize=(11, 5) if axis.is_latency else (7, 4.4))
     axes = figure.subplots()
@@ -170,10 +177,14 @@ def draw_front(
     for model, value in rivals:
         label = "published networks (bars: 95% intervals)" if model is rivals[0][0] else None
         _draw_model(axes, model, value, spaces, images, label)
+    own = pairs if axis.is_latency else []
+    latencies = _draw_precisions(axes, own, latency_unit(rows), spaces)
     stars = ", stars: trained" if models else ""
     corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
     axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
-    shown = pd.Series([*axis.predicted[complete.index], *(value for _, value in rivals)])
+    shown = pd.Series(
+        [*axis.predicted[complete.index], *(value for _, value in rivals), *latencies]
+    )
     if len(complete) and shown.max() > MIN_RATIO_FOR_LOG_AXIS * shown.min() > 0:
         axes.set_xscale("log")
         set_plain_ticks(axes, "x")
@@ -272,6 +283,36 @@ def _draw_model(
         model.record.id, (value, accuracy), xytext=(5 if is_own else -7, 6), fontsize=8,
         textcoords="offset points", ha="left" if is_own else "right",
     )  # fmt: skip
+
+
+def _draw_precisions(
+    axes: Axes, pairs: Sequence[PrecisionPair], unit: LatencyUnit, spaces: Sequence[str]
+) -> list[float]:
+    """Join the float32 file (full) and the int8 file (open) of each network.
+
+    Returns the latencies of the files in the unit of the axis.
+    """
+    colours = space_colours(spaces)
+    latencies: list[float] = []
+    for model, pair in pairs:
+        colour = colours.get(model.record.space, "grey")
+        values = [point.latency_us / unit.us for point in pair]
+        accuracies = [100 * point.accuracy for point in pair]
+        label = "_nolegend_" if latencies else "files: float32 (full) to int8 (open)"
+        axes.plot(
+            values, accuracies, marker="P", markersize=8, color=colour, linewidth=1.2,
+            linestyle=":", markevery=[0], zorder=4, markeredgecolor="black", label=label,
+        )  # fmt: skip
+        axes.scatter(
+            values[1:], accuracies[1:], marker="P", s=60, facecolors="white",
+            edgecolors=colour, linewidths=1.2, zorder=5,
+        )  # fmt: skip
+        axes.annotate(
+            f"{model.record.id} int8", (values[1], accuracies[1]), xytext=(5, -11),
+            fontsize=7, textcoords="offset points",
+        )  # fmt: skip
+        latencies += values
+    return latencies
 
 
 @mpl.rc_context(STYLE)

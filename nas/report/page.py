@@ -19,10 +19,11 @@ from nas.report import figures
 from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
-from nas.run.front import expected_accuracies, front, row_objectives
-from nas.run.models import advantages, undecided_pairs
+from nas.run.front import front, row_objectives
+from nas.run.models import FilePoint, advantages, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
+from nas.run.selection import expected_accuracies
 from nas.run.settings import SearchSettings
 from nas.supernet.ranking_records import ORDER_NAMES
 
@@ -71,8 +72,14 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
     spaces, search = list(record.spaces or {}), record.job.search
     measured = rows.dropna(subset=["measured_us"])
     space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
+    pairs = [
+        (model, pair)
+        for model in models
+        for pair in model.precision_pairs
+        if _is_of_device(run, pair[0])
+    ]
     plots = [
-        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings, run.images))
+        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings, run.images, pairs))
         for axis in figures.front_axes(rows, search)
     ]
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
@@ -132,6 +139,21 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         hypervolume_svg=to_svg(figures.draw_hypervolume(history)) if history else "",
         training_svg=to_svg(figures.draw_training(logs)) if logs else "",
         ranking_svg=to_svg(figures.draw_ranking(rankings)) if ranking else "",
+    )
+
+
+def _is_of_device(run: Run, point: FilePoint) -> bool:
+    """Return whether a file was timed as the front was, with the same runtime and device.
+
+    Files are timed on the processor that exports them, for one image.
+    """
+    device, settings, latency = run.record.device, run.settings.device, point.file.latency
+    return (
+        device is not None
+        and latency is not None
+        and point.device == device.must_match.get("processor")
+        and point.file.runtime == settings.runtime
+        and (latency.threads, 1) == (settings.threads, settings.batch)
     )
 
 

@@ -211,6 +211,7 @@ class ExportedFile(Document):
         versions: versions of the packages that ran the file, by name.
         images: number of test images whose logits were compared.
         accuracy: accuracy on all test images.
+        holdout_accuracy: accuracy on the validation images that the search did not use.
         agreement: share of the compared images that got the class that torch gives them.
         difference: largest difference from the reference logits, as a share of their standard
             deviation. The reference is torch, or for int8 the quantised network simulated in torch;
@@ -233,12 +234,23 @@ class ExportedFile(Document):
     versions: dict[str, str] = Field(default_factory=dict)
     images: Count = 0
     accuracy: Fraction | None = None
+    holdout_accuracy: Fraction | None = None
     agreement: Fraction | None = None
     difference: Annotated[float, Field(ge=0)] | None = None
     tolerance: Annotated[float, Field(ge=0)] | None = None
     peak_memory_bytes: Count | None = None
     quantised_layers: tuple[Count, Count] | None = Field(default=None, strict=False)
     latency: LatencyRecord | None = None
+
+    @property
+    def latency_us(self) -> float | None:
+        """Latency for one image at quiet moments, in microseconds; None if it was not measured."""
+        return None if self.latency is None else self.latency.quiet_us
+
+    @property
+    def float32_format(self) -> str:
+        """Name of the format of the same runtime in float32. Latencies of one compare."""
+        return self.format.removesuffix("-int8")
 
 
 def load_text(processes: int, rate: float | None) -> str:

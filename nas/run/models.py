@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,6 +15,22 @@ from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.candidates import Candidate
 from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
 from nas.run.trained import MODELS_FOLDER, TrainedRecord, read_trained
+
+
+class FilePoint(NamedTuple):
+    """An exported file as a point of a front.
+
+    Attributes:
+        file: the file.
+        accuracy: its accuracy on the hold-out images.
+        latency_us: its latency in its own runtime, in microseconds.
+        device: processor that this latency is for.
+    """
+
+    file: ExportedFile
+    accuracy: float
+    latency_us: float
+    device: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,30 @@ class RunModel:
         """The exported files, the fastest first; those that were not timed come last."""
         files = self.card.files if self.card else ()
         return tuple(sorted(files, key=lambda f: f.latency.quiet_us if f.latency else 1e99))
+
+    @property
+    def points(self) -> list[FilePoint]:
+        """The exported files whose accuracy and latency were measured, as in `files`."""
+        return [
+            FilePoint(file, file.holdout_accuracy, file.latency_us, self.card.device)
+            for file in self.files
+            if self.card is not None
+            and file.holdout_accuracy is not None
+            and file.latency_us is not None
+        ]
+
+    @property
+    def precision_pairs(self) -> list[tuple[FilePoint, FilePoint]]:
+        """The points in float32 and in int8 of each runtime that has both.
+
+        Latencies of two runtimes would say nothing about the precision.
+        """
+        points = {point.file.format: point for point in self.points}
+        return [
+            (points[point.file.float32_format], point)
+            for point in points.values()
+            if point.file.precision == "int8" and point.file.float32_format in points
+        ]
 
 
 def advantages(models: Sequence[RunModel], *, is_balanced: bool) -> dict[str, tuple[RunModel, str]]:

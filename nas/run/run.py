@@ -22,11 +22,13 @@ from nas.files.documents import shortened
 from nas.latency.timing import Slowdown
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
-from nas.run.front import Limits, front, select, with_trained
+from nas.run.front import front, with_trained
 from nas.run.measurements import MEASUREMENTS, latencies_and_errors, moments_by_digest
+from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
 from nas.run.record import DataSummary, RunRecord, read_run
+from nas.run.selection import Limits, Option, file_options, member_options, select
 from nas.run.settings import JobSettings, SearchSettings
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
@@ -247,11 +249,12 @@ class Run:
         max_params: int | None = None,
         max_peak_memory_bytes: int | None = None,
         min_accuracy: float | None = None,
+        int8: bool = False,
     ) -> Pick:
         """Return the most accurate member of the front that meets the limits.
 
         Trained members are compared by their trained accuracy, see
-        `nas.run.front.expected_accuracies`.
+        `nas.run.selection.expected_accuracies`.
 
         Args:
             max_latency_ms: largest latency in milliseconds.
@@ -259,14 +262,39 @@ class Run:
             max_params: largest number of parameters.
             max_peak_memory_bytes: largest number of bytes of activations alive at once.
             min_accuracy: smallest accuracy, a fraction.
+            int8: whether to choose among the exported files of the members, in float32 and in int8,
+                by their own accuracies and latencies. `Pick.path` is then the file to deploy.
 
         Raises:
             InfeasibleError: no member meets the limits; the message names the nearest.
             RunFolderError: the run has no front.
-            RequestError: a limit is not above zero.
+            RequestError: a limit is not above zero, or no member was exported in int8.
         """
         limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-        return Pick.of_run(self, select(self.members, limits, self.images))
+        return Pick.of_run(self, select(self.options(int8=int8), limits, self.images))
+
+    def options(self, *, int8: bool = False) -> list[Option]:
+        """Return what can be chosen of the run: the members of its front, or their files.
+
+        Args:
+            int8: whether to return the exported files, see `nas.run.selection.file_options`.
+
+        Raises:
+            RunFolderError: the front is empty.
+            RequestError: no member was exported in int8.
+        """
+        members = self.members
+        if not int8:
+            return member_options(members)
+        options = file_options(members, self.models)
+        if options:
+            return options
+        trained = [each.id for each in members if each.digest in self.trained]
+        picks = " ".join(f"--pick {name}" for name in trained or [members[-1].id])
+        raise RequestError(
+            f"No network on the front of {self.path} has an int8 file that was timed.",
+            remedy=f"Make some: nas export {self.path} {picks} --format onnx,onnx-int8.",
+        )
 
     def indistinguishable(self, chosen: Candidate, limits: Limits) -> list[Candidate]:
         """Return the other members of the front that may be as accurate as the chosen one.
@@ -284,7 +312,7 @@ class Run:
             if each.digest in models
             and each.digest != chosen.digest
             and each.trained_accuracy is not None
-            and not limits.violations(each, each.trained_accuracy)
+            and not limits.violations(Option(each, each.trained_accuracy, each.latency_us))
             and own.difference(models[each.digest], is_balanced=self.images.is_balanced) == 0
         ]
 
@@ -671,13 +699,27 @@ class Pick(Candidate):
     """
 
     _run: Run = PrivateAttr()
+    _option: Option = PrivateAttr()
 
     @classmethod
-    def of_run(cls, run: Run, member: Candidate) -> Pick:
-        """Return a member of the front of a run as a pick."""
-        pick = cls.model_construct(**dict(member))
-        pick._run = run
+    def of_run(cls, run: Run, option: Option) -> Pick:
+        """Return an option of a run as a pick."""
+        pick = cls.model_construct(**dict(option.member))
+        pick._run, pick._option = run, option
         return pick
+
+    @property
+    def file(self) -> ExportedFile | None:
+        """The exported file that was chosen, with its own accuracy and latency.
+
+        None if the choice was not among files, see `Run.pick`.
+        """
+        return self._option.file
+
+    @property
+    def path(self) -> Path | None:
+        """Path of `file`; None without one."""
+        return self._run.path / self._option.path if self.file else None
 
     def export(
         self,

@@ -91,6 +91,7 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
         assert 0 < file.latency.quiet_us <= file.latency.typical_us <= file.latency.high_us
     float32, int8 = card.files
     assert float32.accuracy == card.accuracy.test
+    assert float32.holdout_accuracy == card.accuracy.holdout
     assert float32.agreement == 1
     assert int8.quantised_layers[0] == int8.quantised_layers[1] > 0
     assert abs(int8.accuracy - card.accuracy.test) < 0.05

@@ -30,9 +30,9 @@ REFERENCE = ReferenceImages(Images(PIXELS, LABELS), LOGITS, LOGITS + 0.5)
 
 
 def dataset(test: Images) -> ImageDataset:
-    """Return a dataset that has test images only."""
-    none = test.take(slice(0))
-    return ImageDataset("toy", PREPROCESSING.classes, none, none, none, test, None)
+    """Return a dataset that has test images, and hold-out images that are classified rightly."""
+    none, holdout = test.take(slice(0)), REFERENCE.images.take(slice(30, 50))
+    return ImageDataset("toy", PREPROCESSING.classes, none, none, holdout, test, None)
 
 
 DATA = dataset(REFERENCE.images)
@@ -61,11 +61,13 @@ def test_right_file_is_described(tmp_path):
     assert checked.images == 150
     assert checked.size_bytes == (tmp_path / "model.npy").stat().st_size
     assert checked.versions == {"numpy": np.__version__}
-    assert steps[-1] == (150, 150)
+    assert (150, 150) in steps
+    assert steps[-1] == (20, 20)
 
 
-def test_accuracy_is_measured_on_the_test_images_alone(tmp_path):
+def test_accuracies_are_those_on_the_test_images_and_on_the_hold_out_images(tmp_path):
     assert check(formats.Matrix, tmp_path, data=None).accuracy is None
+    assert check(formats.Matrix, tmp_path, data=None).holdout_accuracy is None
     few = Images(PIXELS[20:40], LABELS[20:40])
     checked = check(formats.Matrix, tmp_path, data=dataset(few))
     balanced = replace(dataset(few), metric="balanced_accuracy")
@@ -73,6 +75,7 @@ def test_accuracy_is_measured_on_the_test_images_alone(tmp_path):
     by_class = [right[few.labels == label].mean() for label in np.unique(few.labels)]
     assert check(formats.Matrix, tmp_path, data=balanced).accuracy == np.mean(by_class)
     assert (checked.accuracy, checked.images) == (0.5, 150)
+    assert checked.holdout_accuracy == 1
 
 
 def test_wrong_logits_are_an_error_with_their_difference(tmp_path):

@@ -88,7 +88,7 @@ def test_traceback_is_caught(corpus, monkeypatch):
     def broken(*_):
         raise KeyError("front")
 
-    monkeypatch.setattr("nas.run.front.select", broken)
+    monkeypatch.setattr("nas.run.selection.select", broken)
     with pytest.raises(AssertionError, match="a traceback"):
         try_target(target, folder, (folder / "run/trials.csv").read_bytes())
     monkeypatch.undo()

@@ -6,15 +6,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas.errors import CheckpointError
+from nas.errors import CheckpointError, InfeasibleError
 from nas.files.documents import to_json
 from nas.report import page
 from nas.run import candidates
-from nas.run.front import Limits, with_trained
+from nas.run.front import with_trained
+from nas.run.model_card import LatencyRecord
 from nas.run.models import read_models, undecided_pairs
 from nas.run.run import open_run
+from nas.run.selection import Limits
 from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
+from tests.conftest import EXAMPLE
 from tests.run.test_answers import answers_of
 
 
@@ -200,3 +203,117 @@ def test_report_says_which_formats_and_networks_failed(run):
     assert "was not exported as onnx-int8: The disk &lt;is&gt; full." in text
     assert "<code>abcde</code> was not trained to the end: It diverged." in text
     assert "It had diverged" not in text, "it was trained since"
+
+
+def export_files(run: Path, model_id: str, files: dict[str, tuple[float, float | None]]) -> None:
+    """Write a card with a file of each format, with its hold-out accuracy and its latency in us."""
+    card = json.loads((EXAMPLE / "models/gf01e/card.json").read_text())
+    file = card["files"][0]
+    card["schema"], card["files"] = (
+        4,
+        [
+            {
+                **file,
+                "format": name,
+                "file": f"model.{name}",
+                "precision": "int8" if name.endswith("int8") else "float32",
+                "runtime": "onnxruntime" if name.startswith("onnx") else "",
+                "holdout_accuracy": accuracy,
+                "latency": us and LatencyRecord.of([us], 1).model_dump(mode="json"),
+            }
+            for name, (accuracy, us) in files.items()
+        ],
+    )
+    (run / "models" / model_id / "card.json").write_text(json.dumps(card))
+
+
+@pytest.fixture
+def exported_run(run: Path) -> Path:
+    """Return the run with files of two networks; int8 is faster for one of the two runtimes."""
+    fast, _, slow, published = (model.record.id for model in open_run(run).models)
+    export_files(
+        run,
+        slow,
+        {
+            "onnx": (0.93, 300.0),
+            "onnx-int8": (0.92, 200.0),
+            "tflite": (0.93, 250.0),
+            "torch": (0.99, 1.0),
+            "openvino-int8": (0.99, None),
+        },
+    )
+    export_files(run, fast, {"onnx": (0.90, 50.0), "onnx-int8": (0.91, 60.0)})
+    export_files(run, published, {"onnx": (0.99, 9.0), "onnx-int8": (0.99, 9.0)})
+    return run
+
+
+def test_int8_file_is_joined_with_the_float32_file_of_its_runtime(exported_run):
+    _, middle, slow, _ = open_run(exported_run).models
+    (pair,) = slow.precision_pairs
+    assert [point.file.format for point in pair] == ["onnx", "onnx-int8"]
+    assert [(point.latency_us, point.accuracy) for point in pair] == [(300, 0.93), (200, 0.92)]
+    assert middle.precision_pairs == []
+
+
+def test_choice_of_a_file_equals_brute_force_over_the_files_of_the_front(exported_run):
+    opened = open_run(exported_run)
+    fast, _, slow, _ = (model.record.id for model in opened.models)
+    files = [  # A format without an int8 file, and what was not timed, are not to choose from.
+        (0.93, 300, slow, "onnx"),
+        (0.92, 200, slow, "onnx-int8"),
+        (0.90, 50, fast, "onnx"),
+        (0.91, 60, fast, "onnx-int8"),
+    ]
+    for limit in (50, 60, 70, 200, 250, 300):
+        expected = max(file for file in files if file[1] <= limit)
+        pick = opened.pick(max_latency_ms=limit / 1000, int8=True)
+        assert (pick.file.holdout_accuracy, pick.file.latency_us, pick.id, pick.file.format) == (
+            expected
+        )
+        assert pick.path == exported_run / "models" / pick.id / f"model.{pick.file.format}"
+    with pytest.raises(InfeasibleError, match=r"No file .*/model\.onnx \(onnx\).* by 25\.0%"):
+        opened.pick(max_latency_ms=0.04, int8=True)
+    assert opened.pick().file is None
+    assert opened.pick().path is None
+
+
+def test_select_names_the_file_to_deploy(exported_run, invoke):
+    fast = open_run(exported_run).models[0].record.id
+    limits = ("--int8", "--max-latency-ms", 0.1)
+    result = invoke("select", exported_run, *limits)
+    first, *_, other = result.stdout.splitlines()
+    assert first.startswith(f"Deploy {exported_run}/models/{fast}/model.onnx-int8 (onnx-int8): ")
+    assert "hold-out accuracy 91.0%" in first
+    assert "0.06 ms at quiet moments and typically 0.06 ms on AMD EPYC" in first
+    assert other.startswith(f"models/{fast}/model.onnx (onnx): hold-out accuracy 90.0%")
+    document = json.loads(invoke("select", exported_run, *limits, "--json").stdout)
+    assert document["id"] == fast
+    assert document["file"]["path"] == f"{exported_run}/models/{fast}/model.onnx-int8"
+    assert document["file"]["latency_us"] == 60
+
+
+def test_without_int8_files_select_says_how_to_make_them(run, invoke):
+    result = invoke("select", run, "--int8")
+    assert result.returncode == 2
+    ids = [each.id for each in open_run(run).members if each.trained_accuracy is not None]
+    picks = " ".join(f"--pick {name}" for name in ids)
+    assert f"nas export {run} {picks} --format onnx,onnx-int8" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "is_drawn"),
+    [
+        ({"runtime": "onnxruntime"}, True),
+        ({"runtime": "onnxruntime", "threads": 2}, False),  # The files were timed with one thread.
+        ({"runtime": "tvm"}, False),
+    ],
+)
+def test_report_shows_both_precisions_in_table_and_picture(exported_run, device, is_drawn):
+    record = json.loads((exported_run / "run.json").read_text())
+    record["job"]["device"] |= device
+    (exported_run / "run.json").write_text(json.dumps(record))
+    text = page.build(open_run(exported_run)).read_text()
+    assert "onnx-int8, int8" in text
+    assert "0.67 times the latency of onnx, -1.00 points" in text
+    assert "1.20 times the latency of onnx, +1.00 points" in text
+    assert ("files: float32 (full) to int8 (open)" in text) is is_drawn

@@ -6,8 +6,8 @@ import pytest
 
 from nas.errors import InfeasibleError, RequestError
 from nas.run.candidates import Candidate
-from nas.run.front import Limits
-from nas.run.front import select as select_of
+from nas.run.selection import Limits, member_options
+from nas.run.selection import select as select_of
 from tests.run.test_judged import IMAGES
 
 SLOW, FAST, GUESS = "s1ab", "wa57", "ge55"
@@ -34,7 +34,7 @@ def member(digest, accuracy, measured, predicted=1.0, params=100, **changes) -> 
 
 
 def select(members, limits) -> Candidate:
-    return select_of(members, limits, IMAGES)
+    return select_of(member_options(members), limits, IMAGES).member
 
 
 FRONT = [
