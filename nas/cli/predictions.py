@@ -7,9 +7,9 @@ from typing import Any
 
 from nas.display import console
 from nas.display.formatting import format_count, format_latency
-from nas.errors import MeasurementError
+from nas.errors import KernelError, MeasurementError
 from nas.kernels.kernel import Kernel
-from nas.latency import LatencyTable, Prediction, Runtime
+from nas.latency import LatencyTable, Prediction
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.run.settings import figure_cost
@@ -33,7 +33,7 @@ def to_json(
         "unstable_dispatch": table.unstable_dispatch,
         "macs": architecture.macs,
         "params": architecture.params,
-        "figures": _figures(table.runtime, architecture)[0],
+        "figures": _figures(table, architecture)[0],
         "kernels": [
             {
                 "kernel": kernel.text,
@@ -49,22 +49,24 @@ def to_json(
     }
 
 
-def _figures(runtime: Runtime, architecture: Architecture) -> tuple[Mapping[str, float], str]:
-    """Return the costs that the runtime knows beside latency, and why it does not know them."""
+def _figures(table: LatencyTable, architecture: Architecture) -> tuple[Mapping[str, float], str]:
+    """Return the costs that table and runtime know beside latency, and why they are not known."""
+    runtime = table.runtime
     if not runtime.figures:
         return {}, ""
-    availability = runtime.availability()
-    if not availability.usable:
-        return {}, availability.reason
+    if set(runtime.figures) - set(runtime.kernel_figures):
+        availability = runtime.availability()
+        if not availability.usable:
+            return {}, availability.reason
     try:
-        return runtime.network_figures(architecture.graph), ""
-    except MeasurementError as error:
+        return table.figures(architecture.graph), ""
+    except (KernelError, MeasurementError) as error:
         return {}, error.message
 
 
-def _show_figures(runtime: Runtime, architecture: Architecture) -> None:
-    known = {name: figure_cost(name) for name in runtime.figures}
-    figures, problem = _figures(runtime, architecture)
+def _show_figures(table: LatencyTable, architecture: Architecture) -> None:
+    known = {name: figure_cost(name) for name in table.runtime.figures}
+    figures, problem = _figures(table, architecture)
     for name, value in figures.items():
         console.say(f"{known[name].label}: {known[name].scale * value:.4g}")
     if problem:
@@ -98,7 +100,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
         f"({prediction.unstable_launches} unstable, {prediction.estimated_launches} estimated) and "
         f"their launches, {format_count(architecture.macs)} MACs{' per image' if images else ''}"
     )
-    _show_figures(table.runtime, architecture)
+    _show_figures(table, architecture)
     if prediction.basis != MEASURED:
         console.say(f"not all of it is measured; the rest is {prediction.basis}")
     costs_us: dict[str, float] = {}
