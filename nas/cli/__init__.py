@@ -103,6 +103,9 @@ def predict(
     channels: Channels = None,
     classes: Classes = None,
     batch: Batch = 1,
+    build: Annotated[
+        bool, typer.Option("--build", help="First time the kernels that the table lacks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict the latency of an architecture.
@@ -114,13 +117,14 @@ def predict(
     \b
     Example: nas predict results/quickstart:jf2a --table latency_tables/mine.jsonl
     Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --image-size 96
+    Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --build
     """
     from nas.cli import predictions
     from nas.cli.architecture import resolve_architecture
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     architecture = resolve_architecture(arch, sizes, space).architecture
-    opened = open_table(table)
+    opened = predictions.complete(open_table(table), architecture, batch, build=build)
     prediction = opened.predict(architecture, batch)
     if as_json:
         print_json(predictions.to_json(opened, architecture, prediction))

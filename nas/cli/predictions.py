@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nas.cli.options import command_line
 from nas.display import console
 from nas.display.formatting import format_count, format_latency
-from nas.errors import KernelError, MeasurementError
+from nas.errors import KernelError, MeasurementError, MissingKernelError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, Prediction
+from nas.latency.build import add_missing_kernels
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.run.settings import figure_cost
@@ -47,6 +49,39 @@ def to_json(
             for kernel, launches, latency_us in prediction.by_kernel()
         ],
     }
+
+
+def complete(
+    table: LatencyTable, architecture: Architecture, batch: int, *, build: bool
+) -> LatencyTable:
+    """Return a table with all kernels of a network.
+
+    Args:
+        table: the table.
+        architecture: the network.
+        batch: number of images that run at once.
+        build: whether kernels that it lacks are timed, on its device.
+
+    Raises:
+        MissingKernelError: kernels are missing, and `build` is not set.
+        NasError: the device of the table is not here.
+    """
+    kernels = dict.fromkeys(table.runtime.kernels(architecture.graph, batch))
+    missing = table.missing(kernels)
+    if not missing:
+        return table
+    if not build:
+        raise MissingKernelError(
+            f"{table.path.name} lacks {len(missing)} of the {len(kernels)} kernels of the network, "
+            f"such as '{missing[0]}'.",
+            remedy=f"On the device of the table, this times them: {command_line()} --build",
+        )
+    table.runtime.open()
+    writable = LatencyTable.open(table.path, runtime=table.runtime)
+    with console.ProgressBars() as bars:
+        bars.begin("latency table", "kernel")
+        add_missing_kernels(writable, [architecture.graph], table.runtime, batch, bars.advance)
+    return writable
 
 
 def _figures(table: LatencyTable, architecture: Architecture) -> tuple[Mapping[str, float], str]:
