@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nas.data import ImageDataset, load_dataset
     from nas.deploy.benchmark import benchmark
     from nas.deploy.saved_model import load_model
+    from nas.deploy.sustained import measure_sustained
     from nas.deploy.verify import verify
     from nas.graph import Graph
     from nas.job import load_job, retarget, run_job
@@ -46,6 +47,7 @@ _MODULES = {
     "nas.data": ("ImageDataset", "load_dataset"),
     "nas.deploy.benchmark": ("benchmark",),
     "nas.deploy.saved_model": ("load_model",),
+    "nas.deploy.sustained": ("measure_sustained",),
     "nas.deploy.verify": ("verify",),
     "nas.graph": ("Graph",),
     "nas.job": ("load_job", "retarget", "run_job"),
@@ -93,6 +95,7 @@ __all__ = [
     "load_job",
     "load_model",
     "load_space",
+    "measure_sustained",
     "open_run",
     "open_runtime",
     "read_weights",

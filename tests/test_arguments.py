@@ -49,6 +49,7 @@ CALLS = {
     nas.load_job: {"path": Path("job.toml")},
     nas.load_model: {"path": "model"},
     nas.load_space: {"name_or_path": "mobilenet_tiny"},
+    nas.measure_sustained: {"path": "model", "minutes": 1},
     nas.open_run: {"path": "run"},
     nas.open_runtime: {"name": "tvm"},
     nas.read_weights: {"path": "weights.pth"},

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from nas import __version__
-from nas.cli import data, machine, models, runs, spaces, supernet, table, weights
+from nas.cli import benchmark, data, machine, models, runs, spaces, supernet, table, weights
 from nas.cli.options import (
     Arch,
     Batch,
@@ -87,7 +87,7 @@ def _set_global_options(
 for _command in (
     *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, runs.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
-    *(models.retrain, models.export, models.verify, models.benchmark),
+    *(models.retrain, models.export, models.verify, benchmark.benchmark),
 ):
     app.command()(_command)
 
@@ -103,6 +103,9 @@ def predict(
     channels: Channels = None,
     classes: Classes = None,
     batch: Batch = 1,
+    build: Annotated[
+        bool, typer.Option("--build", help="First time the kernels that the table lacks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict the latency of an architecture.
@@ -114,13 +117,14 @@ def predict(
     \b
     Example: nas predict results/quickstart:jf2a --table latency_tables/mine.jsonl
     Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --image-size 96
+    Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --build
     """
     from nas.cli import predictions
     from nas.cli.architecture import resolve_architecture
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     architecture = resolve_architecture(arch, sizes, space).architecture
-    opened = open_table(table)
+    opened = predictions.complete(open_table(table), architecture, batch, build=build)
     prediction = opened.predict(architecture, batch)
     if as_json:
         print_json(predictions.to_json(opened, architecture, prediction))

@@ -1,4 +1,4 @@
-"""Commands about models: `nas retrain`, `nas export`, `nas verify` and `nas benchmark`."""
+"""Commands about models: `nas retrain`, `nas export` and `nas verify`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Conventions, Json, Plot, RunFolder, check_plot, print_json
+from nas.cli.options import Conventions, Json, RunFolder, print_json
 from nas.display.formatting import format_bytes
 from nas.errors import RequestError
 from nas.run.keys import KEYS
@@ -209,8 +209,8 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
             "format": lambda each: each.file.format,
             "status": lambda each: f"{each.status}: {each.remedy}" if each.remedy else each.status,
             "accuracy": lambda each: images.text(each.file.accuracy, "test"),
-            "difference": lambda each: _number(each.file.difference, ".2g"),
-            "allowed": lambda each: _number(each.file.tolerance, "g"),
+            "difference": lambda each: format_number(each.file.difference, ".2g"),
+            "allowed": lambda each: format_number(each.file.tolerance, "g"),
         },
         left=("status",),
     )
@@ -219,51 +219,9 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     console.say(script_text(result.script, result.no_script))
 
 
-def _number(value: float | None, form: str) -> str:
+def format_number(value: float | None, form: str) -> str:
+    """Return a cell of a table; an empty one for None."""
     return "" if value is None else format(value, form)
-
-
-def benchmark(
-    model_dir: ModelDir,
-    threads: Annotated[
-        int, typer.Option(min=1, max=4096, help="Number of threads of each runtime.")
-    ] = 1,
-    plot: Plot = None,
-    as_json: Json = False,
-) -> None:
-    """Time all files of an exported model on this machine, each with its own runtime.
-
-    Every file runs in a process of its own, and the files are timed in rounds. Nothing in the
-    folder is changed.
-
-    \b
-    Example: nas benchmark results/quickstart/models/jf2a --plot benchmark.svg
-    """
-    from nas.deploy.benchmark import benchmark as time_files
-    from nas.deploy.benchmark import draw_benchmark
-    from nas.deploy.folder import ModelFolder
-    from nas.display import console
-    from nas.machine.this_machine import processor
-
-    check_plot(plot)
-    with console.ProgressBars() as bars:
-        rows = time_files(model_dir, threads=threads, progress=bars)
-    device, _ = processor()
-    images = ModelFolder(model_dir).card.data
-    timed = [row.file for row in rows if row.status == "timed"]
-    if plot is not None:
-        draw_benchmark(timed, device, plot, images)
-    if as_json:
-        print_json({"path": model_dir, "device": device, "threads": threads, "files": rows})
-        return
-    print_files(timed, images)
-    for row in rows:
-        if row.status != "timed":
-            console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
-    console.say(
-        f"{device}, {threads} thread(s). Latencies are those of quiet moments; in brackets the "
-        "median and the 95% of all moments. Accuracies are those of the export."
-    )
 
 
 def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nas.cli.options import command_line
 from nas.display import console
 from nas.display.formatting import format_count, format_latency
-from nas.errors import MeasurementError
+from nas.errors import KernelError, MeasurementError, MissingKernelError
 from nas.kernels.kernel import Kernel
-from nas.latency import LatencyTable, Prediction, Runtime
+from nas.latency import LatencyTable, Prediction
+from nas.latency.build import add_missing_kernels
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.run.settings import figure_cost
@@ -33,7 +35,7 @@ def to_json(
         "unstable_dispatch": table.unstable_dispatch,
         "macs": architecture.macs,
         "params": architecture.params,
-        "figures": _figures(table.runtime, architecture)[0],
+        "figures": _figures(table, architecture)[0],
         "kernels": [
             {
                 "kernel": kernel.text,
@@ -49,22 +51,57 @@ def to_json(
     }
 
 
-def _figures(runtime: Runtime, architecture: Architecture) -> tuple[Mapping[str, float], str]:
-    """Return the costs that the runtime knows beside latency, and why it does not know them."""
+def complete(
+    table: LatencyTable, architecture: Architecture, batch: int, *, build: bool
+) -> LatencyTable:
+    """Return a table with all kernels of a network.
+
+    Args:
+        table: the table.
+        architecture: the network.
+        batch: number of images that run at once.
+        build: whether kernels that it lacks are timed, on its device.
+
+    Raises:
+        MissingKernelError: kernels are missing, and `build` is not set.
+        NasError: the device of the table is not here.
+    """
+    kernels = dict.fromkeys(table.runtime.kernels(architecture.graph, batch))
+    missing = table.missing(kernels)
+    if not missing:
+        return table
+    if not build:
+        raise MissingKernelError(
+            f"{table.path.name} lacks {len(missing)} of the {len(kernels)} kernels of the network, "
+            f"such as '{missing[0]}'.",
+            remedy=f"On the device of the table, this times them: {command_line()} --build",
+        )
+    table.runtime.open()
+    writable = LatencyTable.open(table.path, runtime=table.runtime)
+    with console.ProgressBars() as bars:
+        bars.begin("latency table", "kernel")
+        add_missing_kernels(writable, [architecture.graph], table.runtime, batch, bars.advance)
+    return writable
+
+
+def _figures(table: LatencyTable, architecture: Architecture) -> tuple[Mapping[str, float], str]:
+    """Return the costs that table and runtime know beside latency, and why they are not known."""
+    runtime = table.runtime
     if not runtime.figures:
         return {}, ""
-    availability = runtime.availability()
-    if not availability.usable:
-        return {}, availability.reason
+    if set(runtime.figures) - set(runtime.kernel_figures):
+        availability = runtime.availability()
+        if not availability.usable:
+            return {}, availability.reason
     try:
-        return runtime.network_figures(architecture.graph), ""
-    except MeasurementError as error:
+        return table.figures(architecture.graph), ""
+    except (KernelError, MeasurementError) as error:
         return {}, error.message
 
 
-def _show_figures(runtime: Runtime, architecture: Architecture) -> None:
-    known = {name: figure_cost(name) for name in runtime.figures}
-    figures, problem = _figures(runtime, architecture)
+def _show_figures(table: LatencyTable, architecture: Architecture) -> None:
+    known = {name: figure_cost(name) for name in table.runtime.figures}
+    figures, problem = _figures(table, architecture)
     for name, value in figures.items():
         console.say(f"{known[name].label}: {known[name].scale * value:.4g}")
     if problem:
@@ -98,7 +135,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
         f"({prediction.unstable_launches} unstable, {prediction.estimated_launches} estimated) and "
         f"their launches, {format_count(architecture.macs)} MACs{' per image' if images else ''}"
     )
-    _show_figures(table.runtime, architecture)
+    _show_figures(table, architecture)
     if prediction.basis != MEASURED:
         console.say(f"not all of it is measured; the rest is {prediction.basis}")
     costs_us: dict[str, float] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.arguments import AtLeast, checked
+from nas.deploy.energy import EnergyGauge, energy_gauge
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
-from nas.deploy.formats import model_format
+from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.load import Load
 from nas.deploy.model_process import LoadedFile, ModelProcess
 from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.display import plotting
@@ -29,7 +31,7 @@ from nas.errors import ExportError, RequestError
 from nas.latency.timing import Moments
 from nas.machine import this_machine
 from nas.run.judged import JudgedImages
-from nas.run.model_card import ExportedFile, LatencyRecord
+from nas.run.model_card import EnergyRecord, ExportedFile, LatencyRecord
 from nas.run.progress import JobProgress, shown
 
 ROUNDS = 8
@@ -37,6 +39,9 @@ ROUNDS = 8
 
 PAUSE_SECONDS = 0.02
 """Pause before a file is timed: the threads of the runtime before it stop spinning within it."""
+
+ENERGY_SECONDS = 5.0
+"""How long a file runs while its energy is measured."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, of all steps, and the name of a format."""
@@ -71,6 +76,8 @@ def benchmark(
     path: Path | str,
     *,
     threads: Annotated[int, AtLeast(1)] = 1,
+    energy: bool = False,
+    meter: str | None = None,
     progress: JobProgress | bool | None = True,
 ) -> list[FileOutcome]:
     """Time all files of an exported model, the fastest first. The folder is not changed.
@@ -78,6 +85,9 @@ def benchmark(
     Args:
         path: the model folder, `models/<id>` of a run or a copy of it; its digests are checked.
         threads: number of threads that each runtime may use.
+        energy: whether each file then runs for `ENERGY_SECONDS`, and its energy is measured.
+        meter: command of a power meter that measures the energy, see `nas.machine.energy.Meter`; by
+            default a counter of this machine does.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or what receives
             the number of timings done and of all timings.
 
@@ -85,7 +95,8 @@ def benchmark(
         The files with their latencies now, and with the accuracy that their export measured.
 
     Raises:
-        RequestError: this process may not use as many cores.
+        RequestError: this process may not use as many cores, or the meter cannot be started.
+        DeviceError: there is no counter of energy, or it cannot be read.
         RunFolderError: nothing was exported to the folder.
         ExportError: a file is missing or changed, or does not run.
     """
@@ -93,25 +104,56 @@ def benchmark(
     folder = ModelFolder(Path(path))
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
-    rows: dict[str, FileOutcome] = {}
+    chosen, rows = split_files(folder)
     with ExitStack() as stack:
-        running: dict[str, ModelProcess] = {}
-        for recorded in folder.card.files:
-            try:
-                model_file = model_format(recorded.format)
-            except RequestError as error:
-                rows[recorded.format] = FileOutcome(recorded, "not installed", error.remedy)
-                continue
-            if model_file.can_run(folder.path / recorded.file):
-                process = ModelProcess(model_file, folder.path / recorded.file, threads=threads)
-                running[recorded.format] = stack.enter_context(process)
-            rows[recorded.format] = FileOutcome(recorded, "not run here")
-        image = first_image(samples.images, folder.preprocessing)
         bars = stack.enter_context(shown(progress))
+        gauge = stack.enter_context(energy_gauge(meter, bars)) if energy or meter else None
+        running = {
+            name: stack.enter_context(
+                ModelProcess(model_file, folder.path / rows[name].file.file, threads=threads)
+            )
+            for name, model_file in chosen.items()
+        }
+        image = first_image(samples.images, folder.preprocessing)
         bars.begin("benchmark", "timing")
         for name, result in time_files(running, image, bars.advance).items():
             rows[name] = FileOutcome(result.update(rows[name].file), "timed")
+        if gauge is not None:
+            bars.begin("energy", "file")
+            for done, (name, process) in enumerate(running.items()):
+                bars.advance(done, len(running), name)
+                rows[name] = replace(rows[name], energy=_energy_at_full_load(process, gauge))
+            bars.advance(len(running), len(running))
     return sorted(rows.values(), key=_latency_or_infinity)
+
+
+def _energy_at_full_load(process: ModelProcess, gauge: EnergyGauge) -> EnergyRecord:
+    gauge.begin()
+    load = Load(time.monotonic(), ENERGY_SECONDS)
+    window = process.run_window(load, 0, ENERGY_SECONDS)
+    seconds = time.monotonic() - load.start_s
+    return gauge.record(seconds, len(window.latencies))
+
+
+def split_files(
+    folder: ModelFolder,
+) -> tuple[dict[str, ModelFormat], dict[str, FileOutcome]]:
+    """Return the formats of files that run here, and what to say of each file before it ran.
+
+    Both are by the name of the format.
+    """
+    chosen: dict[str, ModelFormat] = {}
+    rows: dict[str, FileOutcome] = {}
+    for file in folder.card.files:
+        try:
+            model_file = model_format(file.format)
+        except RequestError as error:
+            rows[file.format] = FileOutcome(file, "not installed", error.remedy)
+            continue
+        if model_file.can_run(folder.path / file.file):
+            chosen[file.format] = model_file
+        rows[file.format] = FileOutcome(file, "not run here")
+    return chosen, rows
 
 
 def time_files(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nas import __version__
 from nas.data import ImageDataset
+from nas.deploy.folder import SUSTAINED_FILE
 from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
@@ -33,6 +34,7 @@ from nas.run.model_card import (
     ModelCard,
     ModelData,
     ScriptCheck,
+    SustainedRecord,
     Threshold,
 )
 from nas.run.trained import Calibration
@@ -109,7 +111,7 @@ def make_card(
         unmeasured = [f"Answers to changed images were not measured: {first_line(error)}."]
     device, _ = processor()
     return ModelCard(
-        schema=4,
+        schema=5,
         id=origin.id,
         digest=graph.digest,
         weights_digest=weights_digest,
@@ -185,6 +187,38 @@ def render_card(
         answers: what the model answered on the hold-out images; None if that is not known.
         mistakes_figure: name of the file with the pictures of its mistakes; None without pictures.
     """
+    script = script_format([file.format for file in card.files]) if card.script else None
+    return _template("card.md.j2").render(
+        card=card,
+        sustained=card.sustained and render_sustained(card.sustained),
+        confident=CONFIDENT,
+        steps=preprocessing_steps(card.preprocessing),
+        requirements=REQUIREMENTS[script] if script else "",
+        figure=figure,
+        by_class={
+            name: _accuracy_of(value, count)
+            for (name, value), count in zip(
+                card.accuracy.by_class.items(), card.data.class_counts["test"], strict=True
+            )
+        },
+        answers=answers,
+        mistakes_figure=mistakes_figure,
+    )
+
+
+def render_sustained(record: SustainedRecord) -> str:
+    """Return the section of `card.md` about the latencies under a load of some minutes."""
+    return _template("sustained.md.j2").render(record=record, figure=SUSTAINED_FILE)
+
+
+def with_sustained(page: str, record: SustainedRecord) -> str:
+    """Return the text of `card.md` with the section of a record in place of an earlier one."""
+    rest = re.sub(r"^## Sustained speed\n.*?(?=^## )", "", page, count=1, flags=re.M | re.S)
+    before, heading, after = rest.partition("\n## Data\n")
+    return f"{before}\n{render_sustained(record)}\n{heading}{after}"
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.deploy", ""),
         trim_blocks=True,
@@ -199,22 +233,7 @@ def render_card(
         "accuracy_of": _accuracy_of,
         "cell": _cell,
     }
-    script = script_format([file.format for file in card.files]) if card.script else None
-    return environment.get_template("card.md.j2").render(
-        card=card,
-        confident=CONFIDENT,
-        steps=preprocessing_steps(card.preprocessing),
-        requirements=REQUIREMENTS[script] if script else "",
-        figure=figure,
-        by_class={
-            name: _accuracy_of(value, count)
-            for (name, value), count in zip(
-                card.accuracy.by_class.items(), card.data.class_counts["test"], strict=True
-            )
-        },
-        answers=answers,
-        mistakes_figure=mistakes_figure,
-    )
+    return environment.get_template(name)
 
 
 def _limits(

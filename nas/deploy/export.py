@@ -30,6 +30,7 @@ from nas.deploy.folder import (
     PREPROCESSING_FILE,
     SAMPLES_FILE,
     SCRIPT_FILE,
+    SUSTAINED_FILE,
     ModelFolder,
     is_part_of,
     remove,
@@ -316,8 +317,8 @@ def export_model(
         )
         _write_descriptions(model, staging, card, origin.answers)
         _write_example(model, staging, folder, card, with_cpp=with_cpp)
-        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, MISTAKES_FILE} - _names(files)
-        folder.publish(staging, replaced=outdated | cpp_example.FILES)
+        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, SUSTAINED_FILE, MISTAKES_FILE}
+        folder.publish(staging, replaced=(outdated - _names(files)) | cpp_example.FILES)
         steps.end()
     if failed:
         raise IncompleteExportError(failed)

@@ -6,6 +6,7 @@ measured, and the libraries of two runtimes do not meet.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.deploy.formats import LoadedModel, ModelFormat
+from nas.deploy.load import Load, LoadWindow, run_window
 from nas.errors import ExportError, NasError
 from nas.latency import timing
+from nas.machine import this_machine
 from nas.machine.processes import ChildProcess
 
 LOAD_LIMIT_SECONDS = 180.0
@@ -55,13 +58,21 @@ class ModelProcess:
         model_file: format of the file. The process imports its class.
         path: path of the file.
         threads: number of threads that the runtime may use.
+        cores: cores that the process uses; by default it chooses idle ones.
 
     Attributes:
         loaded: what the runtime said when it loaded the file; None before.
     """
 
-    def __init__(self, model_file: ModelFormat, path: Path, *, threads: int = 1) -> None:
-        self.model_file, self.path, self.threads = model_file, path, threads
+    def __init__(
+        self,
+        model_file: ModelFormat,
+        path: Path,
+        *,
+        threads: int = 1,
+        cores: Sequence[int] | None = None,
+    ) -> None:
+        self.model_file, self.path, self.threads, self.cores = model_file, path, threads, cores
         self.loaded: LoadedFile | None = None
         self._process = ChildProcess()
 
@@ -85,7 +96,13 @@ class ModelProcess:
         kind = type(self.model_file)
         names = kind.__module__, kind.__qualname__
         self.loaded = self._call(
-            _load, *names, self.path.absolute(), self.threads, image, limit_s=LOAD_LIMIT_SECONDS
+            _load,
+            *names,
+            self.path.absolute(),
+            self.threads,
+            self.cores,
+            image,
+            limit_s=LOAD_LIMIT_SECONDS,
         )
         return self.loaded
 
@@ -106,6 +123,18 @@ class ModelProcess:
         """
         seconds: float = self._call(_time, limit_s=RUN_LIMIT_SECONDS, start=False)
         return seconds
+
+    def run_window(self, load: Load, begin_s: float, end_s: float) -> LoadWindow:
+        """Run a window of a load, see `nas.deploy.load.run_window`.
+
+        Raises ExportError; see `load`.
+        """
+        remaining_s = max(0.0, load.start_s + load.seconds - time.monotonic())
+        limit_s = remaining_s + RUN_LIMIT_SECONDS
+        window: LoadWindow = self._call(
+            _run_window, load, begin_s, end_s, limit_s=limit_s, start=False
+        )
+        return window
 
     def _call(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
         try:
@@ -131,62 +160,58 @@ class _Running:
         loaded: the file.
         image: the image whose time counts.
         threads: number of threads of the runtime.
-        run: classifies the image; None if it has to be prepared again.
     """
 
     loaded: LoadedModel
     image: NDArray[np.float32]
     threads: int
-    run: Callable[[], object] | None
 
 
 _running: _Running | None = None
 
 
 def _load(
-    module: str, name: str, path: Path, threads: int, image: NDArray[np.float32]
+    module: str,
+    name: str,
+    path: Path,
+    threads: int,
+    cores: Sequence[int] | None,
+    image: NDArray[np.float32],
 ) -> LoadedFile:
     global _running
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
     # The module of a format may import its runtime, which counts.
     memory = _PeakMemory()
     kind: type[ModelFormat] = getattr(import_module(module), name)
     # Threads of a runtime stay on the cores on which it was loaded.
     with timing.pinned(threads):
         loaded = kind().load(path, threads)
-        run = loaded.runner(image)
-        run()
-    _running = _Running(loaded, image, threads, run)
+        loaded.runner(image)()
+    _running = _Running(loaded, image, threads)
     return LoadedFile(loaded.versions, loaded.quantised_layers(), memory.growth_bytes())
 
 
 def _logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
     assert _running is not None
-    _running.run = None  # Another batch size may need other buffers.
     return _running.loaded.logits(images)
 
 
 def _time() -> float:
     assert _running is not None
     with timing.pinned(_running.threads):
-        _running.run = _running.run or _running.loaded.runner(_running.image)
-        return _median_seconds(_running.run)
+        evaluate = _running.loaded.evaluator(_running.image)
+        calls = timing.calls_per_sample(evaluate, timing.SAMPLE_SECONDS)
+        return timing.median_seconds(evaluate, calls)
 
 
-def _median_seconds(run: Callable[[], object]) -> float:
-    """Return the median seconds of one call, of a few undisturbed samples."""
-
-    def evaluate(calls: int, samples: int) -> Sequence[float]:
-        seconds = []
-        for _ in range(samples):
-            run()
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            seconds.append((time.perf_counter() - start) / calls)
-        return seconds
-
-    calls = timing.calls_per_sample(evaluate, timing.SAMPLE_SECONDS)
-    return timing.median_seconds(evaluate, calls)
+def _run_window(load: Load, begin_s: float, end_s: float) -> LoadWindow:
+    assert _running is not None
+    with timing.pinned(_running.threads):
+        window = run_window(_running.loaded.runner(_running.image), load, begin_s, end_s)
+        if hasattr(os, "sched_getaffinity"):
+            window.clock_mhz = this_machine.clock_mhz(os.sched_getaffinity(0))
+        return window
 
 
 class _PeakMemory:

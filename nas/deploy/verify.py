@@ -28,7 +28,13 @@ from nas.deploy.model_process import ModelProcess
 from nas.deploy.scripts import script_logits
 from nas.errors import DataError, ExportError, RequestError
 from nas.files.documents import read_bytes
-from nas.run.model_card import ExportedFile, ModelCard, Preprocessing, ScriptCheck
+from nas.run.model_card import (
+    EnergyRecord,
+    ExportedFile,
+    ModelCard,
+    Preprocessing,
+    ScriptCheck,
+)
 from nas.run.progress import JobProgress, shown
 
 SAMPLE_IMAGES = 32
@@ -141,11 +147,13 @@ class FileOutcome:
         status: `verified` or `timed`, `not run here` (its runtime does not exist for this system)
             or `not installed`.
         remedy: command that installs its runtime; empty if it is installed.
+        energy: energy at full load; None if it was not measured.
     """
 
     file: ExportedFile
     status: str
     remedy: str = ""
+    energy: EnergyRecord | None = None
 
 
 @dataclass(frozen=True)

@@ -147,13 +147,13 @@ class JobObjectives:
         return [self._network_figure(architecture, name) for architecture in batch]
 
     def _network_figure(self, architecture: Architecture, name: str) -> Score:
-        """Return a figure that the runtime computes, of each network once."""
+        """Return a figure of a network, which is computed once."""
         digest = architecture.digest
         if digest not in self._figures:
             try:
-                runtime = self._run.runtimes[self._run.dtype_of(architecture)]
-                self._figures[digest] = runtime.network_figures(architecture.graph)
-            except MeasurementError as error:
+                table = self._run.tables[self._run.dtype_of(architecture)]
+                self._figures[digest] = table.figures(architecture.graph)
+            except (KernelError, MeasurementError) as error:
                 return Infeasible(error.message)
         return float(self._figures[digest][name])
 

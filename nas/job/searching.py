@@ -80,7 +80,8 @@ def require_feasible_job(run: JobRun) -> None:
         Storage(run.settings.search.storage)
     known = JobObjectives(run, {}).all()
     if run.lacks_kernels:
-        known = [objective for objective in known if objective.name != LATENCY]
+        of_table = {LATENCY, *run.runtime.kernel_figures}
+        known = [objective for objective in known if objective.name not in of_table]
     objectives = [objective for objective in known if objective.cheap]
     figures = [
         replace(objective, cheap=True)

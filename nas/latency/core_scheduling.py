@@ -130,6 +130,25 @@ def reserved_cores(threads: int) -> Iterator[tuple[int, ...]]:
         yield _current_plan.timing_cores
 
 
+def cores_of_processes(processes: int, threads: int) -> list[tuple[int, ...]]:
+    """Return cores for processes that run at the same time; no two processes share a core.
+
+    Idle physical cores come first, and the second hyper-threads of cores last.
+
+    Args:
+        processes: number of processes; this process may use as many cores as all of them need.
+        threads: number of threads of each.
+    """
+    allowed = frozenset(os.sched_getaffinity(0))
+    load = psutil.cpu_percent(interval=0.1, percpu=True)
+
+    def rank(core: int) -> tuple[int, float]:
+        return sum(other < core for other in siblings(core) & allowed), load[core]
+
+    cores = sorted(allowed, key=rank)
+    return [tuple(sorted(cores[first * threads :][:threads])) for first in range(processes)]
+
+
 def siblings(core: int, cores: Path = _CORES) -> set[int]:
     """Return the hyper-threads of a core, including itself; only itself if they are not known."""
     path = cores / f"cpu{core}" / "topology" / "thread_siblings_list"

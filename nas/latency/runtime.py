@@ -137,7 +137,8 @@ class KernelTimer(ABC):
         infeasible.
 
         Returns:
-            The schedule, from which the kernel can be built again, and its timing.
+            The schedule, from which the kernel can be built again, with the kernel's value of each
+            of `Runtime.kernel_figures`; and its timing.
 
         Raises:
             MeasurementError: the kernel cannot be timed.
@@ -209,6 +210,9 @@ class Runtime(ABC):
             compiles a kernel anew for each wants few. A runtime whose latencies are always the
             same, such as those of a model, says 1; whole networks are then timed once, too, unless
             their `network_basis` is another.
+        kernel_figures: names of figures that are sums over the kernels of a network, such as
+            `energy_uj`. `KernelTimer.time_kernel` returns the value of a kernel with its schedule,
+            under this name, so that the table has it.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
     """
@@ -221,6 +225,7 @@ class Runtime(ABC):
     dispatch_parts: ClassVar[tuple[str, ...]] = ()
     dispatch_seconds: ClassVar[float] = 0.0
     moments: ClassVar[int] = 2
+    kernel_figures: ClassVar[tuple[str, ...]] = ()
     has_local_kernels: ClassVar[bool] = True
 
     def __init__(
@@ -418,9 +423,10 @@ class Runtime(ABC):
     def figures(self) -> tuple[str, ...]:
         """Names of the costs of a whole network beside its latency, such as `sram_kib`.
 
-        `network_figures` returns them; a search can minimise and limit them.
+        A search can minimise and limit them. Those of `kernel_figures` are added up by the table;
+        `network_figures` returns the others.
         """
-        return ()
+        return self.kernel_figures
 
     def network_figures(self, graph: Graph) -> Mapping[str, float]:
         """Return further costs of a whole network, by the names in `figures`.

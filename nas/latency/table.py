@@ -322,6 +322,31 @@ class LatencyTable:
             return max(0.0, record.cold_us - record.warm_us)
         return self.dispatch.cold_weights_us(self.weight_bytes(kernel))
 
+    def figures(self, graph: Graph) -> dict[str, float]:
+        """Return the costs of a network beside its latency, by the names in `Runtime.figures`.
+
+        Raises:
+            MissingKernelError: a kernel of the network is not in the table, or has no value of a
+                figure.
+            FailedKernelError: a kernel of the network could not be timed.
+            MeasurementError: the device cannot run the network.
+        """
+        figures = dict(self.runtime.network_figures(graph))
+        for name in self.runtime.kernel_figures:
+            figures[name] = sum(
+                self._kernel_figure(kernel, name) for kernel in self.runtime.kernels(graph)
+            )
+        return figures
+
+    def _kernel_figure(self, kernel: Kernel, name: str) -> float:
+        value = (self.timed_record(kernel).schedule or {}).get(name)
+        if not isinstance(value, int | float):
+            raise MissingKernelError(
+                f"{self.path.name} has no {name} of kernel '{kernel}'.",
+                remedy=f"Runtime '{self.runtime.name}' should return it with the schedule.",
+            )
+        return float(value)
+
     def schedules(self) -> dict[Kernel, dict[str, Any]]:
         """Return the schedule of each kernel that has a latency."""
         return {

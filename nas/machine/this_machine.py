@@ -6,7 +6,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,35 @@ def recorded_facts() -> dict[str, Any]:
         "memory_bytes": _memory_bytes(),
         "governor": governor.read_text().strip() if governor.exists() else None,
     }
+
+
+def temperature_c(root: Path = Path("/")) -> float | None:
+    """Return the temperature of the hottest thermal zone in degrees Celsius; None without any.
+
+    Args:
+        root: the root of the file system that has the zones.
+    """
+    temperatures = []
+    for path in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
+        # The sensor of a device that is switched off cannot be read.
+        with suppress(OSError, ValueError):
+            temperatures.append(int(path.read_text()) / 1000)
+    return max(temperatures, default=None)
+
+
+def clock_mhz(cores: Collection[int], root: Path = Path("/")) -> float | None:
+    """Return the mean clock of some cores now, in MHz; None if the system does not say.
+
+    Args:
+        cores: numbers of the cores.
+        root: the root of the file system that has their clocks.
+    """
+    clocks = []
+    for core in cores:
+        path = root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq"
+        with suppress(OSError, ValueError):
+            clocks.append(int(path.read_text()) / 1000)
+    return sum(clocks) / len(clocks) if clocks else None
 
 
 def _memory_bytes() -> int | None:

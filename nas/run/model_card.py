@@ -253,6 +253,139 @@ class ExportedFile(Document):
         return self.format.removesuffix("-int8")
 
 
+def load_text(processes: int, rate: float | None) -> str:
+    """Return a load in words: "full", "full, 2 processes" or "30 a second"."""
+    if rate is not None:
+        return f"{rate:g} a second"
+    return "full" if processes == 1 else f"full, {processes} processes"
+
+
+MIN_SHARE_ABOVE_IDLE = 0.01
+"""Smallest power above the idle power that counts, as a share of it: less is noise."""
+
+
+class EnergyRecord(Document):
+    """The energy of a file under a load.
+
+    Attributes:
+        source: what measured it, such as "RAPL (package-0)".
+        idle_w: power of the machine before the load, in watts.
+        watts: mean power under the load, with the idle power in it.
+        joules_per_image: energy of one image above the idle power; None if the power under the load
+            was not above it by more than `MIN_SHARE_ABOVE_IDLE`.
+    """
+
+    source: str
+    idle_w: float
+    watts: float
+    joules_per_image: Positive | None = None
+
+    @classmethod
+    def of(
+        cls, source: str, *, idle_w: float, joules: float, seconds: float, images: int
+    ) -> EnergyRecord:
+        """Return the record of a load.
+
+        Args:
+            source, idle_w: see the attributes.
+            joules: energy above that of the idle machine.
+            seconds: duration of the load.
+            images: number of images.
+        """
+        has_energy = images > 0 and joules / seconds > MIN_SHARE_ABOVE_IDLE * idle_w
+        return cls(
+            source=source,
+            idle_w=round_to_four_digits(idle_w),
+            watts=round_to_four_digits(idle_w + joules / seconds),
+            joules_per_image=round_to_four_digits(joules / images) if has_energy else None,
+        )
+
+
+class SustainedWindow(Document):
+    """A part of a load in which images were classified.
+
+    Attributes:
+        end_s: end of the window in seconds after the start of the load.
+        images: number of images.
+        median_us, high_us: median and 95% of the latencies.
+        temperature_c: temperature of the hottest thermal zone at the end; None if the system does
+            not say.
+        clock_mhz: mean clock of the cores at the end; None if the system does not say.
+    """
+
+    end_s: Positive
+    images: Count
+    median_us: Positive
+    high_us: Positive
+    temperature_c: float | None = None
+    clock_mhz: Positive | None = None
+
+
+class SustainedLoad(Document):
+    """What was measured of a file under a load of some minutes.
+
+    Attributes:
+        format: name of the format.
+        processes: number of processes that run the file at the same time.
+        rate: images a second that are due; None if one image follows the other.
+        seconds: duration of the load.
+        images_by_process: number of images of each process.
+        images_per_second: number of images a second of all processes together.
+        median_us, high_us, p99_us: median, 95% and 99% of the latencies of all images.
+        slowdown: median in the last minute over that in the first one; of a load below ten minutes,
+            of the last and the first tenth. None if it is not known.
+        slowdowns_against_one: of each of several processes, images a second of a process alone over
+            its own.
+        waited: number of images that were due while one before them was running.
+        unserved: number of images that were due, and not begun at the end of the load.
+        windows: the course of the load; windows without images are left out.
+        energy: the energy; None if it was not measured.
+    """
+
+    format: str
+    processes: Annotated[int, Field(ge=1)]
+    rate: Positive | None
+    seconds: Positive
+    images_by_process: tuple[Count, ...]
+    images_per_second: Positive
+    median_us: Positive
+    high_us: Positive
+    p99_us: Positive
+    slowdown: Positive | None
+    slowdowns_against_one: tuple[Positive, ...] = ()
+    waited: Count = 0
+    unserved: Count = 0
+    windows: tuple[SustainedWindow, ...]
+    energy: EnergyRecord | None = None
+
+    @property
+    def text(self) -> str:
+        """The load in words, see `load_text`."""
+        return load_text(self.processes, self.rate)
+
+
+class SustainedRecord(Document):
+    """What `nas benchmark --minutes` measured of the files of a model.
+
+    Attributes:
+        device: the processor.
+        measured: date and time of the end.
+        minutes: duration of each load that was asked for.
+        threads: number of threads of each process.
+        loads: the files under each load.
+        skipped: why other files were not run, by format.
+        stopped: why the rest was not measured; empty if everything was.
+    """
+
+    device: str
+    measured: str
+    minutes: Positive
+    threads: Annotated[int, Field(ge=1)]
+    loads: tuple[SustainedLoad, ...]
+    skipped: dict[str, str] = Field(default_factory=dict)
+    stopped: str = ""
+
+
 class ScriptCheck(Document):
     """What `run.py` computed for image files, compared with torch.
 
@@ -447,12 +580,13 @@ class ModelCard(Document):
             cannot be compared with those of the files, because they are not of one image, are
             estimated, or belong to another device.
         device: processor that exported and timed the files.
+        sustained: latencies under a load of some minutes; None if that was not measured.
         versions: versions of Python and the libraries by name.
         exported: date and time of the export.
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[4] = Field(default=4, alias="schema")
+    schema_version: Literal[5] = Field(default=5, alias="schema")
     id: Name
     digest: NetworkDigest
     weights_digest: Digest
@@ -482,6 +616,7 @@ class ModelCard(Document):
     search_runtime: str = ""
     search_dtype: str = ""
     device: str
+    sustained: SustainedRecord | None = None
     versions: dict[str, str]
     exported: str
     limits: tuple[str, ...]

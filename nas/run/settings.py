@@ -138,6 +138,7 @@ _KNOWN_FIGURES = {
         note="The tensor arena is the SRAM that TensorFlow Lite Micro takes on a microcontroller. "
         "Latencies are those of the device that was timed, not of the microcontroller.",
     ),
+    "energy_uj": Cost("energy, uJ"),
     "sram_kib": Cost("SRAM, KiB"),
     "flash_kib": Cost("flash, KiB"),
     "dram_traffic_kib": Cost("DRAM traffic, KiB"),

@@ -4,8 +4,18 @@ import json
 
 import pytest
 
+from nas.latency import LatencyTable, open_runtime
 from nas.space import load_space
-from tests.cli.small_table import HEAD, POOL, SPACE, STEM, dispatch, uncertain_table, write_table
+from tests.cli.small_table import (
+    HEAD,
+    POOL,
+    SPACE,
+    STEM,
+    dispatch,
+    kernel,
+    uncertain_table,
+    write_table,
+)
 from tests.commands import document
 
 
@@ -49,8 +59,22 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
         assert words in text
 
 
+def test_missing_kernels_are_timed_on_request(arguments, tmp_path, invoke):
+    table = LatencyTable.open_or_create(tmp_path / "mine.jsonl", open_runtime("onnxruntime"))
+    done = invoke(*arguments, "--batch", 2)
+    assert done.returncode == 1
+    kernels = table.runtime.kernels(load_space("small.py").largest.graph)
+    assert f"lacks {len(set(kernels))} of the {len(set(kernels))} kernels" in done.stderr
+    assert f"nas {' '.join(arguments)} --batch 2 --build" in done.stderr
+    assert not table.records("kernel")
+    built = document(invoke(*arguments, "--build", "--json"))
+    assert built["predicted_us"] > 0
+    assert document(invoke(*arguments, "--json")) == built
+
+
 def test_prediction_needs_all_dispatch_costs(arguments, tmp_path, invoke):
-    write_table(tmp_path / "mine.jsonl", *dispatch(["launch"]))
+    kernels = [kernel(text, 1.0) for text in (STEM, POOL, HEAD)]
+    write_table(tmp_path / "mine.jsonl", *dispatch(["launch"]), *kernels)
     done = invoke(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert "has no dispatch overhead" in done.stderr

@@ -1,16 +1,20 @@
 """Limits, further objectives and further devices of a search."""
 
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from nas import job as jobs
-from nas.errors import InfeasibleError, SearchError, TableError
+from nas.errors import InfeasibleError, MissingKernelError, SearchError, TableError
+from nas.graph import Graph
 from nas.job import load_job
 from nas.job.folder import claim
 from nas.job.settings import with_search
+from nas.kernels import fusion
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -115,6 +119,48 @@ def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, j
     assert (0.5 * beyond["params"] > 20 * smallest).all()
     expected = front_digests(done, "predicted_us", "energy_uj", "error")
     assert {trial.digest for trial in result.front} == expected == front_of_report()
+
+
+def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, job, monkeypatch):
+    monkeypatch.setattr(TvmRuntime, "kernel_figures", ("energy_uj",))
+    (path,) = Path("latency_tables").glob("*.jsonl")
+    energies = {}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record.get("record") == "kernel":
+            # A kernel's energy is no multiple of its latency.
+            energies[record["kernel"]] = energy = 1 + len(energies) % 7
+            record["schedule"]["energy_uj"] = energy
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+    kernels_of = partial(fusion.kernels, fuse_expansions=True)  # Those of TVM.
+
+    def energy_uj(network: Graph) -> float:
+        return sum(energies[kernel.text] for kernel in kernels_of(network))
+
+    every = sorted(map(energy_uj, all_networks(job)))
+    limit = every[len(every) // 2]
+    figures = {"also_minimize": ("energy_uj",), "limits": {"energy_uj": limit}}
+    result = jobs.search_job(with_search(job, {"trials": 8, **figures}), OUT)
+    by_digest = {each.digest: energy_uj(each) for each in all_networks(job)}
+    rows, done = read_trials(OUT), read_completed_trials(OUT)
+    assert (done["energy_uj"] == done["digest"].map(by_digest)).all()
+    assert done["energy_uj"].max() <= limit
+    assert (rows[rows["state"] == "infeasible"]["digest"].map(by_digest) > limit).all()
+    done = done.assign(error=lambda table: 1 - candidates.score(table))
+    expected = front_digests(done, "predicted_us", "energy_uj", "error")
+    assert {trial.digest for trial in result.front} == expected == front_of_report()
+
+
+def test_figure_that_a_kernel_lacks_is_an_error_that_names_it(
+    folder_with_supernets, job, monkeypatch
+):
+    monkeypatch.setattr(TvmRuntime, "kernel_figures", ("energy_uj",))
+    (path,) = Path("latency_tables").glob("*.jsonl")
+    table = LatencyTable.open(path)
+    network = all_networks(job)[0]
+    with pytest.raises(MissingKernelError, match="has no energy_uj of kernel 'conv2d "):
+        table.figures(network)
 
 
 def front_of_report() -> set[str]:

@@ -79,6 +79,17 @@ def test_workers_keep_to_the_cpu_quota(
         assert len(core_scheduling.plan_workers(1)) == workers
 
 
+def test_processes_get_cores_of_their_own_and_hyper_threads_last(
+    machine: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(8, 4)
+    monkeypatch.setattr(core_scheduling.psutil, "cpu_percent", lambda **options: [0.0] * 8)
+    cores = core_scheduling.cores_of_processes(4, threads=1)
+    assert len({min(core_scheduling.siblings(core)) for (core,) in cores}) == 4
+    every = core_scheduling.cores_of_processes(4, threads=2)
+    assert sorted(core for own in every for core in own) == list(range(8))
+
+
 def _time_repeatedly(plan: core_scheduling.CorePlan, log: Path, stop: float) -> None:
     core_scheduling.apply_plan(plan)
     while time.monotonic() < stop:

@@ -120,3 +120,21 @@ def test_runtime_with_more_threads_than_allowed_cores_is_refused() -> None:
     for line in lines:
         assert "2 threads cannot run at once: this process may use 1 of the" in line
         assert "Use 1 thread." in line
+
+
+def test_temperature_is_that_of_the_hottest_zone_that_can_be_read(tmp_path: Path) -> None:
+    assert this_machine.temperature_c(tmp_path) is None
+    for number, text in enumerate(("41500\n", "63000\n", "")):
+        path = tmp_path / f"sys/class/thermal/thermal_zone{number}/temp"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    assert this_machine.temperature_c(tmp_path) == 63.0
+
+
+def test_clock_is_the_mean_of_the_cores(tmp_path: Path) -> None:
+    assert this_machine.clock_mhz((0, 1), tmp_path) is None
+    for core, khz in enumerate((1_800_000, 2_400_000, 600_000)):
+        path = tmp_path / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{khz}\n")
+    assert this_machine.clock_mhz({0, 1}, tmp_path) == 2100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import ExportError, NasError, RequestError, first_line
+from nas.latency.timing import Evaluate
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
@@ -46,6 +48,25 @@ class LoadedModel(ABC):
         Conversions of the input that a deployed application would not need, such as one of the
         layout, are done before, so that the duration of a call is the latency of the network.
         """
+
+    def evaluator(self, image: NDArray[np.float32]) -> Evaluate:
+        """Return a function that times `runner` as a search times networks of the runtime.
+
+        Override it if the runtime times by itself, without what a call from Python takes.
+        """
+        run = self.runner(image)
+
+        def evaluate(calls: int, samples: int) -> Sequence[float]:
+            seconds = []
+            for _ in range(samples):
+                run()
+                start = time.perf_counter()
+                for _ in range(calls):
+                    run()
+                seconds.append((time.perf_counter() - start) / calls)
+            return seconds
+
+        return evaluate
 
     def quantised_layers(self) -> tuple[int, int] | None:
         """Return how many of how many convolutions and linear layers run in int8.

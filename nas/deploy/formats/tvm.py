@@ -26,6 +26,7 @@ from nas.deploy.formats.base import (
     package_versions,
 )
 from nas.errors import ExportError, RequestError
+from nas.latency.timing import Evaluate
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
@@ -151,6 +152,10 @@ class _TvmModel(LoadedModel):
     def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
         """See `LoadedModel.runner`."""
         return self._library.runner(image)
+
+    def evaluator(self, image: NDArray[np.float32]) -> Evaluate:
+        """See `LoadedModel.evaluator`. A call from Python takes 0.6 us, a tiny network as long."""
+        return self._library.evaluator(image)
 
 
 def _has_compiler() -> bool:

@@ -19,6 +19,7 @@ from tvm import relax
 
 from nas.graph import Graph
 from nas.latency.runtime import Schedules, Weights
+from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device, use_threads
 from nas.runtimes.tvm.relax_network import compile_network
 from nas.schedules.templates import Templates
@@ -67,6 +68,18 @@ class Library:
         """Return a function that runs the network on an image `1 x C x H x W`."""
         self._vm.set_input("main", self._tensor(image))
         return lambda: self._vm.invoke_stateful("main")
+
+    def evaluator(self, image: NDArray[np.float32]) -> Evaluate:
+        """Return a function that times the network on an image `1 x C x H x W`, without Python."""
+        self._vm.set_input("main", self._tensor(image))
+
+        def evaluate(calls: int, samples: int) -> list[float]:
+            timer = self._vm.time_evaluator(
+                "invoke_stateful", self._device, number=calls, repeat=samples
+            )
+            return [float(value) for value in timer("main").results]
+
+        return evaluate
 
     def _tensor(self, image: NDArray[np.float32]) -> tvm.runtime.Tensor:
         return tvm.runtime.tensor(np.ascontiguousarray(image.transpose(0, 2, 3, 1)), self._device)

@@ -47,8 +47,8 @@ class NetworkFunction(NamedTuple):
     """A network as a TIR function.
 
     Attributes:
-        function: function of the image, `weights` and the output, all of them flat tensors. It
-            fails if there is no memory for the activations.
+        function: function of the image, `weights` (a flat tensor) and the output. It fails if
+            there is no memory for the activations.
         weights: packed constants of all launches.
     """
 
@@ -60,7 +60,8 @@ def network_function(
     sequence: Sequence[Launch],
     callees: Mapping[Kernel, tvm.ir.GlobalVar],
     constants: Sequence[Sequence[NDArray[Any]]],
-    image_elements: int,
+    image_shape: Sequence[int],
+    output_shape: Sequence[int],
     dtype: str,
 ) -> NetworkFunction:
     """Return a network as a TIR function.
@@ -69,19 +70,16 @@ def network_function(
         sequence: launches of the network, in order. The last one makes the output.
         callees: for each kernel, its function in the module, made by `taking_addresses`.
         constants: packed constants of each launch.
-        image_elements: number of elements of the image.
+        image_shape: shape of the image; its elements are those of a flat one, in order.
+        output_shape: shape of the output, likewise.
         dtype: type of all tensors.
     """
     unit = ALIGNMENT_BYTES // np.dtype(dtype).itemsize
     workspace = plan_workspace(sequence, unit)
     weights, weight_offsets = _concatenated(constants, unit, dtype)
-    output_kernel, output = sequence[-1].kernel, sequence[-1].result
-    sizes = {
-        "image": image_elements,
-        "weights": weights.size,
-        "output": output_kernel.elements(output_kernel.output),
-    }
-    tensors = {name: tirx.decl_buffer((size,), dtype, name) for name, size in sizes.items()}
+    output = sequence[-1].result
+    shapes = {"image": image_shape, "weights": weights.shape, "output": output_shape}
+    tensors = {name: tirx.decl_buffer(shape, dtype, name) for name, shape in shapes.items()}
     scratch = tirx.decl_buffer((workspace.elements,), dtype, "workspace")
 
     def activation(number: int) -> tvm.ir.Expr:
@@ -188,7 +186,7 @@ def called_names(function: tirx.PrimFunc) -> list[str]:
 
 
 def _address(tensor: tirx.Buffer, offset: int = 0) -> tvm.ir.Expr:
-    return tirx.address_of(tirx.BufferLoad(tensor, [offset]))
+    return tirx.address_of(tirx.BufferLoad(tensor, [*[0] * (len(tensor.shape) - 1), offset]))
 
 
 def _call(callee: tvm.ir.GlobalVar, addresses: Sequence[tvm.ir.Expr]) -> tirx.Stmt:

@@ -48,10 +48,13 @@ class NetworkParts(NamedTuple):
     constants: Sequence[Sequence[NDArray[Any]]]
 
 
-EmitLaunches = Callable[[relax.BlockBuilder, NetworkParts, relax.Expr, str], relax.Expr]
-"""Emits the launches of a network that reads a flat image, and returns the last result.
+EmitLaunches = Callable[
+    [relax.BlockBuilder, NetworkParts, relax.Expr, Sequence[int], str], relax.Expr
+]
+"""Emits the launches of a network and returns the last result.
 
-Its arguments are the builder, the parts of the network, the image, and the type of all tensors.
+Its arguments are the builder, the parts of the network, the image, the shape of the output, and the
+type of all tensors.
 """
 
 
@@ -236,41 +239,53 @@ def _emit_main(
 ) -> None:
     """Add the function `main`. See `compile_network` for the shapes of images and outputs."""
     batch = parts.sequence[0].kernel.batch
-    c, h, w = graph.input_shape
-    size = batch * c * h * w
-    image = relax.Var("image", relax.TensorType((size,) if is_flat else (batch, h, w, c), dtype))
+
+    def shape(channels: int, height: int, width: int, *, is_output: bool) -> tuple[int, ...]:
+        if is_flat:
+            return (batch * channels * height * width,)
+        is_vector = is_output and (height, width) == (1, 1)
+        return (batch, channels) if is_vector else (batch, height, width, channels)
+
+    image_type = relax.TensorType(shape(*graph.input_shape, is_output=False), dtype)
+    image = relax.Var("image", image_type)
     with builder.function("main", [image]):
         with builder.dataflow():
-            first = image if is_flat else builder.emit(relax.op.reshape(image, (size,)))
-            result = emit_launches(builder, parts, first, dtype)
-            c, h, w = graph.output_shape
-            shape = (batch, c) if (h, w) == (1, 1) else (batch, h, w, c)
-            output = builder.emit_output(result if is_flat else relax.op.reshape(result, shape))
+            output_shape = shape(*graph.output_shape, is_output=True)
+            result = emit_launches(builder, parts, image, output_shape, dtype)
+            output = builder.emit_output(result)
         builder.emit_func_output(output)
 
 
 def _emit_network_function(
-    builder: relax.BlockBuilder, parts: NetworkParts, image: relax.Expr, dtype: str
+    builder: relax.BlockBuilder,
+    parts: NetworkParts,
+    image: relax.Expr,
+    output_shape: Sequence[int],
+    dtype: str,
 ) -> relax.Expr:
     """Emit one call, of the function that calls the kernels, and return its output."""
     callees = {
         kernel: add_function(builder, taking_addresses(function))
         for kernel, function in parts.functions.items()
     }
+    image_shape = [int(size) for size in image.ty.shape]
     network = network_function(
-        parts.sequence, callees, parts.constants, int(image.ty.shape[0]), dtype
+        parts.sequence, callees, parts.constants, image_shape, output_shape, dtype
     )
     called = add_function(builder, network.function)
-    last = parts.sequence[-1].kernel
-    output_type = flat_type((last.elements(last.output),), dtype)
+    output_type = relax.TensorType(output_shape, dtype)
     arguments = [image, relax.const(network.weights)]
     return builder.emit(relax.call_tir(called, arguments, output_type))
 
 
 def _emit_launches(
-    builder: relax.BlockBuilder, parts: NetworkParts, image: relax.Expr, dtype: str
+    builder: relax.BlockBuilder,
+    parts: NetworkParts,
+    image: relax.Expr,
+    output_shape: Sequence[int],
+    dtype: str,
 ) -> relax.Expr:
-    """Emit a `call_tir` of flat tensors for each launch, and return the last result."""
+    """Emit a `call_tir` for each launch, and return the last result. All tensors are flat."""
     called = {
         kernel: add_function(builder, function) for kernel, function in parts.functions.items()
     }

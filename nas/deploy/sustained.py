@@ -1,0 +1,400 @@
+"""Sustained speed of exported files: each runs for minutes, at full load or at a fixed rate.
+
+A device that gets hot lowers its clock, so that the latency of the first seconds does not last. The
+files run one after the other, never two at a time; the processes of one file run at the same time,
+each on cores of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import reduce
+from itertools import pairwise
+from operator import add
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.arguments import AtLeast, checked
+from nas.deploy.benchmark import split_files
+from nas.deploy.card import with_sustained
+from nas.deploy.energy import EnergyGauge, energy_gauge
+from nas.deploy.folder import CARD_PAGE, SAMPLES_FILE, SUSTAINED_FILE, ModelFolder
+from nas.deploy.formats import ModelFormat
+from nas.deploy.load import Latencies, Load, LoadWindow
+from nas.deploy.model_process import ModelProcess
+from nas.deploy.verify import ReferenceImages, first_image
+from nas.display import plotting
+from nas.errors import ExportError, NasError
+from nas.files.documents import to_json
+from nas.latency.core_scheduling import cores_of_processes
+from nas.latency.timing import round_to_four_digits
+from nas.machine import this_machine
+from nas.run.model_card import (
+    CARD_FILE,
+    EnergyRecord,
+    SustainedLoad,
+    SustainedRecord,
+    SustainedWindow,
+    load_text,
+)
+from nas.run.progress import JobProgress, shown
+
+WINDOWS = 60
+"""Windows of a load, at least: points of its picture."""
+
+MAX_WINDOW_SECONDS = 60.0
+"""Longest window, so that progress is seen and Ctrl-C loses little."""
+
+COMPARED_SHARE = 0.1
+"""Largest share of a load whose begin and end are compared."""
+
+COMPARED_SECONDS = 60.0
+"""Longest begin and end of a load that are compared."""
+
+START_SECONDS = 0.1
+"""Time in which all processes learn when a load starts."""
+
+STOPPED = "stopped by the user"
+"""`SustainedRecord.stopped` after Ctrl-C."""
+
+
+@checked
+def measure_sustained(
+    path: Path | str,
+    *,
+    minutes: Annotated[float, AtLeast(0.01)],
+    rate: Annotated[float, AtLeast(1e-3)] | None = None,
+    processes: Annotated[int, AtLeast(1)] = 1,
+    threads: Annotated[int, AtLeast(1)] = 1,
+    energy: bool = False,
+    meter: str | None = None,
+    save: bool = False,
+    progress: JobProgress | bool | None = True,
+) -> SustainedRecord:
+    """Run all files of an exported model for minutes, one after the other, and time every image.
+
+    Each file runs at full load, one image after the other; then, with `processes`, at full load in
+    several processes at the same time; and then, with `rate`, at this rate in one process.
+
+    What was measured until Ctrl-C or an error is returned, and `stopped` says so.
+
+    Args:
+        path: the model folder, `models/<id>` of a run or a copy of it; its digests are checked.
+        minutes: duration of each load.
+        rate: images a second that are due. The latency of an image counts from the moment at which
+            it is due.
+        processes: number of processes that run a file at the same time.
+        threads: number of threads of each process.
+        energy: whether the energy of each load is measured.
+        meter: command of a power meter that measures it, see `nas.machine.energy.Meter`; by default
+            a counter of this machine does.
+        save: whether the record and its picture become part of the model's card; if not, the folder
+            is not changed.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or what receives
+            the seconds that are done and all seconds.
+
+    Returns:
+        What was measured of each file under each load.
+
+    Raises:
+        RequestError: this process may not use as many cores, or the meter cannot be started.
+        DeviceError: there is no counter of energy, or it cannot be read.
+        RunFolderError: nothing was exported to the folder, or another process exports to it.
+        ExportError: a file is missing or changed, none runs here, or the first does not run.
+    """
+    this_machine.require_cores(processes * threads)
+    folder = ModelFolder(Path(path))
+    folder.require_unchanged()
+    if save:
+        with folder.staging():  # A folder that cannot be written to is refused at once.
+            pass
+    samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
+    chosen, rows = split_files(folder)
+    if not chosen:
+        raise ExportError("No file of the model runs here.", remedy="`nas doctor` says why.")
+    image = first_image(samples.images, folder.preprocessing)
+    kinds = [(1, None), *[(processes, None)] * (processes > 1), *[(1, rate)] * (rate is not None)]
+    plan = [
+        _Measurement(name, count, each_rate, 60 * minutes)
+        for name in chosen
+        for count, each_rate in kinds
+    ]
+    loads: list[SustainedLoad] = []
+    stopped = ""
+    with ExitStack() as stack:
+        bars = stack.enter_context(shown(progress))
+        gauge = stack.enter_context(energy_gauge(meter, bars)) if energy or meter else None
+        bars.begin("sustained speed", "second")
+        for position, measurement in enumerate(plan):
+
+            def advance(done_s: float, position: int = position) -> None:
+                seconds = round(60 * minutes * position + done_s)
+                bars.advance(seconds, round(60 * minutes * len(plan)), plan[position].text)
+
+            name = measurement.format
+            file = folder.path / rows[name].file.file
+            try:
+                measurement.measure(chosen[name], file, threads, image, gauge, advance)
+            except KeyboardInterrupt:
+                stopped = STOPPED
+                if not loads and not measurement.images:
+                    raise
+            except NasError as error:
+                stopped = str(error)
+                if not loads and not measurement.images:
+                    raise
+            if measurement.images:
+                loads.append(measurement.result(loads))
+            if stopped:
+                break
+    device, _ = this_machine.processor()
+    record = SustainedRecord(
+        device=device,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        minutes=minutes,
+        threads=threads,
+        loads=tuple(loads),
+        skipped={
+            name: f"{row.status}. {row.remedy}".rstrip(" .")
+            for name, row in rows.items()
+            if name not in chosen
+        },
+        stopped=stopped,
+    )
+    if save and not stopped:
+        save_sustained(folder, record)
+    return record
+
+
+@dataclass
+class _Window:
+    """A window of all processes of a load, and the temperature at its end."""
+
+    begin_s: float
+    end_s: float
+    parts: Sequence[LoadWindow]
+    temperature_c: float | None
+
+    @property
+    def latencies(self) -> Latencies:
+        return reduce(add, (part.latencies for part in self.parts))
+
+    @property
+    def clock_mhz(self) -> float | None:
+        clocks = [part.clock_mhz for part in self.parts if part.clock_mhz is not None]
+        return round(statistics.mean(clocks)) if clocks else None
+
+    @property
+    def record(self) -> SustainedWindow:
+        latencies = self.latencies
+        return SustainedWindow(
+            end_s=self.end_s,
+            images=len(latencies),
+            median_us=round_to_four_digits(latencies.quantile_us(0.5)),
+            high_us=round_to_four_digits(latencies.quantile_us(0.95)),
+            temperature_c=self.temperature_c,
+            clock_mhz=self.clock_mhz,
+        )
+
+
+@dataclass
+class _Measurement:
+    """A load on a file, window by window.
+
+    Attributes:
+        format: name of the file's format.
+        processes: number of processes.
+        rate: images a second; None for full load.
+        seconds: duration.
+        windows: the windows that have ended.
+        energy: the energy, after the last window.
+    """
+
+    format: str
+    processes: int
+    rate: float | None
+    seconds: float
+    windows: list[_Window] = field(default_factory=list)
+    energy: EnergyRecord | None = None
+
+    @property
+    def text(self) -> str:
+        return f"{self.format}, {load_text(self.processes, self.rate)}"
+
+    @property
+    def images(self) -> int:
+        """Number of images until now."""
+        return sum(len(part.latencies) for window in self.windows for part in window.parts)
+
+    def measure(
+        self,
+        model_file: ModelFormat,
+        path: Path,
+        threads: int,
+        image: NDArray[np.float32],
+        gauge: EnergyGauge | None,
+        advance: Callable[[float], None],
+    ) -> None:
+        """Run the load. If it is interrupted, the windows until then stay.
+
+        Raises:
+            ExportError: the file does not run.
+            DeviceError: the counter of energy fails.
+        """
+        cores: list[tuple[int, ...] | None] = [None]  # One process chooses an idle core itself.
+        if self.processes > 1:
+            cores = [None] * self.processes
+            if hasattr(os, "sched_setaffinity"):
+                cores = [*cores_of_processes(self.processes, threads)]
+        with ExitStack() as stack:
+            # The processes end before the pool, whose threads wait for their answers.
+            pool = stack.enter_context(ThreadPoolExecutor(self.processes))
+            running = [
+                stack.enter_context(ModelProcess(model_file, path, threads=threads, cores=own))
+                for own in cores
+            ]
+            list(pool.map(lambda process: process.load(image), running))
+            if gauge is not None:
+                gauge.begin()
+            load = Load(time.monotonic() + START_SECONDS, self.seconds, self.rate)
+            count = max(WINDOWS, math.ceil(self.seconds / MAX_WINDOW_SECONDS))
+            advance(0)
+            for begin_s, end_s in pairwise(np.linspace(0, self.seconds, count + 1).tolist()):
+                answers = [pool.submit(each.run_window, load, begin_s, end_s) for each in running]
+                parts = [answer.result() for answer in answers]
+                temperature_c = this_machine.temperature_c()
+                self.windows.append(_Window(begin_s, end_s, parts, temperature_c))
+                if gauge is not None:
+                    gauge.update()
+                advance(end_s)
+            if gauge is not None:
+                self.energy = gauge.record(time.monotonic() - load.start_s, self.images)
+
+    def result(self, others: Sequence[SustainedLoad]) -> SustainedLoad:
+        """Return what was measured in the windows that have ended.
+
+        Args:
+            others: the loads before it; one with one process is compared with.
+        """
+        parts = [part for window in self.windows for part in window.parts]
+        latencies = reduce(add, (part.latencies for part in parts))
+        by_process = [
+            [window.parts[index] for window in self.windows] for index in range(self.processes)
+        ]
+        counts = tuple(sum(len(part.latencies) for part in own) for own in by_process)
+        seconds = self.windows[-1].end_s
+        speeds = [
+            count / (seconds if self.rate else math.fsum(part.busy_s for part in own))
+            for count, own in zip(counts, by_process, strict=True)
+            if count
+        ]
+        alone = [each for each in others if each.format == self.format and each.rate is None]
+        slowdowns = []
+        if self.processes > 1 and alone:
+            slowdowns = [alone[0].images_per_second / speed for speed in speeds]
+        median_us, high_us, p99_us = (
+            round_to_four_digits(latencies.quantile_us(share)) for share in (0.5, 0.95, 0.99)
+        )
+        return SustainedLoad(
+            format=self.format,
+            processes=self.processes,
+            rate=self.rate,
+            seconds=seconds,
+            images_by_process=counts,
+            images_per_second=round_to_four_digits(sum(speeds)),
+            median_us=median_us,
+            high_us=high_us,
+            p99_us=p99_us,
+            slowdown=self._slowdown(),
+            slowdowns_against_one=tuple(map(round_to_four_digits, slowdowns)),
+            waited=sum(part.waited for part in parts),
+            unserved=sum(part.unserved for part in parts),
+            windows=tuple(each.record for each in self.windows if len(each.latencies)),
+            energy=self.energy,
+        )
+
+    def _slowdown(self) -> float | None:
+        """Return the median latency of the end over that of the begin; None if one is not known."""
+        end_s = self.windows[-1].end_s
+        compared_s = min(COMPARED_SECONDS, COMPARED_SHARE * end_s)
+        # Windows belong to the part of the load that their middle is in.
+        first, last = (
+            [part.latencies for window in windows for part in window.parts]
+            for windows in (
+                [each for each in self.windows if each.begin_s + each.end_s < 2 * compared_s],
+                [
+                    each
+                    for each in self.windows
+                    if each.begin_s + each.end_s > 2 * (end_s - compared_s)
+                ],
+            )
+        )
+        begin, end = (reduce(add, each, Latencies()) for each in (first, last))
+        if not len(begin) or not len(end):
+            return None
+        return round_to_four_digits(end.quantile_us(0.5) / begin.quantile_us(0.5))
+
+
+def draw_sustained(record: SustainedRecord, path: Path) -> None:
+    """Draw the median of each window as a line for each load, with a band up to the 95%.
+
+    Args:
+        record: what was measured.
+        path: path of the picture, a PNG or SVG file.
+
+    Raises:
+        RequestError: the picture cannot be written to the path, see `check_picture_path`.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    plotting.check_picture_path(path)
+    formats = list(dict.fromkeys(load.format for load in record.loads))
+    kinds = list(dict.fromkeys(load.text for load in record.loads))
+    unit, unit_s = ("minutes", 60) if record.minutes >= 2 else ("seconds", 1)
+    with mpl.rc_context(plotting.STYLE):
+        figure = Figure(figsize=(8.5, 4), layout="constrained")
+        axes = figure.add_subplot()
+        for load in record.loads:
+            colour = plotting.COLOURS[formats.index(load.format) % len(plotting.COLOURS)]
+            ends = [each.end_s / unit_s for each in load.windows]
+            medians = [each.median_us / 1000 for each in load.windows]
+            highs = [each.high_us / 1000 for each in load.windows]
+            label = f"{load.format}, {load.text}" if len(kinds) > 1 else load.format
+            style = ("-", "--", ":")[kinds.index(load.text)]
+            axes.plot(ends, medians, style, color=colour, label=label)
+            axes.fill_between(ends, medians, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.set_yscale("log")
+        plotting.set_plain_ticks(axes, "y")
+        axes.set_xlabel(unit)
+        axes.set_ylabel("ms for one image: median (line) to 95% (band)")
+        axes.set_title(f"{record.device}, {record.threads} thread(s)", loc="left", fontsize=10)
+        figure.legend(loc="outside right upper", fontsize=9)
+        plotting.save(figure, path)
+
+
+def save_sustained(folder: ModelFolder, record: SustainedRecord) -> None:
+    """Make a record and its picture part of the card of an exported model.
+
+    Raises:
+        RunFolderError: another process exports to the folder.
+        OSError: a file cannot be written. The folder is as it was.
+    """
+    with folder.staging() as staging:
+        card = folder.card.model_copy(update={"sustained": record})
+        page = (folder.path / CARD_PAGE).read_text(encoding="utf-8")
+        (staging / CARD_FILE).write_text(to_json(card), encoding="utf-8")
+        (staging / CARD_PAGE).write_text(with_sustained(page, record), encoding="utf-8")
+        draw_sustained(record, staging / SUSTAINED_FILE)
+        folder.publish(staging)

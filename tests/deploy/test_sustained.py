@@ -1,0 +1,179 @@
+import json
+import re
+import shutil
+
+import pytest
+
+from nas.deploy import export
+from nas.deploy.card import render_card
+from nas.deploy.export import export_model
+from nas.deploy.folder import ModelFolder
+from nas.deploy.load import Latencies, LoadWindow
+from nas.deploy.sustained import (
+    STOPPED,
+    _Measurement,
+    _Window,
+    draw_sustained,
+    measure_sustained,
+)
+from nas.errors import RequestError
+from nas.run.model_card import SustainedRecord
+from nas.run.progress import SilentProgress
+from tests.commands import document
+
+
+def measurement(seconds: float, latency_of, *, processes: int = 1, images: int = 20):
+    """Return a measurement of 60 windows whose latencies are a function of time and process."""
+    result = _Measurement("onnx", processes, None, seconds)
+    for index in range(60):
+        begin_s, end_s = index * seconds / 60, (index + 1) * seconds / 60
+        parts = []
+        for process in range(processes):
+            each = latency_of((begin_s + end_s) / 2, process)
+            parts.append(LoadWindow(Latencies.of([each] * images), busy_s=each * images))
+        result.windows.append(_Window(begin_s, end_s, parts, temperature_c=40 + index))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("minutes", "begin_s", "end_s"), [(20, 60, 1140), (10, 60, 540), (1, 6, 54)]
+)
+def test_slowdown_is_that_of_the_last_minute_or_tenth(minutes, begin_s, end_s):
+    def latency(at_s: float, process: int) -> float:
+        return 2e-3 if at_s < begin_s else 3e-3 if at_s < end_s else 5e-3
+
+    load = measurement(60 * minutes, latency).result([])
+    assert load.slowdown == pytest.approx(2.5, rel=5e-3)
+    assert load.median_us == pytest.approx(3000, rel=2e-3)
+    assert load.p99_us == pytest.approx(5000, rel=2e-3)
+    assert len(load.windows) == 60
+    assert load.windows[-1].temperature_c == 99
+    assert load.windows[-1].end_s == pytest.approx(60 * minutes)
+    few = measurement(60 * minutes, latency)
+    del few.windows[4:]
+    assert few.result([]).slowdown is None
+
+
+def test_several_processes_are_compared_with_one():
+    one = measurement(60, lambda at_s, process: 1e-3).result([])
+    load = measurement(60, lambda at_s, process: (1.25e-3, 2e-3)[process], processes=2)
+    both = load.result([one])
+    assert one.images_per_second == pytest.approx(1000)
+    assert both.images_per_second == pytest.approx(800 + 500)
+    assert both.slowdowns_against_one == pytest.approx((1.25, 2.0))
+    assert both.images_by_process == (1200, 1200)
+
+
+def test_picture_has_a_line_for_each_load(tmp_path):
+    full = measurement(600, lambda at_s, process: 2e-4).result([])
+    loads = (full, full.model_copy(update={"rate": 30.0}))
+    record = SustainedRecord(
+        device="a processor", measured="now", minutes=10, threads=2, loads=loads
+    )
+    path = tmp_path / "sustained.svg"
+    draw_sustained(record, path)
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text())
+    assert {"onnx, full", "onnx, 30 a second", "minutes", "a processor, 2 thread(s)"} <= set(texts)
+    with pytest.raises(RequestError, match="A picture cannot be written"):
+        draw_sustained(record, tmp_path / "sustained.pdf")
+
+
+# Real files
+
+
+@pytest.fixture(scope="module")
+def exported(trained, digits, origin, tmp_path_factory) -> ModelFolder:
+    folder = ModelFolder(tmp_path_factory.mktemp("models") / "jf2a")
+    export_model(trained, digits, folder, ("onnx",), origin)
+    return folder
+
+
+@pytest.fixture
+def folder(exported, tmp_path) -> ModelFolder:
+    shutil.copytree(exported.path, tmp_path / "jf2a")
+    return ModelFolder(tmp_path / "jf2a")
+
+
+def sections(page: str) -> list[str]:
+    return re.findall("^## (.+)$", page, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_saved_record_is_part_of_the_card(folder, trained, digits, origin, monkeypatch):
+    page = (folder.path / "card.md").read_text()
+    before = sections(page)
+    for _ in range(2):  # The second one takes the place of the first.
+        record = measure_sustained(folder.path, minutes=0.02, rate=50, save=True, progress=False)
+    assert [(each.format, each.text) for each in record.loads] == [
+        ("onnx", "full"),
+        ("onnx", "50 a second"),
+    ]
+    # Of 1.2 s; on a busy machine the last ones may be late.
+    assert sum(record.loads[1].images_by_process) + record.loads[1].unserved == 60
+    assert folder.card.sustained == record
+    folder.require_unchanged()
+    assert "sustained.svg" in folder.sums()
+    saved = (folder.path / "card.md").read_text()
+    assert sections(saved) == [*before[:3], "Sustained speed", *before[3:]]
+    assert saved == render_card(folder.card, "benchmark.svg")
+    # Another license makes another card of the same files.
+    licensed = origin.data.model_copy(update={"license": "MIT"})
+    other = export_model(trained, digits, folder, ("onnx",), _with(origin, data=licensed))
+    assert other.sustained == record
+    assert "sustained.svg" in (folder.path / "card.md").read_text()
+    # New files were not measured.
+    monkeypatch.setattr(export, "digest_of_weights", lambda model: "0" * 64)
+    assert export_model(trained, digits, folder, ("onnx",), origin).sustained is None
+    assert not (folder.path / "sustained.svg").exists()
+    folder.require_unchanged()
+
+
+def _with(origin, **changes):
+    return type(origin)(**{**vars(origin), **changes})
+
+
+class Interrupting(SilentProgress):
+    """Somebody who presses Ctrl-C after some seconds of a measurement."""
+
+    def __init__(self, after_s: float) -> None:
+        self.after_s = after_s
+
+    def advance(self, done: int, total: int | None, text: str = "") -> None:
+        if done >= self.after_s:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured_and_saves_nothing(folder):
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    options = {"minutes": 0.05, "processes": 2, "save": True}
+    record = measure_sustained(folder.path, **options, progress=Interrupting(4))
+    alone, both = record.loads
+    assert record.stopped == STOPPED
+    assert alone.seconds == pytest.approx(3)
+    assert 0 < both.seconds < 1.5
+    assert len(both.slowdowns_against_one) == 2
+    assert before == {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        measure_sustained(folder.path, minutes=0.05, progress=Interrupting(0))
+
+
+@pytest.mark.slow
+def test_command_prints_and_draws_the_sustained_speed(folder, tmp_path, invoke):
+    picture = tmp_path / "sustained.svg"
+    arguments = ("benchmark", folder.path, "--minutes", 0.01, "--processes", 2)
+    shown = document(invoke(*arguments, "--plot", picture, "--json"))
+    assert [load["processes"] for load in shown["loads"]] == [1, 2]
+    assert shown["stopped"] == ""
+    assert "onnx, full, 2 processes" in picture.read_text()
+    done = invoke(*arguments, "--save")
+    assert done.returncode == 0, done.stderr
+    assert "each of 2 processes takes" in done.stdout
+    card = json.loads((folder.path / "card.json").read_text())
+    assert len(card["sustained"]["loads"]) == 2
+    wrong = invoke("benchmark", folder.path, "--rate", 30)
+    assert wrong.returncode == 2
+    assert "Give --minutes too" in wrong.stderr
+    many = invoke("benchmark", folder.path, "--minutes", 1, "--processes", 4096)
+    assert many.returncode == 2
+    assert "4096 threads cannot run at once" in many.stderr
