@@ -25,6 +25,16 @@ def check_device(settings: JobSettings) -> None:
         RequestError: it does not have them, or no predictions or figures for them.
     """
     device = settings.device
+    if len(device.dtypes) > 1 and device.tables.endswith(".jsonl"):
+        raise RequestError(
+            f"[device] tables is the file {device.tables}, and two dtypes have two tables.",
+            remedy="Name their folder.",
+        )
+    if len(device.dtypes) > 1 and settings.search.device:
+        raise RequestError(
+            "A job with two values of [device] dtype has a [[search.device]].",
+            remedy="Leave one of the two out.",
+        )
     for dtype in device.dtypes:
         runtime = configured_runtime(device.runtime, **device.runtime_options(dtype))
         runtime.check_settings()

@@ -562,16 +562,6 @@ class JobSettings(_Table):
     search: SearchSettings = SearchSettings()
     finish: FinishSettings = FinishSettings()
 
-    @field_validator("search")
-    @classmethod
-    def _has_one_device_for_two_dtypes(
-        cls, search: SearchSettings, info: ValidationInfo
-    ) -> SearchSettings:
-        device = info.data.get("device")
-        if search.device and device is not None and len(device.dtypes) > 1:
-            raise ValueError("with two values of device.dtype, leave [[search.device]] out")
-        return search
-
     @property
     def budget_s(self) -> float:
         """Time of the whole job in seconds."""

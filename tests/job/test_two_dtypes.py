@@ -255,9 +255,12 @@ def test_two_dtypes_need_a_runtime_with_both_and_no_further_device(tmp_path):
     path = write_job(tmp_path, extra='\n[device]\ndtype = ["float32", "int8"]\n')
     with pytest.raises(RequestError, match="int8"):
         check_device(load_job(path))
+    one_file = BOTH + 'tables = "mine.jsonl"\n'
+    with pytest.raises(RequestError, match=r"mine\.jsonl, and two dtypes have two tables"):
+        check_device(load_job(write_job(tmp_path, extra=one_file)))
     more = '\n[[search.device]]\ntable = "tables/phone.jsonl"\n'
-    with pytest.raises(JobFileError, match=r"leave \[\[search\.device\]\] out"):
-        load_job(write_job(tmp_path, extra=BOTH + more))
+    with pytest.raises(RequestError, match=r"two values of \[device\] dtype has a"):
+        check_device(load_job(write_job(tmp_path, extra=BOTH + more)))
 
 
 @pytest.mark.slow
