@@ -25,7 +25,7 @@ class Latencies:
     """A histogram of latencies with a bin for each 0.2%.
 
     Args:
-        counts: number of latencies by bin: bin 0 has those of 1 us.
+        counts: number of latencies by bin: bin 0 has those of 1 us, bins below it shorter ones.
     """
 
     def __init__(self, counts: Counter[int] | None = None) -> None:
@@ -34,7 +34,7 @@ class Latencies:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latencies:
         """Return the histogram of latencies in seconds."""
-        microseconds = np.maximum(1e6 * np.asarray(seconds, np.float64), 1)
+        microseconds = np.maximum(1e6 * np.asarray(seconds, np.float64), 1e-3)
         bins = np.rint(np.log(microseconds) / math.log(BIN_RATIO)).astype(int)
         values, counts = np.unique(bins, return_counts=True)
         return cls(Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))))

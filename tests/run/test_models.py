@@ -210,7 +210,7 @@ def export_files(run: Path, model_id: str, files: dict[str, tuple[float, float |
     card = json.loads((EXAMPLE / "models/gf01e/card.json").read_text())
     file = card["files"][0]
     card["schema"], card["files"] = (
-        4,
+        5,
         [
             {
                 **file,
