@@ -116,6 +116,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         whole_network="measured" if basis == MEASURED else "whole network",
         agreement=agreement,
         slowdown=run.slowdown,
+        pairs={each.record.id: [pair for model, pair in pairs if model is each] for each in models},
         ranking=ranking,
         orders=ORDER_NAMES,
         models=models,

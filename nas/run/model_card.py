@@ -630,24 +630,29 @@ class ModelCard(Document):
         measured_us = self.latencies_us.get(MEASURED)
         if measured_us is None or not self.search_runtime:
             return ()
-        notes = []
+        own, others = [], []
         for file in self.files:
             ratio = file.latency.quiet_us / measured_us if file.latency else 1.0
             if abs(ratio - 1) <= MAX_LATENCY_DIFFERENCE:
                 continue
-            times = f"{ratio:.2g} times as long as the search measured"
             if (file.runtime, file.precision) == (self.search_runtime, self.search_dtype):
-                note = f"{file.file} takes {times}: the device has another speed now"
-            else:
-                note = (
-                    f"The network was chosen for {self.search_runtime} in {self.search_dtype}; as "
-                    f"{file.file} it takes {times}"
+                own.append(
+                    f"{file.file} takes {ratio:.2g} times as long as the search measured: the "
+                    "device has another speed now."
                 )
-                if file.runtime and self.architecture.dtype is None:
-                    options = f"--runtime {file.runtime} --dtype {file.precision}"
-                    note += f". `nas retarget RUN {options}` chooses networks for such files"
-            notes.append(f"{note}.")
-        return tuple(notes)
+            else:
+                others.append((file, f"as {file.file} {ratio:.2g} times as long"))
+        if others:
+            note = (
+                f"The network was chosen for {self.search_runtime} in {self.search_dtype}. It "
+                f"takes {', '.join(text for _, text in others)}."
+            )
+            runtimes = [file for file, _ in others if file.runtime]
+            if runtimes and self.architecture.dtype is None:
+                options = f"--runtime {runtimes[0].runtime} --dtype {runtimes[0].precision}"
+                note += f" To choose for such a file: nas retarget RUN {options}"
+            own.append(note)
+        return tuple(own)
 
 
 CARD_FILE = "card.json"
