@@ -1,0 +1,69 @@
+"""`card.json`: what it says about the latencies of files."""
+
+from pathlib import Path
+
+import pytest
+
+from nas.run.model_card import CARD, LatencyRecord
+
+EXAMPLE = Path(__file__).parents[2] / "results" / "example"
+
+
+def card_with(latencies_us, **changes):
+    """Return a card of a network that the search measured at 100 us, with these files."""
+    card = CARD.read(next(EXAMPLE.glob("models/*/card.json")))
+    files = [
+        card.files[0].model_copy(
+            update={
+                "file": f"model.{name}",
+                "runtime": runtime,
+                "precision": precision,
+                "latency": None if us is None else LatencyRecord.of([us], 1),
+            }
+        )
+        for (name, runtime, precision), us in latencies_us.items()
+    ]
+    changes = {"latencies_us": {"measured": 100.0}, "search_runtime": "tvm", **changes}
+    return card.model_copy(update={"files": tuple(files), "search_dtype": "float32", **changes})
+
+
+SHIPPED = ("so", "tvm", "float32")
+ONNX = ("onnx", "onnxruntime", "float32")
+INT8 = ("int8", "onnxruntime", "int8")
+TORCH = ("pt", "", "float32")
+
+
+@pytest.mark.parametrize(
+    ("latencies_us", "notes"),
+    [
+        ({SHIPPED: 109.0, ONNX: 91.0, INT8: None}, []),
+        (
+            {SHIPPED: 130.0},
+            ["model.so takes 1.3 times as long as the search measured: the device has another "
+             "speed now."],
+        ),
+        (
+            {SHIPPED: 100.0, ONNX: 470.0, INT8: 80.0},
+            ["The network was chosen for tvm in float32. It takes as model.onnx 4.7 times as long, "
+             "as model.int8 0.8 times as long. To choose for such a file: nas retarget RUN "
+             "--runtime onnxruntime --dtype float32"],
+        ),
+        (
+            {TORCH: 200.0},
+            ["The network was chosen for tvm in float32. It takes as model.pt 2 times as long."],
+        ),
+    ],
+)  # fmt: skip
+def test_files_with_another_latency_than_the_search_measured_are_named(latencies_us, notes):
+    assert list(card_with(latencies_us).latency_notes) == notes
+
+
+@pytest.mark.parametrize("changes", [{"search_runtime": ""}, {"latencies_us": {"predicted": 9.0}}])
+def test_latencies_of_other_things_are_not_compared(changes):
+    assert card_with({ONNX: 470.0}, **changes).latency_notes == ()
+
+
+def test_latency_has_the_figures_of_its_moments():
+    record = LatencyRecord.of([4.00049, 3.0, 5.0], threads=2)
+    assert record.moments_us == (4.0, 3.0, 5.0)
+    assert (record.quiet_us, record.typical_us, record.high_us) == (3.0, 4.0, 4.9)
