@@ -249,7 +249,7 @@ def network_input(path):
     )
 
 
-def load(path):
+def load_onnx(path):
     """Return a function from the input of the network to its logits."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Read when ONNX Runtime is imported.
     import onnxruntime
@@ -259,14 +259,57 @@ def load(path):
     return lambda images: session.run([names[0]], {names[1]: images})[0][0]
 
 
+def load_tflite(path):
+    """Return a function from the input of the network to its logits."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    interpreter.allocate_tensors()
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def logits_of(images):
+        values = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        if entry["dtype"] == np.int8:
+            scale, zero = entry["quantization"]
+            values = np.clip(np.round(values / scale) + zero, -128, 127).astype(np.int8)
+        interpreter.set_tensor(entry["index"], values)
+        interpreter.invoke()
+        logits = interpreter.get_tensor(result["index"])[0].astype(np.float32)
+        if result["dtype"] == np.int8:
+            scale, zero = result["quantization"]
+            logits = (logits - zero) * scale
+        return logits
+
+    return logits_of
+
+
+def load_tvm(path):
+    """Return a function from the input of the network to its logits."""
+    import tvm
+
+    network = tvm.relax.VirtualMachine(tvm.runtime.load_module(path), tvm.cpu())
+
+    def logits_of(images):
+        values = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        return network["main"](tvm.runtime.tensor(values)).numpy()[0]
+
+    return logits_of
+
+
+LOADERS = {".onnx": load_onnx, ".tflite": load_tflite, ".so": load_tvm}
+
+
 def main():
     parser = argparse.ArgumentParser(description="Classify images.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--model", default=str(FOLDER / "model.onnx"), help="file of the network")
+    parser.add_argument("--model", default=str(FOLDER / "model.so"), help="file of the network")
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
     options = parser.parse_args()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # Not every terminal shows every name.
+    load = LOADERS.get(Path(options.model).suffix)
+    if load is None:
+        sys.exit(f"{options.model}: expected a file with the suffix {', '.join(LOADERS)}")
     logits_of, results = load(options.model), []
     for path in options.images:
         try:
