@@ -9,7 +9,7 @@ from nas.run.model_card import CARD, LatencyRecord
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 
 
-def card_with(latencies_us, **changes):
+def card_with(files_us, **changes):
     """Return a card of a network that the search measured at 100 us, with these files."""
     card = CARD.read(next(EXAMPLE.glob("models/*/card.json")))
     files = [
@@ -21,7 +21,7 @@ def card_with(latencies_us, **changes):
                 "latency": None if us is None else LatencyRecord.of([us], 1),
             }
         )
-        for (name, runtime, precision), us in latencies_us.items()
+        for (name, runtime, precision), us in files_us.items()
     ]
     changes = {"latencies_us": {"measured": 100.0}, "search_runtime": "tvm", **changes}
     return card.model_copy(update={"files": tuple(files), "search_dtype": "float32", **changes})
