@@ -5,16 +5,23 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import nas.space
-from nas.errors import BoardLostError, DeviceError, RequestError
+from nas.deploy.formats import model_format
+from nas.deploy.model import TrainedModel
+from nas.errors import BoardLostError, DeviceError, ExportError, RequestError
 from nas.kernels.kernel import Kernel
-from nas.latency.timing import SAMPLES
+from nas.latency import LatencyTable
+from nas.latency.record import Record
+from nas.latency.timing import SAMPLES, Timing
 from nas.machine import this_machine
 from nas.runtimes.boards import connection
+from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.deploy.formats.models import assert_computes_the_same, digits_images, digits_model
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.outputs import check_network, first_schedules
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
@@ -48,6 +55,31 @@ def test_kernels_are_timed_on_the_board(runtime: TvmRuntime, kernel: Kernel) -> 
     assert timing.latency_us > 0
     assert len(timing.samples_us) == SAMPLES
     assert runtime.timer.retime_kernel(kernel, schedule).latency_us > 0
+
+
+@pytest.mark.slow
+def test_library_for_a_board_is_linked_here_and_checked_there(
+    runtime: TvmRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = digits_model("squeezenet_tiny")
+    table = LatencyTable.open_or_create(tmp_path / "table.jsonl", runtime)
+    with table.writing():
+        for kernel, schedule in first_schedules(runtime, model.graph).items():
+            record = Record.from_timing(
+                "kernel", Timing((1.0,)), name=kernel.text, schedule=schedule
+            )
+            table.append(record)
+    parts = (model.architecture, model.network, model.preprocessing)
+    model, tvm_format = TrainedModel(*parts, table, runtime), model_format("tvm")
+    tvm_format.write(model, None, tmp_path / "model.so")
+    # The board is this machine, which therefore runs the library, too.
+    loaded = tvm_format.load(tmp_path / "model.so")
+    assert_computes_the_same(loaded, model, digits_images(), tvm_format.tolerance)
+
+    run = RelaxNetwork.run
+    monkeypatch.setattr(RelaxNetwork, "run", lambda network, image: 1.1 * run(network, image))
+    with pytest.raises(ExportError, match="The board computes logits that differ"):
+        tvm_format.write(model, None, tmp_path / "model.so")
 
 
 def test_fingerprint_describes_the_board(runtime: TvmRuntime, code: str) -> None:
