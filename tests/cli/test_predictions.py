@@ -59,6 +59,7 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
         assert words in text
 
 
+@pytest.mark.slow
 def test_missing_kernels_are_timed_on_request(arguments, tmp_path, invoke):
     table = LatencyTable.open_or_create(tmp_path / "mine.jsonl", open_runtime("onnxruntime"))
     done = invoke(*arguments, "--batch", 2)

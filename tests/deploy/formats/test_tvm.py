@@ -99,6 +99,7 @@ def test_library_runs_in_a_process_with_tvm_alone(tmp_path, folder):
     assert json.loads(output) == json.loads(model.preprocessing.embedded)
 
 
+@pytest.mark.slow
 def test_script_runs_a_library(tmp_path, folder):
     model = model_with_table("squeezenet_tiny", tmp_path)
     path = write(model_format("tvm"), model, folder)
@@ -142,6 +143,7 @@ def test_model_without_a_table_names_the_command_that_builds_one(tmp_path):
         write(model_format("tvm"), digits_model("mobilenet_tiny"), tmp_path)
 
 
+@pytest.mark.slow
 def test_kernel_that_the_table_lacks_is_timed_and_added(tmp_path, folder):
     model = model_with_table("mobilenet_tiny", tmp_path, skip=1)
     first, *others = dict.fromkeys(TvmRuntime().kernels(model.graph))
