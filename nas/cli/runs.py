@@ -377,9 +377,9 @@ def select(
         card = next((each.card for each in run.models if each.record.digest == member.digest), None)
         if card is not None:
             files = [
-                f"{file.file} {format_latency(file.latency.quiet_us)}"
+                f"{file.file} {format_latency(file.latency_us)}"
                 for file in card.files
-                if file.latency
+                if file.latency_us
             ]
             lines += [f"Its files take: {', '.join(files)}."] * bool(files) + [*card.latency_notes]
         if slowdown is not None:

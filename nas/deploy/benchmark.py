@@ -8,6 +8,7 @@ estimator makes these latencies comparable with those that a search measured.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -267,4 +268,4 @@ def draw_benchmark(
 
 
 def _latency_or_infinity(row: FileOutcome) -> float:
-    return float("inf") if row.file.latency is None else row.file.latency.quiet_us
+    return row.file.latency_us or math.inf

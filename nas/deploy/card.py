@@ -20,7 +20,7 @@ from nas.deploy.folder import SUSTAINED_FILE
 from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
-from nas.deploy.scripts import REQUIREMENTS, script_format
+from nas.deploy.scripts import REQUIREMENTS
 from nas.deploy.verify import sample_images
 from nas.display.formatting import format_accuracy, format_bytes, format_count, format_latency
 from nas.errors import first_line
@@ -187,13 +187,12 @@ def render_card(
         answers: what the model answered on the hold-out images; None if that is not known.
         mistakes_figure: name of the file with the pictures of its mistakes; None without pictures.
     """
-    script = script_format([file.format for file in card.files]) if card.script else None
     return _template("card.md.j2").render(
         card=card,
         sustained=card.sustained and render_sustained(card.sustained),
         confident=CONFIDENT,
         steps=preprocessing_steps(card.preprocessing),
-        requirements=REQUIREMENTS[script] if script else "",
+        requirements=REQUIREMENTS[card.script_file.format] if card.script_file else "",
         figure=figure,
         by_class={
             name: _accuracy_of(value, count)

@@ -448,8 +448,8 @@ def _write_script(
         return None, None
     (staging / PREPROCESSING_FILE).write_text(to_json(model.preprocessing), encoding="utf-8")
     script = staging / SCRIPT_FILE
-    script.write_text(run_script(names[chosen]), encoding="utf-8")
     name = names[chosen]
+    script.write_text(run_script(name), encoding="utf-8")
     path = next(each / name for each in (staging, folder.path) if (each / name).exists())
     try:
         return check_script(script, path, model_format(chosen), samples), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -54,8 +54,13 @@ def default_formats(settings: JobSettings) -> tuple[str, ...]:
         for each in all_formats()
         if device.runtime in each.runtimes and each.precision in device.dtypes
     ]
+    return possible_formats(settings, [*own, *PORTABLE_FORMATS])
+
+
+def possible_formats(settings: JobSettings, names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of some formats, once each, that can be written for the device of a job."""
     formats = []
-    for name in dict.fromkeys((*own, *PORTABLE_FORMATS)):
+    for name in dict.fromkeys(names):
         with suppress(RequestError):
             check_formats(settings, [name])
             formats.append(name)

@@ -354,10 +354,10 @@ def _verify_script(
     folder: ModelFolder, files: list[FileOutcome], samples: ReferenceImages
 ) -> tuple[ScriptCheck | None, str]:
     """Run the `run.py` of a folder; return what it computed, or None and why it was not run."""
-    path, script = folder.path / SCRIPT_FILE, folder.card.script
-    if script is None or SCRIPT_FILE not in folder.sums():
+    path, chosen = folder.path / SCRIPT_FILE, folder.card.script_file
+    if chosen is None or SCRIPT_FILE not in folder.sums():
         return None, f"The folder has no {SCRIPT_FILE}."
-    outcome = next(each for each in files if each.file.file == script.file)
+    outcome = next(each for each in files if each.file.format == chosen.format)
     if outcome.status != "verified":
         return None, f"{SCRIPT_FILE} runs {outcome.file.file}, which is {outcome.status}."
     model = folder.path / outcome.file.file

@@ -16,7 +16,7 @@ from typing import Any
 
 from nas import files
 from nas.arguments import checked
-from nas.deploy.exporting import check_formats
+from nas.deploy.exporting import possible_formats
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
 from nas.deploy.retrain import WEIGHTS_FILE
 from nas.errors import RequestError, RunFolderError
@@ -121,8 +121,8 @@ def retarget(
     folder = folder or run.path.with_name(f"{run.path.name}-{chosen.runtime}-{chosen.dtypes[0]}")
     settings = with_options(settings, budget=budget, name=_name_of(folder))
     check_device(settings)
-    if settings.finish.export is not None:
-        settings = with_options(settings, finish={"export": _formats(settings)})
+    if (named := settings.finish.export) is not None:
+        settings = with_options(settings, finish={"export": possible_formats(settings, named)})
     _begin(run, folder, settings, command)
     return run_job(settings, folder, command=command, progress=progress)
 
@@ -155,16 +155,6 @@ def _name_of(folder: Path) -> str:
         raise RequestError(
             f"{folder} cannot be the folder of a run: {error}.", remedy="Name another with --out."
         ) from None
-
-
-def _formats(settings: JobSettings) -> tuple[str, ...]:
-    """Return the formats of the job that files for its device can have."""
-    formats = []
-    for name in settings.finish.export or ():
-        with suppress(RequestError):
-            check_formats(settings, [name])
-            formats.append(name)
-    return tuple(formats)
 
 
 def _begin(source: Run, folder: Path, settings: JobSettings, command: str) -> None:

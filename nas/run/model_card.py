@@ -622,6 +622,13 @@ class ModelCard(Document):
     limits: tuple[str, ...]
 
     @property
+    def script_file(self) -> ExportedFile | None:
+        """The file of the network that `run.py` runs by default; None without a script."""
+        if self.script is None:
+            return None
+        return next((file for file in self.files if file.file == self.script.file), None)
+
+    @property
     def latency_notes(self) -> tuple[str, ...]:
         """Sentences on the files that take longer or shorter than the search measured.
 
@@ -632,7 +639,7 @@ class ModelCard(Document):
             return ()
         own, others = [], []
         for file in self.files:
-            ratio = file.latency.quiet_us / measured_us if file.latency else 1.0
+            ratio = (file.latency_us or measured_us) / measured_us
             if abs(ratio - 1) <= MAX_LATENCY_DIFFERENCE:
                 continue
             if (file.runtime, file.precision) == (self.search_runtime, self.search_dtype):

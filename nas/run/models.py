@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -108,7 +109,7 @@ class RunModel:
     def files(self) -> tuple[ExportedFile, ...]:
         """The exported files, the fastest first; those that were not timed come last."""
         files = self.card.files if self.card else ()
-        return tuple(sorted(files, key=lambda f: f.latency.quiet_us if f.latency else 1e99))
+        return tuple(sorted(files, key=lambda f: f.latency_us or math.inf))
 
     @property
     def points(self) -> list[FilePoint]:

@@ -23,7 +23,12 @@ from nas.latency.timing import Slowdown
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import front, with_trained
-from nas.run.measurements import MEASUREMENTS, latencies_and_errors, moments_by_digest
+from nas.run.measurements import (
+    MEASUREMENTS,
+    Measurement,
+    latencies_and_errors,
+    moments_by_digest,
+)
 from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
@@ -156,7 +161,7 @@ class Run:
 
         Raises RunFolderError for a damaged log.
         """
-        measured, _ = latencies_and_errors(jsonl.read(self.measurements, MEASUREMENTS))
+        measured, _ = latencies_and_errors(self._log)
         return measured
 
     @property
@@ -165,8 +170,12 @@ class Run:
 
         None if none was timed more than once. Raises RunFolderError for a damaged log.
         """
-        moments = moments_by_digest(jsonl.read(self.measurements, MEASUREMENTS))
-        return Slowdown.of(moments.values())
+        return Slowdown.of(moments_by_digest(self._log).values())
+
+    @property
+    def _log(self) -> list[Measurement]:
+        """The lines of `measurements.jsonl`."""
+        return self._read_once(self.measurements.name, lambda path: jsonl.read(path, MEASUREMENTS))
 
     def supernet_folder(self, space: str) -> Path:
         """Return the folder of the supernet of a space."""

@@ -108,7 +108,7 @@ def test_saved_record_is_part_of_the_card(folder, trained, digits, origin, monke
         ("onnx", "full"),
         ("onnx", "50 a second"),
     ]
-    # Of 1.2 s; on a busy machine the last ones may be late.
+    # The load lasts 1.2 s. On a busy machine, its last images are not begun in time.
     assert sum(record.loads[1].images_by_process) + record.loads[1].unserved == 60
     assert folder.card.sustained == record
     folder.require_unchanged()

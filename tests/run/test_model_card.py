@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.deploy.card import render_card
 from nas.run.model_card import CARD, LatencyRecord
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
@@ -67,3 +68,12 @@ def test_latency_has_the_figures_of_its_moments():
     record = LatencyRecord.of([4.00049, 3.0, 5.0], threads=2)
     assert record.moments_us == (4.0, 3.0, 5.0)
     assert (record.quiet_us, record.typical_us, record.high_us) == (3.0, 4.0, 4.9)
+
+
+def test_file_of_the_script_is_the_one_that_was_checked_in_any_order():
+    card = CARD.read(next(EXAMPLE.glob("models/*/card.json")))
+    assert [card.script.file, card.files[0].format] == ["model.so", "tvm"]
+    turned = card.model_copy(update={"files": card.files[::-1]})
+    assert card.script_file == turned.script_file == card.files[0]
+    assert "pip install apache-tvm numpy pillow" in render_card(turned, None)
+    assert card.model_copy(update={"script": None}).script_file is None
