@@ -1,71 +1,62 @@
 """The report in a real browser: its script runs and shows what it should."""
 
 import json
-import os
-import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from nas.report import page
+from nas.report import page as report_page
 from nas.run import candidates
 from nas.run.run import open_run
+from tests.report.cases import CASES
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.browser
 
-pytestmark = [
-    pytest.mark.browser,
-    # CI installs it and must not miss this test.
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="chromium is not installed"
-    ),
-]
+LARGE_CASES = ("families", "large")
+"""Cases that differ from others in the number of their networks alone."""
 
-
-def dump_dom(report: Path, profile: Path) -> str:
-    """Return a page after its script has run."""
-    assert CHROMIUM, "chromium is missing: apt-get install chromium"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--no-first-run"]
-    done = subprocess.run(
-        [CHROMIUM, *flags, f"--user-data-dir={profile}", "--dump-dom", report.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
+MAX_BYTES = 8_000_000
+"""Largest report of 10,000 trials."""
 
 
-@pytest.fixture(scope="module")
-def dom(finished_job, tmp_path_factory) -> str:
-    """Return the page of the mini job after its script has run."""
-    report = finished_job / "results" / "mini" / "report.html"
-    return dump_dom(report, tmp_path_factory.mktemp("profile"))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE_CASES else ()) for name in CASES],
+)
+def test_report_opens_without_messages_and_requests(name, show, report_of):
+    page = show(report_of(name))
+    assert page.title()
 
 
-def test_report_shows_measured_members_of_every_family(dom):
-    for family in ("mobile", "shuffle", "squeeze"):
-        rows = re.findall(rf"<tr data-latency[^>]*>(?:(?!</tr>).)*</span>{family}<", dom, re.DOTALL)
-        assert rows, f"no member of {family}"
-        assert not any("not measured" in row for row in rows)
+@pytest.mark.slow
+def test_report_of_many_trials_is_of_moderate_size(report_of):
+    assert report_of("large").stat().st_size < MAX_BYTES
 
 
-def test_slider_picks_the_most_accurate_member(dom, finished_job):
-    front = json.loads((finished_job / "results" / "mini" / "front.json").read_text())["front"]
-    shown = re.search(r'<span id="best">([^<]*)</span>', dom)
-    assert shown
-    assert (
-        f"Highest accuracy within the budget: {front[-1]['id']} ({front[-1]['space']})" in shown[1]
-    )
-    picked = re.findall(r'<tr[^>]*class="picked"[^>]*>|<tr class="picked"[^>]*>', dom)
-    assert len(picked) == 1
+def test_names_are_text_and_never_markup(show, report_of):
+    page = show(report_of("markup"))
+    assert page.locator("body").inner_text().count("<script>alert(1)</script>") > 10
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_report_shows_measured_members_of_every_family(show, report_of):
+    page = show(report_of("example"))
+    for family in ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"):
+        rows = page.locator("tr[data-latency]", has_text=family)
+        assert rows.count() > 0
+        assert rows.filter(has_text="not measured").count() == 0
+
+
+def test_slider_picks_the_most_accurate_member(finished_job, show):
+    results = finished_job / "results" / "mini"
+    *_, best = json.loads((results / "front.json").read_text())["front"]
+    page = show(results / "report.html")
+    text = page.locator("#best").inner_text()
+    assert f"Highest accuracy within the budget: {best['id']} ({best['space']})" in text
+    assert page.locator("tr.picked").count() == 1
 
 
 def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best(
-    untrained_run, tmp_path
+    untrained_run, show
 ):
     """With a third objective, a slow network can be on the front for its few parameters."""
     run = untrained_run
@@ -76,9 +67,8 @@ def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best
     slowest = rows["measured_us"].idxmax()
     rows.loc[slowest, "macs"] = 1
     candidates.write(rows, run / "trials.csv")
-    report = page.build(open_run(run))
     opened = open_run(run)
+    page = show(report_page.build(opened))
     assert opened.front["id"].iloc[-1] == rows.loc[slowest, "id"] != opened.pick().id
-    shown = re.search(r'<span id="best">([^<]*)</span>', dump_dom(report, tmp_path / "profile"))
-    assert shown
-    assert f"Highest accuracy within the budget: {opened.pick().id} (" in shown[1]
+    text = page.locator("#best").inner_text()
+    assert f"Highest accuracy within the budget: {opened.pick().id} (" in text
