@@ -7,6 +7,12 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+WIDE = 1300
+"""Width in pixels of a window on a desk."""
+
+PHONE = 390
+"""Width in pixels of the window of a phone."""
+
 
 def find_chromium() -> str | None:
     """Return the path of Chromium; None if it is not installed."""
@@ -32,7 +38,7 @@ def opened(
     report: Path,
     *,
     fragment: str = "",
-    width: int = 1300,
+    width: int = WIDE,
     height: int = 900,
     scheme: str = "light",
 ) -> Iterator[Page]:
