@@ -15,7 +15,7 @@ from nas.run.front import with_trained
 from nas.run.model_card import LatencyRecord
 from nas.run.models import read_models, undecided_pairs
 from nas.run.run import open_run
-from nas.run.selection import Limits
+from nas.run.selection import Limits, knee
 from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
 from tests.conftest import EXAMPLE
@@ -133,6 +133,11 @@ def test_select_names_trained_members_that_may_be_as_accurate(run):
     chosen = opened.candidate(slow.record.digest)
     assert [each.id for each in opened.indistinguishable(chosen, Limits())] == [fast.record.id]
     assert opened.indistinguishable(chosen, Limits(min_accuracy=0.92)) == []
+    options = {each.member.id: each for each in opened.options()}
+    compared = opened.compare(options[slow.record.id], options[fast.record.id])
+    assert (compared.shown, compared.images) == (0, opened.images.counts["holdout"])
+    assert "cannot tell the accuracies apart" in compared.text
+    assert opened.pick(knee=True).id == knee(opened.options()).member.id
     untrained = next(each for each in opened.members if each.trained_accuracy is None)
     assert opened.indistinguishable(untrained, Limits()) == []
 
