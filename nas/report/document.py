@@ -7,6 +7,7 @@ latencies are in microseconds. A value that is not known is null.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -16,9 +17,9 @@ from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
 from nas.run import candidates
 from nas.run.candidates import Candidate
-from nas.run.models import FilePoint, RunModel, undecided_pairs
+from nas.run.models import FilePoint, RunModel
 from nas.run.run import Run
-from nas.run.selection import Option
+from nas.run.selection import Option, knee
 from nas.run.settings import DEVICE_LATENCY
 from nas.space import Architecture
 from nas.supernet.ranking_records import SpaceRanking
@@ -101,7 +102,7 @@ class Member(Document):
         latency_us: measured latency, or the predicted one.
         latency_basis: which of the two, and what makes it unsure.
         file_bytes: size of its file.
-        is_file_size_estimated: whether that is the size of its weights, as no file was exported.
+        is_file_size_estimated: whether that is an estimate, as no file was exported.
         choices: what was chosen for the whole network, beside its blocks.
         blocks: its blocks in order; empty if the space cannot be loaded any more.
         files: exported files, the fastest first.
@@ -206,9 +207,10 @@ class ReportDocument(Document):
         objectives: columns of `axes` that the search optimised.
         front: IDs of the members of the front, the fastest first.
         members: what can be chosen, in the order of `front`.
-        knee: ID of the knee of the front; null if it has fewer than three members.
+        knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
         trained: networks that were trained to the end.
-        undecided: pairs of trained networks between which a paired test shows no difference.
+        tested: each two trained networks that a paired test on the hold-out images compares, with 1
+            if it shows that the first is more accurate, -1 if the second is, and 0 for neither.
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
@@ -228,7 +230,7 @@ class ReportDocument(Document):
     members: list[Member]
     knee: str | None
     trained: list[TrainedPoint]
-    undecided: list[tuple[str, str]]
+    tested: list[tuple[str, str, int]]
     pairs: list[PrecisionPair]
     ranked: list[RankedNetwork]
     training_loss: list[Line]
@@ -267,9 +269,13 @@ def report_document(run: Run) -> ReportDocument:
         objectives=[*run.settings.search.optimised_costs, *_device_columns(run)],
         front=[option.member.id for option in options],
         members=[_member(option, run, models, rankings) for option in options],
-        knee=None,
+        knee=None if (middle := knee(options)) is None else middle.member.id,
         trained=[_trained_point(model, run) for model in models],
-        undecided=undecided_pairs(models, is_balanced=images.is_balanced),
+        tested=[
+            (first.record.id, second.record.id, shown)
+            for first, second in combinations(models, 2)
+            if (shown := first.difference(second, is_balanced=images.is_balanced)) is not None
+        ],
         pairs=[
             PrecisionPair(
                 id=model.record.id,
@@ -366,7 +372,6 @@ def _member(
         for name, option in member.architecture.choices.items()
         if not name.startswith(own)
     }
-    weight_bytes = 1 if (member.dtype or run.settings.device.dtypes[0]) == "int8" else 4
     return Member(
         id=member.id,
         dtype=member.dtype,
@@ -377,8 +382,8 @@ def _member(
         standalone=None if ranking is None else ranking.standalone_range(member.score),
         latency_us=option.latency_us,
         latency_basis=member.latency_basis,
-        file_bytes=weight_bytes * member.params,
-        is_file_size_estimated=True,
+        file_bytes=option.file_bytes,
+        is_file_size_estimated=option.is_file_size_estimated,
         choices=_choices_text(others),
         blocks=blocks,
         files=[f"{model.folder}/{file.file}" for file in model.files] if model else [],

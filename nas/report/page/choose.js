@@ -144,22 +144,29 @@ function limitControl(name) {
   return el("div", { class: "limit-control" }, el("label", { for: id }, `${isSmallest ? "at least" : "at most"} ${label}`), slider, number);
 }
 
-/** Return in words what one member has over another one. */
+/** Return the difference of two members in the words of `nas select`. */
 function comparisonOf(a, b) {
-  const points = 100 * (a.accuracy - b.accuracy), ratio = a.latency_us / b.latency_us - 1;
-  const accuracy = Math.abs(points) < 0.05 ? "as accurate"
-    : `${Math.abs(points).toFixed(1)} points ${points > 0 ? "more" : "less"} accurate`;
-  const latency = Math.abs(ratio) < 0.005 ? "as fast"
-    : ratio > 0 ? `${(100 * ratio).toFixed(0)}% slower` : `${(-100 * ratio).toFixed(0)}% faster`;
-  const isUndecided = report.undecided.some((pair) => pair.includes(a.id) && pair.includes(b.id));
-  let certainty;
-  if (a.is_trained && b.is_trained) {
-    certainty = isUndecided ? `${report.holdout_images} images cannot tell the accuracies apart.`
-      : `A paired test on ${report.holdout_images} images shows the difference of the accuracies.`;
-  } else {
-    certainty = "The accuracy of a network that was not trained yet is expected from the supernet's score.";
+  const points = 100 * (a.accuracy - b.accuracy), percent = 100 * (a.latency_us / b.latency_us - 1);
+  const accuracy = `${Math.abs(points).toFixed(1)} points ${points > 0 ? "more" : "less"} accurate`;
+  const speed = `${Math.abs(percent).toFixed(0)}% ${percent > 0 ? "slower" : "faster"}`;
+  const isSameAccuracy = Math.abs(points) < 0.05, isSameSpeed = Math.abs(percent) < 0.5;
+  let text = `${accuracy} and ${speed} than ${b.id}`;
+  if (isSameAccuracy && isSameSpeed) text = `as accurate and as fast as ${b.id}`;
+  else if (isSameAccuracy) text = `${speed} than ${b.id} and as accurate`;
+  else if (isSameSpeed) text = `${accuracy} than ${b.id} and as fast`;
+  return `${text}; ${certaintyOf(a, b)}`;
+}
+
+/** Return what is known of the difference in accuracy of two members, a clause. */
+function certaintyOf(a, b) {
+  const test = report.tested.find(([first, second]) => [first, second].includes(a.id) && [first, second].includes(b.id));
+  if (test) {
+    return `${report.holdout_images} images ${test[2] ? "show the difference of the accuracies" : "cannot tell the accuracies apart"}`;
   }
-  return `${a.id} is ${accuracy} than ${b.id}, and ${latency}. ${certainty}`.replace("as accurate than", "as accurate as");
+  const untrained = [a, b].filter((member) => !member.is_trained);
+  if (untrained.length > 1) return "neither is trained: both accuracies are expected, not measured";
+  if (untrained.length) return `${untrained[0].id} is not trained: its accuracy is expected, not measured`;
+  return "no test compares the accuracies";
 }
 
 /** Return a drawing of a network: a box a block, as high as its share of the multiply-accumulates. */
@@ -226,13 +233,13 @@ function drawPick(container) {
       row(report.metric, (member) => [el("strong", {}, formatPercent(member.accuracy)), ` ${interval(member)}`, el("br"), el("small", {}, member.training)].flat()),
       row("latency", (member) => [el("strong", {}, formatLatency(member.latency_us)), " ", el("small", {}, member.latency_basis)]),
       row("parameters, MACs", (member) => `${formatCount(member.params)}, ${formatCount(member.macs)}`),
-      row("file size", (member) => `${formatBytes(member.file_bytes)}${member.is_file_size_estimated ? " (its weights; not exported yet)" : ""}`),
+      row("file size", (member) => `${formatBytes(member.file_bytes)}${member.is_file_size_estimated ? " (estimated: not exported yet)" : ""}`),
       row("peak memory", (member) => formatBytes(member.peak_memory_bytes)),
       row("architecture", (member) => [drawNetwork(member, both.find((other) => other !== member)), member.blocks.length ? el("small", {}, member.choices) : null])));
   const run = quoted(report.folder);
   const automatic = chosenId ? el("button", { type: "button", onclick: () => choose(chosenId) }, "pick by the limits again") : null;
   container.replaceChildren(
-    ...(runnerUp ? [el("p", { class: "difference" }, comparisonOf(pick, runnerUp), " ", automatic)] : [automatic ?? ""]),
+    ...(runnerUp ? [el("p", { class: "difference" }, `${pick.id} is ${comparisonOf(pick, runnerUp)}. `, automatic)] : [automatic ?? ""]),
     el("div", { class: "scroll" }, table),
     el("p", {}, el("small", {}, "A bar is the block's share of the multiply-accumulates. Blocks with a dashed edge differ between the two.")),
     el("p", {}, pick.files.length
