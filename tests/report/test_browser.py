@@ -1,12 +1,17 @@
 """The report in a real browser: its script runs and shows what it should."""
 
 import json
+from urllib.parse import parse_qsl
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
 
+from nas.errors import InfeasibleError
 from nas.report import page as report_page
 from nas.run import candidates
 from nas.run.run import open_run
+from tests.report.browser import PAPER, PHONE
 from tests.report.cases import CASES
 
 pytestmark = pytest.mark.browser
@@ -14,8 +19,27 @@ pytestmark = pytest.mark.browser
 LARGE_CASES = ("families", "large")
 """Cases that differ from others in the number of their networks alone."""
 
+SMALL_CASES = [name for name in CASES if name not in LARGE_CASES]
+
 MAX_BYTES = 8_000_000
 """Largest report of 10,000 trials."""
+
+SLIDER_STEPS = 1000
+
+ACTIVE = "document.activeElement"
+
+INTERACTIVE = "a[href], button, input, select, summary, [tabindex='0']"
+
+
+def picked(page: Page) -> str | None:
+    """Return the ID of the pick that a page shows; None if it shows none."""
+    shown = page.locator("#pick thead code")
+    return shown.first.inner_text() if shown.count() else None
+
+
+def limits_in_address(page: Page) -> dict[str, float]:
+    """Return the limits in the address of a page by their names."""
+    return {name: float(value) for name, value in parse_qsl(page.url.partition("#")[2])}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +48,7 @@ MAX_BYTES = 8_000_000
 )
 def test_report_opens_without_messages_and_requests(name, show, report_of):
     page = show(report_of(name))
-    assert page.title()
+    expect(page.locator("h1")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -38,21 +62,38 @@ def test_names_are_text_and_never_markup(show, report_of):
     assert page.locator("img[src=x]").count() == 0
 
 
-def test_report_shows_measured_members_of_every_family(show, report_of):
-    page = show(report_of("example"))
-    for family in ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"):
-        rows = page.locator("tr[data-latency]", has_text=family)
+def test_report_of_a_job_shows_measured_members_of_every_family(finished_job, show):
+    page = show(finished_job / "results" / "mini" / "report.html")
+    for family in ("mobile", "shuffle", "squeeze"):
+        rows = page.locator("tr[data-network]", has_text=family)
         assert rows.count() > 0
         assert rows.filter(has_text="not measured").count() == 0
 
 
-def test_slider_picks_the_most_accurate_member(finished_job, show):
-    results = finished_job / "results" / "mini"
-    *_, best = json.loads((results / "front.json").read_text())["front"]
-    page = show(results / "report.html")
-    text = page.locator("#best").inner_text()
-    assert f"Highest accuracy within the budget: {best['id']} ({best['space']})" in text
-    assert page.locator("tr.picked").count() == 1
+@pytest.mark.parametrize(
+    "names",
+    [["max_latency_ms"], ["max_params"], ["min_accuracy"], ["max_latency_ms", "max_params"]],
+)
+def test_sliders_pick_what_select_picks(names, show, report_of):
+    report = report_of("example")
+    run, page, picks = open_run(report.parent), show(report), set()
+    for share in (0.9, 0.6, 0.3, 0.05):
+        for name in names:
+            position = 1 - share if name == "min_accuracy" else share
+            page.locator(f"#limit-{name}").fill(str(round(SLIDER_STEPS * position)))
+        limits = limits_in_address(page)
+        assert list(limits) == names
+        whole = {
+            name: int(value) if name == "max_params" else value for name, value in limits.items()
+        }
+        try:
+            expected = run.pick(**whole).id
+        except InfeasibleError:
+            expected = None
+            expect(page.locator("#picked")).to_contain_text("No network of the front meets")
+        assert picked(page) == expected
+        picks.add(expected)
+    assert len(picks) > 2
 
 
 def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best(
@@ -70,5 +111,133 @@ def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best
     opened = open_run(run)
     page = show(report_page.build(opened))
     assert opened.front["id"].iloc[-1] == rows.loc[slowest, "id"] != opened.pick().id
-    text = page.locator("#best").inner_text()
-    assert f"Highest accuracy within the budget: {opened.pick().id} (" in text
+    assert picked(page) == opened.pick().id
+
+
+def test_address_keeps_the_limits_and_the_pick(show, report_of):
+    report = report_of("example")
+    page = show(report)
+    page.locator("#limit-max_latency_ms").fill("500")
+    page.get_by_label("parameters, exactly").fill("5000")
+    page.keyboard.press("Enter")
+    other = page.locator("#front button.pick").first
+    other.click()
+    fragment = page.url.partition("#")[2]
+    again = show(report, fragment=fragment)
+    for name in ("latency, µs, exactly", "parameters, exactly"):
+        field = again.get_by_label(name)
+        expect(field).to_have_value(page.get_by_label(name).input_value())
+        assert float(field.input_value()) > 0
+    expect(again.locator("#limit-max_latency_ms")).to_have_value("500")
+    assert picked(again) == picked(page) == other.inner_text()
+
+
+def test_address_of_nonsense_is_no_limit(show, report_of):
+    report = report_of("example")
+    page = show(report, fragment="max_latency_ms=much&max_params=-1&pick=%3Cb%3E&other=1")
+    assert picked(page) == open_run(report.parent).pick().id
+    assert page.locator("tr.beyond").count() == 0
+
+
+def test_limits_make_rows_and_points_beyond_them_pale(show, report_of):
+    report = report_of("example")
+    page = show(report, fragment="max_latency_ms=0.002")
+    front = open_run(report.parent).front
+    too_slow = set(front[front["measured_us"] > 2]["id"])
+    rows = page.locator("#front tbody > tr.beyond").evaluate_all(
+        "rows => rows.map(r => r.dataset.network)"
+    )
+    points = page.locator("#front-plot .point.front.beyond").evaluate_all(
+        "points => points.map(p => p.dataset.network)"
+    )
+    assert set(rows) == set(points) == too_slow
+
+
+def test_tables_are_sorted_by_the_column_whose_head_is_pressed(show, report_of):
+    report = report_of("example")
+    page = show(report)
+    ids = open_run(report.parent).front.sort_values("params", kind="stable")["id"].tolist()
+    head = page.locator("#front thead").get_by_role("button", name="parameters")
+    shown = page.locator("#front tbody > tr")
+    head.click()
+    assert shown.evaluate_all("rows => rows.map(r => r.dataset.network)") == ids
+    head.press("Enter")
+    assert shown.evaluate_all("rows => rows.map(r => r.dataset.network)")[0] == ids[-1]
+    expect(page.locator("#front th[aria-sort]")).to_have_attribute("aria-sort", "descending")
+
+
+def test_network_that_is_pointed_at_lights_up_everywhere(show, report_of):
+    report = report_of("example")
+    page = show(report)
+    network = open_run(report.parent).models[0].record.id
+    page.locator(f"#front tr[data-network='{network}'] .name").hover()
+    lit = page.locator(f".lit[data-network='{network}']")
+    assert lit.locator("xpath=self::tr").count() > 1
+    expect(page.locator("#front-plot .halo")).to_be_visible()
+    expect(page.locator("#agreement-plot .halo")).to_be_visible()
+    assert page.locator(".lit").count() == lit.count()
+    point = page.locator(f"#front-plot .point.front:not([data-network='{network}'])").first
+    point.hover()
+    other = point.get_attribute("data-network")
+    expect(page.locator(f"#front tr[data-network='{other}']")).to_contain_class("lit")
+    expect(page.locator("#tooltip")).to_contain_text(other)
+
+
+def test_keyboard_reaches_every_point_of_the_front_and_picks_it(show, report_of):
+    page = show(report_of("example"))
+    points = page.locator("#front-plot .point")
+    assert page.locator("#front-plot .point[tabindex='0']").count() == 1
+    page.locator("#front-plot .point[tabindex='0']").focus()
+    reached = []
+    for _ in range(points.count()):
+        reached.append(page.evaluate(f"{ACTIVE}.getAttribute('aria-label')"))
+        page.keyboard.press("ArrowRight")
+    labels = points.evaluate_all("points => points.map(p => p.getAttribute('aria-label'))")
+    assert reached == labels
+    page.keyboard.press("Home")
+    first = page.evaluate(f"{ACTIVE}.dataset.network")
+    assert picked(page) != first
+    page.keyboard.press("Enter")
+    assert picked(page) == first
+    assert page.evaluate(f"{ACTIVE}.dataset.network") == first
+
+
+@pytest.mark.parametrize("name", ["example", "empty"])
+def test_tab_reaches_everything_that_can_be_operated(name, show, report_of):
+    page = show(report_of(name))
+    everything = page.locator(INTERACTIVE)
+    everything.evaluate_all("all => all.forEach((each, index) => { each.dataset.test = index; })")
+    visible = [str(index) for index, each in enumerate(everything.all()) if each.is_visible()]
+    reached = []
+    for _ in visible:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(f"{ACTIVE}.dataset.test"))
+    assert reached == visible
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_axe_finds_no_serious_fault(name, scheme, show, report_of):
+    results = Axe().run(show(report_of(name), scheme=scheme))
+    serious = [
+        (fault["id"], node["html"][:300], node["failureSummary"])
+        for fault in results.response["violations"]
+        for node in fault["nodes"][:3]
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert not serious
+
+
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_nothing_is_wider_than_the_window_of_a_phone(name, show, report_of):
+    page = show(report_of(name), width=PHONE, height=844)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_nothing_is_wider_than_a_sheet_of_paper(name, show, report_of):
+    page = show(report_of(name), width=PAPER, scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+    expect(page.locator("#limits")).to_be_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
