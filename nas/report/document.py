@@ -412,7 +412,8 @@ def blocks_of(architecture: Architecture) -> list[Block]:
             name=name,
             choices=_choices_text(
                 {
-                    choice.removeprefix(f"{name}."): option
+                    # A stage of one block has its choices, and those of its block 0.
+                    choice.removeprefix(f"{name}.").removeprefix("0."): option
                     for choice, option in architecture.choices.items()
                     if choice.startswith(f"{name}.")
                 }

@@ -240,7 +240,7 @@ function drawPick(container) {
   const automatic = chosenId ? el("button", { type: "button", onclick: () => choose(chosenId) }, "pick by the limits again") : null;
   container.replaceChildren(
     ...(runnerUp ? [el("p", { class: "difference" }, `${pick.id} is ${comparisonOf(pick, runnerUp)}. `, automatic)] : [automatic ?? ""]),
-    el("div", { class: "scroll" }, table),
+    letScroll(el("div", { class: "scroll" }, table)),
     el("p", {}, el("small", {}, "A bar is the block's share of the multiply-accumulates. Blocks with a dashed edge differ between the two.")),
     el("p", {}, pick.files.length
       ? `${pick.id} is trained and exported: ${pick.files.join(", ")}. This command classifies an image:`
