@@ -13,6 +13,9 @@ WIDE = 1300
 PHONE = 390
 """Width in pixels of the window of a phone."""
 
+PAPER = 718
+"""Width in pixels of a sheet of A4 between margins of a centimetre."""
+
 
 def find_chromium() -> str | None:
     """Return the path of Chromium; None if it is not installed."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.graph import DIGEST_LETTERS
 from nas.report import page
 from nas.run import candidates
 from nas.run.answers import Answers, ConfusedPair, Mistake
@@ -29,7 +30,7 @@ from nas.space.records import ArchitectureRecord
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "results" / "example"
 
-FAMILIES = {"mobilenet_32": 1.0, "shufflenet": 1.5, "squeezenet": 0.8}
+FAMILIES = {"mobilenet_32": 1.0, "shufflenet": 0.3, "squeezenet": 0.4}
 """Spaces of the large runs, with their latency relative to their multiply-accumulates."""
 
 DISTINCT_ARCHITECTURES = 600
@@ -227,8 +228,9 @@ def _candidates(networks: Sequence[Architecture], rng: np.random.Generator) -> l
     digests = {}
     for position, network in enumerate(networks):
         is_first = position < DISTINCT_ARCHITECTURES
-        own = network.digest if is_first else f"g{rng.integers(16**15):015x}"
-        digests.setdefault(own, network)
+        letter = DIGEST_LETTERS[position % len(DIGEST_LETTERS)]
+        digest = network.digest if is_first else f"{letter}{rng.integers(16**15):015x}"
+        digests.setdefault(digest, network)
     ids = candidates.short_ids(list(digests))
     found = []
     for digest, network in digests.items():
