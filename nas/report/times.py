@@ -87,6 +87,22 @@ class TableTimes(Document):
     launch_us: tuple[float, ...]
     stages: tuple[tuple[str, Count], ...]
 
+    @property
+    def waiting_us(self) -> float:
+        """Time that the network waits for weights that are not in the caches."""
+        return sum(self.cold_us)
+
+    @property
+    def dispatch_us(self) -> float:
+        """Time of the start and of all launches."""
+        return self.start_us + sum(self.launch_us)
+
+    @property
+    def kernels_us(self) -> float:
+        """Time of all kernels with warm caches."""
+        others_us = self.waiting_us + self.dispatch_us + self.correction_us
+        return self.predicted_us - others_us
+
 
 class KernelDifference(Document):
     """Equal operations of one stage that take different time in two dtypes.
@@ -269,8 +285,8 @@ def _tables(run: Run) -> tuple[dict[str, LatencyTable], str]:
         return run.tables, ""
     except TableError as error:
         return {}, (
-            f"{error.message} The table of a run is not in its folder: `nas report` shows the "
-            "kernels if it is started in the folder in which the job was run."
+            f"{error.message} The table of a run is not in its folder: a report that is made in "
+            "the folder in which the job was run shows the kernels."
         )
     except (RequestError, RunFolderError) as error:
         return {}, error.message
