@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.record import Record, new_header
 from nas.latency.timing import Timing
+from nas.report import page
 from nas.report.times import Percentiles, TimesSection, kernel_label, times_section
 from nas.run import candidates
 from nas.run.run import open_run
@@ -193,6 +195,31 @@ def test_percentile_that_no_sample_would_exceed_is_left_out(
     assert made.median_us == (count + 1) / 2
     if made.p95_us is not None:
         assert 0.95 * count <= made.p95_us <= 0.95 * count + 1
+
+
+def test_page_has_the_sums_of_every_network_without_javascript(run: Path) -> None:
+    change_record(run, {}, table={"file": write_table(run, "tvm", "float32")})
+    text = page.build(open_run(run)).read_text()
+    (table,) = re.findall(r'<table id="times-table".*?</table>', text, re.DOTALL)
+    for network in section_of(run).networks:
+        (times,) = network.tables
+        (row,) = re.findall(rf'<tr data-network="{network.id}">.*?</tr>', table, re.DOTALL)
+        cells = re.findall(r'class="number[^"]*">([^<]*)<', row)
+        assert int(cells[0]) == len(times.kernels)
+        kernels_us, waiting_us, dispatch_us, correction_us, predicted_us = map(float, cells[1:6])
+        parts_us = kernels_us + waiting_us + dispatch_us + correction_us
+        assert parts_us == pytest.approx(predicted_us, rel=2e-3)
+        assert predicted_us == pytest.approx(times.predicted_us, rel=1e-3)
+    assert ">99%, " not in table, "no network has samples for it"
+
+
+def test_page_says_why_it_has_no_kernels(run: Path) -> None:
+    name = "<b>&.jsonl"
+    change_record(run, {}, table={"file": name})
+    text = page.build(open_run(run)).read_text()
+    note = "The kernels of the networks are not known here. There is no latency table"
+    assert f"{note} latency_tables/&lt;b&gt;&amp;.jsonl." in text
+    assert 'id="times-panel"' not in text
 
 
 def test_run_without_a_network_to_choose_has_no_section(run: Path) -> None:
