@@ -15,6 +15,7 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.times import TimesSection, times_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel
@@ -214,6 +215,7 @@ class ReportDocument(Document):
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
+        times: where the time of the networks goes; null if none can be chosen.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -237,6 +239,7 @@ class ReportDocument(Document):
     training_accuracy: list[Line]
     hypervolume: list[Line]
     coverage: list[Line]
+    times: TimesSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -301,6 +304,7 @@ def report_document(run: Run) -> ReportDocument:
         ),
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
+        times=times_section(run),
     )
 
 

@@ -33,7 +33,7 @@ FRONT_SCHEMA = 4
 NUM_COLOURS = 6
 """Number of colours for spaces in `page.css`."""
 
-SCRIPTS = ("base", "plot", "run", "choose", "details")
+SCRIPTS = ("base", "plot", "run", "choose", "times", "details")
 """The scripts of the page of a run, in their order. They share their top-level names."""
 
 
