@@ -220,7 +220,7 @@ def space_choices(space: SearchSpace, rows: pd.DataFrame, search: SearchSettings
         fitted=min(len(rows), MAX_FITTED) if by_accuracy else 0,
         accuracy_explained=by_accuracy.explained if by_accuracy else None,
         latency_explained=by_latency.explained if by_latency else None,
-        shared=_shared_options(space, chosen.loc[members.index]),
+        shared=shared_options(space, chosen.loc[members.index]),
         dead=dead_options(space, chosen, is_good),
     )
 
@@ -267,7 +267,8 @@ def dead_options(space: SearchSpace, chosen: pd.DataFrame, is_good: pd.Series) -
     """Return the options that no good network has, those that were scored most often first.
 
     An option that no block of a stage has, or no block at all, is one entry. An option that was
-    scored so seldom that chance may explain its absence is none.
+    scored so seldom that chance may explain its absence is none, nor are the options of a block
+    that no good network has.
 
     Args:
         space: the space.
@@ -277,19 +278,22 @@ def dead_options(space: SearchSpace, chosen: pd.DataFrame, is_good: pd.Series) -
     dead: list[DeadOption] = []
     covered: set[tuple[str, Value]] = set()
     for label, names in _broad_to_narrow(space):
+        # Networks without these blocks say nothing about the options of the blocks.
+        with_choice = chosen[names].notna().any(axis=1)
+        good = int((with_choice & is_good).sum())
         for option in dict.fromkeys(each for name in names for each in space.parameters[name]):
             own = {(name, option) for name in names if option in space.parameters[name]}
             has_it = (chosen[names] == option).any(axis=1)
             scored = int(has_it.sum())
             if own <= covered or not scored or (has_it & is_good).any():
                 continue
-            if hypergeom.pmf(0, len(chosen), int(is_good.sum()), scored) <= MAX_CHANCE:
+            if hypergeom.pmf(0, int(with_choice.sum()), good, scored) <= MAX_CHANCE:
                 dead.append(DeadOption(option=f"{label} {option}", scored=scored))
                 covered |= own
     return sorted(dead, key=lambda each: -each.scored)
 
 
-def _shared_options(space: SearchSpace, members: pd.DataFrame) -> list[str]:
+def shared_options(space: SearchSpace, members: pd.DataFrame) -> list[str]:
     """Return the options that all members of a front have wherever they have the choice."""
     if len(members) < MIN_SHARED_BY:
         return []
