@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,18 @@ class DeadOption(Document):
     scored: Count
 
 
+class GridCell(NamedTuple):
+    """What a member of a front chose for a group of choices.
+
+    Attributes:
+        options: its options, those of blocks in their order; empty if it lacks the choices.
+        level: mean position of these options among all, from 0 for the first to 1 for the last.
+    """
+
+    options: str
+    level: float
+
+
 class SpaceChoices(Document):
     """The choices of the scored networks of one space.
 
@@ -135,27 +148,26 @@ class SpaceChoices(Document):
         return [group for group in ordered if largest_share(group) >= 0.01]
 
     @property
-    def grid(self) -> list[tuple[str, list[str]]]:
-        """Each group with the options of every member of the front, those of blocks in their order.
-
-        Members that lack a group have an empty text.
-        """
+    def grid(self) -> list[tuple[str, list[GridCell]]]:
+        """Each group with a cell for every member of the front, in the order of `front`."""
         columns = {column.name: column for column in self.choices}
         members = [self.networks.index(member) for member in self.front]
         return [
-            (
-                group.name,
-                [
-                    " ".join(
-                        str(column.options[column.chosen[member]])
-                        for column in map(columns.__getitem__, group.choices)
-                        if column.chosen[member] != ABSENT
-                    )
-                    for member in members
-                ],
-            )
+            (group.name, [_cell([columns[name] for name in group.choices], at) for at in members])
             for group in self.groups
         ]
+
+
+def _cell(columns: Sequence[ChoiceColumn], network: int) -> GridCell:
+    """Return the cell of a group of choices for one network."""
+    chosen = [
+        (column.options, at) for column in columns if (at := column.chosen[network]) != ABSENT
+    ]
+    levels = [at / max(1, len(options) - 1) for options, at in chosen]
+    return GridCell(
+        " ".join(str(options[at]) for options, at in chosen),
+        sum(levels) / len(levels) if levels else 0.0,
+    )
 
 
 class ChoicesSection(Document):

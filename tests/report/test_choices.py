@@ -137,9 +137,10 @@ def test_grid_has_the_options_of_the_front_the_fastest_first():
     for position, member in enumerate(result.front):
         text = rows.set_index("id")["architecture"][member]
         choices = json.loads(text)["choices"]
-        assert grid["stem.width"][position] == str(choices["stem.width"])
+        assert grid["stem.width"][position].options == str(choices["stem.width"])
+        assert grid["stem.width"][position].level == (8, 16, 24).index(choices["stem.width"]) / 2
         kernels = [choices.get("one.0.kernel"), choices.get("one.1.kernel")]
-        assert grid["one.kernel"][position] == " ".join(str(k) for k in kernels if k)
+        assert grid["one.kernel"][position].options == " ".join(str(k) for k in kernels if k)
 
 
 def kernels_of(choices: dict, stage: str = "") -> list[int]:
