@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
+from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, NetworkDigest
 from nas.run.candidates import score
 from nas.run.front import front, near_front
@@ -177,14 +178,20 @@ class ChoicesSection(Document):
 
 
 def choices_section(run: Run) -> ChoicesSection | None:
-    """Return what the good networks of each space share; None if no network has been scored."""
+    """Return what the good networks of each space share.
+
+    None if no network has been scored, or the run's copy of a space cannot be loaded.
+    """
     rows = run.trials
     scored = rows[rows["state"] == "complete"]
-    spaces = [
-        space_choices(space, scored[scored["space"] == name], run.settings.search)
-        for name, space in run.searched.items()
-        if (scored["space"] == name).any()
-    ]
+    try:
+        spaces = [
+            space_choices(space, scored[scored["space"] == name], run.settings.search)
+            for name, space in run.searched.items()
+            if (scored["space"] == name).any()
+        ]
+    except NasError:
+        return None
     return ChoicesSection(spaces=spaces) if spaces else None
 
 

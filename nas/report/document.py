@@ -15,6 +15,7 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.choices import ChoicesSection, choices_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel
@@ -214,6 +215,8 @@ class ReportDocument(Document):
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
+        choices: what good networks share; null if no network was
+            scored, or a space cannot be loaded.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -237,6 +240,7 @@ class ReportDocument(Document):
     training_accuracy: list[Line]
     hypervolume: list[Line]
     coverage: list[Line]
+    choices: ChoicesSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -301,6 +305,7 @@ def report_document(run: Run) -> ReportDocument:
         ),
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
+        choices=choices_section(run),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.report import page
 from nas.report.choices import (
     ABSENT,
     choices_section,
@@ -204,3 +205,16 @@ def test_section_of_a_run_has_the_spaces_that_were_scored(untrained_run):
     rows = run.trials.assign(state="failed")
     rows.to_csv(untrained_run / "trials.csv", index=False)
     assert choices_section(open_run(untrained_run)) is None
+
+
+def test_page_has_the_choices_and_stays_without_them_if_a_space_cannot_be_loaded(untrained_run):
+    run = open_run(untrained_run)
+    text = page.build(run).read_text()
+    assert text.count("<div data-choices=") == run.trials["space"].nunique()
+    first, *_ = choices_section(run).spaces
+    for name in [group.name for group in first.important]:
+        assert f'<th scope="row">{name}</th>' in text
+    for copy in (untrained_run / "spaces").glob("*.py"):
+        copy.write_text("raise ValueError")
+    text = page.build(open_run(untrained_run)).read_text()
+    assert "data-choices=" not in text.split("<script")[0]
