@@ -15,6 +15,7 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.choices import ChoicesSection, choices_section
 from nas.report.times import TimesSection, times_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
@@ -216,6 +217,8 @@ class ReportDocument(Document):
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
         times: where the time of the networks goes; null if none can be chosen.
+        choices: what good networks share; null if no network was
+            scored, or a space cannot be loaded.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -240,6 +243,7 @@ class ReportDocument(Document):
     hypervolume: list[Line]
     coverage: list[Line]
     times: TimesSection | None
+    choices: ChoicesSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -305,6 +309,7 @@ def report_document(run: Run) -> ReportDocument:
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
         times=times_section(run),
+        choices=choices_section(run),
     )
 
 
