@@ -277,7 +277,7 @@ def report_document(run: Run) -> ReportDocument:
         front=[option.member.id for option in options],
         members=[_member(option, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
-        trained=[_trained_point(model, run) for model in models],
+        trained=[trained_point(model, run) for model in models],
         tested=[
             (first.record.id, second.record.id, shown)
             for first, second in combinations(models, 2)
@@ -440,7 +440,8 @@ def _choices_text(choices: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {option}" for name, option in choices.items())
 
 
-def _trained_point(model: RunModel, run: Run) -> TrainedPoint:
+def trained_point(model: RunModel, run: Run) -> TrainedPoint:
+    """Return a trained network of a run as a point of a plot."""
     record = model.record
     interval = run.images.interval(record.holdout.accuracy, "holdout")
     assert interval is not None
