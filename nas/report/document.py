@@ -15,6 +15,8 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.choices import ChoicesSection, choices_section
+from nas.report.times import TimesSection, times_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel
@@ -214,6 +216,9 @@ class ReportDocument(Document):
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
+        times: where the time of the networks goes; null if none can be chosen.
+        choices: what good networks share; null if no network was
+            scored, or a space cannot be loaded.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -237,6 +242,8 @@ class ReportDocument(Document):
     training_accuracy: list[Line]
     hypervolume: list[Line]
     coverage: list[Line]
+    times: TimesSection | None
+    choices: ChoicesSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -301,6 +308,8 @@ def report_document(run: Run) -> ReportDocument:
         ),
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
+        times=times_section(run),
+        choices=choices_section(run),
     )
 
 
@@ -412,7 +421,8 @@ def blocks_of(architecture: Architecture) -> list[Block]:
             name=name,
             choices=_choices_text(
                 {
-                    choice.removeprefix(f"{name}."): option
+                    # A stage of one block has its choices, and those of its block 0.
+                    choice.removeprefix(f"{name}.").removeprefix("0."): option
                     for choice, option in architecture.choices.items()
                     if choice.startswith(f"{name}.")
                 }

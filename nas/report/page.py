@@ -27,6 +27,7 @@ from nas.run.models import advantages, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
+from nas.search.importance import MIN_EXPLAINED
 from nas.supernet.ranking_records import ORDER_NAMES
 
 FRONT_SCHEMA = 4
@@ -35,7 +36,7 @@ FRONT_SCHEMA = 4
 NUM_COLOURS = 6
 """Number of colours for spaces in `page.css`."""
 
-SCRIPTS = ("base", "plot", "run", "choose", "details")
+SCRIPTS = ("base", "plot", "run", "choose", "times", "choices", "details")
 """The scripts of the page of a run, in their order. They share their top-level names."""
 
 
@@ -140,6 +141,7 @@ def _render(
         },
         colours={space: index % NUM_COLOURS for index, space in enumerate(spaces)},
         unit=latency_unit(rows["predicted_us"].max()),
+        min_explained=MIN_EXPLAINED,
         rough_prediction=ROUGH_PREDICTION,
         basis=basis,
         calibration=record.table.calibration.text
