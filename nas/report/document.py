@@ -15,6 +15,8 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.progress import ProgressSection, progress_section
+from nas.report.trust import TrustSection, trust_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel
@@ -214,6 +216,8 @@ class ReportDocument(Document):
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
+        trust: what limits the conclusions from all of this.
+        progress: what is still missing; null if the job has ended.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -237,6 +241,8 @@ class ReportDocument(Document):
     training_accuracy: list[Line]
     hypervolume: list[Line]
     coverage: list[Line]
+    trust: TrustSection
+    progress: ProgressSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -244,7 +250,7 @@ def report_document(run: Run) -> ReportDocument:
 
     Raises RunFolderError or CheckpointError for a damaged file.
     """
-    rows, models, ranking, images = run.trials, run.models, run.ranking, run.images
+    rows, models, ranking, images = run.trials_so_far, run.models, run.ranking, run.images
     spaces = list(run.record.spaces or {})
     rankings = ranking.spaces if ranking else {}
     complete = rows[rows["state"] == "complete"]
@@ -301,6 +307,8 @@ def report_document(run: Run) -> ReportDocument:
         ),
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
+        trust=trust_section(run),
+        progress=progress_section(run),
     )
 
 

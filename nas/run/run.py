@@ -256,9 +256,10 @@ class Run:
         """The rows of `trials` on the Pareto front, the fastest first.
 
         It is the front of `front.csv`: of all objectives of the job, and within its limits. If any
-        row has a measured latency, only those that have one are compared.
+        row has a measured latency, only those that have one are compared. There are no rows before
+        the search has written any.
         """
-        return front(self.trials, self.settings.search)
+        return front(self.trials_so_far, self.settings.search)
 
     @property
     def members(self) -> list[Candidate]:
@@ -266,11 +267,11 @@ class Run:
 
         Raises RunFolderError if the front is empty.
         """
-        rows, search = self.front, self.settings.search
+        trials, rows, search = self.trials, self.front, self.settings.search
         if not rows.empty:
             return candidates.of_table(rows)
         reason, remedy = "no network met the limits of the job", "Raise the limits"
-        unlimited = front(self.trials, SearchSettings())
+        unlimited = front(trials, SearchSettings())
         if search.max_latency_ms is not None and not unlimited.empty:
             fastest_us = float(candidates.latency_us(unlimited).iloc[0])
             if fastest_us > 1000 * search.max_latency_ms:
