@@ -161,11 +161,19 @@ def _summary(rows: Sequence[TrustRow]) -> str:
 
 def _predictions(facts: _Facts) -> TrustRow | None:
     agreement = candidates.latency_agreement(facts.rows)
+    rough = [each for each in facts.members if each.is_rough]
+    roughness = (
+        f"In {len(rough)} of {len(facts.members)} networks of the front, launches have more of the "
+        f"predicted latency than kernels: {ROUGH_PREDICTION}."
+        if rough
+        else ""
+    )
     if agreement is None:
         return TrustRow(
             topic="predicted latency",
             finding="No network was timed as a whole: all latencies are predictions of the latency "
             "table.",
+            details=roughness,
             severity="limit",
             remedy=facts.run.continue_command,
         )
@@ -177,18 +185,12 @@ def _predictions(facts: _Facts) -> TrustRow | None:
     )
     if agreement.kendall_tau is not None:
         details += f" Kendall's tau of both latencies is {agreement.kendall_tau:.3f}."
-    rough = [each for each in facts.members if each.is_rough]
-    if rough:
-        details += (
-            f" In {len(rough)} of {len(facts.members)} networks of the front, launches have more "
-            f"of the predicted latency than kernels: {ROUGH_PREDICTION}."
-        )
     return TrustRow(
         topic="predicted latency",
         finding=f"Predicted latencies are {agreement.mape:.1%} off on average, by "
         f"{agreement.nets} networks that were {'timed' if basis == MEASURED else 'estimated'} as a "
         "whole.",
-        details=details,
+        details=f"{details} {roughness}".rstrip(),
         severity=_by_size(agreement.mape, NOTABLE_PREDICTION_ERROR, LIMITING_PREDICTION_ERROR),
     )
 
