@@ -121,6 +121,11 @@ class _Facts:
     members: Sequence[Candidate]
     models: Sequence[RunModel]
 
+    @property
+    def continue_command(self) -> str | None:
+        """Command that runs the job to its end; None while it runs."""
+        return None if self.run.is_running else self.run.continue_command
+
     def command(self, *words: str) -> str:
         """Return a command of `nas` about the run; the last words follow its folder."""
         first, *others = words
@@ -175,7 +180,7 @@ def _predictions(facts: _Facts) -> TrustRow | None:
             "table.",
             details=roughness,
             severity="limit",
-            remedy=facts.run.continue_command,
+            remedy=facts.continue_command,
         )
     basis = candidates.basis(facts.rows)
     whole = "measured" if basis == MEASURED else "whole network's"
@@ -292,8 +297,9 @@ def _spaces(facts: _Facts) -> TrustRow | None:
 
 
 def _holdout(facts: _Facts) -> TrustRow | None:
-    images, data = facts.run.images.counts["holdout"], facts.run.images
-    counts = [count for count in data.class_counts["holdout"] if count]
+    data = facts.run.images
+    counts = data.class_counts["holdout"]
+    images = sum(counts)
     known = [each.holdout_accuracy for each in facts.members if each.holdout_accuracy is not None]
     compared = [model.answers for model in facts.models if model.answers is not None]
     shares = [
@@ -309,7 +315,7 @@ def _holdout(facts: _Facts) -> TrustRow | None:
         disagreement = 2 * accuracy * (1 - accuracy)
         basis = f"about {disagreement:.1%} of them, if their mistakes have nothing in common"
     else:
-        return None
+        return None  # Nothing was scored on them yet.
     least = smallest_difference(disagreement, counts if data.is_balanced else [images])
     details = (
         f"One image is {100 / images:.2f} points of accuracy. The images tell two networks apart "
@@ -419,7 +425,9 @@ def _training(facts: _Facts) -> TrustRow | None:
             "the supernet.",
             details=" ".join(details),
             severity="limit",
-            remedy=facts.command("retrain", "--pick", facts.members[-1].id),
+            remedy=facts.continue_command
+            if facts.run.record.remaining
+            else facts.command("retrain", "--pick", facts.members[-1].id),
         )
     trained = {model.record.digest for model in own}
     on_front = sum(each.digest in trained for each in facts.members)
@@ -444,7 +452,7 @@ def _training(facts: _Facts) -> TrustRow | None:
         f"end, for {' or '.join(map(str, epochs))} epochs; the others have scores of the supernet.",
         details=" ".join(details),
         severity="limit" if errors else "note" if short else "fine",
-        remedy=facts.run.continue_command
+        remedy=facts.continue_command
         if errors
         else facts.command(
             "retrain", "--pick", short[0].id, "--epochs", str(max(FEW_EPOCHS, 2 * short[0].epochs))
@@ -462,12 +470,16 @@ def _exports(facts: _Facts) -> TrustRow | None:
         for model in facts.models
         for kind, reason in model.export_errors.items()
     ]
-    notes = [
-        f"{model.record.id}: {note}"
-        for model in facts.models
-        if model.card is not None
-        for note in model.card.latency_notes
-    ]
+    noted = [each for each in facts.models if each.card is not None and each.card.latency_notes]
+    notes = []
+    if noted:
+        first, *others = noted
+        assert first.card is not None
+        if others:
+            notes.append(
+                f"The cards of {_join([each.record.id for each in noted])} say by how much."
+            )
+        notes.append(f"{first.record.id}: {' '.join(first.card.latency_notes)}")
     exported = [model for model in facts.models if model.files]
     failing = next((m.record.id for m in facts.models if m.export_errors), None)
     if errors:
@@ -580,7 +592,7 @@ def _search(facts: _Facts) -> TrustRow | None:
             topic="length of the search",
             finding="The search has scored no architecture yet.",
             severity="limit",
-            remedy=None if facts.run.is_running else facts.run.continue_command,
+            remedy=facts.continue_command,
         )
     completed = history[-1].completed
     more = facts.command("search", "--trials", str(2 * completed))
@@ -589,7 +601,7 @@ def _search(facts: _Facts) -> TrustRow | None:
             topic="length of the search",
             finding=f"The search has not ended: it has scored {completed} architectures so far.",
             severity="limit",
-            remedy=None if facts.run.is_running else facts.run.continue_command,
+            remedy=facts.continue_command,
         )
     ended = f"It ended after {completed} architectures: {record.search.ended}."
     if completed < MIN_TRIALS_TO_JUDGE:
