@@ -15,6 +15,8 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.choices import ChoicesSection, choices_section
+from nas.report.times import TimesSection, times_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel
@@ -214,6 +216,9 @@ class ReportDocument(Document):
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
+        times: where the time of the networks goes; null if none can be chosen.
+        choices: what good networks share; null if no network was
+            scored, or a space cannot be loaded.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -237,6 +242,8 @@ class ReportDocument(Document):
     training_accuracy: list[Line]
     hypervolume: list[Line]
     coverage: list[Line]
+    times: TimesSection | None
+    choices: ChoicesSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -270,7 +277,7 @@ def report_document(run: Run) -> ReportDocument:
         front=[option.member.id for option in options],
         members=[_member(option, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
-        trained=[_trained_point(model, run) for model in models],
+        trained=[trained_point(model, run) for model in models],
         tested=[
             (first.record.id, second.record.id, shown)
             for first, second in combinations(models, 2)
@@ -301,6 +308,8 @@ def report_document(run: Run) -> ReportDocument:
         ),
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
+        times=times_section(run),
+        choices=choices_section(run),
     )
 
 
@@ -431,7 +440,8 @@ def _choices_text(choices: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {option}" for name, option in choices.items())
 
 
-def _trained_point(model: RunModel, run: Run) -> TrainedPoint:
+def trained_point(model: RunModel, run: Run) -> TrainedPoint:
+    """Return a trained network of a run as a point of a plot."""
     record = model.record
     interval = run.images.interval(record.holdout.accuracy, "holdout")
     assert interval is not None
