@@ -99,7 +99,7 @@ function drawFront(container, column) {
       ...(trained.length ? ["thin bars: 95% intervals"] : []),
       ...(bands.length ? ["wide pale bars: 95% of such networks, trained standalone"] : []),
     ],
-    describe, isVisible: isIdWithin, choose,
+    describe, isVisible: isShown, choose,
     marks: () => [
       ...(isLatency && limits.max_latency_ms !== null ? [{ axis: "x", value: (1000 * limits.max_latency_ms) / unit.us }] : []),
       ...(limits.min_accuracy !== null ? [{ axis: "y", value: 100 * limits.min_accuracy }] : []),
@@ -263,6 +263,7 @@ function drawChoose() {
   }
   const picked = document.getElementById("picked");
   onLimits(() => redraw());
+  onBrush(() => redraw());
   onPick(() => drawPick(picked));
 }
 
