@@ -83,7 +83,22 @@ def _interrupted(folder: Path) -> None:
     stages = json.loads((folder / "run.json").read_text())["stages"]
     late_stages = ("train the finalists", "export")
     stages = {name: stage for name, stage in stages.items() if name not in late_stages}
-    _change_record(folder, {"stages": stages, "finalists": None})
+    remaining = ["measure the front", *late_stages]
+    _change_record(folder, {"stages": stages, "finalists": None, "remaining": remaining})
+
+
+def _begun(folder: Path) -> None:
+    """Make a run that has opened its images and its device, and nothing else."""
+    _example(folder)
+    for name in ("models", "supernets"):
+        shutil.rmtree(folder / name)
+    for name in ("trials.csv", "hypervolume.csv", "ranking.json", "measurements.jsonl"):
+        (folder / name).unlink()
+    later = ("table", "search", "study", "correction", "finalists", "score_images")
+    remaining = ["latency table", "search", "measure the front"]
+    _change_record(
+        folder, {**dict.fromkeys(later), "supernets": {}, "stages": {}, "remaining": remaining}
+    )
 
 
 def _many_classes(folder: Path) -> None:
@@ -142,6 +157,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "single": _single,
     "empty": _empty,
     "interrupted": _interrupted,
+    "begun": _begun,
     "classes": _many_classes,
     "markup": _markup,
     "large": _large,
