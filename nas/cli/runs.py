@@ -337,7 +337,8 @@ def select(
 
     This is the most accurate member of the front that meets the limits. Networks that were trained
     count with their trained accuracy, the others with that in the supernet plus what training
-    gained the trained ones (the median). Accuracies have 95% intervals, and trained members from
+    gained the trained ones (the median); so do networks that were trained in another way than
+    most. Accuracies have 95% intervals, and trained members from
     which no difference in accuracy is shown are named, too. If no member meets the limits, the
     command names the nearest one and exits with status 1.
 

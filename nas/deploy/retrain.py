@@ -80,12 +80,6 @@ _TIMED_STEPS = 3
 _TIMED_SECONDS = 0.5
 """Fewest steps that are timed, and their duration at least."""
 
-_START_TEXTS = {
-    "supernet": "the supernet",
-    "published": "published weights",
-    "scratch": "scratch",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Retraining:
@@ -343,8 +337,7 @@ def _summary(record: TrainedRecord, images: JudgedImages) -> str:
         else f"; {images.text(record.supernet_accuracy, 'holdout')} with the supernet's weights"
     )
     return (
-        f"{record.id}: trained for {record.epochs} epochs, starting from "
-        f"{_START_TEXTS[record.start]}; accuracy on the test images "
+        f"{record.id}: trained for {record.recipe.text}; accuracy on the test images "
         f"{images.text(record.test.accuracy, 'test')}, on the hold-out images "
         f"{images.text(record.holdout.accuracy, 'holdout')}{before}; temperature "
         f"{record.calibration.temperature:.3g}, expected calibration error "

@@ -245,16 +245,24 @@ def _draw_trained(
     spaces: Sequence[str],
     images: JudgedImages,
 ) -> None:
-    """Draw the hold-out accuracy of trained candidates with its interval, and their front."""
+    """Draw the hold-out accuracy of trained candidates with its interval.
+
+    A line joins the front of those that were trained alike.
+    """
     known = axis.whole_network.fillna(axis.predicted).set_axis(rows["digest"]).dropna()
     models = [model for model in models if model.record.digest in known.index]
     values = np.array([known[model.record.digest] for model in models], dtype=float)
     accuracies = np.array([100 * model.record.holdout.accuracy for model in models], dtype=float)
     for model, value in zip(models, values, strict=True):
         _draw_model(axes, model, value, spaces, images)
-    if len(models) > 1:
-        label = "front of the trained networks (bars: 95% intervals)"
-        _draw_steps(axes, values, accuracies, axis, linestyle="--", zorder=4, label=label)
+    recipes = [model.record.recipe for model in models]
+    for recipe in dict.fromkeys(recipes):
+        own = np.array([each == recipe for each in recipes])
+        if own.sum() > 1:
+            label = f"front of the networks trained for {recipe.text} (bars: 95% intervals)"
+            _draw_steps(
+                axes, values[own], accuracies[own], axis, linestyle="--", zorder=4, label=label
+            )
 
 
 def _draw_model(

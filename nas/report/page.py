@@ -27,7 +27,7 @@ from nas.run.selection import expected_accuracies
 from nas.run.settings import SearchSettings
 from nas.supernet.ranking_records import ORDER_NAMES
 
-FRONT_SCHEMA = 4
+FRONT_SCHEMA = 5
 """Version of the format of `front.json`."""
 
 

@@ -75,10 +75,13 @@ class RunModel:
 
         Returns:
             1 if this model is more accurate, -1 if the other one is, and 0 if no difference is
-            shown; None if they were not compared on the same images.
+            shown; None if they were trained in different ways, or were not compared on the same
+            images.
         """
         own, others = self.answers, other.answers
         if own is None or others is None or own.counts != others.counts:
+            return None
+        if self.record.recipe != other.record.recipe:
             return None
         return own.difference(others, is_balanced=is_balanced)
 
