@@ -124,6 +124,7 @@ def print_plan(plan: JobPlan) -> None:
         FINALISTS,
         MEASURE,
         PREPARE,
+        REFERENCES,
         SEARCH,
         SUPERNETS,
         TABLE,
@@ -137,6 +138,7 @@ def print_plan(plan: JobPlan) -> None:
         SEARCH: f"about {plan.trials} architectures, scored on {plan.score_images} images",
         MEASURE: f"{plan.measure} whole networks",
         FINALISTS: f"at least {plan.retrain} networks, trained and exported",
+        REFERENCES: f"at most {plan.references}, timed and trained likewise",
     }
     console.say(plan.data)
     total_s = sum(plan.seconds.values())

@@ -268,6 +268,8 @@ def train_networks(
     run.write_trials(run.trials)
     replaced = advantages(run.models, is_balanced=run.images.is_balanced)
     for name, (better, reason) in replaced.items():
+        if name not in networks and better.record.id not in networks:
+            continue  # It was said when these were trained.
         progress.note(f"{name} is off the front after training: {better.record.id} {reason}")
     return trained, errors
 
