@@ -235,6 +235,10 @@ def test_select_predict_and_report_read_a_finished_run(copy_of_finished_job, inv
     assert low < best["validation_accuracy"] < high
     assert best.pop("no_difference_shown") == []
     assert best.pop("slowdown")["typical"] >= 1
+    assert best.pop("file_bytes") > 0
+    best.pop("is_file_size_estimated")
+    second = best.pop("runner_up")
+    assert len(front) == 1 or second["id"] != best["id"]
     assert best == front[-1]
     limit = str(front[0]["measured_us"] / 1000 * 1.0001)
     select = ("select", "results/mini", "--max-latency-ms")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli.options import Json, Out, RunFolder, command_line, given, job_key, print_json, show
-from nas.display.formatting import format_duration, format_latency, round_up
+from nas.display.formatting import format_bytes, format_duration, format_latency, round_up
 from nas.errors import BudgetError, RequestError
 
 if TYPE_CHECKING:
@@ -330,6 +330,13 @@ def select(
     min_accuracy: Annotated[
         float | None, typer.Option(help="Smallest accuracy as a fraction, such as 0.95.")
     ] = None,
+    max_file_bytes: Annotated[
+        int | None, typer.Option(help="Largest size of the exported file in bytes.")
+    ] = None,
+    knee: Annotated[
+        bool,
+        typer.Option("--knee", help="Choose the knee point, beyond which accuracy costs more."),
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Choose among the exported files, float32 and int8.")
     ] = False,
@@ -339,26 +346,34 @@ def select(
 
     This is the most accurate member of the front that meets the limits. Networks that were trained
     count with their trained accuracy, the others with that in the supernet plus what training
-    gained the trained ones (the median); so do networks that were trained in another way than
-    most. Accuracies have 95% intervals, and trained members from
-    which no difference in accuracy is shown are named, too. If no member meets the limits, the
-    command names the nearest one and exits with status 1.
+    gained the trained ones (the median); so do networks that were trained in another way than most.
+    Accuracies have 95% intervals, and trained members from which no difference in accuracy is shown
+    are named, too. The next best member within the limits is compared in words. If no member meets
+    the limits, the command names the nearest one and exits with status 1.
+
+    The knee point of --knee is the member that lies highest above the line between the fastest and
+    the most accurate one within the limits, on a logarithmic axis of latency.
 
     With --int8 the choice is among the exported files of the front, of formats that have an int8
     file, each with its own hold-out accuracy and the latency that the export measured.
 
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05
+    Example: nas select results/quickstart --knee --max-file-bytes 100000
     Example: nas select results/quickstart --max-latency-ms 0.05 --int8
     """
     from nas.run.run import open_run
-    from nas.run.selection import Limits
+    from nas.run.selection import Limits, runner_up
     from nas.run.selection import select as select_option
 
-    limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
+    limits = Limits(
+        max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy, max_file_bytes
+    )
     run = open_run(run_folder)
     options, images = run.options(int8=int8), run.images
-    option = select_option(options, limits, images)
+    option = select_option(options, limits, images, by_knee=knee)
+    second = runner_up(options, limits, option)
+    comparison = None if second is None else run.compare(option, second)
     member = option.member
     lines = [member.summary(images), json.dumps(member.architecture.model_dump())]
     slowdown = run.slowdown
@@ -368,7 +383,22 @@ def select(
             name: [each.low, each.high] for name, each in member.intervals(images).items()
         },
         "slowdown": None if slowdown is None else slowdown._asdict(),
+        "file_bytes": option.file_bytes,
+        "is_file_size_estimated": option.is_file_size_estimated,
+        "runner_up": comparison
+        and {
+            "id": comparison.other.member.id,
+            "path": comparison.other.path,
+            "accuracy_gain": comparison.accuracy_gain,
+            "latency_ratio": comparison.latency_ratio,
+            "is_difference_shown": None if comparison.shown is None else comparison.shown != 0,
+            "text": comparison.text,
+        },
     }
+    if comparison is not None:
+        lines.append(f"It is {comparison.text}.")
+    estimated = "estimated at " if option.is_file_size_estimated else ""
+    lines.append(f"Size of its exported file: {estimated}{format_bytes(option.file_bytes)}.")
     if option.file is None:
         equals = run.indistinguishable(member, limits)
         if equals:

@@ -20,7 +20,7 @@ from nas.latency.timing import MEASURED
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
 from nas.run.judged import JudgedImages
-from nas.run.models import FilePoint, RunModel
+from nas.run.models import FilePoint, RunModel, recipe_names
 from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.search import non_dominated
 from nas.supernet.ranking_records import SpaceRanking
@@ -256,10 +256,10 @@ def _draw_trained(
     for model, value in zip(models, values, strict=True):
         _draw_model(axes, model, value, spaces, images)
     recipes = [model.record.recipe for model in models]
-    for recipe in dict.fromkeys(recipes):
+    for recipe, name in recipe_names(models).items():
         own = np.array([each == recipe for each in recipes])
         if own.sum() > 1:
-            label = f"front of the networks trained for {recipe.text} (bars: 95% intervals)"
+            label = f"front of the networks trained for {name} (bars: 95% intervals)"
             _draw_steps(
                 axes, values[own], accuracies[own], axis, linestyle="--", zorder=4, label=label
             )

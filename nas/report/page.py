@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -12,23 +13,28 @@ import pandas as pd
 
 from nas import files
 from nas.display.formatting import format_accuracy, format_count
-from nas.display.plotting import to_svg
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
-from nas.report import figures
+from nas.report.document import ReportDocument, precision_pairs, report_document
+from nas.report.figures import latency_unit
 from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
 from nas.run.front import front, row_objectives
-from nas.run.models import FilePoint, advantages, undecided_pairs
+from nas.run.models import advantages, recipe_names, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
-from nas.run.selection import expected_accuracies
 from nas.run.settings import SearchSettings
 from nas.supernet.ranking_records import ORDER_NAMES
 
 FRONT_SCHEMA = 5
 """Version of the format of `front.json`."""
+
+NUM_COLOURS = 6
+"""Number of colours for spaces in `page.css`."""
+
+SCRIPTS = ("base", "plot", "run", "choose", "details")
+"""The scripts of the page of a run, in their order. They share their top-level names."""
 
 
 def build(run: Run) -> Path:
@@ -47,7 +53,7 @@ def build(run: Run) -> Path:
             raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
     members = run.front
     shown = candidates.of_table(members)
-    page = _render(run, members, shown)
+    page = _render(run, members, shown, report_document(run))
     front = {
         "schema": FRONT_SCHEMA,
         "run": record.name,
@@ -59,45 +65,52 @@ def build(run: Run) -> Path:
     return folder / "report.html"
 
 
-def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
+def _part(name: str) -> str:
+    """Return the text of a file of the folder `page`."""
+    return (resources.files("nas.report") / "page" / name).read_text("utf-8")
+
+
+def embedded(document: ReportDocument) -> str:
+    """Return a document as JSON that can stand in a script element of a page.
+
+    No text in it can end the element or begin a comment, because `<` is written as an escape.
+    """
+    return document.model_dump_json(by_alias=True).replace("<", "\\u003c")
+
+
+def _render(
+    run: Run, members: pd.DataFrame, shown: Sequence[Candidate], document: ReportDocument
+) -> str:
     """Return the HTML page.
 
     Args:
         run: the run.
         members: rows on the front of all spaces.
         shown: the same as candidates.
+        document: what the scripts of the page draw.
     """
     record, rows, ranking, models = run.record, run.trials, run.ranking, run.models
-    rankings = ranking.spaces if ranking else {}
     spaces, search = list(record.spaces or {}), record.job.search
     measured = rows.dropna(subset=["measured_us"])
     space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
-    pairs = [
-        (model, pair)
-        for model in models
-        for pair in model.precision_pairs
-        if _is_of_device(run, pair[0])
-    ]
-    plots = [
-        to_svg(figures.draw_front(rows, members, spaces, axis, models, rankings, run.images, pairs))
-        for axis in figures.front_axes(rows, search)
-    ]
+    pairs = precision_pairs(run, models)
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
     objectives = [accuracy, latency, *others]
-    logs = {space: log for space, log in run.training_logs.items() if len(log) > 1}
-    history = run.history
     agreement, basis = candidates.latency_agreement(rows), candidates.basis(rows)
     is_problem = (rows["error"] != "") & (rows["state"] != "infeasible")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nas.report", ""), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("nas.report", "page"), autoescape=True, trim_blocks=True
     )
     environment.filters["count"] = partial(format_count, space="")
     environment.filters["accuracy"] = format_accuracy
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         run=record,
+        document=document,
+        document_json=embedded(document),
+        style=_part("page.css"),
+        script="\n".join(_part(f"{name}.js") for name in SCRIPTS),
         states=rows["state"].value_counts().to_dict(),
         front=shown,
-        expected_accuracies=expected_accuracies(shown),
         objectives=objectives,
         limits=_limits(search),
         costs=search.costs,
@@ -106,8 +119,8 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
             space: candidates.of_table(own[~own["id"].isin(members["id"])])
             for space, own in space_fronts.items()
         },
-        colours=figures.space_colours(spaces),
-        unit=figures.latency_unit(rows),
+        colours={space: index % NUM_COLOURS for index, space in enumerate(spaces)},
+        unit=latency_unit(rows),
         rough_prediction=ROUGH_PREDICTION,
         basis=basis,
         calibration=record.table.calibration.text
@@ -120,6 +133,7 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         ranking=ranking,
         orders=ORDER_NAMES,
         models=models,
+        recipes=recipe_names(models),
         advantages={
             name: reason
             for name, (_, reason) in advantages(models, is_balanced=run.images.is_balanced).items()
@@ -134,27 +148,6 @@ def _render(run: Run, members: pd.DataFrame, shown: Sequence[Candidate]) -> str:
         },
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
         problems=rows[is_problem]["error"].value_counts().to_dict(),
-        front_svgs=plots,
-        coverage_svg=to_svg(figures.draw_coverage(models, spaces)) if models else "",
-        agreement_svg=to_svg(figures.draw_latency_agreement(rows, spaces)) if agreement else "",
-        hypervolume_svg=to_svg(figures.draw_hypervolume(history)) if history else "",
-        training_svg=to_svg(figures.draw_training(logs)) if logs else "",
-        ranking_svg=to_svg(figures.draw_ranking(rankings)) if ranking else "",
-    )
-
-
-def _is_of_device(run: Run, point: FilePoint) -> bool:
-    """Return whether a file was timed as the front was, with the same runtime and device.
-
-    Files are timed on the processor that exports them, for one image.
-    """
-    device, settings, latency = run.record.device, run.settings.device, point.file.latency
-    return (
-        device is not None
-        and latency is not None
-        and point.device == device.must_match.get("processor")
-        and point.file.runtime == settings.runtime
-        and (latency.threads, 1) == (settings.threads, settings.batch)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,7 +16,7 @@ from nas.run import candidates
 from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.candidates import Candidate
 from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
-from nas.run.trained import MODELS_FOLDER, TrainedRecord, read_trained
+from nas.run.trained import MODELS_FOLDER, Recipe, TrainedRecord, read_trained
 
 
 class FilePoint(NamedTuple):
@@ -58,6 +59,11 @@ class RunModel:
     def folder(self) -> str:
         """Path of the model's folder from the run folder."""
         return f"{MODELS_FOLDER}/{self.record.id}"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is a published network, whose name is no beginning of its digest."""
+        return not self.record.digest.startswith(self.record.id)
 
     @property
     def latency_us(self) -> float | None:
@@ -155,6 +161,13 @@ def advantages(models: Sequence[RunModel], *, is_balanced: bool) -> dict[str, tu
         for name, rival in rivals.items()
         if rival is not None
     }
+
+
+def recipe_names(models: Sequence[RunModel]) -> dict[Recipe, str]:
+    """Return the recipes of some models in words, each with its details if two have one text."""
+    recipes = dict.fromkeys(model.record.recipe for model in models)
+    texts = Counter(recipe.text for recipe in recipes)
+    return {each: each.text if texts[each.text] == 1 else str(each) for each in recipes}
 
 
 def undecided_pairs(models: Sequence[RunModel], *, is_balanced: bool) -> list[tuple[str, str]]:

@@ -33,7 +33,15 @@ from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel, read_models
 from nas.run.progress import JobProgress, shown
 from nas.run.record import DataSummary, RunRecord, read_run
-from nas.run.selection import Limits, Option, file_options, member_options, select
+from nas.run.selection import (
+    Comparison,
+    Limits,
+    Option,
+    compare,
+    file_options,
+    member_options,
+    select,
+)
 from nas.run.settings import JobSettings, SearchSettings
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
@@ -258,7 +266,9 @@ class Run:
         max_params: int | None = None,
         max_peak_memory_bytes: int | None = None,
         min_accuracy: float | None = None,
+        max_file_bytes: int | None = None,
         int8: bool = False,
+        knee: bool = False,
     ) -> Pick:
         """Return the most accurate member of the front that meets the limits.
 
@@ -271,16 +281,32 @@ class Run:
             max_params: largest number of parameters.
             max_peak_memory_bytes: largest number of bytes of activations alive at once.
             min_accuracy: smallest accuracy, a fraction.
+            max_file_bytes: largest size of the exported file in bytes; it is estimated for members
+                that were not exported.
             int8: whether to choose among the exported files of the members, in float32 and in int8,
                 by their own accuracies and latencies. `Pick.path` is then the file to deploy.
+            knee: whether to return the knee point instead, see `nas.run.selection.knee`.
 
         Raises:
-            InfeasibleError: no member meets the limits; the message names the nearest.
+            InfeasibleError: no member meets the limits; the message names the nearest. Or there is
+                no knee point.
             RunFolderError: the run has no front.
             RequestError: a limit is not above zero, or no member was exported in int8.
         """
-        limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-        return Pick.of_run(self, select(self.options(int8=int8), limits, self.images))
+        limits = Limits(
+            max_latency_ms,
+            max_macs,
+            max_params,
+            max_peak_memory_bytes,
+            min_accuracy,
+            max_file_bytes,
+        )
+        options = self.options(int8=int8)
+        return Pick.of_run(self, select(options, limits, self.images, by_knee=knee))
+
+    def compare(self, option: Option, other: Option) -> Comparison:
+        """Compare two options of the run, see `options`."""
+        return compare(option, other, self.models, self.images)
 
     def options(self, *, int8: bool = False) -> list[Option]:
         """Return what can be chosen of the run: the members of its front, or their files.
@@ -294,7 +320,7 @@ class Run:
         """
         members = self.members
         if not int8:
-            return member_options(members)
+            return member_options(members, self.models, self.settings.device)
         options = file_options(members, self.models)
         if options:
             return options
@@ -316,13 +342,13 @@ class Run:
         if own is None:
             return []
         return [
-            each
-            for each in self.members
-            if each.digest in models
-            and each.digest != chosen.digest
-            and each.trained_accuracy is not None
-            and not limits.violations(Option(each, each.trained_accuracy, each.latency_us))
-            and own.difference(models[each.digest], is_balanced=self.images.is_balanced) == 0
+            each.member
+            for each in self.options()
+            if each.member.digest in models
+            and each.member.digest != chosen.digest
+            and each.member.trained_accuracy is not None
+            and not limits.violations(each)
+            and own.difference(models[each.member.digest], is_balanced=self.images.is_balanced) == 0
         ]
 
     @checked

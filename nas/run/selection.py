@@ -8,12 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from nas.display.formatting import format_latency
 from nas.errors import InfeasibleError, RequestError
+from nas.graph import DEFAULT_DTYPE
 from nas.run.candidates import Candidate
 from nas.run.judged import JudgedImages
 from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel
+from nas.run.settings import DeviceSettings
+from nas.search import non_dominated
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class Option:
         member: the member, a complete candidate.
         accuracy: accuracy that is expected of it; of a file, its own on the hold-out images.
         latency_us: latency in microseconds; of a file, the one in its own runtime.
+        file_bytes: size of the file, or of the one that `nas export` writes for the runtime of the
+            search.
+        is_file_size_estimated: whether there is no such file yet, see `member_options`.
         file: the exported file; None for the network as the search knows it.
         path: path of the file from the run folder; empty without one.
         device: processor that the file was timed on; empty without one.
@@ -32,9 +40,16 @@ class Option:
     member: Candidate
     accuracy: float
     latency_us: float
+    file_bytes: int
+    is_file_size_estimated: bool = False
     file: ExportedFile | None = None
     path: str = ""
     device: str = ""
+
+    @property
+    def name(self) -> str:
+        """The ID of the network, or the path of the file."""
+        return self.path or self.member.id
 
     def summary(self, data: JudgedImages) -> str:
         """Return the option in one line.
@@ -52,12 +67,43 @@ class Option:
         )
 
 
-def member_options(members: Sequence[Candidate]) -> list[Option]:
-    """Return the members of a front as options, with their `expected_accuracies`."""
+def member_options(
+    members: Sequence[Candidate], models: Sequence[RunModel], device: DeviceSettings
+) -> list[Option]:
+    """Return the members of a front as options, with their `expected_accuracies`.
+
+    The size of a file that was not exported is estimated: the bytes of its parameters, and the
+    median of what the exported files of the run have beside theirs.
+
+    Args:
+        members: the front.
+        models: the trained networks of the run.
+        device: settings of the device of the run; a member has its first dtype by default.
+    """
     accuracies = expected_accuracies(members)
+    dtypes = [each.dtype or device.dtypes[0] for each in members]
+    weights = [
+        each.params * (4 if dtype == DEFAULT_DTYPE else 1)
+        for each, dtype in zip(members, dtypes, strict=True)
+    ]
+    files: dict[tuple[str, str], int] = {
+        (model.record.digest, file.precision): file.size_bytes
+        for model in models
+        for file in model.files
+        if file.runtime == device.runtime
+    }
+    sizes = [files.get((each.digest, dtype)) for each, dtype in zip(members, dtypes, strict=True)]
+    others = [size - own for size, own in zip(sizes, weights, strict=True) if size is not None]
+    other = round(statistics.median(others)) if others else 0
     return [
-        Option(member, accuracy, member.latency_us)
-        for member, accuracy in zip(members, accuracies, strict=True)
+        Option(
+            member,
+            accuracy,
+            member.latency_us,
+            own + other if size is None else size,
+            is_file_size_estimated=size is None,
+        )
+        for member, accuracy, own, size in zip(members, accuracies, weights, sizes, strict=True)
     ]
 
 
@@ -84,9 +130,10 @@ def file_options(members: Sequence[Candidate], models: Sequence[RunModel]) -> li
             by_digest[model.record.digest],
             point.accuracy,
             point.latency_us,
-            point.file,
-            f"{model.folder}/{point.file.file}",
-            point.device,
+            point.file.size_bytes,
+            file=point.file,
+            path=f"{model.folder}/{point.file.file}",
+            device=point.device,
         )
         for model, point in own
         if point.file.float32_format in formats
@@ -103,6 +150,7 @@ class Limits:
         max_params: highest number of parameters.
         max_peak_memory_bytes: highest number of bytes of activations alive at once.
         min_accuracy: lowest accuracy, in (0, 1]; see `Option.accuracy`.
+        max_file_bytes: highest number of bytes of the exported file; see `Option.file_bytes`.
 
     Raises RequestError for a limit that is not a finite number above zero, or an accuracy above 1.
     """
@@ -112,6 +160,7 @@ class Limits:
     max_params: int | None = None
     max_peak_memory_bytes: int | None = None
     min_accuracy: float | None = None
+    max_file_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -130,6 +179,7 @@ class Limits:
             "macs": (member.macs, self.max_macs),
             "params": (member.params, self.max_params),
             "peak memory": (member.peak_memory_bytes, self.max_peak_memory_bytes),
+            "file size": (option.file_bytes, self.max_file_bytes),
         }
         excess = {
             name: value / limit - 1 for name, (value, limit) in values.items() if limit is not None
@@ -159,19 +209,22 @@ def expected_accuracies(members: Sequence[Candidate]) -> list[float]:
     return [known.get(each.digest, min(1.0, each.score + gain)) for each in members]
 
 
-def select(options: Sequence[Option], limits: Limits, data: JudgedImages) -> Option:
+def select(
+    options: Sequence[Option], limits: Limits, data: JudgedImages, *, by_knee: bool = False
+) -> Option:
     """Return the most accurate option that meets the limits; of several, the fastest.
 
     Args:
         options: the options, at least one.
         limits: the limits.
         data: the images of the run.
+        by_knee: whether to return the `knee` of those that meet the limits instead.
 
     Raises:
-        InfeasibleError: no option meets the limits; the message names the nearest one and the
-            limits that it violates.
+        InfeasibleError: no option meets the limits, and the message names the nearest one and the
+            limits that it violates; or the options have no knee.
     """
-    feasible = [option for option in options if not limits.violations(option)]
+    feasible = _within(options, limits)
     if not feasible:
         nearest = min(options, key=lambda o: (sum(limits.violations(o).values()), o.latency_us))
         violations = ", ".join(
@@ -182,4 +235,143 @@ def select(options: Sequence[Option], limits: Limits, data: JudgedImages) -> Opt
             f"{nearest.summary(data)}; it misses {violations}.",
             remedy="Relax the limits, or search smaller networks.",
         )
-    return max(feasible, key=lambda option: (option.accuracy, -option.latency_us))
+    if not by_knee:
+        return max(feasible, key=_preference)
+    chosen = knee(feasible)
+    if chosen is None:
+        raise InfeasibleError(
+            f"The {len(feasible)} networks within the limits have no knee point: it takes three on "
+            "their front, and one of them above the line between its ends.",
+            remedy="Choose by a limit, such as --max-latency-ms.",
+        )
+    return chosen
+
+
+def _within(options: Sequence[Option], limits: Limits) -> list[Option]:
+    """Return the options that meet the limits."""
+    return [option for option in options if not limits.violations(option)]
+
+
+def _preference(option: Option) -> tuple[float, float]:
+    """Return what is largest for the option to choose: accuracy, and of several the speed."""
+    return option.accuracy, -option.latency_us
+
+
+def knee(options: Sequence[Option]) -> Option | None:
+    """Return the option at the knee of the front of accuracy and latency.
+
+    Beyond the knee, accuracy costs more time than before it. It is the member of the front that
+    lies highest above the line between the ends of the front, where the accuracy and the logarithm
+    of the latency are both scaled to [0, 1] (I. Das, On characterizing the "knee" of the Pareto
+    curve based on Normal-Boundary Intersection, Structural Optimization 18, 1999).
+
+    Args:
+        options: the options; those that others dominate are left out.
+
+    Returns:
+        The option; None if the front has less than three members, or none above the line.
+    """
+    points = [(math.log(option.latency_us), -option.accuracy) for option in options]
+    front = non_dominated(points)
+    if len(front) < 3:
+        return None
+    ends = np.array(points)[front]
+    # From the fastest to the most accurate, both scaled values go from 0 to 1, so that the line is
+    # the diagonal, and the height above it their difference.
+    latency, accuracy = np.abs((ends - ends[0]) / (ends[-1] - ends[0])).T
+    heights = accuracy - latency
+    highest = int(heights[1:-1].argmax()) + 1
+    return options[front[highest]] if heights[highest] > 0 else None
+
+
+def runner_up(options: Sequence[Option], limits: Limits, chosen: Option) -> Option | None:
+    """Return the best option beside the chosen one that meets the limits; None without any."""
+    others = [option for option in _within(options, limits) if option is not chosen]
+    return max(others, key=_preference, default=None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known of the difference of two options of a run.
+
+    Attributes:
+        option: the option that is described.
+        other: the option that it is compared with.
+        shown: what a paired test on the hold-out images shows, see `RunModel.difference`; None if
+            they cannot be tested.
+        images: number of hold-out images.
+    """
+
+    option: Option
+    other: Option
+    shown: int | None
+    images: int
+
+    @property
+    def accuracy_gain(self) -> float:
+        """Accuracy of the option minus that of the other one, a fraction."""
+        return self.option.accuracy - self.other.accuracy
+
+    @property
+    def latency_ratio(self) -> float:
+        """Latency of the option over that of the other one."""
+        return self.option.latency_us / self.other.latency_us
+
+    @property
+    def text(self) -> str:
+        """The difference in words, without a full stop.
+
+        For example "0.3 points more accurate and 18% slower than g41a; 240 images cannot tell the
+        accuracies apart".
+        """
+        points, percent = 100 * self.accuracy_gain, 100 * (self.latency_ratio - 1)
+        accuracy = f"{abs(points):.1f} points {'more' if points > 0 else 'less'} accurate"
+        speed = f"{abs(percent):.0f}% {'slower' if percent > 0 else 'faster'}"
+        is_equal = abs(points) < 0.05, abs(percent) < 0.5
+        match is_equal:
+            case (False, False):
+                text = f"{accuracy} and {speed} than {self.other.name}"
+            case (True, False):
+                text = f"{speed} than {self.other.name} and as accurate"
+            case (False, True):
+                text = f"{accuracy} than {self.other.name} and as fast"
+            case _:
+                text = f"as accurate and as fast as {self.other.name}"
+        return f"{text}; {self._certainty}"
+
+    @property
+    def _certainty(self) -> str:
+        """What is known of the difference in accuracy, a clause."""
+        if self.shown is not None:
+            verb = "show the difference of" if self.shown else "cannot tell"
+            return f"{self.images} images {verb} the accuracies{'' if self.shown else ' apart'}"
+        untrained = [
+            each.member.id
+            for each in (self.option, self.other)
+            if each.file is None and each.member.trained_accuracy is None
+        ]
+        if untrained:
+            if len(untrained) > 1:
+                return "neither is trained: both accuracies are expected, not measured"
+            return f"{untrained[0]} is not trained: its accuracy is expected, not measured"
+        return "no test compares the accuracies"
+
+
+def compare(
+    option: Option, other: Option, models: Sequence[RunModel], data: JudgedImages
+) -> Comparison:
+    """Compare two options of a run.
+
+    Args:
+        option, other: the options.
+        models: the trained networks of the run.
+        data: the images of the run.
+    """
+    by_digest = {model.record.digest: model for model in models}
+    own, rival = (
+        # The answers of a file were not recorded, those of its network in torch were.
+        by_digest.get(each.member.digest) if each.file is None else None
+        for each in (option, other)
+    )
+    shown = own.difference(rival, is_balanced=data.is_balanced) if own and rival else None
+    return Comparison(option, other, shown, data.counts["holdout"])

@@ -12,7 +12,6 @@ import pytest
 from nas.cli.architecture import MAX_FILE_BYTES, read_architecture, resolve_architecture
 from nas.errors import RequestError
 from nas.files import documents
-from nas.report import page
 from nas.run.run import open_run
 from nas.space import load_definition, load_space
 
@@ -193,8 +192,7 @@ def test_id_alone_stands_for_a_network_of_the_run_beside_it(run):
         resolve("mobilenet", {}, run=run)
 
 
-def test_report_and_select_of_a_run_load_no_space(run):
-    page.build(open_run(run))
+def test_select_of_a_run_loads_no_space(run):
     assert open_run(run).pick().space
     assert not (run.parent / "ran").exists()
 

@@ -9,6 +9,7 @@ import pytest
 
 from nas.errors import RunFolderError
 from nas.report import page
+from nas.report.document import ReportDocument
 from nas.run.run import open_run
 
 WRITTEN = ("front.csv", "front.json", "report.html")
@@ -24,8 +25,15 @@ def run(untrained_run: Path) -> Path:
 def test_report_has_the_figures_of_the_search_and_the_ranking(run):
     assert page.build(open_run(run)) == run / "report.html"
     text = (run / "report.html").read_text()
-    assert "hypervolume of the front" in text
-    assert "Kendall tau" in text
+    embedded = re.search(r'<script type="application/json" id="report">(.*?)</script>', text)
+    assert embedded
+    document = ReportDocument.model_validate_json(embedded[1])
+    opened = open_run(run)
+    volumes = [row.hypervolume for row in opened.history if row.hypervolume is not None]
+    assert document.hypervolume[0].y == volumes
+    assert opened.ranking
+    assert len(document.ranked) == sum(own.nets for own in opened.ranking.spaces.values())
+    assert [member.id for member in document.members] == opened.front["id"].tolist()
 
 
 def test_report_says_what_was_understood_of_the_images(run):

@@ -1,13 +1,23 @@
 """The choice of a member of a front under limits."""
 
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 
 from nas.errors import InfeasibleError, RequestError
 from nas.run.candidates import Candidate
-from nas.run.selection import Limits, expected_accuracies, member_options
+from nas.run.selection import (
+    Comparison,
+    Limits,
+    Option,
+    expected_accuracies,
+    knee,
+    member_options,
+    runner_up,
+)
 from nas.run.selection import select as select_of
+from nas.run.settings import DeviceSettings
 from tests.run.test_judged import IMAGES
 
 SLOW, FAST, GUESS = "s1ab", "wa57", "ge55"
@@ -34,7 +44,11 @@ def member(digest, accuracy, measured, predicted=1.0, params=100, **changes) -> 
 
 
 def select(members, limits) -> Candidate:
-    return select_of(member_options(members), limits, IMAGES).member
+    return select_of(options(members), limits, IMAGES).member
+
+
+def options(members, models=(), **device) -> list[Option]:
+    return member_options(members, models, DeviceSettings(**device))
 
 
 FRONT = [
@@ -114,3 +128,101 @@ def test_impossible_limits_are_refused():
 def test_limit_must_be_a_finite_number_above_zero(name, value):
     with pytest.raises(RequestError, match=f"{name} is {value}"):
         Limits(**{name: value})
+
+
+def test_size_of_a_file_is_its_own_or_that_of_the_parameters_and_what_other_files_have_beside():
+    members = [member(SLOW, 0.9, 900.0, params=900), member(FAST, 0.7, 300.0, params=300)]
+    sizes = [(o.file_bytes, o.is_file_size_estimated) for o in options(members)]
+    assert sizes == [(3600, True), (1200, True)]
+    assert [o.file_bytes for o in options(members, dtype="int8", runtime="onnxruntime")] == [
+        900,
+        300,
+    ]
+    files = [
+        SimpleNamespace(runtime=runtime, precision=precision, size_bytes=size)
+        for runtime, precision, size in (
+            ("onnxruntime", "float32", 1),
+            ("tvm", "int8", 2),
+            ("tvm", "float32", 4600),
+        )
+    ]
+    exported = SimpleNamespace(record=SimpleNamespace(digest=SLOW), files=files)
+    slow, fast = options(members, [exported])
+    assert (slow.file_bytes, slow.is_file_size_estimated) == (4600, False)
+    assert (fast.file_bytes, fast.is_file_size_estimated) == (2200, True)
+    small = Limits(max_file_bytes=2200)
+    assert select_of([slow, fast], small, IMAGES) is fast
+    with pytest.raises(InfeasibleError, match=r"nearest is wa57 .* it misses file size by 10.0%"):
+        select_of([slow, fast], Limits(max_file_bytes=2000), IMAGES)
+
+
+def test_knee_is_the_member_highest_above_the_chord_on_a_logarithmic_axis():
+    """In log latency the four lie at 0, 1/3, 2/3 and 1, in accuracy at 0, 0.5, 0.9 and 1."""
+    front = [
+        member("g001", 0.70, 10.0),
+        member("g002", 0.80, 100.0),
+        member("g003", 0.88, 1000.0),
+        member("g004", 0.90, 10000.0),
+    ]
+    dominated = member("g005", 0.71, 5000.0)
+    assert knee(options([dominated, *front])).member.id == "g003"
+    chosen = select_of(options(front), Limits(max_latency_ms=1), IMAGES, by_knee=True)
+    assert chosen.member.id == "g002"
+
+
+@pytest.mark.parametrize("middle", [[], [member(GUESS, 0.72, 500.0)]])
+def test_front_without_a_member_above_its_chord_has_no_knee(middle):
+    front = options([FRONT[0], FRONT[1], *middle])
+    assert knee(front) is None
+    with pytest.raises(InfeasibleError, match=f"The {len(front)} networks .* have no knee point"):
+        select_of(front, Limits(), IMAGES, by_knee=True)
+
+
+def test_runner_up_is_the_next_best_within_the_limits():
+    slow, fast, guess = options(FRONT)
+    assert runner_up([slow, fast, guess], Limits(), slow) is guess
+    assert runner_up([slow, fast, guess], Limits(max_params=500), guess) is fast
+    assert runner_up([slow, fast, guess], Limits(max_params=300), fast) is None
+
+
+def comparison(accuracy, latency_us, shown, trained=0.8) -> Comparison:
+    mine = member(SLOW, 0.9, latency_us, trained_accuracy=accuracy)
+    other = member(FAST, 0.7, 100.0, trained_accuracy=trained)
+    return Comparison(*options([mine, other]), shown, 240)
+
+
+@pytest.mark.parametrize(
+    ("compared", "text"),
+    [
+        (
+            comparison(0.803, 118.0, 0),
+            "0.3 points more accurate and 18% slower than wa57; "
+            "240 images cannot tell the accuracies apart",
+        ),
+        (
+            comparison(0.75, 60.0, -1),
+            "5.0 points less accurate and 40% faster than wa57; "
+            "240 images show the difference of the accuracies",
+        ),
+        (
+            comparison(0.8, 100.2, None),
+            "as accurate and as fast as wa57; no test compares the accuracies",
+        ),
+        (
+            comparison(0.8, 150.0, None),
+            "50% slower than wa57 and as accurate; no test compares the accuracies",
+        ),
+        (
+            comparison(0.9, 100.0, None, trained=None),
+            "20.0 points more accurate than wa57 and as fast; "
+            "wa57 is not trained: its accuracy is expected, not measured",
+        ),
+        (
+            comparison(None, 100.0, None, trained=None),
+            "20.0 points more accurate than wa57 and as fast; "
+            "neither is trained: both accuracies are expected, not measured",
+        ),
+    ],
+)
+def test_difference_of_two_options_in_words(compared, text):
+    assert compared.text == text

@@ -1,0 +1,503 @@
+"""`ReportDocument`: the JSON behind the page of a run.
+
+The page holds it as `<script type="application/json" id="report">`. Accuracies are fractions, and
+latencies are in microseconds. A value that is not known is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field
+
+from nas.errors import NasError
+from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.run import candidates
+from nas.run.candidates import Candidate
+from nas.run.models import FilePoint, RunModel, recipe_names
+from nas.run.run import Run
+from nas.run.selection import Option, knee
+from nas.run.settings import DEVICE_LATENCY
+from nas.space import Architecture
+from nas.supernet.ranking_records import SpaceRanking
+
+REPORT_SCHEMA = 1
+"""Version of the format of `ReportDocument`."""
+
+Range = tuple[float, float]
+"""The ends of a 95% interval."""
+
+Index = Annotated[int, Field(ge=0)]
+
+
+class Networks(Document):
+    """All architectures that the search scored, as columns of equal length.
+
+    Attributes:
+        id: their IDs.
+        space: position of the space of each in `ReportDocument.spaces`.
+        accuracy: score that the search maximised.
+        predicted_us: latency predicted by the latency table.
+        measured_us: latency of the whole network.
+        costs: MACs, parameters, peak memory and figures of the runtime, and the predicted latencies
+            on further devices, by column name; see `ReportDocument.axes`.
+    """
+
+    id: list[str]
+    space: list[Index]
+    accuracy: list[float | None]
+    predicted_us: list[float | None]
+    measured_us: list[float | None]
+    costs: dict[str, list[float | None]]
+
+
+class Axis(Document):
+    """A value of a network that a plot shows or a limit bounds.
+
+    Attributes:
+        column: name of the column in `Networks.costs`; or `latency_us` or `accuracy`.
+        label: its name and unit.
+        scale: what a value is multiplied by to be shown in that unit.
+        is_maximised: whether more is better.
+    """
+
+    column: Name
+    label: str
+    scale: Positive = 1.0
+    is_maximised: bool = False
+
+
+class Block(Document):
+    """A block of a network, as it is drawn.
+
+    Attributes:
+        name: its name in the space: `stage1.0`.
+        choices: what was chosen for it: `kernel 5, expand 6`.
+        shape: channels, height and width of its output.
+        macs, params: its counts.
+    """
+
+    name: Name
+    choices: str
+    shape: tuple[Count, Count, Count]
+    macs: Count
+    params: Count
+
+
+class Member(Document):
+    """A network that can be chosen: a member of the front.
+
+    Attributes:
+        id: its ID.
+        dtype: type of its weights, if the search chose it.
+        is_trained: whether it was trained to the end.
+        training: what its accuracy is, in words.
+        accuracy: accuracy by which it is compared, see `nas.run.selection.expected_accuracies`.
+        interval: 95% interval of this accuracy from the number of hold-out images.
+        standalone: range of the accuracies that 95% of such networks reach in standalone training,
+            from the ranking of the supernet; null without one.
+        latency_us: measured latency, or the predicted one.
+        latency_basis: which of the two, and what makes it unsure.
+        file_bytes: size of its file.
+        is_file_size_estimated: whether that is an estimate, as no file was exported.
+        choices: what was chosen for the whole network, beside its blocks.
+        blocks: its blocks in order; empty if the space cannot be loaded any more.
+        files: exported files, the fastest first.
+    """
+
+    id: str
+    dtype: str | None
+    is_trained: bool
+    training: str
+    accuracy: Fraction
+    interval: Range
+    standalone: Range | None
+    latency_us: Positive
+    latency_basis: str
+    file_bytes: Count
+    is_file_size_estimated: bool
+    choices: str
+    blocks: list[Block]
+    files: list[str]
+
+
+class TrainedPoint(Document):
+    """A network that was trained to the end: one of the run's, or a published one.
+
+    Attributes:
+        id: its ID, or the name of a published network.
+        space: name of its space.
+        is_published: whether it is a published network.
+        training: how it was trained, in words; only equal trainings are compared.
+        accuracy: accuracy on the hold-out images.
+        interval: its 95% interval.
+        latency_us: latency of the whole network; null if it was not timed.
+    """
+
+    id: str
+    space: str
+    is_published: bool
+    training: str
+    accuracy: Fraction
+    interval: Range
+    latency_us: Positive | None
+
+
+class PrecisionPair(Document):
+    """The files of a trained network in float32 and in int8, timed as the front was.
+
+    Attributes:
+        id: ID of the network.
+        formats: their formats.
+        latency_us: the latency of each.
+        accuracy: the accuracy of each on the hold-out images.
+    """
+
+    id: str
+    formats: tuple[str, str]
+    latency_us: tuple[Positive, Positive]
+    accuracy: tuple[Fraction, Fraction]
+
+
+class Line(Document):
+    """A line of a plot.
+
+    Attributes:
+        name: what it shows.
+        x, y: its points.
+        style: `solid`, `dashed` or `dotted`.
+        space: position of the space whose colour it has; null for none.
+    """
+
+    name: str
+    x: list[float]
+    y: list[float]
+    style: Literal["solid", "dashed", "dotted"] = "solid"
+    space: Index | None = None
+
+
+class RankedNetwork(Document):
+    """A network that `nas supernet rank` trained alone.
+
+    Attributes:
+        space: position of its space.
+        supernet_accuracy, standalone_accuracy: both accuracies.
+    """
+
+    space: Index
+    supernet_accuracy: Fraction
+    standalone_accuracy: Fraction
+
+
+class ReportDocument(Document):
+    """The JSON behind the page of a run.
+
+    Attributes:
+        name: name of the run.
+        folder: path of its folder, as it was given.
+        spaces: names of the searched spaces.
+        metric: what accuracies are.
+        holdout_images: number of validation images that the search never used.
+        basis: `measured`, or by what latencies were estimated.
+        networks: all scored architectures.
+        axes: what a plot can show on its horizontal axis, latency first.
+        objectives: columns of `axes` that the search optimised.
+        front: IDs of the members of the front, the fastest first.
+        members: what can be chosen, in the order of `front`.
+        knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
+        trained: networks that were trained to the end.
+        tested: each two trained networks that a paired test on the hold-out images compares, with 1
+            if it shows that the first is more accurate, -1 if the second is, and 0 for neither.
+        pairs: float32 and int8 files of trained networks.
+        ranked: networks that were trained alone to check the supernets.
+        training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str
+    folder: str
+    spaces: list[Name]
+    metric: str
+    holdout_images: Count
+    basis: str
+    networks: Networks
+    axes: list[Axis]
+    objectives: list[Name]
+    front: list[str]
+    members: list[Member]
+    knee: str | None
+    trained: list[TrainedPoint]
+    tested: list[tuple[str, str, int]]
+    pairs: list[PrecisionPair]
+    ranked: list[RankedNetwork]
+    training_loss: list[Line]
+    training_accuracy: list[Line]
+    hypervolume: list[Line]
+    coverage: list[Line]
+
+
+def report_document(run: Run) -> ReportDocument:
+    """Return the document of a run, from the files in its folder.
+
+    Raises RunFolderError or CheckpointError for a damaged file.
+    """
+    rows, models, ranking, images = run.trials, run.models, run.ranking, run.images
+    spaces = list(run.record.spaces or {})
+    rankings = ranking.spaces if ranking else {}
+    complete = rows[rows["state"] == "complete"]
+    axes = _axes(rows, run)
+    options = run.options() if len(run.front) else []
+    return ReportDocument(
+        name=run.record.name,
+        folder=str(run.path),
+        spaces=spaces,
+        metric=images.metric.replace("_", " "),
+        holdout_images=images.counts["holdout"],
+        basis=candidates.basis(rows),
+        networks=Networks(
+            id=complete["id"].tolist(),
+            space=[spaces.index(space) for space in complete["space"]],
+            accuracy=_rounded(candidates.score(complete), 6),
+            predicted_us=_rounded(complete["predicted_us"], 3),
+            measured_us=_rounded(complete["measured_us"], 3),
+            costs={axis.column: _rounded(complete[axis.column], 3) for axis in axes},
+        ),
+        axes=axes,
+        objectives=[*run.settings.search.optimised_costs, *_device_columns(run)],
+        front=[option.member.id for option in options],
+        members=[_member(option, run, models, rankings) for option in options],
+        knee=None if (middle := knee(options)) is None else middle.member.id,
+        trained=[_trained_point(model, models, run) for model in models],
+        tested=[
+            (first.record.id, second.record.id, shown)
+            for first, second in combinations(models, 2)
+            if (shown := first.difference(second, is_balanced=images.is_balanced)) is not None
+        ],
+        pairs=[
+            PrecisionPair(
+                id=model.record.id,
+                formats=(first.file.format, second.file.format),
+                latency_us=(first.latency_us, second.latency_us),
+                accuracy=(first.accuracy, second.accuracy),
+            )
+            for model, (first, second) in precision_pairs(run, models)
+        ],
+        ranked=[
+            RankedNetwork(
+                space=spaces.index(space),
+                supernet_accuracy=network.supernet_accuracy,
+                standalone_accuracy=network.standalone_accuracy,
+            )
+            for space, own in rankings.items()
+            if space in spaces
+            for network in own.networks
+        ],
+        training_loss=_training_lines(run, spaces, ["loss"]),
+        training_accuracy=_training_lines(
+            run, spaces, ["accuracy_largest", "accuracy_random", "accuracy_smallest"]
+        ),
+        hypervolume=_hypervolume(run),
+        coverage=_coverage(models, spaces),
+    )
+
+
+def precision_pairs(
+    run: Run, models: Sequence[RunModel]
+) -> list[tuple[RunModel, tuple[FilePoint, FilePoint]]]:
+    """Return the float32 and int8 files of trained networks that were timed as the front was.
+
+    Files are timed on the processor that exports them, for one image. So they have a place on the
+    plot of the front only if the front was timed there, with the same runtime.
+
+    Args:
+        run: the run.
+        models: its trained networks.
+    """
+    device, settings = run.record.device, run.settings.device
+    return [
+        (model, pair)
+        for model in models
+        for pair in model.precision_pairs
+        if device is not None
+        and (latency := pair[0].file.latency) is not None
+        and pair[0].device == device.must_match.get("processor")
+        and pair[0].file.runtime == settings.runtime
+        and (latency.threads, 1) == (settings.threads, settings.batch)
+    ]
+
+
+def _rounded(values: pd.Series, digits: int) -> list[float | None]:
+    """Return values rounded to so many digits, null where one is missing."""
+    known = values.astype(float)
+    return [None if pd.isna(value) else round(value, digits) for value in known]
+
+
+def _device_columns(run: Run) -> list[str]:
+    return [f"{DEVICE_LATENCY}{device.name}" for device in run.settings.search.device]
+
+
+def _axes(rows: pd.DataFrame, run: Run) -> list[Axis]:
+    """Return the axes of the columns of a table of candidates, beside latency and accuracy."""
+    devices = [
+        Axis(column=column, label=f"predicted latency on {device.name}, ms", scale=1e-3)
+        for column, device in zip(_device_columns(run), run.settings.search.device, strict=True)
+    ]
+    costs = [
+        Axis(column=name, label=cost.label, scale=cost.scale, is_maximised=cost.is_maximised)
+        for name, cost in run.settings.search.costs.items()
+    ]
+    return [axis for axis in [*devices, *costs] if axis.column in rows]
+
+
+def _member(
+    option: Option,
+    run: Run,
+    models: Sequence[RunModel],
+    rankings: Mapping[str, SpaceRanking],
+) -> Member:
+    """Return an option of the front as the page shows it."""
+    member, images = option.member, run.images
+    model = next((each for each in models if each.record.digest == member.digest), None)
+    interval = images.interval(option.accuracy, "holdout")
+    assert interval is not None
+    ranking = rankings.get(member.space)
+    architecture = _architecture(member, run)
+    blocks = [] if architecture is None else blocks_of(architecture)
+    own = tuple(f"{block.name}." for block in blocks)
+    others = {
+        name: option
+        for name, option in member.architecture.choices.items()
+        if not name.startswith(own)
+    }
+    return Member(
+        id=member.id,
+        dtype=member.dtype,
+        is_trained=model is not None,
+        training=_training(model, models, option),
+        accuracy=option.accuracy,
+        interval=(interval.low, interval.high),
+        standalone=None if ranking is None else ranking.standalone_range(member.score),
+        latency_us=option.latency_us,
+        latency_basis=member.latency_basis,
+        file_bytes=option.file_bytes,
+        is_file_size_estimated=option.is_file_size_estimated,
+        choices=_choices_text(others),
+        blocks=blocks,
+        files=[f"{model.folder}/{file.file}" for file in model.files] if model else [],
+    )
+
+
+def _training(
+    model: RunModel | None, models: Sequence[RunModel], option: Option | None = None
+) -> str:
+    """Return in words what the accuracy of a trained network or of a member is."""
+    if model is None:
+        return "expected: not trained yet"
+    text = f"trained for {recipe_names(models)[model.record.recipe]}"
+    if option is not None and option.accuracy != option.member.trained_accuracy:
+        return f"expected: it was {text}, unlike the others"
+    return text
+
+
+def _architecture(member: Candidate, run: Run) -> Architecture | None:
+    """Return the network of a candidate; None if the run's copy of its space cannot be loaded."""
+    try:
+        return run.searched[member.space].from_json(member.architecture.model_dump())
+    except NasError:
+        return None
+
+
+def blocks_of(architecture: Architecture) -> list[Block]:
+    """Return the blocks of a network as they are drawn."""
+    return [
+        Block(
+            name=name,
+            choices=_choices_text(
+                {
+                    choice.removeprefix(f"{name}."): option
+                    for choice, option in architecture.choices.items()
+                    if choice.startswith(f"{name}.")
+                }
+            ),
+            shape=block.shape,
+            macs=block.macs,
+            params=block.params,
+        )
+        for block, name in architecture.graph.blocks
+    ]
+
+
+def _choices_text(choices: Mapping[str, Any]) -> str:
+    """Return choices in words: `kernel 5, expand 6`."""
+    return ", ".join(f"{name} {option}" for name, option in choices.items())
+
+
+def _trained_point(model: RunModel, models: Sequence[RunModel], run: Run) -> TrainedPoint:
+    record = model.record
+    interval = run.images.interval(record.holdout.accuracy, "holdout")
+    assert interval is not None
+    return TrainedPoint(
+        id=record.id,
+        space=record.space,
+        is_published=model.is_published,
+        training=_training(model, models),
+        accuracy=record.holdout.accuracy,
+        interval=(interval.low, interval.high),
+        latency_us=model.latency_us,
+    )
+
+
+def _training_lines(run: Run, spaces: Sequence[str], fields: Sequence[str]) -> list[Line]:
+    """Return fields of the training logs of the supernets over the progress, in percent."""
+    lines = []
+    styles: tuple[Literal["solid", "dashed", "dotted"], ...] = ("solid", "dashed", "dotted")
+    for space, log in run.training_logs.items():
+        for field, style in zip(fields, styles, strict=False):
+            values = [getattr(row, field) for row in log]
+            if len(log) > 1 and None not in values:
+                subnet = field.removeprefix("accuracy_")
+                lines.append(
+                    Line(
+                        name=space if field == "loss" else f"{space}, {subnet}",
+                        x=[round(100 * row.step / row.steps, 2) for row in log],
+                        y=[round(value, 5) for value in values],
+                        style=style,
+                        space=spaces.index(space),
+                    )
+                )
+    return lines
+
+
+def _hypervolume(run: Run) -> list[Line]:
+    points = [(r.completed, r.hypervolume) for r in run.history if r.hypervolume is not None]
+    if not points:
+        return []
+    completed, volumes = zip(*points, strict=True)
+    return [Line(name="hypervolume", x=list(map(float, completed)), y=list(volumes))]
+
+
+def _coverage(models: Sequence[RunModel], spaces: Sequence[str]) -> list[Line]:
+    """Return the accuracy of trained networks on the images that they answer, over their share."""
+    lines = []
+    for index, model in enumerate(models):
+        rows = [
+            (row.answered, row.accuracy)
+            for row in model.record.calibration.coverage
+            if row.accuracy is not None
+        ]
+        if rows:
+            answered, accuracy = zip(*rows, strict=True)
+            space = model.record.space
+            lines.append(
+                Line(
+                    name=model.record.id,
+                    x=[100 * each for each in answered],
+                    y=list(accuracy),
+                    style=("solid", "dashed", "dotted")[index % 3],
+                    space=spaces.index(space) if space in spaces else None,
+                )
+            )
+    return lines
