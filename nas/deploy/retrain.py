@@ -40,6 +40,7 @@ from nas.run.judged import JudgedImages
 from nas.run.model_card import PREPROCESSING
 from nas.run.models import advantages
 from nas.run.progress import JobProgress, SilentProgress
+from nas.run.published import published_comparisons
 from nas.run.run import Run
 from nas.run.trained import (
     MODELS_FOLDER,
@@ -185,7 +186,11 @@ def retrain(
             run, chosen, epochs, from_scratch=from_scratch, published=published, progress=progress
         )
         rivals = {name: chosen[name] for name in references if name not in errors}
-        measure_references(run, rivals, progress or SilentProgress())
+        progress = progress or SilentProgress()
+        measure_references(run, rivals, progress)
+        for comparison in published_comparisons(run):
+            if comparison.published.record.id in rivals:
+                progress.note(comparison.text)
     if errors:
         raise next(iter(errors.values()))
     return records

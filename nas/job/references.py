@@ -12,6 +12,7 @@ from nas.job.planning import REFERENCES_SHARE
 from nas.job.retargeting import take_over_models, trained_in_source
 from nas.run.candidates import latency_us
 from nas.run.progress import JobProgress
+from nas.run.published import published_comparisons
 from nas.run.settings import COUNTS
 from nas.space import Architecture
 from nas.statistics import spread
@@ -136,4 +137,7 @@ def train_references(
     errors |= failed
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}
+    for comparison in published_comparisons(run):
+        if comparison.published.record.id in networks:
+            progress.note(comparison.text)
     return errors

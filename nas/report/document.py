@@ -15,6 +15,7 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.published import PublishedSection, published_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel, recipe_names
@@ -209,6 +210,7 @@ class ReportDocument(Document):
         members: what can be chosen, in the order of `front`.
         knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
         trained: networks that were trained to the end.
+        published: published networks beside those of the run; null if none was trained.
         tested: each two trained networks that a paired test on the hold-out images compares, with 1
             if it shows that the first is more accurate, -1 if the second is, and 0 for neither.
         pairs: float32 and int8 files of trained networks.
@@ -230,6 +232,7 @@ class ReportDocument(Document):
     members: list[Member]
     knee: str | None
     trained: list[TrainedPoint]
+    published: PublishedSection | None
     tested: list[tuple[str, str, int]]
     pairs: list[PrecisionPair]
     ranked: list[RankedNetwork]
@@ -271,6 +274,7 @@ def report_document(run: Run) -> ReportDocument:
         members=[_member(option, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
         trained=[_trained_point(model, models, run) for model in models],
+        published=published_section(run),
         tested=[
             (first.record.id, second.record.id, shown)
             for first, second in combinations(models, 2)
