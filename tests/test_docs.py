@@ -388,7 +388,8 @@ def test_commands_and_snippets_run(page, prepared, tmp_path, monkeypatch, use_li
                 continue
             use_library(tiny=arguments[0] not in REAL_SPACES)
             done = invoke(*small(arguments, folder))
-            allowed = (0, 1) if "--quick" in arguments else (0,)
+            # Timings decide whether predictions agree, and whether the small front has a knee.
+            allowed = (0, 1) if {"--quick", "--knee"} & set(arguments) else (0,)
             assert done.returncode in allowed, f"{' '.join(words)}: {done.stderr}"
 
 

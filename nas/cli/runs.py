@@ -306,19 +306,65 @@ def retarget(
     _show_result(result, as_json)
 
 
-def report(run_folder: RunFolder, as_json: Json = False) -> None:
-    """Write the report of a run anew.
+def report(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page that compares several runs.")
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for figures of the run as PNG and SVG, instead of its report."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a run anew, compare several runs, or write figures of a run.
 
-    The files are report.html, front.csv and front.json.
+    The files of a report are report.html, front.csv and front.json in the run folder.
+
+    A comparison is one page. It says in what the runs differ, such as device, runtime, dtype or
+    epochs. It has their fronts together, both latencies of the architectures that they share, and
+    what a network that was chosen in one run loses in another one.
+
+    Figures are as wide as one or two columns of a paper.
 
     \b
     Example: nas report results/quickstart
+    Example: nas report results/phone results/board --out compare.html
+    Example: nas report results/quickstart --figures figures
     """
-    from nas.report import page
     from nas.run.run import open_run
 
-    path = page.build(open_run(run_folder))
-    show({"report": path}, f"{path}", as_json)
+    first, *others = run_folders
+    if others and figures is not None:
+        raise RequestError(
+            "--figures takes one run.", remedy=f"nas report {first} --figures {figures}"
+        )
+    if others and out is None:
+        raise RequestError(
+            "The comparison of several runs needs the name of its file.",
+            remedy="Name it: --out compare.html.",
+        )
+    if not others and out is not None:
+        raise RequestError(
+            "--out is for the comparison of several runs; the report of one is in its folder.",
+            remedy="Name another run, too, or leave --out away.",
+        )
+    runs = [open_run(folder) for folder in run_folders]
+    if figures is not None:
+        from nas.report.figures import write_figures
+
+        paths = write_figures(runs[0], figures)
+        show({"figures": paths}, "\n".join(map(str, paths)), as_json)
+    elif out is not None:
+        from nas.report import comparison
+
+        path = comparison.build(runs, out)
+        show({"report": path}, f"{path}", as_json)
+    else:
+        from nas.report import page
+
+        path = page.build(runs[0])
+        show({"report": path}, f"{path}", as_json)
 
 
 def select(

@@ -248,9 +248,9 @@ def rank(
         )
     if plot is not None:
         from nas.display import plotting
-        from nas.report.figures import draw_ranking
+        from nas.report.figures import PRINTED_DPI, draw_ranking
 
-        plotting.save(draw_ranking(ranking.spaces), plot)
+        plotting.save(draw_ranking(ranking.spaces), plot, dpi=PRINTED_DPI)
     if as_json:
         print_json(ranking)
     else:

@@ -161,10 +161,16 @@ def check_picture_path(path: Path) -> None:
         raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Replace a PNG or SVG file atomically. Raises OSError; the old file is kept."""
+def save(figure: Figure, path: Path, *, dpi: int = 150) -> None:
+    """Replace a PNG or SVG file atomically. Raises OSError; the old file is kept.
+
+    Args:
+        figure: the figure.
+        path: path of the file.
+        dpi: dots an inch of a PNG file.
+    """
     content = io.BytesIO()
-    _write(figure, content, path.suffix.lower().removeprefix("."), dpi=150)
+    _write(figure, content, path.suffix.lower().removeprefix("."), dpi=dpi)
     files.replace(path, content.getvalue())
 
 

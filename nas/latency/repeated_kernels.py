@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from nas.graph import Channels, Graph, Op, Slot
@@ -287,6 +289,20 @@ class RepeatedKernelRuntime(Runtime):
     @abstractmethod
     def timer(self) -> RepeatedKernelTimer:
         """The timer of this machine; the first use imports the runtime's packages."""
+
+    @abstractmethod
+    def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
+        """Return the position in `graph.folded` of an op that each of `kernels` computes.
+
+        A kernel that only converts a tensor is behind the op that makes the tensor: it has that
+        op's position plus a fraction.
+        """
+
+    def kernel_blocks(self, graph: Graph, batch: int = 1) -> list[int]:
+        """See `Runtime.kernel_blocks`. A tensor is converted by the block that reads it."""
+        lasts = list(accumulate(len(block.folded.ops) - 1 for block in graph.pieces))
+        positions = self.kernel_positions(graph, batch)
+        return [bisect_left(lasts, min(math.ceil(at), lasts[-1])) for at in positions]
 
     def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
         """Return the largest size of the activations alive at once; graphs count float32."""

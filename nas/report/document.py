@@ -15,7 +15,9 @@ from pydantic import Field
 
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.choices import ChoicesSection, choices_section
 from nas.report.published import PublishedSection, published_section
+from nas.report.times import TimesSection, times_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel, recipe_names
@@ -216,6 +218,9 @@ class ReportDocument(Document):
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
+        times: where the time of the networks goes; null if none can be chosen.
+        choices: what good networks share; null if no network was
+            scored, or a space cannot be loaded.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -240,6 +245,8 @@ class ReportDocument(Document):
     training_accuracy: list[Line]
     hypervolume: list[Line]
     coverage: list[Line]
+    times: TimesSection | None
+    choices: ChoicesSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -273,7 +280,7 @@ def report_document(run: Run) -> ReportDocument:
         front=[option.member.id for option in options],
         members=[_member(option, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
-        trained=[_trained_point(model, models, run) for model in models],
+        trained=[trained_point(model, models, run) for model in models],
         published=published_section(run),
         tested=[
             (first.record.id, second.record.id, shown)
@@ -305,6 +312,8 @@ def report_document(run: Run) -> ReportDocument:
         ),
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
+        times=times_section(run),
+        choices=choices_section(run),
     )
 
 
@@ -421,7 +430,8 @@ def blocks_of(architecture: Architecture) -> list[Block]:
             name=name,
             choices=_choices_text(
                 {
-                    choice.removeprefix(f"{name}."): option
+                    # A stage of one block has its choices, and those of its block 0.
+                    choice.removeprefix(f"{name}.").removeprefix("0."): option
                     for choice, option in architecture.choices.items()
                     if choice.startswith(f"{name}.")
                 }
@@ -439,7 +449,8 @@ def _choices_text(choices: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {option}" for name, option in choices.items())
 
 
-def _trained_point(model: RunModel, models: Sequence[RunModel], run: Run) -> TrainedPoint:
+def trained_point(model: RunModel, models: Sequence[RunModel], run: Run) -> TrainedPoint:
+    """Return a trained network of a run as a point of a plot; `models` are all of the run."""
     record = model.record
     interval = run.images.interval(record.holdout.accuracy, "holdout")
     assert interval is not None

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 
 from nas import files
 from nas.display.formatting import format_accuracy, format_count
+from nas.files.documents import Document
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.report.document import ReportDocument, precision_pairs, report_document
@@ -25,6 +27,7 @@ from nas.run.models import advantages, recipe_names, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
+from nas.search.importance import MIN_EXPLAINED
 from nas.supernet.ranking_records import ORDER_NAMES
 
 FRONT_SCHEMA = 5
@@ -33,7 +36,7 @@ FRONT_SCHEMA = 5
 NUM_COLOURS = 6
 """Number of colours for spaces in `page.css`."""
 
-SCRIPTS = ("base", "plot", "run", "choose", "details")
+SCRIPTS = ("base", "plot", "run", "choose", "times", "choices", "details")
 """The scripts of the page of a run, in their order. They share their top-level names."""
 
 
@@ -65,12 +68,35 @@ def build(run: Run) -> Path:
     return folder / "report.html"
 
 
+def render(template: str, scripts: Sequence[str], document: Document, **values: Any) -> str:
+    """Return an HTML page that draws itself from a document.
+
+    Args:
+        template: name of the template in the folder `page`.
+        scripts: names of the scripts in that folder, in their order.
+        document: what the scripts of the page draw.
+        **values: further values for the template.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nas.report", "page"), autoescape=True, trim_blocks=True
+    )
+    environment.filters["count"] = partial(format_count, space="")
+    environment.filters["accuracy"] = format_accuracy
+    return environment.get_template(template).render(
+        document=document,
+        document_json=embedded(document),
+        style=_part("page.css"),
+        script="\n".join(_part(f"{name}.js") for name in scripts),
+        **values,
+    )
+
+
 def _part(name: str) -> str:
     """Return the text of a file of the folder `page`."""
     return (resources.files("nas.report") / "page" / name).read_text("utf-8")
 
 
-def embedded(document: ReportDocument) -> str:
+def embedded(document: Document) -> str:
     """Return a document as JSON that can stand in a script element of a page.
 
     No text in it can end the element or begin a comment, because `<` is written as an escape.
@@ -98,17 +124,11 @@ def _render(
     objectives = [accuracy, latency, *others]
     agreement, basis = candidates.latency_agreement(rows), candidates.basis(rows)
     is_problem = (rows["error"] != "") & (rows["state"] != "infeasible")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nas.report", "page"), autoescape=True, trim_blocks=True
-    )
-    environment.filters["count"] = partial(format_count, space="")
-    environment.filters["accuracy"] = format_accuracy
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
+        SCRIPTS,
+        document,
         run=record,
-        document=document,
-        document_json=embedded(document),
-        style=_part("page.css"),
-        script="\n".join(_part(f"{name}.js") for name in SCRIPTS),
         states=rows["state"].value_counts().to_dict(),
         front=shown,
         objectives=objectives,
@@ -120,7 +140,8 @@ def _render(
             for space, own in space_fronts.items()
         },
         colours={space: index % NUM_COLOURS for index, space in enumerate(spaces)},
-        unit=latency_unit(rows),
+        unit=latency_unit(rows["predicted_us"].max()),
+        min_explained=MIN_EXPLAINED,
         rough_prediction=ROUGH_PREDICTION,
         basis=basis,
         calibration=record.table.calibration.text

@@ -87,6 +87,36 @@ def front(rows: pd.DataFrame, search: SearchSettings) -> pd.DataFrame:
     return rows[is_compared].iloc[non_dominated(points)]
 
 
+NEAR_SHARE = 0.05
+"""Share of a cost that may separate a network from the front: predictions err by some percent."""
+
+NEAR_ACCURACY = 0.005
+"""Accuracy that may separate a network from the front: 1,000 images cannot tell it."""
+
+
+def near_front(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
+    """Return which rows are on the front of the predictions or near it.
+
+    A network is near it if `NEAR_SHARE` less of every cost and `NEAR_ACCURACY` more accuracy would
+    put it there. All rows are compared by predicted latency.
+
+    Args:
+        rows: candidates of a run, or of one of its spaces.
+        search: objectives and limits of its job.
+    """
+    rows = rows.assign(measured_us=np.nan)
+    is_compared = _are_within_limits(rows, search)
+    points = _points(rows, search)[is_compared.to_numpy()]
+    better = points - NEAR_SHARE * np.abs(points)
+    better[:, 1] = points[:, 1] - NEAR_ACCURACY
+    is_near = np.full(len(points), True)
+    for member in points[non_dominated(points)]:
+        is_near &= ~((member <= better).all(axis=1) & (member < better).any(axis=1))
+    near = pd.Series(False, rows.index)
+    near[is_compared] = is_near
+    return near
+
+
 def _are_within_limits(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
     """Return which rows are complete, have a value of every objective, and meet every limit."""
     is_within = rows["state"] == "complete"

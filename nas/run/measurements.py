@@ -114,6 +114,15 @@ def moments_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[flo
     return moments
 
 
+def timings_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[Timing]]:
+    """Return the timings of each network, one a moment, by digest."""
+    timings: dict[str, list[Timing]] = {}
+    for measurement in measurements:
+        if measurement.measured_us is not None:
+            timings.setdefault(measurement.digest, []).append(measurement.timing)
+    return timings
+
+
 def unsettled(
     measurements: Sequence[Measurement], digests: Sequence[str], *, once: bool = False
 ) -> set[str]:

@@ -19,7 +19,7 @@ from nas.display.formatting import format_latency
 from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
 from nas.files import jsonl
 from nas.files.documents import shortened
-from nas.latency.timing import Slowdown
+from nas.latency.timing import Slowdown, Timing
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import front, with_trained
@@ -28,6 +28,7 @@ from nas.run.measurements import (
     Measurement,
     latencies_and_errors,
     moments_by_digest,
+    timings_by_digest,
 )
 from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel, read_models
@@ -179,6 +180,14 @@ class Run:
         None if none was timed more than once. Raises RunFolderError for a damaged log.
         """
         return Slowdown.of(moments_by_digest(self._log).values())
+
+    @property
+    def timings(self) -> dict[str, list[Timing]]:
+        """The timings of every network that was timed as a whole, one a moment, by digest.
+
+        Raises RunFolderError for a damaged log.
+        """
+        return timings_by_digest(self._log)
 
     @property
     def _log(self) -> list[Measurement]:

@@ -8,15 +8,15 @@ Needs Chromium.
 
 import argparse
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from nas.report import page
 from nas.run.run import open_run
+from tests.report.browser import opened, running_browser
 
-WINDOW = "1240,895"
-"""Width and height of the page in pixels: down to the end of the figure."""
+WIDTH, HEIGHT = 1240, 895
+"""Size of the picture in pixels: down to the end of the figure."""
 
 
 def main() -> None:
@@ -25,29 +25,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("out", type=Path, help="the .png file")
     arguments = parser.parse_args()
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        parser.error("Chromium is not installed")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, running_browser() as browser:
         run = Path(shutil.copytree(arguments.run, Path(folder) / arguments.run.name))
         report = page.build(open_run(run))
-        subprocess.run(
-            [
-                browser,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--hide-scrollbars",
-                "--disable-background-networking",
-                f"--user-data-dir={folder}/profile",
-                f"--window-size={WINDOW}",
-                f"--screenshot={arguments.out.resolve()}",
-                report.as_uri(),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
+        with opened(browser, report, width=WIDTH, height=HEIGHT) as shown:
+            shown.screenshot(path=arguments.out)
 
 
 if __name__ == "__main__":

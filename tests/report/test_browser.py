@@ -1,73 +1,108 @@
 """The report in a real browser: its script runs and shows what it should."""
 
 import json
-import os
-import re
-import shutil
-import subprocess
-from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
 
-from nas.report import page
+from nas.errors import InfeasibleError
+from nas.report import page as report_page
 from nas.run import candidates
 from nas.run.run import open_run
+from tests.report.browser import PAPER, PHONE
+from tests.report.cases import CASES
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.browser
 
-pytestmark = [
-    pytest.mark.browser,
-    # CI installs it and must not miss this test.
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="chromium is not installed"
-    ),
-]
+LARGE_CASES = ("families", "large")
+"""Cases that differ from others in the number of their networks alone."""
 
+SMALL_CASES = [name for name in CASES if name not in LARGE_CASES]
 
-def dump_dom(report: Path, profile: Path) -> str:
-    """Return a page after its script has run."""
-    assert CHROMIUM, "chromium is missing: apt-get install chromium"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--no-first-run"]
-    done = subprocess.run(
-        [CHROMIUM, *flags, f"--user-data-dir={profile}", "--dump-dom", report.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
+MAX_BYTES = 8_000_000
+"""Largest report of 10,000 trials."""
+
+NETWORKS = "elements => elements.map(element => element.dataset.network)"
+"""Script that returns the IDs of networks of elements."""
+
+ACTIVE = "document.activeElement"
+"""The element with the focus, in scripts."""
+
+INTERACTIVE = "a[href], button, input, select, summary, [tabindex='0']"
 
 
-def picked(dom: str) -> str:
-    """Return the ID of the pick that a page shows."""
-    shown = re.search(r'<table id="pick">.*?<code>(\w+)</code>', dom, re.DOTALL)
-    assert shown
-    return shown[1]
+def picked(page: Page) -> str | None:
+    """Return the ID of the pick that a page shows; None if it shows none."""
+    shown = page.locator("#pick thead code")
+    return shown.first.inner_text() if shown.count() else None
 
 
-@pytest.fixture(scope="module")
-def dom(finished_job, tmp_path_factory) -> str:
-    """Return the page of the mini job after its script has run."""
-    report = finished_job / "results" / "mini" / "report.html"
-    return dump_dom(report, tmp_path_factory.mktemp("profile"))
+def limits_in_address(page: Page) -> dict[str, float]:
+    """Return the limits in the address of a page by their names."""
+    texts = dict(parse_qsl(page.url.partition("#")[2]))
+    return {name: float(text) if "." in text else int(text) for name, text in texts.items()}
 
 
-def test_report_shows_measured_members_of_every_family(dom):
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE_CASES else ()) for name in CASES],
+)
+def test_report_opens_without_messages_and_requests(name, show, report_of):
+    page = show(report_of(name))
+    expect(page.locator("h1")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_report_of_many_trials_is_of_moderate_size(report_of):
+    assert report_of("large").stat().st_size < MAX_BYTES
+
+
+def test_names_are_text_and_never_markup(show, report_of):
+    page = show(report_of("markup"))
+    assert page.locator("body").inner_text().count("<script>alert(1)</script>") > 10
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_report_of_a_job_shows_measured_members_of_every_family(finished_job, show):
+    page = show(finished_job / "results" / "mini" / "report.html")
     for family in ("mobile", "shuffle", "squeeze"):
-        rows = re.findall(rf"<tr data-network[^>]*>(?:(?!</tr>).)*</span>{family}<", dom, re.DOTALL)
-        assert rows, f"no member of {family}"
-        assert not any("not measured" in row for row in rows)
+        rows = page.locator("tr[data-network]", has_text=family)
+        assert rows.count() > 0
+        assert rows.filter(has_text="not measured").count() == 0
 
 
-def test_slider_picks_the_most_accurate_member(dom, finished_job):
-    run = open_run(finished_job / "results" / "mini")
-    assert picked(dom) == run.pick().id
-    assert len(re.findall(r'<tr[^>]*class="picked"[^>]*>', dom)) >= 1
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["max_latency_ms"],
+        ["max_params"],
+        ["max_file_bytes"],
+        ["max_peak_memory_bytes"],
+        ["max_latency_ms", "min_accuracy"],
+    ],
+)
+def test_sliders_pick_what_select_picks(names, show, report_of):
+    report = report_of("example")
+    run, page, picks = open_run(report.parent), show(report), set()
+    for share in (0.9, 0.6, 0.3, 0.05):
+        for name in names:
+            page.locator(f"#limit-{name}").fill(str(round(1000 * share)))
+        limits = limits_in_address(page)
+        assert list(limits) == names
+        try:
+            expected = run.pick(**limits).id
+        except InfeasibleError:
+            expected = None
+            expect(page.locator("#picked")).to_contain_text("No network of the front meets")
+        assert picked(page) == expected
+        picks.add(expected)
+    assert len(picks) > 2
 
 
 def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best(
-    untrained_run, tmp_path
+    untrained_run, show
 ):
     """With a third objective, a slow network can be on the front for its few parameters."""
     run = untrained_run
@@ -78,7 +113,133 @@ def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best
     slowest = rows["measured_us"].idxmax()
     rows.loc[slowest, "macs"] = 1
     candidates.write(rows, run / "trials.csv")
-    report = page.build(open_run(run))
     opened = open_run(run)
+    page = show(report_page.build(opened))
     assert opened.front["id"].iloc[-1] == rows.loc[slowest, "id"] != opened.pick().id
-    assert picked(dump_dom(report, tmp_path / "profile")) == opened.pick().id
+    assert picked(page) == opened.pick().id
+
+
+def test_address_keeps_the_limits_and_the_pick(show, report_of):
+    report = report_of("example")
+    page = show(report)
+    page.locator("#limit-max_latency_ms").fill("500")
+    page.get_by_label("parameters, exactly").fill("5000")
+    page.keyboard.press("Enter")
+    other = page.locator("#front button.pick").first
+    other.click()
+    fragment = page.url.partition("#")[2]
+    again = show(report, fragment=fragment)
+    for name in ("latency, µs, exactly", "parameters, exactly"):
+        field = again.get_by_label(name)
+        expect(field).to_have_value(page.get_by_label(name).input_value())
+        assert float(field.input_value()) > 0
+    expect(again.locator("#limit-max_latency_ms")).to_have_value("500")
+    assert picked(again) == picked(page) == other.inner_text()
+
+
+def test_address_of_nonsense_is_no_limit(show, report_of):
+    report = report_of("example")
+    page = show(report, fragment="max_latency_ms=much&max_params=-1&pick=%3Cb%3E&other=1")
+    assert picked(page) == open_run(report.parent).pick().id
+    assert page.locator("tr.beyond").count() == 0
+
+
+def test_limits_make_rows_and_points_beyond_them_pale(show, report_of):
+    report = report_of("example")
+    page = show(report, fragment="max_latency_ms=0.002")
+    front = open_run(report.parent).front
+    too_slow = set(front[front["measured_us"] > 2]["id"])
+    rows = page.locator("#front tr.beyond").evaluate_all(NETWORKS)
+    points = page.locator("#front-plot .point.front.beyond").evaluate_all(NETWORKS)
+    assert set(rows) == set(points) == too_slow
+
+
+def test_tables_are_sorted_by_the_column_whose_head_is_pressed(show, report_of):
+    report = report_of("example")
+    page = show(report)
+    ids = open_run(report.parent).front.sort_values("params", kind="stable")["id"].tolist()
+    head = page.locator("#front thead").get_by_role("button", name="parameters")
+    shown = page.locator("#front tr[data-network]")
+    head.click()
+    assert shown.evaluate_all(NETWORKS) == ids
+    head.press("Enter")
+    assert shown.evaluate_all(NETWORKS)[0] == ids[-1]
+    expect(page.locator("#front th[aria-sort]")).to_have_attribute("aria-sort", "descending")
+
+
+def test_network_that_is_pointed_at_lights_up_everywhere(show, report_of):
+    report = report_of("example")
+    page = show(report)
+    network = open_run(report.parent).models[0].record.id
+    page.locator(f"#front tr[data-network='{network}'] .name").hover()
+    lit = page.locator(f".lit[data-network='{network}']")
+    assert lit.locator("xpath=self::tr").count() > 1
+    expect(page.locator("#front-plot .halo")).to_be_visible()
+    expect(page.locator("#agreement-plot .halo")).to_be_visible()
+    assert page.locator(".lit").count() == lit.count()
+    point = page.locator(f"#front-plot .point.front:not([data-network='{network}'])").first
+    point.hover()
+    other = point.get_attribute("data-network")
+    expect(page.locator(f"#front tr[data-network='{other}']")).to_contain_class("lit")
+    expect(page.locator("#tooltip")).to_contain_text(other)
+
+
+def test_keyboard_reaches_every_point_of_the_front_and_picks_it(show, report_of):
+    page = show(report_of("example"))
+    points = page.locator("#front-plot .drawing .point")
+    assert page.locator("#front-plot .point[tabindex='0']").count() == 1
+    page.locator("#front-plot .point[tabindex='0']").focus()
+    reached = []
+    for _ in range(points.count()):
+        reached.append(page.evaluate(f"{ACTIVE}.getAttribute('aria-label')"))
+        page.keyboard.press("ArrowRight")
+    labels = points.evaluate_all("points => points.map(p => p.getAttribute('aria-label'))")
+    assert reached == labels
+    page.keyboard.press("Home")
+    first = page.evaluate(f"{ACTIVE}.dataset.network")
+    assert picked(page) != first
+    page.keyboard.press("Enter")
+    assert picked(page) == first
+    assert page.evaluate(f"{ACTIVE}.dataset.network") == first
+
+
+@pytest.mark.parametrize("name", ["example", "empty"])
+def test_tab_reaches_everything_that_can_be_operated(name, show, report_of):
+    page = show(report_of(name))
+    everything = page.locator(INTERACTIVE)
+    everything.evaluate_all("all => all.forEach((each, index) => { each.dataset.test = index; })")
+    visible = [str(index) for index, each in enumerate(everything.all()) if each.is_visible()]
+    reached = []
+    for _ in visible:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(f"{ACTIVE}.dataset.test"))
+    assert reached == visible
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_axe_finds_no_serious_fault(name, scheme, show, report_of):
+    results = Axe().run(show(report_of(name), scheme=scheme))
+    serious = [
+        (fault["id"], node["html"][:300], node["failureSummary"])
+        for fault in results.response["violations"]
+        for node in fault["nodes"][:3]
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert not serious
+
+
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_nothing_is_wider_than_the_window_of_a_phone(name, show, report_of):
+    page = show(report_of(name), width=PHONE, height=844)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_nothing_is_wider_than_a_sheet_of_paper(name, show, report_of):
+    page = show(report_of(name), width=PAPER, scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+    expect(page.locator("#limits")).to_be_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

@@ -11,7 +11,15 @@ import pytest
 from nas.report import page
 from nas.report.document import report_document
 from nas.run import candidates
-from nas.run.front import behind, dominated_after_training, front, representatives
+from nas.run.front import (
+    NEAR_ACCURACY,
+    NEAR_SHARE,
+    behind,
+    dominated_after_training,
+    front,
+    near_front,
+    representatives,
+)
 from nas.run.run import open_run
 from nas.run.settings import SearchDevice, SearchSettings
 
@@ -99,6 +107,27 @@ def test_front_has_only_measured_rows_if_any_row_is_measured():
     limited = front(rows, SearchSettings(max_latency_ms=1.001))
     assert limited["measured_us"].max() <= 1001
     assert front(rows, SearchSettings(max_latency_ms=0.5)).empty
+
+
+@pytest.mark.parametrize(("search", "seed"), [*product([TWO, FOUR, DEVICES], range(3))])
+def test_networks_near_the_front_are_on_it_after_a_small_change_of_their_own(search, seed):
+    rows = make_rows(80, seed)
+    rng = np.random.default_rng(seed)
+    rows["predicted_us"] *= 1 + 0.1 * rng.random(len(rows))
+    rows["validation_accuracy"] = (rows["validation_accuracy"] - 0.01 * rng.random(80)).clip(0)
+    rows.loc[:10, "measured_us"] = 1.0
+    near = near_front(rows, search)
+    predicted = rows.assign(measured_us=np.nan)
+    allowed = predicted["predicted_us phone"] <= (8 if search.device else 100)
+    values = vectors(predicted[allowed], search)
+    for digest, value in values.items():
+        # Maximised values are negative here.
+        better = [each - NEAR_SHARE * abs(each) for each in value]
+        better[1] = value[1] - NEAR_ACCURACY
+        is_near = not any(dominates(other, tuple(better)) for other in values.values())
+        assert near[rows["digest"] == digest].item() == is_near
+    assert near.sum() == near[allowed].sum()
+    assert set(front(predicted, search)["digest"]) <= set(rows["digest"][near])
 
 
 def test_rows_without_a_value_are_not_on_the_front():

@@ -130,3 +130,19 @@ function makeSortable(table) {
 }
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
+
+/** Let the keyboard reach a box while it is narrower than the table in it, so that it can scroll. */
+function letScroll(box) {
+  const update = () => {
+    const isWide = box.scrollWidth > box.clientWidth;
+    for (const [name, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": "wide table" })) {
+      if (isWide) box.setAttribute(name, value);
+      else box.removeAttribute(name);
+    }
+  };
+  update();
+  new ResizeObserver(update).observe(box);
+  return box;
+}
+
+document.querySelectorAll(".scroll").forEach(letScroll);

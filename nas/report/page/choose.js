@@ -98,7 +98,7 @@ function drawFront(container, column) {
       ...(trained.length ? ["thin bars: 95% intervals"] : []),
       ...(bands.length ? ["wide pale bars: 95% of such networks, trained standalone"] : []),
     ],
-    describe, isVisible: isIdWithin, choose,
+    describe, isVisible: isShown, choose,
     marks: () => [
       ...(isLatency && limits.max_latency_ms !== null ? [{ axis: "x", value: (1000 * limits.max_latency_ms) / unit.us }] : []),
       ...(limits.min_accuracy !== null ? [{ axis: "y", value: 100 * limits.min_accuracy }] : []),
@@ -211,7 +211,7 @@ const quoted = (text) => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll(
 
 function drawPick(container) {
   if (!members.length) {
-    container.replaceChildren(el("p", { class: "note" }, "There is nothing to choose yet: the front is empty."));
+    container.replaceChildren(el("p", { class: "note" }, "The front is empty: there is nothing to choose."));
     return;
   }
   if (pick === null) {
@@ -223,6 +223,7 @@ function drawPick(container) {
     return;
   }
   const both = [pick, ...(runnerUp ? [runnerUp] : [])];
+  const isOneSpace = runnerUp?.space === pick.space; // Others have no blocks in common.
   const row = (label, value) => el("tr", {}, el("th", { scope: "row" }, label), both.map((member) => el("td", {}, value(member))));
   const interval = ({ interval: [low, high] }) => `(${formatPercent(low)} to ${formatPercent(high)})`;
   const table = el("table", { id: "pick" },
@@ -235,13 +236,13 @@ function drawPick(container) {
       row("parameters, MACs", (member) => `${formatCount(member.params)}, ${formatCount(member.macs)}`),
       row("file size", (member) => `${formatBytes(member.file_bytes)}${member.is_file_size_estimated ? " (estimated: not exported yet)" : ""}`),
       row("peak memory", (member) => formatBytes(member.peak_memory_bytes)),
-      row("architecture", (member) => [drawNetwork(member, both.find((other) => other !== member)), member.blocks.length ? el("small", {}, member.choices) : null])));
+      row("architecture", (member) => [drawNetwork(member, isOneSpace ? both.find((other) => other !== member) : null), member.blocks.length ? el("small", {}, member.choices) : null])));
   const run = quoted(report.folder);
   const automatic = chosenId ? el("button", { type: "button", onclick: () => choose(chosenId) }, "pick by the limits again") : null;
   container.replaceChildren(
     ...(runnerUp ? [el("p", { class: "difference" }, `${pick.id} is ${comparisonOf(pick, runnerUp)}. `, automatic)] : [automatic ?? ""]),
-    el("div", { class: "scroll" }, table),
-    el("p", {}, el("small", {}, "A bar is the block's share of the multiply-accumulates. Blocks with a dashed edge differ between the two.")),
+    letScroll(el("div", { class: "scroll" }, table)),
+    el("p", {}, el("small", {}, `A bar is the block's share of the multiply-accumulates.${isOneSpace ? " Blocks with a dashed edge differ between the two." : ""}`)),
     el("p", {}, pick.files.length
       ? `${pick.id} is trained and exported: ${pick.files.join(", ")}. This command classifies an image:`
       : pick.is_trained ? "This command exports it and checks its files:" : "This command trains it to the end, exports it and checks its files:"),
@@ -261,6 +262,7 @@ function drawChoose() {
   }
   const picked = document.getElementById("picked");
   onLimits(() => redraw());
+  onBrush(() => redraw());
   onPick(() => drawPick(picked));
 }
 

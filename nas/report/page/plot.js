@@ -153,7 +153,8 @@ function scatterPlot(container, options) {
       if (point.label) picture.append(textBeside(px, py, point.label, width));
     });
     for (const { id, label } of options.picked?.() ?? []) {
-      const place = places.find((each) => each.point.id === id && each.point.text) ?? places.find((each) => each.point.id === id);
+      const own = places.filter(({ point }) => point.id === id);
+      const place = own.find(({ point }) => point.kind === "trained") ?? own.find(({ point }) => point.text) ?? own[0];
       if (!place) continue;
       picture.append(svg("circle", { class: "ring", cx: place.px, cy: place.py, r: 11 }));
       if (label) picture.append(svg("text", { class: "ring-label", x: place.px, y: place.py + 25, "text-anchor": "middle" }, label));
@@ -277,7 +278,7 @@ function legendOf({ clouds = [], points = [], lines = [], bands = [], legend = [
     ...kinds.map((kind) => entry(key(svg("path", {
       d: markerPath(KIND_SHAPES[kind] ?? "circle", 13, 7, kind === "trained" ? 3.6 : 4.5),
       class: `point ${kind}`, fill: OPEN_KINDS.includes(kind) ? "var(--background)" : "var(--muted)" })), names[kind])),
-    ...lines.filter((line) => line.name).map((line) => entry(
+    ...lines.filter((line) => line.name && line.points.length).map((line) => entry(
       key(svg("path", { d: "M1,7H25", class: "line", stroke: line.space === undefined || line.space === null ? "var(--text)" : colourOf(line.space), "stroke-dasharray": DASHES[line.style ?? "solid"] })), line.name)),
     ...bands.filter((band) => band.name).map((band) => entry(
       key(svg("path", { d: "M13,1V13", class: "band", stroke: colourOf(band.space) })), band.name)),

@@ -50,7 +50,17 @@ def kernels(graph: Graph, dtype: str, batch: int = 1) -> list[Kernel]:
         dtype: `float32` or `int8`.
         batch: number of images that run at once.
     """
-    return _kernels(graph.folded, dtype, batch, has_images=True, has_output=True)
+    launched = _launches(graph.folded, dtype, has_images=True, has_output=True)
+    return batched([kernel for kernel, _ in launched], batch)
+
+
+def kernel_positions(graph: Graph, dtype: str) -> list[float]:
+    """Return the position in `graph.folded` of the first op of each of `kernels`.
+
+    The conversions of the output come after the last op.
+    """
+    launched = _launches(graph.folded, dtype, has_images=True, has_output=True)
+    return [position for _, position in launched]
 
 
 def block_kernels(graph: Graph, dtype: str, *, first: bool, batch: int = 1) -> list[Kernel]:
@@ -63,7 +73,8 @@ def block_kernels(graph: Graph, dtype: str, *, first: bool, batch: int = 1) -> l
         batch: number of images that run at once.
     """
     has_output = graph.output_shape[1:] == (1, 1)
-    return _kernels(graph.folded, dtype, batch, has_images=first, has_output=has_output)
+    launched = _launches(graph.folded, dtype, has_images=first, has_output=has_output)
+    return batched([kernel for kernel, _ in launched], batch)
 
 
 def is_split_by_channel(kernel: Kernel) -> bool:
@@ -107,12 +118,13 @@ def fused_follower(graph: Graph, at: int, dtype: str) -> int | None:
     return follower if fuses else None
 
 
-def _kernels(
-    graph: Graph, dtype: str, batch: int, *, has_images: bool, has_output: bool
-) -> list[Kernel]:
-    unbatched: list[Kernel] = []
+def _launches(
+    graph: Graph, dtype: str, *, has_images: bool, has_output: bool
+) -> list[tuple[Kernel, int]]:
+    """Return the kernels for one image, each with the position of its first op."""
+    launched: list[tuple[Kernel, int]] = []
     if has_images and dtype == "int8":
-        unbatched.append(_conversion("quantize", graph.ops[0], dtype))
+        launched.append((_conversion("quantize", graph.ops[0], dtype), 0))
     fused: set[int] = set()
     for at, op in enumerate(graph.ops):
         if op.kind == "input" or at in fused:
@@ -122,12 +134,13 @@ def _kernels(
         if follower is not None:
             fused.add(follower)
             steps.append(_step(graph.ops[follower]))
-        unbatched.append(_kernel(graph.ops, op, steps, dtype))
+        launched.append((_kernel(graph.ops, op, steps, dtype), at))
+    last = len(graph.ops) - 1
     if has_output and graph.output_shape[1:] == (1, 1):
-        unbatched.append(_conversion("view", graph.ops[-1], dtype))
+        launched.append((_conversion("view", graph.ops[-1], dtype), last))
     if has_output and dtype == "int8":
-        unbatched.append(_conversion("dequantize", graph.ops[-1], dtype))
-    return batched(unbatched, batch)
+        launched.append((_conversion("dequantize", graph.ops[-1], dtype), last))
+    return launched
 
 
 def _kernel(ops: Sequence[Op], op: Op, steps: list[str], dtype: str) -> Kernel:

@@ -64,6 +64,10 @@ class LiteRt(RepeatedKernelRuntime):
         """Return the kernels of a network in the order in which they run."""
         return fusion.kernels(graph, self.dtype, batch)
 
+    def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
+        """See `RepeatedKernelRuntime.kernel_positions`."""
+        return fusion.kernel_positions(graph, self.dtype)
+
     def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a block, with those of the ends of a network that it may have."""
         return fusion.block_kernels(block, self.dtype, first=first, batch=batch)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.kernels.kernel import Kernel, interned_kernel, interned_operand
+from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
 from nas.kernels.kernel_text import WINDOW_KINDS, Operand, epilogue_step
 
 
@@ -28,8 +28,12 @@ class OnnxRuntimeFusion(ABC):
     """Number of channels in a block of the blocked layout; 1 if there is no such layout."""
 
     @abstractmethod
+    def network_pass(self, graph: Graph, batch: int = 1) -> FusionPass:
+        """Return the pass over the ops of a whole network."""
+
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a network in an order in which they can run."""
+        return batched(self.network_pass(graph, batch).kernels(), batch)
 
     @abstractmethod
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
@@ -99,12 +103,15 @@ class FusionPass(ABC):
 
     def kernels(self) -> list[Kernel]:
         """Return the kernels in the order of their last ops."""
+        return [self._kernel(node) for node in self.nodes()]
+
+    def nodes(self) -> list[FusedNode]:
+        """Make the kernels, once, and return them in the order of their last ops."""
         for at, op in enumerate(self._ops):
             if op.kind != "input" and at not in self._fused:
                 self._visit(at, op)
         self._return_output(len(self._ops) - 1)
-        ordered = sorted(self._nodes, key=lambda node: node.position)
-        return [self._kernel(node) for node in ordered]
+        return sorted(self._nodes, key=lambda node: node.position)
 
     def _kernel(self, node: FusedNode) -> Kernel:
         op, has_window = node.op, node.kind in WINDOW_KINDS

@@ -68,6 +68,10 @@ class OnnxRuntime(RepeatedKernelRuntime):
         """Return the kernels of a network in an order in which they can run."""
         return self.fusion.kernels(graph, batch)
 
+    def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
+        """See `RepeatedKernelRuntime.kernel_positions`."""
+        return [node.position for node in self.fusion.network_pass(graph, batch).nodes()]
+
     def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a block for every tensor layout in which its input can come."""
         return self.fusion.block_kernels(block, first=first, batch=batch)

@@ -64,9 +64,9 @@ class BlockedFusion(OnnxRuntimeFusion):
     def __init__(self, block: int) -> None:
         self.block = block
 
-    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `OnnxRuntimeFusion.kernels`. The rules do not depend on the batch size."""
-        return batched(_BlockedPass(graph.folded, self.block, whole=True).kernels(), batch)
+    def network_pass(self, graph: Graph, batch: int = 1) -> FusionPass:
+        """See `OnnxRuntimeFusion.network_pass`. The rules do not depend on the batch size."""
+        return _BlockedPass(graph.folded, self.block, whole=True)
 
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """See `OnnxRuntimeFusion.block_kernels`. An image is an ordinary plain tensor."""

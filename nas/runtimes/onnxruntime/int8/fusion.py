@@ -44,9 +44,9 @@ LAYOUT_FREE = frozenset({"add", "relu", "hard_sigmoid", "hard_swish"})
 class QuantisedFusion(OnnxRuntimeFusion):
     """The fusion rules of int8."""
 
-    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `OnnxRuntimeFusion.kernels`."""
-        return batched(_QuantisedPass(graph.folded, whole=True, batch=batch).kernels(), batch)
+    def network_pass(self, graph: Graph, batch: int = 1) -> FusionPass:
+        """See `OnnxRuntimeFusion.network_pass`."""
+        return _QuantisedPass(graph.folded, whole=True, batch=batch)
 
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """See `OnnxRuntimeFusion.block_kernels`."""
@@ -104,11 +104,11 @@ class _QuantisedPass(FusionPass):
                 converted_back[at] |= kind == "conv" or passes_on
         return converted_back
 
-    def kernels(self) -> list[Kernel]:
-        """See `FusionPass.kernels`."""
+    def nodes(self) -> list[FusedNode]:
+        """See `FusionPass.nodes`."""
         if self._whole:
             self._add_node("quantize", 0, self._ops[0], inputs=(0,)).position = 0.25
-        return super().kernels()
+        return super().nodes()
 
     def _return_output(self, last: int) -> None:
         super()._return_output(last)

@@ -1,0 +1,493 @@
+"""Where the time of each network goes, kernel by kernel, and the percentiles of its latency."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from nas.errors import KernelError, NasError, RequestError, RunFolderError, TableError
+from nas.files.documents import Count, Document, Fraction, Positive
+from nas.kernels.kernel import Kernel
+from nas.latency.breakdown import Breakdown, Launch, break_down
+from nas.latency.networks import SAMPLE_SECONDS
+from nas.latency.record import UNSTABLE
+from nas.latency.timing import MEASURED, Timing, round_to_four_digits
+from nas.run import candidates
+from nas.run.run import Run
+from nas.space import Architecture, load_space
+from nas.space.records import ArchitectureRecord
+
+if TYPE_CHECKING:
+    from nas.latency import LatencyTable
+
+MAX_DIFFERENCES = 6
+"""Largest number of kernels that are named because they differ most between two dtypes."""
+
+UNKNOWN_STAGE = "network"
+"""Stage of all kernels if the runtime does not know the blocks of kernels."""
+
+
+class KernelTime(Document):
+    """A kernel of a latency table.
+
+    Attributes:
+        text: canonical text of the kernel.
+        label: short text, such as "pointwise 24→144, 16 px".
+        kind: see `Kernel.detailed_kind`.
+        warm_us: latency with its weights in the caches.
+        cold_us: latency with its weights in no cache; None for a kernel without weights, and if
+            the table does not know it.
+        is_cold_measured: whether the table has a timing with cold weights. Otherwise `cold_us`
+            follows from the size of the weights.
+        is_unstable: whether its timings did not agree.
+        basis: `measured`, or `estimated: <by what>`.
+        note: in which form the device runs it if it has no code for it; else empty.
+    """
+
+    text: str
+    label: str
+    kind: str
+    warm_us: float
+    cold_us: float | None
+    is_cold_measured: bool
+    is_unstable: bool
+    basis: str
+    note: str
+
+
+class TableTimes(Document):
+    """The predicted latency of a network as a sum, by the table of one dtype.
+
+    `start_us`, `correction_us`, the warm latencies of all kernels, `cold_us` and `launch_us` add up
+    to `predicted_us`. The tuples have an item for each launch, in order.
+
+    Attributes:
+        dtype: type of weights and activations.
+        predicted_us: predicted latency.
+        start_us: cost of entering the network.
+        correction_us: what the correction of the table adds.
+        kernels: positions in `TimesSection.kernels`.
+        cold_us: additional time because weights are not in the caches.
+        launch_us: cost of the launch; below 0 for a kernel that runs beside others.
+        stages: name of each stage with the number of its launches.
+    """
+
+    dtype: str
+    predicted_us: float
+    start_us: float
+    correction_us: float
+    kernels: tuple[Count, ...]
+    cold_us: tuple[float, ...]
+    launch_us: tuple[float, ...]
+    stages: tuple[tuple[str, Count], ...]
+
+    @property
+    def waiting_us(self) -> float:
+        """Time that the network waits for weights that are not in the caches."""
+        return sum(self.cold_us)
+
+    @property
+    def dispatch_us(self) -> float:
+        """Time of the start and of all launches."""
+        return self.start_us + sum(self.launch_us)
+
+    @property
+    def kernels_us(self) -> float:
+        """Time of all kernels with warm caches."""
+        others_us = self.waiting_us + self.dispatch_us + self.correction_us
+        return self.predicted_us - others_us
+
+
+class KernelDifference(Document):
+    """Equal operations of one stage that take different time in two dtypes.
+
+    Attributes:
+        label: short text of the operations.
+        stage: stage of the network.
+        times_us: time of all of them with their launches in each dtype, in the order of
+            `NetworkTimes.tables`.
+    """
+
+    label: str
+    stage: str
+    times_us: tuple[float, float]
+
+
+class Percentiles(Document):
+    """Percentiles of the latency of a whole network.
+
+    A percentile that no sample can exceed is left out: the 95% one of fewer than 20 samples, and
+    the 99% one of fewer than 100.
+
+    Attributes:
+        samples: number of samples.
+        median_us, p95_us, p99_us: the percentiles.
+        slowest_us: the slowest sample.
+    """
+
+    samples: Count
+    median_us: Positive
+    p95_us: Positive | None
+    p99_us: Positive | None
+    slowest_us: Positive
+
+    @classmethod
+    def of(cls, samples_us: Sequence[float]) -> Percentiles:
+        """Return the percentiles of one sample or more."""
+        return cls(
+            samples=len(samples_us),
+            median_us=round_to_four_digits(statistics.median(samples_us)),
+            p95_us=_tail(samples_us, 0.95),
+            p99_us=_tail(samples_us, 0.99),
+            slowest_us=max(samples_us),
+        )
+
+
+class PooledSlowdown(Document):
+    """How much slower than the median of its network a sample was, of all networks together.
+
+    Attributes:
+        networks: number of networks.
+        samples: number of samples.
+        p95, p99: percentiles of the sample over the median; None as in `Percentiles`.
+    """
+
+    networks: Count
+    samples: Count
+    p95: Positive | None
+    p99: Positive | None
+
+
+class NetworkTimes(Document):
+    """One network that can be chosen.
+
+    Attributes:
+        id: ID of the candidate, or name of the published network.
+        tables: the sums by the table of its own dtype and, in a run with two, by that of the other.
+        problem: why there are no sums; empty if there are.
+        differences: the operations whose times differ most between the two dtypes.
+        unmatched_us: time of the kernels that only one dtype has, in each; None for one dtype.
+        latency: percentiles of its timings as a whole network; None if it was not timed, or has
+            one timing.
+        files: percentiles of the moments of each exported file, by format.
+    """
+
+    id: str
+    tables: tuple[TableTimes, ...] = ()
+    problem: str = ""
+    differences: tuple[KernelDifference, ...] = ()
+    unmatched_us: tuple[float, float] | None = None
+    latency: Percentiles | None = None
+    files: dict[str, Percentiles] = Field(default_factory=dict)
+
+
+class TimesSection(Document):
+    """Where the time goes.
+
+    Attributes:
+        kernels: every kernel of the networks, once.
+        networks: the networks, the fastest first.
+        tables: name of the file of each latency table by dtype.
+        problem: why no network has its kernels; empty if there is no such reason.
+        batch: number of images that run at once.
+        sample_seconds: shortest duration of a sample of a whole network.
+        slowdown: how samples of all networks spread; None without timings.
+        unstable, estimated: share of all launches whose kernel is unstable, or estimated.
+    """
+
+    kernels: tuple[KernelTime, ...]
+    networks: tuple[NetworkTimes, ...]
+    tables: dict[str, str]
+    problem: str
+    batch: Count
+    sample_seconds: float = SAMPLE_SECONDS
+    slowdown: PooledSlowdown | None
+    unstable: Fraction
+    estimated: Fraction
+
+
+class _Network(NamedTuple):
+    """A network to describe: its ID, its choices, and its exported files' latencies by format."""
+
+    id: str
+    record: ArchitectureRecord
+    digest: str
+    files_us: Mapping[str, Sequence[float]]
+
+
+def times_section(run: Run) -> TimesSection | None:
+    """Return where the time of the members of the front and of the trained networks goes.
+
+    Kernels come from the run's latency table, which lies outside of the run folder. Without it, the
+    section says why, and has the timings of whole networks alone. The run's copies of the files of
+    its spaces are loaded, which are code.
+
+    Returns:
+        The section; None if there is no network to choose.
+    """
+    networks = _networks(run)
+    if not networks:
+        return None
+    timings = run.timings
+    tables, problem = _tables(run)
+    kernels = _KernelList()
+    described = []
+    for network in networks:
+        own = timings.get(network.digest, [])
+        described.append(
+            NetworkTimes(
+                id=network.id,
+                latency=Percentiles.of(_samples(own)) if len(own) > 1 else None,
+                files={name: Percentiles.of(us) for name, us in network.files_us.items()},
+                **(_kernel_times(run, network.record, tables, kernels) if tables else {}),
+            )
+        )
+    launched = [kernels.times[at] for each in described for t in each.tables for at in t.kernels]
+    return TimesSection(
+        kernels=tuple(kernels.times),
+        networks=tuple(described),
+        tables={dtype: table.path.name for dtype, table in tables.items()},
+        problem=problem,
+        batch=run.settings.device.batch,
+        slowdown=_pooled([timings[each.digest] for each in networks if each.digest in timings]),
+        unstable=_share(each.is_unstable for each in launched),
+        estimated=_share(each.basis != MEASURED for each in launched),
+    )
+
+
+def _networks(run: Run) -> list[_Network]:
+    """Return the members of the front and the trained networks, the fastest first."""
+    networks: dict[str, _Network] = {}
+    latencies_us: dict[str, float] = {}
+    for member in candidates.of_table(run.front):
+        networks[member.digest] = _Network(member.id, member.architecture, member.digest, {})
+        latencies_us[member.digest] = member.latency_us
+    for model in run.models:
+        record = model.record
+        files_us = {
+            file.format: file.latency.moments_us for file in model.files if file.latency is not None
+        }
+        network = _Network(record.id, record.architecture, record.digest, files_us)
+        networks[record.digest] = network
+        latencies_us.setdefault(record.digest, model.latency_us or math.inf)
+    return sorted(networks.values(), key=lambda each: latencies_us[each.digest])
+
+
+def _tables(run: Run) -> tuple[dict[str, LatencyTable], str]:
+    """Return the latency tables by dtype, and why there are none."""
+    try:
+        return run.tables, ""
+    except TableError as error:
+        return {}, (
+            f"{error.message} The table of a run is not in its folder: a report that is made in "
+            "the folder in which the job was run shows the kernels."
+        )
+    except (RequestError, RunFolderError) as error:
+        return {}, error.message
+
+
+def _architecture(run: Run, record: ArchitectureRecord) -> Architecture:
+    """Return an architecture, also that of a published network of a space that ships."""
+    if record.space in (run.record.spaces or {}):
+        space = run.spaces[record.space]
+    else:
+        space = load_space(record.space, **run.space_settings)
+    return space.from_json(record.model_dump())
+
+
+class _KernelList:
+    """The kernels of all networks, each once."""
+
+    def __init__(self) -> None:
+        self.times: list[KernelTime] = []
+        self._positions: dict[tuple[str, Kernel], int] = {}
+
+    def position(self, table: LatencyTable, kernel: Kernel) -> int:
+        """Return the position of a kernel, which is added if it is new."""
+        key = table.path.name, kernel
+        if key not in self._positions:
+            self._positions[key] = len(self.times)
+            self.times.append(_kernel_time(table, kernel))
+        return self._positions[key]
+
+
+def _kernel_time(table: LatencyTable, kernel: Kernel) -> KernelTime:
+    record, penalty_us = table.timed_record(kernel), table.cold_penalty_us(kernel)
+    warm_us = table.latency_us(kernel)
+    is_measured = record.cold_us is not None
+    return KernelTime(
+        text=kernel.text,
+        label=kernel_label(kernel),
+        kind=_kind(kernel),
+        warm_us=warm_us,
+        cold_us=round_to_four_digits(warm_us + penalty_us) if is_measured or penalty_us else None,
+        is_cold_measured=is_measured,
+        is_unstable=record.status == UNSTABLE,
+        basis=record.basis,
+        note=table.runtime.kernel_note(kernel),
+    )
+
+
+def _kernel_times(
+    run: Run,
+    record: ArchitectureRecord,
+    tables: Mapping[str, LatencyTable],
+    kernels: _KernelList,
+) -> dict[str, Any]:
+    """Return the fields of `NetworkTimes` that come from the tables."""
+    batch = run.settings.device.batch
+    try:
+        architecture = _architecture(run, record)
+        own = run.dtype_of(architecture)
+        sums = {own: break_down(tables[own], architecture, batch)}
+    except NasError as error:
+        return {"problem": error.message}
+    for dtype, table in tables.items():
+        if dtype != own:
+            try:
+                sums[dtype] = break_down(table, architecture, batch)
+            except KernelError:
+                continue  # The other dtype lacks a kernel: there is nothing to compare.
+    names = [name.partition(".")[0] for _, name in architecture.graph.blocks]
+    fields: dict[str, Any] = {
+        "tables": tuple(
+            _table_times(tables[dtype], dtype, each, names, kernels) for dtype, each in sums.items()
+        )
+    }
+    if len(sums) == 2:
+        fields["differences"], fields["unmatched_us"] = _differences(list(sums.values()), names)
+    return fields
+
+
+def _table_times(
+    table: LatencyTable,
+    dtype: str,
+    parts: Breakdown,
+    names: Sequence[str],
+    kernels: _KernelList,
+) -> TableTimes:
+    stages = [_stage(each, names) for each in parts.launches]
+    return TableTimes(
+        dtype=dtype,
+        predicted_us=parts.prediction.latency_us,
+        start_us=parts.start_us,
+        correction_us=_rounded(parts.correction_us),
+        kernels=tuple(kernels.position(table, each.kernel) for each in parts.launches),
+        cold_us=tuple(_rounded(each.cold_us) for each in parts.launches),
+        launch_us=tuple(_rounded(each.launch_us) for each in parts.launches),
+        stages=tuple((name, len(list(own))) for name, own in groupby(stages)),
+    )
+
+
+def _stage(launch: Launch, names: Sequence[str]) -> str:
+    return UNKNOWN_STAGE if launch.block is None else names[launch.block]
+
+
+def _differences(
+    parts: Sequence[Breakdown], names: Sequence[str]
+) -> tuple[tuple[KernelDifference, ...], tuple[float, float]]:
+    """Return the operations that differ most between two dtypes, and the time of all others.
+
+    Operations are equal if their stages and labels are, apart from what is fused into them: a
+    dtype can run an addition by itself that the other one fuses.
+    """
+    first, second = (
+        _times_by_operation([(_stage(each, names), each) for each in own.launches]) for own in parts
+    )
+    both = [
+        KernelDifference(label=key[1], stage=key[0], times_us=(first[key], second[key]))
+        for key in first
+        if key in second
+    ]
+    both.sort(key=lambda each: -abs(each.times_us[0] - each.times_us[1]))
+    alone = [
+        _rounded(sum(us for key, us in own.items() if key not in other))
+        for own, other in ((first, second), (second, first))
+    ]
+    return tuple(both[:MAX_DIFFERENCES]), (alone[0], alone[1])
+
+
+def _times_by_operation(launches: Iterable[tuple[str, Launch]]) -> dict[tuple[str, str], float]:
+    """Return microseconds by stage and label, without what is fused into the operations."""
+    times: dict[tuple[str, str], float] = {}
+    for stage, each in launches:
+        key = stage, kernel_label(each.kernel).partition(" + ")[0]
+        us = each.warm_us + each.cold_us + each.launch_us
+        times[key] = _rounded(times.get(key, 0.0) + us)
+    return times
+
+
+def _samples(timings: Sequence[Timing]) -> list[float]:
+    return [us for timing in timings for us in timing.samples_us]
+
+
+def _pooled(networks: Sequence[Sequence[Timing]]) -> PooledSlowdown | None:
+    """Return how the samples of networks that were timed more than once spread."""
+    samples = [_samples(timings) for timings in networks if len(timings) > 1]
+    if not samples:
+        return None
+    ratios = [us / statistics.median(own) for own in samples for us in own]
+    return PooledSlowdown(
+        networks=len(samples),
+        samples=len(ratios),
+        p95=_tail(ratios, 0.95),
+        p99=_tail(ratios, 0.99),
+    )
+
+
+def _tail(values: Sequence[float], share: float) -> float | None:
+    """Return a quantile near 1; None if less than one value is expected above it."""
+    # Rounded, because 100 * (1 - 0.99) is slightly above 1 and 20 * (1 - 0.95) may be below.
+    if round(len(values) * (1 - share), 9) < 1:
+        return None
+    return round_to_four_digits(float(np.quantile(values, share)))
+
+
+def _rounded(us: float) -> float:
+    """Return microseconds with as many digits as sums need."""
+    return float(f"{us:.6g}")
+
+
+def _share(flags: Iterable[bool]) -> float:
+    values = list(flags)
+    return sum(values) / len(values) if values else 0.0
+
+
+def _kind(kernel: Kernel) -> str:
+    """Return the detailed kind in words, without the batch size; the step of a bare copy."""
+    kind = kernel.detailed_kind.removesuffix(f" batch{kernel.batch}")
+    if kind == "copy" and kernel.epilogue:
+        kind = kernel.epilogue[0].partition(":")[0]
+    return kind.replace("_", " ")
+
+
+def kernel_label(kernel: Kernel) -> str:
+    """Return a short text: kind, channels in and out, and the side of the maps in pixels.
+
+    Example:
+        >>> kernel_label(Kernel.parse("conv2d 24x16x16 -> 144x16x16 k1 s1 p0 g1 bias relu6"))
+        'pointwise 24→144, 16 px'
+        >>> kernel_label(Kernel.parse("concat 58x14x14 58x14x14 -> 116x14x14 shuffle2"))
+        'concat 58+58→116, 14 px'
+    """
+    operands = kernel.inputs
+    parts, whole = "+".join(str(each.channels) for each in operands), str(kernel.output[0])
+    widths = dict.fromkeys((whole, parts) if kernel.kind == "split" else (parts, whole))
+    sides = dict.fromkeys(_side(shape) for shape in (operands[0].shape, kernel.output))
+    label = f"{_kind(kernel)} {'→'.join(widths)}"
+    if sides != {"1": None}:
+        label += f", {'→'.join(sides)} px"
+    fused = [step.partition(":")[0] for step in kernel.epilogue]
+    joined = [step for step in fused if step in ("add", "multiply")]
+    return " + ".join([label, *(joined if kernel.kind != "copy" else [])])
+
+
+def _side(shape: tuple[int, int, int]) -> str:
+    _, height, width = shape
+    return str(height) if height == width else f"{height}x{width}"

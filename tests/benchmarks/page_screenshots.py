@@ -1,0 +1,35 @@
+"""Draws the reports of all cases, as a wide window and a phone show them, light and dark.
+
+    python -m tests.benchmarks.page_screenshots OUT --case example markup
+
+Needs Chromium.
+"""
+
+import argparse
+import tempfile
+from itertools import product
+from pathlib import Path
+
+from tests.report.browser import PHONE, WIDE, opened, running_browser
+from tests.report.cases import CASES, write_case
+
+
+def main() -> None:
+    """Parse the command line and write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder of the pictures")
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, running_browser() as browser:
+        for name in arguments.case:
+            report = write_case(name, Path(folder))
+            for width, scheme in product((WIDE, PHONE), ("light", "dark")):
+                with opened(browser, report, width=width, scheme=scheme) as page:
+                    path = arguments.out / f"{name}-{width}-{scheme}.png"
+                    page.screenshot(path=path, full_page=True)
+                    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""Runs whose reports are hard to draw: many networks, one, none, unfinished, with strange names.
+
+`CASES` has a function for each, which writes the run into a folder. Tests, screenshots and
+benchmarks use the same runs.
+"""
+
+import base64
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.graph import DIGEST_LETTERS
+from nas.report import page
+from nas.run import candidates
+from nas.run.answers import Answers, ConfusedPair, Mistake
+from nas.run.candidates import Candidate
+from nas.run.front import with_trained
+from nas.run.measurements import Measurement
+from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.run.trained import TRAINED, SplitAccuracy, TrainedRecord, read_trained
+from nas.space import Architecture, load_space
+from nas.space.records import ArchitectureRecord
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "results" / "example"
+
+FAMILIES = {"mobilenet_32": 1.0, "shufflenet": 0.3, "squeezenet": 0.4}
+"""Spaces of the large runs, with their latency relative to their multiply-accumulates."""
+
+DISTINCT_ARCHITECTURES = 600
+"""Networks that are lowered for a large run; further ones are these with other digests."""
+
+MARKUP = "<script>alert(1)</script> \"&' <img src=x onerror=alert(2)>"
+"""A text that harms where it is taken for markup."""
+
+
+def write_case(name: str, folder: Path) -> Path:
+    """Write the run of a case into a new folder below one, and return the path of its report."""
+    run = folder / ("it's-<b>&amp;" if name == "markup" else name)
+    CASES[name](run)
+    return page.build(open_run(run))
+
+
+def _example(folder: Path) -> None:
+    """Copy the example: a quickstart with trained networks, their files, and a ranking."""
+    ignored = shutil.ignore_patterns("*.safetensors", "*.so", "*.onnx", "study.journal")
+    shutil.copytree(EXAMPLE, folder, ignore=ignored)
+
+
+def _single(folder: Path) -> None:
+    """Make a run whose limit only its fastest network meets."""
+    _example(folder)
+    fastest, second = open_run(folder).front["measured_us"][:2]
+    _change_record(folder, {"job.search.max_latency_ms": (fastest + second) / 2000})
+
+
+def _empty(folder: Path) -> None:
+    """Make a run whose limit no network meets."""
+    _example(folder)
+    _change_record(folder, {"job.search.max_latency_ms": 1e-6})
+
+
+def _interrupted(folder: Path) -> None:
+    """Make a run that was stopped while it measured the networks of its front."""
+    _example(folder)
+    shutil.rmtree(folder / "models")
+    (folder / "ranking.json").unlink()
+    run = open_run(folder)
+    rows = run.trials.drop(columns=["trained_accuracy", "test_accuracy", "dominated_by"])
+    late = rows["measured_us"].dropna().index[3:]
+    rows.loc[late, ["measured_us", "holdout_accuracy"]] = None
+    candidates.write(
+        rows.assign(trained_accuracy=None, test_accuracy=None), run.path / "trials.csv"
+    )
+    lines = run.measurements.read_text().splitlines(keepends=True)
+    run.measurements.write_text("".join(lines[:12]))
+    stages = json.loads((folder / "run.json").read_text())["stages"]
+    late_stages = ("train the finalists", "export")
+    stages = {name: stage for name, stage in stages.items() if name not in late_stages}
+    _change_record(folder, {"stages": stages, "finalists": None})
+
+
+def _many_classes(folder: Path) -> None:
+    """Make a run of 100 classes with long names."""
+    names = [f"{label:02}, a class of things whose name is rather long" for label in range(100)]
+    _synthetic(folder, trials=200, classes=names)
+
+
+def _markup(folder: Path) -> None:
+    """Make a run in which every text that a user chooses, or a library writes, has markup."""
+    _example(folder)
+    classes = [f"{label} {MARKUP}" for label in range(10)]
+    trained = list(read_trained(folder).values())
+    _change_record(
+        folder,
+        {
+            "command": f"nas quickstart --out {MARKUP}",
+            "data.source": MARKUP,
+            "data.license": MARKUP,
+            "data.summary": MARKUP,
+            "data.problems": [MARKUP],
+            "data.classes": classes,
+            "device.summary": MARKUP,
+            "device.must_match.processor": MARKUP,
+            "device.recorded.system": MARKUP,
+            "search.ended": MARKUP,
+            "versions.torch": MARKUP,
+            "export_errors": {trained[0].id: {"tvm": MARKUP, "all": MARKUP}},
+            "training_errors": {"z0000": MARKUP},
+        },
+    )
+    for path in folder.glob("models/*/answers.json"):
+        answers = json.loads(path.read_text())
+        for mistake in answers["mistakes"]:
+            mistake["file"] = MARKUP
+        path.write_text(json.dumps({**answers, "classes": classes}))
+    run = open_run(folder)
+    rows = run.trials
+    rows.loc[rows.index[-3:], ["state", "error"]] = "failed", MARKUP
+    candidates.write(rows, folder / "trials.csv")
+
+
+def _families(folder: Path) -> None:
+    """Make a run of 2,000 trials of three families."""
+    _synthetic(folder, trials=2000)
+
+
+def _large(folder: Path) -> None:
+    """Make a run of 10,000 trials."""
+    _synthetic(folder, trials=10_000)
+
+
+CASES: dict[str, Callable[[Path], None]] = {
+    "example": _example,
+    "families": _families,
+    "single": _single,
+    "empty": _empty,
+    "interrupted": _interrupted,
+    "classes": _many_classes,
+    "markup": _markup,
+    "large": _large,
+}
+"""What writes the run of each case into a folder, by the name of the case."""
+
+
+def _change_record(folder: Path, changes: dict[str, Any]) -> None:
+    """Set values of `run.json` by their dotted keys, and check the result."""
+    path = folder / "run.json"
+    record = json.loads(path.read_text())
+    for key, value in changes.items():
+        *tables, last = key.split(".")
+        table = record
+        for name in tables:
+            table = table[name]
+        table[last] = value
+    path.write_text(json.dumps(record))
+    read_run(folder)
+
+
+def _synthetic(folder: Path, trials: int, classes: Sequence[str] = ()) -> None:
+    """Make a run of `FAMILIES` with computed accuracies and latencies, and 5 trained networks.
+
+    Args:
+        folder: folder of the run.
+        trials: number of trials.
+        classes: names of the classes; none for those of the example.
+    """
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    classes = list(classes or open_run(EXAMPLE).images.classes)
+    counts = {
+        part: [number] * len(classes)
+        for part, number in {"train": 400, "search": 50, "holdout": 50, "test": 100}.items()
+    }
+    (folder / "run.json").write_text((EXAMPLE / "run.json").read_text())
+    record = read_run(folder)
+    _change_record(
+        folder,
+        {
+            "name": "overnight",
+            "command": "nas run overnight.toml",
+            "job.name": "overnight",
+            "job.space": [{"name": name, "pretrained": None} for name in FAMILIES],
+            "job.search.trials": trials,
+            "data.source": "photos",
+            "data.classes": classes,
+            "data.class_counts": counts,
+            "data.summary": f"{600 * len(classes)} images of {len(classes)} classes",
+            "settings": {"image_size": 32, "channels": 3, "classes": len(classes)},
+            "spaces": dict.fromkeys(FAMILIES, "8a08e23b4d8786f3"),
+            "supernets": dict(zip(FAMILIES, _dumped(record.supernets), strict=True)),
+            "correction": None,
+        },
+    )
+    (folder / "spaces").mkdir()
+    own_log = EXAMPLE / "supernets" / "mobilenet_tiny" / "training.jsonl"
+    for name in FAMILIES:
+        shutil.copy(ROOT / "search_spaces" / f"{name}.py", folder / "spaces")
+        (folder / "supernets" / name).mkdir(parents=True)
+        shutil.copy(own_log, folder / "supernets" / name)
+    spaces = [load_space(name, image_size=32, classes=len(classes)) for name in FAMILIES]
+    pool = [
+        spaces[seed % len(spaces)].sample(seed=seed)
+        for seed in range(min(trials, DISTINCT_ARCHITECTURES))
+    ]
+    rows = candidates.table(_candidates([pool[at % len(pool)] for at in range(trials)], rng))
+    rows = _measured(folder, rows, rng)
+    candidates.write(rows, folder / "trials.csv")
+    run = open_run(folder)
+    members = candidates.of_table(run.front)
+    for member in members[:: max(1, len(members) // 5)]:
+        _train(folder, member, classes, rng)
+    candidates.write(with_trained(rows, run.trained, run.settings.search), folder / "trials.csv")
+
+
+def _dumped(documents: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each.model_dump(mode="json") for each in documents.values()]
+
+
+def _candidates(networks: Sequence[Architecture], rng: np.random.Generator) -> list[Candidate]:
+    """Return candidates with computed scores, of which some are infeasible or failed."""
+    digests = {}
+    for position, network in enumerate(networks):
+        is_first = position < DISTINCT_ARCHITECTURES
+        letter = DIGEST_LETTERS[position % len(DIGEST_LETTERS)]
+        digest = network.digest if is_first else f"{letter}{rng.integers(16**15):015x}"
+        digests.setdefault(digest, network)
+    ids = candidates.short_ids(list(digests))
+    found = []
+    for digest, network in digests.items():
+        graph = network.graph
+        costly = math.log(graph.macs / 5e6)
+        latency_us = FAMILIES[network.space.name] * (20 + graph.macs / 30e3)
+        logit = 1.5 + 0.5 * costly - 0.04 * costly**2 + 0.2 * rng.standard_normal()
+        fields: dict[str, Any] = {
+            "state": "complete",
+            "validation_accuracy": round(1 / (1 + math.exp(-logit)), 6),
+            "dispatch_share": 0.1,
+        }
+        draw = rng.random()
+        if draw < 0.06:
+            fields = {"state": "infeasible", "error": "latency is above the limit"}
+        elif draw < 0.07:
+            fields = {"state": "failed", "error": "a kernel could not be compiled"}
+        found.append(
+            Candidate(
+                id=ids[digest],
+                digest=digest,
+                space=network.space.name,
+                predicted_us=latency_us * math.exp(0.1 * rng.standard_normal()),
+                macs=graph.macs,
+                params=graph.params,
+                peak_memory_bytes=graph.peak_memory_bytes,
+                seconds=0.02,
+                architecture=ArchitectureRecord.model_validate(network.to_json()),
+                **fields,
+            )
+        )
+    return found
+
+
+def _measured(folder: Path, rows: Any, rng: np.random.Generator) -> Any:
+    """Return rows with latencies of whole networks near their front, and write their log."""
+    complete = rows[rows["state"] == "complete"]
+    gain = complete["validation_accuracy"] - 0.12 * np.log(complete["predicted_us"].astype(float))
+    near = gain.sort_values().index[-60:]
+    lines = []
+    for index in near:
+        row = rows.loc[index]
+        latency_us = float(f"{row['predicted_us'] * math.exp(0.03 * rng.standard_normal()):.4g}")
+        rows.loc[index, ["measured_us", "holdout_accuracy"]] = (
+            latency_us,
+            row["validation_accuracy"],
+        )
+        timing = Measurement(
+            schema=2,
+            digest=row["digest"],
+            architecture=ArchitectureRecord.model_validate_json(row["architecture"]),
+            status="ok",
+            predicted_us=row["predicted_us"],
+            measured_us=latency_us,
+            samples_us=(latency_us,),
+            error=None,
+        )
+        lines += 3 * [f"{timing.model_dump_json(by_alias=True)}\n"]
+    (folder / "measurements.jsonl").write_text("".join(lines))
+    return rows
+
+
+def _train(
+    folder: Path, member: Candidate, classes: Sequence[str], rng: np.random.Generator
+) -> None:
+    """Write the record and the answers of a trained network."""
+    accuracy = min(0.99, member.score + 0.04)
+    right = rng.random((len(classes), 50)) < accuracy
+    own = {"id": member.id, "space": member.space, "digest": member.digest}
+    made = next(iter(read_trained(EXAMPLE).values()))
+    by_class = dict(zip(classes, right.mean(1).tolist(), strict=True))
+    record = TrainedRecord.model_validate(
+        {
+            **made.model_dump(by_alias=True),
+            **own,
+            "architecture": member.architecture,
+            "supernet_accuracy": member.holdout_accuracy,
+            "holdout": SplitAccuracy(
+                accuracy=float(right.mean()), images=right.size, class_accuracy=by_class
+            ),
+            "test": SplitAccuracy(
+                accuracy=accuracy, images=2 * right.size, class_accuracy=by_class
+            ),
+        }
+    )
+    TRAINED.parse(record.model_dump_json(by_alias=True).encode(), "trained.json")
+    wrong = [
+        ConfusedPair(label=label, predicted=(label + 1) % len(classes), images=int(missed))
+        for label, missed in enumerate((~right).sum(1))
+        if missed
+    ]
+    answers = Answers(
+        classes=tuple(classes),
+        counts=(50,) * len(classes),
+        right=base64.b64encode(np.packbits(right).tobytes()).decode(),
+        confused=tuple(sorted(wrong, key=lambda pair: -pair.images)),
+        mistakes=tuple(
+            Mistake(label=pair.label, predicted=pair.predicted, confidence=0.9, file="photo.jpg")
+            for pair in wrong[:20]
+        ),
+        has_pictures=False,
+    )
+    model = folder / "models" / member.id
+    model.mkdir(parents=True)
+    (model / "trained.json").write_text(record.model_dump_json(by_alias=True))
+    (model / "answers.json").write_text(answers.model_dump_json(by_alias=True))
