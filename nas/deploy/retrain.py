@@ -255,7 +255,7 @@ def train_networks(
     missing = [name for name, record in records.items() if record is None]
     settings = run.training_settings(epochs or _default_epochs(run))
     setup = Retraining(run, settings, from_scratch, published or {})
-    progress.begin("finalists", "step")
+    progress.begin("training to the end", "step")
     for number, name in enumerate(missing):
         report = _network_progress(progress, name, number, len(missing))
         try:

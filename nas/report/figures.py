@@ -254,7 +254,7 @@ def draw_front(
     rivals = [
         (model, model.latency_us / latency_unit(rows["predicted_us"].max()).us)
         for model in models
-        if axis.is_latency and model.candidate is None and model.latency_us is not None
+        if axis.is_latency and model.is_published and model.latency_us is not None
     ]
     for model, value in rivals:
         label = "published networks (bars: 95% intervals)" if model is rivals[0][0] else None
@@ -332,7 +332,9 @@ def _draw_trained(
     A line joins the front of those that were trained alike.
     """
     known = axis.whole_network.fillna(axis.predicted).set_axis(rows["digest"]).dropna()
-    models = [model for model in models if model.record.digest in known.index]
+    models = [
+        model for model in models if not model.is_published and model.record.digest in known.index
+    ]
     values = np.array([known[model.record.digest] for model in models], dtype=float)
     accuracies = np.array([100 * model.record.holdout.accuracy for model in models], dtype=float)
     for model, value in zip(models, values, strict=True):
@@ -356,7 +358,7 @@ def _draw_model(
     label: str | None = None,
 ) -> None:
     """Draw the hold-out accuracy of a trained network with its interval, and its name."""
-    is_own = model.candidate is not None
+    is_own = not model.is_published
     accuracy = 100 * model.record.holdout.accuracy
     interval = images.interval(model.record.holdout.accuracy, "holdout")
     if interval is not None:

@@ -209,7 +209,7 @@ def read_models(
         path = run / MODELS_FOLDER / record.id / ANSWERS_FILE
         answers = ANSWERS.read(path) if path.is_file() else None
         candidate, latency_us = by_digest.get(digest), measured_us.get(digest)
-        if candidate is not None:
+        if candidate is not None and candidate.measured_us is not None:
             latency_us = candidate.measured_us
         models.append(RunModel(record, card, candidate, latency_us, answers, errors))
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))
