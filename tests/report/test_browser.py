@@ -30,7 +30,8 @@ NETWORKS = "elements => elements.map(element => element.dataset.network)"
 ACTIVE = "document.activeElement"
 """The element with the focus, in scripts."""
 
-INTERACTIVE = "a[href], button, input, select, summary, [tabindex='0']"
+INTERACTIVE = ":is(a[href], button, input, select, summary, [tabindex='0']):not(:disabled)"
+"""What the Tab key stops at."""
 
 
 def picked(page: Page) -> str | None:
@@ -171,7 +172,7 @@ def test_network_that_is_pointed_at_lights_up_everywhere(show, report_of):
     report = report_of("example")
     page = show(report)
     network = open_run(report.parent).models[0].record.id
-    page.locator(f"#front tr[data-network='{network}'] .name").hover()
+    page.locator(f"#front tr[data-network='{network}'] td.name").hover()
     lit = page.locator(f".lit[data-network='{network}']")
     assert lit.locator("xpath=self::tr").count() > 1
     expect(page.locator("#front-plot .halo")).to_be_visible()
