@@ -1,7 +1,6 @@
-"""Runs whose reports are hard to draw: many networks, one, none, unfinished, with strange names.
+"""Reports that are hard to draw: many networks, one, none, unfinished runs, strange names.
 
-`CASES` has a function for each, which writes the run into a folder. Tests, screenshots and
-benchmarks use the same runs.
+Tests, screenshots and benchmarks use the same `CASES`.
 """
 
 import base64
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nas.graph import DIGEST_LETTERS
-from nas.report import page
+from nas.report import comparison, page
 from nas.run import candidates
 from nas.run.answers import Answers, ConfusedPair, Mistake
 from nas.run.candidates import Candidate
@@ -40,11 +39,22 @@ MARKUP = "<script>alert(1)</script> \"&' <img src=x onerror=alert(2)>"
 """A text that harms where it is taken for markup."""
 
 
+def report_path(name: str, folder: Path) -> Path:
+    """Return the path of the report of a case that is written below a folder."""
+    if name == COMPARISON:
+        return folder / "compare.html"
+    return folder / ("it's-<b>&amp;" if name == "markup" else name) / "report.html"
+
+
 def write_case(name: str, folder: Path) -> Path:
-    """Write the run of a case into a new folder below one, and return the path of its report."""
-    run = folder / ("it's-<b>&amp;" if name == "markup" else name)
-    CASES[name](run)
-    return page.build(open_run(run))
+    """Write the runs of a case into new folders below one, and return the path of the report."""
+    report = report_path(name, folder)
+    if name == COMPARISON:
+        _example(folder / "example")
+        _other_device(folder / "board")
+        return comparison.build([open_run(folder / run) for run in ("example", "board")], report)
+    RUNS[name](report.parent)
+    return page.build(open_run(report.parent))
 
 
 def _example(folder: Path) -> None:
@@ -126,6 +136,16 @@ def _markup(folder: Path) -> None:
     candidates.write(rows, folder / "trials.csv")
 
 
+def _other_device(folder: Path) -> None:
+    """Make the run of the example on another device, which is slower for some networks."""
+    _example(folder)
+    _change_record(folder, {"name": "board", "device.must_match.processor": "A board"})
+    rows, rng = open_run(folder).trials, np.random.default_rng(0)
+    for column in ("predicted_us", "measured_us"):
+        rows[column] *= rng.uniform(2, 3, len(rows)).round(3)
+    candidates.write(rows, folder / "trials.csv")
+
+
 def _families(folder: Path) -> None:
     """Make a run of 2,000 trials of three families."""
     _synthetic(folder, trials=2000)
@@ -136,7 +156,7 @@ def _large(folder: Path) -> None:
     _synthetic(folder, trials=10_000)
 
 
-CASES: dict[str, Callable[[Path], None]] = {
+RUNS: dict[str, Callable[[Path], None]] = {
     "example": _example,
     "families": _families,
     "single": _single,
@@ -147,6 +167,12 @@ CASES: dict[str, Callable[[Path], None]] = {
     "large": _large,
 }
 """What writes the run of each case into a folder, by the name of the case."""
+
+COMPARISON = "comparison"
+"""The case of a page that compares two runs, of the example on two devices."""
+
+CASES = (*RUNS, COMPARISON)
+"""Names of the cases."""
 
 
 def _change_record(folder: Path, changes: dict[str, Any]) -> None:
