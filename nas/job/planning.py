@@ -118,6 +118,32 @@ class JobPlan:
     image_changes: str
 
 
+def planned_stages(
+    settings: JobSettings, spaces: Iterable[str], *, search_only: bool = False
+) -> list[str]:
+    """Return the names of the stages of a job in their order.
+
+    Args:
+        settings: the settings of the job.
+        spaces: names of its spaces, each of which has a supernet.
+        search_only: whether the job ends with its search.
+    """
+    is_needed = {
+        ANCHORS: settings.search.anchors > 0,
+        LOSSES: len(settings.device.dtypes) > 1,
+        FINALISTS: settings.finish.retrain != 0,
+        EXPORT: settings.finish.retrain != 0,
+    }
+    stages = STAGES[: STAGES.index(SEARCH) + 1] if search_only else STAGES
+    names: list[str] = []
+    for stage in stages:
+        if stage == SUPERNETS:
+            names += [f"{SUPERNETS} {space}" for space in spaces]
+        elif is_needed.get(stage, True):
+            names.append(stage)
+    return names
+
+
 def spent_before(stages: Mapping[str, StageRecord], stage: str) -> float:
     """Return the seconds that the stages before one took, in all starts of a run."""
     at = STAGES.index(stage)

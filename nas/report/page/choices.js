@@ -196,8 +196,9 @@ function drawParallel(container, own) {
       const [low, high] = ranges.get(axis.name), slack = axis.isDiscrete ? axis.step / 4 : 1e-9;
       return { at: axis.at, low: low - slack, high: high + slack };
     });
-    passes = shown.map((network, index) => isIdWithin(network.id)
-      && bounds.every(({ at, low, high }) => at[index] >= low && at[index] <= high));
+    const isInRanges = (index) => bounds.every(({ at, low, high }) => at[index] >= low && at[index] <= high);
+    passes = shown.map((network, index) => isIdWithin(network.id) && isInRanges(index));
+    brushOut(own.space, new Set(own.networks.filter((_, index) => !isInRanges(index))));
     axes.forEach((axis, position) => {
       const [low, high] = ranges.get(axis.name) ?? [0, 1], { range, handles } = parts[position];
       range.setAttribute("y", y(high));

@@ -20,8 +20,9 @@ function describe({ id }) {
 function frontAxis(column) {
   if (column === "latency_us") {
     const whole = report.basis === "measured" ? "measured" : "estimated";
+    const isTimed = networks.some((network) => network.measured_us !== null);
     return {
-      label: `latency, ${unit.name} (front: ${whole}; pale: predicted)`,
+      label: `${isTimed ? "" : "predicted "}latency, ${unit.name}${isTimed ? ` (front: ${whole}; pale: predicted)` : ""}`,
       value: (network) => network.latency_us / unit.us,
       cloud: (network) => network.predicted_us / unit.us,
     };
@@ -98,7 +99,7 @@ function drawFront(container, column) {
       ...(trained.length ? ["thin bars: 95% intervals"] : []),
       ...(bands.length ? ["wide pale bars: 95% of such networks, trained standalone"] : []),
     ],
-    describe, isVisible: isIdWithin, choose,
+    describe, isVisible: isShown, choose,
     marks: () => [
       ...(isLatency && limits.max_latency_ms !== null ? [{ axis: "x", value: (1000 * limits.max_latency_ms) / unit.us }] : []),
       ...(limits.min_accuracy !== null ? [{ axis: "y", value: 100 * limits.min_accuracy }] : []),
@@ -262,6 +263,7 @@ function drawChoose() {
   }
   const picked = document.getElementById("picked");
   onLimits(() => redraw());
+  onBrush(() => redraw());
   onPick(() => drawPick(picked));
 }
 

@@ -5,8 +5,8 @@ const holderOf = (id) => document.getElementById(id);
 function drawAgreement(container) {
   const both = networks.filter((network) => network.measured_us !== null && network.predicted_us !== null);
   if (!both.length) return;
-  scatterPlot(container, {
-    name: "predicted over measured latency", diagonal: true, height: 340, describe,
+  const redraw = scatterPlot(container, {
+    name: "predicted over measured latency", diagonal: true, height: 340, describe, isVisible: isShown,
     x: { label: `${report.basis === "measured" ? "measured" : "estimated"}, ${unit.name} (whole network)` },
     y: { label: `predicted, ${unit.name}` },
     clouds: report.spaces.map((name, space) => ({
@@ -15,6 +15,8 @@ function drawAgreement(container) {
         .map((network) => ({ id: network.id, x: network.measured_us / unit.us, y: network.predicted_us / unit.us })),
     })),
   });
+  onLimits(redraw);
+  onBrush(redraw);
 }
 
 function drawRanking(container) {

@@ -57,6 +57,23 @@ function isWithin(network) {
 
 const isIdWithin = (id) => isWithin(memberById.get(id) ?? byId.get(id) ?? {});
 
+const brushedOut = new Map(), brushListeners = [];
+
+/** Show networks of a space pale in all plots: those outside of the ranges of its axes. */
+function brushOut(space, ids) {
+  if (!ids.size && !brushedOut.has(space)) return;
+  brushedOut.set(space, ids);
+  for (const listener of brushListeners) listener();
+}
+
+/** Call a function when other networks are brushed out. */
+function onBrush(listener) {
+  brushListeners.push(listener);
+}
+
+/** Return whether plots show a network in full: it meets the limits and is not brushed out. */
+const isShown = (id) => isIdWithin(id) && ![...brushedOut.values()].some((ids) => ids.has(id));
+
 /** Choose as `nas select` does: the most accurate member within the limits; of several, the fastest. */
 function updatePick() {
   const within = members.filter(isWithin);
