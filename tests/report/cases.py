@@ -35,6 +35,9 @@ FAMILIES = {"mobilenet_32": 1.0, "shufflenet": 0.3, "squeezenet": 0.4}
 DISTINCT_ARCHITECTURES = 600
 """Networks that are lowered for a large run; further ones are these with other digests."""
 
+LATE_STAGES = ("measure the front", "train the finalists", "export")
+"""Stages after the search."""
+
 MARKUP = "<script>alert(1)</script> \"&' <img src=x onerror=alert(2)>"
 """A text that harms where it is taken for markup."""
 
@@ -77,23 +80,36 @@ def _empty(folder: Path) -> None:
 
 
 def _interrupted(folder: Path) -> None:
-    """Make a run that was stopped while it measured the networks of its front."""
+    """Make a run that was stopped while it searched, with 120 candidates."""
+    _begun(folder)
+    shutil.copy(EXAMPLE / "hypervolume.csv", folder)
+    rows = open_run(EXAMPLE).trials[:120]
+    late = ["measured_us", "holdout_accuracy", "trained_accuracy", "test_accuracy", "dominated_by"]
+    rows[late] = None
+    candidates.write(rows, folder / "trials.csv")
+    _change_record(folder, {"remaining": ["search", *LATE_STAGES]})
+
+
+def _begun(folder: Path) -> None:
+    """Make a run that was stopped while it trained its second supernet."""
     _example(folder)
-    shutil.rmtree(folder / "models")
-    (folder / "ranking.json").unlink()
-    run = open_run(folder)
-    rows = run.trials.drop(columns=["trained_accuracy", "test_accuracy", "dominated_by"])
-    late = rows["measured_us"].dropna().index[3:]
-    rows.loc[late, ["measured_us", "holdout_accuracy"]] = None
-    candidates.write(
-        rows.assign(trained_accuracy=None, test_accuracy=None), run.path / "trials.csv"
-    )
-    lines = run.measurements.read_text().splitlines(keepends=True)
-    run.measurements.write_text("".join(lines[:12]))
-    stages = json.loads((folder / "run.json").read_text())["stages"]
-    late_stages = ("train the finalists", "export")
-    stages = {name: stage for name, stage in stages.items() if name not in late_stages}
-    _change_record(folder, {"stages": stages, "finalists": None})
+    for name in ("models", "supernets/shufflenet_tiny", "supernets/squeezenet_tiny"):
+        shutil.rmtree(folder / name)
+    for name in ("trials.csv", "measurements.jsonl", "hypervolume.csv", "ranking.json"):
+        (folder / name).unlink()
+    record = json.loads((folder / "run.json").read_text())
+    supernets = ["supernet shufflenet_tiny", "supernet squeezenet_tiny"]
+    for name in (*supernets[1:], "search", *LATE_STAGES):
+        del record["stages"][name]
+    changes: dict[str, Any] = {
+        "stages": record["stages"],
+        "supernets": {"mobilenet_tiny": record["supernets"]["mobilenet_tiny"]},
+        "remaining": [*supernets, "search", *LATE_STAGES],
+        "search": None,
+        "correction": None,
+        "finalists": None,
+    }
+    _change_record(folder, changes)
 
 
 def _many_classes(folder: Path) -> None:
@@ -161,6 +177,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "families": _families,
     "single": _single,
     "empty": _empty,
+    "begun": _begun,
     "interrupted": _interrupted,
     "classes": _many_classes,
     "markup": _markup,
