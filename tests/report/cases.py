@@ -115,7 +115,7 @@ def _begun(folder: Path) -> None:
 def _many_classes(folder: Path) -> None:
     """Make a run of 100 classes with long names."""
     names = [f"{label:02}, a class of things whose name is rather long" for label in range(100)]
-    _synthetic(folder, trials=200, classes=names)
+    _synthetic(folder, trials=60, classes=names)
 
 
 def _markup(folder: Path) -> None:
