@@ -151,6 +151,61 @@ def paired_p_value(
     return float((extreme + 1) / (SIGN_FLIPS + 1))
 
 
+def paired_difference(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], strata: Sequence[int]
+) -> Interval:
+    """Return the accuracy of one network minus that of another one on the same images.
+
+    The interval is method 10 of Newcombe 1998 ("Improved confidence intervals for the difference
+    between binomial proportions based on paired data"): the Wilson intervals of both accuracies,
+    joined by the correlation of the two networks. The difference of several strata is the mean of
+    theirs. Their intervals are joined as those of independent values (Zou and Donner 2008,
+    "Construction of confidence limits about effect measures"), and the result is too wide rather
+    than too narrow if many strata are small.
+
+    Args:
+        first: whether the first network classifies each image correctly, `n`.
+        second: the same of the second network, for the same images.
+        strata: number of images of each stratum, in the order of the images; one for a plain
+            accuracy, one for each class for a balanced accuracy. Strata without images do not
+            count.
+    """
+    ends = np.cumsum(strata)[:-1]
+    parts = zip(np.split(first, ends), np.split(second, ends), strict=True)
+    differences = [_paired_difference(a, b) for a, b in parts if len(a)]
+    if not differences:
+        return Interval(0.0, -1.0, 1.0)
+    values, lows, highs = np.array([(d.value, d.low, d.high) for d in differences]).T
+    mean = float(values.mean())
+    below, above = (
+        float(np.sqrt((distances**2).sum()) / len(differences))
+        for distances in (values - lows, highs - values)
+    )
+    return Interval(mean, mean - below, mean + above)
+
+
+def _paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:
+    """Return `paired_difference` of one stratum."""
+    count = len(first)
+    a = wilson_interval(float(first.mean()), [count])
+    b = wilson_interval(float(second.mean()), [count])
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    first_only, second_only = int((first & ~second).sum()), int((~first & second).sum())
+    covariance: float = both * neither - first_only * second_only
+    if covariance > 0:  # the correction for continuity
+        covariance = max(0.0, covariance - count / 2)
+    scale = math.prod((first.sum(), (~first).sum(), second.sum(), (~second).sum()), start=1.0)
+    phi = covariance / math.sqrt(scale) if scale else 0.0
+
+    def distance(x: float, y: float) -> float:
+        return math.sqrt(max(0.0, x * x + y * y - 2 * phi * x * y))
+
+    value = (first_only - second_only) / count
+    low = value - distance(a.value - a.low, b.high - b.value)
+    high = value + distance(a.high - a.value, b.value - b.low)
+    return Interval(value, low, high)
+
+
 def bootstrap_indices(
     count: int, rng: np.random.Generator, resamples: int = BOOTSTRAP_RESAMPLES
 ) -> NDArray[np.intp]:

@@ -120,7 +120,7 @@ def untrained_run(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("models", "*.safetensors", "study.journal", "standalone.jsonl")
     run = shutil.copytree(EXAMPLE, tmp_path / "run", ignore=ignored)
     rows = candidates.read(run / "trials.csv")
-    later = ["trained_accuracy", "test_accuracy", "dominated_by"]
+    later = ["trained_accuracy", "test_accuracy", "recipe", "dominated_by"]
     rows[[*later, "corrected_accuracy", "dispatch_share"]] = None
     candidates.write(rows, run / "trials.csv")
     return run

@@ -20,6 +20,7 @@ from nas.statistics import (
     latency_agreement,
     mape,
     pair_variances,
+    paired_difference,
     paired_p_value,
     relative_errors,
     smallest_difference,
@@ -269,3 +270,58 @@ def test_fewer_than_six_images_show_no_difference():
     assert paired_p_value(first, second) > 0.05
     first[:6] = True
     assert paired_p_value(first, second) <= 0.05
+
+
+def draw_answers(rng, count: int, both: float, first_only: float, second_only: float):
+    """Draw whether two networks classify images correctly, with these probabilities."""
+    kinds = [both, first_only, second_only, 1 - both - first_only - second_only]
+    drawn = rng.choice(4, p=kinds, size=count)
+    return np.isin(drawn, (0, 1)), np.isin(drawn, (0, 2))
+
+
+@pytest.mark.parametrize(("both", "first_only", "second_only"), [(0.9, 0.05, 0.02), (0.6, 0.2, 0)])
+@pytest.mark.parametrize("strata", [[200], [40, 160]])
+def test_interval_of_a_paired_difference_holds_the_true_one(both, first_only, second_only, strata):
+    """Of 200 intervals, 95% hold it: 190, with a standard deviation of 3.1."""
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(200):
+        answers = draw_answers(rng, sum(strata), both, first_only, second_only)
+        interval = paired_difference(*answers, strata)
+        assert interval.low <= interval.value <= interval.high
+        held += interval.low <= first_only - second_only <= interval.high
+    assert 181 <= held <= 200
+
+
+def test_paired_difference_of_networks_that_ignore_each_other_has_the_width_of_unpaired_ones():
+    """Without correlation, it is Newcombe's interval of two independent accuracies."""
+    first = np.arange(100) % 10 < 8
+    second = np.arange(100) // 10 < 6
+    a, b = wilson_interval(0.8, [100]), wilson_interval(0.6, [100])
+    interval = paired_difference(first, second, [100])
+    assert interval.value == pytest.approx(0.2)
+    assert interval.low == pytest.approx(0.2 - math.hypot(0.8 - a.low, b.high - 0.6))
+    assert interval.high == pytest.approx(0.2 + math.hypot(a.high - 0.8, 0.6 - b.low))
+
+
+def test_paired_difference_is_narrower_where_networks_agree_and_the_opposite_the_other_way():
+    rng = np.random.default_rng(2)
+    first, second = draw_answers(rng, 500, 0.7, 0.06, 0.04)
+    interval, opposite = (
+        paired_difference(first, second, [500]),
+        paired_difference(second, first, [500]),
+    )
+    assert (interval.low, interval.high) == pytest.approx((-opposite.high, -opposite.low))
+    shuffled = paired_difference(first, rng.permutation(second), [500])
+    assert interval.high - interval.low < 0.7 * (shuffled.high - shuffled.low)
+    equal = paired_difference(first, first, [500])
+    assert equal.low < 0 == equal.value < equal.high, "500 images do not show that they are equal"
+
+
+def test_classes_count_alike_in_a_balanced_difference():
+    first = np.array([True] * 90 + [False] * 10)
+    second = np.array([False] * 9 + [True] * 81 + [True] * 10)
+    interval = paired_difference(first, second, [90, 0, 10])
+    assert interval.value == pytest.approx((9 / 90 - 10 / 10) / 2)
+    assert interval.low < interval.value < interval.high
+    assert paired_difference(first[:0], second[:0], [0]) == Interval(0.0, -1.0, 1.0)

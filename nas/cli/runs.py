@@ -124,6 +124,7 @@ def print_plan(plan: JobPlan) -> None:
         FINALISTS,
         MEASURE,
         PREPARE,
+        REFERENCES,
         SEARCH,
         SUPERNETS,
         TABLE,
@@ -137,6 +138,7 @@ def print_plan(plan: JobPlan) -> None:
         SEARCH: f"about {plan.trials} architectures, scored on {plan.score_images} images",
         MEASURE: f"{plan.measure} whole networks",
         FINALISTS: f"at least {plan.retrain} networks, trained and exported",
+        REFERENCES: f"at most {plan.references}, timed and trained likewise",
     }
     console.say(plan.data)
     total_s = sum(plan.seconds.values())
@@ -391,10 +393,10 @@ def select(
 
     This is the most accurate member of the front that meets the limits. Networks that were trained
     count with their trained accuracy, the others with that in the supernet plus what training
-    gained the trained ones (the median). Accuracies have 95% intervals, and trained members from
-    which no difference in accuracy is shown are named, too. The next best member within the limits
-    is compared in words. If no member meets the limits, the command names the nearest one and exits
-    with status 1.
+    gained the trained ones (the median); so do networks that were trained in another way than most.
+    Accuracies have 95% intervals, and trained members from which no difference in accuracy is shown
+    are named, too. The next best member within the limits is compared in words. If no member meets
+    the limits, the command names the nearest one and exits with status 1.
 
     The knee point of --knee is the member that lies highest above the line between the fastest and
     the most accurate one within the limits, on a logarithmic axis of latency.

@@ -40,6 +40,7 @@ from nas.run.judged import JudgedImages
 from nas.run.model_card import PREPROCESSING
 from nas.run.models import advantages
 from nas.run.progress import JobProgress, SilentProgress
+from nas.run.published import published_comparisons
 from nas.run.run import Run
 from nas.run.trained import (
     MODELS_FOLDER,
@@ -79,12 +80,6 @@ _WARM_UP_STEPS = 2
 _TIMED_STEPS = 3
 _TIMED_SECONDS = 0.5
 """Fewest steps that are timed, and their duration at least."""
-
-_START_TEXTS = {
-    "supernet": "the supernet",
-    "published": "published weights",
-    "scratch": "scratch",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +186,11 @@ def retrain(
             run, chosen, epochs, from_scratch=from_scratch, published=published, progress=progress
         )
         rivals = {name: chosen[name] for name in references if name not in errors}
-        measure_references(run, rivals, progress or SilentProgress())
+        progress = progress or SilentProgress()
+        measure_references(run, rivals, progress)
+        for comparison in published_comparisons(run):
+            if comparison.published.record.id in rivals:
+                progress.note(comparison.text)
     if errors:
         raise next(iter(errors.values()))
     return records
@@ -256,7 +255,7 @@ def train_networks(
     missing = [name for name, record in records.items() if record is None]
     settings = run.training_settings(epochs or _default_epochs(run))
     setup = Retraining(run, settings, from_scratch, published or {})
-    progress.begin("finalists", "step")
+    progress.begin("training to the end", "step")
     for number, name in enumerate(missing):
         report = _network_progress(progress, name, number, len(missing))
         try:
@@ -274,6 +273,8 @@ def train_networks(
     run.write_trials(run.trials)
     replaced = advantages(run.models, is_balanced=run.images.is_balanced)
     for name, (better, reason) in replaced.items():
+        if name not in networks and better.record.id not in networks:
+            continue  # It was said when these were trained.
         progress.note(f"{name} is off the front after training: {better.record.id} {reason}")
     return trained, errors
 
@@ -353,8 +354,7 @@ def _summary(record: TrainedRecord, images: JudgedImages) -> str:
         else f"; {images.text(record.supernet_accuracy, 'holdout')} with the supernet's weights"
     )
     return (
-        f"{record.id}: trained for {record.epochs} epochs, starting from "
-        f"{_START_TEXTS[record.start]}; accuracy on the test images "
+        f"{record.id}: trained for {record.recipe.text}; accuracy on the test images "
         f"{images.text(record.test.accuracy, 'test')}, on the hold-out images "
         f"{images.text(record.holdout.accuracy, 'holdout')}{before}; temperature "
         f"{record.calibration.temperature:.3g}, expected calibration error "

@@ -98,15 +98,16 @@ def run_job(
         RunFolderError: the folder is in use, belongs to another job or holds other files.
         RequestError: the process is one of several that `torchrun` started, or the device does not
             have the settings.
-        ExportError: a finalist could not be trained, or not be exported in all formats; everything
-            else is done, and in the report.
+        ExportError: a finalist or a published network could not be trained, or a finalist not be
+            exported in all formats; everything else is done, and in the report.
         NasError: a stage failed.
     """
     from nas.deploy.exporting import check_formats, job_formats, unfinished_error
     from nas.job import finish, stages
     from nas.job.folder import claim
-    from nas.job.inputs import check_device, check_published
-    from nas.job.planning import EXPORT, FINALISTS, MEASURE
+    from nas.job.inputs import check_device, check_published, check_references
+    from nas.job.planning import EXPORT, FINALISTS, MEASURE, REFERENCES
+    from nas.job.references import references_of, train_references
     from nas.job.retargeting import take_over_trained
     from nas.run.trained import MODELS_FOLDER
     from nas.supernet.distributed import require_single_process
@@ -115,6 +116,7 @@ def run_job(
     check_formats(settings, job_formats(settings))
     check_device(settings)
     check_published(settings)
+    check_references(settings)
     with shown(progress) as bars, claim(folder, settings, command) as run:
         supernets, result = _run_until_search(run, bars)
         with run.stage(MEASURE, bars):
@@ -128,6 +130,11 @@ def run_job(
                 finalists, untrained = finish.train_finalists(run, bars)
             with run.stage(EXPORT, bars):
                 unexported = finish.export_finalists(run, finalists, bars)
+            references = references_of(run)
+            if references:
+                with run.stage(REFERENCES, bars):
+                    untrained |= train_references(run, references, bars)
+        run.record.remaining = []
         report = stages.write_report(run)
         if untrained or unexported:
             raise unfinished_error(
@@ -225,6 +232,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     from nas.deploy.exporting import check_formats, job_formats
     from nas.job.inputs import (
         check_device,
+        check_references,
         load_images,
         load_job_spaces,
     )
@@ -235,6 +243,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     progress, start = progress or SilentProgress(), time.perf_counter()
     check_formats(settings, job_formats(settings))
     check_device(settings)
+    check_references(settings)
     data = load_images(settings, progress, write_cache=False)
     spaces = load_job_spaces(settings, data).searched
     device = settings.device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from nas.job.planning import (
     fewest_finalists,
     most_finalists,
 )
+from nas.job.references import affordable, published_networks, untrained
 from nas.job.retargeting import trained_in_source
 from nas.job.trials_file import candidate_rows, write_candidates
 from nas.latency import measure_networks
@@ -191,48 +192,76 @@ def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:
     """Decide and record how many finalists are trained, and for how many epochs.
 
     All get as many epochs, with which their training and export fill what is left of the budget,
-    but no more than the job sets. What an earlier start decided stays, unless the budget has
-    changed.
+    but no more than the job sets. Published networks get as many, and take their part of the time.
+    What an earlier start decided stays, unless the budget has changed.
     """
     settings, known = run.settings, run.record.finalists
-    fewest = fewest_finalists(settings)
+    fewest, most = fewest_finalists(settings), most_finalists(settings)
+    limit_s, times = run.seconds_for(FINALISTS), _EpochTimes(run, progress)
+
+    def epochs_of(count: int, published_s: float) -> float:
+        own = times.of(_finalists(run, count))
+        export_s = sum(_export_s(run, epoch_s) for epoch_s in own)
+        return (limit_s - export_s) / max(1e-9, sum(own) + published_s)
+
+    def allowed(epochs: float) -> int:
+        return int(np.clip(epochs, 1, settings.training.epochs or MAX_EPOCHS))
+
+    def choose_references(epochs: Callable[[float], int]) -> list[str] | None:
+        if settings.finish.references is not None:
+            return None
+        return affordable(run, lambda networks: sum(times.of(networks)), epochs)
+
     if known is not None and known.budget == settings.budget:
         if settings.finish.retrain is not None:
             known.count = settings.finish.retrain
+        if known.references is None:
+            known.references = choose_references(lambda _: known.epochs)
         return known
-    progress.begin("epochs of the finalists", "network")
-    limit_s, setup = run.seconds_for(FINALISTS), Retraining(run, run.training_settings(1))
-    most = most_finalists(settings)
-    epoch_s: dict[str, float] = {}
-
-    def epochs_of(count: int) -> float:
-        chosen = _finalists(run, count)
-        for name, architecture in chosen.items():
-            if name not in epoch_s:
-                epoch_s[name] = measure_epoch(setup, architecture)
-                progress.advance(len(epoch_s), None, name)
-        own_s = sum(epoch_s[name] for name in chosen)
-        export_s = sum(_export_s(run, epoch_s[name]) for name in chosen)
-        return (limit_s - export_s) / max(1e-9, own_s)
-
-    count, epochs = fewest, epochs_of(fewest)
+    chosen = choose_references(lambda published_s: allowed(epochs_of(fewest, published_s)))
+    networks, _ = published_networks(run, settings.finish.references or chosen or ())
+    published_s = sum(times.of(untrained(run, networks)))
+    count, epochs = fewest, epochs_of(fewest, published_s)
     while count < most and epochs * count / (count + 1) >= FINALIST_EPOCHS:
-        more = epochs_of(count + 1)
+        more = epochs_of(count + 1, published_s)
         if more < FINALIST_EPOCHS:
             break
         count, epochs = count + 1, more
-    most_epochs = settings.training.epochs or MAX_EPOCHS
     decided = FinalistsRecord(
-        budget=settings.budget, count=count, epochs=int(np.clip(epochs, 1, most_epochs))
+        budget=settings.budget, count=count, epochs=allowed(epochs), references=chosen
     )
     run.record.finalists = decided
     run.save()
     spent_s = run.seconds_before(FINALISTS)
+    beside = f"; so do the published networks {', '.join(networks)}" if networks else ""
     progress.note(
         f"{spent_s / 60:.1f} min of {settings.budget} are spent: finalists are {count} networks of "
-        f"the front, and get {decided.epochs} epochs each"
+        f"the front, and get {decided.epochs} epochs each{beside}"
     )
     return decided
+
+
+class _EpochTimes:
+    """The seconds that an epoch of networks takes, each measured once.
+
+    Args:
+        run: the run.
+        progress: receives progress.
+    """
+
+    def __init__(self, run: JobRun, progress: JobProgress) -> None:
+        self._setup = Retraining(run, run.training_settings(1))
+        self._progress = progress
+        self._seconds: dict[str, float] = {}
+
+    def of(self, networks: Mapping[str, Architecture]) -> list[float]:
+        """Return the seconds of an epoch of each network."""
+        for name in [each for each in networks if each not in self._seconds]:
+            if not self._seconds:
+                self._progress.begin("epochs of the finalists", "network")
+            self._seconds[name] = measure_epoch(self._setup, networks[name])
+            self._progress.advance(len(self._seconds), None, name)
+        return [self._seconds[name] for name in networks]
 
 
 def _export_s(run: JobRun, epoch_s: float) -> float:

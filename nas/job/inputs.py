@@ -13,6 +13,7 @@ from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space
 from nas.run.progress import JobProgress
 from nas.run.settings import COUNTS, JobSettings
 from nas.space import SearchSpace, load_definition
+from nas.space.library import find_reference
 
 if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
@@ -59,6 +60,21 @@ def check_published(settings: JobSettings) -> None:
     if any(each.pretrained for each in settings.space):
         definitions = [load_definition(each.name) for each in settings.space]
         load_published(settings, {str(number): each for number, each in enumerate(definitions)})
+
+
+def check_references(settings: JobSettings) -> None:
+    """Check the names of the published networks of a job.
+
+    Raises:
+        SpaceError: neither a space of the job nor one that ships has a network of this name.
+    """
+    names = settings.finish.references
+    if names:
+        spaces = [load_definition(each.name) for each in settings.space]
+        own = {row.name for space in spaces for row in space.references}
+        for name in names:
+            if name not in own:
+                find_reference(name)
 
 
 def load_images(

@@ -40,15 +40,22 @@ SEARCH = "search"
 MEASURE = "measure the front"
 FINALISTS = "train the finalists"
 EXPORT = "export"
-STAGES = (PREPARE, TABLE, SUPERNETS, ANCHORS, LOSSES, SEARCH, MEASURE, FINALISTS, EXPORT)
+REFERENCES = "published networks"
+STAGES = (
+    *(PREPARE, TABLE, SUPERNETS, ANCHORS, LOSSES, SEARCH, MEASURE, FINALISTS, EXPORT),
+    REFERENCES,
+)
 """Names of the stages in their order; each supernet is a stage, whose name begins so."""
 
 SHARES = {TABLE: 0.5, SUPERNETS: 0.55, SEARCH: 0.15, MEASURE: 0.08, FINALISTS: 0.22}
 """Weights of the stages in what is left of a budget when one of them begins.
 
 Timings are bounded by the share of the latency table, which needs far less in a long job. The
-finalists have the rest, and pay for their export.
+finalists have the rest, and pay for their export and for the published networks.
 """
+
+REFERENCES_SHARE = 0.1
+"""Share of a budget in which published networks are trained that the job does not name."""
 
 ANCHOR_COST = 0.25
 """Time of an anchor over that of its supernet, which trains four networks in a step."""
@@ -102,6 +109,7 @@ class JobPlan:
         score_images: number of validation images that score an architecture.
         measure: number of whole networks to time.
         retrain: number of finalists; the smallest one if the time decides.
+        references: number of published networks; the largest one if time and latencies decide.
         seconds: expected duration by stage.
         data: what was understood of the images, in one line.
         image_changes: what happens to training images.
@@ -113,6 +121,7 @@ class JobPlan:
     score_images: int
     measure: int
     retrain: int
+    references: int
     seconds: dict[str, float]
     data: str
     image_changes: str
@@ -133,6 +142,7 @@ def planned_stages(
         LOSSES: len(settings.device.dtypes) > 1,
         FINALISTS: settings.finish.retrain != 0,
         EXPORT: settings.finish.retrain != 0,
+        REFERENCES: settings.finish.retrain != 0 and settings.finish.references != (),
     }
     stages = STAGES[: STAGES.index(SEARCH) + 1] if search_only else STAGES
     names: list[str] = []
@@ -338,12 +348,21 @@ def make_plan(
     measure_s = share_s(settings, MEASURE, sum(seconds.values()))
     seconds[MEASURE] = min(measure_s, NETWORK_S * settings.finish.measure)
     finalists = fewest_finalists(settings)
+    references = _possible_references(settings, spaces) if finalists else []
     seconds[FINALISTS] = share_s(settings, FINALISTS, sum(seconds.values())) if finalists else 0.0
     if "epochs" in length:
         # The epochs of the supernets are the most of the finalists, too.
         mean_s = ANCHOR_COST * float(np.mean(list(epoch_s.values())))
         each_s = length["epochs"] * mean_s + EXPORT_S
-        seconds[FINALISTS] = min(seconds[FINALISTS], most_finalists(settings) * each_s)
+        most = most_finalists(settings) + len(references)
+        seconds[FINALISTS] = min(seconds[FINALISTS], most * each_s)
+    if references:
+        share = len(references) / (finalists + len(references))
+        own_s = share * seconds[FINALISTS]
+        if settings.finish.references is None:
+            own_s = min(own_s, REFERENCES_SHARE * settings.budget_s)
+        seconds[FINALISTS] -= own_s
+        seconds[REFERENCES] = own_s
     return JobPlan(
         kernels=missing,
         epochs={name: round(each, 2) for name, each in epochs.items()},
@@ -351,10 +370,18 @@ def make_plan(
         score_images=images,
         measure=settings.finish.measure,
         retrain=finalists,
+        references=len(references),
         seconds={name: round(each, 1) for name, each in seconds.items()},
         data=data.summary,
         image_changes=planned_image_changes(settings, data),
     )
+
+
+def _possible_references(settings: JobSettings, spaces: Mapping[str, SearchSpace]) -> Sequence[str]:
+    """Return the published networks that a job trains, or at most trains."""
+    if settings.finish.references is not None:
+        return settings.finish.references
+    return [row.name for space in spaces.values() for row in space.references]
 
 
 def _table_s(missing: list[Kernel], runtime: Runtime) -> float:

@@ -8,7 +8,7 @@ as for every run: the latency table, a search that begins with the scores, the m
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -281,22 +281,30 @@ def take_over_trained(run: JobRun, progress: JobProgress) -> None:
     They keep their weights and their test accuracy, so that the test images are not read again.
     """
     source = run.record.source
-    if source is None:
-        return
-    trained, own = trained_in_source(run), run.trained
-    taken = [digest for digest in run.front["digest"] if digest in trained and digest not in own]
-    for digest in taken:
+    if source is not None and take_over_models(run, run.front["digest"]):
+        progress.note(
+            f"{', '.join(source.models)}: on the front, with the weights that they were trained to "
+            f"in {source.folder}"
+        )
+
+
+def take_over_models(run: JobRun, digests: Iterable[str]) -> list[str]:
+    """Take over trained networks of the source of a run, and return the names of their folders.
+
+    Args:
+        run: the run.
+        digests: digests of networks; those that the source has not trained, or that the run has,
+            are left out.
+    """
+    trained, own, source = trained_in_source(run), run.trained, run.record.source
+    taken = [trained[digest] for digest in digests if digest in trained and digest not in own]
+    for folder in taken:
         for name in _MODEL_FILES:
-            path = trained[digest] / name
-            if path.is_file():
-                _take_over(path, run.path / MODELS_FOLDER / path.parent.name / name)
-    if not taken:
-        return
-    names = [trained[digest].name for digest in taken]
-    source.models = list(dict.fromkeys([*source.models, *names]))
-    run.write_trials(run.trials)
-    run.save()
-    progress.note(
-        f"{', '.join(source.models)}: on the front, with the weights that they were trained to in "
-        f"{source.folder}"
-    )
+            if (folder / name).is_file():
+                _take_over(folder / name, run.path / MODELS_FOLDER / folder.name / name)
+    names = [folder.name for folder in taken]
+    if names and source is not None:
+        source.models = list(dict.fromkeys([*source.models, *names]))
+        run.write_trials(run.trials)
+        run.save()
+    return names

@@ -259,7 +259,8 @@ class _View:
 
     def document(self, ids: dict[str, str]) -> ComparedRun:
         """Return the run as a part of the page."""
-        trained = [(model.record, trained_point(model, self.run)) for model in self.run.models]
+        models = self.run.models
+        trained = [(model.record, trained_point(model, models, self.run)) for model in models]
         return ComparedRun(
             label=self.label,
             path=str(self.run.path),

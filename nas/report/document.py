@@ -17,11 +17,12 @@ from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
 from nas.report.choices import ChoicesSection, choices_section
 from nas.report.progress import ProgressSection, progress_section
+from nas.report.published import PublishedSection, published_section
 from nas.report.times import TimesSection, times_section
 from nas.report.trust import TrustSection, trust_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
-from nas.run.models import FilePoint, RunModel
+from nas.run.models import FilePoint, RunModel, recipe_names
 from nas.run.run import Run
 from nas.run.selection import Option, knee
 from nas.run.settings import DEVICE_LATENCY
@@ -213,6 +214,7 @@ class ReportDocument(Document):
         members: what can be chosen, in the order of `front`.
         knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
         trained: networks that were trained to the end.
+        published: published networks beside those of the run; null if none was trained.
         tested: each two trained networks that a paired test on the hold-out images compares, with 1
             if it shows that the first is more accurate, -1 if the second is, and 0 for neither.
         pairs: float32 and int8 files of trained networks.
@@ -239,6 +241,7 @@ class ReportDocument(Document):
     members: list[Member]
     knee: str | None
     trained: list[TrainedPoint]
+    published: PublishedSection | None
     tested: list[tuple[str, str, int]]
     pairs: list[PrecisionPair]
     ranked: list[RankedNetwork]
@@ -283,7 +286,8 @@ def report_document(run: Run) -> ReportDocument:
         front=[option.member.id for option in options],
         members=[_member(option, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
-        trained=[trained_point(model, run) for model in models],
+        trained=[trained_point(model, models, run) for model in models],
+        published=published_section(run),
         tested=[
             (first.record.id, second.record.id, shown)
             for first, second in combinations(models, 2)
@@ -393,7 +397,7 @@ def _member(
         id=member.id,
         dtype=member.dtype,
         is_trained=model is not None,
-        training=_training(model),
+        training=_training(model, models, option),
         accuracy=option.accuracy,
         interval=(interval.low, interval.high),
         standalone=None if ranking is None else ranking.standalone_range(member.score),
@@ -407,11 +411,16 @@ def _member(
     )
 
 
-def _training(model: RunModel | None) -> str:
-    """Return in words what the accuracy of a member is."""
+def _training(
+    model: RunModel | None, models: Sequence[RunModel], option: Option | None = None
+) -> str:
+    """Return in words what the accuracy of a trained network or of a member is."""
     if model is None:
         return "expected: not trained yet"
-    return f"trained for {model.record.epochs} epochs from {model.record.start}"
+    text = f"trained for {recipe_names(models)[model.record.recipe]}"
+    if option is not None and option.accuracy != option.member.trained_accuracy:
+        return f"expected: it was {text}, unlike the others"
+    return text
 
 
 def _architecture(member: Candidate, run: Run) -> Architecture | None:
@@ -448,16 +457,16 @@ def _choices_text(choices: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {option}" for name, option in choices.items())
 
 
-def trained_point(model: RunModel, run: Run) -> TrainedPoint:
-    """Return a trained network of a run as a point of a plot."""
+def trained_point(model: RunModel, models: Sequence[RunModel], run: Run) -> TrainedPoint:
+    """Return a trained network of a run as a point of a plot; `models` are all of the run."""
     record = model.record
     interval = run.images.interval(record.holdout.accuracy, "holdout")
     assert interval is not None
     return TrainedPoint(
         id=record.id,
         space=record.space,
-        is_published=model.candidate is None,
-        training=_training(model),
+        is_published=model.is_published,
+        training=_training(model, models),
         accuracy=record.holdout.accuracy,
         interval=(interval.low, interval.high),
         latency_us=model.latency_us,

@@ -25,7 +25,7 @@ from nas.report.document import precision_pairs
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
 from nas.run.judged import JudgedImages
-from nas.run.models import FilePoint, RunModel
+from nas.run.models import FilePoint, RunModel, recipe_names
 from nas.run.run import Run
 from nas.run.settings import DEVICE_LATENCY, SearchSettings
 from nas.search import non_dominated
@@ -254,7 +254,7 @@ def draw_front(
     rivals = [
         (model, model.latency_us / latency_unit(rows["predicted_us"].max()).us)
         for model in models
-        if axis.is_latency and model.candidate is None and model.latency_us is not None
+        if axis.is_latency and model.is_published and model.latency_us is not None
     ]
     for model, value in rivals:
         label = "published networks (bars: 95% intervals)" if model is rivals[0][0] else None
@@ -327,16 +327,26 @@ def _draw_trained(
     spaces: Sequence[str],
     images: JudgedImages,
 ) -> None:
-    """Draw the hold-out accuracy of trained candidates with its interval, and their front."""
+    """Draw the hold-out accuracy of trained candidates with its interval.
+
+    A line joins the front of those that were trained alike.
+    """
     known = axis.whole_network.fillna(axis.predicted).set_axis(rows["digest"]).dropna()
-    models = [model for model in models if model.record.digest in known.index]
+    models = [
+        model for model in models if not model.is_published and model.record.digest in known.index
+    ]
     values = np.array([known[model.record.digest] for model in models], dtype=float)
     accuracies = np.array([100 * model.record.holdout.accuracy for model in models], dtype=float)
     for model, value in zip(models, values, strict=True):
         _draw_model(axes, model, value, spaces, images)
-    if len(models) > 1:
-        label = "front of the trained networks (bars: 95% intervals)"
-        _draw_steps(axes, values, accuracies, axis, linestyle="--", zorder=4, label=label)
+    recipes = [model.record.recipe for model in models]
+    for recipe, name in recipe_names(models).items():
+        own = np.array([each == recipe for each in recipes])
+        if own.sum() > 1:
+            label = f"front of the networks trained for {name} (bars: 95% intervals)"
+            _draw_steps(
+                axes, values[own], accuracies[own], axis, linestyle="--", zorder=4, label=label
+            )
 
 
 def _draw_model(
@@ -348,7 +358,7 @@ def _draw_model(
     label: str | None = None,
 ) -> None:
     """Draw the hold-out accuracy of a trained network with its interval, and its name."""
-    is_own = model.candidate is not None
+    is_own = not model.is_published
     accuracy = 100 * model.record.holdout.accuracy
     interval = images.interval(model.record.holdout.accuracy, "holdout")
     if interval is not None:

@@ -23,14 +23,14 @@ from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
 from nas.run.front import front, row_objectives
-from nas.run.models import advantages, undecided_pairs
+from nas.run.models import advantages, recipe_names, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
 from nas.search.importance import MIN_EXPLAINED
 from nas.supernet.ranking_records import ORDER_NAMES
 
-FRONT_SCHEMA = 4
+FRONT_SCHEMA = 5
 """Version of the format of `front.json`."""
 
 NUM_COLOURS = 6
@@ -154,6 +154,7 @@ def _render(
         ranking=ranking,
         orders=ORDER_NAMES,
         models=models,
+        recipes=recipe_names(models),
         advantages={
             name: reason
             for name, (_, reason) in advantages(models, is_balanced=run.images.is_balanced).items()

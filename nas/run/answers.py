@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from nas.errors import CheckpointError
 from nas.files.documents import Count, Document, Format, Fraction
-from nas.statistics import MAX_P_VALUE, paired_p_value
+from nas.statistics import MAX_P_VALUE, Interval, paired_difference, paired_p_value
 
 ANSWERS_FILE = "answers.json"
 """Name of the file with the answers of a trained network, in its folder."""
@@ -123,6 +123,18 @@ class Answers(Document):
     def share(self, label: int, images: int) -> float:
         """Return the share of so many images in those of a class."""
         return images / max(1, self.counts[label])
+
+    def gain(self, other: Answers, *, is_balanced: bool) -> Interval:
+        """Return the accuracy of this network minus that of another one, with its 95% interval.
+
+        The images are the same. See `nas.statistics.paired_difference`.
+
+        Args:
+            other: the answers of the other network.
+            is_balanced: whether all classes count alike, rather than all images.
+        """
+        strata = self.counts if is_balanced else [sum(self.counts)]
+        return paired_difference(self.is_right, other.is_right, strata)
 
     def difference(self, other: Answers, *, is_balanced: bool) -> int:
         """Return whether a paired test shows that one of two networks is more accurate.

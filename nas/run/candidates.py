@@ -83,7 +83,10 @@ class Candidate(Document):
             measured networks.
         trained_accuracy: accuracy on the same images after the network was trained to the end.
         test_accuracy: accuracy on the test images after that training.
-        dominated_by: id of a trained network that is, after training, not worse in any objective.
+        recipe: how the network was trained; trained accuracies of different recipes tell nothing
+            about the networks. See `nas.run.trained.Recipe`.
+        dominated_by: id of a network of the same recipe that is, after training, not worse in any
+            objective.
         unstable_launches: number of launches predicted from timings that did not agree.
         estimated_launches: number of launches predicted from estimates.
         dispatch_share: share of launches and the start of the network in the predicted latency.
@@ -111,6 +114,7 @@ class Candidate(Document):
     holdout_accuracy: Fraction | None = None
     trained_accuracy: Fraction | None = None
     test_accuracy: Fraction | None = None
+    recipe: str | None = None
     dominated_by: NetworkDigest | None = None
     unstable_launches: Count | None = None
     estimated_launches: Count | None = None

@@ -196,26 +196,29 @@ def behind(rows: pd.DataFrame, members: pd.DataFrame, search: SearchSettings) ->
 def dominated_after_training(rows: pd.DataFrame, search: SearchSettings) -> dict[str, str]:
     """Return the trained networks that training moved off the front, each with a better one.
 
-    Trained networks are compared with each other alone, by all objectives, of which the accuracy is
-    that on the hold-out images.
+    Networks that were trained alike are compared with each other alone, by all objectives, of which
+    the accuracy is that on the hold-out images.
 
     Args:
         rows: candidates of a run.
         search: objectives and limits of its job.
 
     Returns:
-        By ID, the ID of the most accurate network that is not worse in any objective.
+        By ID, the ID of the most accurate network of the same recipe that is not worse in any
+        objective.
     """
     points = _points(rows, search)
     points[:, 1] = 1 - rows["trained_accuracy"]
     is_known = ~np.isnan(points).any(axis=1)
     points, names = points[is_known], rows["id"].to_numpy()[is_known]
+    recipes = rows["recipe"].to_numpy()[is_known]
     # Of networks that are equal in every objective, the first one dominates the others.
     order = np.lexsort(points.T[::-1])
-    points, names = points[order], names[order].tolist()
+    points, names, recipes = points[order], names[order].tolist(), recipes[order]
     dominated: dict[str, str] = {}
     for position, point in enumerate(points):
-        rivals = np.flatnonzero((points[:position] <= point).all(axis=1))
+        is_rival = (points[:position] <= point).all(axis=1)
+        rivals = np.flatnonzero(is_rival & (recipes[:position] == recipes[position]))
         if rivals.size:
             dominated[names[position]] = names[rivals[points[rivals, 1].argmin()]]
     return dominated
@@ -234,9 +237,11 @@ def with_trained(
     records = [trained.get(digest) for digest in rows["digest"]]
     holdout = [None if each is None else each.holdout.accuracy for each in records]
     test = [None if each is None else each.test.accuracy for each in records]
+    recipes = [None if each is None else str(each.recipe) for each in records]
     rows = rows.assign(
         trained_accuracy=pd.Series(holdout, rows.index, dtype=float),
         test_accuracy=pd.Series(test, rows.index, dtype=float),
+        recipe=pd.Series(recipes, rows.index, dtype=object),
     )
     dominated = dominated_after_training(rows, search)
     better = [dominated.get(name) for name in rows["id"]]

@@ -230,6 +230,10 @@ KEYS: dict[str, Key] = {
         ge=0,
         le=1000,
     ),
+    "finish.references": _free_key(
+        "Published networks that are timed, and trained like the networks of the front; by default "
+        "those of the spaces that are about as fast, as many as a tenth of the budget trains."
+    ),
     "finish.export": _free_key(
         "Formats that the trained networks are exported to; by default that of the device's "
         "runtime, onnx and onnx-int8."

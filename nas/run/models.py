@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,7 +16,7 @@ from nas.run import candidates
 from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.candidates import Candidate
 from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
-from nas.run.trained import MODELS_FOLDER, TrainedRecord, read_trained
+from nas.run.trained import MODELS_FOLDER, Recipe, TrainedRecord, read_trained
 
 
 class FilePoint(NamedTuple):
@@ -60,6 +61,11 @@ class RunModel:
         return f"{MODELS_FOLDER}/{self.record.id}"
 
     @property
+    def is_published(self) -> bool:
+        """Whether it is a published network, whose name is no beginning of its digest."""
+        return not self.record.digest.startswith(self.record.id)
+
+    @property
     def latency_us(self) -> float | None:
         """Measured latency, or the predicted one; None if neither is known."""
         if self.measured_us is not None or self.candidate is None:
@@ -75,10 +81,13 @@ class RunModel:
 
         Returns:
             1 if this model is more accurate, -1 if the other one is, and 0 if no difference is
-            shown; None if they were not compared on the same images.
+            shown; None if they were trained in different ways, or were not compared on the same
+            images.
         """
         own, others = self.answers, other.answers
         if own is None or others is None or own.counts != others.counts:
+            return None
+        if self.record.recipe != other.record.recipe:
             return None
         return own.difference(others, is_balanced=is_balanced)
 
@@ -154,6 +163,13 @@ def advantages(models: Sequence[RunModel], *, is_balanced: bool) -> dict[str, tu
     }
 
 
+def recipe_names(models: Sequence[RunModel]) -> dict[Recipe, str]:
+    """Return the recipes of some models in words, each with its details if two have one text."""
+    recipes = dict.fromkeys(model.record.recipe for model in models)
+    texts = Counter(recipe.text for recipe in recipes)
+    return {each: each.text if texts[each.text] == 1 else str(each) for each in recipes}
+
+
 def undecided_pairs(models: Sequence[RunModel], *, is_balanced: bool) -> list[tuple[str, str]]:
     """Return the IDs of each two models whose accuracies a paired test does not tell apart."""
     return [
@@ -193,7 +209,7 @@ def read_models(
         path = run / MODELS_FOLDER / record.id / ANSWERS_FILE
         answers = ANSWERS.read(path) if path.is_file() else None
         candidate, latency_us = by_digest.get(digest), measured_us.get(digest)
-        if candidate is not None:
+        if candidate is not None and candidate.measured_us is not None:
             latency_us = candidate.measured_us
         models.append(RunModel(record, card, candidate, latency_us, answers, errors))
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))

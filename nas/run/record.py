@@ -164,7 +164,7 @@ class SourceSummary(_RunSection):
         device: its device in one line.
         study: name of its Optuna study, which the storage of this run holds, too.
         scores: number of its scores that the search began with; None before the search.
-        models: IDs of its trained networks that lie on the front of this run.
+        models: names of its trained networks that this run has, too.
     """
 
     folder: str
@@ -182,11 +182,14 @@ class FinalistsRecord(_RunSection):
         budget: budget of the job that decided it; another one decides again.
         count: number of finalists.
         epochs: number of training epochs of each.
+        references: published networks that are trained likewise unless the job names some; None
+            before that was decided.
     """
 
     budget: str
     count: Count
     epochs: Annotated[int, Field(ge=1)]
+    references: list[Name] | None = None
 
 
 class TableSummary(_RunSection):
@@ -301,7 +304,7 @@ class RunRecord(_RunSection):
         correction: correction of the scores that the search uses; None without one.
         search: end of the search; None before it.
         finalists: how many finalists are trained, and for how long; None before that.
-        training_errors: why finalists could not be trained, by their names.
+        training_errors: why finalists and published networks could not be trained, by their names.
         export_errors: why formats of models could not be exported when the job last tried, by model
             and format; "all" stands for all formats.
         remaining: stages that the job's latest start has not ended, in their order: the first one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -191,17 +192,21 @@ class Limits:
 def expected_accuracies(members: Sequence[Candidate]) -> list[float]:
     """Return the accuracy that is expected of each member of a front once it is trained.
 
-    It is the accuracy of the trained network, where there is one. Otherwise it is the score of the
-    search plus the median of what training gained the members that were trained.
+    All are expected to be trained alike: by the recipe of most of the trained members. The accuracy
+    is that of the trained network, where the network was trained so. Otherwise it is the score of
+    the search plus the median of what this recipe gained the members that were trained by it.
     """
-    gains = [
-        each.trained_accuracy - each.score for each in members if each.trained_accuracy is not None
-    ]
+    trained = [each for each in members if each.trained_accuracy is not None]
+    recipes = Counter(each.recipe for each in trained)
+    recipe = recipes.most_common(1)[0][0] if recipes else None
+    known = {
+        each.digest: each.trained_accuracy
+        for each in trained
+        if each.trained_accuracy is not None and each.recipe == recipe
+    }
+    gains = [known[each.digest] - each.score for each in members if each.digest in known]
     gain = statistics.median(gains) if gains else 0.0
-    return [
-        min(1.0, each.score + gain) if each.trained_accuracy is None else each.trained_accuracy
-        for each in members
-    ]
+    return [known.get(each.digest, min(1.0, each.score + gain)) for each in members]
 
 
 def select(

@@ -527,10 +527,17 @@ class SearchSettings(_Table):
 
 
 class FinishSettings(_Table):
-    """The table `[finish]`: how many candidates are timed, trained and exported at the end."""
+    """The table `[finish]`: what is timed, trained and exported at the end."""
 
     measure: Annotated[int, _field("finish.measure")] = 20
     retrain: Annotated[int, _field("finish.retrain")] | None = None
+    references: (
+        Annotated[
+            tuple[Annotated[str, AfterValidator(check_name)], ...],
+            _field("finish.references", strict=False, max_length=1000),
+        ]
+        | None
+    ) = None
     export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] | None = None
     min_confidence: Annotated[float, _field("finish.min_confidence")] | None = None
     min_accuracy: Annotated[float, _field("finish.min_accuracy")] | None = None

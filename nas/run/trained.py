@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -29,6 +29,26 @@ TRAINED_FILE = "trained.json"
 
 MODELS_FOLDER = "models"
 """Name of the folder with a folder for each trained model, in a run folder."""
+
+
+_STARTS = {"supernet": "the supernet", "published": "published weights", "scratch": "scratch"}
+"""Where a training starts, in words."""
+
+
+class Recipe(NamedTuple):
+    """How a network was trained. Accuracies are compared only among networks of equal recipe.
+
+    Attributes:
+        text: length and start, such as "6 epochs from the supernet".
+        details: what else may differ between the trainings of one run: learning rate, share of the
+            training with smaller images, teacher, and file of published weights.
+    """
+
+    text: str
+    details: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.details}"
 
 
 class PretrainedSummary(Document):
@@ -183,6 +203,19 @@ class TrainedRecord(Document):
     data_digest: str
     seconds: Seconds
     versions: dict[str, str]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the network was trained, in words."""
+        rate, resizing = map(self.training.get, ("learning_rate", "progressive_resizing"))
+        details = [
+            "" if rate is None else f"learning rate {rate}",
+            "" if resizing is None else f"smaller images for {resizing} of it",
+            f"taught by the {self.teacher}" if self.teacher else "without a teacher",
+            f"weights with SHA-256 {self.published.sha256}" if self.published else "",
+        ]
+        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        return Recipe(f"{epochs} from {_STARTS[self.start]}", ", ".join(filter(None, details)))
 
     @property
     def int8_loss(self) -> float | None:

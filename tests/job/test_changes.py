@@ -29,7 +29,7 @@ FREE = {
     *("space.pretrained.source", "space.pretrained.licence", "space.pretrained.data"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
-    *("finish.min_confidence", "finish.min_accuracy"),
+    *("finish.references", "finish.min_confidence", "finish.min_accuracy"),
 }
 """Keys that a run can always change, beside its limits."""
 
@@ -123,7 +123,7 @@ def test_refusal_names_keys_values_and_what_may_change(run):
         "budget",
         "limits",
         "[data] source, unknown and license",
-        "measure, retrain, export",
+        "measure, retrain, references, export",
         "pictures",
     ):
         assert text in remedy

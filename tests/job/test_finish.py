@@ -117,7 +117,7 @@ def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invo
         assert members[digest].test_accuracy == pytest.approx(each.test.accuracy)
     assert "train the finalists" in read_run(OUT).stages
     assert not list(OUT.glob("models/*/card.json")), "the job names no format"
-    columns = ["trained_accuracy", "test_accuracy", "dominated_by"]
+    columns = ["trained_accuracy", "test_accuracy", "recipe", "dominated_by"]
     after = read_candidates(OUT).drop(columns=columns)
     pd.testing.assert_frame_equal(after, before.drop(columns=columns))
 

@@ -15,6 +15,7 @@ from nas.job.planning import (
     NETWORK_S,
     PREPARE,
     PROPOSAL_S,
+    REFERENCES,
     SEARCH,
     SUPERNETS,
     TABLE,
@@ -131,6 +132,26 @@ def test_plan_follows_the_numbers_of_the_job_file(plan):
     too_many = plan("5m", training={"epochs": 10_000}, search={"trials": 10_000})
     assert sum(too_many.seconds.values()) == pytest.approx(300, abs=1)
     assert len(np.unique(list(too_many.epochs.values()))) == 1, "equal time"
+
+
+def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
+    without = plan("1h")
+    assert (without.references, REFERENCES in without.seconds) == (0, False)
+    named = plan("1h", references=["mobilenet_v2_0.5"])
+    assert named.references == 1
+    assert named.seconds[REFERENCES] == pytest.approx(without.seconds[FINALISTS] / 4, abs=0.1)
+    assert sum(named.seconds.values()) == pytest.approx(3600, abs=1)
+    assert plan("1h", references=["mobilenet_v2_0.5"], retrain=0).references == 0
+    names = [f"mobilenet_v2_{width}" for width in (0.35, 0.5, 0.75, 1.0)]
+    monkeypatch.setattr(planning, "_possible_references", lambda *_: names)
+    chosen = plan("1h")
+    assert chosen.references == 4
+    assert chosen.seconds[REFERENCES] == pytest.approx(360)
+    assert sum(chosen.seconds.values()) == pytest.approx(3600, abs=1)
+    few = plan("1h", training={"epochs": 5}, search={"trials": 40})
+    each_s = 5 * planning.ANCHOR_COST * 2.0 + planning.EXPORT_S
+    both_s = few.seconds[FINALISTS] + few.seconds[REFERENCES]
+    assert both_s == pytest.approx((5 + 4) * each_s, abs=0.2)
 
 
 def test_budget_that_is_too_short_names_what_would_work(plan):

@@ -222,7 +222,7 @@ def test_runs_of_folders_with_one_name_are_named_by_their_paths(one, tmp_path):
 def test_trained_networks_are_shown_with_their_training(other):
     trained = compared(EXAMPLE, other).runs[0].trained
     assert len(trained) == len(list((EXAMPLE / "models").iterdir()))
-    assert {each.training for each in trained} == {"trained for 60 epochs from supernet"}
+    assert {each.training for each in trained} == {"trained for 60 epochs from the supernet"}
     assert all(each.interval[0] < each.accuracy < each.interval[1] for each in trained)
 
 

@@ -43,6 +43,7 @@ def make_rows(count: int, seed: int = 0) -> pd.DataFrame:
             "validation_accuracy": rng.integers(1, 12, count) / 12,
             "corrected_accuracy": np.nan,
             "trained_accuracy": np.nan,
+            "recipe": None,
             "mac_utilisation": rng.integers(1, 6, count) / 6,
         }
     )
@@ -204,6 +205,16 @@ def test_training_moves_only_networks_off_the_front_that_are_worse_in_every_obje
     first, second, _, fourth = rows["id"]
     assert dominated_after_training(rows, TWO) == {second: first, fourth: first}
     assert dominated_after_training(rows, FOUR) == {fourth: first}
+
+
+def test_networks_that_were_trained_in_different_ways_do_not_dominate_each_other():
+    rows = make_rows(4).assign(
+        predicted_us=[1.0, 2.0, 3.0, 4.0],
+        trained_accuracy=[0.9, 0.7, 0.8, 0.6],
+        recipe=["6 epochs", "1 epoch", "6 epochs", "1 epoch"],
+    )
+    first, second, third, fourth = rows["id"]
+    assert dominated_after_training(rows, TWO) == {third: first, fourth: second}
 
 
 @pytest.fixture

@@ -142,6 +142,37 @@ def test_select_names_trained_members_that_may_be_as_accurate(run):
     assert opened.indistinguishable(untrained, Limits()) == []
 
 
+def test_networks_that_were_trained_in_different_ways_are_not_compared(run):
+    """The finalists had two epochs from the supernet, the fast network got six from scratch."""
+    opened = open_run(run)
+    fast, middle, slow, _ = opened.models
+    row = opened.trials.set_index("id", drop=False).loc[fast.record.id]
+    content = trained(row, 0.95, start="scratch", epochs=6)
+    path = run / "models" / fast.record.id / "trained.json"
+    path.write_text(json.dumps(content))
+    opened.write_trials(opened.trials)
+    fast, middle, slow, _ = opened.models
+    assert str(fast.record.recipe) == "6 epochs from scratch; without a teacher"
+    assert str(slow.record.recipe) == "2 epochs from the supernet; without a teacher"
+    assert fast.candidate.recipe == str(fast.record.recipe)
+    assert middle.candidate.dominated_by is slow.candidate.dominated_by is None
+    assert fast.difference(middle, is_balanced=False) is None
+    assert undecided_pairs([fast, middle, slow], is_balanced=False) == []
+    assert opened.indistinguishable(fast.candidate, Limits()) == []
+
+
+def test_recipe_says_what_differs_between_the_trainings_of_a_run(run):
+    _, _, slow, published = open_run(run).models
+    training = {"learning_rate": 0.01, "progressive_resizing": 0.0, "flip": None}
+    changes = {"training": training, "teacher": "largest of toy", "epochs": 1}
+    recipe = slow.record.model_copy(update=changes).recipe
+    assert recipe.text == "1 epoch from the supernet"
+    assert recipe.details == (
+        "learning rate 0.01, smaller images for 0.0 of it, taught by the largest of toy"
+    )
+    assert published.record.recipe.text == "2 epochs from scratch"
+
+
 def test_report_shows_confusions_and_pictures_of_mistakes(run):
     """Class names are text, whatever is in them."""
     fast, middle, *_ = open_run(run).models

@@ -7,7 +7,15 @@ import pytest
 
 from nas.errors import InfeasibleError, RequestError
 from nas.run.candidates import Candidate
-from nas.run.selection import Comparison, Limits, Option, knee, member_options, runner_up
+from nas.run.selection import (
+    Comparison,
+    Limits,
+    Option,
+    expected_accuracies,
+    knee,
+    member_options,
+    runner_up,
+)
 from nas.run.selection import select as select_of
 from nas.run.settings import DeviceSettings
 from tests.run.test_judged import IMAGES
@@ -75,6 +83,17 @@ def test_trained_members_count_with_their_trained_accuracy():
     assert select(members, Limits(min_accuracy=0.905)).id == GUESS
     with pytest.raises(InfeasibleError, match=r"nearest is ge55 .* it misses accuracy by 1.1%"):
         select(members, Limits(min_accuracy=0.92))
+
+
+def test_members_that_were_trained_in_another_way_count_as_untrained():
+    """Two members gained 0.2 and 0.1 by one recipe, so 0.15 is expected of the third as well."""
+    members = [
+        member(FAST, 0.7, 300.0, trained_accuracy=0.9, recipe="6 epochs"),
+        member(GUESS, 0.72, 500.0, trained_accuracy=0.99, recipe="60 epochs"),
+        member(SLOW, 0.78, 900.0, trained_accuracy=0.88, recipe="6 epochs"),
+    ]
+    assert expected_accuracies(members) == [0.9, pytest.approx(0.87), 0.88]
+    assert expected_accuracies(members[:0]) == []
 
 
 def test_select_names_nearest_member_when_nothing_fits():
