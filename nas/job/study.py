@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from nas import files
 from nas.deploy.references import published_network, time_networks
 from nas.deploy.retrain import Retraining, time_epoch
 from nas.display.formatting import format_latency
-from nas.errors import KernelError, RequestError, SpaceError, TrainingError
+from nas.errors import KernelError, MeasurementError, RequestError, SpaceError, TrainingError
 from nas.files.documents import Document, explain, to_json
 from nas.files.storage_address import redact_address
 from nas.job import plan_job, run_job
 from nas.job.folder import JobRun, claim, installed_versions
 from nas.job.inputs import load_images, load_job_spaces
 from nas.job.planning import JobPlan
+from nas.job.references import published_networks, rivals
 from nas.job.searching import has_study, trials_storage
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.machine import this_machine
@@ -66,6 +68,9 @@ LATENCY_TOLERANCE = 0.03
 MAX_DRAWS = 5000
 """Draws for the random networks of a found one; the nearest in latency are taken after these."""
 
+REPORT_INTERVAL_S = 30.0
+"""Seconds between two writings of the report while trainings end."""
+
 POLL_SECONDS = 1.0
 """Seconds between two looks at trainings of other processes."""
 
@@ -102,7 +107,7 @@ def run_study(
     Raises:
         RequestError: the job chooses a dtype for each network.
         SpaceError: there is no published network of a name.
-        MeasurementError: no network could be timed.
+        MeasurementError: none of the networks that were found could be timed.
         NasError: see `nas.job.run_job`.
     """
     progress = progress or SilentProgress()
@@ -121,18 +126,6 @@ def check_study(settings: JobSettings) -> None:
             "A study compares networks of one dtype, and [device] dtype has two.",
             remedy="Name one of them.",
         )
-    own = load_own_references(settings)
-    for name in settings.study.references or ():
-        if name not in own:
-            find_reference(name)
-
-
-def load_own_references(settings: JobSettings) -> list[str]:
-    """Return the names of the published networks of the spaces of a job."""
-    from nas.space import load_definition
-
-    spaces = [load_definition(each.name) for each in settings.space]
-    return [row.name for space in spaces for row in space.references]
 
 
 def join_study(run: Run, address: str | None, progress: JobProgress) -> int:
@@ -236,19 +229,17 @@ def _choose(run: JobRun, progress: JobProgress) -> tuple[list[StudyNetwork], dic
         for digest in representatives(run.front, search, settings.finalists)
     ]
     known = {each.digest for each in found}
+    references = rivals(run)
+    if settings.references is not None:
+        references, errors = published_networks(run, dict.fromkeys(settings.references))
+        left_out |= {name: error.message for name, error in errors.items()}
     published = []
-    names = settings.references
-    for name in load_own_references(run.settings) if names is None else dict.fromkeys(names):
-        try:
-            network = _network(run, name, "published", published_network(run, name))
-        except SpaceError as error:
-            left_out[name] = error.message
-            continue
-        if network.digest in known:
+    for name, architecture in references.items():
+        if architecture.digest in known:
             left_out[name] = "another network of the study equals it"
             continue
-        known.add(network.digest)
-        published.append(network)
+        known.add(architecture.digest)
+        published.append(_network(run, name, "published", architecture))
     drawn = []
     progress.begin("random networks", "network")
     for position, own in enumerate(found):
@@ -349,6 +340,11 @@ def _time(
             kept.append(network.model_copy(update={"samples_us": samples}))
         else:
             left_out[network.name] = f"it could not be timed: {result.error}"
+    if not any(network.kind == "found" for network in kept):
+        raise MeasurementError(
+            f"No network that was found could be timed: {next(iter(left_out.values()))}",
+            remedy="`nas doctor` says what works on this machine.",
+        )
     return tuple(kept), left_out
 
 
@@ -378,61 +374,88 @@ def _train_all(
 ) -> StudyRecord:
     """Train all networks with all seeds, with other processes, and return the complete record.
 
-    The report is written whenever a training has ended, so that an interrupted study has one.
+    The report is written when trainings have ended, so that an interrupted study has one, too.
     """
     settings = run.settings.study
     location = trials_storage(run, run.settings.search)
     storage = Storage(location, on_message=progress.note)
     trainer = _Trainer(setup, record.networks, settings.seeds, progress)
     with _threads(settings.workers), trainer.open_log(storage) as log:
-        shared = _SharedTasks(networks=record.networks, seeds=settings.seeds)
+        untimed = [each.model_copy(update={"samples_us": ()}) for each in record.networks]
+        shared = to_json(_SharedTasks(networks=tuple(untimed), seeds=settings.seeds))
         study = storage.get_study_id(study_name(run))
-        storage.set_attribute(study, NETWORKS, to_json(shared))
-        shown = set(log.results)
-
-        def report() -> None:
-            new = [task for task in trainer.tasks if task in log.results and task not in shown]
-            if new:
-                ended = _with_results(record, trainer.tasks, log)
-                write_study(run.path, ended)
-                shown.update(new)
-                for task in new:
-                    progress.note(_note(*trainer.tasks[task], ended))
-
-        count = max(0, min(settings.workers, len(log.missing)) - 1)
-        with Workers(count, run.path, location, "study") as workers:
-            trainer.work(log, report)
-        if workers.lost:
-            progress.note(f"{workers.lost} workers ended early; {workers.log} says why")
-        record = _with_results(record, trainer.tasks, log)
-    write_study(run.path, record)
+        if storage.get_attribute(study, NETWORKS) != shared:
+            storage.set_attribute(study, NETWORKS, shared)
+        display = _StudyDisplay(run.path, record, trainer.tasks, log, progress)
+        try:
+            count = max(0, min(settings.workers, len(log.missing)) - 1)
+            with Workers(count, run.path, location, "study") as workers:
+                trainer.work(log, display.update)
+            if workers.lost:
+                progress.note(f"{workers.lost} workers ended early; {workers.log} says why")
+        finally:
+            record = display.write()
     shutil.rmtree(run.path / TRAININGS_FOLDER, ignore_errors=True)
     return record
 
 
-def _with_results(
-    record: StudyRecord, tasks: Mapping[str, tuple[StudyNetwork, int]], log: TaskLog
-) -> StudyRecord:
-    trainings = tuple(
-        StudyTraining.model_validate({**log.results[task], "network": network.name, "seed": seed})
-        for task, (network, seed) in tasks.items()
-        if task in log.results
-    )
-    record = record.model_copy(update={"trainings": trainings})
-    statements = tuple(StudyComparison.of(record).statements)
-    return record.model_copy(update={"statements": statements})
+class _StudyDisplay:
+    """Shows trainings that have ended anywhere, and writes the report meanwhile.
 
+    Args:
+        folder: the run folder.
+        record: the study.
+        tasks: network and seed of each training by the name of its task.
+        log: log of the trainings.
+        progress: receives messages.
+    """
 
-def _note(network: StudyNetwork, seed: int, record: StudyRecord) -> str:
-    ended = {(each.network, each.seed): each for each in record.trainings}
-    training = ended[network.name, seed]
-    result = (
-        f"not trained: {training.error}"
-        if training.test_accuracy is None
-        else f"{training.test_accuracy:.1%} on the test images"
-    )
-    latency = format_latency(network.latency_us)
-    return f"{network.name} ({network.kind}, {latency}), seed {seed}: {result}"
+    def __init__(
+        self,
+        folder: Path,
+        record: StudyRecord,
+        tasks: Mapping[str, tuple[StudyNetwork, int]],
+        log: TaskLog,
+        progress: JobProgress,
+    ) -> None:
+        self._folder, self._record, self._tasks = folder, record, tasks
+        self._log, self._progress = log, progress
+        self._shown = set(log.results)
+        self._written_s = -math.inf
+
+    def update(self) -> None:
+        """Show what is new."""
+        new = [task for task in self._tasks if task in self._log.results.keys() - self._shown]
+        self._shown.update(new)
+        for task in new:
+            self._progress.note(self._text(task))
+        if new and time.monotonic() - self._written_s > REPORT_INTERVAL_S:
+            self.write()
+            self._written_s = time.monotonic()
+
+    def write(self) -> StudyRecord:
+        """Write the report with the trainings that have ended, and return its record."""
+        trainings = [self._training(task) for task in self._tasks if task in self._log.results]
+        record = self._record.model_copy(update={"trainings": tuple(trainings)})
+        statements = tuple(StudyComparison.of(record).statements)
+        record = record.model_copy(update={"statements": statements})
+        write_study(self._folder, record)
+        return record
+
+    def _training(self, task: str) -> StudyTraining:
+        network, seed = self._tasks[task]
+        result = {**self._log.results[task], "network": network.name, "seed": seed}
+        return StudyTraining.model_validate(result)
+
+    def _text(self, task: str) -> str:
+        (network, seed), training = self._tasks[task], self._training(task)
+        result = (
+            f"not trained: {training.error}"
+            if training.test_accuracy is None
+            else f"{training.test_accuracy:.1%} on the test images"
+        )
+        latency = format_latency(network.latency_us)
+        return f"{network.name} ({network.kind}, {latency}), seed {seed}: {result}"
 
 
 @contextmanager
@@ -569,6 +592,8 @@ def plan_study(settings: JobSettings, *, progress: JobProgress | None = None) ->
     The networks that will be found are not known: random ones of each space stand for them, and for
     the random ones. The teacher is the largest network of all spaces. No file is made or changed.
 
+    By default the published networks are at most those of the spaces.
+
     Args:
         settings, progress: see `nas.job.plan_job`.
 
@@ -580,18 +605,15 @@ def plan_study(settings: JobSettings, *, progress: JobProgress | None = None) ->
     data = load_images(settings, progress, write_cache=False)
     spaces = load_job_spaces(settings, data).searched
     study = settings.study
-    names = settings.study.references
+    own = {row.name: space for space in spaces.values() for row in space.references}
+    sizes = next(iter(spaces.values())).settings
     references = []
-    for name in load_own_references(settings) if names is None else names:
-        space = next((s for s in spaces.values() if name in [r.name for r in s.references]), None)
-        if space is None:
-            size = {"image_size": data.image_size, "channels": data.channels}
-            space = find_reference(name)[0].adapt(**size, classes=len(data.classes))
-        try:
-            references.append(space.reference(name))
-            _ = references[-1].graph
-        except SpaceError:
-            continue
+    for name in own if study.references is None else study.references:
+        space = own.get(name) or find_reference(name)[0].adapt(**sizes)
+        with suppress(SpaceError):  # The images are too small for it.
+            architecture = space.reference(name)
+            _ = architecture.graph
+            references.append(architecture)
     device = resolve_device(settings.training.device)
     largest = max(spaces.values(), key=lambda space: space.largest.macs)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -605,8 +627,8 @@ def plan_study(settings: JobSettings, *, progress: JobProgress | None = None) ->
         for done, architecture in enumerate([*references, *drawn], start=1):
             epoch_s.append(time_epoch(architecture, data, recipe, teacher))
             progress.advance(done, len(references) + len(drawn))
-    own = study.finalists * (1 + study.random)
-    total_s = sum(epoch_s[: len(references)]) + own * float(np.mean(epoch_s[len(references) :]))
+    count = study.finalists * (1 + study.random)
+    total_s = sum(epoch_s[: len(references)]) + count * float(np.mean(epoch_s[len(references) :]))
     networks = {
         "found": study.finalists,
         "published": len(references),
