@@ -68,6 +68,9 @@ LATENCY_TOLERANCE = 0.03
 MAX_DRAWS = 5000
 """Draws for the random networks of a found one; the nearest in latency are taken after these."""
 
+DRAWN_PER_SPACE = 2
+"""Random networks of each space whose training a plan times."""
+
 REPORT_INTERVAL_S = 30.0
 """Seconds between two writings of the report while trainings end."""
 
@@ -620,7 +623,11 @@ def plan_study(settings: JobSettings, *, progress: JobProgress | None = None) ->
     teacher = Teacher.of_supernet(Supernet(largest, generator).to(device), data)
     recipe = settings.training.settings(batch_size=default_batch_size(device), epochs=study.epochs)
     rng = np.random.default_rng(settings.seed)
-    drawn = [space.sample(rng, uniform_over="choices") for space in spaces.values()]
+    drawn = [
+        space.sample(rng, uniform_over="choices")
+        for space in spaces.values()
+        for _ in range(DRAWN_PER_SPACE)
+    ]
     progress.begin("plan of the study", "network")
     epoch_s = []
     with _threads(study.workers):

@@ -85,9 +85,10 @@ def study_text(record: StudyRecord, comparison: StudyComparison) -> str:
         parts.append(f"{len(record.trainings)} of {total} trainings have ended.")
     parts += comparison.statements
     parts.append(
-        f"All networks start from newly drawn weights and are trained for {settings.epochs} epochs "
-        f"with one recipe and {_teacher(record)}. An interval is 95%, over the seeds unless the "
-        "text says otherwise. The images are those that no training and no search has used."
+        f"All networks start from newly drawn weights and are trained for {_epochs(record)} with "
+        f"one recipe and {_teacher(record)}. Accuracies are those on the test images, which no "
+        "training and no search has used. An interval is 95%: against published networks over the "
+        "seeds, against random ones over the networks found."
     )
     if comparison.rivals:
         parts.append("## Published networks")
@@ -136,6 +137,11 @@ def study_text(record: StudyRecord, comparison: StudyComparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _epochs(record: StudyRecord) -> str:
+    epochs = record.settings.epochs
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}"
+
+
 def _teacher(record: StudyRecord) -> str:
     return f"one teacher, the {record.teacher}" if record.teacher else "no teacher"
 
@@ -175,7 +181,7 @@ def draw_study(record: StudyRecord, comparison: StudyComparison) -> Figure:
     axes.set_ylabel(f"test {record.metric.replace('_', ' ')}, %")
     settings = record.settings
     axes.set_title(
-        f"{settings.epochs} epochs from newly drawn weights, mean and range over "
+        f"{_epochs(record)} from newly drawn weights, mean and range over "
         f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}",
         fontsize=10,
         loc="left",
