@@ -132,9 +132,9 @@ def run_job(
                 unexported = finish.export_finalists(run, finalists, bars)
             references = references_of(run)
             if references:
-                stages.write_report(run)
                 with run.stage(REFERENCES, bars):
                     untrained |= train_references(run, references, bars)
+        run.record.remaining = []
         report = stages.write_report(run)
         if untrained or unexported:
             raise unfinished_error(

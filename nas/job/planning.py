@@ -142,6 +142,7 @@ def planned_stages(
         LOSSES: len(settings.device.dtypes) > 1,
         FINALISTS: settings.finish.retrain != 0,
         EXPORT: settings.finish.retrain != 0,
+        REFERENCES: settings.finish.retrain != 0 and settings.finish.references != (),
     }
     stages = STAGES[: STAGES.index(SEARCH) + 1] if search_only else STAGES
     names: list[str] = []

@@ -98,10 +98,13 @@ def test_planned_stages_are_those_of_a_whole_job(small_job):
         finish={"retrain": 2},
         device={"dtype": ["float32", "int8"]},
     )
-    assert planned_stages(longer, ["a", "b"]) == [
+    stages = [
         "prepare", "latency table", "supernet a", "supernet b", "anchors", "losses of int8",
-        "search", "measure the front", "train the finalists", "export",
+        "search", "measure the front", "train the finalists", "export", "published networks",
     ]  # fmt: skip
+    assert planned_stages(longer, ["a", "b"]) == stages
+    alone = with_options(longer, finish={"references": []})
+    assert planned_stages(alone, ["a", "b"]) == stages[:-1]
 
 
 def test_report_follows_the_job_and_changes_nothing(small_job, sections, monkeypatch, request):

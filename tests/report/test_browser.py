@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from nas.errors import InfeasibleError
 from nas.report import page as report_page
 from nas.run import candidates
-from nas.run.run import open_run
+from nas.run.run import Run, open_run
 from tests.report.browser import PAPER, PHONE
 from tests.report.cases import CASES
 
@@ -76,6 +76,30 @@ def test_report_of_a_job_shows_measured_members_of_every_family(finished_job, sh
         rows = page.locator("tr[data-network]", has_text=family)
         assert rows.count() > 0
         assert rows.filter(has_text="not measured").count() == 0
+
+
+def test_page_of_a_running_job_loads_itself_anew_until_that_is_stopped(
+    untrained_run, show, monkeypatch
+):
+    record = json.loads((untrained_run / "run.json").read_text())
+    record["remaining"] = ["search", "measure the front"]
+    (untrained_run / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr(Run, "is_running", True)
+    report = report_page.build(open_run(untrained_run))
+    text = report.read_text()
+    assert "RELOAD_S = 180;" in text
+    report.write_text(text.replace("RELOAD_S = 180;", "RELOAD_S = 2;"))
+    page = show(report, fragment="max_latency_ms=0.005")
+    expect(page.locator("#progress")).to_contain_text("The job is running")
+    limits = limits_in_address(page)
+    assert limits == {"max_latency_ms": 0.005}
+    page.evaluate("window.isFirst = true")
+    page.wait_for_function("window.isFirst === undefined && document.getElementById('reload')")
+    assert limits_in_address(page) == limits
+    monkeypatch.setattr(Run, "is_running", False)
+    report_page.build(open_run(untrained_run))
+    expect(page.locator("#progress")).to_contain_text("it was interrupted in search")
+    assert page.locator("#reload").count() == 0
 
 
 @pytest.mark.parametrize(
