@@ -281,6 +281,26 @@ def pair_variances(
     return variances
 
 
+def smallest_difference(disagreement: float, strata: Sequence[float]) -> float:
+    """Return the smallest difference of two networks' accuracies that a paired test shows.
+
+    The statistic of McNemar 1947 ("Note on the sampling error of the difference between correlated
+    proportions or percentages") is (b - c)^2 / (b + c) if one network alone is right on b images
+    and the other one on c. So the difference of the accuracies, |b - c| / n, must be 1.96 times the
+    square root of (b + c) / n^2. Of the mean of several strata, it is 1.96 standard deviations
+    likewise. Fewer than six images never show a difference at 5%: 2 / 2^5 is more.
+
+    Args:
+        disagreement: share of the images that one network alone classifies correctly.
+        strata: number of images of each stratum, see `wilson_interval`.
+    """
+    sizes = np.array([size for size in strata if size > 0], float)
+    deviations = NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2)
+    shown = deviations * np.sqrt(disagreement * (1 / sizes).sum()) / len(sizes)
+    fewest = math.ceil(math.log2(2 / MAX_P_VALUE))
+    return float(max(shown, fewest / sizes.sum()))
+
+
 def expected_kendall_tau(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Kendall's tau of two normally distributed values with these correlations.
 

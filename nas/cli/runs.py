@@ -200,6 +200,7 @@ def search(
     from nas.job import job_path, load_job, search_job
     from nas.job.folder import saved_settings
     from nas.job.settings import with_search
+    from nas.run.run import Run
 
     saved = saved_settings(Path(job))
     settings = with_search(saved or load_job(job_path(job)), options)
@@ -223,7 +224,7 @@ def search(
         },
         f"{completed} architectures, {len(result.front)} on the predicted front "
         f"({result.stop_reason}): {folder / 'report.html'}\n"
-        f"To time the front: nas run {folder / 'job.toml'} --out {folder}",
+        f"To time the front: {Run(folder).continue_command}",
         as_json,
     )
 

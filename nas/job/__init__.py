@@ -106,8 +106,8 @@ def run_job(
     from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.inputs import check_device, check_published, check_references
-    from nas.job.planning import EXPORT, FINALISTS, MEASURE, REFERENCES
-    from nas.job.references import references_of, train_references
+    from nas.job.planning import EXPORT, FINALISTS, MEASURE, REFERENCES, possible_references
+    from nas.job.references import train_references
     from nas.job.retargeting import take_over_trained
     from nas.run.trained import MODELS_FOLDER
     from nas.supernet.distributed import require_single_process
@@ -126,17 +126,13 @@ def run_job(
         untrained: dict[str, NasError] = {}
         unexported: dict[str, NasError] = {}
         if settings.finish.retrain != 0:
-            # The front can be read although a later stage fails or is killed.
-            stages.write_report(run)
             with run.stage(FINALISTS, bars):
                 finalists, untrained = finish.train_finalists(run, bars)
             with run.stage(EXPORT, bars):
                 unexported = finish.export_finalists(run, finalists, bars)
-            references = references_of(run)
-            if references:
-                stages.write_report(run)
+            if possible_references(settings, run.spaces):
                 with run.stage(REFERENCES, bars):
-                    untrained |= train_references(run, references, bars)
+                    untrained |= train_references(run, bars)
         report = stages.write_report(run)
         if untrained or unexported:
             raise unfinished_error(
@@ -169,9 +165,10 @@ def search_job(
     Raises:
         NasError: see `run_job`.
     """
-    from nas.job import finish, stages
+    from nas.job import stages
     from nas.job.folder import claim
     from nas.job.inputs import check_device, check_published
+    from nas.job.trials_file import write_candidates
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a search")
@@ -179,23 +176,26 @@ def search_job(
     if not own_spaces:
         check_published(settings)
     with claim(folder, settings, command) as run:
-        supernets, result = _run_until_search(run, progress or SilentProgress(), own_spaces)
-        finish.write_candidates(run, supernets, result.trials)
+        supernets, result = _run_until_search(
+            run, progress or SilentProgress(), own_spaces=own_spaces, search_only=True
+        )
+        write_candidates(run, supernets, result.trials)
         stages.write_report(run)
         return result
 
 
 def _run_until_search(
-    run: JobRun, progress: JobProgress, own_spaces: bool = False
+    run: JobRun, progress: JobProgress, *, own_spaces: bool = False, search_only: bool = False
 ) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
     from nas.job import searching, stages
     from nas.job.int8_losses import measure_losses
-    from nas.job.planning import ANCHORS, LOSSES, PREPARE, SEARCH, TABLE
+    from nas.job.planning import ANCHORS, LOSSES, PREPARE, SEARCH, TABLE, planned_stages
     from nas.job.supernets import train_anchors
 
     with run.stage(PREPARE, progress):
         stages.open_data(run, progress, own_spaces=own_spaces)
+        run.record.remaining = planned_stages(run.settings, run.spaces, search_only=search_only)
         stages.open_device(run, progress)
         stages.note_few_images(run.settings, run.data, progress)
         searching.require_feasible_job(run)

@@ -10,7 +10,11 @@ import pandas as pd
 
 from nas.deploy.exporting import export_networks, job_formats
 from nas.deploy.retrain import Retraining, finalist, measure_epoch, train_networks
-from nas.errors import IncompleteExportError, KernelError, MeasurementError, NasError
+from nas.errors import (
+    IncompleteExportError,
+    MeasurementError,
+    NasError,
+)
 from nas.files import jsonl
 from nas.job.folder import JobRun
 from nas.job.planning import (
@@ -22,8 +26,8 @@ from nas.job.planning import (
 )
 from nas.job.references import affordable, published_networks, untrained
 from nas.job.retargeting import trained_in_source
-from nas.latency import Prediction, measure_networks
-from nas.run import candidates
+from nas.job.trials_file import candidate_rows, write_candidates
+from nas.latency import measure_networks
 from nas.run.front import behind, front, representatives, without_second_dtypes
 from nas.run.measurements import (
     MEASUREMENTS,
@@ -34,10 +38,9 @@ from nas.run.measurements import (
 )
 from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord
-from nas.run.settings import COUNTS, SearchSettings
+from nas.run.settings import SearchSettings
 from nas.search import Trial
 from nas.space import Architecture
-from nas.supernet.evaluation import evaluate
 from nas.supernet.trainer import MAX_EPOCHS
 from nas.supernet.weights import Supernet
 
@@ -68,7 +71,7 @@ def measure_front(
     by_digest = {trial.digest: trial for trial in trials}
     # Candidates are chosen by their predictions, not by what was measured, so that a resumed run
     # chooses the same.
-    predicted = _rows(run, trials, {}, {}, {}, {})
+    predicted = candidate_rows(run, trials, {}, {}, {}, {})
     timed = {each.digest for each in jsonl.read(run.measurements, MEASUREMENTS)}
     timed |= trained_in_source(run).keys()  # Only a measured network is on the front.
     chosen = to_measure(
@@ -83,20 +86,6 @@ def measure_front(
             f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
             remedy=f"{run.measurements} has the errors; remove its lines to try again.",
         )
-
-
-def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[Trial]) -> None:
-    """Write the rows of all candidates; those with a measured latency get a hold-out accuracy."""
-    by_digest = {trial.digest: trial for trial in trials}
-    measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
-    holdout = {}
-    for digest in measured.keys() & by_digest.keys():
-        trial = by_digest[digest]
-        (score,) = evaluate(
-            supernets[trial.architecture.space.name], [trial.architecture], run.data, "holdout"
-        )
-        holdout[digest] = run.record.expected(score, trial.architecture)
-    run.write_trials(_rows(run, trials, measured, holdout, problems, _predictions(run, trials)))
 
 
 def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_s: float) -> None:
@@ -172,37 +161,6 @@ def to_measure(
     chosen.update(dict.fromkeys(behind(complete, members, search)))
     first = [digest for digest in chosen if digest in timed and digest in on_fronts]
     return list(dict.fromkeys([*first, *chosen]))[:count]
-
-
-def _rows(
-    run: JobRun,
-    trials: Sequence[Trial],
-    measured: dict[str, float],
-    holdout: dict[str, float],
-    problems: dict[str, str],
-    predictions: dict[str, Prediction],
-) -> pd.DataFrame:
-    return candidates.from_trials(
-        trials,
-        measured_us=measured,
-        holdout_accuracy=holdout,
-        problems=problems,
-        predictions=predictions,
-        figures=[name for name in run.settings.search.costs if name not in COUNTS],
-        basis=run.runtime.network_basis,
-    )
-
-
-def _predictions(run: JobRun, trials: Sequence[Trial]) -> dict[str, Prediction]:
-    """Return the table's prediction of each network that it can predict, by digest."""
-    predictions = {}
-    for trial in trials:
-        try:
-            table = run.tables[run.dtype_of(trial.architecture)]
-            predictions[trial.digest] = table.predict(trial.architecture, run.settings.device.batch)
-        except KernelError:
-            continue  # an infeasible candidate, which has no latency
-    return predictions
 
 
 def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict[str, NasError]]:

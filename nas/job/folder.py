@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from nas import files
 from nas.display.formatting import format_duration
-from nas.errors import RunFolderError
+from nas.errors import NasError, RunFolderError
 from nas.files.documents import to_json
 from nas.job.changes import limits_of, require_continuable
 from nas.job.inputs import needed_kernels
+from nas.job.live import LiveReport
 from nas.job.planning import (
     FINALISTS,
     MEASURE,
@@ -58,6 +59,8 @@ class JobRun(Run):
 
     Attributes:
         has_begun: whether the run has begun to train. Until then its job can still be corrected.
+        has_failed: whether the job has failed or was interrupted.
+        live_report: writes the report meanwhile.
         published: published weights from which supernets start, by space; set by `open_data`.
     """
 
@@ -67,6 +70,13 @@ class JobRun(Run):
         super().__init__(path)
         self.has_begun = _has_begun(path)
         self._record = _start_record(path, settings, command, has_begun=self.has_begun)
+        self.has_failed = False
+        self.live_report = LiveReport(self)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process works on the run: this one does, until its job has failed."""
+        return not self.has_failed
 
     @property
     def record(self) -> RunRecord:
@@ -129,13 +139,16 @@ class JobRun(Run):
     def stage(self, name: str, progress: JobProgress) -> Iterator[None]:
         """Time a stage, for `run.json`, and say if it took more than its share of the budget.
 
-        The seconds of interrupted starts add up, except those of a killed process.
+        The seconds of interrupted starts add up, except those of a killed process. The report that
+        follows a stage does not count.
         """
         limit_s = self.seconds_for(name) if name in SHARES else math.inf
         stage = self.record.stages.setdefault(name, StageRecord(seconds=0.0))
         start = time.perf_counter()
+        self._leave_stages_before(name)
         try:
             yield
+            self._leave_stages_before(name, and_itself=True)
         finally:
             seconds = time.perf_counter() - start
             stage.seconds = round(stage.seconds + seconds, 3)
@@ -145,6 +158,19 @@ class JobRun(Run):
                 f"{name}: took {format_duration(seconds)}, and {format_duration(limit_s)} were its "
                 f"share of the budget: {OVERTIME_REASONS[name]}"
             )
+        self.live_report.after_stage(seconds, progress)
+
+    def _leave_stages_before(self, name: str, *, and_itself: bool = False) -> None:
+        """Take the stages before one, which were ended or are not needed, off those that remain.
+
+        Args:
+            name: name of the stage.
+            and_itself: whether it has ended, too.
+        """
+        remaining = self.record.remaining
+        if name in remaining:
+            self.record.remaining = remaining[remaining.index(name) + and_itself :]
+            self.save()
 
 
 @contextmanager
@@ -155,6 +181,8 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
         path: path of the folder; it is made if missing.
         settings: the settings of the job.
         command: command that the run names as what made it.
+
+    A job that fails or is interrupted leaves a report that says so.
 
     Raises:
         RunFolderError: another process works in the folder, it belongs to another job, or it holds
@@ -168,7 +196,12 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
         run = JobRun(path, settings, command)
         files.replace(path / "job.toml", settings.to_toml())
         run.save()
-        yield run
+        try:
+            yield run
+        except (NasError, KeyboardInterrupt):
+            run.has_failed = True
+            run.live_report.after_failure()
+            raise
 
 
 def require_run_or_empty(path: Path) -> None:
@@ -182,7 +215,7 @@ def require_run_or_empty(path: Path) -> None:
 
 def _has_begun(path: Path) -> bool:
     """Return whether a run folder holds a file that took training or searching to make."""
-    made_before = {"job.toml", "run.json", "spaces"}
+    made_before = {"job.toml", "run.json", "spaces", "report.html"}
     return any(
         file.is_file()
         for entry in path.iterdir()

@@ -37,6 +37,7 @@ from nas.job.planning import (
 )
 from nas.job.settings import with_search
 from nas.job.supernets import fit_score_correction
+from nas.job.trials_file import write_scored
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.run.candidates import HISTORY_FILE
 from nas.run.progress import JobProgress
@@ -139,9 +140,7 @@ def search_spaces(
     storage = trials_storage(run, settings)
     study = _choose_study(run, progress, objectives, storage)
     shared = settings.workers > 1 or settings.storage != "journal"
-    display = _SearchProgressDisplay(
-        progress, run.path / HISTORY_FILE, _most_trials(run), _limit_s(run)
-    )
+    display = _SearchProgressDisplay(run, progress, _most_trials(run), _limit_s(run))
     with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
             run,
@@ -156,6 +155,7 @@ def search_spaces(
         if result.interrupted:
             workers.interrupt()
     write_history(run.path / HISTORY_FILE, result.progress)
+    write_scored(run, result.trials)
     run.record.search = SearchSummary(
         ended=result.stop_reason,
         sampler=settings.sampler,
@@ -399,12 +399,12 @@ def write_history(path: Path, progress: SearchProgress) -> None:
 
 
 class _SearchProgressDisplay:
-    """Shows the progress of a search, and writes the history of the hypervolume meanwhile."""
+    """Shows the progress of a search, and writes its history, trials and report meanwhile."""
 
     def __init__(
-        self, progress: JobProgress, path: Path, trials: int | None, limit_s: float
+        self, run: JobRun, progress: JobProgress, trials: int | None, limit_s: float
     ) -> None:
-        self._progress, self._path = progress, path
+        self._run, self._progress, self._path = run, progress, run.path / HISTORY_FILE
         self._trials, self._limit_s = trials or math.inf, limit_s
         self._best: dict[str, float] = {}
         self._start = self._written = time.monotonic()
@@ -426,6 +426,12 @@ class _SearchProgressDisplay:
         if time.monotonic() - self._written > HISTORY_INTERVAL_S:
             self._written = time.monotonic()
             write_history(self._path, progress)
+
+        def write_trials() -> None:
+            write_history(self._path, progress)
+            write_scored(self._run, progress.trials)
+
+        self._run.live_report.during_search(write_trials, self._progress)
 
 
 def trials_storage(run: Run, settings: SearchSettings) -> Path | str:

@@ -182,7 +182,7 @@ def choices_section(run: Run) -> ChoicesSection | None:
 
     None if no network has been scored, or the run's copy of a space cannot be loaded.
     """
-    rows = run.trials
+    rows = run.trials_so_far
     scored = rows[rows["state"] == "complete"]
     try:
         spaces = [

@@ -16,8 +16,10 @@ from pydantic import Field
 from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
 from nas.report.choices import ChoicesSection, choices_section
+from nas.report.progress import ProgressSection, progress_section
 from nas.report.published import PublishedSection, published_section
 from nas.report.times import TimesSection, times_section
+from nas.report.trust import TrustSection, trust_section
 from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel, recipe_names
@@ -221,6 +223,8 @@ class ReportDocument(Document):
         times: where the time of the networks goes; null if none can be chosen.
         choices: what good networks share; null if no network was
             scored, or a space cannot be loaded.
+        trust: what limits the conclusions from all of this.
+        progress: what is still missing; null if the job has ended.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -247,6 +251,8 @@ class ReportDocument(Document):
     coverage: list[Line]
     times: TimesSection | None
     choices: ChoicesSection | None
+    trust: TrustSection
+    progress: ProgressSection | None
 
 
 def report_document(run: Run) -> ReportDocument:
@@ -254,7 +260,7 @@ def report_document(run: Run) -> ReportDocument:
 
     Raises RunFolderError or CheckpointError for a damaged file.
     """
-    rows, models, ranking, images = run.trials, run.models, run.ranking, run.images
+    rows, models, ranking, images = run.trials_so_far, run.models, run.ranking, run.images
     spaces = list(run.record.spaces or {})
     rankings = ranking.spaces if ranking else {}
     complete = rows[rows["state"] == "complete"]
@@ -314,6 +320,8 @@ def report_document(run: Run) -> ReportDocument:
         coverage=_coverage(models, spaces),
         times=times_section(run),
         choices=choices_section(run),
+        trust=trust_section(run),
+        progress=progress_section(run),
     )
 
 

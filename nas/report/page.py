@@ -15,10 +15,10 @@ import pandas as pd
 from nas import files
 from nas.display.formatting import format_accuracy, format_count
 from nas.files.documents import Document
-from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.report.document import ReportDocument, precision_pairs, report_document
 from nas.report.figures import latency_unit
+from nas.report.trust import SEVERITY_NAMES
 from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
@@ -36,22 +36,24 @@ FRONT_SCHEMA = 5
 NUM_COLOURS = 6
 """Number of colours for spaces in `page.css`."""
 
-SCRIPTS = ("base", "plot", "run", "choose", "times", "choices", "details")
+SCRIPTS = ("base", "plot", "run", "choose", "times", "choices", "details", "live")
 """The scripts of the page of a run, in their order. They share their top-level names."""
 
 
 def build(run: Run) -> Path:
     """Write the report of a run and return the path of `report.html`.
 
+    The run may have only begun: what is not known yet is left out, and the page says so.
+
     Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
     training and search, the records and cards of trained models and, if `nas supernet rank` wrote
     one, `ranking.json`. Then `front.csv`, `front.json` and `report.html` are replaced.
 
-    Raises RunFolderError if the folder is not a run, its architectures are not scored yet, or a
-    file in it is damaged.
+    Raises RunFolderError if the folder is not a run, its images are not known yet, or a file in it
+    is damaged.
     """
     folder, record = run.path, run.record
-    for name in ("data", "spaces", "device", "table"):
+    for name in ("data", "spaces"):
         if getattr(record, name) is None:
             raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
     members = run.front
@@ -115,15 +117,14 @@ def _render(
         shown: the same as candidates.
         document: what the scripts of the page draw.
     """
-    record, rows, ranking, models = run.record, run.trials, run.ranking, run.models
+    record, rows, ranking, models = run.record, run.trials_so_far, run.ranking, run.models
     spaces, search = list(record.spaces or {}), record.job.search
     measured = rows.dropna(subset=["measured_us"])
     space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
     pairs = precision_pairs(run, models)
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
     objectives = [accuracy, latency, *others]
-    agreement, basis = candidates.latency_agreement(rows), candidates.basis(rows)
-    is_problem = (rows["error"] != "") & (rows["state"] != "infeasible")
+    basis = candidates.basis(rows)
     return render(
         "page.html.j2",
         SCRIPTS,
@@ -142,14 +143,13 @@ def _render(
         colours={space: index % NUM_COLOURS for index, space in enumerate(spaces)},
         unit=latency_unit(rows["predicted_us"].max()),
         min_explained=MIN_EXPLAINED,
-        rough_prediction=ROUGH_PREDICTION,
         basis=basis,
         calibration=record.table.calibration.text
         if record.table and record.table.calibration
         else "",
         whole_network="measured" if basis == MEASURED else "whole network",
-        agreement=agreement,
-        slowdown=run.slowdown,
+        has_agreement=candidates.latency_agreement(rows) is not None,
+        severities=SEVERITY_NAMES,
         pairs={each.record.id: [pair for model, pair in pairs if model is each] for each in models},
         ranking=ranking,
         orders=ORDER_NAMES,
@@ -162,13 +162,7 @@ def _render(
         undecided=undecided_pairs(models, is_balanced=run.images.is_balanced),
         pictures=run.settings.finish.pictures,
         most_pictures=MAX_MISTAKES,
-        untrained={
-            name: reason
-            for name, reason in record.training_errors.items()
-            if name not in [model.record.id for model in models]
-        },
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
-        problems=rows[is_problem]["error"].value_counts().to_dict(),
     )
 
 

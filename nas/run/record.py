@@ -307,6 +307,8 @@ class RunRecord(_RunSection):
         training_errors: why finalists and published networks could not be trained, by their names.
         export_errors: why formats of models could not be exported when the job last tried, by model
             and format; "all" stands for all formats.
+        remaining: stages that the job's latest start has not ended, in their order: the first one
+            is running or was interrupted. Empty once it has ended.
     """
 
     schema_version: Literal[3] = Field(alias="schema")
@@ -338,6 +340,7 @@ class RunRecord(_RunSection):
     finalists: FinalistsRecord | None = None
     training_errors: dict[Name, str] = Field(default_factory=dict)
     export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
+    remaining: list[str] = Field(default_factory=list)
 
     @property
     def tables(self) -> tuple[TableSummary | None, TableSummary | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -83,6 +84,9 @@ def open_run(path: Path | str, data_source: str | None = None) -> Run:
 
 Content = TypeVar("Content")
 
+_LOCK_WAIT_S = 0.5
+"""Time in which a lock is asked for again: `Run.is_running` may hold it for an instant."""
+
 _MAX_IDS_IN_MESSAGE = 6
 """Largest number of IDs that a message lists."""
 
@@ -126,7 +130,7 @@ class Run:
 
         Raises RunFolderError, with the remedy, if another process does.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        lock = filelock.FileLock(self.path / ".lock", timeout=_LOCK_WAIT_S)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -141,6 +145,18 @@ class Run:
             lock.release()
 
     @property
+    def is_running(self) -> bool:
+        """Whether a process works on the run."""
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        if not Path(lock.lock_file).exists():
+            return False
+        try:
+            with lock:
+                return False
+        except filelock.Timeout:
+            return True
+
+    @property
     def record(self) -> RunRecord:
         """The contents of `run.json`: versions, device, data, spaces and seconds of each stage.
 
@@ -153,6 +169,11 @@ class Run:
     def settings(self) -> JobSettings:
         """The settings of the job that made the run."""
         return self.record.job
+
+    @property
+    def continue_command(self) -> str:
+        """Command that runs the job to its end."""
+        return shlex.join(["nas", "run", str(self.path / "job.toml"), "--out", str(self.path)])
 
     @property
     def journal(self) -> Path:
@@ -213,6 +234,12 @@ class Run:
         return self._read_once("trials.csv", candidates.read)
 
     @property
+    def trials_so_far(self) -> pd.DataFrame:
+        """`trials`; no rows before the search has written any."""
+        has_trials = (self.path / "trials.csv").exists()
+        return self.trials if has_trials else candidates.table([])
+
+    @property
     def trained(self) -> dict[str, TrainedRecord]:
         """The records of the networks that were trained to the end, by digest.
 
@@ -238,9 +265,10 @@ class Run:
         """The rows of `trials` on the Pareto front, the fastest first.
 
         It is the front of `front.csv`: of all objectives of the job, and within its limits. If any
-        row has a measured latency, only those that have one are compared.
+        row has a measured latency, only those that have one are compared. There are no rows before
+        the search has written any.
         """
-        return front(self.trials, self.settings.search)
+        return front(self.trials_so_far, self.settings.search)
 
     @property
     def members(self) -> list[Candidate]:
@@ -248,11 +276,11 @@ class Run:
 
         Raises RunFolderError if the front is empty.
         """
-        rows, search = self.front, self.settings.search
+        trials, rows, search = self.trials, self.front, self.settings.search
         if not rows.empty:
             return candidates.of_table(rows)
         reason, remedy = "no network met the limits of the job", "Raise the limits"
-        unlimited = front(self.trials, SearchSettings())
+        unlimited = front(trials, SearchSettings())
         if search.max_latency_ms is not None and not unlimited.empty:
             fastest_us = float(candidates.latency_us(unlimited).iloc[0])
             if fastest_us > 1000 * search.max_latency_ms:
@@ -428,7 +456,8 @@ class Run:
 
         Raises CheckpointError for a damaged record or card, RunFolderError for a damaged log.
         """
-        return read_models(self.path, self.trials, self.record.export_errors, self.measured_us)
+        record, rows = self.record, self.trials_so_far
+        return read_models(self.path, rows, record.export_errors, self.measured_us)
 
     @checked
     def candidate(self, digest: str) -> Candidate:

@@ -101,6 +101,7 @@ class SearchProgress:
         seconds: time during which at least one trial was being evaluated.
         hypervolume: normalised hypervolume, or None before `startup` trials are completed.
         history: `(completed, seconds, hypervolume)` after each completed trial.
+        trials: all trials that have ended.
     """
 
     def __init__(self, objectives: Sequence[Objective], startup: int) -> None:
@@ -115,9 +116,11 @@ class SearchProgress:
         self.seconds = 0.0
         self.hypervolume: float | None = None
         self.history: list[tuple[int, float, float | None]] = []
+        self.trials: list[Trial] = []
 
     def update(self, trial: Trial) -> None:
         """Include a trial that has ended, whatever its state."""
+        self.trials.append(trial)
         self._add_interval(trial.ended_at - trial.seconds, trial.ended_at)
         if trial.state != "complete":
             return

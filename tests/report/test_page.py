@@ -1,7 +1,9 @@
 """The report of a run, with whole and with damaged files."""
 
+import html
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +24,17 @@ def run(untrained_run: Path) -> Path:
     return untrained_run
 
 
+def embedded_document(text: str) -> ReportDocument:
+    """Return the document that a page holds."""
+    embedded = re.search(r'<script type="application/json" id="report">(.*?)</script>', text)
+    assert embedded
+    return ReportDocument.model_validate_json(embedded[1])
+
+
 def test_report_has_the_figures_of_the_search_and_the_ranking(run):
     assert page.build(open_run(run)) == run / "report.html"
     text = (run / "report.html").read_text()
-    embedded = re.search(r'<script type="application/json" id="report">(.*?)</script>', text)
-    assert embedded
-    document = ReportDocument.model_validate_json(embedded[1])
+    document = embedded_document(text)
     opened = open_run(run)
     volumes = [row.hypervolume for row in opened.history if row.hypervolume is not None]
     assert document.hypervolume[0].y == volumes
@@ -65,7 +72,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
     assert [m["dispatch_share"] for m in members[:3]] == [0.625, 0.5, None]
     text = (run / "report.html").read_text()
     assert text.count("62% launches") == 1
-    assert f"Of 1 of these {len(members)} networks, the predicted latency is launches" in text
+    assert f"In 1 of {len(members)} networks of the front, launches have more of the" in text
 
 
 @pytest.mark.parametrize(
@@ -78,7 +85,12 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
         ("run.json", '"schema": 3', '"schema": 7', "has schema 7; this version reads schema 3"),
         ("run.json", r'"seconds": [\d.]+', '"seconds": "2"', "stages.prepare.seconds is '2'"),
         ("run.json", '"spaces": {\n  "mob', '"spaces": {\n  "../../mob', r"spaces\.\.\./"),
-        ("run.json", '"table":', '"desk":', "has no table yet: the job has only begun"),
+        (
+            "run.json",
+            '"data": {\n  "metric',
+            '"date": {\n  "metric',
+            "has no data yet: the job has",
+        ),
         (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
         (LOG, '"step": 3', '"step": null', "line 1 .* step is None"),
         ("hypervolume.csv", r"0\.\d+$", "inf", r"line \d+ .* hypervolume is 'inf'"),
@@ -97,3 +109,72 @@ def test_damaged_file_is_named_and_nothing_is_written(run, name, before, after, 
     with pytest.raises(RunFolderError, match=rf"{Path(name).name}.*{words}"):
         page.build(open_run(run))
     assert {each: (run / each).read_bytes() for each in WRITTEN} == contents
+
+
+BEGUN = {
+    "prepare": ("device", "image_changes", "batch_size", "table", "supernets"),
+    "latency table": ("table", "supernets"),
+    "supernet mobilenet_tiny": ("supernets",),
+    "search": (),
+}
+"""Stages of the example run, with what it does not know yet when each of them begins."""
+
+
+@pytest.mark.parametrize("stage", BEGUN)
+def test_report_of_a_run_that_has_only_begun_says_what_is_missing(run, stage):
+    remaining = [*list(BEGUN)[list(BEGUN).index(stage) :], "measure the front"]
+    record = json.loads((run / "run.json").read_text())
+    for name in (*BEGUN[stage], "search", "study", "correction", "finalists", "score_images"):
+        record.pop(name, None)
+    (run / "run.json").write_text(json.dumps({**record, "remaining": remaining}))
+    for name in ("trials.csv", "hypervolume.csv", "ranking.json", "measurements.jsonl"):
+        (run / name).unlink()
+    if stage != "search":
+        shutil.rmtree(run / "supernets")
+    text = page.build(open_run(run)).read_text()
+    assert f"it was interrupted in {stage}. The search has scored no architecture yet." in text
+    assert "The front is empty: no architecture was scored yet." in text
+    document = embedded_document(text)
+    assert document.progress
+    assert document.progress.remaining == tuple(remaining)
+    assert document.progress.command == f"nas run {run}/job.toml --out {run}"
+    assert (document.front, document.members, document.networks.id) == ([], [], [])
+    assert json.loads((run / "front.json").read_text())["front"] == []
+
+
+def test_report_says_that_the_front_of_a_search_is_predicted(run):
+    record = json.loads((run / "run.json").read_text())
+    record.pop("search")
+    record["remaining"] = ["search", "measure the front", "export"]
+    (run / "run.json").write_text(json.dumps(record))
+    rows = pd.read_csv(run / "trials.csv", dtype=str).head(200)
+    rows[["measured_us", "holdout_accuracy"]] = None
+    rows.to_csv(run / "trials.csv", index=False)
+    scored = int((rows["state"] == "complete").sum())
+    progress = embedded_document(page.build(open_run(run)).read_text()).progress
+    assert progress
+    sentences = " ".join(progress.sentences)
+    assert f"scored 300 architectures, of which this page has {scored}." in sentences
+    assert "The front is predicted: no network was timed as a whole yet." in sentences
+    assert "Not begun: measure the front, export." in sentences
+
+
+def test_finished_report_says_nothing_of_progress(run):
+    text = page.build(open_run(run)).read_text()
+    assert embedded_document(text).progress is None
+    assert 'id="progress"' not in text
+    assert "http-equiv" not in text
+
+
+def test_table_of_trust_is_text_of_the_page(run):
+    record = json.loads((run / "run.json").read_text())
+    record["data"]["problems"] = ["1 class has fewer than 10 images: <script>"]
+    (run / "run.json").write_text(json.dumps(record))
+    text = page.build(open_run(run)).read_text()
+    trust = embedded_document(text).trust
+    shown = re.search(r'<section id="trust">.*?</section>', text, re.DOTALL)
+    assert shown
+    assert "1 class has fewer than 10 images: &lt;script&gt;" in shown[0]
+    for row in trust.rows:
+        assert f'<th scope="row">{row.topic}</th>' in shown[0]
+    assert html.unescape(shown[0]).count(trust.summary) == 1

@@ -237,7 +237,7 @@ def test_report_says_which_formats_and_networks_failed(run):
     (run / "run.json").write_text(json.dumps(record))
     text = page.build(open_run(run)).read_text()
     assert "was not exported as onnx-int8: The disk &lt;is&gt; full." in text
-    assert "<code>abcde</code> was not trained to the end: It diverged." in text
+    assert "abcde was not trained to the end: It diverged." in text
     assert "It had diverged" not in text, "it was trained since"
 
 

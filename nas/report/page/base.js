@@ -100,6 +100,19 @@ for (const event of ["pointerover", "focusin"]) {
   });
 }
 
+/** List the headings of the page in its element of class `contents`. */
+function listContents(nav) {
+  for (const heading of document.querySelectorAll("h2")) {
+    const target = heading.id ? heading : heading.closest("section[id]");
+    if (target) nav.append(el("a", { href: `#${target.id}`, onclick: (event) => {
+      event.preventDefault(); // The address keeps the limits.
+      target.scrollIntoView();
+    } }, heading.textContent));
+  }
+}
+
+document.querySelectorAll("nav.contents").forEach(listContents);
+
 /** Sort the rows of each table of class `sortable` by the column whose head is pressed. */
 function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
@@ -131,11 +144,11 @@ function makeSortable(table) {
 
 document.querySelectorAll("table.sortable").forEach(makeSortable);
 
-/** Let the keyboard reach a box while it is narrower than the table in it, so that it can scroll. */
+/** Let the keyboard reach a box while it is smaller than the table in it, so that it can scroll. */
 function letScroll(box) {
   const update = () => {
-    const isWide = box.scrollWidth > box.clientWidth;
-    for (const [name, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": "wide table" })) {
+    const isWide = box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight;
+    for (const [name, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": "table that scrolls" })) {
       if (isWide) box.setAttribute(name, value);
       else box.removeAttribute(name);
     }

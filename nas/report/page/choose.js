@@ -20,8 +20,9 @@ function describe({ id }) {
 function frontAxis(column) {
   if (column === "latency_us") {
     const whole = report.basis === "measured" ? "measured" : "estimated";
+    const isTimed = networks.some((network) => network.measured_us !== null);
     return {
-      label: `latency, ${unit.name} (front: ${whole}; pale: predicted)`,
+      label: `${isTimed ? "" : "predicted "}latency, ${unit.name}${isTimed ? ` (front: ${whole}; pale: predicted)` : ""}`,
       value: (network) => network.latency_us / unit.us,
       cloud: (network) => network.predicted_us / unit.us,
     };

@@ -192,7 +192,7 @@ function drawTimes(container, section) {
       el("thead", {}, el("tr", {}, heads.map((head, at) => el("th", { scope: "col", class: at > 1 && at < 8 ? "number" : null }, head)))),
       el("tbody", {}, rows));
     return el("details", {}, el("summary", {}, "The same as a table"),
-      el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "table of the kernels" }, table));
+      letScroll(el("div", { class: "scroll" }, table)));
   }
 
   onHighlight(showPointed);

@@ -1,0 +1,72 @@
+"""The section of the report of a run that has not ended: what is still missing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from nas.files.documents import Count, Document
+from nas.run.candidates import basis
+from nas.run.run import Run
+
+
+class ProgressSection(Document):
+    """How far a job has come that has not ended.
+
+    Attributes:
+        state: whether a process works on the run.
+        stage: the stage that runs, or in which the job ended.
+        remaining: the stages that it has not ended, in their order; `stage` is the first.
+        written: date and time at which this was so.
+        scored: number of architectures that the search has scored.
+        sentences: all of this in words.
+        command: command that continues an interrupted job; None for a running one.
+    """
+
+    state: Literal["running", "interrupted"]
+    stage: str
+    remaining: tuple[str, ...]
+    written: str
+    scored: Count
+    sentences: tuple[str, ...]
+    command: str | None
+
+
+def progress_section(run: Run) -> ProgressSection | None:
+    """Return how far the job of a run has come; None if it has ended."""
+    remaining = run.record.remaining
+    if not remaining:
+        return None
+    state: Literal["running", "interrupted"] = "running" if run.is_running else "interrupted"
+    rows, history = run.trials_so_far, run.history
+    shown = int((rows["state"] == "complete").sum())
+    scored = max(shown, history[-1].completed if history else 0)
+    written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    stage, *later = remaining
+    if state == "running":
+        sentences = [f"The job is running, and this is what it had at {written}. Stage: {stage}."]
+    else:
+        sentences = [f"The job is not running, and has not ended: it was interrupted in {stage}."]
+    if scored:
+        known = "" if scored == shown else f", of which this page has {shown}"
+        text = f"The search has scored {scored} architectures{known}."
+        sentences.append(text)
+    else:
+        sentences.append("The search has scored no architecture yet.")
+    if shown and rows["measured_us"].isna().all():
+        sentences.append("The front is predicted: no network was timed as a whole yet.")
+    elif shown:
+        sentences.append(
+            f"The front has only the networks whose latency was {basis(rows)} in an earlier start."
+        )
+    if later:
+        sentences.append(f"Not begun: {', '.join(later)}.")
+    return ProgressSection(
+        state=state,
+        stage=stage,
+        remaining=tuple(remaining),
+        written=written,
+        scored=scored,
+        sentences=tuple(sentences),
+        command=None if state == "running" else run.continue_command,
+    )
