@@ -247,6 +247,31 @@ def test_equally_accurate_networks_differ_in_5_percent_of_the_tests_at_most() ->
     assert np.mean(np.array(p_values) <= 0.05) <= 0.08
 
 
+@pytest.mark.parametrize(("images", "disagreement"), [(240, 0.1), (1000, 0.05), (5000, 0.2)])
+def test_smallest_difference_is_that_from_which_the_paired_test_shows_one(images, disagreement):
+    differing = round(images * disagreement)
+    for alone in range(differing // 2, differing + 1):
+        first = np.zeros(images, bool)
+        second = np.zeros(images, bool)
+        first[:alone] = True
+        second[alone:differing] = True
+        if paired_p_value(first, second) <= 0.05:
+            break
+    shown = smallest_difference(disagreement, [images])
+    # The exact test needs a little more than the normal distribution says.
+    assert 0 <= (2 * alone - differing) - images * shown <= 4
+    assert smallest_difference(disagreement, [images / 5] * 5) == pytest.approx(shown)
+
+
+def test_fewer_than_six_images_show_no_difference():
+    assert smallest_difference(0.0, [100]) == 0.06
+    first, second = np.zeros(100, bool), np.zeros(100, bool)
+    first[:5] = True
+    assert paired_p_value(first, second) > 0.05
+    first[:6] = True
+    assert paired_p_value(first, second) <= 0.05
+
+
 def draw_answers(rng, count: int, both: float, first_only: float, second_only: float):
     """Draw whether two networks classify images correctly, with these probabilities."""
     kinds = [both, first_only, second_only, 1 - both - first_only - second_only]
@@ -300,28 +325,3 @@ def test_classes_count_alike_in_a_balanced_difference():
     assert interval.value == pytest.approx((9 / 90 - 10 / 10) / 2)
     assert interval.low < interval.value < interval.high
     assert paired_difference(first[:0], second[:0], [0]) == Interval(0.0, -1.0, 1.0)
-
-
-@pytest.mark.parametrize(("images", "disagreement"), [(240, 0.1), (1000, 0.05), (5000, 0.2)])
-def test_smallest_difference_is_that_from_which_the_paired_test_shows_one(images, disagreement):
-    differing = round(images * disagreement)
-    for alone in range(differing // 2, differing + 1):
-        first = np.zeros(images, bool)
-        second = np.zeros(images, bool)
-        first[:alone] = True
-        second[alone:differing] = True
-        if paired_p_value(first, second) <= 0.05:
-            break
-    shown = smallest_difference(disagreement, [images])
-    # The exact test needs a little more than the normal distribution says.
-    assert 0 <= (2 * alone - differing) - images * shown <= 4
-    assert smallest_difference(disagreement, [images / 5] * 5) == pytest.approx(shown)
-
-
-def test_fewer_than_six_images_show_no_difference():
-    assert smallest_difference(0.0, [100]) == 0.06
-    first, second = np.zeros(100, bool), np.zeros(100, bool)
-    first[:5] = True
-    assert paired_p_value(first, second) > 0.05
-    first[:6] = True
-    assert paired_p_value(first, second) <= 0.05

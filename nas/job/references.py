@@ -137,6 +137,7 @@ def train_references(run: JobRun, progress: JobProgress) -> dict[str, NasError]:
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}
     for comparison in published_comparisons(run):
-        if comparison.published.record.id in networks:
+        published = comparison.published
+        if published.record.id in networks and published.measured_us is not None:
             progress.note(comparison.text)
     return errors

@@ -176,5 +176,5 @@ def test_table_of_trust_is_text_of_the_page(run):
     assert shown
     assert "1 class has fewer than 10 images: &lt;script&gt;" in shown[0]
     for row in trust.rows:
-        assert f'<th scope="row">{row.topic}</th>' in shown[0]
+        assert f'<th scope="row">{row.topic}<br>' in shown[0]
     assert html.unescape(shown[0]).count(trust.summary) == 1
