@@ -26,7 +26,7 @@ NEXT_PICTURE = "() => new Promise(f => requestAnimationFrame(() => requestAnimat
 def main() -> None:
     """Parse the command line and print size and times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", choices=list(CASES), default="large")
+    parser.add_argument("--case", choices=CASES, default="large")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running_browser() as browser:
         report = write_case(arguments.case, Path(folder))

@@ -44,6 +44,7 @@ def opened(
     width: int = WIDE,
     height: int = 900,
     scheme: str = "light",
+    has_scripts: bool = True,
 ) -> Iterator[Page]:
     """Yield a report as a page, after its script has run.
 
@@ -54,6 +55,7 @@ def opened(
         width: width of the window in pixels.
         height: height of the window in pixels.
         scheme: `light` or `dark`.
+        has_scripts: whether the browser runs scripts.
 
     Raises AssertionError at the end if the page wrote to the console, raised an error, opened a
     dialog, or requested anything but itself.
@@ -61,6 +63,7 @@ def opened(
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme=scheme,
+        java_script_enabled=has_scripts,
         reduced_motion="reduce",
         offline=True,
     )

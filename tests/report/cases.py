@@ -1,7 +1,6 @@
-"""Runs whose reports are hard to draw: many networks, one, none, unfinished, with strange names.
+"""Reports that are hard to draw: many networks, one, none, unfinished runs, strange names.
 
-`CASES` has a function for each, which writes the run into a folder. Tests, screenshots and
-benchmarks use the same runs.
+Tests, screenshots and benchmarks use the same `CASES`.
 """
 
 import base64
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nas.graph import DIGEST_LETTERS
-from nas.report import page
+from nas.report import comparison, page
 from nas.run import candidates
 from nas.run.answers import Answers, ConfusedPair, Mistake
 from nas.run.candidates import Candidate
@@ -36,15 +35,29 @@ FAMILIES = {"mobilenet_32": 1.0, "shufflenet": 0.3, "squeezenet": 0.4}
 DISTINCT_ARCHITECTURES = 600
 """Networks that are lowered for a large run; further ones are these with other digests."""
 
+LATE_STAGES = ("measure the front", "train the finalists", "export")
+"""Stages after the search."""
+
 MARKUP = "<script>alert(1)</script> \"&' <img src=x onerror=alert(2)>"
 """A text that harms where it is taken for markup."""
 
 
+def report_path(name: str, folder: Path) -> Path:
+    """Return the path of the report of a case that is written below a folder."""
+    if name == COMPARISON:
+        return folder / "compare.html"
+    return folder / ("it's-<b>&amp;" if name == "markup" else name) / "report.html"
+
+
 def write_case(name: str, folder: Path) -> Path:
-    """Write the run of a case into a new folder below one, and return the path of its report."""
-    run = folder / ("it's-<b>&amp;" if name == "markup" else name)
-    CASES[name](run)
-    return page.build(open_run(run))
+    """Write the runs of a case into new folders below one, and return the path of the report."""
+    report = report_path(name, folder)
+    if name == COMPARISON:
+        _example(folder / "example")
+        _other_device(folder / "board")
+        return comparison.build([open_run(folder / run) for run in ("example", "board")], report)
+    RUNS[name](report.parent)
+    return page.build(open_run(report.parent))
 
 
 def _example(folder: Path) -> None:
@@ -67,29 +80,42 @@ def _empty(folder: Path) -> None:
 
 
 def _interrupted(folder: Path) -> None:
-    """Make a run that was stopped while it measured the networks of its front."""
+    """Make a run that was stopped while it searched, with 120 candidates."""
+    _begun(folder)
+    shutil.copy(EXAMPLE / "hypervolume.csv", folder)
+    rows = open_run(EXAMPLE).trials[:120]
+    late = ["measured_us", "holdout_accuracy", "trained_accuracy", "test_accuracy", "dominated_by"]
+    rows[late] = None
+    candidates.write(rows, folder / "trials.csv")
+    _change_record(folder, {"remaining": ["search", *LATE_STAGES]})
+
+
+def _begun(folder: Path) -> None:
+    """Make a run that was stopped while it trained its second supernet."""
     _example(folder)
-    shutil.rmtree(folder / "models")
-    (folder / "ranking.json").unlink()
-    run = open_run(folder)
-    rows = run.trials.drop(columns=["trained_accuracy", "test_accuracy", "dominated_by"])
-    late = rows["measured_us"].dropna().index[3:]
-    rows.loc[late, ["measured_us", "holdout_accuracy"]] = None
-    candidates.write(
-        rows.assign(trained_accuracy=None, test_accuracy=None), run.path / "trials.csv"
-    )
-    lines = run.measurements.read_text().splitlines(keepends=True)
-    run.measurements.write_text("".join(lines[:12]))
-    stages = json.loads((folder / "run.json").read_text())["stages"]
-    late_stages = ("train the finalists", "export")
-    stages = {name: stage for name, stage in stages.items() if name not in late_stages}
-    _change_record(folder, {"stages": stages, "finalists": None})
+    for name in ("models", "supernets/shufflenet_tiny", "supernets/squeezenet_tiny"):
+        shutil.rmtree(folder / name)
+    for name in ("trials.csv", "measurements.jsonl", "hypervolume.csv", "ranking.json"):
+        (folder / name).unlink()
+    record = json.loads((folder / "run.json").read_text())
+    supernets = ["supernet shufflenet_tiny", "supernet squeezenet_tiny"]
+    for name in (*supernets[1:], "search", *LATE_STAGES):
+        del record["stages"][name]
+    changes: dict[str, Any] = {
+        "stages": record["stages"],
+        "supernets": {"mobilenet_tiny": record["supernets"]["mobilenet_tiny"]},
+        "remaining": [*supernets, "search", *LATE_STAGES],
+        "search": None,
+        "correction": None,
+        "finalists": None,
+    }
+    _change_record(folder, changes)
 
 
 def _many_classes(folder: Path) -> None:
     """Make a run of 100 classes with long names."""
     names = [f"{label:02}, a class of things whose name is rather long" for label in range(100)]
-    _synthetic(folder, trials=200, classes=names)
+    _synthetic(folder, trials=60, classes=names)
 
 
 def _markup(folder: Path) -> None:
@@ -126,6 +152,16 @@ def _markup(folder: Path) -> None:
     candidates.write(rows, folder / "trials.csv")
 
 
+def _other_device(folder: Path) -> None:
+    """Make the run of the example on another device, which is slower for some networks."""
+    _example(folder)
+    _change_record(folder, {"name": "board", "device.must_match.processor": "A board"})
+    rows, rng = open_run(folder).trials, np.random.default_rng(0)
+    for column in ("predicted_us", "measured_us"):
+        rows[column] *= rng.uniform(2, 3, len(rows)).round(3)
+    candidates.write(rows, folder / "trials.csv")
+
+
 def _families(folder: Path) -> None:
     """Make a run of 2,000 trials of three families."""
     _synthetic(folder, trials=2000)
@@ -136,17 +172,24 @@ def _large(folder: Path) -> None:
     _synthetic(folder, trials=10_000)
 
 
-CASES: dict[str, Callable[[Path], None]] = {
+RUNS: dict[str, Callable[[Path], None]] = {
     "example": _example,
     "families": _families,
     "single": _single,
     "empty": _empty,
+    "begun": _begun,
     "interrupted": _interrupted,
     "classes": _many_classes,
     "markup": _markup,
     "large": _large,
 }
 """What writes the run of each case into a folder, by the name of the case."""
+
+COMPARISON = "comparison"
+"""The case of a page that compares two runs, of the example on two devices."""
+
+CASES = (*RUNS, COMPARISON)
+"""Names of the cases."""
 
 
 def _change_record(folder: Path, changes: dict[str, Any]) -> None:

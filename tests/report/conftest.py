@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.made_once import made_once
 from tests.report.browser import find_chromium, opened, running_browser
-from tests.report.cases import write_case
+from tests.report.cases import report_path, write_case
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,6 @@ def report_of(tmp_path_factory) -> Callable[[str], Path]:
 
     def report(name: str) -> Path:
         folder = made_once(tmp_path_factory, f"case-{name}", partial(write_case, name))
-        return next(folder.glob("*/report.html"))
+        return report_path(name, folder)
 
     return report

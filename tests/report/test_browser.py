@@ -1,6 +1,7 @@
 """The report in a real browser: its script runs and shows what it should."""
 
 import json
+import re
 from urllib.parse import parse_qsl
 
 import pytest
@@ -10,7 +11,7 @@ from playwright.sync_api import Page, expect
 from nas.errors import InfeasibleError
 from nas.report import page as report_page
 from nas.run import candidates
-from nas.run.run import open_run
+from nas.run.run import Run, open_run
 from tests.report.browser import PAPER, PHONE
 from tests.report.cases import CASES
 
@@ -27,10 +28,14 @@ MAX_BYTES = 8_000_000
 NETWORKS = "elements => elements.map(element => element.dataset.network)"
 """Script that returns the IDs of networks of elements."""
 
+WIDTH = "document.documentElement.scrollWidth"
+"""Script that returns the width of a page in pixels."""
+
 ACTIVE = "document.activeElement"
 """The element with the focus, in scripts."""
 
-INTERACTIVE = "a[href], button, input, select, summary, [tabindex='0']"
+INTERACTIVE = ":is(a[href], button, input, select, summary, [tabindex='0']):not(:disabled)"
+"""What the Tab key stops at."""
 
 
 def picked(page: Page) -> str | None:
@@ -71,6 +76,30 @@ def test_report_of_a_job_shows_measured_members_of_every_family(finished_job, sh
         rows = page.locator("tr[data-network]", has_text=family)
         assert rows.count() > 0
         assert rows.filter(has_text="not measured").count() == 0
+
+
+def test_page_of_a_running_job_loads_itself_anew_until_that_is_stopped(
+    untrained_run, show, monkeypatch
+):
+    record = json.loads((untrained_run / "run.json").read_text())
+    record["remaining"] = ["search", "measure the front"]
+    (untrained_run / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr(Run, "is_running", True)
+    report = report_page.build(open_run(untrained_run))
+    text = report.read_text()
+    assert "RELOAD_S = 180;" in text
+    report.write_text(text.replace("RELOAD_S = 180;", "RELOAD_S = 2;"))
+    page = show(report, fragment="max_latency_ms=0.005")
+    expect(page.locator("#progress")).to_contain_text("The job is running")
+    limits = limits_in_address(page)
+    assert limits == {"max_latency_ms": 0.005}
+    page.evaluate("window.isFirst = true")
+    page.wait_for_function("window.isFirst === undefined && document.getElementById('reload')")
+    assert limits_in_address(page) == limits
+    monkeypatch.setattr(Run, "is_running", False)
+    report_page.build(open_run(untrained_run))
+    expect(page.locator("#progress")).to_contain_text("it was interrupted in search")
+    assert page.locator("#reload").count() == 0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +200,7 @@ def test_network_that_is_pointed_at_lights_up_everywhere(show, report_of):
     report = report_of("example")
     page = show(report)
     network = open_run(report.parent).models[0].record.id
-    page.locator(f"#front tr[data-network='{network}'] .name").hover()
+    page.locator(f"#front tr[data-network='{network}'] td.name").hover()
     lit = page.locator(f".lit[data-network='{network}']")
     assert lit.locator("xpath=self::tr").count() > 1
     expect(page.locator("#front-plot .halo")).to_be_visible()
@@ -216,30 +245,114 @@ def test_tab_reaches_everything_that_can_be_operated(name, show, report_of):
     assert reached == visible
 
 
+def test_ranges_of_choices_leave_the_networks_within_them(show, report_of):
+    report = report_of("example")
+    page = show(report)
+    panel = page.locator("[data-choices]:visible")
+    rows = open_run(report.parent).trials
+    own = rows[
+        (rows["space"] == panel.get_attribute("data-choices")) & (rows["state"] == "complete")
+    ]
+    widths = own["architecture"].map(lambda text: json.loads(text)["choices"]["stage1.width"])
+    options = sorted(set(widths))
+    status = panel.get_by_role("status")
+    at_least = panel.get_by_role("slider", name="stage1.width, at least")
+    at_least.press("ArrowUp")
+    expect(at_least).to_have_attribute("aria-valuetext", str(options[1]))
+    expect(status).to_contain_text(f"{(widths >= options[1]).sum()} of {len(own)} networks")
+    panel.get_by_role("button", name="remove all ranges").click()
+    expect(status).to_contain_text(f"{len(own)} of {len(own)} networks")
+    axis = panel.locator("g", has=page.get_by_role("slider", name="stage1.width, at least"))
+    zone = axis.locator(".zone")
+    zone.scroll_into_view_if_needed()
+    box = zone.bounding_box()
+    # The upper end of the axis is below a handle.
+    middle = box["x"] + box["width"] / 2
+    page.mouse.move(middle, box["y"] + 0.05 * box["height"])
+    page.mouse.down()
+    page.mouse.move(middle, box["y"] + 0.1 * box["height"])
+    page.mouse.up()
+    expect(status).to_contain_text(f"{(widths == options[-1]).sum()} of {len(own)} networks")
+
+
+def test_network_of_a_table_lights_up_in_the_parallel_coordinates(show, report_of):
+    page = show(report_of("example"))
+    panel = page.locator("[data-choices]:visible")
+    line = panel.locator(".lit-line")
+    expect(line).to_have_attribute("d", "")
+    panel.locator("table.best tbody tr").first.hover()
+    expect(line).to_have_attribute("d", re.compile("^M.+L"))
+
+
+def test_times_follow_the_pick_and_arrows_reach_every_kernel(finished_job, show):
+    page = show(finished_job / "results" / "mini" / "report.html")
+    panel = page.locator("#times-panel")
+    expect(panel).to_contain_text(f"{picked(page)}: predicted")
+    page.locator("#front button.pick").first.click()
+    expect(panel).to_contain_text(f"{picked(page)}: predicted")
+    kernels = panel.locator(".kernel")
+    panel.locator(".kernel[tabindex='0']").focus()
+    for position in range(kernels.count()):
+        expect(kernels.nth(position)).to_be_focused()
+        page.keyboard.press("ArrowDown")
+    expect(page.locator("#tooltip")).to_be_visible()
+
+
+def test_runs_are_compared_network_by_network(show, report_of):
+    page = show(report_of("comparison"))
+    point = page.locator(".latency-plot .drawing .point").first
+    point.hover()
+    expect(page.locator("#front-plots .halo")).to_be_visible()
+    expect(page.locator("#tooltip")).to_contain_text(point.get_attribute("data-network"))
+
+
+@pytest.mark.parametrize("name", ["example", "comparison"])
+def test_tables_can_be_read_without_scripts(name, show, report_of):
+    page = show(report_of(name), has_scripts=False)
+    expect(page.locator("noscript").first).to_be_visible()
+    assert page.locator("tr[data-network]").count() > 10
+
+
+def serious_faults(page: Page) -> list[tuple[str, str, str]]:
+    """Return the serious and critical faults that axe-core finds: rules, elements and remedies."""
+    return [
+        (fault["id"], node["html"][:300], node["failureSummary"])
+        for fault in Axe().run(page).response["violations"]
+        for node in fault["nodes"][:3]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", SMALL_CASES)
 def test_axe_finds_no_serious_fault(name, scheme, show, report_of):
-    results = Axe().run(show(report_of(name), scheme=scheme))
-    serious = [
-        (fault["id"], node["html"][:300], node["failureSummary"])
-        for fault in results.response["violations"]
-        for node in fault["nodes"][:3]
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert not serious
+    assert not serious_faults(show(report_of(name), scheme=scheme))
 
 
 @pytest.mark.parametrize("name", SMALL_CASES)
 def test_nothing_is_wider_than_the_window_of_a_phone(name, show, report_of):
     page = show(report_of(name), width=PHONE, height=844)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    assert page.evaluate(WIDTH) <= PHONE
 
 
 @pytest.mark.parametrize("name", SMALL_CASES)
 def test_nothing_is_wider_than_a_sheet_of_paper(name, show, report_of):
     page = show(report_of(name), width=PAPER, scheme="dark")
     page.emulate_media(media="print")
-    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+    assert page.evaluate(WIDTH) <= PAPER
     expect(page.locator("#limits")).to_be_hidden()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_of_a_job_suits_everyone(scheme, finished_job, show):
+    """It has a latency table, and so the times of kernels, which the cases lack."""
+    report = finished_job / "results" / "mini" / "report.html"
+    page = show(report, scheme=scheme)
+    assert not serious_faults(page)
+    assert show(report, width=PHONE).evaluate(WIDTH) <= PHONE
+    page.set_viewport_size({"width": PAPER, "height": 900})
+    page.emulate_media(media="print")
+    assert page.evaluate(WIDTH) <= PAPER
