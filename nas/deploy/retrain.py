@@ -189,7 +189,8 @@ def retrain(
         progress = progress or SilentProgress()
         measure_references(run, rivals, progress)
         for comparison in published_comparisons(run):
-            if comparison.published.record.id in rivals:
+            rival = comparison.published
+            if rival.record.id in rivals and rival.measured_us is not None:
                 progress.note(comparison.text)
     if errors:
         raise next(iter(errors.values()))

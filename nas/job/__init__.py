@@ -106,8 +106,8 @@ def run_job(
     from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.inputs import check_device, check_published, check_references
-    from nas.job.planning import EXPORT, FINALISTS, MEASURE, REFERENCES
-    from nas.job.references import references_of, train_references
+    from nas.job.planning import EXPORT, FINALISTS, MEASURE, REFERENCES, possible_references
+    from nas.job.references import train_references
     from nas.job.retargeting import take_over_trained
     from nas.run.trained import MODELS_FOLDER
     from nas.supernet.distributed import require_single_process
@@ -130,11 +130,9 @@ def run_job(
                 finalists, untrained = finish.train_finalists(run, bars)
             with run.stage(EXPORT, bars):
                 unexported = finish.export_finalists(run, finalists, bars)
-            references = references_of(run)
-            if references:
+            if possible_references(settings, run.spaces):
                 with run.stage(REFERENCES, bars):
-                    untrained |= train_references(run, references, bars)
-        run.record.remaining = []
+                    untrained |= train_references(run, bars)
         report = stages.write_report(run)
         if untrained or unexported:
             raise unfinished_error(

@@ -128,13 +128,13 @@ class JobPlan:
 
 
 def planned_stages(
-    settings: JobSettings, spaces: Iterable[str], *, search_only: bool = False
+    settings: JobSettings, spaces: Mapping[str, SearchSpace], *, search_only: bool = False
 ) -> list[str]:
     """Return the names of the stages of a job in their order.
 
     Args:
         settings: the settings of the job.
-        spaces: names of its spaces, each of which has a supernet.
+        spaces: its spaces by name, each of which has a supernet.
         search_only: whether the job ends with its search.
     """
     is_needed = {
@@ -142,7 +142,7 @@ def planned_stages(
         LOSSES: len(settings.device.dtypes) > 1,
         FINALISTS: settings.finish.retrain != 0,
         EXPORT: settings.finish.retrain != 0,
-        REFERENCES: settings.finish.retrain != 0 and settings.finish.references != (),
+        REFERENCES: settings.finish.retrain != 0 and bool(possible_references(settings, spaces)),
     }
     stages = STAGES[: STAGES.index(SEARCH) + 1] if search_only else STAGES
     names: list[str] = []
@@ -348,7 +348,7 @@ def make_plan(
     measure_s = share_s(settings, MEASURE, sum(seconds.values()))
     seconds[MEASURE] = min(measure_s, NETWORK_S * settings.finish.measure)
     finalists = fewest_finalists(settings)
-    references = _possible_references(settings, spaces) if finalists else []
+    references = possible_references(settings, spaces) if finalists else []
     seconds[FINALISTS] = share_s(settings, FINALISTS, sum(seconds.values())) if finalists else 0.0
     if "epochs" in length:
         # The epochs of the supernets are the most of the finalists, too.
@@ -377,7 +377,7 @@ def make_plan(
     )
 
 
-def _possible_references(settings: JobSettings, spaces: Mapping[str, SearchSpace]) -> Sequence[str]:
+def possible_references(settings: JobSettings, spaces: Mapping[str, SearchSpace]) -> Sequence[str]:
     """Return the published networks that a job trains, or at most trains."""
     if settings.finish.references is not None:
         return settings.finish.references

@@ -105,9 +105,7 @@ def affordable(
     return []
 
 
-def train_references(
-    run: JobRun, names: Sequence[str], progress: JobProgress
-) -> dict[str, NasError]:
+def train_references(run: JobRun, progress: JobProgress) -> dict[str, NasError]:
     """Time published networks on the device of a job, and train them like its finalists.
 
     One whose space was searched starts from the supernet, as the finalists do; others start from
@@ -115,14 +113,15 @@ def train_references(
 
     Args:
         run: the run, with the trained finalists.
-        names: names of the networks.
         progress: receives progress and messages.
 
     Returns:
         The error of each network that could not be trained, by its name. The run's record has the
         reasons, too.
     """
-    networks, errors = published_networks(run, names)
+    networks, errors = published_networks(run, references_of(run))
+    if not networks and not errors:
+        return {}
     taken = take_over_models(run, [each.digest for each in networks.values()])
     if taken:
         progress.note(f"{', '.join(taken)}: trained in the run that this one comes from")
@@ -138,6 +137,7 @@ def train_references(
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}
     for comparison in published_comparisons(run):
-        if comparison.published.record.id in networks:
+        published = comparison.published
+        if published.record.id in networks and published.measured_us is not None:
             progress.note(comparison.text)
     return errors

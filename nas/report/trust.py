@@ -415,7 +415,7 @@ def _training(facts: _Facts) -> TrustRow | None:
         if name not in [model.record.id for model in facts.models]
     }
     details = [f"{name} was not trained to the end: {reason}" for name, reason in errors.items()]
-    own = [model for model in facts.models if model.candidate is not None]
+    own = [model for model in facts.models if not model.is_published]
     if not own:
         if not facts.members:
             return None

@@ -124,7 +124,7 @@ def test_reference_is_timed_once_and_stands_in_the_report(run, monkeypatch):
     assert model.latency_us == run.measured_us[network.digest]
     text = (RUN / "report.html").read_text()
     assert '<td class="name">1 epoch from published weights</td>' in text
-    assert "<td>published network</td>" in text
+    assert "published network</td>" in text
     assert f"<dt>start of {NAME}</dt><dd>{NAME} from weights.pth, SHA-256 " in text
     use_fake_device(monkeypatch, lambda: pytest.fail("it was timed again"))
     run.retrain(**published())

@@ -24,6 +24,7 @@ from nas.report import page
 from nas.report.progress import progress_section
 from nas.run.progress import SilentProgress
 from nas.run.run import Run, open_run
+from nas.space import load_space
 from tests.job.runs import OUT, read_trials, start_process
 from tests.mini_job import write_job
 
@@ -90,21 +91,24 @@ def results(folder: Path) -> list[pd.DataFrame]:
 
 
 def test_planned_stages_are_those_of_a_whole_job(small_job):
-    assert planned_stages(small_job, ["mobile"]) == STAGES
-    assert planned_stages(small_job, ["mobile"], search_only=True) == STAGES[:-1]
+    spaces = {"mobile": load_space("mobile.py")}
+    assert planned_stages(small_job, spaces) == STAGES
+    assert planned_stages(small_job, spaces, search_only=True) == STAGES[:-1]
     longer = with_options(
         small_job,
         search={"anchors": 4},
         finish={"retrain": 2},
         device={"dtype": ["float32", "int8"]},
     )
-    stages = [
-        "prepare", "latency table", "supernet a", "supernet b", "anchors", "losses of int8",
-        "search", "measure the front", "train the finalists", "export", "published networks",
+    both = {"a": load_space("mobile.py"), "mobilenet": load_space("mobilenet")}
+    stages = planned_stages(longer, both)
+    assert stages == [
+        "prepare", "latency table", "supernet a", "supernet mobilenet", "anchors",
+        "losses of int8", "search", "measure the front", "train the finalists", "export",
+        "published networks",
     ]  # fmt: skip
-    assert planned_stages(longer, ["a", "b"]) == stages
-    alone = with_options(longer, finish={"references": []})
-    assert planned_stages(alone, ["a", "b"]) == stages[:-1]
+    none = with_options(longer, finish={"references": []})
+    assert planned_stages(none, both) == stages[:-1], "mobilenet has some"
 
 
 def test_report_follows_the_job_and_changes_nothing(small_job, sections, monkeypatch, request):

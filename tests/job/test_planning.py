@@ -143,7 +143,7 @@ def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
     assert sum(named.seconds.values()) == pytest.approx(3600, abs=1)
     assert plan("1h", references=["mobilenet_v2_0.5"], retrain=0).references == 0
     names = [f"mobilenet_v2_{width}" for width in (0.35, 0.5, 0.75, 1.0)]
-    monkeypatch.setattr(planning, "_possible_references", lambda *_: names)
+    monkeypatch.setattr(planning, "possible_references", lambda *_: names)
     chosen = plan("1h")
     assert chosen.references == 4
     assert chosen.seconds[REFERENCES] == pytest.approx(360)

@@ -16,6 +16,9 @@ PHONE = 390
 PAPER = 718
 """Width in pixels of a sheet of A4 between margins of a centimetre."""
 
+TIMEOUT_MS = 60_000
+"""Longest time that anything is awaited, beside busy neighbours."""
+
 
 def find_chromium() -> str | None:
     """Return the path of Chromium; None if it is not installed."""
@@ -69,6 +72,7 @@ def opened(
     )
     address, faults = report.as_uri(), []
     page = context.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
 
     def note_request(request: object) -> None:
         if request.url.partition("#")[0] != address and not request.url.startswith("data:"):

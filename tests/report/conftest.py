@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.made_once import made_once
-from tests.report.browser import find_chromium, opened, running_browser
+from tests.report.browser import TIMEOUT_MS, find_chromium, opened, running_browser
 from tests.report.cases import report_path, write_case
+
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ def test_page_compares_published_networks_in_words_and_in_a_table(run):
     add(run, slow, 190)
     add_published(run, 2 * fast["measured_us"], 170)
     text = page.build(run).read_text()
-    section = re.search(r'<section id="published">.*?</section>', text, re.DOTALL)[0]
+    section = re.search(r'<h2 id="published">.*?</section>', text, re.DOTALL)[0]
     document = report_document(run)
     (network,) = document.published.networks
     assert (network.name, network.latency_us) == (NAME, 2 * fast["measured_us"])
@@ -23,7 +23,7 @@ def test_page_compares_published_networks_in_words_and_in_a_table(run):
     low, high = network.at_latency.interval
     assert low < network.at_latency.accuracy_gain == 0.88 - 0.85 < high
     assert f"<li>{network.text}</li>" in section
-    assert f'<td class="number strong">+3.0<br><small>({100 * low:+.1f} to ' in section
+    assert f'<td class="number strong">+3.0 <span class="interval">({100 * low:+.1f} to ' in section
     assert '<td class="number">0.50</td>' in section
     embedded = re.search(r'<script type="application/json" id="report">(.*)</script>', text)[1]
     assert ReportDocument.model_validate_json(embedded) == document
@@ -46,4 +46,4 @@ def test_page_says_how_to_compare_where_nothing_was_trained_alike(run):
 def test_page_without_published_networks_has_no_such_section(run):
     add(run, run.front.iloc[0], 176)
     assert report_document(run).published is None
-    assert '<section id="published">' not in page.build(run).read_text()
+    assert '<h2 id="published">' not in page.build(run).read_text()

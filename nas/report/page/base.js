@@ -44,7 +44,8 @@ function formatCount(value) {
 }
 
 function formatBytes(count) {
-  return `${formatNumber(count / 1024, 3)} KiB`;
+  const isLarge = count >= 1024 ** 2;
+  return `${formatNumber(count / 1024 ** (isLarge ? 2 : 1), 3)} ${isLarge ? "MiB" : "KiB"}`;
 }
 
 /** Return the unit of a page's latencies: microseconds if all are below a millisecond. */

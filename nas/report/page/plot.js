@@ -108,6 +108,7 @@ function scatterPlot(container, options) {
     const y = scaleOf(range(ys), height - MARGIN.bottom, MARGIN.top, options.y);
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": options.name });
     drawAxes(picture, x, y, options, width, height);
+    const labels = [];
     places = [];
     if (options.diagonal) {
       const low = Math.max(x.low, y.low), high = Math.min(x.high, y.high);
@@ -150,15 +151,16 @@ function scatterPlot(container, options) {
         onclick: () => options.choose?.(point.id),
       });
       picture.append(marker);
-      if (point.label) picture.append(textBeside(px, py, point.label, width));
+      if (point.label) labels.push({ px, py, text: point.label });
     });
     for (const { id, label } of options.picked?.() ?? []) {
       const own = places.filter(({ point }) => point.id === id);
       const place = own.find(({ point }) => point.kind === "trained") ?? own.find(({ point }) => point.text) ?? own[0];
       if (!place) continue;
       picture.append(svg("circle", { class: "ring", cx: place.px, cy: place.py, r: 11 }));
-      if (label) picture.append(svg("text", { class: "ring-label", x: place.px, y: place.py + 25, "text-anchor": "middle" }, label));
+      if (label) labels.unshift({ px: place.px, py: place.py, text: label, isRing: true });
     }
+    picture.append(...placedLabels(labels, width));
     halo = picture.appendChild(svg("circle", { class: "halo", r: 9, visibility: "hidden" }));
     picture.addEventListener("pointermove", (event) => pointAt(nearest(event, picture)));
     picture.addEventListener("pointerleave", () => pointAt(null));
@@ -260,9 +262,25 @@ function drawMark(picture, mark, x, y, width, height) {
     : svg("line", { class: "limit", x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
 }
 
-function textBeside(px, py, label, width) {
-  const isLeft = px + 9 + 7 * label.length > width;
-  return svg("text", { class: "label", x: isLeft ? px - 9 : px + 9, y: py - 7, "text-anchor": isLeft ? "end" : "start" }, label);
+/** Return labels beside their points, where they cover no other label; one without room is left out. */
+function placedLabels(labels, width) {
+  const boxes = [];
+  return labels.flatMap(({ px, py, text, isRing }) => {
+    const length = 7.5 * text.length;
+    const places = isRing
+      ? [["middle", 0, 25], ["middle", 0, -16], ["start", 15, 4], ["end", -15, 4]]
+      : [["start", 9, -7], ["end", -9, -7], ["start", 9, 16], ["end", -9, 16]];
+    for (const [anchor, dx, dy] of places) {
+      const left = px + dx - { start: 0, middle: length / 2, end: length }[anchor];
+      const box = [left, py + dy - 11, left + length, py + dy + 3];
+      const isFree = left > 0 && box[2] < width && box[1] > 0
+        && !boxes.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
+      if (!isFree) continue;
+      boxes.push(box);
+      return [svg("text", { class: isRing ? "ring-label" : "label", x: px + dx, y: py + dy, "text-anchor": anchor }, text)];
+    }
+    return [];
+  });
 }
 
 /** Return the legend of a plot: the clouds, kinds of points, lines and bands that have a name. */
