@@ -236,7 +236,7 @@ function drawAxes(picture, x, y, options, width, height) {
       svg("text", { class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, format(options.y)(value)));
   }
   picture.append(
-    svg("text", { class: "axis", x: (MARGIN.left + width - MARGIN.right) / 2, y: height - 8, "text-anchor": "middle" }, options.x.label),
+    svg("text", { class: "axis", x: width / 2, y: height - 8, "text-anchor": "middle" }, options.x.label),
     svg("text", { class: "axis", transform: `translate(14 ${(MARGIN.top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, options.y.label));
 }
 
