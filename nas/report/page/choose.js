@@ -72,7 +72,7 @@ function drawFront(container, column) {
   const bands = report.spaces.map((name, space) => ({
     name: "", space,
     points: members.filter((member) => member.space === space && member.standalone && Number.isFinite(axis.value(member)))
-      .map((member) => [axis.value(member), 100 * member.standalone[0], 100 * member.standalone[1]]),
+      .map((member) => [axis.value(member), 100 * member.standalone[0], 100 * member.standalone[1], member.id]),
   })).filter((band) => band.points.length);
   const isLatency = column === "latency_us";
   if (![...clouds.flatMap((cloud) => cloud.points), ...scores, ...trained].length) {
