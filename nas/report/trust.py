@@ -331,8 +331,8 @@ def _holdout(facts: _Facts) -> TrustRow | None:
         details += " That is more than the range of accuracies of the whole front."
     return TrustRow(
         topic="hold-out images",
-        finding=f"{images:,} hold-out images show differences of accuracy from "
-        f"{100 * least:.1f} points on.",
+        finding=f"{images:,} hold-out images show only differences of accuracy of "
+        f"{100 * least:.1f} points or more.",
         details=details,
         severity=severity,
     )
