@@ -22,7 +22,7 @@ from nas.run.front import with_trained
 from nas.run.measurements import Measurement
 from nas.run.record import read_run
 from nas.run.run import open_run
-from nas.run.trained import TRAINED, SplitAccuracy, TrainedRecord, read_trained
+from nas.run.trained import SplitAccuracy, read_trained
 from nas.space import Architecture, load_space
 from nas.space.records import ArchitectureRecord
 
@@ -31,6 +31,9 @@ EXAMPLE = ROOT / "results" / "example"
 
 FAMILIES = {"mobilenet_32": 1.0, "shufflenet": 0.3, "squeezenet": 0.4}
 """Spaces of the large runs, with their latency relative to their multiply-accumulates."""
+
+PUBLISHED = ("shufflenet_v2_0.5", "squeezenet_1.1")
+"""Published networks of the second and third space, which the large runs have trained."""
 
 DISTINCT_ARCHITECTURES = 600
 """Networks that are lowered for a large run; further ones are these with other digests."""
@@ -258,7 +261,15 @@ def _synthetic(folder: Path, trials: int, classes: Sequence[str] = ()) -> None:
     run = open_run(folder)
     members = candidates.of_table(run.front)
     for member in members[:: max(1, len(members) // 5)]:
-        _train(folder, member, classes, rng)
+        own = (member.space, member.digest, member.architecture)
+        _train(folder, member.id, *own, member.score + 0.04, classes, rng)
+    for space, name in zip(spaces[1:], PUBLISHED, strict=True):
+        network = space.reference(name)
+        own = (space.name, network.digest, _record(network))
+        _train(folder, name, *own, 0.9, classes, rng)
+        latency_us = FAMILIES[space.name] * (20 + network.macs / 30e3)
+        with (folder / "measurements.jsonl").open("a") as log:
+            log.write(_timings(network.digest, _record(network), latency_us, latency_us))
     candidates.write(with_trained(rows, run.trained, run.settings.search), folder / "trials.csv")
 
 
@@ -301,7 +312,7 @@ def _candidates(networks: Sequence[Architecture], rng: np.random.Generator) -> l
                 params=graph.params,
                 peak_memory_bytes=graph.peak_memory_bytes,
                 seconds=0.02,
-                architecture=ArchitectureRecord.model_validate(network.to_json()),
+                architecture=_record(network),
                 **fields,
             )
         )
@@ -313,53 +324,69 @@ def _measured(folder: Path, rows: Any, rng: np.random.Generator) -> Any:
     complete = rows[rows["state"] == "complete"]
     gain = complete["validation_accuracy"] - 0.12 * np.log(complete["predicted_us"].astype(float))
     near = gain.sort_values().index[-60:]
-    lines = []
+    text = ""
     for index in near:
         row = rows.loc[index]
-        latency_us = float(f"{row['predicted_us'] * math.exp(0.03 * rng.standard_normal()):.4g}")
-        rows.loc[index, ["measured_us", "holdout_accuracy"]] = (
-            latency_us,
-            row["validation_accuracy"],
-        )
+        latency_us = row["predicted_us"] * math.exp(0.03 * rng.standard_normal())
+        rows.loc[index, "measured_us"] = latency_us
+        rows.loc[index, "holdout_accuracy"] = row["validation_accuracy"]
+        architecture = ArchitectureRecord.model_validate_json(row["architecture"])
+        text += _timings(row["digest"], architecture, row["predicted_us"], latency_us)
+    (folder / "measurements.jsonl").write_text(text)
+    return rows
+
+
+def _timings(
+    digest: str, architecture: ArchitectureRecord, predicted_us: float, measured_us: float
+) -> str:
+    """Return the lines of three timings of a network."""
+    lines = ""
+    for slowdown in (1, 1.01, 1.05):
+        latency_us = float(f"{measured_us * slowdown:.4g}")
         timing = Measurement(
             schema=2,
-            digest=row["digest"],
-            architecture=ArchitectureRecord.model_validate_json(row["architecture"]),
+            digest=digest,
+            architecture=architecture,
             status="ok",
-            predicted_us=row["predicted_us"],
+            predicted_us=predicted_us,
             measured_us=latency_us,
             samples_us=(latency_us,),
             error=None,
         )
-        lines += 3 * [f"{timing.model_dump_json(by_alias=True)}\n"]
-    (folder / "measurements.jsonl").write_text("".join(lines))
-    return rows
+        lines += f"{timing.model_dump_json(by_alias=True)}\n"
+    return lines
+
+
+def _record(network: Architecture) -> ArchitectureRecord:
+    return ArchitectureRecord.model_validate(network.to_json())
 
 
 def _train(
-    folder: Path, member: Candidate, classes: Sequence[str], rng: np.random.Generator
+    folder: Path,
+    name: str,
+    space: str,
+    digest: str,
+    architecture: ArchitectureRecord,
+    accuracy: float,
+    classes: Sequence[str],
+    rng: np.random.Generator,
 ) -> None:
-    """Write the record and the answers of a trained network."""
-    accuracy = min(0.99, member.score + 0.04)
+    """Write the record and the answers of a network that was trained to about an accuracy."""
     right = rng.random((len(classes), 50)) < accuracy
-    own = {"id": member.id, "space": member.space, "digest": member.digest}
     made = next(iter(read_trained(EXAMPLE).values()))
     by_class = dict(zip(classes, right.mean(1).tolist(), strict=True))
-    record = TrainedRecord.model_validate(
-        {
-            **made.model_dump(by_alias=True),
-            **own,
-            "architecture": member.architecture,
-            "supernet_accuracy": member.holdout_accuracy,
-            "holdout": SplitAccuracy(
-                accuracy=float(right.mean()), images=right.size, class_accuracy=by_class
-            ),
-            "test": SplitAccuracy(
-                accuracy=accuracy, images=2 * right.size, class_accuracy=by_class
-            ),
+    reached = float(right.mean())
+    record = made.model_copy(
+        update={
+            "id": name,
+            "space": space,
+            "digest": digest,
+            "architecture": architecture,
+            "supernet_accuracy": reached - 0.04,
+            "holdout": SplitAccuracy(accuracy=reached, images=right.size, class_accuracy=by_class),
+            "test": SplitAccuracy(accuracy=reached, images=2 * right.size, class_accuracy=by_class),
         }
     )
-    TRAINED.parse(record.model_dump_json(by_alias=True).encode(), "trained.json")
     wrong = [
         ConfusedPair(label=label, predicted=(label + 1) % len(classes), images=int(missed))
         for label, missed in enumerate((~right).sum(1))
@@ -376,7 +403,7 @@ def _train(
         ),
         has_pictures=False,
     )
-    model = folder / "models" / member.id
+    model = folder / "models" / name
     model.mkdir(parents=True)
     (model / "trained.json").write_text(record.model_dump_json(by_alias=True))
     (model / "answers.json").write_text(answers.model_dump_json(by_alias=True))
