@@ -10,6 +10,7 @@ from nas.errors import NasError
 from nas.files import jsonl
 from nas.latency import LatencyTable, measure_networks
 from nas.latency.build import add_missing_kernels
+from nas.latency.networks import NetworkTimings
 from nas.pretrained import PublishedWeights, read_weights
 from nas.run.measurements import Measurement
 from nas.run.progress import JobProgress
@@ -65,43 +66,56 @@ def summary_of(run: Run, weights: PublishedWeights) -> PretrainedSummary:
     return summary
 
 
-def measure_references(
+def time_networks(
     run: Run, networks: Mapping[str, Architecture], progress: JobProgress
-) -> None:
-    """Time published networks on the device of a run, those that were not timed before.
+) -> dict[str, NetworkTimings]:
+    """Time networks as a whole on the device of a run, in turns.
 
     The latency table gets their kernels first, so that each runs with its best schedule, as in the
-    networks of the run. Networks that cannot be timed stay without a latency, and a message says
-    why.
+    networks of the run.
 
     Args:
         run: the run, locked for this process.
         networks: the networks by name.
         progress: receives progress and messages.
+
+    Returns:
+        The timings by name; those of a network that cannot be compiled or timed are an error.
+    """
+    graphs = [each.graph for each in networks.values()]
+    batch = run.settings.device.batch
+    table = LatencyTable.open(run.table.path, runtime=run.runtime)
+    progress.begin("latency table", "kernel")
+    add_missing_kernels(table, graphs, run.runtime, batch, progress.advance)
+    progress.begin("whole networks", "step")
+    timed = measure_networks(
+        graphs, run.runtime, table.schedules(), batch=batch, progress=progress.advance
+    )
+    return dict(zip(networks, timed, strict=True))
+
+
+def measure_references(
+    run: Run, networks: Mapping[str, Architecture], progress: JobProgress
+) -> None:
+    """Time published networks on the device of a run, those that were not timed before.
+
+    Networks that cannot be timed stay without a latency, and a message says why.
+
+    Args:
+        run, networks, progress: see `time_networks`.
     """
     measured_us = run.measured_us
     missing = {name: each for name, each in networks.items() if each.digest not in measured_us}
     if not missing:
         return
-    graphs = [each.graph for each in missing.values()]
-    batch = run.settings.device.batch
     try:
-        table = LatencyTable.open(run.table.path, runtime=run.runtime)
-        progress.begin("latency table", "kernel")
-        add_missing_kernels(table, graphs, run.runtime, batch, progress.advance)
-        progress.begin("published networks", "step")
-        timed = measure_networks(
-            graphs,
-            run.runtime,
-            table.schedules(),
-            batch=batch,
-            progress=progress.advance,
-        )
+        timed = time_networks(run, missing, progress)
     except NasError as error:
         progress.note(f"{', '.join(missing)}: not timed. {error}")
         return
     jsonl.repair(run.measurements)
-    for (name, architecture), result in zip(missing.items(), timed, strict=True):
+    for name, architecture in missing.items():
+        result = timed[name]
         if not result.timings:
             progress.note(f"{name}: not timed. {result.error}")
             continue

@@ -63,12 +63,12 @@ def check_published(settings: JobSettings) -> None:
 
 
 def check_references(settings: JobSettings) -> None:
-    """Check the names of the published networks of a job.
+    """Check the names of the published networks of a job and of its study.
 
     Raises:
         SpaceError: neither a space of the job nor one that ships has a network of this name.
     """
-    names = settings.finish.references
+    names = [*(settings.finish.references or ()), *(settings.study.references or ())]
     if names:
         spaces = [load_definition(each.name) for each in settings.space]
         own = {row.name for space in spaces for row in space.references}

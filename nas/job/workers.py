@@ -1,4 +1,4 @@
-"""Worker processes of this machine that take part in the search of a run."""
+"""Worker processes of this machine that take part in the search or the study of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from nas.machine import processes, this_machine
 
@@ -26,19 +26,26 @@ MAX_LAST_TRIAL_S = 20.0
 
 
 class Workers:
-    """Worker processes of a search, which run until the search is over.
+    """Worker processes of a command, which run until its work is done.
 
     Args:
         count: number of workers; 0 starts none.
         folder: the run folder. The workers write to its `workers.log`.
         storage: storage of the trials, which the workers share with this process.
+        command: command that the workers join.
 
     Attributes:
         log: path of the log.
         lost: number of workers that failed or were killed, known after the context has ended.
     """
 
-    def __init__(self, count: int, folder: Path, storage: Path | str) -> None:
+    def __init__(
+        self,
+        count: int,
+        folder: Path,
+        storage: Path | str,
+        command: Literal["search", "study"] = "search",
+    ) -> None:
         self.log = folder / "workers.log"
         self.lost = 0
         self._started: list[subprocess.Popen[bytes]] = []
@@ -51,13 +58,13 @@ class Workers:
             STORAGE_VARIABLE: str(storage),
             MAIN_PROCESS_VARIABLE: str(_STDIN),
         }
-        command = processes.python_command("-m", "nas", "search", str(folder), "--worker")
+        words = processes.python_command("-m", "nas", command, str(folder), "--worker")
         with self.log.open("ab") as out:
             for _ in range(count):
                 self._started.append(
                     # Ctrl-C in the terminal must not reach the workers, see `interrupt`.
                     subprocess.Popen(
-                        command,
+                        words,
                         env=environment,
                         stdin=subprocess.PIPE,
                         stdout=out,

@@ -249,6 +249,26 @@ KEYS: dict[str, Key] = {
     "finish.pictures": _free_key(
         "Whether the report and the cards show hold-out images that were classified wrongly."
     ),
+    "study.finalists": _free_key(
+        "Number of networks of the front that a study trains from newly drawn weights.",
+        ge=1,
+        le=1000,
+    ),
+    "study.random": _free_key(
+        "Number of random networks of the same space, at the latency of each finalist.",
+        ge=0,
+        le=1000,
+    ),
+    "study.references": _free_key(
+        "Published networks of a study; by default those of the spaces that these images allow."
+    ),
+    "study.epochs": _free_key(
+        "Passes over the images of each training of a study.", ge=1, le=1_000_000
+    ),
+    "study.seeds": _free_key("Number of trainings of each network of a study.", ge=1, le=1000),
+    "study.workers": _free_key(
+        "Number of processes of this machine that train the networks of a study.", ge=1, le=1024
+    ),
 }
 """All keys by their path in the job file."""
 

@@ -553,6 +553,23 @@ class FinishSettings(_Table):
         return min_accuracy
 
 
+class StudySettings(_Table):
+    """The table `[study]`: what `nas study` trains, to compare it with what the search chose."""
+
+    finalists: Annotated[int, _field("study.finalists")] = 5
+    random: Annotated[int, _field("study.random")] = 1
+    references: (
+        Annotated[
+            tuple[Annotated[str, AfterValidator(check_name)], ...],
+            _field("study.references", strict=False, max_length=1000),
+        ]
+        | None
+    ) = None
+    epochs: Annotated[int, _field("study.epochs")] = 30
+    seeds: Annotated[int, _field("study.seeds")] = 2
+    workers: Annotated[int, _field("study.workers")] = 1
+
+
 class JobSettings(_Table):
     """The settings of a whole job file; jobs/overnight.toml shows every key.
 
@@ -568,6 +585,7 @@ class JobSettings(_Table):
     space: Annotated[tuple[JobSpace, ...], Field(min_length=1, max_length=100, strict=False)]
     search: SearchSettings = SearchSettings()
     finish: FinishSettings = FinishSettings()
+    study: StudySettings = StudySettings()
 
     @property
     def budget_s(self) -> float:

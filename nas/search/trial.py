@@ -142,7 +142,9 @@ def to_result(
     return result, [trial.values[o.name] for o in objectives if not o.limit_only]
 
 
-class _Process(Document):
+class ProcessRecord(Document):
+    """The process that claimed a trial, see `nas.search.liveness.this_process`, and its log."""
+
     host: str
     pid: Annotated[int, Field(gt=0, lt=2**31)]
     started: float
@@ -166,7 +168,7 @@ class _UserAttributes(Document):
     space: str
     architecture: ArchitectureRecord
     result: _Result | None = None
-    process: _Process | None = None
+    process: ProcessRecord | None = None
     heartbeats: int = Field(0, alias="beat")
     release_reason: str = Field("", alias="given_up")
 
