@@ -300,9 +300,10 @@ class ImageDataset:
 
 
 def count_text(counts: Mapping[str, int]) -> str:
-    """Return counts by class as text, shortened if there are many: "apple 90, banana 85"."""
+    """Return counts by class as text, shortened if there are many: "apple 90, 7: 85"."""
     shown = [
-        f"{printable_line(name if name == name.strip() else repr(name))} {count}"
+        f"{printable_line(name if name == name.strip() else repr(name))}"
+        f"{':' if name[-1:].isdigit() else ''} {count}"
         for name, count in counts.items()
     ]
     if len(shown) <= _MAX_CLASSES_IN_LINE:

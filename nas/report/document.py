@@ -485,7 +485,8 @@ def _training_lines(run: Run, spaces: Sequence[str], fields: Sequence[str]) -> l
                 lines.append(
                     Line(
                         name=space if field == "loss" else f"{space}, {subnet}",
-                        x=[round(100 * row.step / row.steps, 2) for row in log],
+                        # A training of a given time estimates its steps anew as it goes on.
+                        x=[round(100 * row.step / log[-1].steps, 2) for row in log],
                         y=[round(value, 5) for value in values],
                         style=style,
                         space=spaces.index(space),

@@ -468,7 +468,7 @@ def draw_training(logs: Mapping[str, Sequence[TrainingRow]]) -> Figure:
     loss, accuracy = figure.subplots(1, 2)
     for index, (space, rows) in enumerate(logs.items()):
         colour = group_style(index)["color"]
-        progress = [100 * row.step / row.steps for row in rows]
+        progress = [100 * row.step / rows[-1].steps for row in rows]
         loss.plot(progress, [row.loss for row in rows], label=space, color=colour, lw=0.8)
         accuracies = {
             "-": [row.accuracy_largest for row in rows],

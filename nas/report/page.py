@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
@@ -136,6 +137,7 @@ def _render(
         limits=_limits(search),
         costs=search.costs,
         devices=[device.name for device in search.device],
+        reference_command=shlex.join(["nas", "retrain", str(run.path), "--reference", "NAME"]),
         other_members={
             space: candidates.of_table(own[~own["id"].isin(members["id"])])
             for space, own in space_fronts.items()

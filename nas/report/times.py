@@ -248,6 +248,11 @@ def times_section(run: Run) -> TimesSection | None:
                 **(_kernel_times(run, network.record, tables, kernels) if tables else {}),
             )
         )
+    if tables and not any(each.tables for each in described):
+        problem = (
+            f"{described[0].problem} If this is not the latency table of the run: a report that is "
+            "made in the folder in which the job was run shows the kernels."
+        )
     launched = [kernels.times[at] for each in described for t in each.tables for at in t.kernels]
     return TimesSection(
         kernels=tuple(kernels.times),

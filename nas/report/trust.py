@@ -331,8 +331,8 @@ def _holdout(facts: _Facts) -> TrustRow | None:
         details += " That is more than the range of accuracies of the whole front."
     return TrustRow(
         topic="hold-out images",
-        finding=f"{images:,} hold-out images show differences of accuracy from "
-        f"{100 * least:.1f} points on.",
+        finding=f"{images:,} hold-out images show only differences of accuracy of "
+        f"{100 * least:.1f} points or more.",
         details=details,
         severity=severity,
     )
@@ -446,10 +446,11 @@ def _training(facts: _Facts) -> TrustRow | None:
             f"{100 * np.abs(missed).mean():.1f} points off on average."
         )
     epochs = sorted({model.record.epochs for model in own})
+    length = f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"
     return TrustRow(
         topic="trained networks",
         finding=f"{on_front} of {len(facts.members)} networks of the front were trained to the "
-        f"end, for {' or '.join(map(str, epochs))} epochs; the others have scores of the supernet.",
+        f"end, for {length}; the others have scores of the supernet.",
         details=" ".join(details),
         severity="limit" if errors else "note" if short else "fine",
         remedy=facts.continue_command

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from nas.display.formatting import format_count, format_latency
 from nas.errors import RunFolderError
 from nas.files.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Positive
 from nas.space.records import ArchitectureRecord
@@ -158,14 +157,6 @@ class MatchedRankingRecord(Document):
             f"tau of {self.retraining_tau.text()}, and a score without any error "
             f"{self.noise_ceiling.text()}."
         )
-
-    def costs_text(self, stratum: StratumRecord) -> str:
-        """Return the smallest and the largest cost of a stratum: `1.2 ms to 1.3 ms`."""
-        low, high = (
-            format_latency(cost) if self.cost == "latency" else format_count(round(cost))
-            for cost in stratum.costs
-        )
-        return f"{low} to {high}"
 
 
 class BaselineTaus(Document):

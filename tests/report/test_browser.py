@@ -166,6 +166,27 @@ def test_address_keeps_the_limits_and_the_pick(show, report_of):
     assert picked(again) == picked(page) == other.inner_text()
 
 
+def test_pick_beyond_the_limits_is_not_called_the_users(show, report_of):
+    page = show(report_of("example"))
+    other = page.locator("#front button.pick").last
+    other.click()
+    expect(page.locator("#pick")).to_contain_text("your pick")
+    page.locator("#limit-max_latency_ms").fill("500")
+    expect(page.locator("#picked")).to_contain_text(f"{other.inner_text()}, your pick, does not")
+    expect(page.locator("#pick")).to_contain_text("the most accurate within the limits")
+    assert picked(page) != other.inner_text()
+
+
+def test_command_that_cannot_be_copied_is_selected(show, report_of):
+    page = show(report_of("example"))
+    refuse = "navigator.clipboard.writeText = () => Promise.reject(new Error('denied'))"
+    page.evaluate(f"() => {{ {refuse}; }}")
+    page.locator(".command button").click()
+    expect(page.locator(".command button")).to_have_text("selected")
+    command = page.locator(".command code").inner_text()
+    assert page.evaluate("getSelection().toString()") == command
+
+
 def test_address_of_nonsense_is_no_limit(show, report_of):
     report = report_of("example")
     page = show(report, fragment="max_latency_ms=much&max_params=-1&pick=%3Cb%3E&other=1")

@@ -43,6 +43,16 @@ def test_report_has_the_figures_of_the_search_and_the_ranking(run):
     assert [member.id for member in document.members] == opened.front["id"].tolist()
 
 
+def test_training_that_estimates_its_steps_anew_is_a_curve_that_goes_forwards(run):
+    rows = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+    for index, row in enumerate(rows[:-1]):
+        row["steps"] *= 1 + index % 3
+    (run / LOG).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (line, *_) = embedded_document(page.build(open_run(run)).read_text()).training_loss
+    assert line.x == sorted(line.x)
+    assert line.x[-1] == round(100 * rows[-1]["step"] / rows[-1]["steps"], 2)
+
+
 def test_report_says_what_was_understood_of_the_images(run):
     record = json.loads((run / "run.json").read_text())
     record["data"]["summary"] = "24 images of 2 classes: <cat> 12, dog 12; train 14"

@@ -43,7 +43,8 @@ def test_page_says_how_to_compare_where_nothing_was_trained_alike(run):
     page.build(run)
 
 
-def test_page_without_published_networks_has_no_such_section(run):
+def test_page_without_published_networks_says_how_to_train_one(run):
+    assert '<h2 id="published">' not in page.build(run).read_text(), "nothing to compare with"
     add(run, run.front.iloc[0], 176)
     assert report_document(run).published is None
-    assert '<h2 id="published">' not in page.build(run).read_text()
+    assert f"<code>nas retrain {run.path} --reference NAME</code>" in page.build(run).read_text()

@@ -133,6 +133,18 @@ def test_member_whose_kernels_are_not_in_the_table_says_so(run: Path) -> None:
     assert {each.problem for each in networks} == {"", f"{name} has no kernel '{lost}'."}
 
 
+def test_table_without_the_kernels_of_any_network_is_said_once(run: Path) -> None:
+    name = write_table(run, "tvm", "float32")
+    path = Path("latency_tables") / name
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if json.loads(line).get("record") != "kernel"))
+    change_record(run, {}, table={"file": name})
+    section = section_of(run)
+    assert section.problem.count("has no kernel") == 1
+    assert "in which the job was run" in section.problem
+    assert all(not each.tables and each.latency for each in section.networks)
+
+
 def test_without_the_table_the_timings_of_whole_networks_remain(run: Path) -> None:
     section = section_of(run)
     assert "There is no latency table" in section.problem

@@ -86,7 +86,7 @@ function drawParallel(container, own) {
   const picture = svg("svg", { role: "group", "aria-label": `choices of ${own.space}: ranges of the axes` });
   const holder = el("div", { class: "plot parallel" }, canvas, picture);
   const status = el("p", { role: "status" });
-  const best = el("div", {});
+  const best = letScroll(el("div", { class: "scroll" }));
   const reset = el("button", { type: "button", onclick: () => { ranges.clear(); refresh(); } }, "remove all ranges");
   const boxes = groups.map((group) => el("label", {}, el("input", { type: "checkbox", checked: chosen.has(group), onchange: ({ target }) => {
     if (target.checked) chosen.add(group);

@@ -72,7 +72,7 @@ function drawFront(container, column) {
   const bands = report.spaces.map((name, space) => ({
     name: "", space,
     points: members.filter((member) => member.space === space && member.standalone && Number.isFinite(axis.value(member)))
-      .map((member) => [axis.value(member), 100 * member.standalone[0], 100 * member.standalone[1]]),
+      .map((member) => [axis.value(member), 100 * member.standalone[0], 100 * member.standalone[1], member.id]),
   })).filter((band) => band.points.length);
   const isLatency = column === "latency_us";
   if (![...clouds.flatMap((cloud) => cloud.points), ...scores, ...trained].length) {
@@ -200,19 +200,28 @@ function drawNetwork(member, other) {
 }
 
 function copyable(command) {
-  const button = el("button", { type: "button", onclick: async () => {
-    await navigator.clipboard.writeText(command);
-    button.textContent = "copied";
+  const button = el("button", { type: "button", "aria-live": "polite", onclick: async () => {
+    try {
+      await navigator.clipboard.writeText(command);
+      button.textContent = "copied";
+    } catch { // The browser does not allow it: the command is selected, ready to be copied by hand.
+      window.getSelection().selectAllChildren(text);
+      button.textContent = "selected";
+    }
   } }, "copy");
-  return el("p", { class: "command" }, el("code", {}, command), navigator.clipboard ? button : null);
+  const text = el("code", {}, command);
+  return el("p", { class: "command" }, text, navigator.clipboard ? button : null);
 }
 
 /** Return a text as a shell reads it as one word. */
 const quoted = (text) => (/^[\w./:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
+/** Show the pick: what is read aloud when it changes in the first child, the rest in the second. */
 function drawPick(container) {
+  const [words, details] = container.children;
+  if (!members.length || pick === null) details.replaceChildren();
   if (!members.length) {
-    container.replaceChildren(el("p", { class: "note" }, "The front is empty: there is nothing to choose."));
+    words.replaceChildren(el("p", { class: "note" }, "The front is empty: there is nothing to choose."));
     return;
   }
   if (pick === null) {
@@ -220,30 +229,37 @@ function drawPick(container) {
       for (const name of Object.keys(limits)) limits[name] = null;
       choose(chosenId);
     } }, "remove all limits");
-    container.replaceChildren(el("p", { class: "note" }, "No network of the front meets these limits. ", reset));
+    words.replaceChildren(el("p", { class: "note" }, "No network of the front meets these limits. ", reset));
     return;
   }
   const both = [pick, ...(runnerUp ? [runnerUp] : [])];
   const isOneSpace = runnerUp?.space === pick.space; // Others have no blocks in common.
   const row = (label, value) => el("tr", {}, el("th", { scope: "row" }, label), both.map((member) => el("td", {}, value(member))));
+  const samples = ({ id }) => {
+    const timed = report.times?.networks.find((network) => network.id === id)?.latency;
+    return timed ? [el("br"), el("small", {}, percentilesText(timed))] : [];
+  };
   const interval = ({ interval: [low, high] }) => `(${formatPercent(low)} to ${formatPercent(high)})`;
   const table = el("table", { id: "pick" },
     el("thead", {}, el("tr", {}, el("td"), both.map((member, index) => el("th", { scope: "col", "data-network": member.id },
-      el("span", { class: "role" }, index ? "runner-up" : chosenId ? "your pick" : "pick: the most accurate within the limits"), el("br"),
+      el("span", { class: "role" }, index ? "runner-up" : pick.id === chosenId ? "your pick" : "pick: the most accurate within the limits"), el("br"),
       el("code", {}, member.id), ` ${report.spaces[member.space]}${member.dtype ? `, ${member.dtype}` : ""}${member.id === report.knee ? ", knee" : ""}`)))),
     el("tbody", {},
       row(report.metric, (member) => [el("strong", {}, formatPercent(member.accuracy)), ` ${interval(member)}`, el("br"), el("small", {}, member.training)].flat()),
-      row("latency", (member) => [el("strong", {}, formatLatency(member.latency_us)), " ", el("small", {}, member.latency_basis)]),
+      row("latency", (member) => [el("strong", {}, formatLatency(member.latency_us)), " ", el("small", {}, member.latency_basis), ...samples(member)]),
       row("parameters, MACs", (member) => `${formatCount(member.params)}, ${formatCount(member.macs)}`),
       row("file size", (member) => `${formatBytes(member.file_bytes)}${member.is_file_size_estimated ? " (estimated: not exported yet)" : ""}`),
       row("peak memory", (member) => formatBytes(member.peak_memory_bytes)),
       row("architecture", (member) => [drawNetwork(member, isOneSpace ? both.find((other) => other !== member) : null), member.blocks.length ? el("small", {}, member.choices) : null])));
   const run = quoted(report.folder);
   const automatic = chosenId ? el("button", { type: "button", onclick: () => choose(chosenId) }, "pick by the limits again") : null;
-  container.replaceChildren(
-    ...(runnerUp ? [el("p", { class: "difference" }, `${pick.id} is ${comparisonOf(pick, runnerUp)}. `, automatic)] : [automatic ?? ""]),
+  const beyond = chosenId && pick.id !== chosenId ? `${chosenId}, your pick, does not meet these limits. ` : "";
+  const untrained = both.every((member) => member.is_trained) ? "" : " The error of an expected accuracy comes on top of it.";
+  const comparison = runnerUp ? `${pick.id} is ${comparisonOf(pick, runnerUp)}. ` : "";
+  words.replaceChildren(el("p", { class: "difference" }, beyond, comparison, automatic));
+  details.replaceChildren(
     letScroll(el("div", { class: "scroll" }, table)),
-    el("p", {}, el("small", {}, `A bar is the block's share of the multiply-accumulates.${isOneSpace ? " Blocks with a dashed edge differ between the two." : ""}`)),
+    el("p", {}, el("small", {}, `In brackets: the 95% interval that ${report.holdout_images} hold-out images leave.${untrained} A bar is the block's share of the multiply-accumulates.${isOneSpace ? " Blocks with a dashed edge differ between the two." : ""}`)),
     el("p", {}, pick.files.length
       ? `${pick.id} is trained and exported: ${pick.files.join(", ")}. This command classifies an image:`
       : pick.is_trained ? "This command exports it and checks its files:" : "This command trains it to the end, exports it and checks its files:"),

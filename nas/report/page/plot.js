@@ -77,7 +77,7 @@ function scaleOf(values, start, stop, axis) {
  *   keyboard reaches, too. `kind` is `front`, `trained`, `published`, `float32` or `int8`; low and
  *   high are the ends of a bar.
  * options.lines: [{ name, space, style, step: "after" | "before", points: [[x, y], ...] }].
- * options.bands: [{ name, space, points: [[x, low, high], ...] }]: pale vertical bars.
+ * options.bands: [{ name, space, points: [[x, low, high, id], ...] }]: pale vertical bars.
  * options.diagonal: whether to draw the line where both axes are equal.
  * options.isVisible(id): whether a network is shown in full rather than pale.
  * options.marks(): [{ axis: "x" | "y", value, label }]: limits, drawn as lines.
@@ -115,8 +115,11 @@ function scatterPlot(container, options) {
       picture.append(svg("line", { class: "diagonal", x1: x(low), y1: y(low), x2: x(high), y2: y(high) }));
     }
     for (const band of bands) {
-      const d = band.points.map(([at, low, high]) => `M${x(at)},${y(low)}V${y(high)}`).join("");
-      picture.append(svg("path", { d, class: "band", stroke: colourOf(band.space) }));
+      for (const name of ["band", "band beyond"]) {
+        const own = band.points.filter(([, , , id]) => (!options.isVisible || options.isVisible(id)) === (name === "band"));
+        const d = own.map(([at, low, high]) => `M${x(at)},${y(low)}V${y(high)}`).join("");
+        if (d) picture.append(svg("path", { d, class: name, stroke: colourOf(band.space) }));
+      }
     }
     for (const cloud of clouds) {
       const paths = { cloud: "", "cloud beyond": "" };
@@ -236,7 +239,7 @@ function drawAxes(picture, x, y, options, width, height) {
       svg("text", { class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, format(options.y)(value)));
   }
   picture.append(
-    svg("text", { class: "axis", x: (MARGIN.left + width - MARGIN.right) / 2, y: height - 8, "text-anchor": "middle" }, options.x.label),
+    svg("text", { class: "axis", x: width / 2, y: height - 8, "text-anchor": "middle" }, options.x.label),
     svg("text", { class: "axis", transform: `translate(14 ${(MARGIN.top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, options.y.label));
 }
 
