@@ -215,7 +215,8 @@ def require_run_or_empty(path: Path) -> None:
 
 def _has_begun(path: Path) -> bool:
     """Return whether a run folder holds a file that took training or searching to make."""
-    made_before = {"job.toml", "run.json", "spaces", "report.html"}
+    reports = {"report.html", "front.csv", "front.json"}
+    made_before = {"job.toml", "run.json", "spaces", *reports}
     return any(
         file.is_file()
         for entry in path.iterdir()

@@ -459,14 +459,14 @@ def test_full_disk_leaves_no_exported_file(request, trained_example, tmp_path, i
     disk.mkdir()
     if rerun_where_mounting_is_allowed(request, disk):
         return
-    size_kb = 128 + sum(
+    size_kb = 640 + sum(
         4 * (1 + path.stat().st_size // 4096) + 4 for path in trained_example.rglob("*")
     )
     with mounted(disk, f"size={size_kb}k"):
         run = shutil.copytree(trained_example, disk / "run")
         pick = front_ids(run)[-1]
         with (disk / "filler").open("wb") as file:
-            while file.tell() < shutil.disk_usage(disk).free - 20_000:
+            while shutil.disk_usage(disk).free > 20_000:
                 file.write(bytes(4096))
                 file.flush()
         done = invoke("export", run, "--pick", pick)

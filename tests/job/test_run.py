@@ -232,7 +232,7 @@ def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
 def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, monkeypatch):
     plan = JobPlan(
         kernels=0, epochs={"mobile": 1}, trials=1, score_images=4, measure=1, retrain=0,
-        seconds={"prepare": 1.0},
+        references=0, seconds={"prepare": 1.0},
         data="16 images of 2 classes: dark 8, light 8", image_changes="nothing changes",
     )  # fmt: skip
     monkeypatch.setattr(jobs, "plan_job", lambda settings, **_: plan)
