@@ -392,8 +392,9 @@ def select(
     """Print the best network under given limits.
 
     This is the most accurate member of the front that meets the limits. Networks that were trained
-    count with their trained accuracy, the others with that in the supernet plus what training
-    gained the trained ones (the median); so do networks that were trained in another way than most.
+    count with their trained accuracy, the others with their score, whose error is multiplied by
+    what training left of the errors of trained networks of the same space (the median); so do
+    networks that were trained in another way than most.
     Accuracies have 95% intervals, and trained members from which no difference in accuracy is shown
     are named, too. The next best member within the limits is compared in words. If no member meets
     the limits, the command names the nearest one and exits with status 1.

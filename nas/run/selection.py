@@ -20,6 +20,9 @@ from nas.run.models import RunModel
 from nas.run.settings import DeviceSettings
 from nas.search import non_dominated
 
+MIN_SCORE_ERROR = 0.001
+"""Smallest error of a score that the error after training is compared with: less is luck."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -193,8 +196,9 @@ def expected_accuracies(members: Sequence[Candidate]) -> list[float]:
     """Return the accuracy that is expected of each member of a front once it is trained.
 
     All are expected to be trained alike: by the recipe of most of the trained members. The accuracy
-    is that of the trained network, where the network was trained so. Otherwise it is the score of
-    the search plus the median of what this recipe gained the members that were trained by it.
+    is that of the trained network, where the network was trained so. Otherwise the error of the
+    score is multiplied by what this recipe left of the errors of the trained members, their median:
+    of those of the same space, which one supernet scored, or of all if the space has none.
     """
     trained = [each for each in members if each.trained_accuracy is not None]
     recipes = Counter(each.recipe for each in trained)
@@ -204,9 +208,18 @@ def expected_accuracies(members: Sequence[Candidate]) -> list[float]:
         for each in trained
         if each.trained_accuracy is not None and each.recipe == recipe
     }
-    gains = [known[each.digest] - each.score for each in members if each.digest in known]
-    gain = statistics.median(gains) if gains else 0.0
-    return [known.get(each.digest, min(1.0, each.score + gain)) for each in members]
+    left: dict[str, list[float]] = {}
+    for each in members:
+        if each.digest in known:
+            share = (1 - known[each.digest]) / max(1 - each.score, MIN_SCORE_ERROR)
+            left.setdefault(each.space, []).append(share)
+    every = [share for shares in left.values() for share in shares] or [1.0]
+
+    def expected(member: Candidate) -> float:
+        share = statistics.median(left.get(member.space, every))
+        return max(0.0, 1 - share * (1 - member.score))
+
+    return [known.get(each.digest, expected(each)) for each in members]
 
 
 def select(

@@ -15,7 +15,7 @@ from nas.report import page
 from nas.run.run import open_run
 from tests.report.browser import opened, running_browser
 
-WIDTH, HEIGHT = 1240, 895
+WIDTH, HEIGHT = 1240, 1010
 """Size of the picture in pixels: down to the end of the figure."""
 
 
