@@ -165,6 +165,7 @@ def test_calibration_divides_the_logits_and_changes_no_prediction(digits, space)
     ) == pytest.approx(1, rel=0.01)
 
 
+@pytest.mark.slow
 def test_networks_of_all_published_spaces_can_be_calibrated():
     for name in ("mobilenet_v1", "mobilenet", "shufflenet_v1", "shufflenet", "squeezenet"):
         graph = load_space(name, image_size=32, channels=3, classes=7).smallest.graph

@@ -111,6 +111,7 @@ def test_planned_stages_are_those_of_a_whole_job(small_job):
     assert planned_stages(none, both) == stages[:-1], "mobilenet has some"
 
 
+@pytest.mark.slow
 def test_report_follows_the_job_and_changes_nothing(small_job, sections, monkeypatch, request):
     jobs.run_job(small_job, Path("calm"))
     sections.clear()
@@ -195,6 +196,7 @@ def test_searched_run_has_ended(small_job):
     assert progress_section(open_run(OUT)) is None
 
 
+@pytest.mark.slow
 def test_other_process_sees_whether_a_job_runs(small_job):
     script = "import sys; from nas.run.run import *; print(Run(Path(sys.argv[1])).is_running)"
 

@@ -98,6 +98,7 @@ def test_job_that_names_none_has_none(run):
     assert "published networks" not in run.record.stages
 
 
+@pytest.mark.slow
 def test_references_as_fast_as_the_front_are_timed_and_trained_like_the_finalists(run):
     (finalist,) = run.trained.values()
     notes = Notes()

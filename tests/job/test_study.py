@@ -32,6 +32,8 @@ from tests.job.test_references import SPACE
 from tests.latency.fake_runtime import latency_us
 from tests.mini_job import write_job
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 
 JOB = """

@@ -78,6 +78,7 @@ def test_report_of_a_job_shows_measured_members_of_every_family(finished_job, sh
         assert rows.filter(has_text="not measured").count() == 0
 
 
+@pytest.mark.slow
 def test_page_of_a_running_job_loads_itself_anew_until_that_is_stopped(
     untrained_run, show, monkeypatch
 ):
@@ -253,6 +254,7 @@ def test_keyboard_reaches_every_point_of_the_front_and_picks_it(show, report_of)
     assert page.evaluate(f"{ACTIVE}.dataset.network") == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["example", "empty"])
 def test_tab_reaches_everything_that_can_be_operated(name, show, report_of):
     page = show(report_of(name))

@@ -13,6 +13,7 @@ import pytest
 from nas.latency.timing import Slowdown
 from nas.report.trust import SEVERITY_NAMES, TrustRow, TrustSection, trust_section
 from nas.run import candidates
+from nas.run.models import undecided_pairs
 from nas.run.run import Run, open_run
 from tests.conftest import EXAMPLE
 
@@ -225,7 +226,9 @@ def test_many_holdout_images_are_fine(run):
 def test_trained_networks_that_no_test_tells_apart_are_named(trained_run):
     found = row(trained_run, "hold-out images")
     assert found.severity == "note"
-    assert "No difference is shown between t8797 and x9ef5" in found.details
+    models = open_run(trained_run).models
+    first, second = undecided_pairs(models, is_balanced=False)[0]
+    assert f"No difference is shown between {first} and {second}" in found.details
     answers = [model.answers for model in open_run(trained_run).models]
     shares = [
         np.mean([a != b for a, b in zip(first.is_right, second.is_right, strict=True)])
@@ -275,14 +278,15 @@ def test_noise_is_left_out_if_nothing_was_timed_twice(run, monkeypatch):
 
 def test_failed_exports_limit_and_name_the_format(trained_run):
     assert row(trained_run, "exported files").severity == "note"
+    name = open_run(trained_run).models[0].record.id
     change_json(
         trained_run / "run.json",
-        lambda c: c.update(export_errors={"t8797": {"coreml": "It is not installed."}}),
+        lambda c: c.update(export_errors={name: {"coreml": "It is not installed."}}),
     )
     found = row(trained_run, "exported files")
     assert found.severity == "limit"
-    assert "t8797 was not exported as coreml: It is not installed." in found.details
-    assert found.remedy == f"nas export {trained_run} --pick t8797"
+    assert f"{name} was not exported as coreml: It is not installed." in found.details
+    assert found.remedy == f"nas export {trained_run} --pick {name}"
 
 
 def test_without_files_nothing_was_checked_in_its_runtime(trained_run, run):

@@ -320,6 +320,7 @@ print(LatencyTable.open(sys.argv[1]).predict(space.smallest).latency_us)
 """
 
 
+@pytest.mark.slow
 def test_table_predicts_its_networks_without_the_runtime(
     case: Case, runtime: Runtime, tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_counts_equal_those_of_the_ops_and_lie_within_the_range(name, size, seed
 
 @settings(max_examples=30, deadline=None)
 @given(name=spaces, size=st.sampled_from([8, 32, 33]), seed=seeds)
+@pytest.mark.slow
 def test_the_kernels_of_a_network_are_among_those_of_its_space(name, size, seed):
     space = on(name, size)
     graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph

@@ -185,6 +185,7 @@ def test_server_outlives_the_process_of_a_session(graph: Graph) -> None:
                 time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_other_rpc_servers_are_refused(request: pytest.FixtureRequest) -> None:
     processes = Processes()
     request.addfinalizer(processes.end)
