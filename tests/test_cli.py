@@ -98,6 +98,7 @@ def test_spaces_compares_published_networks(invoke, tmp_path):
     assert [row["agrees"] for row in json.loads(done.stdout)] == [False]
 
 
+@pytest.mark.slow
 def test_spaces_samples_architectures_within_limits(invoke):
     limits = ("--sample", 5, "--max-macs", "200e6", "--min-macs", "150e6", "--max-params", "3e6")
     drawn = document(invoke("spaces", "mobilenet", *limits, "--json"))

@@ -224,6 +224,7 @@ def test_unknown_op_kind_is_named():
 
 
 @pytest.mark.parametrize("pick", ["largest", "smallest"])
+@pytest.mark.slow
 def test_new_network_distinguishes_images_and_every_layer_learns(pick):
     """Only layers in residual branches, which start at scale zero, may have zero gradients."""
     space = load_space("mobilenet", image_size=32, channels=3, classes=10)

@@ -132,6 +132,7 @@ def test_check_prints_and_draws_the_errors(built, tmp_path, invoke):
         assert part in text
 
 
+@pytest.mark.slow
 def test_check_shows_published_networks(device, tmp_path, invoke):
     space = ("--space", "squeezenet", "--image-size", 8, "--channels", 1)
     invoke("table", "build", *space, "--no-calibrate", "--out", "mine.jsonl")

@@ -154,6 +154,7 @@ def test_network_that_misses_its_limit_is_quantised_again_only_for_a_stricter_on
         export_model(trained, digits, folder, FORMATS, origin, max_accuracy_drop=limit / 2)
 
 
+@pytest.mark.slow
 def test_weights_get_the_bits_that_are_asked_for(trained, digits, origin, tmp_path):
     folder = ModelFolder(tmp_path / "jf2a")
     for bits in (native_weight_bits(), 7):
@@ -224,6 +225,7 @@ def test_pictures_of_mistakes_are_in_the_card_unless_they_are_switched_off(
     folder.require_unchanged()
 
 
+@pytest.mark.slow
 def test_files_of_other_weights_are_removed(folder, trained_again, digits, origin):
     export_model(trained_again, digits, folder, ["torch"], origin)
     assert [file.format for file in folder.card.files] == ["torch"]
@@ -560,6 +562,7 @@ def photo_export(photos, origin):
     return to
 
 
+@pytest.mark.slow
 def test_script_is_verified_with_a_file_of_each_kind_of_image(photo_export, tmp_path):
     folder = photo_export(tmp_path / "3f2a")
     script = folder.card.script

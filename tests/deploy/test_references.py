@@ -198,6 +198,7 @@ def test_interrupted_training_ends_as_an_undisturbed_one(run, tmp_path, monkeypa
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.slow
 def test_network_that_was_trained_in_another_way_is_refused(run):
     run.retrain(**published(), epochs=1)
     with pytest.raises(RequestError, match=r"start = published, not scratch.* Move the folder"):

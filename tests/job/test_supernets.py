@@ -54,6 +54,7 @@ def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, inv
     assert len(done.members) >= 1
 
 
+@pytest.mark.slow
 def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invoke, monkeypatch):
     """Topics above the classes: a refusal, then the key, for the run and for all that reads it.
 
@@ -96,6 +97,7 @@ def training_clock(monkeypatch):
     monkeypatch.setattr(training, "time", clock)
 
 
+@pytest.mark.slow
 def test_budget_decides_the_length_of_the_training_only_once(job_folder, invoke, training_clock):
     command = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--out", "run")
     document(invoke(*command, "--budget", "2s", "--json"))

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from nas.report import page
 from nas.report.document import ReportDocument, report_document
 from tests.run.test_published import NAME, add, add_published, run
@@ -29,6 +31,7 @@ def test_page_compares_published_networks_in_words_and_in_a_table(run):
     assert ReportDocument.model_validate_json(embedded) == document
 
 
+@pytest.mark.slow
 def test_page_says_how_to_compare_where_nothing_was_trained_alike(run):
     add(run, run.front.iloc[0], 176)
     add_published(run, 5.0, 170, start="scratch")

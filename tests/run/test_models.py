@@ -173,6 +173,7 @@ def test_recipe_says_what_differs_between_the_trainings_of_a_run(run):
     assert published.record.recipe.text == "2 epochs from scratch"
 
 
+@pytest.mark.slow
 def test_report_shows_confusions_and_pictures_of_mistakes(run):
     """Class names are text, whatever is in them."""
     fast, middle, *_ = open_run(run).models

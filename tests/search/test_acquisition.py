@@ -49,6 +49,7 @@ def test_expected_improvement_without_uncertainty_is_the_improvement():
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])
 @pytest.mark.parametrize("front_size", [0, 1, 6])
+@pytest.mark.slow
 def test_hypervolume_improvement_of_up_to_three_objectives_matches_monte_carlo(
     objectives, front_size
 ):
@@ -124,6 +125,7 @@ def test_dominated_points_and_points_beyond_the_reference_are_ignored(objectives
     )
 
 
+@pytest.mark.slow
 def test_ranking_by_four_objectives_matches_monte_carlo():
     rng = np.random.default_rng(7)
     front = random_front(rng, 6, 4)

@@ -24,6 +24,7 @@ from tests.search.trials import (
 
 
 @for_backends(BACKENDS)
+@pytest.mark.slow
 def test_added_trials_are_read_back_unchanged(new_log):
     log = new_log()
     trials = trials_of_every_state()

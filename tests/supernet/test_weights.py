@@ -96,6 +96,7 @@ def test_extracted_network_equals_the_supernet(name, size):
 
 
 @pytest.mark.parametrize(("name", "size"), SPACES)
+@pytest.mark.slow
 def test_subnets_take_smaller_images_as_they_are(name, size):
     """As the supernet of the space for smaller images does, with the same weights."""
     small_size = size * 3 // 4
@@ -176,6 +177,7 @@ class MaskedWeights:
         ("squeezenet", 32, "width$|squeeze$"),
     ],
 )
+@pytest.mark.slow
 def test_narrow_subnet_equals_the_wide_one_with_masked_channels(name, size, narrow):
     space = on(name, size)
     choices = {

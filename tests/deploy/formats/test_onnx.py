@@ -73,6 +73,7 @@ def test_int8_ops_compute_what_the_simulation_does(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", digits_models.GRAPHS)
+@pytest.mark.slow
 def test_trained_families_compute_what_the_simulation_does(name, tmp_path):
     model, data = digits_model(name), digits()
     result = quantise_here(model, normalised(data.train, model.preprocessing)[:128])

@@ -59,6 +59,7 @@ def test_file_computes_what_torch_computes(space, tmp_path):
 
 
 @pytest.mark.parametrize("space", FAMILIES)
+@pytest.mark.slow
 def test_int8_file_computes_what_the_quantised_network_computes(space, tmp_path):
     model = digits_model(space)
     images = digits_images(100)

@@ -40,6 +40,7 @@ def _kernels(dtype: str) -> dict[str, Kernel]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.slow
 def test_repeated_kernels_are_neither_dropped_nor_changed(dtype: str, tmp_path: Path) -> None:
     path = tmp_path / "optimised.onnx"
     for one in _kernels(dtype).values():

@@ -75,6 +75,7 @@ def test_tables_of_gpus_predict_with_the_gpu_runtime() -> None:
 
 
 @pytest.mark.parametrize("kernel_s", [1e-6, 7e-6])
+@pytest.mark.slow
 def test_dispatch_costs_and_kernels_add_up_to_a_network(
     kernel_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_compiled_networks_launch_the_kernels_of_their_graph(name: str, dtype: s
 @pytest.mark.parametrize(
     "name", ["squeeze_excite", "shuffle_downsampling", "fire_with_simple_bypass"]
 )
+@pytest.mark.slow
 def test_networks_of_kernels_compute_what_torch_computes(name: str, tmp_path: Path) -> None:
     """Run the launches on the processor one after the other, as `RelaxNetwork` does."""
     graph = GRAPHS[name]()
