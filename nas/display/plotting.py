@@ -161,6 +161,7 @@ def check_picture_path(path: Path) -> None:
         raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
 
 
+@mpl.rc_context(STYLE)
 def save(figure: Figure, path: Path, *, dpi: int = 150) -> None:
     """Replace a PNG or SVG file atomically. Raises OSError; the old file is kept.
 
@@ -169,22 +170,8 @@ def save(figure: Figure, path: Path, *, dpi: int = 150) -> None:
         path: path of the file.
         dpi: dots an inch of a PNG file.
     """
-    content = io.BytesIO()
-    _write(figure, content, path.suffix.lower().removeprefix("."), dpi=dpi)
-    files.replace(path, content.getvalue())
-
-
-def to_svg(figure: Figure) -> str:
-    """Return the `<svg>` element of a figure, to be put into a page."""
-    content = io.BytesIO()
-    _write(figure, content, "svg", bbox_inches="tight")
-    text = content.getvalue().decode("utf-8")
-    return text[text.index("<svg") :]
-
-
-@mpl.rc_context(STYLE)
-def _write(figure: Figure, content: io.BytesIO, kind: str, **options: Any) -> None:
+    content, kind = io.BytesIO(), path.suffix.lower().removeprefix(".")
     # Without the date, equal pictures are equal files.
-    figure.savefig(
-        content, format=kind, metadata={"Date": None} if kind == "svg" else {}, **options
-    )
+    metadata = {"Date": None} if kind == "svg" else {}
+    figure.savefig(content, format=kind, metadata=metadata, dpi=dpi)
+    files.replace(path, content.getvalue())

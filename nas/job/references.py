@@ -59,7 +59,7 @@ def rivals(run: JobRun) -> dict[str, Architecture]:
     if search.max_latency_ms is not None:
         high = min(high, 1000 * search.max_latency_ms)
     limits = {name: limit for name, limit in search.cost_limits.items() if name in COUNTS}
-    found: dict[str, tuple[float, str, Architecture]] = {}
+    near: dict[str, tuple[float, str, Architecture]] = {}
     for name, architecture in published_networks(run, names)[0].items():
         graph = architecture.graph
         try:
@@ -68,8 +68,8 @@ def rivals(run: JobRun) -> dict[str, Architecture]:
             continue  # It cannot be compiled for this device.
         is_within = all(getattr(graph, count) <= limit for count, limit in limits.items())
         if is_within and low <= predicted_us <= high:
-            found.setdefault(graph.digest, (predicted_us, name, architecture))
-    by_latency = sorted(found.values(), key=lambda each: each[:2])
+            near.setdefault(graph.digest, (predicted_us, name, architecture))
+    by_latency = sorted(near.values(), key=lambda each: each[:2])
     return {name: architecture for _, name, architecture in by_latency}
 
 
@@ -95,11 +95,11 @@ def affordable(
         epochs: returns the epochs that all networks get if published ones need so many seconds for
             an epoch.
     """
-    found = rivals(run)
-    most = range(len(found), 0, -1)
+    possible = rivals(run)
+    most = range(len(possible), 0, -1)
     for count, reach in ((count, reach) for count in most for reach in most if reach >= count):
-        chosen = spread(list(found)[:reach], count)
-        own_s = epoch_s(untrained(run, {name: found[name] for name in chosen}))
+        chosen = spread(list(possible)[:reach], count)
+        own_s = epoch_s(untrained(run, {name: possible[name] for name in chosen}))
         if epochs(own_s) * own_s <= REFERENCES_SHARE * run.settings.budget_s:
             return chosen
     return []

@@ -252,7 +252,7 @@ class _View:
         device = self.run.settings.device
         table = self._tables.get(candidate.dtype or "", next(iter(self._tables.values())))
         try:
-            architecture = owner.architecture(candidate.digest)
+            architecture = owner.architecture_of(candidate.architecture)
             return table.predict(architecture, device.batch).latency_us, PREDICTED
         except NasError as error:
             return error.message

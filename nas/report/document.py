@@ -29,9 +29,6 @@ from nas.run.settings import DEVICE_LATENCY
 from nas.space import Architecture
 from nas.supernet.ranking_records import SpaceRanking
 
-REPORT_SCHEMA = 1
-"""Version of the format of `ReportDocument`."""
-
 Range = tuple[float, float]
 """The ends of a 95% interval."""
 
@@ -426,7 +423,7 @@ def _training(
 def _architecture(member: Candidate, run: Run) -> Architecture | None:
     """Return the network of a candidate; None if the run's copy of its space cannot be loaded."""
     try:
-        return run.searched[member.space].from_json(member.architecture.model_dump())
+        return run.architecture_of(member.architecture)
     except NasError:
         return None
 

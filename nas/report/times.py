@@ -20,7 +20,6 @@ from nas.latency.record import UNSTABLE
 from nas.latency.timing import MEASURED, Timing, round_to_four_digits
 from nas.run import candidates
 from nas.run.run import Run
-from nas.space import Architecture, load_space
 from nas.space.records import ArchitectureRecord
 
 if TYPE_CHECKING:
@@ -297,15 +296,6 @@ def _tables(run: Run) -> tuple[dict[str, LatencyTable], str]:
         return {}, error.message
 
 
-def _architecture(run: Run, record: ArchitectureRecord) -> Architecture:
-    """Return an architecture, also that of a published network of a space that ships."""
-    if record.space in (run.record.spaces or {}):
-        space = run.spaces[record.space]
-    else:
-        space = load_space(record.space, **run.space_settings)
-    return space.from_json(record.model_dump())
-
-
 class _KernelList:
     """The kernels of all networks, each once."""
 
@@ -348,7 +338,7 @@ def _kernel_times(
     """Return the fields of `NetworkTimes` that come from the tables."""
     batch = run.settings.device.batch
     try:
-        architecture = _architecture(run, record)
+        architecture = run.architecture_of(record)
         own = run.dtype_of(architecture)
         sums = {own: break_down(tables[own], architecture, batch)}
     except NasError as error:

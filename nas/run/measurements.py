@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -92,6 +92,9 @@ MEASUREMENTS = Format(
 )
 
 
+Value = TypeVar("Value")
+
+
 def latencies_and_errors(
     measurements: Sequence[Measurement],
 ) -> tuple[dict[str, float], dict[str, str]]:
@@ -107,20 +110,24 @@ def latencies_and_errors(
 
 def moments_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[float]]:
     """Return the latencies of each network at all moments, in microseconds, by digest."""
-    moments: dict[str, list[float]] = {}
-    for measurement in measurements:
-        if measurement.measured_us is not None:
-            moments.setdefault(measurement.digest, []).append(measurement.measured_us)
-    return moments
+    return _by_digest(measurements, lambda measurement: measurement.measured_us)
 
 
 def timings_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[Timing]]:
     """Return the timings of each network, one a moment, by digest."""
-    timings: dict[str, list[Timing]] = {}
+    return _by_digest(measurements, lambda each: None if each.measured_us is None else each.timing)
+
+
+def _by_digest(
+    measurements: Sequence[Measurement], value: Callable[[Measurement], Value | None]
+) -> dict[str, list[Value]]:
+    """Return what a function gives for the measurements of each network, but for None."""
+    values: dict[str, list[Value]] = {}
     for measurement in measurements:
-        if measurement.measured_us is not None:
-            timings.setdefault(measurement.digest, []).append(measurement.timing)
-    return timings
+        own = value(measurement)
+        if own is not None:
+            values.setdefault(measurement.digest, []).append(own)
+    return values
 
 
 def unsettled(

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from nas.data import ImageDataset
     from nas.deploy.folder import ModelFolder
     from nas.latency import LatencyTable, Runtime
+    from nas.space.records import ArchitectureRecord
     from nas.supernet.ground_truth import DrawMethod
     from nas.supernet.ranking_records import RankingRecord
     from nas.supernet.settings import TrainingSettings
@@ -486,6 +487,17 @@ class Run:
         """
         record = self.candidate(digest).architecture
         return self.space(record.space).from_json(record.model_dump())
+
+    def architecture_of(self, record: ArchitectureRecord) -> Architecture:
+        """Return the architecture in a record, also in that of a published network.
+
+        Raises the errors of `spaces`, and SpaceError for a record of a space that neither the run
+        nor the package has.
+        """
+        space = self.spaces.get(record.space)
+        if space is None:
+            space = load_space(record.space, **self.space_settings)
+        return space.from_json(record.model_dump())
 
     def _unknown_id_error(self, digest: str, matches: int) -> RequestError:
         """Return the error for a digest that is no or several architectures', with similar IDs."""

@@ -26,6 +26,7 @@ from nas.run.progress import SilentProgress
 from nas.run.run import Run, open_run
 from nas.space import load_space
 from tests.job.runs import OUT, read_trials, start_process
+from tests.job.test_stages import Notes
 from tests.mini_job import write_job
 
 SLOW_SEARCH = """
@@ -46,14 +47,6 @@ main()
 """Runs `nas` on the fake device, with a report after each trial."""
 
 STAGES = ["prepare", "latency table", "supernet mobile", "search", "measure the front"]
-
-
-class Notes(SilentProgress):
-    def __init__(self):
-        self.texts = []
-
-    def note(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from tests.commands import document
 from tests.deploy.test_references import use_fake_device
 from tests.job.runs import OUT, start_process
 from tests.job.test_finish import Notes
+from tests.job.test_references import JOB as REFERENCES_JOB
 from tests.job.test_references import SPACE
 from tests.latency.fake_runtime import latency_us
 from tests.mini_job import write_job
@@ -36,28 +37,8 @@ pytestmark = pytest.mark.slow
 
 torch.set_num_threads(1)
 
-JOB = """
-budget = "1h"
-
-[data]
-source = "digits"
-validation_fraction = 0.5
-
-[training]
-epochs = 1
-device = "cpu"
-
-[[space]]
-name = "small.py"
-
-[search]
-trials = 12
-
-[finish]
-measure = 6
-retrain = 0
-export = []
-
+JOB = REFERENCES_JOB.replace("retrain = 1", "retrain = 0")
+JOB += """
 [study]
 finalists = 2
 random = 1
