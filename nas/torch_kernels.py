@@ -113,7 +113,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tens
 
 
 def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve with kernels of one pixel, as a matrix product for each image.
+    """Convolve with kernels of one pixel, as matrix products.
 
     Args:
         x: the batch, `N x C x H x W`.
@@ -123,12 +123,14 @@ def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         The result, `N x O x H x W`.
     """
-    matrices = weight.flatten(1).expand(len(x), -1, -1)
-    pixels = x.flatten(2)
-    if bias is None:
-        result = torch.bmm(matrices, pixels)
-    else:
-        result = torch.baddbmm(bias[:, None], matrices, pixels)
+    if x.shape[2:] == (1, 1):
+        return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    result: Tensor = _PointwiseConv.apply(x.flatten(2), weight.flatten(1))
+    if bias is not None:
+        result = result + bias.to(result.dtype)[:, None]
     return result.unflatten(2, x.shape[2:])
 
 
@@ -205,6 +207,36 @@ class _DepthwiseConv(torch.autograd.Function):
         sums = torch.empty(groups(images), kernel, kernel, channels)
         run(images, channels, _flat(x), _flat(gradient), sums.view(-1))
         return own, sums.sum(0).permute(2, 0, 1)[:, None], None
+
+
+class _PointwiseConv(torch.autograd.Function):
+    """Products of one matrix `O x C` with the pixels `C x P` of each image.
+
+    The gradient of the matrix is a sum over the images. Torch computes it for each image, which
+    takes a matrix `O x C` an image. Where the pixels are fewer numbers than these, all of them are
+    transposed instead, and the gradient is one product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(x, matrix)
+        return torch.bmm(matrix.expand(len(x), -1, -1), x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, matrix = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        own = own_matrix = None
+        if ctx.needs_input_grad[0]:
+            own = torch.bmm(matrix.t().expand(len(x), -1, -1), gradient)
+        if ctx.needs_input_grad[1]:
+            outputs, inputs = matrix.shape
+            if outputs * inputs < x.shape[2] * (outputs + inputs):
+                own_matrix = torch.bmm(gradient, x.transpose(1, 2)).sum(0)
+            else:
+                rows = gradient.transpose(0, 1).flatten(1), x.transpose(0, 1).flatten(1)
+                own_matrix = rows[0] @ rows[1].t()
+        return own, own_matrix
 
 
 class _DepthwiseConvWithoutCudnn(torch.autograd.Function):

@@ -184,7 +184,8 @@ def test_depthwise_gradients_equal_those_of_torch(images, channels, height, widt
 
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize(
-    ("images", "inputs", "outputs", "height", "width"), [(3, 5, 7, 4, 6), (1, 16, 1, 1, 1)]
+    ("images", "inputs", "outputs", "height", "width"),
+    [(3, 5, 7, 4, 6), (3, 24, 40, 2, 3), (1, 16, 1, 1, 1)],
 )
 def test_pointwise_convolutions_equal_those_of_torch(
     images, inputs, outputs, height, width, has_bias

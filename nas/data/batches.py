@@ -85,6 +85,8 @@ class TrainingBatches:
         seed: Seed of the order and the augmentation.
         shift: Largest shift of the random crop, in pixels; the border is repeated outwards.
         flip: Whether half of the images are mirrored.
+        alternating: Whether these are those that were not in the epoch before, instead of random
+            ones (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
         colour: Largest relative change of brightness, contrast and saturation; 0 for none.
         randaugment: Operations on each image; see `nas.data.augmentation.apply_randaugment`.
         magnitude: Magnitude of these operations, in [0, 1].
@@ -107,6 +109,7 @@ class TrainingBatches:
         seed: int,
         shift: int,
         flip: bool,
+        alternating: bool = False,
         colour: float = 0.0,
         randaugment: int = 0,
         magnitude: float = 0.0,
@@ -122,6 +125,9 @@ class TrainingBatches:
         self._seed = seed
         self._shift = shift
         self._flip = flip
+        self._mirrored_first: np.ndarray | None = None
+        if alternating:
+            self._mirrored_first = np.random.default_rng([seed, 2]).random(len(data.train)) < 0.5
         self._colour = colour
         self._operations = randaugment
         self._magnitude = magnitude
@@ -147,8 +153,7 @@ class TrainingBatches:
         rows = np.arange(size) + rng.integers(-self._shift, self._shift + 1, (count, 1))
         columns = np.arange(size) + rng.integers(-self._shift, self._shift + 1, (count, 1))
         if self._flip:
-            mirrored = rng.random((count, 1)) < 0.5
-            columns = np.where(mirrored, columns[:, ::-1], columns)
+            columns = np.where(self._mirrored(step, rng), columns[:, ::-1], columns)
         rows, columns = (axis.clip(0, size - 1)[self._share] for axis in (rows, columns))
         loaded, positions = self._loader.load(step)
         pixels = loaded[
@@ -166,17 +171,28 @@ class TrainingBatches:
             images = self._cut_out(images, rng)
         return images, self._labels[self._to_device(self._batch_indices(step))]
 
+    def _mirrored(self, step: int, rng: np.random.Generator) -> np.ndarray:
+        """Return which images of a whole batch are mirrored, as a column."""
+        if self._mirrored_first is None:
+            return rng.random((self.batch_size, 1)) < 0.5
+        epochs = (step * self.batch_size + np.arange(self.batch_size)) // len(self._labels)
+        return (self._mirrored_first[self._whole_batch(step)] ^ (epochs % 2 == 1))[:, None]
+
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
     def _batch_indices(self, step: int) -> np.ndarray:
         """Return the positions, among the training images, of this process's images of a step."""
+        return self._whole_batch(step)[self._share]
+
+    def _whole_batch(self, step: int) -> np.ndarray:
+        """Return the positions, among the training images, of all images of a step."""
         epoch, start = divmod(step * self.batch_size, len(self._labels))
         batch = self._order(epoch)[start : start + self.batch_size]
         if len(batch) < self.batch_size:
             rest = self._order(epoch + 1)[: self.batch_size - len(batch)]
             batch = np.concatenate([batch, rest])
-        return batch[self._share]
+        return batch
 
     def _order(self, epoch: int) -> np.ndarray:
         # The loader asks for the next batch, and so for the next epoch, while this one is in use.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -473,7 +474,8 @@ def train_model(
         progress=progress,
     )
     calibration = calibrate(network, data)
-    _save_network(folder, architecture, network, setup, settings)
+    training = settings.identity(from_scratch=start is None)
+    _save_network(folder, architecture, network, setup, training)
     classify, int8 = _as_chosen(setup.run, architecture, network)
     record = TrainedRecord(
         schema=3,
@@ -490,7 +492,7 @@ def train_model(
         calibration=calibration,
         epochs=round(settings.epochs),
         seed=seed,
-        training=settings.identity(),
+        training=training,
         teacher=f"largest of {setup.teacher[0]}" if setup.teacher else None,
         data_digest=data.digest,
         seconds=seconds,
@@ -510,7 +512,7 @@ def _save_network(
     architecture: Architecture,
     network: Network,
     setup: Retraining,
-    settings: TrainingSettings,
+    training: dict[str, Any],
 ) -> None:
     """Write the weights, and what it takes to classify images with them."""
     record = {
@@ -519,7 +521,7 @@ def _save_network(
         "space_digest": architecture.space.digest,
         "network": architecture.digest,
         "data_digest": setup.run.data.digest,
-        "training": settings.identity(),
+        "training": training,
         "seed": setup.run.settings.seed,
     }
     checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)

@@ -207,7 +207,7 @@ def _decide(run: JobRun, setup: Retraining, command: str, progress: JobProgress)
         command=command,
         settings=settings,
         study=study,
-        recipe=setup.settings.identity(),
+        recipe=setup.settings.identity(from_scratch=True),
         teacher=f"largest of {setup.teacher[0]}" if setup.teacher else None,
         data=run.data.summary,
         data_digest=run.data.digest,

@@ -55,7 +55,9 @@ class Teacher:
         return cls(network.graph, network.tensors())
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor, log_priors: np.ndarray | None = None) -> Tensor:
+    def probabilities(
+        self, images: Tensor, log_priors: np.ndarray | Tensor | None = None
+    ) -> Tensor:
         """Return the probabilities `N x classes` that the teacher gives to normalised images.
 
         Args:

@@ -315,7 +315,7 @@ def standalone_recipe(
 ) -> dict[str, Any]:
     """Return what decides the weights of a standalone training, beside its network and seed."""
     start = {} if published is None else {"published": published.digest}
-    return settings.identity() | start
+    return settings.identity(from_scratch=published is None) | start
 
 
 def _train_and_evaluate(

@@ -32,14 +32,14 @@ GRADIENT_RATIO = 0.05
 """Largest norm of the gradient of a weight tensor, divided by the norm of the tensor."""
 
 
-def adjusted(logits: Tensor, log_priors: np.ndarray | None) -> Tensor:
+def adjusted(logits: Tensor, log_priors: np.ndarray | Tensor | None) -> Tensor:
     """Return logits in training, corrected by the shares of the classes in the training images.
 
     Args:
         logits: output of a network, `N x classes`.
         log_priors: see `nas.data.ImageDataset.log_priors`; None for no correction.
     """
-    return logits if log_priors is None else logits + torch.from_numpy(log_priors).to(logits)
+    return logits if log_priors is None else logits + torch.as_tensor(log_priors).to(logits)
 
 
 class TrainingState:
@@ -49,14 +49,13 @@ class TrainingState:
 
     Args:
         module: the module that is trained, on the device that trains it.
-        settings: settings of the training.
+        groups: its parameters, see `parameter_groups`.
     """
 
-    def __init__(self, module: nn.Module, settings: TrainingSettings) -> None:
+    def __init__(self, module: nn.Module, groups: list[dict[str, object]]) -> None:
         self._module = module
         self._optimizer = torch.optim.SGD(
-            parameter_groups(module, settings.weight_decay),
-            lr=settings.learning_rate,
+            groups,
             momentum=MOMENTUM,
             nesterov=True,
             fused=True,
@@ -103,6 +102,8 @@ def make_batches(
     seed: int,
     device: torch.device,
     group: ProcessGroup = SINGLE_PROCESS,
+    *,
+    alternating: bool = False,
 ) -> TrainingBatches:
     """Return the shuffled and augmented training images, as the settings say.
 
@@ -112,6 +113,7 @@ def make_batches(
         seed: seed of the order and of the augmentation.
         device: device of the batches.
         group: processes that train together; this process gets its shard of every batch.
+        alternating: whether an image that may be mirrored is so in every other epoch.
     """
     return TrainingBatches(
         data,
@@ -119,6 +121,7 @@ def make_batches(
         seed=seed,
         shift=settings.resolve_shift(data),
         flip=settings.resolve_flip(data),
+        alternating=alternating,
         colour=settings.colour,
         randaugment=settings.randaugment,
         magnitude=settings.magnitude,
@@ -209,13 +212,24 @@ def adaptive_clip_grad(
     return ClippedGradients(gradient_norms.norm(), (factors < 1).float().mean())
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(
+    module: nn.Module, weight_decay: float, *, depthwise: bool = True
+) -> list[dict[str, object]]:
     """Return two parameter groups for an optimizer: with weight decay, and without.
 
     Vectors (biases, and the scales and shifts of batch norms) have no weight decay.
+
+    Args:
+        module: the module.
+        weight_decay: weight decay of the first group.
+        depthwise: whether weights `C x 1 x K x K` have it, too: those of depthwise convolutions,
+            and of the first convolution of grey images.
     """
-    parameters = list(module.parameters())
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
+    for parameter in module.parameters():
+        decays = parameter.dim() > 1 and (depthwise or parameter.shape[1] > 1)
+        groups[0 if decays else 1].append(parameter)
     return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+        {"params": groups[0], "weight_decay": weight_decay},
+        {"params": groups[1], "weight_decay": 0.0},
     ]

@@ -43,6 +43,18 @@ def scaled_learning_rate(batch_size: int) -> float:
     return TrainingSettings.learning_rate * batch_size / TrainingSettings.batch_size
 
 
+WEIGHT_DECAY = 1e-4
+"""Default weight decay of supernets, and of networks that start from weights of others.
+
+Supernets rank worse with more.
+"""
+
+WEIGHT_DECAY_FROM_SCRATCH = 5e-4
+"""Default weight decay of a network that is trained alone from newly drawn weights.
+
+`python -m tests.benchmarks.recipes` compares it with other values.
+"""
+
 FINE_TUNING_RATE = 0.4
 """Learning rate of a training that starts from published weights, over that of another one.
 
@@ -68,7 +80,9 @@ class TrainingSettings:
         learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
             decay. The default ranks best; small spaces get higher accuracies with 0.3.
         weight_decay: decay of the weights of convolutions and linear layers; biases and batch norms
-            have none.
+            have none, nor have depthwise weights of networks that are trained alone. None is
+            `WEIGHT_DECAY_FROM_SCRATCH` for a network that is trained alone from newly drawn
+            weights, and `WEIGHT_DECAY` otherwise.
         label_smoothing: label smoothing of the largest subnet's loss, in [0, 1); the others learn
             from its output. The default is 0, because supernets ranked worse with 0.1.
         random_subnets: number of random subnets in a step, beside the largest and the smallest.
@@ -97,7 +111,7 @@ class TrainingSettings:
     longest_seconds: float | None = None
     batch_size: int = 64
     learning_rate: float = 0.1
-    weight_decay: float = 1e-4
+    weight_decay: float | None = None
     label_smoothing: float = 0.0
     random_subnets: int = 2
     progressive_resizing: float | None = None
@@ -119,7 +133,7 @@ class TrainingSettings:
             "longest_seconds": self.longest_seconds is None or self.longest_seconds > 0,
             "batch_size": self.batch_size >= 2,
             "learning_rate": self.learning_rate > 0,
-            "weight_decay": self.weight_decay >= 0,
+            "weight_decay": self.weight_decay is None or self.weight_decay >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "progressive_resizing": self.progressive_resizing is None
             or 0 <= self.progressive_resizing < 1,
@@ -139,13 +153,17 @@ class TrainingSettings:
                     remedy="See nas.TrainingSettings for the values that are allowed.",
                 )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, *, from_scratch: bool = False) -> dict[str, Any]:
         """Return the settings that decide the trained weights.
 
         Training resumes only from a checkpoint with equal ones. The device, the time between
         checkpoints and the longest duration are not among them.
+
+        Args:
+            from_scratch: whether a network is trained alone from newly drawn weights.
         """
         record = asdict(self)
+        record["weight_decay"] = self.resolve_weight_decay(from_scratch=from_scratch)
         for name in ("device", "checkpoint_seconds", "longest_seconds"):
             del record[name]
         if float(self.epochs).is_integer():
@@ -161,6 +179,15 @@ class TrainingSettings:
         """
         # The product of two rounded numbers may be a little above a whole one.
         return max(1, math.ceil(round(self.epochs * steps_per_epoch, 6)))
+
+    def resolve_weight_decay(self, *, from_scratch: bool = False) -> float:
+        """Return the weight decay.
+
+        Args:
+            from_scratch: whether a network is trained alone from newly drawn weights.
+        """
+        default = WEIGHT_DECAY_FROM_SCRATCH if from_scratch else WEIGHT_DECAY
+        return default if self.weight_decay is None else self.weight_decay
 
     def resolve_shift(self, data: ImageDataset) -> int:
         """Return the largest shift of the random crop in pixels."""

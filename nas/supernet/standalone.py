@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from nas.graph import Graph
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.space import Architecture
 from nas.supernet import checkpoint
+from nas.supernet.captured import CapturedStep
 from nas.supernet.distillation import Teacher, distillation_loss, parameters_digest
 from nas.supernet.recipe import (
     TrainingState,
@@ -32,6 +34,7 @@ from nas.supernet.recipe import (
     adjusted,
     learning_rate,
     make_batches,
+    parameter_groups,
 )
 from nas.supernet.records import NETWORK_TRAINING, TRAINING_LOG
 from nas.supernet.settings import TrainingSettings
@@ -84,19 +87,24 @@ class NetworkTrainer:
     ) -> None:
         keep_freed_memory()
         self._settings, self._teacher = settings, teacher
-        self._log_priors = data.log_priors
         self.device = resolve_device(settings.device)
+        priors = data.log_priors
+        self._log_priors = None if priors is None else torch.from_numpy(priors).to(self.device)
         network = to_torch(graph, seed=seed)
         if start is not None:
             network.load_state_dict(start)
         self._network = network.to(self.device).train()
-        self.state = TrainingState(self._network, settings)
-        self._batches = make_batches(data, settings, seed, self.device)
+        decay = settings.resolve_weight_decay(from_scratch=start is None)
+        groups = parameter_groups(self._network, decay, depthwise=False)
+        self.state = TrainingState(self._network, groups)
+        self._batches = make_batches(data, settings, seed, self.device, alternating=True)
         self.steps = settings.steps(self._batches.steps_per_epoch)
         macs = max(graph.macs, teacher.macs if teacher else 0)
         self._batch_macs = macs * self._batches.batch_size
         shards = count_shards(self._batches.batch_size, macs, self.device)
-        self._shards = ShardedModule(self._network, shards)
+        compute = partial(ShardedModule(self._network, shards).step, backward=self._backward)
+        is_gpu = self.device.type == "cuda"
+        self._compute = CapturedStep(compute, self._network) if is_gpu else compute
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -113,7 +121,7 @@ class NetworkTrainer:
 
     def _step(self, step: int) -> NetworkStep:
         images, labels = self._batches.batch(step)
-        loss, accuracy = self._shards.step(images, labels, self._backward)
+        loss, accuracy = self._compute(images, labels)
         clipped = adaptive_clip_grad(self._network.parameters())
         # One transfer, because a GPU waits at each.
         figures = torch.stack([loss, *clipped, accuracy])
@@ -254,7 +262,7 @@ def train_network(
         "data_digest": data.digest,
         "seed": seed,
         "training": {
-            **settings.identity(),
+            **settings.identity(from_scratch=start is None),
             "start": None if start is None else parameters_digest(start),
             "teacher": None if teacher is None else teacher.digest,
         },

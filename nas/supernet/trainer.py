@@ -26,6 +26,7 @@ from nas.supernet.recipe import (
     adjusted,
     learning_rate,
     make_batches,
+    parameter_groups,
     resized_image_size,
 )
 from nas.supernet.records import ScheduleRow
@@ -125,7 +126,9 @@ class Trainer:
             start_from(supernet, published, data)
         self.supernet = supernet.to(self.device)
         self.supernet.train()
-        self._state = TrainingState(self.supernet, settings)
+        self._state = TrainingState(
+            self.supernet, parameter_groups(self.supernet, settings.resolve_weight_decay())
+        )
         self.batches = make_batches(data, settings, seed, self.device, group)
         images, macs = self.batches.batch_size // group.world_size, space.largest.macs
         self._shards = ShardedModule(self.supernet, count_shards(images, macs, self.device))

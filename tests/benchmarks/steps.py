@@ -16,7 +16,8 @@ backward, on one thread and a shard of 32 images.
     python -m tests.benchmarks.steps --device cuda [--batches 64 256 1024]
 
 prints for a GPU, by batch size: images a second, the duration of a step beside the time in which
-the GPU ran kernels, and the kernels that took most of it.
+the GPU ran kernels, and the kernels that took most of it. With `--network mobilenet_v2_0.35` it
+trains a published network alone.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import harmonic_mean, median
@@ -37,9 +39,11 @@ from nas import torch_kernels
 from nas.data import ImageDataset, Images
 from nas.machine.torch_device import keep_freed_memory
 from nas.space import load_space
+from nas.space.library import find_reference
 from nas.supernet import sharding
 from nas.supernet import trainer as trainers
 from nas.supernet.settings import TrainingSettings
+from nas.supernet.standalone import NetworkTrainer
 from nas.supernet.trainer import Trainer
 
 WARM_UP_STEPS = 2
@@ -175,7 +179,7 @@ def print_profile(space: str, side: int) -> None:
         print(f"{op.self_cpu_time_total / total:6.1%}  {op.key}")
 
 
-def gpu_step_s(trainer: Trainer, seconds: float) -> tuple[float, int]:
+def gpu_step_s(trainer: Trainer | NetworkTrainer, seconds: float) -> tuple[float, int]:
     """Train for some seconds after a warm-up; return the seconds of a step, and the next step.
 
     The warm-up lasts until ten steps in a row took about as long as each other, but not more than
@@ -199,18 +203,27 @@ def gpu_step_s(trainer: Trainer, seconds: float) -> tuple[float, int]:
     return (time.perf_counter() - start) / (step - first), step
 
 
-def print_gpu(space: str, side: int, batch: int, seconds: float) -> None:
+def network_trainer(name: str, side: int, batch: int) -> NetworkTrainer:
+    """Return a trainer of a published network on noise."""
+    space = find_reference(name)[0].adapt(image_size=side, channels=3, classes=10)
+    settings = TrainingSettings(batch_size=batch, device="cuda", flip=True)
+    return NetworkTrainer(space.reference(name).graph, noise(side, 3, 2048, 64), settings, seed=0)
+
+
+def print_gpu(
+    name: str, side: int, batch: int, seconds: float, make: Callable[[], Trainer | NetworkTrainer]
+) -> None:
     """Print the rate of training on a GPU, and where the time of a step goes."""
     torch.cuda.reset_peak_memory_stats()
     try:
-        trainer = make_trainer(space, side, Way(batch=batch, precision="auto"), "cuda")
+        trainer = make()
         step_s, step = gpu_step_s(trainer, seconds)
     except torch.OutOfMemoryError:
-        print(f"{space}, {side} px, batches of {batch}: does not fit", flush=True)
+        print(f"{name}, {side} px, batches of {batch}: does not fit", flush=True)
         return
     memory = torch.cuda.max_memory_allocated() / 2**30
     print(
-        f"{space}, {side} px, batches of {batch}: {batch / step_s:.0f} images/s, "
+        f"{name}, {side} px, batches of {batch}: {batch / step_s:.0f} images/s, "
         f"{1000 * step_s:.1f} ms a step, {memory:.1f} GiB",
         flush=True,
     )
@@ -271,6 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="mobilenet_32")
     parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--network", help="published network that a GPU trains alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each way in each round")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -280,7 +294,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda":
         for batch in options.batches:
-            print_gpu(options.space, options.image_size, batch, options.seconds)
+            side, name = options.image_size, options.network or options.space
+            make: Callable[[], Trainer | NetworkTrainer] = partial(
+                make_trainer, name, side, Way(batch=batch, precision="auto"), "cuda"
+            )
+            if options.network:
+                make = partial(network_trainer, name, side, batch)
+            print_gpu(name, side, batch, options.seconds, make)
         return
     if options.ops:
         print_ops(options.space, options.image_size)

@@ -209,3 +209,21 @@ def test_share_of_batch_is_the_same_number_of_images_for_each_process():
 def test_share_of_batch_refuses_a_batch_that_cannot_be_shared_equally(count):
     with pytest.raises(RequestError, match=f"batch of {count} images cannot be shared by 2"):
         share_of_batch(count, 1, 2)
+
+
+def test_alternating_flips_mirror_each_image_in_every_other_epoch():
+    data = random_colours(count=50)
+    batches = make_batches(data, batch_size=16, flip=True, alternating=True)
+    position_of = {image.tobytes(): i for i, image in enumerate(data.train.pixels)}
+    position_of |= {image[:, ::-1].tobytes(): ~i for i, image in enumerate(data.train.pixels)}
+    stream = []
+    for step in range(13):
+        pixels = batches.batch(step)[0].permute(0, 2, 3, 1).numpy() * data.std + data.mean
+        rounded = np.rint(pixels * 255).astype(np.uint8)
+        stream += [position_of[image.tobytes()] for image in rounded]
+    epochs = [sorted(stream[50 * number : 50 * (number + 1)]) for number in range(4)]
+    assert epochs[0] == epochs[2] == sorted(~position for position in epochs[1])
+    assert epochs[1] == epochs[3]
+    assert 10 < sum(position < 0 for position in epochs[0]) < 40
+    whole = make_batches(data, batch_size=16, flip=True, alternating=True, rank=1, world_size=2)
+    assert torch.equal(whole.batch(5)[0], batches.batch(5)[0][8:])

@@ -93,7 +93,7 @@ def train_by_hand(space, data, settings, seed, processes):
     """Train with the sandwich rule in this process, shard after shard of every batch."""
     cpu = torch.device("cpu")
     supernet = Supernet(space, torch.Generator().manual_seed(seed)).train()
-    groups = parameter_groups(supernet, settings.weight_decay)
+    groups = parameter_groups(supernet, settings.resolve_weight_decay())
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
     shards = [
         make_batches(data, settings, seed, cpu, ProcessGroup(rank, processes))

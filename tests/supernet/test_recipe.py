@@ -38,6 +38,20 @@ def test_first_steps_have_smaller_images():
     assert {resized_image_size(28, 0.0, step, 6) for step in range(6)} == {28}
 
 
+def test_parameter_groups_may_leave_depthwise_weights_without_decay(digits):
+    supernet = scrambled(space_on(digits, "mobilenet_tiny"))
+    kept, decayed = (
+        {id(p) for p in parameter_groups(supernet, 0.1, depthwise=depthwise)[0]["params"]}
+        for depthwise in (True, False)
+    )
+    left_out = {
+        name for name, p in supernet.named_parameters() if id(p) in kept and id(p) not in decayed
+    }
+    depthwise = {name for name, _ in supernet.named_parameters() if "depthwise.weight" in name}
+    assert depthwise
+    assert left_out == depthwise | {"stem.weight"}  # The images are grey.
+
+
 def test_parameter_groups_do_not_decay_vectors(digits):
     supernet = scrambled(space_on(digits, "squeezenet_tiny"))
     decayed, not_decayed = parameter_groups(supernet, 0.1)

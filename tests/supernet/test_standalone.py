@@ -15,7 +15,7 @@ from nas.data import Images
 from nas.errors import CheckpointError, TrainingError
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
-from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches, parameter_groups
+from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_network, train_standalone
 from nas.torch_network import to_torch
@@ -144,7 +144,11 @@ def test_train_standalone_equals_the_loop_written_out(digits):
     trained = train_standalone(graph, digits, settings, seed=4)
 
     network = to_torch(graph, seed=4).train()
-    groups = parameter_groups(network, settings.weight_decay)
+    depthwise = {id(p) for p in network.parameters() if p.dim() == 4 and p.shape[1] == 1}
+    decayed = [p for p in network.parameters() if p.dim() > 1 and id(p) not in depthwise]
+    others = [p for p in network.parameters() if p.dim() == 1 or id(p) in depthwise]
+    assert depthwise
+    groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
     batches = make_batches(digits, settings, 4, torch.device("cpu"))
     steps = math.ceil(len(digits.train) / 64)

@@ -1,0 +1,292 @@
+"""Test accuracy of published networks by the recipe that trains them alone.
+
+    python -m tests.benchmarks.recipes CIFAR10 --jobs 2 --epochs 12
+    python -m tests.benchmarks.recipes CIFAR10 --run results/study-cifar10    # also with a teacher
+
+Each recipe changes one thing of the first one. All train the same networks with the same seeds, for
+equal epochs. Prints the accuracy on the images that no training uses but the test images, its mean
+difference from the first recipe over networks and seeds, and the standard error of that mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+import nas
+from nas.data import ImageDataset, Images
+from nas.machine.torch_device import resolve_device
+from nas.run.run import Run
+from nas.space.library import find_reference
+from nas.supernet import recipe, standalone
+from nas.supernet.distillation import Teacher
+from nas.supernet.evaluation import predict_network
+from nas.supernet.settings import (
+    WEIGHT_DECAY,
+    TrainingSettings,
+    default_batch_size,
+    scaled_learning_rate,
+)
+from nas.supernet.standalone import NetworkTrainer
+from nas.torch_network import Network
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe: that of supernets, but for some changes.
+
+    Attributes:
+        name: its name.
+        settings: values of `TrainingSettings`; the batch and the rate are factors of the default.
+        teacher: whether the networks learn from the teacher, too.
+        mix: "mixup" or "cutmix", or nothing.
+        alternating: whether an image is mirrored in every other epoch, instead of at random.
+        depthwise: whether the weights of depthwise convolutions decay.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    teacher: bool = False
+    mix: str = ""
+    alternating: bool = False
+    depthwise: bool = True
+
+
+RECIPES = (
+    Recipe("supernets"),
+    Recipe("weight decay 4e-5", {"weight_decay": 4e-5}),
+    Recipe("weight decay 5e-4", {"weight_decay": 5e-4}),
+    Recipe("weight decay 5e-4, none depthwise", {"weight_decay": 5e-4}, depthwise=False),
+    Recipe("alternating flips", alternating=True),
+    Recipe("mixup", mix="mixup"),
+    Recipe("CutMix", mix="cutmix"),
+    Recipe("RandAugment 1", {"randaugment": 1}),
+    Recipe("Cutout 0.25", {"cutout": 0.25}),
+    Recipe("label smoothing 0.1", {"label_smoothing": 0.1}),
+    Recipe("teacher", teacher=True),
+    Recipe("teacher, label smoothing 0.1", {"label_smoothing": 0.1}, teacher=True),
+    Recipe("rate x 0.5", {"learning_rate": 0.5}),
+    Recipe("rate x 2", {"learning_rate": 2.0}),
+    Recipe("batch x 0.5", {"batch_size": 0.5}),
+    Recipe("networks", {"weight_decay": 5e-4}, alternating=True, depthwise=False),
+    Recipe(
+        "networks, rate x 2",
+        {"weight_decay": 5e-4, "learning_rate": 2.0},
+        alternating=True,
+        depthwise=False,
+    ),
+    Recipe(
+        "networks, teacher", {"weight_decay": 5e-4}, teacher=True, alternating=True, depthwise=False
+    ),
+)
+"""The first is the one that others are compared with; "networks" is the product's for networks that
+are trained alone."""
+
+NETWORKS = ("mobilenet_v2_0.35", "shufflenet_v2_0.5")
+
+
+class MixingTrainer(NetworkTrainer):
+    """A trainer whose labels are shares of the classes of two mixed images."""
+
+    mix = ""
+
+    def _step(self, step: int) -> Any:
+        original = self._batches.batch
+
+        def mixed(step: int) -> tuple[Tensor, Tensor]:
+            images, labels = original(step)
+            rng = np.random.default_rng([step, 4])
+            other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+            share = float(rng.beta(0.2, 0.2) if self.mix == "mixup" else rng.random())
+            if self.mix == "mixup":
+                images = images * share + images[other] * (1 - share)
+            else:
+                size = images.shape[2]
+                side = round(size * math.sqrt(1 - share))
+                top, left = rng.integers(0, size - side + 1, 2)
+                box = np.s_[:, :, top : top + side, left : left + side]
+                images = images.clone()
+                images[box] = images[other][box]
+                share = 1 - (side / size) ** 2
+            classes = F.one_hot(labels, self.classes).float()
+            return images, classes * share + classes[other] * (1 - share)
+
+        self._batches.batch = mixed  # type: ignore[method-assign]
+        try:
+            return super()._step(step)
+        finally:
+            del self._batches.batch
+
+    def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
+        with self._settings.autocast(self.device):
+            logits = network(images).float()
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        accuracy = (logits.detach().argmax(1) == labels.argmax(1)).float().mean()
+        return torch.stack([loss.detach(), accuracy])
+
+
+def settings_of(change: Recipe, epochs: int) -> TrainingSettings:
+    """Return the settings of a recipe."""
+    batch = default_batch_size(resolve_device("auto"))
+    values = {"weight_decay": WEIGHT_DECAY, **change.settings}
+    batch = round(batch * values.pop("batch_size", 1))
+    rate = scaled_learning_rate(batch) * values.pop("learning_rate", 1)
+    return TrainingSettings(epochs=epochs, batch_size=batch, learning_rate=rate, **values)
+
+
+def train(
+    change: Recipe, name: str, seed: int, epochs: int, data: ImageDataset, teacher: Teacher | None
+) -> dict[str, Any]:
+    """Train a network with a recipe, and return its accuracy."""
+    began = time.monotonic()
+    space = find_reference(name)[0].adapt(
+        image_size=data.image_size, channels=data.channels, classes=len(data.classes)
+    )
+    kind: type[NetworkTrainer] = NetworkTrainer
+    if change.mix:
+        kind = type("Mixing", (MixingTrainer,), {"mix": change.mix, "classes": len(data.classes)})
+    # This process trains one network after the other, so the module can hold what changes.
+    standalone.make_batches = lambda *arguments, **_: recipe.make_batches(
+        *arguments, alternating=change.alternating
+    )
+    standalone.parameter_groups = lambda *arguments, **_: recipe.parameter_groups(
+        *arguments, depthwise=change.depthwise
+    )
+    trainer = kind(
+        space.reference(name).graph,
+        data,
+        settings_of(change, epochs),
+        seed,
+        teacher=teacher if change.teacher else None,
+    )
+    for step in range(trainer.steps):
+        trainer.step(step)
+    network = trainer.finish()
+    unseen = Images(
+        np.concatenate([np.asarray(data.search.pixels), np.asarray(data.holdout.pixels)]),
+        np.concatenate([data.search.labels, data.holdout.labels]),
+    )
+    accuracy = data.score(predict_network(network, data, unseen), unseen.labels)
+    return {
+        "recipe": change.name,
+        "network": name,
+        "seed": seed,
+        "epochs": epochs,
+        "accuracy": accuracy,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def work(tasks: Any, results: Any, options: argparse.Namespace, data: ImageDataset) -> None:
+    """Train networks until no task is left or the time is over."""
+    torch.set_num_threads(1)
+    teacher = None
+    while (task := tasks.get()) is not None:
+        change, name, seed = task
+        if time.time() > options.end:
+            continue
+        if change.teacher and teacher is None:
+            run = Run(options.run)
+            supernet = run.supernet(options.teacher).to(resolve_device("auto"))
+            teacher = Teacher.of_supernet(supernet, data)
+        try:
+            results.put(train(change, name, seed, options.epochs, data, teacher))
+        except Exception as error:
+            results.put(
+                {"recipe": change.name, "network": name, "seed": seed, "error": repr(error)}
+            )
+    results.put(None)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return a table of the recipes."""
+    known = {
+        (row["recipe"], row["network"], row["seed"]): row["accuracy"]
+        for row in rows
+        if "accuracy" in row
+    }
+    lines = [
+        "| recipe | " + " | ".join(NETWORKS) + " | difference in points |",
+        "|---|---|---|---|",
+    ]
+    for change in dict.fromkeys(row["recipe"] for row in rows):
+        cells = []
+        for name in NETWORKS:
+            own = [value for key, value in known.items() if key[:2] == (change, name)]
+            cells.append(f"{mean(own):.2%}" if own else "")
+        differences = [
+            100 * (value - known[RECIPES[0].name, *key[1:]])
+            for key, value in known.items()
+            if key[0] == change and (RECIPES[0].name, *key[1:]) in known
+        ]
+        error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0
+        text = f"{mean(differences):+.2f} ± {error:.2f}" if differences else ""
+        lines.append(f"| {change} | " + " | ".join(cells) + f" | {text} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--run", type=Path, help="run whose supernet teaches")
+    parser.add_argument("--teacher", default="mobilenet_32", help="space of that supernet")
+    parser.add_argument("--recipes", nargs="+", help="names of some recipes")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start none after these")
+    parser.add_argument("--out", type=Path, help="file for the rows, as JSON lines")
+    options = parser.parse_args()
+    options.end = time.time() + options.seconds
+    data = nas.load_dataset(options.source, metric="accuracy")
+    data = replace(data, flip_preserves_class=True)
+    chosen = [
+        each
+        for each in RECIPES
+        if (options.run or not each.teacher) and each.name in (options.recipes or [each.name])
+    ]
+    context = multiprocessing.get_context("fork")
+    tasks, results = context.Queue(), context.Queue()
+    for seed in range(options.seeds):
+        for change in chosen:
+            for name in NETWORKS:
+                tasks.put((change, name, seed))
+    for _ in range(options.jobs):
+        tasks.put(None)
+    workers = [
+        context.Process(target=work, args=(tasks, results, options, data))
+        for _ in range(options.jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    rows, running = [], len(workers)
+    while running:
+        row = results.get()
+        if row is None:
+            running -= 1
+            continue
+        rows.append(row)
+        text = json.dumps(row)
+        print(text, file=sys.stderr, flush=True)
+        if options.out:
+            with options.out.open("a") as file:
+                file.write(text + "\n")
+    print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()
