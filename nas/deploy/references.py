@@ -89,7 +89,12 @@ def time_networks(
     add_missing_kernels(table, graphs, run.runtime, batch, progress.advance)
     progress.begin("whole networks", "step")
     timed = measure_networks(
-        graphs, run.runtime, table.schedules(), batch=batch, progress=progress.advance
+        graphs,
+        run.runtime,
+        table.schedules(),
+        batch=batch,
+        progress=progress.advance,
+        together=True,
     )
     return dict(zip(networks, timed, strict=True))
 

@@ -57,6 +57,7 @@ def measure_networks(
     batch: int = 1,
     progress: ProgressCallback | None = None,
     seconds: float | None = None,
+    together: bool = False,
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until its timings agree.
 
@@ -72,6 +73,8 @@ def measure_networks(
         batch: number of images of one inference.
         progress: function to call after each step.
         seconds: time after which no network is timed again; each is timed once in any case.
+        together: whether all networks are timed again as long as the timings of one disagree, so
+            that a slow minute of the machine meets all of them.
     """
     is_constant = runtime.has_constant_networks
     fewest, most = (1, 1) if is_constant else (timing.MOMENTS, timing.MAX_MOMENTS)
@@ -93,6 +96,8 @@ def measure_networks(
         ]
         if not waiting or done == most or time.monotonic() >= end_s:
             break
+        if together:
+            waiting = [index for index in range(len(graphs)) if index not in timer.errors]
         timer.expect(len(waiting) * max(1, fewest - done))
     return [
         NetworkTimings(tuple(own), timer.errors.get(index)) for index, own in enumerate(timings)

@@ -117,7 +117,7 @@ def test_found_published_and_random_networks_are_timed_and_trained_alike(folder,
         assert each.latency_us == pytest.approx(expected_us, rel=1e-3)
     assert {each.digest for each in record.of_kind("found")} <= set(run.front["digest"])
     assert record.teacher == "largest of small"
-    assert record.recipe["epochs"] == 1
+    assert (record.recipe["epochs"], record.recipe["weight_decay"]) == (1, 5e-4)
     assert record == read_study(RUN)
     assert sum("on the test images" in text for text in notes.notes) == len(trained)
     assert not (RUN / "study").exists()
@@ -302,6 +302,26 @@ def test_plan_counts_trainings_and_writes_nothing(folder):
     assert (plan.trainings, plan.epochs) == (16, 1)
     assert plan.seconds > 0
     assert sorted(folder.rglob("*")) == before
+
+
+def test_networks_may_be_trained_in_a_copy_of_the_run_folder(folder, undisturbed, monkeypatch):
+    """As on a machine that reaches no database and lacks the device: its journal comes back."""
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "train_network", stop)
+        with pytest.raises(KeyboardInterrupt):
+            study()
+    copy = folder / "copy"
+    shutil.copytree(RUN, copy)
+    with monkeypatch.context() as patch:
+        patch.delattr("nas.latency.open_runtime")
+        assert join_study(open_run(copy), None, SilentProgress()) == 2 * len(undisturbed.networks)
+    shutil.copy(open_run(copy).journal, open_run(RUN).journal)
+    monkeypatch.setattr(study_module, "train_network", stop)
+    assert results(study()) == results(undisturbed)
 
 
 def test_worker_needs_a_study_that_has_begun(folder):

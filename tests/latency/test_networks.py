@@ -84,6 +84,13 @@ def test_networks_are_timed_alternately_until_their_timings_agree() -> None:
     assert all(done <= total for done, total in steps)
 
 
+def test_networks_that_are_timed_together_have_equally_many_timings() -> None:
+    runtime = DriftingRuntime((), (1.0, 1.2, 1.0, 1.2, 1.0, 1.2, 1.0, 1.0))
+    first, second = measure_networks(GRAPHS, runtime, {}, together=True)
+    assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * 8]
+    assert (len(first.timings), len(second.timings)) == (8, 8)
+
+
 def test_network_is_timed_at_most_at_max_moments() -> None:
     runtime = DriftingRuntime((), [0.9**n for n in range(MAX_MOMENTS)])
     _, second = measure_networks(GRAPHS, runtime, {})
