@@ -28,6 +28,7 @@ from nas.job.inputs import load_images, load_job_spaces
 from nas.job.planning import JobPlan
 from nas.job.references import published_networks, rivals
 from nas.job.searching import has_study, trials_storage
+from nas.job.stages import write_report
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.machine import this_machine
 from nas.machine.torch_device import resolve_device
@@ -119,7 +120,9 @@ def run_study(
     with claim(folder, settings, command) as run, run.stage(STUDY_STAGE, progress):
         setup = _setup(run)
         record = _decide(run, setup, command, progress)
-        return _train_all(run, setup, record, progress)
+        record = _train_all(run, setup, record, progress)
+        write_report(run)
+        return record
 
 
 def check_study(settings: JobSettings) -> None:

@@ -20,6 +20,7 @@ from nas.run.candidates import Candidate
 from nas.run.front import front
 from nas.run.models import RunModel, undecided_pairs
 from nas.run.run import Run
+from nas.run.study import STUDY_FILE, read_study
 from nas.statistics import smallest_difference
 from nas.supernet.ranking_records import IntervalRecord, SpaceRanking
 
@@ -513,6 +514,10 @@ def _exports(facts: _Facts) -> TrustRow | None:
 
 def _test_images(facts: _Facts) -> TrustRow | None:
     images, read = facts.run.images.counts["test"], len(facts.models)
+    trainings = "trained networks"
+    if (facts.run.path / STUDY_FILE).is_file():
+        read += len(read_study(facts.run.path).trainings)
+        trainings = "trainings, most of them the study's"
     if read < 2:
         return TrustRow(
             topic="test images",
@@ -523,8 +528,8 @@ def _test_images(facts: _Facts) -> TrustRow | None:
         )
     return TrustRow(
         topic="test images",
-        finding=f"The {images:,} test images were read once for each of {read} trained networks, "
-        "and decided nothing.",
+        finding=f"The {images:,} test images were read once for each of {read} {trainings}, and "
+        "decided nothing.",
         details="The best of several test accuracies is too high: choose by the hold-out accuracy.",
         severity="note",
     )

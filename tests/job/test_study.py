@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from base64 import b64encode
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +126,11 @@ def test_found_published_and_random_networks_are_timed_and_trained_alike(folder,
     assert not list(RUN.glob("models/*"))
     assert {"study.csv", "study.md", "study.svg", "study.png"} <= {p.name for p in RUN.iterdir()}
     assert run.record.stages["study"].seconds > 0
+    page = (RUN / "report.html").read_text()
+    assert record.statements
+    assert all(escape(statement) in page for statement in record.statements)
+    assert b64encode((RUN / "study.svg").read_bytes()).decode() in page
+    assert f"once for each of {len(trained)} trainings" in page
 
 
 def test_training_is_one_from_newly_drawn_weights(folder, monkeypatch):
