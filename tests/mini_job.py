@@ -37,6 +37,7 @@ epochs = 2
 
 [search]
 trials = 30
+anchors = 0
 
 [finish]
 measure = 10

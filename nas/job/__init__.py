@@ -204,7 +204,8 @@ def _run_until_search(
         stages.build_latency_table(run, progress)
         searching.require_feasible_job(run)
     supernets = stages.train_supernets(run, progress, stages.supernet_settings(run))
-    if run.settings.search.anchors and run.record.study is None:
+    has_begun = run.record.study is not None or run.record.source is not None
+    if run.settings.anchors and not has_begun:
         with run.stage(ANCHORS, progress):
             train_anchors(run, progress)
     if len(run.settings.device.dtypes) > 1 and not run.record.int8_losses:

@@ -57,8 +57,18 @@ finalists have the rest, and pay for their export and for the published networks
 REFERENCES_SHARE = 0.1
 """Share of a budget in which published networks are trained that the job does not name."""
 
-ANCHOR_COST = 0.25
-"""Time of an anchor over that of its supernet, which trains four networks in a step."""
+NETWORK_COST = 0.25
+"""Time of a network over that of its supernet, which trains four networks in a step."""
+
+ANCHOR_EPOCHS = 1 / 3
+"""Epochs of an anchor over those of its supernet.
+
+Anchors compare spaces, whose supernets score networks of equal accuracy many points apart. A short
+training shows that; see docs/ranking.md.
+"""
+
+ANCHOR_COST = NETWORK_COST * ANCHOR_EPOCHS
+"""Time of an anchor over that of its supernet."""
 
 EXPORT_S = 3.0
 """Time to export a small finalist in the default formats."""
@@ -138,7 +148,7 @@ def planned_stages(
         search_only: whether the job ends with its search.
     """
     is_needed = {
-        ANCHORS: settings.search.anchors > 0,
+        ANCHORS: settings.anchors > 0,
         LOSSES: len(settings.device.dtypes) > 1,
         FINALISTS: settings.finish.retrain != 0,
         EXPORT: settings.finish.retrain != 0,
@@ -179,9 +189,9 @@ def share_s(settings: JobSettings, stage: str, spent_s: float) -> float:
 def supernet_s(settings: JobSettings, spent_s: float, spaces: int) -> float:
     """Return the seconds that the training of each of so many supernets may take.
 
-    Anchors of their spaces are trained for as many epochs, and paid from the same share.
+    Anchors of their spaces are paid from the same share.
     """
-    networks = spaces * (1 + ANCHOR_COST * settings.search.anchors)
+    networks = spaces * (1 + ANCHOR_COST * settings.anchors)
     return share_s(settings, SUPERNETS, spent_s) / networks
 
 
@@ -335,8 +345,8 @@ def make_plan(
     if "minutes" in length:
         epochs = {name: min(60 * length["minutes"], own_s) / s for name, s in epoch_s.items()}
     seconds[SUPERNETS] = sum(epochs[name] * epoch_s[name] for name in spaces)
-    if settings.search.anchors:
-        seconds[ANCHORS] = seconds[SUPERNETS] * ANCHOR_COST * settings.search.anchors
+    if settings.anchors:
+        seconds[ANCHORS] = seconds[SUPERNETS] * ANCHOR_COST * settings.anchors
     search_s = share_s(settings, SEARCH, sum(seconds.values()))
     images = fitting_images(score, search_s, MIN_SCORES, len(data.search))
     trial_s = score[0] + images * score[1] + PROPOSAL_S
@@ -352,7 +362,7 @@ def make_plan(
     seconds[FINALISTS] = share_s(settings, FINALISTS, sum(seconds.values())) if finalists else 0.0
     if "epochs" in length:
         # The epochs of the supernets are the most of the finalists, too.
-        mean_s = ANCHOR_COST * float(np.mean(list(epoch_s.values())))
+        mean_s = NETWORK_COST * float(np.mean(list(epoch_s.values())))
         each_s = length["epochs"] * mean_s + EXPORT_S
         most = most_finalists(settings) + len(references)
         seconds[FINALISTS] = min(seconds[FINALISTS], most * each_s)

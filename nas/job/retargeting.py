@@ -50,6 +50,7 @@ _COPIED_FILES = (
     "supernets/*/*",
     "study.journal",
     "ranking.json",
+    "anchors.json",
     "standalone.jsonl",
 )
 """Files of a run that do not depend on the device. Weights are linked, as they never change."""

@@ -16,6 +16,7 @@ from nas.job.inputs import (
     load_published,
     require_complete,
 )
+from nas.job.planning import ANCHOR_EPOCHS
 from nas.job.stages import decide_training, open_data, train_supernet, train_supernets
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.record import RUN
@@ -38,6 +39,8 @@ from nas.supernet.settings import TrainingSettings
 from nas.supernet.weights import Supernet
 
 RANKING = "ranking.json"
+ANCHORS = "anchors.json"
+"""Names of the files with networks of a run that were trained alone, in the run folder."""
 
 
 def train_job_supernets(
@@ -111,9 +114,20 @@ def fit_score_correction(run: Run) -> ScoreCorrection | None:
         ]
         for name, space in run.spaces.items()
     }
-    ranking = read_ranking(run.path)
-    ranked = {} if ranking is None else ranking.spaces
-    return fit_correction(ends, {name: space.networks for name, space in ranked.items()})
+    return fit_correction(ends, _trained_alone(run))
+
+
+def _trained_alone(run: Run) -> dict[str, list[RankedNetworkRecord]]:
+    """Return the networks of each space that were ranked, or the anchors if these are too few."""
+    networks: dict[str, list[RankedNetworkRecord]] = {}
+    for name in (RANKING, ANCHORS):
+        ranking = read_ranking(run.path, name)
+        networks = (
+            {} if ranking is None else {k: list(v.networks) for k, v in ranking.spaces.items()}
+        )
+        if min(len(networks.get(space, ())) for space in run.spaces) >= MIN_ANCHORS:
+            break
+    return networks
 
 
 def rank_supernets(
@@ -174,9 +188,9 @@ def rank_supernets(
 
 
 def train_anchors(run: JobRun, progress: JobProgress) -> None:
-    """Train `search.anchors` networks of each space standalone, for `fit_score_correction`.
+    """Train networks of each space standalone, for `fit_score_correction`.
 
-    Nothing is done if `rank_supernets` compared enough networks before.
+    Nothing is done if enough were trained before, as anchors or by `rank_supernets`.
 
     Args:
         run: the run, with trained supernets.
@@ -185,13 +199,18 @@ def train_anchors(run: JobRun, progress: JobProgress) -> None:
     Raises:
         TrainingError: standalone training failed.
     """
-    ranking = read_ranking(run.path)
-    ranked = {} if ranking is None else ranking.spaces
-    counts = [len(ranked[name].networks) if name in ranked else 0 for name in run.spaces]
-    if min(counts) < MIN_ANCHORS:
-        anchors, seed = run.settings.search.anchors, run.settings.seed
-        command = run.record.command
-        _rank(run, progress, list(run.spaces), nets=anchors, seed=seed, command=command)
+    networks = _trained_alone(run)
+    if min(len(networks.get(space, ())) for space in run.spaces) < MIN_ANCHORS:
+        _rank(
+            run,
+            progress,
+            list(run.spaces),
+            nets=run.settings.anchors,
+            seed=run.settings.seed,
+            length=ANCHOR_EPOCHS,
+            command=run.record.command,
+            file=ANCHORS,
+        )
 
 
 def _rank(
@@ -204,9 +223,16 @@ def _rank(
     how: DrawMethod = "matched",
     repeated: int = 0,
     epochs: int | None = None,
+    length: float = 1.0,
     command: str = "",
+    file: str = RANKING,
 ) -> RankingRecord:
-    """Write and return the ranking of supernets; see `rank_supernets` for the arguments."""
+    """Write and return the ranking of supernets; see `rank_supernets` for the other arguments.
+
+    Args:
+        length: epochs of standalone training over those of the supernet, unless `epochs` is given.
+        file: name of the file that is written.
+    """
     networks: dict[str, list[RankedNetworkRecord]] = {}
     recipes: dict[str, TrainingSettings] = {}
     latency_us = _predictions(run, progress)
@@ -216,7 +242,7 @@ def _rank(
         trained = run.record.supernets.get(name)
         if trained is None:
             raise RUN.failure(f"{run.path / 'run.json'} has no supernet {name} yet")
-        recipes[name] = run.training_settings(epochs or trained.epochs)
+        recipes[name] = run.training_settings(epochs or length * trained.epochs)
         if name in published:
             recipes[name] = run.settings.training.fine_tuned(recipes[name])
         budgets: list[int | None]
@@ -260,7 +286,7 @@ def _rank(
         else None,
     }
     ranking = RankingRecord.model_validate(document)
-    files.replace(run.path / RANKING, to_json(ranking))
+    files.replace(run.path / file, to_json(ranking))
     return ranking
 
 

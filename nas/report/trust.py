@@ -272,6 +272,17 @@ def _spaces(facts: _Facts) -> TrustRow | None:
     if len(spaces) < 2:
         return None
     pooled = ranking.pooled if ranking else None
+    corrected = facts.run.record.correction
+    is_on_one_scale = corrected is not None and bool(corrected.networks)
+    if pooled is None and corrected is not None and is_on_one_scale:
+        return TrustRow(
+            topic="comparing spaces",
+            finding=f"The scores of the {len(spaces)} spaces are on one scale by "
+            f"{corrected.networks} networks that were trained alone.",
+            details="These were few, and trained for fewer epochs than the supernets.",
+            severity="note",
+            remedy=facts.command("supernet rank"),
+        )
     if pooled is None:
         return TrustRow(
             topic="comparing spaces",
@@ -283,8 +294,6 @@ def _spaces(facts: _Facts) -> TrustRow | None:
             remedy=facts.command("supernet rank"),
         )
     tau = pooled.without_offsets or pooled.kendall_tau
-    corrected = facts.run.record.correction
-    is_on_one_scale = corrected is not None and bool(corrected.networks)
     return TrustRow(
         topic="comparing spaces",
         finding=f"The scores of the {len(spaces)} spaces were compared by {pooled.nets} trained "

@@ -213,7 +213,8 @@ KEYS: dict[str, Key] = {
     "search.correct_scores": _search_key("Whether the scores of supernets are corrected for size."),
     "search.anchors": _search_key(
         "Number of networks of each space that are trained standalone before the search, so that "
-        "the scores of all supernets have one scale; 0 or at least 4.",
+        "the scores of all supernets have one scale: 0 or at least 4. The default is 4 for several "
+        "spaces and 0 for one.",
         ge=0,
         le=1000,
     ),

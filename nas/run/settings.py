@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -60,12 +61,11 @@ def _check_duration(value: Any) -> Any:
     return value
 
 
-def _check_stall(value: Any) -> Any:
-    fewest = int(KEYS["search.stall"].bounds["ge"])
-    most = int(KEYS["search.stall"].bounds["le"])
+def _check_number_or_auto(value: Any, *, key: str, noun: str) -> Any:
+    fewest, most = (int(KEYS[key].bounds[end]) for end in ("ge", "le"))
     is_number = isinstance(value, int) and not isinstance(value, bool)
     if value != "auto" and not (is_number and fewest <= value <= most):
-        raise ValueError(f'write "auto" or a number of trials from {fewest} to {most}')
+        raise ValueError(f'write "auto" or a number of {noun} from {fewest} to {most}')
     return value
 
 
@@ -405,7 +405,7 @@ class SearchSettings(_Table):
         Annotated[
             int | Literal["auto"],
             Field(description=KEYS["search.stall"].meaning),
-            BeforeValidator(_check_stall),
+            BeforeValidator(partial(_check_number_or_auto, key="search.stall", noun="trials")),
         ]
         | None
     ) = None
@@ -425,13 +425,21 @@ class SearchSettings(_Table):
     limits: Annotated[dict[FigureName, float], _field("search.limits")] = {}
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
     correct_scores: Annotated[bool, _field("search.correct_scores")] = True
-    anchors: Annotated[int, _field("search.anchors")] = 0
+    anchors: Annotated[
+        int | Literal["auto"],
+        Field(description=KEYS["search.anchors"].meaning),
+        BeforeValidator(partial(_check_number_or_auto, key="search.anchors", noun="networks")),
+    ] = "auto"
     workers: Annotated[int, _field("search.workers")] = 1
     storage: Annotated[str, BeforeValidator(_check_storage), _field("search.storage")] = "journal"
 
     @field_validator("anchors")
     @classmethod
-    def _suffice_for_a_correction(cls, anchors: int, info: ValidationInfo) -> int:
+    def _suffice_for_a_correction(
+        cls, anchors: int | Literal["auto"], info: ValidationInfo
+    ) -> int | Literal["auto"]:
+        if anchors == "auto":
+            return anchors
         if 0 < anchors < MIN_ANCHORS:
             raise ValueError(f"allowed are 0 and {MIN_ANCHORS} or more")
         if anchors and not info.data.get("correct_scores"):
@@ -591,6 +599,16 @@ class JobSettings(_Table):
     def budget_s(self) -> float:
         """Time of the whole job in seconds."""
         return seconds_of(self.budget)
+
+    @property
+    def anchors(self) -> int:
+        """Number of networks of each space that are trained alone before the search.
+
+        Supernets of different spaces score on different scales, so several spaces need some.
+        """
+        if self.search.anchors != "auto":
+            return self.search.anchors
+        return MIN_ANCHORS if len(self.space) > 1 and self.search.correct_scores else 0
 
     def to_toml(self) -> str:
         """Return the text of a job file that names every key that has a value."""

@@ -273,10 +273,10 @@ RANKING = Format(
 )
 
 
-def read_ranking(folder: Path) -> RankingRecord | None:
-    """Return `ranking.json` of a run folder; None if the supernets were not ranked.
+def read_ranking(folder: Path, name: str = "ranking.json") -> RankingRecord | None:
+    """Return a ranking of a run folder by the name of its file; None if there is none.
 
     Raises RunFolderError for a damaged file or one of another schema.
     """
-    path = folder / "ranking.json"
+    path = folder / name
     return RANKING.read(path) if path.exists() else None

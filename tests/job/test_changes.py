@@ -110,7 +110,7 @@ def test_refusal_names_keys_values_and_what_may_change(run):
     changes = {
         "epochs = 2": "epochs = 3",
         "seed = 5": "seed = 6",
-        "[search]": "[search]\nanchors = 4",
+        "anchors = 0": "anchors = 4",
     }
     edit(run, {**changes, 'name = "squeeze.py"': 'name = "shuffle.py"'})
     with pytest.raises(RunFolderError) as refused:

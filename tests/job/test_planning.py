@@ -68,8 +68,10 @@ def test_stage_that_does_nothing_has_no_share(finish, stage):
 
 
 def test_anchors_are_paid_by_the_supernets():
-    without, own_s = make_settings(), supernet_s(make_settings(search={"anchors": 8}), 0, 2)
-    assert 3 * own_s == pytest.approx(supernet_s(without, 0, 2))
+    without = make_settings(search={"anchors": 0})
+    own_s = supernet_s(make_settings(search={"anchors": 8}), 0, 2)
+    # A network costs a quarter of its supernet, and an anchor has a third of the epochs.
+    assert (1 + 8 / 12) * own_s == pytest.approx(supernet_s(without, 0, 2))
     assert 2 * supernet_s(without, 0, 2) == pytest.approx(share_s(without, SUPERNETS, 0))
 
 
@@ -110,7 +112,7 @@ def plan(monkeypatch, tmp_path, digits):
 
 def test_plan_fills_the_budget(plan):
     hour = plan("1h")
-    assert list(hour.seconds) == [PREPARE, TABLE, SUPERNETS, SEARCH, MEASURE, FINALISTS]
+    assert list(hour.seconds) == [PREPARE, TABLE, SUPERNETS, ANCHORS, SEARCH, MEASURE, FINALISTS]
     assert sum(hour.seconds.values()) == pytest.approx(3600, abs=1)
     assert (hour.seconds[PREPARE], hour.seconds[TABLE]) == (10, 60)
     assert hour.seconds[SUPERNETS] == pytest.approx(2.0 * sum(hour.epochs.values()), abs=0.1)
@@ -149,7 +151,7 @@ def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
     assert chosen.seconds[REFERENCES] == pytest.approx(360)
     assert sum(chosen.seconds.values()) == pytest.approx(3600, abs=1)
     few = plan("1h", training={"epochs": 5}, search={"trials": 40})
-    each_s = 5 * planning.ANCHOR_COST * 2.0 + planning.EXPORT_S
+    each_s = 5 * planning.NETWORK_COST * 2.0 + planning.EXPORT_S
     both_s = few.seconds[FINALISTS] + few.seconds[REFERENCES]
     assert both_s == pytest.approx((5 + 4) * each_s, abs=0.2)
 

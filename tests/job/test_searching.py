@@ -301,7 +301,11 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
 def test_job_trains_anchors_once_and_before_its_search(folder_with_supernets, job):
     jobs.search_job(with_search(job, {"trials": 12, "anchors": 4}), OUT)
     record = read_run(OUT)
-    spaces = read_ranking(OUT).spaces
+    assert read_ranking(OUT) is None
+    anchors = read_ranking(OUT, "anchors.json")
+    spaces = anchors.spaces
+    for recipe in anchors.recipes.values():
+        assert recipe["epochs"] == pytest.approx(2 / 3)
     counts = [len(space.networks) for space in spaces.values()]
     assert spaces.keys() == {"mobile", "shuffle", "squeeze"}
     assert min(counts) >= 4
@@ -310,10 +314,10 @@ def test_job_trains_anchors_once_and_before_its_search(folder_with_supernets, jo
     assert stages.index("anchors") == stages.index("search") - 1
     trained = (OUT / "standalone.jsonl").read_text()
     assert len(trained.splitlines()) == sum(counts)
-    ranking = (OUT / "ranking.json").read_bytes()
+    written = (OUT / "anchors.json").read_bytes()
     jobs.search_job(with_search(job, {"trials": 14, "anchors": 4}), OUT)
     assert (OUT / "standalone.jsonl").read_text() == trained
-    assert (OUT / "ranking.json").read_bytes() == ranking
+    assert (OUT / "anchors.json").read_bytes() == written
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_all_search_keys_are_read_and_written(tmp_path):
     assert job.search.model_dump(mode="json", exclude_none=True) == given
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
     quiet = load(tmp_path, MINIMAL).search
-    defaults = {"sampler": "auto", "correct_scores": True, "anchors": 0}
+    defaults = {"sampler": "auto", "correct_scores": True, "anchors": "auto"}
     defaults |= {"workers": 1, "storage": "journal"}
     assert quiet.model_dump(include=defaults.keys()) == defaults
     others = quiet.model_dump(exclude=defaults.keys())
@@ -264,3 +264,13 @@ def test_length_of_the_training_is_set_once(tmp_path):
     path.write_text(f"{MINIMAL}[training]\nepochs = 2\nminutes = 1.0\n")
     with pytest.raises(JobFileError, match=r"training.minutes is 1.0: .*set one of the"):
         load_job(path)
+
+
+def test_several_spaces_have_anchors_unless_scores_are_not_corrected(tmp_path):
+    one = load(tmp_path, MINIMAL)
+    assert one.anchors == 0
+    several = MINIMAL + '\n[[space]]\nname = "shufflenet_tiny"\n'
+    assert load(tmp_path, several).anchors == 4
+    assert load(tmp_path, several + "[search]\nanchors = 0\n").anchors == 0
+    assert load(tmp_path, several + "[search]\nanchors = 9\n").anchors == 9
+    assert load(tmp_path, several + "[search]\ncorrect_scores = false\n").anchors == 0
