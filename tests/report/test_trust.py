@@ -148,9 +148,13 @@ def test_spaces_that_were_not_compared_limit(run):
     assert row(run, "comparing spaces") is None
 
 
-def test_spaces_on_one_scale_are_fine(run):
+def test_spaces_on_one_scale_are_fine_once_they_are_ranked(run):
     change_json(run / "run.json", lambda c: c["correction"].update(networks=24))
     assert row(run, "comparing spaces").severity == "fine"
+    (run / "ranking.json").unlink()
+    compared = row(run, "comparing spaces")
+    assert compared.severity == "note"
+    assert "on one scale by 24 networks that were trained alone" in compared.finding
 
 
 def test_untrained_front_limits(run):
