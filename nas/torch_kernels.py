@@ -102,9 +102,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tens
         result: Tensor = _DepthwiseConv.apply(x, weight, stride)
         return result
     if x.is_cuda:
-        if torch.is_autocast_enabled("cuda"):
-            dtype = torch.get_autocast_dtype("cuda")
-            x, weight = x.to(dtype), weight.to(dtype)
+        x, weight = _autocast(x, weight)
         without_cudnn: Tensor = _DepthwiseConvWithoutCudnn.apply(
             x.contiguous(), weight.contiguous(), stride, padding
         )
@@ -125,13 +123,19 @@ def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if x.shape[2:] == (1, 1):
         return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = _autocast(x, weight)
     result: Tensor = _PointwiseConv.apply(x.flatten(2), weight.flatten(1))
     if bias is not None:
         result = result + bias.to(result.dtype)[:, None]
     return result.unflatten(2, x.shape[2:])
+
+
+def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in the dtype of the autocast context, as torch's own convolutions take them."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, weight
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), weight.to(dtype)
 
 
 def _is_large_map(x: Tensor) -> bool:

@@ -38,7 +38,6 @@ from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
 from nas.run.settings import JobSettings
 from nas.run.study import (
-    STUDY,
     STUDY_FILE,
     StudyNetwork,
     StudyRecord,
@@ -192,8 +191,7 @@ def _decide(run: JobRun, setup: Retraining, command: str, progress: JobProgress)
     """
     settings, study = run.settings.study, run.record.study
     assert study is not None
-    path = run.path / STUDY_FILE
-    earlier = STUDY.read(path) if path.is_file() else None
+    earlier = run.study
     chosen = {"finalists", "random", "references"}
     if (
         earlier is not None
@@ -221,7 +219,7 @@ def _decide(run: JobRun, setup: Retraining, command: str, progress: JobProgress)
         left_out=left_out,
         networks=networks,
     )
-    files.replace(path, to_json(record))
+    files.replace(run.path / STUDY_FILE, to_json(record))
     return record
 
 

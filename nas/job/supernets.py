@@ -117,17 +117,18 @@ def fit_score_correction(run: Run) -> ScoreCorrection | None:
     return fit_correction(ends, _trained_alone(run))
 
 
-def _trained_alone(run: Run) -> dict[str, list[RankedNetworkRecord]]:
-    """Return the networks of each space that were ranked, or the anchors if these are too few."""
-    networks: dict[str, list[RankedNetworkRecord]] = {}
+def _trained_alone(run: Run) -> dict[str, tuple[RankedNetworkRecord, ...]]:
+    """Return networks of each space that were trained alone: those of a ranking, or the anchors.
+
+    The result is empty if a space has too few in both.
+    """
     for name in (RANKING, ANCHORS):
         ranking = read_ranking(run.path, name)
-        networks = (
-            {} if ranking is None else {k: list(v.networks) for k, v in ranking.spaces.items()}
-        )
-        if min(len(networks.get(space, ())) for space in run.spaces) >= MIN_ANCHORS:
-            break
-    return networks
+        ranked = {} if ranking is None else ranking.spaces
+        networks = {space: ranked[space].networks for space in run.spaces if space in ranked}
+        if all(len(networks.get(space, ())) >= MIN_ANCHORS for space in run.spaces):
+            return networks
+    return {}
 
 
 def rank_supernets(
@@ -199,8 +200,7 @@ def train_anchors(run: JobRun, progress: JobProgress) -> None:
     Raises:
         TrainingError: standalone training failed.
     """
-    networks = _trained_alone(run)
-    if min(len(networks.get(space, ())) for space in run.spaces) < MIN_ANCHORS:
+    if not _trained_alone(run):
         _rank(
             run,
             progress,

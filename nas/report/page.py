@@ -30,7 +30,6 @@ from nas.run.models import advantages, recipe_names
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
-from nas.run.study import STUDY_FILE, read_study
 from nas.search.importance import MIN_EXPLAINED
 from nas.supernet.ranking_records import ORDER_NAMES
 
@@ -158,7 +157,7 @@ def _render(
         has_agreement=candidates.latency_agreement(rows) is not None,
         severities=SEVERITY_NAMES,
         pairs={each.record.id: [pair for model, pair in pairs if model is each] for each in models},
-        study=read_study(run.path) if (run.path / STUDY_FILE).is_file() else None,
+        study=run.study,
         study_figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else "",
         ranking=ranking,
         orders=ORDER_NAMES,

@@ -20,7 +20,6 @@ from nas.run.candidates import Candidate
 from nas.run.front import front
 from nas.run.models import RunModel, undecided_pairs
 from nas.run.run import Run
-from nas.run.study import STUDY_FILE, read_study
 from nas.statistics import smallest_difference
 from nas.supernet.ranking_records import IntervalRecord, SpaceRanking
 
@@ -272,13 +271,13 @@ def _spaces(facts: _Facts) -> TrustRow | None:
     if len(spaces) < 2:
         return None
     pooled = ranking.pooled if ranking else None
-    corrected = facts.run.record.correction
-    is_on_one_scale = corrected is not None and bool(corrected.networks)
-    if pooled is None and corrected is not None and is_on_one_scale:
+    correction = facts.run.record.correction
+    anchors = 0 if correction is None else correction.networks
+    if pooled is None and anchors:
         return TrustRow(
             topic="comparing spaces",
             finding=f"The scores of the {len(spaces)} spaces are on one scale by "
-            f"{corrected.networks} networks that were trained alone.",
+            f"{anchors} networks that were trained alone.",
             details="These were few, and trained for fewer epochs than the supernets.",
             severity="note",
             remedy=facts.command("supernet rank"),
@@ -297,12 +296,12 @@ def _spaces(facts: _Facts) -> TrustRow | None:
     return TrustRow(
         topic="comparing spaces",
         finding=f"The scores of the {len(spaces)} spaces were compared by {pooled.nets} trained "
-        f"networks{'' if is_on_one_scale else ', and the search did not know the result'}.",
+        f"networks{'' if anchors else ', and the search did not know the result'}.",
         details=f"Kendall's tau of all spaces in one ranking, less the mean difference of each: "
         f"{tau.text()}."
         if tau
         else "",
-        severity="fine" if is_on_one_scale else "note",
+        severity="fine" if anchors else "note",
     )
 
 
@@ -524,8 +523,8 @@ def _exports(facts: _Facts) -> TrustRow | None:
 def _test_images(facts: _Facts) -> TrustRow | None:
     images, read = facts.run.images.counts["test"], len(facts.models)
     trainings = "trained networks"
-    if (facts.run.path / STUDY_FILE).is_file():
-        read += len(read_study(facts.run.path).trainings)
+    if (study := facts.run.study) is not None:
+        read += len(study.trainings)
         trainings = "trainings, most of them the study's"
     if read < 2:
         return TrustRow(

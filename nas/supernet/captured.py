@@ -43,7 +43,7 @@ class CapturedStep:
 
     def _capture(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
         self._images, self._labels = images.clone(), labels.clone()
-        buffers = {name: each.clone() for name, each in self._module.named_buffers()}
+        before = [(buffer, buffer.clone()) for buffer in self._module.buffers()]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -54,6 +54,6 @@ class CapturedStep:
         # A loader of images may use the GPU in another thread meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._figures = self._step(self._images, self._labels)
-        for name, each in self._module.named_buffers():
-            each.copy_(buffers[name])
+        for buffer, value in before:
+            buffer.copy_(value)
         return graph
