@@ -30,7 +30,9 @@ def test_command_trains_a_pick_and_a_published_network(run, invoke, monkeypatch)
     first, second = json.loads(done.stdout)["models"]
     assert (first["id"], first["start"]) == (pick, "supernet")
     assert (second["id"], second["start"]) == ("shufflenet_v2_0.5", "scratch")
-    assert first["training"] == second["training"]
+    recipes = [dict(each["training"]) for each in (first, second)]
+    assert [each.pop("weight_decay") for each in recipes] == [1e-4, 5e-4], "from new weights: more"
+    assert recipes[0] == recipes[1]
     rows = candidates.read(run / "trials.csv").set_index("id")
     assert rows["test_accuracy"][pick] == pytest.approx(first["test"]["accuracy"])
     shutil.rmtree(run / "supernets")
