@@ -133,7 +133,6 @@ def main() -> None:
     for name, architecture in networks.items():
         space = architecture.space
         preprocessing = Preprocessing(
-            schema=2,
             reading=image_reading(architecture.graph.input_shape[1]),
             image_size=architecture.graph.input_shape[1],
             channels=space.channels,

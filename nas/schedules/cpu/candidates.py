@@ -19,6 +19,18 @@ from nas.schedules.cpu.loop_nest import flattened_pixels
 MAX_REGISTER_TILES = 2
 """Register tiles that are compiled, of all that fit; see the module's docstring."""
 
+TILE_PIXELS = {
+    16: {1: 7, 2: 6, 3: 4, 4: 2, 6: 1, 8: 1},
+    32: {1: 30, 2: 14, 3: 9, 4: 6, 6: 4, 8: 2},
+}
+"""Most output pixels of a register tile, by the processor's registers and the tile's vectors.
+
+Besides the sums, registers hold the weights of a step and one input value. LLVM unrolls the
+reduction and loads ahead: of 16 registers, tiles with more than 12 sums go through the stack, which
+halves the speed. There an input value is also loaded by an instruction of its own, so tiles of one
+vector wait for loads.
+"""
+
 FMAS_IN_FLIGHT = 8
 """Independent multiply-adds that keep a CPU busy: two units with a latency of four cycles."""
 
@@ -81,11 +93,9 @@ def _dense_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[s
     inputs = kernel.inputs[0].channels // kernel.groups
     row_pixels = flattened_pixels(kernel) if is_pointwise(kernel) else kernel.output[2]
     estimates: list[tuple[float, dict[str, Any]]] = []
-    for channels in (1, 2, 3, 4, 6, 8):
+    for channels, pixels in TILE_PIXELS[registers].items():
         if channels > -(-outputs // lanes):
             continue
-        # Registers besides the accumulators: the weight vectors, and one input value.
-        pixels = max(1, (registers - channels - 1) // channels)
         rows, columns = _pixel_tile(kernel, pixels)
         is_small = rows * columns * channels < 2 * PARTIAL_SUMS and inputs % PARTIAL_SUMS == 0
         sums = PARTIAL_SUMS if is_small else 1
@@ -156,7 +166,7 @@ def _winograd_candidate(kernel: Kernel, lanes: int, registers: int) -> dict[str,
     m, max_bands = (2, 3) if is_small else (4, 2)
     channels = min(2, -(-kernel.output[0] // lanes))
     bands = min(max_bands, -(-height // m))
-    pixels = _balanced(bands * -(-width // m), (registers - channels - 1) // channels)
+    pixels = _balanced(bands * -(-width // m), TILE_PIXELS[registers][channels])
     return {"winograd": m, "bands": bands, "channels": channels, "pixels": pixels}
 
 
@@ -194,7 +204,7 @@ def _expansion_candidates(kernel: Kernel, lanes: int, registers: int) -> list[di
     for vectors in (1, 2, 3, 4):
         if vectors > max_vectors:
             continue
-        pixels = _balanced(width, (registers - vectors - 1) // vectors)
+        pixels = _balanced(width, TILE_PIXELS[registers][vectors])
         schedule = {
             "channels": vectors,
             "pixels": pixels,
