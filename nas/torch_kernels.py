@@ -26,6 +26,8 @@ from torch.nn import functional as F  # noqa: N812
 if TYPE_CHECKING:
     from tvm import tirx
 
+    from nas.schedules.cpu.loops import VectorUnit
+
 KernelsT = TypeVar("KernelsT")
 
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
@@ -97,7 +99,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tens
         and kernel >= _MIN_DEPTHWISE_KERNEL
         and padding == kernel // 2
         and _is_large_map(x)
-        and x.shape[1] >= _vector_registers()[0]
+        and x.shape[1] >= _vector_unit().lanes
     ):
         result: Tensor = _DepthwiseConv.apply(x, weight, stride)
         return result
@@ -338,7 +340,7 @@ class _BatchNormKernels(NamedTuple):
 def _batch_norm_kernels(block: int, activation: str | None, eps: float) -> _BatchNormKernels:
     from nas.schedules.cpu import batch_norm as kernels
 
-    arguments = block, activation, eps, _vector_registers()[0]
+    arguments = block, activation, eps, _vector_unit().lanes
     forward, backward = kernels.forward(*arguments), kernels.backward(*arguments)
     return _BatchNormKernels(_compile(forward), _compile(backward), kernels.scratch_vectors)
 
@@ -350,7 +352,7 @@ def _depthwise_kernel(
     """Return the compiled gradient of the weights, and its number of groups of images."""
     from nas.schedules.cpu import depthwise_gradient as kernels
 
-    written = kernels.weight_gradient(kernel, stride, height, width, _vector_registers()[0])
+    written = kernels.weight_gradient(kernel, stride, height, width, _vector_unit().lanes)
     return _compile(written), lambda images: -(-images // kernels.IMAGES_PER_GROUP)
 
 
@@ -365,14 +367,14 @@ def _fused_activations() -> frozenset[str | None]:
 def _block(channels: int) -> int:
     from nas.schedules.cpu.batch_norm import block_size
 
-    return block_size(channels, *_vector_registers())
+    return block_size(channels, _vector_unit())
 
 
 @cache
-def _vector_registers() -> tuple[int, int]:
-    from nas.schedules.cpu.loops import this_processor, vector_registers
+def _vector_unit() -> VectorUnit:
+    from nas.schedules.cpu.loops import this_processor, vector_unit
 
-    return vector_registers(this_processor())
+    return vector_unit(this_processor())
 
 
 def _compile(written: tirx.PrimFunc) -> Callable[..., None]:

@@ -79,7 +79,7 @@ def open_runtime(
     cls = runtime_class(name).for_target(target)
     runtime = cls(target=target, threads=threads, dtype=dtype)
     runtime.check_settings()
-    if target == "cpu":  # Boards and GPUs have processors of their own.
+    if target.startswith("cpu"):  # Boards and GPUs have processors of their own.
         this_machine.require_cores(threads)
     availability = cls.availability()
     if not availability.usable:

@@ -350,7 +350,7 @@ class Runtime(ABC):
 
         They then share the cores of this machine as `nas.latency.core_scheduling` plans.
         """
-        return not self.is_remote and self.fingerprint.target == "cpu"
+        return not self.is_remote and self.fingerprint.target.startswith("cpu")
 
     # How networks split into kernels, and how kernels compose. Nothing here touches the device.
 

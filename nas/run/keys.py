@@ -103,7 +103,8 @@ KEYS: dict[str, Key] = {
         "Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."
     ),
     "device.target": _key(
-        "Device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a board."
+        "Device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a board; "
+        "cpu?mcpu=znver3 has TVM write code for a lesser processor than this one."
     ),
     "device.threads": _key("Number of threads that run one network.", ge=1, le=4096),
     "device.dtype": _key(

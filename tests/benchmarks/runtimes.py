@@ -9,10 +9,12 @@ published networks of all spaces at the size and with the classes of their paper
 `tvm` is the library with the schedules of a latency table; kernels that the table in FOLDER lacks
 are timed first. Every file runs in a process of its own on one thread, and the files of a network
 are timed in turns. Weights are random, since latencies do not depend on them. Run it on an idle
-machine.
+machine. Each file has two latencies, at quiet moments and the median of all moments: where they
+differ much, neighbours had the machine.
 
-    tvm / fastest   latency of the TVM library over that of the fastest other float32 file
-    predicted       the table's prediction over the latency of the TVM library
+    tvm / fastest   latency of the TVM library over that of the fastest other float32 file, at quiet
+                    moments and in the median
+    predicted       the table's prediction over the quiet latency of the TVM library
     int8 gain       latency of the float32 file over that of the int8 file of the same runtime
 """
 
@@ -76,8 +78,10 @@ def spread_picks(folder: Path, count: int) -> Iterator[tuple[str, Architecture]]
         yield identifier, run.architecture(identifier)
 
 
-def latencies_us(model: TrainedModel, formats: tuple[str, ...], threads: int) -> dict[str, float]:
-    """Return the latency of each format, in turns."""
+def latencies_us(
+    model: TrainedModel, formats: tuple[str, ...], threads: int
+) -> dict[str, tuple[float, float]]:
+    """Return the quiet and the median latency of each format, timed in turns."""
     size, channels = model.preprocessing.image_size, model.preprocessing.channels
     images = np.random.default_rng(0).standard_normal(
         (CALIBRATION_IMAGES, channels, size, size), dtype=np.float32
@@ -92,8 +96,14 @@ def latencies_us(model: TrainedModel, formats: tuple[str, ...], threads: int) ->
             kind.write(model, network, path)
             running[name] = stack.enter_context(ModelProcess(kind, path, threads=threads))
         return {
-            name: timed.latency.quiet_us for name, timed in time_files(running, images[:1]).items()
+            name: (timed.latency.quiet_us, timed.latency.typical_us)
+            for name, timed in time_files(running, images[:1]).items()
         }
+
+
+def ratio_to_fastest(us: dict[str, float]) -> float:
+    """Return the latency of the TVM library over that of the fastest other float32 file."""
+    return us["tvm"] / min(us[each] for each in FLOAT_FORMATS if each != "tvm")
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -128,7 +138,7 @@ def main() -> None:
             table, kernels, timers, progress=lambda p: bars.advance(p.done, p.total, "")
         )
     print(f"{built.added} kernels timed in {built.seconds:.0f} s, {built.failed} failed")
-    rows, ratios = [], []
+    rows, ratios, median_ratios = [], [], []
     gains: dict[str, list[float]] = {name: [] for name in int8_formats}
     for name, architecture in networks.items():
         space = architecture.space
@@ -143,15 +153,17 @@ def main() -> None:
             output_name="logits",
         )
         model = TrainedModel(architecture, to_torch(architecture), preprocessing, table)
-        us = latencies_us(model, FLOAT_FORMATS + int8_formats, options.threads)
-        ratios.append(us["tvm"] / min(us[each] for each in FLOAT_FORMATS if each != "tvm"))
+        both_us = latencies_us(model, FLOAT_FORMATS + int8_formats, options.threads)
+        us, median_us = ({each: both[i] for each, both in both_us.items()} for i in (0, 1))
+        ratios.append(ratio_to_fastest(us))
+        median_ratios.append(ratio_to_fastest(median_us))
         for each in int8_formats:
             gains[each].append(us[each.removesuffix("-int8")] / us[each])
         rows.append(
             (
                 name,
-                *(f"{us[each]:.4g}" for each in FLOAT_FORMATS),
-                f"{ratios[-1]:.2f}",
+                *(f"{us[each]:.4g}, {median_us[each]:.4g}" for each in FLOAT_FORMATS),
+                f"{ratios[-1]:.2f}, {median_ratios[-1]:.2f}",
                 f"{table.predict(architecture).latency_us / us['tvm']:.3f}",
                 *(f"{us[each]:.4g} ({gains[each][-1]:.2f}x)" for each in int8_formats),
             )
@@ -161,7 +173,7 @@ def main() -> None:
         (
             "geometric mean",
             *("",) * len(FLOAT_FORMATS),
-            f"{geometric_mean(ratios):.2f}",
+            f"{geometric_mean(ratios):.2f}, {geometric_mean(median_ratios):.2f}",
             "",
             *(f"{geometric_mean(gains[each]):.2f}x" for each in int8_formats),
         )

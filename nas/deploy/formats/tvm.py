@@ -58,7 +58,7 @@ class Tvm(ModelFormat):
                 "Format 'tvm' holds code for processors, and the run is for target 'cuda'.",
                 remedy="Export another format, such as onnx, which ONNX Runtime runs on GPUs.",
             )
-        if target == "cpu" and not _has_compiler():
+        if target.startswith("cpu") and not _has_compiler():
             raise RequestError(
                 "Format 'tvm' needs a C++ compiler to link a library, and none is installed.",
                 remedy="Install g++ or clang++, or export another format, such as onnx.",

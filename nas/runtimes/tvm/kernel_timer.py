@@ -29,6 +29,7 @@ from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
 from nas.runtimes.tvm.rpc.toolchain import llvm_target
+from nas.runtimes.tvm.runtime import MODEL_SETTING
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
@@ -53,8 +54,8 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
     """Return the templates and the device of a target.
 
     Args:
-        target: `cpu`, this machine's processor; `cuda`, its first GPU; or a board, see
-            `nas.runtimes.tvm.rpc.address`.
+        target: `cpu`, this machine's processor; `cpu?mcpu=NAME`, the same with the code of a lesser
+            model; `cuda`, its first GPU; or a board, see `nas.runtimes.tvm.rpc.address`.
         threads: number of threads that run one kernel; 1 for a GPU.
         dtype: `float32`, or `float16` on a GPU.
 
@@ -69,7 +70,8 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
         code_target = llvm_target(board)
         templates = CpuTemplates.for_target(code_target, threads)
         return templates, RemoteDevice(board, code_target, threads)
-    return CpuTemplates.for_target(this_processor(), threads), CpuDevice(threads)
+    model = target.removeprefix("cpu").removeprefix(MODEL_SETTING) or None
+    return CpuTemplates.for_target(this_processor(model), threads), CpuDevice(threads)
 
 
 class _Candidate(NamedTuple):

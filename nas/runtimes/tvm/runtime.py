@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
     from nas.runtimes.tvm.relax_network import RelaxNetwork
 
+MODEL_SETTING = "?mcpu="
+"""What stands in a target between `cpu` and LLVM's name of a model of processors."""
+
 MAX_WINOGRAD_TILE = 64
 """Largest tile in a schedule. Rounding errors spoil the results of much smaller tiles already."""
 
@@ -34,11 +37,12 @@ class TvmRuntime(Runtime):
     """Kernels compiled by Apache TVM from the schedules in `nas.schedules`.
 
     See `nas.latency.runtime.Runtime` for the arguments. A target is `cpu`, this machine's
-    processor; `cuda`, its first GPU (`CudaRuntime`); or boards, see `nas.runtimes.tvm.rpc.address`.
+    processor; `cpu?mcpu=NAME`, the same processor with code for a lesser model, such as znver3;
+    `cuda`, its first GPU (`CudaRuntime`); or boards, see `nas.runtimes.tvm.rpc.address`.
     """
 
     name = "tvm"
-    targets = ("cpu", "cuda", "rpc://...")
+    targets = ("cpu", "cpu?mcpu=...", "cuda", "rpc://...")
     moments = timing.MOMENTS
     dispatch_seconds = 30.0
     dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
@@ -70,12 +74,13 @@ class TvmRuntime(Runtime):
 
     def check_settings(self) -> None:
         """Raise RequestError for settings that TVM does not have."""
+        names_model = self.target.startswith("cpu" + MODEL_SETTING)
         if self.is_remote:
             rpc_address.parse(self.target)
-            self.check_dtype()
-            self.check_threads()
-        else:
-            super().check_settings()
+        elif not names_model and self.target not in self.targets:
+            raise self.refusal("target", self.target, self.targets)
+        self.check_dtype()
+        self.check_threads()
 
     @property
     def is_remote(self) -> bool:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tvm import tirx
 
-from nas.schedules.cpu.loops import VectorRegisters, split_into_vectors
+from nas.schedules.cpu.loops import VectorRegisters, VectorUnit, split_into_vectors
 from nas.schedules.tir import Buffer, Expr, Stmt, bind, broadcast, function, loop
 
 CHUNK_ROWS = 256
@@ -84,15 +84,14 @@ ACTIVATIONS: Mapping[str | None, _Activation] = {
 """Activations that the kernels compute; None for no activation."""
 
 
-def block_size(channels: int, lanes: int, registers: int) -> int:
+def block_size(channels: int, unit: VectorUnit) -> int:
     """Return how many channels a pass takes at once: the largest divisor that fits the registers.
 
     Args:
         channels: channels of the activation map.
-        lanes: float32 elements of a vector register.
-        registers: number of vector registers.
+        unit: vector unit of the processor.
     """
-    most = lanes * min(_MAX_VECTORS, registers // 2 - 2)
+    most = unit.lanes * min(_MAX_VECTORS, unit.registers // 2 - 2)
     return max(size for size in range(1, min(channels, most) + 1) if channels % size == 0)
 
 

@@ -15,21 +15,10 @@ from nas.kernels.kernel import Kernel
 from nas.schedules.cpu import winograd
 from nas.schedules.cpu.dense import DenseTiling, is_pointwise
 from nas.schedules.cpu.loop_nest import flattened_pixels
+from nas.schedules.cpu.loops import VectorUnit
 
 MAX_REGISTER_TILES = 2
 """Register tiles that are compiled, of all that fit; see the module's docstring."""
-
-TILE_PIXELS = {
-    16: {1: 7, 2: 6, 3: 4, 4: 2, 6: 1, 8: 1},
-    32: {1: 30, 2: 14, 3: 9, 4: 6, 6: 4, 8: 2},
-}
-"""Most output pixels of a register tile, by the processor's registers and the tile's vectors.
-
-Besides the sums, registers hold the weights of a step and one input value. LLVM unrolls the
-reduction and loads ahead: of 16 registers, tiles with more than 12 sums go through the stack, which
-halves the speed. There an input value is also loaded by an instruction of its own, so tiles of one
-vector wait for loads.
-"""
 
 FMAS_IN_FLIGHT = 8
 """Independent multiply-adds that keep a CPU busy: two units with a latency of four cycles."""
@@ -57,25 +46,19 @@ Wider tiles were never faster, and tiles at the edges of the image are unrolled.
 """
 
 
-def first_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[str, Any]]:
-    """Return the schedules to measure first; at least one.
-
-    Args:
-        kernel: kernel to find a schedule for.
-        lanes: float32 elements of a vector register.
-        registers: number of vector registers.
-    """
+def first_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]:
+    """Return the schedules to measure first, at least one, for a processor's vector unit."""
     if kernel.is_expanded:
-        return _expansion_candidates(kernel, lanes, registers)
+        return _expansion_candidates(kernel, unit)
     if kernel.is_channelwise:
-        return _window_candidates(kernel, lanes, registers)
+        return _window_candidates(kernel, unit)
     if kernel.has_weights:
-        dense = _dense_candidates(kernel, lanes, registers)
+        dense = _dense_candidates(kernel, unit)
         if winograd.applies(kernel):
-            return [dense[0], _winograd_candidate(kernel, lanes, registers)]
+            return [dense[0], _winograd_candidate(kernel, unit)]
         return dense
     if kernel.kind == "global_pool":
-        vectors = -(-kernel.output[0] // lanes)
+        vectors = -(-kernel.output[0] // unit.lanes)
         return [{"channels": n} for n in sorted({min(n, vectors) for n in (1, 4, 8)})]
     return [{}]
 
@@ -88,18 +71,18 @@ def refinements(kernel: Kernel, best: dict[str, Any], lanes: int) -> list[dict[s
     return [{**best, "order": "channels"}] if several_tiles else []
 
 
-def _dense_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[str, Any]]:
+def _dense_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]:
     outputs = kernel.output[0] // kernel.groups
     inputs = kernel.inputs[0].channels // kernel.groups
     row_pixels = flattened_pixels(kernel) if is_pointwise(kernel) else kernel.output[2]
     estimates: list[tuple[float, dict[str, Any]]] = []
-    for channels, pixels in TILE_PIXELS[registers].items():
-        if channels > -(-outputs // lanes):
+    for channels, pixels in unit.tile_pixels.items():
+        if channels > -(-outputs // unit.lanes):
             continue
         rows, columns = _pixel_tile(kernel, pixels)
         is_small = rows * columns * channels < 2 * PARTIAL_SUMS and inputs % PARTIAL_SUMS == 0
         sums = PARTIAL_SUMS if is_small else 1
-        vectors = _half_vectors(outputs, lanes)
+        vectors = _half_vectors(outputs, unit.lanes)
         cycles = _cycles(vectors, channels, row_pixels, columns, rows * sums) / rows
         if _has_cache_conflicts(kernel, rows * columns):
             cycles *= 2
@@ -107,7 +90,7 @@ def _dense_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[s
         estimates.append((cycles, {**schedule, "order": "pixels", "partial_sums": sums}))
     schedules = _fewest_cycles(estimates)
     best = schedules[0]
-    t = DenseTiling.of(kernel, best, lanes)
+    t = DenseTiling.of(kernel, best, unit.lanes)
     if t.groups * t.tiles > 1 and (t.rows > best["rows"] or t.columns > best["columns"]):
         return [best, {**best, "order": "channels"}]
     return schedules
@@ -158,15 +141,15 @@ def _fewest_cycles(estimates: list[tuple[float, dict[str, Any]]]) -> list[dict[s
     return [schedule for _, schedule in ranked[:MAX_REGISTER_TILES]]
 
 
-def _winograd_candidate(kernel: Kernel, lanes: int, registers: int) -> dict[str, Any]:
+def _winograd_candidate(kernel: Kernel, unit: VectorUnit) -> dict[str, Any]:
     _, height, width = kernel.output
     # Larger tiles save multiplications. But a small image has one to four of them, so a weight that
     # is loaded is used as few times, and two tiles of 4 pixels exceed an image of 5 or 6.
     is_small = max(height, width) <= MAX_PIXELS_OF_SMALL_TILES
     m, max_bands = (2, 3) if is_small else (4, 2)
-    channels = min(2, -(-kernel.output[0] // lanes))
+    channels = min(2, -(-kernel.output[0] // unit.lanes))
     bands = min(max_bands, -(-height // m))
-    pixels = _balanced(bands * -(-width // m), TILE_PIXELS[registers][channels])
+    pixels = _balanced(bands * -(-width // m), unit.tile_pixels[channels])
     return {"winograd": m, "bands": bands, "channels": channels, "pixels": pixels}
 
 
@@ -186,32 +169,32 @@ def _balanced(extent: int, max_size: int) -> int:
     return -(-extent // -(-extent // max_size))
 
 
-def _window_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[str, Any]]:
+def _window_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]:
     channels, _, width = kernel.output
-    max_vectors = -(-channels // lanes)
+    max_vectors = -(-channels // unit.lanes)
     schedules = []
     for vectors in sorted({min(n, max_vectors) for n in (2, 4)}):
-        max_columns = max(1, min(MAX_WINDOW_COLUMNS, registers // 2 // vectors))
+        max_columns = max(1, min(MAX_WINDOW_COLUMNS, unit.registers // 2 // vectors))
         columns = _balanced(width, max_columns)
         schedules.append({"channels": vectors, "columns": columns, "order": "rows"})
     return schedules
 
 
-def _expansion_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[str, Any]]:
-    max_vectors = -(-kernel.groups // lanes)
+def _expansion_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]:
+    max_vectors = -(-kernel.groups // unit.lanes)
     width = kernel.inputs[0].shape[2]
     estimates: list[tuple[float, dict[str, Any]]] = []
     for vectors in (1, 2, 3, 4):
         if vectors > max_vectors:
             continue
-        pixels = _balanced(width, TILE_PIXELS[registers][vectors])
+        pixels = _balanced(width, unit.tile_pixels[vectors])
         schedule = {
             "channels": vectors,
             "pixels": pixels,
-            "columns": _balanced(kernel.output[2], max(1, registers // 2 // vectors)),
+            "columns": _balanced(kernel.output[2], max(1, unit.registers // 2 // vectors)),
             "order": "channels",
         }
-        cycles = _cycles(_half_vectors(kernel.groups, lanes), vectors, width, pixels, 1)
+        cycles = _cycles(_half_vectors(kernel.groups, unit.lanes), vectors, width, pixels, 1)
         estimates.append((cycles, schedule))
     best, *others = _fewest_cycles(estimates)
     return [best, *({**other, "order": "rows"} for other in others)]

@@ -9,12 +9,14 @@ last 10 of 58 channels: LLVM splits its loads so that they stay inside the tenso
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import tvm
 from tvm import tirx
 from tvm.target import codegen
 
+from nas.errors import RequestError
 from nas.machine import this_machine
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, loop, sequence
 
@@ -22,20 +24,38 @@ _VECTOR_UNIT = re.compile(r"avx|fma|f16c|amx")
 """Names of LLVM for vector units of x86 that an operating system has to support."""
 
 
-def this_processor() -> tvm.target.Target:
+def this_processor(model: str | None = None) -> tvm.target.Target:
     """Return the target that compiles for the processor of this machine.
 
     It leaves out vector units that the operating system does not list. A virtual machine may hide
     some units of its processor. LLVM goes by the model of the processor, and an instruction of a
     hidden unit ends the process.
+
+    Args:
+        model: lesser model of processors, whose code this machine runs, by LLVM's name; by default
+            that of the machine.
+
+    Raises:
+        RequestError: LLVM does not know the model, or it has vector units that this machine lacks.
     """
+    triple = codegen.llvm_get_system_triple()
+    if model is not None and not codegen.llvm_is_valid_cpu(model, triple):
+        raise RequestError(
+            f"LLVM knows no processor '{model}' for {triple}.",
+            remedy="Use LLVM's names, such as znver3 or haswell.",
+        )
     target = {
         "kind": "llvm",
-        "mtriple": codegen.llvm_get_system_triple(),
-        "mcpu": codegen.llvm_get_system_cpu(),
+        "mtriple": triple,
+        "mcpu": model or codegen.llvm_get_system_cpu(),
     }
     features = codegen.llvm_get_cpu_features(tvm.target.Target(target))
     hidden = hidden_vector_units([*map(str, features)], this_machine.processor()[1])
+    if model is not None and hidden:
+        raise RequestError(
+            f"This machine lacks vector units of {model}: {', '.join(hidden)}.",
+            remedy="Name a processor that has no more than this one.",
+        )
     without = {"mattr": [f"-{name}" for name in hidden]} if hidden else {}
     return tvm.target.Target({**target, **without})
 
@@ -56,21 +76,41 @@ def hidden_vector_units(features: Collection[str], listed: Collection[str]) -> l
     )
 
 
-def vector_registers(target: tvm.target.Target) -> tuple[int, int]:
-    """Return the float32 elements of a vector register of an `llvm` target, and their number.
+class VectorUnit(NamedTuple):
+    """The vector registers of a processor, and the register tiles that suit them.
 
-    AVX-512 has 32 registers of 16 float32 elements, AVX 16 of 8, SSE 16 of 4, and 64-bit Arm
-    32 of at least 4.
+    Attributes:
+        lanes: float32 elements of a register.
+        registers: number of registers.
+        tile_pixels: most output pixels of a register tile, by its vectors of output channels.
     """
+
+    lanes: int
+    registers: int
+    tile_pixels: Mapping[int, int]
+
+
+# A multiply-add of AVX-512 reads an input value from memory and gives it to all lanes. Others need
+# an instruction for that, so tiles of one vector wait for loads, and are small. LLVM unrolls the
+# reduction and moves loads ahead: of 16 registers, tiles with more than 12 sums would go through
+# the stack, which halves the speed. docs/schedules.md has the measurements.
+AVX512 = VectorUnit(16, 32, {1: 30, 2: 14, 3: 9, 4: 6, 6: 4, 8: 2})
+AVX = VectorUnit(8, 16, {1: 7, 2: 6, 3: 4, 4: 2, 6: 1, 8: 1})
+SSE = AVX._replace(lanes=4)
+NEON = VectorUnit(4, 32, {**AVX512.tile_pixels, 1: 7})
+
+
+def vector_unit(target: tvm.target.Target) -> VectorUnit:
+    """Return the vector unit of an `llvm` target."""
     if str(target.attrs.get("mtriple", "")).startswith(("x86_64", "amd64")):
         # `llvm_get_vector_width` of TVM 0.27 says 512 bits for every x86 CPU.
-        for feature, lanes, registers in (("avx512f", 16, 32), ("avx", 8, 16)):
+        for feature, unit in (("avx512f", AVX512), ("avx", AVX)):
             if codegen.llvm_cpu_has_features(feature, target):
-                return lanes, registers
-        return 4, 16
+                return unit
+        return SSE
     lanes = max(4, codegen.llvm_get_vector_width(target) // 32)
-    has_32_registers = lanes >= 16 or bool(target.attrs.get("feature.is_aarch64"))
-    return lanes, 32 if has_32_registers else 16
+    has_32_registers = lanes >= 16 or target.attrs.get("feature.is_aarch64")
+    return (NEON if has_32_registers else SSE)._replace(lanes=lanes)
 
 
 class VectorRegisters:

@@ -1,4 +1,4 @@
-"""Schedule templates of CPUs, by vector width, number of vector registers and threads."""
+"""Schedule templates of CPUs, by vector unit and threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.schedules.cpu import (
     fused_expansion,
     winograd,
 )
-from nas.schedules.cpu.loops import vector_registers
+from nas.schedules.cpu.loops import VectorUnit, vector_unit
 from nas.schedules.templates import Expansion, Schedule
 
 
@@ -30,25 +30,28 @@ class CpuTemplates:
     Args:
         target: an `llvm` target.
         threads: number of threads that share the outermost loop of a kernel.
-        lanes: float32 elements of a vector register.
-        registers: number of vector registers.
+        unit: its vector unit.
         dtype: always `float32`.
     """
 
     target: tvm.target.Target
     threads: int
-    lanes: int
-    registers: int
+    unit: VectorUnit
     dtype: str = "float32"
 
     @classmethod
     def for_target(cls, target: tvm.target.Target, threads: int) -> CpuTemplates:
-        """Return templates with the vector registers of a target."""
-        return cls(target, threads, *vector_registers(target))
+        """Return templates for the vector unit of a target."""
+        return cls(target, threads, vector_unit(target))
+
+    @property
+    def lanes(self) -> int:
+        """float32 elements of a vector register."""
+        return self.unit.lanes
 
     def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
         """Return the schedules to measure first; see `Templates.candidates`."""
-        return candidates.first_candidates(kernel, self.lanes, self.registers)
+        return candidates.first_candidates(kernel, self.unit)
 
     def refinements(self, kernel: Kernel, best: dict[str, Any]) -> list[dict[str, Any]]:
         """Return variations of the fastest schedule so far; see `Templates.refinements`.

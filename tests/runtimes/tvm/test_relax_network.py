@@ -6,6 +6,7 @@ import pytest
 
 from nas.errors import MissingKernelError
 from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.schedules.cpu.loops import AVX, AVX512, NEON, SSE, VectorUnit
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.outputs import check_network
 
@@ -16,11 +17,11 @@ def test_kernel_without_a_schedule_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [8, 4])
-def test_schedules_for_narrower_vectors_compute_the_same(lanes: int) -> None:
-    """Run schedules for AVX2 and for 128-bit vectors on this machine."""
+@pytest.mark.parametrize("unit", [AVX512, AVX, SSE, NEON])
+def test_schedules_for_other_vector_units_compute_the_same(unit: VectorUnit) -> None:
+    """Run schedules for vectors and tiles of other processors on this machine."""
     runtime = TvmRuntime()
-    runtime.timer.templates.lanes, runtime.timer.templates.registers = lanes, 16
+    runtime.timer.templates.unit = unit  # type: ignore[attr-defined]
     for name in (
         "inverted_residual",
         "shuffle_unit",

@@ -43,8 +43,8 @@ def test_target_without_avx_512_has_half_as_wide_vectors(monkeypatch) -> None:
     features = ("avx", "avx2", "f16c", "fma", "sse4_1")
     monkeypatch.setattr(this_machine, "processor", lambda: ("AMD EPYC", features))
     monkeypatch.setattr(codegen, "llvm_get_system_cpu", lambda: "znver4")
-    assert loops.vector_registers(loops.this_processor()) == (8, 16)
+    assert loops.vector_unit(loops.this_processor()) == loops.AVX
     everything = (*features, *loops.hidden_vector_units(ZNVER4, features))
     monkeypatch.setattr(this_machine, "processor", lambda: ("AMD EPYC", everything))
     assert "mattr" not in loops.this_processor().attrs
-    assert loops.vector_registers(loops.this_processor()) == (16, 32)
+    assert loops.vector_unit(loops.this_processor()) == loops.AVX512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import tvm
 
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
 from nas.kernels.kernel import Kernel
+from nas.latency import open_runtime
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.cpu import CpuTemplates
+from nas.schedules.cpu.loops import AVX, AVX512, SSE, VectorUnit
 from tests.schedules.kernel_reference import KernelCase
 
 KERNELS = [
@@ -72,6 +75,17 @@ def test_every_schedule_computes_what_torch_computes(text: str) -> None:
 @pytest.mark.parametrize("text", KERNELS[::4])
 def test_every_schedule_computes_every_image_of_a_batch(text: str) -> None:
     check_all_schedules(replace(Kernel.parse(text), batch=3), TvmRuntime(threads=2))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 processors")
+@pytest.mark.parametrize(("model", "unit"), [("haswell", AVX), ("core2", SSE)])
+@pytest.mark.parametrize("text", KERNELS[::5])
+def test_code_for_a_lesser_processor_computes_the_same(
+    text: str, model: str, unit: VectorUnit
+) -> None:
+    runtime = open_runtime("tvm", target=f"cpu?mcpu={model}")
+    assert runtime.timer.templates.unit == unit
+    check_all_schedules(Kernel.parse(text), runtime)
 
 
 def check_all_schedules(kernel: Kernel, runtime: TvmRuntime) -> None:
@@ -138,10 +152,8 @@ def test_a_kernel_without_a_template_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpu", "lanes", "registers"),
-    [("skylake-avx512", 16, 32), ("haswell", 8, 16), ("core2", 4, 16)],
+    ("cpu", "unit"), [("skylake-avx512", AVX512), ("haswell", AVX), ("core2", SSE)]
 )
-def test_x86_features_decide_vector_registers(cpu: str, lanes: int, registers: int) -> None:
+def test_x86_features_decide_the_vector_unit(cpu: str, unit: VectorUnit) -> None:
     target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
-    templates = CpuTemplates.for_target(target, 1)
-    assert (templates.lanes, templates.registers) == (lanes, registers)
+    assert CpuTemplates.for_target(target, 1).unit == unit

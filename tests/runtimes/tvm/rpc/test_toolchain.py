@@ -14,6 +14,7 @@ from nas.runtimes.tvm.kernel_timer import resolve_target
 from nas.runtimes.tvm.rpc import toolchain
 from nas.runtimes.tvm.rpc.address import parse
 from nas.runtimes.tvm.rpc.toolchain import Linker, linker_for, llvm_target
+from nas.schedules.cpu.loops import AVX, AVX512, NEON, SSE, VectorUnit
 
 KERNELS = [
     "conv2d 20x9x9 -> 150x9x9 k1 s1 p0 g1 bias relu",
@@ -36,19 +37,19 @@ UNUSED_ADDRESS = "rpc://127.0.0.1:1"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("code", "machine", "lanes", "registers"),
+    ("code", "machine", "unit"),
     [
-        ("triple=aarch64-linux-gnu&cpu=cortex-a72", EM_AARCH64, 4, 32),
-        ("triple=x86_64-linux-gnu&cpu=haswell", EM_X86_64, 8, 16),
-        ("triple=x86_64-linux-gnu&cpu=core2", EM_X86_64, 4, 16),
-        ("triple=x86_64-linux-gnu&cpu=skylake-avx512", EM_X86_64, 16, 32),
+        ("triple=aarch64-linux-gnu&cpu=cortex-a72", EM_AARCH64, NEON),
+        ("triple=x86_64-linux-gnu&cpu=haswell", EM_X86_64, AVX),
+        ("triple=x86_64-linux-gnu&cpu=core2", EM_X86_64, SSE),
+        ("triple=x86_64-linux-gnu&cpu=skylake-avx512", EM_X86_64, AVX512),
     ],
 )
 def test_all_kinds_of_kernels_compile_for_other_processors(
-    tmp_path: Path, code: str, machine: int, lanes: int, registers: int
+    tmp_path: Path, code: str, machine: int, unit: VectorUnit
 ) -> None:
     templates, _ = resolve_target(f"{UNUSED_ADDRESS}?{code}", 1, "float32")
-    assert (templates.lanes, templates.registers) == (lanes, registers)  # type: ignore[attr-defined]
+    assert templates.unit == unit  # type: ignore[attr-defined]
     for index, text in enumerate(KERNELS):
         kernel = Kernel.parse(text)
         function = templates.function(kernel, templates.candidates(kernel)[0], "main")
