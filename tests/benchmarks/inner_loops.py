@@ -120,7 +120,7 @@ def main() -> None:
         print_table(["kernel", "tile", "loads", "spills"], rows)
         return
     timer = open_runtime("tvm", target=options.target).timer
-    most = peak(timer, timer.templates.lanes)
+    most = peak(timer, timer.templates.unit.lanes)
     print(f"peak: {most / 1e3:.1f} billion multiply-adds a second")
     rows = []
     for kernel in kernels:

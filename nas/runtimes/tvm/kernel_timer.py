@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tvm
+from tvm.target import codegen
 
+from nas.errors import RequestError
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
@@ -68,10 +70,29 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
     if address.is_remote(target):
         board = address.parse(target)
         code_target = llvm_target(board)
-        templates = CpuTemplates.for_target(code_target, threads)
+        templates = CpuTemplates(code_target, threads)
         return templates, RemoteDevice(board, code_target, threads)
-    model = target.removeprefix("cpu").removeprefix(MODEL_SETTING) or None
-    return CpuTemplates.for_target(this_processor(model), threads), CpuDevice(threads)
+    model = target.removeprefix("cpu").removeprefix(MODEL_SETTING)
+    processor = _lesser_processor(model) if model else this_processor()
+    return CpuTemplates(processor, threads), CpuDevice(threads)
+
+
+def _lesser_processor(model: str) -> tvm.target.Target:
+    """Return the target of a model of processors whose vector units this machine has."""
+    triple = codegen.llvm_get_system_triple()
+    if not codegen.llvm_is_valid_cpu(model, triple):
+        raise RequestError(
+            f"LLVM knows no processor '{model}' for {triple}.",
+            remedy="Use LLVM's names, such as znver3 or haswell.",
+        )
+    target = this_processor(model)
+    if lacking := target.attrs.get("mattr"):
+        units = ", ".join(str(each).removeprefix("-") for each in lacking)
+        raise RequestError(
+            f"This machine lacks vector units of {model}: {units}.",
+            remedy="Name a processor that has no more than this one.",
+        )
+    return target
 
 
 class _Candidate(NamedTuple):

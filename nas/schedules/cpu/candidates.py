@@ -80,8 +80,9 @@ def _dense_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]:
         if channels > -(-outputs // unit.lanes):
             continue
         rows, columns = _pixel_tile(kernel, pixels)
-        is_small = rows * columns * channels < 2 * PARTIAL_SUMS and inputs % PARTIAL_SUMS == 0
-        sums = PARTIAL_SUMS if is_small else 1
+        tile = rows * columns * channels
+        is_small = tile < 2 * PARTIAL_SUMS and tile * PARTIAL_SUMS < unit.registers
+        sums = PARTIAL_SUMS if is_small and inputs % PARTIAL_SUMS == 0 else 1
         vectors = _half_vectors(outputs, unit.lanes)
         cycles = _cycles(vectors, channels, row_pixels, columns, rows * sums) / rows
         if _has_cache_conflicts(kernel, rows * columns):

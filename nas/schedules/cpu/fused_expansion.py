@@ -68,26 +68,17 @@ class ExpansionTiling:
         )
 
 
-def pack_expansion(
-    kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Pack the 1x1 weights from `Kernel.expansion_shape` to `blocks, inputs, channels`, flat."""
-    t = ExpansionTiling.of(kernel, schedule, lanes)
-    padded = np.zeros((t.blocks * t.channels, t.inputs), np.float32)
-    padded[: kernel.groups] = weight.reshape(kernel.groups, t.inputs)
-    blocked = padded.reshape(t.blocks, t.channels, t.inputs)
-    return np.ascontiguousarray(blocked.transpose(0, 2, 1)).reshape(-1)
-
-
 def pack_weight(
     kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Pack weights from `channels, 1, kernel, kernel` to `blocks, taps, channels`, flat."""
+    """Pack weights of the 1x1 convolution, or of the window, to `blocks, weights, channels`, flat.
+
+    The weights of a channel come together: `channels, inputs` or `channels, 1, kernel, kernel`.
+    """
     t = ExpansionTiling.of(kernel, schedule, lanes)
-    taps = kernel.kernel**2
-    padded = np.zeros((t.blocks * t.channels, taps), np.float32)
-    padded[: kernel.groups] = weight.reshape(kernel.groups, taps)
-    blocked = padded.reshape(t.blocks, t.channels, taps)
+    rows = weight.reshape(kernel.groups, -1)
+    padded = np.pad(rows, ((0, t.blocks * t.channels - kernel.groups), (0, 0)))
+    blocked = padded.reshape(t.blocks, t.channels, -1)
     return np.ascontiguousarray(blocked.transpose(0, 2, 1)).reshape(-1)
 
 

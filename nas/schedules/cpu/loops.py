@@ -16,7 +16,6 @@ import tvm
 from tvm import tirx
 from tvm.target import codegen
 
-from nas.errors import RequestError
 from nas.machine import this_machine
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, loop, sequence
 
@@ -32,30 +31,15 @@ def this_processor(model: str | None = None) -> tvm.target.Target:
     hidden unit ends the process.
 
     Args:
-        model: lesser model of processors, whose code this machine runs, by LLVM's name; by default
-            that of the machine.
-
-    Raises:
-        RequestError: LLVM does not know the model, or it has vector units that this machine lacks.
+        model: another model of processors, by LLVM's name; by default that of the machine.
     """
-    triple = codegen.llvm_get_system_triple()
-    if model is not None and not codegen.llvm_is_valid_cpu(model, triple):
-        raise RequestError(
-            f"LLVM knows no processor '{model}' for {triple}.",
-            remedy="Use LLVM's names, such as znver3 or haswell.",
-        )
     target = {
         "kind": "llvm",
-        "mtriple": triple,
+        "mtriple": codegen.llvm_get_system_triple(),
         "mcpu": model or codegen.llvm_get_system_cpu(),
     }
     features = codegen.llvm_get_cpu_features(tvm.target.Target(target))
     hidden = hidden_vector_units([*map(str, features)], this_machine.processor()[1])
-    if model is not None and hidden:
-        raise RequestError(
-            f"This machine lacks vector units of {model}: {', '.join(hidden)}.",
-            remedy="Name a processor that has no more than this one.",
-        )
     without = {"mattr": [f"-{name}" for name in hidden]} if hidden else {}
     return tvm.target.Target({**target, **without})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,24 +30,19 @@ class CpuTemplates:
     Args:
         target: an `llvm` target.
         threads: number of threads that share the outermost loop of a kernel.
-        unit: its vector unit.
         dtype: always `float32`.
+
+    Attributes:
+        unit: vector unit of the target.
     """
 
     target: tvm.target.Target
     threads: int
-    unit: VectorUnit
     dtype: str = "float32"
+    unit: VectorUnit = field(init=False)
 
-    @classmethod
-    def for_target(cls, target: tvm.target.Target, threads: int) -> CpuTemplates:
-        """Return templates for the vector unit of a target."""
-        return cls(target, threads, vector_unit(target))
-
-    @property
-    def lanes(self) -> int:
-        """float32 elements of a vector register."""
-        return self.unit.lanes
+    def __post_init__(self) -> None:
+        self.unit = vector_unit(self.target)
 
     def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
         """Return the schedules to measure first; see `Templates.candidates`."""
@@ -59,7 +54,7 @@ class CpuTemplates:
         With several threads, every schedule is also tried on one: waking another thread takes
         longer than a small kernel.
         """
-        varied = candidates.refinements(kernel, best, self.lanes)
+        varied = candidates.refinements(kernel, best, self.unit.lanes)
         if self.threads == 1:
             return varied
         return varied + [{**schedule, "threads": 1} for schedule in (best, *varied)]
@@ -70,7 +65,7 @@ class CpuTemplates:
         A schedule may have `threads`, which overrides the templates' number of threads.
         """
         threads = schedule.get("threads", self.threads)
-        arguments = kernel, schedule, self.lanes, threads, name
+        arguments = kernel, schedule, self.unit.lanes, threads, name
         if kernel.is_expanded:
             return fused_expansion.function(*arguments)
         if "winograd" in schedule:
@@ -82,7 +77,7 @@ class CpuTemplates:
         if kernel.kind == "global_pool":
             return data_movement.global_pool(*arguments)
         if kernel.kind in ("concat", "copy"):
-            return data_movement.concat(kernel, self.lanes, threads, name)
+            return data_movement.concat(kernel, self.unit.lanes, threads, name)
         raise ValueError(f"no CPU kernel is written for a {kernel.kind}")
 
     def pack(
@@ -97,10 +92,10 @@ class CpuTemplates:
         if not kernel.has_weights:
             return []
         assert weight is not None
-        arguments = kernel, schedule, self.lanes
+        arguments = kernel, schedule, self.unit.lanes
         if expansion is not None:
             constants = [
-                fused_expansion.pack_expansion(*arguments, expansion.weight),
+                fused_expansion.pack_weight(*arguments, expansion.weight),
                 fused_expansion.pack_bias(*arguments, expansion.bias),
                 fused_expansion.pack_weight(*arguments, weight),
             ]
@@ -119,9 +114,9 @@ class CpuTemplates:
         self, kernel: Kernel, schedule: Schedule, bias: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         if kernel.is_expanded:
-            return fused_expansion.pack_bias(kernel, schedule, self.lanes, bias)
+            return fused_expansion.pack_bias(kernel, schedule, self.unit.lanes, bias)
         if "winograd" in schedule:
-            return winograd.pack_bias(kernel, schedule, self.lanes, bias)
+            return winograd.pack_bias(kernel, schedule, self.unit.lanes, bias)
         if kernel.is_depthwise:
             return np.ascontiguousarray(bias)
-        return dense.pack_bias(kernel, schedule, self.lanes, bias)
+        return dense.pack_bias(kernel, schedule, self.unit.lanes, bias)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from nas.errors import RequestError
 from nas.kernels.kernel import Kernel
 from nas.latency import open_runtime
 from nas.latency.timing import SAMPLES, Evaluate
@@ -60,3 +62,25 @@ def test_opening_a_runtime_of_two_threads_leaves_this_thread_all_cores() -> None
     before = os.sched_getaffinity(0)
     open_runtime("tvm", threads=2)
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 processors")
+def test_code_for_a_lesser_processor_has_a_table_of_its_own() -> None:
+    runtime = open_runtime("tvm", target="cpu?mcpu=core2")
+    own = open_runtime("tvm").fingerprint
+    assert runtime.fingerprint.differences(own) == ["target is cpu, not cpu?mcpu=core2"]
+    assert runtime.fingerprint.slug != own.slug
+    with pytest.raises(RequestError, match="LLVM knows no processor 'z80'"):
+        open_runtime("tvm", target="cpu?mcpu=z80")
+    with pytest.raises(RequestError, match=r"has no target 'cpu\?mcpu=core2'"):
+        open_runtime("onnxruntime", target="cpu?mcpu=core2")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 processors")
+def test_code_for_a_processor_with_more_vector_units_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = ("avx", "avx2", "f16c", "fma", "sse4_1", "sse4_2")
+    monkeypatch.setattr(this_machine, "processor", lambda: ("AMD EPYC", features))
+    with pytest.raises(RequestError, match="This machine lacks vector units of znver4: avx512"):
+        open_runtime("tvm", target="cpu?mcpu=znver4")

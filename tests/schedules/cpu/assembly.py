@@ -33,7 +33,7 @@ class InnerLoop(NamedTuple):
 def templates_for(cpu: str, triple: str = "x86_64-linux-gnu") -> CpuTemplates:
     """Return templates for a processor by LLVM's name."""
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
-    return CpuTemplates.for_target(target, 1)
+    return CpuTemplates(target, 1)
 
 
 def inner_loops(

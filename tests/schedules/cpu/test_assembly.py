@@ -36,7 +36,7 @@ def templates(request: pytest.FixtureRequest) -> CpuTemplates:
 def test_no_register_tile_goes_through_the_stack(templates: CpuTemplates, text: str) -> None:
     kernel = Kernel.parse(text)
     for channels, pixels in templates.unit.tile_pixels.items():
-        if channels * templates.lanes > kernel.output[0]:
+        if channels * templates.unit.lanes > kernel.output[0]:
             continue
         tile = {"channels": channels, "rows": 1, "columns": min(pixels, kernel.output[2])}
         loops = inner_loops(templates, kernel, {**tile, "order": "pixels", "partial_sums": 1})
@@ -50,7 +50,7 @@ def test_a_load_serves_several_multiply_adds(templates: CpuTemplates, text: str)
     kernel = Kernel.parse(text)
     loops = inner_loops(templates, kernel, templates.candidates(kernel)[0])
     loads = min(each.loads / each.multiply_adds for each in loops)
-    assert loads <= (1.1 if templates.lanes == 16 else 0.7)
+    assert loads <= (1.1 if templates.unit.lanes == 16 else 0.7)
 
 
 def test_a_tile_that_exceeds_the_registers_goes_through_the_stack() -> None:

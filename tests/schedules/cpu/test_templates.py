@@ -156,4 +156,4 @@ def test_a_kernel_without_a_template_is_refused() -> None:
 )
 def test_x86_features_decide_the_vector_unit(cpu: str, unit: VectorUnit) -> None:
     target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
-    assert CpuTemplates.for_target(target, 1).unit == unit
+    assert CpuTemplates(target, 1).unit == unit
