@@ -5,7 +5,8 @@
 For each kernel: the register tile (vectors of channels x pixels) of its fastest schedule; its
 multiply-adds a second as a share of the core's peak, which is measured beforehand with sums that
 stay in registers; and the loads and the spills of the inner loop by multiply-add. With `--tile`,
-pointwise kernels are timed with this tile, too, in turns. The fastest of several timings counts.
+pointwise kernels are timed with this tile, too, in turns. `apart` is the time of the pointwise and
+the depthwise kernel that an expanded one does the work of. The fastest of several timings counts.
 Run it on an idle machine.
 
     python -m tests.benchmarks.inner_loops --count cortex-a72 --triple aarch64-linux-gnu
@@ -87,6 +88,25 @@ def times_us(timer: TvmKernelTimer, kernel: Kernel, schedules: list[dict]) -> li
     return best
 
 
+def candidates(timer: TvmKernelTimer, kernel: Kernel) -> list[dict]:
+    """Return the schedules among which a table chooses, but for refinements of later ones."""
+    first = timer.templates.candidates(kernel)
+    return [*first, *timer.templates.refinements(kernel, first[0])]
+
+
+def apart(kernel: Kernel) -> list[Kernel]:
+    """Return the two kernels that an expanded one does the work of; none for another kernel."""
+    if kernel.expansion is None:
+        return []
+    (operand,) = kernel.inputs
+    channels, height, width = operand.shape
+    between = f"{kernel.groups}x{height}x{width}"
+    steps = " ".join(kernel.expansion)
+    pointwise = f"conv2d {channels}x{height}x{width} -> {between} k1 s1 p0 g1 {steps}"
+    depthwise = f"conv2d {between} -> {kernel.text.partition(' -> ')[2]}"
+    return [Kernel.parse(pointwise), Kernel.parse(depthwise)]
+
+
 def row(templates: CpuTemplates, kernel: Kernel, schedule: dict, speed: list[str]) -> list[str]:
     tile = f"{schedule['channels']} x {schedule.get('pixels') or schedule['columns']}"
     loops = inner_loops(templates, kernel, schedule)
@@ -124,15 +144,17 @@ def main() -> None:
     print(f"peak: {most / 1e3:.1f} billion multiply-adds a second")
     rows = []
     for kernel in kernels:
-        own = timer.templates.candidates(kernel)
-        own += timer.templates.refinements(kernel, own[0])
-        schedules = [*own, *other_tiles(kernel, own[0], options.tile)]
+        schedules = candidates(timer, kernel)
+        own = len(schedules)
+        schedules += other_tiles(kernel, schedules[0], options.tile)
         us = times_us(timer, kernel, schedules)
-        best = min(us[: len(own)])
-        speeds = [f"{kernel.macs / each / most:.0%}" for each in (best, *us[len(own) :])]
-        rows.append(row(timer.templates, kernel, own[us.index(best)], [f"{best:.1f}", *speeds]))
-        rows[-1] += [""] * (len(speeds) == 1 and options.tile is not None)
-    titles = ["kernel", "tile", "loads", "spills", "us", "of the peak"]
+        best = min(us[:own])
+        share, *other = (f"{kernel.macs / each / most:.0%}" for each in (best, *us[own:]))
+        parts = [min(times_us(timer, each, candidates(timer, each))) for each in apart(kernel)]
+        speed = [f"{best:.1f}", f"{sum(parts):.1f}" if parts else "", share, *other]
+        rows.append(row(timer.templates, kernel, schedules[us.index(best)], speed))
+        rows[-1] += [""] * (not other and options.tile is not None)
+    titles = ["kernel", "tile", "loads", "spills", "us", "apart", "of the peak"]
     print_table(titles + [f"with {options.tile}"] * bool(options.tile), rows)
 
 
