@@ -189,7 +189,7 @@ class Runtime(ABC):
     from `open` on. A runtime can be pickled: its settings travel, and the device is opened anew.
 
     Args:
-        target: device to compile for: one of `targets`, or what `check_settings` accepts besides.
+        target: device to compile for: one of `targets`, or what `check_target` accepts besides.
         threads: number of threads that run one network.
         dtype: type of weights and activations, one of `dtypes`.
         features: features of the processor, for runtimes whose kernels depend on them; None means
@@ -277,10 +277,14 @@ class Runtime(ABC):
 
     def check_settings(self) -> None:
         """Raise RequestError for a target, a dtype or a number of threads that it does not have."""
-        if self.target not in self.targets:
-            raise self.refusal("target", self.target, self.targets)
+        self.check_target()
         self.check_dtype()
         self.check_threads()
+
+    def check_target(self) -> None:
+        """Raise RequestError for a target that it does not have."""
+        if self.target not in self.targets:
+            raise self.refusal("target", self.target, self.targets)
 
     def check_threads(self) -> None:
         """Raise RequestError for a number of threads that it cannot use on its target."""

@@ -67,11 +67,9 @@ class TfliteBoardRuntime(Runtime):
                 refuse(self.target, f"it has no {name}", self.target_example)
         return at
 
-    def check_settings(self) -> None:
-        """See `Runtime.check_settings`."""
+    def check_target(self) -> None:
+        """See `Runtime.check_target`."""
         _ = self.address
-        self.check_dtype()
-        self.check_threads()
 
     @cached_property
     def board(self) -> TfliteBoard:

@@ -31,7 +31,7 @@ from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
 from nas.runtimes.tvm.rpc.toolchain import llvm_target
-from nas.runtimes.tvm.runtime import MODEL_SETTING
+from nas.runtimes.tvm.runtime import MODEL_TARGET
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
@@ -72,8 +72,10 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
         code_target = llvm_target(board)
         templates = CpuTemplates(code_target, threads)
         return templates, RemoteDevice(board, code_target, threads)
-    model = target.removeprefix("cpu").removeprefix(MODEL_SETTING)
-    processor = _lesser_processor(model) if model else this_processor()
+    if target.startswith(MODEL_TARGET):
+        processor = _lesser_processor(target.removeprefix(MODEL_TARGET))
+    else:
+        processor = this_processor()
     return CpuTemplates(processor, threads), CpuDevice(threads)
 
 
