@@ -105,7 +105,7 @@ def test_killed_worker_loses_no_trial(folder_with_supernets, invoke, monkeypatch
     assert_nothing_lost_or_repeated(load_study(OUT), 40)
 
 
-SLOW_EVALUATION = """
+SLOW_EVALUATION = f"""
 import os
 import time
 from pathlib import Path
@@ -114,8 +114,10 @@ from nas.job import objectives
 evaluate = objectives.evaluate_in_rounds
 
 def slow(*arguments, **options):
-    Path(f"searches-{os.getpid()}").touch()
+    Path(f"searches-{{os.getpid()}}").touch()
+    end = time.monotonic() + {MAX_WAIT_S}
     while len(list(Path().glob("searches-*"))) < 2:
+        assert time.monotonic() < end, "no process joined the search"
         time.sleep(0.05)
     time.sleep(1)
     return evaluate(*arguments, **options)

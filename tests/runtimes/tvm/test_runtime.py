@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from nas.latency.timing import SAMPLES, Evaluate
 from nas.machine import this_machine
 from nas.runtimes.tvm.kernel_timer import MANY_WEIGHT_BYTES
 from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.schedules.cpu.processors import needs_x86
 
 
 def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
@@ -64,7 +64,7 @@ def test_opening_a_runtime_of_two_threads_leaves_this_thread_all_cores() -> None
     assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 processors")
+@needs_x86
 def test_code_for_a_lesser_processor_has_a_table_of_its_own() -> None:
     runtime = open_runtime("tvm", target="cpu?mcpu=core2")
     own = open_runtime("tvm").fingerprint
@@ -76,7 +76,7 @@ def test_code_for_a_lesser_processor_has_a_table_of_its_own() -> None:
         open_runtime("onnxruntime", target="cpu?mcpu=core2")
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 processors")
+@needs_x86
 def test_code_for_a_processor_with_more_vector_units_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -79,4 +79,4 @@ def _is_load(line: str) -> bool:
     if line.startswith(("lea", "prefetch", "prfm", "st")):
         return False
     is_store = re.search(r",\s*[^,(]*\([^)]*\)$", line)  # The target comes last in AT&T's syntax.
-    return line.startswith(("ld", "ldp")) or ("(" in line and not is_store)
+    return line.startswith("ld") or ("(" in line and not is_store)

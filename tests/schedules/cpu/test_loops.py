@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import platform
-
 import pytest
 from tvm.target import codegen
 
 from nas.machine import this_machine
 from nas.schedules.cpu import loops
-
-IS_X86 = platform.machine() in ("x86_64", "AMD64")
+from tests.schedules.cpu.processors import needs_x86
 
 ZNVER4 = (
     "avx512bf16", "avx512bitalg", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512ifma",
@@ -29,7 +26,7 @@ def test_a_system_that_lists_no_vector_features_hides_none() -> None:
     assert loops.hidden_vector_units(["avx", "avx512f"], ()) == []
 
 
-@pytest.mark.skipif(not IS_X86, reason="an x86 processor is needed")
+@needs_x86
 @pytest.mark.parametrize(
     ("llvm", "linux"), [("avx", "avx"), ("avx512f", "avx512f"), ("avx512vnni", "avx512_vnni")]
 )
@@ -38,7 +35,7 @@ def test_target_has_no_vector_unit_that_this_machine_lacks(llvm: str, linux: str
     assert has_unit or not codegen.llvm_cpu_has_features(llvm, loops.this_processor())
 
 
-@pytest.mark.skipif(not IS_X86, reason="an x86 processor is needed")
+@needs_x86
 def test_target_without_avx_512_has_half_as_wide_vectors(monkeypatch) -> None:
     features = ("avx", "avx2", "f16c", "fma", "sse4_1")
     monkeypatch.setattr(this_machine, "processor", lambda: ("AMD EPYC", features))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from nas.latency import open_runtime
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import AVX, AVX512, SSE, VectorUnit
+from tests.schedules.cpu.processors import needs_x86
 from tests.schedules.kernel_reference import KernelCase
 
 KERNELS = [
@@ -77,7 +77,7 @@ def test_every_schedule_computes_every_image_of_a_batch(text: str) -> None:
     check_all_schedules(replace(Kernel.parse(text), batch=3), TvmRuntime(threads=2))
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 processors")
+@needs_x86
 @pytest.mark.parametrize(("model", "unit"), [("haswell", AVX), ("core2", SSE)])
 @pytest.mark.parametrize("text", KERNELS[::5])
 def test_code_for_a_lesser_processor_computes_the_same(
