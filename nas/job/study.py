@@ -499,6 +499,7 @@ class _Trainer:
         }
         self._setup = setup
         self._progress = progress
+        self._seed: int | None = None
 
     def open_log(self, storage: Storage) -> TaskLog:
         """Return the log of the trainings in a storage."""
@@ -531,6 +532,9 @@ class _Trainer:
         """Train a network, or continue a training that was killed, and store its result."""
         network, seed = self.tasks[task]
         run, teacher = self._setup.run, self._setup.teacher
+        if teacher and seed != self._seed:
+            teacher[1].forget()
+        self._seed = seed
         folder = run.path / TRAININGS_FOLDER / f"{network.digest}-{seed}"
         data = run.data
 

@@ -5,6 +5,7 @@ Hinton et al. 2015, "Distilling the knowledge in a neural network".
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,8 +25,15 @@ TEACHER_SHARE = 0.5
 """Share of the teacher's output in the loss; the labels have the rest."""
 
 
+MAX_REMEMBERED_BYTES = 2**28
+"""Most memory for the remembered logits of a teacher."""
+
+
 class Teacher:
     """A frozen network with folded batch norms, whose output another network learns.
+
+    Networks that are trained one after the other with one seed see the same images. So on a CPU,
+    a teacher remembers its output, by the pixels of a batch, and computes it once for all of them.
 
     Args:
         graph: the network's graph, for the images and classes of the training.
@@ -42,6 +50,8 @@ class Teacher:
         self._graph = graph.folded
         self._tensors = fold_norms(graph, {name: t.detach() for name, t in state.items()})
         self._device: torch.device | None = None
+        self._remembered: dict[bytes, Tensor] = {}
+        self._remembered_bytes = 0
 
     @classmethod
     def of_supernet(cls, supernet: Supernet, data: ImageDataset) -> Teacher:
@@ -67,8 +77,27 @@ class Teacher:
         if self._device != images.device:
             self._tensors = {name: t.to(images.device) for name, t in self._tensors.items()}
             self._device = images.device
-        logits = run_graph(self._graph, images, FoldedWeights(self._tensors)).flatten(1)
-        return adjusted(logits.float(), log_priors).softmax(1)
+        return adjusted(self._logits(images), log_priors).softmax(1)
+
+    def forget(self) -> None:
+        """Forget all output, which is of no use to a training of another seed."""
+        self._remembered, self._remembered_bytes = {}, 0
+
+    def _logits(self, images: Tensor) -> Tensor:
+        if images.device.type != "cpu":  # A captured step computes the same ops every time.
+            return self._compute_logits(images)
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        key = hashlib.blake2b(pixels.data, digest_size=16).digest()
+        logits = self._remembered.get(key)
+        if logits is None:
+            logits = self._compute_logits(images)
+            if self._remembered_bytes + logits.nbytes <= MAX_REMEMBERED_BYTES:
+                self._remembered[key] = logits
+                self._remembered_bytes += logits.nbytes
+        return logits
+
+    def _compute_logits(self, images: Tensor) -> Tensor:
+        return run_graph(self._graph, images, FoldedWeights(self._tensors)).flatten(1).float()
 
 
 def distillation_loss(

@@ -23,6 +23,7 @@ from nas.run.run import open_run
 from nas.run.study import read_study
 from nas.search.storage import Storage
 from nas.supernet import standalone
+from nas.supernet.distillation import Teacher
 from nas.supernet.standalone import NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.torch_network import to_torch
@@ -154,6 +155,20 @@ def test_training_is_one_from_newly_drawn_weights(folder, monkeypatch):
             expected = to_torch(graph, seed=seed).state_dict()
             own = drawn[each.digest, seed]
             assert all(torch.equal(own[name], expected[name]) for name in expected)
+
+
+def test_teacher_answers_once_for_all_networks_of_a_seed(folder, monkeypatch):
+    answered = []
+
+    def compute(teacher, images):
+        answered.append(images)
+        return original(teacher, images)
+
+    original = Teacher._compute_logits
+    monkeypatch.setattr(Teacher, "_compute_logits", compute)
+    record = study()
+    assert len(record.networks) > 2
+    assert len(answered) == 2 * 12  # A training has 12 steps.
 
 
 def test_same_command_again_trains_and_times_nothing(folder, trained, monkeypatch):

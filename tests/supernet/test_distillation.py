@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from nas.supernet import distillation
 from nas.supernet.distillation import TEACHER_SHARE, Teacher, distillation_loss
 from nas.supernet.evaluation import evaluate, evaluate_network
-from nas.torch_network import to_torch
+from nas.torch_network import run_graph, to_torch
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 
@@ -43,6 +44,46 @@ def test_teacher_of_a_network_has_its_probabilities(digits):
         teacher.probabilities(images), network(images).softmax(1), atol=1e-5, rtol=1e-4
     )
     assert teacher.macs == network.graph.macs
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[int]:
+    """Return a list of the images of every run of a teacher's network."""
+    runs: list[int] = []
+
+    def run(graph, images, weights):
+        runs.append(len(images))
+        return run_graph(graph, images, weights)
+
+    monkeypatch.setattr(distillation, "run_graph", run)
+    return runs
+
+
+def test_teacher_computes_its_output_for_the_same_pixels_once(digits, counted, monkeypatch):
+    graph = space_on(digits, "mobilenet_tiny").sample(seed=1).graph
+    teacher = Teacher.of_network(to_torch(graph, seed=1).eval())
+    images = torch.randn(6, 1, 8, 8)
+    first = teacher.probabilities(images)
+    assert torch.equal(teacher.probabilities(images.clone()), first)
+    # Another layout of the memory has the same pixels.
+    channels_last = images.to(memory_format=torch.channels_last)
+    assert torch.equal(teacher.probabilities(channels_last), first)
+    assert counted == [6]
+    priors = torch.linspace(-1, 1, first.shape[1])
+    expected = (first.log() + priors).softmax(1)
+    torch.testing.assert_close(teacher.probabilities(images, priors), expected)
+    assert counted == [6]
+    images[3, 0, 2, 5] += 1e-3
+    assert not torch.equal(teacher.probabilities(images), first)
+    teacher.forget()
+    teacher.probabilities(images)
+    assert counted == [6] * 3
+    monkeypatch.setattr(distillation, "MAX_REMEMBERED_BYTES", 2 * first.nbytes - 1)
+    others = torch.randn(6, 1, 8, 8)
+    for _ in range(2):  # There is room for the first images alone.
+        teacher.probabilities(others)
+        teacher.probabilities(images)
+    assert counted == [6] * 5
 
 
 def test_teacher_of_a_supernet_is_its_largest_subnet(digits):
