@@ -19,7 +19,14 @@ from nas import files
 from nas.deploy.references import published_network, time_networks
 from nas.deploy.retrain import Retraining, time_epoch
 from nas.display.formatting import format_latency
-from nas.errors import KernelError, MeasurementError, RequestError, SpaceError, TrainingError
+from nas.errors import (
+    KernelError,
+    MeasurementError,
+    RequestError,
+    SpaceError,
+    StorageError,
+    TrainingError,
+)
 from nas.files.documents import Document, explain, to_json
 from nas.files.storage_address import redact_address
 from nas.job import plan_job, run_job
@@ -398,6 +405,8 @@ def _train_all(
             if workers.lost:
                 progress.note(f"{workers.lost} workers ended early; {workers.log} says why")
         finally:
+            with suppress(StorageError):  # It may be what stopped this process.
+                log.refresh()
             record = display.write()
     shutil.rmtree(run.path / TRAININGS_FOLDER, ignore_errors=True)
     return record

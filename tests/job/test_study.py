@@ -17,11 +17,13 @@ from nas import job as jobs
 from nas.errors import RequestError, SpaceError, TrainingError
 from nas.job import load_job
 from nas.job import study as study_module
+from nas.job.searching import trials_storage
 from nas.job.study import join_study, plan_study, run_study, study_name
 from nas.run.progress import SilentProgress
 from nas.run.run import open_run
 from nas.run.study import read_study
 from nas.search.storage import Storage
+from nas.search.tasks import TaskLog
 from nas.supernet import standalone
 from nas.supernet.distillation import Teacher
 from nas.supernet.standalone import NetworkTrainer, train_network
@@ -247,6 +249,24 @@ def test_study_that_is_stopped_within_a_training_ends_like_an_undisturbed_one(
     assert resumed == [(stop - 1) % 12 + 2 if stop % 12 else 1]
     assert results(record) == results(undisturbed)
     assert [each.digest for each in record.networks] == [e.digest for e in undisturbed.networks]
+
+
+def test_report_of_a_stopped_study_has_what_other_processes_trained_meanwhile(folder, monkeypatch):
+    def train(architecture, *arguments, **options):
+        run = open_run(RUN)
+        storage = Storage(trials_storage(run, run.settings.search))
+        tasks = [f"{each.digest}:0" for each in read_study(RUN).networks]
+        with TaskLog(storage, study_name(run), tasks, "holdout_accuracy") as log:
+            assert log.claim() == tasks[1]
+            log.finish({"holdout_accuracy": 0.5, "test_accuracy": 0.25, "seconds": 1.0}, 0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study_module, "train_network", train)
+    with pytest.raises(KeyboardInterrupt):
+        study("seeds = 2", "seeds = 1")
+    (training,) = read_study(RUN).trainings
+    assert training.test_accuracy == 0.25
+    assert "0.25" in (RUN / "study.csv").read_text()
 
 
 def test_training_that_diverges_is_reported_and_not_repeated(folder, monkeypatch):
