@@ -38,7 +38,8 @@ def test_pages_lead_to_the_one_before_and_the_one_after():
             assert f"]({other})" in foot, f"docs/{page} does not lead to {other}"
 
 
-def test_picture_is_drawn_by_a_command_in_the_repository():
-    assert "](docs/front.png)" in README
+def test_pictures_are_drawn_by_commands_in_the_repository():
+    assert README.index("](results/study/study.png)") < README.index("](docs/front.png)")
     code = markdown.inline_code("README.md")
     assert "python -m tests.benchmarks.front_picture results/example docs/front.png" in code
+    assert "nas study tests/benchmarks/study_cifar10.toml" in code

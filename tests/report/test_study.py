@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from nas.report.study import study_table, write_study
+from nas.report.study import study_table, study_text, write_study
 from nas.run.study import read_study
+from nas.run.study_comparison import StudyComparison
+from tests.markdown import ROOT
 from tests.run.test_study import network, study
 
 
@@ -51,6 +53,14 @@ def test_report_has_figure_and_tables_and_is_the_same_when_written_again(record,
     assert before.keys() == {"study.csv", "study.json", "study.md", "study.svg", "study.png"}
     write_study(tmp_path, read_study(tmp_path))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_committed_study_is_what_its_record_says():
+    folder = ROOT / "results/study"
+    record = read_study(folder)
+    assert record is not None
+    assert (folder / "study.csv").read_text() == study_table(record).to_csv(index=False)
+    assert (folder / "study.md").read_text() == study_text(record, StudyComparison.of(record))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
