@@ -24,7 +24,6 @@ from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 TEACHER_SHARE = 0.5
 """Share of the teacher's output in the loss; the labels have the rest."""
 
-
 MAX_REMEMBERED_BYTES = 2**28
 """Most memory for the remembered logits of a teacher."""
 
