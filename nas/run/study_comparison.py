@@ -172,13 +172,15 @@ class CurveComparison:
         """The comparison in sentences."""
         low, high = map(format_latency, self.latency_range_us)
         at_best, at_worst = (format_latency(at) for _, at in (self.best_gain, self.worst_gain))
+        shown = ""
+        if math.isfinite(self.gain.low):
+            shown = f"; the seeds show it over {self.shown_better:.0%} and {self.shown_worse:.0%}"
         texts = [
             f"At equal measured latency, from {low} to {high}, the networks found are "
             f"{points_text(self.gain)} than the best published ones, on average over the logarithm "
             f"of the latency: from {signed_points(self.worst_gain[0])} at {at_worst} to "
             f"{signed_points(self.best_gain[0])} points at {at_best}. They are more accurate over "
-            f"{self.better:.0%} of this range and less accurate over {self.worse:.0%}; the seeds "
-            f"show it over {self.shown_better:.0%} and {self.shown_worse:.0%}."
+            f"{self.better:.0%} of this range and less accurate over {self.worse:.0%}{shown}."
         ]
         if self.latency_ratio is not None and self.accuracy_range is not None:
             low, high = (f"{each:.1%}" for each in self.accuracy_range)

@@ -76,7 +76,10 @@ def test_constant_advantage_is_found_at_equal_latency_and_at_equal_accuracy():
     assert (compared.better, compared.worse, compared.faster) == (1, 0, 1)
     assert (compared.shown_better, compared.shown_worse) == (1, 0)
     assert "10.0 points (10.0 to 10.0) more accurate" in compared.text[0]
+    assert "over 0%; the seeds show it over 100% and 0%." in compared.text[0]
     assert "0.50 of the latency" in compared.text[1]
+    once = compare_curves(found, published, SeedNoise(0.0, 0))
+    assert once.text[0].endswith("less accurate over 0%.")
 
 
 def test_losses_are_said_like_wins():
