@@ -73,6 +73,7 @@ class ProgressBars:
         self._stage = self._unit = ""
         self._done = 0
         self._started = self._updated = 0.0
+        self._first: tuple[int, float] | None = None
         self._notebook_line: Any = None
 
     def __enter__(self) -> Self:
@@ -91,6 +92,7 @@ class ProgressBars:
         """Start a bar for a stage whose progress is counted in `unit`s."""
         self._end()
         self._stage, self._unit, self._done, self._started = stage, unit, 0, time.monotonic()
+        self._first = None
         self._progress.add_task(escape(stage), total=None, unit=f"{unit}s", text="")
         if err.is_jupyter:
             from IPython.display import display
@@ -102,16 +104,22 @@ class ProgressBars:
             self.note(f"{stage} ...")
 
     def advance(self, done: int, total: int | None, text: str = "") -> None:
-        """Set the current bar to `done` of `total`, if that is known, with a text beside it."""
+        """Set the current bar to `done` of `total`, if that is known, with a text beside it.
+
+        The time left follows from what was done since the first call, because a stage that
+        continues begins with what was done before.
+        """
         self._done = done
+        now = time.monotonic()
+        first_done, first_s = self._first = self._first or (done, now)
         pause_s = NOTEBOOK_UPDATE_SECONDS if self._notebook_line else LINE_SECONDS
-        if not err.is_terminal and time.monotonic() - self._updated >= pause_s:
-            self._updated = time.monotonic()
-            seconds = self._updated - self._started
+        if not err.is_terminal and now - self._updated >= pause_s:
+            self._updated = now
             line = f"{self._stage}: {done}{f' of {total}' if total else ''} {self._unit}s"
-            line += f" in {format_duration(seconds)}"
-            if total and done:
-                line += f", {format_duration(seconds / done * (total - done))} left"
+            line += f" in {format_duration(now - self._started)}"
+            if total and done > first_done:
+                left_s = (now - first_s) / (done - first_done) * (total - done)
+                line += f", {format_duration(left_s)} left"
             line += f"  {printable(text)}" if text else ""
             if self._notebook_line:
                 self._notebook_line.update({"text/plain": line}, raw=True)
