@@ -106,8 +106,13 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require("spaces", digests, "A space changed: use another folder with --out.")
     _copy_space_files(run, sources, list(named))
-    progress.begin("duplicates", "image")
-    check = check_data(data, progress.advance)
+    earlier = run.record.data
+    if earlier and (earlier.digest, earlier.skipped) == (data.digest, len(data.skipped)):
+        problems, duplicates = earlier.problems, earlier.duplicates
+    else:
+        progress.begin("duplicates", "image")
+        check = check_data(data, progress.advance)
+        problems, duplicates = check.problems, dict(check.duplicates)
     run.record.data = DataSummary(
         source=run.settings.data.source,
         digest=data.digest,
@@ -116,8 +121,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         class_counts=data.part_class_counts,
         skipped=len(data.skipped),
         summary=data.summary,
-        problems=check.problems,
-        duplicates=dict(check.duplicates),
+        problems=problems,
+        duplicates=duplicates,
         metric=data.metric,
     )
     run.record.spaces = digests
@@ -138,8 +143,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     progress.note(data.summary)
     for name, weights in run.record.pretrained.items():
         progress.note(f"the supernet {name} starts from {weights.summary}")
-    if check.problems:
-        progress.note(f"the images: {'; '.join(check.problems)}")
+    if problems:
+        progress.note(f"the images: {'; '.join(problems)}")
     if data.skipped:
         remedy = remedy_for(data.skipped)
         progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
