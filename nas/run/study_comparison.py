@@ -383,5 +383,5 @@ def points_text(gain: Interval) -> str:
 
 def signed_points(difference: float, plus: str = "+") -> str:
     """Return a difference of accuracies in points, with its sign."""
-    text = f"{100 * difference:{plus}.1f}"
+    text = f"{100 * difference:{plus}z.1f}"
     return text.replace("-", "\N{MINUS SIGN}")

@@ -14,6 +14,7 @@ from nas.run.study_comparison import (
     compare_curves,
     compare_random,
     points_text,
+    signed_points,
 )
 from nas.statistics import Interval
 from tests.run.test_study import network, study
@@ -160,3 +161,8 @@ def test_points_in_words():
     )
     assert points_text(Interval(-0.012, -0.025, -0.001)) == "1.2 points (0.1 to 2.5) less accurate"
     assert points_text(Interval(0.012, -math.inf, math.inf)) == "1.2 points more accurate"
+    assert [signed_points(each) for each in (0.012, -0.012, -0.0001)] == [
+        "+1.2",
+        "\N{MINUS SIGN}1.2",
+        "+0.0",
+    ]
