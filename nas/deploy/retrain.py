@@ -112,8 +112,11 @@ class Retraining:
 
         All networks have the same teacher, so that those of different spaces can be compared.
         """
+        recorded = self.run.record.supernets
         accuracies = {
-            name: evaluate(supernet, [supernet.space.largest], self.run.data)[0]
+            name: recorded[name].largest_accuracy
+            if name in recorded
+            else evaluate(supernet, [supernet.space.largest], self.run.data)[0]
             for name, supernet in self.supernets.items()
         }
         if not accuracies:

@@ -24,21 +24,18 @@ def write_scored(run: JobRun, trials: Sequence[Trial]) -> None:
     Unlike `write_candidates` it scores and predicts nothing, so that it can interrupt a search.
     """
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
-    try:
-        before = run.trials_so_far
-    except RunFolderError:  # A damaged file is written anew.
-        before = candidates.table([])
-    known = before.dropna(subset=["holdout_accuracy"])
-    holdout = dict(zip(known["digest"], known["holdout_accuracy"], strict=True))
-    run.write_trials(candidate_rows(run, trials, measured, holdout, problems, {}))
+    run.write_trials(candidate_rows(run, trials, measured, _holdout_before(run), problems, {}))
 
 
 def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[Trial]) -> None:
-    """Write the rows of all candidates; those with a measured latency get a hold-out accuracy."""
+    """Write the rows of all candidates; those with a measured latency get a hold-out accuracy.
+
+    Those that an earlier start of the run has scored are not scored again.
+    """
     by_digest = {trial.digest: trial for trial in trials}
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
-    holdout = {}
-    for digest in measured.keys() & by_digest.keys():
+    holdout = _holdout_before(run)
+    for digest in measured.keys() & by_digest.keys() - holdout.keys():
         trial = by_digest[digest]
         (score,) = evaluate(
             supernets[trial.architecture.space.name], [trial.architecture], run.data, "holdout"
@@ -47,6 +44,16 @@ def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequen
     run.write_trials(
         candidate_rows(run, trials, measured, holdout, problems, _predictions(run, trials))
     )
+
+
+def _holdout_before(run: JobRun) -> dict[str, float]:
+    """Return the hold-out accuracies in the table of candidates so far, by digest."""
+    try:
+        before = run.trials_so_far
+    except RunFolderError:  # A damaged file is written anew.
+        return {}
+    known = before.dropna(subset=["holdout_accuracy"])
+    return dict(zip(known["digest"], known["holdout_accuracy"], strict=True))
 
 
 def candidate_rows(

@@ -57,11 +57,11 @@ def test_finished_stages_are_reported_without_a_terminal(capsys):
 
 
 def test_time_left_counts_what_was_done_since_the_stage_began(capsys, monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     bars = console.ProgressBars()
     bars.begin("study", "training")
-    for now, done in ((60.0, 15), (120.0, 15), (180.0, 20)):
+    for clock[0], done in ((60.0, 15), (120.0, 15), (180.0, 20)):
         bars.advance(done, 30)
     assert capsys.readouterr().err.splitlines()[1:] == [
         "study: 15 of 30 trainings in 60 s",

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from nas import job as jobs
+from nas.deploy.retrain import Retraining
 from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
@@ -19,7 +20,9 @@ from nas.latency.timing import quiet_us
 from nas.run import candidates
 from nas.run.front import front
 from nas.run.record import read_run
+from nas.run.run import open_run
 from nas.run.settings import SearchSettings
+from nas.supernet.evaluation import evaluate
 from tests.mini_job import write_job
 
 FAMILIES = {"mobile", "shuffle", "squeeze"}
@@ -96,11 +99,25 @@ def test_repeated_job_changes_nothing(copy_of_finished_job, monkeypatch):
     before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
     log = (finished / "measurements.jsonl").read_bytes()
     images = read_run(finished).data
-    monkeypatch.delattr("nas.job.stages.check_data")  # Takes a minute for 60,000 images.
+    # What takes minutes for a large dataset is not done again.
+    monkeypatch.delattr("nas.job.stages.check_data")
+    monkeypatch.delattr("nas.job.trials_file.evaluate")
     jobs.run_job(load_job(Path("job.toml")), finished)
     assert read_run(finished).data == images
     assert {name: (finished / name).read_text() for name in before} == before
     assert (finished / "measurements.jsonl").read_bytes() == log
+
+
+def test_teacher_is_the_most_accurate_of_the_largest_networks(finished):
+    run = open_run(finished)
+    name, _ = Retraining(run, run.training_settings(1)).teacher
+    accuracies = {
+        space: evaluate(supernet, [supernet.space.largest], run.data)[0]
+        for space in run.record.supernets
+        for supernet in [run.supernet(space)]
+    }
+    assert len(accuracies) == 3
+    assert accuracies[name] == max(accuracies.values())
 
 
 @pytest.mark.slow
