@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,18 @@ from tests.mini_job import write_job
 from tests.search.postgresql import Server, find_binaries, running_server
 
 EXAMPLE = Path(__file__).parents[1] / "results" / "example"
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start obey Ctrl-C and hangups.
+
+    A shell lets its background jobs ignore Ctrl-C, and `nohup` lets them ignore hangups. Processes
+    inherit that, unless the signal has a handler.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
