@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -24,7 +24,8 @@ def write_scored(run: JobRun, trials: Sequence[Trial]) -> None:
     Unlike `write_candidates` it scores and predicts nothing, so that it can interrupt a search.
     """
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
-    run.write_trials(candidate_rows(run, trials, measured, _holdout_before(run), problems, {}))
+    holdout = _holdout_before(run, measured)
+    run.write_trials(candidate_rows(run, trials, measured, holdout, problems, {}))
 
 
 def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[Trial]) -> None:
@@ -34,7 +35,7 @@ def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequen
     """
     by_digest = {trial.digest: trial for trial in trials}
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
-    holdout = _holdout_before(run)
+    holdout = _holdout_before(run, measured)
     for digest in measured.keys() & by_digest.keys() - holdout.keys():
         trial = by_digest[digest]
         (score,) = evaluate(
@@ -46,13 +47,13 @@ def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequen
     )
 
 
-def _holdout_before(run: JobRun) -> dict[str, float]:
-    """Return the hold-out accuracies in the table of candidates so far, by digest."""
+def _holdout_before(run: JobRun, measured: Collection[str]) -> dict[str, float]:
+    """Return the hold-out accuracies of measured networks in the table so far, by digest."""
     try:
         before = run.trials_so_far
     except RunFolderError:  # A damaged file is written anew.
         return {}
-    known = before.dropna(subset=["holdout_accuracy"])
+    known = before[before["digest"].isin(measured)].dropna(subset=["holdout_accuracy"])
     return dict(zip(known["digest"], known["holdout_accuracy"], strict=True))
 
 

@@ -137,6 +137,19 @@ def test_more_measured_networks_are_only_those_that_are_missing(run):
     assert read_trials(OUT)["measured_us"].notna().sum() == 5
 
 
+def test_hold_out_accuracies_are_those_of_measured_networks_only(run):
+    before = read_trials(OUT)
+    lines = (OUT / "measurements.jsonl").read_text().splitlines(keepends=True)
+    lost = json.loads(lines[0])["digest"]
+    (OUT / "measurements.jsonl").write_text("".join(x for x in lines if lost not in x))
+    jobs.search_job(load_job(run), OUT)
+    rows = read_trials(OUT)
+    of_lost = rows["digest"] == lost
+    columns = ["measured_us", "holdout_accuracy"]
+    assert rows.loc[of_lost, columns].isna().all(axis=None)
+    assert rows.loc[~of_lost, columns].equals(before.loc[~of_lost, columns])
+
+
 def test_more_finalists_are_only_those_that_are_missing(run):
     epochs = read_run(OUT).finalists.epochs
     (first,) = read_trained(OUT)
