@@ -206,6 +206,20 @@ def _paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> I
     return Interval(value, low, high)
 
 
+def has_tail(count: int, share: float) -> bool:
+    """Return whether one of `count` samples or more is expected above their quantile at `share`.
+
+    The 95% quantile needs 20 samples, and the 99% one 100.
+    """
+    # Rounded, because 100 * (1 - 0.99) is slightly above 1 and 20 * (1 - 0.95) may be below.
+    return round(count * (1 - share), 9) >= 1
+
+
+def tail_quantile(values: Values, share: float) -> float | None:
+    """Return a quantile near 1; None of too few values, see `has_tail`."""
+    return float(np.quantile(values, share)) if has_tail(len(values), share) else None
+
+
 def bootstrap_indices(
     count: int, rng: np.random.Generator, resamples: int = BOOTSTRAP_RESAMPLES
 ) -> NDArray[np.intp]:

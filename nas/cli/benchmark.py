@@ -98,7 +98,7 @@ def benchmark(
             console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
     console.say(
         f"{device}, {threads} thread(s). Latencies are those of quiet moments; in brackets the "
-        "median and the 95% of all moments. Accuracies are those of the export."
+        "median and the slowest of all moments. Accuracies are those of the export."
     )
     _print_energy([(row.file.format, "full", row.energy) for row in rows])
 
@@ -133,9 +133,9 @@ def _print_sustained(record: SustainedRecord) -> None:
             "format": lambda load: load.format,
             "load": lambda load: load.text,
             "images a second": lambda load: format_count(load.images_per_second),
-            "ms: median": lambda load: f"{load.median_us / 1000:.4g}",
-            "95%": lambda load: f"{load.high_us / 1000:.4g}",
-            "99%": lambda load: f"{load.p99_us / 1000:.4g}",
+            "ms: median": lambda load: _milliseconds(load.median_us),
+            "95%": lambda load: _milliseconds(load.high_us),
+            "99%": lambda load: _milliseconds(load.p99_us),
             "last / first minute": lambda load: format_number(load.slowdown, ".2f"),
             "°C": lambda load: _first_to_last([each.temperature_c for each in load.windows]),
             "MHz": lambda load: _first_to_last([each.clock_mhz for each in load.windows]),
@@ -150,11 +150,8 @@ def _print_sustained(record: SustainedRecord) -> None:
                 f"{load.format}: each of {load.processes} processes takes {low:.2f} to {high:.2f} "
                 "times as long as one alone."
             )
-        if load.unserved:
-            console.say(
-                f"{load.format} does not keep up with {load.text}: {load.unserved} images were not "
-                "begun at the end."
-            )
+        for note in load.rate_notes:
+            console.say(note)
     for name, reason in record.skipped.items():
         console.say(f"{name}: {reason}")
     _print_energy([(load.format, load.text, load.energy) for load in record.loads])
@@ -198,6 +195,10 @@ def _print_energy(loads: Sequence[tuple[str, str, EnergyRecord | None]]) -> None
     titles = ("format", "load", "mJ for one image", "W", "W, idle", "source")
     console.print_table(titles, rows, left=("load", "source"))
     console.say("The idle power is subtracted from the energy of an image, and not from W.")
+
+
+def _milliseconds(latency_us: float | None) -> str:
+    return format_number(None if latency_us is None else latency_us / 1000, ".4g")
 
 
 def _first_to_last(values: Sequence[float | None]) -> str:

@@ -234,7 +234,7 @@ def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
             "format": lambda file: file.format,
             "precision": lambda file: file.precision,
             "test accuracy": lambda file: images.text(file.accuracy, "test"),
-            "ms (typical, 95%)": _latency,
+            "ms (typical, slowest)": _latency,
             "peak memory": lambda file: (
                 file.peak_memory_bytes and format_bytes(file.peak_memory_bytes)
             ),
@@ -255,11 +255,11 @@ def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
 def _latency(file: ExportedFile) -> str:
     if file.latency is None:
         return ""
-    quiet, typical, high = (
+    quiet, typical, slowest = (
         f"{us / 1000:.4g}"
-        for us in (file.latency.quiet_us, file.latency.typical_us, file.latency.high_us)
+        for us in (file.latency.quiet_us, file.latency.typical_us, file.latency.slowest_us)
     )
-    return f"{quiet} ({typical}, {high})"
+    return f"{quiet} ({typical}, {slowest})"
 
 
 def script_text(script: ScriptCheck | None, reason: str) -> str:

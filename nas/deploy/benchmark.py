@@ -214,7 +214,9 @@ def time_files(
 def draw_benchmark(
     files: Sequence[ExportedFile], device: str, path: Path, images: JudgedImages
 ) -> None:
-    """Draw the latency of each timed file as a bar, with a line to the 95%, the fastest on top.
+    """Draw the latency of each timed file as a bar, with a line to the slowest moment.
+
+    The fastest file is on top.
 
     Args:
         files: files with latencies; the others are left out.
@@ -239,28 +241,28 @@ def draw_benchmark(
     with mpl.rc_context(plotting.STYLE):
         figure = Figure(figsize=(8.5, 1.2 + 0.42 * len(timed)), layout="constrained")
         axes = figure.add_subplot()
-        longest = max(latency.high_us for latency, _ in timed) / 1000
+        longest = max(latency.slowest_us for latency, _ in timed) / 1000
         for row, (latency, file) in enumerate(timed):
-            quiet, typical, high = (
-                value / 1000 for value in (latency.quiet_us, latency.typical_us, latency.high_us)
+            quiet, typical, slowest = (
+                us / 1000 for us in (latency.quiet_us, latency.typical_us, latency.slowest_us)
             )
             colour = plotting.COLOURS[file.precision == "int8"]
             axes.barh(
-                row, quiet, xerr=[[0], [high - quiet]], color=colour, height=0.62,
+                row, quiet, xerr=[[0], [slowest - quiet]], color=colour, height=0.62,
                 error_kw={"elinewidth": 1.2, "capsize": 2.5},
             )  # fmt: skip
             axes.plot(typical, row, "|", color="black", markersize=9)
             accuracy = images.text(file.accuracy, "test")
             label = f"{format_latency(latency.quiet_us)}{', accuracy ' * bool(accuracy)}{accuracy}"
             axes.annotate(
-                label, (high + 0.01 * longest, row),
+                label, (slowest + 0.01 * longest, row),
                 va="center", fontsize=9,
             )  # fmt: skip
         axes.set_yticks(range(len(timed)), [file.format for _, file in timed])
         axes.set_xlim(0, 1.8 * longest)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(
-            "ms for one image: at quiet moments (bar), typically (mark), 95% (end of line)"
+            "ms for one image: at quiet moments (bar), typically (mark), slowest moment (line)"
         )
         threads = timed[0][0].threads
         axes.set_title(f"{device}, {threads} thread(s)", loc="left", fontsize=10)

@@ -228,6 +228,7 @@ def _template(name: str) -> jinja2.Template:
         "bytes": format_bytes,
         "count": partial(format_count),
         "ms": format_latency,
+        "ms_number": lambda us: "-" if us is None else f"{us / 1000:.4g}",
         "percent": _percent,
         "accuracy_of": _accuracy_of,
         "cell": _cell,

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nas.statistics import has_tail
+
 BIN_RATIO = 1.002
 """Ratio of a latency to that of the bin below it: a quantile is off by 0.1% at most."""
 
@@ -54,6 +56,10 @@ class Latencies:
                 return float(BIN_RATIO**index)
         raise ValueError("there are no latencies")
 
+    def tail_us(self, fraction: float) -> float | None:
+        """Return a quantile near 1; None of too few latencies, see `nas.statistics.has_tail`."""
+        return self.quantile_us(fraction) if has_tail(len(self), fraction) else None
+
 
 @dataclass(frozen=True)
 class Load:
@@ -86,8 +92,8 @@ class LoadWindow:
         latencies: latencies of the images.
         waited: number of images that were due while one before them was running.
         unserved: number of images that were due, and not begun at the end of the load.
-        busy_s: sum of the latencies. At full load it is the time that the images took, without that
-            in which their histogram was made.
+        busy_s: time in which images were running, without that in which their histogram was made.
+        late_s: time by which this process was late with images that waited for no other one.
         clock_mhz: clock of the cores at the end; None if the system does not say.
     """
 
@@ -95,6 +101,7 @@ class LoadWindow:
     waited: int = 0
     unserved: int = 0
     busy_s: float = 0.0
+    late_s: float = 0.0
     clock_mhz: float | None = None
 
 
@@ -120,24 +127,31 @@ def run_window(run: Callable[[], object], load: Load, begin_s: float, end_s: flo
             run()
             finished = now()
             seconds.append(finished - began)
+        result.busy_s = math.fsum(seconds)
     else:
+        finished = now()
         last = load.due_before(end_s)
         for number in range(load.due_before(begin_s), last):
             due = load.start_s + (number + 0.5) / load.rate
-            began = now()
-            if began >= load.start_s + load.seconds:
+            if now() >= load.start_s + load.seconds:
                 result.unserved = last - number
                 break
-            result.waited += began > due
             _wait_until(due)
+            waits, began = finished > due, now()
             run()
-            seconds.append(now() - due)
-    result.latencies, result.busy_s = Latencies.of(seconds), math.fsum(seconds)
+            finished = now()
+            seconds.append(finished - due)
+            result.busy_s += finished - began
+            result.waited += waits
+            result.late_s += 0.0 if waits else began - due
+    result.latencies = Latencies.of(seconds)
     return result
 
 
 def _wait_until(moment_s: float) -> None:
     """Wait until a moment on the clock `time.monotonic`: sleep, and compute at the end."""
-    time.sleep(max(0.0, moment_s - time.monotonic() - SPIN_SECONDS))
+    sleep_s = moment_s - time.monotonic() - SPIN_SECONDS
+    if sleep_s > 0:  # A sleep of no time takes 55 us on some machines.
+        time.sleep(sleep_s)
     while time.monotonic() < moment_s:
         pass

@@ -113,7 +113,7 @@ def measure_sustained(
         RunFolderError: nothing was exported to the folder, or another process exports to it.
         ExportError: a file is missing or changed, none runs here, or the first does not run.
     """
-    this_machine.require_cores(processes * threads)
+    this_machine.require_cores(threads, processes)
     folder = ModelFolder(Path(path))
     folder.require_unchanged()
     if save:
@@ -202,7 +202,7 @@ class _Window:
             end_s=self.end_s,
             images=len(latencies),
             median_us=round_to_four_digits(latencies.quantile_us(0.5)),
-            high_us=round_to_four_digits(latencies.quantile_us(0.95)),
+            high_us=_rounded(latencies.tail_us(0.95)),
             temperature_c=self.temperature_c,
             clock_mhz=self.clock_mhz,
         )
@@ -303,9 +303,7 @@ class _Measurement:
         slowdowns = []
         if self.processes > 1 and alone:
             slowdowns = [alone[0].images_per_second / speed for speed in speeds]
-        median_us, high_us, p99_us = (
-            round_to_four_digits(latencies.quantile_us(share)) for share in (0.5, 0.95, 0.99)
-        )
+        late_s = math.fsum(part.late_s for part in parts)
         return SustainedLoad(
             format=self.format,
             processes=self.processes,
@@ -313,13 +311,15 @@ class _Measurement:
             seconds=seconds,
             images_by_process=counts,
             images_per_second=round_to_four_digits(sum(speeds)),
-            median_us=median_us,
-            high_us=high_us,
-            p99_us=p99_us,
+            median_us=round_to_four_digits(latencies.quantile_us(0.5)),
+            high_us=_rounded(latencies.tail_us(0.95)),
+            p99_us=_rounded(latencies.tail_us(0.99)),
             slowdown=self._slowdown(),
             slowdowns_against_one=tuple(map(round_to_four_digits, slowdowns)),
             waited=sum(part.waited for part in parts),
             unserved=sum(part.unserved for part in parts),
+            busy_s=round_to_four_digits(math.fsum(part.busy_s for part in parts)),
+            late_us=round_to_four_digits(1e6 * late_s / len(latencies)),
             windows=tuple(each.record for each in self.windows if len(each.latencies)),
             energy=self.energy,
         )
@@ -346,6 +346,10 @@ class _Measurement:
         return round_to_four_digits(end.quantile_us(0.5) / begin.quantile_us(0.5))
 
 
+def _rounded(us: float | None) -> float | None:
+    return us if us is None else round_to_four_digits(us)
+
+
 def draw_sustained(record: SustainedRecord, path: Path) -> None:
     """Draw the median of each window as a line for each load, with a band up to the 95%.
 
@@ -370,7 +374,7 @@ def draw_sustained(record: SustainedRecord, path: Path) -> None:
             colour = plotting.COLOURS[formats.index(load.format) % len(plotting.COLOURS)]
             ends = [each.end_s / unit_s for each in load.windows]
             medians = [each.median_us / 1000 for each in load.windows]
-            highs = [each.high_us / 1000 for each in load.windows]
+            highs = [(each.high_us or each.median_us) / 1000 for each in load.windows]
             label = f"{load.format}, {load.text}" if len(kinds) > 1 else load.format
             style = ("-", "--", ":")[kinds.index(load.text)]
             axes.plot(ends, medians, style, color=colour, label=label)

@@ -26,6 +26,7 @@ import numpy as np
 
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
+from nas.statistics import tail_quantile
 
 MEASURED = "measured"
 """Basis of a latency that was measured; the basis of another one starts with `ESTIMATED`."""
@@ -181,36 +182,35 @@ def quiet_us(moments_us: Sequence[float]) -> float:
 
 
 class LatencySummary(NamedTuple):
-    """Latencies at several moments in three figures, in microseconds.
+    """Latencies at several moments in two figures, in microseconds.
 
     Attributes:
         quiet_us: see `quiet_us`; what tables, searches and comparisons use, as it depends least on
             the other work on the machine.
         typical_us: the median.
-        high_us: the 95% quantile.
     """
 
     quiet_us: float
     typical_us: float
-    high_us: float
 
     @classmethod
     def of(cls, moments_us: Sequence[float]) -> LatencySummary:
         """Return the summary of latencies at one moment or more."""
-        figures = quiet_us(moments_us), *np.quantile(moments_us, (0.5, 0.95)).tolist()
+        figures = quiet_us(moments_us), statistics.median(moments_us)
         return cls(*map(round_to_four_digits, figures))
 
 
 class Slowdown(NamedTuple):
-    """How much slower than at quiet moments a machine was: the median of several latencies.
+    """How much slower than at quiet moments a machine was.
 
     Attributes:
-        typical: typical over quiet latency.
-        high: the 95% quantile over the quiet latency.
+        typical: median over all that was timed of its typical over its quiet latency.
+        high: the 95% quantile over all moments of the latency over the quiet one; None of too few
+            moments, see `nas.statistics.has_tail`.
     """
 
     typical: float
-    high: float
+    high: float | None
 
     @classmethod
     def of(cls, latencies: Iterable[Sequence[float]]) -> Slowdown | None:
@@ -219,20 +219,23 @@ class Slowdown(NamedTuple):
         Args:
             latencies: latencies of each kernel or network at several moments.
         """
-        summaries = [LatencySummary.of(moments) for moments in latencies if len(moments) > 1]
-        if not summaries:
+        ratios = [
+            [each / quiet_us(moments) for each in moments]
+            for moments in latencies
+            if len(moments) > 1
+        ]
+        if not ratios:
             return None
-        typical = statistics.median(each.typical_us / each.quiet_us for each in summaries)
-        high = statistics.median(each.high_us / each.quiet_us for each in summaries)
-        return cls(typical, high)
+        typical = statistics.median(map(statistics.median, ratios))
+        return cls(typical, tail_quantile([each for own in ratios for each in own], 0.95))
 
     @property
     def text(self) -> str:
         """A clause that follows the name of what was timed."""
-        return (
-            f"typically took {self.typical:.2f} times as long as at quiet moments, and "
-            f"{self.high:.2f} times at the slowest 5% of all moments"
-        )
+        text = f"typically took {self.typical:.2f} times as long as at quiet moments"
+        if self.high is not None:
+            text += f", and {self.high:.2f} times or more at the slowest 5% of all moments"
+        return text
 
 
 def compared_us(moments_us: Sequence[float]) -> tuple[float, float] | None:

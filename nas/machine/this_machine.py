@@ -70,13 +70,23 @@ def allowed_cores(root: Path = Path("/")) -> int:
     return max(1, min([cores, *(int(quota) for quota in _quotas(root))]))
 
 
-def require_cores(threads: int) -> None:
-    """Raise RequestError unless this process may keep a number of threads busy at once."""
+def require_cores(threads: int, processes: int = 1) -> None:
+    """Raise RequestError unless this process may use a core for each thread of some processes.
+
+    Args:
+        threads: number of threads of each process.
+        processes: number of processes that run at once.
+    """
     cores = allowed_cores()
-    if threads > cores:
-        usable = "1 thread" if cores == 1 else f"1 to {cores} threads"
+    if threads * processes > cores:
+        wanted, most, what = f"{threads} threads", cores, "thread"
+        if processes > 1:
+            each = f"{threads} thread{'s' * (threads > 1)} each"
+            wanted, most, what = f"{processes} processes of {each}", cores // threads, "process"
+        plural = "es" if what == "process" else "s"
+        usable = f"1 {what}" if most <= 1 else f"1 to {most} {what}{plural}"
         raise RequestError(
-            f"{threads} threads cannot run at once: this process may use {cores} of the "
+            f"{wanted} cannot run at once: this process may use {cores} of the "
             f"{os.cpu_count()} cores of this machine.",
             remedy=f"Use {usable}. More cores may be allowed where the process is "
             "started: see `taskset`, or the CPU limit of the container.",

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from nas.errors import KernelError, NasError, RequestError, RunFolderError, TableError
@@ -21,6 +20,7 @@ from nas.latency.timing import MEASURED, Timing, round_to_four_digits
 from nas.run import candidates
 from nas.run.run import Run
 from nas.space.records import ArchitectureRecord
+from nas.statistics import tail_quantile
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable
@@ -121,8 +121,8 @@ class KernelDifference(Document):
 class Percentiles(Document):
     """Percentiles of the latency of a whole network.
 
-    A percentile that no sample can exceed is left out: the 95% one of fewer than 20 samples, and
-    the 99% one of fewer than 100.
+    A percentile that needs more samples (`nas.statistics.has_tail`) is left out: the 95% one of
+    fewer than 20 samples, and the 99% one of fewer than 100.
 
     Attributes:
         samples: number of samples.
@@ -142,8 +142,8 @@ class Percentiles(Document):
         return cls(
             samples=len(samples_us),
             median_us=round_to_four_digits(statistics.median(samples_us)),
-            p95_us=_tail(samples_us, 0.95),
-            p99_us=_tail(samples_us, 0.99),
+            p95_us=_rounded_tail(samples_us, 0.95),
+            p99_us=_rounded_tail(samples_us, 0.99),
             slowest_us=max(samples_us),
         )
 
@@ -431,17 +431,14 @@ def _pooled(networks: Sequence[Sequence[Timing]]) -> PooledSlowdown | None:
     return PooledSlowdown(
         networks=len(samples),
         samples=len(ratios),
-        p95=_tail(ratios, 0.95),
-        p99=_tail(ratios, 0.99),
+        p95=_rounded_tail(ratios, 0.95),
+        p99=_rounded_tail(ratios, 0.99),
     )
 
 
-def _tail(values: Sequence[float], share: float) -> float | None:
-    """Return a quantile near 1; None if less than one value is expected above it."""
-    # Rounded, because 100 * (1 - 0.99) is slightly above 1 and 20 * (1 - 0.95) may be below.
-    if round(len(values) * (1 - share), 9) < 1:
-        return None
-    return round_to_four_digits(float(np.quantile(values, share)))
+def _rounded_tail(values: Sequence[float], share: float) -> float | None:
+    quantile = tail_quantile(values, share)
+    return quantile if quantile is None else round_to_four_digits(quantile)
 
 
 def _rounded(us: float) -> float:

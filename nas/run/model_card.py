@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from nas.display.formatting import format_count, format_latency
 from nas.errors import CheckpointError
 from nas.files.documents import (
     Count,
@@ -31,6 +32,9 @@ Side = Annotated[int, Field(ge=1, le=1 << 16)]
 
 MAX_LATENCY_DIFFERENCE = 0.1
 """Largest difference of two latencies of a network that is not worth a sentence, as a fraction."""
+
+NOTABLE_LATENESS = 0.05
+"""Smallest delay of a benchmark, as a fraction of the median latency, that is worth a sentence."""
 
 
 class ImageReading(Document):
@@ -176,14 +180,13 @@ class LatencyRecord(Document):
     """The latency of an exported file for one image, on the device that the card names.
 
     Attributes:
-        quiet_us, typical_us, high_us: see `nas.latency.timing.LatencySummary`.
+        quiet_us, typical_us: see `nas.latency.timing.LatencySummary`.
         threads: number of threads that the runtime may use.
         moments_us: latency at each moment.
     """
 
     quiet_us: Positive
     typical_us: Positive
-    high_us: Positive
     threads: Annotated[int, Field(ge=1)]
     moments_us: tuple[Positive, ...]
 
@@ -193,6 +196,11 @@ class LatencyRecord(Document):
         moments = tuple(map(round_to_four_digits, moments_us))
         summary = LatencySummary.of(moments)
         return cls(**summary._asdict(), threads=threads, moments_us=moments)
+
+    @property
+    def slowest_us(self) -> float:
+        """The slowest moment; a 95% quantile would need more moments."""
+        return max(self.moments_us)
 
 
 class ExportedFile(Document):
@@ -307,7 +315,7 @@ class SustainedWindow(Document):
     Attributes:
         end_s: end of the window in seconds after the start of the load.
         images: number of images.
-        median_us, high_us: median and 95% of the latencies.
+        median_us, high_us: median and 95% of the latencies; the latter needs 20 images.
         temperature_c: temperature of the hottest thermal zone at the end; None if the system does
             not say.
         clock_mhz: mean clock of the cores at the end; None if the system does not say.
@@ -316,7 +324,7 @@ class SustainedWindow(Document):
     end_s: Positive
     images: Count
     median_us: Positive
-    high_us: Positive
+    high_us: Positive | None
     temperature_c: float | None = None
     clock_mhz: Positive | None = None
 
@@ -331,13 +339,17 @@ class SustainedLoad(Document):
         seconds: duration of the load.
         images_by_process: number of images of each process.
         images_per_second: number of images a second of all processes together.
-        median_us, high_us, p99_us: median, 95% and 99% of the latencies of all images.
+        median_us, high_us, p99_us: median, 95% and 99% of the latencies of all images; None of
+            fewer than 20 and 100 images.
         slowdown: median in the last minute over that in the first one; of a load below ten minutes,
             of the last and the first tenth. None if it is not known.
         slowdowns_against_one: of each of several processes, images a second of a process alone over
             its own.
         waited: number of images that were due while one before them was running.
         unserved: number of images that were due, and not begun at the end of the load.
+        busy_s: time in which images were running, of all processes together.
+        late_us: time by which the benchmark was late with an image that waited for no other one, on
+            average over all images.
         windows: the course of the load; windows without images are left out.
         energy: the energy; None if it was not measured.
     """
@@ -349,12 +361,14 @@ class SustainedLoad(Document):
     images_by_process: tuple[Count, ...]
     images_per_second: Positive
     median_us: Positive
-    high_us: Positive
-    p99_us: Positive
+    high_us: Positive | None
+    p99_us: Positive | None
     slowdown: Positive | None
     slowdowns_against_one: tuple[Positive, ...] = ()
     waited: Count = 0
     unserved: Count = 0
+    busy_s: Positive
+    late_us: Annotated[float, Field(ge=0)] = 0.0
     windows: tuple[SustainedWindow, ...]
     energy: EnergyRecord | None = None
 
@@ -362,6 +376,32 @@ class SustainedLoad(Document):
     def text(self) -> str:
         """The load in words, see `load_text`."""
         return load_text(self.processes, self.rate)
+
+    @property
+    def rate_notes(self) -> tuple[str, ...]:
+        """Sentences about a load at a fixed rate: what limited it, the file or the benchmark."""
+        if self.rate is None:
+            return ()
+        notes = []
+        possible = sum(self.images_by_process) / self.busy_s
+        if self.unserved and possible < self.rate:
+            notes.append(
+                f"{self.format} does not keep up with {self.text}: {self.unserved:,} images were "
+                "not begun at the end."
+            )
+        elif self.unserved:
+            notes.append(
+                f"{self.format}, {self.text}: {self.unserved:,} images were not begun at the end, "
+                "because the process of this benchmark was late. The file was not the limit: an "
+                f"image took it {format_latency(1e6 / possible)}, which is "
+                f"{format_count(possible)} a second."
+            )
+        if self.late_us > NOTABLE_LATENESS * self.median_us:
+            notes.append(
+                f"{self.format}, {self.text}: on average, {format_latency(self.late_us)} of a "
+                "latency is the delay with which the system woke the process of this benchmark."
+            )
+        return tuple(notes)
 
 
 class SustainedRecord(Document):

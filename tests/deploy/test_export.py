@@ -88,7 +88,7 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
     for file in card.files:
         assert file.images == len(digits.test)
         assert file.difference <= file.tolerance
-        assert 0 < file.latency.quiet_us <= file.latency.typical_us <= file.latency.high_us
+        assert 0 < file.latency.quiet_us <= file.latency.typical_us <= file.latency.slowest_us
     float32, int8 = card.files
     assert float32.accuracy == card.accuracy.test
     assert float32.holdout_accuracy == card.accuracy.holdout

@@ -16,11 +16,12 @@ TICK = 1e-9
 class Clock:
     """A clock that only sleeping, running and looking at it move."""
 
-    def __init__(self) -> None:
+    def __init__(self, tick: float = TICK) -> None:
         self.now_s = 0.0
+        self.tick = tick
 
     def monotonic(self) -> float:
-        self.now_s += TICK
+        self.now_s += self.tick
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
@@ -91,4 +92,51 @@ def test_latency_at_a_rate_counts_from_the_due_time(clock, service_s):
     assert sum(each.waited for each in windows) == waited
     assert sum(each.unserved for each in windows) == 60 - len(expected)
     assert service_s < 0.1 or len(expected) < 60
-    assert math.isclose(sum(each.busy_s for each in windows), sum(expected), rel_tol=1e-3)
+    running_s = sum(slow.get(number, service_s) for number in range(len(expected)))
+    assert math.isclose(sum(each.busy_s for each in windows), running_s, rel_tol=1e-6)
+    assert sum(each.late_s for each in windows) < 60 * 10 * TICK, "the clock was never late"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+def test_a_rate_below_full_load_is_reached_where_a_sleep_of_no_time_takes_long(clock, share):
+    service_s, sleep_s = 5.6e-6, 55e-6
+    clock.tick = 5e-8
+
+    def run() -> None:
+        clock.now_s += service_s
+
+    def sleep(seconds: float) -> None:
+        clock.now_s += seconds + sleep_s
+
+    clock.sleep = sleep
+    full = run_window(run, Load(1.0, 0.2), 0.0, 0.2)
+    rate = share * len(full.latencies) / full.busy_s
+    load = Load(2.0, 0.2, rate)
+    windows = in_windows(run, load, 3)
+    assert sum(len(each.latencies) for each in windows) == load.due_before(0.2)
+    assert not any(each.unserved or each.waited for each in windows)
+    measured = sum((each.latencies for each in windows), Latencies())
+    assert measured.quantile_us(0.99) == pytest.approx(1e6 * service_s, rel=0.05)
+
+
+def test_what_a_late_sleep_adds_is_told_apart_from_the_time_of_the_images(clock):
+    clock.sleep = lambda seconds: setattr(clock, "now_s", clock.now_s + seconds + 2.3e-3)
+    clock.tick = 1e-7
+
+    def run() -> None:
+        clock.now_s += 1e-3
+
+    window = run_window(run, Load(1.0, 10.0, 100.0), 0.0, 10.0)
+    assert len(window.latencies) == 1000
+    assert not window.waited
+    late_s = 2.3e-3 - load_module.SPIN_SECONDS
+    assert window.late_s == pytest.approx(1000 * late_s, rel=1e-3)
+    assert window.busy_s == pytest.approx(1000 * 1e-3, rel=1e-3)
+    assert window.latencies.quantile_us(0.5) == pytest.approx(1e6 * (late_s + 1e-3), rel=2e-3)
+
+
+def test_a_quantile_near_one_needs_samples_above_it():
+    assert Latencies.of([1e-3] * 19).tail_us(0.95) is None
+    assert Latencies.of([1e-3] * 20).tail_us(0.95) == pytest.approx(1000, rel=2e-3)
+    assert Latencies.of([1e-3] * 99).tail_us(0.99) is None
+    assert Latencies.of([1e-3] * 100).tail_us(0.99) == pytest.approx(1000, rel=2e-3)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from nas.deploy import export
-from nas.deploy.card import render_card
+from nas.deploy.card import render_card, render_sustained
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.load import Latencies, LoadWindow
@@ -62,6 +62,45 @@ def test_several_processes_are_compared_with_one():
     assert both.images_per_second == pytest.approx(800 + 500)
     assert both.slowdowns_against_one == pytest.approx((1.25, 2.0))
     assert both.images_by_process == (1200, 1200)
+
+
+def at_a_rate(*, rate: float, service_s: float, served: int, late_s: float = 0.0):
+    """Return a load of a second at a rate of which so many images were served."""
+    result = _Measurement("onnx", 1, rate, 1.0)
+    latencies = Latencies.of([service_s + late_s] * served)
+    part = LoadWindow(latencies, 0, round(rate) - served, service_s * served, late_s * served)
+    result.windows.append(_Window(0.0, 1.0, [part], temperature_c=None))
+    return result.result([])
+
+
+def test_only_a_file_that_is_slower_than_the_rate_is_said_not_to_keep_up():
+    (slow,) = at_a_rate(rate=400, service_s=5e-3, served=200).rate_notes
+    assert slow == (
+        "onnx does not keep up with 400 a second: 200 images were not begun at the end."
+    )
+    (late,) = at_a_rate(rate=40_000, service_s=5.6e-6, served=13_670).rate_notes
+    assert "26,330 images were not begun at the end, because the process of this" in late
+    assert "0.0056 ms, which is 179 k a second" in late
+    assert "keep up" not in late
+    assert at_a_rate(rate=400, service_s=1e-3, served=400).rate_notes == ()
+    (woken,) = at_a_rate(rate=100, service_s=1e-3, served=100, late_s=2e-3).rate_notes
+    assert "on average, 2 ms of a latency is the delay" in woken
+    assert measurement(60, lambda at_s, process: 1e-3).result([]).rate_notes == ()
+
+
+@pytest.mark.parametrize(
+    ("images", "has_high", "has_p99"), [(6, False, False), (20, True, False), (100, True, True)]
+)
+def test_percentiles_need_samples(images, has_high, has_p99):
+    load = at_a_rate(rate=images, service_s=1e-3, served=images)
+    assert (load.high_us is not None, load.p99_us is not None) == (has_high, has_p99)
+    assert load.windows[0].high_us == load.high_us
+    record = SustainedRecord(
+        device="a processor", measured="now", minutes=1, threads=1, loads=(load,)
+    )
+    row = next(line for line in render_sustained(record).splitlines() if "| onnx |" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert [cell != "-" for cell in cells[3:6]] == [True, has_high, has_p99]
 
 
 def test_picture_has_a_line_for_each_load(tmp_path):
@@ -176,4 +215,4 @@ def test_command_prints_and_draws_the_sustained_speed(folder, tmp_path, invoke):
     assert "Give --minutes too" in wrong.stderr
     many = invoke("benchmark", folder.path, "--minutes", 1, "--processes", 4096)
     assert many.returncode == 2
-    assert "4096 threads cannot run at once" in many.stderr
+    assert "4096 processes of 1 thread each cannot run at once" in many.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.errors import RequestError
 from nas.machine import this_machine
 
 needs_affinity = pytest.mark.skipif(
@@ -120,6 +121,23 @@ def test_runtime_with_more_threads_than_allowed_cores_is_refused() -> None:
     for line in lines:
         assert "2 threads cannot run at once: this process may use 1 of the" in line
         assert "Use 1 thread." in line
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "processes", "message"),
+    [
+        (1, 1, 2, "2 processes of 1 thread each cannot run .* Use 1 process[.]"),
+        (4, 2, 3, "3 processes of 2 threads each cannot run .* Use 1 to 2 processes[.]"),
+        (4, 5, 1, "5 threads cannot run .* Use 1 to 4 threads[.]"),
+    ],
+)
+def test_cores_that_are_missing_are_those_of_processes_or_threads(
+    monkeypatch, cores, threads, processes, message
+):
+    monkeypatch.setattr(this_machine, "allowed_cores", lambda: cores)
+    with pytest.raises(RequestError, match=message):
+        this_machine.require_cores(threads, processes)
+    this_machine.require_cores(cores // processes, processes)
 
 
 def test_temperature_is_that_of_the_hottest_zone_that_can_be_read(tmp_path: Path) -> None:
