@@ -31,6 +31,7 @@ from typing import (
 )
 
 from nas.errors import RequestError
+from nas.files.paths import expanded
 
 FunctionType = TypeVar("FunctionType", bound=Callable[..., Any])
 
@@ -100,13 +101,15 @@ def checked(
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError as problem:
             raise error(
                 f"{what}: {problem}.",
                 remedy=f"Its arguments are {', '.join(signature.parameters)}.",
             ) from None
-        for name, value in given.items():
+        for name, value in bound.arguments.items():
+            if isinstance(value, str | Path) and name in hints() and _may_be_path(hints()[name]):
+                bound.arguments[name] = expanded(value)
             kind = signature.parameters[name].kind
             values = [(name, value)]
             if kind is inspect.Parameter.VAR_POSITIONAL:
@@ -116,7 +119,7 @@ def checked(
             if name in hints():
                 for key, each in values:
                     require(each, hints()[name], f"{what}: {key}", error)
-        return function(*args, **kwargs)
+        return function(*bound.args, **bound.kwargs)
 
     return wrapper
 
@@ -173,6 +176,11 @@ def describe(annotation: Any) -> str:
         return f"a list whose items are each {describe(items[0])}" if items else "a list"
     name = getattr(origin or annotation, "__name__", str(annotation))
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def _may_be_path(annotation: Any) -> bool:
+    """Return whether an annotation is `Path`, or has it among others."""
+    return annotation is Path or any(map(_may_be_path, get_args(annotation)))
 
 
 def _belongs(value: Any, annotation: Any) -> bool:

@@ -23,6 +23,7 @@ from nas.cli.options import (
     Classes,
     ImageSize,
     Json,
+    expanded_argument,
     open_table,
     print_json,
 )
@@ -176,7 +177,8 @@ def main() -> None:
     warnings.showwarning = _print_warning
     processes.handle_stop_signals_like_ctrl_c()
     try:
-        app()
+        # A shell leaves the ~ of --out=~/run and of '~/my run' to the program.
+        app([expanded_argument(each) for each in sys.argv[1:]])
     except (_InterruptedError, KeyboardInterrupt, NasError, OSError) as error:
         if _DEBUG:
             raise

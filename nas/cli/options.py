@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.errors import RequestError, printable
+from nas.files.paths import expanded, in_folder
 from nas.run.keys import KEYS
 
 if TYPE_CHECKING:
+    from nas.job import JobSettings
     from nas.latency import LatencyTable, runtime
     from nas.space import SearchSpace
 
@@ -91,9 +93,25 @@ Arch = Annotated[
 Seed = Annotated[int, job_key("seed", is_bounded=True)]
 
 
+def expanded_argument(text: str) -> str:
+    """Return an argument of the command line with the home folder in place of a leading `~/`."""
+    option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    is_home = value == "~" or value.startswith("~/")
+    return f"{option}{equals}{expanded(value)}" if is_home else text
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that were given; the others are None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def run_folder(out: Path | None, settings: JobSettings, job: Path) -> Path:
+    """Return the folder for the run of a job: --out, that of the run whose job file it is, or a new
+    one that is named after the job.
+    """
+    from nas.job.settings import run_folder_of
+
+    return out or run_folder_of(job) or Path("results") / settings.name
 
 
 def load_adapted_space(
@@ -150,7 +168,9 @@ def require_table_file(path: Path) -> Path:
     """Return the path of a latency table. Raises RequestError if there is no such file."""
     if not os.path.isfile(path):  # `Path.is_file` raises for some paths.
         is_other = os.path.lexists(path)
-        problem = f"{path} is no file." if is_other else f"There is no file {path}."
+        problem = (
+            f"{path} is no file." if is_other else f"There is no file {path}{in_folder(path)}."
+        )
         raise RequestError(problem, remedy="Build a table with `nas table build`.")
     return path
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import Json, Out, RunFolder, command_line, given, job_key, print_json, show
+from nas.cli.options import (
+    Json,
+    Out,
+    RunFolder,
+    command_line,
+    given,
+    job_key,
+    print_json,
+    run_folder,
+    show,
+)
 from nas.display.formatting import format_bytes, format_duration, format_latency, round_up
 from nas.errors import BudgetError, RequestError
 
@@ -30,20 +40,24 @@ def quickstart(out: Out = None, as_json: Json = False) -> None:
     from nas.job import job_path, load_job
 
     settings = load_job(job_path("quickstart"))
+    folder = out or Path("results") / settings.name
     try:
-        _run_job(settings, out, as_json)
+        _run_job(settings, folder, as_json)
     except BudgetError as error:
         typer.echo(
             f"This machine is busy or slow: {settings.budget} are too short for its latency table. "
             f"The quickstart gets {error.smallest}.",
             err=True,
         )
-        _run_job(settings.model_copy(update={"budget": error.smallest}), out, as_json)
+        _run_job(settings.model_copy(update={"budget": error.smallest}), folder, as_json)
 
 
 def run(
     job: Annotated[
-        str, typer.Argument(help="Job file (TOML), or name of a packaged job such as quickstart.")
+        str,
+        typer.Argument(
+            help="Job file (TOML), run folder, or name of a packaged job such as quickstart."
+        ),
     ],
     out: Out = None,
     plan: Annotated[
@@ -62,21 +76,28 @@ def run(
     Example: nas run overnight.toml --plan
     """
     from nas.job import job_path, load_job
+    from nas.job.settings import run_folder_of
 
-    settings = load_job(job_path(job))
+    path = job_path(job)
+    settings = load_job(path)
     if plan:
         _plan_job(settings, as_json)
     else:
-        _run_job(settings, out, as_json)
+        # A continued run uses its own copies of the spaces, in any working directory.
+        own_spaces = out is None and run_folder_of(path) is not None
+        _run_job(settings, run_folder(out, settings, path), as_json, own_spaces=own_spaces)
 
 
-def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
+def _run_job(
+    settings: JobSettings, folder: Path, as_json: bool, *, own_spaces: bool = False
+) -> None:
     from nas import job
     from nas.display.console import ProgressBars
 
-    folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
-        result = job.run_job(settings, folder, command=command_line(), progress=bars)
+        result = job.run_job(
+            settings, folder, command=command_line(), progress=bars, own_spaces=own_spaces
+        )
     _show_result(result, as_json)
 
 
@@ -198,21 +219,19 @@ def search(
         return
     from nas.display.console import ProgressBars
     from nas.job import job_path, load_job, search_job
-    from nas.job.folder import saved_settings
-    from nas.job.settings import with_search
+    from nas.job.settings import run_folder_of, with_search
     from nas.run.run import Run
 
-    saved = saved_settings(Path(job))
-    settings = with_search(saved or load_job(job_path(job)), options)
-    folder = out or (Path(job) if saved else Path("results") / settings.name)
+    path = job_path(job)
+    settings = with_search(load_job(path), options)
+    folder = run_folder(out, settings, path)
     with ProgressBars() as bars:
         result = search_job(
             settings,
             folder,
             command=command_line(),
             progress=bars,
-            # A continued run uses its own copies of the spaces, in any working directory.
-            own_spaces=saved is not None,
+            own_spaces=run_folder_of(path) is not None,
         )
     completed = sum(trial.state == "complete" for trial in result.trials)
     show(

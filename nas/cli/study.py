@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import Json, Out, command_line, job_key, print_json, show
+from nas.cli.options import Json, Out, command_line, job_key, print_json, run_folder, show
 from nas.cli.runs import print_plan
 from nas.display.formatting import format_duration
 from nas.errors import RequestError
@@ -62,14 +62,15 @@ def study(
     from nas.job.settings import with_search
     from nas.job.study import plan_study, run_study
 
-    settings = load_job(job_path(job))
+    path = job_path(job)
+    settings = load_job(path)
     if storage is not None:
         settings = with_search(settings, {"storage": storage})
     with ProgressBars() as bars:
         if plan:
             planned = plan_study(settings, progress=bars)
         else:
-            folder = out or Path("results") / settings.name
+            folder = run_folder(out, settings, path)
             run_study(settings, folder, command=command_line(), progress=bars)
     if not plan:
         _show(folder, as_json)

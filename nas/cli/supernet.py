@@ -17,6 +17,7 @@ from nas.cli.options import (
     given,
     job_key,
     print_json,
+    run_folder,
     show,
 )
 from nas.display.formatting import format_accuracy
@@ -72,7 +73,9 @@ def train(
     from nas.supernet.distributed import current_process_group
 
     if job is not None:
-        settings = load_job(job_path(job))
+        path = job_path(job)
+        settings = load_job(path)
+        folder = run_folder(out, settings, path)
     elif space and data:
         images = given(
             source=data,
@@ -92,12 +95,12 @@ def train(
             settings = JobSettings.model_validate(values)
         except ValidationError as error:
             raise option_error(error) from None
+        folder = out or Path("results") / settings.name
     else:
         raise RequestError(
             "There is nothing to train.",
             remedy="Give --space and --data, or --job with a job file.",
         )
-    folder = out or Path("results") / settings.name
     if not current_process_group().is_main:
         train_job_supernets(settings, folder)
         return

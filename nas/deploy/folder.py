@@ -19,6 +19,7 @@ import filelock
 from nas import files
 from nas.errors import ExportError, RunFolderError
 from nas.files.documents import read_bytes, shortened
+from nas.files.paths import OpenedPath
 from nas.run.model_card import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
 
 ARCHITECTURE_FILE = "architecture.json"
@@ -48,6 +49,8 @@ class ModelFolder:
     Args:
         path: path of the folder, which may be missing until something is exported.
     """
+
+    path = OpenedPath()
 
     def __init__(self, path: Path) -> None:
         self.path = path

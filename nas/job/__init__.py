@@ -83,6 +83,7 @@ def run_job(
     *,
     command: str = "",
     progress: JobProgress | bool | None = True,
+    own_spaces: bool = False,
 ) -> JobResult:
     """Run a whole job. Run again on the same folder, it continues where it stopped.
 
@@ -93,6 +94,8 @@ def run_job(
         command: command that the report names as what made it.
         progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
             what receives stages, progress and messages.
+        own_spaces: whether a run that continues takes its own copies of the spaces, and not the
+            files that the job names.
 
     Raises:
         RunFolderError: the folder is in use, belongs to another job or holds other files.
@@ -115,10 +118,11 @@ def run_job(
     require_single_process("a job")
     check_formats(settings, job_formats(settings))
     check_device(settings)
-    check_published(settings)
-    check_references(settings)
+    if not own_spaces:
+        check_published(settings)
+        check_references(settings)
     with shown(progress) as bars, claim(folder, settings, command) as run:
-        supernets, result = _run_until_search(run, bars)
+        supernets, result = _run_until_search(run, bars, own_spaces=own_spaces)
         with run.stage(MEASURE, bars):
             finish.measure_front(run, bars, supernets, result.trials)
             take_over_trained(run, bars)

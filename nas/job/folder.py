@@ -29,6 +29,7 @@ from nas.job.planning import (
     share_s,
     spent_before,
 )
+from nas.job.settings import JOB_FILE
 from nas.latency import Kernel
 from nas.run.progress import JobProgress
 from nas.run.record import RunRecord, StageRecord, read_run
@@ -194,7 +195,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
     require_run_or_empty(path)
     with Run(path).locked():
         run = JobRun(path, settings, command)
-        files.replace(path / "job.toml", settings.to_toml())
+        files.replace(path / JOB_FILE, settings.to_toml())
         run.save()
         try:
             yield run
@@ -207,7 +208,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
 def require_run_or_empty(path: Path) -> None:
     """Raise RunFolderError for a folder that holds files but no job."""
     names = [entry.name for entry in path.iterdir()]
-    if "job.toml" not in names and any(not name.startswith(".") for name in names):
+    if JOB_FILE not in names and any(not name.startswith(".") for name in names):
         raise RunFolderError(
             f"{path} holds other files and no job.", remedy="Use an empty folder with --out."
         )
@@ -216,7 +217,7 @@ def require_run_or_empty(path: Path) -> None:
 def _has_begun(path: Path) -> bool:
     """Return whether a run folder holds a file that took training or searching to make."""
     reports = {"report.html", "front.csv", "front.json"}
-    made_before = {"job.toml", "run.json", "spaces", *reports}
+    made_before = {JOB_FILE, "run.json", "spaces", *reports}
     return any(
         file.is_file()
         for entry in path.iterdir()

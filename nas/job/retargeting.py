@@ -26,7 +26,7 @@ from nas.job import JobResult, run_job
 from nas.job.folder import JobRun, installed_versions, require_run_or_empty
 from nas.job.inputs import check_device
 from nas.job.searching import has_study, trials_storage
-from nas.job.settings import with_options
+from nas.job.settings import JOB_FILE, with_options
 from nas.latency import LatencyTable
 from nas.run.answers import ANSWERS_FILE
 from nas.run.progress import JobProgress
@@ -177,7 +177,7 @@ def _begin(source: Run, folder: Path, settings: JobSettings, command: str) -> No
         folder.mkdir(parents=True, exist_ok=True)
         with Run(folder).locked():
             # The job file makes the folder one of a run, so that this can be repeated after a kill.
-            files.replace(folder / "job.toml", settings.to_toml())
+            files.replace(folder / JOB_FILE, settings.to_toml())
             for pattern in _COPIED_FILES:
                 for path in source.path.glob(pattern):
                     if not path.name.startswith("."):

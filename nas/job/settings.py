@@ -19,8 +19,12 @@ from nas.deploy.formats import format_names
 from nas.errors import JobFileError, printable
 from nas.files.documents import read_bytes, shortened_text
 from nas.files.names import name_like
+from nas.files.paths import expanded, in_folder, located
 from nas.job.settings_errors import describe_problems, option_error
-from nas.run.settings import JobSettings
+from nas.run.settings import JobSettings, JobSpace
+
+JOB_FILE = "job.toml"
+"""Name of the job file in a run folder."""
 
 MAX_BYTES = 2**20
 """Size in bytes of the largest job file that is read; the packaged ones have about 500 bytes."""
@@ -30,29 +34,41 @@ def job_path(name_or_path: str) -> Path:
     """Return the path of a job file.
 
     Args:
-        name_or_path: path of a job file, or the name of a packaged job such as `quickstart`.
+        name_or_path: path of a job file or of a run folder, whose job file it is, or the name of a
+            packaged job such as `quickstart`.
 
     Raises:
         JobFileError: there is neither. The message names the packaged jobs.
     """
-    path = Path(name_or_path)
+    path = Path(expanded(name_or_path))
     if os.path.isfile(path):
         return path
+    if run_folder_of(path / JOB_FILE) is not None:
+        return path / JOB_FILE
     packaged = {file.stem: file for file in files.packaged_folder("jobs").glob("*.toml")}
     if name_or_path in packaged:
         return packaged[name_or_path]
     if os.path.exists(path):  # A folder or a device: `load_job` refuses it with the reason.
         return path
     raise JobFileError(
-        f"There is no job file {printable(shortened_text(name_or_path))}.",
+        f"There is no job file {printable(shortened_text(name_or_path))}{in_folder(path)}.",
         remedy="Give the path of a TOML file, or the name of a packaged job: "
         f"{', '.join(sorted(packaged))}.",
     )
 
 
+def run_folder_of(job: Path) -> Path | None:
+    """Return the run folder that a job file lies in, and belongs to; None if it lies in none."""
+    is_run = job.name == JOB_FILE and os.path.isfile(job.with_name("run.json"))
+    return job.parent if is_run else None
+
+
 @checked
 def load_job(path: Path) -> JobSettings:
     """Read a job file and check it. A job without a `name` is called as its file.
+
+    A relative path in the file is taken from the working folder, or else from the folder of the
+    file.
 
     Args:
         path: path of the job file.
@@ -74,6 +90,7 @@ def load_job(path: Path) -> JobSettings:
         raise JobFileError(f"{path}: {describe_problems(error, JobSettings)}") from None
     except (ValueError, RecursionError) as error:
         raise _file_error(path, f"is not TOML: {printable(str(error))[:200]}") from None
+    job = _located(path, job)
     unknown = [name for name in job.finish.export or () if name not in format_names()]
     if unknown:
         raise JobFileError(
@@ -81,6 +98,35 @@ def load_job(path: Path) -> JobSettings:
             f"{', '.join(format_names())}."
         )
     return job if "name" in job.model_fields_set else _named_after(path, job)
+
+
+def _located(path: Path, job: JobSettings) -> JobSettings:
+    """Return a job with its paths from the working folder, see `load_job`."""
+    folder = path.parent
+
+    def space_from_here(space: JobSpace) -> JobSpace:
+        changes: dict[str, Any] = {}
+        if space.name.endswith(".py"):
+            changes["name"] = located(space.name, folder)
+        if space.pretrained is not None:
+            file = located(space.pretrained.file, folder)
+            changes["pretrained"] = space.pretrained.model_copy(update={"file": file})
+        return space.model_copy(update=changes)
+
+    data, device, search = job.data, job.device, job.search
+    source = located(data.source, folder)
+    unknown = data.unknown and located(data.unknown, folder)
+    others = [
+        each.model_copy(update={"table": located(each.table, folder)}) for each in search.device
+    ]
+    return job.model_copy(
+        update={
+            "data": data.model_copy(update={"source": source, "unknown": unknown}),
+            "device": device.model_copy(update={"tables": located(device.tables, folder)}),
+            "search": search.model_copy(update={"device": tuple(others)}),
+            "space": tuple(map(space_from_here, job.space)),
+        }
+    )
 
 
 def _named_after(path: Path, job: JobSettings) -> JobSettings:

@@ -26,6 +26,7 @@ from nas.errors import (
 )
 from nas.files import jsonl
 from nas.files.documents import shortened
+from nas.files.paths import expanded, in_folder
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
@@ -57,7 +58,6 @@ class LatencyTable:
     Use `open`, `find` or `open_or_create` instead of the constructor.
 
     Attributes:
-        path: file of the table.
         device: device whose latencies the table holds.
         timing: how the kernels were timed, from the header.
         runtime: the runtime that the table was timed with. It is not opened: it lists kernels and
@@ -70,7 +70,7 @@ class LatencyTable:
     """
 
     def __init__(self, file: TableFile, header: Header, *, is_writable: bool) -> None:
-        self.path, self.device, self.timing = file.path, header.device, header.timing
+        self.device, self.timing = header.device, header.timing
         self.runtime: Runtime = configured_runtime(
             header.runtime,
             target=header.target,
@@ -90,6 +90,11 @@ class LatencyTable:
         self.dispatch_bases: list[str] = []
         self._predictor = Predictor(self)
 
+    @property
+    def path(self) -> Path:
+        """The file of the table, also after the working folder has changed."""
+        return self._file.path
+
     @classmethod
     @checked
     def open(cls, path: Path | str, *, runtime: Runtime | None = None) -> LatencyTable:
@@ -107,7 +112,8 @@ class LatencyTable:
         path = Path(path)
         if not os.path.lexists(path):
             raise TableError(
-                f"There is no latency table {path}.", remedy="Make one with `nas table build`."
+                f"There is no latency table {path}{in_folder(path)}.",
+                remedy="Make one with `nas table build`.",
             )
         file = TableFile(path)
         table = None
@@ -437,7 +443,7 @@ def _path_for(path: Path | str, runtime: Runtime) -> Path:
     In a folder, the file is named after the device. If a file of that name holds the table of
     another device, or of another version of the runtime, a number follows: `NAME-2.jsonl`.
     """
-    path = Path(path)
+    path = Path(expanded(path))
     if path.suffix == ".jsonl":
         return path
     first = candidate = path / runtime.fingerprint.slug

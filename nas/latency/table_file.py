@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from nas.errors import RequestError, TableError
 from nas.files.documents import MAX_BYTES
 from nas.files.jsonl import is_json
+from nas.files.paths import OpenedPath
 from nas.latency.record import HEADER_START, RECORD_START
 
 LOCK_SECONDS = 2.0
@@ -33,6 +34,8 @@ class TableFile:
     Attributes:
         lines: number of lines that were read, including the header.
     """
+
+    path = OpenedPath()
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue, field_serializer
 
 from nas.errors import RunFolderError
 from nas.files.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
+from nas.files.paths import in_folder
 from nas.graph import DEFAULT_DTYPE
 from nas.latency.record import Calibration
 from nas.run.judged import JudgedImages
@@ -371,5 +372,6 @@ def read_run(folder: Path) -> RunRecord:
     """Return `run.json` of a run folder. Raises RunFolderError if it is missing or damaged."""
     path = folder / "run.json"
     if not path.exists():
-        raise RUN.failure(f"{folder} is not a run: there is no {path.name} in it")
+        where = "in it" if folder.is_dir() else f"and no folder of this name{in_folder(folder)}"
+        raise RUN.failure(f"{folder} is not a run: there is no {path.name} {where}")
     return RUN.read(path)

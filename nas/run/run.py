@@ -20,6 +20,7 @@ from nas.display.formatting import format_latency
 from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
 from nas.files import jsonl
 from nas.files.documents import shortened
+from nas.files.paths import OpenedPath, located
 from nas.latency.timing import Slowdown, Timing
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
@@ -104,6 +105,8 @@ class Run:
         data_source: where the images of the run are, if they were moved.
     """
 
+    path = OpenedPath()
+
     def __init__(self, path: Path, data_source: str | None = None) -> None:
         self.path = path
         self.data_source = data_source
@@ -112,6 +115,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _located(self, path: str) -> str:
+        """Return a path of the job, which is relative to where the run was opened."""
+        return located(path, Run.path.folder(self))
 
     def _read_once(self, name: str, read: Callable[[Path], Content]) -> Content:
         """Return the contents of a file of the run, which is read again when it has changed."""
@@ -548,11 +555,11 @@ class Run:
         source = self.data_source or settings.data.source
         try:
             data = load_dataset(
-                source,
+                self._located(source),
                 image_size=settings.data.image_size,
                 seed=settings.seed,
                 **settings.data.load_options,
-                unknown=settings.data.unknown,
+                unknown=settings.data.unknown and self._located(settings.data.unknown),
             )
         except DataError as error:
             raise DataError(
@@ -609,7 +616,7 @@ class Run:
                 raise RunFolderError(
                     f"{self.path} has no latency table yet.", remedy="Run its job to the end first."
                 )
-            path = Path(device.tables)
+            path = Path(self._located(device.tables))
             table = LatencyTable.open(path if path.suffix == ".jsonl" else path / summary.file)
             table.use_calibration(summary.calibration, device.batch)
             tables[dtype] = table

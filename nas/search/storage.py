@@ -176,7 +176,7 @@ class Storage:
             return InMemoryStorage()
         if is_address(self._location):
             return get_storage(self._open_database(parse_address(self._location)))
-        return JournalStorage(Path(self._location))
+        return JournalStorage(Path(self._location).absolute())
 
     def _open_database(self, url: URL) -> RDBStorage:
         from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError

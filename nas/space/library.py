@@ -12,6 +12,7 @@ from nas import files
 from nas.arguments import checked
 from nas.errors import SpaceError, printable
 from nas.files.documents import read_bytes, shortened, shortened_text
+from nas.files.paths import expanded, in_folder
 from nas.space.reference import Reference, unknown_reference_error
 from nas.space.restriction import WITHIN
 from nas.space.space import SearchSpace
@@ -33,13 +34,15 @@ def space_names() -> list[str]:
 
 def path_of(name_or_path: str | Path) -> Path:
     """Return the path of a space's file. Raises SpaceError, naming the spaces there are."""
-    text = str(name_or_path)
+    text = expanded(str(name_or_path))
     if text.endswith(".py"):
         if os.path.isfile(text):
             return Path(text)
         if os.path.exists(text):
             raise SpaceError(f"{text} is no regular file.", remedy="Give a Python file.")
-        raise SpaceError(f"There is no space file {shortened_text(printable(text))}.")
+        raise SpaceError(
+            f"There is no space file {shortened_text(printable(text))}{in_folder(text)}."
+        )
     if text in space_names():
         return files.packaged_folder("search_spaces") / f"{text}.py"
     raise SpaceError(

@@ -321,3 +321,38 @@ def test_to_measure_includes_the_best_in_a_further_objective_and_all_of_its_fron
     of_families = finish.MIN_PER_SPACE * len(FAMILIES)
     chosen = finish.to_measure(rows, search, sorted(FAMILIES), len(members) + of_families)
     assert set(members.index) <= set(chosen)
+
+
+def test_a_moved_run_continues_from_its_own_job_file(copy_of_finished_job, monkeypatch, invoke):
+    folder = copy_of_finished_job
+    monkeypatch.chdir(folder)
+    (folder / "results/mini").rename(folder / "moved")
+    (folder / "results").rmdir()
+    for space in FAMILIES:  # The run has its own copies.
+        (folder / f"{space}.py").unlink()
+    before = (folder / "moved/trials.csv").read_text()
+    for argument in ("moved/job.toml", "moved"):
+        done = invoke("run", argument, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["run"] == "moved"
+    assert not (folder / "results").exists()
+    assert (folder / "moved/trials.csv").read_text() == before
+
+
+def test_home_folder_stands_for_a_tilde_in_every_path_of_a_job(job_folder, monkeypatch, invoke):
+    home = job_folder / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (job_folder / "mobile.py").rename(home / "mobile.py")
+    job = Path("job.toml").read_text()
+    job = job[: job.index("[[space]]")].replace(
+        "[training]", '[device]\ntables = "~/t"\n[training]'
+    )
+    Path("job.toml").write_text(f'{job}\n[[space]]\nname = "~/mobile.py"\n')
+    done = invoke("run", "job.toml", "--out=~/run")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in home.iterdir()) == ["mobile.py", "run", "t"]
+    assert (home / "run/report.html").is_file()
+    assert list((home / "t").glob("*.jsonl"))
+    assert not Path("~").exists()
+    assert invoke("select", "~/run", "--json").returncode == 0

@@ -12,7 +12,7 @@ from nas import files
 from nas.cli.options import command_line
 from nas.errors import JobFileError
 from nas.job.folder import claim
-from nas.job.settings import job_path, load_job, with_search
+from nas.job.settings import job_path, load_job, run_folder_of, with_search
 from nas.run.settings import JobSettings, seconds_of
 
 MINIMAL = """
@@ -274,3 +274,55 @@ def test_several_spaces_have_anchors_unless_scores_are_not_corrected(tmp_path):
     assert load(tmp_path, several + "[search]\nanchors = 0\n").anchors == 0
     assert load(tmp_path, several + "[search]\nanchors = 9\n").anchors == 9
     assert load(tmp_path, several + "[search]\ncorrect_scores = false\n").anchors == 0
+
+
+def test_paths_of_a_job_are_those_of_the_working_folder_or_else_of_its_own_folder(
+    tmp_path, monkeypatch
+):
+    home, work, jobs = (tmp_path / name for name in ("home", "work", "jobs"))
+    for folder in (home, work, jobs / "photos", jobs / "tables", work / "none"):
+        folder.mkdir(parents=True)
+    for file in (
+        jobs / "mine.py",
+        jobs / "w.pth",
+        jobs / "pi.jsonl",
+        home / "x",
+        work / "pi.jsonl",
+    ):
+        file.touch()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(work)
+    path = jobs / "job.toml"
+    path.write_text(
+        '[data]\nsource = "photos"\nunknown = "none"\n[device]\ntables = "tables"\n'
+        '[[space]]\nname = "mine.py"\npretrained = "w.pth"\n[[space]]\nname = "mobilenet"\n'
+        'pretrained = "~/x"\n[[search.device]]\ntable = "pi.jsonl"\n'
+    )
+    job = load_job(path)
+    assert (job.data.source, job.data.unknown) == (str(jobs / "photos"), "none")
+    assert job.device.tables == str(jobs / "tables")
+    assert [space.name for space in job.space] == [str(jobs / "mine.py"), "mobilenet"]
+    assert [space.pretrained.file for space in job.space] == [str(jobs / "w.pth"), "~/x"]
+    assert job.search.device[0].table == "pi.jsonl"
+    monkeypatch.chdir(jobs)
+    assert load_job(Path("job.toml")).data.source == "photos"
+    assert load_job(Path("job.toml")).device.tables == "tables"
+
+
+def test_job_file_of_a_run_folder_is_that_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/job.toml").write_text(MINIMAL)
+    assert run_folder_of(Path("run/job.toml")) is None
+    with pytest.raises(JobFileError, match="run cannot be read: it is a folder"):
+        load_job(job_path("run"))
+    (tmp_path / "run/run.json").write_text("{}")
+    assert run_folder_of(Path("run/job.toml")) == Path("run")
+    assert job_path("run") == Path("run/job.toml")
+    assert run_folder_of(Path("run/other.toml")) is None
+
+
+def test_a_missing_job_file_is_looked_for_in_a_named_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JobFileError, match=f"no job file mine.toml in {tmp_path}"):
+        job_path("mine.toml")
