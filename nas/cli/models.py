@@ -114,7 +114,8 @@ def export(
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option(
-            help="Largest accuracy that int8 may lose on validation images; 0.005 by default."
+            help="Largest accuracy that int8 may lose on validation images; by default that of "
+            "the earlier export, or 0.005."
         ),
     ] = None,
     weight_bits: Annotated[
@@ -126,11 +127,17 @@ def export(
     ] = None,
     min_confidence: Annotated[
         float | None,
-        typer.Option(help=f"{KEYS['finish.min_confidence'].meaning} By default that of the job."),
+        typer.Option(
+            help=f"{KEYS['finish.min_confidence'].meaning} By default that of the earlier export, "
+            "or of the job; 0 for none."
+        ),
     ] = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option(help=f"{KEYS['finish.min_accuracy'].meaning} By default that of the job."),
+        typer.Option(
+            help=f"{KEYS['finish.min_accuracy'].meaning} By default that of the earlier export, "
+            "or of the job."
+        ),
     ] = None,
     example: Annotated[
         str | None,
@@ -145,7 +152,7 @@ def export(
 
     The files are in the folder models/ID of the run, with a card, checksums and a script that
     classifies an image. A network that is not trained to the end is trained first. Files that were
-    exported before are kept.
+    exported before are kept, and what no option says stays as the earlier export left it.
 
     \b
     Example: nas export results/quickstart --pick jf2a

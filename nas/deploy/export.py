@@ -66,7 +66,14 @@ from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits
 from nas.quantisation.simulation import simulate
 from nas.run.answers import Answers
-from nas.run.model_card import CARD_FILE, ExportedFile, Int8Summary, ModelCard, ScriptCheck
+from nas.run.model_card import (
+    CARD_FILE,
+    ExportedFile,
+    Int8Summary,
+    ModelCard,
+    ScriptCheck,
+    SustainedRecord,
+)
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
@@ -84,12 +91,14 @@ class _Earlier:
         names: names of all files of formats, also of other weights.
         int8: how the int8 files among `files` were quantised; None without any.
         samples: images with their logits, also those of that quantised network.
+        sustained: sustained speed of files among `files`; None if it was not saved.
     """
 
     files: Mapping[str, ExportedFile] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     int8: Int8Summary | None = None
     samples: ReferenceImages | None = None
+    sustained: SustainedRecord | None = None
 
     @classmethod
     def read(cls, folder: ModelFolder, weights_digest: str) -> _Earlier:
@@ -108,7 +117,7 @@ class _Earlier:
             if not any(is_part_of(name, (file.file, *file.companions)) for name in changed)
         }
         has_int8 = any(file.precision == "int8" for file in files.values())
-        return cls(files, names, card.int8 if has_int8 else None, samples)
+        return cls(files, names, card.int8 if has_int8 else None, samples, card.sustained)
 
     def missing(
         self,
@@ -315,9 +324,13 @@ def export_model(
             int8=summary,
             script=script,
         )
+        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, SUSTAINED_FILE, MISTAKES_FILE}
+        kept = earlier.files.keys() - missing.keys()
+        if earlier.sustained and {load.format for load in earlier.sustained.loads} <= kept:
+            card = card.model_copy(update={"sustained": earlier.sustained})
+            outdated.remove(SUSTAINED_FILE)
         _write_descriptions(model, staging, card, origin.answers)
         _write_example(model, staging, folder, card, with_cpp=with_cpp)
-        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, SUSTAINED_FILE, MISTAKES_FILE}
         folder.publish(staging, replaced=(outdated - _names(files)) | cpp_example.FILES)
         steps.end()
     if failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from nas.deploy.int8 import MAX_DROP
 from nas.deploy.model import TrainedModel
 from nas.deploy.retrain import keep_answers, load_trained, model_folder, retrain
 from nas.errors import (
+    CheckpointError,
     ExportError,
     NasError,
     RequestError,
@@ -29,7 +30,7 @@ from nas.latency.timing import MEASURED
 from nas.machine import this_machine
 from nas.quantisation.post_training import WeightBits
 from nas.run.candidates import basis
-from nas.run.model_card import ModelData, Threshold
+from nas.run.model_card import ModelCard, ModelData, Threshold
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
 from nas.run.settings import JobSettings
@@ -99,7 +100,8 @@ def export(
 ) -> list[ModelFolder]:
     """Export networks of a run. Those that are not trained to the end are trained first.
 
-    Files that were exported before are kept, if they are as they were exported.
+    Files that were exported before are kept, if they are as they were exported. What an argument
+    does not say stays as an earlier export left it; `progress` receives what changes.
 
     Args:
         run: the run.
@@ -107,11 +109,11 @@ def export(
             that were trained.
         formats: names of the formats.
         max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction;
-            by default `nas.deploy.int8.MAX_DROP`.
+            `nas.deploy.int8.MAX_DROP` for a model without int8 files.
         weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs. Files
             for x86 processors without VNNI instructions need 7.
-        min_confidence: confidence below which the models answer unsure; by default what the job
-            says, as for `min_accuracy`.
+        min_confidence: confidence below which the models answer unsure, 0 for none; for a model
+            without a threshold what the job says, as for `min_accuracy`.
         min_accuracy: share of answers to hold-out images that must be right, as a fraction, from
             which the confidence follows.
         example: "cpp" for C++ programs that classify an image with the exported files.
@@ -131,10 +133,9 @@ def export(
         raise RequestError(
             "There is nothing to export.", remedy="Give --pick with an ID of the front."
         )
-    max_drop = MAX_DROP if max_accuracy_drop is None else max_accuracy_drop
-    if not 0 <= max_drop <= 1:
+    if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 1:
         raise RequestError(
-            f"The accuracy that int8 may lose is {max_drop}.",
+            f"The accuracy that int8 may lose is {max_accuracy_drop}.",
             remedy="Give a fraction, such as 0.005 for half a point.",
         )
     if weight_bits not in (None, 7, 8):
@@ -142,7 +143,7 @@ def export(
             f"An int8 weight cannot have {weight_bits} bits.",
             remedy="Use 8, or 7 for x86 processors without VNNI instructions.",
         )
-    request = _threshold_request(run.settings, min_confidence, min_accuracy)
+    request = _checked_request(min_confidence, min_accuracy)
     if formats is None:
         formats = default_formats(run.settings)
         if TABLE_FORMAT in formats and not _has_table(run):
@@ -160,7 +161,7 @@ def export(
         run,
         list(dict.fromkeys(names)),
         formats,
-        max_accuracy_drop=max_drop,
+        max_accuracy_drop=max_accuracy_drop,
         weight_bits=cast("WeightBits | None", weight_bits),
         threshold=request,
         with_cpp=example is not None,
@@ -178,7 +179,7 @@ def export_networks(
     names: Sequence[str],
     formats: Sequence[str],
     *,
-    max_accuracy_drop: float = MAX_DROP,
+    max_accuracy_drop: float | None = None,
     weight_bits: WeightBits | None = None,
     threshold: ThresholdRequest | None = None,
     with_cpp: bool = False,
@@ -190,13 +191,14 @@ def export_networks(
         run: the run.
         names: names of the networks' folders in `models`.
         formats, max_accuracy_drop, weight_bits, progress: see `export`.
-        threshold: what decides from which confidence on they answer; by default what the job says.
+        threshold: what decides from which confidence on they answer, by default the job. Where it
+            says nothing, a network keeps the threshold that it has.
         with_cpp: see `nas.deploy.export.export_model`.
 
     Returns:
         The error of each network that could not be exported in all formats, by its name.
     """
-    threshold = threshold or _threshold_request(run.settings)
+    threshold = _job_request(run.settings) if threshold is None else threshold
     errors: dict[str, NasError] = {}
     for name in names if formats else ():
         try:
@@ -236,7 +238,7 @@ def _export(
     run: Run,
     name: str,
     formats: Sequence[str],
-    max_accuracy_drop: float,
+    max_accuracy_drop: float | None,
     weight_bits: WeightBits | None,
     request: ThresholdRequest,
     with_cpp: bool,
@@ -252,12 +254,22 @@ def _export(
             model.table = run.table
         except (RunFolderError, TableError):
             model.table = None  # The format says what to do about it.
+    before = None
+    with suppress(CheckpointError):
+        before = folder.card
+    int8 = None if before is None else before.int8
+    if max_accuracy_drop is None:
+        max_accuracy_drop = int8.max_drop if int8 else MAX_DROP
+    if weight_bits is None and int8 is not None and int8.weight_bits == 7:
+        weight_bits = 7  # The files may be for a processor that needs it, which this one is not.
+    requests = (request, _stored_request(before), _job_request(run.settings))
+    request = next((each for each in requests if each != ThresholdRequest()), request)
     threshold = _choose_threshold(model, run.data, request)
     model.preprocessing = model.preprocessing.model_copy(
         update={"min_confidence": threshold and threshold.min_confidence}
     )
     progress.begin(f"export {name}", "step")
-    export_model(
+    card = export_model(
         model,
         run.data,
         folder,
@@ -270,6 +282,8 @@ def _export(
     )
     if threshold is not None:
         progress.note(f"{name}: {threshold.summary}")
+    for change in () if before is None else _changes(before, card):
+        progress.note(f"{name}: {change}")
 
 
 def _has_table(run: Run) -> bool:
@@ -281,13 +295,30 @@ def _has_table(run: Run) -> bool:
     return _runtime_of(run).is_remote or device.processor == this_machine.processor()[0]
 
 
-def _threshold_request(
-    settings: JobSettings, min_confidence: float | None = None, min_accuracy: float | None = None
-) -> ThresholdRequest:
-    """Return what decides the threshold: what is given, or else the job.
+def _changes(before: ModelCard, now: ModelCard) -> Iterator[str]:
+    """Yield what an export changed of what an earlier one had decided, as clauses."""
+    if now.threshold is None and before.threshold is not None:
+        yield f"every image is answered now; before, {before.threshold.summary}"
+    if now.int8 is not None and before.int8 is not None:
+        if now.int8.weight_bits != before.int8.weight_bits:
+            yield f"int8 weights have {now.int8.weight_bits} bits, not {before.int8.weight_bits}"
+        if now.int8.max_drop != before.int8.max_drop:
+            yield (
+                f"int8 may lose {100 * now.int8.max_drop:g} points of accuracy, not "
+                f"{100 * before.int8.max_drop:g}"
+            )
+    file, file_before = (each.script and each.script.file for each in (now, before))
+    if file and file_before and file != file_before:
+        yield f"run.py runs {file} by default, not {file_before}"
+    if now.sustained is None and before.sustained is not None:
+        yield "its sustained speed is no part of the card any more: measure it again"
+
+
+def _checked_request(min_confidence: float | None, min_accuracy: float | None) -> ThresholdRequest:
+    """Return what a caller says of the threshold.
 
     Raises:
-        RequestError: both values are given, or one is not above 0 and at most 1.
+        RequestError: both values are given, or one is out of its range.
     """
     given = ThresholdRequest(min_confidence, min_accuracy)
     if None not in given:
@@ -296,18 +327,29 @@ def _threshold_request(
             remedy="Give min_confidence, or min_accuracy, from which it follows.",
         )
     for name, value in given._asdict().items():
-        if value is not None and not 0 < value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise RequestError(f"{name} is {value}.", remedy="Give a fraction, such as 0.98.")
-    if given != ThresholdRequest():
-        return given
+    return given
+
+
+def _job_request(settings: JobSettings) -> ThresholdRequest:
     return ThresholdRequest(settings.finish.min_confidence, settings.finish.min_accuracy)
+
+
+def _stored_request(card: ModelCard | None) -> ThresholdRequest:
+    """Return what decided the threshold of an exported model."""
+    if card is None or card.threshold is None:
+        return ThresholdRequest()
+    if card.threshold.min_accuracy is not None:
+        return ThresholdRequest(min_accuracy=card.threshold.min_accuracy)
+    return ThresholdRequest(min_confidence=card.threshold.min_confidence)
 
 
 def _choose_threshold(
     model: TrainedModel, data: ImageDataset, request: ThresholdRequest
 ) -> Threshold | None:
-    """Return from which confidence on a model answers; None if nothing is asked for."""
-    if request == ThresholdRequest():
+    """Return from which confidence on a model answers; None if it answers every image."""
+    if not any(request):
         return None
     logits = model.pixel_logits(data.holdout.pixels)
     unknown = None if data.unknown is None else model.pixel_logits(data.unknown)

@@ -20,6 +20,7 @@ from nas.data import load_dataset
 from nas.deploy import benchmark, exporting, retrain
 from nas.deploy.folder import ModelFolder
 from nas.deploy.model import normalised
+from nas.deploy.sustained import measure_sustained
 from nas.errors import (
     DataError,
     ExportError,
@@ -211,6 +212,41 @@ def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(run, pick
     assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
     open_run(run).export(pick, formats=["onnx"], min_confidence=0.5)
     assert folder.preprocessing.min_confidence == 0.5
+
+
+@pytest.mark.slow
+def test_what_an_export_does_not_say_stays_and_a_change_is_said(run, pick, invoke):
+    def export(*options: object) -> str:
+        done = invoke("export", run, "--pick", pick, *options)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    folder = ModelFolder(run / "models" / pick)
+    export(
+        *("--format", "onnx", "--min-confidence", 0.9, "--example", "cpp"),
+        *("--int8", "--weight-bits", 7, "--max-accuracy-drop", 0.2),
+    )
+    measure_sustained(folder.path, minutes=0.01, save=True, progress=False)
+    # A new int8 file has the network of the others anew.
+    (folder.path / "model-int8.onnx").unlink()
+    said = export("--format", "onnx-int8")
+    assert folder.preprocessing.min_confidence == 0.9
+    assert "MIN_CONFIDENCE = 0.9;" in (folder.path / "preprocessing.h").read_text()
+    int8 = folder.card.int8
+    assert (int8.weight_bits, int8.max_drop) == (7, 0.2)
+    assert "int8 weights" not in said
+    assert "sustained speed is no part of the card any more" in said
+    measure_sustained(folder.path, minutes=0.01, save=True, progress=False)
+    sustained = folder.card.sustained
+    export("--format", "tflite")
+    assert folder.card.sustained == sustained
+    assert "## Sustained speed" in (folder.path / "card.md").read_text()
+    folder.require_unchanged()
+    said = export("--format", "onnx", "--min-confidence", 0)
+    assert "every image is answered now; before, answers from a confidence of 0.9 on" in said
+    assert folder.preprocessing.min_confidence is None
+    said = export("--format", "onnx-int8", "--weight-bits", 8)
+    assert "int8 weights have 8 bits, not 7" in said
 
 
 def test_run_without_its_images_is_refused(run, pick, monkeypatch):
