@@ -169,7 +169,8 @@ def print_plan(plan: JobPlan) -> None:
     ]
     total = ("total", "", format_duration(total_s), "")
     console.print_table(["stage", "work", "time", "share"], [*rows, total])
-    console.say(f"{plan.image_changes[0].upper()}{plan.image_changes[1:]}.")
+    for sentence in (plan.image_changes, *plan.idle_limits):
+        console.say(f"{sentence[0].upper()}{sentence[1:]}.")
 
 
 def search(
@@ -462,6 +463,8 @@ def select(
             "text": comparison.text,
         },
     }
+    if idle := limits.idle(options):
+        lines.append(f"The limit of {', '.join(idle)} excludes none of {len(options)} choices.")
     if comparison is not None:
         lines.append(f"It is {comparison.text}.")
     estimated = "estimated at " if option.is_file_size_estimated else ""

@@ -207,6 +207,7 @@ def _run_until_search(
     with run.stage(TABLE, progress):
         stages.build_latency_table(run, progress)
         searching.require_feasible_job(run)
+        searching.note_idle_limits(run, progress)
     supernets = stages.train_supernets(run, progress, stages.supernet_settings(run))
     has_begun = run.record.study is not None or run.record.source is not None
     if run.settings.anchors and not has_begun:

@@ -10,21 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from nas.data import ImageDataset
 from nas.display.formatting import format_duration
-from nas.errors import BudgetError, MeasurementError
+from nas.errors import BudgetError, KernelError, MeasurementError
 from nas.job.inputs import needed_kernels
+from nas.job.objectives import LATENCY
 from nas.latency import Kernel, LatencyTable, Runtime
 from nas.latency.build_estimate import estimate_build_with
 from nas.machine.torch_device import resolve_device
 from nas.run.progress import JobProgress
 from nas.run.record import StageRecord, describe_image_changes, describe_shift
-from nas.run.settings import JobSettings
-from nas.space import SearchSpace
+from nas.run.settings import COUNTS, JobSettings
+from nas.search.feasibility import idle_limits
+from nas.search.objectives import Infeasible, Objective, Score
+from nas.space import Architecture, SearchSpace
 from nas.supernet.evaluation import measure_score
 from nas.supernet.settings import default_batch_size
 from nas.supernet.sharding import count_shards
@@ -123,6 +127,7 @@ class JobPlan:
         seconds: expected duration by stage.
         data: what was understood of the images, in one line.
         image_changes: what happens to training images.
+        idle_limits: a sentence for each limit that excludes no architecture.
     """
 
     kernels: int
@@ -135,6 +140,7 @@ class JobPlan:
     seconds: dict[str, float]
     data: str
     image_changes: str
+    idle_limits: list[str]
 
 
 def planned_stages(
@@ -318,12 +324,14 @@ def make_plan(
     """
     progress.begin("plan", "measurement")
     steps = len(spaces) + 2
-    missing, table_s = 0, 0.0
+    missing, table_s, slowest_us = 0, 0.0, 0.0
     for runtime in runtimes:
         table = LatencyTable.find(settings.device.tables, runtime)
         kernels = needed_kernels(spaces.values(), runtime, settings.device.batch)
         own = missing_kernels(table, kernels)
-        missing, table_s = missing + len(own), table_s + _table_s(own, runtime)
+        seconds_of_table, kernel_us = _table_s(own, runtime)
+        missing, table_s = missing + len(own), table_s + seconds_of_table
+        slowest_us = max(slowest_us, kernel_us)
     progress.advance(1, steps)
     if prepare_s + table_s > (1 - MIN_REST) * settings.budget_s:
         raise too_short_error(settings, spaces, table, runtime, prepare_s, table_s)
@@ -384,7 +392,49 @@ def make_plan(
         seconds={name: round(each, 1) for name, each in seconds.items()},
         data=data.summary,
         image_changes=planned_image_changes(settings, data),
+        idle_limits=_idle_limits(settings, spaces, runtimes[-1], table, slowest_us),
     )
+
+
+def _idle_limits(
+    settings: JobSettings,
+    spaces: Mapping[str, SearchSpace],
+    runtime: Runtime,
+    table: LatencyTable | None,
+    slowest_us: float,
+) -> list[str]:
+    """Return what `nas.search.feasibility.idle_limits` says before the table is complete.
+
+    Args:
+        settings, spaces, runtime: those of the job.
+        table: the latency table, as far as it is there.
+        slowest_us: latency of the slowest of the kernels that were timed because the table lacks
+            them; 0 if it lacks none. No network is assumed to be slower than if each of its kernels
+            took so long.
+    """
+    batch, limits = settings.device.batch, settings.search
+
+    def predicted_us(architecture: Architecture) -> Score:
+        if table is None or slowest_us:
+            return slowest_us * len(runtime.kernels(architecture.graph, batch))
+        try:
+            return table.predict(architecture, batch).latency_us
+        except KernelError as error:
+            return Infeasible(error.message)
+
+    def value(name: str, architectures: Sequence[Architecture]) -> list[Score]:
+        if name == LATENCY:
+            return list(map(predicted_us, architectures))
+        return [float(getattr(each.graph, name)) for each in architectures]
+
+    named = {name: limit for name, limit in limits.cost_limits.items() if name in COUNTS}
+    if limits.max_latency_ms is not None:
+        named[LATENCY] = 1000 * limits.max_latency_ms
+    objectives = [
+        Objective(name, partial(value, name), cheap=True, limit=limit)
+        for name, limit in named.items()
+    ]
+    return idle_limits(list(spaces.values()), objectives, settings.seed)
 
 
 def possible_references(settings: JobSettings, spaces: Mapping[str, SearchSpace]) -> Sequence[str]:
@@ -394,14 +444,18 @@ def possible_references(settings: JobSettings, spaces: Mapping[str, SearchSpace]
     return [row.name for space in spaces.values() for row in space.references]
 
 
-def _table_s(missing: list[Kernel], runtime: Runtime) -> float:
-    """Return the time to time the kernels that a latency table lacks, from a few of them."""
+def _table_s(missing: list[Kernel], runtime: Runtime) -> tuple[float, float]:
+    """Return the time to time the kernels that a latency table lacks, from a few of them.
+
+    Returns:
+        The seconds, and the latency of the slowest of these few, in microseconds.
+    """
     if not missing:
-        return 0.0
+        return 0.0, 0.0
     estimate = estimate_build_with(missing, runtime)
     if estimate.estimated_seconds is None:
         raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
-    return estimate.estimated_seconds + runtime.dispatch_seconds
+    return estimate.estimated_seconds + runtime.dispatch_seconds, estimate.slowest_us
 
 
 def _epoch_s(space: SearchSpace, data: ImageDataset, settings: JobSettings) -> float:

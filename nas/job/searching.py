@@ -51,6 +51,7 @@ from nas.search.continuation import (
     end_processes,
     limits_differ,
 )
+from nas.search.feasibility import idle_limits
 from nas.search.storage import Storage
 from nas.supernet.weights import Supernet
 
@@ -109,6 +110,14 @@ def require_feasible_job(run: JobRun) -> None:
             remedy="Raise the limit in the job file, and run it again: it continues. For a space "
             "with smaller networks, start another run with --out.",
         ) from None
+
+
+def note_idle_limits(run: JobRun, progress: JobProgress) -> None:
+    """Say which limits exclude no architecture, for example because of another unit."""
+    if run.record.study is None or not run.has_same_limits:
+        objectives = JobObjectives(run, {}).all()
+        for sentence in idle_limits(list(run.searched.values()), objectives, run.settings.seed):
+            progress.note(sentence)
 
 
 def search_spaces(

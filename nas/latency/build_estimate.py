@@ -27,12 +27,14 @@ class BuildEstimate:
         kernels: number of kernels to time.
         estimated_seconds: duration of the build; None if there is no estimate.
         timed_kernels: number of kernels that were timed for the estimate.
+        slowest_us: latency of the slowest of these kernels, in microseconds.
         reason: why there is no estimate; empty if there is one.
     """
 
     kernels: int
     estimated_seconds: float | None = None
     timed_kernels: int = 0
+    slowest_us: float = 0.0
     reason: str = ""
 
 
@@ -71,11 +73,12 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
         start = time.perf_counter()
         first = dict(pool.each(chosen, lambda timer, kernel: timer.time_kernel(kernel)))
         first_s = time.perf_counter() - start
-        schedules = {
-            kernel: outcome[0]
+        timed = {
+            kernel: outcome
             for kernel, outcome in first.items()
             if not isinstance(outcome, Exception)
         }
+        schedules = {kernel: schedule for kernel, (schedule, _) in timed.items()}
         if not schedules:
             kernel, error = next(iter(first.items()))
             reason = f"{kernel} cannot be timed: {type(error).__name__}: {error}"
@@ -87,4 +90,5 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
     share = len(kernels) / len(chosen)
     moment_s = max(SECONDS_BETWEEN_MOMENTS, share * again_s)
     seconds = share * first_s + (runtime.moments - 1) * moment_s
-    return BuildEstimate(len(kernels), round(seconds, 1), len(schedules))
+    slowest_us = max(timing.latency_us for _, timing in timed.values())
+    return BuildEstimate(len(kernels), round(seconds, 1), len(schedules), slowest_us)

@@ -176,6 +176,15 @@ class Limits:
 
     def violations(self, option: Option) -> dict[str, float]:
         """Return by which share of the limit an option violates each limit that it violates."""
+        return {name: share for name, share in self._excess(option).items() if share > 0}
+
+    def idle(self, options: Sequence[Option]) -> list[str]:
+        """Return the names of the limits that exclude none of the options."""
+        excess = [self._excess(option) for option in options]
+        return [name for name in excess[0] if all(each[name] <= 0 for each in excess)]
+
+    def _excess(self, option: Option) -> dict[str, float]:
+        """Return how far an option is beyond each limit, as a share of it; below 0 within it."""
         member = option.member
         values = {
             "latency": (option.latency_us / 1000, self.max_latency_ms),
@@ -189,7 +198,7 @@ class Limits:
         }
         if self.min_accuracy is not None:
             excess["accuracy"] = 1 - option.accuracy / self.min_accuracy
-        return {name: share for name, share in excess.items() if share > 0}
+        return excess
 
 
 def expected_accuracies(members: Sequence[Candidate]) -> list[float]:

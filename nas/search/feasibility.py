@@ -1,4 +1,4 @@
-"""Constraints of a search, and the check that an architecture can meet them all."""
+"""Constraints of a search: whether an architecture meets them all, and whether they exclude any."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from nas.space import Architecture, SearchSpace
 
 SAMPLES_PER_SPACE = 400
 """Random architectures of each space that are checked before the evolution towards the limits."""
+
+IDLE_SAMPLES_PER_SPACE = 50
+"""Random architectures of each space that a limit must exclude none of to be called idle."""
 
 
 class Constraints:
@@ -97,6 +100,39 @@ def require_feasible(
         f"{_values_and_limits(constraints.objectives, ranked[0])} ({ranked[0].space.name}).",
         remedy="Raise a limit, or give a space with smaller networks.",
     )
+
+
+def idle_limits(
+    spaces: Sequence[SearchSpace], objectives: Sequence[Objective], seed: int
+) -> list[str]:
+    """Return a sentence without a full stop for each limit that excludes no architecture.
+
+    The largest and the smallest architectures and random ones are looked at.
+
+    Args:
+        spaces: the spaces of the search.
+        objectives: the objectives of the search; all but the cheap ones with a limit are ignored.
+        seed: of the random architectures.
+    """
+    rng = np.random.default_rng(seed)
+    architectures = [each for space in spaces for each in (space.smallest, space.largest)]
+    architectures += [space.sample(rng) for space in spaces for _ in range(IDLE_SAMPLES_PER_SPACE)]
+    sentences = []
+    for objective in Constraints(objectives).objectives:
+        scores = objective.score(architectures)
+        if not any(_violation(objective, score) for score in scores):
+            values = [score for score in scores if not isinstance(score, Infeasible)]
+            is_maximised = objective.direction == "maximize"
+            word, extreme = ("least", min(values)) if is_maximised else ("most", max(values))
+            sentences.append(
+                f"the limit {objective.name} {_number(objective.limit)} excludes nothing: the "
+                f"{word} that one of {len(architectures)} architectures has is {_number(extreme)}"
+            )
+    return sentences
+
+
+def _number(value: float | None) -> str:
+    return f"{value:,.0f}" if value is not None and abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _require_limit_met(objective: Objective, architectures: Sequence[Architecture]) -> None:

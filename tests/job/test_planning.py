@@ -100,7 +100,9 @@ def plan(monkeypatch, tmp_path, digits):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(planning, "_epoch_s", lambda *_: 2.0)
     monkeypatch.setattr(planning, "measure_score", lambda *_: (0.5, 0.001))
-    monkeypatch.setattr(planning, "_table_s", lambda missing, runtime: 60.0 if missing else 0.0)
+    monkeypatch.setattr(
+        planning, "_table_s", lambda missing, runtime: (60.0, 2.0) if missing else (0.0, 0.0)
+    )
 
     def make(*arguments, **settings):
         job = make_settings(*arguments, **settings)
@@ -134,6 +136,19 @@ def test_plan_follows_the_numbers_of_the_job_file(plan):
     too_many = plan("5m", training={"epochs": 10_000}, search={"trials": 10_000})
     assert sum(too_many.seconds.values()) == pytest.approx(300, abs=1)
     assert len(np.unique(list(too_many.epochs.values()))) == 1, "equal time"
+
+
+def test_a_limit_that_excludes_nothing_is_said(plan):
+    assert plan("1h").idle_limits == []
+    limits = {"max_latency_ms": 1500, "max_params": 10**9, "max_macs": 1000}
+    params, latency = plan("1h", search=limits).idle_limits
+    assert params.startswith(
+        "the limit params 1,000,000,000 excludes nothing: the most that one of"
+    )
+    # A kernel takes 2 us at most, so a network of a few dozen kernels takes less than 1 ms.
+    assert latency.startswith("the limit predicted_us 1,500,000 excludes nothing: the most that")
+    assert float(latency.rpartition(" ")[2]) < 1000
+    assert plan("1h", search={"max_latency_ms": 0.01}).idle_limits == []
 
 
 def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):

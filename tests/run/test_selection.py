@@ -134,6 +134,18 @@ def test_a_limit_on_a_count_chooses_the_best_below_it_or_names_the_nearest(name)
         select(front, Limits(**{f"max_{name}": 400}))
 
 
+def test_a_limit_that_excludes_no_choice_is_idle():
+    front = options(FRONT)
+    assert Limits().idle(front) == []
+    assert Limits(max_latency_ms=0.9, max_params=900, max_macs=999).idle(front) == [
+        "latency",
+        "params",
+    ]
+    assert Limits(max_latency_ms=0.89, min_accuracy=0.95).idle(front) == []
+    lowest = min(each.accuracy for each in front)
+    assert Limits(min_accuracy=lowest).idle(front) == ["accuracy"]
+
+
 def test_impossible_limits_are_refused():
     with pytest.raises(RequestError, match="max_latency_ms is -1"):
         select(FRONT, Limits(max_latency_ms=-1))

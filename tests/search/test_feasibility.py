@@ -3,6 +3,7 @@ import pytest
 
 from nas.errors import InfeasibleError
 from nas.search import Infeasible, Objective, require_feasible, run_search
+from nas.search.feasibility import idle_limits
 from nas.search.pareto import non_dominated
 from nas.space import load_space
 
@@ -46,6 +47,20 @@ def test_require_feasible_refuses_limits_that_nothing_meets_together(sizes, tigh
         assert not feasible_architectures(sizes, macs - 1, params)
         with pytest.raises(InfeasibleError, match="all limits together: .* macs .* params "):
             require_feasible([SPACE], limited_objectives(sizes, macs - 1, params), seed=0)
+
+
+def test_a_limit_is_idle_if_it_excludes_no_architecture(sizes):
+    most = max(macs for macs, _ in sizes.values())
+    fewest = min(params for _, params in sizes.values())
+    idle = idle_limits([SPACE], limited_objectives(sizes, most, fewest), seed=0)
+    assert [each.split(" excludes nothing")[0] for each in idle] == [
+        f"the limit macs {most:,.0f}",
+        f"the limit params {fewest:,.0f}" if fewest >= 1000 else f"the limit params {fewest:.4g}",
+    ]
+    assert f"has is {most:,.0f}" in idle[0], "the largest architecture is among them"
+    assert idle_limits([SPACE], limited_objectives(sizes, most - 1, fewest + 1), seed=0) == []
+    nothing = Objective("us", lambda b: [Infeasible("no kernel") for _ in b], cheap=True, limit=9)
+    assert idle_limits([SPACE], [nothing], seed=0) == []
 
 
 def test_require_feasible_names_the_limit_that_alone_is_impossible(sizes):
