@@ -404,6 +404,12 @@ def select(
         bool,
         typer.Option("--knee", help="Choose the knee point, beyond which accuracy costs more."),
     ] = False,
+    most_accurate: Annotated[
+        bool,
+        typer.Option(
+            "--most-accurate", help="Choose the most accurate one, however small its lead."
+        ),
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Choose among the exported files, float32 and int8.")
     ] = False,
@@ -411,7 +417,9 @@ def select(
 ) -> None:
     """Print the best network under given limits.
 
-    This is the most accurate member of the front that meets the limits. Networks that were trained
+    This is the fastest member of the front within the limits that the hold-out images do not tell
+    from the most accurate one: its accuracy is at most one standard error lower. Trained networks
+    go before others, and --most-accurate chooses by accuracy alone. Networks that were trained
     count with their trained accuracy, the others with their score, whose error is multiplied by
     what training left of the errors of trained networks of the same space (the median); so do
     networks that were trained in another way than most.
@@ -427,11 +435,12 @@ def select(
 
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05
+    Example: nas select results/quickstart --most-accurate
     Example: nas select results/quickstart --knee --max-file-bytes 100000
     Example: nas select results/quickstart --max-latency-ms 0.05 --int8
     """
     from nas.run.run import open_run
-    from nas.run.selection import Limits, runner_up
+    from nas.run.selection import Limits, reason, runner_up, selection_rule
     from nas.run.selection import select as select_option
 
     limits = Limits(
@@ -439,7 +448,8 @@ def select(
     )
     run = open_run(run_folder)
     options, images = run.options(int8=int8), run.images
-    option = select_option(options, limits, images, by_knee=knee)
+    rule = selection_rule(knee=knee, most_accurate=most_accurate)
+    option = select_option(options, limits, images, run.models, rule=rule)
     second = runner_up(options, limits, option)
     comparison = None if second is None else run.compare(option, second)
     member = option.member
@@ -465,6 +475,8 @@ def select(
     }
     if idle := limits.idle(options):
         lines.append(f"The limit of {', '.join(idle)} excludes none of {len(options)} choices.")
+    if rule == "one_standard_error":
+        lines.append(reason(option, options, limits, images, run.models))
     if comparison is not None:
         lines.append(f"It is {comparison.text}.")
     estimated = "estimated at " if option.is_file_size_estimated else ""

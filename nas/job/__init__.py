@@ -67,7 +67,7 @@ class JobResult:
         run: the run.
         report: path of the report.
         members: networks on the Pareto front, the fastest first.
-        models: folders of the networks that were trained to the end, the most accurate first.
+        models: folders of the networks that were trained to the end, the pick first.
     """
 
     run: Run

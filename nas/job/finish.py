@@ -28,6 +28,7 @@ from nas.job.references import affordable, published_networks, untrained
 from nas.job.retargeting import trained_in_source
 from nas.job.trials_file import candidate_rows, write_candidates
 from nas.latency import measure_networks
+from nas.run.candidates import of_table
 from nas.run.front import behind, front, representatives, without_second_dtypes
 from nas.run.measurements import (
     MEASUREMENTS,
@@ -38,6 +39,7 @@ from nas.run.measurements import (
 )
 from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord
+from nas.run.selection import Limits, Option, knee, member_options, select
 from nas.run.settings import SearchSettings
 from nas.search import Trial
 from nas.space import Architecture
@@ -49,6 +51,9 @@ EXPORT_FILE_S = 3.0
 
 EXPORT_PASSES = 0.5
 """Time in which the images of an exported file are classified, over that of a training on them."""
+
+SATURATED_NETWORKS = 10
+"""Networks with the highest hold-out accuracies that the images should tell apart."""
 
 MIN_PER_SPACE = 3
 """Members of each space's own front that are timed, if the job times enough networks."""
@@ -80,6 +85,8 @@ def measure_front(
     limit_s = run.seconds_for(MEASURE)
     _measure(run, progress, [by_digest[digest] for digest in chosen], limit_s)
     write_candidates(run, supernets, trials)
+    if sentence := _saturation(run):
+        progress.note(sentence)
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
     if problems and not measured:
         raise MeasurementError(
@@ -124,6 +131,21 @@ def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_
         progress.advance(done, len(left))
 
 
+def _saturation(run: JobRun) -> str:
+    """Return what to say if the accuracies of the best networks are nearly equal; else nothing."""
+    rows, counts = run.trials, np.array(list(run.images.class_counts["holdout"]))
+    accuracies = np.sort(rows["holdout_accuracy"].dropna())[::-1][:SATURATED_NETWORKS]
+    image = 1 / (len(counts) * counts.min()) if run.images.is_balanced else 1 / counts.sum()
+    if len(accuracies) < SATURATED_NETWORKS or accuracies[0] - accuracies[-1] > 1.001 * image:
+        return ""
+    return (
+        f"the accuracies of the {SATURATED_NETWORKS} best networks differ by at most one of "
+        f"{counts.sum()} hold-out images: the images cannot tell them apart, and the fastest is "
+        "chosen. More hold-out images, a space of smaller networks or a smaller image_size could "
+        "tell more"
+    )
+
+
 def to_measure(
     rows: pd.DataFrame,
     search: SearchSettings,
@@ -164,28 +186,60 @@ def to_measure(
 
 
 def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict[str, NasError]]:
-    """Train networks that represent the front of a run to the end.
+    """Train networks of the front of a run to the end: what `nas select` picks, and others.
+
+    The first is the pick. Another one is trained at the end if training has made it the pick.
 
     Args:
         run: the run, with the candidates and their measured latencies.
         progress: receives progress and messages.
 
     Returns:
-        The names of their folders in `models`, the most accurate first; and the error of each
-        network that could not be trained, by its name. The run's record has the reasons, too.
+        The names of their folders in `models`, the pick first; and the error of each network that
+        could not be trained, by its name. The run's record has the reasons, too.
     """
     decided = _decide_finalists(run, progress)
     chosen = _finalists(run, decided.count)
     _, errors = train_networks(run, chosen, decided.epochs, progress=progress)
+    picked = select(_options(run), Limits(), run.images, run.models)
+    name, architecture = finalist(run, picked.member.digest)
+    if chosen and not picked.is_trained and name not in chosen:
+        progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
+        _, own = train_networks(run, {name: architecture}, decided.epochs, progress=progress)
+        chosen, errors = {name: architecture, **chosen}, errors | own
     run.record.training_errors = {name: error.message for name, error in errors.items()}
     return [name for name in chosen if name not in errors], errors
 
 
 def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
-    """Return so many networks that represent the front, the most accurate first, by folder."""
-    rows = run.front if len(run.settings.device.dtypes) == 1 else without_second_dtypes(run.front)
-    picks = representatives(rows, run.settings.search, count, run.trained)
-    return dict(finalist(run, digest) for digest in picks)
+    """Return so many networks of the front by folder: the pick, the knee, and representatives.
+
+    Pick and knee are those of the scores, so that a job that was interrupted chooses them again.
+    """
+    rows = _front(run)
+    options = _options(run, by_scores=True)
+    wanted = [select(options, Limits(), run.images), knee(options)]
+    digests = [each.member.digest for each in wanted if each is not None]
+    digests += representatives(rows, run.settings.search, count, run.trained)
+    return dict(finalist(run, digest) for digest in list(dict.fromkeys(digests))[:count])
+
+
+def _front(run: JobRun) -> pd.DataFrame:
+    """Return the front of a run; of a network in two dtypes only the faster one."""
+    return run.front if len(run.settings.device.dtypes) == 1 else without_second_dtypes(run.front)
+
+
+def _options(run: JobRun, *, by_scores: bool = False) -> list[Option]:
+    """Return the members of the front as options of `nas select`.
+
+    Args:
+        run: the run.
+        by_scores: whether they are compared as if none was trained.
+    """
+    members = of_table(_front(run))
+    if by_scores:
+        members = [each.model_copy(update={"trained_accuracy": None}) for each in members]
+    return member_options(members, run.models, run.settings.device)
 
 
 def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:

@@ -98,6 +98,7 @@ class Member(Document):
         is_trained: whether it was trained to the end.
         training: what its accuracy is, in words.
         accuracy: accuracy by which it is compared, see `nas.run.selection.expected_accuracies`.
+        is_expected: whether this is an expected accuracy, and not one that was measured.
         interval: 95% interval of this accuracy from the number of hold-out images.
         standalone: range of the accuracies that 95% of such networks reach in standalone training,
             from the ranking of the supernet; null without one.
@@ -115,6 +116,7 @@ class Member(Document):
     is_trained: bool
     training: str
     accuracy: Fraction
+    is_expected: bool
     interval: Range
     standalone: Range | None
     latency_us: Positive
@@ -224,7 +226,7 @@ class ReportDocument(Document):
         progress: what is still missing; null if the job has ended.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     name: str
     folder: str
     spaces: list[Name]
@@ -396,6 +398,7 @@ def _member(
         is_trained=model is not None,
         training=_training(model, models, option),
         accuracy=option.accuracy,
+        is_expected=not option.is_trained,
         interval=(interval.low, interval.high),
         standalone=None if ranking is None else ranking.standalone_range(member.score),
         latency_us=option.latency_us,

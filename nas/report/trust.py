@@ -436,7 +436,7 @@ def _training(facts: _Facts) -> TrustRow | None:
             severity="limit",
             remedy=facts.continue_command
             if facts.run.record.remaining
-            else facts.command("retrain", "--pick", facts.members[-1].id),
+            else facts.command("retrain", "--pick", facts.run.pick().id),
         )
     trained = {model.record.digest for model in own}
     on_front = sum(each.digest in trained for each in facts.members)

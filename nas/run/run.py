@@ -44,6 +44,7 @@ from nas.run.selection import (
     file_options,
     member_options,
     select,
+    selection_rule,
 )
 from nas.run.settings import JobSettings, SearchSettings
 from nas.run.study import STUDY_FILE, StudyRecord, read_study
@@ -315,10 +316,12 @@ class Run:
         max_file_bytes: int | None = None,
         int8: bool = False,
         knee: bool = False,
+        most_accurate: bool = False,
     ) -> Pick:
-        """Return the most accurate member of the front that meets the limits.
+        """Return the member of the front to choose of those that meet the limits.
 
-        Trained members are compared by their trained accuracy, see
+        This is the fastest one that the images do not tell from the most accurate one, see
+        `nas.run.selection.select`. Trained members are compared by their trained accuracy, see
         `nas.run.selection.expected_accuracies`.
 
         Args:
@@ -332,12 +335,14 @@ class Run:
             int8: whether to choose among the exported files of the members, in float32 and in int8,
                 by their own accuracies and latencies. `Pick.path` is then the file to deploy.
             knee: whether to return the knee point instead, see `nas.run.selection.knee`.
+            most_accurate: whether to return the most accurate member instead.
 
         Raises:
             InfeasibleError: no member meets the limits; the message names the nearest. Or there is
                 no knee point.
             RunFolderError: the run has no front.
-            RequestError: a limit is not above zero, or no member was exported in int8.
+            RequestError: a limit is not above zero, no member was exported in int8, or both the
+                knee point and the most accurate member are asked for.
         """
         limits = Limits(
             max_latency_ms,
@@ -348,7 +353,8 @@ class Run:
             max_file_bytes,
         )
         options = self.options(int8=int8)
-        return Pick.of_run(self, select(options, limits, self.images, by_knee=knee))
+        rule = selection_rule(knee=knee, most_accurate=most_accurate)
+        return Pick.of_run(self, select(options, limits, self.images, self.models, rule=rule))
 
     def compare(self, option: Option, other: Option) -> Comparison:
         """Compare two options of the run, see `options`."""

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel
 from nas.run.settings import DeviceSettings
 from nas.search import non_dominated
+
+STANDARD_ERRORS_OF_INTERVAL = 1.96
+"""Standard errors from an accuracy to an end of its 95% interval."""
 
 MIN_SCORE_ERROR = 0.001
 """Smallest error of a score that the error after training is compared with: less is luck."""
@@ -48,6 +52,11 @@ class Option:
     file: ExportedFile | None = None
     path: str = ""
     device: str = ""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether `accuracy` is that of the trained network or file, and not an expected one."""
+        return self.file is not None or self.accuracy == self.member.trained_accuracy
 
     @property
     def name(self) -> str:
@@ -231,16 +240,41 @@ def expected_accuracies(members: Sequence[Candidate]) -> list[float]:
     return [known.get(each.digest, expected(each)) for each in members]
 
 
+Rule = Literal["one_standard_error", "most_accurate", "knee"]
+"""What is chosen of the options within limits, see `select`."""
+
+
+def selection_rule(*, knee: bool = False, most_accurate: bool = False) -> Rule:
+    """Return the rule that a caller asks for. Raises RequestError for two."""
+    if knee and most_accurate:
+        raise RequestError(
+            "Both the knee point and the most accurate network are asked for.",
+            remedy="Ask for one of them.",
+        )
+    return "knee" if knee else "most_accurate" if most_accurate else "one_standard_error"
+
+
 def select(
-    options: Sequence[Option], limits: Limits, data: JudgedImages, *, by_knee: bool = False
+    options: Sequence[Option],
+    limits: Limits,
+    data: JudgedImages,
+    models: Sequence[RunModel] = (),
+    *,
+    rule: Rule = "one_standard_error",
 ) -> Option:
-    """Return the most accurate option that meets the limits; of several, the fastest.
+    """Return the option to choose of those that meet the limits.
+
+    By the rule of one standard error (Breiman, Friedman, Olshen and Stone, "Classification and
+    Regression Trees", 1984), this is the fastest of the `equals` of the most accurate one. Trained
+    networks go before those whose accuracy is only expected.
 
     Args:
         options: the options, at least one.
         limits: the limits.
         data: the images of the run.
-        by_knee: whether to return the `knee` of those that meet the limits instead.
+        models: the trained networks of the run, whose answers are compared.
+        rule: "most_accurate" to return the most accurate option, and of several the fastest; "knee"
+            to return the `knee` of the options.
 
     Raises:
         InfeasibleError: no option meets the limits, and the message names the nearest one and the
@@ -257,8 +291,12 @@ def select(
             f"{nearest.summary(data)}; it misses {violations}.",
             remedy="Relax the limits, or search smaller networks.",
         )
-    if not by_knee:
+    if rule == "most_accurate":
         return max(feasible, key=_preference)
+    if rule == "one_standard_error":
+        return min(
+            equals(feasible, data, models), key=lambda each: (not each.is_trained, each.latency_us)
+        )
     chosen = knee(feasible)
     if chosen is None:
         raise InfeasibleError(
@@ -267,6 +305,53 @@ def select(
             remedy="Choose by a limit, such as --max-latency-ms.",
         )
     return chosen
+
+
+def equals(
+    options: Sequence[Option], data: JudgedImages, models: Sequence[RunModel] = ()
+) -> list[Option]:
+    """Return the most accurate option and those that the images do not tell from it.
+
+    The accuracy of these is at most one standard error of the number of hold-out images lower, and
+    a paired test of the answers to these images, where both networks are trained, does not show
+    that they are less accurate. The most accurate option comes first.
+
+    Args:
+        options: the options, at least one.
+        data: the images of the run.
+        models: the trained networks of the run.
+    """
+    best = max(options, key=_preference)
+    interval = data.interval(best.accuracy, "holdout")
+    assert interval is not None, "an option has an accuracy"
+    lowest = best.accuracy - (best.accuracy - interval.low) / STANDARD_ERRORS_OF_INTERVAL
+    others = [
+        each
+        for each in options
+        if each is not best
+        and each.accuracy >= lowest
+        and compare(each, best, models, data).shown != -1
+    ]
+    return [best, *others]
+
+
+def reason(
+    chosen: Option,
+    options: Sequence[Option],
+    limits: Limits,
+    data: JudgedImages,
+    models: Sequence[RunModel] = (),
+) -> str:
+    """Return in one sentence why `select` chooses an option by the rule of one standard error."""
+    same = equals(_within(options, limits), data, models)
+    if len(same) == 1:
+        return "It is the most accurate one within the limits."
+    is_slower = any(each.latency_us < chosen.latency_us for each in same)
+    return (
+        f"It is the fastest {'trained one ' if is_slower else ''}of {len(same)} networks that "
+        f"{data.counts['holdout']} hold-out images do not tell from the most accurate one, "
+        f"{same[0].name}."
+    )
 
 
 def _within(options: Sequence[Option], limits: Limits) -> list[Option]:

@@ -327,7 +327,8 @@ class GuidedOptimizer:
             more = Candidates(model, offspring).acquisition_values()
             values = np.concatenate([values, more])
             pool += offspring
-        ranked = [pool[index] for index in _largest_first(values)[:MAX_PLAN_LENGTH]]
+        order = np.lexsort([np.array(self._cheap.first_costs(pool)), -values])
+        ranked = [pool[index] for index in order[:MAX_PLAN_LENGTH]]
         return _rank_jointly(ranked, model, batch_size)
 
     def _model(self, observations: Observations) -> PosteriorModel:

@@ -63,6 +63,10 @@ the front count.
 MAX_NORMALISED = 1e6
 """Largest normalised value that a model predicts: products of larger ones leave a float's range."""
 
+NEGLIGIBLE_GAIN = 1e-6
+"""Expected hypervolume improvement, as a share of the observed range of each objective, that counts
+as none: where all accuracies are equal, what is left of it is the noise of a model without data."""
+
 MIN_VALUES_OF_A_LIMIT = 2
 """Values of an objective that only limits the search before it is modelled."""
 
@@ -79,6 +83,14 @@ class CheapObjectives:
         if architecture not in self._cache:
             self._cache[architecture] = self._evaluate(architecture)
         return self._cache[architecture]
+
+    def first_costs(self, architectures: Sequence[Architecture]) -> list[float]:
+        """Return the value of the first cheap objective of each architecture, 0 without one.
+
+        It decides between architectures from which a model expects equally much, as where all
+        accuracies are equal.
+        """
+        return [next(iter((self.values(each) or {}).values()), 0.0) for each in architectures]
 
     def _evaluate(self, architecture: Architecture) -> dict[str, float] | None:
         values: dict[str, float] = {}
@@ -323,7 +335,8 @@ class Candidates:
         reference = [REFERENCE_VALUE] * means.shape[1]
         values = feasibility * self._success
         if len(self._front):
-            values *= expected_hypervolume_improvement(means, deviations, self._front, reference)
+            gains = expected_hypervolume_improvement(means, deviations, self._front, reference)
+            values *= np.where(gains < NEGLIGIBLE_GAIN, 0.0, gains)
         return np.where(self._is_probably_feasible(feasibility), values, -1 / (1 + values))
 
     def fantasize(self, index: int) -> None:

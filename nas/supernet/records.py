@@ -224,11 +224,16 @@ class ScoreCorrection(Document):
     def correct(self, accuracy: float, macs: float, space: str) -> float:
         """Return the corrected accuracy of a network.
 
+        It is 1 for an accuracy of 1: no image tells such networks apart, and a correction would
+        prefer the largest of them.
+
         Args:
             accuracy: accuracy in the supernet, in [0, 1].
             macs: multiply-accumulates of the network for one image.
             space: name of its space.
         """
+        if accuracy >= 1:
+            return 1.0
         reference = to_logit(self.reference_accuracy)
         distance = (
             to_logit(accuracy) - reference + self.slope * math.log(macs / self.reference_macs)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ import torch
 from nas.data import load_dataset
 from nas.deploy.retrain import load_trained
 from nas.errors import RequestError
-from nas.job.finish import train_finalists
+from nas.job.finish import _saturation, train_finalists
 from nas.job.folder import claim
 from nas.job.settings import load_job
 from nas.run import candidates
@@ -19,6 +20,7 @@ from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.run import open_run
 from nas.run.trained import read_trained
+from nas.statistics import wilson_interval
 from tests.deploy.example_run import SETTINGS, front_ids, make_run
 from tests.job.runs import OUT, count_lines, start_process
 
@@ -60,9 +62,15 @@ def train_finalists_of(folder: Path, progress: SilentProgress) -> None:
 def test_stage_trains_the_planned_number_of_finalists_and_writes_their_accuracies(run):
     progress = Notes()
     train_finalists_of(run, progress)
-    front = front_ids(run)
     records = {record.id: record for record in read_trained(run).values()}
-    assert set(records) == {front[0], front[-1]}
+    members = open_run(run).members
+    best = max(member.score for member in members)
+    low = wilson_interval(best, [len(open_run(run).data.holdout)]).low
+    lowest = best - (best - low) / 1.96
+    picked = next(member.id for member in members if member.score >= lowest)
+    assert len(records) == 2
+    assert picked in records, "the fastest within a standard error of the most accurate one"
+    assert open_run(run).pick().id in records
     assert {record.epochs for record in records.values()} == {1}
     total = progress.steps[0][1]
     assert progress.steps == [(done, total) for done in range(1, total + 1)]
@@ -152,3 +160,23 @@ def test_job_killed_while_it_trains_a_finalist_ends_like_an_undisturbed_one(
     assert weights[0].keys() == weights[1].keys()
     for name, state in weights[0].items():
         assert all(torch.equal(tensor, weights[1][name][key]) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    ("right", "is_balanced", "is_saturated"),
+    [
+        ([220] * 5 + [219] * 5, False, True),
+        ([220] * 9 + [218] * 5, False, False),
+        ([220] * 9, False, False),  # Too few networks to say so.
+        ([220] * 9 + [216], True, False),
+        ([220] * 9 + [218.9], True, True),  # An image of the rare class counts for more.
+    ],
+)
+def test_accuracies_within_one_image_are_called_saturated(right, is_balanced, is_saturated):
+    run = SimpleNamespace(
+        trials=pd.DataFrame({"holdout_accuracy": [each / 220 for each in right] + [None, 0.3]}),
+        images=SimpleNamespace(class_counts={"holdout": [120, 100]}, is_balanced=is_balanced),
+    )
+    said = _saturation(run)
+    assert said.startswith("the accuracies of the 10 best networks differ") == is_saturated
+    assert ("one of 220 hold-out images" in said) == is_saturated

@@ -159,7 +159,7 @@ def test_spaces_on_one_scale_are_fine_once_they_are_ranked(run):
 
 def test_untrained_front_limits(run):
     untrained = row(run, "trained networks")
-    best = open_run(run).front["id"].iloc[-1]
+    best = open_run(run).pick().id
     assert untrained.severity == "limit"
     assert untrained.remedy == f"nas retrain {run} --pick {best}"
 

@@ -300,7 +300,7 @@ def test_choice_of_a_file_equals_brute_force_over_the_files_of_the_front(exporte
     ]
     for limit in (50, 60, 70, 200, 250, 300):
         expected = max(file for file in files if file[1] <= limit)
-        pick = opened.pick(max_latency_ms=limit / 1000, int8=True)
+        pick = opened.pick(max_latency_ms=limit / 1000, int8=True, most_accurate=True)
         assert (pick.file.holdout_accuracy, pick.file.latency_us, pick.id, pick.file.format) == (
             expected
         )
@@ -313,7 +313,7 @@ def test_choice_of_a_file_equals_brute_force_over_the_files_of_the_front(exporte
 
 def test_select_names_the_file_to_deploy(exported_run, invoke):
     fast = open_run(exported_run).models[0].record.id
-    limits = ("--int8", "--max-latency-ms", 0.1)
+    limits = ("--int8", "--most-accurate", "--max-latency-ms", 0.1)
     result = invoke("select", exported_run, *limits)
     first, *_, other = result.stdout.splitlines()
     assert first.startswith(f"Deploy {exported_run}/models/{fast}/model.onnx-int8 (onnx-int8): ")

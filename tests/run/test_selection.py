@@ -3,6 +3,7 @@
 from dataclasses import fields
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nas.errors import InfeasibleError, RequestError
@@ -11,14 +12,18 @@ from nas.run.selection import (
     Comparison,
     Limits,
     Option,
+    equals,
     expected_accuracies,
     knee,
     member_options,
+    reason,
     runner_up,
+    selection_rule,
 )
 from nas.run.selection import select as select_of
 from nas.run.settings import DeviceSettings
-from tests.run.test_judged import IMAGES
+from nas.statistics import wilson_interval
+from tests.run.test_judged import COUNTS, IMAGES
 
 SLOW, FAST, GUESS = "s1ab", "wa57", "ge55"
 
@@ -49,7 +54,7 @@ def in_space(space, *values, **changes) -> Candidate:
 
 
 def select(members, limits) -> Candidate:
-    return select_of(options(members), limits, IMAGES).member
+    return select_of(options(members), limits, IMAGES, rule="most_accurate").member
 
 
 def options(members, models=(), **device) -> list[Option]:
@@ -67,6 +72,75 @@ def test_select_returns_most_accurate_member_within_limits():
     assert select(FRONT, Limits()).id == SLOW
     assert select(FRONT, Limits(max_params=600)).id == GUESS
     assert select(FRONT, Limits(max_latency_ms=0.4, min_accuracy=0.6)).id == FAST
+
+
+def test_choice_is_the_fastest_within_a_standard_error_of_the_most_accurate():
+    """Brute force over random fronts, by Wilson's interval of 100 hold-out images."""
+    rng = np.random.default_rng(3)
+    counts = []
+    for _ in range(200):
+        trained = rng.random() < 0.5
+        front = [
+            member(f"g{number:03}", round(0.7 + 0.3 * rng.random(), 2), 100.0 * rng.random() + 1)
+            for number in range(8)
+        ]
+        if trained:
+            front = [
+                each.model_copy(update={"trained_accuracy": each.validation_accuracy})
+                if rng.random() < 0.4
+                else each
+                for each in front
+            ]
+        within = [each for each in options(front) if each.latency_us <= 80]
+        best = max(each.accuracy for each in within)
+        low = wilson_interval(best, [100]).low
+        same = [each for each in within if each.accuracy >= best - (best - low) / 1.96]
+        own = [each for each in same if each.member.trained_accuracy is not None] or same
+        chosen = select_of(options(front), Limits(max_latency_ms=0.08), IMAGES)
+        assert chosen.latency_us == min(each.latency_us for each in own)
+        assert len(equals(within, IMAGES)) == len(same)
+        counts.append(len(same))
+    assert min(counts) == 1
+    assert max(counts) >= 3
+
+
+def test_accuracies_of_100_percent_are_told_from_lower_ones_by_the_number_of_images():
+    front = [member(SLOW, 1.0, 900.0), member(GUESS, 0.99, 500.0), member(FAST, 0.97, 300.0)]
+    assert select_of(options(front), Limits(), IMAGES).member.id == GUESS
+    many = IMAGES.model_copy(update={"class_counts": {**COUNTS, "holdout": [800, 200]}})
+    assert select_of(options(front), Limits(), many).member.id == SLOW
+
+
+def test_a_network_that_a_paired_test_shows_to_be_worse_is_not_chosen():
+    """2 of 100 points are below a standard error, and 10 of 500 answers differ one way."""
+    front = options(
+        [
+            member(SLOW, 0.8, 900.0, trained_accuracy=0.8),
+            member(FAST, 0.8, 300.0, trained_accuracy=0.78),
+        ]
+    )
+
+    def model(digest: str, shown: int) -> SimpleNamespace:
+        record = SimpleNamespace(digest=digest)
+        return SimpleNamespace(record=record, difference=lambda other, *, is_balanced: shown)
+
+    models = [model(SLOW, 1), model(FAST, -1)]
+    assert select_of(front, Limits(), IMAGES, models).member.id == SLOW
+    alike = [model(SLOW, 0), model(FAST, 0)]
+    assert select_of(front, Limits(), IMAGES, alike).member.id == FAST
+    assert reason(front[1], front, Limits(), IMAGES, alike) == (
+        "It is the fastest of 2 networks that 100 hold-out images do not tell from the most "
+        f"accurate one, {SLOW}."
+    )
+    assert reason(front[0], front, Limits(), IMAGES, models) == (
+        "It is the most accurate one within the limits."
+    )
+
+
+def test_two_rules_at_once_are_refused():
+    assert selection_rule(knee=True) == "knee"
+    with pytest.raises(RequestError, match="Both the knee point and the most accurate"):
+        selection_rule(knee=True, most_accurate=True)
 
 
 def test_select_prefers_measured_to_predicted_latency():
@@ -196,7 +270,7 @@ def test_knee_is_the_member_highest_above_the_chord_on_a_logarithmic_axis():
     ]
     dominated = member("g005", 0.71, 5000.0)
     assert knee(options([dominated, *front])).member.id == "g003"
-    chosen = select_of(options(front), Limits(max_latency_ms=1), IMAGES, by_knee=True)
+    chosen = select_of(options(front), Limits(max_latency_ms=1), IMAGES, rule="knee")
     assert chosen.member.id == "g002"
 
 
@@ -205,7 +279,7 @@ def test_front_without_a_member_above_its_chord_has_no_knee(middle):
     front = options([FRONT[0], FRONT[1], *middle])
     assert knee(front) is None
     with pytest.raises(InfeasibleError, match=f"The {len(front)} networks .* have no knee point"):
-        select_of(front, Limits(), IMAGES, by_knee=True)
+        select_of(front, Limits(), IMAGES, rule="knee")
 
 
 def test_runner_up_is_the_next_best_within_the_limits():

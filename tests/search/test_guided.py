@@ -234,3 +234,12 @@ def test_errors_of_the_program_are_not_taken_for_values_without_a_model(monkeypa
     monkeypatch.setattr(posterior, "GaussianProcess", fail)
     with pytest.raises(TypeError, match="wrong arguments"):
         run_search(SPACES, {"additive": additive}, trials=20)
+
+
+def test_trials_go_to_the_cheap_end_where_all_accuracies_are_equal():
+    cost = make_objective("macs", macs, cheap=True)
+    equal = make_objective("error", lambda architecture: 0.0)
+    tried = architectures(run_search(SQUEEZENET, [cost, equal], trials=60, startup=10, seed=2))
+    drawn = [SQUEEZENET.sample(np.random.default_rng(i)) for i in range(400)]
+    low = np.quantile([macs(each) for each in drawn], 0.1)
+    assert np.median([macs(each) for each in tried[20:]]) < low

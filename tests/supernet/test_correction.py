@@ -53,12 +53,19 @@ def test_slope_and_scale_are_those_of_scipy_on_logits():
     assert "spaces may not be comparable" in fitted.summary
 
 
-@pytest.mark.parametrize("accuracy", [0.0, 1.0])
-def test_accuracy_of_zero_or_one_stays_a_fraction_and_larger_networks_come_first(accuracy):
+@pytest.mark.parametrize("accuracy", [0.0, 0.9999])
+def test_extreme_accuracy_stays_a_fraction_and_larger_networks_come_first(accuracy):
     fitted = ScoreCorrection(slope=0.3, scale=1, reference_macs=1000, reference_accuracy=0.5)
     corrected = [fitted.correct(accuracy, macs, "any") for macs in (1, 1000, 10**9)]
     assert 0 < corrected[0] < corrected[1] < corrected[2] < 1
     assert corrected[1] == pytest.approx(accuracy, abs=1.1e-4)
+
+
+def test_networks_that_are_right_on_all_images_are_equal():
+    fitted = ScoreCorrection(
+        slope=0.3, scale=0.6, reference_macs=1000, reference_accuracy=0.5, offsets={"any": -1.0}
+    )
+    assert {fitted.correct(1.0, macs, "any") for macs in (1, 1000, 10**9)} == {1.0}
 
 
 def test_order_for_size_is_that_of_the_slope_alone():

@@ -158,6 +158,13 @@ function comparisonOf(a, b) {
   return `${text}; ${certaintyOf(a, b)}`;
 }
 
+/** Return why the pick is chosen by the limits, in the words of `nas select`. */
+function reason() {
+  if (equals.length === 1) return `${pick.id} is the most accurate one within the limits. `;
+  const trained = equals.some((member) => member.latency_us < pick.latency_us) ? "trained one " : "";
+  return `${pick.id} is the fastest ${trained}of ${equals.length} networks that ${report.holdout_images} hold-out images do not tell from the most accurate one, ${equals[0].id}. `;
+}
+
 /** Return what is known of the difference in accuracy of two members, a clause. */
 function certaintyOf(a, b) {
   const test = report.tested.find(([first, second]) => [first, second].includes(a.id) && [first, second].includes(b.id));
@@ -242,7 +249,7 @@ function drawPick(container) {
   const interval = ({ interval: [low, high] }) => `(${formatPercent(low)} to ${formatPercent(high)})`;
   const table = el("table", { id: "pick" },
     el("thead", {}, el("tr", {}, el("td"), both.map((member, index) => el("th", { scope: "col", "data-network": member.id },
-      el("span", { class: "role" }, index ? "runner-up" : pick.id === chosenId ? "your pick" : "pick: the most accurate within the limits"), el("br"),
+      el("span", { class: "role" }, index ? "runner-up" : pick.id === chosenId ? "your pick" : "pick"), el("br"),
       el("code", {}, member.id), ` ${report.spaces[member.space]}${member.dtype ? `, ${member.dtype}` : ""}${member.id === report.knee ? ", knee" : ""}`)))),
     el("tbody", {},
       row(report.metric, (member) => [el("strong", {}, formatPercent(member.accuracy)), ` ${interval(member)}`, el("br"), el("small", {}, member.training)].flat()),
@@ -256,7 +263,7 @@ function drawPick(container) {
   const beyond = chosenId && pick.id !== chosenId ? `${chosenId}, your pick, does not meet these limits. ` : "";
   const untrained = both.every((member) => member.is_trained) ? "" : " The error of an expected accuracy comes on top of it.";
   const comparison = runnerUp ? `${pick.id} is ${comparisonOf(pick, runnerUp)}. ` : "";
-  words.replaceChildren(el("p", { class: "difference" }, beyond, comparison, automatic));
+  words.replaceChildren(el("p", { class: "difference" }, beyond, pick.id === chosenId ? "" : reason(), comparison, automatic));
   details.replaceChildren(
     letScroll(el("div", { class: "scroll" }, table)),
     el("p", {}, el("small", {}, `In brackets: the 95% interval that ${report.holdout_images} hold-out images leave.${untrained} A bar is the block's share of the multiply-accumulates.${isOneSpace ? " Blocks with a dashed edge differ between the two." : ""}`)),

@@ -29,7 +29,8 @@ const LIMITS = {
   min_accuracy: { label: "accuracy, %", value: (network) => network.accuracy, scale: 100, isSmallest: true },
 };
 const limits = Object.fromEntries(Object.keys(LIMITS).map((name) => [name, null]));
-let chosenId = null; // what was chosen by hand; null for the most accurate within the limits
+let chosenId = null; // what was chosen by hand; null for what the limits say
+let equals = []; // the most accurate member within the limits, and those that the images do not tell from it
 let pick = null;
 let runnerUp = null;
 
@@ -74,12 +75,25 @@ function onBrush(listener) {
 /** Return whether plots show a network in full: it meets the limits and is not brushed out. */
 const isShown = (id) => isIdWithin(id) && ![...brushedOut.values()].some((ids) => ids.has(id));
 
-/** Choose as `nas select` does: the most accurate member within the limits; of several, the fastest. */
+/** Return whether a paired test shows that the first of two trained members is less accurate. */
+const isShownWorse = (a, b) =>
+  report.tested.some(([first, second, shown]) => (first === a.id && second === b.id && shown < 0) || (first === b.id && second === a.id && shown > 0));
+
+/** Return the most accurate of some members and those that the images do not tell from it, see `nas.run.selection.equals`. */
+function equalsOf([best, ...others]) {
+  if (!best) return [];
+  const lowest = best.accuracy - (best.accuracy - best.interval[0]) / 1.96;
+  return [best, ...others.filter((member) => member.accuracy >= lowest && !isShownWorse(member, best))];
+}
+
+/** Choose as `nas select` does: the fastest member that the images do not tell from the most accurate one within the limits. */
 function updatePick() {
   const within = members.filter(isWithin);
   within.sort((a, b) => b.accuracy - a.accuracy || a.latency_us - b.latency_us);
   const own = within.find((member) => member.id === chosenId);
-  pick = own ?? within[0] ?? null;
+  equals = equalsOf(within);
+  const [fastest] = [...equals].sort((a, b) => a.is_expected - b.is_expected || a.latency_us - b.latency_us);
+  pick = own ?? fastest ?? null;
   runnerUp = within.find((member) => member !== pick) ?? null;
   for (const listener of limitListeners) listener();
   for (const listener of pickListeners) listener(pick);
@@ -91,7 +105,7 @@ function setLimit(name, value) {
   writeAddress();
 }
 
-/** Pick a member of the front by hand; null for the most accurate within the limits. */
+/** Pick a member of the front by hand; null for what the limits say. */
 function choose(id) {
   if (id !== null && !memberById.has(id)) return;
   chosenId = id === chosenId ? null : id;
