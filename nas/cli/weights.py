@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
 
 
+MAX_NAMED = 10
+"""Most names of what is left out that the text shows; `--json` has all."""
+
+
 def weights(
-    file: Annotated[
-        Path, typer.Argument(help="A .safetensors file, or a state dict that torch.save wrote.")
-    ],
+    file: Annotated[Path, typer.Argument(help="A .safetensors file, or what torch.save wrote.")],
     reference: Annotated[
         str | None,
         typer.Option(help="Name of the network, from `nas spaces --references`."),
@@ -47,6 +49,7 @@ def _document(read: PublishedWeights) -> dict[str, Any]:
         "file_bytes": read.file.file_bytes,
         "sha256": read.file.sha256,
         "entry": read.file.entry or None,
+        "left_out": read.file.left_out,
         "reference": read.reference.name,
         "also": read.also,
         "space": read.architecture.space.name,
@@ -77,6 +80,7 @@ def _text(read: PublishedWeights) -> str:
         "space": space.name,
         "file": f"{format_bytes(read.file.file_bytes)}, SHA-256 {read.file.sha256}",
         "entry": read.file.entry,
+        "left out": _names(read.file.left_out),
         "layers": f"all {len(read.sources)} match: {first[1]} is {first[0]}, ..., "
         f"{last[1]} is {last[0]}",
         "conventions": f"{read.conventions.name}, {read.known_by}",
@@ -89,6 +93,13 @@ def _text(read: PublishedWeights) -> str:
     }
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:{width}}{text}" for name, text in lines.items() if text)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    from nas.files.documents import shortened_text
+
+    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(map(shortened_text, names[:MAX_NAMED])) + more
 
 
 def _numbers(values: tuple[float, ...]) -> str:

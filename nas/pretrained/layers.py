@@ -43,15 +43,6 @@ class AmbiguousOrderError(ValueError):
     """The names of layers do not tell in which order the network runs them."""
 
 
-def file_layers(tensors: Mapping[str, Tensor]) -> list[FileLayer]:
-    """Return the layers of a file in the order of their first tensors."""
-    grouped: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        path, _, last = name.rpartition(".")
-        grouped.setdefault(path, {})[last] = tensor
-    return [FileLayer(path, own) for path, own in grouped.items()]
-
-
 def weighted_ops(graph: Graph) -> list[Op]:
     """Return the ops of a graph that have parameters, in their order."""
     return [op for op in graph.ops if op.slot is not None]

@@ -17,20 +17,14 @@ from torch import Tensor
 
 from nas.arguments import checked
 from nas.errors import WeightsError
-from nas.files.documents import shortened
 from nas.graph import Graph
 from nas.pretrained.layers import (
     AmbiguousOrderError,
     FileLayer,
-    Signature,
-    difference,
-    file_layers,
     in_order,
-    op_signature,
-    text_of,
     weighted_ops,
-    with_outputs,
 )
+from nas.pretrained.recognition import Candidate, recognise
 from nas.pretrained.weights_file import WeightsFile, read_weights_file
 from nas.space import Architecture, Reference, SearchSpace, load_definition, space_names
 from nas.space.published import published_graphs
@@ -112,9 +106,6 @@ _LICENCES = {
 }
 """Licences of files whose package states one, by SHA-256."""
 
-_LARGER_NETWORK = re.compile(r"(^|\.)(backbone|aux_classifier|rpn|roi_heads|segmentation)\.")
-"""Names of tensors in networks for detection or segmentation."""
-
 _RELU_DIFFERENCE = (
     "the published network has a ReLU behind its last convolution, which this one leaves out: "
     "classes with a negative score get another score"
@@ -171,42 +162,6 @@ class PublishedWeights:
         return network.eval()
 
 
-class _Candidate(NamedTuple):
-    """A published network that a file is compared with."""
-
-    space: SearchSpace
-    reference: Reference
-    graph: Graph
-
-    @property
-    def signatures(self) -> list[Signature]:
-        """Signatures of the network's layers in the order in which they run."""
-        return [op_signature(self.graph, op) for op in weighted_ops(self.graph)]
-
-    def has_layers_of(self, layers: Sequence[FileLayer]) -> bool:
-        """Return whether the network has the layers of a file, in any order."""
-        missing, extra, _ = difference(self.signatures_for(layers), layers)
-        return missing is None and extra is None
-
-    def likeness(self, layers: Sequence[FileLayer]) -> float:
-        """Return the share of layers that the network and a file have in common."""
-        signatures = self.signatures_for(layers)
-        return difference(signatures, layers)[2] / max(len(signatures), len(layers))
-
-    def signatures_for(self, layers: Sequence[FileLayer]) -> list[Signature]:
-        """Return the signatures with as many classes as the classifier of a file has.
-
-        They are those of the published network if the file has no such classifier.
-        """
-        signatures = self.signatures
-        missing, extra, common = difference(signatures, layers)
-        if extra is not None and missing == len(signatures) - 1 == common:
-            adapted = with_outputs(signatures[-1], extra.signature[0][1][0])
-            if adapted == extra.signature:
-                return [*signatures[:-1], adapted]
-        return signatures
-
-
 @checked(error=WeightsError)
 def read_weights(
     path: Path | str,
@@ -222,8 +177,9 @@ def read_weights(
     from the shapes and from the numbers in the names.
 
     Args:
-        path: a safetensors file, or a state dict that torch.save wrote, by itself or as an entry of
-            a training checkpoint.
+        path: a safetensors file, or a state dict that torch.save wrote, by itself or anywhere in a
+            training checkpoint. Nothing of the file is run. What belongs to no layer is left out,
+            see `WeightsFile.left_out`; averaged weights go first.
         reference: name of the network; None recognises it.
         conventions: name in `CONVENTIONS`; None recognises them by the names of the tensors, or by
             the name of timm's network in the path.
@@ -240,14 +196,10 @@ def read_weights(
     """
     path = Path(path)
     spaces = [load_definition(name) for name in space_names()] if spaces is None else spaces
-    candidates = {each[1].name: _Candidate(*each) for each in published_graphs(spaces)}
+    candidates = {each[1].name: Candidate(*each) for each in published_graphs(spaces)}
     if reference is not None and reference not in candidates:
         raise unknown_reference_error("", reference, list(candidates))
-    file = read_weights_file(path)
-    layers = file_layers(file.tensors)
-    fitting = [name for name, each in candidates.items() if each.has_layers_of(layers)]
-    if not fitting or reference not in (None, *fitting):
-        raise _no_network_error(file, layers, candidates, reference, fitting)
+    file, layers, fitting = recognise(read_weights_file(path), candidates, reference)
     chosen = candidates[reference or fitting[0]]
     signatures = chosen.signatures_for(layers)
     try:
@@ -256,7 +208,7 @@ def read_weights(
         raise _order_error(file, chosen, f"The names do not tell the order: {error}.") from None
     if ordered is None:
         raise _order_error(file, chosen, "They stand in an order that it cannot run in.")
-    library = _library(file)
+    library = _library(layers)
     known, known_by = _conventions(file, library, chosen.reference.name, conventions)
     tensors = dict(_named_tensors(file, chosen.graph, ordered, known))
     classes = signatures[-1][0][1][0]
@@ -281,64 +233,17 @@ def read_weights(
     )
 
 
-def _no_network_error(
-    file: WeightsFile,
-    layers: Sequence[FileLayer],
-    candidates: Mapping[str, _Candidate],
-    wanted: str | None,
-    fitting: Sequence[str],
-) -> WeightsError:
-    """Return the error for a file that has not the layers of the wanted network, or of none.
-
-    Args:
-        file: the file.
-        layers: its layers.
-        candidates: the published networks by name.
-        wanted: name of the network that it should be of; None for any.
-        fitting: networks whose layers it has.
-    """
-    name = wanted or max(candidates, key=lambda each: candidates[each].likeness(layers))
-    nearest = candidates[name]
-    signatures = nearest.signatures_for(layers)
-    missing, extra, common = difference(signatures, layers)
-    if missing == 0 and extra is not None and common == len(signatures) - 1 == len(layers) - 1:
-        expected = dict(signatures[0])["weight"]
-        came = dict(extra.signature).get("weight", ())
-        if len(came) == 4 and (came[0], came[2:]) == (expected[0], expected[2:]):
-            return WeightsError(
-                f"{file.path} is of {name} for images of {came[1]} channels "
-                f"({extra.name}.weight is {'x'.join(map(str, came))}), not of {expected[1]}.",
-                remedy="Give the weights for RGB images.",
-            )
-    if wanted:
-        message = f"{file.path} is not of {wanted}"
-        message += f", but of {' or '.join(fitting)}" if fitting else ""
-    else:
-        message = f"{file.path} is of no known network; the nearest is {name}"
-    message += f": {common} of its {len(signatures)} layers are in the file's {len(layers)}."
-    if missing is not None:
-        slot = weighted_ops(nearest.graph)[missing].slot_name
-        message += f" The first that is missing is {slot} ({text_of(signatures[missing])})."
-    if extra is not None:
-        text = f"{shortened(extra.name)} ({text_of(extra.signature)[:200]})"
-        message += f" The file's first layer that {name} lacks is {text}."
-    if any(_LARGER_NETWORK.search(tensor) for tensor in file.tensors):
-        message += " It seems to be a network for detection or segmentation."
-    remedy = "Give weights of a network that nas spaces --references lists."
-    return WeightsError(message, remedy=remedy)
-
-
-def _order_error(file: WeightsFile, candidate: _Candidate, reason: str) -> WeightsError:
+def _order_error(file: WeightsFile, candidate: Candidate, reason: str) -> WeightsError:
     return WeightsError(
         f"{file.path} has the layers of {candidate.reference.name}. {reason}",
         remedy="Give a state dict that torch.save wrote from the network itself.",
     )
 
 
-def _library(file: WeightsFile) -> str:
+def _library(layers: Sequence[FileLayer]) -> str:
     """Return the library that has such names of tensors; empty if none is known."""
     for library, ends in _LIBRARY_NAMES.items():
-        if any(name.endswith(ends) for name in file.tensors):
+        if any(f"{layer.name}.weight".endswith(ends) for layer in layers):
             return library
     return ""
 
@@ -424,8 +329,8 @@ def _named_tensors(
 
 
 def _finite(file: WeightsFile, layer: FileLayer, name: str) -> Tensor:
-    """Return a tensor as float32. Raises WeightsError for values that are not finite."""
-    tensor = layer.tensors[name].detach().float().contiguous()
+    """Return a copy as float32. Raises WeightsError for values that are not finite."""
+    tensor = layer.tensors[name].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not torch.isfinite(tensor).all():
         raise WeightsError(
             f"{file.path} is damaged: {layer.name}.{name} has values that are not finite.",

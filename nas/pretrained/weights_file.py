@@ -1,45 +1,39 @@
-"""Reads the tensors of a file of weights: safetensors, or a torch state dict.
+"""Reads files of weights: safetensors, or what torch.save wrote, with state dicts anywhere in it.
 
-No file is unpickled without restriction: torch reads state dicts with `weights_only=True`.
+No code of a file is run: see `nas.pretrained.torch_file`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import re
 import warnings
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from nas.errors import WeightsError, first_line, printable
-from nas.files.documents import read_bytes, shortened, shortened_text
+from nas.files.documents import read_bytes, shortened_text
+from nas.pretrained.state_dicts import StateDict, state_dict
+from nas.pretrained.torch_file import (
+    DAMAGED_REMEDY,
+    NO_TORCH_FILE_REMEDY,
+    StoredTensor,
+    UnusableTensor,
+    read_torch_file,
+)
+from nas.pretrained.unpickling import StandIn
 
 MAX_FILE_BYTES = 1 << 30
 """Largest file that is read: a training checkpoint of EfficientNet-Lite4 has 200 MB."""
 
-_ENTRIES = (
-    "model_ema",
-    "state_dict_ema",
-    "ema_state_dict",
-    "model",
-    "state_dict",
-    "model_state_dict",
-)
-"""Entries of training checkpoints that hold a state dict, in the order of preference.
-
-Averaged weights (EMA) go first, because published accuracies are theirs.
-"""
-
-_QUANTISED_NAMES = re.compile(r"(^|\.)((scale|zero_point)$|(_packed_params|weight_fake_quant)\b)")
-"""Names of tensors in a quantised state dict of torch."""
+MAX_DEPTH = 20
+"""Largest number of keys that lead to a state dict; training tools need one to three."""
 
 _FOREIGN = {
     b"<": "it is a web page (HTML), which a download from a wrong address leaves",
@@ -49,73 +43,86 @@ _FOREIGN = {
 }
 """What files of other kinds begin with, and what they are."""
 
-_REMEDY = "Give a .safetensors file, or a state dict that torch.save wrote."
-
 
 class WeightsFile(NamedTuple):
-    """The content of a file of weights.
+    """A file of weights.
 
     Attributes:
         path: path of the file.
         sha256: SHA-256 of the file, in hexadecimal digits.
         file_bytes: size of the file.
-        tensors: floating-point tensors by name. Counters, which are single integers, are left out.
         is_ordered: whether the tensors stand in the order in which their modules were defined.
             Safetensors sorts them by name.
-        entry: entry of the training checkpoint that holds the tensors; empty if there is none.
         metadata: the texts in the header of a safetensors file.
+        entry: entry of the training checkpoint that holds the weights; empty if there is none.
+        left_out: what else holds tensors: entries of the checkpoint, and names beside the layers.
     """
 
     path: Path
     sha256: str
     file_bytes: int
-    tensors: dict[str, Tensor]
     is_ordered: bool
-    entry: str
     metadata: dict[str, str]
+    entry: str = ""
+    left_out: tuple[str, ...] = ()
 
 
-def read_weights_file(path: Path) -> WeightsFile:
+class FileContent(NamedTuple):
+    """The tensors of a file of weights.
+
+    Attributes:
+        file: the file.
+        state_dicts: the state dicts in it, the outermost first.
+        holders: the keys that lead to all that holds tensors.
+    """
+
+    file: WeightsFile
+    state_dicts: list[StateDict]
+    holders: list[tuple[str, ...]]
+
+    def others(self, state: StateDict) -> Iterator[str]:
+        """Iterate over the entries beside a state dict that hold tensors."""
+        for holder in self.holders:
+            same = [a == b for a, b in zip(holder, state.path, strict=False)]
+            if False in same:
+                yield ".".join(holder[: same.index(False) + 1])
+            elif len(holder) > len(state.path):
+                yield ".".join(holder[: len(state.path) + 1])
+
+
+def read_weights_file(path: Path) -> FileContent:
     """Return the tensors of a file.
 
-    Raises WeightsError for a file that cannot be read, is of another kind or damaged, or holds
-    other objects than tensors, or quantised ones.
+    Raises WeightsError for a file that cannot be read, is of another kind or damaged, or holds no
+    state dict.
     """
     try:
         content = read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}.", remedy=_REMEDY) from None
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror}.", remedy=NO_TORCH_FILE_REMEDY
+        ) from None
     if not content:
         raise WeightsError(f"{path} is empty.", remedy="Download it again.")
     for start, what in _FOREIGN.items():
         if content[:64].lstrip().startswith(start):
-            raise WeightsError(f"{path} holds no weights: {what}.", remedy=_REMEDY)
+            raise WeightsError(f"{path} holds no weights: {what}.", remedy=NO_TORCH_FILE_REMEDY)
     is_safetensors = content[8:9] == b"{" or path.suffix == ".safetensors"
-    loaded = _safetensors(path, content) if is_safetensors else _state_dict(path, content)
-    entry, named = _unwrapped(path, loaded)
-    return WeightsFile(
-        path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
-        file_bytes=len(content),
-        tensors=_float_tensors(path, named),
-        is_ordered=not is_safetensors,
-        entry=entry,
-        metadata=_metadata(content) if is_safetensors else {},
-    )
+    loaded = _safetensors(path, content) if is_safetensors else read_torch_file(path, content)
+    metadata = _metadata(content) if is_safetensors else {}
+    sha256 = hashlib.sha256(content).hexdigest()
+    file = WeightsFile(path, sha256, len(content), not is_safetensors, metadata)
+    return _searched(file, loaded)
 
 
 def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        reason = printable(first_line(error))[:200].rstrip(". ")
         raise WeightsError(
-            f"{path} is damaged or incomplete: {_reason(error)}.",
-            remedy="Download it again.",
+            f"{path} is damaged or incomplete: {reason}.", remedy=DAMAGED_REMEDY
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    return printable(first_line(error))[:200].rstrip(". ")
 
 
 def _metadata(content: bytes) -> dict[str, str]:
@@ -125,72 +132,71 @@ def _metadata(content: bytes) -> dict[str, str]:
     return dict(header.get("__metadata__") or {})
 
 
-def _state_dict(path: Path, content: bytes) -> Any:
-    """Return what torch.save wrote, which is only made of tensors and plain containers."""
+_Node = tuple[tuple[str, ...], Any, str]
+"""The keys that lead to a value, the value, and the class of the object that it is a part of."""
+
+_TENSORS = (Tensor, StoredTensor, UnusableTensor)
+
+
+def _searched(file: WeightsFile, loaded: Any) -> FileContent:
+    """Return the mappings that hold tensors. Raises WeightsError if there are none.
+
+    A tensor that is a part of an object does not count: only the code of its class says how the
+    object uses it.
+    """
+    states, holders, owners = [], [], []
+    waiting: deque[_Node] = deque([((), loaded, "")])
+    seen: set[int] = set()
+    while waiting:
+        path, value, owner = waiting.popleft()
+        if id(value) in seen or len(path) > MAX_DEPTH:
+            continue
+        seen.add(id(value))
+        if isinstance(value, StandIn):
+            waiting += [(path, value.items, owner), (path, value.content, owner or value.name)]
+            continue
+        is_mapping, has_tensors = isinstance(value, dict), False
+        for key, child in value.items() if is_mapping else enumerate(value):
+            has_tensors = has_tensors or isinstance(child, _TENSORS)
+            if isinstance(child, (dict, list, tuple, StandIn)):
+                waiting.append((path if owner else (*path, _text(key)), child, owner))
+        if has_tensors:
+            holders.append(path)
+            if owner:
+                owners.append(owner)
+            elif is_mapping:
+                states.append(state_dict(path, _read(file.path, value)))
+    if states:
+        return FileContent(file, states, holders)
+    if owners:
+        raise WeightsError(
+            f"{file.path} holds {printable(shortened_text(owners[0]))} objects, which could run "
+            "code when loaded, and no state dict.",
+            remedy="If you trust it, write its weights alone: torch.save(model.state_dict(), "
+            "FILE).",
+        )
+    came = ", ".join(map(_text, loaded)) if isinstance(loaded, dict) else type(loaded).__name__
+    raise WeightsError(
+        f"{file.path} holds no state dict: {shortened_text(printable(came))}.",
+        remedy=NO_TORCH_FILE_REMEDY,
+    )
+
+
+def _text(key: Any) -> str:
+    return str(key) if isinstance(key, (str, int)) else "?"
+
+
+def _read(path: Path, items: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a mapping with torch's tensors. Raises WeightsError for one that cannot be."""
     try:
         with warnings.catch_warnings():
-            # torch warns of storages and archives of old versions, which is no news for the user.
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        # The unpickler of a damaged file can raise anything.
-        text = str(error)
-        foreign = re.search(r"GLOBAL ([\w.]+)", text)
-        if foreign or "TorchScript" in text:
-            what = f"{foreign[1]} objects" if foreign else "a TorchScript program"
-            raise WeightsError(
-                f"{path} holds {what}, which could run code when loaded, and not only weights.",
-                remedy="If you trust it, write its weights alone: torch.save(model.state_dict(), "
-                "FILE).",
-            ) from None
-        if content[:2] == b"PK" or content[:1] == b"\x80":
-            raise WeightsError(
-                f"{path} is damaged or incomplete: {_reason(error)}.",
-                remedy="Download it again.",
-            ) from None
+            # They share the content of the file, which nothing may write to; nothing does.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            return {
+                key: value.read() if isinstance(value, StoredTensor) else value
+                for key, value in items.items()
+            }
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise WeightsError(
-            f"{path} is neither a safetensors file nor a torch state dict.", remedy=_REMEDY
+            f"{path} is damaged or incomplete: {first_line(error)}.", remedy=DAMAGED_REMEDY
         ) from None
-
-
-def _unwrapped(path: Path, loaded: Any) -> tuple[str, Mapping[str, Any]]:
-    """Return the state dict in what was loaded, and the entry that it is in."""
-    entry = ""
-    if isinstance(loaded, Mapping):
-        for name in _ENTRIES:
-            if isinstance(loaded.get(name), Mapping) and loaded[name]:
-                entry, loaded = name, loaded[name]
-                break
-    if not isinstance(loaded, Mapping) or not any(
-        isinstance(value, Tensor) for value in loaded.values()
-    ):
-        came = ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) else repr(type(loaded))
-        raise WeightsError(
-            f"{path} holds no state dict: {shortened_text(printable(came))}.", remedy=_REMEDY
-        )
-    return entry, loaded
-
-
-def _float_tensors(path: Path, named: Mapping[str, Any]) -> dict[str, Tensor]:
-    tensors = {}
-    for name, value in named.items():
-        text = shortened(name)
-        is_tensor = isinstance(value, Tensor)
-        if _QUANTISED_NAMES.search(str(name)) or (is_tensor and value.dtype in _QUANTISED_DTYPES):
-            raise WeightsError(
-                f"{path} is quantised: {text} belongs to an int8 network.",
-                remedy="Give the float32 weights; int8 files are made by nas export.",
-            )
-        if not is_tensor or value.layout is not torch.strided:
-            came = type(value).__name__ if not is_tensor else f"a tensor of {value.layout}"
-            raise WeightsError(f"{path}: {text} is {came}, not a tensor.", remedy=_REMEDY)
-        if value.is_floating_point():
-            tensors[str(name)] = value
-        elif value.dim() > 0:
-            raise WeightsError(
-                f"{path}: {text} has {value.dtype} values.", remedy="Give float32 weights."
-            )
-    return tensors
-
-
-_QUANTISED_DTYPES = frozenset([torch.qint8, torch.quint8, torch.qint32, torch.int8, torch.uint8])

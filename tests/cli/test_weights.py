@@ -33,6 +33,19 @@ def test_the_network_of_a_file_is_printed(weights, invoke):
     assert "images moved by 31 of 224 pixels" in text
 
 
+def test_what_is_left_out_of_a_checkpoint_is_named(weights, invoke):
+    state = {f"model.{name}": tensor for name, tensor in torch.load(weights).items()}
+    state["criterion.pos_weight"] = torch.tensor(3.2)
+    buffers = {f"buffers.{number}": torch.ones(2) for number in range(20)}
+    torch.save({"net": {**state, **buffers}, "optimizer": {"state": [torch.ones(2)]}}, weights)
+    record = json.loads(invoke("weights", weights, "--conventions", "torch", "--json").stdout)
+    assert record["entry"] == "net"
+    assert record["left_out"] == ["optimizer", "criterion.pos_weight", *buffers]
+    text = invoke("weights", weights, "--conventions", "torch").stdout
+    assert "left out     optimizer, criterion.pos_weight, buffers.0, " in text
+    assert ", buffers.7, and 12 more" in text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

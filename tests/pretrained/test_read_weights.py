@@ -2,69 +2,11 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from nas.errors import SpaceError, WeightsError
 from nas.pretrained import CONVENTIONS, read_weights
-from nas.space import Reference, SearchSpace, Stage
-from nas.torch_network import Network
-
-SPACE = SearchSpace(
-    "small",
-    activation="relu6",
-    stages=(
-        Stage("stem", "conv", width=(4, 8), stride=2, per_stage={"kernel": 3}),
-        Stage(
-            "body",
-            "inverted_residual",
-            width=(8, 16),
-            depth=(1, 2),
-            stride=2,
-            per_block={"kernel": (3, 5), "expand": 2},
-        ),
-        Stage("head", "linear_classifier"),
-    ),
-    references=(
-        Reference(
-            "small_1.0", {"*.width": (8, 16), "*.depth": 2, "*.kernel": 3}, "", image_size=32
-        ),
-        Reference("small_0.5", {"*.width": (4, 8), "*.depth": 2, "*.kernel": 3}, "", image_size=32),
-    ),
-)
-
-
-def published(name="small_1.0", classes=1000):
-    """A network with random weights and statistics."""
-    row = SPACE.reference_row(name)
-    graph = SPACE.as_published(row).adapt(classes=classes).reference(name).graph
-    generator = torch.Generator().manual_seed(0)
-    network = Network(graph, generator).eval()
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                for tensor in (module.weight, module.running_var):
-                    tensor.copy_(torch.rand(tensor.shape, generator=generator) / 100 + 1e-3)
-                for tensor in (module.bias, module.running_mean):
-                    tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    return network
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Return a function that saves an object as a file and reads it as weights."""
-
-    def read(content, name="weights.pth", **options):
-        path = tmp_path / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        elif name.endswith(".safetensors"):
-            save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
-        else:
-            torch.save(content, path)
-        return read_weights(path, spaces=[SPACE], **{"conventions": "torch", **options})
-
-    return read
+from tests.pretrained.small_network import SPACE, published
 
 
 def renamed(state, name):
@@ -218,7 +160,7 @@ def test_a_backbone_of_another_task_is_named(read):
         ({"head.scale": torch.ones(1), "head.zero_point": torch.tensor(0)}, "quantised"),
         ({"stem.weight": torch.ones(8, 3, 3, 3, dtype=torch.int64)}, "int64"),
         ({"stem.weight": torch.ones(8, 3, 3, 3).to_sparse()}, "sparse"),
-        ({"head.note": "text"}, "is str, not a tensor"),
+        ({"stem.weight": "text"}, "is str, not a tensor"),
     ],
 )
 def test_bad_tensors_are_refused(tensors, message, read):
