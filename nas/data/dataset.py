@@ -404,7 +404,9 @@ def load_dataset(
     bad_by_class = _count_by_class(classes, bad_labels)
     if decoded.bad and on_bad_image == "fail":
         examples = "; ".join(decoded.bad[:3])
-        remedy = f'{remedy_for(decoded.bad)} Replace or remove them, or set on_bad_image = "skip".'
+        remedy = (
+            f'{remedy_for(decoded.bad)} Replace them, move them away, or set on_bad_image = "skip".'
+        )
         raise DataError(
             f"{len(decoded.bad)} of {len(decoded.bad) + len(decoded.labels)} images cannot be "
             f"used: {count_text(bad_by_class)}. "

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import features
 
+from nas.files.foreign import foreign_kind
+
 try:
     import pillow_heif
 except ImportError:
@@ -106,6 +108,9 @@ def unreadable_reason(image: Path | bytes) -> str:
     for signature, name in _SIGNATURES.items():
         if head.startswith(signature):
             return f"{name}, which is not decoded; convert it to JPEG"
+    is_svg = head.startswith(b"<svg") or (isinstance(image, Path) and image.suffix == ".svg")
+    if not is_svg and (kind := foreign_kind(head)):
+        return kind
     return f"not an image in one of the formats {', '.join(IMAGE_FORMATS)}"
 
 

@@ -19,6 +19,7 @@ import filelock
 from nas import files
 from nas.errors import ExportError, RunFolderError
 from nas.files.documents import read_bytes, shortened
+from nas.files.foreign import file_problem
 from nas.files.paths import OpenedPath
 from nas.run.model_card import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
 
@@ -84,7 +85,8 @@ class ModelFolder:
         return _read_sums(path)
 
     def changed_files(self) -> dict[str, str]:
-        """Return what is wrong with each file that `SHA256SUMS` lists: `missing` or `changed`.
+        """Return what is wrong with each file that `SHA256SUMS` lists: `missing`, `changed`,
+        `empty`, or what took its place, such as `a pointer of Git LFS`.
 
         Raises the errors of `sums`.
         """
@@ -94,7 +96,8 @@ class ModelFolder:
             if not os.path.isfile(path):
                 problems[name] = "missing"
             elif digest(path) != expected:
-                problems[name] = "changed"
+                problem = file_problem(path)
+                problems[name] = problem.removeprefix("it is ") if problem else "changed"
         return problems
 
     def require_unchanged(self) -> None:

@@ -20,6 +20,7 @@ from nas.arguments import checked
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, RequestError, SpaceError
+from nas.files.foreign import file_problem
 from nas.run.model_card import NETWORK, NetworkRecord
 from nas.space import Architecture, SearchSpace, load_space
 from nas.torch_network import Network, to_torch
@@ -98,6 +99,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], NetworkRecord]:
             f"There is no {path.name} in {path.parent}.",
             remedy="Export the model with `nas export --format torch`.",
         )
+    if problem := file_problem(path):
+        raise NETWORK.failure(f"{path} is not a readable network: {problem}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nas.errors import NasError, printable
+from nas.files.foreign import foreign_kind
 
 MAX_BYTES = 256 << 20
 """Largest file that is read: a journal of 10,000 trials has 40 MB, a large latency table 2 MB."""
@@ -63,6 +64,10 @@ NetworkDigest = Annotated[str, Field(pattern=r"^[g-z][0-9a-f]{3,63}$")]
 Seconds = Annotated[float, Field(ge=0)]
 
 
+class ForeignFileError(OSError):
+    """A file is of a kind that takes the place of others; its text says how to get the file."""
+
+
 class Document(BaseModel):
     """Base class of the records in files.
 
@@ -101,6 +106,9 @@ class Format(Generic[DocumentType]):
         """Return the content of a file. Raises `error` if it cannot be read (`read_bytes`)."""
         try:
             return read_bytes(path, self.max_bytes)
+        except ForeignFileError as error:
+            # The remedy is for a damaged file; the file itself may be intact.
+            raise self.error(f"{path} is not {self.name}: {error.strerror}.") from None
         except OSError as error:
             raise self.failure(f"{path} cannot be read: {error.strerror}") from None
 
@@ -130,7 +138,8 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Return the content of a regular file.
 
     Raises OSError if the file cannot be read, is not a regular file, or has more than `limit`
-    bytes, and for a path that no file can have.
+    bytes, and for a path that no file can have; ForeignFileError for a pointer, a web page and the
+    like in its place.
     """
     try:
         status = os.stat(path)
@@ -145,6 +154,8 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             content = file.read(limit + 1)
     if max(status.st_size, len(content)) > limit:
         raise OSError(0, f"it has more than {limit >> 20} MiB", str(path))
+    if kind := foreign_kind(content):
+        raise ForeignFileError(0, f"it is {kind}", str(path))
     return content
 
 

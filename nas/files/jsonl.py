@@ -15,6 +15,7 @@ from typing import Any
 from nas.errors import NasError
 from nas.files import with_path
 from nas.files.documents import DocumentType, Format
+from nas.files.foreign import HEAD_BYTES, foreign_kind
 
 DEFAULT_START = b'{"schema": '
 """Start of the first line of most files."""
@@ -38,11 +39,13 @@ def repair(path: Path, start: bytes = DEFAULT_START) -> bool:
     if not path.exists():
         return False
     with path.open("rb") as file:
-        actual = file.read(len(start))
+        head = file.read(HEAD_BYTES)
+        actual = head[: len(start)]
         if actual != start[: len(actual)]:
+            kind = foreign_kind(head) or "another kind of file"
             raise NasError(
-                f"{path} begins with {actual!r}, not with {start!r}: it is another kind of "
-                "file, and was not changed.",
+                f"{path} begins with {actual!r}, not with {start!r}: it is {kind}. It was not "
+                "changed.",
                 remedy="Name another file, or move this one away.",
             )
         last = _last_line(path, file)

@@ -91,7 +91,8 @@ HEADER_FORMAT = Format(
     Header,
     "the header of a latency table",
     TableError,
-    remedy="If it is a latency table, build it again; otherwise name another file.",
+    remedy="If it is a latency table, restore it from a copy, or build it again in another file; "
+    "otherwise name another file.",
 )
 
 
@@ -312,7 +313,7 @@ class _AnyLine(Document):
 
 
 _ROW = "a row of a latency table"
-_REMEDY = "The table was edited or damaged; build it again."
+_REMEDY = "The table was edited or damaged: restore it from a copy, or build it again."
 _ANY_LINE = Format(_AnyLine, _ROW, TableError, _REMEDY)
 _RECORD = Format(Record, _ROW, TableError, _REMEDY)
 _CALIBRATION = Format(Calibration, _ROW, TableError, _REMEDY)

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from nas.errors import RequestError, TableError
 from nas.files.documents import MAX_BYTES
+from nas.files.foreign import HEAD_BYTES, foreign_kind
 from nas.files.jsonl import is_json
 from nas.files.paths import OpenedPath
 from nas.latency.record import HEADER_START, RECORD_START
@@ -82,8 +83,8 @@ def damaged(message: str) -> TableError:
     """Return the error for a file or a line that is not as it was written."""
     return TableError(
         f"{message}.",
-        remedy="If it is a latency table, it was edited or damaged: build it again. "
-        "Otherwise name another file.",
+        remedy="If it is a latency table, it was edited or damaged: restore it from a copy, or "
+        "build it again in another file. Otherwise name another file.",
     )
 
 
@@ -160,6 +161,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             f"{path} cannot be read: {error.strerror}.", remedy="Name a file that can be read."
         ) from None
     with file:
+        if kind := foreign_kind(file.read(HEAD_BYTES)):
+            raise TableError(f"{path} is no latency table: it is {kind}.")
+        file.seek(0)
         yield file
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nas.errors import WeightsError, first_line, printable
-from nas.files.documents import read_bytes, shortened_text
+from nas.files.documents import ForeignFileError, read_bytes, shortened_text
 from nas.pretrained.state_dicts import StateDict, state_dict
 from nas.pretrained.torch_file import (
     DAMAGED_REMEDY,
@@ -34,14 +34,6 @@ MAX_FILE_BYTES = 1 << 30
 
 MAX_DEPTH = 20
 """Largest number of keys that lead to a state dict; training tools need one to three."""
-
-_FOREIGN = {
-    b"<": "it is a web page (HTML), which a download from a wrong address leaves",
-    b"version https://git-lfs": "it is a pointer of Git LFS, not the file that it stands for",
-    b"\x89HDF": "it is an HDF5 file of Keras",
-    b"\x1f\x8b": "it is compressed with gzip",
-}
-"""What files of other kinds begin with, and what they are."""
 
 
 class WeightsFile(NamedTuple):
@@ -98,15 +90,16 @@ def read_weights_file(path: Path) -> FileContent:
     """
     try:
         content = read_bytes(path, MAX_FILE_BYTES)
+    except ForeignFileError as error:
+        raise WeightsError(
+            f"{path} holds no weights: {error.strerror}.", remedy=NO_TORCH_FILE_REMEDY
+        ) from None
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be read: {error.strerror}.", remedy=NO_TORCH_FILE_REMEDY
         ) from None
     if not content:
         raise WeightsError(f"{path} is empty.", remedy="Download it again.")
-    for start, what in _FOREIGN.items():
-        if content[:64].lstrip().startswith(start):
-            raise WeightsError(f"{path} holds no weights: {what}.", remedy=NO_TORCH_FILE_REMEDY)
     is_safetensors = content[8:9] == b"{" or path.suffix == ".safetensors"
     loaded = _safetensors(path, content) if is_safetensors else read_torch_file(path, content)
     metadata = _metadata(content) if is_safetensors else {}

@@ -161,5 +161,6 @@ ANSWERS = Format(
     Answers,
     "the answers of a trained network",
     CheckpointError,
-    "Delete it; `nas retrain` with the network's ID writes it anew.",
+    "Copy it again from where it was written, or move it away: `nas retrain` with the network's ID "
+    "writes it anew.",
 )

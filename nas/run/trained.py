@@ -234,7 +234,8 @@ TRAINED = Format(
     TrainedRecord,
     "the record of a trained network",
     CheckpointError,
-    "Delete the model's folder and train it again with `nas retrain`.",
+    "Copy it again from where it was written, or move the model's folder away and train it again "
+    "with `nas retrain`.",
 )
 
 

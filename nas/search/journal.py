@@ -15,6 +15,7 @@ from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 from nas.errors import StorageError, first_line
 from nas.files import jsonl, with_path
+from nas.files.foreign import HEAD_BYTES, foreign_kind
 
 DAMAGE_ERRORS = (
     ArithmeticError,
@@ -126,12 +127,14 @@ class JournalFile(optuna_journal.JournalFileBackend):
                 remedy="Give the path of a journal, or of a new file.",
             )
         with self._path.open("rb") as file:
-            start = file.read(len(_FIRST_BYTES))
+            head = file.read(HEAD_BYTES)
+        start = head[: len(_FIRST_BYTES)]
         # The file may be empty, or its very first line torn.
         if not _FIRST_BYTES.startswith(start):
+            kind = foreign_kind(head)
             raise StorageError(
-                f"{self._path} is not a journal of Optuna's: it begins with {start!r}. "
-                "It was not changed.",
+                f"{self._path} is not a journal of Optuna's: "
+                f"{f'it is {kind}' if kind else f'it begins with {start!r}'}. It was not changed.",
                 remedy="Move it away, or restore the journal from a copy.",
             )
 

@@ -17,12 +17,16 @@ from nas import files
 from nas.errors import CheckpointError
 from nas.files import jsonl
 from nas.files.documents import SCHEMA, Format
+from nas.files.foreign import file_problem
 from nas.supernet.records import CheckpointRecord, NetworkTrainingRow, TrainingRow
 
 LogRow = TypeVar("LogRow", TrainingRow, NetworkTrainingRow)
 
 _CHECKPOINT = Format(
-    CheckpointRecord, "a checkpoint", CheckpointError, "Delete it and train again."
+    CheckpointRecord,
+    "a checkpoint",
+    CheckpointError,
+    "Copy it again from where it was written, or move it away and train again.",
 )
 
 
@@ -55,6 +59,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
         raise CheckpointError(
             f"There is no {path.name} in {path.parent}.", remedy="Train the supernet first."
         )
+    if problem := file_problem(path):
+        raise _CHECKPOINT.failure(f"{path} is not a readable checkpoint: {problem}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -109,7 +115,7 @@ def require_match(path: Path, record: CheckpointRecord, identity: Mapping[str, o
         if stored[key] != expected:
             raise CheckpointError(
                 f"{path} holds a training with {_difference(key, stored[key], expected)}.",
-                remedy="Train in another folder, or delete this one.",
+                remedy="Train in another folder, or move this one away.",
             )
 
 

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from nas.data.sources.base import Sample, Source, Split, printable_line, split_from_path
 from nas.errors import DataError, first_line
+from nas.files.foreign import file_problem
 
 _ROWS_PER_BATCH = 16
 """Rows that are in memory at a time: few, because one may hold a photo of many megabytes."""
@@ -29,7 +30,7 @@ _READ_OPTIONS = {"buffer_size": 1 << 20, "pre_buffer": False, "page_checksum_ver
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 """The exceptions that pyarrow raises for a damaged file."""
 
-_REPLACE_FILE = "Make the file readable, replace it or remove it."
+_REPLACE_FILE = "Make the file readable, replace it, or move it away."
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,12 @@ def open_parquet(root: Path, files: list[Path], group: str = "") -> Source:
 
 def _read_footer(file: Path, split: Split, group: str) -> _Footer:
     """Read and validate the footer of a file. Raises DataError if the file cannot be used."""
+    if problem := file_problem(file):
+        raise DataError(
+            f"{printable_line(file)} is not a readable parquet file: {problem}.",
+            remedy=_REPLACE_FILE,
+        )
     try:
-        if file.exists() and not file.is_file():
-            raise ValueError("it is not a regular file")  # Opening a pipe blocks.
         with parquet.ParquetFile(file) as opened:
             metadata, schema = opened.metadata, opened.schema_arrow
             group_rows = sum(

@@ -1,0 +1,216 @@
+"""Files that are not what their name says, and what each reader says of them."""
+
+import ast
+import gzip
+import importlib.machinery
+import importlib.util
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from nas.errors import CheckpointError, DataError, ExportError, NasError, StorageError, TableError
+from nas.files.foreign import file_problem, foreign_kind
+
+POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+
+FOREIGN = {
+    "Git LFS": POINTER,
+    "git-annex": b"/annex/objects/SHA256E-s12345--4d7a2146.onnx\n",
+    "a web page": b"\n<!DOCTYPE html>\n<html><body>Not found</body></html>",
+    "HTML or XML": b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "gzip": gzip.compress(b"{}"),
+    "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_files_are_named(kind, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(FOREIGN[kind])
+    assert kind in foreign_kind(FOREIGN[kind])
+    assert kind in file_problem(path)
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"a": "<"}', b"\x08\x09", b"a", b"\xff" * 100])
+def test_others_are_not(content, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert foreign_kind(content) == ""
+    assert file_problem(path) == ""
+
+
+def test_what_is_no_file_with_content_has_a_problem(tmp_path):
+    assert "No such file" in file_problem(tmp_path / "none")
+    assert file_problem(tmp_path) == "it is a folder"
+    (tmp_path / "empty").touch()
+    assert file_problem(tmp_path / "empty") == "it is empty"
+    os.mkfifo(tmp_path / "pipe")
+    assert file_problem(tmp_path / "pipe") == "it is not a regular file"
+
+
+def test_every_cut_of_a_shared_library_is_noticed(tmp_path):
+    """A library that ends early ends the process that loads it with a signal."""
+    source = Path(importlib.util.find_spec("numpy.random._pcg64").origin)
+    content = source.read_bytes()
+    if content[:4] != b"\x7fELF":
+        pytest.skip("the system has libraries of another kind")
+    assert file_problem(source) == ""
+    path = tmp_path / "model.so"
+    for size in (4, 40, 63, 64, 1000, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        assert f"cut: {size} of at least" in file_problem(path)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_libraries_of_32_bits_and_of_other_orders_are_measured(order, tmp_path):
+    head = b"\x7fELF" + bytes([1, 1 if order == "<" else 2]) + bytes(10)
+    # The fields of the header up to the number of sections, from the ELF specification.
+    fields = (3, 40, 1, 0, 52, 900, 0, 52, 32, 2, 40, 5, 4)
+    head += struct.pack(f"{order}HHIIIIIHHHHHH", *fields)
+    path = tmp_path / "model.so"
+    path.write_bytes(head + bytes(1100 - len(head)))
+    assert file_problem(path) == ""
+    path.write_bytes(head + bytes(1099 - len(head)))
+    assert file_problem(path) == "it is cut: 1099 of at least 1100 bytes"
+
+
+def read_table(path):
+    from nas.latency.table import LatencyTable
+
+    LatencyTable.open(path.rename(path.with_suffix(".jsonl")))
+
+
+def read_checkpoint(path):
+    from nas.supernet import checkpoint
+
+    checkpoint.read(path)
+
+
+def read_model(path):
+    from nas.deploy.saved_model import load_model
+
+    load_model(path)
+
+
+def read_run(path):
+    import nas
+
+    nas.open_run(path.rename(path.with_name("run.json")).parent)
+
+
+def read_measurements(path):
+    from nas.files import jsonl
+    from nas.run.measurements import MEASUREMENTS
+
+    jsonl.read(path, MEASUREMENTS)
+
+
+def append_measurements(path):
+    from nas.files import jsonl
+
+    jsonl.repair(path)
+
+
+def read_weights(path):
+    from nas.pretrained import read_weights
+
+    read_weights(path)
+
+
+def read_parquet(path):
+    from nas.data import load_dataset
+
+    load_dataset(path.rename(path.with_suffix(".parquet")))
+
+
+def read_images(path):
+    from nas.data import load_dataset
+
+    for name in ("cat/a.png", "dog/b.png"):
+        path.with_name("images").joinpath(name).parent.mkdir(parents=True)
+        path.with_name("images").joinpath(name).write_bytes(path.read_bytes())
+    load_dataset(path.with_name("images"))
+
+
+def read_journal(path):
+    from nas.search.journal import JournalStorage
+
+    JournalStorage(path)
+
+
+def read_job(path):
+    from nas.job import load_job
+
+    load_job(path)
+
+
+def read_card(path):
+    from nas.deploy.folder import ModelFolder
+
+    assert ModelFolder(path.rename(path.with_name("card.json")).parent).card
+
+
+def read_sums(path):
+    from nas.deploy.folder import ModelFolder
+
+    ModelFolder(path.rename(path.with_name("SHA256SUMS")).parent).require_unchanged()
+
+
+def verify_folder(path):
+    from nas.deploy.folder import ModelFolder
+
+    path.with_name("SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
+    ModelFolder(path.parent).require_unchanged()
+
+
+READERS = {
+    read_table: TableError,
+    read_checkpoint: CheckpointError,
+    read_model: CheckpointError,
+    read_run: NasError,
+    read_measurements: NasError,
+    append_measurements: NasError,
+    read_weights: NasError,
+    read_parquet: DataError,
+    read_images: DataError,
+    read_journal: StorageError,
+    read_job: NasError,
+    read_card: CheckpointError,
+    read_sums: ExportError,
+    verify_folder: ExportError,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["Git LFS", "a web page"])
+def test_every_reader_says_what_a_foreign_file_is(reader, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "file.safetensors"
+    path.write_bytes(FOREIGN[kind])
+    with pytest.raises(READERS[reader], match=kind) as raised:
+        reader(path)
+    text = str(raised.value)
+    assert "folder" in text
+    assert "elete" not in text
+    assert "\n" not in text
+    if kind == "Git LFS":
+        assert "`git lfs pull` fetches" in text
+
+
+def test_no_message_advises_to_delete_a_file():
+    """What looks damaged here may be intact elsewhere, or be a pointer to what is intact."""
+    package = Path(importlib.util.find_spec("nas").origin).parent
+    for source in package.rglob("*.py"):
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                is_message = id(node) not in docs
+                assert not (is_message and re.search(r"\bdelete (it|this|the)\b", node.value, re.I))
