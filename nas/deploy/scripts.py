@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 from nas.data import image_reading
 from nas.errors import ExportError
+from nas.files import foreign
 
 RUN_LIMIT_SECONDS = 300.0
 """How long the script may take for a few dozen images; importing a runtime takes seconds."""
@@ -21,7 +23,7 @@ _TITLE = '"""Classify images: python run.py IMAGE... [--model FILE] [--json]"""\
 _SCRIPT = '''\
 
 
-# Above: reading of images, as in training. Below: the network.
+# Above: reading of images, as in training, and of other files. Below: the network.
 
 import argparse
 import json
@@ -34,8 +36,23 @@ except ImportError:  # HEIC photos of phones cannot be read without it.
 else:
     pillow_heif.register_heif_opener()
 
+
+def read_file(path, read):
+    """Return what a function reads from a file, or end with one line that names the file."""
+    problem = file_problem(path)
+    if not problem:
+        try:
+            return read(path)
+        except Exception as error:  # Runtimes raise nearly anything.
+            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+            problem = f"it cannot be read ({type(error).__name__}: {lines[0].strip()[:300]})"
+    sys.exit(f"{path}: {problem}")
+
+
 FOLDER = Path(__file__).resolve().parent
-PREPROCESSING = json.loads((FOLDER / "preprocessing.json").read_text(encoding="utf-8"))
+PREPROCESSING = read_file(
+    FOLDER / "preprocessing.json", lambda path: json.loads(path.read_text(encoding="utf-8"))
+)
 
 
 def network_input(path):
@@ -66,15 +83,17 @@ def main():
     load = LOADERS.get(Path(options.model).suffix)
     if load is None:
         sys.exit(f"{options.model}: expected a file with the suffix {', '.join(LOADERS)}")
-    logits_of, results = load(options.model), []
+    logits_of = read_file(Path(options.model), lambda path: load(str(path)))
+    results = []
     for path in options.images:
         try:
-            logits = logits_of(network_input(path))
+            values = network_input(path)
         except UnreadableImageError as error:
             results.append({"image": path, "error": str(error)})
             if not options.json:
                 print(f"{path}: {error}", file=sys.stderr)
             continue
+        logits = read_file(Path(options.model), lambda _: logits_of(values))
         confidence = np.exp(logits.astype(np.float64) - logits.max())
         confidence /= confidence.sum()
         unsure = bool(confidence.max() < (PREPROCESSING.get("min_confidence") or 0))
@@ -168,10 +187,13 @@ def run_script(default: str) -> str:
     Args:
         default: file of the network that it runs if no other is named.
     """
-    source = Path(image_reading.__file__).read_text(encoding="utf-8")
-    _, start, code = source.partition("from __future__ import annotations\n")
+    start = "from __future__ import annotations\n"
+    sources = [
+        inspect.getsource(module).partition(start)[2].rstrip()
+        for module in (image_reading, foreign)
+    ]
     script = _SCRIPT.replace("@LOADERS@", _LOADERS).replace("@MODEL@", default)
-    return _TITLE + start + code.rstrip() + script
+    return _TITLE + start + "\n\n".join(sources) + script
 
 
 def script_logits(script: Path, model: Path, images: Sequence[str], folder: Path) -> list[Any]:

@@ -190,6 +190,56 @@ def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):
         script_logits(script, tmp_path / "missing.onnx", ["PNG"], script.parent)
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "preprocessing.json"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda content: LFS_POINTER, "a pointer of Git LFS"),
+        (lambda content: b"<html></html>", "a web page"),
+        (lambda content: content[: len(content) // 2], "cannot be read"),
+        (lambda content: b"", "is empty"),
+        (None, "No such file"),
+    ],
+)
+def test_script_names_a_file_that_it_cannot_use_in_one_line(script, name, change, reason, tmp_path):
+    shutil.copytree(script.parent, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.unlink()
+    if change is not None:
+        path.write_bytes(change(content))
+    done = run(tmp_path / script.name, "PNG")
+    (line,) = done.stderr.decode().splitlines()
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert name in line
+    assert reason in line
+
+
+def test_script_does_not_load_a_library_that_ends_early(script, tmp_path):
+    library = Path(importlib.util.find_spec("numpy.random._pcg64").origin)
+    if library.read_bytes()[:4] != b"\x7fELF":
+        pytest.skip("the system has libraries of another kind")
+    path = tmp_path / "model.so"
+    path.write_bytes(library.read_bytes()[:-1000])
+    done = run(script, "PNG", "--model", str(path))
+    (line,) = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert line.startswith(f"{path}: it is cut: {path.stat().st_size} of at least ")
+
+
+def test_script_names_a_network_that_does_not_take_the_image(script, tmp_path):
+    shutil.copytree(script.parent, tmp_path, dirs_exist_ok=True)
+    how = preprocessing(3).model_copy(update={"input_name": "another"})
+    (tmp_path / "preprocessing.json").write_text(how.model_dump_json(by_alias=True))
+    done = run(tmp_path / script.name, "PNG")
+    (line,) = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert "model.onnx" in line
+
+
 def test_script_runs_the_first_format_that_it_can():
     assert script_format(["coreml", "onnx-int8", "onnx"]) == "onnx-int8"
     assert script_format(["coreml"]) is None
