@@ -4,14 +4,23 @@ import pytest
 
 from nas.latency import worker_process
 from nas.latency.core_scheduling import CorePlan
+from nas.latency.core_speed import CoreSpeed
 from nas.latency.device import Fingerprint
 from nas.latency.runtime import Runtime
 
 _open_runtime = worker_process._open_runtime
 
 
+class FullSpeed(CoreSpeed):
+    """A core that always runs at full speed, so that no timing waits for it."""
+
+    def is_full(self, *readings: float) -> bool:
+        return True
+
+
 def apply(patch: pytest.MonkeyPatch) -> None:
     """Time at few moments and without pauses; many are for a device that others use as well."""
+    patch.setattr("nas.latency.timing._SPEED", FullSpeed())
     patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
     patch.setattr("nas.latency.timing.MOMENTS", 2)
     patch.setattr("nas.latency.differences.SECONDS_BETWEEN_COMPONENTS", 0.0)

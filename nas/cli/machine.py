@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from nas.cli.options import Json, print_json
+
+if TYPE_CHECKING:
+    from nas.latency.core_speed import SpeedSummary
+
+SPEED_SECONDS = 5.0
+"""How long the speed of a core is watched."""
+
+IDLE_SHARE = 0.95
+"""Share of the time at full speed from which on nothing slows a core: what is left are interrupts
+of the operating system."""
 
 
 def doctor(as_json: Json = False) -> None:
     """Show this machine, its usable runtimes and the file formats that it can export.
 
-    The last line says how much repeated timings vary.
+    The last line says whether other work slows this machine, from five seconds of readings.
 
     \b
     Example: nas doctor
@@ -21,15 +32,15 @@ def doctor(as_json: Json = False) -> None:
     from nas.deploy.formats.base import package_versions
     from nas.display.console import say
     from nas.latency import available_runtimes
-    from nas.latency.timing import MAX_SPREAD, measure_noise
+    from nas.latency.timing import watch_speed
     from nas.machine import this_machine
 
     processor, features = this_machine.processor()
     facts = this_machine.recorded_facts()
     trains_on = [f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})"]
     trains_on += map(torch.cuda.get_device_name, range(torch.cuda.device_count()))
-    runtimes, formats, noise = available_runtimes(), all_formats(), measure_noise()
-    slowest = max(noise.samples_us) / noise.latency_us
+    runtimes, formats = available_runtimes(), all_formats()
+    speed = watch_speed(SPEED_SECONDS)
     if as_json:
         print_json(
             {
@@ -49,11 +60,7 @@ def doctor(as_json: Json = False) -> None:
                     }
                     for each in formats
                 ],
-                "noise": {
-                    "spread": round(noise.spread, 4),
-                    "worst": round(slowest, 3),
-                    "unstable_above": MAX_SPREAD,
-                },
+                "speed": speed._asdict(),
             }
         )
         return
@@ -71,10 +78,18 @@ def doctor(as_json: Json = False) -> None:
         versions = package_versions(each.packages)
         suffix = "" if each.runs_here or problem else ", cannot be run on this operating system"
         say(f"format         {each.name}: {_state(problem, versions)}{suffix}")
-    verdict = "stable" if noise.spread <= MAX_SPREAD else "too noisy for tables"
-    say(
-        f"timing noise   {noise.spread:.1%} between the quartiles, slowest sample {slowest:.2f} "
-        f"times the median: {verdict}"
+    say(f"speed          {_speed(speed)}")
+
+
+def _speed(speed: SpeedSummary) -> str:
+    """Return in words at which speeds the core ran."""
+    share = f"{speed.full_share:.0%} of {SPEED_SECONDS:g} s at full speed"
+    if speed.slow_factor is None or speed.stretch_s is None or speed.full_share >= IDLE_SHARE:
+        return f"{share}: nothing slows this core now"
+    return (
+        f"{share}; otherwise computing takes {speed.slow_factor:.2f} times as long, in stretches "
+        f"of {1000 * speed.stretch_s:.3g} ms. Other work on this machine or its host slows the "
+        "core, and timings wait for full speed"
     )
 
 

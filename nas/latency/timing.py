@@ -4,10 +4,10 @@ A sample during which the operating system took the core away measures how busy 
 how fast the kernel is. The system counts such preemptions, and a preempted sample is taken again.
 
 Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
-its own counts. All samples of one moment agree then, and all are too slow. So kernels, networks and
+its own counts. So a sample counts between two readings at full speed (`nas.latency.core_speed`).
+Where there is none, all samples of one moment may agree and be too slow. So kernels, networks and
 exported files are timed at several moments with few samples, and `LatencySummary` says what they
-take at quiet moments, typically, and at busy ones; docs/measurements.md has the measurements behind
-this.
+take at quiet moments and typically; docs/measurements.md has the measurements behind this.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
+from nas.latency.core_speed import CoreSpeed, SpeedSummary
 from nas.statistics import tail_quantile
 
 MEASURED = "measured"
@@ -71,7 +70,11 @@ QUICK_SAMPLE_SECONDS = 2e-4
 """Shortest duration of a sample of a quick timing."""
 
 MAX_ATTEMPTS_PER_SAMPLE = 5
-"""Attempts, on average, at a sample without preemption."""
+"""Attempts, on average, at an undisturbed sample."""
+
+WAIT_SECONDS = 0.25
+"""How long a timing waits for an undisturbed sample: slowed stretches of a core are often shorter.
+A timing that has one waits for the others as long as `MAX_ATTEMPTS_PER_SAMPLE` says."""
 
 LONGER_SAMPLES = (1, 10, 100)
 """Factors by which samples get longer while one of them is not above zero."""
@@ -82,6 +85,10 @@ MAX_SPREAD = 0.05
 Evaluate = Callable[[int, int], Sequence[float]]
 """A function of (calls, samples) that returns the seconds of one call, one value per sample, after
 an untimed warm-up call."""
+
+
+_SPEED = CoreSpeed()
+"""The speed of the cores of this process."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def measure(
     shortest = calls or calls_per_sample(evaluate, sample_seconds)
     seconds: list[float] = []
     for factor in LONGER_SAMPLES:
-        seconds = undisturbed_samples(evaluate, factor * shortest, samples)
+        seconds = undisturbed_samples(evaluate, factor * shortest, samples, wait_s=WAIT_SECONDS)
         if min(seconds) > 0:
             break
     return Timing.from_seconds(seconds)
@@ -284,29 +291,41 @@ def quick_latency_us(evaluate: Evaluate) -> float:
     return Timing.from_seconds(undisturbed_samples(evaluate, calls, QUICK_SAMPLES)).latency_us
 
 
-def undisturbed_samples(evaluate: Evaluate, calls: int, samples: int) -> list[float]:
-    """Return samples during which the thread was not preempted.
+def undisturbed_samples(
+    evaluate: Evaluate, calls: int, samples: int, *, wait_s: float = 0.0
+) -> list[float]:
+    """Return samples during which the thread was not preempted and its core ran at full speed.
 
-    On a machine that is too busy for that, the fastest preempted samples fill the list up; their
-    spread shows that they were disturbed.
+    Each sample is taken between two readings of the speed, see `nas.latency.core_speed`. If no
+    sample is undisturbed, the fastest of the others are returned; those of another moment are then
+    faster.
 
     Args:
         evaluate: function that takes the samples.
         calls: calls per sample.
-        samples: number of samples.
+        samples: number of samples, at most.
+        wait_s: seconds in which samples are taken until one is undisturbed, beyond
+            `MAX_ATTEMPTS_PER_SAMPLE` attempts for each sample.
 
     Returns:
-        Seconds per call, one value per sample.
+        Seconds per call, one value per sample, at least one.
     """
     undisturbed: list[float] = []
-    preempted: list[float] = []
-    for _ in range(MAX_ATTEMPTS_PER_SAMPLE * samples):
-        before = _preemptions()
+    disturbed: list[float] = []
+    end, attempts = time.monotonic() + wait_s, MAX_ATTEMPTS_PER_SAMPLE * samples
+    speed_before = _SPEED.read()
+    while len(undisturbed) < samples and (
+        attempts > 0 or (not undisturbed and time.monotonic() < end)
+    ):
+        attempts -= 1
+        preempted_before = _preemptions()
         (seconds,) = evaluate(calls, 1)
-        (undisturbed if _preemptions() == before else preempted).append(seconds)
-        if len(undisturbed) == samples:
-            break
-    return (undisturbed + sorted(preempted))[:samples]
+        is_preempted = _preemptions() != preempted_before
+        speed = _SPEED.read()
+        is_undisturbed = not is_preempted and _SPEED.is_full(speed_before, speed)
+        (undisturbed if is_undisturbed else disturbed).append(seconds)
+        speed_before = speed
+    return undisturbed or sorted(disturbed)[:samples]
 
 
 def _preemptions() -> int:
@@ -347,22 +366,7 @@ def pinned(threads: int) -> Iterator[None]:
             os.sched_setaffinity(0, before)
 
 
-def measure_noise() -> Timing:
-    """Time a small matrix product, which always takes the same work, on one core.
-
-    The `spread` of the result is the smallest spread that a timing on this machine can have now.
-    """
-    matrix = np.ones((64, 64), np.float32)
-    out = np.empty_like(matrix)
-
-    def evaluate(calls: int, samples: int) -> list[float]:
-        seconds = []
-        for _ in range(samples):
-            start = time.perf_counter()
-            for _ in range(calls):
-                np.matmul(matrix, matrix, out=out)
-            seconds.append((time.perf_counter() - start) / calls)
-        return seconds
-
+def watch_speed(seconds: float) -> SpeedSummary:
+    """Watch the speed of a core of this machine for some seconds, and return a summary."""
     with pinned(1):
-        return measure(evaluate)
+        return _SPEED.watch(seconds)

@@ -7,11 +7,14 @@ import os
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from nas.errors import MeasurementError
 from nas.latency import timing
+from nas.latency.core_speed import SLOW_FACTOR, CoreSpeed
 from nas.latency.timing import Timing
+from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
 
 
 class Clock:
@@ -159,7 +162,68 @@ def test_moments_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - start >= 0.05
 
 
-def test_noise_is_that_of_a_matrix_product() -> None:
-    noise = timing.measure_noise()
-    assert len(noise.samples_us) == timing.SAMPLES
-    assert noise.spread >= 0
+def test_speed_of_this_machine_is_a_share_and_a_factor() -> None:
+    speed = timing.watch_speed(0.05)
+    assert 0 < speed.full_share <= 1
+    assert speed.slow_factor is None or speed.slow_factor > SLOW_FACTOR
+
+
+def latency_at_moments_us(evaluate: timing.Evaluate) -> float:
+    """Return a latency as networks are timed: at six moments, and then until they agree."""
+    moments: list[float] = []
+    pause = timing.Moments()
+    while len(moments) < 6 or not (timing.moments_agree(moments) or len(moments) >= 24):
+        pause.wait()
+        moments.append(timing.measure(evaluate).latency_us)
+    return timing.quiet_us(moments)
+
+
+@pytest.mark.parametrize("full_share", [1.0, 0.25])
+@pytest.mark.parametrize(
+    ("us", "slow_factor"),
+    [(5.0, COMPUTE), (50.0, COMPUTE), (50.0, MEMORY), (2000.0, 1.4), (8000.0, 1.5)],
+)
+def test_latency_on_a_core_with_two_speeds_is_that_at_full_speed(
+    monkeypatch, full_share, us, slow_factor
+) -> None:
+    errors, lowest = [], []
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
+    for seed in range(100):
+        core = TwoSpeedCore(seed, full_share)
+        core.install(monkeypatch)
+        workload = core.workload(us / 1e6, slow_factor)
+        measured = latency_at_moments_us(workload)
+        errors.append(abs(measured / us - 1))
+        lowest.append(measured / us)
+    assert np.mean(errors) <= 0.02
+    assert np.quantile(errors, 0.9) <= 0.04
+    assert min(lowest) > 0.95, "nothing is faster than full speed"
+
+
+def test_without_readings_of_the_speed_the_same_timings_are_wrong(monkeypatch) -> None:
+    """This tells that the simulated core is a hard one."""
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
+    errors = []
+    for seed in range(100):
+        core = TwoSpeedCore(seed)
+        core.install(monkeypatch)
+        monkeypatch.setattr(CoreSpeed, "is_full", lambda self, *readings: True)
+        measured = latency_at_moments_us(core.workload(8e-3, 1.5))
+        errors.append(abs(measured / 8000 - 1))
+    assert np.mean(errors) > 0.04
+
+
+def test_samples_at_another_speed_are_left_out_and_returned_if_there_are_no_others(
+    monkeypatch,
+) -> None:
+    readings = iter([1.0, 1.0, 1.6, 1.0, 1.0, 1.6])
+    speed = CoreSpeed(lambda: next(readings))
+    monkeypatch.setattr(speed, "is_full", lambda *values: max(values) < 1.05)
+    monkeypatch.setattr(timing, "_SPEED", speed)
+    seconds = iter([1.0, 9.0, 8.0, 2.0, 7.0])
+    assert timing.undisturbed_samples(lambda calls, count: [next(seconds)], 1, 2) == [1.0, 2.0]
+    slow = CoreSpeed(lambda: 1.6)
+    monkeypatch.setattr(slow, "is_full", lambda *values: False)
+    monkeypatch.setattr(timing, "_SPEED", slow)
+    seconds = iter([9.0, 8.0, 7.0, 6.0, 5.0] * 2)
+    assert timing.undisturbed_samples(lambda calls, count: [next(seconds)], 1, 2) == [5.0, 5.0]

@@ -1,0 +1,133 @@
+"""The speed at which a core runs now, by a short workload that always takes the same work.
+
+A core of a cloud machine can have two speeds: a neighbour that shares its execution units slows it
+for 10 ms to some seconds at a time. Computing then takes 1.5 to 1.9 times as long, and moving
+memory 1.2 times, so that no factor corrects a timing. A timing between two readings of the workload
+at full speed is right; docs/measurements.md has the figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+SIDE = 64
+"""Side of the matrices of the workload: OpenBLAS multiplies larger ones on several threads."""
+
+PRODUCTS = 6
+"""Products of a reading, which takes about 30 us."""
+
+FULL_SPEED_TOLERANCE = 0.05
+"""How much longer than at full speed a reading may take, as a fraction.
+
+On a machine with two speeds, timings between readings of 3% to 5% were off by 0.3 to 1.7% on
+average, and of 8% by 1.1 to 2.4%.
+"""
+
+FASTEST_SHARE = 0.05
+"""Share of the readings that are at full speed at least; their slowest one tells that speed."""
+
+FIRST_READINGS, SECONDS_BETWEEN_FIRST_READINGS = 100, 1e-2
+"""Readings before the full speed of a core counts as known, which are spread over a second."""
+
+RENEWED_AFTER_READINGS = 20
+"""Readings after which the full speed is computed anew, which takes as long as one of them."""
+
+KEPT_READINGS = 2000
+"""Latest readings that tell the full speed: it changes with the temperature."""
+
+SLOW_FACTOR = 1.2
+"""Duration of a reading over the one at full speed from which a core counts as slowed."""
+
+
+def _multiply() -> Callable[[], float]:
+    """Return a function that takes a reading: the seconds of the workload, with warm caches."""
+    matrix = np.full((SIDE, SIDE), 0.5, np.float32)
+    product = np.empty_like(matrix)
+
+    def reading_s() -> float:
+        np.matmul(matrix, matrix, out=product)
+        start = time.perf_counter()
+        for _ in range(PRODUCTS):
+            np.matmul(matrix, matrix, out=product)
+        return time.perf_counter() - start
+
+    return reading_s
+
+
+class CoreSpeed:
+    """Readings of the speed of the cores of this process.
+
+    Args:
+        take: function that takes a reading; by default products of matrices.
+    """
+
+    def __init__(self, take: Callable[[], float] | None = None) -> None:
+        self._take = take or _multiply()
+        self._latest: deque[float] = deque(maxlen=KEPT_READINGS)
+        self._full_s = 0.0
+        self._count = self._renewed = 0
+
+    def read(self) -> float:
+        """Return the seconds that the workload takes now."""
+        seconds = self._take()
+        self._latest.append(seconds)
+        self._count += 1
+        return seconds
+
+    def is_full(self, *readings: float) -> bool:
+        """Return whether the core ran at full speed, as far as is known, at some readings."""
+        while self._count < FIRST_READINGS:
+            time.sleep(SECONDS_BETWEEN_FIRST_READINGS)
+            self.read()
+        if not self._full_s or self._count >= self._renewed + RENEWED_AFTER_READINGS:
+            self._full_s = float(np.quantile(self._latest, FASTEST_SHARE))
+            self._renewed = self._count
+        return max(readings) <= (1 + FULL_SPEED_TOLERANCE) * self._full_s
+
+    def watch(self, seconds: float) -> SpeedSummary:
+        """Read the speed for some seconds, and return a summary."""
+        end = time.perf_counter() + seconds
+        ends: list[float] = []
+        readings: list[float] = []
+        while not ends or ends[-1] < end:
+            readings.append(self.read())
+            ends.append(time.perf_counter())
+        return SpeedSummary.of(np.array(readings), np.array(ends))
+
+
+class SpeedSummary(NamedTuple):
+    """The speed of a core over some seconds.
+
+    Attributes:
+        full_share: share of the time at full speed.
+        slow_factor: median duration of the workload while the core was slowed, over that at full
+            speed; None if it never was.
+        stretch_s: duration of the stretches at less than full speed that hold the middle of their
+            time, when they are sorted by duration; None without any.
+    """
+
+    full_share: float
+    slow_factor: float | None
+    stretch_s: float | None
+
+    @classmethod
+    def of(cls, readings: np.ndarray, ends_s: np.ndarray) -> SpeedSummary:
+        """Return the summary of readings in seconds, and the moments at which they ended."""
+        full = np.quantile(readings, FASTEST_SHARE)
+        is_slow = readings > SLOW_FACTOR * full
+        lengths = np.diff(ends_s, prepend=ends_s[0] - readings[0])
+        if not is_slow.any():
+            return cls(1.0, None, None)
+        stretch = np.cumsum(np.diff(is_slow, prepend=is_slow[0]))
+        durations = np.sort(np.bincount(stretch[is_slow], lengths[is_slow]))
+        slow_s = durations.sum()
+        return cls(
+            float(1 - slow_s / lengths.sum()),
+            float(np.median(readings[is_slow]) / full),
+            float(durations[np.searchsorted(np.cumsum(durations), slow_s / 2)]),
+        )

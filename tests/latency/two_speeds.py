@@ -1,0 +1,87 @@
+"""A simulated core with two speeds, on a clock of its own, as of a cloud machine with a neighbour.
+
+A quarter of the time is at full speed, and slowed stretches last 10 ms to 7 s: computing then takes
+1.5 to 1.9 times as long, and moving memory 1.2 times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nas.latency import core_speed, timing
+from nas.latency.core_speed import CoreSpeed
+
+COMPUTE, MEMORY = 1.6, 1.2
+"""Factors by which a slowed core takes longer."""
+
+READING_S = 30e-6
+"""Duration of a reading of the speed at full speed."""
+
+
+class TwoSpeedCore:
+    """A core whose clock is moved by work and by waiting alone.
+
+    Args:
+        seed: of the stretches and of the noise.
+        full_share: share of the time at full speed; 1 for an idle machine.
+    """
+
+    def __init__(self, seed: int, full_share: float = 0.25) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._full_share = full_share
+        self.now_s = 0.0
+        self._is_slow = False
+        self._ends_s = self._stretch_s()
+
+    def _stretch_s(self) -> float:
+        if self._full_share == 1:
+            return float("inf")
+        slow_s = np.clip(self._rng.lognormal(np.log(0.04), 1.2), 0.01, 7.0)
+        mean_s = 0.08  # of such stretches
+        full_s = self._rng.exponential(mean_s * self._full_share / (1 - self._full_share))
+        return float(slow_s if self._is_slow else full_s)
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self._move(seconds, 1.0)
+
+    def work(self, seconds: float, slow_factor: float) -> float:
+        """Return how long work takes that takes so many seconds at full speed, less noise."""
+        return self._move(seconds * self._rng.lognormal(0, 0.008), slow_factor)
+
+    def _move(self, seconds: float, slow_factor: float) -> float:
+        start_s = self.now_s
+        while True:
+            factor = slow_factor if self._is_slow else 1.0
+            if self.now_s + seconds * factor <= self._ends_s:
+                self.now_s += seconds * factor
+                return self.now_s - start_s
+            seconds -= (self._ends_s - self.now_s) / factor
+            self.now_s = self._ends_s
+            self._is_slow = not self._is_slow
+            self._ends_s += self._stretch_s()
+
+    def workload(self, seconds: float, slow_factor: float) -> timing.Evaluate:
+        """Return what times calls of a workload."""
+
+        def evaluate(calls: int, samples: int) -> list[float]:
+            self.work(seconds, slow_factor)
+            return [
+                sum(self.work(seconds, slow_factor) for _ in range(calls)) / calls
+                for _ in range(samples)
+            ]
+
+        return evaluate
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Let timings of this process run on this core."""
+        reading: Callable[[], float] = lambda: self.work(READING_S, COMPUTE)  # noqa: E731
+        patch.setattr(timing, "time", self)
+        patch.setattr(core_speed, "time", self)
+        patch.setattr(timing, "_SPEED", CoreSpeed(reading))
+        patch.setattr(timing, "_preemptions", lambda: 0)
