@@ -15,7 +15,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nas.machine.home import ensure_home
+
 __version__ = "0.1.0"
+
+# Here, so that it precedes every import of TVM, by plug-ins and in other processes as well.
+ensure_home()
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, load_dataset

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Source, Split, printable_line
+from nas.machine.home import lasting_home
 
 VERSION = 5
 """Version of the decoding and of the file format. Files of another version are never read."""
@@ -195,10 +196,8 @@ def cache_folder() -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "nas" / "images"
-    try:
-        return Path.home() / ".cache" / "nas" / "images"
-    except RuntimeError:  # No HOME, and a user without an account, as in many containers.
-        return None
+    home = lasting_home()
+    return home and home / ".cache" / "nas" / "images"
 
 
 def cache_path(source: Source, size: int, background: str = "#ffffff") -> Path | None:
