@@ -9,12 +9,13 @@ named in this way, our own as well:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from nas.errors import RequestError
+from nas.errors import RequestError, first_line
 
 
 class PlugInPoint:
@@ -51,6 +52,16 @@ class PlugInPoint:
             self._loaded[name] = self._load(name)
         return self._loaded[name]
 
+    def load_all(self) -> dict[str, Any]:
+        """Return all plug-ins that load, by name; a warning names each of the others."""
+        loaded = {}
+        for name in self.names:
+            try:
+                loaded[name] = self.load(name)
+            except RequestError as error:
+                warnings.warn(str(error), stacklevel=3)
+        return loaded
+
     def _load(self, name: str) -> Any:
         entry_point = self._entry_points.get(name)
         if entry_point is None:
@@ -62,9 +73,10 @@ class PlugInPoint:
         title = self._what.capitalize()
         try:
             loaded = entry_point.load()
-        except (ImportError, AttributeError) as error:
+        # The module of another package raises anything, and may load native code that does.
+        except (Exception, SystemExit) as error:
             raise RequestError(
-                f"{title} '{name}' does not load from '{entry_point.value}': {error}.",
+                f"{title} '{name}' does not load from '{entry_point.value}': {first_line(error)}.",
                 remedy="Install its package again.",
             ) from error
         if not self._is_one(loaded):

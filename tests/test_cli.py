@@ -342,3 +342,22 @@ def test_doctor_prints_device_runtimes_and_speed(invoke, monkeypatch):
     assert all(each["usable"] == (not each["install"]) for each in formats.values())
     assert 0 < doctor["speed"]["full_share"] <= 1
     assert doctor["speed"].keys() == {"full_share", "slow_factor", "stretch_s"}
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('no home')", "SystemExit('no home')"])
+def test_doctor_lists_packages_that_raise_when_they_are_imported(tmp_path, error):
+    packages = ("torch", "tvm", "onnxruntime", "ai_edge_litert", "ethosu")
+    for name in packages:
+        (tmp_path / f"{name}.py").write_text(f"raise {error}")
+    code = "import sys, nas.cli; sys.path.insert(0, sys.argv[1]); del sys.argv[1]; nas.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "trains on      nothing: torch does not load" in done.stdout
+    reasons = [line for line in done.stdout.splitlines() if "does not load (" in line]
+    assert len(reasons) == len(packages)
+    assert all(line.endswith(f"({error.split('(')[0]}: no home)") for line in reasons)

@@ -37,6 +37,8 @@ stripes = stripes:open_stripes
 weights = stripes:Weights
 broken = stripes:Missing
 other = stripes:open_stripes
+raises = raises:Weights
+exits = exits:Weights
 """
 
 
@@ -44,6 +46,8 @@ other = stripes:open_stripes
 def run(tmp_path):
     """Return a function that runs Python where a package with plug-ins is installed."""
     (tmp_path / "stripes.py").write_text(MODULE)
+    (tmp_path / "raises.py").write_text("raise RuntimeError('no home directory')")
+    (tmp_path / "exits.py").write_text("raise SystemExit('no licence')")
     info = tmp_path / "stripes-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stripes\nVersion: 1.0\n")
@@ -71,11 +75,26 @@ def test_format_of_a_plug_in_is_one_of_the_formats(run):
     assert "onnx" in run(code + "print(format_names())")
 
 
+def test_list_of_formats_leaves_out_what_does_not_load_with_a_warning(run):
+    code = """
+import warnings
+from nas.deploy.formats import all_formats
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    names = [each.name for each in all_formats()]
+print("weights" in names, "onnx" in names, sorted(str(each.message)[:15] for each in caught))
+"""
+    left_out = ["Format 'broken'", "Format 'exits' ", "Format 'other':", "Format 'raises'"]
+    assert run(code).strip() == f"True True {left_out}"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("broken", "Format 'broken' does not load from 'stripes:Missing'"),
         ("other", "'stripes:open_stripes' is no subclass of nas.deploy.formats.ModelFormat"),
+        ("raises", "does not load from 'raises:Weights': RuntimeError: no home directory."),
+        ("exits", "does not load from 'exits:Weights': SystemExit: no licence."),
         ("none", "There is no format 'none'"),
     ],
 )

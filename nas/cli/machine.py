@@ -26,19 +26,18 @@ def doctor(as_json: Json = False) -> None:
     \b
     Example: nas doctor
     """
-    import torch
-
     from nas.deploy.formats import all_formats
     from nas.deploy.formats.base import package_versions
     from nas.display.console import say
     from nas.latency import available_runtimes
+    from nas.latency.runtime import load_problem
     from nas.latency.timing import watch_speed
     from nas.machine import this_machine
 
     processor, features = this_machine.processor()
     facts = this_machine.recorded_facts()
-    trains_on = [f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})"]
-    trains_on += map(torch.cuda.get_device_name, range(torch.cuda.device_count()))
+    torch_problem = load_problem("torch", "torch")
+    trains_on = [] if torch_problem else _training_devices()
     runtimes, formats = available_runtimes(), all_formats()
     speed = watch_speed(SPEED_SECONDS)
     if as_json:
@@ -68,7 +67,7 @@ def doctor(as_json: Json = False) -> None:
     say(f"vector units   {' '.join(features) or 'unknown'}")
     for key, value in facts.items():
         say(f"{key:<14} {value}")
-    for name in trains_on:
+    for name in trains_on or [f"nothing: {torch_problem}"]:
         say(f"trains on      {name}")
     for runtime in runtimes:
         problem = "" if runtime.usable else runtime.reason
@@ -91,6 +90,14 @@ def _speed(speed: SpeedSummary) -> str:
         f"of {1000 * speed.stretch_s:.3g} ms. Other work on this machine or its host slows the "
         "core, and timings wait for full speed"
     )
+
+
+def _training_devices() -> list[str]:
+    """Return the devices that torch trains on, in words."""
+    import torch
+
+    gpus = map(torch.cuda.get_device_name, range(torch.cuda.device_count()))
+    return [f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})", *gpus]
 
 
 def _state(problem: str, versions: Mapping[str, str] | None) -> str:

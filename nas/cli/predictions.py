@@ -12,6 +12,7 @@ from nas.errors import KernelError, MeasurementError, MissingKernelError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, Prediction
 from nas.latency.build import add_missing_kernels
+from nas.latency.installed_runtimes import availability_of
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.run.settings import figure_cost
@@ -90,7 +91,7 @@ def _figures(table: LatencyTable, architecture: Architecture) -> tuple[Mapping[s
     if not runtime.figures:
         return {}, ""
     if set(runtime.figures) - set(runtime.kernel_figures):
-        availability = runtime.availability()
+        availability = availability_of(type(runtime))
         if not availability.usable:
             return {}, availability.reason
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.arguments import checked
-from nas.errors import DeviceError
+from nas.errors import DeviceError, RequestError, first_line
 from nas.latency.runtime import Availability, Runtime
 from nas.machine import this_machine
 from nas.plugins import PlugInPoint, is_subclass_of
@@ -16,8 +16,11 @@ RUNTIMES = PlugInPoint(
 
 
 def runtime_names() -> list[str]:
-    """Return the names of all installed runtimes, whether they can be used here or not."""
-    return RUNTIMES.names
+    """Return the names of all installed runtimes, whether they can be used here or not.
+
+    A plug-in that does not load is left out, with a warning.
+    """
+    return list(RUNTIMES.load_all())
 
 
 def runtime_class(name: str) -> type[Runtime]:
@@ -81,7 +84,7 @@ def open_runtime(
     runtime.check_settings()
     if target.startswith("cpu"):  # Boards and GPUs have processors of their own.
         this_machine.require_cores(threads)
-    availability = cls.availability()
+    availability = availability_of(cls)
     if not availability.usable:
         raise DeviceError(f"Runtime '{name}' cannot be used here: {availability.reason}.")
     runtime.open()
@@ -90,4 +93,19 @@ def open_runtime(
 
 def available_runtimes() -> list[Availability]:
     """Return for every installed runtime whether it can be used on this machine."""
-    return [runtime_class(name).availability() for name in runtime_names()]
+    result = []
+    for name in RUNTIMES.names:
+        try:
+            result.append(availability_of(runtime_class(name)))
+        except RequestError as error:
+            result.append(Availability(name, False, str(error)))
+    return result
+
+
+def availability_of(cls: type[Runtime]) -> Availability:
+    """Return whether a runtime can be used on this machine; an error is the reason why not."""
+    try:
+        return cls.availability()
+    # A runtime of another package may import native code, which raises anything.
+    except (Exception, SystemExit) as error:
+        return Availability(cls.name, False, first_line(error))

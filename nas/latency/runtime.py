@@ -19,12 +19,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import RequestError
+from nas.errors import RequestError, first_line
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
@@ -59,6 +60,21 @@ class Availability:
     usable: bool
     reason: str = ""
     versions: Mapping[str, str] | None = None
+
+
+def load_problem(package: str, module: str) -> str:
+    """Return why a package cannot be used, or "" if its module can be imported.
+
+    Args:
+        package: name of the package in the text.
+        module: name of the module. It stays imported.
+    """
+    try:
+        import_module(module)
+    # A package of native code raises whatever its start meets, and some call `sys.exit`.
+    except (Exception, SystemExit) as error:
+        return f"{package} does not load ({first_line(error)})"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,11 @@ def format_names() -> list[str]:
 
 
 def all_formats() -> list[ModelFormat]:
-    """Return all formats, whether their packages are installed or not."""
-    return [FORMATS.load(name)() for name in FORMATS.names]
+    """Return all formats, whether their packages are installed or not.
+
+    A plug-in that does not load is left out, with a warning.
+    """
+    return [each() for each in FORMATS.load_all().values()]
 
 
 def model_format(name: str) -> ModelFormat:

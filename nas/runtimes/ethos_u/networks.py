@@ -14,7 +14,6 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import tflite_model
 from nas.graph import WEIGHTED_KINDS, Graph, Op
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.quantisation.network import SHARED_SCALE_KINDS, Affine, QuantisedNetwork
@@ -93,6 +92,8 @@ def uncalibrated_network(graph: Graph, weights: Weights | None = None) -> Quanti
 
 def quantised_file(network: QuantisedNetwork) -> bytes:
     """Return the int8 TensorFlow Lite file of a quantised network, without float32 at its ends."""
+    from nas import tflite_model  # Imports the schema of ai-edge-litert.
+
     return tflite_model.quantised_model(network, has_hard_swish=True, has_float_ends=False)
 
 

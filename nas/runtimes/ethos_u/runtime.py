@@ -31,6 +31,7 @@ from nas.latency.runtime import (
     Schedule,
     Schedules,
     Weights,
+    load_problem,
 )
 from nas.latency.timing import ESTIMATED, MEASURED, Timing
 from nas.machine import this_machine
@@ -128,10 +129,8 @@ class EthosURuntime(Runtime):
         if not vela.startswith(VELA_VERSION):
             reason = f"ethos-u-vela is {vela}, not {VELA_VERSION}x: {_INSTALL_COMMAND}"
             return Availability(cls.name, False, reason, versions)
-        try:
-            from ethosu import regor  # noqa: F401
-        except (ImportError, OSError) as error:
-            return Availability(cls.name, False, f"Vela does not load ({error})", versions)
+        if problem := load_problem("Vela", "ethosu.regor"):
+            return Availability(cls.name, False, problem, versions)
         return Availability(cls.name, True, "", {"ethos-u-vela": vela})
 
     @classmethod

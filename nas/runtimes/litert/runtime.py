@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
-from nas.latency.runtime import Availability, CompiledNetwork, Runtime, Schedule, Schedules, Weights
+from nas.latency.runtime import (
+    Availability,
+    CompiledNetwork,
+    Runtime,
+    Schedule,
+    Schedules,
+    Weights,
+    load_problem,
+)
 from nas.quantisation.network import QuantisedNetwork
 from nas.runtimes.boards.address import is_remote
 from nas.runtimes.boards.runtime import TfliteBoardRuntime
@@ -48,11 +56,8 @@ class LiteRt(RepeatedKernelRuntime):
         except PackageNotFoundError:
             reason = f"{_PACKAGE} is not installed: pip install 'hardware-nas[tflite]'"
             return Availability(cls.name, False, reason)
-        try:
-            from ai_edge_litert import interpreter  # noqa: F401
-        except (ImportError, OSError) as error:
-            reason = f"{_PACKAGE} does not load ({error})"
-            return Availability(cls.name, False, reason, versions)
+        if problem := load_problem(_PACKAGE, "ai_edge_litert.interpreter"):
+            return Availability(cls.name, False, problem, versions)
         return Availability(cls.name, True, "", versions)
 
     @classmethod

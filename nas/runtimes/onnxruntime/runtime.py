@@ -14,7 +14,7 @@ from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
-from nas.latency.runtime import Availability, Schedules, Weights
+from nas.latency.runtime import Availability, Schedules, Weights, load_problem
 from nas.machine import this_machine
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
@@ -43,11 +43,10 @@ class OnnxRuntime(RepeatedKernelRuntime):
             versions = {"onnxruntime": version("onnxruntime")}
         except PackageNotFoundError:
             return Availability(cls.name, False, "onnxruntime is not installed")
-        try:
-            import onnxruntime
-        except (ImportError, OSError) as error:
-            reason = f"onnxruntime does not load ({error})"
-            return Availability(cls.name, False, reason, versions)
+        if problem := load_problem("onnxruntime", "onnxruntime"):
+            return Availability(cls.name, False, problem, versions)
+        import onnxruntime
+
         if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
             reason = "it was built without its CPU provider"
             return Availability(cls.name, False, reason, versions)

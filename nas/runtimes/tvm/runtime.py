@@ -19,7 +19,15 @@ from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, timing
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
-from nas.latency.runtime import Availability, NetworkCost, Runtime, Schedule, Schedules, Weights
+from nas.latency.runtime import (
+    Availability,
+    NetworkCost,
+    Runtime,
+    Schedule,
+    Schedules,
+    Weights,
+    load_problem,
+)
 from nas.runtimes.tvm.rpc import address as rpc_address
 
 if TYPE_CHECKING:
@@ -54,10 +62,10 @@ class TvmRuntime(Runtime):
             versions = {"apache-tvm": version("apache-tvm")}
         except PackageNotFoundError:
             return Availability(cls.name, False, "apache-tvm is not installed")
-        try:
-            import tvm
-        except (ImportError, OSError) as error:
-            return Availability(cls.name, False, f"apache-tvm does not load ({error})", versions)
+        if problem := load_problem("apache-tvm", "tvm"):
+            return Availability(cls.name, False, problem, versions)
+        import tvm
+
         if not tvm.runtime.enabled("llvm"):
             return Availability(cls.name, False, "apache-tvm was built without LLVM", versions)
         return Availability(cls.name, True, "", versions)

@@ -1,0 +1,93 @@
+"""Runtimes that cannot be imported: whatever they raise is the reason why they are not usable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import NoReturn
+
+import pytest
+
+from nas.errors import DeviceError, RequestError
+from nas.latency import available_runtimes, open_runtime, runtime_names
+from nas.latency import runtime as contract
+from nas.latency.installed_runtimes import RUNTIMES, runtime_class
+from tests.latency.fake_runtime import FakeRuntime
+
+ERRORS = [
+    RuntimeError("Could not determine home directory."),
+    ImportError("libgomp.so.1: cannot open shared object file"),
+    OSError("Illegal seek"),
+    KeyError("getpwuid(): uid not found: 12345"),
+    AttributeError("module has no attribute"),
+    SystemExit("no licence"),
+]
+
+
+def test_runtimes_are_listed_where_no_package_of_theirs_is_installed() -> None:
+    code = """
+import sys
+for name in ("tvm", "tvm_ffi", "onnx", "onnxruntime", "ai_edge_litert", "ethosu", "torch"):
+    sys.modules[name] = None
+from nas.latency.installed_runtimes import RUNTIMES, available_runtimes
+print(sorted(RUNTIMES.load_all()) == RUNTIMES.names)
+print([each.usable for each in available_runtimes()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    unusable = [False] * len(RUNTIMES.names)
+    assert (done.stdout, done.stderr) == (f"True\n{unusable}\n", "")
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", RUNTIMES.names)
+def test_whatever_the_import_of_a_runtime_raises_is_its_reason(
+    name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(module: str) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(contract, "import_module", fail)
+    availability = {each.name: each for each in available_runtimes()}[name]
+    assert not availability.usable
+    assert f"does not load ({type(error).__name__}: " in availability.reason
+    assert availability.versions
+    target = runtime_class(name).targets[0]
+    with pytest.raises((DeviceError, RequestError)) as refused:
+        open_runtime(name, target=target, dtype=runtime_class(name).dtypes[0])
+    if isinstance(refused.value, DeviceError):  # A target with an address is checked before.
+        assert availability.reason in refused.value.message
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_a_runtime_of_another_package_raises_is_its_reason(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(FakeRuntime):
+        @classmethod
+        def availability(cls) -> NoReturn:
+            raise error
+
+    (name, *others) = RUNTIMES.names
+    monkeypatch.setitem(RUNTIMES._loaded, name, Broken)
+    runtimes = available_runtimes()
+    assert [each.usable for each in runtimes] == [False, *[True] * len(others)]
+    assert runtimes[0].reason.startswith(type(error).__name__)
+
+
+def test_runtime_whose_class_does_not_load_is_listed_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (name, *others) = RUNTIMES.names
+    load = RUNTIMES.load
+
+    def fail(asked: str) -> object:
+        if asked == name:
+            raise RequestError("Its package is broken.", remedy="Install it again.")
+        return load(asked)
+
+    monkeypatch.setattr(RUNTIMES, "load", fail)
+    first = available_runtimes()[0]
+    assert (first.name, first.usable) == (name, False)
+    assert first.reason == "Its package is broken. Install it again."
+    with pytest.warns(UserWarning, match="Its package is broken"):
+        assert runtime_names() == others
