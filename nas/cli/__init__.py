@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -163,11 +164,21 @@ def _describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, NasError):
         return f"error: {error}", error.exit_status
     if isinstance(error, OSError):
+        if error.filename is None and not _has_temporary_folder():
+            return "error: No folder for temporary files can be written to. Set TMPDIR to one.", 1
         remedy, status = _OS_ERRORS.get(error.errno or 0, ("run the same command again", 1))
         path = "" if error.filename is None else f": {error.filename}"
         problem = f"{error.strerror or error}{path}"
         return f"error: {problem}. Nothing is half-written: {remedy}.", status
     return "stopped; the same command continues", 1
+
+
+def _has_temporary_folder() -> bool:
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        return False
+    return True
 
 
 def main() -> None:
