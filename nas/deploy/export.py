@@ -92,6 +92,8 @@ class _Earlier:
         int8: how the int8 files among `files` were quantised; None without any.
         samples: images with their logits, also those of that quantised network.
         sustained: sustained speed of files among `files`; None if it was not saved.
+        renewed_by: format whose export renews `run.py` and the descriptions, because one is missing
+            or changed; None if all are there.
     """
 
     files: Mapping[str, ExportedFile] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class _Earlier:
     int8: Int8Summary | None = None
     samples: ReferenceImages | None = None
     sustained: SustainedRecord | None = None
+    renewed_by: str | None = None
 
     @classmethod
     def read(cls, folder: ModelFolder, weights_digest: str) -> _Earlier:
@@ -117,7 +120,14 @@ class _Earlier:
             if not any(is_part_of(name, (file.file, *file.companions)) for name in changed)
         }
         has_int8 = any(file.precision == "int8" for file in files.values())
-        return cls(files, names, card.int8 if has_int8 else None, samples, card.sustained)
+        scripted = script_format([name for name, file in files.items() if file.runs_here])
+        renewed_by = None
+        if (scripted and card.script is None) or any(
+            not is_part_of(each, names) for each in changed
+        ):
+            renewed_by = scripted or next(iter(files), None)
+        int8 = card.int8 if has_int8 else None
+        return cls(files, names, int8, samples, card.sustained, renewed_by)
 
     def missing(
         self,
@@ -132,6 +142,8 @@ class _Earlier:
         asked for is quantised again, too.
         """
         missing = {name: each for name, each in chosen.items() if name not in self.files}
+        if self.renewed_by and not missing:
+            missing = {self.renewed_by: model_format(self.renewed_by)}
         int8 = self.int8
         is_worse = (
             int8 is not None
@@ -468,7 +480,8 @@ def _write_script(
         return check_script(script, path, model_format(chosen), samples), None
     except NasError as error:
         script.unlink()
-        return None, error
+        remedy = f"{error.remedy} When the cause is mended, the same export adds {SCRIPT_FILE}."
+        return None, ExportError(error.message, remedy=remedy.strip())
 
 
 def _timed(

@@ -26,8 +26,11 @@ _SCRIPT = '''\
 # Above: reading of images, as in training, and of other files. Below: the network.
 
 import argparse
+import atexit
 import json
+import shutil
 import sys
+import tempfile
 
 try:
     import pillow_heif
@@ -152,6 +155,9 @@ def load_tflite(path):
 
 def load_tvm(path):
     """Return a function from the input of the network to its logits."""
+    if os.path.expanduser("~") == "~":  # TVM needs a home folder, which some containers lack.
+        os.environ["HOME"] = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
     import tvm
 
     network = tvm.relax.VirtualMachine(tvm.runtime.load_module(path), tvm.cpu())

@@ -607,6 +607,24 @@ def test_script_that_reads_images_otherwise_is_not_shipped(
     assert folder.card.script is None
     verification = verify(folder.path)
     assert (verification.script, verification.no_script) == (None, "The folder has no run.py.")
+    monkeypatch.undo()
+    photo_export(tmp_path / "3f2a")
+    assert verify(folder.path).script == folder.card.script is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "content"), [("run.py", None), ("card.md", b"other")])
+def test_missing_or_changed_description_is_there_after_the_next_export(
+    folder, trained, digits, origin, name, content
+):
+    names, files = {*folder.sums()}, folder.card.files
+    (folder.path / name).unlink()
+    if content:
+        (folder.path / name).write_bytes(content)
+    export_model(trained, digits, folder, ["onnx-int8"], origin)
+    assert {*folder.sums()} == names
+    assert {each.format for each in folder.card.files} == {each.format for each in files}
+    assert verify(folder.path).script is not None
 
 
 def test_images_without_files_are_read_by_the_script_as_png(exported):

@@ -29,6 +29,7 @@ from tests.deploy.formats.models import (
     run_python,
     write,
 )
+from tests.machine.nameless import run_nameless
 
 RUN_WITH_TVM_ALONE = """
 import sys
@@ -110,6 +111,9 @@ def test_script_runs_a_library(tmp_path, folder):
     (logits,) = script_logits(folder / "run.py", path, ["image.png"], folder)
     (expected,) = model.pixel_logits(pixels[None, ..., None])
     assert np.abs(logits - expected).max() <= 1e-3 * expected.std()
+    without_home = run_nameless(folder / "run.py", folder / "image.png", "--json")
+    assert without_home.returncode == 0, without_home.stderr
+    assert json.loads(without_home.stdout)[0]["logits"] == logits
 
 
 def test_library_for_another_processor_does_not_run_here(tmp_path, folder):
