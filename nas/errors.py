@@ -8,6 +8,7 @@ that failed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class NasError(Exception):
@@ -126,6 +127,10 @@ class IncompleteExportError(ExportError):
             remedy=" ".join(dict.fromkeys(each.remedy for each in failed.values() if each.remedy)),
         )
         self.failed = failed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The text alone, which other errors are made of, does not say which formats failed.
+        return type(self), (self.failed,)
 
 
 class SearchError(NasError):

@@ -69,7 +69,7 @@ class LatencyTable:
         RequestError: the runtime is not installed, or does not have the dtype.
     """
 
-    def __init__(self, file: TableFile, header: Header, *, is_writable: bool) -> None:
+    def __init__(self, file: TableFile, header: Header, *, writer: Runtime | None) -> None:
         self.device, self.timing = header.device, header.timing
         self.runtime: Runtime = configured_runtime(
             header.runtime,
@@ -78,7 +78,7 @@ class LatencyTable:
             dtype=header.dtype,
             features=header.features,
         )
-        self._file, self._is_writable = file, is_writable
+        self._file, self._writer = file, writer
         self._lock = lock_of(file.path)
         self._current: dict[str, Record | Calibration] = {}
         self._kernels: dict[Kernel, Record] = {}
@@ -92,7 +92,10 @@ class LatencyTable:
 
     @property
     def path(self) -> Path:
-        """The file of the table, also after the working folder has changed."""
+        """The file of the table, also after the working folder has changed.
+
+        A table that is pickled is opened again from it.
+        """
         return self._file.path
 
     @classmethod
@@ -123,7 +126,7 @@ class LatencyTable:
                 if runtime is not None:
                     header.device.require_match(runtime.fingerprint, str(path))
                 try:
-                    table = cls(file, header, is_writable=runtime is not None)
+                    table = cls(file, header, writer=runtime)
                 except RequestError as error:  # an unknown runtime or dtype
                     message = error.message.rstrip(".")
                     raise HEADER_FORMAT.failure(f"{where}: {message}") from None
@@ -173,6 +176,10 @@ class LatencyTable:
                     jsonl.repair(path)
                     jsonl.append(path, new_header(runtime.fingerprint, runtime.basis))
         return cls.open(path, runtime=runtime)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process reads the file by itself, and locks it for itself.
+        return _reopen, (self.path.absolute(), self._writer)
 
     def refresh(self) -> None:
         """Read the lines that another process has appended.
@@ -399,7 +406,7 @@ class LatencyTable:
         Raises:
             TableError: another process writes the table, or it was opened without a runtime.
         """
-        if not self._is_writable:
+        if self._writer is None:
             raise TableError(
                 f"{self.path} was opened for reading only.",
                 remedy="Open it with the runtime it belongs to.",
@@ -458,3 +465,11 @@ def _read_device(path: Path) -> Fingerprint:
     """Return the device in the header of a table. Raises TableError if it cannot be read."""
     line, where = next(TableFile(path).unread())
     return HEADER_FORMAT.parse(line, where).device
+
+
+def _reopen(path: Path, writer: Runtime | None) -> LatencyTable:
+    """Return a table that was pickled, opened again.
+
+    It is no class method, because cloudpickle takes none that is decorated.
+    """
+    return LatencyTable.open(path, runtime=writer)
