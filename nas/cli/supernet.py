@@ -67,6 +67,7 @@ def train(
     from pydantic import ValidationError
 
     from nas.display.console import ProgressBars
+    from nas.files.names import name_like
     from nas.job import JobSettings, job_path, load_job
     from nas.job.settings_errors import option_error
     from nas.job.supernets import train_job_supernets
@@ -83,8 +84,12 @@ def train(
             on_bad_image=on_bad_image,
             class_folders=class_folders,
         )
+        try:
+            name = name_like("-".join(Path(each).stem for each in space))
+        except ValueError as error:
+            raise RequestError(f"No job can be named after --space: {error}.") from None
         values = {
-            "name": "-".join(Path(each).stem for each in space)[:64],
+            "name": name,
             "seed": seed,
             "budget": budget,
             "data": images,

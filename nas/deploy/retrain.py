@@ -185,7 +185,7 @@ def retrain(
         )
         if record is None and not from_scratch and name not in references:
             run.supernet(architecture.space.name)  # It raises an error if there is none.
-    with run.locked():
+    with run.locked("Wait until it ends, and train then."):
         records, errors = train_networks(
             run, chosen, epochs, from_scratch=from_scratch, published=published, progress=progress
         )

@@ -107,8 +107,8 @@ def require_feasible_job(run: JobRun) -> None:
         # The spaces of a run that has trained their supernets are fixed.
         raise InfeasibleError(
             error.message,
-            remedy="Raise the limit in the job file, and run it again: it continues. For a space "
-            "with smaller networks, start another run with --out.",
+            remedy="Raise the limit where it was given, in the job file or by an option, and run "
+            "it again: it continues. For smaller networks, start another run with --out.",
         ) from None
 
 
@@ -327,8 +327,9 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
     if search.storage == "journal" and search.workers == 1 and not inherited:
         raise RequestError(
             f"The search of {run.path} runs in one process.",
-            remedy="Run it again with --workers 2 or more. For several machines, start another run "
-            "with --storage and a database that all of them reach.",
+            remedy="Run it with two processes or more: `nas search --workers 2`, or workers in "
+            "[search]. For several machines, start another run with a storage that all of them "
+            "reach.",
         )
     record = run.record
     if record.study is None:

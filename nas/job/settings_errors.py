@@ -22,6 +22,9 @@ MAX_PROBLEMS = 5
 _Location = tuple[int | str, ...]
 """Keys, and indices of list elements, from the top of a job file to a value."""
 
+_OPTIONS = {"data.source": "--data", "space.name": "--space"}
+"""Options of commands that are not called like the last part of their key."""
+
 _REQUIRED_KEYS = {
     "data": 'add [data] with source = "digits" or a path',
     "data.source": '"digits" or the path of parquet files or an image folder',
@@ -53,8 +56,9 @@ def describe_problems(error: ValidationError, model: type[BaseModel]) -> str:
 def option_error(error: ValidationError) -> RequestError:
     """Return the error for the first wrong setting that was given as an option of a command."""
     problem = error.errors(include_url=False)[0]
-    key = next(part for part in reversed(problem["loc"]) if isinstance(part, str))
-    return RequestError(_describe_wrong_value(f"--{key.replace('_', '-')}", problem))
+    key = _dotted_key(problem["loc"])
+    option = _OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
+    return RequestError(_describe_wrong_value(option, problem))
 
 
 def _display_value(value: Any) -> str:

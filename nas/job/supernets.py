@@ -174,7 +174,7 @@ def rank_supernets(
             raise RequestError(
                 f"{run.path} has no space {name!r}.", remedy=f"It has: {', '.join(run.spaces)}."
             )
-    with run.locked():
+    with run.locked("Wait until it ends, and rank then."):
         return _rank(
             run,
             progress or SilentProgress(),

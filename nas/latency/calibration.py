@@ -54,7 +54,7 @@ def fit_calibration(check: TableCheck, spaces: Sequence[SearchSpace] = ()) -> Ca
     if len(networks) < MIN_NETWORKS:
         raise RequestError(
             f"A calibration needs at least {MIN_NETWORKS} networks, not {len(networks)}.",
-            remedy="Time more networks with --nets, or of larger spaces.",
+            remedy="Time more networks with `nas table check --nets`, or those of larger spaces.",
         )
     predicted = np.array([each.prediction.uncorrected_us for each in networks])
     measured = np.array([each.measured_us for each in networks])

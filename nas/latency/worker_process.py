@@ -124,7 +124,7 @@ class WorkerTimer(KernelTimer):
                 self._open()
             raise MeasurementError(
                 f"compiling and timing took more than {limit_s:.0f} s",
-                remedy="Time it again with --retry-failed on an idle machine.",
+                remedy="Time it again with `nas table build --retry-failed` on an idle machine.",
             ) from error
 
     def _open(self) -> None:

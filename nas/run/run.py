@@ -91,6 +91,12 @@ Content = TypeVar("Content")
 _LOCK_WAIT_S = 0.5
 """Time in which a lock is asked for again: `Run.is_running` may hold it for an instant."""
 
+_MOVED_IMAGES = (
+    "If the images were moved, say where they are: `nas retrain --data`, `nas export --data`, or "
+    "`data_source` of `nas.open_run`."
+)
+"""What to do where the images of a run are not; not every command that needs them has --data."""
+
 _MAX_IDS_IN_MESSAGE = 6
 """Largest number of IDs that a message lists."""
 
@@ -570,14 +576,14 @@ class Run:
         except DataError as error:
             raise DataError(
                 f"The images of {self.path} cannot be loaded. {error.message}",
-                remedy="Start in the folder in which the job was run, or say with --data where the "
-                f"images are now. {error.remedy}".rstrip(),
+                remedy=f"Start in the folder in which the job was run. {_MOVED_IMAGES} "
+                f"{error.remedy}".rstrip(),
             ) from error
         if data.digest != summary.digest:
             raise DataError(
                 f"The images in {source} are not those of {self.path}: their "
                 f"digest is {data.digest}, and the run has {summary.digest}.",
-                remedy="Restore the images of the run, or say with --data where they are.",
+                remedy=f"Restore the images of the run. {_MOVED_IMAGES}",
             )
         return data
 

@@ -227,7 +227,9 @@ def test_data_that_moved_or_changed_is_refused(run, tmp_path):
         retrain(open_run(run), front_ids(run)[-1])
     job = {**record["job"], "data": {"source": str(tmp_path / "gone")}}
     change_record(run, data=record["data"], job=job)
-    with pytest.raises(DataError, match=r"cannot be loaded.* say with --data where"):
+    with pytest.raises(
+        DataError, match=r"cannot be loaded.* say where they are: .*nas export --data"
+    ):
         retrain(open_run(run), front_ids(run)[-1])
     job["data"]["validation_fraction"] = 0.5
     change_record(run, job=job)

@@ -275,7 +275,7 @@ def test_limit_that_nothing_meets_names_a_remedy_that_works(run):
     edit(run, limited(1e-6))
     with pytest.raises(NasError, match="Nothing meets the limit") as refused:
         jobs.run_job(load_job(run), OUT)
-    assert "Raise the limit in the job file" in refused.value.remedy
+    assert "Raise the limit where it was given" in refused.value.remedy
     resume(run, {"max_latency_ms = 1e-06": "max_latency_ms = 100"})
     assert (read_trials(OUT)["state"] == "complete").sum() == 12
 

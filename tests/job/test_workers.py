@@ -159,7 +159,7 @@ def test_worker_refuses_runs_that_it_cannot_join(copy_of_searched_folder, job, i
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    assert "runs in one process. Run it again with --workers 2" in refused(OUT)
+    assert "runs in one process. Run it with two processes or more" in refused(OUT)
     assert "job.toml is not a run" in refused("job.toml")
     assert "--worker and --trials do not go together" in refused(OUT, "--trials", 40)
     assert "--worker and --out do not go together" in refused(OUT, "--out", "there")

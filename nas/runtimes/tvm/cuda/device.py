@@ -38,7 +38,7 @@ def resolve_target(dtype: str) -> tuple[CudaTemplates, CudaDevice]:
     if not gpu.exist:
         raise DeviceError(
             "Target 'cuda' needs an NVIDIA GPU, and TVM finds none on this machine.",
-            remedy="Use --target cpu. If `nvidia-smi` lists a GPU, the folder of "
+            remedy="Use target cpu. If `nvidia-smi` lists a GPU, the folder of "
             "CUDA 13's libcudart.so.13 is missing in LD_LIBRARY_PATH.",
         )
     arch = _architecture(gpu)
