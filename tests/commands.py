@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+WITHOUT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""Variables with which Python reads the names of files as ASCII."""
+
 
 def run_nas(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run `nas` in a process of its own; the `invoke` fixture runs it in this process."""

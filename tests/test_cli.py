@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from nas.deploy.formats import format_names
 from nas.space import load_definition, load_space, space_names
 from nas.space.library import path_of
-from tests.commands import document, run_nas
+from tests.commands import WITHOUT_UTF8, document, run_nas
+from tests.conftest import EXAMPLE
 from tests.mini_job import write_job
 
 
@@ -342,6 +344,30 @@ def test_doctor_prints_device_runtimes_and_speed(invoke, monkeypatch):
     assert all(each["usable"] == (not each["install"]) for each in formats.values())
     assert 0 < doctor["speed"]["full_share"] <= 1
     assert doctor["speed"].keys() == {"full_share", "slow_factor", "stretch_s"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, WITHOUT_UTF8])
+def test_names_are_utf8_whatever_the_locale(tmp_path, variables):
+    shutil.copytree(EXAMPLE, tmp_path / "rün")
+    shutil.copy(EXAMPLE / "job.toml", tmp_path / "jöb.toml")
+
+    def nas(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "nas", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **variables},
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    assert nas("report", "rün") == (0, "rün/report.html\n", "")
+    status, _, message = nas("report", "fehlt-é")
+    assert (status, message.partition(" is not")[0]) == (2, "error: fehlt-é")
+    status, _, message = nas("report", os.fsdecode(b"r\xfcn"))
+    assert (status, message.count("\n")) == (2, 1)
+    assert "is not valid UTF-8, which torch's files need. Rename the folder." in message
 
 
 @pytest.mark.parametrize("error", ["RuntimeError('no home')", "SystemExit('no home')"])

@@ -6,6 +6,7 @@ Every command has an equivalent in Python, see docs/python.md.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import tempfile
 import warnings
@@ -181,8 +182,19 @@ def _has_temporary_folder() -> bool:
     return True
 
 
+def _start_again_with_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode if the locale is for ASCII names only.
+
+    Torch's files and TVM cannot be opened by another name.
+    """
+    if os.name == "posix" and sys.getfilesystemencoding() == "ascii":
+        os.environ["PYTHONUTF8"] = "1"  # For child processes.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def main() -> None:
     """Run the command line and exit: 0 for success, 1 for a failure, 2 for a wrong request."""
+    _start_again_with_utf8()
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"nas\.")
     warnings.showwarning = _print_warning

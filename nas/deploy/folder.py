@@ -20,6 +20,7 @@ from nas import files
 from nas.errors import ExportError, RunFolderError
 from nas.files.documents import read_bytes, shortened
 from nas.files.foreign import file_problem
+from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath
 from nas.run.model_card import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
 
@@ -54,6 +55,7 @@ class ModelFolder:
     path = OpenedPath()
 
     def __init__(self, path: Path) -> None:
+        require_utf8(path)
         self.path = path
 
     def __repr__(self) -> str:

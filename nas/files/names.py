@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
+from pathlib import Path
 from typing import Any
 
-from nas.errors import RequestError
+from nas.errors import RequestError, RunFolderError
 from nas.files.documents import shortened
 
 MAX_NAME_CHARACTERS = 64
@@ -43,6 +45,25 @@ def name_like(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9._-][^A-Za-z0-9._]*", "-", plain)[:MAX_NAME_CHARACTERS]
     return check_name(name.lstrip("._-").rstrip(".-"))
+
+
+def require_utf8(path: Path) -> None:
+    """Raise RunFolderError for a folder whose path is not valid UTF-8: torch's files need that.
+
+    Python reads other names in a UTF-8 locale, and valid ones where the locale has no UTF-8, as
+    with LC_ALL=C outside of its UTF-8 mode.
+    """
+    whole = str(path.absolute())
+    try:
+        whole.encode("utf-8")
+    except UnicodeEncodeError:
+        is_utf8 = sys.getfilesystemencoding() == "utf-8"
+        raise RunFolderError(
+            f"The path {shortened(whole)} is not valid UTF-8, which torch's files need."
+            if is_utf8
+            else f"The locale has no UTF-8, so Python cannot read the path {shortened(whole)}.",
+            remedy="Rename the folder." if is_utf8 else "Start Python with PYTHONUTF8=1.",
+        ) from None
 
 
 def require_name(name: object, what: str, error: type[RequestError] = RequestError) -> str:

@@ -191,9 +191,10 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
     """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file.", remedy="Name a folder with --out.")
+    opened = Run(path)
     path.mkdir(parents=True, exist_ok=True)
     require_run_or_empty(path)
-    with Run(path).locked():
+    with opened.locked():
         run = JobRun(path, settings, command)
         files.replace(path / JOB_FILE, settings.to_toml())
         run.save()

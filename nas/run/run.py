@@ -20,6 +20,7 @@ from nas.display.formatting import format_latency
 from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
 from nas.files import jsonl
 from nas.files.documents import shortened
+from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath, located
 from nas.latency.timing import Slowdown, Timing
 from nas.run import candidates
@@ -115,6 +116,7 @@ class Run:
     path = OpenedPath()
 
     def __init__(self, path: Path, data_source: str | None = None) -> None:
+        require_utf8(path)
         self.path = path
         self.data_source = data_source
         self._contents: dict[str, tuple[Any, Any]] = {}

@@ -1,7 +1,12 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
-from nas.errors import RequestError, SpaceError
-from nas.files.names import check_name, name_like, require_identifier, require_name
+from nas.errors import RequestError, RunFolderError, SpaceError
+from nas.files.names import check_name, name_like, require_identifier, require_name, require_utf8
+from tests.commands import WITHOUT_UTF8
 
 VALID_NAMES = ["a", "7", "mobilenet_x0.5", "mobilenet_v2_1.0", "A-b.c_d", "console", "a" * 64]
 INVALID_NAMES = [
@@ -53,3 +58,30 @@ def test_name_resembles_a_text_and_is_valid(text, name):
 def test_no_name_is_made_of_other_texts(text):
     with pytest.raises(ValueError, match="use "):
         name_like(text)
+
+
+def test_path_that_is_no_utf8_is_refused(tmp_path):
+    require_utf8(tmp_path / "Ä一")
+    with pytest.raises(RunFolderError, match=r"r.udcfcn' is not valid UTF-8.* Rename the folder"):
+        require_utf8(tmp_path / os.fsdecode(b"r\xfcn"))
+
+
+def test_path_in_a_locale_without_utf8_says_how_python_starts():
+    code = (
+        "import pathlib, sys\n"
+        "from nas.files.names import require_utf8\n"
+        "require_utf8(pathlib.Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, **WITHOUT_UTF8}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "é".encode()],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    if b"ascii" not in subprocess.check_output(
+        [sys.executable, "-c", "import sys; print(sys.getfilesystemencoding())"], env=environment
+    ):
+        pytest.skip("the system has UTF-8 in the locale C")
+    assert b"The locale has no UTF-8" in done.stderr
+    assert done.stderr.strip().endswith(b"Start Python with PYTHONUTF8=1.")
