@@ -263,6 +263,11 @@ def _limits(
             f"int8 loses {100 * (int8.float_accuracy - int8.accuracy):.1f} points on the "
             f"validation images, more than the {100 * int8.max_drop:g} points asked for."
         )
+    if any(file.format == "onnx-int8" for file in files):
+        limits.append(
+            "model-int8.onnx has unsigned activations with zero points, which TensorRT does not "
+            "take. Build its engine from the float32 file of format onnx."
+        )
     for file in files:
         if file.runs_here and file.latency is None:
             limits.append(f"{file.file} was not timed, because its process failed then.")

@@ -19,6 +19,7 @@ from nas.cli.models import script_text
 from nas.data import load_dataset
 from nas.deploy import benchmark, export
 from nas.deploy.answers import find_answers
+from nas.deploy.card import _limits
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
@@ -132,6 +133,18 @@ def test_accuracy_by_class_averages_to_the_accuracy(exported, digits):
         accuracy.by_class[name] * count for name, count in zip(digits.classes, counts, strict=True)
     )
     assert weighted / len(digits.test) == pytest.approx(accuracy.test)
+
+
+def test_card_says_that_tensorrt_does_not_take_the_int8_file(exported, trained, digits):
+    model = onnx.load(exported.path / "model-int8.onnx")
+    tensors = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    quantised = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    zero_points = [tensors[node.input[2]] for node in quantised]
+    assert {each.dtype for each in zero_points} == {np.dtype(np.uint8)}
+    assert any(each.any() for each in zero_points), "TensorRT needs signed ones, all zero"
+    assert "which TensorRT does not take" in (exported.path / "card.md").read_text()
+    float32 = [file for file in exported.card.files if file.precision == "float32"]
+    assert "TensorRT" not in " ".join(_limits(float32, None, digits))
 
 
 def test_same_export_again_changes_nothing(folder, trained, digits, origin):
