@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self, TypeVar, overload
 
 from nas.errors import RequestError
+from nas.machine.home import lasting_home
 
 AnyPath = TypeVar("AnyPath", bound=str | Path)
 
@@ -19,13 +20,12 @@ def expanded(path: AnyPath) -> AnyPath:
     text = str(path)
     if not text.startswith("~"):
         return path
-    whole = os.path.expanduser(text)
-    if whole == text and text.split("/")[0] == "~":
+    if text.split("/")[0] == "~" and lasting_home() is None:
         raise RequestError(
             f"{text}: this user has no home folder that ~ could stand for.",
             remedy="Write the whole path, or set the variable HOME.",
         )
-    return type(path)(whole)
+    return type(path)(os.path.expanduser(text))
 
 
 def located(path: str, folder: str | Path) -> str:

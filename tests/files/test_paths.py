@@ -36,7 +36,7 @@ def test_tilde_is_the_home_folder_and_nothing_else_changes(home):
 
 
 def test_a_tilde_without_a_home_folder_is_refused(monkeypatch):
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr("nas.files.paths.lasting_home", lambda: None)
     with pytest.raises(RequestError, match=r"~/tables: this user has no home folder"):
         expanded("~/tables")
 
