@@ -242,7 +242,7 @@ class Slowdown(NamedTuple):
         text = f"typically took {self.typical:.2f} times as long as at quiet moments"
         if self.high is not None:
             text += f", and {self.high:.2f} times or more at the slowest 5% of all moments"
-        return text
+        return f"{text}, not counting samples while the core was slowed"
 
 
 def compared_us(moments_us: Sequence[float]) -> tuple[float, float] | None:

@@ -385,7 +385,8 @@ def _slowdown(facts: _Facts) -> TrustRow | None:
         topic="noise of the machine",
         finding=f"While they were timed, networks {slowdown.text}.",
         details="All latencies on this page are those of quiet moments, which tell networks apart. "
-        "Do not promise less than the typical one on a machine that does other work, too.",
+        "Do not promise less than the typical one on a machine that does other work, too. "
+        "nas doctor says for which share of the time the core is slowed, and how much.",
         severity=_by_size(slowdown.typical, NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN),
         remedy=None if slowdown.typical < NOTABLE_SLOWDOWN else "nas doctor",
     )

@@ -130,7 +130,10 @@ def test_slowdown_is_the_median_over_networks_of_typical_over_quiet_latencies():
     assert slowdown is not None
     assert slowdown.typical == pytest.approx(1.1)
     assert slowdown.high is None, "a 95% quantile needs 20 moments"
-    assert slowdown.text == "typically took 1.10 times as long as at quiet moments"
+    assert slowdown.text == (
+        "typically took 1.10 times as long as at quiet moments, not counting samples while the "
+        "core was slowed"
+    )
     pooled = timing.Slowdown.of([[10.0] * 10, [*[20.0] * 9, 40.0]])
     # numpy interpolates: 1 + 0.05 * (2 - 1).
     assert pooled == (1.0, pytest.approx(1.05))
