@@ -59,6 +59,7 @@ class DataCheck:
         near: number of pairs of other images that show the same.
         conflicts: number of pairs of duplicates of two classes.
         examples: some pairs, harmful ones first.
+        are_duplicates_grouped: see `nas.data.dataset.Inventory`.
     """
 
     source: str
@@ -73,6 +74,7 @@ class DataCheck:
     near: int
     conflicts: int
     examples: tuple[DuplicatePair, ...]
+    are_duplicates_grouped: bool
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -103,9 +105,14 @@ class DataCheck:
                 for part, count in self.leaked.items()
                 if count
             )
+            advice = (
+                "they are of one colour, or like many others, so that they are not grouped"
+                if self.are_duplicates_grouped
+                else 'set on_duplicate = "group" in [data]'
+            )
             problems.append(
                 f"{parts} have a duplicate among the training images, so accuracies are too high; "
-                'set on_duplicate = "group" in [data]'
+                f"{advice}"
             )
         if self.conflicts:
             problems.append(f"{self.conflicts} pairs of duplicates have two classes")
@@ -165,6 +172,7 @@ def check_data(data: ImageDataset, progress: Callable[[int, int], None] | None =
         near=len(found.near),
         conflicts=sum(each.classes[0] != each.classes[1] for each in pairs),
         examples=tuple(sorted(pairs, key=lambda each: not each.is_harmful)[:MAX_EXAMPLES]),
+        are_duplicates_grouped=inventory.are_duplicates_grouped,
     )
 
 

@@ -18,14 +18,13 @@ from PIL import ImageColor
 from nas.arguments import Seed, checked
 from nas.data import image_cache
 from nas.data.decoding import DecodingProgress, decode, remedy_for
-from nas.data.duplicates import Duplicates, cached_duplicates
+from nas.data.duplicates import Duplicates, cached_duplicates, joining_pairs
 from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk, iter_chunks
 from nas.data.sources import ClassFolders, Source, open_source, printable_line
 from nas.data.splits import (
     MIN_PART_IMAGES,
     SUFFICIENT_IMAGES,
-    joined_groups,
-    number_groups,
+    groups_of,
     split_images,
 )
 from nas.data.unlabelled import decode_unlabelled, open_unlabelled
@@ -99,6 +98,8 @@ class Inventory:
         sizes: Width and height of each image before it was scaled, `n x 2`.
         kinds: Number of images by kind, such as "PNG RGBA, alpha".
         cache: File for what was found out about the images; None without a cache.
+        are_duplicates_grouped: Whether duplicates are in one part, except those of which
+            `nas.data.duplicates.joining_pairs` says why they are not.
     """
 
     pixels: np.ndarray
@@ -108,6 +109,7 @@ class Inventory:
     sizes: np.ndarray
     kinds: Mapping[str, int]
     cache: Path | None = None
+    are_duplicates_grouped: bool = False
 
     def duplicates(self, progress: Callable[[int, int], None] | None = None) -> Duplicates:
         """Return the duplicates among the images; looked for once, and then read from the cache."""
@@ -355,8 +357,9 @@ def load_dataset(
             expression with one group, which is searched in the path of an image file, or the name
             of a column of parquet files. No group is in two parts. Empty for no groups.
         on_duplicate: What to do about duplicates (`nas.data.duplicates`): "warn" leaves them to
-            `nas.data.check`, "group" keeps each and its duplicates in one part, "fail" raises
-            DataError if there are any in two parts or of two classes.
+            `nas.data.check`, "group" keeps each and its duplicates in one part (except images with
+            little in them, see `nas.data.duplicates.joining_pairs`), "fail" raises DataError if
+            there are any in two parts or of two classes.
         metric: What judges networks: the accuracy; the balanced accuracy, the mean of those of all
             classes; "auto" takes the latter if a class has `IMBALANCED` times the training images
             of another one.
@@ -373,7 +376,7 @@ def load_dataset(
 
     Raises:
         DataError: There is no dataset, an argument is out of range, images have no labels or cannot
-            be decoded, or a class has too few images.
+            be decoded, or a part cannot have images of a class.
     """
     from nas.display.console import reported
 
@@ -420,11 +423,11 @@ def load_dataset(
         if cache is None or not write_cache
         else cache.with_suffix(image_cache.DUPLICATES_SUFFIX)
     )
-    groups = number_groups(decoded.groups)
+    groups = groups_of(decoded.groups, decoded.locations)
     if on_duplicate == "group":
         scored = decoded.splits != "train"
         same = cached_duplicates(found, decoded.pixels, scored if scored.any() else None)
-        groups = joined_groups(groups, same.pairs)
+        groups = groups.joined(joining_pairs(same, decoded.pixels, groups.numbers))
     parts = split_images(decoded.splits, labels, classes, validation_fraction, seed, groups)
     train, search, holdout, test = (
         Images(_select(decoded.pixels, positions), labels[positions]) for positions in parts
@@ -437,6 +440,7 @@ def load_dataset(
         decoded.sizes,
         {each.kind: each.count for each in decoded.examples},
         found,
+        are_duplicates_grouped=on_duplicate == "group",
     )
     if on_duplicate == "fail":
         _require_no_duplicates(opened.name, inventory, inventory.duplicates())

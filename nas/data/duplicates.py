@@ -37,6 +37,9 @@ MIN_SIDE = 16
 """Side of the images from which near duplicates are looked for. Smaller ones have too few pixels to
 tell them from other images of their class."""
 
+MAX_JOINED_GROUPS = 3
+"""Most groups of several images that the near duplicates of one image join."""
+
 MAX_COMPARED = 100_000
 """Most images of which all pairs are compared, in less than a minute on two cores. Of larger sets
 only those pairs are, of which one image scores networks."""
@@ -126,6 +129,34 @@ def find_duplicates(
             progress(done * count // len(rows), count)
     near = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
     return Duplicates(exact, near)
+
+
+def joining_pairs(
+    found: Duplicates, pixels: Pixels, groups: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the pairs of duplicates that belong into one part, `pairs x 2`.
+
+    Images with little in them, such as the black frames between two scenes, belong to no other
+    image, but would join all videos. So images of one colour are left out, and near duplicates of
+    images that have more than `USUAL_NEIGHBOURS` of them, or some in more than `MAX_JOINED_GROUPS`
+    other groups.
+
+    Args:
+        found: duplicates among all images.
+        pixels: all images, `n x height x width x channels` (uint8).
+        groups: number of the group of each image, `n`.
+    """
+    originals = np.unique(found.exact[:, 0])
+    empty = [at for at in originals.tolist() if not np.ptp(pixels[at : at + 1], axis=(1, 2)).any()]
+    exact = found.exact[~np.isin(found.exact[:, 0], empty)]
+    both = np.concatenate([found.near, found.near[:, ::-1]])
+    both = both[groups[both[:, 0]] != groups[both[:, 1]]]
+    has_several = np.bincount(groups) > 1
+    links = np.stack([both[:, 0], groups[both[:, 1]]], axis=1)[has_several[groups[both[:, 1]]]]
+    joined = np.bincount(np.unique(links, axis=0)[:, 0], minlength=len(groups))
+    is_common = np.bincount(both[:, 0], minlength=len(groups)) > USUAL_NEIGHBOURS
+    is_common |= joined > MAX_JOINED_GROUPS
+    return np.concatenate([exact, found.near[~is_common[found.near].any(1)]])
 
 
 def _exact_pairs(pixels: Pixels) -> NDArray[np.int64]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from nas.data.division import IndivisibleError, divide_groups
 from nas.errors import DataError
 
 TEST_FRACTION = 0.2
@@ -40,11 +41,65 @@ MIN_TRAINING_IMAGES = 2
 SUFFICIENT_IMAGES = round(2 * MIN_PART_IMAGES / MAX_VALIDATION_FRACTION / (1 - TEST_FRACTION))
 """Images of a source without splits from which on every part has `MIN_PART_IMAGES`."""
 
-MAX_FOLDS = 6
-"""Most folds into which groups are divided, of which some become a part."""
+_OWN_PARTS = (("search", "validation", 1), ("hold-out", "validation", 2), ("test", "test", 1))
+"""Each part that may be cut from a split of the source alone, that split, and the fewest images of
+a class in it. A part comes before one that is cut from the same images."""
 
-_SHOWN_CLASSES = 5
-"""Most classes that a message names."""
+_SHOWN = 5
+"""Most classes or groups that a message names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of images, of which none may be in two parts.
+
+    Attributes:
+        numbers: Number of the group of each image; an image in no group has a number of its own.
+        names: Name of the group of each image; where the image is if the source tells no group.
+        are_told: Whether the source tells groups.
+        are_joined: Whether duplicates joined images.
+    """
+
+    numbers: np.ndarray
+    names: Sequence[str]
+    are_told: bool = False
+    are_joined: bool = False
+
+    def joined(self, pairs: np.ndarray) -> Groups:
+        """Return the groups in which the images of each pair, `pairs x 2`, are in one."""
+        first, second = self.numbers[pairs].reshape(-1, 2).T
+        count = int(self.numbers.max()) + 1
+        links = coo_matrix((np.ones(len(first)), (first, second)), (count, count))
+        left, joined = connected_components(links, directed=False)
+        numbers = np.asarray(joined[self.numbers], np.int64)
+        return replace(self, numbers=numbers, are_joined=left < count)
+
+    @property
+    def remedy(self) -> str:
+        """What to do if there are too few groups."""
+        by_name = "Let `group` in [data] tell more groups, or add images of others."
+        by_duplicates = (
+            'Duplicates joined images: `nas data` lists them, and on_duplicate = "warn" does not '
+            "join them."
+        )
+        told = [by_name] if self.are_told or not self.are_joined else ["Add other images."]
+        return " ".join(told + [by_duplicates] * self.are_joined)
+
+
+def groups_of(names: Sequence[str | None], locations: Sequence[str]) -> Groups:
+    """Return the groups that a source tells.
+
+    Args:
+        names: Group of each image; None for one that is in no group.
+        locations: Where each image is, for messages.
+    """
+    numbers: dict[str | int, int] = {}
+    keys = (index if name is None else name for index, name in enumerate(names))
+    return Groups(
+        np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64),
+        [place if name is None else name for name, place in zip(names, locations, strict=True)],
+        are_told=any(name is not None for name in names),
+    )
 
 
 def split_images(
@@ -53,12 +108,13 @@ def split_images(
     classes: tuple[str, ...],
     validation_fraction: float | None,
     seed: int,
-    groups: np.ndarray,
+    groups: Groups,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the sorted positions of the training, search, hold-out and test images.
 
-    No group is in two of these parts. If the splits of the source divide a group, its images stay
-    in the test images, or else in the validation images, and the others are left out.
+    Each part has images of each class. No group is in two of them. If the splits of the source
+    divide a group, its images stay in the test images, or else in the validation images, and the
+    others are left out.
 
     Args:
         source_splits: Split of each image.
@@ -66,56 +122,50 @@ def split_images(
         classes: Class names by label.
         validation_fraction: See `load_dataset`.
         seed: Seed of the random splits.
-        groups: Number of the group of each image; an image in no group has a number of its own.
+        groups: Groups of the images.
 
     Raises:
-        DataError: There is only one class, a class has too few training images to be split, or a
-            part would have no image of a class.
+        DataError: There is only one class, or a part cannot have images of a class.
     """
-    train, validation, test = (
-        np.flatnonzero(source_splits == name) for name in ("train", "validation", "test")
-    )
     if len(classes) < 2:
         raise DataError(
             f"There are images of {len(classes)} class; two are needed.",
             remedy="Check that each class has its own label or sub-folder.",
         )
+    train, validation, test = (
+        np.flatnonzero(source_splits == name) for name in ("train", "validation", "test")
+    )
     has_validation, has_test = len(validation) > 0, len(test) > 0
-    if len(groups) > 1 and len(np.unique(groups)) == 1:
-        raise DataError(
-            "All images are in one group.", remedy="Use an expression that tells more groups."
-        )
-    validation = validation[~np.isin(groups[validation], groups[test])]
-    train = train[~np.isin(groups[train], groups[np.concatenate([validation, test])])]
-    are_grouped = len(np.unique(groups)) < len(groups)
-    _require_enough(labels[train], classes, has_validation=has_validation, has_test=has_test)
+    numbers = groups.numbers
+    group_count = len(np.unique(numbers))
+    if group_count == 1 < len(numbers):
+        raise DataError(f"All images are in one group{_why_one(groups)}.", remedy=groups.remedy)
+    validation = validation[~np.isin(numbers[validation], numbers[test])]
+    train = train[~np.isin(numbers[train], numbers[np.concatenate([validation, test])])]
+    splits = {"train": labels[train]}
+    splits |= {"validation": labels[validation]} if has_validation else {}
+    splits |= {"test": labels[test]} if has_test else {}
+    _require_enough(splits, classes, len(numbers) - sum(map(len, splits.values())))
     rng = np.random.default_rng(seed)
-    if are_grouped:
-        kept = np.concatenate([train, validation, test])
-        _require_groups(labels[kept], groups[kept], classes, 4 - 2 * has_validation - has_test)
-
-    def divide(
-        positions: np.ndarray, fraction: float, fewest: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if are_grouped:
-            return _group_split(positions, labels, groups, fraction, rng)
-        return _stratified_split(positions, labels, fraction, fewest, rng)
-
+    if group_count < len(numbers):
+        parts = _PartsOfGroups(labels, classes, groups, rng)
+        return parts.split(train, validation, test, validation_fraction)
     if not has_test:
-        train, test = divide(train, TEST_FRACTION)
+        train, test = _stratified_split(train, labels, TEST_FRACTION, 1, rng)
     if not has_validation:
         share = validation_fraction or _automatic_fraction(len(train))
-        train, validation = divide(train, share, fewest=2)
-    fraction = max(HOLDOUT_FRACTION, min(MIN_PART_IMAGES / max(1, len(validation)), 1 / 2))
-    if are_grouped:
-        search, holdout = divide(validation, fraction)
-    else:
-        search, holdout = _even_split(validation, labels, fraction, rng)
-    parts = {"training": train, "search": search, "hold-out": holdout}
-    if are_grouped or not has_test:
-        parts["test"] = test
-    _require_classes(parts, labels, classes, are_grouped=are_grouped)
+        train, validation = _stratified_split(train, labels, share, 2, rng)
+    search, holdout = _even_split(validation, labels, _holdout_fraction(len(validation)), rng)
     return train, search, holdout, test
+
+
+def _why_one(groups: Groups) -> str:
+    """Return why all images are in one group, behind these words."""
+    if not groups.are_joined:
+        return f", {groups.names[0]!r}, as `group` in [data] tells it"
+    if groups.are_told:
+        return ", because duplicates join the groups that `group` in [data] tells"
+    return ", because duplicates join them"
 
 
 def _automatic_fraction(count: int) -> float:
@@ -127,31 +177,66 @@ def _automatic_fraction(count: int) -> float:
     return max(VALIDATION_FRACTION, min(needed, MAX_VALIDATION_FRACTION))
 
 
+def _holdout_fraction(count: float) -> float:
+    """Return the fraction of `count` validation images that the hold-out gets."""
+    return max(HOLDOUT_FRACTION, min(MIN_PART_IMAGES / max(1, count), 1 / 2))
+
+
 def _require_enough(
-    labels: np.ndarray, classes: tuple[str, ...], *, has_validation: bool, has_test: bool
+    splits: Mapping[str, np.ndarray], classes: tuple[str, ...], left_out: int
 ) -> None:
-    """Raise DataError if a class has too few training images for the random splits.
+    """Raise DataError if a class has too few images in a split of the source.
 
     Args:
-        labels: Labels of the training images of the source.
+        splits: Labels of the training images, and of the validation and test images if the source
+            has these splits.
         classes: Class names by label.
-        has_validation, has_test: Whether the source has these splits.
+        left_out: Number of images that are left out, because their groups are in two splits.
     """
+    counts = {
+        split: np.bincount(labels, minlength=len(classes)) for split, labels in splits.items()
+    }
+    because = (
+        f" {left_out} images are left out, because other images of their groups are in another "
+        "split of the source."
+        if left_out
+        else ""
+    )
     needs = [f"{MIN_TRAINING_IMAGES} to train"]
-    needs += [] if has_validation else ["1 for the search", "1 for the hold-out"]
-    needs += [] if has_test else ["1 to test"]
+    needs += [] if "validation" in counts else ["1 for the search", "1 for the hold-out"]
+    needs += [] if "test" in counts else ["1 to test"]
     required = MIN_TRAINING_IMAGES + len(needs) - 1
-    counts = np.bincount(labels, minlength=len(classes))
-    lacking = [f"{name!r} has {n}" for name, n in zip(classes, counts, strict=True) if n < required]
-    if lacking:
-        more = len(lacking) - _SHOWN_CLASSES
-        shown = ", ".join(lacking[:_SHOWN_CLASSES]) + (f", and {more} more" if more > 0 else "")
+    has = [f"{name!r} has {n}" for name, n in zip(classes, counts["train"], strict=True)
+           if n < required]  # fmt: skip
+    if has:
         raise DataError(
-            f"{len(lacking)} of {len(classes)} classes have too few training images: {shown}. "
-            f"Each class needs at least {required}: {', '.join(needs)}.",
+            f"{len(has)} of {len(classes)} classes have too few training images: {_listed(has)}. "
+            f"Each class needs at least {required}: {', '.join(needs)}.{because}",
             remedy="Add images of these classes, or remove the classes. For accuracies in steps of "
             f"{100 / MIN_PART_IMAGES:g} points, {SUFFICIENT_IMAGES} images in all are needed.",
         )
+    problems = []
+    for part, split, fewest in _OWN_PARTS:
+        lacking = [name for name, n in zip(classes, counts.get(split, ()), strict=False)
+                   if n < fewest]  # fmt: skip
+        if lacking:
+            which = f"class{'es' * (len(lacking) > 1)} {_listed(map(repr, lacking))}"
+            problems.append(f"No {part} image would be of {which}.")
+    if problems:
+        needs = ["2 validation images, one for the search and one for the hold-out"]
+        needs = (needs if "validation" in counts else []) + ["a test image"] * ("test" in counts)
+        raise DataError(
+            f"{' '.join(problems)} Each class needs {', and '.join(needs)}.{because}",
+            remedy="Add images of these classes to the splits, or give a source without these "
+            "splits: they are then cut from its training images.",
+        )
+
+
+def _listed(texts: Iterable[str]) -> str:
+    """Return some texts as a list in a message."""
+    all_texts = list(texts)
+    more = len(all_texts) - _SHOWN
+    return ", ".join(all_texts[:_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
 def _stratified_split(
@@ -197,83 +282,110 @@ def _even_split(
     return np.sort(by_class[~is_chosen]), np.sort(by_class[is_chosen])
 
 
-def number_groups(names: Sequence[str | None]) -> np.ndarray:
-    """Return the number of the group of each image; an image in no group has its own number."""
-    numbers: dict[str | int, int] = {}
-    keys = (index if name is None else name for index, name in enumerate(names))
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+class _PartsOfGroups:
+    """The division of images by their groups.
 
+    Args:
+        labels: Label of each image.
+        classes: Class names by label.
+        groups: Groups of the images.
+        rng: Generator of the random divisions.
+    """
 
-def joined_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the groups in which the images of each pair, `pairs x 2`, are in one."""
-    first, second = groups[pairs].reshape(-1, 2).T
-    count = int(groups.max()) + 1
-    links = coo_matrix((np.ones(len(first)), (first, second)), (count, count))
-    return np.asarray(connected_components(links, directed=False)[1][groups], np.int64)
+    def __init__(
+        self,
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        groups: Groups,
+        rng: np.random.Generator,
+    ) -> None:
+        self._labels, self._classes, self._groups, self._rng = labels, classes, groups, rng
 
+    def split(
+        self,
+        train: np.ndarray,
+        validation: np.ndarray,
+        test: np.ndarray,
+        validation_fraction: float | None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the positions of the training, search, hold-out and test images.
 
-def _group_split(
-    positions: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    fraction: float,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split off whole groups with about a fraction of each class; see `_stratified_split`."""
-    from sklearn.model_selection import StratifiedGroupKFold  # Takes a second.
+        Args:
+            train: Positions of the training images of the source.
+            validation, test: Positions of its validation and test images; empty if it has none.
+            validation_fraction: See `load_dataset`.
 
-    taken, folds = min(
-        ((taken, folds) for folds in range(2, MAX_FOLDS + 1) for taken in range(1, folds)),
-        key=lambda each: (abs(each[0] / each[1] - fraction), each[1]),
-    )
-    splitter = StratifiedGroupKFold(
-        folds, shuffle=True, random_state=int(rng.integers(np.iinfo(np.int32).max))
-    )
-    own, own_groups = labels[positions], groups[positions]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about rare classes, which `split_images` checks
-            parts = [part for _, part in splitter.split(own, own, own_groups)]
-    except ValueError as error:
-        raise DataError(
-            f"The images cannot be split by their groups: {error}.",
-            remedy="Use an expression that tells more groups, or add images.",
-        ) from None
-    chosen = np.concatenate(parts[:taken])
-    rest = np.concatenate(parts[taken:])
-    return np.sort(positions[rest]), np.sort(positions[chosen])
+        Raises:
+            DataError: A part cannot have images of a class.
+        """
+        rest = 1.0 if len(test) else 1 - TEST_FRACTION
+        shares = {"training": rest}
+        parts: dict[str, np.ndarray] = {}
+        if len(validation):
+            fraction = _holdout_fraction(len(validation))
+            parts |= self._divided(validation, {"search": 1 - fraction, "hold-out": fraction})
+        else:
+            share = rest * (validation_fraction or _automatic_fraction(round(len(train) * rest)))
+            fraction = _holdout_fraction(len(train) * share)
+            shares["training"] -= share
+            shares |= {"search": share * (1 - fraction), "hold-out": share * fraction}
+        if len(test):
+            parts["test"] = test
+        else:
+            shares["test"] = TEST_FRACTION
+        parts |= self._divided(train, shares)
+        return parts["training"], parts["search"], parts["hold-out"], parts["test"]
 
+    def _divided(self, positions: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """Return the positions of each part, given its share of these images."""
+        if len(shares) == 1:
+            return dict.fromkeys(shares, positions)
+        labels, numbers = self._labels[positions], self._groups.numbers[positions]
+        self._require_groups(positions, shares)
+        fewest = [MIN_TRAINING_IMAGES if part == "training" else 1 for part in shares]
+        try:
+            part_of = divide_groups(numbers, labels, list(shares.values()), fewest, self._rng)
+        except IndivisibleError as error:
+            raise self._indivisible(error, positions, shares) from None
+        return {part: positions[part_of == at] for at, part in enumerate(shares)}
 
-def _require_groups(
-    labels: np.ndarray, groups: np.ndarray, classes: tuple[str, ...], required: int
-) -> None:
-    """Raise DataError if the images of a class are in fewer groups than there are random parts."""
-    for label, name in enumerate(classes):
-        count = len(np.unique(groups[labels == label]))
-        if count < required:
+    def _require_groups(self, positions: np.ndarray, shares: Mapping[str, float]) -> None:
+        """Raise DataError if the images of a class are in fewer groups than there are parts."""
+        pairs = np.stack([self._labels[positions], self._groups.numbers[positions]], axis=1)
+        counts = np.bincount(np.unique(pairs, axis=0)[:, 0], minlength=len(self._classes))
+        lacking = np.flatnonzero(counts < len(shares))
+        if len(lacking):
+            label, count = int(lacking[0]), int(counts[lacking[0]])
+            others = [self._classes[each] for each in lacking[1:]]
+            also = f" The same is true of {_listed(map(repr, others))}." if others else ""
             raise DataError(
-                f"The images of class {name!r} are in {count} group{'s' * (count != 1)}; "
-                f"{required} are needed, since no group may be in two parts.",
-                remedy="Add images of others, or use an expression that tells more groups.",
+                f"The images of class {self._classes[label]!r} are in {count} "
+                f"group{'s' * (count != 1)}; {len(shares)} are needed, since no group may be in "
+                f"two of the parts {_listed(shares)}. The class is in "
+                f"{self._names(positions[self._labels[positions] == label])}.{also}",
+                remedy=self._groups.remedy,
             )
 
-
-def _require_classes(
-    parts: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    classes: tuple[str, ...],
-    *,
-    are_grouped: bool,
-) -> None:
-    """Raise DataError if a part has no image of a class."""
-    for part, positions in parts.items():
-        lacking = sorted(set(range(len(classes))) - set(labels[positions].tolist()))
-        if lacking:
-            reason = ", since no group may be in two parts" if are_grouped else ""
-            raise DataError(
-                f"No {part} image would be of class {classes[lacking[0]]!r}{reason}.",
-                remedy="Use another seed, add images, or an expression that tells more groups."
-                if are_grouped
-                else "Each class needs 2 validation images, one for the search and one for the "
-                "hold-out. Add some, or remove the split: training images are then used.",
+    def _indivisible(
+        self, error: IndivisibleError, positions: np.ndarray, shares: Mapping[str, float]
+    ) -> DataError:
+        """Return the error for classes whose groups cannot be divided."""
+        names = _listed(repr(self._classes[label]) for label in error.labels)
+        own = positions[np.isin(self._labels[positions], error.labels)]
+        if not error.is_proven:
+            return DataError(
+                f"No division by groups was found in which each of the parts {_listed(shares)} "
+                f"has images of all of the {len(error.labels)} classes {names}.",
+                remedy=self._groups.remedy,
             )
+        return DataError(
+            f"No division by groups gives each of the parts {_listed(shares)} images of all of "
+            f"the classes {names}. Their images are in the groups {self._names(own)}, and no group "
+            "may be in two parts.",
+            remedy=self._groups.remedy,
+        )
+
+    def _names(self, positions: np.ndarray) -> str:
+        """Return the names of the groups of some images."""
+        first = np.unique(self._groups.numbers[positions], return_index=True)[1]
+        return _listed(repr(self._groups.names[at]) for at in positions[np.sort(first)])

@@ -77,6 +77,36 @@ def test_images_of_one_group_are_on_one_side(photos):
     assert (parts == "left out").sum() == 6
 
 
+@pytest.mark.parametrize("frame", ["black", "noise"])
+def test_frames_with_nothing_in_them_join_no_clips(tmp_path, frame):
+    """Each of twelve clips begins with two frames that show nothing, of which some are equal."""
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for clip in range(6):
+            coarse = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            for index in range(5):
+                image = Image.fromarray(coarse).resize((SIDE, SIDE))
+                if index < 2:
+                    level = 3 if frame == "noise" else 1
+                    image = Image.fromarray(
+                        rng.integers(0, level, (SIDE, SIDE, 3)).astype(np.uint8)
+                    )
+                image.save(tmp_path / name / f"{name}{clip}_{index}.png")
+    data = load_dataset(
+        tmp_path, image_size=SIDE, group=r"([a-z]+\d+)_", on_duplicate="group", progress=False
+    )
+    parts = {}
+    for part, location in zip(data.inventory.parts, data.inventory.locations, strict=True):
+        parts.setdefault(location.rpartition("/")[2].split("_")[0], set()).add(str(part))
+    assert len(parts) == 12
+    assert max(map(len, parts.values())) == 1
+    assert set.union(*parts.values()) == {"train", "search", "holdout", "test"}
+    text = "; ".join(check_data(data).problems)
+    assert ("they are of one colour, or like many others" in text) == (frame == "black")
+    assert "set on_duplicate" not in text
+
+
 @pytest.mark.parametrize(
     ("expression", "message"),
     [

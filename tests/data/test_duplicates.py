@@ -8,7 +8,14 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from nas.data import duplicates
-from nas.data.duplicates import cached_duplicates, find_duplicates
+from nas.data.duplicates import (
+    MAX_JOINED_GROUPS,
+    USUAL_NEIGHBOURS,
+    Duplicates,
+    cached_duplicates,
+    find_duplicates,
+    joining_pairs,
+)
 
 SIDE = 32
 COUNT = 120
@@ -100,3 +107,43 @@ def test_found_duplicates_are_kept_and_a_damaged_file_is_replaced(photos, tmp_pa
     cache.write_bytes(b"PK damaged")
     assert cached_duplicates(cache, pixels).exact.tolist() == first.exact.tolist()
     assert cached_duplicates(cache, pixels[:0]).exact.tolist() == first.exact.tolist()
+
+
+def star(count, centre=0):
+    """Return the pairs of one image with the ones behind it."""
+    return np.array([(centre, centre + 1 + at) for at in range(count)])
+
+
+def joined(near, groups, exact=(), pixels=None):
+    pixels = (
+        np.arange(len(groups), dtype=np.uint8)[:, None, None, None] if pixels is None else pixels
+    )
+    found = Duplicates(np.array(exact, int).reshape(-1, 2), np.array(near, int).reshape(-1, 2))
+    return joining_pairs(found, pixels, np.array(groups)).tolist()
+
+
+def test_equal_images_join_unless_they_have_one_colour(photos):
+    pixels = np.concatenate([photos[:2], np.full((1, SIDE, SIDE, 3), (9, 20, 3), np.uint8)])
+    pixels = np.concatenate([pixels, pixels, pixels])
+    found = find_duplicates(pixels)
+    assert len(found.exact) == 6
+    expected = [[0, 3], [1, 4], [0, 6], [1, 7]]
+    assert joining_pairs(found, pixels, np.arange(9)).tolist() == expected
+
+
+def test_image_like_many_others_joins_none():
+    usual, many = star(USUAL_NEIGHBOURS), star(USUAL_NEIGHBOURS + 1)
+    assert joined(usual, range(20)) == usual.tolist()
+    others = [[1, 2], [15, 16]]
+    assert joined([*many, *others], range(20)) == others
+
+
+def test_image_like_those_of_many_groups_joins_none():
+    """Each of ten groups has four images, whose first ones look alike."""
+    groups = np.arange(40) % 10
+    few, many = star(MAX_JOINED_GROUPS), star(MAX_JOINED_GROUPS + 1)
+    assert joined(few, groups) == few.tolist()
+    others = [[11, 22], [15, 16]]
+    assert joined([*many, *others], groups) == others
+    inside = [(0, 10), (0, 20), (0, 30), (10, 20)]
+    assert joined([*few, *inside], groups) == [*few.tolist(), *map(list, inside)]

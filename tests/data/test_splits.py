@@ -5,15 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.data.splits import joined_groups, number_groups, split_images
+from nas.data.splits import MIN_TRAINING_IMAGES, groups_of, split_images
 from nas.errors import DataError
 
 CLASSES = ("ant", "bee", "cow")
 
 
-def split(groups, labels, splits=None, seed=0):
+def grouped(groups, pairs=()):
+    own = groups_of(groups, [f"{at}.png" for at in range(len(groups))])
+    return own.joined(np.array(pairs, int).reshape(-1, 2))
+
+
+def split(groups, labels, splits=None, seed=0, fraction=None, pairs=()):
     source = np.full(len(labels), "train") if splits is None else np.array(splits)
-    return split_images(source, np.array(labels), CLASSES, None, seed, number_groups(groups))
+    return split_images(source, np.array(labels), CLASSES, fraction, seed, grouped(groups, pairs))
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,24 +55,140 @@ def test_images_of_a_group_in_the_test_split_are_left_out_of_the_others():
 
 
 @pytest.mark.parametrize(
-    ("groups", "message"),
+    ("sizes", "fewest"),
+    [((15, 15, 15, 15), 15), ((40, 12, 6, 4, 3), 4), ((60, 8, 5, 5), 5), ((2, 1, 1, 1), 1)],
+)
+def test_four_groups_a_class_suffice_for_every_seed(sizes, fewest):
+    groups = [f"{label}.{at}" for label in range(3) for at, n in enumerate(sizes) for _ in range(n)]
+    labels = np.repeat([0, 1, 2], sum(sizes))
+    divisions = set()
+    for seed in range(10):
+        parts = split(groups, labels, seed=seed)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
+        for part in parts:
+            assert np.bincount(labels[part], minlength=3).min() >= fewest
+        divisions.add(str(parts))
+    assert len(divisions) > 3
+
+
+@pytest.mark.parametrize("has_validation", [False, True])
+@pytest.mark.parametrize("has_test", [False, True])
+def test_parts_that_the_source_lacks_are_divided_by_groups(has_validation, has_test):
+    """Each split has as few groups of each class as there are parts to cut from it."""
+    splits, groups, labels = [], [], []
+    counts = {"train": 4 - 2 * has_validation - has_test}
+    counts |= {"validation": 2} if has_validation else {}
+    counts |= {"test": 1} if has_test else {}
+    for name, count in counts.items():
+        for label in range(3):
+            for group in range(count):
+                splits += [name] * 3
+                groups += [f"{name} {label} {group}"] * 3
+                labels += [label] * 3
+    for seed in range(5):
+        parts = split(groups, labels, splits, seed)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+        for part, own in zip(parts, ("train", "validation", "validation", "test"), strict=True):
+            assert {labels[at] for at in part} == {0, 1, 2}
+            assert {splits[at] for at in part} <= {own if own in counts else "train"}
+            assert len({groups[at] for at in part}) == 3
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
+def test_fraction_of_validation_images_leaves_each_part_its_groups(fraction):
+    groups = np.repeat(np.arange(60), 5)
+    parts = split([str(each) for each in groups], groups % 3, fraction=fraction)
+    for part, fewest in zip(parts, (MIN_TRAINING_IMAGES, 1, 1, 1), strict=True):
+        assert np.bincount(groups[part] % 3, minlength=3).min() >= fewest
+    validation = len(parts[1]) + len(parts[2])
+    expected = np.clip(fraction * 240, 2 * 3 * 5, 240 - 3 * 5)
+    assert validation == pytest.approx(expected, abs=15)
+
+
+@pytest.mark.parametrize(
+    ("groups", "pairs", "message", "remedy"),
     [
-        (["all"] * 60, "All images are in one group"),
-        ([f"object {at % 6}" for at in range(60)], "class 'ant' are in 2 groups; 4 are needed"),
+        (
+            ["all"] * 60,
+            [],
+            "All images are in one group, 'all', as `group` in [data] tells it.",
+            "Let `group` in [data] tell more groups, or add images of others.",
+        ),
+        (
+            ["all"] * 60,
+            [(0, 1)],
+            "All images are in one group, 'all', as `group` in [data] tells it.",
+            "Let `group` in [data] tell more groups, or add images of others.",
+        ),
+        (
+            [None] * 60,
+            [(at, at + 1) for at in range(59)],
+            "All images are in one group, because duplicates join them.",
+            "Add other images. Duplicates joined images: `nas data` lists them",
+        ),
+        (
+            [f"clip {at % 12}" for at in range(60)],
+            [(at, at + 1) for at in range(59)],
+            "All images are in one group, because duplicates join the groups that `group`",
+            "tell more groups, or add images of others. Duplicates joined images: `nas data` lists",
+        ),
+        (
+            [f"object {at % 6}" for at in range(60)],
+            [],
+            "The images of class 'ant' are in 2 groups; 4 are needed, since no group may be in two "
+            "of the parts training, search, hold-out, test. The class is in 'object 0', 'object 3'."
+            " The same is true of 'bee', 'cow'.",
+            "Let `group` in [data] tell more groups, or add images of others.",
+        ),
+        (
+            [f"{at % 3} {min(at // 3, 3)}" if at % 3 else None for at in range(60)],
+            [(at, at + 3) for at in range(0, 54, 3)],
+            "The images of class 'ant' are in 2 groups; 4 are needed, since no group may be in two "
+            "of the parts training, search, hold-out, test. The class is in '0.png', '57.png'.",
+            "Let `group` in [data] tell more groups, or add images of others. Duplicates joined",
+        ),
+    ],
+    ids=[
+        "one",
+        "one with duplicates",
+        "one by duplicates",
+        "one by both",
+        "too few",
+        "too few by both",
     ],
 )
-def test_groups_that_cannot_be_split_are_refused(groups, message):
-    with pytest.raises(DataError, match=message):
-        split(groups, [0, 1, 2] * 20)
+def test_groups_that_cannot_be_divided_are_named_with_what_joined_the_images(
+    groups, pairs, message, remedy
+):
+    with pytest.raises(DataError) as error:
+        split(groups, [0, 1, 2] * 20, pairs=pairs)
+    assert error.value.message.startswith(message)
+    assert remedy in error.value.remedy
+    assert "seed" not in str(error.value)
+
+
+def test_classes_that_only_together_cannot_be_divided_are_named():
+    """Of three groups, each has two of the classes, so one half lacks a class."""
+    splits = ["validation"] * 6 + ["train"] * 9 + ["test"] * 3
+    groups = ["x", "x", "y", "y", "z", "z"] + [None] * 12
+    labels = [0, 1, 1, 2, 2, 0] + [0, 1, 2] * 4
+    with pytest.raises(DataError) as error:
+        split(groups, labels, splits)
+    assert error.value.message == (
+        "No division by groups gives each of the parts search, hold-out images of all of the "
+        "classes 'ant', 'bee', 'cow'. Their images are in the groups 'x', 'y', 'z', and no group "
+        "may be in two parts."
+    )
 
 
 def test_images_without_a_group_are_groups_of_their_own():
-    assert number_groups([None, "a", None, "a"]).tolist() == [0, 1, 2, 1]
+    groups = grouped([None, "a", None, "a"])
+    assert groups.numbers.tolist() == [0, 1, 2, 1]
+    assert groups.names == ["0.png", "a", "2.png", "a"]
 
 
 def test_pairs_join_groups():
-    groups = number_groups([None, "a", None, "a", None])
-    joined = joined_groups(groups, np.array([[0, 3], [2, 4]]))
+    joined = grouped([None, "a", None, "a", None], [(0, 3), (2, 4)]).numbers
     assert joined[0] == joined[1] == joined[3] != joined[2] == joined[4]
 
 
@@ -84,17 +205,48 @@ def test_every_part_has_images_of_every_class(seed, counts):
         assert set(labels[part].tolist()) == {0, 1, 2}
 
 
-def test_validation_split_without_a_class_is_refused():
-    labels = [0, 1, 2] * 40 + [0, 0, 1, 1, 2]
-    splits = ["train"] * 90 + ["test"] * 30 + ["validation"] * 5
-    message = "No hold-out image would be of class 'cow'. Each class needs 2 validation images"
-    with pytest.raises(DataError, match=message):
-        split([None] * 125, labels, splits)
+PARTS = ("search", "hold-out", "test")
 
 
-def test_groups_leave_no_test_split_without_a_class():
+@pytest.mark.parametrize("are_grouped", [False, True])
+@pytest.mark.parametrize(
+    ("validation", "test", "lacking"),
+    [
+        ((2, 2, 1), (1, 1, 1), {"hold-out": "class 'cow'"}),
+        ((2, 2, 0), (1, 1, 1), {"search": "class 'cow'", "hold-out": "class 'cow'"}),
+        ((2, 2, 2), (9, 9, 0), {"test": "class 'cow'"}),
+        ((1, 2, 2), (0, 1, 0), {"hold-out": "class 'ant'", "test": "classes 'ant', 'cow'"}),
+        (None, (0, 3, 3), {"test": "class 'ant'"}),
+        ((0, 3, 3), None, {"search": "class 'ant'", "hold-out": "class 'ant'"}),
+        ((2, 2, 2), (1, 1, 1), {}),
+    ],
+)
+def test_own_split_without_a_class_is_refused(validation, test, lacking, are_grouped):
+    splits, labels = ["train"] * 30, [0, 1, 2] * 10
+    for name, counts in (("validation", validation), ("test", test)):
+        for label, count in enumerate(counts or ()):
+            splits += [name] * count
+            labels += [label] * count
+    groups = [f"{at // 2}" if are_grouped and at < 20 else None for at in range(len(labels))]
+    if not lacking:
+        assert [len(set(np.array(labels)[part])) for part in split(groups, labels, splits)] == [
+            3
+        ] * 4
+        return
+    with pytest.raises(DataError) as error:
+        split(groups, labels, splits)
+    for part in PARTS:
+        sentence = f"No {part} image would be of {lacking.get(part)}."
+        assert (sentence in error.value.message) == (part in lacking)
+    assert ("Each class needs 2 validation images" in str(error.value)) == (validation is not None)
+    assert ("a test image." in error.value.message) == (test is not None)
+
+
+def test_groups_leave_no_validation_split_without_a_class():
     labels = [0, 1, 2] * 40
-    splits = ["train"] * 90 + ["test"] * 30
-    labels[90:] = [0, 1] * 15
-    with pytest.raises(DataError, match="No test image would be of class 'cow'"):
-        split([f"g{at}" if at > 1 else "shared" for at in range(120)], labels, splits)
+    splits = ["train"] * 90 + ["validation"] * 15 + ["test"] * 15
+    groups = [f"cow {at % 2}" if at % 3 == 2 else f"g{at}" for at in range(120)]
+    groups[:90] = [None] * 90
+    with pytest.raises(DataError, match="No search image would be of class 'cow'") as error:
+        split(groups, labels, splits)
+    assert "5 images are left out, because other images of their groups are in" in str(error.value)

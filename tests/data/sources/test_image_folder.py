@@ -72,12 +72,13 @@ def test_class_folder_without_images_is_named_in_the_error(photos, content):
         load_dataset(photos)
 
 
-def test_class_folder_may_be_empty_in_one_split(tmp_path):
+def test_class_folder_that_is_empty_in_one_split_is_named_with_the_part(tmp_path):
     for name in ("ant", "bee"):
         add_images(tmp_path / "train" / name, 6)
     add_images(tmp_path / "test" / "ant", 2)
     (tmp_path / "test" / "bee").mkdir()
-    assert load_dataset(tmp_path).counts["test"] == 2
+    with pytest.raises(DataError, match="No test image would be of class 'bee'"):
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("target", ["nowhere", "bee"])
