@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, ImageFile
+from PIL import Image, ImageColor, ImageFile
 
 from nas.data import image_cache
 from nas.data.image_cache import CacheRecord, CacheWriteError, DecodedImages, ExampleFile
@@ -31,6 +31,7 @@ from nas.data.image_reading import (
     UnknownFormatError,
     UnreadableImageError,
     open_image,
+    orientation,
     read_pixels,
     with_8_bits,
 )
@@ -320,6 +321,7 @@ def _decode_image(sample: Sample, size: int, background: str = "#ffffff") -> _Im
         with open_image(file, size, tuple(IMAGE_FORMATS)) as image:
             is_large = image.width * image.height > _MAX_CONCURRENT_IMAGE_PIXELS
             with _LARGE_IMAGE_LOCK if is_large else nullcontext():
+                image.load()
                 kind, own_size = _kind(image), _full_size(image)
                 pixels = read_pixels(image, size, background)
                 return _Image(pixels, own_size, kind, _silhouette(image))
@@ -335,9 +337,8 @@ def _kind(image: ImageFile.ImageFile) -> str:
     parts = [f"{image.format} {image.mode}"]
     if image.has_transparency_data:
         parts.append("alpha")
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation in range(2, 9):
-        parts.append(f"EXIF orientation {orientation}")
+    if (turn := orientation(image)) > 1:
+        parts.append(f"EXIF orientation {turn}")
     if image.format in ("JPEG", "MPO") and image.decoderconfig and image.decoderconfig[0] > 1:
         parts.append(f"decoded at 1/{image.decoderconfig[0]}")
     return ", ".join(parts)

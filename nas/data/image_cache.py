@@ -24,7 +24,7 @@ from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Source, Split, printable_line
 from nas.machine.home import lasting_home
 
-VERSION = 5
+VERSION = 6
 """Version of the decoding and of the file format. Files of another version are never read."""
 
 MAX_CACHED_DATASETS = 8

@@ -7,16 +7,20 @@ in words and numbers what it does.
 
 from __future__ import annotations
 
+import bisect
+import io
+import itertools
 import math
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
 RULES: dict[str, str | int | bool] = {
     "frame": "first",
@@ -39,6 +43,22 @@ JPEG, which can be decoded at a fraction of its size, the decoded pixels count. 
 is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both sides have at least
 `jpeg_draft` times the size asked for. `nas.run.model_card.ImageReading` describes the others.
 """
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned, by its EXIF orientation."""
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+_MAX_METADATA_BYTES = 1 << 24
+"""Most bytes of a chunk with EXIF or XMP data that are read, before and after decompression."""
 
 
 class UnreadableImageError(Exception):
@@ -73,7 +93,8 @@ def open_image(
             raise UnreadableImageError("not a regular file")  # Opening a pipe blocks.
         Image.init()  # Fills the list of formats.
         formats = [name for name in formats if name in Image.OPEN]
-        with Image.open(file, formats=formats) as image:
+        with _without_metadata(file) as (content, info), Image.open(content, "r", formats) as image:
+            image.info.update(info)
             side = int(RULES["jpeg_draft"]) * size
             image.draft(None, (side, side))
             if math.prod(image.size) > most:
@@ -114,8 +135,11 @@ def read_pixels(
     Raises:
         UnreadableImageError: the range of the pixels is not known.
     """
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    turn = _TURNS.get(orientation(image))
     image = _composite(with_8_bits(image), background)
+    if turn is not None:
+        image = image.transpose(turn)
     if channels == 1:
         image = image.convert("L")
     if image.size != (size, size):
@@ -124,6 +148,18 @@ def read_pixels(
     if channels == 3 and pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return pixels
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how a loaded image is to be turned, 1 to 8, as its EXIF data say.
+
+    It is 1, that of an upright image, if the data say nothing or are damaged.
+    """
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises nearly anything for damaged data, which do not matter.
+        return 1
+    return value if value in _TURNS else 1
 
 
 def with_8_bits(image: Image.Image) -> Image.Image:
@@ -167,6 +203,94 @@ def normalise(
     if (height, width) != (size, size):
         values = _interpolation(height, size) @ values @ _interpolation(width, size).T
     return np.ascontiguousarray(values)
+
+
+@contextmanager
+def _without_metadata(
+    file: Path | IO[bytes],
+) -> Iterator[tuple[Path | IO[bytes], dict[str, str | bytes]]]:
+    """Yield what Pillow is to read of a file, and the metadata that it then lacks.
+
+    Pillow refuses a PNG with much text or with a damaged colour profile, and takes some texts for
+    statements about the pixels. So it gets a PNG without these.
+    """
+    with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as stream:
+        stream.seek(0)
+        if stream.read(len(_PNG_START)) == _PNG_START:
+            pixels = _PngPixels(stream)
+            yield io.BufferedReader(pixels), pixels.info
+        else:
+            yield file, {}
+
+
+class _PngPixels(io.RawIOBase):
+    """A PNG file without the chunks on which no pixel depends.
+
+    Attributes:
+        info: The metadata that may say how the image is to be turned, as Pillow names them.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.info: dict[str, str | bytes] = {}
+        self._file, self._position = file, 0
+        self._kept = [(0, len(_PNG_START))]
+        size, position = file.seek(0, os.SEEK_END), len(_PNG_START)
+        while position < size:
+            file.seek(position)
+            header = file.read(8)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:]
+            end = position + length + 12
+            if kind == b"IEND" or not kind.isalpha() or end > size:
+                end = size  # Whatever is there, even a damaged or truncated chunk.
+            if end == size or kind[:1].isupper() or kind == b"tRNS":
+                start = self._kept.pop()[0] if self._kept[-1][1] == position else position
+                self._kept.append((start, end))
+            elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                self.info |= _png_metadata(kind, file.read(min(length, _MAX_METADATA_BYTES)))
+            position = end
+        sizes = (end - start for start, end in self._kept)
+        self._ends = list(itertools.accumulate(sizes))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._ends[-1])[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        at = bisect.bisect_right(self._ends, self._position)
+        if at == len(self._ends):
+            return 0
+        left = self._ends[at] - self._position
+        self._file.seek(self._kept[at][1] - left)
+        content = self._file.read(min(len(buffer), left))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def _png_metadata(kind: bytes, content: bytes) -> dict[str, str | bytes]:
+    """Return the metadata in a chunk that may say how the image is to be turned."""
+    if kind == b"eXIf":
+        return {"exif": b"Exif\0\0" + content}
+    name, _, text = content.partition(b"\0")
+    if name not in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
+        return {}
+    is_compressed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+    if kind == b"zTXt":
+        text = text[1:]  # Before it is the method of compression.
+    elif kind == b"iTXt":
+        text = text[2:].split(b"\0", 2)[-1]  # Before it are the language and a translated name.
+    if is_compressed:
+        try:
+            text = zlib.decompressobj().decompress(text, _MAX_METADATA_BYTES)
+        except zlib.error:
+            return {}
+    return {name.decode(): text.decode("latin-1")}
 
 
 def _upper_8_bits(image: Image.Image) -> Image.Image:

@@ -43,10 +43,6 @@ def png(values: np.ndarray, colour_type: int, bits: int, chunks=()) -> bytes:
         chunks: kind and content of each further chunk.
     """
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
-        return len(content).to_bytes(4, "big") + kind + content + checksum
-
     height, width = values.shape[:2]
     rows = b""
     for row in values.reshape(height, -1):
@@ -68,6 +64,73 @@ def with_orientation(pixels: np.ndarray, orientation: int, name: str, **options)
     exif = Image.Exif()
     exif[0x0112] = orientation
     return in_format(Image.fromarray(pixels), name, exif=exif, **options)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + kind + content + checksum
+
+
+def with_chunks(content: bytes, *chunks: bytes, at_end: bool = False) -> bytes:
+    """Return a PNG with further chunks before or behind its pixels."""
+    place = len(content) - 12 if at_end else 33
+    return content[:place] + b"".join(chunks) + content[place:]
+
+
+@cache
+def pngs_with_metadata() -> dict[str, bytes]:
+    """Return PNG files of the same pixels, with chunks that do not matter to these.
+
+    Pillow, or libpng, has a limit for the content of the chunks, or refuses what is in them.
+    """
+    plain = in_format(Image.fromarray(noise(HEIGHT, WIDTH, 3)), "PNG")
+    much = bytes(9 << 20)  # libpng reads 8 MB.
+    deflated = zlib.compress(much)
+    damaged = chunk(b"tEXt", b"Comment\0damaged")[:-1] + b"?"
+    chunks = {
+        "a large profile": chunk(b"iCCP", b"ICC Profile\0\0" + deflated),
+        "a large text": chunk(b"tEXt", b"Comment\0" + much),
+        "a large compressed text": chunk(b"zTXt", b"Comment\0\0" + deflated),
+        "a large international text": chunk(b"iTXt", b"Comment\0\1\0\0\0" + deflated),
+        "much text": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 20))) * 70,
+        "a large chunk of another program": chunk(b"prVt", much),
+        "a profile of an unknown method": chunk(b"iCCP", b"ICC Profile\0\7" + deflated),
+        "a text of an unknown method": chunk(b"zTXt", b"Comment\0\7text"),
+        "a text called transparency": chunk(b"tEXt", b"transparency\0red"),
+        "a text called bbox": chunk(b"tEXt", b"bbox\0none"),
+        "short chunks": chunk(b"gAMA", b"\0") + chunk(b"cHRM", b"\0") + chunk(b"pHYs", b"\0"),
+        "a wrong checksum": damaged,
+        "a damaged animation": chunk(b"acTL", bytes(7)) + chunk(b"fcTL", bytes(26)),
+    }
+    files = {f"PNG with {name}": with_chunks(plain, content) for name, content in chunks.items()}
+    for name in ("a large text", "a large compressed text", "a large international text"):
+        files[f"PNG with {name} at its end"] = with_chunks(plain, chunks[name], at_end=True)
+    return files
+
+
+@cache
+def damaged_exif_files() -> dict[str, tuple[bytes, bytes]]:
+    """Return files whose EXIF data are damaged, each with the same one without such data."""
+    image = Image.fromarray(noise(HEIGHT, HEIGHT, 3))
+    files = {}
+    for name in ("JPEG", "PNG", "WEBP", "HEIF"):
+        if name in IMAGE_FORMATS:
+            exif = Image.Exif()
+            exif[0x010F] = "maker"
+            exif[0x0112] = 1 if name == "HEIF" else 6  # pillow-heif turns the image itself.
+            lossless = {"lossless": True} if name == "WEBP" else {}
+            plain = in_format(image, name, **lossless)
+            whole = in_format(image, name, exif=exif.tobytes(), **lossless)
+            for what, start in (("header", b"MM\0?"), ("start", b"?M\0*"), ("kind", b"????")):
+                damaged = whole.replace(b"MM\0*", start)
+                if name == "PNG":
+                    at = damaged.index(b"eXIf")
+                    size = int.from_bytes(damaged[at - 4 : at], "big")
+                    content = damaged[at + 4 : at + 4 + size]
+                    damaged = with_chunks(plain, chunk(b"eXIf", content))
+                files[f"{name} with EXIF of a damaged {what}"] = damaged, plain
+    return files
 
 
 def transparent_pngs() -> dict[str, bytes]:
@@ -121,6 +184,8 @@ def image_files() -> dict[str, bytes]:
             content = with_orientation(rgb, orientation, name)
             files[f"{name} of orientation {orientation}"] = content
     files |= transparent_pngs()
+    files |= pngs_with_metadata()
+    files |= {name: content for name, (content, _) in damaged_exif_files().items()}
     frames = [Image.fromarray(noise(HEIGHT, WIDTH, 4, seed=seed)) for seed in range(3)]
     for name in ("GIF", "PNG", "WEBP", "TIFF"):
         content = in_format(frames[0], name, save_all=True, append_images=frames[1:])

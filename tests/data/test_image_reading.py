@@ -4,7 +4,9 @@ import ast
 import io
 import struct
 import sys
+import tracemalloc
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,15 @@ from nas.data.image_reading import UnreadableImageError, normalise, open_image, 
 from tests.data.image_files import (
     HEIGHT,
     WIDTH,
+    chunk,
+    damaged_exif_files,
     image_files,
     in_format,
     noise,
     png,
+    pngs_with_metadata,
     transparent_pngs,
+    with_chunks,
     with_orientation,
 )
 
@@ -108,6 +114,111 @@ def test_transparency_of_a_palette(alphas):
     np.testing.assert_array_equal(read(content, background="black"), expected)
 
 
+# Metadata
+
+
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("name", pngs_with_metadata())
+def test_metadata_of_a_png_do_not_matter_to_its_pixels(tmp_path, name):
+    content = pngs_with_metadata()[name]
+    (tmp_path / "image").write_bytes(content)
+    with open_image(tmp_path / "image", HEIGHT, ["PNG"]) as image:
+        assert image.info.keys() <= {"exif"}
+        np.testing.assert_array_equal(np.asarray(image), noise(HEIGHT, WIDTH, 3))
+    np.testing.assert_array_equal(read(content, HEIGHT), noise(HEIGHT, WIDTH, 3)[:, 2:-2])
+
+
+@pytest.mark.parametrize("name", sorted(set(IMAGE_FORMATS) - {"BMP"}))
+def test_metadata_of_megabytes_do_not_matter_in_any_format(name):
+    much = b"m" * (3 << 20)
+    exif = Image.Exif()
+    exif[0x010E] = much.decode()
+    options = {
+        "AVIF": {"icc_profile": much, "xmp": much, "exif": exif},
+        "GIF": {"comment": much},
+        "HEIF": {"icc_profile": much, "xmp": much, "exif": exif.tobytes()},
+        "JPEG": {"icc_profile": much, "comment": much[:65000]},
+        "PNG": {"icc_profile": much, "exif": exif},
+        "TIFF": {"icc_profile": much, "description": much.decode(), "tiffinfo": {700: much}},
+        "WEBP": {"icc_profile": much, "xmp": much, "exif": exif.tobytes()},
+    }
+    image = Image.fromarray(noise(SIDE, SIDE, 3))
+    with_metadata = in_format(image, name, **options.get(name, {}))
+    if name == "PPM":
+        with_metadata = with_metadata.replace(b"\n", b"\n#" + much[: 1 << 18] + b"\n", 1)
+    assert len(with_metadata) > len(in_format(image, name)) + 1000
+    np.testing.assert_array_equal(read(with_metadata), read(in_format(image, name)))
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("name", damaged_exif_files())
+def test_damaged_exif_turns_nothing(name):
+    """AVIF is missing: libavif refuses an image with damaged EXIF data."""
+    content, upright = damaged_exif_files()[name]
+    np.testing.assert_array_equal(read(content), read(upright))
+
+
+EXIF = with_orientation(noise(SIDE, SIDE, 3), 6, "WEBP").partition(b"EXIF")[2][4:]
+RAW_PROFILE = f"\nexif\n{len(EXIF):8}\n{EXIF.hex()}".encode()
+XMP = b'<x tiff:Orientation="6"/>' + bytes(2 << 20)
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        chunk(b"eXIf", EXIF.removeprefix(b"Exif\0\0")),
+        chunk(b"tEXt", b"Raw profile type exif\0" + RAW_PROFILE),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW_PROFILE)),
+        chunk(
+            b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW_PROFILE + b"0" * (2 << 20))
+        ),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0name\0" + zlib.compress(XMP)),
+    ],
+    ids=["eXIf", "text", "compressed", "large", "XMP", "large XMP"],
+)
+def test_png_is_turned_as_its_metadata_say(content, at_end):
+    pixels = noise(SIDE, SIDE, 3)
+    turned = with_chunks(in_format(Image.fromarray(pixels), "PNG"), content, at_end=at_end)
+    np.testing.assert_array_equal(read(turned), TURNS[6](pixels))
+
+
+def test_text_that_becomes_large_takes_little_memory():
+    bomb = zlib.compress(bytes(100 << 20), 1)
+    chunks = [
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb),
+        chunk(b"zTXt", b"Comment\0\0" + bomb),
+    ]
+    pixels = noise(SIDE, SIDE, 3)
+    content = with_chunks(in_format(Image.fromarray(pixels), "PNG"), *chunks)
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(read(content), pixels)
+        assert tracemalloc.get_traced_memory()[1] < 80 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_other_code_reads_with_the_limits_of_pillow():
+    content = pngs_with_metadata()["PNG with a large compressed text"]
+    read(content)
+    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
+        Image.open(io.BytesIO(content))
+
+
 # Depth and colour
 
 
@@ -172,18 +283,6 @@ def test_formats_that_pillow_lacks_are_left_out():
 
 
 # Geometry
-
-
-TURNS = {
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: np.swapaxes(a, 0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
-    8: np.rot90,
-}
 
 
 @pytest.mark.parametrize("orientation", TURNS)

@@ -68,7 +68,7 @@ inline Image turned(const Image& image, int orientation) {
 }
 
 // Return the orientation in EXIF data, which is a TIFF file; 1, that of an upright image, if it has
-// none.
+// none or is damaged.
 inline int exif_orientation(const std::uint8_t* tiff, std::size_t size) {
     const auto number = [&](std::size_t at, int bytes) {
         std::uint32_t value = 0;
@@ -78,7 +78,7 @@ inline int exif_orientation(const std::uint8_t* tiff, std::size_t size) {
         }
         return value;
     };
-    if (size < 8) return 1;
+    if (size < 8 || (std::memcmp(tiff, "II*\0", 4) && std::memcmp(tiff, "MM\0*", 4))) return 1;
     std::size_t at = number(4, 4);
     std::uint32_t entries = number(at, 2);
     for (at += 2; entries > 0; --entries, at += 12)

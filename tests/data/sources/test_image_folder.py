@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nas.data import load_dataset
+from nas.data import image_reading, load_dataset
 from nas.data.sources import open_source
 from nas.errors import DataError
 
@@ -133,14 +133,12 @@ def test_broken_link_or_pipe_is_a_bad_image(photos, kind, name):
 
 
 def test_image_without_read_permission_is_a_bad_image(photos, monkeypatch):
-    real = Image.open
-
-    def denied(file, *rest, **options):
+    def denied(file, mode):
         if Path(file).name == "3.png" and Path(file).parent.name == "bee":
             raise PermissionError(13, "Permission denied", str(file))
-        return real(file, *rest, **options)
+        return open(file, mode)
 
-    monkeypatch.setattr(Image, "open", denied)
+    monkeypatch.setattr(image_reading, "open", denied, raising=False)
     with pytest.raises(DataError, match=r"/bee/3\.png \(Permission denied\)"):
         load_dataset(photos)
 
