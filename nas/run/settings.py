@@ -91,7 +91,21 @@ def _check_dtype(value: Any) -> Any:
     return BOTH_DTYPES
 
 
+def _why_undecoded(name: str) -> str:
+    """Return what is wrong with a name that has bytes which Python could not decode."""
+    try:
+        name.encode(errors="surrogateescape").decode()
+    except UnicodeDecodeError:
+        return (
+            "the name is not valid UTF-8, which job files and records are written in; rename the "
+            "file or folder, or give the path of a link to it"
+        )
+    return "the locale of this process does not read UTF-8; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+
+
 def _check_line(value: str) -> str:
+    if any("\udc80" <= character <= "\udcff" for character in value):
+        raise ValueError(_why_undecoded(value))
     if not 0 < len(value) <= 4096 or not value.isprintable():
         raise ValueError("write 1 to 4096 printable characters")
     return value

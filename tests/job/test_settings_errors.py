@@ -4,12 +4,15 @@ import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from nas.errors import JobFileError, RequestError
 from nas.job.settings import (
     job_path,
     with_search,
 )
+from nas.job.settings_errors import option_error
+from nas.run.settings import DataSettings
 from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
 
 
@@ -222,3 +225,17 @@ def test_error_for_value_beyond_its_bounds_is_short(tmp_path, lines, words):
         load(tmp_path, text + lines)
     assert words in str(raised.value)
     assert len(str(raised.value)) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("phot\udcffos", "is not valid UTF-8, which job files and records are written in; rename"),
+        ("\udcc3\udca9t\udcc3\udca9", "the locale of this process does not read UTF-8; set LC_ALL"),
+    ],
+)
+def test_name_that_python_does_not_decode_is_refused_with_the_reason(name, message):
+    for settings in ({"source": name}, {"source": "digits", "unknown": name}):
+        with pytest.raises(ValidationError) as error:
+            DataSettings.model_validate(settings)
+        assert message in str(option_error(error.value))

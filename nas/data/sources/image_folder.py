@@ -136,7 +136,7 @@ def _groups(root: Path, files: Sequence[Path], expression: str) -> dict[Path, st
         DataError: The expression is none, has not one group, or matches no file.
     """
     try:
-        pattern = re.compile(expression)
+        pattern = re.compile(_normalise(expression))
         if pattern.groups != 1:
             raise ValueError(f"it has {pattern.groups} groups in parentheses, not one")
     except (re.error, ValueError) as error:
@@ -145,8 +145,15 @@ def _groups(root: Path, files: Sequence[Path], expression: str) -> dict[Path, st
             f"{error}.",
             remedy=r'For files such as cat/tom_3.jpg: group = "([a-z]+)_\d+".',
         ) from None
-    matches = {file: pattern.search(file.relative_to(root).as_posix()) for file in files}
-    found = {file: match[1] or "" for file, match in matches.items() if match}
+    matches = {
+        file: pattern.search(_normalise(file.relative_to(root).as_posix())) for file in files
+    }
+    # A name that is not valid UTF-8 could not be stored in the cache.
+    found = {
+        file: (match[1] or "").encode(errors="backslashreplace").decode()
+        for file, match in matches.items()
+        if match
+    }
     if not found:
         raise DataError(
             f"The expression {printable_line(expression)!r} of group matches no path, such as "
@@ -161,7 +168,8 @@ def _folders_between(root: Path, folder: Path) -> _Folders:
 
 
 def _normalise(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    """Return a name as text in NFC; it is UTF-8, whatever the locale of this process expects."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode(errors="surrogateescape"))
 
 
 def _is_broken_link(file: Path) -> bool:

@@ -8,8 +8,10 @@ strings. The class names are in the metadata of the schema, where `datasets` wri
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +102,13 @@ def open_parquet(root: Path, files: list[Path], group: str = "") -> Source:
     )
 
 
+@contextmanager
+def _opened(file: Path, **options: Any) -> Iterator[parquet.ParquetFile]:
+    """Yield a parquet file. pyarrow takes the name as bytes, since it need not be UTF-8."""
+    with pa.OSFile(os.fsencode(file)) as content, parquet.ParquetFile(content, **options) as opened:
+        yield opened
+
+
 def _read_footer(file: Path, split: Split, group: str) -> _Footer:
     """Read and validate the footer of a file. Raises DataError if the file cannot be used."""
     if problem := file_problem(file):
@@ -108,7 +117,7 @@ def _read_footer(file: Path, split: Split, group: str) -> _Footer:
             remedy=_REPLACE_FILE,
         )
     try:
-        with parquet.ParquetFile(file) as opened:
+        with _opened(file) as opened:
             metadata, schema = opened.metadata, opened.schema_arrow
             group_rows = sum(
                 metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
@@ -241,7 +250,7 @@ def _read_samples(footer: _Footer) -> Iterator[Sample]:
     """
     row = 0
     try:
-        with parquet.ParquetFile(footer.path, **_READ_OPTIONS) as opened:
+        with _opened(footer.path, **_READ_OPTIONS) as opened:
             columns = ["image", "label", *([footer.group] if footer.group else [])]
             for batch in opened.iter_batches(_ROWS_PER_BATCH, columns=columns):
                 images, labels, *groups = (batch.column(name).to_pylist() for name in columns)

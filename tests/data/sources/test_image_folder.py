@@ -13,6 +13,8 @@ from PIL import Image
 
 from nas.data import image_reading, load_dataset
 from nas.data.sources import open_source
+from nas.data.sources.image_folder import open_image_folder
+from nas.data.sources.tree import list_tree
 from nas.errors import DataError
 
 
@@ -86,6 +88,34 @@ def test_broken_link_where_a_class_may_stand_is_an_error(photos, target):
     (photos / "dog").symlink_to("nowhere" if target == "nowhere" else "dog")
     with pytest.raises(DataError, match=r"/dog is a broken link"):
         load_dataset(photos)
+
+
+def undecoded(path: Path) -> Path:
+    """Return a path as Python gives it where the locale does not read UTF-8."""
+    return Path(os.fsencode(path).decode("ascii", "surrogateescape"))
+
+
+def test_names_are_utf_8_whatever_the_locale(tmp_path):
+    for name in ("b", "\u00e9t\u00e9", "e\u0301toile"):
+        add_images(tmp_path / name, 6)
+    folders, files = ([undecoded(each) for each in found] for found in list_tree(tmp_path))
+    source = open_image_folder(undecoded(tmp_path), folders, files, group="/(..)")
+    assert source.classes == ("b", "\u00e9toile", "\u00e9t\u00e9")
+    with pytest.raises(DataError, match="matches no path"):
+        open_image_folder(undecoded(tmp_path), folders, files, group="(\u00e8)")
+    source = open_image_folder(undecoded(tmp_path), folders, files, group="^([e\u0301])t")
+    assert [sample.group for sample in source.samples] == [None] * 6 + ["\u00e9"] * 12
+
+
+@pytest.mark.parametrize("group", ["", r"/(.+)\.png"])
+def test_folders_and_files_may_have_names_that_are_no_utf_8(photos, empty_cache, group):
+    folder = photos.with_name(os.fsdecode(b"ph\xffotos"))
+    photos.rename(folder)
+    (folder / "bee" / "1.png").rename(folder / "bee" / os.fsdecode(b"\xff.png"))
+    for _ in range(2):  # The second one is read from the cache.
+        data = load_dataset(folder, image_size=8, group=group)
+        assert data.source.endswith(r"/ph\udcffotos")
+        assert sum(r"\udcff.png" in place for place in data.inventory.locations) == 1
 
 
 def test_links_to_folders_are_followed(photos, tmp_path):

@@ -45,6 +45,17 @@ IMAGES = [encoded(value) for value in range(12)]
 LABELS = [0, 1] * 6
 
 
+def test_name_of_file_or_folder_may_be_no_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / "data.parquet").write_bytes(
+        Path(__file__).with_name("hugging_face.parquet").read_bytes()
+    )
+    for path in (folder, folder / "data.parquet"):
+        source = open_source(path)
+        assert len(rows(source)) == source.count > 0
+
+
 def test_file_written_by_hugging_face_datasets_is_read():
     """`Dataset.from_dict(rows, features=...).to_parquet(...)` of `datasets` 5.2.0 wrote the file.
 
