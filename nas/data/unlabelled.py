@@ -14,6 +14,7 @@ from nas.data.decoding import decode
 from nas.data.sources import Sample, Source, printable_line
 from nas.data.sources.tree import is_image_file, list_tree
 from nas.errors import DataError
+from nas.files.paths import expanded, in_folder
 
 _REMEDY = (
     "Give unknown in [data] a folder of images that show none of the classes, or leave it out."
@@ -30,12 +31,12 @@ def open_unlabelled(folder: str | Path, data_source: str | Path | Source) -> Sou
     Raises:
         DataError: The folder is missing, has no image, or is in a folder whose folders are classes.
     """
-    name, path = printable_line(folder), Path(folder).expanduser()
+    name, path = printable_line(folder), Path(expanded(folder))
     if not path.is_dir():
-        kind = "is not a folder" if path.exists() else "does not exist"
+        kind = "is not a folder" if path.exists() else f"does not exist{in_folder(folder)}"
         raise DataError(f"The folder {name} of unknown images {kind}.", remedy=_REMEDY)
     if not isinstance(data_source, Source):
-        root = Path(data_source).expanduser()
+        root = Path(expanded(data_source))
         if root.is_dir() and path.resolve().is_relative_to(root.resolve()):
             raise DataError(
                 f"The folder {name} of unknown images is in {printable_line(data_source)}, whose "

@@ -27,6 +27,7 @@ from nas.data.sources.base import (
 from nas.data.sources.image_folder import open_image_folder
 from nas.data.sources.tree import list_tree
 from nas.errors import DataError
+from nas.files.paths import expanded, in_folder
 from nas.plugins import PlugInPoint
 
 __all__ = [
@@ -68,12 +69,12 @@ def open_source(
     try:
         if not str(source):
             raise ValueError("the path is empty")
-        path = Path(source).expanduser()
+        path = Path(expanded(source))
         mode = path.stat().st_mode
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise DataError(
-            f"There is no data at {printable_line(source)} ({reason}).",
+            f"There is no data at {printable_line(source)}{in_folder(source)} ({reason}).",
             remedy='Give the path of a folder or file, or "digits".',
         ) from error
     if stat.S_ISDIR(mode):
