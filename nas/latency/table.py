@@ -26,7 +26,7 @@ from nas.errors import (
 )
 from nas.files import jsonl
 from nas.files.documents import shortened
-from nas.files.paths import expanded, in_folder
+from nas.files.paths import expanded
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
@@ -115,8 +115,7 @@ class LatencyTable:
         path = Path(path)
         if not os.path.lexists(path):
             raise TableError(
-                f"There is no latency table {path}{in_folder(path)}.",
-                remedy="Make one with `nas table build`.",
+                f"There is no latency table {path}.", remedy="Make one with `nas table build`."
             )
         file = TableFile(path)
         table = None

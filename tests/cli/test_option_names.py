@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,13 @@ def options_of_commands() -> dict[str, set[str]]:
 OPTIONS = options_of_commands()
 
 
-def texts() -> Iterator[tuple[str, int, str]]:
+@cache
+def texts() -> list[tuple[str, int, str]]:
+    """Return file, line and text of each string literal of the package, see `iterate_texts`."""
+    return list(iterate_texts())
+
+
+def iterate_texts() -> Iterator[tuple[str, int, str]]:
     """Yield file, line and text of each string literal of the package.
 
     A word stands for each expression in an f-string.

@@ -254,10 +254,12 @@ def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, 
         kernels=0, epochs={"mobile": 1}, trials=1, score_images=4, measure=1, retrain=0,
         references=0, seconds={"prepare": 1.0},
         data="16 images of 2 classes: dark 8, light 8", image_changes="nothing changes",
+        idle_limits=["the limit macs 9 excludes nothing"],
     )  # fmt: skip
     monkeypatch.setattr(jobs, "plan_job", lambda settings, **_: plan)
     lines = invoke("run", "job.toml", "--plan").stdout.splitlines()
     assert lines[0] == plan.data
+    assert lines[-1] == "The limit macs 9 excludes nothing."
 
 
 @pytest.mark.slow
@@ -339,9 +341,13 @@ def test_a_moved_run_continues_from_its_own_job_file(copy_of_finished_job, monke
     assert (folder / "moved/trials.csv").read_text() == before
 
 
-def test_home_folder_stands_for_a_tilde_in_every_path_of_a_job(job_folder, monkeypatch, invoke):
+def test_home_folder_stands_for_a_tilde_in_every_path_of_a_job(
+    job_folder_with_table, monkeypatch, invoke
+):
+    job_folder = job_folder_with_table
     home = job_folder / "home"
     home.mkdir()
+    (job_folder / "latency_tables").rename(home / "t")
     monkeypatch.setenv("HOME", str(home))
     (job_folder / "mobile.py").rename(home / "mobile.py")
     job = Path("job.toml").read_text()

@@ -122,7 +122,7 @@ def test_error_names_the_key_its_line_and_what_is_allowed(tmp_path, text, words)
 
 
 def test_error_for_missing_job_file_names_the_packaged_jobs():
-    with pytest.raises(JobFileError, match=r"no job file nowhere.toml\. .*quickstart"):
+    with pytest.raises(JobFileError, match=r"no job file nowhere.toml in /.*\. .*quickstart"):
         job_path("nowhere.toml")
 
 

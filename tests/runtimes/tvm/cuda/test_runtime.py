@@ -183,5 +183,5 @@ def test_settings_that_a_gpu_lacks_are_refused(monkeypatch: pytest.MonkeyPatch) 
         TvmRuntime(dtype="float16").check_settings()
     missing_gpu = SimpleNamespace(exist=False)
     monkeypatch.setattr(cuda_device, "tvm", SimpleNamespace(cuda=lambda: missing_gpu))
-    with pytest.raises(DeviceError, match="needs an NVIDIA GPU.*--target cpu"):
+    with pytest.raises(DeviceError, match="needs an NVIDIA GPU.*Use target cpu"):
         kernel_timer.resolve_target("cuda", 1, "float16")
