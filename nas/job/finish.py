@@ -188,7 +188,8 @@ def to_measure(
 def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict[str, NasError]]:
     """Train networks of the front of a run to the end: what `nas select` picks, and others.
 
-    The first is the pick. Another one is trained at the end if training has made it the pick.
+    The first is the pick by the scores. Another one is trained at the end if training has made it
+    the pick.
 
     Args:
         run: the run, with the candidates and their measured latencies.
@@ -203,12 +204,14 @@ def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict
     _, errors = train_networks(run, chosen, decided.epochs, progress=progress)
     picked = select(_options(run), Limits(), run.images, run.models)
     name, architecture = finalist(run, picked.member.digest)
-    if chosen and not picked.is_trained and name not in chosen:
-        progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
-        _, own = train_networks(run, {name: architecture}, decided.epochs, progress=progress)
-        chosen, errors = {name: architecture, **chosen}, errors | own
-    run.record.training_errors = {name: error.message for name, error in errors.items()}
-    return [name for name in chosen if name not in errors], errors
+    if chosen and name not in chosen:
+        chosen[name] = architecture
+        if not picked.is_trained:
+            progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
+            _, own = train_networks(run, {name: architecture}, decided.epochs, progress=progress)
+            errors |= own
+    run.record.training_errors = {each: error.message for each, error in errors.items()}
+    return sorted(chosen.keys() - errors.keys(), key=[name, *chosen].index), errors
 
 
 def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:

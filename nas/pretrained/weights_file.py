@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nas.errors import WeightsError, first_line, printable
 from nas.files.documents import ForeignFileError, read_bytes, shortened_text
+from nas.files.paths import in_folder
 from nas.pretrained.state_dicts import StateDict, state_dict
 from nas.pretrained.torch_file import (
     DAMAGED_REMEDY,
@@ -96,7 +97,8 @@ def read_weights_file(path: Path) -> FileContent:
         ) from None
     except OSError as error:
         raise WeightsError(
-            f"{path} cannot be read: {error.strerror}.", remedy=NO_TORCH_FILE_REMEDY
+            f"{path}{in_folder(path)} cannot be read: {error.strerror}.",
+            remedy=NO_TORCH_FILE_REMEDY,
         ) from None
     if not content:
         raise WeightsError(f"{path} is empty.", remedy="Download it again.")

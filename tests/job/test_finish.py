@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from nas.data import load_dataset
-from nas.deploy.retrain import load_trained
+from nas.deploy.retrain import finalist, load_trained
 from nas.errors import RequestError
+from nas.job import finish
 from nas.job.finish import _saturation, train_finalists
 from nas.job.folder import claim
 from nas.job.settings import load_job
@@ -56,7 +57,9 @@ class Notes(SilentProgress):
 def train_finalists_of(folder: Path, progress: SilentProgress) -> None:
     """Do the stage of a job that trains its finalists."""
     with claim(folder, load_job(folder / "job.toml"), "") as claimed:
-        train_finalists(claimed, progress)
+        names, errors = train_finalists(claimed, progress)
+        assert names[0] == claimed.pick().id
+        assert errors == {}
 
 
 def test_stage_trains_the_planned_number_of_finalists_and_writes_their_accuracies(run):
@@ -180,3 +183,21 @@ def test_accuracies_within_one_image_are_called_saturated(right, is_balanced, is
     said = _saturation(run)
     assert said.startswith("the accuracies of the 10 best networks differ") == is_saturated
     assert ("one of 220 hold-out images" in said) == is_saturated
+
+
+@pytest.mark.slow
+def test_network_that_trainings_make_the_pick_is_trained_too(run, monkeypatch):
+    first, *_, last = open_run(run).members
+
+    def choose(options, *_, **__):
+        return next(each for each in options if each.member.digest == last.digest)
+
+    monkeypatch.setattr(finish, "_finalists", lambda run, _: dict([finalist(run, first.digest)]))
+    monkeypatch.setattr(finish, "select", choose)
+    progress = Notes()
+    with claim(run, load_job(run / "job.toml"), "") as claimed:
+        names, errors = train_finalists(claimed, progress)
+    assert (names, errors) == ([last.id, first.id], {})
+    assert {record.id for record in read_trained(run).values()} == {first.id, last.id}
+    said = f"{last.id} is trained, too: after these trainings, nas select picks it"
+    assert said in progress.notes
