@@ -31,8 +31,8 @@ average, and of 8% by 1.1 to 2.4%.
 FASTEST_SHARE = 0.05
 """Share of the readings that are at full speed at least; their slowest one tells that speed."""
 
-FIRST_READINGS, SECONDS_BETWEEN_FIRST_READINGS = 100, 1e-2
-"""Readings before the full speed of a core counts as known, which are spread over a second."""
+FIRST_READINGS, SECONDS_BETWEEN_FIRST_READINGS = 50, 1e-2
+"""Readings before the full speed of a core counts as known, which are spread over half a second."""
 
 RENEWED_AFTER_READINGS = 20
 """Readings after which the full speed is computed anew, which takes as long as one of them."""
