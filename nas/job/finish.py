@@ -201,10 +201,13 @@ def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict
     """
     decided = _decide_finalists(run, progress)
     chosen = _finalists(run, decided.count)
+    if not chosen:
+        run.record.training_errors = {}
+        return [], {}
     _, errors = train_networks(run, chosen, decided.epochs, progress=progress)
     picked = select(_options(run), Limits(), run.images, run.models)
     name, architecture = finalist(run, picked.member.digest)
-    if chosen and name not in chosen:
+    if name not in chosen:
         chosen[name] = architecture
         if not picked.is_trained:
             progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
@@ -220,6 +223,8 @@ def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
     Pick and knee are those of the scores, so that a job that was interrupted chooses them again.
     """
     rows = _front(run)
+    if rows.empty:
+        return {}
     options = _options(run, by_scores=True)
     wanted = [select(options, Limits(), run.images), knee(options)]
     digests = [each.member.digest for each in wanted if each is not None]
