@@ -392,14 +392,14 @@ class SustainedLoad(Document):
         elif self.unserved:
             notes.append(
                 f"{self.format}, {self.text}: {self.unserved:,} images were not begun at the end, "
-                "because the process of this benchmark was late. The file was not the limit: an "
-                f"image took it {format_latency(1e6 / possible)}, which is "
-                f"{format_count(possible)} a second."
+                "because this machine, or the process of the benchmark, was late at times. The "
+                f"file was not the limit: an image took it {format_latency(1e6 / possible)}, which "
+                f"is {format_count(possible)} a second."
             )
         if self.late_us > NOTABLE_LATENESS * self.median_us:
             notes.append(
                 f"{self.format}, {self.text}: on average, {format_latency(self.late_us)} of a "
-                "latency is the delay with which the system woke the process of this benchmark."
+                "latency is the delay of the benchmark's own process, and not of the file."
             )
         return tuple(notes)
 
