@@ -39,8 +39,9 @@ def quickstart(out: Out = None, as_json: Json = False) -> None:
     """
     from nas.job import job_path, load_job
 
-    settings = load_job(job_path("quickstart"))
-    folder = out or Path("results") / settings.name
+    path = job_path("quickstart")
+    settings = load_job(path)
+    folder = run_folder(out, settings, path)
     try:
         _run_job(settings, folder, as_json)
     except BudgetError as error:

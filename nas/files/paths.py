@@ -37,8 +37,9 @@ def located(path: str, folder: str | Path) -> str:
         path: path as a user wrote it.
         folder: folder that the path may be meant from, such as that of a job file.
     """
-    below = os.path.join(folder, expanded(path))
-    return below if not os.path.lexists(expanded(path)) and os.path.lexists(below) else path
+    here = expanded(path)
+    below = os.path.join(folder, here)
+    return below if not os.path.lexists(here) and os.path.lexists(below) else path
 
 
 def working_folder() -> str:

@@ -244,10 +244,11 @@ def _options(run: JobRun, *, by_scores: bool = False) -> list[Option]:
         run: the run.
         by_scores: whether they are compared as if none was trained.
     """
-    members = of_table(_front(run))
+    members, device = of_table(_front(run)), run.settings.device
     if by_scores:
-        members = [each.model_copy(update={"trained_accuracy": None}) for each in members]
-    return member_options(members, run.models, run.settings.device)
+        scored = [each.model_copy(update={"trained_accuracy": None}) for each in members]
+        return member_options(scored, (), device)
+    return member_options(members, run.models, device)
 
 
 def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:

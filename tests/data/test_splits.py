@@ -168,7 +168,7 @@ def test_groups_that_cannot_be_divided_are_named_with_what_joined_the_images(
 
 
 def test_classes_that_only_together_cannot_be_divided_are_named():
-    """Of three groups, each has two of the classes, so one half lacks a class."""
+    """Each of three groups has two of the classes, so one half lacks a class."""
     splits = ["validation"] * 6 + ["train"] * 9 + ["test"] * 3
     groups = ["x", "x", "y", "y", "z", "z"] + [None] * 12
     labels = [0, 1, 1, 2, 2, 0] + [0, 1, 2] * 4
