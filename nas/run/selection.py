@@ -344,9 +344,12 @@ def reason(
 ) -> str:
     """Return in one sentence why `select` chooses an option by the rule of one standard error."""
     same = equals(_within(options, limits), data, models)
-    if len(same) == 1:
-        return "It is the most accurate one within the limits."
     is_slower = any(each.latency_us < chosen.latency_us for each in same)
+    if chosen is same[0]:
+        rest = (
+            f"; faster ones that {data.counts['holdout']} hold-out images do not tell from it are "
+        )
+        return f"It is the most accurate one within the limits{f'{rest}not trained' * is_slower}."
     return (
         f"It is the fastest {'trained one ' if is_slower else ''}of {len(same)} networks that "
         f"{data.counts['holdout']} hold-out images do not tell from the most accurate one, "

@@ -137,6 +137,15 @@ def test_a_network_that_a_paired_test_shows_to_be_worse_is_not_chosen():
     )
 
 
+def test_the_most_accurate_network_is_chosen_if_faster_equals_are_not_trained():
+    front = options([member(SLOW, 0.8, 900.0, trained_accuracy=0.8), member(FAST, 0.79, 300.0)])
+    assert select_of(front, Limits(), IMAGES) is front[0]
+    assert reason(front[0], front, Limits(), IMAGES) == (
+        "It is the most accurate one within the limits; faster ones that 100 hold-out images do "
+        "not tell from it are not trained."
+    )
+
+
 def test_two_rules_at_once_are_refused():
     assert selection_rule(knee=True) == "knee"
     with pytest.raises(RequestError, match="Both the knee point and the most accurate"):

@@ -160,9 +160,12 @@ function comparisonOf(a, b) {
 
 /** Return why the pick is chosen by the limits, in the words of `nas select`. */
 function reason() {
-  if (equals.length === 1) return `${pick.id} is the most accurate one within the limits. `;
-  const trained = equals.some((member) => member.latency_us < pick.latency_us) ? "trained one " : "";
-  return `${pick.id} is the fastest ${trained}of ${equals.length} networks that ${report.holdout_images} hold-out images do not tell from the most accurate one, ${equals[0].id}. `;
+  const isSlower = equals.some((member) => member.latency_us < pick.latency_us);
+  if (pick === equals[0]) {
+    const rest = isSlower ? `; faster ones that ${report.holdout_images} hold-out images do not tell from it are not trained` : "";
+    return `${pick.id} is the most accurate one within the limits${rest}. `;
+  }
+  return `${pick.id} is the fastest ${isSlower ? "trained one " : ""}of ${equals.length} networks that ${report.holdout_images} hold-out images do not tell from the most accurate one, ${equals[0].id}. `;
 }
 
 /** Return what is known of the difference in accuracy of two members, a clause. */
