@@ -14,6 +14,9 @@ _open_runtime = worker_process._open_runtime
 class FullSpeed(CoreSpeed):
     """A core that always runs at full speed, so that no timing waits for it."""
 
+    def read(self) -> float:
+        return 1e-5
+
     def is_full(self, *readings: float) -> bool:
         return True
 
@@ -22,7 +25,9 @@ def apply(patch: pytest.MonkeyPatch) -> None:
     """Time at few moments and without pauses; many are for a device that others use as well."""
     patch.setattr("nas.latency.timing._SPEED", FullSpeed())
     patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
-    patch.setattr("nas.latency.timing.MOMENTS", 2)
+    patch.setattr("nas.latency.moments.MOMENTS", 2)
+    patch.setattr("nas.run.measurements.MOMENTS", 2)
+    patch.setattr("nas.latency.repeated_kernels.MOMENTS", 2)
     patch.setattr("nas.latency.differences.SECONDS_BETWEEN_COMPONENTS", 0.0)
     patch.setattr("nas.latency.differences.MOMENTS", 6)
     patch.setattr("nas.latency.build.CURVE_MOMENTS", 2)

@@ -266,7 +266,7 @@ def _latency(file: ExportedFile) -> str:
         f"{us / 1000:.4g}"
         for us in (file.latency.quiet_us, file.latency.typical_us, file.latency.slowest_us)
     )
-    return f"{quiet} ({typical}, {slowest})"
+    return f"{quiet} ({typical}, {slowest}){', disturbed' * file.latency.is_disturbed}"
 
 
 def script_text(script: ScriptCheck | None, reason: str) -> str:

@@ -31,9 +31,9 @@ def to_json(
         "dispatch_share": prediction.dispatch_share,
         "basis": prediction.basis,
         "launches": prediction.launches,
-        "unstable_launches": prediction.unstable_launches,
+        "unsettled_launches": prediction.unsettled_launches,
         "estimated_launches": prediction.estimated_launches,
-        "unstable_dispatch": table.unstable_dispatch,
+        "unsettled_dispatch": table.unsettled_dispatch,
         "macs": architecture.macs,
         "params": architecture.params,
         "figures": _figures(table, architecture)[0],
@@ -133,8 +133,9 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
     images = f" for {batch} images" if batch > 1 else ""
     console.say(
         f"predicted {format_latency(prediction.latency_us)}{images}: {prediction.launches} kernels "
-        f"({prediction.unstable_launches} unstable, {prediction.estimated_launches} estimated) and "
-        f"their launches, {format_count(architecture.macs)} MACs{' per image' if images else ''}"
+        f"({prediction.unsettled_launches} unsettled, {prediction.estimated_launches} estimated) "
+        f"and their launches, {format_count(architecture.macs)} MACs"
+        f"{' per image' if images else ''}"
     )
     _show_figures(table, architecture)
     if prediction.basis != MEASURED:
@@ -151,8 +152,8 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
             f"{format_latency(total_us)} of it ({total_us / prediction.uncorrected_us:.0%}) are "
             f"operations that the device needs because it runs kernels in another form: {parts}"
         )
-    if table.unstable_dispatch:
-        console.say(f"unstable dispatch costs: {', '.join(table.unstable_dispatch)}")
+    if table.unsettled_dispatch:
+        console.say(f"unsettled dispatch costs: {', '.join(table.unsettled_dispatch)}")
     if prediction.dispatch_share > MAX_DISPATCH_SHARE:
         console.say(
             f"{prediction.dispatch_share:.0%} of it are launches and the start of the network; "

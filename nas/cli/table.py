@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nas.space import SearchSpace
     from nas.statistics import LatencyAgreement
 
-_COVERAGE_STATUSES = ("ok", "unstable", "failed", "missing")
+_COVERAGE_STATUSES = ("ok", "unstable", "disturbed", "failed", "missing")
 
 _MAX_SHOWN_NETWORKS = 5
 """Random networks of a check that are shown, those with the largest errors."""
@@ -135,6 +135,7 @@ def build(
         "kernels_needed": len(set(kernels)),
         "ok": built.ok,
         "unstable": built.unstable,
+        "disturbed": built.disturbed,
         "failed": built.failed,
         "seconds": round(built.seconds, 2),
         "seconds_per_kernel": round(seconds_per_kernel, 3),
@@ -142,7 +143,8 @@ def build(
     }
     text = (
         f"{table.path}: {built.added} kernels added ({built.failed} failed, {built.unstable} "
-        f"unstable) of {result['kernels_needed']} needed, {seconds_per_kernel:.2f} s a kernel."
+        f"unstable, {built.disturbed} disturbed) of {result['kernels_needed']} needed, "
+        f"{seconds_per_kernel:.2f} s a kernel."
     )
     if calibration is not None:
         result["calibration"] = calibration.to_json()
@@ -174,14 +176,13 @@ def show_table(
     Example: nas table show latency_tables/*.jsonl
     Example: nas table show latency_tables/mine.jsonl --space mobilenet --image-size 32
     """
-    from nas.latency.timing import Slowdown, Timing
+    from nas.latency.moments import Slowdown
 
     spaces = load_adapted_spaces(space or [], image_size, channels, classes)
     opened = open_table(table)
     records = opened.records("kernel")
     usable = [record for record in records if record.latency_us is not None]
-    spreads = [Timing(record.samples_us).spread for record in usable]
-    slowdown = Slowdown.of(record.moments_us for record in usable)
+    slowdown = Slowdown.of(record.latency for record in usable)
     content: dict[str, Any] = {
         "table": str(table),
         "device": opened.device.to_json(),
@@ -189,9 +190,8 @@ def show_table(
         "status": dict(Counter(record.status for record in records)),
         "basis": dict(Counter(record.basis for record in usable)),
         "dispatch_us": opened.dispatch.parts_us,
-        "unstable_dispatch": opened.unstable_dispatch,
+        "unsettled_dispatch": opened.unsettled_dispatch,
         "calibrations": [each.to_json() for each in opened.calibrations()],
-        "median_spread": statistics.median(spreads) if spreads else None,
         "slowdown": None if slowdown is None else slowdown._asdict(),
         "kinds": _kinds(usable),
         "coverage": [_coverage(opened, each, batch) for each in spaces],
@@ -212,16 +212,11 @@ def show_table(
     for basis, count in content["basis"].items():
         if basis != "measured":
             console.say(f"{count} of the kernels are {basis}")
-    if opened.unstable_dispatch:
-        console.say(f"unstable dispatch costs: {', '.join(opened.unstable_dispatch)}")
+    if opened.unsettled_dispatch:
+        console.say(f"unsettled dispatch costs: {', '.join(opened.unsettled_dispatch)}")
     for calibration in opened.calibrations():
         images = f" of {calibration.batch} images" if calibration.batch > 1 else ""
         console.say(f"predictions{images} are corrected: {calibration.text}")
-    if spreads:
-        console.say(
-            f"noise: the samples of half of the kernels spread by at most "
-            f"{content['median_spread']:.1%} (interquartile range over median)"
-        )
     if slowdown is not None:
         console.say(f"latencies are those of quiet moments; kernels {slowdown.text}")
     console.print_table(
@@ -404,10 +399,10 @@ def _show_check(check: TableCheck) -> None:
     if not is_measured:
         console.say(f"nothing was measured: whole networks are {check.basis}")
     predictions = [each.prediction for each in check.networks]
-    unstable = sum(each.unstable_launches > 0 for each in predictions)
+    unsettled = sum(each.unsettled_launches > 0 for each in predictions)
     estimated = sum(each.estimated_launches > 0 for each in predictions)
     console.say(
-        f"of {len(check.networks)} networks, {unstable} have kernels with unstable timings, "
+        f"of {len(check.networks)} networks, {unsettled} have kernels with unsettled timings, "
         f"{estimated} have estimated ones"
     )
     if check.batch > 1:
@@ -419,6 +414,11 @@ def _show_check(check: TableCheck) -> None:
         )
     if check.slowdown is not None:
         console.say(f"latencies are those of quiet moments; networks {check.slowdown.text}")
+    if disturbed := sum(each.timings.latency.is_disturbed for each in check.networks):
+        console.say(
+            f"{disturbed} of the networks are disturbed: the core was slowed whenever they were "
+            "timed, so that what was measured is too high"
+        )
     if check.device_ratio is not None:
         console.say(
             f"networks of the table's calibration took {check.device_ratio:.3f} times what they "
@@ -566,11 +566,11 @@ def merge(
 ) -> None:
     """Merge several tables of the same device into a new one.
 
-    The new table has the most trustworthy row of each kernel: an ok row before an unstable one, and
-    an unstable one before a failed one. Among equals it has the row whose samples spread least. The
-    tables themselves do not change. A single table is compacted: the new one predicts the same, and
-    lacks the rows that later ones superseded. A table merged from several has no correction of its
-    predictions until `nas table check --fit`.
+    The new table has the most trustworthy row of each kernel: ok rows come before unstable ones,
+    then come disturbed and then failed ones. Among equals it has the row whose samples spread
+    least. The tables themselves do not change. A single table is compacted: the new one predicts
+    the same, and lacks the rows that later ones superseded. A table merged from several has no
+    correction of its predictions until `nas table check --fit`.
 
     Example: nas table merge mine.jsonl colleagues.jsonl --out latency_tables/both.jsonl
     """

@@ -29,6 +29,7 @@ from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.display import plotting
 from nas.display.formatting import format_latency
 from nas.errors import ExportError, RequestError
+from nas.latency.moments import Latency, Moment, full_speed_us
 from nas.latency.timing import Moments
 from nas.machine import this_machine
 from nas.run.judged import JudgedImages
@@ -178,7 +179,7 @@ def time_files(
     """
     total = ROUNDS * len(running)
     loaded: dict[str, LoadedFile] = {}
-    moments_us: dict[str, list[float]] = {name: [] for name in running}
+    moments: dict[str, list[Moment]] = {name: [] for name in running}
 
     @contextmanager
     def apart(name: str) -> Iterator[None]:
@@ -189,32 +190,35 @@ def time_files(
             if failed is None:
                 raise
             failed[name] = error
-            del moments_us[name]
+            del moments[name]
 
     for name, process in running.items():
         with apart(name):
             loaded[name] = process.loaded or process.load(image)
-    moments = Moments()
+    pause = Moments()
     for position in range(ROUNDS):
-        moments.wait()
+        pause.wait()
         for at, (name, process) in enumerate(running.items()):
-            if name not in moments_us:
+            if name not in moments:
                 continue
             with apart(name):
                 time.sleep(PAUSE_SECONDS)
-                moments_us[name].append(1e6 * process.time())
+                moments[name].append(process.time().moment)
             if progress:
                 progress(position * len(running) + at + 1, total, name)
+    full_us = full_speed_us(moment for own in moments.values() for moment in own)
     return {
-        name: TimedFile(loaded[name], LatencyRecord.of(own, running[name].threads))
-        for name, own in moments_us.items()
+        name: TimedFile(
+            loaded[name], LatencyRecord.of(Latency(own, full_us), running[name].threads)
+        )
+        for name, own in moments.items()
     }
 
 
 def draw_benchmark(
     files: Sequence[ExportedFile], device: str, path: Path, images: JudgedImages
 ) -> None:
-    """Draw the latency of each timed file as a bar, with a line to the slowest moment.
+    """Draw the latency of each timed file as a bar, with a line to the slowest sample.
 
     The fastest file is on top.
 
@@ -262,7 +266,7 @@ def draw_benchmark(
         axes.set_xlim(0, 1.8 * longest)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(
-            "ms for one image: at quiet moments (bar), typically (mark), slowest moment (line)"
+            "ms for one image: at quiet moments (bar), typically (mark), slowest sample (line)"
         )
         threads = timed[0][0].threads
         axes.set_title(f"{device}, {threads} thread(s)", loc="left", fontsize=10)

@@ -21,6 +21,7 @@ from nas.deploy.formats import LoadedModel, ModelFormat
 from nas.deploy.load import Load, LoadWindow, run_window
 from nas.errors import ExportError, NasError
 from nas.latency import timing
+from nas.latency.timing import Timing
 from nas.machine import this_machine
 from nas.machine.processes import ChildProcess
 
@@ -116,13 +117,10 @@ class ModelProcess:
         )
         return logits
 
-    def time(self) -> float:
-        """Return the median seconds of one image in a few undisturbed samples.
-
-        Raises ExportError; see `load`.
-        """
-        seconds: float = self._call(_time, limit_s=RUN_LIMIT_SECONDS, start=False)
-        return seconds
+    def time(self) -> Timing:
+        """Return a timing of one image at this moment. Raises ExportError; see `load`."""
+        timed: Timing = self._call(_time, limit_s=RUN_LIMIT_SECONDS, start=False)
+        return timed
 
     def run_window(self, load: Load, begin_s: float, end_s: float) -> LoadWindow:
         """Run a window of a load, see `nas.deploy.load.run_window`.
@@ -197,12 +195,10 @@ def _logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return _running.loaded.logits(images)
 
 
-def _time() -> float:
+def _time() -> Timing:
     assert _running is not None
     with timing.pinned(_running.threads):
-        evaluate = _running.loaded.evaluator(_running.image)
-        calls = timing.calls_per_sample(evaluate, timing.SAMPLE_SECONDS)
-        return timing.median_seconds(evaluate, calls)
+        return timing.measure(_running.loaded.evaluator(_running.image))
 
 
 def _run_window(load: Load, begin_s: float, end_s: float) -> LoadWindow:

@@ -34,7 +34,7 @@ from nas.run.measurements import (
     MEASUREMENTS,
     NETWORKS_PER_ROUND,
     Measurement,
-    latencies_and_errors,
+    errors_by_digest,
     unsettled,
 )
 from nas.run.progress import JobProgress
@@ -45,6 +45,9 @@ from nas.search import Trial
 from nas.space import Architecture
 from nas.supernet.trainer import MAX_EPOCHS
 from nas.supernet.weights import Supernet
+
+FIRST_SHARE = 0.6
+"""Share of the time for timing networks after which those that are settled are timed no more."""
 
 EXPORT_FILE_S = 3.0
 """Seconds to export, verify and time one file, beside what its images take."""
@@ -87,8 +90,8 @@ def measure_front(
     write_candidates(run, supernets, trials)
     if sentence := _saturation(run):
         progress.note(sentence)
-    measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
-    if problems and not measured:
+    problems = errors_by_digest(jsonl.read(run.measurements, MEASUREMENTS))
+    if problems and not run.measured_us:
         raise MeasurementError(
             f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
             remedy=f"{run.measurements} has the errors; remove its lines to try again.",
@@ -98,29 +101,41 @@ def measure_front(
 def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_s: float) -> None:
     """Time each network until its timings agree, and append all timings to the log.
 
-    Networks are not timed again after `limit_s` seconds; each is timed once in any case.
+    Networks that are not settled after `FIRST_SHARE` of the time are timed again in the rest of it:
+    a slow minute is over then. Each is timed once in any case.
     """
     progress.begin("whole networks", "network")
-    batch = run.settings.device.batch
     jsonl.repair(run.measurements)
-    graphs = {t.digest: t.architecture.graph for t in chosen}
-    log = jsonl.read(run.measurements, MEASUREMENTS)
     once = run.runtime.has_constant_networks or limit_s <= 0
-    waiting = unsettled(log, list(graphs), once=once)
-    left = [trial for trial in chosen if trial.digest in waiting]
+    start = time.monotonic()
+    for share in (FIRST_SHARE, 1.0):
+        log = jsonl.read(run.measurements, MEASUREMENTS)
+        waiting = unsettled(log, [trial.digest for trial in chosen], once=once)
+        left = [trial for trial in chosen if trial.digest in waiting]
+        passed = share == 1.0 and time.monotonic() - start >= limit_s
+        if left and not passed:
+            _measure_in_rounds(run, progress, left, start + share * limit_s)
+
+
+def _measure_in_rounds(
+    run: JobRun, progress: JobProgress, left: Sequence[Trial], end: float
+) -> None:
+    """Time networks, a few at a time, until the end of their time; append all timings."""
     rounds: list[tuple[str, list[Trial]]] = []
     for dtype in run.runtimes:
         own = [trial for trial in left if run.dtype_of(trial.architecture) == dtype]
         starts = range(0, len(own), NETWORKS_PER_ROUND)
         rounds += [(dtype, own[start : start + NETWORKS_PER_ROUND]) for start in starts]
-    end, done = time.monotonic() + limit_s, 0
+    done = 0
     for number, (dtype, together) in enumerate(rounds):
+        table = run.tables[dtype]
         timed = measure_networks(
-            [graphs[trial.digest] for trial in together],
+            [trial.architecture.graph for trial in together],
             run.runtimes[dtype],
-            run.tables[dtype].schedules(),
-            batch=batch,
+            table.schedules(),
+            batch=run.settings.device.batch,
             seconds=max(0.0, end - time.monotonic()) / (len(rounds) - number),
+            full_us=table.full_us,
         )
         for trial, result in zip(together, timed, strict=True):
             for measurement in Measurement.of_timings(

@@ -21,7 +21,7 @@ from nas.errors import BudgetError, KernelError, MeasurementError
 from nas.job.inputs import needed_kernels
 from nas.job.objectives import LATENCY
 from nas.latency import Kernel, LatencyTable, Runtime
-from nas.latency.build_estimate import estimate_build_with
+from nas.latency.build_estimate import BuildEstimate, estimate_build_with
 from nas.machine.torch_device import resolve_device
 from nas.run.progress import JobProgress
 from nas.run.record import StageRecord, describe_image_changes, describe_shift
@@ -57,6 +57,9 @@ SHARES = {TABLE: 0.5, SUPERNETS: 0.55, SEARCH: 0.15, MEASURE: 0.08, FINALISTS: 0
 Timings are bounded by the share of the latency table, which needs far less in a long job. The
 finalists have the rest, and pay for their export and for the published networks.
 """
+
+KERNELS_SHARE = 0.7
+"""Share of the stage in which kernels are timed again; the rest times whole networks."""
 
 REFERENCES_SHARE = 0.1
 """Share of a budget in which published networks are trained that the job does not name."""
@@ -118,6 +121,7 @@ class JobPlan:
 
     Attributes:
         kernels: number of kernels to compile and time.
+        unsettled: number of those for which there is no time to wait until their timings agree.
         epochs: number of training epochs by space.
         trials: number of architectures after which the search is expected to end.
         score_images: number of validation images that score an architecture.
@@ -131,6 +135,7 @@ class JobPlan:
     """
 
     kernels: int
+    unsettled: int
     epochs: dict[str, float]
     trials: int
     score_images: int
@@ -324,14 +329,20 @@ def make_plan(
     """
     progress.begin("plan", "measurement")
     steps = len(spaces) + 2
-    missing, table_s, slowest_us = 0, 0.0, 0.0
+    missing, table_s, slowest_us, unsettled = 0, 0.0, 0.0, 0
+    most_s = KERNELS_SHARE * share_s(settings, TABLE, prepare_s) / len(runtimes)
     for runtime in runtimes:
         table = LatencyTable.find(settings.device.tables, runtime)
         kernels = needed_kernels(spaces.values(), runtime, settings.device.batch)
         own = missing_kernels(table, kernels)
-        seconds_of_table, kernel_us = _table_s(own, runtime)
-        missing, table_s = missing + len(own), table_s + seconds_of_table
-        slowest_us = max(slowest_us, kernel_us)
+        estimate = _table_estimate(own, runtime)
+        own_s = estimate.estimated_seconds or 0.0
+        again_s = own_s - estimate.first_seconds
+        if own_s > most_s and again_s > 0:
+            unsettled += round(len(own) * min(1.0, (own_s - most_s) / again_s))
+            own_s = max(most_s, estimate.first_seconds)
+        missing, slowest_us = missing + len(own), max(slowest_us, estimate.slowest_us)
+        table_s += own_s + (runtime.dispatch_seconds if own else 0.0)
     progress.advance(1, steps)
     if prepare_s + table_s > (1 - MIN_REST) * settings.budget_s:
         raise too_short_error(settings, spaces, table, runtime, prepare_s, table_s)
@@ -383,6 +394,7 @@ def make_plan(
         seconds[REFERENCES] = own_s
     return JobPlan(
         kernels=missing,
+        unsettled=unsettled,
         epochs={name: round(each, 2) for name, each in epochs.items()},
         trials=trials,
         score_images=images,
@@ -444,18 +456,14 @@ def possible_references(settings: JobSettings, spaces: Mapping[str, SearchSpace]
     return [row.name for space in spaces.values() for row in space.references]
 
 
-def _table_s(missing: list[Kernel], runtime: Runtime) -> tuple[float, float]:
-    """Return the time to time the kernels that a latency table lacks, from a few of them.
-
-    Returns:
-        The seconds, and the latency of the slowest of these few, in microseconds.
-    """
+def _table_estimate(missing: list[Kernel], runtime: Runtime) -> BuildEstimate:
+    """Return how long the kernels take that a latency table lacks, from a few of them."""
     if not missing:
-        return 0.0, 0.0
+        return BuildEstimate(0, 0.0)
     estimate = estimate_build_with(missing, runtime)
     if estimate.estimated_seconds is None:
         raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
-    return estimate.estimated_seconds + runtime.dispatch_seconds, estimate.slowest_us
+    return estimate
 
 
 def _epoch_s(space: SearchSpace, data: ImageDataset, settings: JobSettings) -> float:

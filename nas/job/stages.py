@@ -22,6 +22,7 @@ from nas.job.inputs import (
     load_job_spaces,
 )
 from nas.job.planning import (
+    KERNELS_SHARE,
     MIN_REST,
     SUPERNETS,
     TABLE,
@@ -36,6 +37,7 @@ from nas.latency import (
     calibrate_after_build,
     lacks_calibration,
 )
+from nas.latency.record import DISTURBED, UNSTABLE
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
 from nas.machine.torch_device import resolve_device
@@ -59,9 +61,6 @@ from nas.supernet.mirroring import run_mirroring_experiment
 from nas.supernet.settings import TrainingSettings, default_batch_size
 from nas.supernet.training import TrainingProgress, train, trained_epochs
 from nas.supernet.weights import Supernet
-
-KERNELS_SHARE = 0.7
-"""Share of the stage in which kernels are timed again; the rest times whole networks."""
 
 FEW_IMAGES = 10_000
 """Training images below which published weights gain much; see docs/pretrained.md."""
@@ -297,7 +296,8 @@ def _build(
         kernels=len(needed),
         built=len(missing),
         failed=len(failed),
-        unstable=sum(r is not None and r.status == "unstable" for r in needed),
+        unstable=sum(r is not None and r.status == UNSTABLE for r in needed),
+        disturbed=sum(r is not None and r.status == DISTURBED for r in needed),
         dispatch_us=dict(table.dispatch.parts_us),
         calibration=None
         if (fitted := table.calibration(batch, next(iter(run.spaces.values())).digest)) is None
@@ -308,11 +308,15 @@ def _build(
             f"{record.name} could not be compiled or timed, so networks that need it are left out: "
             f"{record.error}"
         )
-    if missing and summary.unstable:
-        progress.note(
-            f"the timings of {summary.unstable} of {len(needed)} kernels did not agree in "
-            "their time: they are unstable, and a later job times them again"
-        )
+    for count, what in (
+        (summary.unstable, "did not agree in their time: they are unstable"),
+        (summary.disturbed, "are all of a slowed core: they are disturbed"),
+    ):
+        if missing and count:
+            progress.note(
+                f"the timings of {count} of {len(needed)} kernels {what}, and a later job times "
+                "them again"
+            )
     return summary
 
 

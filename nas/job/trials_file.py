@@ -10,8 +10,9 @@ from nas.errors import KernelError, RunFolderError
 from nas.files import jsonl
 from nas.job.folder import JobRun
 from nas.latency import Prediction
+from nas.latency.moments import Latency
 from nas.run import candidates
-from nas.run.measurements import MEASUREMENTS, latencies_and_errors
+from nas.run.measurements import MEASUREMENTS, errors_by_digest, latencies_by_digest
 from nas.run.settings import COUNTS
 from nas.search import Trial
 from nas.supernet.evaluation import evaluate
@@ -23,7 +24,8 @@ def write_scored(run: JobRun, trials: Sequence[Trial]) -> None:
 
     Unlike `write_candidates` it scores and predicts nothing, so that it can interrupt a search.
     """
-    measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
+    log = jsonl.read(run.measurements, MEASUREMENTS)
+    measured, problems = latencies_by_digest(log), errors_by_digest(log)
     holdout = _holdout_before(run, measured)
     run.write_trials(candidate_rows(run, trials, measured, holdout, problems, {}))
 
@@ -34,7 +36,8 @@ def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequen
     Those that an earlier start of the run has scored are not scored again.
     """
     by_digest = {trial.digest: trial for trial in trials}
-    measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
+    log = jsonl.read(run.measurements, MEASUREMENTS)
+    measured, problems = latencies_by_digest(log), errors_by_digest(log)
     holdout = _holdout_before(run, measured)
     for digest in measured.keys() & by_digest.keys() - holdout.keys():
         trial = by_digest[digest]
@@ -60,7 +63,7 @@ def _holdout_before(run: JobRun, measured: Collection[str]) -> dict[str, float]:
 def candidate_rows(
     run: JobRun,
     trials: Sequence[Trial],
-    measured: dict[str, float],
+    measured: dict[str, Latency],
     holdout: dict[str, float],
     problems: dict[str, str],
     predictions: dict[str, Prediction],
@@ -68,7 +71,7 @@ def candidate_rows(
     """Return the trials of a search as a table of candidates, see `candidates.from_trials`."""
     return candidates.from_trials(
         trials,
-        measured_us=measured,
+        latencies=measured,
         holdout_accuracy=holdout,
         problems=problems,
         predictions=predictions,

@@ -23,11 +23,11 @@ from nas.arguments import checked
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime
-from nas.latency.record import UNSTABLE, Record
+from nas.latency.record import DISTURBED, UNSTABLE, Record
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import Moments, Timing, moments_agree
+from nas.latency.timing import Moments, Timing
 
 if TYPE_CHECKING:
     from nas.graph import Graph
@@ -78,19 +78,21 @@ class BuildResult:
     Args:
         ok: number of kernels whose timings agree.
         unstable: number of kernels whose timings do not agree.
+        disturbed: number of kernels that were never timed while the core ran at full speed.
         failed: number of kernels that could not be compiled or timed.
         seconds: duration of the build.
     """
 
     ok: int
     unstable: int
+    disturbed: int
     failed: int
     seconds: float
 
     @property
     def added(self) -> int:
         """Number of kernels that were added or finished, whatever their status."""
-        return self.ok + self.unstable + self.failed
+        return self.ok + self.unstable + self.disturbed + self.failed
 
 
 @checked(SearchSpace="nas.space")
@@ -223,9 +225,9 @@ class _TableBuilder:
         for part, timing in timings.items():
             record = self._curve.get(part)
             self._curve[part] = (
-                self._dispatch_record(part, timing).awaiting_timings()
+                self._dispatch_record(part, timing).as_first_of_several(timing, None)
                 if record is None
-                else record.with_timing(timing, CURVE_MOMENTS, MAX_CURVE_DIFFERENCE)
+                else record.with_timing(timing, CURVE_MOMENTS, tolerance=MAX_CURVE_DIFFERENCE)
             )
 
     def _dispatch_record(self, part: str, timing: Timing) -> Record:
@@ -246,11 +248,11 @@ class _TableBuilder:
     def build(self, wanted: Sequence[Kernel], missing: Sequence[Kernel], *, again: bool) -> None:
         """Time missing kernels, and those that need further timings, at as many moments."""
         further_moments = {
-            kernel: max(1, self._min_moments - len(record.moments_us) * (not again))
+            kernel: max(1, self._min_moments - len(record.latency.undisturbed) * (not again))
             for kernel in wanted
             if (record := self._table.record(kernel)) is not None
             and record.status != "failed"
-            and (again or not record.settled)
+            and (again or not record.settled or record.status == DISTURBED)
         }
         self._total = self._min_moments * len(missing) + sum(further_moments.values())
         with self._appending():
@@ -269,7 +271,7 @@ class _TableBuilder:
                     self._time_at_a_moment(group)
             for kernel in self._unsettled(wanted):
                 record = self._record_of(kernel)
-                if record and record.status == "ok" and not moments_agree(record.moments_us):
+                if record and record.status == "ok" and not record.latency.agrees():
                     self._latest[kernel] = record.model_copy(update={"status": UNSTABLE})
             while self._curve_is_unsettled and self.seconds < self._limit_s:
                 self._time_curve()
@@ -280,16 +282,28 @@ class _TableBuilder:
         return [kernels[start : start + size] for start in range(0, len(kernels), size)]
 
     def _unsettled(self, kernels: Iterable[Kernel]) -> list[Kernel]:
-        """Return the kernels that have a latency and need another timing."""
-        records = {kernel: self._record_of(kernel) for kernel in kernels}
-        return [
-            kernel
-            for kernel, each in records.items()
-            if each and each.status != "failed" and not each.settled
-        ]
+        """Return the kernels that have a latency and need another timing.
+
+        Timings of the first moments may have been taken for those at full speed: all are judged by
+        what is known now.
+        """
+        full_us = self._table.full_us
+        unsettled = []
+        for kernel in kernels:
+            record = self._record_of(kernel)
+            if record is None or record.status == "failed":
+                continue
+            judged = record.judged_by(full_us, self._min_moments)
+            if (judged.status, judged.latency_us) != (record.status, record.latency_us):
+                self._latest[kernel] = judged
+            if not judged.settled:
+                unsettled.append(kernel)
+        return unsettled
 
     def _time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""
+        full_us = self._table.full_us
+        self._timers.expect_full_speed(full_us)
         for kernel, outcome in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
             if isinstance(outcome, Exception):
                 record = self._failure(kernel, outcome)
@@ -303,7 +317,7 @@ class _TableBuilder:
                     basis=self._table.runtime.basis,
                 )
                 if self._min_moments > 1:
-                    record = record.awaiting_timings()
+                    record = record.as_first_of_several(timing, full_us)
             self._append(kernel, record)
             self._report(record)
 
@@ -319,6 +333,8 @@ class _TableBuilder:
             self._total -= len(records)
             return
         self._pause.wait()
+        full_us = self._table.full_us
+        self._timers.expect_full_speed(full_us)
         is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
         if is_due and self._curve_is_unsettled:
             self._time_curve()
@@ -332,7 +348,7 @@ class _TableBuilder:
             self._latest[kernel] = (
                 self._failure(kernel, outcome)
                 if isinstance(outcome, Exception)
-                else records[kernel].with_timing(outcome, self._min_moments)
+                else records[kernel].with_timing(outcome, self._min_moments, full_us)
             )
             self._report(self._latest[kernel])
 
@@ -379,7 +395,9 @@ class _TableBuilder:
     def result(self) -> BuildResult:
         """Return what was added or finished."""
         counts = Counter(self._statuses.values())
-        return BuildResult(counts["ok"], counts["unstable"], counts["failed"], self.seconds)
+        return BuildResult(
+            counts["ok"], counts[UNSTABLE], counts[DISTURBED], counts["failed"], self.seconds
+        )
 
 
 def add_missing_kernels(

@@ -11,12 +11,18 @@ from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime, open_runtime
 from nas.latency.runtime import Runtime
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import SECONDS_BETWEEN_MOMENTS
+from nas.latency.timing import SECONDS_BETWEEN_MOMENTS, watch_speed
 from nas.latency.worker_process import timers_for
 from nas.statistics import spread
 
 MAX_TIMED_KERNELS = 8
 """Largest number of kernels that are timed for an estimate."""
+
+WATCH_SECONDS = 1.0
+"""How long the speed of the core is watched for an estimate."""
+
+LEAST_FULL_SHARE = 0.1
+"""Smallest share of the time at full speed for which a build waits: it gives up in between."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class BuildEstimate:
     Args:
         kernels: number of kernels to time.
         estimated_seconds: duration of the build; None if there is no estimate.
+        first_seconds: part of it in which each kernel is compiled and timed for the first time.
+        full_share: share of the time in which the core runs at full speed; 1 on other machines.
         timed_kernels: number of kernels that were timed for the estimate.
         slowest_us: latency of the slowest of these kernels, in microseconds.
         reason: why there is no estimate; empty if there is one.
@@ -33,6 +41,8 @@ class BuildEstimate:
 
     kernels: int
     estimated_seconds: float | None = None
+    first_seconds: float = 0.0
+    full_share: float = 1.0
     timed_kernels: int = 0
     slowest_us: float = 0.0
     reason: str = ""
@@ -89,6 +99,16 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
         again_s = time.perf_counter() - start
     share = len(kernels) / len(chosen)
     moment_s = max(SECONDS_BETWEEN_MOMENTS, share * again_s)
-    seconds = share * first_s + (runtime.moments - 1) * moment_s
+    # A build waits for full speed, which these few timings may not have met.
+    has_reading = any(timing.reading_us is not None for _, timing in timed.values())
+    full_share = watch_speed(WATCH_SECONDS).full_share if has_reading else 1.0
+    seconds = share * first_s + (runtime.moments - 1) * moment_s / max(full_share, LEAST_FULL_SHARE)
     slowest_us = max(timing.latency_us for _, timing in timed.values())
-    return BuildEstimate(len(kernels), round(seconds, 1), len(schedules), slowest_us)
+    return BuildEstimate(
+        len(kernels),
+        round(seconds, 1),
+        round(share * first_s, 1),
+        full_share,
+        len(schedules),
+        slowest_us,
+    )

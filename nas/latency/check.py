@@ -13,6 +13,7 @@ from nas.arguments import checked
 from nas.errors import MeasurementError, RequestError, TableError
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
+from nas.latency.moments import Latency, Slowdown, full_speed_us, round_to_four_digits
 from nas.latency.networks import NetworkTimings, ProgressCallback, measure_networks
 from nas.latency.prediction import Prediction
 from nas.latency.runtime import KernelTimer, Runtime
@@ -20,10 +21,7 @@ from nas.latency.table import LatencyTable
 from nas.latency.timing import (
     MEASURED,
     Moments,
-    Slowdown,
-    compared_us,
-    quiet_us,
-    round_to_four_digits,
+    Timing,
 )
 from nas.statistics import LatencyAgreement, latency_agreement, spread
 
@@ -81,7 +79,7 @@ class CheckedNetwork:
     @property
     def measured_us(self) -> float:
         """The latency in microseconds at the speed of the table, which is what it predicts."""
-        return round_to_four_digits(self.timings.measured_us / self.device_ratio)
+        return round_to_four_digits(self.timings.latency.quiet_us / self.device_ratio)
 
     @property
     def relative_error(self) -> float:
@@ -97,10 +95,11 @@ class CheckedNetwork:
             "predicted_us": round_to_four_digits(prediction.latency_us),
             "uncorrected_us": round_to_four_digits(prediction.uncorrected_us),
             "launches": prediction.launches,
-            "unstable_launches": prediction.unstable_launches,
+            "unsettled_launches": prediction.unsettled_launches,
             "estimated_launches": prediction.estimated_launches,
             "measured_us": self.measured_us,
-            "moments_us": self.timings.moments_us,
+            "disturbed": self.timings.latency.is_disturbed,
+            "moments_us": [each.latency_us for each in self.timings.latency.moments],
             "relative_error": self.relative_error,
         }
 
@@ -152,16 +151,16 @@ class TableCheck:
     def retiming_spread(self) -> float | None:
         """The median difference of two latencies of each network, as a fraction.
 
-        They are those of `nas.latency.timing.compared_us`; None if each network was timed once.
+        They are `Latency.halves_us`; None if each network was timed once.
         """
-        pairs = [compared_us(each.timings.moments_us) for each in self.networks]
+        pairs = [each.timings.latency.halves_us for each in self.networks]
         differences = [pair[1] / pair[0] - 1 for pair in pairs if pair is not None]
         return statistics.median(differences) if differences else None
 
     @property
     def slowdown(self) -> Slowdown | None:
         """How much slower than at quiet moments the networks were; None if timed once."""
-        return Slowdown.of(each.timings.moments_us for each in self.networks)
+        return Slowdown.of(each.timings.latency for each in self.networks)
 
     @property
     def target_mape(self) -> float:
@@ -270,10 +269,11 @@ def check_networks(
         batch=batch,
         seconds=seconds,
         progress=progress,
+        full_us=table.full_us,
     )
     own, others = timed[: len(networks)], timed[len(networks) :]
     ratios = [
-        result.measured_us / expected_us
+        result.latency.quiet_us / expected_us
         for (_, expected_us), result in zip(beside, others, strict=True)
         if result.timings
     ]
@@ -358,19 +358,19 @@ class CheckedKernel:
     Args:
         kernel: the kernel.
         table_us: latency in the table.
-        moments_us: latencies now, at several moments; empty if it could not be timed.
+        latency: latency now; None if it could not be timed.
         error: why it could not be timed.
     """
 
     kernel: Kernel
     table_us: float
-    moments_us: tuple[float, ...] = ()
+    latency: Latency | None = None
     error: str | None = None
 
     @property
     def ratio(self) -> float | None:
         """The ratio of now to the table: above 1 if the device is slower; None if not timed."""
-        return quiet_us(self.moments_us) / self.table_us if self.moments_us else None
+        return self.latency.quiet_us / self.table_us if self.latency else None
 
 
 @dataclass(frozen=True)
@@ -394,7 +394,7 @@ class KernelCheck:
     @property
     def slowdown(self) -> Slowdown | None:
         """How much slower than at quiet moments the kernels were; None if none was timed."""
-        return Slowdown.of(each.moments_us for each in self.kernels)
+        return Slowdown.of(each.latency for each in self.kernels if each.latency)
 
     @property
     def problem(self) -> str:
@@ -403,6 +403,9 @@ class KernelCheck:
         if failed:
             return f"{failed} of {len(self.kernels)} kernels cannot be timed now"
         ratio = self.device_ratio or 1.0
+        disturbed = sum(bool(each.latency and each.latency.is_disturbed) for each in self.kernels)
+        if 2 * disturbed > len(self.kernels):
+            return f"the core is slowed now: kernels take {ratio:.2f} times as long"
         if abs(ratio - 1) <= MAX_DEVICE_CHANGE:
             return ""
         return f"kernels are {abs(ratio - 1):.0%} {'slower' if ratio > 1 else 'faster'} now"
@@ -413,7 +416,7 @@ class KernelCheck:
             {
                 "kernel": each.kernel.text,
                 "table_us": each.table_us,
-                "moments_us": list(each.moments_us),
+                "moments_us": [m.latency_us for m in each.latency.moments] if each.latency else [],
                 "ratio": each.ratio,
                 "error": each.error,
             }
@@ -464,9 +467,10 @@ def check_kernels(
         )
     usable.sort(key=lambda record: (record.latency_us or 0.0, record.name))
     records = sorted(spread(usable, count), key=lambda record: record.line)
-    moments: dict[str, list[float]] = {record.name: [] for record in records}
+    timings: dict[str, list[Timing]] = {record.name: [] for record in records}
     errors: dict[str, str] = {}
     pause = Moments()
+    timer.expect_full_speed(table.full_us)
     done = 0
     for _ in range(table.runtime.moments):
         pause.wait()
@@ -474,18 +478,21 @@ def check_kernels(
             try:
                 if record.name not in errors:
                     timing = timer.retime_kernel(Kernel.parse(record.name), record.schedule or {})
-                    moments[record.name].append(timing.latency_us)
+                    timings[record.name].append(timing)
             # A compiler may raise anything; whatever it is, it is the result of this kernel.
             except Exception as error:
                 errors[record.name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
             done += 1
             if progress is not None:
                 progress(done, table.runtime.moments * len(records), record.name)
+    moments = {name: [each.moment for each in own] for name, own in timings.items()}
+    now_us = full_speed_us(moment for own in moments.values() for moment in own)
+    full_us = None if now_us is None else min(now_us, table.full_us or now_us)
     kernels = tuple(
         CheckedKernel(
             Kernel.parse(record.name),
             record.latency_us or 0.0,
-            () if record.name in errors else tuple(moments[record.name]),
+            None if record.name in errors else Latency(moments[record.name], full_us),
             errors.get(record.name),
         )
         for record in records

@@ -18,7 +18,7 @@ from nas.latency.record import Calibration, Record, new_header
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED, Timing
 
-_STATUSES = ("ok", "unstable", "failed")
+_STATUSES = ("ok", "unstable", "disturbed", "failed")
 """Statuses in descending order of trust."""
 
 

@@ -8,6 +8,7 @@ at full speed is right; docs/measurements.md has the figures.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,9 @@ SIDE = 64
 
 PRODUCTS = 6
 """Products of a reading, which takes about 30 us."""
+
+READING = f"{PRODUCTS} products of {SIDE} x {SIDE} matrices, numpy {np.__version__}"
+"""What a reading is on a processor: those of another library take another time."""
 
 FULL_SPEED_TOLERANCE = 0.05
 """How much longer than at full speed a reading may take, as a fraction.
@@ -34,11 +38,12 @@ FASTEST_SHARE = 0.05
 FIRST_READINGS, SECONDS_BETWEEN_FIRST_READINGS = 50, 1e-2
 """Readings before the full speed of a core counts as known, which are spread over half a second."""
 
-RENEWED_AFTER_READINGS = 20
-"""Readings after which the full speed is computed anew, which takes as long as one of them."""
+BLOCK_SECONDS = 0.5
+"""Shortest time of the readings that tell one full speed, which are `FIRST_READINGS` at least."""
 
-KEPT_READINGS = 2000
-"""Latest readings that tell the full speed: it changes with the temperature."""
+KEPT_BLOCKS = 60
+"""Latest full speeds, the fastest of which counts: it changes with the temperature, and a core may
+be slowed for ten seconds."""
 
 SLOW_FACTOR = 1.2
 """Duration of a reading over the one at full speed from which a core counts as slowed."""
@@ -68,26 +73,42 @@ class CoreSpeed:
 
     def __init__(self, take: Callable[[], float] | None = None) -> None:
         self._take = take or _multiply()
-        self._latest: deque[float] = deque(maxlen=KEPT_READINGS)
-        self._full_s = 0.0
-        self._count = self._renewed = 0
+        self._block: list[float] = []
+        self._block_ends_at_s = -math.inf
+        self._full_s: deque[float] = deque(maxlen=KEPT_BLOCKS)
+        self._known_s = math.inf
+        self._was_full_at_s = -math.inf
 
     def read(self) -> float:
         """Return the seconds that the workload takes now."""
         seconds = self._take()
-        self._latest.append(seconds)
-        self._count += 1
+        self._block.append(seconds)
+        if len(self._block) >= FIRST_READINGS and time.monotonic() >= self._block_ends_at_s:
+            self._full_s.append(float(np.quantile(self._block, FASTEST_SHARE)))
+            self._block.clear()
+            self._block_ends_at_s = time.monotonic() + BLOCK_SECONDS
         return seconds
 
     def is_full(self, *readings: float) -> bool:
         """Return whether the core ran at full speed, as far as is known, at some readings."""
-        while self._count < FIRST_READINGS:
+        while not self._full_s:
             time.sleep(SECONDS_BETWEEN_FIRST_READINGS)
             self.read()
-        if not self._full_s or self._count >= self._renewed + RENEWED_AFTER_READINGS:
-            self._full_s = float(np.quantile(self._latest, FASTEST_SHARE))
-            self._renewed = self._count
-        return max(readings) <= (1 + FULL_SPEED_TOLERANCE) * self._full_s
+        full_s = min(*self._full_s, self._known_s)
+        full = max(readings) <= (1 + FULL_SPEED_TOLERANCE) * full_s
+        if full or self._was_full_at_s == -math.inf:
+            self._was_full_at_s = time.monotonic()
+        return full
+
+    def expect(self, full_s: float) -> None:
+        """Take into account what another process knows of the reading at full speed."""
+        self._known_s = full_s
+
+    def slowed_s(self) -> float:
+        """Return the seconds since the core was found to run at full speed; 0 before the first."""
+        if self._was_full_at_s == -math.inf:
+            return 0.0
+        return time.monotonic() - self._was_full_at_s
 
     def watch(self, seconds: float) -> SpeedSummary:
         """Read the speed for some seconds, and return a summary."""

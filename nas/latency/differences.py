@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from nas.errors import MeasurementError
-from nas.latency.timing import Evaluate, Timing, median_seconds, quiet_us
+from nas.latency.moments import quiet_us
+from nas.latency.timing import Evaluate, Timing, median_seconds
 
 MOMENTS = 18
 """Moments at which the components of a difference of timings are timed, at least."""
@@ -32,7 +33,7 @@ def measure_differences(
     """Time costs that are differences of other timings.
 
     The components are timed in turn at many moments, and the latency of each follows from all its
-    moments (`nas.latency.timing.quiet_us`): a difference of timings of one moment would be wrong
+    moments (`nas.latency.moments.quiet_us`): a difference of timings of one moment would be wrong
     by as much as that moment slows one of them. Each of `SAMPLES` samples leaves out its share of
     the moments (the delete-a-group jackknife). There are more moments while a sample of a cost is
     not above zero.

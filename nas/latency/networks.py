@@ -1,7 +1,7 @@
 """Timing whole networks, each at several moments until its timings agree.
 
-The timings of one network are apart, with all other networks in between. Its latency is
-`nas.latency.timing.quiet_us` of them.
+The timings of one network are apart, with all other networks in between; its latency follows from
+all of them, see `nas.latency.moments.Latency`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from functools import partial
 
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.latency import timing
+from nas.latency import moments, timing
+from nas.latency.moments import Latency, full_speed_us
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
-from nas.latency.timing import Timing, moments_agree, quiet_us
+from nas.latency.timing import Timing
 
 SAMPLE_SECONDS = 0.002
 """Shortest duration of a sample."""
@@ -27,26 +28,28 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class NetworkTimings:
-    """The timings of one network at several moments, or the error for which it has none."""
+    """The timings of one network at several moments, or the error for which it has none.
+
+    Args:
+        timings: the timings.
+        error: why there is none.
+        full_us: reading at full speed, as far as it is known.
+    """
 
     timings: tuple[Timing, ...]
     error: str | None = None
+    full_us: float | None = None
 
     @property
-    def moments_us(self) -> list[float]:
-        """The latency at each moment in microseconds."""
-        return [each.latency_us for each in self.timings]
-
-    @property
-    def measured_us(self) -> float:
-        """The latency in microseconds, see `nas.latency.timing.quiet_us`.
+    def latency(self) -> Latency:
+        """The latency of the network.
 
         Raises:
             MeasurementError: the network could not be timed.
         """
         if not self.timings:
             raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return quiet_us(self.moments_us)
+        return Latency([each.moment for each in self.timings], self.full_us)
 
 
 def measure_networks(
@@ -58,13 +61,14 @@ def measure_networks(
     progress: ProgressCallback | None = None,
     seconds: float | None = None,
     together: bool = False,
+    full_us: float | None = None,
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until its timings agree.
 
-    Each network is compiled once and timed at `nas.latency.timing.MOMENTS` moments; once if its
-    latency is always the same (`Runtime.has_constant_networks`). If its timings disagree
-    (`nas.latency.timing.moments_agree`), it is timed again, at most at `MAX_MOMENTS` in all. A
-    network that cannot be compiled or timed has an error instead.
+    Each network is compiled once and timed until it is settled
+    (`nas.latency.moments.Latency.is_settled`), at `MOMENTS` moments or more; once if its latency is
+    always the same (`Runtime.has_constant_networks`). A network that cannot be compiled or timed
+    has an error instead.
 
     Args:
         graphs: the networks.
@@ -73,26 +77,34 @@ def measure_networks(
         batch: number of images of one inference.
         progress: function to call after each step.
         seconds: time after which no network is timed again; each is timed once in any case.
-        together: whether all networks are timed again as long as the timings of one disagree, so
-            that a slow minute of the machine meets all of them.
+        together: whether all networks are timed again as long as one is not settled, so that a slow
+            minute of the machine meets all of them.
+        full_us: reading at full speed in the timings of the table, if it is known. That of all
+            timings counts if it is faster.
     """
     is_constant = runtime.has_constant_networks
-    fewest, most = (1, 1) if is_constant else (timing.MOMENTS, timing.MAX_MOMENTS)
+    fewest, most = (1, 1) if is_constant else (moments.MOMENTS, moments.MAX_MOMENTS)
     end_s = time.monotonic() + (math.inf if seconds is None else seconds)
     timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
     timer.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
     pause = timing.Moments()
+
+    def latency(own: Sequence[Timing]) -> Latency:
+        return Latency([each.moment for each in own], full_us)
+
     for done in range(1, most + 1):
         pause.wait()
+        timing.expect_full_speed(full_us)
         for index, new in timer.time(waiting).items():
             timings[index].append(new)
+        now_us = full_speed_us(each.moment for own in timings for each in own)
+        full_us = min(full_us or math.inf, now_us) if now_us else full_us
         waiting = [
             index
             for index, own in enumerate(timings)
-            if index not in timer.errors
-            and (done < fewest or not moments_agree([each.latency_us for each in own]))
+            if index not in timer.errors and not latency(own).is_settled(fewest)
         ]
         if not waiting or done == most or time.monotonic() >= end_s:
             break
@@ -100,7 +112,8 @@ def measure_networks(
             waiting = [index for index in range(len(graphs)) if index not in timer.errors]
         timer.expect(len(waiting) * max(1, fewest - done))
     return [
-        NetworkTimings(tuple(own), timer.errors.get(index)) for index, own in enumerate(timings)
+        NetworkTimings(tuple(own), timer.errors.get(index), full_us)
+        for index, own in enumerate(timings)
     ]
 
 
@@ -132,7 +145,7 @@ class _NetworkTimer:
     def time(self, indices: Iterable[int]) -> dict[int, Timing]:
         """Return a timing of each of these networks, without those that have an error."""
         timings: dict[int, Timing] = {}
-        with timing.pinned(self._runtime.fingerprint.threads):
+        with self._runtime.timing_context():
             for index in indices:
                 self._step(index, partial(self._time, index, timings))
         return timings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nas.errors import TableError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.latency.record import UNSTABLE
+from nas.latency.record import UNSETTLED
 from nas.latency.runtime import NetworkCost
 from nas.latency.timing import ESTIMATED, MEASURED
 
@@ -44,7 +44,7 @@ class Prediction:
         kernels_us: latency of each kernel.
         dispatch_us: everything but the kernels in the uncorrected latency: launching them, and
             starting the network.
-        unstable_launches: number of launches whose timing is unstable.
+        unsettled_launches: number of launches whose timing is unstable or disturbed.
         basis: `measured` if all latencies are; otherwise `estimated: ` and the methods by which
             some of the kernels and dispatch costs are estimated, each named once.
         uncorrected_us: latency as it is composed of kernels and dispatch costs.
@@ -56,7 +56,7 @@ class Prediction:
     kernels: tuple[Kernel, ...]
     kernels_us: tuple[float, ...]
     dispatch_us: float
-    unstable_launches: int
+    unsettled_launches: int
     basis: str = MEASURED
     uncorrected_us: float = 0.0
     batch: int = 1
@@ -93,7 +93,7 @@ class _KernelCosts(NamedTuple):
         warm_us: latency of each kernel with warm caches.
         cold_penalty_us: additional time of all of them with cold caches.
         weight_bytes: size of all weights as the runtime stores them.
-        unstable: number of kernels whose timing is unstable.
+        unsettled: number of kernels whose timing is unstable or disturbed.
         bases: bases of the estimated kernels.
     """
 
@@ -101,7 +101,7 @@ class _KernelCosts(NamedTuple):
     warm_us: tuple[float, ...]
     cold_penalty_us: float
     weight_bytes: int
-    unstable: int
+    unsettled: int
     bases: tuple[str, ...]
 
 
@@ -131,7 +131,9 @@ class Predictor:
                 f"{table.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",
             )
-        kernels, warm_us, cold_penalty_us, weight_bytes, unstable, bases = self._costs(graph, batch)
+        kernels, warm_us, cold_penalty_us, weight_bytes, unsettled, bases = self._costs(
+            graph, batch
+        )
         activation_bytes = self._runtime.activation_bytes(graph, batch)
         network = NetworkCost(warm_us, cold_penalty_us, weight_bytes, activation_bytes)
         uncorrected_us = self._runtime.network_us(network, table.dispatch)
@@ -141,7 +143,7 @@ class Predictor:
             kernels,
             warm_us,
             uncorrected_us - sum(warm_us),
-            unstable,
+            unsettled,
             _joined_basis((*bases, *table.dispatch_bases)),
             uncorrected_us,
             batch,
@@ -159,7 +161,7 @@ class Predictor:
             tuple([latency for block in costs for latency in block.warm_us]),
             sum([block.cold_penalty_us for block in costs]),
             sum([block.weight_bytes for block in costs]),
-            sum([block.unstable for block in costs]),
+            sum([block.unsettled for block in costs]),
             tuple([basis for block in costs for basis in block.bases]),
         )
 
@@ -175,7 +177,7 @@ class Predictor:
                 tuple([record.latency_us or 0.0 for record in records]),
                 sum([table.cold_penalty_us(kernel) for kernel in kernels]),
                 sum([table.weight_bytes(kernel) for kernel in kernels]),
-                sum([record.status == UNSTABLE for record in records]),
+                sum([record.status in UNSETTLED for record in records]),
                 tuple([record.basis for record in records if record.is_estimated]),
             )
             if len(remembered) >= MAX_REMEMBERED_BLOCKS:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
 
 from nas.errors import TableError
 from nas.files.documents import Count, Document, Format
+from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
-from nas.latency.timing import (
-    ESTIMATED,
-    MAX_MOMENTS,
-    MEASURED,
+from nas.latency.moments import (
     MOMENTS,
     RETIMING_TOLERANCE,
-    SAMPLE_SECONDS,
-    SAMPLES,
-    Timing,
-    moments_agree,
-    quiet_us,
+    Latency,
+    Moment,
     round_to_four_digits,
 )
+from nas.latency.timing import ESTIMATED, MEASURED, SAMPLE_SECONDS, SAMPLES, Timing
 
 SCHEMA = 3
 
@@ -36,9 +33,12 @@ RECORD_START = b'{"record": "'
 MAX_SAMPLES = 12
 """Largest number of samples in a record."""
 
+DISTURBED = "disturbed"
 UNSTABLE = "unstable"
+UNSETTLED = (DISTURBED, UNSTABLE)
+"""Statuses of records that predict, flagged."""
 
-Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
+Microseconds = Annotated[float, Field(ge=1e-9, le=1e12)]
 """Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
 
 Text = Annotated[str, Field(max_length=4096)]
@@ -62,7 +62,7 @@ Object = Annotated[dict[str, JsonValue], AfterValidator(_check_numbers)]
 def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
     """Return the first line of a new table; `basis` is that of its runtime."""
     measured = {"samples": SAMPLES, "moments": MOMENTS, "sample_seconds": SAMPLE_SECONDS}
-    timing = measured if basis == MEASURED else {"basis": basis}
+    timing = {**measured, "reading": READING} if basis == MEASURED else {"basis": basis}
     return {"schema": SCHEMA, "record": "header", **device.to_json(), "timing": timing}
 
 
@@ -103,13 +103,14 @@ class Record(Document):
         kind: what it is of; `record` in the file.
         name: text of the kernel, or the part of the dispatch costs, such as `launch`; `kernel` or
             `part` in the file.
-        status: `ok`; `unstable`, which predicts, flagged; or `failed`, with an error and without a
-            latency.
-        latency_us: `nas.latency.timing.quiet_us` of `moments_us`; the median of `samples_us` if
-            it was timed at one moment. None if failed.
+        status: `ok`; `unstable` or `disturbed` (`nas.latency.moments.Latency.status`), which
+            predict, flagged; or `failed`, with an error and without a latency.
+        latency_us: `nas.latency.moments.Latency.quiet_us`; the median of `samples_us` if it was
+            timed at one moment. None if failed.
         samples_us: samples of the fastest timing.
-        moments_us: median of every timing of a kernel or a miss curve, in order; the timings were
-            taken at different moments.
+        moments_us, readings_us, found_us: what every timing of a kernel or a miss curve found, in
+            order, see `nas.latency.moments.Moment`; the last two are empty without readings.
+        full_us: reading at full speed, as far as it was known when the record was written.
         settled: whether no further timing is needed.
         cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
             of the timing with the lowest median. Empty if that was not timed.
@@ -122,12 +123,15 @@ class Record(Document):
 
     kind: Literal["kernel", "dispatch"] = Field(validation_alias=AliasChoices("record", "kind"))
     name: str = Field(validation_alias=AliasChoices("kernel", "part", "name"))
-    status: Literal["ok", "failed", "unstable"] = "ok"
-    latency_us: Latency | None = None
-    samples_us: Annotated[tuple[Latency, ...], Field(max_length=MAX_SAMPLES)] = ()
-    moments_us: Annotated[tuple[Latency, ...], Field(max_length=1000)] = ()
+    status: Literal["ok", "unstable", "disturbed", "failed"] = "ok"
+    latency_us: Microseconds | None = None
+    samples_us: Annotated[tuple[Microseconds, ...], Field(max_length=MAX_SAMPLES)] = ()
+    moments_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
+    readings_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
+    found_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
+    full_us: Microseconds | None = None
     settled: bool = True
-    cold_samples_us: Annotated[tuple[Latency, ...], Field(max_length=MAX_SAMPLES)] = ()
+    cold_samples_us: Annotated[tuple[Microseconds, ...], Field(max_length=MAX_SAMPLES)] = ()
     schedule: Object | None = None
     basis: Annotated[Text, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
     error: Text | None = None
@@ -138,20 +142,31 @@ class Record(Document):
 
     @model_validator(mode="after")
     def _fits_its_status(self) -> Self:
+        if {len(self.readings_us), len(self.found_us)} - {0, len(self.moments_us)}:
+            raise ValueError("readings_us and found_us should be as long as moments_us")
         if self.status == "failed":
             if self.latency_us is not None or not self.error:
                 raise ValueError("a failed record has an error and no latency")
         elif self.latency_us is None or not self.samples_us:
             raise ValueError(f"it should have latency_us, and 1 to {MAX_SAMPLES} samples of it")
-        elif round_to_four_digits(self.latency_us) != self._expected_us:
+        elif round_to_four_digits(self.latency_us) != self.latency.quiet_us:
             raise ValueError(
-                f"latency_us is {self.latency_us}, and its timings say {self._expected_us}"
+                f"latency_us is {self.latency_us}, and its timings say {self.latency.quiet_us}"
             )
         return self
 
     @property
-    def _expected_us(self) -> float:
-        return quiet_us(self.moments_us) if self.moments_us else self.warm_us
+    def moments(self) -> list[Moment]:
+        """What was found at each moment; a record of a single timing has one without a reading."""
+        latencies_us = self.moments_us or (self.warm_us,)
+        readings_us = self.readings_us or [None] * len(latencies_us)
+        found_us = self.found_us or latencies_us
+        return [Moment(*each) for each in zip(latencies_us, readings_us, found_us, strict=True)]
+
+    @property
+    def latency(self) -> Latency:
+        """The latency, from all moments."""
+        return Latency(self.moments, self.full_us)
 
     @classmethod
     def from_timing(
@@ -175,33 +190,61 @@ class Record(Document):
             basis=basis,
         )
 
-    def awaiting_timings(self) -> Record:
+    def as_first_of_several(self, timing: Timing, full_us: float | None) -> Record:
         """Return this record of a single timing as the first of several."""
-        first = {"moments_us": (self.latency_us,), "settled": False}
-        return self.model_copy(update=first)
+        return self._with_moments([timing.moment], full_us, fewest=2)
 
     def with_timing(
-        self, timing: Timing, min_moments: int, tolerance: float = RETIMING_TOLERANCE
+        self,
+        timing: Timing,
+        fewest: int,
+        full_us: float | None = None,
+        tolerance: float = RETIMING_TOLERANCE,
     ) -> Record:
         """Return the record with one more timing, at another moment.
 
-        It is settled after `min_moments` if its timings agree (`nas.latency.timing.moments_agree`),
-        and after `nas.latency.timing.MAX_MOMENTS` in any case. It is unstable if they do not agree.
+        Args:
+            timing: the timing.
+            fewest: see `nas.latency.moments.Latency.is_settled`.
+            full_us: reading at full speed, as far as it is known now.
+            tolerance: largest difference of timings that agree, as a fraction.
         """
-        before = self.moments_us or (self.warm_us,)
-        moments = (*before, timing.latency_us)
-        agreed = moments_agree(moments, tolerance)
         cold = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
         fastest = min(self.samples_us, timing.samples_us, key=statistics.median)
         changes = {
-            "status": "ok" if agreed else UNSTABLE,
-            "latency_us": quiet_us(moments),
             "samples_us": fastest[:MAX_SAMPLES],
-            "moments_us": moments,
-            "settled": len(moments) >= (min_moments if agreed else max(min_moments, MAX_MOMENTS)),
             "cold_samples_us": min(cold, key=statistics.median, default=())[:MAX_SAMPLES],
             "supersedes": None,
             "line": 0,
+        }
+        more = self.model_copy(update=changes)
+        return more._with_moments([*self.moments, timing.moment], full_us, fewest, tolerance)
+
+    def judged_by(self, full_us: float | None, fewest: int) -> Record:
+        """Return the record judged by what is known now of the reading at full speed."""
+        if full_us is None or not self.readings_us or full_us == self.full_us:
+            return self
+        judged = self._with_moments(self.moments, full_us, fewest)
+        return judged.model_copy(update={"supersedes": None, "line": 0})
+
+    def _with_moments(
+        self,
+        moments: Sequence[Moment],
+        full_us: float | None,
+        fewest: int,
+        tolerance: float = RETIMING_TOLERANCE,
+    ) -> Record:
+        has_readings = all(each.reading_us is not None for each in moments)
+        latency = Latency(moments, full_us if has_readings else None)
+        status = latency.status(tolerance)
+        changes = {
+            "status": self.status if len(moments) == 1 and latency.undisturbed else status,
+            "latency_us": latency.quiet_us,
+            "moments_us": tuple(each.latency_us for each in moments),
+            "readings_us": tuple(each.reading_us for each in moments) if has_readings else (),
+            "found_us": tuple(each.found_us for each in moments) if has_readings else (),
+            "full_us": latency.full_us,
+            "settled": latency.is_settled(fewest, tolerance),
         }
         return self.model_copy(update=changes)
 
@@ -222,9 +265,9 @@ class Record(Document):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The reasons to trust the latency less: `unstable` and `estimated: <by what>`."""
-        unstable = (UNSTABLE,) if self.status == UNSTABLE else ()
-        return (*unstable, self.basis) if self.is_estimated else unstable
+        """The reasons to trust the latency less: its status, and `estimated: <by what>`."""
+        unsure = (self.status,) if self.status in UNSETTLED else ()
+        return (*unsure, self.basis) if self.is_estimated else unsure
 
     @property
     def key(self) -> str:
@@ -248,8 +291,8 @@ class CalibrationNetwork(Document):
     """
 
     architecture: dict[str, JsonValue]
-    uncorrected_us: Latency
-    measured_us: Latency
+    uncorrected_us: Microseconds
+    measured_us: Microseconds
 
 
 class Calibration(Document):

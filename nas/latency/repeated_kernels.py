@@ -11,6 +11,7 @@ from abc import abstractmethod
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 from nas.graph import Channels, Graph, Op, Slot
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
+from nas.latency.moments import MOMENTS
 from nas.latency.runtime import CompiledNetwork, KernelTimer, Runtime, Schedule
 from nas.latency.timing import Evaluate, Timing
 
@@ -125,6 +127,10 @@ class RepeatedKernelTimer(KernelTimer):
 
     # What the runtimes share.
 
+    def timing_context(self) -> AbstractContextManager[None]:
+        """Return a context in which nothing disturbs timings; by default on this machine."""
+        return timing.pinned(self.threads)
+
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Time a kernel among copies of itself. The schedule is the number of copies."""
         schedule = self.choose_copies(kernel)
@@ -139,7 +145,7 @@ class RepeatedKernelTimer(KernelTimer):
     def _cold_seconds(self, kernel: Kernel, copies: int) -> list[float]:
         """Return samples of a kernel among so many copies that their weights are in no cache."""
         evaluate = self._evaluator(kernel, {"copies": copies, "weights": copies})
-        with timing.pinned(self.threads):
+        with self.timing_context():
             return timing.undisturbed_samples(evaluate, copies, COLD_SAMPLES)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
@@ -149,7 +155,7 @@ class RepeatedKernelTimer(KernelTimer):
             self._evaluators[key] = self._evaluator(kernel, schedule)
             if len(self._evaluators) > _MAX_CACHED_KERNELS:
                 self._evaluators.popitem(last=False)
-        with timing.pinned(self.threads):
+        with self.timing_context():
             return timing.measure(self._evaluators[key])
 
     def _evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
@@ -172,12 +178,9 @@ class RepeatedKernelTimer(KernelTimer):
     @cached_property
     def _tiny_runs_s(self) -> tuple[float, float]:
         """Seconds of a run of the models of few and of many tiny nodes."""
-        with timing.pinned(self.threads):
+        with self.timing_context():
             few, many = (
-                min(
-                    timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
-                    for _ in range(timing.MOMENTS)
-                )
+                min(timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS) for _ in range(MOMENTS))
                 for evaluate in self._tiny_models.values()
             )
         return few, many
@@ -216,7 +219,7 @@ class RepeatedKernelTimer(KernelTimer):
                 parts["launch"] = max(differences.SMALLEST_COST_S, launches_s / len(added))
             return parts
 
-        with timing.pinned(self.threads):
+        with self.timing_context():
             return differences.measure_differences(components, costs)
 
     def _add_launch_benchmark(self, components: dict[str, Callable[[], float]]) -> list[Kernel]:
@@ -267,7 +270,7 @@ class RepeatedKernelTimer(KernelTimer):
 
         The networks are a convolution among many copies with weights of its own.
         """
-        with timing.pinned(self.threads):
+        with self.timing_context():
             return {
                 part: timing.measure(evaluate, calls=1)
                 for part, evaluate in self._weight_benchmarks.items()
@@ -277,7 +280,7 @@ class RepeatedKernelTimer(KernelTimer):
 class RepeatedKernelRuntime(Runtime):
     """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself."""
 
-    moments = timing.MOMENTS
+    moments = MOMENTS
     dispatch_seconds = 16.0
     has_local_kernels = False
     # Copies of one kernel on two threads do not tell how long the threads of a network wait for

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -31,7 +32,7 @@ from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
-from nas.latency.timing import MEASURED, Timing
+from nas.latency.timing import MEASURED, Timing, expect_full_speed, pinned, reading
 from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
 
@@ -169,6 +170,10 @@ class KernelTimer(ABC):
             MeasurementError: the kernel cannot be timed.
         """
         return self.time_kernel(kernel)[1]
+
+    def expect_full_speed(self, full_us: float | None) -> None:
+        """Say what the table knows of a reading of the core's speed, in microseconds."""
+        expect_full_speed(full_us)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs, by names of `Runtime.dispatch_parts`.
@@ -496,6 +501,16 @@ class Runtime(ABC):
     def release(self) -> None:
         """Let other processes use a device that has one user at a time; the next use reopens it."""
         return
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """Return a context in which nothing disturbs timings of whole networks.
+
+        The default pins this thread to as many cores as it uses threads, whose speed is read beside
+        the timings; no speed is read of another machine, or beside estimates. Override it with
+        `nas.latency.timing.reading` to read the speed of a device.
+        """
+        is_here = self.network_basis == MEASURED and not self.is_remote
+        return pinned(self.threads) if is_here else reading(None)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

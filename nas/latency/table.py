@@ -30,12 +30,14 @@ from nas.files.paths import expanded
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
+from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
+from nas.latency.moments import full_speed_us
 from nas.latency.prediction import Prediction, Predictor
 from nas.latency.record import (
     HEADER_FORMAT,
-    UNSTABLE,
+    UNSETTLED,
     Calibration,
     Header,
     Record,
@@ -275,9 +277,24 @@ class LatencyTable:
         return not self.dispatch.parts_us.keys() >= set(self.runtime.dispatch_parts)
 
     @property
-    def unstable_dispatch(self) -> list[str]:
-        """The dispatch costs whose timing is unstable."""
-        return [part for part, each in self._dispatch.items() if each.status == UNSTABLE]
+    def unsettled_dispatch(self) -> list[str]:
+        """The dispatch costs whose timing is unstable or disturbed."""
+        return [part for part, each in self._dispatch.items() if each.status in UNSETTLED]
+
+    @property
+    def full_us(self) -> float | None:
+        """Duration of a reading at full speed in all kernels' timings.
+
+        None without readings, or if a reading is another one now.
+        """
+        if (self.timing or {}).get("reading") != READING:
+            return None
+        return full_speed_us(
+            moment
+            for record in self._kernels.values()
+            if record.readings_us
+            for moment in record.moments
+        )
 
     def missing(self, kernels: Iterable[Kernel], *, include_failed: bool = False) -> list[Kernel]:
         """Return the kernels without a record, in order and once each.

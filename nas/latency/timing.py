@@ -6,8 +6,9 @@ how fast the kernel is. The system counts such preemptions, and a preempted samp
 Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
 its own counts. So a sample counts between two readings at full speed (`nas.latency.core_speed`).
 Where there is none, all samples of one moment may agree and be too slow. So kernels, networks and
-exported files are timed at several moments with few samples, and `LatencySummary` says what they
-take at quiet moments and typically; docs/measurements.md has the measurements behind this.
+exported files are timed at several moments with few samples. Each moment keeps its reading, so that
+a slow one is found out as soon as a faster reading is known, and `Latency` says what follows from
+all of them; docs/measurements.md has the measurements behind this.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
 from nas.latency.core_speed import CoreSpeed, SpeedSummary
-from nas.statistics import tail_quantile
+from nas.latency.moments import Moment, round_to_four_digits
 
 MEASURED = "measured"
 """Basis of a latency that was measured; the basis of another one starts with `ESTIMATED`."""
@@ -38,21 +39,6 @@ if sys.platform != "win32":
 
 SAMPLES = 3
 """Samples of one timing; its latency is their median."""
-
-MOMENTS = 6
-"""Moments at which a kernel or a network is timed, at least.
-
-With ten moments, predictions of three tables were 0.2 points better (docs/measurements.md).
-"""
-
-MAX_MOMENTS = 24
-"""Moments after which a kernel or a network whose timings disagree is timed no more."""
-
-MOMENTS_PER_OUTLIER = 8
-"""One of so many moments may be faster than all others, while the neighbours of a core idle."""
-
-RETIMING_TOLERANCE = 0.03
-"""Largest difference of two latencies of a kernel or network that agree, as a fraction."""
 
 SECONDS_BETWEEN_MOMENTS = 0.5
 """Shortest time from one timing of a kernel or a network to its next.
@@ -72,9 +58,11 @@ QUICK_SAMPLE_SECONDS = 2e-4
 MAX_ATTEMPTS_PER_SAMPLE = 5
 """Attempts, on average, at an undisturbed sample."""
 
-WAIT_SECONDS = 0.25
-"""How long a timing waits for an undisturbed sample: slowed stretches of a core are often shorter.
-A timing that has one waits for the others as long as `MAX_ATTEMPTS_PER_SAMPLE` says."""
+WAIT_SECONDS = 10.0
+"""How long timings wait for a slowed core: nothing can be timed meanwhile, and stretches of up to
+7 s were seen. After that, timings take the samples that they get until it is at full speed again. A
+timing that has an undisturbed sample takes `MAX_ATTEMPTS_PER_SAMPLE` attempts at the others.
+"""
 
 LONGER_SAMPLES = (1, 10, 100)
 """Factors by which samples get longer while one of them is not above zero."""
@@ -90,6 +78,12 @@ an untimed warm-up call."""
 _SPEED = CoreSpeed()
 """The speed of the cores of this process."""
 
+_expected_s = math.inf
+"""Duration of a reading at full speed that a table knows, see `expect_full_speed`."""
+
+_READ: ContextVar[CoreSpeed | None] = ContextVar("read")
+"""The speed that is read beside timings, if it is not `_SPEED`."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -99,14 +93,24 @@ class Timing:
         samples_us: samples of a kernel that is called repeatedly, so that its caches are warm.
         cold_samples_us: samples of the same kernel, called once with cold caches, see
             `nas.latency.cache_model`; empty if that was not timed.
+        reading_us: duration of the reading of the core's speed beside the samples; None if no speed
+            was read.
+        found_us: the first sample, whatever disturbed it; None if samples are not taken one by one.
     """
 
     samples_us: tuple[float, ...]
     cold_samples_us: tuple[float, ...] = ()
+    reading_us: float | None = None
+    found_us: float | None = None
 
     @classmethod
-    def from_seconds(cls, seconds: Sequence[float]) -> Timing:
-        """Return the timing with these samples in seconds.
+    def from_seconds(
+        cls,
+        seconds: Sequence[float],
+        reading_s: float | None = None,
+        found_s: float | None = None,
+    ) -> Timing:
+        """Return the timing with these values in seconds.
 
         Raises:
             MeasurementError: there is no sample, or one is not finite and above zero.
@@ -117,7 +121,11 @@ class Timing:
                 f"Timing gave {list(samples)} us, which is no latency.",
                 remedy="Time it again on an idle machine.",
             )
-        return cls(samples)
+        others = (
+            None if value is None else round_to_four_digits(value * 1e6)
+            for value in (reading_s, found_s)
+        )
+        return cls(samples, (), *others)
 
     def with_cold_seconds(self, seconds: Sequence[float]) -> Timing:
         """Return this timing with samples in seconds that were taken with cold caches.
@@ -131,6 +139,12 @@ class Timing:
     def latency_us(self) -> float:
         """The median of the samples with warm caches."""
         return round_to_four_digits(statistics.median(self.samples_us))
+
+    @property
+    def moment(self) -> Moment:
+        """What it says of the moment at which it was taken."""
+        found_us = self.latency_us if self.found_us is None else self.found_us
+        return Moment(self.latency_us, self.reading_us, found_us)
 
     @property
     def spread(self) -> float:
@@ -168,104 +182,11 @@ def measure(
         MeasurementError: a sample is not above zero, however long it is.
     """
     shortest = calls or calls_per_sample(evaluate, sample_seconds)
-    seconds: list[float] = []
     for factor in LONGER_SAMPLES:
-        seconds = undisturbed_samples(evaluate, factor * shortest, samples, wait_s=WAIT_SECONDS)
+        seconds, reading_s, found_s = _take_samples(evaluate, factor * shortest, samples)
         if min(seconds) > 0:
             break
-    return Timing.from_seconds(seconds)
-
-
-def quiet_us(moments_us: Sequence[float]) -> float:
-    """Return the latency at quiet moments, from the latencies at several moments.
-
-    Other work on the machine only adds time, so it is the fastest one, after one of each
-    `MOMENTS_PER_OUTLIER` moments is left out.
-
-    Args:
-        moments_us: latencies of a kernel, network or file in microseconds, at least one.
-    """
-    return sorted(moments_us)[len(moments_us) // MOMENTS_PER_OUTLIER]
-
-
-class LatencySummary(NamedTuple):
-    """Latencies at several moments in two figures, in microseconds.
-
-    Attributes:
-        quiet_us: see `quiet_us`; what tables, searches and comparisons use, as it depends least on
-            the other work on the machine.
-        typical_us: the median.
-    """
-
-    quiet_us: float
-    typical_us: float
-
-    @classmethod
-    def of(cls, moments_us: Sequence[float]) -> LatencySummary:
-        """Return the summary of latencies at one moment or more."""
-        figures = quiet_us(moments_us), statistics.median(moments_us)
-        return cls(*map(round_to_four_digits, figures))
-
-
-class Slowdown(NamedTuple):
-    """How much slower than at quiet moments a machine was.
-
-    Attributes:
-        typical: median over all that was timed of its typical over its quiet latency.
-        high: the 95% quantile over all moments of the latency over the quiet one; None of too few
-            moments, see `nas.statistics.has_tail`.
-    """
-
-    typical: float
-    high: float | None
-
-    @classmethod
-    def of(cls, latencies: Iterable[Sequence[float]]) -> Slowdown | None:
-        """Return the slowdown while some latencies were timed; None if none was timed again.
-
-        Args:
-            latencies: latencies of each kernel or network at several moments.
-        """
-        ratios = [
-            [each / quiet_us(moments) for each in moments]
-            for moments in latencies
-            if len(moments) > 1
-        ]
-        if not ratios:
-            return None
-        typical = statistics.median(map(statistics.median, ratios))
-        return cls(typical, tail_quantile([each for own in ratios for each in own], 0.95))
-
-    @property
-    def text(self) -> str:
-        """A clause that follows the name of what was timed."""
-        text = f"typically took {self.typical:.2f} times as long as at quiet moments"
-        if self.high is not None:
-            text += f", and {self.high:.2f} times or more at the slowest 5% of all moments"
-        return f"{text}, not counting samples while the core was slowed"
-
-
-def compared_us(moments_us: Sequence[float]) -> tuple[float, float] | None:
-    """Return two latencies in microseconds that tell how precisely a latency is known.
-
-    They are those of every other moment, and of the rest.
-
-    Args:
-        moments_us: latencies of a kernel or network at several moments.
-
-    Returns:
-        The latencies in ascending order; None if there are fewer than two moments.
-    """
-    if len(moments_us) < 2:
-        return None
-    first, second = (quiet_us(moments_us[start::2]) for start in (0, 1))
-    return min(first, second), max(first, second)
-
-
-def moments_agree(moments_us: Sequence[float], tolerance: float = RETIMING_TOLERANCE) -> bool:
-    """Return whether `compared_us` differ by at most `tolerance`, a fraction."""
-    compared = compared_us(moments_us)
-    return compared is not None and compared[1] <= (1 + tolerance) * compared[0]
+    return Timing.from_seconds(seconds, reading_s, found_s if found_s > 0 else seconds[0])
 
 
 class Moments:
@@ -291,41 +212,75 @@ def quick_latency_us(evaluate: Evaluate) -> float:
     return Timing.from_seconds(undisturbed_samples(evaluate, calls, QUICK_SAMPLES)).latency_us
 
 
-def undisturbed_samples(
-    evaluate: Evaluate, calls: int, samples: int, *, wait_s: float = 0.0
-) -> list[float]:
+def undisturbed_samples(evaluate: Evaluate, calls: int, samples: int) -> list[float]:
     """Return samples during which the thread was not preempted and its core ran at full speed.
 
-    Each sample is taken between two readings of the speed, see `nas.latency.core_speed`. If no
-    sample is undisturbed, the fastest of the others are returned; those of another moment are then
-    faster.
+    If no sample is undisturbed, the fastest of the others are returned.
 
     Args:
         evaluate: function that takes the samples.
         calls: calls per sample.
         samples: number of samples, at most.
-        wait_s: seconds in which samples are taken until one is undisturbed, beyond
-            `MAX_ATTEMPTS_PER_SAMPLE` attempts for each sample.
 
     Returns:
         Seconds per call, one value per sample, at least one.
     """
-    undisturbed: list[float] = []
-    disturbed: list[float] = []
-    end, attempts = time.monotonic() + wait_s, MAX_ATTEMPTS_PER_SAMPLE * samples
-    speed_before = _SPEED.read()
-    while len(undisturbed) < samples and (
-        attempts > 0 or (not undisturbed and time.monotonic() < end)
-    ):
+    return _take_samples(evaluate, calls, samples)[0]
+
+
+def _take_samples(
+    evaluate: Evaluate, calls: int, samples: int
+) -> tuple[list[float], float | None, float]:
+    """Take samples, each between two readings of the speed; see `undisturbed_samples`.
+
+    There are `MAX_ATTEMPTS_PER_SAMPLE` attempts at each sample, and more until one is undisturbed,
+    or the core has been slowed for `WAIT_SECONDS`.
+
+    Returns:
+        The samples in seconds per call, one or more; the median reading beside them, None without
+        readings; and the first sample that was taken.
+    """
+    speed = _READ.get(_SPEED)
+    if speed:
+        speed.expect(_expected_s)
+    taken: list[tuple[float, float]] = []
+    undisturbed: list[tuple[float, float]] = []
+    attempts = MAX_ATTEMPTS_PER_SAMPLE * samples
+    before = speed.read() if speed else 0.0
+    is_waiting = False
+    while len(undisturbed) < samples and (attempts > 0 or is_waiting):
         attempts -= 1
         preempted_before = _preemptions()
         (seconds,) = evaluate(calls, 1)
         is_preempted = _preemptions() != preempted_before
-        speed = _SPEED.read()
-        is_undisturbed = not is_preempted and _SPEED.is_full(speed_before, speed)
-        (undisturbed if is_undisturbed else disturbed).append(seconds)
-        speed_before = speed
-    return undisturbed or sorted(disturbed)[:samples]
+        after = speed.read() if speed else 0.0
+        taken.append((seconds, max(before, after)))
+        is_full = speed is None or speed.is_full(before, after)
+        if is_full and not is_preempted:
+            undisturbed.append(taken[-1])
+        is_waiting = bool(
+            speed and not is_full and not undisturbed and speed.slowed_s() < WAIT_SECONDS
+        )
+        before = after
+    chosen = undisturbed or sorted(taken)[:samples]
+    reading_s = statistics.median(reading for _, reading in chosen) if speed else None
+    return [each for each, _ in chosen], reading_s, taken[0][0]
+
+
+def expect_full_speed(full_us: float | None) -> None:
+    """Say what a table knows of a reading at full speed, in microseconds; None for nothing."""
+    global _expected_s
+    _expected_s = math.inf if full_us is None else full_us / 1e6
+
+
+@contextmanager
+def reading(speed: CoreSpeed | None) -> Iterator[None]:
+    """Read the speed of another core than this process's beside timings, or None for no speed."""
+    before = _READ.set(speed)
+    try:
+        yield
+    finally:
+        _READ.reset(before)
 
 
 def _preemptions() -> int:
@@ -339,11 +294,6 @@ def calls_per_sample(evaluate: Evaluate, sample_seconds: float) -> int:
     """Return the number of calls that fill a sample of this duration."""
     once = min(evaluate(1, 3))
     return max(1, math.ceil(sample_seconds / once)) if once > 0 else 1000
-
-
-def round_to_four_digits(value: float) -> float:
-    """Return a value with four significant digits, which no timing exceeds in precision."""
-    return float(f"{value:.4g}")
 
 
 @contextmanager
@@ -364,6 +314,12 @@ def pinned(threads: int) -> Iterator[None]:
             yield
         finally:
             os.sched_setaffinity(0, before)
+
+
+def read_speed(threads: int) -> float:
+    """Return the seconds of a reading of the speed of a core of this machine."""
+    with pinned(threads):
+        return _SPEED.read()
 
 
 def watch_speed(seconds: float) -> SpeedSummary:

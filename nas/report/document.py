@@ -103,6 +103,7 @@ class Member(Document):
         standalone: range of the accuracies that 95% of such networks reach in standalone training,
             from the ranking of the supernet; null without one.
         latency_us: measured latency, or the predicted one.
+        latency_range_us: its limits, see `nas.run.candidates.Candidate.latency_range_us`.
         latency_basis: which of the two, and what makes it unsure.
         file_bytes: size of its file.
         is_file_size_estimated: whether that is an estimate, as no file was exported.
@@ -120,6 +121,7 @@ class Member(Document):
     interval: Range
     standalone: Range | None
     latency_us: Positive
+    latency_range_us: tuple[Positive, Positive]
     latency_basis: str
     file_bytes: Count
     is_file_size_estimated: bool
@@ -402,6 +404,7 @@ def _member(
         interval=(interval.low, interval.high),
         standalone=None if ranking is None else ranking.standalone_range(member.score),
         latency_us=option.latency_us,
+        latency_range_us=member.latency_range_us,
         latency_basis=member.latency_basis,
         file_bytes=option.file_bytes,
         is_file_size_estimated=option.is_file_size_estimated,

@@ -15,7 +15,7 @@ from nas.files.documents import Count, Document, Fraction, Positive
 from nas.kernels.kernel import Kernel
 from nas.latency.breakdown import Breakdown, Launch, break_down
 from nas.latency.networks import SAMPLE_SECONDS
-from nas.latency.record import UNSTABLE
+from nas.latency.record import UNSETTLED
 from nas.latency.timing import MEASURED, Timing, round_to_four_digits
 from nas.run import candidates
 from nas.run.run import Run
@@ -44,7 +44,7 @@ class KernelTime(Document):
             the table does not know it.
         is_cold_measured: whether the table has a timing with cold weights. Otherwise `cold_us`
             follows from the size of the weights.
-        is_unstable: whether its timings did not agree.
+        unsettled: `unstable` or `disturbed` if its timings are; else empty.
         basis: `measured`, or `estimated: <by what>`.
         note: in which form the device runs it if it has no code for it; else empty.
     """
@@ -55,7 +55,7 @@ class KernelTime(Document):
     warm_us: float
     cold_us: float | None
     is_cold_measured: bool
-    is_unstable: bool
+    unsettled: str
     basis: str
     note: str
 
@@ -119,7 +119,7 @@ class KernelDifference(Document):
 
 
 class Percentiles(Document):
-    """Percentiles of the latency of a whole network.
+    """Percentiles of the latency of a whole network, of one sample a moment at whatever speed.
 
     A percentile that needs more samples (`nas.statistics.has_tail`) is left out: the 95% one of
     fewer than 20 samples, and the 99% one of fewer than 100.
@@ -174,7 +174,7 @@ class NetworkTimes(Document):
         unmatched_us: time of the kernels that only one dtype has, in each; None for one dtype.
         latency: percentiles of its timings as a whole network; None if it was not timed, or has
             one timing.
-        files: percentiles of the moments of each exported file, by format.
+        files: percentiles of the timings of each exported file, by format.
     """
 
     id: str
@@ -197,7 +197,7 @@ class TimesSection(Document):
         batch: number of images that run at once.
         sample_seconds: shortest duration of a sample of a whole network.
         slowdown: how samples of all networks spread; None without timings.
-        unstable, estimated: share of all launches whose kernel is unstable, or estimated.
+        unsettled, estimated: share of all launches whose kernel is unsettled, or estimated.
     """
 
     kernels: tuple[KernelTime, ...]
@@ -207,7 +207,7 @@ class TimesSection(Document):
     batch: Count
     sample_seconds: float = SAMPLE_SECONDS
     slowdown: PooledSlowdown | None
-    unstable: Fraction
+    unsettled: Fraction
     estimated: Fraction
 
 
@@ -260,7 +260,7 @@ def times_section(run: Run) -> TimesSection | None:
         problem=problem,
         batch=run.settings.device.batch,
         slowdown=_pooled([timings[each.digest] for each in networks if each.digest in timings]),
-        unstable=_share(each.is_unstable for each in launched),
+        unsettled=_share(bool(each.unsettled) for each in launched),
         estimated=_share(each.basis != MEASURED for each in launched),
     )
 
@@ -275,7 +275,7 @@ def _networks(run: Run) -> list[_Network]:
     for model in run.models:
         record = model.record
         files_us = {
-            file.format: file.latency.moments_us for file in model.files if file.latency is not None
+            file.format: file.latency.found_us for file in model.files if file.latency is not None
         }
         network = _Network(record.id, record.architecture, record.digest, files_us)
         networks[record.digest] = network
@@ -323,7 +323,7 @@ def _kernel_time(table: LatencyTable, kernel: Kernel) -> KernelTime:
         warm_us=warm_us,
         cold_us=round_to_four_digits(warm_us + penalty_us) if is_measured or penalty_us else None,
         is_cold_measured=is_measured,
-        is_unstable=record.status == UNSTABLE,
+        unsettled=record.status if record.status in UNSETTLED else "",
         basis=record.basis,
         note=table.runtime.kernel_note(kernel),
     )
@@ -419,7 +419,8 @@ def _times_by_operation(launches: Iterable[tuple[str, Launch]]) -> dict[tuple[st
 
 
 def _samples(timings: Sequence[Timing]) -> list[float]:
-    return [us for timing in timings for us in timing.samples_us]
+    """Return the samples as they were found, one a moment."""
+    return [timing.moment.found_us for timing in timings]
 
 
 def _pooled(networks: Sequence[Sequence[Timing]]) -> PooledSlowdown | None:

@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -47,8 +47,8 @@ Machines change by 2% to 10% from moment to moment; where half of all moments ar
 as the latency on the page, no promise can be made from it.
 """
 
-LIMITING_UNSTABLE_SHARE = 0.1
-"""Share of unstable kernels from which hardly any network of some ten kernels is without one."""
+LIMITING_UNSETTLED_SHARE = 0.1
+"""Share of unsettled kernels from which hardly any network of some ten kernels is without one."""
 
 MIN_RANKING_TAU = 0.5
 """Kendall's tau with which three of four pairs are in order; a second training has about 0.6."""
@@ -352,19 +352,27 @@ def _kernels(facts: _Facts) -> TrustRow | None:
     if not tables:
         return None
     kernels, failed = sum(t.kernels for t in tables), sum(t.failed for t in tables)
-    unstable = sum(t.unstable for t in tables)
-    unsure = [each for each in facts.members if each.unsure_launches]
+    unsettled = {
+        "unstable": sum(t.unstable for t in tables),
+        "disturbed": sum(t.disturbed for t in tables),
+    }
+    resting = [each for each in facts.members if each.unsettled_launches]
     details = []
-    if unstable:
+    if unsettled["unstable"]:
         details.append("The timings of an unstable kernel did not agree in the time they had.")
-    if unsure:
-        launches = ", ".join(f"{each.id} ({each.unsure_launches})" for each in unsure[:5])
-        details.append(f"Launches of the front that rest on unsure kernels: {launches}.")
+    if unsettled["disturbed"]:
+        details.append(
+            "The core was slowed whenever a disturbed kernel was timed: its latency is too high."
+        )
+    if resting:
+        launches = ", ".join(f"{each.id} ({each.unsettled_launches})" for each in resting[:5])
+        details.append(f"Launches of the front that rest on such kernels: {launches}.")
     if failed:
         details.append("Networks that need a failed kernel were left out of the search.")
-    parts = [f"{failed} failed"] * bool(failed) + [f"{unstable} unstable"] * bool(unstable)
-    severity: Severity = "note" if failed or unstable else "fine"
-    if unstable > LIMITING_UNSTABLE_SHARE * kernels:
+    counts = {"failed": failed, **unsettled}
+    parts = [f"{count} {name}" for name, count in counts.items() if count]
+    severity: Severity = "note" if parts else "fine"
+    if sum(unsettled.values()) > LIMITING_UNSETTLED_SHARE * kernels:
         severity = "limit"
     return TrustRow(
         topic="kernels",
@@ -373,7 +381,7 @@ def _kernels(facts: _Facts) -> TrustRow | None:
         else f"All {kernels} kernels of the latency table were timed.",
         details=" ".join(details),
         severity=severity,
-        remedy=_build_command(facts.run) if failed or unstable else None,
+        remedy=_build_command(facts.run) if parts else None,
     )
 
 
@@ -381,14 +389,42 @@ def _slowdown(facts: _Facts) -> TrustRow | None:
     slowdown = facts.run.slowdown
     if slowdown is None:
         return None
+    disturbed = [each.id for each in facts.members if each.disturbed]
+    by_latency = sorted(facts.members, key=lambda each: each.latency_us)
+    unordered = [
+        f"{fast.id} and {slow.id}"
+        for fast, slow in pairwise(by_latency)
+        if fast.latency_range_us[1] >= slow.latency_range_us[0]
+    ]
+    details = (
+        "All latencies on this page are those of quiet moments, which tell networks apart. "
+        "Do not promise less than the typical one on a machine that does other work, too. "
+    )
+    if disturbed:
+        details += (
+            f"The core was slowed whenever {_join(disturbed)} {_verb(disturbed)} timed: these "
+            "latencies are those of a disturbed machine, and the lower limits are what they may be "
+            "at full speed. The same job times them again. "
+        )
+    if unordered:
+        details += f"The timings do not tell which is faster of {_join(unordered)}. "
+    severity = _by_size(slowdown.typical, NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN)
+    if disturbed:
+        severity = "limit" if 2 * len(disturbed) > len(facts.members) else "note"
     return TrustRow(
         topic="noise of the machine",
-        finding=f"While they were timed, networks {slowdown.text}.",
-        details="All latencies on this page are those of quiet moments, which tell networks apart. "
-        "Do not promise less than the typical one on a machine that does other work, too. "
-        "nas doctor says for which share of the time the core is slowed, and how much.",
-        severity=_by_size(slowdown.typical, NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN),
-        remedy=None if slowdown.typical < NOTABLE_SLOWDOWN else "nas doctor",
+        finding=f"While they were timed, networks {slowdown.text}."
+        if not disturbed
+        else f"{len(disturbed)} of {len(facts.members)} latencies of the front are those of a core "
+        f"that was slowed all the time. Networks {slowdown.text}.",
+        details=f"{details}nas doctor says for which share of the time the core is slowed, and how "
+        "much.",
+        severity=severity,
+        remedy=facts.continue_command
+        if disturbed
+        else None
+        if slowdown.typical < NOTABLE_SLOWDOWN
+        else "nas doctor",
     )
 
 
@@ -672,10 +708,14 @@ def _join(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def _verb(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
 def _build_command(run: Run) -> str:
     """Return the command that times kernels again of the first table of a run with unsure ones."""
     device, sizes = run.settings.device, run.record.settings
-    unsure = [bool(t and (t.failed or t.unstable)) for t in run.record.tables]
+    unsure = [bool(t and (t.failed or t.unstable or t.disturbed)) for t in run.record.tables]
     words = ["nas", "table", "build"]
     for name in run.record.spaces or {}:
         words += ["--space", str(run.path / "spaces" / f"{name}.py")]

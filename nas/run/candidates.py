@@ -39,6 +39,7 @@ from nas.statistics import Interval, LatencyAgreement
 
 if TYPE_CHECKING:
     from nas.latency import Prediction
+    from nas.latency.moments import Latency
 
 
 def _parsed(value: Any) -> Any:
@@ -72,6 +73,10 @@ class Candidate(Document):
         device_predicted_us: the same on each further device of the search, by its name; in a table
             each is a column `predicted_us NAME`.
         measured_us: latency of the whole network, in microseconds; only some are measured.
+        measured_low_us, measured_high_us: limits of this latency, see
+            `nas.latency.moments.Latency.interval_us`.
+        disturbed: whether the core never ran at full speed while the network was timed; None if it
+            was not measured.
         macs: multiply-accumulates for one image.
         params: number of trainable parameters.
         peak_memory_bytes: largest number of bytes of activations alive at once.
@@ -87,7 +92,8 @@ class Candidate(Document):
             about the networks. See `nas.run.trained.Recipe`.
         dominated_by: id of a network of the same recipe that is, after training, not worse in any
             objective.
-        unstable_launches: number of launches predicted from timings that did not agree.
+        unsettled_launches: number of launches predicted from timings that did not agree, or were
+            disturbed.
         estimated_launches: number of launches predicted from estimates.
         dispatch_share: share of launches and the start of the network in the predicted latency.
         basis: what `measured_us` is: `measured`, or `estimated: <by what>` on a device that only a
@@ -105,6 +111,9 @@ class Candidate(Document):
     predicted_us: Positive | None = None
     device_predicted_us: dict[Name, Positive] = Field(default_factory=dict)
     measured_us: Positive | None = None
+    measured_low_us: Positive | None = None
+    measured_high_us: Positive | None = None
+    disturbed: bool | None = None
     macs: Count
     params: Count
     peak_memory_bytes: Count
@@ -116,7 +125,7 @@ class Candidate(Document):
     test_accuracy: Fraction | None = None
     recipe: str | None = None
     dominated_by: NetworkDigest | None = None
-    unstable_launches: Count | None = None
+    unsettled_launches: Count | None = None
     estimated_launches: Count | None = None
     dispatch_share: Fraction | None = None
     basis: str = MEASURED
@@ -186,12 +195,23 @@ class Candidate(Document):
         return latency
 
     @property
+    def latency_range_us(self) -> tuple[float, float]:
+        """Limits of `latency_us`; both are equal for a predicted latency."""
+        if self.measured_low_us is None or self.measured_high_us is None:
+            return self.latency_us, self.latency_us
+        return self.measured_low_us, self.measured_high_us
+
+    @property
     def latency_basis(self) -> str:
         """What `latency_us` is: `basis`, or `predicted` and what makes the prediction unsure."""
         if self.measured_us is not None:
-            return self.basis if self.basis == MEASURED else f"({self.basis})"
-        unsure = self.unsure_launches
-        predicted = f"predicted, of its launches {unsure}" if unsure else "predicted"
+            basis = self.basis if self.basis == MEASURED else f"({self.basis})"
+            low_us, high_us = self.latency_range_us
+            limits = f"{format_latency(low_us)} to {format_latency(high_us)}"
+            return f"{basis}, disturbed: {limits} at full speed" if self.disturbed else basis
+        predicted = "predicted"
+        if self.unsure_launches:
+            predicted += f", of its launches {self.unsure_launches}"
         if self.is_rough:
             predicted += f", {self.dispatch_share:.0%} of it launches"
         return predicted if self.basis == MEASURED else f"{predicted} ({self.basis})"
@@ -203,8 +223,8 @@ class Candidate(Document):
 
     @property
     def unsure_launches(self) -> str:
-        """Number of unstable and estimated launches: `3 unstable, 1 estimated`; may be empty."""
-        counts = {"unstable": self.unstable_launches, "estimated": self.estimated_launches}
+        """Launches of unsettled and estimated kernels: `3 unsettled, 1 estimated`; may be empty."""
+        counts = {"unsettled": self.unsettled_launches, "estimated": self.estimated_launches}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     def intervals(self, data: JudgedImages) -> dict[str, Interval]:
@@ -317,7 +337,7 @@ MIN_ID_CHARACTERS = 4
 def from_trials(
     trials: Sequence[Trial],
     *,
-    measured_us: Mapping[str, float],
+    latencies: Mapping[str, Latency],
     holdout_accuracy: Mapping[str, float],
     problems: Mapping[str, str],
     predictions: Mapping[str, Prediction],
@@ -329,7 +349,7 @@ def from_trials(
     Args:
         trials: trials with the values `predicted_us`, `validation_error`, `corrected_error`,
             `score_images` and the figures where they are known.
-        measured_us: latency of whole networks by digest, in microseconds.
+        latencies: latency of whole networks by digest.
         holdout_accuracy: accuracy on images that the search did not use, by digest.
         problems: reason why a whole network could not be timed, by digest.
         predictions: predictions of the table, by digest.
@@ -342,8 +362,8 @@ def from_trials(
             _candidate(
                 trial,
                 predictions.get(trial.digest),
+                latencies.get(trial.digest),
                 id=ids[trial.digest],
-                measured_us=measured_us.get(trial.digest),
                 error=trial.error or problems.get(trial.digest, ""),
                 holdout_accuracy=holdout_accuracy.get(trial.digest),
                 figures={name: trial.values[name] for name in figures if name in trial.values},
@@ -354,14 +374,20 @@ def from_trials(
     )
 
 
-def _candidate(trial: Trial, prediction: Prediction | None, **fields: Any) -> Candidate:
+def _candidate(
+    trial: Trial, prediction: Prediction | None, latency: Latency | None, **fields: Any
+) -> Candidate:
     graph, values = trial.architecture.graph, trial.values
+    if latency is not None:
+        low_us, high_us = latency.interval_us
+        fields |= {"measured_us": latency.quiet_us, "measured_low_us": low_us}
+        fields |= {"measured_high_us": high_us, "disturbed": latency.is_disturbed}
     fields["predicted_us"] = values.get("predicted_us")
     for name, digits in (("validation", 6), ("corrected", 9)):
         if f"{name}_error" in values:
             fields[f"{name}_accuracy"] = round(1 - values[f"{name}_error"], digits)
     if prediction is not None:
-        fields["unstable_launches"] = prediction.unstable_launches
+        fields["unsettled_launches"] = prediction.unsettled_launches
         fields["estimated_launches"] = prediction.estimated_launches
         fields["dispatch_share"] = round(prediction.dispatch_share, 4)
     return Candidate(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from nas.errors import RunFolderError
 from nas.files.documents import Document, Format, NetworkDigest, Positive
+from nas.latency.moments import MOMENTS, Latency, round_to_four_digits
 from nas.latency.networks import NetworkTimings
-from nas.latency.timing import (
-    MAX_MOMENTS,
-    Timing,
-    moments_agree,
-    quiet_us,
-    round_to_four_digits,
-)
+from nas.latency.timing import Timing
 from nas.space import Architecture
 from nas.space.records import ArchitectureRecord
 
@@ -30,20 +25,25 @@ class Measurement(Document):
     Attributes:
         digest: digest of the network's graph.
         architecture: the network's choices.
-        status: `unstable` where the samples disagree; `failed` without a latency.
+        status: `failed` without a latency.
         predicted_us: latency that the table predicted; None if it was not asked.
         measured_us: median of `samples_us`; None if the timing failed.
         samples_us: latencies of single samples.
+        reading_us, found_us: see `nas.latency.moments.Moment`; None without readings.
+        full_us: reading at full speed, as far as it was known then.
         error: reason of a failure.
     """
 
-    schema_version: Literal[2] = Field(alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     digest: NetworkDigest
     architecture: ArchitectureRecord
-    status: Literal["ok", "unstable", "failed"]
+    status: Literal["ok", "failed"]
     predicted_us: Positive | None
     measured_us: Positive | None
     samples_us: Annotated[tuple[Positive, ...], Field(max_length=1000)]
+    reading_us: Positive | None = None
+    found_us: Positive | None = None
+    full_us: Positive | None = None
     error: str | None
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class Measurement(Document):
     @property
     def timing(self) -> Timing:
         """The timing that the line records."""
-        return Timing(self.samples_us)
+        return Timing(self.samples_us, (), self.reading_us, self.found_us)
 
     @classmethod
     def of_timings(
@@ -69,15 +69,17 @@ class Measurement(Document):
         """Return a record of each timing of a network, or one of its failure."""
 
         def record(timing: Timing | None) -> Measurement:
-            is_stable = timing is not None and not timing.is_unstable
             return cls(
-                schema=2,
+                schema=3,
                 digest=architecture.digest,
                 architecture=ArchitectureRecord(**architecture.to_json()),
-                status="ok" if is_stable else "unstable" if timing else "failed",
+                status="ok" if timing else "failed",
                 predicted_us=predicted_us,
                 measured_us=None if timing is None else timing.latency_us,
                 samples_us=() if timing is None else timing.samples_us,
+                reading_us=None if timing is None else timing.reading_us,
+                found_us=None if timing is None else timing.found_us,
+                full_us=result.full_us,
                 error=None if timing else result.error,
             )
 
@@ -92,42 +94,32 @@ MEASUREMENTS = Format(
 )
 
 
-Value = TypeVar("Value")
-
-
-def latencies_and_errors(
-    measurements: Sequence[Measurement],
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Return measured latencies in microseconds, and errors, by digest.
-
-    A latency is that of all timings of a network (`nas.latency.timing.quiet_us`). A network has
-    an error only if it was never timed.
-    """
-    measured = {digest: quiet_us(own) for digest, own in moments_by_digest(measurements).items()}
+def errors_by_digest(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """Return the error of each network that was never timed, by digest."""
+    measured = timings_by_digest(measurements)
     failed = [each for each in measurements if each.digest not in measured]
-    return measured, {each.digest: each.error or "" for each in failed}
+    return {each.digest: each.error or "" for each in failed}
 
 
-def moments_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[float]]:
-    """Return the latencies of each network at all moments, in microseconds, by digest."""
-    return _by_digest(measurements, lambda measurement: measurement.measured_us)
+def latencies_by_digest(measurements: Sequence[Measurement]) -> dict[str, Latency]:
+    """Return the latency of each network, by digest, from all of its timings.
+
+    The fastest reading at full speed that was known at any time counts for all.
+    """
+    full_us = min((each.full_us for each in measurements if each.full_us), default=None)
+    return {
+        digest: Latency([each.moment for each in own], full_us)
+        for digest, own in timings_by_digest(measurements).items()
+    }
 
 
 def timings_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[Timing]]:
     """Return the timings of each network, one a moment, by digest."""
-    return _by_digest(measurements, lambda each: None if each.measured_us is None else each.timing)
-
-
-def _by_digest(
-    measurements: Sequence[Measurement], value: Callable[[Measurement], Value | None]
-) -> dict[str, list[Value]]:
-    """Return what a function gives for the measurements of each network, but for None."""
-    values: dict[str, list[Value]] = {}
-    for measurement in measurements:
-        own = value(measurement)
-        if own is not None:
-            values.setdefault(measurement.digest, []).append(own)
-    return values
+    timings: dict[str, list[Timing]] = {}
+    for each in measurements:
+        if each.measured_us is not None:
+            timings.setdefault(each.digest, []).append(each.timing)
+    return timings
 
 
 def unsettled(
@@ -135,22 +127,19 @@ def unsettled(
 ) -> set[str]:
     """Return the digests of the networks that need another timing.
 
-    A network is timed again until its timings agree, or it was timed `MAX_MOMENTS` times. A
-    network whose timing failed is not timed again.
+    A network is timed until it is settled, see `nas.latency.moments.Latency.is_settled`; one whose
+    timing failed is not timed again.
 
     Args:
         measurements: the timings so far.
         digests: networks to time.
         once: whether one timing is enough, because all would be equal.
     """
-    timings: dict[str, list[float]] = {digest: [] for digest in digests}
-    for measurement in measurements:
-        if measurement.measured_us is None:
-            timings.pop(measurement.digest, None)
-        elif measurement.digest in timings:
-            timings[measurement.digest].append(measurement.measured_us)
+    failed = {each.digest for each in measurements if each.measured_us is None}
+    latencies = latencies_by_digest(measurements)
     return {
         digest
-        for digest, own in timings.items()
-        if not moments_agree(own) and len(own) < (1 if once else MAX_MOMENTS)
+        for digest in digests
+        if digest not in failed
+        and not (digest in latencies and (once or latencies[digest].is_settled(MOMENTS)))
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -20,7 +19,8 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
-from nas.latency.timing import MEASURED, LatencySummary, round_to_four_digits
+from nas.latency.moments import Latency, round_to_four_digits
+from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
 from nas.run.trained import Calibration
@@ -180,27 +180,39 @@ class LatencyRecord(Document):
     """The latency of an exported file for one image, on the device that the card names.
 
     Attributes:
-        quiet_us, typical_us: see `nas.latency.timing.LatencySummary`.
+        quiet_us, typical_us: see `nas.latency.moments.Latency`.
         threads: number of threads that the runtime may use.
         moments_us: latency at each moment.
+        found_us: first sample of each moment, at whatever speed of the core.
+        is_disturbed: whether the core never ran at full speed, as far as its readings tell.
     """
 
     quiet_us: Positive
     typical_us: Positive
     threads: Annotated[int, Field(ge=1)]
     moments_us: tuple[Positive, ...]
+    found_us: tuple[Positive, ...]
+    is_disturbed: bool = False
 
     @classmethod
-    def of(cls, moments_us: Sequence[float], threads: int) -> LatencyRecord:
-        """Return the record of latencies in microseconds at one moment or more."""
-        moments = tuple(map(round_to_four_digits, moments_us))
-        summary = LatencySummary.of(moments)
-        return cls(**summary._asdict(), threads=threads, moments_us=moments)
+    def of(cls, latency: Latency, threads: int) -> LatencyRecord:
+        """Return the record of a latency."""
+        return cls(
+            quiet_us=latency.quiet_us,
+            typical_us=latency.typical_us,
+            threads=threads,
+            moments_us=tuple(each.latency_us for each in latency.moments),
+            found_us=tuple(each.found_us for each in latency.moments),
+            is_disturbed=latency.is_disturbed,
+        )
 
     @property
     def slowest_us(self) -> float:
-        """The slowest moment; a 95% quantile would need more moments."""
-        return max(self.moments_us)
+        """The slowest sample that is known; a 95% quantile would need more of them.
+
+        The first sample of a moment may be faster than the others.
+        """
+        return max(*self.found_us, *self.moments_us)
 
 
 class ExportedFile(Document):
@@ -670,14 +682,19 @@ class ModelCard(Document):
 
     @property
     def latency_notes(self) -> tuple[str, ...]:
-        """Sentences on the files that take longer or shorter than the search measured.
+        """Sentences on files whose latency is disturbed, or other than the search measured.
 
-        They name those whose latency differs by more than `MAX_LATENCY_DIFFERENCE`.
+        The latter differ by more than `MAX_LATENCY_DIFFERENCE`.
         """
+        own = [
+            f"The core was slowed whenever {file.file} was timed: its latency is an upper limit."
+            for file in self.files
+            if file.latency is not None and file.latency.is_disturbed
+        ]
         measured_us = self.latencies_us.get(MEASURED)
         if measured_us is None or not self.search_runtime:
-            return ()
-        own, others = [], []
+            return tuple(own)
+        others = []
         for file in self.files:
             ratio = (file.latency_us or measured_us) / measured_us
             if abs(ratio - 1) <= MAX_LATENCY_DIFFERENCE:

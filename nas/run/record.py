@@ -202,6 +202,7 @@ class TableSummary(_RunSection):
         built: number of kernels that this run added.
         failed: number of kernels that could not be compiled or timed.
         unstable: number of kernels whose timings did not agree.
+        disturbed: number of kernels that were never timed while the core ran at full speed.
         dispatch_us: costs beside the kernels by name, in microseconds.
         calibration: the correction of the run's predictions, without its networks; None if there is
             none.
@@ -212,6 +213,7 @@ class TableSummary(_RunSection):
     built: Count
     failed: Count
     unstable: Count
+    disturbed: Count = 0
     dispatch_us: dict[str, float]
     calibration: Calibration | None
 

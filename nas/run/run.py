@@ -22,15 +22,15 @@ from nas.files import jsonl
 from nas.files.documents import shortened
 from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath, located
-from nas.latency.timing import Slowdown, Timing
+from nas.latency.moments import Latency, Slowdown
+from nas.latency.timing import Timing
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import front, with_trained
 from nas.run.measurements import (
     MEASUREMENTS,
     Measurement,
-    latencies_and_errors,
-    moments_by_digest,
+    latencies_by_digest,
     timings_by_digest,
 )
 from nas.run.model_card import ExportedFile
@@ -209,8 +209,15 @@ class Run:
 
         Raises RunFolderError for a damaged log.
         """
-        measured, _ = latencies_and_errors(self._log)
-        return measured
+        return {digest: each.quiet_us for digest, each in self.latencies.items()}
+
+    @property
+    def latencies(self) -> dict[str, Latency]:
+        """The latency of every network that was timed as a whole, by digest.
+
+        Raises RunFolderError for a damaged log.
+        """
+        return latencies_by_digest(self._log)
 
     @property
     def slowdown(self) -> Slowdown | None:
@@ -218,7 +225,7 @@ class Run:
 
         None if none was timed more than once. Raises RunFolderError for a damaged log.
         """
-        return Slowdown.of(moments_by_digest(self._log).values())
+        return Slowdown.of(self.latencies.values())
 
     @property
     def timings(self) -> dict[str, list[Timing]]:

@@ -19,7 +19,8 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
-from nas.latency.timing import Timing, quiet_us
+from nas.latency.moments import quiet_us
+from nas.latency.timing import Timing
 from nas.run.settings import StudySettings
 from nas.space.records import ArchitectureRecord
 

@@ -7,9 +7,10 @@ from contextlib import nullcontext
 import pytest
 
 from nas.errors import TableError
-from nas.latency import LatencyTable
-from nas.latency.calibration import MIN_NETWORKS
+from nas.latency import Kernel, LatencyTable
+from nas.latency.calibration import FITTED_NETWORKS
 from nas.latency.record import Record, new_header
+from nas.latency.timing import Timing
 from tests.cli.small_table import (
     HEAD,
     POOL,
@@ -57,9 +58,9 @@ def test_build_adds_what_is_missing_and_fits_a_correction(device, built, tmp_pat
     assert built["ok"] == built["kernels_needed"] == len(table) == len(device.timed)
     assert built["dispatch_us"] == table.dispatch.parts_us
     (fitted,) = table.calibrations()
-    assert (built["calibration"]["slope"], fitted.nets) == (fitted.slope, MIN_NETWORKS)
+    assert (built["calibration"]["slope"], fitted.nets) == (fitted.slope, FITTED_NETWORKS)
     again = invoke("table", "build", *TINY, "--out", "mine.jsonl").stdout
-    assert "0 kernels added (0 failed, 0 unstable)" in again
+    assert "0 kernels added (0 failed, 0 unstable, 0 disturbed)" in again
     assert len(LatencyTable.open("mine.jsonl").calibrations()) == 1, "nothing was added"
     plain = invoke("table", "build", *TINY, "--no-calibrate", "--batch", 2, "--out", "mine.jsonl")
     assert f"{built['ok']} kernels added" in plain.stdout
@@ -87,29 +88,40 @@ def test_show_has_speed_of_kinds_and_coverage(tmp_path, invoke):
     assert stem["share_of_time"] == 0.75
     assert stem["best_gflops"] == stem["median_gflops"] == pytest.approx(2 * 8 * 64 * 27 / 3000)
     assert pool["best_gflops"] is None
-    # The samples 0.5, 1 and 1.5: quartiles 0.75 and 1.25.
-    assert shown["median_spread"] == pytest.approx(0.25)
     (space,) = shown["coverage"]
     assert space == {
         "space": "small", "image_size": 8, "batch": 1, "kernels": 3,
-        "ok": 1, "unstable": 1, "failed": 1, "missing": 0,
+        "ok": 1, "unstable": 1, "disturbed": 0, "failed": 1, "missing": 0,
     }  # fmt: skip
     text = invoke(*arguments).stdout
     assert "3 kernels (1 ok, 1 unstable, 1 failed); dispatch: not measured" in text
     assert f"failed: {HEAD}: no luck" in text
-    assert "spread by at most 25.0%" in text
+
+
+def test_show_and_merge_know_disturbed_kernels(tmp_path, invoke):
+    slow = Timing((3.0,), reading_us=15.0, found_us=3.5)
+    disturbed = kernel(STEM, 3.0).as_first_of_several(slow, full_us=10.0)
+    path = write_table(tmp_path / "mine.jsonl", disturbed, kernel(POOL, 1.0)).path
+    (tmp_path / "small.py").write_text(SPACE)
+    shown = document(invoke("table", "show", path, "--space", tmp_path / "small.py", "--json"))
+    assert shown["status"] == {"disturbed": 1, "ok": 1}
+    assert shown["coverage"][0]["disturbed"] == shown["coverage"][0]["missing"] == 1
+    other = write_table(tmp_path / "other.jsonl", kernel(STEM, 4.0, spread=0.5)).path
+    invoke("table", "merge", path, other, "--out", tmp_path / "out.jsonl")
+    merged = LatencyTable.open(tmp_path / "out.jsonl").record(Kernel.parse(STEM))
+    assert (merged.status, merged.latency_us) == ("unstable", 4.0)
 
 
 def test_show_names_estimates_and_calibrations(tmp_path, invoke):
     path = uncertain_table(tmp_path / "mine.jsonl").path
     shown = document(invoke("table", "show", path, "--json"))
     assert shown["basis"] == {"estimated: by a model": 1, "measured": 2}
-    assert shown["unstable_dispatch"] == ["invocation"]
+    assert shown["unsettled_dispatch"] == ["invocation"]
     (fitted,) = shown["calibrations"]
     assert (fitted["batch"], fitted["slope"], fitted["mape_after"]) == (1, 2.0, 0.01)
     text = words(invoke("table", "show", path).stdout)
     assert "1 of the kernels are estimated: by a model" in text
-    assert "unstable dispatch costs: invocation" in text
+    assert "unsettled dispatch costs: invocation" in text
     assert "2.0000 x the sum of kernels and dispatch costs - 1.5 us, fitted on 20" in text
 
 
@@ -119,12 +131,13 @@ def test_check_prints_and_draws_the_errors(built, tmp_path, invoke):
     assert checked["nets"] == len(checked["rows"]) == 4
     assert checked["device_ratio"] == pytest.approx(1, rel=1e-3)
     assert checked["calibration"] is None
+    assert not any(row["disturbed"] for row in checked["rows"])
     picture = (tmp_path / "check.svg").read_text()
     assert "mobilenet_tiny: 4 random" in picture
     text = words(invoke(*arguments, "--nets", 7).stdout)
     for part in (
         "the 5 of 7 random networks with the largest errors",
-        "of 7 networks, 0 have kernels with unstable timings, 0 have estimated ones",
+        "of 7 networks, 0 have kernels with unsettled timings, 0 have estimated ones",
         "two halves of the timings of the same network: 0.00% apart (median)",
         "took 1.000 times what they took then",
         "is 2.00%: ",

@@ -58,7 +58,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
         for network, accuracy in zip(networks, evaluate(supernet, networks, data), strict=True)
     ]
     rows = candidates.from_trials(
-        trials, measured_us={}, holdout_accuracy={}, problems={}, predictions={}
+        trials, latencies={}, holdout_accuracy={}, problems={}, predictions={}
     )
     candidates.write(rows, folder / "trials.csv")
     (folder / "job.toml").write_text(SETTINGS.to_toml())

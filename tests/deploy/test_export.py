@@ -89,7 +89,8 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
     for file in card.files:
         assert file.images == len(digits.test)
         assert file.difference <= file.tolerance
-        assert 0 < file.latency.quiet_us <= file.latency.typical_us <= file.latency.slowest_us
+        assert file.latency.quiet_us in file.latency.moments_us
+        assert min(file.latency.found_us) <= file.latency.typical_us <= file.latency.slowest_us
     float32, int8 = card.files
     assert float32.accuracy == card.accuracy.test
     assert float32.holdout_accuracy == card.accuracy.holdout

@@ -64,7 +64,7 @@ def trained_example(tmp_path_factory) -> Path:
         device={"summary": "a processor", "must_match": {}, "recorded": {}},
         table={
             "file": "a.jsonl", "kernels": 1, "built": 0, "failed": 0, "unstable": 0,
-            "dispatch_us": {}, "calibration": None,
+            "disturbed": 0, "dispatch_us": {}, "calibration": None,
         },
     )  # fmt: skip
     train_finalists_of(folder, Notes())

@@ -87,8 +87,8 @@ class Recording:
         first, *others = moments
         record = Record.from_timing(kind, first, name=name, schedule=schedule)
         for index, each in enumerate(others):
-            record = record.awaiting_timings() if index == 0 else record
-            record = record.with_timing(each, min_moments=len(moments))
+            record = record.as_first_of_several(first, None) if index == 0 else record
+            record = record.with_timing(each, fewest=len(moments))
         return record
 
     def check(self, table: LatencyTable) -> TableCheck:

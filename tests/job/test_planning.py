@@ -25,6 +25,7 @@ from nas.job.planning import (
     spent_before,
     supernet_s,
 )
+from nas.latency.build_estimate import BuildEstimate
 from nas.run.progress import SilentProgress
 from nas.run.record import StageRecord
 from tests.job.runs import open_spaces
@@ -100,11 +101,10 @@ def plan(monkeypatch, tmp_path, digits):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(planning, "_epoch_s", lambda *_: 2.0)
     monkeypatch.setattr(planning, "measure_score", lambda *_: (0.5, 0.001))
-    monkeypatch.setattr(
-        planning, "_table_s", lambda missing, runtime: (60.0, 2.0) if missing else (0.0, 0.0)
-    )
 
-    def make(*arguments, **settings):
+    def make(*arguments, build_s=30.0, **settings):
+        estimate = BuildEstimate(8, build_s, first_seconds=10.0, slowest_us=2.0)
+        monkeypatch.setattr(planning, "estimate_build_with", lambda *_: estimate)
         job = make_settings(*arguments, **settings)
         spaces = open_spaces(job)
         return make_plan(job, digits, spaces, [FakeRuntime()], SilentProgress(), 10.0)
@@ -122,6 +122,14 @@ def test_plan_fills_the_budget(plan):
     assert (hour.kernels > 0, hour.measure, hour.retrain) == (True, 20, 3)
     assert plan("10m").retrain == 1
     assert plan("10m", retrain=4).retrain == 4
+
+
+def test_plan_says_how_many_kernels_cannot_be_timed_until_they_agree(plan):
+    assert plan("20m").unsettled == 0
+    short = plan("20m", build_s=1010.0)
+    time_s = 0.7 * share_s(make_settings("20m"), TABLE, 10.0)
+    assert short.unsettled == pytest.approx(short.kernels * (1010 - time_s) / 1000, abs=1)
+    assert short.seconds[TABLE] == pytest.approx(time_s + FakeRuntime.dispatch_seconds, abs=0.1)
 
 
 def test_plan_follows_the_numbers_of_the_job_file(plan):
@@ -174,7 +182,7 @@ def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
 def test_budget_that_is_too_short_names_what_would_work(plan):
     with pytest.raises(JobFileError) as short:
         plan("1m")
-    assert "latency table of mobilenet_tiny, squeezenet_tiny takes about 60 s" in str(short.value)
+    assert "latency table of mobilenet_tiny, squeezenet_tiny takes about 42 s" in str(short.value)
     assert 'The smallest budget that works is "2m".' in short.value.remedy
     assert "A second job on this device finds the latency table" in short.value.remedy
     plan("2m")

@@ -16,7 +16,7 @@ from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
 from nas.job.planning import JobPlan
-from nas.latency.timing import quiet_us
+from nas.latency.moments import quiet_us
 from nas.run import candidates
 from nas.run.front import front
 from nas.run.record import read_run
@@ -38,6 +38,7 @@ def test_run_folder_has_the_files_that_the_results_readme_lists(finished):
     for name in ("report.html", "front.csv", "front.json", "trials.csv", "run.json", "job.toml"):
         assert (finished / name).is_file()
         assert f"`{name}`" in listed
+    assert f"`{', '.join(candidates.read(finished / 'trials.csv').columns)}`" in listed
     assert (finished / "measurements.jsonl").is_file()
     assert {p.name for p in (finished / "supernets").iterdir()} == FAMILIES
     assert {p.stem for p in (finished / "spaces").iterdir()} == FAMILIES
@@ -54,6 +55,10 @@ def test_every_family_has_members_measured_as_logged(finished):
     assert rows["validation_accuracy"].between(0, 1).all()
     assert measured["holdout_accuracy"].between(0, 1).all()
     logged = [json.loads(x) for x in (finished / "measurements.jsonl").read_text().splitlines()]
+    assert all(min(r["reading_us"], r["found_us"], r["full_us"]) > 0 for r in logged)
+    assert (measured["measured_low_us"] <= measured["measured_us"]).all()
+    assert (measured["measured_us"] <= measured["measured_high_us"]).all()
+    assert not measured["disturbed"].any()
     for digest, row in measured.set_index("digest").iterrows():
         own = [r for r in logged if r["digest"] == digest]
         assert len(own) >= 2
@@ -251,8 +256,8 @@ def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
 
 def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, monkeypatch):
     plan = JobPlan(
-        kernels=0, epochs={"mobile": 1}, trials=1, score_images=4, measure=1, retrain=0,
-        references=0, seconds={"prepare": 1.0},
+        kernels=0, unsettled=0, epochs={"mobile": 1}, trials=1, score_images=4, measure=1,
+        retrain=0, references=0, seconds={"prepare": 1.0},
         data="16 images of 2 classes: dark 8, light 8", image_changes="nothing changes",
         idle_limits=["the limit macs 9 excludes nothing"],
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,9 @@ class FakeRuntime(TvmRuntime, KernelTimer):
         """Do nothing: there is no device."""
 
     device_count = 1  # type: ignore[assignment]
+
+    def timing_context(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     @property
     def timer(self) -> FakeRuntime:  # type: ignore[override]

@@ -127,7 +127,7 @@ def test_check_counts_uncertain_launches_of_each_network(
         (result := check(table, runtime)).networks, result.to_json()["rows"], strict=True
     ):
         launches = runtime.kernels(each.architecture.graph).count(kernel)
-        assert row["unstable_launches"] == row["estimated_launches"] == launches
+        assert row["unsettled_launches"] == row["estimated_launches"] == launches
         counts += launches
     assert counts > 0
 
@@ -168,13 +168,15 @@ def test_networks_are_divided_by_how_much_longer_those_of_the_calibration_take(
     assert check(table, SlowNetworks()).device_ratio is None, "the table has no calibration"
     fitted = calibrate_after_build(table, [SPACE], runtime)
     assert fitted is not None
-    assert len(fitted.networks) == MAX_CALIBRATED
+    assert len(fitted.networks) > MAX_CALIBRATED
     before, after = check(table, runtime), check(table, SlowNetworks())
     assert before.device_ratio == pytest.approx(1, rel=1e-3)
     assert after.device_ratio == pytest.approx(2, rel=1e-3)
     assert after.to_json()["device_ratio"] == after.device_ratio
     for each, own in zip(before.networks, after.networks, strict=True):
-        assert own.timings.measured_us == pytest.approx(2 * each.timings.measured_us, rel=1e-3)
+        assert own.timings.latency.quiet_us == pytest.approx(
+            2 * each.timings.latency.quiet_us, rel=1e-3
+        )
         assert own.measured_us == pytest.approx(each.measured_us, rel=2e-3)
     reopened = LatencyTable.open(table.path, runtime=runtime)
     assert check(reopened, SlowNetworks()).device_ratio == after.device_ratio

@@ -12,6 +12,7 @@ from tests.latency.two_speeds import COMPUTE, READING_S, TwoSpeedCore
 
 def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch):
     monkeypatch.setattr(core_speed, "SECONDS_BETWEEN_FIRST_READINGS", 0.0)
+    monkeypatch.setattr(core_speed, "BLOCK_SECONDS", 0.0)
     rng = np.random.default_rng(0)
     level = [1.0]
     speed = CoreSpeed(
@@ -20,10 +21,17 @@ def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch
     assert speed.is_full(1.02)
     assert not speed.is_full(1.02, 1.1)
     level[0] = 0.9  # A processor that has cooled down.
-    for _ in range(core_speed.KEPT_READINGS):
+    for _ in range(core_speed.FIRST_READINGS):
         speed.read()
     assert not speed.is_full(1.0)
     assert speed.is_full(0.91)
+    level[0] = 1.0  # It is warm again, after some time.
+    for _ in range(core_speed.FIRST_READINGS * core_speed.KEPT_BLOCKS):
+        assert not speed.is_full(1.0)
+        speed.read()
+    assert speed.is_full(1.0)
+    speed.expect(0.9)
+    assert not speed.is_full(1.0), "a table knows more"
 
 
 def test_a_reading_takes_the_same_work_and_no_other_core():

@@ -9,7 +9,8 @@ import pytest
 
 from nas.errors import TableError
 from nas.latency import Calibration
-from nas.latency.record import MAX_MOMENTS, Record, parse_line
+from nas.latency.moments import MAX_MOMENTS
+from nas.latency.record import Record, parse_line
 from nas.latency.timing import Timing
 from tests.latency.small_table import calibration
 
@@ -147,13 +148,13 @@ def test_flags_name_unstable_and_estimated() -> None:
 
 def first(*samples_us: float, cold_us: tuple[float, ...] = ()) -> Record:
     timing = Timing(samples_us, cold_us)
-    return Record.from_timing("kernel", timing, name=NAME).awaiting_timings()
+    return Record.from_timing("kernel", timing, name=NAME).as_first_of_several(timing, None)
 
 
 def test_latency_is_that_of_the_fastest_moment_and_so_are_the_samples() -> None:
     made, states = first(9.0, 9.1, 9.2), []
     for us in (5.0, 5.1, 7.0):
-        made = made.with_timing(Timing((us - 0.1, us, us + 0.2)), min_moments=4)
+        made = made.with_timing(Timing((us - 0.1, us, us + 0.2)), fewest=4)
         states.append((made.latency_us, made.status, made.settled))
     assert states == [(5.0, "unstable", False), (5.0, "ok", False), (5.0, "ok", True)]
     assert made.moments_us == (9.1, 5.0, 5.1, 7.0)
@@ -165,21 +166,21 @@ def test_latency_is_that_of_the_fastest_moment_and_so_are_the_samples() -> None:
 
 def test_timing_of_a_record_that_had_one_timing_only_counts_too() -> None:
     once = Record.from_timing("kernel", Timing((5.0,)), name=NAME)
-    again = once.with_timing(Timing((5.05,)), min_moments=1)
+    again = once.with_timing(Timing((5.05,)), fewest=1)
     assert (again.moments_us, again.status, again.settled) == ((5.0, 5.05), "ok", True)
 
 
 def test_record_settles_as_unstable_after_many_moments() -> None:
     made = first(5.0)
     while not made.settled:
-        made = made.with_timing(Timing((made.moments_us[-1] * 0.9,)), min_moments=2)
+        made = made.with_timing(Timing((made.moments_us[-1] * 0.9,)), fewest=2)
     assert (made.status, len(made.moments_us)) == ("unstable", MAX_MOMENTS)
 
 
 def test_cold_samples_are_those_of_the_fastest_timing() -> None:
     made = first(5.0, cold_us=(8.0, 9.0, 7.5))
     for cold_us in ((7.0, 7.5, 8.5), (9.5,), ()):
-        made = made.with_timing(Timing((5.0,), cold_us), min_moments=2)
+        made = made.with_timing(Timing((5.0,), cold_us), fewest=2)
     assert (made.cold_samples_us, made.cold_us) == ((7.0, 7.5, 8.5), 7.5)
     assert first(5.0).cold_us is None
 

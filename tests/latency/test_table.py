@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas.errors import FailedKernelError, MissingKernelError, TableDeviceError, TableError
@@ -27,9 +28,25 @@ def test_header_says_what_was_measured_and_how(table: LatencyTable) -> None:
     assert first["runtime"] == "tvm"
     assert first["versions"]["apache-tvm"] == "0.27"
     assert (first["target"], first["dtype"], first["threads"]) == ("cpu", "float32", 1)
-    assert first["timing"] == {"samples": 3, "moments": 6, "sample_seconds": 0.001}
+    reading = first["timing"].pop("reading")
+    assert first["timing"] == {"samples": 3, "moments": 4, "sample_seconds": 0.001}
+    assert reading.endswith(f"numpy {np.__version__}")
     estimated = new_header(device(), "estimated: by a model")
     assert estimated["timing"] == {"basis": "estimated: by a model"}
+
+
+def test_full_speed_is_that_of_the_readings_unless_a_reading_is_another_one_now(
+    table: LatencyTable,
+) -> None:
+    assert table.full_us is None
+    read = Timing((5.0,), reading_us=31.0)
+    with table.writing():
+        table.append(
+            Record.from_timing("kernel", read, name=KERNEL.text).as_first_of_several(read, None)
+        )
+    assert table.full_us == 31.0
+    edit(table, 1, timing={"samples": 3, "reading": "6 products, numpy 1.0"})
+    assert LatencyTable.open(table.path).full_us is None
 
 
 def test_kernel_line_has_the_documented_keys(table: LatencyTable) -> None:
@@ -175,7 +192,7 @@ def test_new_record_supersedes_old_line(table: LatencyTable) -> None:
     assert new.supersedes == old.line
     again = LatencyTable.open(table.path)
     assert again.latency_us(kernel) == table.latency_us(kernel) == 14.5
-    assert again.predict(GRAPH).unstable_launches == 1
+    assert again.predict(GRAPH).unsettled_launches == 1
     assert len(again) == 3
 
 
@@ -216,6 +233,6 @@ def test_open_refuses_two_current_records_of_one_kernel(table: LatencyTable) -> 
 def test_unstable_and_estimated_dispatch_costs_are_named(table: LatencyTable) -> None:
     edit(table, 2, status="unstable", basis="estimated: by a model")
     reader = LatencyTable.open(table.path)
-    assert reader.unstable_dispatch == ["launch"]
+    assert reader.unsettled_dispatch == ["launch"]
     assert reader.dispatch_bases == ["estimated: by a model"]
     assert [record.line for record in reader.records("kernel")] == [FIRST, SECOND, SECOND + 1]

@@ -7,14 +7,13 @@ import os
 import time
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 
 from nas.errors import MeasurementError
 from nas.latency import timing
 from nas.latency.core_speed import SLOW_FACTOR, CoreSpeed
 from nas.latency.timing import Timing
-from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
+from tests.latency.two_speeds import TwoSpeedCore
 
 
 class Clock:
@@ -112,50 +111,6 @@ def test_samples_get_longer_while_noise_exceeds_the_latency() -> None:
         timing.measure(lambda calls, samples: [-1e-9] * samples, calls=1)
 
 
-def test_latency_is_that_of_the_fastest_moment_without_an_outlier() -> None:
-    assert timing.quiet_us([9.0]) == 9.0
-    assert timing.quiet_us([12.0, 10.0, 11.0]) == 10.0
-    assert timing.quiet_us([12.0, 9.0, *[11.0] * 4, 10.0, 13.0]) == 10.0, "one of eight"
-    assert timing.quiet_us([9.0, 9.1, *[11.0] * 13, 10.0]) == 10.0, "two of sixteen"
-
-
-def test_summary_has_the_quiet_moments_and_the_median():
-    moments = [float(us) for us in range(100, 0, -1)]
-    assert timing.LatencySummary.of(moments) == (13.0, 50.5)
-    assert timing.LatencySummary.of([7.0]) == (7.0, 7.0)
-
-
-def test_slowdown_is_the_median_over_networks_of_typical_over_quiet_latencies():
-    slowdown = timing.Slowdown.of([[10, 10, 10], [10, 11, 12], [100, 130, 160], [5]])
-    assert slowdown is not None
-    assert slowdown.typical == pytest.approx(1.1)
-    assert slowdown.high is None, "a 95% quantile needs 20 moments"
-    assert slowdown.text == (
-        "typically took 1.10 times as long as at quiet moments, not counting samples while the "
-        "core was slowed"
-    )
-    pooled = timing.Slowdown.of([[10.0] * 10, [*[20.0] * 9, 40.0]])
-    # numpy interpolates: 1 + 0.05 * (2 - 1).
-    assert pooled == (1.0, pytest.approx(1.05))
-    assert "1.05 times or more at the slowest 5% of all moments" in pooled.text
-    assert timing.Slowdown.of([[10.0], []]) is None, "nothing was timed at two moments"
-
-
-def test_latencies_agree_if_every_other_moment_and_the_rest_do() -> None:
-    assert timing.compared_us([10.0]) is None
-    assert timing.compared_us([10.0, 12.0, 11.0, 9.0]) == (9.0, 10.0)
-    agree = {
-        (10.0,): False,
-        (10.0, 10.3): True,
-        (10.0, 10.4): False,
-        (20.0, 10.0, 10.3): True,
-        (10.0, 20.0, 10.1): False,
-        (9.0, *[10.0] * 15): True,
-    }
-    assert {own: timing.moments_agree(own) for own in agree} == agree
-    assert timing.moments_agree((10.0, 10.9), tolerance=0.1)
-
-
 def test_moments_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.05)
     pause = timing.Moments()
@@ -171,51 +126,6 @@ def test_speed_of_this_machine_is_a_share_and_a_factor() -> None:
     assert speed.slow_factor is None or speed.slow_factor > SLOW_FACTOR
 
 
-def latency_at_moments_us(evaluate: timing.Evaluate) -> float:
-    """Return a latency as networks are timed: at six moments, and then until they agree."""
-    moments: list[float] = []
-    pause = timing.Moments()
-    while len(moments) < 6 or not (timing.moments_agree(moments) or len(moments) >= 24):
-        pause.wait()
-        moments.append(timing.measure(evaluate).latency_us)
-    return timing.quiet_us(moments)
-
-
-@pytest.mark.parametrize("full_share", [1.0, 0.25])
-@pytest.mark.parametrize(
-    ("us", "slow_factor"),
-    [(5.0, COMPUTE), (50.0, COMPUTE), (50.0, MEMORY), (2000.0, 1.4), (8000.0, 1.5)],
-)
-def test_latency_on_a_core_with_two_speeds_is_that_at_full_speed(
-    monkeypatch, full_share, us, slow_factor
-) -> None:
-    errors, lowest = [], []
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
-    for seed in range(100):
-        core = TwoSpeedCore(seed, full_share)
-        core.install(monkeypatch)
-        workload = core.workload(us / 1e6, slow_factor)
-        measured = latency_at_moments_us(workload)
-        errors.append(abs(measured / us - 1))
-        lowest.append(measured / us)
-    assert np.mean(errors) <= 0.02
-    assert np.quantile(errors, 0.9) <= 0.04
-    assert min(lowest) > 0.95, "nothing is faster than full speed"
-
-
-def test_without_readings_of_the_speed_the_same_timings_are_wrong(monkeypatch) -> None:
-    """This tells that the simulated core is a hard one."""
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
-    errors = []
-    for seed in range(100):
-        core = TwoSpeedCore(seed)
-        core.install(monkeypatch)
-        monkeypatch.setattr(CoreSpeed, "is_full", lambda self, *readings: True)
-        measured = latency_at_moments_us(core.workload(8e-3, 1.5))
-        errors.append(abs(measured / 8000 - 1))
-    assert np.mean(errors) > 0.04
-
-
 def test_samples_at_another_speed_are_left_out_and_returned_if_there_are_no_others(
     monkeypatch,
 ) -> None:
@@ -227,6 +137,43 @@ def test_samples_at_another_speed_are_left_out_and_returned_if_there_are_no_othe
     assert timing.undisturbed_samples(lambda calls, count: [next(seconds)], 1, 2) == [1.0, 2.0]
     slow = CoreSpeed(lambda: 1.6)
     monkeypatch.setattr(slow, "is_full", lambda *values: False)
+    monkeypatch.setattr(slow, "slowed_s", lambda: timing.WAIT_SECONDS)
     monkeypatch.setattr(timing, "_SPEED", slow)
     seconds = iter([9.0, 8.0, 7.0, 6.0, 5.0] * 2)
     assert timing.undisturbed_samples(lambda calls, count: [next(seconds)], 1, 2) == [5.0, 5.0]
+
+
+def test_timing_keeps_its_reading_and_the_first_sample_as_it_was_found(monkeypatch) -> None:
+    readings = iter([1.6e-5, 1.6e-5, *[1e-5] * 10])
+    speed = CoreSpeed(lambda: next(readings))
+    monkeypatch.setattr(speed, "is_full", lambda *values: max(values) < 1.05e-5)
+    seconds = iter([9e-6, 8e-6, *[5e-6] * 8])
+    with timing.reading(speed):
+        timed = timing.measure(lambda calls, count: [next(seconds)], calls=1, samples=2)
+    assert timed.samples_us == (5.0, 5.0)
+    assert (timed.reading_us, timed.found_us) == (10.0, 9.0)
+    assert timed.moment == (5.0, 10.0, 9.0)
+
+
+def test_no_speed_is_read_where_none_makes_sense(monkeypatch) -> None:
+    monkeypatch.setattr(timing, "_SPEED", CoreSpeed(lambda: pytest.fail("it was read")))
+    with timing.reading(None):
+        timed = timing.measure(lambda calls, count: [5e-6] * count, calls=1)
+    assert timed.reading_us is None
+    assert timed.moment == (5.0, None, 5.0)
+
+
+def test_only_the_first_timings_wait_while_a_core_is_slowed(monkeypatch) -> None:
+    """Later ones take their samples at once, and leave the waiting to another moment."""
+    core = TwoSpeedCore(0, full_share=1.0)
+    core.install(monkeypatch)
+    workload = core.workload(50e-6, 1.6)
+    timing.measure(workload)
+    core.is_slow = True
+    waited_s = []
+    for _ in range(3):
+        start_s = core.now_s
+        timing.measure(workload)
+        waited_s.append(core.now_s - start_s)
+    assert waited_s[0] >= timing.WAIT_SECONDS
+    assert max(waited_s[1:]) < timing.WAIT_SECONDS / 2

@@ -344,7 +344,7 @@ def _timings(
     for slowdown in (1, 1.01, 1.05):
         latency_us = float(f"{measured_us * slowdown:.4g}")
         timing = Measurement(
-            schema=2,
+            schema=3,
             digest=digest,
             architecture=architecture,
             status="ok",

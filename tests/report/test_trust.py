@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.latency.timing import Slowdown
+from nas.latency.moments import Slowdown
 from nas.report.trust import SEVERITY_NAMES, TrustRow, TrustSection, trust_section
 from nas.run import candidates
 from nas.run.models import undecided_pairs
@@ -137,6 +138,7 @@ def test_ranking_is_judged_by_its_interval_and_its_lead(run, tau, lead, severity
 
 
 def test_spaces_that_were_not_compared_limit(run):
+    change_json(run / "run.json", lambda c: c["correction"].update(networks=0))
     compared = row(run, "comparing spaces")
     assert compared.severity == "note"
     assert "The scores of the 3 spaces were compared by 45 trained networks" in compared.finding
@@ -243,14 +245,15 @@ def test_trained_networks_that_no_test_tells_apart_are_named(trained_run):
 
 
 @pytest.mark.parametrize(
-    ("failed", "unstable", "severity"),
-    [(0, 0, "fine"), (0, 2, "note"), (1, 0, "note"), (0, 30, "limit")],
-)
-def test_kernels_are_counted(run, failed, unstable, severity):
-    change_json(
-        run / "run.json",
-        lambda c: c["table"].update(failed=failed, unstable=unstable),
-    )
+    ("failed", "unstable", "disturbed", "severity"),
+    [
+        (0, 0, 0, "fine"), (0, 2, 0, "note"), (1, 0, 0, "note"), (0, 0, 2, "note"),
+        (0, 30, 0, "limit"), (0, 6, 7, "limit"),
+    ],
+)  # fmt: skip
+def test_kernels_are_counted(run, failed, unstable, disturbed, severity):
+    counts = {"failed": failed, "unstable": unstable, "disturbed": disturbed}
+    change_json(run / "run.json", lambda c: c["table"].update(counts))
     found = row(run, "kernels")
     assert found.severity == severity
     if severity == "fine":
@@ -259,8 +262,9 @@ def test_kernels_are_counted(run, failed, unstable, severity):
             None,
         )
     else:
-        assert (f"{failed} failed" in found.finding) == bool(failed)
-        assert (f"{unstable} unstable" in found.finding) == bool(unstable)
+        for name, count in counts.items():
+            assert (f"{count} {name}" in found.finding) == bool(count)
+        assert ("The core was slowed" in found.details) == bool(disturbed)
         assert "--image-size 8 --channels 1 --classes 10 --runtime tvm" in found.remedy
 
 
@@ -273,6 +277,26 @@ def test_noise_of_the_machine_is_judged_by_its_typical_moment(run, monkeypatch, 
     found = row(run, "noise of the machine")
     assert found.severity == severity
     assert slowdown.text in found.finding
+
+
+def test_latencies_of_a_core_that_was_always_slowed_are_named(run, monkeypatch):
+    monkeypatch.setattr(Run, "slowdown", Slowdown(1.02, 1.1))
+    rows = candidates.read(run / "trials.csv")
+    measured_us = rows["measured_us"]
+    change_rows(
+        run, measured_low_us=0.6 * measured_us, measured_high_us=measured_us, disturbed=True
+    )
+    found = row(run, "noise of the machine")
+    members = sorted(open_run(run).members, key=lambda each: each.latency_us)
+    assert found.severity == "limit"
+    assert f"{len(members)} of {len(members)} latencies of the front" in found.finding
+    close = [
+        f"{fast.id} and {slow.id}"
+        for fast, slow in pairwise(members)
+        if fast.latency_us >= 0.6 * slow.latency_us
+    ]
+    assert close
+    assert all(pair in found.details for pair in close)
 
 
 def test_noise_is_left_out_if_nothing_was_timed_twice(run, monkeypatch):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from nas.errors import RunFolderError
 from nas.latency import Kernel, Prediction
+from nas.latency.moments import Latency, Moment
 from nas.run import candidates
 from nas.run.candidates import CANDIDATE, Candidate, read_csv
 from nas.search import Trial
@@ -43,6 +44,13 @@ def test_measured_latency_is_preferred_to_the_predicted_one():
     assert (predicted.latency_us, predicted.latency_basis) == (1000.0, "predicted")
 
 
+def test_disturbed_latency_says_so():
+    assert candidate(disturbed=False).latency_basis == "measured"
+    disturbed = candidate(disturbed=True, measured_low_us=800.0, measured_high_us=1200.0)
+    assert disturbed.latency_basis == "measured, disturbed: 0.8 ms to 1.2 ms at full speed"
+    assert f"1.2 ms {disturbed.latency_basis}, 2000 MACs" in disturbed.summary(IMAGES)
+
+
 def test_a_chosen_dtype_is_a_column_before_the_architecture():
     alone, choices = candidate(), {"dtype": "int8", "stem.width": 8}
     chosen = candidate(architecture={"space": "toy", "choices": choices})
@@ -55,14 +63,14 @@ def test_a_chosen_dtype_is_a_column_before_the_architecture():
 
 
 def test_predicted_latency_names_its_unsure_launches():
-    unsure = candidate(measured_us=None, unstable_launches=3, estimated_launches=1)
-    assert unsure.unsure_launches == "3 unstable, 1 estimated"
-    assert unsure.latency_basis == "predicted, of its launches 3 unstable, 1 estimated"
+    unsure = candidate(measured_us=None, unsettled_launches=3, estimated_launches=1)
+    assert unsure.unsure_launches == "3 unsettled, 1 estimated"
+    assert unsure.latency_basis == "predicted, of its launches 3 unsettled, 1 estimated"
     assert candidate(measured_us=None, dispatch_share=0.5).latency_basis == "predicted"
     assert candidate(dispatch_share=0.625).latency_basis == "measured"
     rough = candidate(measured_us=None, dispatch_share=0.625)
     assert rough.latency_basis == "predicted, 62% of it launches"
-    assert candidate(unstable_launches=0, estimated_launches=2).unsure_launches == "2 estimated"
+    assert candidate(unsettled_launches=0, estimated_launches=2).unsure_launches == "2 estimated"
     assert candidate().unsure_launches == ""
 
 
@@ -159,10 +167,10 @@ def make_trials(count: int, seed: int = 0) -> list[Trial]:
     return list(trials.values())
 
 
-def rows(trials, measured=None, predictions=None):
+def rows(trials, latencies=None, predictions=None):
     return candidates.from_trials(
         trials,
-        measured_us=measured or {},
+        latencies=latencies or {},
         holdout_accuracy={},
         problems={},
         predictions=predictions or {},
@@ -183,12 +191,29 @@ def test_row_has_counts_of_its_graph_and_accuracy_as_fraction():
 def test_row_says_what_its_prediction_is_based_on():
     trials = make_trials(2)
     kernels = (Kernel.parse("linear 8x1x1 -> 10x1x1 bias"),) * 2
-    prediction = Prediction(12.0, kernels, (1.0, 2.0), 5.0, unstable_launches=1, uncorrected_us=8.0)
+    prediction = Prediction(
+        12.0, kernels, (1.0, 2.0), 5.0, unsettled_launches=1, uncorrected_us=8.0
+    )
     first, second = rows(trials, predictions={trials[0].digest: prediction}).to_dict("records")
-    assert (first["unstable_launches"], first["estimated_launches"]) == (1, 0)
+    assert (first["unsettled_launches"], first["estimated_launches"]) == (1, 0)
     assert first["dispatch_share"] == 5 / 8
     assert pd.isna(second["dispatch_share"])
-    assert pd.isna(second["unstable_launches"])
+    assert pd.isna(second["unsettled_launches"])
+
+
+def test_row_has_the_interval_of_its_latency():
+    steady, slowed, _ = trials = make_trials(3)
+    latencies = {
+        steady.digest: Latency.of([10.2, 10.0]),
+        slowed.digest: Latency([Moment(30.0, 15.0, 33.0)], full_us=10.0),
+    }
+    table = rows(trials, latencies)
+    columns = ["measured_us", "measured_low_us", "measured_high_us", "disturbed"]
+    assert table[columns].iloc[:2].to_numpy().tolist() == [
+        [10.0, 10.0, 10.2, False],
+        [30.0, 20.0, 30.0, True],
+    ]
+    assert table[columns].iloc[2].isna().all()
 
 
 def test_ids_are_shortest_distinct_prefixes():
@@ -207,7 +232,7 @@ def test_table_is_read_as_it_was_written(tmp_path):
     trials = make_trials(5)
     for latency_us, trial in enumerate(trials[1:], 1):
         trial.values["predicted_us phone"] = float(latency_us)
-    table = rows(trials, {})
+    table = rows(trials, {trials[1].digest: Latency.of([10.2, 10.0])})
     assert table["predicted_us phone"].tolist()[1:] == [1, 2, 3, 4]
     candidates.write(table, tmp_path / "trials.csv")
     pd.testing.assert_frame_equal(candidates.read(tmp_path / "trials.csv"), table)

@@ -6,11 +6,12 @@ import pytest
 
 from nas.errors import RunFolderError
 from nas.files import jsonl
+from nas.latency.moments import MAX_MOMENTS
 from nas.run.measurements import (
-    MAX_MOMENTS,
     MEASUREMENTS,
     Measurement,
-    latencies_and_errors,
+    errors_by_digest,
+    latencies_by_digest,
     unsettled,
 )
 
@@ -21,7 +22,7 @@ def record(digest=A, measured_us=2.0, **changes):
     """A line of the log; without a latency, that of a failed timing."""
     is_failed = measured_us is None
     return {
-        "schema": 2,
+        "schema": 3,
         "digest": digest,
         "architecture": {"space": "toy", "choices": {"stem.width": 8}},
         "status": "failed" if is_failed else "ok",
@@ -39,7 +40,22 @@ def line(digest, measured_us, **changes) -> Measurement:
 
 def test_fastest_of_several_timings_counts():
     lines = [line(A, None), line(B, 2.0), line(A, 3.0), line(B, 1.5), line(C, None)]
-    assert latencies_and_errors(lines) == ({A: 3.0, B: 1.5}, {C: "no"})
+    latencies = latencies_by_digest(lines)
+    assert {digest: each.quiet_us for digest, each in latencies.items()} == {A: 3.0, B: 1.5}
+    assert errors_by_digest(lines) == {C: "no"}
+
+
+def test_timing_at_less_than_full_speed_does_not_count():
+    slow = {"reading_us": 15.0, "found_us": 3.5}
+    lines = [
+        line(A, 3.0, full_us=15.0, **slow),
+        line(B, 2.5, full_us=15.0, **slow),
+        line(A, 3.2, full_us=10.0, reading_us=10.0, found_us=6.0),
+    ]
+    latencies = latencies_by_digest(lines)
+    assert (latencies[A].quiet_us, latencies[A].typical_us) == (3.2, 4.75)
+    assert (latencies[A].is_disturbed, latencies[B].is_disturbed) == (False, True)
+    assert latencies_by_digest(lines[:2])[A].quiet_us == 3.0, "no faster reading was known"
 
 
 def test_network_is_timed_again_until_its_timings_agree():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nas.deploy.card import render_card
+from nas.latency.moments import Latency, Moment
 from nas.run.model_card import CARD, LatencyRecord
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
@@ -19,7 +20,7 @@ def card_with(files_us, **changes):
                 "file": f"model.{name}",
                 "runtime": runtime,
                 "precision": precision,
-                "latency": None if us is None else LatencyRecord.of([us], 1),
+                "latency": None if us is None else LatencyRecord.of(Latency.of([us]), 1),
             }
         )
         for (name, runtime, precision), us in files_us.items()
@@ -65,9 +66,18 @@ def test_latencies_of_other_things_are_not_compared(changes):
 
 
 def test_latency_has_the_figures_of_its_moments():
-    record = LatencyRecord.of([4.00049, 3.0, 5.0], threads=2)
+    moments = [Moment(4.0, 10.0, 4.5), Moment(3.0, 10.0, 6.0), Moment(5.0, 15.0, 5.5)]
+    record = LatencyRecord.of(Latency(moments, full_us=10.0), threads=2)
     assert record.moments_us == (4.0, 3.0, 5.0)
-    assert (record.quiet_us, record.typical_us, record.slowest_us) == (3.0, 4.0, 5.0)
+    assert record.found_us == (4.5, 6.0, 5.5)
+    assert (record.quiet_us, record.typical_us, record.slowest_us) == (3.0, 5.5, 6.0)
+    assert not record.is_disturbed
+    assert LatencyRecord.of(Latency(moments[2:], full_us=10.0), threads=2).is_disturbed
+
+
+def test_no_first_sample_makes_the_slowest_faster_than_the_latency():
+    record = LatencyRecord.of(Latency([Moment(4.0, 10.0, 3.5), Moment(4.1, 10.0, 3.9)]), threads=1)
+    assert (record.quiet_us, record.slowest_us) == (4.0, 4.1)
 
 
 def test_file_of_the_script_is_the_one_that_was_checked_in_any_order():

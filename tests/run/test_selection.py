@@ -304,6 +304,22 @@ def comparison(accuracy, latency_us, shown, trained=0.8) -> Comparison:
     return Comparison(*options([mine, other]), shown, 240)
 
 
+def test_latencies_that_timings_do_not_tell_apart_are_not_compared():
+    ranges = {"measured_low_us": 100.0, "measured_high_us": 153.0}
+    slow = member(SLOW, 0.9, 153.0, measured_us=153.0, **ranges, disturbed=True)
+    fast = member(
+        FAST, 0.9, 101.0, measured_us=101.0, measured_low_us=100.0, measured_high_us=103.0
+    )
+    compared = Comparison(*options([slow, fast]), None, 240)
+    assert not compared.is_latency_shown
+    assert compared.text.startswith("as accurate and as fast as wa57; ")
+    assert slow.latency_basis == "measured, disturbed: 0.1 ms to 0.153 ms at full speed"
+    apart = member(
+        SLOW, 0.9, 153.0, measured_us=153.0, measured_low_us=150.0, measured_high_us=155.0
+    )
+    assert Comparison(*options([apart, fast]), None, 240).text.startswith("51% slower than wa57")
+
+
 @pytest.mark.parametrize(
     ("compared", "text"),
     [

@@ -11,7 +11,7 @@ function describe({ id }) {
     `${id} (${report.spaces[network.space]})`,
     `score ${formatPercent(network.accuracy)}`,
     ...(member?.is_trained ? [`${formatPercent(member.accuracy)} ${member.training}`] : []),
-    `${formatLatency(network.latency_us)} ${network.measured_us === null ? "predicted" : report.basis}`,
+    `${formatLatency(network.latency_us)} ${member?.latency_basis ?? (network.measured_us === null ? "predicted" : report.basis)}`,
     `${formatCount(network.params)} parameters, ${formatCount(network.macs)} MACs`,
   ];
 }
@@ -145,12 +145,25 @@ function limitControl(name) {
   return el("div", { class: "limit-control" }, el("label", { for: id }, `${isSmallest ? "at least" : "at most"} ${label}`), slider, number);
 }
 
+/** Return whether the timings do not tell the latencies of two members apart. */
+function overlap(a, b) {
+  const [low, high] = [a.latency_range_us, b.latency_range_us].sort((one, other) => one[0] + one[1] - other[0] - other[1]);
+  return low[1] >= high[0];
+}
+
+/** Return the range of a member's latency and the members that it is not told apart from; nothing if there are none. */
+function latencyRange(member) {
+  const others = members.filter((other) => other !== member && overlap(member, other)).map(({ id }) => id);
+  const [low, high] = member.latency_range_us.map(formatLatency);
+  return others.length ? [el("br"), el("small", {}, `${low} to ${high}: its timings do not tell it from ${others.join(", ")}`)] : [];
+}
+
 /** Return the difference of two members in the words of `nas select`. */
 function comparisonOf(a, b) {
   const points = 100 * (a.accuracy - b.accuracy), percent = 100 * (a.latency_us / b.latency_us - 1);
   const accuracy = `${Math.abs(points).toFixed(1)} points ${points > 0 ? "more" : "less"} accurate`;
   const speed = `${Math.abs(percent).toFixed(0)}% ${percent > 0 ? "slower" : "faster"}`;
-  const isSameAccuracy = Math.abs(points) < 0.05, isSameSpeed = Math.abs(percent) < 0.5;
+  const isSameAccuracy = Math.abs(points) < 0.05, isSameSpeed = Math.abs(percent) < 0.5 || overlap(a, b);
   let text = `${accuracy} and ${speed} than ${b.id}`;
   if (isSameAccuracy && isSameSpeed) text = `as accurate and as fast as ${b.id}`;
   else if (isSameAccuracy) text = `${speed} than ${b.id} and as accurate`;
@@ -256,7 +269,7 @@ function drawPick(container) {
       el("code", {}, member.id), ` ${report.spaces[member.space]}${member.dtype ? `, ${member.dtype}` : ""}${member.id === report.knee ? ", knee" : ""}`)))),
     el("tbody", {},
       row(report.metric, (member) => [el("strong", {}, formatPercent(member.accuracy)), ` ${interval(member)}`, el("br"), el("small", {}, member.training)].flat()),
-      row("latency", (member) => [el("strong", {}, formatLatency(member.latency_us)), " ", el("small", {}, member.latency_basis), ...samples(member)]),
+      row("latency", (member) => [el("strong", {}, formatLatency(member.latency_us)), " ", el("small", {}, member.latency_basis), ...latencyRange(member), ...samples(member)]),
       row("parameters, MACs", (member) => `${formatCount(member.params)}, ${formatCount(member.macs)}`),
       row("file size", (member) => `${formatBytes(member.file_bytes)}${member.is_file_size_estimated ? " (estimated: not exported yet)" : ""}`),
       row("peak memory", (member) => formatBytes(member.peak_memory_bytes)),

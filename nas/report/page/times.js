@@ -23,7 +23,7 @@ function stagesOf(section, table) {
 
 /** Return what makes the latency of a kernel less sure, or nothing. */
 function flagsOf(kernel) {
-  return [kernel.is_unstable ? "unstable" : "", kernel.basis === "measured" ? "" : kernel.basis, kernel.note].filter(Boolean).join(", ");
+  return [kernel.unsettled, kernel.basis === "measured" ? "" : kernel.basis, kernel.note].filter(Boolean).join(", ");
 }
 
 /** Return the bar of a launch or a stage: its parts, as wide as their share of `most_us`. */
@@ -96,7 +96,7 @@ function drawTimes(container, section) {
 
   function filesText(files) {
     const texts = Object.entries(files).map(([format, own]) => `${format}: ${percentilesText(own)}`);
-    return texts.length ? el("p", {}, el("small", {}, `Its exported files; a sample is the median of a moment. ${texts.join("; ")}.`)) : "";
+    return texts.length ? el("p", {}, el("small", {}, `Its exported files. ${texts.join("; ")}.`)) : "";
   }
 
   /** Return one bar for a whole network, with a segment for each stage. */
@@ -142,7 +142,7 @@ function drawTimes(container, section) {
   function kernelList(stages, most_us, predicted_us) {
     const row = (launch) => {
       const lines = linesOf(launch), { kernel } = launch;
-      const flags = [kernel.is_unstable ? "unstable" : "", kernel.basis === "measured" ? "" : "estimated"].filter(Boolean).join(", ");
+      const flags = [kernel.unsettled, kernel.basis === "measured" ? "" : "estimated"].filter(Boolean).join(", ");
       return el("li", { class: "kernel", tabindex: -1, "aria-label": lines.join(", "),
         onpointermove: (event) => tooltip.show(event.clientX, event.clientY, lines), onpointerleave: () => tooltip.hide(),
         onfocus: ({ target }) => showBelow(target, lines), onblur: () => tooltip.hide() },

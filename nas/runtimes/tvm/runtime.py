@@ -6,6 +6,7 @@ Importing this imports no TVM: a table of a TVM device predicts on machines with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,9 +17,10 @@ from nas.files.documents import shortened
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
-from nas.latency import cache_model, timing
+from nas.latency import cache_model
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
+from nas.latency.moments import MOMENTS
 from nas.latency.runtime import (
     Availability,
     NetworkCost,
@@ -51,7 +53,7 @@ class TvmRuntime(Runtime):
 
     name = "tvm"
     targets = ("cpu", "cpu?mcpu=...", "cuda", "rpc://...")
-    moments = timing.MOMENTS
+    moments = MOMENTS
     dispatch_seconds = 30.0
     dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
 
@@ -142,6 +144,10 @@ class TvmRuntime(Runtime):
     def device_count(self) -> int:
         """Number of equal boards. Raises BoardLostError if their tracker is gone."""
         return self.timer.device.device_count
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """See `Runtime.timing_context`."""
+        return self.timer.device.timing_context(self.threads)
 
     def compile(
         self,

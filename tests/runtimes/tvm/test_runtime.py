@@ -29,7 +29,7 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
     schedule, timing = runtime.timer.time_kernel(kernel)
     assert schedule in schedules
     assert timing.latency_us > 0
-    assert len(timing.samples_us) == SAMPLES
+    assert 1 <= len(timing.samples_us) <= SAMPLES
 
 
 @pytest.mark.parametrize(("channels", "is_winograd"), [(64, True), (128, False)])

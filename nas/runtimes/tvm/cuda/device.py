@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tvm
 from tvm.support import nvcc
 
 from nas.errors import DeviceError
+from nas.latency import timing
 from nas.machine import this_machine
 from nas.runtimes.tvm.cuda import compiler
 from nas.runtimes.tvm.device import LocalDevice
@@ -79,6 +81,12 @@ class CudaDevice(LocalDevice):
 
     def __init__(self) -> None:
         super().__init__(tvm.cuda())
+
+    @contextmanager
+    def timing_context(self, threads: int) -> Iterator[None]:
+        """See `Device.timing_context`. The speed of the host's core is not that of the GPU."""
+        with super().timing_context(threads), timing.reading(None):
+            yield
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         """Return the name of the GPU and its compute capability."""

@@ -1,0 +1,560 @@
+"""Classify images: python run.py IMAGE... [--model FILE] [--json]"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import itertools
+import math
+import os
+import stat
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+
+RULES: dict[str, str | int | bool] = {
+    "frame": "first",
+    "max_pixels": 1 << 26,
+    "jpeg_draft": 2,
+    "exif_orientation": True,
+    "icc_profile": "ignored",
+    "bit_depth": "upper 8 bits",
+    "transparency": "composited on background",
+    "grey": "ITU-R 601-2",
+    "resize": "cover",
+    "crop": "centre",
+    "interpolation": "bilinear",
+    "antialias": True,
+}
+"""How an image is read, apart from its size and the background behind transparent pixels.
+
+`max_pixels`: larger images are refused, because decoding one takes more than about 0.5 GB. For a
+JPEG, which can be decoded at a fraction of its size, the decoded pixels count. `jpeg_draft`: a JPEG
+is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both sides have at least
+`jpeg_draft` times the size asked for. `nas.run.model_card.ImageReading` describes the others.
+"""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned, by its EXIF orientation."""
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+_MAX_METADATA_BYTES = 1 << 24
+"""Most bytes of a chunk with EXIF or XMP data that are read, before and after decompression."""
+
+
+class UnreadableImageError(Exception):
+    """An image cannot be used; the message is the reason."""
+
+
+class UnknownFormatError(UnreadableImageError):
+    """A file is not an image in one of the formats that were tried."""
+
+
+@contextmanager
+def open_image(
+    file: Path | IO[bytes], size: int, formats: Sequence[str]
+) -> Iterator[ImageFile.ImageFile]:
+    """Yield an opened image file, whose pixels have not been read.
+
+    Everything that goes wrong inside of the block becomes an UnreadableImageError, too: Pillow
+    finds most damages only when it reads the pixels.
+
+    Args:
+        file: path or content of the file.
+        size: height and width to which `read_pixels` will resize it.
+        formats: formats to try, by Pillow's names; those that this Pillow lacks are left out.
+
+    Raises:
+        UnknownFormatError: the file is not an image in one of the formats.
+        UnreadableImageError: the file is damaged, or has more than `max_pixels` pixels.
+    """
+    most = int(RULES["max_pixels"])
+    try:
+        if isinstance(file, Path) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise UnreadableImageError("not a regular file")  # Opening a pipe blocks.
+        Image.init()  # Fills the list of formats.
+        formats = [name for name in formats if name in Image.OPEN]
+        with _without_metadata(file) as (content, info), Image.open(content, "r", formats) as image:
+            image.info.update(info)
+            side = int(RULES["jpeg_draft"]) * size
+            image.draft(None, (side, side))
+            if math.prod(image.size) > most:
+                raise UnreadableImageError(
+                    f"{image.width} x {image.height} pixels, more than {most}"
+                )
+            _expand_transparent_value(image)
+            yield image
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnknownFormatError(
+            f"not an image in one of the formats {', '.join(formats)}"
+        ) from error
+    except Image.DecompressionBombError:
+        raise UnreadableImageError(f"more than {most} pixels") from None
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+    except Exception as error:  # Pillow raises nearly anything for a damaged file.
+        lines = str(error).splitlines() or [""]
+        raise UnreadableImageError(f"{type(error).__name__}: {lines[0]}") from error
+
+
+def read_pixels(
+    image: Image.Image, size: int, background: str, channels: int | None = None
+) -> np.ndarray:
+    """Return the pixels of an image, scaled and cropped to a square.
+
+    Args:
+        image: image from `open_image`, or made of an array.
+        size: height and width of the square.
+        background: colour behind transparent pixels, as `PIL.ImageColor` reads it.
+        channels: 1 for grey pixels, 3 for RGB; by default those of the image.
+
+    Returns:
+        Pixels (uint8), `size x size` if they are grey and `size x size x 3` if they are RGB.
+
+    Raises:
+        UnreadableImageError: the range of the pixels is not known.
+    """
+    image.load()
+    turn = _TURNS.get(orientation(image))
+    image = _composite(with_8_bits(image), background)
+    if turn is not None:
+        image = image.transpose(turn)
+    if channels == 1:
+        image = image.convert("L")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    if channels == 3 and pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return pixels
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how a loaded image is to be turned, 1 to 8, as its EXIF data say.
+
+    It is 1, that of an upright image, if the data say nothing or are damaged.
+    """
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises nearly anything for damaged data, which do not matter.
+        return 1
+    return value if value in _TURNS else 1
+
+
+def with_8_bits(image: Image.Image) -> Image.Image:
+    """Return an image of mode L or RGB, or of LA or RGBA if it has transparency.
+
+    Raises:
+        UnreadableImageError: the pixels are integers of 32 bits or with a sign, or floating-point
+            numbers, so that their range is not known.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return _upper_8_bits(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise UnreadableImageError(
+            "pixels of 32 bits a channel or with a sign; expected 8 or 16 bits without a sign"
+        )
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        return image.convert("LA" if is_grey else "RGBA")
+    return image.convert("L" if is_grey else "RGB")
+
+
+def normalise(
+    pixels: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float]
+) -> np.ndarray:
+    """Return pixels as the input of a network.
+
+    Args:
+        pixels: images `N x height x width x channels` (uint8).
+        size: height and width of the input. Images of another size are resized with bilinear
+            interpolation and antialiasing after they are normalised, as torch does it in training.
+        mean: mean by channel, of pixels in [0, 1].
+        std: standard deviation by channel, of pixels in [0, 1].
+
+    Returns:
+        Values `N x channels x size x size` (float32).
+    """
+    mean_values, std_values = np.array(mean, np.float32), np.array(std, np.float32)
+    values: np.ndarray = (pixels.astype(np.float32) / 255 - mean_values) / std_values
+    values = values.transpose(0, 3, 1, 2)
+    height, width = values.shape[2:]
+    if (height, width) != (size, size):
+        values = _interpolation(height, size) @ values @ _interpolation(width, size).T
+    return np.ascontiguousarray(values)
+
+
+@contextmanager
+def _without_metadata(
+    file: Path | IO[bytes],
+) -> Iterator[tuple[Path | IO[bytes], dict[str, str | bytes]]]:
+    """Yield what Pillow is to read of a file, and the metadata that it then lacks.
+
+    Pillow refuses a PNG with much text or with a damaged colour profile, and takes some texts for
+    statements about the pixels. So it gets a PNG without these.
+    """
+    with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as stream:
+        stream.seek(0)
+        if stream.read(len(_PNG_START)) == _PNG_START:
+            pixels = _PngPixels(stream)
+            yield io.BufferedReader(pixels), pixels.info
+        else:
+            yield file, {}
+
+
+class _PngPixels(io.RawIOBase):
+    """A PNG file without the chunks on which no pixel depends.
+
+    Attributes:
+        info: The metadata that may say how the image is to be turned, as Pillow names them.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.info: dict[str, str | bytes] = {}
+        self._file, self._position = file, 0
+        self._kept = [(0, len(_PNG_START))]
+        size, position = file.seek(0, os.SEEK_END), len(_PNG_START)
+        while position < size:
+            file.seek(position)
+            header = file.read(8)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:]
+            end = position + length + 12
+            if kind == b"IEND" or not kind.isalpha() or end > size:
+                end = size  # Whatever is there, even a damaged or truncated chunk.
+            if end == size or kind[:1].isupper() or kind == b"tRNS":
+                start = self._kept.pop()[0] if self._kept[-1][1] == position else position
+                self._kept.append((start, end))
+            elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                self.info |= _png_metadata(kind, file.read(min(length, _MAX_METADATA_BYTES)))
+            position = end
+        sizes = (end - start for start, end in self._kept)
+        self._ends = list(itertools.accumulate(sizes))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._ends[-1])[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        at = bisect.bisect_right(self._ends, self._position)
+        if at == len(self._ends):
+            return 0
+        left = self._ends[at] - self._position
+        self._file.seek(self._kept[at][1] - left)
+        content = self._file.read(min(len(buffer), left))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def _png_metadata(kind: bytes, content: bytes) -> dict[str, str | bytes]:
+    """Return the metadata in a chunk that may say how the image is to be turned."""
+    if kind == b"eXIf":
+        return {"exif": b"Exif\0\0" + content}
+    name, _, text = content.partition(b"\0")
+    if name not in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
+        return {}
+    is_compressed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+    if kind == b"zTXt":
+        text = text[1:]  # Before it is the method of compression.
+    elif kind == b"iTXt":
+        text = text[2:].split(b"\0", 2)[-1]  # Before it are the language and a translated name.
+    if is_compressed:
+        try:
+            text = zlib.decompressobj().decompress(text, _MAX_METADATA_BYTES)
+        except zlib.error:
+            return {}
+    return {name.decode(): text.decode("latin-1")}
+
+
+def _upper_8_bits(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 bits with the upper 8 of them."""
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, alpha))
+
+
+def _composite(image: Image.Image, background: str) -> Image.Image:
+    """Return an image of mode L, RGB, LA or RGBA over a background, in mode L or RGB.
+
+    A value becomes `(value * alpha + background * (255 - alpha)) / 255`, rounded.
+    """
+    if image.mode in ("L", "RGB"):
+        return image
+    red, green, blue = ImageColor.getrgb(background)[:3]
+    if image.mode == "LA" and red == green == blue:
+        canvas = Image.new("L", image.size, red)
+    else:
+        canvas = Image.new("RGB", image.size, (red, green, blue))
+        image = image.convert("RGBA")
+    canvas.paste(image, mask=image)
+    return canvas
+
+
+def _expand_transparent_value(image: ImageFile.ImageFile) -> None:
+    """Give the transparent value of a PNG the 8 bits to which Pillow converts its pixels."""
+    value: Any = image.info.get("transparency")
+    if image.format != "PNG" or value is None or not image.tile:
+        return
+    raw_mode = image.tile[0][3]
+    if raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(each >> 8 for each in value)
+    for bits in (2, 4):
+        highest = (1 << bits) - 1
+        if raw_mode == f"L;{bits}" and value <= highest:
+            image.info["transparency"] = value * (255 // highest)
+
+
+def _interpolation(size: int, new_size: int) -> np.ndarray:
+    """Return the weights `new_size x size` (float32) that resize one side of an image.
+
+    They are triangles around the centres of the new pixels, and as wide as antialiasing needs.
+    """
+    scale = size / new_size
+    centres = (np.arange(new_size)[:, None] + 0.5) * scale
+    distances = np.abs(np.arange(size) + 0.5 - centres) / max(scale, 1)
+    weights = np.clip(1 - distances, 0, None)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+import os
+import stat
+import struct
+from pathlib import Path
+
+HEAD_BYTES = 64
+"""How much of a file `foreign_kind` needs."""
+
+_FOREIGN_KINDS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself, which `git lfs pull` "
+    "fetches",
+    b"/annex/objects/": "a pointer of git-annex, not the file itself, which `git annex get` "
+    "fetches",
+    b"<": "a web page (HTML or XML), which a download from a wrong address leaves",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "compressed with gzip, and has to be unpacked first",
+}
+"""What files of other kinds begin with, and what they are."""
+
+_ELF_HEADERS = {1: ("I", 32, 46), 2: ("Q", 40, 58)}
+"""Type and position of the offset of an ELF file's sections, and position of their size and number,
+for 32 and 64 bits."""
+
+
+def foreign_kind(head: bytes) -> str:
+    """Return what a file is that begins with these bytes: `a pointer of Git LFS, ...`.
+
+    The text is empty for a kind that is none of those that take the place of other files. Any
+    content that begins with "<" counts as a web page.
+    """
+    start = head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((what for first, what in _FOREIGN_KINDS.items() if start.startswith(first)), "")
+
+
+def file_problem(path: Path) -> str:
+    """Return why a file cannot be used, without its path: `it is empty`.
+
+    The text is empty if nothing speaks against the file: it is a regular file with content, of no
+    foreign kind, and not a shared library that ends early, which would end a process that loads it.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # Opening a pipe blocks.
+            return "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not head:
+        return "it is empty"
+    if kind := foreign_kind(head):
+        return f"it is {kind}"
+    if status.st_size < (smallest := _smallest_size(head)):
+        return f"it is cut: {status.st_size} of at least {smallest} bytes"
+    return ""
+
+
+def _smallest_size(head: bytes) -> int:
+    """Return the least size of the shared library that begins with these bytes; 0 for other files.
+
+    The table of its sections is the last part of an ELF file.
+    """
+    if head[:4] != b"\x7fELF":
+        return 0
+    if len(head) < HEAD_BYTES or head[4] not in _ELF_HEADERS:
+        return HEAD_BYTES
+    order = ">" if head[5] == 2 else "<"
+    kind, offset_at, sizes_at = _ELF_HEADERS[head[4]]
+    (offset,) = struct.unpack_from(order + kind, head, offset_at)
+    size, count = struct.unpack_from(order + "HH", head, sizes_at)
+    return int(offset + size * count)
+
+# Above: reading of images, as in training, and of other files. Below: the network.
+
+import argparse
+import atexit
+import json
+import shutil
+import sys
+import tempfile
+
+try:
+    import pillow_heif
+except ImportError:  # HEIC photos of phones cannot be read without it.
+    pass
+else:
+    pillow_heif.register_heif_opener()
+
+
+def read_file(path, read):
+    """Return what a function reads from a file, or end with one line that names the file."""
+    problem = file_problem(path)
+    if not problem:
+        try:
+            return read(path)
+        except Exception as error:  # Runtimes raise nearly anything.
+            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+            problem = f"it cannot be read ({type(error).__name__}: {lines[0].strip()[:300]})"
+    sys.exit(f"{path}: {problem}")
+
+
+FOLDER = Path(__file__).resolve().parent
+PREPROCESSING = read_file(
+    FOLDER / "preprocessing.json", lambda path: json.loads(path.read_text(encoding="utf-8"))
+)
+
+
+def network_input(path):
+    """Return an image file as the input of the network, 1 x channels x height x width."""
+    how, channels = PREPROCESSING["reading"], PREPROCESSING["channels"]
+    for name, value in RULES.items():
+        if how.get(name) != value:
+            sys.exit(f"preprocessing.json has {name} {how.get(name)!r}; expected {value!r}")
+    size = how["decoded_size"]
+    with open_image(Path(path), size, how["formats"]) as image:
+        pixels = read_pixels(image, size, how["background"], channels)
+    pixels = pixels.reshape(1, size, size, channels)
+    return normalise(
+        pixels, PREPROCESSING["image_size"], PREPROCESSING["mean"], PREPROCESSING["std"]
+    )
+
+
+def load_onnx(path):
+    """Return a function from the input of the network to its logits."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Read when ONNX Runtime is imported.
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = PREPROCESSING["output_name"], PREPROCESSING["input_name"]
+    return lambda images: session.run([names[0]], {names[1]: images})[0][0]
+
+
+def load_tflite(path):
+    """Return a function from the input of the network to its logits."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    interpreter.allocate_tensors()
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def logits_of(images):
+        values = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        if entry["dtype"] == np.int8:
+            scale, zero = entry["quantization"]
+            values = np.clip(np.round(values / scale) + zero, -128, 127).astype(np.int8)
+        interpreter.set_tensor(entry["index"], values)
+        interpreter.invoke()
+        logits = interpreter.get_tensor(result["index"])[0].astype(np.float32)
+        if result["dtype"] == np.int8:
+            scale, zero = result["quantization"]
+            logits = (logits - zero) * scale
+        return logits
+
+    return logits_of
+
+
+def load_tvm(path):
+    """Return a function from the input of the network to its logits."""
+    if os.path.expanduser("~") == "~":  # TVM needs a home folder, which some containers lack.
+        os.environ["HOME"] = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    import tvm
+
+    network = tvm.relax.VirtualMachine(tvm.runtime.load_module(path), tvm.cpu())
+
+    def logits_of(images):
+        values = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        return network["main"](tvm.runtime.tensor(values)).numpy()[0]
+
+    return logits_of
+
+
+LOADERS = {".onnx": load_onnx, ".tflite": load_tflite, ".so": load_tvm}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Classify images.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--model", default=str(FOLDER / "model.so"), help="file of the network")
+    parser.add_argument("--json", action="store_true", help="print the logits as JSON")
+    options = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # Not every terminal shows every name.
+    load = LOADERS.get(Path(options.model).suffix)
+    if load is None:
+        sys.exit(f"{options.model}: expected a file with the suffix {', '.join(LOADERS)}")
+    logits_of = read_file(Path(options.model), lambda path: load(str(path)))
+    results = []
+    for path in options.images:
+        try:
+            values = network_input(path)
+        except UnreadableImageError as error:
+            results.append({"image": path, "error": str(error)})
+            if not options.json:
+                print(f"{path}: {error}", file=sys.stderr)
+            continue
+        logits = read_file(Path(options.model), lambda _: logits_of(values))
+        confidence = np.exp(logits.astype(np.float64) - logits.max())
+        confidence /= confidence.sum()
+        unsure = bool(confidence.max() < (PREPROCESSING.get("min_confidence") or 0))
+        results.append({"image": path, "logits": logits.tolist(), "unsure": unsure})
+        if not options.json:
+            if len(options.images) > 1:
+                print(path)
+            if unsure:
+                print("unsure")
+                continue
+            for position in confidence.argsort()[::-1][:5]:
+                print(f"{confidence[position]:6.1%}  {PREPROCESSING['classes'][position]}")
+    if options.json:
+        print(json.dumps(results))
+    return int(any("error" in result for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
