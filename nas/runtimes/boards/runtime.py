@@ -5,6 +5,7 @@ Importing this imports no TVM.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -86,6 +87,10 @@ class TfliteBoardRuntime(Runtime):
         """Let others use the board; the next use connects again."""
         if "board" in self.__dict__:
             self.board.release()
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """See `Runtime.timing_context`."""
+        return self.board.timing_context()
 
     @property
     def device_count(self) -> int:

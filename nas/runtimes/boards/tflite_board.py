@@ -6,9 +6,12 @@ import gc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from nas.errors import BoardLostError, DeviceError, MeasurementError
+from nas.latency import timing
+from nas.latency.core_speed import CoreSpeed
 from nas.latency.runtime import CompiledNetwork
 from nas.runtimes.boards import connection
 from nas.runtimes.boards.address import BoardAddress
@@ -34,6 +37,11 @@ class TfliteBoard:
         self._address = address
         self._connection: Connection | None = None
         self._description: BoardDescription | None = None
+        self._speed = CoreSpeed(lambda: float(self.request({"speed": 1})["seconds"]))
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """Return a context of timings on the board, in which the speed of its core is read."""
+        return timing.reading(self._speed)
 
     def describe(self) -> BoardDescription:
         """Return what the board says of itself.

@@ -4,6 +4,7 @@ The server registers a function with TVM RPC. Its arguments are a request as JSO
 of a TensorFlow Lite file, and it returns an answer as JSON:
 
     {"describe": true}                                   the fields of `BoardDescription`
+    {"speed": threads}                                   a reading of the core's speed: `seconds`
     {"file", "threads", "batch", "calls", "samples"}     times a file: `seconds`, `operators`, ...
 
 `file` is the SHA-256 digest of the contents, which may be empty if the board has the file. If it
@@ -20,7 +21,7 @@ from typing import Any
 FUNCTION = "nas.time_tflite"
 """Name of the function."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of these requests and answers; a description has it as `protocol`."""
 
 LIMIT_SECONDS = 60.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -143,6 +144,10 @@ class BoardKernelTimer(LiteRtKernelTimer):
     """
 
     times_cold_kernels = False
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """See `RepeatedKernelTimer.timing_context`."""
+        return self._board.timing_context()
 
     def __init__(self, dtype: str, threads: int, board: TfliteBoard) -> None:
         super().__init__(dtype, threads)

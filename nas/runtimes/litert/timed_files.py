@@ -73,6 +73,8 @@ def answer(delegate: Delegate | None, request: Mapping[str, Any], data: bytes) -
     try:
         if "describe" in request:
             return describe(delegate)
+        if "speed" in request:
+            return {"seconds": timing.read_speed(request["speed"])}
         return _loaded_files(delegate).time(data, **request)
     # LiteRT and delegates may raise anything; it becomes the answer.
     except Exception as error:
@@ -111,7 +113,9 @@ class LoadedFiles:
         self._loaded.move_to_end(key)
         session, _ = self._loaded[key]
         with timing.pinned(threads):
-            seconds = timing.undisturbed_samples(session.evaluate, calls, samples)
+            seconds = (
+                timing.undisturbed_samples(session.evaluate, calls, samples) if samples else []
+            )
         return {
             "seconds": seconds,
             "operators": session.operators,

@@ -61,13 +61,18 @@ def test_description_is_that_of_this_machine(timer: FileTimer) -> None:
 def test_file_is_sent_once_and_counted(timer: FileTimer, data: bytes) -> None:
     assert set(timer.answer(request(data))) == {"unknown"}
     answer = timer.answer(request(data), data)
-    assert len(answer["seconds"]) == 3
+    assert 1 <= len(answer["seconds"]) <= 3, "disturbed samples are left out"
     assert min(answer["seconds"]) > 0
     assert answer["operators"]["DEPTHWISE_CONV_2D"] == 1
     assert answer["delegated"] == {}
-    assert len(timer.answer(request(data, samples=2))["seconds"]) == 2
+    assert 1 <= len(timer.answer(request(data, samples=2))["seconds"]) <= 2
+    assert timer.answer(request(data, samples=0))["seconds"] == []
     assert set(timer.answer(request(data, batch=4))) == {"unknown"}
     assert timer.answer(request(data, batch=4), data)["seconds"]
+
+
+def test_speed_of_the_board_is_read_there(timer: FileTimer) -> None:
+    assert 0 < timer.answer({"speed": 1})["seconds"] < 1
 
 
 def test_damaged_files_are_answered_with_the_reason(timer: FileTimer, data: bytes) -> None:

@@ -26,6 +26,15 @@ _MAX_PATH_BYTES = 256
 _CHUNK_BYTES = 1 << 16
 """Number of bytes that are read at a time."""
 
+_SIDE = 64
+"""Side of the matrices of a reading of the speed."""
+
+_PRODUCTS = 4
+"""Products of a reading, which takes tens of microseconds."""
+
+MULTIPLY_FUNCTION = "multiply_matrices"
+"""Name of the function whose duration tells the speed of the board."""
+
 READ_FUNCTION = "read_file"
 """Name of the function that reads files on the board."""
 
@@ -61,16 +70,42 @@ def _read_file(
     T.evaluate(T.call_extern("int32", "close", file))
 
 
-def reader_module() -> tvm.IRModule:
-    """Return the module that `file_reader` needs on the board."""
-    return tvm.IRModule({READ_FUNCTION: _read_file})
+@T.prim_func
+def _multiply_matrices(
+    first: T.Buffer((_SIDE, _SIDE), "float32"),  # type: ignore[valid-type]
+    second: T.Buffer((_SIDE, _SIDE), "float32"),  # type: ignore[valid-type]
+    product: T.Buffer((_SIDE, _SIDE), "float32"),  # type: ignore[valid-type]
+) -> None:
+    T.func_attr({"global_symbol": "multiply_matrices", "tirx.noalias": True})
+    for row in range(_SIDE):
+        for at in range(_SIDE):
+            for column in T.vectorized(_SIDE):
+                product[row, column] = product[row, column] + first[row, at] * second[at, column]
+
+
+def board_module() -> tvm.IRModule:
+    """Return the module that `file_reader` and `speed_reader` need on the board."""
+    return tvm.IRModule({READ_FUNCTION: _read_file, MULTIPLY_FUNCTION: _multiply_matrices})
+
+
+def speed_reader(library: tvm.runtime.Module, device: tvm.runtime.Device) -> Callable[[], float]:
+    """Return a function that takes a reading of the speed of the board's core, in seconds.
+
+    Args:
+        library: `board_module`, compiled and loaded on the board.
+        device: processor of the board.
+    """
+    timer = library.time_evaluator(MULTIPLY_FUNCTION, device, number=_PRODUCTS)
+    matrices = [tvm.runtime.tensor(np.zeros((_SIDE, _SIDE), np.float32), device) for _ in range(3)]
+    # The timer calls the function once before it measures.
+    return lambda: float(timer(*matrices).mean) * _PRODUCTS
 
 
 def file_reader(library: tvm.runtime.Module, device: tvm.runtime.Device) -> ReadFile:
     """Return a function that reads files of a board.
 
     Args:
-        library: `reader_module`, compiled and loaded on the board.
+        library: `board_module`, compiled and loaded on the board.
         device: processor of the board.
     """
     function = library[READ_FUNCTION]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from tvm import relax, rpc
 
 from nas.errors import DeviceError, ExportError, MeasurementError
+from nas.latency import timing
+from nas.latency.core_speed import CoreSpeed
 from nas.runtimes.boards import connection
 from nas.runtimes.boards.connection import Connection
 from nas.runtimes.tvm.rpc import board
@@ -47,6 +49,8 @@ class RemoteDevice:
         self._connection: Connection | None = None
         self._description: BoardDescription | None = None
         self._library_numbers = itertools.count()
+        self._read_speed: Callable[[], float] | None = None
+        self._speed = CoreSpeed(self._take_reading)
 
     @property
     def tvm_device(self) -> tvm.runtime.Device:
@@ -86,9 +90,16 @@ class RemoteDevice:
         with self._detecting_loss():
             return tvm.runtime.tensor(np.ascontiguousarray(array), tvm_device)
 
-    def timing_context(self, threads: int) -> AbstractContextManager[None]:
-        """See `Device.timing_context`. No thread of this machine is pinned: kernels run there."""
-        return self._detecting_loss()
+    @contextmanager
+    def timing_context(self, threads: int) -> Iterator[None]:
+        """See `Device.timing_context`. No thread of this machine is pinned: kernels run there.
+
+        The speed of the board's core is read.
+        """
+        with self._detecting_loss():
+            self._session()
+            with timing.reading(self._speed):
+                yield
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         """See `Device.processor`."""
@@ -101,7 +112,7 @@ class RemoteDevice:
 
     def release(self) -> None:
         """End the session when all objects that came from it are gone; the next use opens one."""
-        self._connection = None
+        self._connection = self._read_speed = None
         # Networks and their tensors refer to the session in cycles.
         gc.collect()
 
@@ -125,7 +136,7 @@ class RemoteDevice:
         """
         big_cores_first = 1
         session.get_function("runtime.config_threadpool")(big_cores_first, self._threads)
-        compiled = tvm.tirx.build(board.reader_module(), self._code_target, "tirx")
+        compiled = tvm.tirx.build(board.board_module(), self._code_target, "tirx")
         try:
             library = self._upload(session, compiled)
         except MeasurementError as error:
@@ -140,6 +151,12 @@ class RemoteDevice:
                 remedy="Boards behind one address or tracker key must be equal; use another key.",
             )
         self._description = description
+        self._read_speed = board.speed_reader(library, session.cpu(0))
+
+    def _take_reading(self) -> float:
+        self._session()
+        assert self._read_speed is not None
+        return self._read_speed()
 
     def _describe(self) -> BoardDescription:
         if self._description is None:
