@@ -35,16 +35,26 @@ if TYPE_CHECKING:
 MIN_NETWORKS = 8
 """Smallest number of networks on which a correction is fitted; fewer say little about it."""
 
+CONFIDENCE = 0.9
+"""How sure it is that the error for other networks is not above the one that is stated."""
+
+FITTED_NETWORKS = 12
+"""Networks that are timed after a build: with eight, the error for others is hardly known."""
+
 DRAWS = 200
 """Random networks of each space from which those to fit on are chosen."""
 
 
-def fit_calibration(check: TableCheck, spaces: Sequence[SearchSpace] = ()) -> Calibration:
+def fit_calibration(
+    check: TableCheck, spaces: Sequence[SearchSpace] = (), readings_us: Sequence[float] = ()
+) -> Calibration:
     """Return the correction with the least absolute relative error on checked networks.
 
     Args:
         check: networks of the spaces.
         spaces: the spaces.
+        readings_us: readings of the core's speed beside the undisturbed timings of the table, which
+            tell how much its speed differs from moment to moment.
 
     Raises:
         RequestError: there are fewer than `MIN_NETWORKS` networks.
@@ -64,18 +74,14 @@ def fit_calibration(check: TableCheck, spaces: Sequence[SearchSpace] = ()) -> Ca
             "The networks that are predicted slower were measured faster, so no line fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
-    error = mape(slope * predicted + invocation_us, measured)
-    # The line passes through two of the networks, and is uncertain for others. The variance of
-    # factors with the least absolute error is, for normal errors, pi / 2 of that of factors with
-    # the least squared error.
-    share = 2 / len(networks)
-    expected = error / (1 - share) * math.sqrt(1 + math.pi / 2 * share)
     return Calibration(
         slope=round_to_four_digits(slope),
         invocation_us=round_to_four_digits(invocation_us),
         nets=len(networks),
         mape_before=round_to_four_digits(mape(predicted, measured)),
-        mape_after=round_to_four_digits(expected),
+        mape_after=round_to_four_digits(
+            _error_of_others(predicted, measured) + _drift(check, readings_us)
+        ),
         spaces=tuple(space.digest for space in spaces),
         batch=check.batch,
         networks=tuple(
@@ -87,6 +93,41 @@ def fit_calibration(check: TableCheck, spaces: Sequence[SearchSpace] = ()) -> Ca
             for each in networks
         ),
     )
+
+
+def _error_of_others(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> float:
+    """Return the mean absolute error for networks on which the correction was not fitted.
+
+    Each network but the smallest and the largest, which no prediction exceeds, is predicted by a
+    line through the others. The result is the upper limit of the one-sided interval of `CONFIDENCE`
+    of the mean of these errors, by Student's t.
+    """
+    from scipy.stats import t
+
+    inner = np.argsort(predicted)[1:-1]
+    errors = np.empty(len(inner))
+    for at, left_out in enumerate(inner):
+        others = np.arange(len(measured)) != left_out
+        slope, invocation_us = _fit(predicted[others], measured[others])
+        errors[at] = abs((slope * predicted[left_out] + invocation_us) / measured[left_out] - 1)
+    margin = t.ppf(CONFIDENCE, len(inner) - 1) * errors.std(ddof=1) / math.sqrt(len(inner))
+    return float(errors.mean() + margin)
+
+
+def _drift(check: TableCheck, readings_us: Sequence[float]) -> float:
+    """Return by how much the speed of the core differs, on average, from that of a check.
+
+    It is a fraction; 0 without readings.
+    """
+    own = [
+        moment.reading_us
+        for network in check.networks
+        for moment in network.timings.latency.undisturbed
+        if moment.reading_us is not None
+    ]
+    if not own or not readings_us:
+        return 0.0
+    return float(np.mean(np.abs(np.array(readings_us) / np.median(own) - 1)))
 
 
 def _fit(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:
@@ -119,7 +160,13 @@ def calibrate_table(
         TableError: the table cannot be written.
     """
     with table.writing():
-        return table.append(fit_calibration(check, spaces))
+        readings_us = [
+            moment.reading_us
+            for record in table.records("kernel")
+            for moment in record.latency.undisturbed
+            if moment.reading_us is not None
+        ]
+        return table.append(fit_calibration(check, spaces, readings_us))
 
 
 def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:
@@ -143,7 +190,7 @@ def calibrate_after_build(
     seconds: float | None = None,
     progress: ProgressCallback | None = None,
 ) -> Calibration | None:
-    """Time `MIN_NETWORKS` networks that are spread over the spaces, and calibrate the table.
+    """Time `FITTED_NETWORKS` networks that are spread over the spaces, and calibrate the table.
 
     Args:
         table: table of this device that covers the spaces.
@@ -154,8 +201,9 @@ def calibrate_after_build(
         progress: function to call after each step.
 
     Returns:
-        The calibration; None if the spaces have fewer networks whose kernels all have a latency, or
-        if the latencies of whole networks are estimates: what they lack is not measured.
+        The calibration; None if the spaces have fewer than `MIN_NETWORKS` networks whose kernels
+        all have a latency, or if the latencies of whole networks are estimates: what they lack is
+        not measured.
 
     Raises:
         MeasurementError: a network cannot be timed, or measured latencies fall as predicted ones
@@ -163,7 +211,7 @@ def calibrate_after_build(
     """
     if runtime.network_basis != MEASURED:
         return None
-    networks = spread_networks(table, spaces, MIN_NETWORKS, np.random.default_rng(0), batch)
+    networks = spread_networks(table, spaces, FITTED_NETWORKS, np.random.default_rng(0), batch)
     if len(networks) < MIN_NETWORKS:
         return None
     check = check_networks(

@@ -22,7 +22,7 @@ from nas.latency import (
     merge_tables,
     space_kernels,
 )
-from nas.latency.calibration import MIN_NETWORKS, fit_calibration, spread_networks
+from nas.latency.calibration import FITTED_NETWORKS, MIN_NETWORKS, fit_calibration, spread_networks
 from nas.latency.check import check_networks
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -81,7 +81,7 @@ def test_few_networks_with_tensors_at_bad_addresses_do_not_change_the_fit() -> N
     assert fitted.invocation_us == pytest.approx(0, abs=0.05)
 
 
-def test_expected_error_is_that_of_other_networks() -> None:
+def test_expected_error_is_not_below_that_of_other_networks_nine_times_of_ten() -> None:
     rng = np.random.default_rng(0)
 
     def networks(count: int) -> TableCheck:
@@ -96,7 +96,8 @@ def test_expected_error_is_that_of_other_networks() -> None:
         errors = [fitted.apply(each.predicted_us) / each.measured_us - 1 for each in others]
         expected.append(fitted.mape_after)
         actual.append(np.mean(np.abs(errors)))
-    assert np.mean(expected) == pytest.approx(np.mean(actual), rel=0.15)
+    assert np.mean(np.array(expected) >= actual) >= 0.85
+    assert np.mean(expected) <= 1.75 * np.mean(actual), "nothing is overstated"
 
 
 def test_fit_refuses_few_networks_and_inverse_order() -> None:
@@ -168,7 +169,7 @@ def test_networks_after_a_build_are_spread_over_all_spaces(table: LatencyTable) 
     fitted = calibrate_after_build(table, spaces, FakeRuntime())
     assert fitted is not None
     names = [each.architecture["space"] for each in fitted.networks]
-    assert fitted.nets == len(names) == MIN_NETWORKS
+    assert fitted.nets == len(names) == FITTED_NETWORKS
     assert min(names.count(space.name) for space in spaces) >= 2
     ends = {table.predict(e).uncorrected_us for s in spaces for e in (s.smallest, s.largest)}
     fitted_us = [each.uncorrected_us for each in fitted.networks]
