@@ -1,48 +1,157 @@
-"""Errors of latencies on a simulated core with two speeds, with and without readings of its speed.
+"""Errors of latencies on a core with two speeds, and what each rule of timing is worth there.
 
-    python -m tests.benchmarks.two_speeds
+    python -m tests.benchmarks.two_speeds                                       # simulated cores
+    python -m tests.benchmarks.two_speeds ../shared/data/two_speeds/trace.parquet
 
-Each workload is timed as networks are: at six moments, and then until they agree.
+Without a trace, workloads are timed on simulated cores, and recorded tables (`tests/golden`) are
+built on them: a correction is fitted on some recorded networks, and the others are checked twenty
+minutes later. A trace has the durations of a reference workload before and after workloads, which
+are played in its own time; workloads that take longer are made of those that follow each other.
 """
 
 from __future__ import annotations
 
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from nas.latency import moments, timing
 from nas.latency.core_speed import CoreSpeed
-from tests.latency.test_timing import latency_at_moments_us
-from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
+from nas.latency.moments import Latency
+from tests.golden import disturbed
+from tests.golden.latency import FOLDER, Recording
+from tests.latency.test_moments import timed_on
+from tests.latency.two_speeds import COMPUTE, MEMORY, TraceCore, TwoSpeedCore
 
 WORKLOADS = ((5, COMPUTE), (50, COMPUTE), (50, MEMORY), (500, 1.4), (2000, 1.4), (8000, 1.5))
 """Microseconds at full speed, and the factor of the slow speed."""
 
-SEEDS = 200
+SEEDS = 100
+
+TRACED = (
+    ("exp_8kb", 1), ("multiply_16kb", 1), ("multiply_1mb", 1), ("multiply_16mb", 1),
+    ("multiply_16mb", 2), ("multiply_16mb", 4),
+)  # fmt: skip
+"""Workloads of the trace, and in how many rows that follow each other one call runs."""
 
 
-def errors(us: float, slow_factor: float, full_share: float, *, has_readings: bool) -> np.ndarray:
-    """Return the relative error of a latency on each of `SEEDS` simulated cores."""
-    measured = []
-    for seed in range(SEEDS):
+ABLATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "as it is": lambda patch: None,
+    "without readings": lambda patch: _without_readings(patch),
+    "moments need not agree": lambda patch: patch.setattr(
+        Latency, "agrees", lambda self, tolerance=0.0: True
+    ),
+    "the fastest moment": lambda patch: patch.setattr(moments, "MOMENTS_PER_OUTLIER", 1000),
+    "the median moment": lambda patch: patch.setattr(moments, "quiet_us", statistics.median),
+}
+
+
+def _without_readings(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CoreSpeed, "is_full", lambda self, *readings: True)
+    patch.setattr(moments, "FULL_SPEED_TOLERANCE", np.inf)
+
+
+def workload_row(us: float, factor: float) -> list[str]:
+    """Return the errors of a workload on idle cores and on cores with two speeds."""
+    cells = []
+    for full_share, ablation in ((1.0, "as it is"), (0.25, "as it is"), (0.25, "without readings")):
+        ratios = []
+        for seed in range(SEEDS):
+            with pytest.MonkeyPatch.context() as patch:
+                core = TwoSpeedCore(seed, full_share)
+                disturbed.play(core, patch)
+                ABLATIONS[ablation](patch)
+                latency = timed_on(core, core.workload(us / 1e6, factor), core.full_us)
+                ratios.append(None if latency.is_disturbed else latency.quiet_us / us)
+        cells.append(error_text(ratios))
+    return cells
+
+
+def error_text(ratios: Sequence[float | None]) -> str:
+    """Return mean and 90% quantile of errors in percent, and the share that is disturbed.
+
+    Args:
+        ratios: latencies over the right ones; None for a disturbed one.
+    """
+    errors = [abs(each - 1) for each in ratios if each is not None]
+    share = 1 - len(errors) / len(ratios)
+    return f"{100 * np.mean(errors):.1f}, {100 * np.quantile(errors, 0.9):.1f}, {share:.0%}"
+
+
+def trace_rows(trace: pd.DataFrame) -> dict[str, str]:
+    """Return the errors of the workloads of a trace, each timed for ten seconds at most."""
+    rows = {}
+    for name, repeated in TRACED:
+        ratios: list[float | None] = []
+        for start_s in range(80):
+            with pytest.MonkeyPatch.context() as patch:
+                core = TraceCore(trace, start_s)
+                core.install(patch)
+                patch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
+                timing.expect_full_speed(core.full_us)
+                workload = core.workload(name, repeated)
+                pause, latency = timing.Moments(), Latency([], core.full_us)
+                while not latency.is_settled(moments.MOMENTS) and core.now_s < start_s + 10:
+                    pause.wait()
+                    timed = timing.measure(workload, calls=1)
+                    latency = Latency([*latency.moments, timed.moment], core.full_us)
+                right_us = 1e6 * repeated * core.full_s(name, start_s)
+                ratios.append(None if latency.is_disturbed else latency.quiet_us / right_us)
+        rows[f"{repeated} x {name}"] = error_text(ratios)
+    return rows
+
+
+def table_row(
+    recording: Recording, full_share: float, ablation: str, cores: int, fewest_moments: int
+) -> str:
+    """Return what becomes of a recorded table on some cores as a cell."""
+    rows = []
+    for seed in range(cores):
         with pytest.MonkeyPatch.context() as patch:
+            ABLATIONS[ablation](patch)
             core = TwoSpeedCore(seed, full_share)
-            core.install(patch)
-            if not has_readings:
-                patch.setattr(CoreSpeed, "is_full", lambda self, *readings: True)
-            measured.append(latency_at_moments_us(core.workload(us / 1e6, slow_factor)))
-    return np.abs(np.array(measured) / us - 1)
+            rows.append(disturbed.checked_later(core, patch, recording, fewest_moments))
+    error, tau, uncorrected, stated, seconds, _ = np.array(rows).T
+    covered = np.mean(stated >= error)
+    return (
+        f"{100 * error.mean():.2f} ({100 * uncorrected.mean():.2f}), {tau.mean():.3f}, "
+        f"{covered:.0%} below {100 * stated.mean():.1f}, {seconds.mean():.0f} s"
+    )
+
+
+def print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
-    """Print a row for each workload."""
-    print("| workload | idle | two speeds | two speeds, without readings |\n|---|---|---|---|")
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("trace", type=Path, nargs="?")
+    parser.add_argument("--cores", type=int, default=20, help="simulated cores of each table")
+    arguments = parser.parse_args()
+    if arguments.trace is not None:
+        for name, text in trace_rows(pd.read_parquet(arguments.trace)).items():
+            print_row(name, text)
+        return
+    print_row("workload", "idle", "two speeds", "two speeds, without readings")
     for us, factor in WORKLOADS:
-        cells = [
-            errors(us, factor, full_share, has_readings=has_readings)
-            for full_share, has_readings in ((1.0, True), (0.25, True), (0.25, False))
-        ]
-        texts = [f"{100 * e.mean():.1f}, {100 * np.quantile(e, 0.9):.1f}" for e in cells]
-        print(f"| {us} us, slowed {factor:g} times | {' | '.join(texts)} |")
+        print_row(f"{us} us, slowed {factor:g} times", *workload_row(us, factor))
+    recordings = {path.name.partition(".")[0]: path for path in sorted(FOLDER.glob("*.gz"))}
+    for full_share, machine in ((1.0, "idle"), (0.25, "two speeds")):
+        print_row(machine, *recordings)
+        rows = [(name, name, 4) for name in ABLATIONS]
+        rows += [(f"{count} moments", "as it is", count) for count in (3, 6)]
+        for name, ablation, count in rows:
+            cells = [
+                table_row(Recording.load(path), full_share, ablation, arguments.cores, count)
+                for path in recordings.values()
+            ]
+            print_row(name, *cells)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ import pytest
 from nas.latency.calibration import MIN_NETWORKS, fit_calibration
 from nas.latency.check import TableCheck
 from nas.statistics import kendall_tau, mape
-from tests.golden import latency
+from tests.golden import disturbed, latency
+from tests.latency.two_speeds import TwoSpeedCore
 
 MAX_ERROR = 0.03
 MIN_TAU = 0.95
+NAMES = ["mobilenet_tiny-8", "mobilenet_32-32", "shufflenet-96"]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_tiny-8", "mobilenet_32-32", "shufflenet-96"], ids=str)
+@pytest.mark.parametrize("name", NAMES)
 def test_recorded_networks_are_predicted(name, tmp_path):
     recording = latency.Recording.load(latency.FOLDER / f"{name}.json.gz")
     check = recording.check(recording.table(tmp_path / "table.jsonl"))
@@ -25,3 +27,20 @@ def test_recorded_networks_are_predicted(name, tmp_path):
     assert len(others) == latency.NETWORKS - MIN_NETWORKS
     assert mape(np.array(predicted), np.array(measured)) <= MAX_ERROR
     assert kendall_tau(predicted, measured) >= MIN_TAU
+
+
+def test_stated_errors_cover_those_on_cores_with_one_speed_and_with_two(monkeypatch):
+    """A build, a correction and a check twenty minutes later, on simulated cores."""
+    results = []
+    for name in NAMES:
+        recording = latency.Recording.load(latency.FOLDER / f"{name}.json.gz")
+        for seed, full_share in ((0, 1.0), (1, 0.25), (2, 0.25)):
+            core = TwoSpeedCore(seed, full_share)
+            results.append(disturbed.checked_later(core, monkeypatch, recording))
+    for each in results:
+        assert each.error <= MAX_ERROR
+        assert each.tau >= 0.93
+        assert each.unsettled <= 2
+    assert np.mean([each.stated_error >= each.error for each in results]) >= 0.75
+    stated = np.mean([each.stated_error for each in results])
+    assert stated <= 2 * np.mean([each.error for each in results]), "nothing is overstated"
