@@ -31,10 +31,11 @@ from nas.latency import (
     installed_runtimes,
     open_runtime,
     space_kernels,
+    timing,
 )
 from nas.latency.record import Record
 from nas.latency.runtime import Runtime
-from nas.latency.timing import Timing
+from nas.latency.timing import MEASURED, Timing
 from nas.plugins import PlugInPoint, is_subclass_of
 from nas.run.settings import DeviceSettings
 from nas.space import SearchSpace, load_space
@@ -286,6 +287,12 @@ def test_large_networks_launch_their_kernels(case: Case, runtime: Runtime, name:
     for graph in graphs:
         compiled = runtime.compile(graph, first_schedules(runtime, graph))
         assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
+
+
+def test_speed_is_read_beside_networks_that_are_measured(runtime: Runtime) -> None:
+    with runtime.timing_context():
+        timed = timing.measure(lambda calls, samples: [1e-3] * samples)
+    assert (timed.reading_us is not None) == (runtime.network_basis == MEASURED)
 
 
 def test_networks_of_random_weights_are_timed(case: Case, runtime: Runtime) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ from nas.errors import DeviceError, MeasurementError
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
+from nas.latency import timing
 from nas.latency.device import Fingerprint
 from nas.latency.runtime import (
     Availability,
@@ -318,6 +320,10 @@ class EthosUOnBoard(TfliteBoardRuntime, EthosURuntime):
     def network_basis(self) -> str:
         """Whole networks are measured."""
         return MEASURED
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """See `Runtime.timing_context`. The speed of the board's core is not that of the NPU."""
+        return timing.reading(None)
 
     @cached_property
     def _system(self) -> Target:

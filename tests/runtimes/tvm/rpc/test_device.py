@@ -14,12 +14,14 @@ from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel
 from nas.errors import BoardLostError, DeviceError, ExportError, RequestError
 from nas.kernels.kernel import Kernel
-from nas.latency import LatencyTable
+from nas.latency import LatencyTable, core_speed, timing
+from nas.latency.moments import Latency
 from nas.latency.record import Record
 from nas.latency.timing import SAMPLES, Timing
 from nas.machine import this_machine
 from nas.runtimes.boards import connection
 from nas.runtimes.tvm.relax_network import RelaxNetwork
+from nas.runtimes.tvm.rpc import board
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.deploy.formats.models import assert_computes_the_same, digits_images, digits_model
 from tests.latency.example_graphs import GRAPHS
@@ -49,15 +51,56 @@ def test_networks_on_a_board_compute_what_torch_computes(runtime: TvmRuntime) ->
     assert min(compiled.evaluate(2, 3)) > 0
 
 
+def test_speed_is_read_on_the_board(processes: Processes, code: str) -> None:
+    process = processes.start("server")
+    runtime = TvmRuntime(target=f"rpc://{process.address}?{code}")
+
+    def measure() -> Timing:
+        with runtime.timing_context():
+            return timing.measure(lambda calls, samples: [1e-3] * samples)
+
+    assert measure().reading_us
+    runtime.release()  # The next session loads the function anew.
+    assert measure().reading_us
+    process.kill()
+    with pytest.raises(BoardLostError, match=rf"board {process.address} was lost"):
+        measure()
+
+
+def test_moment_on_a_slowed_board_is_disturbed_in_a_later_session_too(
+    runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_speed, "SECONDS_BETWEEN_FIRST_READINGS", 0.0)
+    monkeypatch.setattr(timing, "WAIT_SECONDS", 0.1)
+    slowdown, attempts = 1.0, 0
+    monkeypatch.setattr(board, "speed_reader", lambda *_: lambda: slowdown * 3e-5)
+
+    def evaluate(calls: int, samples: int) -> list[float]:
+        nonlocal attempts
+        attempts += 1
+        return [slowdown * 1e-3] * samples
+
+    moments = []
+    for factor in (1.0, 1.5):
+        slowdown, attempts = factor, 0
+        with runtime.timing_context():
+            moments.append(timing.measure(evaluate).moment)
+        runtime.release()
+    assert attempts > timing.MAX_ATTEMPTS_PER_SAMPLE * SAMPLES, "it has waited for full speed"
+    assert [each.reading_us for each in moments] == [30.0, 45.0]
+    assert Latency(moments, full_us=30.0).counted_us == [1000.0]
+    assert Latency(moments[1:], full_us=30.0).is_disturbed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [CONV, WITH_MANY_WEIGHTS])
 def test_kernels_are_timed_on_the_board(runtime: TvmRuntime, kernel: Kernel) -> None:
-    schedule, timing = runtime.timer.time_kernel(kernel)
-    assert timing.latency_us > 0
-    assert 1 <= len(timing.samples_us) <= SAMPLES
-    assert timing.reading_us is not None
-    assert timing.reading_us > 0
-    assert timing.reading_us != 1e6 * FullSpeed().read(), "it was taken on the board, not here"
+    schedule, timed = runtime.timer.time_kernel(kernel)
+    assert timed.latency_us > 0
+    assert 1 <= len(timed.samples_us) <= SAMPLES
+    assert timed.reading_us is not None
+    assert timed.reading_us > 0
+    assert timed.reading_us != 1e6 * FullSpeed().read(), "it was taken on the board, not here"
     assert runtime.timer.retime_kernel(kernel, schedule).latency_us > 0
 
 

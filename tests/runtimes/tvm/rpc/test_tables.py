@@ -55,7 +55,7 @@ def test_build_survives_the_loss_of_one_of_two_boards(
     records = [table.record(kernel) for kernel in kernels]
     for record in records:
         assert record is not None
-        assert record.status in ("ok", "unstable") or "was lost" in (record.error or "")
+        assert record.status != "failed" or "was lost" in (record.error or "")
     assert sum(record is not None and record.status != "failed" for record in records) >= 18
     lines = [json.loads(line) for line in table.path.read_text().splitlines()]
     assert lines[0]["target"] == f"rpc?{code}"
