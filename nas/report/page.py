@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,12 @@ def _render(
         run=record,
         states=rows["state"].value_counts().to_dict(),
         front=shown,
+        not_told_apart={
+            each.id
+            for pair in combinations(shown, 2)
+            if not pair[0].is_told_from(pair[1])
+            for each in pair
+        },
         objectives=objectives,
         limits=_limits(search),
         costs=search.costs,

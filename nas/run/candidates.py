@@ -201,6 +201,16 @@ class Candidate(Document):
             return self.latency_us, self.latency_us
         return self.measured_low_us, self.measured_high_us
 
+    def is_told_from(self, other: Candidate) -> bool:
+        """Return whether its latency is told from that of another network.
+
+        It is not if both were measured, and the limits of their latencies overlap.
+        """
+        if self.measured_us is None or other.measured_us is None:
+            return True
+        (_, high_us), (low_us, _) = sorted((self.latency_range_us, other.latency_range_us))
+        return high_us < low_us
+
     @property
     def latency_basis(self) -> str:
         """What `latency_us` is: `basis`, or `predicted` and what makes the prediction unsure."""

@@ -430,12 +430,7 @@ class Comparison:
     @property
     def is_latency_shown(self) -> bool:
         """Whether the timings tell the latencies of two networks apart."""
-        if self.option.file is not None:
-            return True
-        low, high = sorted(
-            (each.member.latency_range_us for each in (self.option, self.other)), key=sum
-        )
-        return low[1] < high[0]
+        return self.option.file is not None or self.option.member.is_told_from(self.other.member)
 
     @property
     def text(self) -> str:
@@ -447,7 +442,10 @@ class Comparison:
         points, percent = 100 * self.accuracy_gain, 100 * (self.latency_ratio - 1)
         accuracy = f"{abs(points):.1f} points {'more' if points > 0 else 'less'} accurate"
         speed = f"{abs(percent):.0f}% {'slower' if percent > 0 else 'faster'}"
-        is_equal = abs(points) < 0.05, abs(percent) < 0.5 or not self.is_latency_shown
+        is_equal = abs(points) < 0.05, abs(percent) < 0.5
+        if not self.is_latency_shown:
+            text = f"{'as accurate as' if is_equal[0] else f'{accuracy} than'} {self.other.name}"
+            return f"{text}, and the timings do not tell their latencies apart; {self._certainty}"
         match is_equal:
             case (False, False):
                 text = f"{accuracy} and {speed} than {self.other.name}"

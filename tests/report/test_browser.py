@@ -149,6 +149,31 @@ def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best
     assert picked(page) == opened.pick().id
 
 
+def test_latencies_that_are_not_told_apart_are_shown_with_their_limits(untrained_run, show):
+    rows = candidates.read(untrained_run / "trials.csv")
+    measured_us = rows["measured_us"]
+    first, *others = [each.id for each in open_run(untrained_run).members]
+    rows["measured_low_us"] = measured_us.where(measured_us.isna(), measured_us.min())
+    rows["measured_high_us"] = measured_us.where(measured_us.isna(), measured_us.max())
+    rows["disturbed"] = (rows["id"] == first).where(measured_us.notna(), None)
+    candidates.write(rows, untrained_run / "trials.csv")
+    run = open_run(untrained_run)
+    page = show(report_page.build(run))
+    front = page.locator("#front")
+    expect(front.locator(f"tr[data-network={first}]")).to_contain_text("disturbed: ")
+    expect(front.locator(f"tr[data-network={others[0]}] td.strong")).to_contain_text(" to ")
+    point = page.locator(f"#front-plot .point.front[data-network={first}]")
+    assert f"its timings do not tell it from {', '.join(others)}" in point.get_attribute(
+        "aria-label"
+    )
+    expect(page.locator("#front-plot .bar.range")).to_have_count(len(others) + 1)
+    options = {each.name: each for each in run.options()}
+    pair = [options[name] for name in page.locator("#pick thead code").all_inner_texts()]
+    said = run.compare(*pair).text
+    assert "the timings do not tell their latencies apart" in said
+    expect(page.locator("#picked .difference")).to_contain_text(said)
+
+
 def test_address_keeps_the_limits_and_the_pick(show, report_of):
     report = report_of("example")
     page = show(report)

@@ -51,6 +51,22 @@ def test_disturbed_latency_says_so():
     assert f"1.2 ms {disturbed.latency_basis}, 2000 MACs" in disturbed.summary(IMAGES)
 
 
+@pytest.mark.parametrize(
+    ("low_us", "high_us", "is_told"),
+    [
+        (1000.0, 1100.0, True),
+        (1000.0, 1200.0, False),
+        (1250.0, 1260.0, False),
+        (1301.0, 1400.0, True),
+    ],
+)
+def test_latencies_are_told_apart_where_their_limits_do_not_overlap(low_us, high_us, is_told):
+    wide = candidate(measured_low_us=1200.0, measured_high_us=1300.0)
+    other = candidate(measured_low_us=low_us, measured_high_us=high_us)
+    assert wide.is_told_from(other) == other.is_told_from(wide) == is_told
+    assert wide.is_told_from(candidate(measured_us=None, predicted_us=1250.0)), "not measured"
+
+
 def test_a_chosen_dtype_is_a_column_before_the_architecture():
     alone, choices = candidate(), {"dtype": "int8", "stem.width": 8}
     chosen = candidate(architecture={"space": "toy", "choices": choices})

@@ -312,7 +312,10 @@ def test_latencies_that_timings_do_not_tell_apart_are_not_compared():
     )
     compared = Comparison(*options([slow, fast]), None, 240)
     assert not compared.is_latency_shown
-    assert compared.text.startswith("as accurate and as fast as wa57; ")
+    said = "and the timings do not tell their latencies apart; "
+    assert compared.text.startswith(f"as accurate as wa57, {said}")
+    better = Comparison(*options([member(SLOW, 0.95, 153.0, **ranges), fast]), None, 240)
+    assert better.text.startswith(f"5.0 points more accurate than wa57, {said}")
     assert slow.latency_basis == "measured, disturbed: 0.1 ms to 0.153 ms at full speed"
     apart = member(
         SLOW, 0.9, 153.0, measured_us=153.0, measured_low_us=150.0, measured_high_us=155.0
@@ -343,12 +346,14 @@ def test_latencies_that_timings_do_not_tell_apart_are_not_compared():
         ),
         (
             comparison(0.9, 100.0, None, trained=None),
-            "20.0 points more accurate than wa57 and as fast; "
+            "20.0 points more accurate than wa57, and the timings do not tell their latencies "
+            "apart; "
             "wa57 is not trained: its accuracy is expected, not measured",
         ),
         (
             comparison(None, 100.0, None, trained=None),
-            "20.0 points more accurate than wa57 and as fast; "
+            "20.0 points more accurate than wa57, and the timings do not tell their latencies "
+            "apart; "
             "neither is trained: both accuracies are expected, not measured",
         ),
     ],

@@ -7,11 +7,13 @@ function describe({ id }) {
   const network = byId.get(id);
   if (!network) return [id];
   const member = memberById.get(id);
+  const range = member ? rangeText(member) : "";
   return [
     `${id} (${report.spaces[network.space]})`,
     `score ${formatPercent(network.accuracy)}`,
     ...(member?.is_trained ? [`${formatPercent(member.accuracy)} ${member.training}`] : []),
     `${formatLatency(network.latency_us)} ${member?.latency_basis ?? (network.measured_us === null ? "predicted" : report.basis)}`,
+    ...(range ? [range] : []),
     `${formatCount(network.params)} parameters, ${formatCount(network.macs)} MACs`,
   ];
 }
@@ -50,7 +52,7 @@ function drawFront(container, column) {
   }));
   const scores = members.map((member) => ({
     id: member.id, space: member.space, kind: "front", x: axis.value(member), y: 100 * byId.get(member.id).accuracy,
-    text: describe(member),
+    text: describe(member), ...(column === "latency_us" ? { ends: member.latency_range_us.map((us) => us / unit.us) } : {}),
   })).filter(isKnown);
   const trained = report.trained.map((model) => {
     const own = byId.get(model.id);
@@ -97,6 +99,7 @@ function drawFront(container, column) {
     ],
     legend: [
       ...(trained.length ? ["thin bars: 95% intervals"] : []),
+      ...(scores.some(({ ends }) => ends && ends[0] < ends[1]) ? ["horizontal bars: what the timings leave of the latency"] : []),
       ...(bands.length ? ["wide pale bars: 95% of such networks, trained standalone"] : []),
     ],
     describe, isVisible: isShown, choose,
@@ -145,17 +148,17 @@ function limitControl(name) {
   return el("div", { class: "limit-control" }, el("label", { for: id }, `${isSmallest ? "at least" : "at most"} ${label}`), slider, number);
 }
 
-/** Return whether the timings do not tell the latencies of two members apart. */
+/** Return whether the timings do not tell the latencies of two members apart, see `nas.run.candidates.Candidate.is_told_from`. */
 function overlap(a, b) {
-  const [low, high] = [a.latency_range_us, b.latency_range_us].sort((one, other) => one[0] + one[1] - other[0] - other[1]);
-  return low[1] >= high[0];
+  const [[low, high], [otherLow, otherHigh]] = [a.latency_range_us, b.latency_range_us];
+  return a.measured_us !== null && b.measured_us !== null && low <= otherHigh && otherLow <= high;
 }
 
-/** Return the range of a member's latency and the members that it is not told apart from; nothing if there are none. */
-function latencyRange(member) {
+/** Return the range of a member's latency and the members that it is not told apart from; "" if there are none. */
+function rangeText(member) {
   const others = members.filter((other) => other !== member && overlap(member, other)).map(({ id }) => id);
   const [low, high] = member.latency_range_us.map(formatLatency);
-  return others.length ? [el("br"), el("small", {}, `${low} to ${high}: its timings do not tell it from ${others.join(", ")}`)] : [];
+  return others.length ? `${low} to ${high}: its timings do not tell it from ${others.join(", ")}` : "";
 }
 
 /** Return the difference of two members in the words of `nas select`. */
@@ -163,9 +166,10 @@ function comparisonOf(a, b) {
   const points = 100 * (a.accuracy - b.accuracy), percent = 100 * (a.latency_us / b.latency_us - 1);
   const accuracy = `${Math.abs(points).toFixed(1)} points ${points > 0 ? "more" : "less"} accurate`;
   const speed = `${Math.abs(percent).toFixed(0)}% ${percent > 0 ? "slower" : "faster"}`;
-  const isSameAccuracy = Math.abs(points) < 0.05, isSameSpeed = Math.abs(percent) < 0.5 || overlap(a, b);
+  const isSameAccuracy = Math.abs(points) < 0.05, isSameSpeed = Math.abs(percent) < 0.5;
   let text = `${accuracy} and ${speed} than ${b.id}`;
-  if (isSameAccuracy && isSameSpeed) text = `as accurate and as fast as ${b.id}`;
+  if (overlap(a, b)) text = `${isSameAccuracy ? "as accurate as" : `${accuracy} than`} ${b.id}, and the timings do not tell their latencies apart`;
+  else if (isSameAccuracy && isSameSpeed) text = `as accurate and as fast as ${b.id}`;
   else if (isSameAccuracy) text = `${speed} than ${b.id} and as accurate`;
   else if (isSameSpeed) text = `${accuracy} than ${b.id} and as fast`;
   return `${text}; ${certaintyOf(a, b)}`;
@@ -262,6 +266,7 @@ function drawPick(container) {
     const timed = report.times?.networks.find((network) => network.id === id)?.latency;
     return timed ? [el("br"), el("small", {}, percentilesText(timed))] : [];
   };
+  const range = (member) => (rangeText(member) ? [el("br"), el("small", {}, rangeText(member))] : []);
   const interval = ({ interval: [low, high] }) => `(${formatPercent(low)} to ${formatPercent(high)})`;
   const table = el("table", { id: "pick" },
     el("thead", {}, el("tr", {}, el("td"), both.map((member, index) => el("th", { scope: "col", "data-network": member.id },
@@ -269,7 +274,7 @@ function drawPick(container) {
       el("code", {}, member.id), ` ${report.spaces[member.space]}${member.dtype ? `, ${member.dtype}` : ""}${member.id === report.knee ? ", knee" : ""}`)))),
     el("tbody", {},
       row(report.metric, (member) => [el("strong", {}, formatPercent(member.accuracy)), ` ${interval(member)}`, el("br"), el("small", {}, member.training)].flat()),
-      row("latency", (member) => [el("strong", {}, formatLatency(member.latency_us)), " ", el("small", {}, member.latency_basis), ...latencyRange(member), ...samples(member)]),
+      row("latency", (member) => [el("strong", {}, formatLatency(member.latency_us)), " ", el("small", {}, member.latency_basis), ...range(member), ...samples(member)]),
       row("parameters, MACs", (member) => `${formatCount(member.params)}, ${formatCount(member.macs)}`),
       row("file size", (member) => `${formatBytes(member.file_bytes)}${member.is_file_size_estimated ? " (estimated: not exported yet)" : ""}`),
       row("peak memory", (member) => formatBytes(member.peak_memory_bytes)),

@@ -73,9 +73,9 @@ function scaleOf(values, start, stop, axis) {
  * options.x, options.y: axes: { label, log: true | "auto", format, min, max }.
  * options.clouds: [{ name, space, points: [{ id, x, y, text }] }]: many pale points, for the pointer
  *   alone. Points may lack an ID.
- * options.points: [{ id, x, y, space, kind, low, high, label, text: [lines] }]: points that the
- *   keyboard reaches, too. `kind` is `front`, `trained`, `published`, `float32` or `int8`; low and
- *   high are the ends of a bar.
+ * options.points: [{ id, x, y, space, kind, low, high, ends, label, text: [lines] }]: points that
+ *   the keyboard reaches, too. `kind` is `front`, `trained`, `published`, `float32` or `int8`; low
+ *   and high are the ends of a bar, and `ends` those of a horizontal one.
  * options.lines: [{ name, space, style, step: "after" | "before", points: [[x, y], ...] }].
  * options.bands: [{ name, space, points: [[x, low, high, id], ...] }]: pale vertical bars.
  * options.diagonal: whether to draw the line where both axes are equal.
@@ -101,7 +101,7 @@ function scatterPlot(container, options) {
       ...lines.flatMap((line) => line.points.map(([x, y]) => ({ x, y })))];
     const bars = [...points, ...bands.flatMap((band) => band.points.map(([, low, high]) => ({ low, high })))];
     const ends = bars.filter((bar) => bar.low !== undefined && bar.low !== null).flatMap((bar) => [bar.low, bar.high]);
-    const xs = all.map((p) => p.x), ys = [...all.map((p) => p.y), ...ends];
+    const xs = [...all.map((p) => p.x), ...points.flatMap((p) => p.ends ?? [])], ys = [...all.map((p) => p.y), ...ends];
     if (options.diagonal) { xs.push(...ys); ys.push(...xs); }
     const range = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
     const x = scaleOf(range(xs), MARGIN.left, width - MARGIN.right, options.x);
@@ -142,6 +142,9 @@ function scatterPlot(container, options) {
       places.push({ px, py, point });
       if (point.low !== undefined && point.low !== null) {
         picture.append(svg("path", { class: isVisible ? "bar" : "bar beyond", d: `M${px},${y(point.low)}V${y(point.high)}` }));
+      }
+      if (point.ends && point.ends[0] < point.ends[1]) {
+        picture.append(svg("path", { class: isVisible ? "bar range" : "bar range beyond", d: `M${x(point.ends[0])},${py}H${x(point.ends[1])}` }));
       }
       const shape = KIND_SHAPES[point.kind] ?? shapeOf(point.space), isOpen = OPEN_KINDS.includes(point.kind);
       const marker = svg("path", {
