@@ -394,7 +394,7 @@ def _slowdown(facts: _Facts) -> TrustRow | None:
     unordered = [
         f"{fast.id} and {slow.id}"
         for fast, slow in pairwise(by_latency)
-        if fast.latency_range_us[1] >= slow.latency_range_us[0]
+        if not fast.is_told_from(slow)
     ]
     details = (
         "All latencies on this page are those of quiet moments, which tell networks apart. "
@@ -403,14 +403,15 @@ def _slowdown(facts: _Facts) -> TrustRow | None:
     if disturbed:
         details += (
             f"The core was slowed whenever {_join(disturbed)} {_verb(disturbed)} timed: these "
-            "latencies are those of a disturbed machine, and the lower limits are what they may be "
-            "at full speed. The same job times them again. "
+            "latencies are those of a disturbed machine. They are upper limits, and the lower "
+            "limits are what they may be at full speed. The same job times them again. "
         )
     if unordered:
-        details += f"The timings do not tell which is faster of {_join(unordered)}. "
+        details += f"The timings do not tell which is faster of {'; '.join(unordered)}. "
     severity = _by_size(slowdown.typical, NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN)
     if disturbed:
-        severity = "limit" if 2 * len(disturbed) > len(facts.members) else "note"
+        own: Severity = "limit" if 2 * len(disturbed) > len(facts.members) else "note"
+        severity = min(severity, own, key=get_args(Severity).index)
     return TrustRow(
         topic="noise of the machine",
         finding=f"While they were timed, networks {slowdown.text}."

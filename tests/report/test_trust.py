@@ -297,6 +297,19 @@ def test_latencies_of_a_core_that_was_always_slowed_are_named(run, monkeypatch):
     ]
     assert close
     assert all(pair in found.details for pair in close)
+    assert f"which is faster of {'; '.join(close)}." in found.details
+
+
+@pytest.mark.parametrize(("typical", "severity"), [(1.02, "note"), (1.6, "limit")])
+def test_one_disturbed_member_is_a_note_and_hides_no_noise(run, monkeypatch, typical, severity):
+    monkeypatch.setattr(Run, "slowdown", Slowdown(typical, None))
+    rows = candidates.read(run / "trials.csv")
+    measured = rows["measured_us"].notna()
+    first = open_run(run).members[0].id
+    change_rows(run, disturbed=(rows["id"] == first).where(measured, None))
+    found = row(run, "noise of the machine")
+    assert found.severity == severity
+    assert found.finding.startswith(f"1 of {len(open_run(run).members)} latencies of the front")
 
 
 def test_noise_is_left_out_if_nothing_was_timed_twice(run, monkeypatch):
