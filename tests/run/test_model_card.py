@@ -87,3 +87,14 @@ def test_file_of_the_script_is_the_one_that_was_checked_in_any_order():
     assert card.script_file == turned.script_file == card.files[0]
     assert "pip install apache-tvm numpy pillow" in render_card(turned, None)
     assert card.model_copy(update={"script": None}).script_file is None
+
+
+def test_card_says_which_latency_is_disturbed():
+    card = card_with({ONNX: 100.0})
+    assert "disturbed" not in render_card(card, None)
+    (file,) = card.files
+    slowed = LatencyRecord.of(Latency([Moment(100.0, 15.0, 110.0)], full_us=10.0), threads=1)
+    card = card.model_copy(update={"files": (file.model_copy(update={"latency": slowed}),)})
+    page = render_card(card, None)
+    assert "| 0.1 (0.11, 0.11), disturbed |" in page
+    assert f"The core was slowed whenever {file.file} was timed" in page
