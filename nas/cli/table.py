@@ -177,6 +177,7 @@ def show_table(
     Example: nas table show latency_tables/mine.jsonl --space mobilenet --image-size 32
     """
     from nas.latency.moments import Slowdown
+    from nas.latency.record import UNSETTLED
 
     spaces = load_adapted_spaces(space or [], image_size, channels, classes)
     opened = open_table(table)
@@ -212,6 +213,11 @@ def show_table(
     for basis, count in content["basis"].items():
         if basis != "measured":
             console.say(f"{count} of the kernels are {basis}")
+    if opened.unsettled_dispatch or any(each in content["status"] for each in UNSETTLED):
+        console.say(
+            "unsettled timings are unstable, as their moments do not agree, or disturbed, as the "
+            "core was slowed at all of them, so that they are too high"
+        )
     if opened.unsettled_dispatch:
         console.say(f"unsettled dispatch costs: {', '.join(opened.unsettled_dispatch)}")
     for calibration in opened.calibrations():

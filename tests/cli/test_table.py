@@ -96,6 +96,12 @@ def test_show_has_speed_of_kinds_and_coverage(tmp_path, invoke):
     text = invoke(*arguments).stdout
     assert "3 kernels (1 ok, 1 unstable, 1 failed); dispatch: not measured" in text
     assert f"failed: {HEAD}: no luck" in text
+    assert "unsettled timings are unstable" in words(text)
+
+
+def test_show_explains_no_unsettled_timings_where_there_are_none(tmp_path, invoke):
+    path = write_table(tmp_path / "mine.jsonl", kernel(STEM, 3.0)).path
+    assert "unsettled" not in invoke("table", "show", path).stdout
 
 
 def test_show_and_merge_know_disturbed_kernels(tmp_path, invoke):
