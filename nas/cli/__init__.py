@@ -116,7 +116,7 @@ def predict(
 
     The prediction is made from a latency table, kernel by kernel. The sizes default to those of the
     run for RUN:ID, and to the published ones for a reference network. The output also says how many
-    of the kernels have unsettled timings.
+    of the kernels have uncertain timings.
 
     \b
     Example: nas predict results/quickstart:jf2a --table latency_tables/mine.jsonl

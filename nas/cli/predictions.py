@@ -31,9 +31,9 @@ def to_json(
         "dispatch_share": prediction.dispatch_share,
         "basis": prediction.basis,
         "launches": prediction.launches,
-        "unsettled_launches": prediction.unsettled_launches,
+        "uncertain_launches": prediction.uncertain_launches,
         "estimated_launches": prediction.estimated_launches,
-        "unsettled_dispatch": table.unsettled_dispatch,
+        "uncertain_dispatch": table.uncertain_dispatch,
         "macs": architecture.macs,
         "params": architecture.params,
         "figures": _figures(table, architecture)[0],
@@ -133,7 +133,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
     images = f" for {batch} images" if batch > 1 else ""
     console.say(
         f"predicted {format_latency(prediction.latency_us)}{images}: {prediction.launches} kernels "
-        f"({prediction.unsettled_launches} unsettled, {prediction.estimated_launches} estimated) "
+        f"({prediction.uncertain_launches} uncertain, {prediction.estimated_launches} estimated) "
         f"and their launches, {format_count(architecture.macs)} MACs"
         f"{' per image' if images else ''}"
     )
@@ -152,8 +152,8 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
             f"{format_latency(total_us)} of it ({total_us / prediction.uncorrected_us:.0%}) are "
             f"operations that the device needs because it runs kernels in another form: {parts}"
         )
-    if table.unsettled_dispatch:
-        console.say(f"unsettled dispatch costs: {', '.join(table.unsettled_dispatch)}")
+    if table.uncertain_dispatch:
+        console.say(f"uncertain dispatch costs: {', '.join(table.uncertain_dispatch)}")
     if prediction.dispatch_share > MAX_DISPATCH_SHARE:
         console.say(
             f"{prediction.dispatch_share:.0%} of it are launches and the start of the network; "

@@ -170,11 +170,11 @@ def print_plan(plan: JobPlan) -> None:
     ]
     total = ("total", "", format_duration(total_s), "")
     console.print_table(["stage", "work", "time", "share"], [*rows, total])
-    unsettled = (
-        f"about {plan.unsettled} of {plan.kernels} kernels will be unsettled: there is no time to "
+    uncertain = (
+        f"about {plan.uncertain} of {plan.kernels} kernels will be uncertain: there is no time to "
         "wait until their timings agree. A longer budget has it, or nas table build beforehand"
     )
-    for sentence in (*[unsettled] * (plan.unsettled > 0), plan.image_changes, *plan.idle_limits):
+    for sentence in (*[uncertain] * (plan.uncertain > 0), plan.image_changes, *plan.idle_limits):
         console.say(f"{sentence[0].upper()}{sentence[1:]}.")
 
 

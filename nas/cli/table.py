@@ -177,7 +177,7 @@ def show_table(
     Example: nas table show latency_tables/mine.jsonl --space mobilenet --image-size 32
     """
     from nas.latency.moments import Slowdown
-    from nas.latency.record import UNSETTLED
+    from nas.latency.record import UNCERTAIN
 
     spaces = load_adapted_spaces(space or [], image_size, channels, classes)
     opened = open_table(table)
@@ -191,7 +191,7 @@ def show_table(
         "status": dict(Counter(record.status for record in records)),
         "basis": dict(Counter(record.basis for record in usable)),
         "dispatch_us": opened.dispatch.parts_us,
-        "unsettled_dispatch": opened.unsettled_dispatch,
+        "uncertain_dispatch": opened.uncertain_dispatch,
         "calibrations": [each.to_json() for each in opened.calibrations()],
         "slowdown": None if slowdown is None else slowdown._asdict(),
         "kinds": _kinds(usable),
@@ -213,13 +213,13 @@ def show_table(
     for basis, count in content["basis"].items():
         if basis != "measured":
             console.say(f"{count} of the kernels are {basis}")
-    if opened.unsettled_dispatch or any(each in content["status"] for each in UNSETTLED):
+    if opened.uncertain_dispatch or any(each in content["status"] for each in UNCERTAIN):
         console.say(
-            "unsettled timings are unstable, as their moments do not agree, or disturbed, as the "
+            "uncertain timings are unstable, as their moments do not agree, or disturbed, as the "
             "core was slowed at all of them, so that they are too high"
         )
-    if opened.unsettled_dispatch:
-        console.say(f"unsettled dispatch costs: {', '.join(opened.unsettled_dispatch)}")
+    if opened.uncertain_dispatch:
+        console.say(f"uncertain dispatch costs: {', '.join(opened.uncertain_dispatch)}")
     for calibration in opened.calibrations():
         images = f" of {calibration.batch} images" if calibration.batch > 1 else ""
         console.say(f"predictions{images} are corrected: {calibration.text}")
@@ -405,10 +405,10 @@ def _show_check(check: TableCheck) -> None:
     if not is_measured:
         console.say(f"nothing was measured: whole networks are {check.basis}")
     predictions = [each.prediction for each in check.networks]
-    unsettled = sum(each.unsettled_launches > 0 for each in predictions)
+    uncertain = sum(each.uncertain_launches > 0 for each in predictions)
     estimated = sum(each.estimated_launches > 0 for each in predictions)
     console.say(
-        f"of {len(check.networks)} networks, {unsettled} have kernels with unsettled timings, "
+        f"of {len(check.networks)} networks, {uncertain} have kernels with uncertain timings, "
         f"{estimated} have estimated ones"
     )
     if check.batch > 1:

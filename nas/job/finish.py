@@ -35,6 +35,7 @@ from nas.run.measurements import (
     NETWORKS_PER_ROUND,
     Measurement,
     errors_by_digest,
+    latencies_by_digest,
     unsettled,
 )
 from nas.run.progress import JobProgress
@@ -102,19 +103,24 @@ def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_
     """Time each network until its timings agree, and append all timings to the log.
 
     Networks that are not settled after `FIRST_SHARE` of the time are timed again in the rest of it:
-    a slow minute is over then. Each is timed once in any case.
+    a slow minute is over then. Each is timed once in any case, and so is one that an earlier start
+    left with a disturbed latency.
     """
     progress.begin("whole networks", "network")
     jsonl.repair(run.measurements)
     once = run.runtime.has_constant_networks or limit_s <= 0
     start = time.monotonic()
-    for share in (FIRST_SHARE, 1.0):
+
+    def left(also: Collection[str] = ()) -> list[Trial]:
         log = jsonl.read(run.measurements, MEASUREMENTS)
-        waiting = unsettled(log, [trial.digest for trial in chosen], once=once)
-        left = [trial for trial in chosen if trial.digest in waiting]
-        passed = share == 1.0 and time.monotonic() - start >= limit_s
-        if left and not passed:
-            _measure_in_rounds(run, progress, left, start + share * limit_s)
+        waiting = unsettled(log, [trial.digest for trial in chosen], once=once) | set(also)
+        return [trial for trial in chosen if trial.digest in waiting]
+
+    earlier = latencies_by_digest(list(jsonl.read(run.measurements, MEASUREMENTS)))
+    disturbed = [digest for digest, latency in earlier.items() if latency.is_disturbed]
+    _measure_in_rounds(run, progress, left(disturbed), start + FIRST_SHARE * limit_s)
+    if time.monotonic() < start + limit_s:
+        _measure_in_rounds(run, progress, left(), start + limit_s)
 
 
 def _measure_in_rounds(

@@ -121,7 +121,7 @@ class JobPlan:
 
     Attributes:
         kernels: number of kernels to compile and time.
-        unsettled: number of those for which there is no time to wait until their timings agree.
+        uncertain: number of those for which there is no time to wait until their timings agree.
         epochs: number of training epochs by space.
         trials: number of architectures after which the search is expected to end.
         score_images: number of validation images that score an architecture.
@@ -135,7 +135,7 @@ class JobPlan:
     """
 
     kernels: int
-    unsettled: int
+    uncertain: int
     epochs: dict[str, float]
     trials: int
     score_images: int
@@ -329,7 +329,7 @@ def make_plan(
     """
     progress.begin("plan", "measurement")
     steps = len(spaces) + 2
-    missing, table_s, slowest_us, unsettled = 0, 0.0, 0.0, 0
+    missing, table_s, slowest_us, uncertain = 0, 0.0, 0.0, 0
     most_s = KERNELS_SHARE * share_s(settings, TABLE, prepare_s) / len(runtimes)
     for runtime in runtimes:
         table = LatencyTable.find(settings.device.tables, runtime)
@@ -339,7 +339,7 @@ def make_plan(
         own_s = estimate.estimated_seconds or 0.0
         again_s = own_s - estimate.first_seconds
         if own_s > most_s and again_s > 0:
-            unsettled += round(len(own) * min(1.0, (own_s - most_s) / again_s))
+            uncertain += round(len(own) * min(1.0, (own_s - most_s) / again_s))
             own_s = max(most_s, estimate.first_seconds)
         missing, slowest_us = missing + len(own), max(slowest_us, estimate.slowest_us)
         table_s += own_s + (runtime.dispatch_seconds if own else 0.0)
@@ -394,7 +394,7 @@ def make_plan(
         seconds[REFERENCES] = own_s
     return JobPlan(
         kernels=missing,
-        unsettled=unsettled,
+        uncertain=uncertain,
         epochs={name: round(each, 2) for name, each in epochs.items()},
         trials=trials,
         score_images=images,

@@ -14,7 +14,7 @@ of a space lack more than most others: a fit with the least squared error follow
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
+from nas.latency.moments import Latency, readings_us, round_to_four_digits
 from nas.latency.networks import ProgressCallback
 from nas.latency.record import Calibration, CalibrationNetwork
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import MEASURED, round_to_four_digits
+from nas.latency.timing import MEASURED
 from nas.statistics import mape
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ DRAWS = 200
 
 
 def fit_calibration(
-    check: TableCheck, spaces: Sequence[SearchSpace] = (), readings_us: Sequence[float] = ()
+    check: TableCheck, spaces: Sequence[SearchSpace] = (), table_readings_us: Sequence[float] = ()
 ) -> Calibration:
     """Return the correction with the least absolute relative error on checked networks.
 
     Args:
         check: networks of the spaces.
         spaces: the spaces.
-        readings_us: readings of the core's speed beside the undisturbed timings of the table, which
-            tell how much its speed differs from moment to moment.
+        table_readings_us: readings of the core's speed beside the undisturbed timings of the table,
+            which tell how much its speed differs from moment to moment.
 
     Raises:
         RequestError: there are fewer than `MIN_NETWORKS` networks.
@@ -80,7 +81,7 @@ def fit_calibration(
         nets=len(networks),
         mape_before=round_to_four_digits(mape(predicted, measured)),
         mape_after=round_to_four_digits(
-            _error_of_others(predicted, measured) + _drift(check, readings_us)
+            _error_of_others(predicted, measured) + _drift(check, table_readings_us)
         ),
         spaces=tuple(space.digest for space in spaces),
         batch=check.batch,
@@ -114,20 +115,19 @@ def _error_of_others(predicted: NDArray[np.float64], measured: NDArray[np.float6
     return float(errors.mean() + margin)
 
 
-def _drift(check: TableCheck, readings_us: Sequence[float]) -> float:
+def _drift(check: TableCheck, table_readings_us: Sequence[float]) -> float:
     """Return by how much the speed of the core differs, on average, from that of a check.
 
     It is a fraction; 0 without readings.
     """
-    own = [
-        moment.reading_us
-        for network in check.networks
-        for moment in network.timings.latency.undisturbed
-        if moment.reading_us is not None
-    ]
-    if not own or not readings_us:
+    own = _undisturbed_readings_us(each.timings.latency for each in check.networks)
+    if not own or not table_readings_us:
         return 0.0
-    return float(np.mean(np.abs(np.array(readings_us) / np.median(own) - 1)))
+    return float(np.mean(np.abs(np.array(table_readings_us) / np.median(own) - 1)))
+
+
+def _undisturbed_readings_us(latencies: Iterable[Latency]) -> list[float]:
+    return readings_us(moment for each in latencies for moment in each.undisturbed)
 
 
 def _fit(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:
@@ -160,13 +160,8 @@ def calibrate_table(
         TableError: the table cannot be written.
     """
     with table.writing():
-        readings_us = [
-            moment.reading_us
-            for record in table.records("kernel")
-            for moment in record.latency.undisturbed
-            if moment.reading_us is not None
-        ]
-        return table.append(fit_calibration(check, spaces, readings_us))
+        timed = (each.latency for each in table.records("kernel") if each.readings_us)
+        return table.append(fit_calibration(check, spaces, _undisturbed_readings_us(timed)))
 
 
 def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:

@@ -95,7 +95,7 @@ class CheckedNetwork:
             "predicted_us": round_to_four_digits(prediction.latency_us),
             "uncorrected_us": round_to_four_digits(prediction.uncorrected_us),
             "launches": prediction.launches,
-            "unsettled_launches": prediction.unsettled_launches,
+            "uncertain_launches": prediction.uncertain_launches,
             "estimated_launches": prediction.estimated_launches,
             "measured_us": self.measured_us,
             "disturbed": self.timings.latency.is_disturbed,
@@ -486,8 +486,7 @@ def check_kernels(
             if progress is not None:
                 progress(done, table.runtime.moments * len(records), record.name)
     moments = {name: [each.moment for each in own] for name, own in timings.items()}
-    now_us = full_speed_us(moment for own in moments.values() for moment in own)
-    full_us = None if now_us is None else min(now_us, table.full_us or now_us)
+    full_us = full_speed_us((each for own in moments.values() for each in own), table.full_us)
     kernels = tuple(
         CheckedKernel(
             Kernel.parse(record.name),

@@ -77,7 +77,7 @@ class CoreSpeed:
         self._block_ends_at_s = -math.inf
         self._full_s: deque[float] = deque(maxlen=KEPT_BLOCKS)
         self._known_s = math.inf
-        self._was_full_at_s = -math.inf
+        self._was_full_at_s = math.inf
 
     def read(self) -> float:
         """Return the seconds that the workload takes now."""
@@ -96,7 +96,7 @@ class CoreSpeed:
             self.read()
         full_s = min(*self._full_s, self._known_s)
         full = max(readings) <= (1 + FULL_SPEED_TOLERANCE) * full_s
-        if full or self._was_full_at_s == -math.inf:
+        if full or self._was_full_at_s == math.inf:
             self._was_full_at_s = time.monotonic()
         return full
 
@@ -105,9 +105,7 @@ class CoreSpeed:
         self._known_s = full_s
 
     def slowed_s(self) -> float:
-        """Return the seconds since the core was found to run at full speed; 0 before the first."""
-        if self._was_full_at_s == -math.inf:
-            return 0.0
+        """Return the seconds since the latest readings at full speed, or since the first ones."""
         return time.monotonic() - self._was_full_at_s
 
     def watch(self, seconds: float) -> SpeedSummary:

@@ -47,17 +47,17 @@ def quiet_us(moments_us: Sequence[float]) -> float:
 
 
 class Moment(NamedTuple):
-    """What was found at one moment, in microseconds.
+    """A timing at one moment, in microseconds.
 
     Attributes:
         latency_us: median of the samples that count.
         reading_us: duration of the reading of the core's speed beside them; None without readings.
-        found_us: latency of the first sample, whatever disturbed it.
+        first_us: latency of the first sample, whatever disturbed it.
     """
 
     latency_us: float
     reading_us: float | None
-    found_us: float
+    first_us: float
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,6 @@ class Latency:
 
     moments: Sequence[Moment]
     full_us: float | None = None
-
-    @classmethod
-    def of(cls, moments_us: Sequence[float]) -> Latency:
-        """Return the latency from moments without readings."""
-        return cls([Moment(each, None, each) for each in moments_us])
 
     @property
     def undisturbed(self) -> Sequence[Moment]:
@@ -106,8 +101,8 @@ class Latency:
 
     @property
     def typical_us(self) -> float:
-        """The median of the samples as they were found, at whatever speed: what users get."""
-        return round_to_four_digits(statistics.median(each.found_us for each in self.moments))
+        """The median of the first samples, at whatever speed of the core: what users get."""
+        return round_to_four_digits(statistics.median(each.first_us for each in self.moments))
 
     @property
     def halves_us(self) -> tuple[float, float] | None:
@@ -160,16 +155,27 @@ class Latency:
         return "ok" if self.agrees(tolerance) else "unstable"
 
 
-def full_speed_us(moments: Iterable[Moment]) -> float | None:
+def readings_us(moments: Iterable[Moment]) -> list[float]:
+    """Return the readings of the moments that have one."""
+    return [each.reading_us for each in moments if each.reading_us is not None]
+
+
+def full_speed_us(moments: Iterable[Moment], known_us: float | None = None) -> float | None:
     """Return the duration of a reading at full speed, from moments of whatever was timed.
 
+    Args:
+        moments: the moments.
+        known_us: the one of other moments, if there were some.
+
     Returns:
-        That of the fastest `nas.latency.core_speed.FASTEST_SHARE` of them; None without readings.
+        That of the fastest `nas.latency.core_speed.FASTEST_SHARE` of the readings, or `known_us` if
+        that is faster; None if there are neither.
     """
-    readings_us = [each.reading_us for each in moments if each.reading_us is not None]
-    if not readings_us:
-        return None
-    return round_to_four_digits(float(np.quantile(readings_us, FASTEST_SHARE)))
+    own = readings_us(moments)
+    if not own:
+        return known_us
+    fastest_us = round_to_four_digits(float(np.quantile(own, FASTEST_SHARE)))
+    return fastest_us if known_us is None else min(fastest_us, known_us)
 
 
 class Slowdown(NamedTuple):
@@ -192,7 +198,7 @@ class Slowdown(NamedTuple):
             latencies: the latency of each kernel or network.
         """
         ratios = [
-            [each.found_us / latency.quiet_us for each in latency.moments]
+            [each.first_us / latency.quiet_us for each in latency.moments]
             for latency in latencies
             if len(latency.moments) > 1
         ]

@@ -90,21 +90,17 @@ def measure_networks(
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
     pause = timing.Moments()
-
-    def latency(own: Sequence[Timing]) -> Latency:
-        return Latency([each.moment for each in own], full_us)
-
     for done in range(1, most + 1):
         pause.wait()
         timing.expect_full_speed(full_us)
         for index, new in timer.time(waiting).items():
             timings[index].append(new)
-        now_us = full_speed_us(each.moment for own in timings for each in own)
-        full_us = min(full_us or math.inf, now_us) if now_us else full_us
+        full_us = full_speed_us((each.moment for own in timings for each in own), full_us)
         waiting = [
             index
             for index, own in enumerate(timings)
-            if index not in timer.errors and not latency(own).is_settled(fewest)
+            if index not in timer.errors
+            and not NetworkTimings(tuple(own), full_us=full_us).latency.is_settled(fewest)
         ]
         if not waiting or done == most or time.monotonic() >= end_s:
             break

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nas.errors import TableError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.latency.record import UNSETTLED
+from nas.latency.record import UNCERTAIN
 from nas.latency.runtime import NetworkCost
 from nas.latency.timing import ESTIMATED, MEASURED
 
@@ -44,7 +44,7 @@ class Prediction:
         kernels_us: latency of each kernel.
         dispatch_us: everything but the kernels in the uncorrected latency: launching them, and
             starting the network.
-        unsettled_launches: number of launches whose timing is unstable or disturbed.
+        uncertain_launches: number of launches whose timing is unstable or disturbed.
         basis: `measured` if all latencies are; otherwise `estimated: ` and the methods by which
             some of the kernels and dispatch costs are estimated, each named once.
         uncorrected_us: latency as it is composed of kernels and dispatch costs.
@@ -56,7 +56,7 @@ class Prediction:
     kernels: tuple[Kernel, ...]
     kernels_us: tuple[float, ...]
     dispatch_us: float
-    unsettled_launches: int
+    uncertain_launches: int
     basis: str = MEASURED
     uncorrected_us: float = 0.0
     batch: int = 1
@@ -93,7 +93,7 @@ class _KernelCosts(NamedTuple):
         warm_us: latency of each kernel with warm caches.
         cold_penalty_us: additional time of all of them with cold caches.
         weight_bytes: size of all weights as the runtime stores them.
-        unsettled: number of kernels whose timing is unstable or disturbed.
+        uncertain: number of kernels whose timing is unstable or disturbed.
         bases: bases of the estimated kernels.
     """
 
@@ -101,7 +101,7 @@ class _KernelCosts(NamedTuple):
     warm_us: tuple[float, ...]
     cold_penalty_us: float
     weight_bytes: int
-    unsettled: int
+    uncertain: int
     bases: tuple[str, ...]
 
 
@@ -131,7 +131,7 @@ class Predictor:
                 f"{table.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",
             )
-        kernels, warm_us, cold_penalty_us, weight_bytes, unsettled, bases = self._costs(
+        kernels, warm_us, cold_penalty_us, weight_bytes, uncertain, bases = self._costs(
             graph, batch
         )
         activation_bytes = self._runtime.activation_bytes(graph, batch)
@@ -143,7 +143,7 @@ class Predictor:
             kernels,
             warm_us,
             uncorrected_us - sum(warm_us),
-            unsettled,
+            uncertain,
             _joined_basis((*bases, *table.dispatch_bases)),
             uncorrected_us,
             batch,
@@ -161,7 +161,7 @@ class Predictor:
             tuple([latency for block in costs for latency in block.warm_us]),
             sum([block.cold_penalty_us for block in costs]),
             sum([block.weight_bytes for block in costs]),
-            sum([block.unsettled for block in costs]),
+            sum([block.uncertain for block in costs]),
             tuple([basis for block in costs for basis in block.bases]),
         )
 
@@ -177,7 +177,7 @@ class Predictor:
                 tuple([record.latency_us or 0.0 for record in records]),
                 sum([table.cold_penalty_us(kernel) for kernel in kernels]),
                 sum([table.weight_bytes(kernel) for kernel in kernels]),
-                sum([record.status in UNSETTLED for record in records]),
+                sum([record.status in UNCERTAIN for record in records]),
                 tuple([record.basis for record in records if record.is_estimated]),
             )
             if len(remembered) >= MAX_REMEMBERED_BLOCKS:

@@ -35,7 +35,7 @@ MAX_SAMPLES = 12
 
 DISTURBED = "disturbed"
 UNSTABLE = "unstable"
-UNSETTLED = (DISTURBED, UNSTABLE)
+UNCERTAIN = (DISTURBED, UNSTABLE)
 """Statuses of records that predict, flagged."""
 
 Microseconds = Annotated[float, Field(ge=1e-9, le=1e12)]
@@ -108,8 +108,8 @@ class Record(Document):
         latency_us: `nas.latency.moments.Latency.quiet_us`; the median of `samples_us` if it was
             timed at one moment. None if failed.
         samples_us: samples of the fastest timing.
-        moments_us, readings_us, found_us: what every timing of a kernel or a miss curve found, in
-            order, see `nas.latency.moments.Moment`; the last two are empty without readings.
+        moments_us, readings_us, first_us: every timing of a kernel or a miss curve, in order, see
+            `nas.latency.moments.Moment`; the last two are empty without readings.
         full_us: reading at full speed, as far as it was known when the record was written.
         settled: whether no further timing is needed.
         cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
@@ -128,7 +128,7 @@ class Record(Document):
     samples_us: Annotated[tuple[Microseconds, ...], Field(max_length=MAX_SAMPLES)] = ()
     moments_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
     readings_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
-    found_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
+    first_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
     full_us: Microseconds | None = None
     settled: bool = True
     cold_samples_us: Annotated[tuple[Microseconds, ...], Field(max_length=MAX_SAMPLES)] = ()
@@ -142,8 +142,8 @@ class Record(Document):
 
     @model_validator(mode="after")
     def _fits_its_status(self) -> Self:
-        if {len(self.readings_us), len(self.found_us)} - {0, len(self.moments_us)}:
-            raise ValueError("readings_us and found_us should be as long as moments_us")
+        if {len(self.readings_us), len(self.first_us)} - {0, len(self.moments_us)}:
+            raise ValueError("readings_us and first_us should be as long as moments_us")
         if self.status == "failed":
             if self.latency_us is not None or not self.error:
                 raise ValueError("a failed record has an error and no latency")
@@ -157,11 +157,11 @@ class Record(Document):
 
     @property
     def moments(self) -> list[Moment]:
-        """What was found at each moment; a record of a single timing has one without a reading."""
+        """The timing at each moment; a record of a single timing has one without a reading."""
         latencies_us = self.moments_us or (self.warm_us,)
         readings_us = self.readings_us or [None] * len(latencies_us)
-        found_us = self.found_us or latencies_us
-        return [Moment(*each) for each in zip(latencies_us, readings_us, found_us, strict=True)]
+        first_us = self.first_us or latencies_us
+        return [Moment(*each) for each in zip(latencies_us, readings_us, first_us, strict=True)]
 
     @property
     def latency(self) -> Latency:
@@ -242,7 +242,7 @@ class Record(Document):
             "latency_us": latency.quiet_us,
             "moments_us": tuple(each.latency_us for each in moments),
             "readings_us": tuple(each.reading_us for each in moments) if has_readings else (),
-            "found_us": tuple(each.found_us for each in moments) if has_readings else (),
+            "first_us": tuple(each.first_us for each in moments) if has_readings else (),
             "full_us": latency.full_us,
             "settled": latency.is_settled(fewest, tolerance),
         }
@@ -266,7 +266,7 @@ class Record(Document):
     @property
     def flags(self) -> tuple[str, ...]:
         """The reasons to trust the latency less: its status, and `estimated: <by what>`."""
-        unsure = (self.status,) if self.status in UNSETTLED else ()
+        unsure = (self.status,) if self.status in UNCERTAIN else ()
         return (*unsure, self.basis) if self.is_estimated else unsure
 
     @property

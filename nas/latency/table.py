@@ -37,7 +37,7 @@ from nas.latency.moments import full_speed_us
 from nas.latency.prediction import Prediction, Predictor
 from nas.latency.record import (
     HEADER_FORMAT,
-    UNSETTLED,
+    UNCERTAIN,
     Calibration,
     Header,
     Record,
@@ -277,9 +277,9 @@ class LatencyTable:
         return not self.dispatch.parts_us.keys() >= set(self.runtime.dispatch_parts)
 
     @property
-    def unsettled_dispatch(self) -> list[str]:
+    def uncertain_dispatch(self) -> list[str]:
         """The dispatch costs whose timing is unstable or disturbed."""
-        return [part for part, each in self._dispatch.items() if each.status in UNSETTLED]
+        return [part for part, each in self._dispatch.items() if each.status in UNCERTAIN]
 
     @property
     def full_us(self) -> float | None:

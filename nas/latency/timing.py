@@ -7,7 +7,7 @@ Neighbours on the same host slow a virtual machine from one second to the next, 
 its own counts. So a sample counts between two readings at full speed (`nas.latency.core_speed`).
 Where there is none, all samples of one moment may agree and be too slow. So kernels, networks and
 exported files are timed at several moments with few samples. Each moment keeps its reading, so that
-a slow one is found out as soon as a faster reading is known, and `Latency` says what follows from
+a slow one counts no more as soon as a faster reading is known, and `Latency` says what follows from
 all of them; docs/measurements.md has the measurements behind this.
 """
 
@@ -95,20 +95,20 @@ class Timing:
             `nas.latency.cache_model`; empty if that was not timed.
         reading_us: duration of the reading of the core's speed beside the samples; None if no speed
             was read.
-        found_us: the first sample, whatever disturbed it; None if samples are not taken one by one.
+        first_us: the first sample, whatever disturbed it; None if samples are not taken one by one.
     """
 
     samples_us: tuple[float, ...]
     cold_samples_us: tuple[float, ...] = ()
     reading_us: float | None = None
-    found_us: float | None = None
+    first_us: float | None = None
 
     @classmethod
     def from_seconds(
         cls,
         seconds: Sequence[float],
         reading_s: float | None = None,
-        found_s: float | None = None,
+        first_s: float | None = None,
     ) -> Timing:
         """Return the timing with these values in seconds.
 
@@ -123,7 +123,7 @@ class Timing:
             )
         others = (
             None if value is None else round_to_four_digits(value * 1e6)
-            for value in (reading_s, found_s)
+            for value in (reading_s, first_s)
         )
         return cls(samples, (), *others)
 
@@ -143,8 +143,8 @@ class Timing:
     @property
     def moment(self) -> Moment:
         """What it says of the moment at which it was taken."""
-        found_us = self.latency_us if self.found_us is None else self.found_us
-        return Moment(self.latency_us, self.reading_us, found_us)
+        first_us = self.latency_us if self.first_us is None else self.first_us
+        return Moment(self.latency_us, self.reading_us, first_us)
 
     @property
     def spread(self) -> float:
@@ -183,10 +183,10 @@ def measure(
     """
     shortest = calls or calls_per_sample(evaluate, sample_seconds)
     for factor in LONGER_SAMPLES:
-        seconds, reading_s, found_s = _take_samples(evaluate, factor * shortest, samples)
+        seconds, reading_s, first_s = _take_samples(evaluate, factor * shortest, samples)
         if min(seconds) > 0:
             break
-    return Timing.from_seconds(seconds, reading_s, found_s if found_s > 0 else seconds[0])
+    return Timing.from_seconds(seconds, reading_s, first_s if first_s > 0 else seconds[0])
 
 
 class Moments:

@@ -15,7 +15,7 @@ from nas.files.documents import Count, Document, Fraction, Positive
 from nas.kernels.kernel import Kernel
 from nas.latency.breakdown import Breakdown, Launch, break_down
 from nas.latency.networks import SAMPLE_SECONDS
-from nas.latency.record import UNSETTLED
+from nas.latency.record import UNCERTAIN
 from nas.latency.timing import MEASURED, Timing, round_to_four_digits
 from nas.run import candidates
 from nas.run.run import Run
@@ -44,7 +44,7 @@ class KernelTime(Document):
             the table does not know it.
         is_cold_measured: whether the table has a timing with cold weights. Otherwise `cold_us`
             follows from the size of the weights.
-        unsettled: `unstable` or `disturbed` if its timings are; else empty.
+        uncertain: `unstable` or `disturbed` if its timings are; else empty.
         basis: `measured`, or `estimated: <by what>`.
         note: in which form the device runs it if it has no code for it; else empty.
     """
@@ -55,7 +55,7 @@ class KernelTime(Document):
     warm_us: float
     cold_us: float | None
     is_cold_measured: bool
-    unsettled: str
+    uncertain: str
     basis: str
     note: str
 
@@ -197,7 +197,7 @@ class TimesSection(Document):
         batch: number of images that run at once.
         sample_seconds: shortest duration of a sample of a whole network.
         slowdown: how samples of all networks spread; None without timings.
-        unsettled, estimated: share of all launches whose kernel is unsettled, or estimated.
+        uncertain, estimated: share of all launches whose kernel is uncertain, or estimated.
     """
 
     kernels: tuple[KernelTime, ...]
@@ -207,7 +207,7 @@ class TimesSection(Document):
     batch: Count
     sample_seconds: float = SAMPLE_SECONDS
     slowdown: PooledSlowdown | None
-    unsettled: Fraction
+    uncertain: Fraction
     estimated: Fraction
 
 
@@ -260,7 +260,7 @@ def times_section(run: Run) -> TimesSection | None:
         problem=problem,
         batch=run.settings.device.batch,
         slowdown=_pooled([timings[each.digest] for each in networks if each.digest in timings]),
-        unsettled=_share(bool(each.unsettled) for each in launched),
+        uncertain=_share(bool(each.uncertain) for each in launched),
         estimated=_share(each.basis != MEASURED for each in launched),
     )
 
@@ -275,7 +275,7 @@ def _networks(run: Run) -> list[_Network]:
     for model in run.models:
         record = model.record
         files_us = {
-            file.format: file.latency.found_us for file in model.files if file.latency is not None
+            file.format: file.latency.first_us for file in model.files if file.latency is not None
         }
         network = _Network(record.id, record.architecture, record.digest, files_us)
         networks[record.digest] = network
@@ -323,7 +323,7 @@ def _kernel_time(table: LatencyTable, kernel: Kernel) -> KernelTime:
         warm_us=warm_us,
         cold_us=round_to_four_digits(warm_us + penalty_us) if is_measured or penalty_us else None,
         is_cold_measured=is_measured,
-        unsettled=record.status if record.status in UNSETTLED else "",
+        uncertain=record.status if record.status in UNCERTAIN else "",
         basis=record.basis,
         note=table.runtime.kernel_note(kernel),
     )
@@ -419,8 +419,8 @@ def _times_by_operation(launches: Iterable[tuple[str, Launch]]) -> dict[tuple[st
 
 
 def _samples(timings: Sequence[Timing]) -> list[float]:
-    """Return the samples as they were found, one a moment."""
-    return [timing.moment.found_us for timing in timings]
+    """Return the first sample of each timing, at whatever speed of the core."""
+    return [timing.moment.first_us for timing in timings]
 
 
 def _pooled(networks: Sequence[Sequence[Timing]]) -> PooledSlowdown | None:

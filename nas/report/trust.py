@@ -47,8 +47,8 @@ Machines change by 2% to 10% from moment to moment; where half of all moments ar
 as the latency on the page, no promise can be made from it.
 """
 
-LIMITING_UNSETTLED_SHARE = 0.1
-"""Share of unsettled kernels from which hardly any network of some ten kernels is without one."""
+LIMITING_UNCERTAIN_SHARE = 0.1
+"""Share of uncertain kernels from which hardly any network of some ten kernels is without one."""
 
 MIN_RANKING_TAU = 0.5
 """Kendall's tau with which three of four pairs are in order; a second training has about 0.6."""
@@ -352,27 +352,27 @@ def _kernels(facts: _Facts) -> TrustRow | None:
     if not tables:
         return None
     kernels, failed = sum(t.kernels for t in tables), sum(t.failed for t in tables)
-    unsettled = {
+    uncertain = {
         "unstable": sum(t.unstable for t in tables),
         "disturbed": sum(t.disturbed for t in tables),
     }
-    resting = [each for each in facts.members if each.unsettled_launches]
+    resting = [each for each in facts.members if each.uncertain_launches]
     details = []
-    if unsettled["unstable"]:
+    if uncertain["unstable"]:
         details.append("The timings of an unstable kernel did not agree in the time they had.")
-    if unsettled["disturbed"]:
+    if uncertain["disturbed"]:
         details.append(
             "The core was slowed whenever a disturbed kernel was timed: its latency is too high."
         )
     if resting:
-        launches = ", ".join(f"{each.id} ({each.unsettled_launches})" for each in resting[:5])
+        launches = ", ".join(f"{each.id} ({each.uncertain_launches})" for each in resting[:5])
         details.append(f"Launches of the front that rest on such kernels: {launches}.")
     if failed:
         details.append("Networks that need a failed kernel were left out of the search.")
-    counts = {"failed": failed, **unsettled}
+    counts = {"failed": failed, **uncertain}
     parts = [f"{count} {name}" for name, count in counts.items() if count]
     severity: Severity = "note" if parts else "fine"
-    if sum(unsettled.values()) > LIMITING_UNSETTLED_SHARE * kernels:
+    if sum(uncertain.values()) > LIMITING_UNCERTAIN_SHARE * kernels:
         severity = "limit"
     return TrustRow(
         topic="kernels",

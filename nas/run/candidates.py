@@ -92,7 +92,7 @@ class Candidate(Document):
             about the networks. See `nas.run.trained.Recipe`.
         dominated_by: id of a network of the same recipe that is, after training, not worse in any
             objective.
-        unsettled_launches: number of launches predicted from timings that did not agree, or were
+        uncertain_launches: number of launches predicted from timings that did not agree, or were
             disturbed.
         estimated_launches: number of launches predicted from estimates.
         dispatch_share: share of launches and the start of the network in the predicted latency.
@@ -125,7 +125,7 @@ class Candidate(Document):
     test_accuracy: Fraction | None = None
     recipe: str | None = None
     dominated_by: NetworkDigest | None = None
-    unsettled_launches: Count | None = None
+    uncertain_launches: Count | None = None
     estimated_launches: Count | None = None
     dispatch_share: Fraction | None = None
     basis: str = MEASURED
@@ -233,8 +233,8 @@ class Candidate(Document):
 
     @property
     def unsure_launches(self) -> str:
-        """Launches of unsettled and estimated kernels: `3 unsettled, 1 estimated`; may be empty."""
-        counts = {"unsettled": self.unsettled_launches, "estimated": self.estimated_launches}
+        """Launches of uncertain and estimated kernels: `3 uncertain, 1 estimated`; may be empty."""
+        counts = {"uncertain": self.uncertain_launches, "estimated": self.estimated_launches}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     def intervals(self, data: JudgedImages) -> dict[str, Interval]:
@@ -397,7 +397,7 @@ def _candidate(
         if f"{name}_error" in values:
             fields[f"{name}_accuracy"] = round(1 - values[f"{name}_error"], digits)
     if prediction is not None:
-        fields["unsettled_launches"] = prediction.unsettled_launches
+        fields["uncertain_launches"] = prediction.uncertain_launches
         fields["estimated_launches"] = prediction.estimated_launches
         fields["dispatch_share"] = round(prediction.dispatch_share, 4)
     return Candidate(

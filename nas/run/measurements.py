@@ -29,7 +29,7 @@ class Measurement(Document):
         predicted_us: latency that the table predicted; None if it was not asked.
         measured_us: median of `samples_us`; None if the timing failed.
         samples_us: latencies of single samples.
-        reading_us, found_us: see `nas.latency.moments.Moment`; None without readings.
+        reading_us, first_us: see `nas.latency.moments.Moment`; None without readings.
         full_us: reading at full speed, as far as it was known then.
         error: reason of a failure.
     """
@@ -42,7 +42,7 @@ class Measurement(Document):
     measured_us: Positive | None
     samples_us: Annotated[tuple[Positive, ...], Field(max_length=1000)]
     reading_us: Positive | None = None
-    found_us: Positive | None = None
+    first_us: Positive | None = None
     full_us: Positive | None = None
     error: str | None
 
@@ -60,7 +60,7 @@ class Measurement(Document):
     @property
     def timing(self) -> Timing:
         """The timing that the line records."""
-        return Timing(self.samples_us, (), self.reading_us, self.found_us)
+        return Timing(self.samples_us, (), self.reading_us, self.first_us)
 
     @classmethod
     def of_timings(
@@ -78,7 +78,7 @@ class Measurement(Document):
                 measured_us=None if timing is None else timing.latency_us,
                 samples_us=() if timing is None else timing.samples_us,
                 reading_us=None if timing is None else timing.reading_us,
-                found_us=None if timing is None else timing.found_us,
+                first_us=None if timing is None else timing.first_us,
                 full_us=result.full_us,
                 error=None if timing else result.error,
             )

@@ -183,7 +183,7 @@ class LatencyRecord(Document):
         quiet_us, typical_us: see `nas.latency.moments.Latency`.
         threads: number of threads that the runtime may use.
         moments_us: latency at each moment.
-        found_us: first sample of each moment, at whatever speed of the core.
+        first_us: first sample of each moment, at whatever speed of the core.
         is_disturbed: whether the core never ran at full speed, as far as its readings tell.
     """
 
@@ -191,7 +191,7 @@ class LatencyRecord(Document):
     typical_us: Positive
     threads: Annotated[int, Field(ge=1)]
     moments_us: tuple[Positive, ...]
-    found_us: tuple[Positive, ...]
+    first_us: tuple[Positive, ...]
     is_disturbed: bool = False
 
     @classmethod
@@ -202,7 +202,7 @@ class LatencyRecord(Document):
             typical_us=latency.typical_us,
             threads=threads,
             moments_us=tuple(each.latency_us for each in latency.moments),
-            found_us=tuple(each.found_us for each in latency.moments),
+            first_us=tuple(each.first_us for each in latency.moments),
             is_disturbed=latency.is_disturbed,
         )
 
@@ -212,7 +212,7 @@ class LatencyRecord(Document):
 
         The first sample of a moment may be faster than the others.
         """
-        return max(*self.found_us, *self.moments_us)
+        return max(*self.first_us, *self.moments_us)
 
 
 class ExportedFile(Document):

@@ -36,10 +36,10 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
     assert shown["uncorrected_us"] == pytest.approx(37.5)
     assert shown["predicted_us"] == pytest.approx(2 * 37.5 - 1.5)
     assert shown["dispatch_us"] == pytest.approx(31.5)
-    counts = [shown[f"{name}launches"] for name in ("", "unsettled_", "estimated_")]
+    counts = [shown[f"{name}launches"] for name in ("", "uncertain_", "estimated_")]
     assert counts == [3, 1, 1]
     assert shown["basis"] == "estimated: by a model"
-    assert shown["unsettled_dispatch"] == ["invocation"]
+    assert shown["uncertain_dispatch"] == ["invocation"]
     assert shown["macs"] == 8 * 64 * 27 + 80
     by_kernel = {row["kernel"]: (row["status"], row["basis"]) for row in shown["kernels"]}
     assert by_kernel == {
@@ -50,11 +50,11 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
     text = invoke(*arguments).stdout
     for words in (
         "ok, estimated: by a model",
-        "predicted 0.0735 ms: 3 kernels (1 unsettled, 1 estimated)",
+        "predicted 0.0735 ms: 3 kernels (1 uncertain, 1 estimated)",
         "the rest is estimated: by a model",
         "84% of it are launches and the start of the network",
         "expect an error of up to 10%",
-        "unsettled dispatch costs: invocation",
+        "uncertain dispatch costs: invocation",
         "corrected by the table's calibration on whole networks; without it 0.0375 ms",
     ):
         assert words in text

@@ -96,16 +96,16 @@ def test_show_has_speed_of_kinds_and_coverage(tmp_path, invoke):
     text = invoke(*arguments).stdout
     assert "3 kernels (1 ok, 1 unstable, 1 failed); dispatch: not measured" in text
     assert f"failed: {HEAD}: no luck" in text
-    assert "unsettled timings are unstable" in words(text)
+    assert "uncertain timings are unstable" in words(text)
 
 
-def test_show_explains_no_unsettled_timings_where_there_are_none(tmp_path, invoke):
+def test_show_explains_no_uncertain_timings_where_there_are_none(tmp_path, invoke):
     path = write_table(tmp_path / "mine.jsonl", kernel(STEM, 3.0)).path
-    assert "unsettled" not in invoke("table", "show", path).stdout
+    assert "uncertain" not in invoke("table", "show", path).stdout
 
 
 def test_show_and_merge_know_disturbed_kernels(tmp_path, invoke):
-    slow = Timing((3.0,), reading_us=15.0, found_us=3.5)
+    slow = Timing((3.0,), reading_us=15.0, first_us=3.5)
     disturbed = kernel(STEM, 3.0).as_first_of_several(slow, full_us=10.0)
     path = write_table(tmp_path / "mine.jsonl", disturbed, kernel(POOL, 1.0)).path
     (tmp_path / "small.py").write_text(SPACE)
@@ -122,12 +122,12 @@ def test_show_names_estimates_and_calibrations(tmp_path, invoke):
     path = uncertain_table(tmp_path / "mine.jsonl").path
     shown = document(invoke("table", "show", path, "--json"))
     assert shown["basis"] == {"estimated: by a model": 1, "measured": 2}
-    assert shown["unsettled_dispatch"] == ["invocation"]
+    assert shown["uncertain_dispatch"] == ["invocation"]
     (fitted,) = shown["calibrations"]
     assert (fitted["batch"], fitted["slope"], fitted["mape_after"]) == (1, 2.0, 0.01)
     text = words(invoke("table", "show", path).stdout)
     assert "1 of the kernels are estimated: by a model" in text
-    assert "unsettled dispatch costs: invocation" in text
+    assert "uncertain dispatch costs: invocation" in text
     assert "2.0000 x the sum of kernels and dispatch costs - 1.5 us, fitted on 20" in text
 
 
@@ -143,7 +143,7 @@ def test_check_prints_and_draws_the_errors(built, tmp_path, invoke):
     text = words(invoke(*arguments, "--nets", 7).stdout)
     for part in (
         "the 5 of 7 random networks with the largest errors",
-        "of 7 networks, 0 have kernels with unsettled timings, 0 have estimated ones",
+        "of 7 networks, 0 have kernels with uncertain timings, 0 have estimated ones",
         "two halves of the timings of the same network: 0.00% apart (median)",
         "took 1.000 times what they took then",
         "is 2.00%: ",

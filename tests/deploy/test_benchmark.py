@@ -10,17 +10,17 @@ from nas.deploy import benchmark
 from nas.deploy.benchmark import draw_benchmark, time_files
 from nas.deploy.model_process import ModelProcess
 from nas.errors import ExportError, RequestError
-from nas.latency.moments import Latency
 from nas.run.model_card import ExportedFile, LatencyRecord
 from tests.deploy import example_formats as formats
 from tests.deploy.test_model_process import IMAGES
+from tests.latency.moments_without_readings import latency_of
 from tests.run.test_judged import IMAGES as JUDGED
 
 
 def exported(name: str, latency_us: float | None, precision: str = "float32") -> ExportedFile:
     latency = None
     if latency_us is not None:
-        latency = LatencyRecord.of(Latency.of([latency_us] * 5), threads=2)
+        latency = LatencyRecord.of(latency_of([latency_us] * 5), threads=2)
     return ExportedFile(
         format=name, file=f"model.{name}", precision=precision, size_bytes=10, accuracy=0.9,
         latency=latency,
@@ -43,7 +43,7 @@ def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
     assert [name for _, _, name in steps] == ["first", "second"] * 3
     assert [(done, total) for done, total, _ in steps] == [(n, 6) for n in range(1, 7)]
     for result in timed.values():
-        assert len(result.latency.moments_us) == len(result.latency.found_us) == 3
+        assert len(result.latency.moments_us) == len(result.latency.first_us) == 3
         assert result.latency.threads == 1
     assert timed["second"].loaded.quantised_layers == (1, 1)
     record = timed["second"].update(exported("x", None))

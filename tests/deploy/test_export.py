@@ -90,7 +90,7 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
         assert file.images == len(digits.test)
         assert file.difference <= file.tolerance
         assert file.latency.quiet_us in file.latency.moments_us
-        assert min(file.latency.found_us) <= file.latency.typical_us <= file.latency.slowest_us
+        assert min(file.latency.first_us) <= file.latency.typical_us <= file.latency.slowest_us
     float32, int8 = card.files
     assert float32.accuracy == card.accuracy.test
     assert float32.holdout_accuracy == card.accuracy.holdout

@@ -46,7 +46,7 @@ def test_file_is_run_in_a_process_of_its_own(path, kind, new_child):
     np.testing.assert_allclose(logits, IMAGES.reshape(5, -1) @ np.load(path), rtol=1e-6)
     assert loaded.versions == {"numpy": np.__version__}
     assert loaded.quantised_layers is None
-    assert all(us > 0 for us in (*timing.samples_us, timing.reading_us, timing.found_us))
+    assert all(us > 0 for us in (*timing.samples_us, timing.reading_us, timing.first_us))
     assert not child.is_running()
 
 

@@ -122,7 +122,7 @@ class Later(NamedTuple):
         uncorrected_error: the error without the correction.
         stated_error: the error that the correction states for other networks.
         seconds: time that the build took on the simulated core.
-        unsettled: kernels and networks that are unstable or disturbed.
+        uncertain: kernels and networks that are unstable or disturbed.
     """
 
     error: float
@@ -130,7 +130,7 @@ class Later(NamedTuple):
     uncorrected_error: float
     stated_error: float
     seconds: float
-    unsettled: int
+    uncertain: int
 
 
 def checked_later(

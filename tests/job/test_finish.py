@@ -133,6 +133,22 @@ def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invo
     pd.testing.assert_frame_equal(after, before.drop(columns=columns))
 
 
+def test_later_start_times_disturbed_networks_again(copy_of_finished_job, invoke, monkeypatch):
+    monkeypatch.chdir(copy_of_finished_job)
+    log = OUT / "measurements.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    disturbed = open_run(OUT).members[0].digest
+    slow_us = 10 * max(line["reading_us"] for line in lines)
+    for line in lines:
+        if line["digest"] == disturbed:
+            line["reading_us"] = slow_us
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert invoke("run", "job.toml", "--out", OUT).returncode == 0
+    new = [json.loads(line) for line in log.read_text().splitlines()[len(lines) :]]
+    assert disturbed in {line["digest"] for line in new}
+    assert not open_run(OUT).latencies[disturbed].is_disturbed
+
+
 @pytest.mark.long
 def test_job_killed_while_it_trains_a_finalist_ends_like_an_undisturbed_one(
     copy_of_finished_job, tmp_path, invoke, monkeypatch

@@ -125,10 +125,10 @@ def test_plan_fills_the_budget(plan):
 
 
 def test_plan_says_how_many_kernels_cannot_be_timed_until_they_agree(plan):
-    assert plan("20m").unsettled == 0
+    assert plan("20m").uncertain == 0
     short = plan("20m", build_s=1010.0)
     time_s = 0.7 * share_s(make_settings("20m"), TABLE, 10.0)
-    assert short.unsettled == pytest.approx(short.kernels * (1010 - time_s) / 1000, abs=1)
+    assert short.uncertain == pytest.approx(short.kernels * (1010 - time_s) / 1000, abs=1)
     assert short.seconds[TABLE] == pytest.approx(time_s + FakeRuntime.dispatch_seconds, abs=0.1)
 
 

@@ -55,7 +55,7 @@ def test_every_family_has_members_measured_as_logged(finished):
     assert rows["validation_accuracy"].between(0, 1).all()
     assert measured["holdout_accuracy"].between(0, 1).all()
     logged = [json.loads(x) for x in (finished / "measurements.jsonl").read_text().splitlines()]
-    assert all(min(r["reading_us"], r["found_us"], r["full_us"]) > 0 for r in logged)
+    assert all(min(r["reading_us"], r["first_us"], r["full_us"]) > 0 for r in logged)
     assert (measured["measured_low_us"] <= measured["measured_us"]).all()
     assert (measured["measured_us"] <= measured["measured_high_us"]).all()
     assert not measured["disturbed"].any()
@@ -256,7 +256,7 @@ def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
 
 def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, monkeypatch):
     plan = JobPlan(
-        kernels=0, unsettled=0, epochs={"mobile": 1}, trials=1, score_images=4, measure=1,
+        kernels=0, uncertain=0, epochs={"mobile": 1}, trials=1, score_images=4, measure=1,
         retrain=0, references=0, seconds={"prepare": 1.0},
         data="16 images of 2 classes: dark 8, light 8", image_changes="nothing changes",
         idle_limits=["the limit macs 9 excludes nothing"],

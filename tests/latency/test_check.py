@@ -127,7 +127,7 @@ def test_check_counts_uncertain_launches_of_each_network(
         (result := check(table, runtime)).networks, result.to_json()["rows"], strict=True
     ):
         launches = runtime.kernels(each.architecture.graph).count(kernel)
-        assert row["unsettled_launches"] == row["estimated_launches"] == launches
+        assert row["uncertain_launches"] == row["estimated_launches"] == launches
         counts += launches
     assert counts > 0
 

@@ -40,7 +40,7 @@ def test_stated_errors_cover_those_on_cores_with_one_speed_and_with_two(monkeypa
     for each in results:
         assert each.error <= MAX_ERROR
         assert each.tau >= 0.93
-        assert each.unsettled <= 2
+        assert each.uncertain <= 2
     assert np.mean([each.stated_error >= each.error for each in results]) >= 0.75
     stated = np.mean([each.stated_error for each in results])
     assert stated <= 2 * np.mean([each.error for each in results]), "nothing is overstated"

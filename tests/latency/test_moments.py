@@ -8,6 +8,7 @@ import pytest
 from nas.latency import moments, timing
 from nas.latency.core_speed import CoreSpeed
 from nas.latency.moments import Latency, Moment, Slowdown, full_speed_us, quiet_us
+from tests.latency.moments_without_readings import latency_of
 from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
 
 
@@ -19,9 +20,9 @@ def test_latency_is_that_of_the_fastest_moment_without_an_outlier() -> None:
 
 
 def test_latency_has_the_quiet_moments_and_the_median_as_found():
-    latency = Latency.of([float(us) for us in range(100, 0, -1)])
+    latency = latency_of([float(us) for us in range(100, 0, -1)])
     assert (latency.quiet_us, latency.typical_us) == (13.0, 50.5)
-    assert Latency.of([7.0]).interval_us == (7.0, 7.0)
+    assert latency_of([7.0]).interval_us == (7.0, 7.0)
     found = Latency([Moment(5.0, 10.0, 8.0), Moment(5.1, 10.0, 9.0), Moment(5.0, 10.0, 5.0)])
     assert (found.quiet_us, found.typical_us) == (5.0, 8.0)
 
@@ -63,9 +64,9 @@ def test_latency_agrees_if_a_second_moment_confirms_it():
         (9.0, *[10.0] * 7): True,
         (9.0, 9.5, *[10.0] * 7): False,
     }
-    assert {own: Latency.of(own).agrees() for own in agree} == agree
-    assert Latency.of((10.0, 10.9)).agrees(tolerance=0.1)
-    assert Latency.of((10.0, 12.0, 11.0, 9.0)).halves_us == (9.0, 10.0)
+    assert {own: latency_of(own).agrees() for own in agree} == agree
+    assert latency_of((10.0, 10.9)).agrees(tolerance=0.1)
+    assert latency_of((10.0, 12.0, 11.0, 9.0)).halves_us == (9.0, 10.0)
 
 
 def test_full_speed_is_that_of_the_fastest_readings_of_all_moments():
@@ -77,7 +78,7 @@ def test_full_speed_is_that_of_the_fastest_readings_of_all_moments():
 
 def test_slowdown_is_the_median_over_networks_of_found_over_quiet_latencies():
     def latencies(*own: list[float]) -> list[Latency]:
-        return [Latency.of(each) for each in own]
+        return [latency_of(each) for each in own]
 
     slowdown = Slowdown.of(latencies([10, 10, 10], [10, 11, 12], [100, 130, 160], [5]))
     assert slowdown is not None

@@ -77,9 +77,9 @@ def test_networks_are_timed_alternately_until_their_timings_agree() -> None:
     )
     assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * MOMENTS, "1", "1"]
     assert (len(first.timings), len(second.timings)) == (MOMENTS, len(factors))
-    found_us = [each.latency_us for each in second.latency.moments]
+    first_us = [each.latency_us for each in second.latency.moments]
     fastest_us = second.latency.quiet_us / factors[-1]
-    assert found_us == pytest.approx([us * fastest_us for us in factors], rel=1e-3)
+    assert first_us == pytest.approx([us * fastest_us for us in factors], rel=1e-3)
     assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
     assert steps[0][1] == 2 * (1 + MOMENTS)
     assert steps[-1][0] == steps[-1][1] == 2 + 2 * MOMENTS + 2

@@ -37,7 +37,7 @@ def test_prediction_adds_kernels_launches_and_one_invocation(table: LatencyTable
     assert prediction.dispatch_us == pytest.approx(3.5)
     assert prediction.dispatch_share == pytest.approx(3.5 / (total + 3.5))
     assert prediction.launches == 3
-    assert prediction.unsettled_launches == 0
+    assert prediction.uncertain_launches == 0
     assert not prediction.is_corrected
     assert LatencyTable.open(table.path).predict(GRAPH.folded) == prediction
     shares = [share for _, _, share in prediction.by_kernel()]

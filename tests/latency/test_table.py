@@ -192,7 +192,7 @@ def test_new_record_supersedes_old_line(table: LatencyTable) -> None:
     assert new.supersedes == old.line
     again = LatencyTable.open(table.path)
     assert again.latency_us(kernel) == table.latency_us(kernel) == 14.5
-    assert again.predict(GRAPH).unsettled_launches == 1
+    assert again.predict(GRAPH).uncertain_launches == 1
     assert len(again) == 3
 
 
@@ -233,6 +233,6 @@ def test_open_refuses_two_current_records_of_one_kernel(table: LatencyTable) -> 
 def test_unstable_and_estimated_dispatch_costs_are_named(table: LatencyTable) -> None:
     edit(table, 2, status="unstable", basis="estimated: by a model")
     reader = LatencyTable.open(table.path)
-    assert reader.unsettled_dispatch == ["launch"]
+    assert reader.uncertain_dispatch == ["launch"]
     assert reader.dispatch_bases == ["estimated: by a model"]
     assert [record.line for record in reader.records("kernel")] == [FIRST, SECOND, SECOND + 1]

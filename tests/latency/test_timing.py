@@ -151,7 +151,7 @@ def test_timing_keeps_its_reading_and_the_first_sample_as_it_was_found(monkeypat
     with timing.reading(speed):
         timed = timing.measure(lambda calls, count: [next(seconds)], calls=1, samples=2)
     assert timed.samples_us == (5.0, 5.0)
-    assert (timed.reading_us, timed.found_us) == (10.0, 9.0)
+    assert (timed.reading_us, timed.first_us) == (10.0, 9.0)
     assert timed.moment == (5.0, 10.0, 9.0)
 
 

@@ -163,12 +163,12 @@ def test_flags_of_kernels_are_counted_by_launch(run: Path, status: str) -> None:
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     change_record(run, {}, table={"file": name})
     section = section_of(run)
-    (kernel,) = (each for each in section.kernels if each.unsettled)
-    assert (kernel.text, kernel.unsettled) == (linear["kernel"], status)
+    (kernel,) = (each for each in section.kernels if each.uncertain)
+    assert (kernel.text, kernel.uncertain) == (linear["kernel"], status)
     assert kernel.basis == "estimated: by a <model>"
     launched = [at for each in section.networks for at in each.tables[0].kernels]
     share = launched.count(section.kernels.index(kernel)) / len(launched)
-    assert section.unsettled == section.estimated == pytest.approx(share)
+    assert section.uncertain == section.estimated == pytest.approx(share)
     text = page.build(open_run(run)).read_text()
     assert f"{100 * share:.1f}% of all launches rest on timings that did not agree or" in text
 
@@ -181,7 +181,7 @@ def test_percentiles_come_from_the_samples_that_each_moment_found(run: Path) -> 
     ratios = []
     for network, digest in zip(section.networks, opened.front["digest"], strict=True):
         lines = (run / "measurements.jsonl").read_text().splitlines()
-        samples = [line["found_us"] for line in map(json.loads, lines) if line["digest"] == digest]
+        samples = [line["first_us"] for line in map(json.loads, lines) if line["digest"] == digest]
         assert network.latency is not None
         assert network.latency.samples == len(samples)
         assert network.latency.median_us == pytest.approx(statistics.median(samples), rel=1e-3)

@@ -16,6 +16,7 @@ from nas.run import candidates
 from nas.run.candidates import CANDIDATE, Candidate, read_csv
 from nas.search import Trial
 from nas.space import load_definition
+from tests.latency.moments_without_readings import latency_of
 from tests.run.test_judged import IMAGES
 
 FIELDS = {
@@ -79,14 +80,14 @@ def test_a_chosen_dtype_is_a_column_before_the_architecture():
 
 
 def test_predicted_latency_names_its_unsure_launches():
-    unsure = candidate(measured_us=None, unsettled_launches=3, estimated_launches=1)
-    assert unsure.unsure_launches == "3 unsettled, 1 estimated"
-    assert unsure.latency_basis == "predicted, of its launches 3 unsettled, 1 estimated"
+    unsure = candidate(measured_us=None, uncertain_launches=3, estimated_launches=1)
+    assert unsure.unsure_launches == "3 uncertain, 1 estimated"
+    assert unsure.latency_basis == "predicted, of its launches 3 uncertain, 1 estimated"
     assert candidate(measured_us=None, dispatch_share=0.5).latency_basis == "predicted"
     assert candidate(dispatch_share=0.625).latency_basis == "measured"
     rough = candidate(measured_us=None, dispatch_share=0.625)
     assert rough.latency_basis == "predicted, 62% of it launches"
-    assert candidate(unsettled_launches=0, estimated_launches=2).unsure_launches == "2 estimated"
+    assert candidate(uncertain_launches=0, estimated_launches=2).unsure_launches == "2 estimated"
     assert candidate().unsure_launches == ""
 
 
@@ -208,19 +209,19 @@ def test_row_says_what_its_prediction_is_based_on():
     trials = make_trials(2)
     kernels = (Kernel.parse("linear 8x1x1 -> 10x1x1 bias"),) * 2
     prediction = Prediction(
-        12.0, kernels, (1.0, 2.0), 5.0, unsettled_launches=1, uncorrected_us=8.0
+        12.0, kernels, (1.0, 2.0), 5.0, uncertain_launches=1, uncorrected_us=8.0
     )
     first, second = rows(trials, predictions={trials[0].digest: prediction}).to_dict("records")
-    assert (first["unsettled_launches"], first["estimated_launches"]) == (1, 0)
+    assert (first["uncertain_launches"], first["estimated_launches"]) == (1, 0)
     assert first["dispatch_share"] == 5 / 8
     assert pd.isna(second["dispatch_share"])
-    assert pd.isna(second["unsettled_launches"])
+    assert pd.isna(second["uncertain_launches"])
 
 
 def test_row_has_the_interval_of_its_latency():
     steady, slowed, _ = trials = make_trials(3)
     latencies = {
-        steady.digest: Latency.of([10.2, 10.0]),
+        steady.digest: latency_of([10.2, 10.0]),
         slowed.digest: Latency([Moment(30.0, 15.0, 33.0)], full_us=10.0),
     }
     table = rows(trials, latencies)
@@ -248,7 +249,7 @@ def test_table_is_read_as_it_was_written(tmp_path):
     trials = make_trials(5)
     for latency_us, trial in enumerate(trials[1:], 1):
         trial.values["predicted_us phone"] = float(latency_us)
-    table = rows(trials, {trials[1].digest: Latency.of([10.2, 10.0])})
+    table = rows(trials, {trials[1].digest: latency_of([10.2, 10.0])})
     assert table["predicted_us phone"].tolist()[1:] == [1, 2, 3, 4]
     candidates.write(table, tmp_path / "trials.csv")
     pd.testing.assert_frame_equal(candidates.read(tmp_path / "trials.csv"), table)

@@ -46,11 +46,11 @@ def test_fastest_of_several_timings_counts():
 
 
 def test_timing_at_less_than_full_speed_does_not_count():
-    slow = {"reading_us": 15.0, "found_us": 3.5}
+    slow = {"reading_us": 15.0, "first_us": 3.5}
     lines = [
         line(A, 3.0, full_us=15.0, **slow),
         line(B, 2.5, full_us=15.0, **slow),
-        line(A, 3.2, full_us=10.0, reading_us=10.0, found_us=6.0),
+        line(A, 3.2, full_us=10.0, reading_us=10.0, first_us=6.0),
     ]
     latencies = latencies_by_digest(lines)
     assert (latencies[A].quiet_us, latencies[A].typical_us) == (3.2, 4.75)

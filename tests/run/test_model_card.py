@@ -7,6 +7,7 @@ import pytest
 from nas.deploy.card import render_card
 from nas.latency.moments import Latency, Moment
 from nas.run.model_card import CARD, LatencyRecord
+from tests.latency.moments_without_readings import latency_of
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 
@@ -20,7 +21,7 @@ def card_with(files_us, **changes):
                 "file": f"model.{name}",
                 "runtime": runtime,
                 "precision": precision,
-                "latency": None if us is None else LatencyRecord.of(Latency.of([us]), 1),
+                "latency": None if us is None else LatencyRecord.of(latency_of([us]), 1),
             }
         )
         for (name, runtime, precision), us in files_us.items()
@@ -69,7 +70,7 @@ def test_latency_has_the_figures_of_its_moments():
     moments = [Moment(4.0, 10.0, 4.5), Moment(3.0, 10.0, 6.0), Moment(5.0, 15.0, 5.5)]
     record = LatencyRecord.of(Latency(moments, full_us=10.0), threads=2)
     assert record.moments_us == (4.0, 3.0, 5.0)
-    assert record.found_us == (4.5, 6.0, 5.5)
+    assert record.first_us == (4.5, 6.0, 5.5)
     assert (record.quiet_us, record.typical_us, record.slowest_us) == (3.0, 5.5, 6.0)
     assert not record.is_disturbed
     assert LatencyRecord.of(Latency(moments[2:], full_us=10.0), threads=2).is_disturbed

@@ -8,7 +8,6 @@ import pytest
 
 from nas.errors import CheckpointError, InfeasibleError
 from nas.files.documents import to_json
-from nas.latency.moments import Latency
 from nas.report import page
 from nas.report.document import report_document
 from nas.run import candidates
@@ -20,6 +19,7 @@ from nas.run.selection import Limits, knee
 from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
 from tests.conftest import EXAMPLE
+from tests.latency.moments_without_readings import latency_of
 from tests.run.test_answers import answers_of
 
 
@@ -255,7 +255,7 @@ def export_files(run: Path, model_id: str, files: dict[str, tuple[float, float |
             "precision": "int8" if name.endswith("int8") else "float32",
             "runtime": "onnxruntime" if name.startswith("onnx") else "",
             "holdout_accuracy": accuracy,
-            "latency": us and LatencyRecord.of(Latency.of([us]), 1).model_dump(mode="json"),
+            "latency": us and LatencyRecord.of(latency_of([us]), 1).model_dump(mode="json"),
         }
         for name, (accuracy, us) in files.items()
     ]

@@ -23,7 +23,7 @@ function stagesOf(section, table) {
 
 /** Return what makes the latency of a kernel less sure, or nothing. */
 function flagsOf(kernel) {
-  return [kernel.unsettled, kernel.basis === "measured" ? "" : kernel.basis, kernel.note].filter(Boolean).join(", ");
+  return [kernel.uncertain, kernel.basis === "measured" ? "" : kernel.basis, kernel.note].filter(Boolean).join(", ");
 }
 
 /** Return the bar of a launch or a stage: its parts, as wide as their share of `most_us`. */
@@ -142,7 +142,7 @@ function drawTimes(container, section) {
   function kernelList(stages, most_us, predicted_us) {
     const row = (launch) => {
       const lines = linesOf(launch), { kernel } = launch;
-      const flags = [kernel.unsettled, kernel.basis === "measured" ? "" : "estimated"].filter(Boolean).join(", ");
+      const flags = [kernel.uncertain, kernel.basis === "measured" ? "" : "estimated"].filter(Boolean).join(", ");
       return el("li", { class: "kernel", tabindex: -1, "aria-label": lines.join(", "),
         onpointermove: (event) => tooltip.show(event.clientX, event.clientY, lines), onpointerleave: () => tooltip.hide(),
         onfocus: ({ target }) => showBelow(target, lines), onblur: () => tooltip.hide() },
