@@ -268,7 +268,7 @@ def network_logits(network: Network, data: ImageDataset, images: Images) -> np.n
     """
     state = network.tensors()
     device = next(iter(state.values())).device
-    return _folded_logits(network.graph, state, data, device)(images)
+    return folded_outputs(network.graph, state, data, device)(images)
 
 
 @torch.no_grad()
@@ -341,14 +341,17 @@ def _folded_classifier(
     graph: Graph, state: Mapping[str, Tensor], data: ImageDataset, device: torch.device
 ) -> Classify:
     """Fold the batch norms of a network's weights, and return what classifies images with it."""
-    logits = _folded_logits(graph, state, data, device)
+    logits = folded_outputs(graph, state, data, device)
     return lambda images: logits(images).argmax(1)
 
 
-def _folded_logits(
+def folded_outputs(
     graph: Graph, state: Mapping[str, Tensor], data: ImageDataset, device: torch.device
 ) -> Callable[[Images], np.ndarray]:
-    """Fold the batch norms of a network's weights, and return what gives the logits of images."""
+    """Fold the batch norms of a network's weights, and return what gives its outputs.
+
+    These are `N x C`; a network that ends with a map has its pixels one after the other.
+    """
     with torch.inference_mode():
         weights = FoldedWeights(fold_norms(graph, state))
     batch_size = _batch_size(graph, device)

@@ -13,9 +13,14 @@ from nas.graph import Graph
 from nas.pretrained import PublishedWeights
 from nas.pretrained.layers import weighted_ops
 from nas.space import Architecture, SearchSpace
-from nas.supernet.evaluation import calibrated_state, choose_calibration_images
-from nas.supernet.weights import Supernet
-from nas.torch_network import NORM_EPS, FoldedWeights, run_graph
+from nas.supernet.evaluation import (
+    CALIBRATION_BATCH_SIZE,
+    calibrated_state,
+    choose_calibration_images,
+)
+from nas.supernet.probe import features_graph, fit_probe
+from nas.supernet.weights import NormMoments, Supernet
+from nas.torch_network import NORM_EPS, Network, run_graph
 
 
 def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
@@ -40,10 +45,11 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     """Put the weights of a published network in their places in a supernet.
 
     The channels keep their order: narrow subnets take the first ones. A kernel that is smaller than
-    the shared one lies in its centre, with zeros around it. What the published network lacks, and
-    the classifier, keep their random values; blocks of a residual stream that it lacks compute
-    nothing at first, since the scale of their last norm is zero. If the published network has no
-    norms, those of the supernet let it compute the same, see `_norms`.
+    the shared one lies in its centre, with zeros around it. The norms let the published network
+    compute what it computed, by the statistics of the training images, see `_norms`. The classifier
+    is a linear probe, see `nas.supernet.probe`. What the published network lacks keeps its random
+    values; blocks of a residual stream that it lacks compute nothing at first, since the scale of
+    their last norm is zero.
 
     Kernels of a network that pads as TensorFlow does are mirrored from left to right: TensorFlow
     pads a map of an even size on its right only, and the windows of a convolution here with a
@@ -61,10 +67,8 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         WeightsError: the network is not in the supernet's space.
     """
     graph = published_graph(supernet.space, published)
-    tensors = dict(published.tensors)
-    if not published.reference.norm:
-        tensors |= _norms(supernet.space, published, data)
-    *layers, _classifier = weighted_ops(graph)
+    tensors = {**published.tensors, **_norms(supernet.space, published, data)}
+    *layers, classifier = weighted_ops(graph)
     for op in layers:
         assert op.slot is not None
         new = tensors[f"{op.slot.name}.weight"]
@@ -85,6 +89,13 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         if op.bias or op.kind == "norm":
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
             bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
+    probe = fit_probe(graph, calibrated_state(supernet, graph, data), data)
+    slot = classifier.required_slot()
+    weight = supernet.get_parameter(f"{slot.name}.weight")
+    inputs = torch.tensor(slot.inputs.positions if slot.inputs else [0])
+    weight[:, inputs] = probe.weight.reshape(len(weight), -1, *weight.shape[2:]).to(weight)
+    bias = supernet.get_parameter(f"{slot.name}.bias")
+    bias.copy_(probe.bias)
 
 
 def published_state(
@@ -104,7 +115,7 @@ def published_state(
         architecture: the published network or another one of its space, adapted to `data`.
         published: its weights.
         data: the images.
-        seed: seed of the classifier, which is new.
+        seed: seed of what the published network lacks.
         device: device that computes the statistics.
 
     Raises:
@@ -115,30 +126,54 @@ def published_state(
     return calibrated_state(supernet.to(device), architecture.graph, data)
 
 
+@torch.no_grad()
 def _norms(
     space: SearchSpace, published: PublishedWeights, data: ImageDataset
 ) -> dict[str, Tensor]:
-    """Return scales and shifts of the norms behind the convolutions of a network without norms.
+    """Return scales and shifts with which norms compute what was published, on the training images.
 
-    They are the deviation and the mean of what each convolution computes from training images, its
-    bias included, so that a norm gives back what it took away.
+    The norms of a supernet take their statistics from the training images. There, a channel that
+    varied much on the published network's own images may hardly vary, and a norm with the published
+    scale would turn its noise into a large signal. So the scale and the shift undo the difference
+    of the statistics. Those of a network without norms give back what its norms take away.
     """
-    graph = replace(space, norm=False).reference(published.reference.name).graph
-    weights = FoldedWeights({k.removesuffix(".weight"): v for k, v in published.tensors.items()})
-    pixels = torch.from_numpy(choose_calibration_images(data.train).pixels).float() / 255
-    mean = torch.tensor(published.mean or data.mean.tolist())
-    images = (pixels - mean) / torch.tensor(published.std or (1.0,) * 3)
-    norms: dict[str, Tensor] = {}
+    has_norms = published.reference.norm
+    coloured = replace(space, norm=has_norms).adapt(channels=3)
+    graph = coloured.reference(published.reference.name).graph
+    body = features_graph(graph)
+    network = Network(body, torch.Generator())
+    own = network.tensors()
+    network.load_state_dict({name: published.tensors[name] for name in own})
+    network.eval()
+    moments = NormMoments()
 
     def measure(position: int, output: Tensor) -> Tensor:
         op = graph.ops[position]
-        if op.kind == "conv":
-            variance, centre = torch.var_mean(output, (0, 2, 3), correction=0)
-            norms[f"{op.slot_name}.norm.weight"] = (variance + NORM_EPS).sqrt()
-            norms[f"{op.slot_name}.norm.bias"] = centre
+        if has_norms:
+            readers = (body.ops[reader] for reader in body.consumers[position])
+            names = [reader.slot_name for reader in readers if reader.kind == "norm"]
+        else:
+            names = [f"{op.slot_name}.norm"] if op.kind == "conv" else []
+        for name in names:
+            moments.add(name, output)
         return output
 
-    run_graph(graph, images.permute(0, 3, 1, 2), weights, measure)
+    mean = torch.tensor(published.mean or data.mean.tolist())
+    std = torch.tensor(published.std or (1.0,) * 3)
+    pixels = torch.from_numpy(choose_calibration_images(data.train).pixels)
+    for batch in pixels.split(CALIBRATION_BATCH_SIZE):
+        images = ((batch.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        run_graph(body, images, network, measure)
+    norms: dict[str, Tensor] = {}
+    for name, (centre, variance) in moments.statistics().items():
+        scale, shift = (variance + NORM_EPS).sqrt(), centre
+        if has_norms:
+            published_centre = published.tensors[f"{name}.running_mean"]
+            gain = published.tensors[f"{name}.weight"]
+            gain = gain / (published.tensors[f"{name}.running_var"] + NORM_EPS).sqrt()
+            scale = gain * scale
+            shift = published.tensors[f"{name}.bias"] + gain * (centre - published_centre)
+        norms[f"{name}.weight"], norms[f"{name}.bias"] = scale, shift
     return norms
 
 

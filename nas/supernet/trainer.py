@@ -121,10 +121,7 @@ class Trainer:
         gpu = group.local_rank if group.world_size > 1 else None
         self.device = resolve_device(settings.device, gpu)
         self.published = published
-        supernet = Supernet(space, torch.Generator().manual_seed(seed))
-        if published is not None:
-            start_from(supernet, published, data)
-        self.supernet = supernet.to(self.device)
+        self.supernet = Supernet(space, torch.Generator().manual_seed(seed)).to(self.device)
         self.supernet.train()
         self._state = TrainingState(
             self.supernet, parameter_groups(self.supernet, settings.resolve_weight_decay())
@@ -154,6 +151,14 @@ class Trainer:
             "seed": self.seed,
             "published": None if self.published is None else self.published.digest,
         }
+
+    def start(self) -> None:
+        """Take the weights that a training starts from, where there is no checkpoint."""
+        if self.published is not None:
+            if self.group.is_main:
+                start_from(self.supernet, self.published, self.data)
+            # Others may compute the statistics and the classifier with other rounding.
+            self.supernet.load_state_dict(self.group.broadcast(self.supernet.state_dict()))
 
     @property
     def learning_rate_factor(self) -> float:

@@ -183,6 +183,8 @@ def _run_steps(
         trainer.load_state_dict(tensors, folder / CHECKPOINT_FILE)
         step, earlier_s = record.step, record.seconds
         trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
+    else:
+        trainer.start()
     if group.is_main:
         checkpoint.truncate_log(folder / TRAINING_LOG, TRAINING, step)
     started = last_checkpoint = time.monotonic()
