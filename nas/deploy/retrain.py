@@ -465,7 +465,7 @@ def train_model(
         start = calibrated_state(supernet, architecture.graph, data)
     in_pretrained = architecture.space.name in setup.run.record.pretrained
     if published is not None or (start is not None and in_pretrained):
-        settings = setup.run.settings.training.fine_tuned(settings)
+        settings = setup.run.settings.training.fine_tuned(settings, len(data.train))
     network, seconds = train_network(
         architecture,
         data,

@@ -14,6 +14,7 @@ from nas.run.progress import JobProgress
 from nas.run.settings import COUNTS, JobSettings
 from nas.space import SearchSpace, load_definition
 from nas.space.library import find_reference
+from nas.space.restriction import AT_WIDTHS
 
 if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
@@ -159,7 +160,8 @@ class JobSpaces(NamedTuple):
     """The search spaces of a job.
 
     A space with published weights is restricted to the networks that the published one contains. In
-    the whole space, the weights of other networks, and of the teacher, would be random ones.
+    the whole space, the weights of other networks, and of the teacher, would be random ones. With
+    few images, all networks have the published widths, too.
 
     Attributes:
         named: the spaces that the job names, by name and in its order.
@@ -186,10 +188,15 @@ def load_job_spaces(
         JobFileError: two spaces have the same name.
         WeightsError: see `load_published`.
     """
+    from nas.supernet.settings import MANY_IMAGES  # Imports torch.
+
     named = load_spaces(data, sources or [each.name for each in settings.space])
     weights = load_published(settings, named)
+    has_few = len(data.train) < MANY_IMAGES
     searched = [
-        space.within(weights[name].reference.name) if name in weights else space
+        space.within(weights[name].reference.name, same_widths=has_few)
+        if name in weights
+        else space
         for name, space in named.items()
     ]
     published = {
@@ -204,8 +211,9 @@ def describe_restriction(whole: SearchSpace, space: SearchSpace, network: str) -
     """Return what `load_job_spaces` did to a space, as a clause; empty if it is the whole one."""
     if space is whole:
         return ""
+    widths = ", at its widths" if space.name.startswith(AT_WIDTHS) else ""
     return (
-        f"the space {whole.name} is restricted to the networks that {network} contains: "
+        f"the space {whole.name} is restricted to the networks that {network} contains{widths}: "
         f"{format_size(space.size)} of {format_size(whole.size)}"
     )
 

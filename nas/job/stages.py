@@ -378,7 +378,7 @@ def train_supernet(
         recipe: settings of a training that starts from random weights.
     """
     if published is not None:
-        recipe = settings.training.fine_tuned(recipe)
+        recipe = settings.training.fine_tuned(recipe, len(data.train))
     return train(
         space, data, folder, recipe, seed=settings.seed, published=published, progress=progress
     )
@@ -456,8 +456,7 @@ def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequenc
     for source, whole, name in zip(sources, named, run.spaces, strict=True):
         copy = folder / f"{name}.py"
         if not copy.exists() or not run.has_begun:
-            within = run.published[name].reference.name if name != whole else None
-            files.replace(copy, library.source_of(source, within))
+            files.replace(copy, library.source_of(source, None if name == whole else name))
     for copy in folder.glob("*.py"):
         if copy.stem not in run.spaces and not run.has_begun:
             copy.unlink()

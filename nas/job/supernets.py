@@ -244,7 +244,7 @@ def _rank(
             raise RUN.failure(f"{run.path / 'run.json'} has no supernet {name} yet")
         recipes[name] = run.training_settings(epochs or length * trained.epochs)
         if name in published:
-            recipes[name] = run.settings.training.fine_tuned(recipes[name])
+            recipes[name] = run.settings.training.fine_tuned(recipes[name], len(run.data.train))
         budgets: list[int | None]
         if how == "matched":
             cost = latency_us or _macs

@@ -311,17 +311,23 @@ class TrainingOptions(_Table):
         given |= {name: value for name, value in decided.items() if value is not None}
         return TrainingSettings(**given, seconds=seconds)
 
-    def fine_tuned(self, settings: TrainingSettings) -> TrainingSettings:
+    def fine_tuned(self, settings: TrainingSettings, images: int) -> TrainingSettings:
         """Return the settings of a training that starts from published weights.
 
-        Its learning rate is lower, and its images have their size from the first step, unless the
-        job sets these. Published weights know images of that size: with 2,000 photos, the largest
-        network was 4 points worse after as much time with progressive resizing.
+        Its learning rate is lower, again with few training images, and its images have their size
+        from the first step, unless the job sets these. Published weights know images of that size:
+        with 2,000 photos, the largest network was 4 points worse after as much time with
+        progressive resizing.
+
+        Args:
+            settings: those of a training that starts from random weights.
+            images: number of training images.
         """
-        from nas.supernet.settings import FINE_TUNING_RATE
+        from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
 
         if self.learning_rate is None:
-            settings = replace(settings, learning_rate=FINE_TUNING_RATE * settings.learning_rate)
+            factor = FINE_TUNING_RATE * min(1.0, images / MANY_IMAGES)
+            settings = replace(settings, learning_rate=factor * settings.learning_rate)
         if settings.progressive_resizing is None:
             settings = replace(settings, progressive_resizing=0.0)
         return settings

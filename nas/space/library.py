@@ -7,6 +7,7 @@ import runpy
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from nas import files
 from nas.arguments import checked
@@ -14,7 +15,7 @@ from nas.errors import SpaceError, printable
 from nas.files.documents import read_bytes, shortened, shortened_text
 from nas.files.paths import expanded, in_folder
 from nas.space.reference import Reference, unknown_reference_error
-from nas.space.restriction import WITHIN
+from nas.space.restriction import AT_WIDTHS, WITHIN
 from nas.space.space import SearchSpace
 from nas.space.user_code import user_code
 
@@ -53,34 +54,48 @@ def path_of(name_or_path: str | Path) -> Path:
 
 def ships(name: str) -> bool:
     """Return whether the package has a space of this name, see `load_space`."""
-    network = _network_within(name)
-    if network is None:
+    restriction = _restriction(name)
+    if restriction is None:
         return name in space_names()
     spaces = map(load_definition, space_names())
-    return any(network == row.name for space in spaces for row in space.references)
+    return any(restriction.network == row.name for space in spaces for row in space.references)
 
 
-def source_of(name_or_path: str | Path, within: str | None = None) -> bytes:
+def source_of(name_or_path: str | Path, restricted: str | None = None) -> bytes:
     """Return the contents of a Python file that defines a space.
 
     Args:
         name_or_path: see `load_space`.
-        within: a published network of the space, to which the file restricts it.
+        restricted: name of a restriction of the space, such as `within_mobilenet_v2_1.0`, which the
+            file then makes.
 
     Raises SpaceError as `load_definition` does, but does not run the space's own file.
     """
-    network = _network_within(name_or_path)
-    path = path_of(name_or_path if network is None else find_reference(network)[0].name)
-    restriction = within or network
-    line = f'\n\nSPACE = SPACE.within("{restriction}")\n' if restriction else ""
+    named = _restriction(name_or_path)
+    path = path_of(find_reference(named.network)[0].name if named else name_or_path)
+    restriction = (_restriction(restricted) if restricted else None) or named
+    line = f"\n\nSPACE = SPACE{restriction.call}\n" if restriction else ""
     return path.read_bytes() + line.encode()
 
 
-def _network_within(name_or_path: str | Path) -> str | None:
-    """Return the network in a name such as `within_mobilenet_v2_1.0`; None for other names."""
+class _Restriction(NamedTuple):
+    """The arguments of `SearchSpace.within`."""
+
+    network: str
+    same_widths: bool
+
+    @property
+    def call(self) -> str:
+        return f'.within("{self.network}"{", same_widths=True" if self.same_widths else ""})'
+
+
+def _restriction(name_or_path: str | Path) -> _Restriction | None:
+    """Return what a name such as `within_mobilenet_v2_1.0` means; None for other names."""
     text = str(name_or_path)
-    is_within = text.startswith(WITHIN) and not text.endswith(".py")
-    return text.removeprefix(WITHIN) if is_within else None
+    for start in (WITHIN, AT_WIDTHS):
+        if text.startswith(start) and not text.endswith(".py"):
+            return _Restriction(text.removeprefix(start), start == AT_WIDTHS)
+    return None
 
 
 @checked(error=SpaceError)
@@ -95,8 +110,9 @@ def load_space(
 
     Args:
         name_or_path: the name of a space that ships with the package (see `space_names`), or
-            `within_` and the name of a network that they have (see `SearchSpace.within`), or the
-            path of a Python file that defines `SPACE`. Such a file is run; see `load_definition`.
+            `within_` or `at_widths_of_` and the name of a network that they have (see
+            `SearchSpace.within`), or the path of a Python file that defines `SPACE`. Such a file is
+            run; see `load_definition`.
         image_size: height and width of the images in pixels; by default that of the space's file.
         channels: channels of the images.
         classes: how many classes the networks tell apart.
@@ -132,9 +148,10 @@ def load_definition(name_or_path: str | Path) -> SearchSpace:
         >>> load_definition("mobilenet").classes
         1000
     """
-    network = _network_within(name_or_path)
-    if network is not None:
-        return find_reference(network)[0].within(network)
+    restriction = _restriction(name_or_path)
+    if restriction is not None:
+        space = find_reference(restriction.network)[0]
+        return space.within(restriction.network, same_widths=restriction.same_widths)
     path = path_of(name_or_path)
     try:
         content = read_bytes(path, MAX_FILE_BYTES)

@@ -7,6 +7,10 @@ A network is contained if the published network has values for all of its weight
 - Its kernels may be larger. A published kernel lies in the centre of a larger one, and with zeros
   around it computes the same. Without larger kernels few networks would be left of some spaces:
   108 of ShuffleNetV2 x0.5.
+
+A contained network may also have to have the published widths. The channels of a published network
+have no order, so that some of them compute nothing useful without the others, while networks with
+fewer blocks, smaller kernels or smaller ratios still do.
 """
 
 from __future__ import annotations
@@ -25,18 +29,28 @@ if TYPE_CHECKING:
 WITHIN = "within_"
 """Start of the name of a restricted space; the name of the published network follows."""
 
+AT_WIDTHS = "at_widths_of_"
+"""The same start if the networks have the published widths."""
 
-def restricted(space: SearchSpace, row: Reference) -> SearchSpace:
+
+def restricted(space: SearchSpace, row: Reference, *, same_widths: bool = False) -> SearchSpace:
     """Return a space with the networks that one of its references contains.
 
     The result is the space itself if nothing is taken from its choices.
+
+    Args:
+        space: the space.
+        row: the reference.
+        same_widths: whether only networks with the published widths are left.
 
     Raises SpaceError for a row that is no point of the space.
     """
     table = space.whole.parameters
     narrowed: dict[str, tuple[Value, ...]] = {}
     for name, published in _used_choices(space, row).items():
-        left = _options_left(name, space.narrowed.get(name, table[name]), published)
+        options = space.narrowed.get(name, table[name])
+        is_fixed = same_widths and name.endswith(".width")
+        left = (published,) if is_fixed else _options_left(name, options, published)
         if left != table[name]:
             narrowed[name] = left
     # The resolution of a row does not count in a space that has no choice of it.
@@ -44,7 +58,8 @@ def restricted(space: SearchSpace, row: Reference) -> SearchSpace:
     resolutions = shares or space.resolutions
     if (narrowed, resolutions) == (space.narrowed, space.resolutions):
         return space
-    inside = replace(space, name=f"{WITHIN}{row.name}", narrowed=narrowed, resolutions=resolutions)
+    name = f"{AT_WIDTHS if same_widths else WITHIN}{row.name}"
+    inside = replace(space, name=name, narrowed=narrowed, resolutions=resolutions)
     references = [each for each in space.references if _contains(inside, each)]
     return replace(inside, references=tuple(references))
 

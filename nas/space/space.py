@@ -383,7 +383,7 @@ class SearchSpace:
         return row.resolve(self.whole.parameters, self.image_size)
 
     @checked(error=SpaceError)
-    def within(self, name: str) -> SearchSpace:
+    def within(self, name: str, *, same_widths: bool = False) -> SearchSpace:
         """Return the space of the networks that a published network contains.
 
         Its largest network is the published one, kernel sizes aside, so that published weights fill
@@ -393,6 +393,7 @@ class SearchSpace:
 
         Args:
             name: of the published network.
+            same_widths: whether only networks with the published widths are left.
 
         Raises SpaceError as `published` does.
 
@@ -404,7 +405,7 @@ class SearchSpace:
             >>> space.parameters["stem.width"]
             (16, 24, 32)
         """
-        return restricted(self, self.reference_row(name))
+        return restricted(self, self.reference_row(name), same_widths=same_widths)
 
     @cached_property
     def whole(self) -> SearchSpace:

@@ -61,6 +61,12 @@ FINE_TUNING_RATE = 0.4
 With that of the others they are lost in the first steps.
 """
 
+MANY_IMAGES = 2000
+"""Training images from which published weights may change as much as `FINE_TUNING_RATE` lets them.
+
+With fewer, the rate is lower in proportion, and all networks have the published widths.
+"""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:

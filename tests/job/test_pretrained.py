@@ -20,12 +20,12 @@ from nas.run.run import open_run
 from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
 from nas.space import load_definition
-from nas.supernet import checkpoint
+from nas.supernet import checkpoint, settings
 from nas.supernet.evaluation import evaluate_network
 from nas.supernet.ground_truth import STANDALONE_FILE
 from nas.supernet.pretrained import published_state
 from nas.supernet.records import STANDALONE
-from nas.supernet.settings import FINE_TUNING_RATE
+from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
@@ -62,7 +62,8 @@ pretrained = { file = "weights.pth", conventions = "torch", source = "a friend",
 """
 
 RUN = Path("results/job")
-WEIGHTS = RUN / "supernets" / "small" / "supernet.safetensors"
+NAME = "at_widths_of_small_1.0"
+WEIGHTS = RUN / "supernets" / NAME / "supernet.safetensors"
 
 
 @pytest.fixture
@@ -84,14 +85,16 @@ def weights_of(name):
 
 def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     supernets.train_job_supernets(load_job(job), RUN)
-    summary = read_run(RUN).pretrained["small"]
+    summary = read_run(RUN).pretrained[NAME]
     assert summary.network == "small_1.0"
     assert summary.file == "weights.pth"
     assert summary.conventions == "torch"
-    assert summary.summary.endswith("source a friend, licence unknown, trained on toys")
+    assert ", source a friend, licence unknown, trained on toys; the space small" in summary.summary
     _, record = checkpoint.read(WEIGHTS)
     assert record.published == f"{summary.sha256}-torch"
-    assert record.training["learning_rate"] == pytest.approx(0.1 * FINE_TUNING_RATE)
+    images = len(open_run(RUN).data.train)
+    rate = 0.1 * FINE_TUNING_RATE * images / MANY_IMAGES
+    assert record.training["learning_rate"] == pytest.approx(rate)
     assert record.training["progressive_resizing"] == 0
     weights = WEIGHTS.read_bytes()
     WEIGHTS.unlink()
@@ -103,12 +106,12 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
 
 
 def test_path_stands_for_a_table_with_the_file_alone(job):
-    settings = load_job(job)
+    known = load_job(job)
     job.write_text(JOB.partition("pretrained")[0] + 'pretrained = "weights.pth"\n')
     (space,) = load_job(job).space
     assert space.pretrained == PretrainedSettings(file="weights.pth")
-    job.write_text(settings.to_toml())
-    assert load_job(job) == settings
+    job.write_text(known.to_toml())
+    assert load_job(job) == known
 
 
 @pytest.mark.parametrize(
@@ -124,8 +127,8 @@ def test_path_stands_for_a_table_with_the_file_alone(job):
 def test_licence_is_that_of_the_user_and_of_the_file(job, stated, by_file, words):
     spaces = [load_definition("small.py")]
     weights = read_weights("weights.pth", conventions="torch", spaces=spaces)
-    settings = PretrainedSettings(file="weights.pth", licence=stated)
-    summary = PretrainedSummary.of(replace(weights, licence=by_file), settings).summary
+    pretrained = PretrainedSettings(file="weights.pth", licence=stated)
+    summary = PretrainedSummary.of(replace(weights, licence=by_file), pretrained).summary
     assert words in summary
     assert summary.endswith("trained on unknown data")
 
@@ -134,7 +137,7 @@ def test_statements_can_change_after_the_training(job):
     supernets.train_job_supernets(load_job(job), RUN)
     job.write_text(JOB.replace("a friend", "https://example.org").replace("toys", "photos"))
     supernets.train_job_supernets(load_job(job), RUN)
-    assert read_run(RUN).pretrained["small"].source == "https://example.org"
+    assert read_run(RUN).pretrained[NAME].source == "https://example.org"
     Path("other.pth").write_bytes(weights_of("small_1.0"))
     job.write_text(JOB.replace('"weights.pth"', '"other.pth"'))
     with pytest.raises(RunFolderError, match=r"\[space.pretrained\] file was 'weights.pth' and"):
@@ -149,19 +152,23 @@ def test_file_that_holds_no_weights_is_refused_before_anything_is_written(job):
     assert not RUN.exists()
 
 
-def test_space_is_restricted_to_the_published_network(job):
+@pytest.mark.parametrize("has_few", [True, False])
+def test_space_is_restricted_to_the_published_network(job, has_few, monkeypatch):
+    if not has_few:
+        monkeypatch.setattr(settings, "MANY_IMAGES", 100)
     Path("weights.pth").write_bytes(weights_of("small_0.5"))
     supernets.train_job_supernets(load_job(job), RUN)
     run = open_run(RUN)
-    name = "within_small_0.5"
+    name = "at_widths_of_small_0.5" if has_few else "within_small_0.5"
     assert list(run.record.spaces) == list(run.record.pretrained) == list(run.spaces) == [name]
     space = run.spaces[name]
     assert space.digest == run.record.spaces[name]
-    # Depth 1 or 2, both kernels in each block, both widths of the body, one of the stem.
-    assert space.size == 2 * (2 + 4)
+    # Depth 1 or 2, both kernels in each block, both or one of the body's widths, one of the stem's.
+    assert space.size == (1 if has_few else 2) * (2 + 4)
     summary = run.record.pretrained[name].summary
+    contained = "contains, at its widths: 6" if has_few else "contains: 12"
     assert summary.endswith(
-        "the space small is restricted to the networks that small_0.5 contains: 12 of 24"
+        f"the space small is restricted to the networks that small_0.5 {contained} of 24"
     )
     weights = Supernet.load(run.supernet_folder(name), space).state_dict()
     assert weights["stem.weight"].shape[0] == 4
@@ -184,16 +191,16 @@ def test_supernet_is_ranked_against_networks_from_the_same_weights(job):
     supernets.train_job_supernets(load_job(job), RUN)
     run = open_run(RUN)
     supernets.rank_supernets(run, nets=2, how="uniform", repeated=0, epochs=1)
-    published = read_weights("weights.pth", conventions="torch", spaces=[run.spaces["small"]])
+    published = read_weights("weights.pth", conventions="torch", spaces=[run.spaces[NAME]])
     for row in jsonl.read(RUN / STANDALONE_FILE, STANDALONE):
         assert row.training["published"] == published.digest
-        assert row.training["learning_rate"] == pytest.approx(0.04)
-        network = run.spaces["small"].from_json(row.architecture.model_dump())
+        assert row.training["learning_rate"] == pytest.approx(0.04 * len(run.data.train) / 2000)
+        network = run.spaces[NAME].from_json(row.architecture.model_dump())
         start = published_state(
             network, published, run.data, seed=row.seed, device=torch.device("cpu")
         )
-        settings = run.settings.training.fine_tuned(run.training_settings(1))
-        trained = train_standalone(network.graph, run.data, settings, seed=row.seed, start=start)
+        recipe = run.settings.training.fine_tuned(run.training_settings(1), len(run.data.train))
+        trained = train_standalone(network.graph, run.data, recipe, seed=row.seed, start=start)
         assert evaluate_network(trained, run.data, "holdout") == row.holdout_accuracy
     Path("weights.pth").unlink()
     with pytest.raises(WeightsError, match=r"weights\.pth"):

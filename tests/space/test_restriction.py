@@ -67,9 +67,10 @@ def toy() -> SearchSpace:
     )
 
 
-def test_its_networks_are_those_with_the_operators_and_at_most_the_sizes():
+@pytest.mark.parametrize("same_widths", [False, True])
+def test_its_networks_are_those_with_the_operators_and_at_most_the_sizes(same_widths):
     whole = toy()
-    space = whole.within("toy_1.0")
+    space = whole.within("toy_1.0", same_widths=same_widths)
     largest = {
         "resolution": 24,
         "stem.width": 12,
@@ -83,14 +84,20 @@ def test_its_networks_are_those_with_the_operators_and_at_most_the_sizes():
 
     def is_contained(choices):
         return choices["body.se"] == "se" and all(
-            value <= largest[name] for name, value in choices.items() if name != "body.se"
+            value == largest[name]
+            if same_widths and name.endswith("width")
+            else value <= largest[name]
+            for name, value in choices.items()
+            if name != "body.se"
         )
 
     expected = {each.digest for each in whole.enumerate() if is_contained(each.choices)}
     assert {each.digest for each in space.enumerate()} == expected
     assert space.size == len(expected) < whole.size
     assert space.largest.digest == whole.architecture({**largest, "body.se": "se"}).digest
-    assert [row.name for row in space.references] == ["toy_1.0", "toy_0.5"]
+    names = ["toy_1.0"] if same_widths else ["toy_1.0", "toy_0.5"]
+    assert [row.name for row in space.references] == names
+    assert space.within("toy_1.0", same_widths=same_widths) is space
     for row in space.references:
         assert space.reference(row.name).digest == whole.reference(row.name).digest
 
@@ -131,8 +138,12 @@ def test_latency_table_of_the_whole_space_covers_it(name):
 
 
 def test_it_is_loaded_by_its_name():
+    whole = load_space("mobilenet", image_size=32)
     space = load_space("within_mobilenet_v2_1.0", image_size=32)
-    assert space.digest == load_space("mobilenet", image_size=32).within("mobilenet_v2_1.0").digest
+    assert space.digest == whole.within("mobilenet_v2_1.0").digest
+    assert library.ships(space.name)
+    space = load_space("at_widths_of_mobilenet_v2_1.0", image_size=32)
+    assert space.digest == whole.within("mobilenet_v2_1.0", same_widths=True).digest
     assert library.ships(space.name)
     for name in ("within_mobilenet", "within_mobilenet_v2_1.1"):
         assert not library.ships(name)
@@ -146,8 +157,9 @@ def test_its_file_defines_it(tmp_path):
     space = load_definition("mobilenet").within("mobilenet_v2_1.0")
     assert load_definition(named).digest == space.digest
     further = tmp_path / "further.py"
-    further.write_bytes(library.source_of(named, "mobilenet_v2_0.5"))
-    assert load_definition(further).digest == space.within("mobilenet_v2_0.5").digest
+    further.write_bytes(library.source_of(named, "at_widths_of_mobilenet_v2_0.5"))
+    expected = space.within("mobilenet_v2_0.5", same_widths=True)
+    assert load_definition(further).digest == expected.digest
 
 
 def test_blocks_of_a_stage_are_narrowed_each():
