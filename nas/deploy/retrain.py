@@ -60,9 +60,10 @@ from nas.supernet.evaluation import (
     accuracy_by_class,
     calibrated_state,
     evaluate,
+    evaluate_network,
     predict_network,
 )
-from nas.supernet.pretrained import published_state
+from nas.supernet.pretrained import probed_network, published_state
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkProgress, NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
@@ -92,12 +93,15 @@ class Retraining:
         settings: settings of the training.
         from_scratch: whether all networks start with newly drawn weights.
         published: published weights from which networks start, by the names of their folders.
+        probed: published weights by space; networks of the space have them, with a linear probe, if
+            that is better than what is trained.
     """
 
     run: Run
     settings: TrainingSettings
     from_scratch: bool = False
     published: Mapping[str, PublishedWeights] = field(default_factory=dict)
+    probed: Mapping[str, PublishedWeights] = field(default_factory=dict)
 
     @cached_property
     def supernets(self) -> dict[str, Supernet]:
@@ -239,6 +243,7 @@ def train_networks(
     *,
     from_scratch: bool = False,
     published: Mapping[str, PublishedWeights] | None = None,
+    probed: Mapping[str, PublishedWeights] | None = None,
     progress: JobProgress | None = None,
 ) -> tuple[list[TrainedRecord], dict[str, NasError]]:
     """Train networks one after the other, and write their accuracies into the run's table.
@@ -249,7 +254,7 @@ def train_networks(
         run: the run, locked for this process.
         networks: the networks by the names of their folders in `models`.
         epochs, from_scratch, progress: see `retrain`.
-        published: see `Retraining`.
+        published, probed: see `Retraining`.
 
     Returns:
         The records of the trained networks, and the errors of the others by name.
@@ -259,7 +264,7 @@ def train_networks(
     records = {name: trained_record(run, name, each) for name, each in networks.items()}
     missing = [name for name, record in records.items() if record is None]
     settings = run.training_settings(epochs or _default_epochs(run))
-    setup = Retraining(run, settings, from_scratch, published or {})
+    setup = Retraining(run, settings, from_scratch, published or {}, probed or {})
     progress.begin("training to the end", "step")
     for number, name in enumerate(missing):
         report = _network_progress(progress, name, number, len(missing))
@@ -358,8 +363,9 @@ def _summary(record: TrainedRecord, images: JudgedImages) -> str:
         if record.supernet_accuracy is None
         else f"; {images.text(record.supernet_accuracy, 'holdout')} with the supernet's weights"
     )
+    probed = "; published weights with a linear probe are better" if record.is_probe else ""
     return (
-        f"{record.id}: trained for {record.recipe.text}; accuracy on the test images "
+        f"{record.id}: trained for {record.recipe.text}{probed}; accuracy on the test images "
         f"{images.text(record.test.accuracy, 'test')}, on the hold-out images "
         f"{images.text(record.holdout.accuracy, 'holdout')}{before}; temperature "
         f"{record.calibration.temperature:.3g}, expected calibration error "
@@ -476,6 +482,13 @@ def train_model(
         teacher=setup.teacher[1] if setup.teacher else None,
         progress=progress,
     )
+    probed = setup.probed.get(architecture.space.name)
+    is_probe = False
+    if probed is not None and not setup.from_scratch:
+        device = resolve_device(settings.device)
+        rival = probed_network(architecture, probed, data, seed=seed, device=device)
+        is_probe = evaluate_network(rival, data) > evaluate_network(network, data)
+        network = rival if is_probe else network
     calibration = calibrate(network, data)
     training = settings.identity(from_scratch=start is None)
     _save_network(folder, architecture, network, setup, training)
@@ -488,6 +501,7 @@ def train_model(
         architecture=ArchitectureRecord(**architecture.to_json()),
         start="scratch" if start is None else "published" if published else "supernet",
         published=None if published is None else summary_of(setup.run, published),
+        is_probe=is_probe,
         supernet_accuracy=supernet_accuracy,
         **int8,
         holdout=_split_accuracy(classify, data, data.holdout),

@@ -241,6 +241,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
         load_job_spaces,
     )
     from nas.job.planning import make_plan
+    from nas.job.probes import measure_probes
     from nas.job.stages import note_few_images
     from nas.latency import open_runtime
 
@@ -249,7 +250,8 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     check_device(settings)
     check_references(settings)
     data = load_images(settings, progress, write_cache=False)
-    spaces = load_job_spaces(settings, data).searched
+    _, spaces, published = load_job_spaces(settings, data)
+    probes = measure_probes(settings, data, spaces, published, progress)
     device = settings.device
     runtimes = [
         open_runtime(device.runtime, **device.runtime_options(dtype)) for dtype in device.dtypes
@@ -257,4 +259,6 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     prepare_s = time.perf_counter() - start
     plan = make_plan(settings, data, spaces, runtimes, progress, prepare_s)
     note_few_images(settings, data, progress)
+    for probe in probes.values():
+        progress.note(probe.text)
     return plan

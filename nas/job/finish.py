@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -87,6 +88,9 @@ def measure_front(
         predicted, run.settings.search, list(run.spaces), run.settings.finish.measure, timed
     )
     limit_s = run.seconds_for(MEASURE)
+    complete = set(predicted.loc[predicted["state"] == "complete", "digest"])
+    always = [digest for digest in run.published_networks if digest in complete]
+    chosen = list(dict.fromkeys([*always, *chosen]))[: len(chosen)]
     _measure(run, progress, [by_digest[digest] for digest in chosen], limit_s)
     write_candidates(run, supernets, trials)
     if sentence := _saturation(run):
@@ -225,21 +229,27 @@ def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict
     if not chosen:
         run.record.training_errors = {}
         return [], {}
-    _, errors = train_networks(run, chosen, decided.epochs, progress=progress)
+    train = partial(
+        train_networks, run, epochs=decided.epochs, probed=run.published, progress=progress
+    )
+    _, errors = train(chosen)
     picked = select(_options(run), Limits(), run.images, run.models)
     name, architecture = finalist(run, picked.member.digest)
     if name not in chosen:
         chosen[name] = architecture
         if not picked.is_trained:
             progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
-            _, own = train_networks(run, {name: architecture}, decided.epochs, progress=progress)
+            _, own = train({name: architecture})
             errors |= own
     run.record.training_errors = {each: error.message for each, error in errors.items()}
     return sorted(chosen.keys() - errors.keys(), key=[name, *chosen].index), errors
 
 
 def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
-    """Return so many networks of the front by folder: the pick, the knee, and representatives.
+    """Return so many networks of the front by folder.
+
+    They are the pick, the published networks whose weights supernets start from, the knee, and
+    representatives.
 
     Pick and knee are those of the scores, so that a job that was interrupted chooses them again.
     """
@@ -249,6 +259,8 @@ def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
     options = _options(run, by_scores=True)
     wanted = [select(options, Limits(), run.images), knee(options)]
     digests = [each.member.digest for each in wanted if each is not None]
+    on_front = set(rows["digest"])
+    digests[1:1] = [digest for digest in run.published_networks if digest in on_front]
     digests += representatives(rows, run.settings.search, count, run.trained)
     return dict(finalist(run, digest) for digest in list(dict.fromkeys(digests))[:count])
 

@@ -38,6 +38,7 @@ from nas.run.settings import JobSettings
 
 if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
+    from nas.space import Architecture
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
 """Packages that decide a run's results; a runtime adds its own packages when it is opened."""
@@ -72,6 +73,7 @@ class JobRun(Run):
         self.has_begun = _has_begun(path)
         self._record = _start_record(path, settings, command, has_begun=self.has_begun)
         self.has_failed = False
+        self.published = {}
         self.live_report = LiveReport(self)
 
     @property
@@ -83,6 +85,15 @@ class JobRun(Run):
     def record(self) -> RunRecord:
         """The record of the run, which the job changes; see `save`."""
         return self._record
+
+    @property
+    def published_networks(self) -> dict[str, Architecture]:
+        """The published networks whose weights supernets start from, by digest."""
+        networks = [
+            self.searched[name].reference(weights.reference.name)
+            for name, weights in self.published.items()
+        ]
+        return {each.digest: each for each in networks}
 
     @cached_property
     def kernels(self) -> dict[str, list[Kernel]]:

@@ -79,12 +79,17 @@ def check_references(settings: JobSettings) -> None:
 
 
 def load_images(
-    settings: JobSettings, progress: JobProgress, *, write_cache: bool = True
+    settings: JobSettings,
+    progress: JobProgress,
+    *,
+    image_size: int | None = None,
+    write_cache: bool = True,
 ) -> ImageDataset:
     """Return the images of a job, decoded and split.
 
     Args:
         settings: the settings of the job.
+        image_size: height and width in pixels; by default that of the settings.
         progress: receives the progress, and what one image is worth.
         write_cache: whether decoded images may be written to the cache.
 
@@ -94,7 +99,7 @@ def load_images(
     progress.begin("images", "image")
     data = load_dataset(
         settings.data.source,
-        image_size=settings.data.image_size,
+        image_size=image_size or settings.data.image_size,
         seed=settings.seed,
         **settings.data.load_options,
         unknown=settings.data.unknown,

@@ -100,7 +100,7 @@ MAX_FINALISTS = 5
 """Most finalists that a budget is spent on. A job file can ask for more."""
 
 LONG_JOB_S = 3600.0
-"""Budget in seconds of a job that trains at least `MIN_FINALISTS`; a shorter one trains one."""
+"""Budget in seconds of a job that trains at least `MIN_FINALISTS`; a shorter one trains fewer."""
 
 MIN_FINALISTS = 3
 
@@ -232,10 +232,14 @@ def score_cost(supernets: Iterable[Supernet], data: ImageDataset, seed: int) -> 
 
 
 def fewest_finalists(settings: JobSettings) -> int:
-    """Return the number of finalists of a job, at least."""
+    """Return the number of finalists of a job, at least.
+
+    Beside the pick, these are the published networks whose weights supernets start from.
+    """
     if settings.finish.retrain is not None:
         return settings.finish.retrain
-    return MIN_FINALISTS if settings.budget_s >= LONG_JOB_S else 1
+    fewest = 1 + sum(each.pretrained is not None for each in settings.space)
+    return max(fewest, MIN_FINALISTS) if settings.budget_s >= LONG_JOB_S else fewest
 
 
 def most_finalists(settings: JobSettings) -> int:

@@ -40,7 +40,7 @@ BUDGET = "30m"
 """Default budget of a retargeted run, which trains no supernet."""
 
 _COPIED_FIELDS = (
-    *("data", "image_changes", "batch_size", "spaces", "pretrained", "settings"),
+    *("data", "image_changes", "batch_size", "spaces", "pretrained", "probes", "settings"),
     *("supernet_seconds", "supernets", "score_images", "correction"),
 )
 """Fields of `run.json` that do not depend on the device."""

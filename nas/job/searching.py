@@ -53,6 +53,7 @@ from nas.search.continuation import (
 )
 from nas.search.feasibility import idle_limits
 from nas.search.storage import Storage
+from nas.space import Architecture
 from nas.supernet.weights import Supernet
 
 MIN_SEARCH_S = 20.0
@@ -158,6 +159,7 @@ def search_spaces(
             storage,
             study,
             shared=shared,
+            first=list(run.published_networks.values()),
             on_trial=display.update,
             on_message=progress.note,
         )
@@ -369,6 +371,7 @@ def _search(
     study: str,
     *,
     shared: bool,
+    first: Sequence[Architecture] = (),
     on_trial: Callable[[Trial, SearchProgress], None],
     on_message: Callable[[str], None],
 ) -> SearchResult:
@@ -386,6 +389,7 @@ def _search(
         shared=shared,
         study_name=study,
         fixed_settings=objectives.fixed_settings(),
+        first=first,
         on_trial=on_trial,
         on_message=on_message,
         progress=None,

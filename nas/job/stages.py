@@ -30,6 +30,7 @@ from nas.job.planning import (
     supernet_s,
     too_short_error,
 )
+from nas.job.probes import measure_probes
 from nas.latency import (
     BuildProgress,
     LatencyTable,
@@ -139,9 +140,12 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         if (read := run.published.get(name)) is not None
     }
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
+    if not run.record.probes:
+        run.record.probes = measure_probes(run.settings, data, spaces, run.published, progress)
     progress.note(data.summary)
     for name, weights in run.record.pretrained.items():
         progress.note(f"the supernet {name} starts from {weights.summary}")
+        progress.note(run.record.probes[name].text)
     if problems:
         progress.note(f"the images: {'; '.join(problems)}")
     if data.skipped:

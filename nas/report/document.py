@@ -198,6 +198,20 @@ class RankedNetwork(Document):
     standalone_accuracy: Fraction
 
 
+class ProbeLine(Document):
+    """A linear probe that the networks of the run are held against.
+
+    Attributes:
+        network: the published network.
+        accuracy: accuracy on the hold-out images.
+        text: what probes reach at several image sizes, in words.
+    """
+
+    network: Name
+    accuracy: Fraction
+    text: str
+
+
 class ReportDocument(Document):
     """The JSON behind the page of a run.
 
@@ -216,6 +230,7 @@ class ReportDocument(Document):
         knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
         trained: networks that were trained to the end.
         published: published networks beside those of the run; null if none was trained.
+        probes: linear probes of published networks whose weights supernets start from.
         tested: each two trained networks that a paired test on the hold-out images compares, with 1
             if it shows that the first is more accurate, -1 if the second is, and 0 for neither.
         pairs: float32 and int8 files of trained networks.
@@ -243,6 +258,7 @@ class ReportDocument(Document):
     knee: str | None
     trained: list[TrainedPoint]
     published: PublishedSection | None
+    probes: list[ProbeLine]
     tested: list[tuple[str, str, int]]
     pairs: list[PrecisionPair]
     ranked: list[RankedNetwork]
@@ -289,6 +305,10 @@ def report_document(run: Run) -> ReportDocument:
         knee=None if (middle := knee(options)) is None else middle.member.id,
         trained=[trained_point(model, models, run) for model in models],
         published=published_section(run),
+        probes=[
+            ProbeLine(network=each.network, accuracy=each.own.holdout, text=each.text)
+            for each in run.record.probes.values()
+        ],
         tested=[
             (first.record.id, second.record.id, shown)
             for first, second in combinations(models, 2)

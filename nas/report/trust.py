@@ -19,6 +19,7 @@ from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.front import front
 from nas.run.models import RunModel, undecided_pairs
+from nas.run.probes import WORTHWHILE
 from nas.run.run import Run
 from nas.statistics import smallest_difference
 from nas.supernet.ranking_records import IntervalRecord, SpaceRanking
@@ -439,7 +440,7 @@ def _images(facts: _Facts) -> TrustRow | None:
             "duplicates, rare classes, imbalance, unreadable files.",
             severity="fine",
         )
-    texts = [f"{text[0].upper()}{text[1:]}." for text in data.problems]
+    texts = [f"{_capitalised(text)}." for text in data.problems]
     with_training = {
         part
         for parts in data.duplicates
@@ -681,6 +682,30 @@ def _search(facts: _Facts) -> TrustRow | None:
     )
 
 
+def _probes(facts: _Facts) -> TrustRow | None:
+    probes = facts.run.record.probes.values()
+    if not probes:
+        return None
+    best_probe = max(probes, key=lambda each: each.own.holdout)
+    finding = f"{_capitalised(best_probe.text)}."
+    is_worse = False
+    if own := [model for model in facts.models if not model.is_published]:
+        best = max(own, key=lambda each: each.record.holdout.accuracy).record
+        is_worse = best.holdout.accuracy < best_probe.own.holdout - WORTHWHILE
+        finding = (
+            f"The most accurate trained network, {best.id}, is right on "
+            f"{best.holdout.accuracy:.1%} of the hold-out images, a linear probe of "
+            f"{best_probe.network} on {best_probe.own.holdout:.1%}."
+        )
+    is_small = any(each.worthwhile.image_size > each.image_size for each in probes)
+    return TrustRow(
+        topic="linear probe",
+        finding=finding,
+        details=" ".join(f"{_capitalised(each.text)}." for each in probes),
+        severity="limit" if is_worse else "note" if is_small else "fine",
+    )
+
+
 _TOPICS: tuple[Callable[[_Facts], TrustRow | None], ...] = (
     _unmeasured,
     _predictions,
@@ -689,6 +714,7 @@ _TOPICS: tuple[Callable[[_Facts], TrustRow | None], ...] = (
     _images,
     _spaces,
     _holdout,
+    _probes,
     _search,
     _kernels,
     _slowdown,
@@ -701,6 +727,10 @@ _TOPICS: tuple[Callable[[_Facts], TrustRow | None], ...] = (
 
 def _by_size(value: float, notable: float, limiting: float) -> Severity:
     return "limit" if value >= limiting else "note" if value >= notable else "fine"
+
+
+def _capitalised(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _join(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from nas.files.paths import in_folder
 from nas.graph import DEFAULT_DTYPE
 from nas.latency.record import Calibration
 from nas.run.judged import JudgedImages
+from nas.run.probes import ProbeSummary
 from nas.run.settings import JobSettings
 from nas.run.trained import PretrainedSummary
 from nas.space.records import SpaceSettings
@@ -297,6 +298,7 @@ class RunRecord(_RunSection):
         batch_size: images of a training step of all trainings, likewise.
         spaces: digest of each space's file by name.
         pretrained: published weights from which supernets start, by space.
+        probes: linear probes of these, likewise.
         supernet_seconds: time budget of each supernet; None before it was decided, and if the job
             sets the length of the training.
         supernets: trained supernets by space.
@@ -329,6 +331,7 @@ class RunRecord(_RunSection):
     batch_size: Annotated[int, Field(ge=2)] | None = None
     spaces: dict[Name, str] | None = None
     pretrained: dict[Name, PretrainedSummary] = Field(default_factory=dict)
+    probes: dict[Name, ProbeSummary] = Field(default_factory=dict)
     settings: SpaceSettings | None = None
     device: DeviceSummary | None = None
     table: TableSummary | None = None

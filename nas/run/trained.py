@@ -165,6 +165,8 @@ class TrainedRecord(Document):
         architecture: the architecture.
         start: initial weights: those of the supernet, published ones, or newly drawn ones.
         published: the published weights from which it started; None for another start.
+        is_probe: whether its weights are published ones with a linear probe, which was right on
+            more of the search images than what was trained.
         supernet_accuracy: accuracy on the hold-out images with the supernet's weights, before the
             training; None for a network without a supernet. Of a network that was chosen in int8,
             it is less the expected loss.
@@ -190,6 +192,7 @@ class TrainedRecord(Document):
     architecture: ArchitectureRecord
     start: Literal["supernet", "published", "scratch"]
     published: PretrainedSummary | None = None
+    is_probe: bool = False
     supernet_accuracy: Fraction | None
     float32_accuracy: Fraction | None = None
     expected_int8_loss: float | None = None

@@ -33,6 +33,7 @@ from nas.search.objectives import (
     ObjectivesLike,
     prepare_objectives,
 )
+from nas.search.parameters import Parameters
 from nas.search.pareto import non_dominated
 from nas.search.proposals import (
     MODEL_SAMPLERS,
@@ -43,7 +44,7 @@ from nas.search.proposals import (
 from nas.search.storage import Storage
 from nas.search.trial import State, Trial
 from nas.search.trial_log import DEFAULT_STUDY_NAME, MAX_PROCESS_DEATHS, TrialLog
-from nas.space import SearchSpace
+from nas.space import Architecture, SearchSpace
 
 MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE = 400
 """Proposals since the last completed trial after which the spaces count as exhausted."""
@@ -94,6 +95,7 @@ def run_search(
     study_name: str = DEFAULT_STUDY_NAME,
     fixed_settings: Mapping[str, str] | None = None,
     startup: int | None = None,
+    first: Sequence[Architecture] = (),
     on_trial: Callable[[Trial, SearchProgress], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     progress: bool | None = True,
@@ -130,6 +132,7 @@ def run_search(
         fixed_settings: further settings that must not change when the search is resumed, by name.
         startup: number of trials before the sampler's model proposes. The default depends on the
             sampler.
+        first: architectures that a new search evaluates before all others.
         on_trial: called with each new trial of any process and with the progress of the search.
         on_message: called with messages for the user, for example that the storage is not
             available.
@@ -164,6 +167,10 @@ def run_search(
         fixed_settings={"sampler": sampler, **(fixed_settings or {})},
         study_name=study_name,
     )
+    if not (log.trials or log.orphaned_trials or log.num_running):
+        parameters = Parameters(spaces)
+        for each in first:
+            log.offer(Trial(each.digest, each, parameters.from_architecture(each)))
     with reported(progress, "search", "trial") as report:
 
         def note_trial(trial: Trial, state: SearchProgress) -> None:

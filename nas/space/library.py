@@ -150,8 +150,8 @@ def load_definition(name_or_path: str | Path) -> SearchSpace:
     """
     restriction = _restriction(name_or_path)
     if restriction is not None:
-        space = find_reference(restriction.network)[0]
-        return space.within(restriction.network, same_widths=restriction.same_widths)
+        whole = find_reference(restriction.network)[0]
+        return whole.within(restriction.network, same_widths=restriction.same_widths)
     path = path_of(name_or_path)
     try:
         content = read_bytes(path, MAX_FILE_BYTES)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from nas.data import ImageDataset
+from nas.data import ImageDataset, Images
 from nas.errors import WeightsError
 from nas.graph import Graph
 from nas.pretrained import PublishedWeights
@@ -18,9 +19,9 @@ from nas.supernet.evaluation import (
     calibrated_state,
     choose_calibration_images,
 )
-from nas.supernet.probe import features_graph, fit_probe
+from nas.supernet.probe import features_graph, probed_state
 from nas.supernet.weights import NormMoments, Supernet
-from nas.torch_network import NORM_EPS, Network, run_graph
+from nas.torch_network import NORM_EPS, FoldedWeights, Network, fold_norms, run_graph
 
 
 def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
@@ -89,13 +90,12 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         if op.bias or op.kind == "norm":
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
             bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
-    probe = fit_probe(graph, calibrated_state(supernet, graph, data), data)
+    state = probed_state(graph, calibrated_state(supernet, graph, data), data)
     slot = classifier.required_slot()
-    weight = supernet.get_parameter(f"{slot.name}.weight")
+    weight, bias = (supernet.get_parameter(f"{slot.name}.{name}") for name in ("weight", "bias"))
     inputs = torch.tensor(slot.inputs.positions if slot.inputs else [0])
-    weight[:, inputs] = probe.weight.reshape(len(weight), -1, *weight.shape[2:]).to(weight)
-    bias = supernet.get_parameter(f"{slot.name}.bias")
-    bias.copy_(probe.bias)
+    weight[:, inputs] = state[f"{slot.name}.weight"].to(weight)
+    bias.copy_(state[f"{slot.name}.bias"])
 
 
 def published_state(
@@ -126,6 +126,64 @@ def published_state(
     return calibrated_state(supernet.to(device), architecture.graph, data)
 
 
+def probed_network(
+    architecture: Architecture,
+    published: PublishedWeights,
+    data: ImageDataset,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Network:
+    """Return a published network, or a part of it, of which only a linear probe is trained.
+
+    See `published_state` for the arguments and the errors.
+    """
+    graph = architecture.graph
+    state = published_state(architecture, published, data, seed=seed, device=device)
+    network = Network(graph, torch.Generator())
+    network.load_state_dict(probed_state(graph, state, data))
+    return network.to(device).eval()
+
+
+@torch.inference_mode()
+def published_features(
+    published: PublishedWeights, space: SearchSpace, data: ImageDataset, images: Images
+) -> Tensor:
+    """Return what the classifier of a published network reads, as published, `N x features`.
+
+    Args:
+        published: the weights.
+        space: the network's space, adapted to the size of the images.
+        data: the dataset of the images.
+        images: `N` of its images.
+    """
+    network = _published_body(published, space)
+    graph = network.graph
+    weights = FoldedWeights(fold_norms(graph, network.tensors()))
+    batches = _published_batches(published, data, images)
+    return torch.cat([run_graph(graph.folded, x, weights).mean((2, 3)) for x in batches])
+
+
+def _published_body(published: PublishedWeights, space: SearchSpace) -> Network:
+    """Return a published network without its classifier, in evaluation mode."""
+    coloured = replace(space, norm=published.reference.norm).adapt(channels=3)
+    graph = features_graph(coloured.reference(published.reference.name).graph)
+    network = Network(graph, torch.Generator())
+    network.load_state_dict({name: published.tensors[name] for name in network.tensors()})
+    return network.eval()
+
+
+def _published_batches(
+    published: PublishedWeights, data: ImageDataset, images: Images
+) -> Iterator[Tensor]:
+    """Yield images as a published network reads them."""
+    mean = torch.tensor(published.mean or data.mean.tolist())
+    std = torch.tensor(published.std or (1.0,) * 3)
+    for start in range(0, len(images), CALIBRATION_BATCH_SIZE):
+        pixels = torch.from_numpy(images.pixels[start : start + CALIBRATION_BATCH_SIZE])
+        yield ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
 @torch.no_grad()
 def _norms(
     space: SearchSpace, published: PublishedWeights, data: ImageDataset
@@ -138,17 +196,12 @@ def _norms(
     of the statistics. Those of a network without norms give back what its norms take away.
     """
     has_norms = published.reference.norm
-    coloured = replace(space, norm=has_norms).adapt(channels=3)
-    graph = coloured.reference(published.reference.name).graph
-    body = features_graph(graph)
-    network = Network(body, torch.Generator())
-    own = network.tensors()
-    network.load_state_dict({name: published.tensors[name] for name in own})
-    network.eval()
+    network = _published_body(published, space)
+    body = network.graph
     moments = NormMoments()
 
     def measure(position: int, output: Tensor) -> Tensor:
-        op = graph.ops[position]
+        op = body.ops[position]
         if has_norms:
             readers = (body.ops[reader] for reader in body.consumers[position])
             names = [reader.slot_name for reader in readers if reader.kind == "norm"]
@@ -158,11 +211,7 @@ def _norms(
             moments.add(name, output)
         return output
 
-    mean = torch.tensor(published.mean or data.mean.tolist())
-    std = torch.tensor(published.std or (1.0,) * 3)
-    pixels = torch.from_numpy(choose_calibration_images(data.train).pixels)
-    for batch in pixels.split(CALIBRATION_BATCH_SIZE):
-        images = ((batch.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    for images in _published_batches(published, data, choose_calibration_images(data.train)):
         run_graph(body, images, network, measure)
     norms: dict[str, Tensor] = {}
     for name, (centre, variance) in moments.statistics().items():

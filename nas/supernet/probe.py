@@ -45,14 +45,16 @@ class Probe:
     Attributes:
         weight: weights `classes x features`.
         bias: biases `classes`.
-        accuracy: accuracy on images that it did not learn, by cross-validation, in [0, 1].
-        images: number of images that it learned.
+        predicted: classes of the `N` images that it learned, by probes that learned other folds.
     """
 
     weight: Tensor
     bias: Tensor
-    accuracy: float
-    images: int
+    predicted: np.ndarray
+
+    def classify(self, features: Tensor) -> np.ndarray:
+        """Return the classes `M` (int64) of `M` images by their features."""
+        return (features @ self.weight.T + self.bias).argmax(1).numpy()
 
 
 def classifier_position(graph: Graph) -> int:
@@ -65,51 +67,64 @@ def features_graph(graph: Graph) -> Graph:
     return Graph(graph.ops[: classifier_position(graph)])
 
 
-def fit_probe(graph: Graph, state: Mapping[str, Tensor], data: ImageDataset) -> Probe:
-    """Fit a linear probe on training images of `data`, as they are.
+def probe_images(data: ImageDataset) -> Images:
+    """Return the training images that a probe learns: `MAX_PROBE_IMAGES` at most, the same ones."""
+    order = np.random.default_rng(0).permutation(len(data.train))
+    return data.train.take(np.sort(order[:MAX_PROBE_IMAGES]))
 
-    It is a multinomial logistic regression with L2 regularisation, whose strength has the smallest
-    cross-entropy on images of other folds. Always the same `MAX_PROBE_IMAGES` are learned if there
-    are more. Classes of a balanced metric weigh the same.
+
+def probed_state(
+    graph: Graph, state: Mapping[str, Tensor], data: ImageDataset
+) -> dict[str, Tensor]:
+    """Return the state of a network whose classifier is a probe that learned training images.
 
     Args:
         graph: network for images and classes like those of `data`.
         state: state of a `Network` of the graph; its classifier does not matter.
         data: only its training split is used.
     """
-    rng = np.random.default_rng(0)
-    chosen = np.sort(rng.permutation(len(data.train))[:MAX_PROBE_IMAGES])
-    images = data.train.take(chosen)
+    images = probe_images(data)
     features = image_features(graph, state, data, images)
+    probe = fit_probe(features, torch.from_numpy(images.labels), data)
+    slot = graph.ops[classifier_position(graph)].slot_name
+    weight = probe.weight.reshape(state[f"{slot}.weight"].shape)
+    return {**state, f"{slot}.weight": weight, f"{slot}.bias": probe.bias}
+
+
+def fit_probe(features: Tensor, labels: Tensor, data: ImageDataset) -> Probe:
+    """Fit a linear probe.
+
+    It is a multinomial logistic regression with L2 regularisation, whose strength has the smallest
+    cross-entropy on images of other folds. Classes of a balanced metric weigh the same.
+
+    Args:
+        features: features of `N` images, `N x features`.
+        labels: their classes `N` (int64).
+        data: has the number of classes, and the metric.
+    """
+    classes = len(data.classes)
     mean = features.mean(0)
     deviation = features.std(0, correction=0).clamp_min(MIN_DEVIATION)
     features = (features - mean) / deviation
-    labels = torch.from_numpy(images.labels)
-    classes = len(data.classes)
     weights = torch.ones(classes)
     if data.metric == "balanced_accuracy":
         weights = len(labels) / torch.bincount(labels, minlength=classes).clamp_min(1) / classes
-    folds = _folds(images.labels, rng)
+    folds = _folds(labels)
     logits = {strength: torch.zeros(len(labels), classes) for strength in STRENGTHS}
     for fold in range(FOLDS):
         inside, outside = folds != fold, folds == fold
-        start = torch.zeros(classes, features.shape[1] + 1)
+        fitted = torch.zeros(classes, 1 + features.shape[1])
         for strength in STRENGTHS:  # The strongest first, whose solution is near to zeros.
-            start = _fit(features[inside], labels[inside], weights, strength, start)
-            logits[strength][outside] = features[outside] @ start[:, 1:].T + start[:, 0]
+            fitted = _fit(features[inside], labels[inside], weights, strength, fitted)
+            logits[strength][outside] = features[outside] @ fitted[:, 1:].T + fitted[:, 0]
 
     def error(strength: float) -> float:
         return F.cross_entropy(logits[strength], labels, weights).item()
 
     best = min(STRENGTHS, key=error)
-    fitted = _fit(features, labels, weights, best, torch.zeros(classes, features.shape[1] + 1))
+    fitted = _fit(features, labels, weights, best, torch.zeros(classes, 1 + features.shape[1]))
     weight = fitted[:, 1:] / deviation
-    return Probe(
-        weight,
-        fitted[:, 0] - weight @ mean,
-        data.score(logits[best].argmax(1).numpy(), images.labels),
-        len(images),
-    )
+    return Probe(weight, fitted[:, 0] - weight @ mean, logits[best].argmax(1).numpy())
 
 
 def image_features(
@@ -124,13 +139,13 @@ def image_features(
     return outputs.reshape(len(images), body.output_shape[0], -1).mean(2)
 
 
-def _folds(labels: np.ndarray, rng: np.random.Generator) -> Tensor:
+def _folds(labels: Tensor) -> Tensor:
     """Return the fold of each image; the images of a class are spread evenly over the folds."""
-    order = rng.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    folds = np.empty(len(labels), np.int64)
-    folds[order] = np.arange(len(labels)) % FOLDS
-    return torch.from_numpy(folds)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
+    order = order[labels[order].argsort(stable=True)]
+    folds = torch.empty_like(labels)
+    folds[order] = torch.arange(len(labels)) % FOLDS
+    return folds
 
 
 def _fit(

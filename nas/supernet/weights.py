@@ -260,9 +260,9 @@ class NormMoments:
 
     def add(self, name: str, x: Tensor) -> None:
         """Add the moments of `x` (`N x C x H x W`), the input of a batch norm, to the sums."""
-        variance, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
-        count = x.numel() // x.shape[1]
-        self._add(name, count, count * mean, count * (variance + mean.square()))
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        count, mean = x.numel() // x.shape[1], mean.double()
+        self._add(name, count, count * mean, count * (variance.double() + mean.square()))
 
     def _add(self, name: str, count: int, total: Tensor, squares: Tensor) -> None:
         known = self._sums.get(name)

@@ -4,13 +4,16 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nas import job as jobs
+from nas.deploy import retrain
 from nas.errors import RunFolderError, WeightsError
 from nas.files import jsonl
-from nas.job import load_job, supernets
+from nas.job import load_job, probes, supernets
 from nas.job.folder import claim
 from nas.job.stages import open_data
 from nas.pretrained import read_weights
@@ -23,7 +26,7 @@ from nas.space import load_definition
 from nas.supernet import checkpoint, settings
 from nas.supernet.evaluation import evaluate_network
 from nas.supernet.ground_truth import STANDALONE_FILE
-from nas.supernet.pretrained import published_state
+from nas.supernet.pretrained import probed_network, published_state
 from nas.supernet.records import STANDALONE
 from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
 from nas.supernet.standalone import train_standalone
@@ -178,6 +181,65 @@ def test_space_is_restricted_to_the_published_network(job, has_few, monkeypatch)
         open_data(again, SilentProgress(), own_spaces=True)
     assert again.spaces[name].digest == space.digest
     assert again.record.pretrained[name].summary == summary
+
+
+def test_probe_of_the_published_network_is_recorded(job):
+    supernets.train_job_supernets(load_job(job), RUN)
+    run = open_run(RUN)
+    probe = run.record.probes[NAME]
+    assert (probe.network, [each.image_size for each in probe.sizes]) == ("small_1.0", [8])
+    data, space = run.data, run.spaces[NAME]
+    published = read_weights("weights.pth", conventions="torch", spaces=[space])
+    network = probed_network(
+        space.reference("small_1.0"), published, data, seed=0, device=torch.device("cpu")
+    )
+    # The file does not say how images are normalised, so both networks see the same zeros.
+    accuracy = evaluate_network(network, data, "holdout")
+    assert probe.own.holdout == pytest.approx(accuracy, abs=0.02)
+    assert probe.own.images == sum(len(data.part(name)) for name in ("train", "search", "holdout"))
+    assert f"a linear probe of small_1.0 reaches {probe.own.accuracy:.1%} at 8 px" in probe.text
+
+
+def test_probes_of_photos_are_measured_at_the_sizes_that_they_have(job, monkeypatch):
+    monkeypatch.setattr(probes, "PROBE_SIZES", (8, 12, 16, 24))
+    rng = np.random.default_rng(0)
+    for name in ("dark", "light"):
+        Path("photos", name).mkdir(parents=True)
+        for at in range(60):
+            pixels = rng.integers(0, 128, (17, 20, 3), np.uint8) + (100 if name == "light" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(f"photos/{name}/{at}.png")
+    job.write_text(JOB.replace('"digits"', '"photos"\nimage_size = 12'))
+    supernets.train_job_supernets(load_job(job), RUN)
+    probe = open_run(RUN).record.probes[NAME]
+    assert [each.image_size for each in probe.sizes] == [8, 12, 16]
+    assert probe.image_size == probe.own.image_size == 12
+    assert min(each.accuracy for each in probe.sizes) > 0.9
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(job, is_better, monkeypatch):
+    supernets.train_job_supernets(load_job(job), RUN)
+    with claim(RUN, load_job(job), "") as run:
+        open_data(run, SilentProgress())
+        (architecture,) = run.published_networks.values()
+        weights = run.published[NAME]
+        state = probed_network(
+            architecture, weights, run.data, seed=0, device=torch.device("cpu")
+        ).tensors()
+        slot = architecture.graph.ops[-1].slot_name
+
+        def accuracy(network, data):
+            is_probe = torch.equal(network.tensors()[f"{slot}.weight"], state[f"{slot}.weight"])
+            return 0.5 + 0.1 * (is_probe == is_better)
+
+        monkeypatch.setattr(retrain, "evaluate_network", accuracy)
+        setup = retrain.Retraining(run, run.training_settings(1), probed=run.published)
+        record = retrain.train_model(setup, "own", architecture)
+    assert record.is_probe == is_better
+    trained, _ = checkpoint.read(RUN / "models" / "own" / "weights.safetensors")
+    conv = next(name for name in state if name.endswith("depthwise.weight"))
+    assert torch.equal(trained[conv], state[conv]) == is_better
+    assert record.recipe.text == "1 epoch from the supernet"
 
 
 def test_damaged_file_is_refused_before_any_work(job):

@@ -56,6 +56,19 @@ def test_expensive_objectives_are_not_evaluated_for_infeasible_architectures():
     assert all("beyond the limit" in t.error and "error" not in t.values for t in infeasible)
 
 
+def test_given_architectures_are_evaluated_before_all_others(tmp_path):
+    first = [SPACES[1].largest, SPACES[0].smallest]
+
+    def searched(trials):
+        return run_search(
+            SPACES, OBJECTIVES, trials=trials, storage=tmp_path / "study.journal", first=first
+        )
+
+    assert [trial.digest for trial in searched(5).trials[:2]] == [each.digest for each in first]
+    digests = [trial.digest for trial in searched(8).trials]
+    assert len(set(digests)) == len(digests) == 8
+
+
 def test_reason_of_an_infeasible_architecture_is_in_its_trial():
     def score(batch):
         return [

@@ -11,7 +11,14 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from nas.data import load_dataset
 from nas.space import load_space
 from nas.supernet.evaluation import predict_network
-from nas.supernet.probe import STRENGTHS, features_graph, fit_probe, image_features
+from nas.supernet.probe import (
+    MIN_DEVIATION,
+    STRENGTHS,
+    features_graph,
+    fit_probe,
+    image_features,
+    probed_state,
+)
 from nas.torch_network import Network, run_graph, to_torch
 
 torch.set_num_threads(1)
@@ -43,10 +50,11 @@ def test_features_are_what_the_classifier_reads(network, data):
 
 
 def test_probe_is_the_logistic_regression_with_the_best_strength(network, data):
-    probe = fit_probe(network.graph, network.tensors(), data)
-    features = image_features(network.graph, network.tensors(), data, data.train).double().numpy()
-    deviation = np.maximum(features.std(0), 1e-3)
-    scaled, labels = (features - features.mean(0)) / deviation, data.train.labels
+    features = image_features(network.graph, network.tensors(), data, data.train)
+    labels = data.train.labels
+    probe = fit_probe(features, torch.from_numpy(labels), data)
+    features = features.double().numpy()
+    scaled = (features - features.mean(0)) / np.maximum(features.std(0), MIN_DEVIATION)
 
     def regression(strength):
         return LogisticRegression(C=1 / (strength * len(labels)), max_iter=5000)
@@ -67,16 +75,17 @@ def test_probe_is_the_logistic_regression_with_the_best_strength(network, data):
         differences.append(abs(own - theirs).max() / abs(theirs).max())
     assert min(differences) < 0.03
     accuracy = cross_val_score(regression(near[0]), scaled, labels, cv=folds).mean()
-    assert probe.images == 200
-    assert probe.accuracy == pytest.approx(accuracy, abs=0.06)
+    assert (probe.predicted == labels).mean() == pytest.approx(accuracy, abs=0.06)
 
 
-def test_network_with_a_probe_classifies_unseen_images(network, data):
-    probe = fit_probe(network.graph, network.tensors(), data)
-    slot = next(op for op in reversed(network.graph.ops) if op.slot).slot_name
-    weight = network.tensors()[f"{slot}.weight"]
-    state = {f"{slot}.weight": probe.weight.reshape(weight.shape), f"{slot}.bias": probe.bias}
+def test_network_with_a_probe_classifies_as_the_probe_does(network, data):
+    state = probed_state(network.graph, network.tensors(), data)
     probed = Network(network.graph, torch.Generator()).eval()
-    probed.load_state_dict({**network.tensors(), **state})
-    accuracy = data.score(predict_network(probed, data, data.search), data.search.labels)
-    assert accuracy == pytest.approx(probe.accuracy, abs=0.1)
+    probed.load_state_dict(state)
+    features = image_features(network.graph, state, data, data.train)
+    probe = fit_probe(features, torch.from_numpy(data.train.labels), data)
+    own = probe.classify(image_features(network.graph, state, data, data.search))
+    answers = predict_network(probed, data, data.search)
+    assert (own == answers).mean() > 0.99
+    accuracy = data.score(answers, data.search.labels)
+    assert accuracy == pytest.approx((probe.predicted == data.train.labels).mean(), abs=0.1)

@@ -76,7 +76,7 @@ function drawFront(container, column) {
     points: members.filter((member) => member.space === space && member.standalone && Number.isFinite(axis.value(member)))
       .map((member) => [axis.value(member), 100 * member.standalone[0], 100 * member.standalone[1], member.id]),
   })).filter((band) => band.points.length);
-  const isLatency = column === "latency_us";
+  const isLatency = column === "latency_us", xs = [...scores, ...trained].map(({ x }) => x);
   if (![...clouds.flatMap((cloud) => cloud.points), ...scores, ...trained].length) {
     container.replaceChildren(el("p", { class: "missing" }, "No architecture was scored yet."));
     return () => {};
@@ -92,6 +92,9 @@ function drawFront(container, column) {
       ...trainings.map((training) => ({
         name: `front, ${training}`, step,
         points: stepsOf(trained.filter((each) => each.kind === "trained" && each.training === training), axis.isMaximised),
+      })),
+      ...report.probes.map(({ network, accuracy }) => ({
+        name: `linear probe of ${network}`, style: "dashed", points: xs.length ? [Math.min(...xs), Math.max(...xs)].map((x) => [x, 100 * accuracy]) : [],
       })),
       ...files.filter(({ kind }) => kind === "int8").map((file) => ({
         style: "dotted", space: file.space, points: [file, files[files.indexOf(file) - 1]].map(({ x, y }) => [x, y]),

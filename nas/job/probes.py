@@ -1,0 +1,104 @@
+"""The linear probes of a job: what its published networks reach without training, by image size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from nas.data import ImageDataset, Images
+from nas.job.inputs import load_images
+from nas.pretrained import PublishedWeights
+from nas.run.probes import ProbeAtSize, ProbeSummary
+from nas.run.progress import JobProgress, SilentProgress
+from nas.run.settings import JobSettings
+from nas.space import SearchSpace
+from nas.supernet.pretrained import published_features
+from nas.supernet.probe import fit_probe, probe_images
+from nas.torch_network import resize
+
+PROBE_SIZES = (64, 96, 128, 160, 192, 224)
+"""Image sizes in pixels at which probes are fitted, as far as the photos have them."""
+
+MAX_OTHER_IMAGES = 300
+"""Most images of each part that a probe at another size than the job's learns or classifies."""
+
+MAX_DATASET_IMAGES = 5000
+"""Most images of a dataset that is decoded a second time for other sizes."""
+
+
+def measure_probes(
+    settings: JobSettings,
+    data: ImageDataset,
+    spaces: Mapping[str, SearchSpace],
+    published: Mapping[str, PublishedWeights],
+    progress: JobProgress,
+) -> dict[str, ProbeSummary]:
+    """Return the probes of the published networks of a job, by space.
+
+    Args:
+        settings: the settings of the job.
+        data: its images.
+        spaces, published: its searched spaces and the weights that they start from, by name.
+        progress: receives progress.
+    """
+    if not published:
+        return {}
+    sizes, large = [data.image_size], data
+    if data.inventory is not None and len(data.inventory.sizes) <= MAX_DATASET_IMAGES:
+        pixels = int(np.median(data.inventory.sizes.min(1)))
+        sizes = sorted({*sizes, *(size for size in PROBE_SIZES if size <= pixels)})
+    progress.begin("linear probes", "size")
+    if max(sizes) > data.image_size:
+        large = load_images(settings, SilentProgress(), image_size=max(sizes), write_cache=False)
+    rows: dict[str, list[ProbeAtSize]] = {name: [] for name in published}
+    for number, size in enumerate(sizes):
+        own = data if size == data.image_size else _resized(large, size)
+        for name, weights in published.items():
+            rows[name].append(_probe(weights, spaces[name].adapt(image_size=size), own))
+        progress.advance(number + 1, len(sizes), f"{size} px")
+    return {
+        name: ProbeSummary(
+            network=published[name].reference.name, image_size=data.image_size, sizes=tuple(own)
+        )
+        for name, own in rows.items()
+    }
+
+
+def _probe(published: PublishedWeights, space: SearchSpace, data: ImageDataset) -> ProbeAtSize:
+    """Fit the probe of a published network, and classify images that it does not learn."""
+    learned = probe_images(data)
+    features = published_features(published, space, data, learned)
+    probe = fit_probe(features, torch.from_numpy(learned.labels), data)
+    answers, labels = [probe.predicted], [learned.labels]
+    for images in (data.search, data.holdout):
+        answers.append(probe.classify(published_features(published, space, data, images)))
+        labels.append(images.labels)
+    return ProbeAtSize(
+        image_size=data.image_size,
+        accuracy=data.score(np.concatenate(answers), np.concatenate(labels)),
+        images=sum(map(len, labels)),
+        holdout=data.score(answers[-1], labels[-1]),
+        macs=space.reference(published.reference.name).graph.macs,
+    )
+
+
+def _resized(data: ImageDataset, size: int) -> ImageDataset:
+    """Return a dataset with at most `MAX_OTHER_IMAGES` smaller images in each part."""
+
+    def smaller(images: Images) -> Images:
+        order = np.random.default_rng(0).permutation(len(images))
+        chosen = images.take(np.sort(order[:MAX_OTHER_IMAGES]))
+        pixels = torch.from_numpy(np.asarray(chosen.pixels)).permute(0, 3, 1, 2)
+        pixels = torch.cat([resize(part.float(), (size, size)) for part in pixels.split(100)])
+        rounded = pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        return Images(rounded.contiguous().numpy(), chosen.labels)
+
+    return replace(
+        data,
+        train=smaller(data.train),
+        search=smaller(data.search),
+        holdout=smaller(data.holdout),
+    )

@@ -1,0 +1,70 @@
+"""Records of linear probes: a new classifier on a published network whose other weights stay."""
+
+from __future__ import annotations
+
+from nas.files.documents import Count, Document, Fraction, Name
+
+WORTHWHILE = 0.01
+"""Difference of two accuracies from which another image size is worth a sentence: a point."""
+
+
+class ProbeAtSize(Document):
+    """A linear probe at one image size.
+
+    Attributes:
+        image_size: height and width of the images, in pixels.
+        accuracy: accuracy on images that it did not learn: the training images by cross-validation,
+            and those of search and hold-out.
+        images: number of these images.
+        holdout: accuracy on the hold-out images alone.
+        macs: multiply-accumulates of the network for one image.
+    """
+
+    image_size: Count
+    accuracy: Fraction
+    images: Count
+    holdout: Fraction
+    macs: Count
+
+
+class ProbeSummary(Document):
+    """The linear probes of a published network.
+
+    Attributes:
+        network: name of the network.
+        image_size: the image size of the run.
+        sizes: the probes by image size, the smallest first.
+    """
+
+    network: Name
+    image_size: Count
+    sizes: tuple[ProbeAtSize, ...]
+
+    @property
+    def own(self) -> ProbeAtSize:
+        """The probe at the image size of the run."""
+        return next(each for each in self.sizes if each.image_size == self.image_size)
+
+    @property
+    def worthwhile(self) -> ProbeAtSize:
+        """The probe at the smallest size whose accuracy is within a point of the best one."""
+        best = max(each.accuracy for each in self.sizes)
+        return next(each for each in self.sizes if each.accuracy >= best - WORTHWHILE)
+
+    @property
+    def text(self) -> str:
+        """What the probes reach, and what another image size would gain, without the full stop."""
+        reached = [f"{each.accuracy:.1%} at {each.image_size} px" for each in self.sizes]
+        listed = " and ".join(filter(None, (", ".join(reached[:-1]), reached[-1])))
+        text = (
+            f"a linear probe of {self.network} reaches {listed}, of {self.own.images:,} images "
+            "that it did not learn"
+        )
+        other, own = self.worthwhile, self.own
+        gain = 100 * (other.accuracy - own.accuracy)
+        if other.image_size > own.image_size and gain > 100 * WORTHWHILE:
+            text += (
+                f"; image_size = {other.image_size} would gain {gain:.1f} points with "
+                f"{other.macs / own.macs:.1f} times the operations"
+            )
+        return text
