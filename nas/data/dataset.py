@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from PIL import ImageColor
@@ -253,14 +253,23 @@ class ImageDataset:
             "with several seeds, each of which splits the images in another way"
         )
 
-    def part(self, name: Part) -> Images:
-        """Return a part that training and search may read. Raises RequestError for any other."""
-        if name not in ("train", "search", "holdout"):
-            raise RequestError(
-                f"Part {name!r} cannot be used here.", remedy="Parts: train, search, holdout."
-            )
-        images: Images = getattr(self, name)
-        return images
+    def part(self, *names: Part) -> Images:
+        """Return a part that training and search may read, or several such parts, one by one.
+
+        Several are a copy in memory. Raises RequestError for the name of another part.
+        """
+        for name in names:
+            if name not in ("train", "search", "holdout"):
+                raise RequestError(
+                    f"Part {name!r} cannot be used here.", remedy="Parts: train, search, holdout."
+                )
+        first, *others = parts = [getattr(self, name) for name in names]
+        if not others:
+            return cast(Images, first)
+        return Images(
+            np.concatenate([each.pixels[:] for each in parts]),
+            np.concatenate([each.labels for each in parts]),
+        )
 
     @cached_property
     def mean(self) -> np.ndarray:

@@ -88,8 +88,13 @@ def test_parts_do_not_overlap(tmp_path):
 
 def test_part_refuses_the_test_images(digits):
     assert digits.part("search") is digits.search
+    both = digits.part("search", "holdout")
+    first = len(digits.search)
+    assert (both.pixels[:first] == digits.search.pixels[:]).all()
+    assert (both.labels[first:] == digits.holdout.labels).all()
+    assert len(both.pixels) == len(both) == first + len(digits.holdout)
     with pytest.raises(RequestError, match="'test' cannot be used"):
-        digits.part("test")
+        digits.part("search", "test")
 
 
 def test_mean_and_std_equal_those_of_the_training_pixels(tmp_path):
