@@ -81,7 +81,7 @@ def retrain(
     if as_json:
         print_json({"run": str(run), "models": records})
         return
-    images = opened.images
+    images, judges = opened.images, opened.images.judging_parts
     console.print_records(
         records,
         {
@@ -89,8 +89,8 @@ def retrain(
             "space": lambda record: record.space,
             "start": lambda record: record.start,
             "epochs": lambda record: record.epochs,
-            "supernet": lambda record: images.text(record.supernet_accuracy, "holdout"),
-            "hold-out": lambda record: images.text(record.holdout.accuracy, "holdout"),
+            "supernet": lambda record: images.text(record.supernet_accuracy, *judges),
+            images.judging_name: lambda record: images.text(record.holdout.accuracy, *judges),
             "test": lambda record: images.text(record.test.accuracy, "test"),
         },
         left=("space", "start"),

@@ -422,8 +422,8 @@ def select(
 ) -> None:
     """Print the best network under given limits.
 
-    This is the fastest member of the front within the limits that the hold-out images do not tell
-    from the most accurate one: its accuracy is at most one standard error lower. Trained networks
+    This is the fastest member of the front within the limits that the images do not tell from the
+    most accurate one: its accuracy is at most one standard error lower. Trained networks
     go before others, and --most-accurate chooses by accuracy alone. Networks that were trained
     count with their trained accuracy, the others with their score, whose error is multiplied by
     what training left of the errors of trained networks of the same space (the median); so do
@@ -436,7 +436,7 @@ def select(
     the most accurate one within the limits, on a logarithmic axis of latency.
 
     With --int8 the choice is among the exported files of the front, of formats that have an int8
-    file, each with its own hold-out accuracy and the latency that the export measured.
+    file, each with its own accuracy and the latency that the export measured.
 
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05
@@ -466,6 +466,7 @@ def select(
             name: [each.low, each.high] for name, each in member.intervals(images).items()
         },
         "slowdown": None if slowdown is None else slowdown._asdict(),
+        "judging_images": images.judging_images,
         "file_bytes": option.file_bytes,
         "is_file_size_estimated": option.is_file_size_estimated,
         "runner_up": comparison
@@ -480,6 +481,8 @@ def select(
     }
     if idle := limits.idle(options):
         lines.append(f"The limit of {', '.join(idle)} excludes none of {len(options)} choices.")
+    if images.judging_note and option.is_trained:
+        lines.append(f"It is judged by {images.judging_images}. {images.judging_note}")
     if rule == "one_standard_error":
         lines.append(reason(option, options, limits, images, run.models))
     if comparison is not None:
@@ -491,7 +494,7 @@ def select(
         if equals:
             lines.append(
                 f"No difference in accuracy from {', '.join(each.id for each in equals)} is shown "
-                f"by {images.counts['holdout']} images:"
+                f"by {images.judging_images}:"
             )
             lines += [each.summary(images) for each in equals]
         card = next((each.card for each in run.models if each.record.digest == member.digest), None)

@@ -1,15 +1,16 @@
-"""What a trained network answers on the hold-out images: confused classes and worst mistakes."""
+"""What a trained network answers on the images that judge it: confused classes, worst mistakes."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.data import ImageDataset
+from nas.data import ImageDataset, Part
 from nas.run.answers import MAX_MISTAKES, Answers, ConfusedPair, Mistake
 
 MAX_SIDE = 64
@@ -25,21 +26,29 @@ _COLUMNS = 8
 """Side of a picture in the sheet of all pictures, in pixels; number of pictures in its rows."""
 
 
-def find_answers(logits: NDArray[np.float32], data: ImageDataset, *, pictures: bool) -> Answers:
-    """Return what a network answered on the hold-out images.
+def find_answers(
+    logits: NDArray[np.float32],
+    data: ImageDataset,
+    parts: Sequence[Part] = ("holdout",),
+    *,
+    pictures: bool,
+) -> Answers:
+    """Return what a network answered on the images of some parts of a dataset.
 
     Args:
         logits: its logits for these images, `n x classes`.
         data: the dataset.
+        parts: the parts, see `nas.run.judged.JudgedImages.judging_parts`.
         pictures: whether the mistakes get their images.
     """
-    labels, classes = data.holdout.labels, logits.argmax(1)
+    judging = data.part(*parts)
+    labels, classes = judging.labels, logits.argmax(1)
     wrong = np.flatnonzero(classes != labels)
     pairs, counts = np.unique(np.stack([labels, classes])[:, wrong], axis=1, return_counts=True)
     by_count = np.argsort(-counts, kind="stable")
     confidences = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
     worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MAX_MISTAKES]
-    images, files = data.holdout.take(worst).pixels, _file_names(data)
+    images, files = judging.take(worst).pixels, _file_names(data, parts)
     right = (classes == labels)[np.argsort(labels, kind="stable")]
     return Answers(
         schema=1,
@@ -85,12 +94,12 @@ def draw_sheet(answers: Answers) -> bytes | None:
     return content.getvalue()
 
 
-def _file_names(data: ImageDataset) -> list[str]:
-    """Return where each hold-out image is, below the source; empty if that is not known."""
+def _file_names(data: ImageDataset, parts: Sequence[Part]) -> list[str]:
+    """Return where each image of some parts is, below the source; empty if that is not known."""
     if data.inventory is None:
         return []
-    # The hold-out images are in the order of the source.
-    places = np.flatnonzero(data.inventory.parts == "holdout")
+    # The images of a part are in the order of the source.
+    places = np.concatenate([np.flatnonzero(data.inventory.parts == each) for each in parts])
     return [data.inventory.locations[at].removeprefix(f"{data.source}/") for at in places]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import __version__
-from nas.data import ImageDataset
+from nas.data import ImageDataset, Part
 from nas.deploy.folder import SUSTAINED_FILE
 from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
@@ -59,7 +59,7 @@ class ModelOrigin:
         search_device: device that these latencies are for.
         search_runtime, search_dtype: see `nas.run.model_card.ModelCard`.
         threads: number of threads with which the files are timed.
-        answers: what it answered on the hold-out images; None if that is not known.
+        answers: what it answered on the images that judge it; None if that is not known.
     """
 
     id: str
@@ -156,15 +156,22 @@ def measure_accuracy(
     test_logits: NDArray[np.float32],
     search_logits: NDArray[np.float32],
     holdout_logits: NDArray[np.float32],
+    *,
+    parts: Sequence[Part],
 ) -> ModelAccuracy:
-    """Return the accuracy of a model, given the logits of torch for three parts of the data."""
+    """Return the accuracy of a model, given the logits of torch for three parts of the data.
+
+    `parts` are those that judge it: the hold-out, or the search and the hold-out.
+    """
     test = data.test.labels
     right = test_logits.argmax(1) == test
     correct = np.bincount(test, right, minlength=len(data.classes))
     counts = np.bincount(test, minlength=len(data.classes))
+    logits = {"search": search_logits, "holdout": holdout_logits}
+    judged = np.concatenate([logits[part] for part in parts])
     return ModelAccuracy(
         search=data.score(search_logits.argmax(1), data.search.labels),
-        holdout=data.score(holdout_logits.argmax(1), data.holdout.labels),
+        holdout=data.score(judged.argmax(1), data.part(*parts).labels),
         test=data.score(test_logits.argmax(1), test),
         by_class={
             name: float(own / count) if count else None
@@ -184,7 +191,7 @@ def render_card(
     Args:
         card: the card.
         figure: name of the file with the plot of the latencies; None if there is none.
-        answers: what the model answered on the hold-out images; None if that is not known.
+        answers: what the model answered on the images that judge it; None if that is not known.
         mistakes_figure: name of the file with the pictures of its mistakes; None without pictures.
     """
     return _template("card.md.j2").render(

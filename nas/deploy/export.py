@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data import ImageDataset, Images
+from nas.data import ImageDataset, Images, Part
 from nas.deploy import cpp_example
 from nas.deploy.answers import draw_sheet
 from nas.deploy.benchmark import draw_benchmark, time_files
@@ -275,9 +275,11 @@ def export_model(
             return _with_origin(model, data, folder, staging, origin, with_cpp=with_cpp)
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
+        judges = origin.data.judging_parts
         accuracy = measure_accuracy(
             data,
             *(model.pixel_logits(each.pixels) for each in (data.test, data.search, data.holdout)),
+            parts=judges,
         )
         failed: dict[str, NasError] = {}
         compared = sample_images(data.test, COMPARED_IMAGES)
@@ -307,7 +309,7 @@ def export_model(
         with _Running(origin.threads) as running:
             files = [file for name, file in earlier.files.items() if name not in missing]
             new, unwritten = _write_files(
-                model, staging, missing, reference, data, int8, running, steps
+                model, staging, missing, reference, data, judges, int8, running, steps
             )
             failed |= unwritten
             if not new:
@@ -365,6 +367,7 @@ def _write_files(
     formats: Mapping[str, ModelFormat],
     reference: ReferenceImages,
     data: ImageDataset,
+    judges: Sequence[Part],
     int8: Quantisation | None,
     running: _Running,
     steps: _Steps,
@@ -393,6 +396,7 @@ def _write_files(
                         reference,
                         model.preprocessing,
                         data=data,
+                        parts=judges,
                         progress=report,
                     )
                 )

@@ -61,6 +61,7 @@ from nas.supernet.evaluation import (
     calibrated_state,
     evaluate,
     evaluate_network,
+    predict,
     predict_network,
 )
 from nas.supernet.pretrained import probed_network, published_state
@@ -290,7 +291,7 @@ def train_networks(
 
 
 def keep_answers(run: Run, name: str) -> Answers:
-    """Return what a trained network answers on the hold-out images, and write it if it is missing.
+    """Return what a trained network answers on the images that judge it; write it if it is missing.
 
     It is written anew if `[finish] pictures` has changed.
 
@@ -304,8 +305,9 @@ def keep_answers(run: Run, name: str) -> Answers:
         if answers.has_pictures == pictures:
             return answers
     model = load_trained(run, name)
-    logits = logits_as_chosen(model, run.data)(run.data.holdout)
-    answers = find_answers(logits, run.data, pictures=pictures)
+    parts = run.images.judging_parts
+    logits = logits_as_chosen(model, run.data)(run.data.part(*parts))
+    answers = find_answers(logits, run.data, parts, pictures=pictures)
     files.replace(path, to_json(answers))
     return answers
 
@@ -358,16 +360,17 @@ def _network_progress(
 
 
 def _summary(record: TrainedRecord, images: JudgedImages) -> str:
+    judges = images.judging_parts
     before = (
         ""
         if record.supernet_accuracy is None
-        else f"; {images.text(record.supernet_accuracy, 'holdout')} with the supernet's weights"
+        else f"; {images.text(record.supernet_accuracy, *judges)} with the supernet's weights"
     )
     probed = "; published weights with a linear probe are better" if record.is_probe else ""
     return (
         f"{record.id}: trained for {record.recipe.text}{probed}; accuracy on the test images "
-        f"{images.text(record.test.accuracy, 'test')}, on the hold-out images "
-        f"{images.text(record.holdout.accuracy, 'holdout')}{before}; temperature "
+        f"{images.text(record.test.accuracy, 'test')}, on the {images.judging_name} images "
+        f"{images.text(record.holdout.accuracy, *judges)}{before}; temperature "
         f"{record.calibration.temperature:.3g}, expected calibration error "
         f"{record.calibration.error_before:.1%} before it and {record.calibration.error:.1%} after"
     )
@@ -460,9 +463,11 @@ def train_model(
     if supernet is not None and supernet.space.digest != architecture.space.digest:
         supernet = None  # A published network of a space that has changed since.
     supernet_accuracy = start = None
+    judging = data.part(*setup.run.images.judging_parts)
     if supernet is not None:
-        (supernet_accuracy,) = evaluate(supernet, [architecture], data, "holdout")
-        supernet_accuracy = setup.run.record.expected(supernet_accuracy, architecture)
+        classes = next(predict(supernet, [architecture], data, judging))
+        score = data.score(classes, judging.labels)
+        supernet_accuracy = setup.run.record.expected(score, architecture)
     published = setup.published.get(name)
     if published is not None:
         device = resolve_device(settings.device)
@@ -492,7 +497,7 @@ def train_model(
     calibration = calibrate(network, data)
     training = settings.identity(from_scratch=start is None)
     _save_network(folder, architecture, network, setup, training)
-    classify, int8 = _as_chosen(setup.run, architecture, network)
+    classify, int8 = _as_chosen(setup.run, architecture, network, judging)
     record = TrainedRecord(
         schema=3,
         id=name,
@@ -504,7 +509,7 @@ def train_model(
         is_probe=is_probe,
         supernet_accuracy=supernet_accuracy,
         **int8,
-        holdout=_split_accuracy(classify, data, data.holdout),
+        holdout=_split_accuracy(classify, data, judging),
         test=_split_accuracy(classify, data, data.test),
         calibration=calibration,
         epochs=round(settings.epochs),
@@ -549,18 +554,18 @@ def _save_network(
 
 
 def _as_chosen(
-    run: Run, architecture: Architecture, network: Network
+    run: Run, architecture: Architecture, network: Network, judging: Images
 ) -> tuple[Classify, dict[str, float]]:
     """Return what classifies images with a trained network in the dtype that it was chosen in.
 
-    If that is int8, fields of the record say what the network loses by it.
+    If that is int8, fields of the record say what the network loses by it on the `judging` images.
     """
     data = run.data
     classify = partial(predict_network, network, data)
     if architecture.graph.dtype != "int8":
         return classify, {}
     fields = {
-        "float32_accuracy": data.score(classify(data.holdout), data.holdout.labels),
+        "float32_accuracy": data.score(classify(judging), judging.labels),
         "expected_int8_loss": run.record.int8_losses[architecture.space.name].expected,
     }
     preprocessing = preprocessing_of(data, network.graph.input_shape[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from nas.arguments import checked
-from nas.data import ImageDataset, Images, load_dataset
+from nas.data import ImageDataset, Images, Part, load_dataset
 from nas.deploy.folder import SAMPLES_FILE, SCRIPT_FILE, ModelFolder, size_bytes
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import normalised
@@ -181,6 +181,7 @@ def check_file(
     preprocessing: Preprocessing,
     *,
     data: ImageDataset | None,
+    parts: Sequence[Part] = ("holdout",),
     progress: Progress | None = None,
 ) -> ExportedFile:
     """Load and run an exported file, and compare its logits with the reference.
@@ -192,8 +193,9 @@ def check_file(
         process: the process of the file, which loads it now.
         reference: images with the logits to expect.
         preprocessing: how the images become the input.
-        data: the dataset on whose test images, which may be those of `reference`, and hold-out
-            images the accuracy is measured. None measures no accuracy.
+        data: the dataset on whose test images, which may be those of `reference`, and `parts` the
+            accuracy is measured. None measures no accuracy.
+        parts: the parts of the data that judge networks.
         progress: receives the number of classified images.
 
     Raises:
@@ -228,7 +230,7 @@ def check_file(
     difference = _require_agreement(path.name, logits, expected, model_file.tolerance, share)
     accuracies = {}
     if data is not None:
-        for name, images in (("accuracy", data.test), ("holdout_accuracy", data.holdout)):
+        for name, images in (("accuracy", data.test), ("holdout_accuracy", data.part(*parts))):
             is_same = images is reference.images
             own = logits if is_same else _classify(process, images, preprocessing, progress)
             accuracies[name] = data.score(own.argmax(1), images.labels)
@@ -339,6 +341,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
                     samples,
                     preprocessing,
                     data=data,
+                    parts=card.data.judging_parts,
                     progress=partial(bars.advance, text=recorded.format),
                 )
             _require_same_accuracy(recorded, checked_file)

@@ -99,7 +99,7 @@ class Member(Document):
         training: what its accuracy is, in words.
         accuracy: accuracy by which it is compared, see `nas.run.selection.expected_accuracies`.
         is_expected: whether this is an expected accuracy, and not one that was measured.
-        interval: 95% interval of this accuracy from the number of hold-out images.
+        interval: 95% interval of this accuracy from the number of images that judge networks.
         standalone: range of the accuracies that 95% of such networks reach in standalone training,
             from the ranking of the supernet; null without one.
         latency_us: measured latency, or the predicted one.
@@ -138,7 +138,7 @@ class TrainedPoint(Document):
         space: name of its space.
         is_published: whether it is a published network.
         training: how it was trained, in words; only equal trainings are compared.
-        accuracy: accuracy on the hold-out images.
+        accuracy: accuracy on the images that judge trained networks.
         interval: its 95% interval.
         latency_us: latency of the whole network; null if it was not timed.
     """
@@ -159,7 +159,7 @@ class PrecisionPair(Document):
         id: ID of the network.
         formats: their formats.
         latency_us: the latency of each.
-        accuracy: the accuracy of each on the hold-out images.
+        accuracy: the accuracy of each on the images that judge trained networks.
     """
 
     id: str
@@ -220,7 +220,7 @@ class ReportDocument(Document):
         folder: path of its folder, as it was given.
         spaces: names of the searched spaces.
         metric: what accuracies are.
-        holdout_images: number of validation images that the search never used.
+        judging_images: the images that judge trained networks, in words.
         basis: `measured`, or by what latencies were estimated.
         networks: all scored architectures.
         axes: what a plot can show on its horizontal axis, latency first.
@@ -231,8 +231,8 @@ class ReportDocument(Document):
         trained: networks that were trained to the end.
         published: published networks beside those of the run; null if none was trained.
         probes: linear probes of published networks whose weights supernets start from.
-        tested: each two trained networks that a paired test on the hold-out images compares, with 1
-            if it shows that the first is more accurate, -1 if the second is, and 0 for neither.
+        tested: each two trained networks that a paired test on these images compares, with 1 if it
+            shows that the first is more accurate, -1 if the second is, and 0 for neither.
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
@@ -243,12 +243,12 @@ class ReportDocument(Document):
         progress: what is still missing; null if the job has ended.
     """
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     name: str
     folder: str
     spaces: list[Name]
     metric: str
-    holdout_images: Count
+    judging_images: str
     basis: str
     networks: Networks
     axes: list[Axis]
@@ -288,7 +288,7 @@ def report_document(run: Run) -> ReportDocument:
         folder=str(run.path),
         spaces=spaces,
         metric=images.metric.replace("_", " "),
-        holdout_images=images.counts["holdout"],
+        judging_images=images.judging_images,
         basis=candidates.basis(rows),
         networks=Networks(
             id=complete["id"].tolist(),
@@ -403,7 +403,7 @@ def _member(
     """Return an option of the front as the page shows it."""
     member, images = option.member, run.images
     model = next((each for each in models if each.record.digest == member.digest), None)
-    interval = images.interval(option.accuracy, "holdout")
+    interval = images.interval(option.accuracy, *images.judging_parts)
     assert interval is not None
     ranking = rankings.get(member.space)
     architecture = _architecture(member, run)
@@ -483,7 +483,7 @@ def _choices_text(choices: Mapping[str, Any]) -> str:
 def trained_point(model: RunModel, models: Sequence[RunModel], run: Run) -> TrainedPoint:
     """Return a trained network of a run as a point of a plot; `models` are all of the run."""
     record = model.record
-    interval = run.images.interval(record.holdout.accuracy, "holdout")
+    interval = run.images.interval(record.holdout.accuracy, *run.images.judging_parts)
     assert interval is not None
     return TrainedPoint(
         id=record.id,

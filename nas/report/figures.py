@@ -327,7 +327,7 @@ def _draw_trained(
     spaces: Sequence[str],
     images: JudgedImages,
 ) -> None:
-    """Draw the hold-out accuracy of trained candidates with its interval.
+    """Draw the accuracy of trained candidates with its interval.
 
     A line joins the front of those that were trained alike.
     """
@@ -357,10 +357,10 @@ def _draw_model(
     images: JudgedImages,
     label: str | None = None,
 ) -> None:
-    """Draw the hold-out accuracy of a trained network with its interval, and its name."""
+    """Draw the accuracy of a trained network with its interval, and its name."""
     is_own = not model.is_published
     accuracy = 100 * model.record.holdout.accuracy
-    interval = images.interval(model.record.holdout.accuracy, "holdout")
+    interval = images.interval(model.record.holdout.accuracy, *images.judging_parts)
     if interval is not None:
         axes.vlines(
             value, 100 * interval.low, 100 * interval.high, color="black", linewidth=0.8, zorder=4

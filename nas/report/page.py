@@ -34,7 +34,7 @@ from nas.run.settings import SearchSettings
 from nas.search.importance import MIN_EXPLAINED
 from nas.supernet.ranking_records import ORDER_NAMES
 
-FRONT_SCHEMA = 5
+FRONT_SCHEMA = 6
 """Version of the format of `front.json`."""
 
 NUM_COLOURS = 6
@@ -67,6 +67,7 @@ def build(run: Run) -> Path:
     front = {
         "schema": FRONT_SCHEMA,
         "run": record.name,
+        "judging_images": run.images.judging_images,
         "front": [each.model_dump(mode="json") for each in shown],
     }
     candidates.write(members, folder / "front.csv")

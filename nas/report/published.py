@@ -14,7 +14,7 @@ class OwnNetwork(Document):
 
     Attributes:
         id: its ID.
-        accuracy_gain: its hold-out accuracy minus that of the published one.
+        accuracy_gain: its accuracy minus that of the published one.
         interval: the 95% interval of this difference, from the same images; null if not known.
         latency_ratio: its latency over that of the published one.
     """
@@ -31,7 +31,7 @@ class PublishedNetwork(Document):
     Attributes:
         name: its name.
         training: how it was trained, in words.
-        accuracy: accuracy on the hold-out images.
+        accuracy: accuracy on the images that judge trained networks.
         latency_us: latency of the whole network; null if it was not timed.
         at_latency: the most accurate network of the run that is not slower; null without any.
         at_accuracy: the fastest network of the run that is at least as accurate; null without any.

@@ -306,10 +306,10 @@ def _spaces(facts: _Facts) -> TrustRow | None:
     )
 
 
-def _holdout(facts: _Facts) -> TrustRow | None:
+def _judging_images(facts: _Facts) -> TrustRow | None:
     data = facts.run.images
-    counts = data.class_counts["holdout"]
-    images = sum(counts)
+    counts = np.sum([data.class_counts[part] for part in data.judging_parts], axis=0)
+    images = int(counts.sum())
     known = [each.holdout_accuracy for each in facts.members if each.holdout_accuracy is not None]
     compared = [model.answers for model in facts.models if model.answers is not None]
     shares = [
@@ -340,10 +340,10 @@ def _holdout(facts: _Facts) -> TrustRow | None:
         severity = "limit"
         details += " That is more than the range of accuracies of the whole front."
     return TrustRow(
-        topic="hold-out images",
-        finding=f"{images:,} hold-out images show only differences of accuracy of "
+        topic=f"{data.judging_name} images",
+        finding=f"{data.judging_images} show only differences of accuracy of "
         f"{100 * least:.1f} points or more.",
-        details=details,
+        details=f"{details} {data.judging_note}".rstrip(),
         severity=severity,
     )
 
@@ -577,7 +577,8 @@ def _test_images(facts: _Facts) -> TrustRow | None:
         topic="test images",
         finding=f"The {images:,} test images were read once for each of {read} {trainings}, and "
         "decided nothing.",
-        details="The best of several test accuracies is too high: choose by the hold-out accuracy.",
+        details="The best of several test accuracies is too high: choose by the "
+        f"{facts.run.images.judging_name} accuracy.",
         severity="note",
     )
 
@@ -713,7 +714,7 @@ _TOPICS: tuple[Callable[[_Facts], TrustRow | None], ...] = (
     _training,
     _images,
     _spaces,
-    _holdout,
+    _judging_images,
     _probes,
     _search,
     _kernels,

@@ -1,4 +1,4 @@
-"""The record of what a trained network answered on the hold-out images, `answers.json`."""
+"""The record of what a trained network answered on the images that judge it, `answers.json`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Mistake(Document):
 
 
 class Answers(Document):
-    """`answers.json`: what a trained network answered on the hold-out images.
+    """`answers.json`: what a trained network answered on the images that judge it.
+
+    These are the images of `nas.run.judged.JudgedImages.judging_parts`.
 
     Attributes:
         classes: names of the classes.

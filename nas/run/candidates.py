@@ -86,7 +86,8 @@ class Candidate(Document):
         error: reason why the architecture is infeasible or failed, or could not be measured.
         holdout_accuracy: accuracy on validation images that the search did not use; only of
             measured networks.
-        trained_accuracy: accuracy on the same images after the network was trained to the end.
+        trained_accuracy: accuracy after the network was trained to the end, on the images that
+            judge trained networks, see `nas.run.judged.JudgedImages.judging_parts`.
         test_accuracy: accuracy on the test images after that training.
         recipe: how the network was trained; trained accuracies of different recipes tell nothing
             about the networks. See `nas.run.trained.Recipe`.
@@ -248,7 +249,7 @@ class Candidate(Document):
                 self.validation_accuracy, "search", images=self.score_images
             ),
             "holdout_accuracy": data.interval(self.holdout_accuracy, "holdout"),
-            "trained_accuracy": data.interval(self.trained_accuracy, "holdout"),
+            "trained_accuracy": data.interval(self.trained_accuracy, *data.judging_parts),
             "test_accuracy": data.interval(self.test_accuracy, "test"),
         }
         return {name: each for name, each in intervals.items() if each is not None}

@@ -197,7 +197,7 @@ def dominated_after_training(rows: pd.DataFrame, search: SearchSettings) -> dict
     """Return the trained networks that training moved off the front, each with a better one.
 
     Networks that were trained alike are compared with each other alone, by all objectives, of which
-    the accuracy is that on the hold-out images.
+    the accuracy is that on the images that judge them.
 
     Args:
         rows: candidates of a run.

@@ -231,7 +231,8 @@ class ExportedFile(Document):
         versions: versions of the packages that ran the file, by name.
         images: number of test images whose logits were compared.
         accuracy: accuracy on all test images.
-        holdout_accuracy: accuracy on the validation images that the search did not use.
+        holdout_accuracy: accuracy on the images that judge trained networks, see
+            `nas.run.judged.JudgedImages.judging_parts`.
         agreement: share of the compared images that got the class that torch gives them.
         difference: largest difference from the reference logits, as a share of their standard
             deviation. The reference is torch, or for int8 the quantised network simulated in torch;
@@ -586,7 +587,7 @@ class ModelAccuracy(Document):
 
     Attributes:
         search: on the validation images that the search used.
-        holdout: on the validation images that the search did not use.
+        holdout: on the images that judge trained networks, see `ExportedFile`.
         test: on the test images, which decided nothing.
         by_class: on the test images of each class; None for a class without any.
     """

@@ -24,7 +24,7 @@ class FilePoint(NamedTuple):
 
     Attributes:
         file: the file.
-        accuracy: its accuracy on the hold-out images.
+        accuracy: its accuracy on the images that judge trained networks.
         latency_us: its latency in its own runtime, in microseconds.
         device: processor that this latency is for.
     """
@@ -44,7 +44,7 @@ class RunModel:
         card: card of its exported files; None if nothing was exported.
         candidate: its row among the candidates; None for a published network.
         measured_us: latency of the whole network in microseconds; None if it was not timed.
-        answers: what it answered on the hold-out images; None if that is not known.
+        answers: what it answered on the images that judge it; None if that is not known.
         export_errors: why formats were not exported, by format; "all" stands for all of them.
     """
 
@@ -109,7 +109,7 @@ class RunModel:
 
     @property
     def supernet_error(self) -> float | None:
-        """Supernet's hold-out accuracy minus that of the trained network; None without one."""
+        """Supernet's accuracy minus the trained network's on the same images; None without one."""
         if self.record.supernet_accuracy is None:
             return None
         return self.record.supernet_accuracy - self.record.holdout.accuracy

@@ -19,7 +19,7 @@ class Difference:
 
     Attributes:
         own: the network of the run.
-        gain: its hold-out accuracy minus that of the published one, as fractions; the interval is
+        gain: its `holdout` accuracy minus that of the published one, as fractions; the interval is
             unbounded if their answers to the same images are not known.
         latency_ratio: its measured latency over that of the published one.
     """
@@ -112,7 +112,7 @@ def published_comparisons(run: Run) -> list[PublishedComparison]:
     """Compare each published network that was trained with the networks of a run.
 
     Only networks of the same recipe that were timed as whole networks are compared, by their
-    accuracy on the hold-out images. The fastest published network comes first.
+    accuracy on the images that judge them. The fastest published network comes first.
 
     Args:
         run: the run.

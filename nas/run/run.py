@@ -401,8 +401,8 @@ class Run:
     def indistinguishable(self, chosen: Candidate, limits: Limits) -> list[Candidate]:
         """Return the other members of the front that may be as accurate as the chosen one.
 
-        These are trained, like the chosen one, and meet the limits, and a paired test on the
-        hold-out images shows no difference in accuracy. The fastest come first.
+        These are trained, like the chosen one, and meet the limits, and a paired test on the images
+        that judge them shows no difference in accuracy. The fastest come first.
         """
         models = {model.record.digest: model for model in self.models}
         own = models.get(chosen.digest)

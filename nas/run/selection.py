@@ -34,7 +34,7 @@ class Option:
 
     Attributes:
         member: the member, a complete candidate.
-        accuracy: accuracy that is expected of it; of a file, its own on the hold-out images.
+        accuracy: accuracy that is expected of it; of a file, its own on the images that judge it.
         latency_us: latency in microseconds; of a file, the one in its own runtime.
         file_bytes: size of the file, or of the one that `nas export` writes for the runtime of the
             search.
@@ -73,9 +73,9 @@ class Option:
             return self.member.summary(data)
         typical = format_latency(self.file.latency.typical_us)
         return (
-            f"{self.path} ({self.file.format}): hold-out accuracy "
-            f"{data.text(self.accuracy, 'holdout')}, {format_latency(self.latency_us)} at quiet "
-            f"moments and typically {typical} on {self.device}"
+            f"{self.path} ({self.file.format}): {data.judging_name} accuracy "
+            f"{data.text(self.accuracy, *data.judging_parts)}, {format_latency(self.latency_us)} "
+            f"at quiet moments and typically {typical} on {self.device}"
         )
 
 
@@ -312,9 +312,9 @@ def equals(
 ) -> list[Option]:
     """Return the most accurate option and those that the images do not tell from it.
 
-    The accuracy of these is at most one standard error of the number of hold-out images lower, and
-    a paired test of the answers to these images, where both networks are trained, does not show
-    that they are less accurate. The most accurate option comes first.
+    The accuracy of these is at most one standard error of the number of images that judge trained
+    networks lower, and a paired test of the answers to these images, where both networks are
+    trained, does not show that they are less accurate. The most accurate option comes first.
 
     Args:
         options: the options, at least one.
@@ -322,7 +322,7 @@ def equals(
         models: the trained networks of the run.
     """
     best = max(options, key=_preference)
-    interval = data.interval(best.accuracy, "holdout")
+    interval = data.interval(best.accuracy, *data.judging_parts)
     assert interval is not None, "an option has an accuracy"
     lowest = best.accuracy - (best.accuracy - interval.low) / STANDARD_ERRORS_OF_INTERVAL
     others = [
@@ -346,14 +346,11 @@ def reason(
     same = equals(_within(options, limits), data, models)
     is_slower = any(each.latency_us < chosen.latency_us for each in same)
     if chosen is same[0]:
-        rest = (
-            f"; faster ones that {data.counts['holdout']} hold-out images do not tell from it are "
-        )
+        rest = f"; faster ones that {data.judging_images} do not tell from it are "
         return f"It is the most accurate one within the limits{f'{rest}not trained' * is_slower}."
     return (
         f"It is the fastest {'trained one ' if is_slower else ''}of {len(same)} networks that "
-        f"{data.counts['holdout']} hold-out images do not tell from the most accurate one, "
-        f"{same[0].name}."
+        f"{data.judging_images} do not tell from the most accurate one, {same[0].name}."
     )
 
 
@@ -407,15 +404,15 @@ class Comparison:
     Attributes:
         option: the option that is described.
         other: the option that it is compared with.
-        shown: what a paired test on the hold-out images shows, see `RunModel.difference`; None if
-            they cannot be tested.
-        images: number of hold-out images.
+        shown: what a paired test on the images that judge them shows, see `RunModel.difference`;
+            None if they cannot be tested.
+        images: these images in words, see `JudgedImages.judging_images`.
     """
 
     option: Option
     other: Option
     shown: int | None
-    images: int
+    images: str
 
     @property
     def accuracy_gain(self) -> float:
@@ -436,8 +433,8 @@ class Comparison:
     def text(self) -> str:
         """The difference in words, without a full stop.
 
-        For example "0.3 points more accurate and 18% slower than g41a; 240 images cannot tell the
-        accuracies apart".
+        For example "0.3 points more accurate and 18% slower than g41a; 240 hold-out images cannot
+        tell the accuracies apart".
         """
         points, percent = 100 * self.accuracy_gain, 100 * (self.latency_ratio - 1)
         accuracy = f"{abs(points):.1f} points {'more' if points > 0 else 'less'} accurate"
@@ -462,7 +459,7 @@ class Comparison:
         """What is known of the difference in accuracy, a clause."""
         if self.shown is not None:
             verb = "show the difference of" if self.shown else "cannot tell"
-            return f"{self.images} images {verb} the accuracies{'' if self.shown else ' apart'}"
+            return f"{self.images} {verb} the accuracies{'' if self.shown else ' apart'}"
         untrained = [
             each.member.id
             for each in (self.option, self.other)
@@ -492,4 +489,4 @@ def compare(
         for each in (option, other)
     )
     shown = own.difference(rival, is_balanced=data.is_balanced) if own and rival else None
-    return Comparison(option, other, shown, data.counts["holdout"])
+    return Comparison(option, other, shown, data.judging_images)

@@ -167,13 +167,14 @@ class TrainedRecord(Document):
         published: the published weights from which it started; None for another start.
         is_probe: whether its weights are published ones with a linear probe, which was right on
             more of the search images than what was trained.
-        supernet_accuracy: accuracy on the hold-out images with the supernet's weights, before the
-            training; None for a network without a supernet. Of a network that was chosen in int8,
-            it is less the expected loss.
-        float32_accuracy: accuracy on the hold-out images before it was quantised, of a network
+        supernet_accuracy: accuracy on the images of `holdout` with the supernet's weights, before
+            the training; None for a network without a supernet. Of a network that was chosen in
+            int8, it is less the expected loss.
+        float32_accuracy: accuracy on the images of `holdout` before it was quantised, of a network
             that was chosen in int8; its other accuracies are those of the quantised network.
         expected_int8_loss: what the search expected it to lose thereby.
-        holdout: accuracy on validation images that neither training nor search used.
+        holdout: accuracy on the images that judge trained networks. These are the hold-out images,
+            and those of the search if they are few: `nas.run.judged.JudgedImages.judging_parts`.
         test: accuracy on the test images, which are read this once.
         calibration: its temperature and its confidence.
         epochs: number of passes over the training images.

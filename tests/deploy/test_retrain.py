@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from nas.data import Images, load_dataset
 from nas.deploy import retrain as retraining
@@ -18,9 +20,11 @@ from nas.deploy.retrain import Retraining, load_trained, published_network, trai
 from nas.deploy.retrain import retrain as retrain_networks
 from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
 from nas.run.answers import ANSWERS
+from nas.run.judged import SUFFICIENT_HOLDOUT_IMAGES
 from nas.run.progress import SilentProgress
 from nas.run.run import Run, open_run
 from nas.run.trained import TRAINED, TrainedRecord
+from nas.supernet.evaluation import evaluate
 from tests.deploy.example_run import SETTINGS, SPACE, change_record, front_ids, make_run
 
 torch.set_num_threads(1)
@@ -136,6 +140,52 @@ def test_test_images_are_read_once_at_the_end_and_never_again(run, spied_data, m
     SplitSpy.allowed = False
     assert retrain(opened, pick, epochs=1, progress=forbid) == record
     assert retrain(opened, pick, progress=forbid) == record
+
+
+class Said(SilentProgress):
+    """Collects the messages."""
+
+    def __init__(self) -> None:
+        self.notes = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_few_holdout_images_judge_a_network_with_those_of_the_search(tmp_path):
+    """Its accuracies and answers are those of its predictions for both parts, one by one."""
+    data = load_dataset("digits", seed=SETTINGS.seed)
+    parts = data.search, data.holdout
+    assert len(data.holdout) < SUFFICIENT_HOLDOUT_IMAGES
+    opened = open_run(make_run(tmp_path / "run", data))
+    opened.__dict__["data"] = data
+    pick, said = front_ids(opened.path)[-1], Said()
+    (record,) = retrain_networks(opened, [pick], epochs=1, progress=said)
+    model, architecture = load_trained(opened, pick), opened.architecture(pick)
+    answers = [
+        model.logits(normalised(part, model.preprocessing)).argmax(1) == part.labels
+        for part in parts
+    ]
+    right = np.concatenate(answers)
+    labels = np.concatenate([part.labels for part in parts])
+    assert (record.holdout.accuracy, record.holdout.images) == (right.mean(), len(labels))
+    assert record.holdout.class_accuracy["3"] == pytest.approx(right[labels == 3].mean())
+    assert record.test.images == len(data.test)
+    assert opened.trials.set_index("id").loc[record.id, "trained_accuracy"] == right.mean()
+    before = sum(
+        len(images) * evaluate(opened.supernet(SPACE), [architecture], data, part)[0]
+        for part, images in zip(("search", "holdout"), parts, strict=True)
+    )
+    assert record.supernet_accuracy == pytest.approx(before / len(labels))
+    own = opened.models[0].answers
+    assert (own.is_right == right[np.argsort(labels, kind="stable")]).all()
+    pixels = load_digits()
+    for mistake in own.mistakes:
+        number = int(mistake.file.removeprefix("digit "))
+        assert pixels.target[number] == mistake.label != mistake.predicted
+    (note,) = said.notes
+    share = opened.images.text(right.mean(), "search", "holdout")
+    assert f", on the search and hold-out images {share}; " in note
 
 
 def test_record_has_the_accuracies_of_the_saved_network(run, data):

@@ -38,10 +38,10 @@ def dataset(test: Images) -> ImageDataset:
 DATA = dataset(REFERENCE.images)
 
 
-def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, data=DATA):
+def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, data=DATA, parts=("holdout",)):
     np.save(path / kind.file_name, matrix.astype(np.float32))
     with ModelProcess(kind(), path / kind.file_name) as process:
-        return check_file(process, reference, PREPROCESSING, data=data)
+        return check_file(process, reference, PREPROCESSING, data=data, parts=parts)
 
 
 def test_right_file_is_described(tmp_path):
@@ -76,6 +76,11 @@ def test_accuracies_are_those_on_the_test_images_and_on_the_hold_out_images(tmp_
     assert check(formats.Matrix, tmp_path, data=balanced).accuracy == np.mean(by_class)
     assert (checked.accuracy, checked.images) == (0.5, 150)
     assert checked.holdout_accuracy == 1
+    # The search images, 20 to 30, are classified wrongly, and the 20 hold-out images rightly.
+    with_search = replace(DATA, search=REFERENCE.images.take(slice(20, 30)))
+    both = check(formats.Matrix, tmp_path, data=with_search, parts=("search", "holdout"))
+    assert both.holdout_accuracy == 20 / 30
+    assert check(formats.Matrix, tmp_path, data=with_search).holdout_accuracy == 1
 
 
 def test_wrong_logits_are_an_error_with_their_difference(tmp_path):

@@ -1,5 +1,8 @@
 """The intervals of accuracies by part and metric."""
 
+import pytest
+
+from nas.run.judged import SUFFICIENT_HOLDOUT_IMAGES
 from nas.run.record import DataSummary
 from nas.statistics import wilson_interval
 
@@ -22,3 +25,28 @@ def test_balanced_accuracy_is_known_by_the_images_of_each_class():
     assert balanced.interval(0.9, "search", images=100) == wilson_interval(0.9, [80, 20])
     plain = IMAGES.interval(0.9, "holdout")
     assert balanced.interval(0.9, "holdout").low < plain.low
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+@pytest.mark.parametrize("few", [True, False])
+def test_few_holdout_images_judge_with_those_of_the_search(metric, few):
+    holdout = SUFFICIENT_HOLDOUT_IMAGES - few
+    counts = {**COUNTS, "holdout": [holdout - 20, 20]}
+    images = IMAGES.model_copy(update={"class_counts": counts, "metric": metric})
+    assert images.judging_parts == (("search", "holdout") if few else ("holdout",))
+    own = [320 + holdout - 20, 80 + 20] if few else [holdout - 20, 20]
+    strata = own if metric == "balanced_accuracy" else [sum(own)]
+    assert images.interval(0.9, *images.judging_parts) == wilson_interval(0.9, strata)
+    name = "search and hold-out" if few else "hold-out"
+    assert (images.judging_name, images.judging_images) == (name, f"{sum(own)} {name} images")
+    assert ("not the weights" in images.judging_note) == few
+
+
+def test_sufficient_holdout_images_have_the_interval_that_their_constant_states():
+    def half_width(count: int) -> float:
+        interval = wilson_interval(0.9, [count])
+        return round(50 * (interval.high - interval.low), 1)
+
+    assert half_width(SUFFICIENT_HOLDOUT_IMAGES) == 4.2
+    assert half_width(3 * SUFFICIENT_HOLDOUT_IMAGES) == 2.4
+    assert half_width(50) == 8.5

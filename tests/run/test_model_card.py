@@ -1,13 +1,18 @@
-"""`card.json`: what it says about the latencies of files."""
+"""`card.json`: what it says about the latencies of files, and which images its accuracy is of."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nas.deploy.card import render_card
+from nas.data import load_dataset
+from nas.deploy.card import measure_accuracy, render_card
 from nas.latency.moments import Latency, Moment
+from nas.run.answers import ConfusedPair
 from nas.run.model_card import CARD, LatencyRecord
 from tests.latency.moments_without_readings import latency_of
+from tests.run.test_answers import answers_of
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 
@@ -99,3 +104,41 @@ def test_card_says_which_latency_is_disturbed():
     page = render_card(card, None)
     assert "| 0.1 (0.11, 0.11), disturbed |" in page
     assert f"The core was slowed whenever {file.file} was timed" in page
+
+
+def test_card_says_which_images_its_accuracy_is_of():
+    card = card_with({ONNX: 100.0})
+    assert card.data.counts["holdout"] == 240
+    share = card.data.text(card.accuracy.holdout, "holdout")
+    assert f"\nHold-out {share}, test " in render_card(card, None)
+    assert "The search images helped" not in render_card(card, None)
+    counts = {**card.data.class_counts, "search": [15] * 10, "holdout": [5] * 10}
+    few = card.model_copy(update={"data": card.data.model_copy(update={"class_counts": counts})})
+    share = few.data.text(card.accuracy.holdout, "search", "holdout")
+    answers = answers_of([True] * 180 + [False] * 20, (20,) * 10)
+    wrong = (ConfusedPair(label=9, predicted=8, images=20),)
+    page = render_card(few, None, answers.model_copy(update={"confused": wrong}))
+    assert f"\nSearch and hold-out {share}, test " in page
+    assert "used the 200 search and hold-out images. The search images helped to choose" in page
+    assert "Search and hold-out images by true class" in page
+    right = render_card(few, None, answers_of([True] * 200, (20,) * 10))
+    assert "It is right on all 200 search and hold-out images." in right
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+@pytest.mark.parametrize("parts", [("holdout",), ("search", "holdout")])
+def test_accuracy_of_a_card_is_that_of_the_images_that_judge_it(metric, parts):
+    data = replace(load_dataset("digits"), metric=metric)
+    rng = np.random.default_rng(0)
+    logits = {
+        name: rng.random((len(getattr(data, name)), 10)) for name in ("test", "search", "holdout")
+    }
+    accuracy = measure_accuracy(data, *logits.values(), parts=parts)
+    pairs = [
+        (label, label == row.argmax())
+        for part in parts
+        for label, row in zip(getattr(data, part).labels, logits[part], strict=True)
+    ]
+    strata = [[label] for label in range(10)] if "balanced" in metric else [range(10)]
+    shares = [np.mean([right for label, right in pairs if label in labels]) for labels in strata]
+    assert accuracy.holdout == pytest.approx(np.mean(shares))

@@ -18,6 +18,7 @@ from nas.run.run import open_run
 from nas.run.selection import Limits, knee
 from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
+from nas.statistics import wilson_interval
 from tests.conftest import EXAMPLE
 from tests.latency.moments_without_readings import latency_of
 from tests.run.test_answers import answers_of
@@ -136,11 +137,68 @@ def test_select_names_trained_members_that_may_be_as_accurate(run):
     assert opened.indistinguishable(chosen, Limits(min_accuracy=0.92)) == []
     options = {each.member.id: each for each in opened.options()}
     compared = opened.compare(options[slow.record.id], options[fast.record.id])
-    assert (compared.shown, compared.images) == (0, opened.images.counts["holdout"])
-    assert "cannot tell the accuracies apart" in compared.text
+    assert (compared.shown, compared.images) == (0, "240 hold-out images")
+    assert "; 240 hold-out images cannot tell the accuracies apart" in compared.text
     assert opened.pick(knee=True).id == knee(opened.options()).member.id
     untrained = next(each for each in opened.members if each.trained_accuracy is None)
     assert opened.indistinguishable(untrained, Limits()) == []
+
+
+def test_few_holdout_images_judge_trained_networks_with_those_of_the_search(run, invoke):
+    """Everything that is said of trained networks is of 200 images, and of the supernet of 50."""
+    record = json.loads((run / "run.json").read_text())
+    record["data"]["class_counts"] |= {"search": [15] * 10, "holdout": [5] * 10}
+    (run / "run.json").write_text(json.dumps(record))
+    opened = open_run(run)
+    fast = opened.models[0]
+    intervals = fast.candidate.intervals(opened.images)
+    accuracy = fast.candidate.trained_accuracy
+    assert intervals["trained_accuracy"] == wilson_interval(accuracy, [200])
+    score = fast.candidate.holdout_accuracy
+    assert intervals["holdout_accuracy"] == wilson_interval(score, [50])
+    document = report_document(opened)
+    assert document.judging_images == "200 search and hold-out images"
+    point = next(each for each in document.trained if each.id == fast.record.id)
+    member = next(each for each in document.members if each.id == fast.record.id)
+    interval = wilson_interval(accuracy, [200])
+    assert point.interval == member.interval == (interval.low, interval.high)
+    note = "The search images helped to choose the architectures, not the weights."
+    row = next(each for each in document.trust.rows if each.topic == "search and hold-out images")
+    assert row.finding.startswith("200 search and hold-out images show only differences")
+    assert row.details.endswith(note)
+    text = page.build(opened).read_text()
+    assert text.count(note) >= 3
+    for said in (
+        '<th class="number">search and hold-out accuracy</th>',
+        "with the accuracy on 200 search and hold-out images",
+        "is measured on 200 search and hold-out images, which no training used,",
+        "of 200 search and hold-out images are classified wrongly",
+        "on the same 200 search and hold-out images (Newcombe 1998)",
+    ):
+        assert said in text
+    options = {each.member.id: each for each in opened.options()}
+    slow = options[opened.models[2].record.id]
+    said = opened.compare(slow, options[fast.record.id]).text
+    assert said.endswith("; 200 search and hold-out images show the difference of the accuracies")
+    limit = ("--max-latency-ms", fast.candidate.latency_us / 1000)
+    said = invoke("select", run, *limit).stdout
+    assert f"\nIt is judged by 200 search and hold-out images. {note}\n" in said
+    chosen = json.loads(invoke("select", run, *limit, "--json").stdout)
+    front = json.loads((run / "front.json").read_text())
+    assert chosen["judging_images"] == front["judging_images"] == "200 search and hold-out images"
+
+
+def test_many_holdout_images_judge_trained_networks_alone(run):
+    opened = open_run(run)
+    fast = opened.models[0].candidate
+    interval = fast.intervals(opened.images)["trained_accuracy"]
+    assert interval == wilson_interval(fast.trained_accuracy, [240])
+    text = page.build(opened).read_text()
+    assert "is measured on 240 hold-out images, which no training used and no search," in text
+    assert "search and hold-out" not in text.partition("<script")[0]
+    assert "The search images helped" not in text
+    front = json.loads((run / "front.json").read_text())
+    assert front["judging_images"] == "240 hold-out images"
 
 
 def test_networks_that_were_trained_in_different_ways_are_not_compared(run):

@@ -182,17 +182,17 @@ function comparisonOf(a, b) {
 function reason() {
   const isSlower = equals.some((member) => member.latency_us < pick.latency_us);
   if (pick === equals[0]) {
-    const rest = isSlower ? `; faster ones that ${report.holdout_images} hold-out images do not tell from it are not trained` : "";
+    const rest = isSlower ? `; faster ones that ${report.judging_images} do not tell from it are not trained` : "";
     return `${pick.id} is the most accurate one within the limits${rest}. `;
   }
-  return `${pick.id} is the fastest ${isSlower ? "trained one " : ""}of ${equals.length} networks that ${report.holdout_images} hold-out images do not tell from the most accurate one, ${equals[0].id}. `;
+  return `${pick.id} is the fastest ${isSlower ? "trained one " : ""}of ${equals.length} networks that ${report.judging_images} do not tell from the most accurate one, ${equals[0].id}. `;
 }
 
 /** Return what is known of the difference in accuracy of two members, a clause. */
 function certaintyOf(a, b) {
   const test = report.tested.find(([first, second]) => [first, second].includes(a.id) && [first, second].includes(b.id));
   if (test) {
-    return `${report.holdout_images} images ${test[2] ? "show the difference of the accuracies" : "cannot tell the accuracies apart"}`;
+    return `${report.judging_images} ${test[2] ? "show the difference of the accuracies" : "cannot tell the accuracies apart"}`;
   }
   const untrained = [a, b].filter((member) => !member.is_trained);
   if (untrained.length > 1) return "neither is trained: both accuracies are expected, not measured";
@@ -290,7 +290,7 @@ function drawPick(container) {
   words.replaceChildren(el("p", { class: "difference" }, beyond, pick.id === chosenId ? "" : reason(), comparison, automatic));
   details.replaceChildren(
     letScroll(el("div", { class: "scroll" }, table)),
-    el("p", {}, el("small", {}, `In brackets: the 95% interval that ${report.holdout_images} hold-out images leave.${untrained} A bar is the block's share of the multiply-accumulates.${isOneSpace ? " Blocks with a dashed edge differ between the two." : ""}`)),
+    el("p", {}, el("small", {}, `In brackets: the 95% interval that ${report.judging_images} leave.${untrained} A bar is the block's share of the multiply-accumulates.${isOneSpace ? " Blocks with a dashed edge differ between the two." : ""}`)),
     el("p", {}, pick.files.length
       ? `${pick.id} is trained and exported: ${pick.files.join(", ")}. This command classifies an image:`
       : pick.is_trained ? "This command exports it and checks its files:" : "This command trains it to the end, exports it and checks its files:"),
