@@ -392,6 +392,7 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None)
             "epochs": record.epochs,
             "seed": record.seed,
             "teacher": record.teacher,
+            **({"weights": "published, with a linear probe"} if record.is_probe else {}),
             **pretrained,
             **record.training,
         },

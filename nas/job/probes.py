@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from nas.data import ImageDataset, Images
+from nas.data import ImageDataset, Images, Part
 from nas.job.inputs import load_images
 from nas.pretrained import PublishedWeights
+from nas.run.judged import judging_parts
 from nas.run.probes import ProbeAtSize, ProbeSummary
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.settings import JobSettings
@@ -50,6 +51,7 @@ def measure_probes(
     if data.inventory is not None and len(data.inventory.sizes) <= MAX_DATASET_IMAGES:
         pixels = int(np.median(data.inventory.sizes.min(1)))
         sizes = sorted({*sizes, *(size for size in PROBE_SIZES if size <= pixels)})
+    judges = judging_parts(len(data.holdout))
     progress.begin("linear probes", "size")
     if max(sizes) > data.image_size:
         large = load_images(settings, SilentProgress(), image_size=max(sizes), write_cache=False)
@@ -57,7 +59,7 @@ def measure_probes(
     for number, size in enumerate(sizes):
         own = data if size == data.image_size else _resized(large, size)
         for name, weights in published.items():
-            rows[name].append(_probe(weights, spaces[name].adapt(image_size=size), own))
+            rows[name].append(_probe(weights, spaces[name].adapt(image_size=size), own, judges))
         progress.advance(number + 1, len(sizes), f"{size} px")
     return {
         name: ProbeSummary(
@@ -67,20 +69,22 @@ def measure_probes(
     }
 
 
-def _probe(published: PublishedWeights, space: SearchSpace, data: ImageDataset) -> ProbeAtSize:
+def _probe(
+    published: PublishedWeights, space: SearchSpace, data: ImageDataset, judges: Sequence[Part]
+) -> ProbeAtSize:
     """Fit the probe of a published network, and classify images that it does not learn."""
     learned = probe_images(data)
     features = published_features(published, space, data, learned)
     probe = fit_probe(features, torch.from_numpy(learned.labels), data)
-    answers, labels = [probe.predicted], [learned.labels]
-    for images in (data.search, data.holdout):
-        answers.append(probe.classify(published_features(published, space, data, images)))
-        labels.append(images.labels)
+    unseen = data.part("search", "holdout")
+    answers = probe.classify(published_features(published, space, data, unseen))
+    everything = np.concatenate([probe.predicted, answers])
+    judged = slice(0 if "search" in judges else len(data.search), None)
     return ProbeAtSize(
         image_size=data.image_size,
-        accuracy=data.score(np.concatenate(answers), np.concatenate(labels)),
-        images=sum(map(len, labels)),
-        holdout=data.score(answers[-1], labels[-1]),
+        accuracy=data.score(everything, np.concatenate([learned.labels, unseen.labels])),
+        images=len(everything),
+        judged=data.score(answers[judged], unseen.labels[judged]),
         macs=space.reference(published.reference.name).graph.macs,
     )
 

@@ -203,7 +203,7 @@ class ProbeLine(Document):
 
     Attributes:
         network: the published network.
-        accuracy: accuracy on the hold-out images.
+        accuracy: accuracy on the images that judge trained networks.
         text: what probes reach at several image sizes, in words.
     """
 
@@ -306,7 +306,7 @@ def report_document(run: Run) -> ReportDocument:
         trained=[trained_point(model, models, run) for model in models],
         published=published_section(run),
         probes=[
-            ProbeLine(network=each.network, accuracy=each.own.holdout, text=each.text)
+            ProbeLine(network=each.network, accuracy=each.own.judged, text=each.text)
             for each in run.record.probes.values()
         ],
         tested=[

@@ -687,22 +687,29 @@ def _probes(facts: _Facts) -> TrustRow | None:
     probes = facts.run.record.probes.values()
     if not probes:
         return None
-    best_probe = max(probes, key=lambda each: each.own.holdout)
+    best_probe = max(probes, key=lambda each: each.own.judged)
     finding = f"{_capitalised(best_probe.text)}."
     is_worse = False
-    if own := [model for model in facts.models if not model.is_published]:
+    own = [model for model in facts.models if not model.is_published]
+    if own:
         best = max(own, key=lambda each: each.record.holdout.accuracy).record
-        is_worse = best.holdout.accuracy < best_probe.own.holdout - WORTHWHILE
+        is_worse = best.holdout.accuracy < best_probe.own.judged - WORTHWHILE
         finding = (
             f"The most accurate trained network, {best.id}, is right on "
-            f"{best.holdout.accuracy:.1%} of the hold-out images, a linear probe of "
-            f"{best_probe.network} on {best_probe.own.holdout:.1%}."
+            f"{best.holdout.accuracy:.1%} of the {facts.run.images.judging_images}, a linear probe "
+            f"of {best_probe.network} on {best_probe.own.judged:.1%}."
+        )
+    details = [f"{_capitalised(each.text)}." for each in probes]
+    if probed := [model.record.id for model in own if model.record.is_probe]:
+        details.append(
+            f"{_join(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
+            "linear probe, which was right on more of the search images than what was trained."
         )
     is_small = any(each.worthwhile.image_size > each.image_size for each in probes)
     return TrustRow(
         topic="linear probe",
         finding=finding,
-        details=" ".join(f"{_capitalised(each.text)}." for each in probes),
+        details=" ".join(details),
         severity="limit" if is_worse else "note" if is_small else "fine",
     )
 

@@ -23,6 +23,12 @@ is worth more that they had no part in choosing the architectures.
 """
 
 
+def judging_parts(holdout_images: int) -> tuple[Part, ...]:
+    """Return the parts whose images judge trained networks, see `JudgedImages.judging_parts`."""
+    is_few = holdout_images < SUFFICIENT_HOLDOUT_IMAGES
+    return ("search", "holdout") if is_few else ("holdout",)
+
+
 class JudgedImages:
     """Base class of records that say which images accuracies are measured on, and by what metric.
 
@@ -47,8 +53,7 @@ class JudgedImages:
         No training sees either. The search images helped to choose the architectures, and fit the
         temperature of a network, which changes none of its answers.
         """
-        is_few = self.counts["holdout"] < SUFFICIENT_HOLDOUT_IMAGES
-        return ("search", "holdout") if is_few else ("holdout",)
+        return judging_parts(self.counts["holdout"])
 
     @property
     def judging_name(self) -> str:

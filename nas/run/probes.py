@@ -16,14 +16,14 @@ class ProbeAtSize(Document):
         accuracy: accuracy on images that it did not learn: the training images by cross-validation,
             and those of search and hold-out.
         images: number of these images.
-        holdout: accuracy on the hold-out images alone.
+        judged: accuracy on the images that judge trained networks, see `nas.run.judged`.
         macs: multiply-accumulates of the network for one image.
     """
 
     image_size: Count
     accuracy: Fraction
     images: Count
-    holdout: Fraction
+    judged: Fraction
     macs: Count
 
 

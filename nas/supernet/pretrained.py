@@ -11,6 +11,7 @@ from torch import Tensor
 from nas.data import ImageDataset, Images
 from nas.errors import WeightsError
 from nas.graph import Graph
+from nas.machine.torch_device import map_batches
 from nas.pretrained import PublishedWeights
 from nas.pretrained.layers import weighted_ops
 from nas.space import Architecture, SearchSpace
@@ -160,8 +161,14 @@ def published_features(
     network = _published_body(published, space)
     graph = network.graph
     weights = FoldedWeights(fold_norms(graph, network.tensors()))
+
+    @torch.inference_mode()
+    def features(x: Tensor) -> Tensor:
+        return run_graph(graph.folded, x, weights).mean((2, 3))
+
     batches = _published_batches(published, data, images)
-    return torch.cat([run_graph(graph.folded, x, weights).mean((2, 3)) for x in batches])
+    macs = CALIBRATION_BATCH_SIZE * graph.macs
+    return torch.cat(map_batches(features, batches, macs, torch.device("cpu")))
 
 
 def _published_body(published: PublishedWeights, space: SearchSpace) -> Network:

@@ -7,6 +7,7 @@ result is held against.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
 from nas.graph import Graph
+from nas.machine.torch_device import limit_threads
 from nas.supernet.evaluation import folded_outputs
 
 MAX_PROBE_IMAGES = 2000
@@ -30,6 +32,9 @@ STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(3, -8, -1))
 
 They are factors of half the sum of the squares, for features of unit variance.
 """
+
+MOST_WORSE = 2
+"""Strengths without a smaller error after which no weaker ones are tried."""
 
 MAX_ITERATIONS = 200
 """Most iterations of the optimizer of a probe; it usually needs fewer than 50."""
@@ -109,22 +114,30 @@ def fit_probe(features: Tensor, labels: Tensor, data: ImageDataset) -> Probe:
     weights = torch.ones(classes)
     if data.metric == "balanced_accuracy":
         weights = len(labels) / torch.bincount(labels, minlength=classes).clamp_min(1) / classes
-    folds = _folds(labels)
-    logits = {strength: torch.zeros(len(labels), classes) for strength in STRENGTHS}
-    for fold in range(FOLDS):
-        inside, outside = folds != fold, folds == fold
-        fitted = torch.zeros(classes, 1 + features.shape[1])
+    if len(features) < features.shape[1]:  # The regression lies in the span of the images.
+        basis = torch.linalg.svd(features, full_matrices=False).Vh
+    else:
+        basis = torch.eye(features.shape[1])
+    features, folds = features @ basis.T, _folds(labels)
+    fitted = [torch.zeros(classes, 1 + features.shape[1]) for _ in range(FOLDS)]
+    logits, worse = torch.zeros(len(labels), classes), 0
+    error, best, predicted = math.inf, STRENGTHS[0], labels
+    with limit_threads(0):
         for strength in STRENGTHS:  # The strongest first, whose solution is near to zeros.
-            fitted = _fit(features[inside], labels[inside], weights, strength, fitted)
-            logits[strength][outside] = features[outside] @ fitted[:, 1:].T + fitted[:, 0]
-
-    def error(strength: float) -> float:
-        return F.cross_entropy(logits[strength], labels, weights).item()
-
-    best = min(STRENGTHS, key=error)
-    fitted = _fit(features, labels, weights, best, torch.zeros(classes, 1 + features.shape[1]))
-    weight = fitted[:, 1:] / deviation
-    return Probe(weight, fitted[:, 0] - weight @ mean, logits[best].argmax(1).numpy())
+            for fold in range(FOLDS):
+                inside, outside = folds != fold, folds == fold
+                own = _fit(features[inside], labels[inside], weights, strength, fitted[fold])
+                logits[outside] = features[outside] @ own[:, 1:].T + own[:, 0]
+                fitted[fold] = own
+            new_error = F.cross_entropy(logits, labels, weights).item()
+            worse += new_error >= error
+            if new_error < error:
+                error, best, predicted = new_error, strength, logits.argmax(1)
+            elif worse == MOST_WORSE:
+                break  # Weaker ones fit the images of their folds better, and others worse.
+        chosen = _fit(features, labels, weights, best, torch.stack(fitted).mean(0))
+    weight = chosen[:, 1:] @ basis / deviation
+    return Probe(weight, chosen[:, 0] - weight @ mean, predicted.numpy())
 
 
 def image_features(
@@ -154,7 +167,12 @@ def _fit(
     """Return biases and weights `classes x (1 + features)` of a regression, from a start."""
     fitted = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [fitted], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe", tolerance_grad=1e-5
+        [fitted],
+        max_iter=MAX_ITERATIONS,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-4,
+        tolerance_change=1e-7,
     )
 
     def loss() -> Tensor:

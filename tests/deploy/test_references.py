@@ -18,6 +18,7 @@ from nas.pretrained import read_weights
 from nas.run.progress import SilentProgress
 from nas.run.run import Run, open_run
 from nas.space import load_definition
+from nas.supernet import settings
 from nas.supernet.settings import FINE_TUNING_RATE
 from nas.torch_network import Network
 from tests.job.test_pretrained import SPACE
@@ -64,6 +65,7 @@ def finished(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         use_fake_device(patch)
+        patch.setattr(settings, "MANY_IMAGES", 100)  # All widths are searched.
         Path("small.py").write_text(SPACE)
         Path("job.toml").write_text(JOB)
         network = load_definition("small.py").adapt(image_size=32).reference(NAME)
@@ -80,6 +82,7 @@ def run(finished, tmp_path, monkeypatch) -> Run:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     use_fake_device(monkeypatch)
+    monkeypatch.setattr(settings, "MANY_IMAGES", 100)
     return open_run(RUN)
 
 

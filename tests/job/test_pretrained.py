@@ -195,7 +195,7 @@ def test_probe_of_the_published_network_is_recorded(job):
     )
     # The file does not say how images are normalised, so both networks see the same zeros.
     accuracy = evaluate_network(network, data, "holdout")
-    assert probe.own.holdout == pytest.approx(accuracy, abs=0.02)
+    assert probe.own.judged == pytest.approx(accuracy, abs=0.02)
     assert probe.own.images == sum(len(data.part(name)) for name in ("train", "search", "holdout"))
     assert f"a linear probe of small_1.0 reaches {probe.own.accuracy:.1%} at 8 px" in probe.text
 
