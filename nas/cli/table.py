@@ -27,6 +27,7 @@ from nas.cli.options import (
     Target,
     Threads,
     check_plot,
+    job_key,
     load_adapted_spaces,
     open_table,
     open_table_runtime,
@@ -59,6 +60,7 @@ app = typer.Typer(help="Build, inspect and check latency tables.", no_args_is_he
 def build(
     space: Spaces,
     image_size: ImageSize = None,
+    resolution: Annotated[list[float] | None, job_key("space.resolutions", "--resolution")] = None,
     channels: Channels = None,
     classes: Classes = None,
     runtime: Runtime = "tvm",
@@ -86,7 +88,7 @@ def build(
 
     At the end, eight whole networks are timed, and a factor and a constant, fitted on them, correct
     all predictions. The command may be stopped at any time, and continues when it is started again.
-    One table holds the kernels of several batch sizes.
+    One table holds the kernels of several batch sizes. --resolution may be repeated.
 
     \b
     Example: nas table build --space mobilenet --space shufflenet --image-size 32
@@ -104,6 +106,8 @@ def build(
     from nas.latency.worker_process import timers_for
 
     spaces = load_adapted_spaces(space, image_size, channels, classes)
+    if resolution:
+        spaces = [each.at_resolutions(sorted(resolution)) for each in spaces]
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     device.check_batch(batch)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]

@@ -195,7 +195,11 @@ def load_job_spaces(
     """
     from nas.supernet.settings import MANY_IMAGES  # Imports torch.
 
-    named = load_spaces(data, sources or [each.name for each in settings.space])
+    loaded = load_spaces(data, sources or [each.name for each in settings.space])
+    named = {
+        name: space if each.resolutions is None else space.at_resolutions(each.resolutions)
+        for each, (name, space) in zip(settings.space, loaded.items(), strict=True)
+    }
     weights = load_published(settings, named)
     has_few = len(data.train) < MANY_IMAGES
     searched = [

@@ -448,7 +448,7 @@ def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequenc
     """Copy the files of the spaces into the run folder, since a user's own files may change.
 
     Until the run has begun to train, the copies are those of the latest job file. The copy of a
-    restricted space restricts it, too.
+    space that the job restricts, or gives other resolutions, does so, too.
 
     Args:
         run: the run.
@@ -457,10 +457,12 @@ def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequenc
     """
     folder = run.path / "spaces"
     folder.mkdir(exist_ok=True)
-    for source, whole, name in zip(sources, named, run.spaces, strict=True):
+    spaces = zip(sources, named, run.spaces, run.settings.space, strict=True)
+    for source, whole, name, each in spaces:
         copy = folder / f"{name}.py"
-        if not copy.exists() or not run.has_begun:
-            files.replace(copy, library.source_of(source, None if name == whole else name))
+        if not copy.exists() or not (run.has_begun or source == copy):
+            restricted = None if name == whole else name
+            files.replace(copy, library.source_of(source, restricted, each.resolutions))
     for copy in folder.glob("*.py"):
         if copy.stem not in run.spaces and not run.has_begun:
             copy.unlink()

@@ -159,6 +159,10 @@ KEYS: dict[str, Key] = {
     "training.cutout": _key("Side of the erased square as a fraction of the image.", ge=0, lt=1),
     "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
+    "space.resolutions": _key(
+        "Shares of the image size at which networks can run, such as 0.6, 0.8 and 1.0; by default "
+        "those of the space's file, which is 1.0 alone for most spaces."
+    ),
     "space.pretrained.file": _key(
         "Path of a file with the weights of a published network of the space, from which its "
         "supernet starts; the space is restricted to the networks that this one contains. "

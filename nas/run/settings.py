@@ -83,6 +83,12 @@ def _check_shift(value: Any) -> Any:
     return value
 
 
+def _check_shares(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if not shares or min(shares) <= 0 or max(shares) != 1:
+        raise ValueError("write shares above 0, the largest of which is 1.0, as [0.6, 0.8, 1.0]")
+    return tuple(sorted(set(shares)))
+
+
 def _check_dtype(value: Any) -> Any:
     if isinstance(value, str):
         return value
@@ -374,9 +380,17 @@ class PretrainedSettings(_Table):
 
 
 class JobSpace(_Table):
-    """One `[[space]]`: a search space, and the weights that its supernet starts from."""
+    """One `[[space]]`: a search space, its resolutions, and where its supernet starts from."""
 
     name: Annotated[PathText, _field("space.name")]
+    resolutions: (
+        Annotated[
+            tuple[float, ...],
+            AfterValidator(_check_shares),
+            _field("space.resolutions", strict=False, max_length=100),
+        ]
+        | None
+    ) = None
     pretrained: PretrainedSettings | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -61,20 +61,29 @@ def ships(name: str) -> bool:
     return any(restriction.network == row.name for space in spaces for row in space.references)
 
 
-def source_of(name_or_path: str | Path, restricted: str | None = None) -> bytes:
+def source_of(
+    name_or_path: str | Path,
+    restricted: str | None = None,
+    resolutions: Sequence[float] | None = None,
+) -> bytes:
     """Return the contents of a Python file that defines a space.
 
     Args:
         name_or_path: see `load_space`.
         restricted: name of a restriction of the space, such as `within_mobilenet_v2_1.0`, which the
             file then makes.
+        resolutions: shares of the image size that the file gives the space, see
+            `SearchSpace.at_resolutions`; None for its own.
 
     Raises SpaceError as `load_definition` does, but does not run the space's own file.
     """
     named = _restriction(name_or_path)
     path = path_of(find_reference(named.network)[0].name if named else name_or_path)
-    restriction = (_restriction(restricted) if restricted else None) or named
-    line = f"\n\nSPACE = SPACE{restriction.call}\n" if restriction else ""
+    further = _restriction(restricted) if restricted else None
+    calls = [each.call if each else "" for each in (named, further)]
+    if resolutions is not None:
+        calls.insert(1, f".at_resolutions({tuple(resolutions)})")
+    line = f"\n\nSPACE = SPACE{''.join(calls)}\n" if any(calls) else ""
     return path.read_bytes() + line.encode()
 
 

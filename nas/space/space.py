@@ -407,6 +407,24 @@ class SearchSpace:
         """
         return restricted(self, self.reference_row(name), same_widths=same_widths)
 
+    @checked(error=SpaceError)
+    def at_resolutions(self, shares: Sequence[float]) -> SearchSpace:
+        """Return the space whose networks can run at some shares of the image size.
+
+        A published network runs at the largest of them, so that `within` takes none of them away.
+
+        Args:
+            shares: fractions of the image size, in the place of `resolutions`.
+
+        Example:
+            >>> from nas.space import load_space
+            >>> space = load_space("mobilenet", image_size=96).at_resolutions((0.75, 1.0))
+            >>> space.parameters["resolution"]
+            (72, 96)
+        """
+        rows = [replace(row, resolution=max(shares, default=1.0)) for row in self.references]
+        return replace(self, resolutions=tuple(shares), references=tuple(rows))
+
     @cached_property
     def whole(self) -> SearchSpace:
         """The space with all options of its table."""

@@ -7,10 +7,11 @@ from contextlib import nullcontext
 import pytest
 
 from nas.errors import TableError
-from nas.latency import Kernel, LatencyTable
+from nas.latency import Kernel, LatencyTable, space_kernels
 from nas.latency.calibration import FITTED_NETWORKS
 from nas.latency.record import Record, new_header
 from nas.latency.timing import Timing
+from nas.space import load_definition
 from tests.cli.small_table import (
     HEAD,
     POOL,
@@ -65,6 +66,19 @@ def test_build_adds_what_is_missing_and_fits_a_correction(device, built, tmp_pat
     plain = invoke("table", "build", *TINY, "--no-calibrate", "--batch", 2, "--out", "mine.jsonl")
     assert f"{built['ok']} kernels added" in plain.stdout
     assert "corrected" not in plain.stdout
+
+
+def test_build_has_the_kernels_of_each_resolution(device, invoke):
+    shares = ("--resolution", "1", "--resolution", "0.75")
+    built = document(
+        invoke("table", "build", *TINY, *shares, "--no-calibrate", "--out", "mine.jsonl", "--json")
+    )
+    space = load_definition("mobilenet_tiny").adapt(image_size=8).at_resolutions((0.75, 1.0))
+    needed = space_kernels(space, device)
+    assert not LatencyTable.open("mine.jsonl").missing(needed)
+    assert built["kernels_needed"] == len(set(needed))
+    inputs = {each.inputs[0].shape for each in needed}
+    assert {shape for shape in inputs if shape[0] == space.channels} == {(1, 6, 6), (1, 8, 8)}
 
 
 def test_build_without_a_correction_says_why(device, invoke, monkeypatch):

@@ -242,6 +242,34 @@ def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(job, is_b
     assert record.recipe.text == "1 epoch from the supernet"
 
 
+def test_networks_run_at_shares_of_the_image_size(job):
+    supernets.train_job_supernets(load_job(job), RUN)
+    plain = open_run(RUN).spaces[NAME]
+    job.write_text(JOB + "resolutions = [1, 0.75]\n")
+    with pytest.raises(RunFolderError, match=r"\[\[space\]\] resolutions was not set and is now"):
+        supernets.train_job_supernets(load_job(job), RUN)
+    other = RUN.with_name("other")
+    supernets.train_job_supernets(load_job(job), other)
+    run = open_run(other)
+    space = run.spaces[NAME]
+    assert space.parameters["resolution"] == (6, 8)
+    assert space.digest == run.record.spaces[NAME] != plain.digest
+    assert space.size == 2 * plain.size
+    assert space.reference("small_1.0").graph.input_shape[1] == 8
+    assert [each.image_size for each in run.record.probes[NAME].sizes] == [8]
+    assert run.record.pretrained[NAME].summary.endswith("at its widths: 12 of 48")
+    copy = (other / "spaces" / f"{NAME}.py").read_text()
+    supernets.train_job_supernets(load_job(job), other)
+    # A later start, and a retargeted run, read the run's own copy.
+    Path("small.py").unlink()
+    for has_begun in (True, False):
+        with claim(other, load_job(other / "job.toml"), "") as again:
+            again.has_begun = has_begun
+            open_data(again, SilentProgress(), own_spaces=True)
+        assert again.spaces[NAME].digest == space.digest
+        assert (other / "spaces" / f"{NAME}.py").read_text() == copy
+
+
 def test_damaged_file_is_refused_before_any_work(job):
     Path("weights.pth").write_bytes(b"<!DOCTYPE html>")
     with pytest.raises(WeightsError, match=r"weights\.pth"):

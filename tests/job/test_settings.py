@@ -118,6 +118,15 @@ def test_wrong_duration_is_refused(tmp_path, text):
         load(tmp_path, f'budget = "{text}"\n' + MINIMAL)
 
 
+@pytest.mark.parametrize("shares", ["[]", "[0.5]", "[0.0, 1.0]", "[1.0, 1.5]", "[nan, 1.0]", "0.5"])
+def test_wrong_resolutions_are_refused(tmp_path, shares):
+    with pytest.raises(JobFileError, match=r"space\.resolutions is "):
+        load(tmp_path, f"{MINIMAL}resolutions = {shares}\n")
+    job = load(tmp_path, MINIMAL + "resolutions = [1, 0.5, 1]\n")
+    assert job.space[0].resolutions == (0.5, 1.0)
+    assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
+
+
 def test_all_search_keys_are_read_and_written(tmp_path):
     job = load(tmp_path, MINIMAL + SEARCH)
     given = tomllib.loads(SEARCH)["search"]

@@ -162,6 +162,31 @@ def test_its_file_defines_it(tmp_path):
     assert load_definition(further).digest == expected.digest
 
 
+@pytest.mark.parametrize("name", ["toy_1.0", "toy_0.5"])
+def test_it_has_the_resolutions_that_were_asked_for(name):
+    whole = toy().at_resolutions((0.6, 0.8, 1.0))
+    space = whole.within(name)
+    assert space.parameters["resolution"] == (19, 26, 32)
+    assert space.reference(name).choices["resolution"] == 32
+    assert space.largest.graph.input_shape == (3, 32, 32)
+    rng = np.random.default_rng(0)
+    sizes = {space.sample(rng).graph.input_shape[1] for _ in range(50)}
+    assert sizes == {19, 26, 32}
+    assert space.digest != toy().within(name).digest
+    assert "resolution" not in toy().at_resolutions((1.0,)).parameters
+
+
+def test_its_file_defines_the_resolutions(tmp_path):
+    shares = (0.6, 0.8, 1.0)
+    named = tmp_path / "named.py"
+    named.write_bytes(library.source_of("within_mobilenet_v1_0.5", resolutions=shares))
+    space = load_definition("mobilenet_v1").at_resolutions(shares).within("mobilenet_v1_0.5")
+    assert load_definition(named).digest == space.digest
+    further = tmp_path / "further.py"
+    further.write_bytes(library.source_of("mobilenet_v1", "within_mobilenet_v1_0.5", shares))
+    assert load_definition(further).digest == space.digest
+
+
 def test_blocks_of_a_stage_are_narrowed_each():
     space = load_definition("mobilenet_v3").within("mobilenet_v3_large")
     assert space.parameters["stage4.0.expand"] == (2.3, 2.5, 4, 6)
