@@ -153,7 +153,7 @@ def print_plan(plan: JobPlan) -> None:
     )
 
     work = {
-        PREPARE: "images, spaces and device",
+        PREPARE: f"images of {plan.image_size} px, spaces and device",
         TABLE: f"{plan.kernels} kernels to time, and networks to check predictions",
         SUPERNETS: ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
         ANCHORS: "networks trained alone, to compare the spaces",

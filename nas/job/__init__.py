@@ -241,7 +241,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
         load_job_spaces,
     )
     from nas.job.planning import make_plan
-    from nas.job.probes import measure_probes
+    from nas.job.probes import choose_image_size, measure_probes
     from nas.job.stages import note_few_images
     from nas.latency import open_runtime
 
@@ -249,7 +249,9 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     check_formats(settings, job_formats(settings))
     check_device(settings)
     check_references(settings)
-    data = load_images(settings, progress, write_cache=False)
+    size = choose_image_size(settings, progress)
+    data = load_images(settings, progress, image_size=size, write_cache=False)
+    progress.note(data.worth_of_an_image)
     _, spaces, published = load_job_spaces(settings, data)
     probes = measure_probes(settings, data, spaces, published, progress)
     device = settings.device

@@ -56,9 +56,9 @@ def check_published(settings: JobSettings) -> None:
     """Check the files of published weights of a job, before anything is written.
 
     Raises:
-        WeightsError: see `load_published`.
+        JobFileError, WeightsError: see `load_published`.
     """
-    if any(each.pretrained for each in settings.space):
+    if settings.data.image_size == "auto" or any(each.pretrained for each in settings.space):
         definitions = [load_definition(each.name) for each in settings.space]
         load_published(settings, {str(number): each for number, each in enumerate(definitions)})
 
@@ -89,25 +89,25 @@ def load_images(
 
     Args:
         settings: the settings of the job.
-        image_size: height and width in pixels; by default that of the settings.
-        progress: receives the progress, and what one image is worth.
+        image_size: height and width in pixels; by default that of the settings, or that of the
+            source if theirs is "auto".
+        progress: receives the progress.
         write_cache: whether decoded images may be written to the cache.
 
     Raises:
         DataError: the images are missing, or cannot be used.
     """
     progress.begin("images", "image")
-    data = load_dataset(
+    asked = settings.data.image_size
+    return load_dataset(
         settings.data.source,
-        image_size=image_size or settings.data.image_size,
+        image_size=image_size or (None if asked == "auto" else asked),
         seed=settings.seed,
         **settings.data.load_options,
         unknown=settings.data.unknown,
         progress=progress.advance,
         write_cache=write_cache,
     )
-    progress.note(data.worth_of_an_image)
-    return data
 
 
 def load_spaces(data: ImageDataset, sources: Sequence[str | Path]) -> dict[str, SearchSpace]:
@@ -146,9 +146,15 @@ def load_published(
         spaces: its spaces, in their order.
 
     Raises:
+        JobFileError: there are none, and `image_size` is "auto".
         WeightsError: a file is damaged, or of a network that is not in its space.
     """
     if not any(each.pretrained for each in settings.space):
+        if settings.data.image_size == "auto":
+            raise JobFileError(
+                'image_size = "auto" compares published weights, and no [[space]] has pretrained.',
+                remedy="Write a number of pixels, or name a file of weights with pretrained.",
+            )
         return {}
     from nas.pretrained import read_weights  # Imports torch.
 

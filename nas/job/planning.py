@@ -130,6 +130,7 @@ class JobPlan:
         references: number of published networks; the largest one if time and latencies decide.
         seconds: expected duration by stage.
         data: what was understood of the images, in one line.
+        image_size: height and width of the images in pixels.
         image_changes: what happens to training images.
         idle_limits: a sentence for each limit that excludes no architecture.
     """
@@ -144,6 +145,7 @@ class JobPlan:
     references: int
     seconds: dict[str, float]
     data: str
+    image_size: int
     image_changes: str
     idle_limits: list[str]
 
@@ -407,6 +409,7 @@ def make_plan(
         references=len(references),
         seconds={name: round(each, 1) for name, each in seconds.items()},
         data=data.summary,
+        image_size=data.image_size,
         image_changes=planned_image_changes(settings, data),
         idle_limits=_idle_limits(settings, spaces, runtimes[-1], table, slowest_us),
     )

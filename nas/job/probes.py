@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nas.data import ImageDataset, Images, Part
-from nas.job.inputs import load_images
+from nas.job.inputs import load_images, load_job_spaces
 from nas.pretrained import PublishedWeights
 from nas.run.judged import judging_parts
 from nas.run.probes import ProbeAtSize, ProbeSummary
@@ -30,6 +30,41 @@ MAX_DATASET_IMAGES = 5000
 """Most images of a dataset that is decoded a second time for other sizes."""
 
 
+def choose_image_size(
+    settings: JobSettings, progress: JobProgress, known: int | None = None
+) -> int | None:
+    """Return the image size of a job at the first start of its run; None for that of its settings.
+
+    With `image_size = "auto"`, it is the smallest size at which the probe is within a point of the
+    best one. With several published networks, it is the largest of theirs. The probes of all sizes
+    have the same images, at most `MAX_OTHER_IMAGES` of each part.
+
+    Args:
+        settings: the settings of the job.
+        progress: receives progress, and why the size was chosen.
+        known: the size at an earlier start of the run, which is returned.
+
+    Raises:
+        JobFileError: the job has no published weights.
+    """
+    if settings.data.image_size != "auto" or known is not None:
+        return known
+    data = load_images(settings, progress, write_cache=False)
+    data = load_images(settings, progress, image_size=_photo_sizes(data)[-1], write_cache=False)
+    _, spaces, published = load_job_spaces(settings, data)
+    probes = measure_probes(settings, _resized(data, data.image_size), spaces, published, progress)
+    size = max(each.worthwhile.image_size for each in probes.values())
+    for each in probes.values():
+        progress.note(f'image_size = "auto" chooses {size} px: {each.text}')
+    return size
+
+
+def _photo_sizes(data: ImageDataset) -> list[int]:
+    """Return the size of some images, and those of `PROBE_SIZES` that most photos have, sorted."""
+    pixels = 0 if data.inventory is None else int(np.median(data.inventory.sizes.min(1)))
+    return sorted({data.image_size, *(size for size in PROBE_SIZES if size <= pixels)})
+
+
 def measure_probes(
     settings: JobSettings,
     data: ImageDataset,
@@ -47,10 +82,9 @@ def measure_probes(
     """
     if not published:
         return {}
-    sizes, large = [data.image_size], data
-    if data.inventory is not None and len(data.inventory.sizes) <= MAX_DATASET_IMAGES:
-        pixels = int(np.median(data.inventory.sizes.min(1)))
-        sizes = sorted({*sizes, *(size for size in PROBE_SIZES if size <= pixels)})
+    sizes, large = _photo_sizes(data), data
+    if data.inventory is not None and len(data.inventory.sizes) > MAX_DATASET_IMAGES:
+        sizes = [size for size in sizes if size <= data.image_size]
     judges = judging_parts(len(data.holdout))
     progress.begin("linear probes", "size")
     if max(sizes) > data.image_size:

@@ -30,7 +30,7 @@ from nas.job.planning import (
     supernet_s,
     too_short_error,
 )
-from nas.job.probes import measure_probes
+from nas.job.probes import choose_image_size, measure_probes
 from nas.latency import (
     BuildProgress,
     LatencyTable,
@@ -86,8 +86,12 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         DataError: the images are missing or unreadable.
         RunFolderError: the data or a space is another one than at the first start of the run.
     """
+    earlier, sizes = run.record.data, run.record.settings
+    is_same = run.has_begun or (earlier and earlier.source == run.settings.data.source)
+    known = sizes.image_size if sizes and is_same else None
     try:
-        run.data = data = load_images(run.settings, progress)
+        size = choose_image_size(run.settings, progress, known)
+        run.data = data = load_images(run.settings, progress, image_size=size)
     except DataError as error:
         if not run.has_begun:
             raise
@@ -97,6 +101,7 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
             remedy="Restore the images of this run, or say with source and unknown in the job file "
             "where they are now. For other images, start another run with --out.",
         ) from None
+    progress.note(data.worth_of_an_image)
     sources: list[str | Path] = [each.name for each in run.settings.space]
     if (own_spaces or run.record.source is not None) and run.record.spaces:
         sources = [run.path / "spaces" / f"{name}.py" for name in run.record.spaces]
@@ -106,7 +111,6 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require("spaces", digests, "A space changed: use another folder with --out.")
     _copy_space_files(run, sources, list(named))
-    earlier = run.record.data
     if earlier and (earlier.digest, earlier.skipped) == (data.digest, len(data.skipped)):
         problems, duplicates = earlier.problems, earlier.duplicates
     else:
@@ -140,7 +144,7 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         if (read := run.published.get(name)) is not None
     }
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
-    if not run.record.probes:
+    if not run.record.probes or earlier is None or earlier.digest != data.digest:
         run.record.probes = measure_probes(run.settings, data, spaces, run.published, progress)
     progress.note(data.summary)
     for name, weights in run.record.pretrained.items():

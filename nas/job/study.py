@@ -619,7 +619,7 @@ def plan_study(settings: JobSettings, *, progress: JobProgress | None = None) ->
     progress = progress or SilentProgress()
     check_study(settings)
     job = plan_job(settings, progress=progress)
-    data = load_images(settings, progress, write_cache=False)
+    data = load_images(settings, progress, image_size=job.image_size, write_cache=False)
     spaces = load_job_spaces(settings, data).searched
     study = settings.study
     own = {row.name: space for space in spaces.values() for row in space.references}

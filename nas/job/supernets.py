@@ -75,9 +75,9 @@ def train_job_supernets(
         settings = settings.model_copy(update={"training": training})
     check_published(settings)
     if not group.is_main:
-        data = load_images(settings, progress)
+        recipe, image_size = group.broadcast(None)
+        data = load_images(settings, progress, image_size=image_size)
         _, spaces, published = load_job_spaces(settings, data)
-        recipe = group.broadcast(None)
         return {
             name: train_supernet(
                 settings,
@@ -92,7 +92,7 @@ def train_job_supernets(
     with claim(folder, settings, command) as run:
         open_data(run, progress)
         decide_training(run, progress)
-        recipe = group.broadcast(run.training_settings())
+        recipe, _ = group.broadcast((run.training_settings(), run.data.image_size))
         trained = train_supernets(run, progress, recipe)
         run.save()
         return trained

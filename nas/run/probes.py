@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nas.display.formatting import format_count
 from nas.files.documents import Count, Document, Fraction, Name
 
 WORTHWHILE = 0.01
@@ -54,7 +55,10 @@ class ProbeSummary(Document):
     @property
     def text(self) -> str:
         """What the probes reach, and what another image size would gain, without the full stop."""
-        reached = [f"{each.accuracy:.1%} at {each.image_size} px" for each in self.sizes]
+        reached = [
+            f"{each.accuracy:.1%} at {each.image_size} px ({format_count(each.macs)} MACs)"
+            for each in self.sizes
+        ]
         listed = " and ".join(filter(None, (", ".join(reached[:-1]), reached[-1])))
         text = (
             f"a linear probe of {self.network} reaches {listed}, of {self.own.images:,} images "

@@ -577,7 +577,7 @@ class Run:
         try:
             data = load_dataset(
                 self._located(source),
-                image_size=settings.data.image_size,
+                image_size=self.space_settings["image_size"],
                 seed=settings.seed,
                 **settings.data.load_options,
                 unknown=settings.data.unknown and self._located(settings.data.unknown),

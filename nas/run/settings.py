@@ -64,7 +64,7 @@ def _check_duration(value: Any) -> Any:
 def _check_number_or_auto(value: Any, *, key: str, noun: str) -> Any:
     fewest, most = (int(KEYS[key].bounds[end]) for end in ("ge", "le"))
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    if value != "auto" and not (is_number and fewest <= value <= most):
+    if value not in ("auto", None) and not (is_number and fewest <= value <= most):
         raise ValueError(f'write "auto" or a number of {noun} from {fewest} to {most}')
     return value
 
@@ -87,6 +87,10 @@ def _check_shares(shares: tuple[float, ...]) -> tuple[float, ...]:
     if not shares or min(shares) <= 0 or max(shares) != 1:
         raise ValueError("write shares above 0, the largest of which is 1.0, as [0.6, 0.8, 1.0]")
     return tuple(sorted(set(shares)))
+
+
+Shares = Annotated[tuple[float, ...], AfterValidator(_check_shares)]
+"""Different shares of the image size in their order, the last of which is 1."""
 
 
 def _check_dtype(value: Any) -> Any:
@@ -215,7 +219,11 @@ class DataSettings(DataOptions, _Table):
     """The table `[data]`: where the images are and how they are split."""
 
     source: Annotated[PathText, _field("data.source")]
-    image_size: Annotated[int, _field("data.image_size")] | None = None
+    image_size: Annotated[
+        int | Literal["auto"] | None,
+        Field(description=KEYS["data.image_size"].meaning),
+        BeforeValidator(partial(_check_number_or_auto, key="data.image_size", noun="pixels")),
+    ] = None
     license: Annotated[str, _field("data.license", max_length=100_000)] = ""
     unknown: Annotated[PathText, _field("data.unknown")] | None = None
 
@@ -383,14 +391,7 @@ class JobSpace(_Table):
     """One `[[space]]`: a search space, its resolutions, and where its supernet starts from."""
 
     name: Annotated[PathText, _field("space.name")]
-    resolutions: (
-        Annotated[
-            tuple[float, ...],
-            AfterValidator(_check_shares),
-            _field("space.resolutions", strict=False, max_length=100),
-        ]
-        | None
-    ) = None
+    resolutions: Annotated[Shares, _field("space.resolutions", strict=False)] | None = None
     pretrained: PretrainedSettings | None = None
 
 

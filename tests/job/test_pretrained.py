@@ -1,5 +1,7 @@
 """Jobs whose supernets start from published weights."""
 
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -11,12 +13,13 @@ from PIL import Image
 
 from nas import job as jobs
 from nas.deploy import retrain
-from nas.errors import RunFolderError, WeightsError
+from nas.errors import JobFileError, RunFolderError, WeightsError
 from nas.files import jsonl
 from nas.job import load_job, probes, supernets
 from nas.job.folder import claim
 from nas.job.stages import open_data
 from nas.pretrained import read_weights
+from nas.run.probes import ProbeAtSize
 from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.run import open_run
@@ -32,6 +35,7 @@ from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
+from tests.latency.fake_runtime import FakeRuntime, device
 
 SPACE = """
 from nas.space import Reference, SearchSpace, Stage
@@ -268,6 +272,151 @@ def test_networks_run_at_shares_of_the_image_size(job):
             open_data(again, SilentProgress(), own_spaces=True)
         assert again.spaces[NAME].digest == space.digest
         assert (other / "spaces" / f"{NAME}.py").read_text() == copy
+
+
+# image_size = "auto"
+
+PHOTO_SIZE = 96
+
+
+class Notes(SilentProgress):
+    """Collects the messages of a job."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture
+def auto_job(job):
+    """A job with photos of two classes whose image size is not decided."""
+    rng = np.random.default_rng(0)
+    for value, name in enumerate(("dark", "light")):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(60 * value, 200 + 50 * value, (PHOTO_SIZE, PHOTO_SIZE, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(Path("photos", name, f"{number}.png"))
+    job.write_text(JOB.replace('"digits"', '"photos"\nimage_size = "auto"'))
+    return job
+
+
+def use_accuracies(monkeypatch, accuracies):
+    """Replace the probes by such accuracies by network and image size; return the sizes used."""
+    used = []
+
+    def probe(weights, space, data):
+        used.append(data.image_size)
+        value = accuracies[weights.reference.name][data.image_size]
+        macs = space.reference(weights.reference.name).graph.macs
+        return ProbeAtSize(
+            image_size=data.image_size, accuracy=value, images=9, holdout=value, macs=macs
+        )
+
+    monkeypatch.setattr(probes, "_probe", probe)
+    return used
+
+
+@pytest.mark.parametrize(("at_64", "at_96", "chosen"), [(0.895, 0.9, 64), (0.88, 0.9, 96)])
+def test_image_size_is_the_smallest_one_that_is_nearly_as_accurate(
+    auto_job, monkeypatch, at_64, at_96, chosen
+):
+    use_accuracies(monkeypatch, {"small_1.0": {32: 0.5, 64: at_64, 96: at_96}})
+    progress = Notes()
+    supernets.train_job_supernets(load_job(auto_job), RUN, progress=progress)
+    (why,) = [note for note in progress.notes if note.startswith("image_size")]
+    assert why.startswith(f'image_size = "auto" chooses {chosen} px: a linear probe of small_1.0')
+    assert f"{at_64:.1%} at 64 px (" in why
+    assert f"{at_96:.1%} at 96 px (" in why
+    assert sum("one hold-out image is" in note for note in progress.notes) == 1
+    run = open_run(RUN)
+    assert run.settings.data.image_size == load_job(RUN / "job.toml").data.image_size == "auto"
+    assert run.record.settings.image_size == run.record.probes[NAME].image_size == chosen
+    assert run.spaces[NAME].image_size == run.data.image_size == chosen
+    # Later starts do not compare again, even where that would choose another size.
+    used = use_accuracies(monkeypatch, {"small_1.0": {64: 0.1, 96: 0.9}})
+    supernets.train_job_supernets(load_job(auto_job), RUN)
+    assert open_run(RUN).record.settings.image_size == chosen
+    assert used == []
+    auto_job.write_text(auto_job.read_text().replace('"auto"', str(chosen)))
+    with pytest.raises(RunFolderError, match=r"\[data\] image_size was 'auto' and is now"):
+        supernets.train_job_supernets(load_job(auto_job), RUN)
+
+
+def test_images_of_another_source_choose_anew_until_the_run_has_begun(auto_job, monkeypatch):
+    for expected, accuracy in ((64, 0.9), (64, 0.1), (96, 0.1)):
+        used = use_accuracies(monkeypatch, {"small_1.0": {64: accuracy, 96: 0.9}})
+        with claim(RUN, load_job(auto_job), "") as run:
+            open_data(run, SilentProgress())
+            run.save()
+            assert run.record.settings.image_size == run.data.image_size == expected
+        if (expected, accuracy) == (64, 0.1):
+            assert used == []
+            shutil.copytree("photos", "others")
+            next(Path("others", "dark").iterdir()).unlink()
+            auto_job.write_text(auto_job.read_text().replace('"photos"', '"others"'))
+    assert run.record.probes[NAME].own.accuracy == 0.9
+
+
+def test_image_size_suffices_for_each_published_network(auto_job, monkeypatch):
+    Path("other.py").write_text(SPACE.replace('"small"', '"other"'))
+    Path("other.pth").write_bytes(weights_of("small_0.5"))
+    own = '[[space]]\nname = "other.py"\npretrained = { file = "other.pth", conventions = "torch" }'
+    auto_job.write_text(f"{auto_job.read_text()}\n{own}\n")
+    accuracies = {"small_1.0": {64: 0.9, 96: 0.9}, "small_0.5": {64: 0.8, 96: 0.9}}
+    used = use_accuracies(monkeypatch, accuracies)
+    progress = Notes()
+    assert probes.choose_image_size(load_job(auto_job), progress) == 96
+    assert used == [64, 64, 96, 96]
+    assert [note.partition(" px")[0] for note in progress.notes] == [
+        'image_size = "auto" chooses 96'
+    ] * 2
+
+
+def test_plan_says_which_image_size_it_would_choose(auto_job, monkeypatch):
+    monkeypatch.setattr("nas.latency.open_runtime", lambda *_, **__: FakeRuntime())
+    progress = Notes()
+    plan = jobs.plan_job(load_job(auto_job), progress=progress)
+    (why,) = [note for note in progress.notes if note.startswith("image_size")]
+    assert why.startswith(f'image_size = "auto" chooses {plan.image_size} px: ')
+    assert plan.image_size in (64, 96)
+    assert not RUN.exists()
+
+
+def test_automatic_image_size_without_published_weights_is_refused(auto_job):
+    text = "".join(line for line in auto_job.open() if not line.startswith("pretrained"))
+    auto_job.write_text(text)
+    for start in (jobs.run_job, jobs.search_job, supernets.train_job_supernets):
+        with pytest.raises(JobFileError, match=r"no \[\[space\]\] has pretrained") as error:
+            start(load_job(auto_job), RUN)
+        assert error.value.exit_status == 2
+    with pytest.raises(JobFileError, match="Write a number of pixels"):
+        jobs.plan_job(load_job(auto_job))
+    assert not RUN.exists()
+
+
+@pytest.mark.slow
+def test_retargeted_run_has_the_image_size_and_the_resolutions(auto_job, monkeypatch):
+    use_accuracies(monkeypatch, {"small_1.0": {64: 0.8, 96: 0.9}})
+    text = auto_job.read_text() + "resolutions = [0.5, 1.0]\n[search]\ntrials = 4\n"
+    text += "[finish]\nmeasure = 2\nretrain = 1\nreferences = []\nexport = ['onnx']\n"
+    auto_job.write_text(text)
+
+    def open_runtime(name, *, threads=1, **_):
+        return FakeRuntime(device(threads=threads))
+
+    monkeypatch.setattr("nas.latency.open_runtime", open_runtime)
+    monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+    jobs.run_job(load_job(auto_job), RUN)
+    run = open_run(RUN)
+    assert set(run.spaces[NAME].parameters["resolution"]) == {48, 96}
+    (model,) = run.models
+    assert model.card.image_size == run.data.image_size == 96
+    other = jobs.retarget(run, threads=2, trials=2, retrain=1).run
+    assert other.record.settings.image_size == other.data.image_size == 96
+    assert other.spaces[NAME].digest == run.spaces[NAME].digest
+    assert [each.own.image_size for each in other.record.probes.values()] == [96]
 
 
 def test_damaged_file_is_refused_before_any_work(job):

@@ -127,6 +127,16 @@ def test_wrong_resolutions_are_refused(tmp_path, shares):
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
 
 
+@pytest.mark.parametrize("size", ["7", "513", '"large"', "true", "32.0"])
+def test_wrong_image_size_is_refused(tmp_path, size):
+    text = MINIMAL.replace("[[space]]", "image_size = {}\n[[space]]")
+    with pytest.raises(JobFileError, match='data.image_size is .* write "auto" or a number of pix'):
+        load(tmp_path, text.format(size))
+    for allowed in ('"auto"', "64"):
+        job = load(tmp_path, text.format(allowed))
+        assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
+
+
 def test_all_search_keys_are_read_and_written(tmp_path):
     job = load(tmp_path, MINIMAL + SEARCH)
     given = tomllib.loads(SEARCH)["search"]
