@@ -35,9 +35,9 @@ def choose_image_size(
 ) -> int | None:
     """Return the image size of a job at the first start of its run; None for that of its settings.
 
-    With `image_size = "auto"`, it is the smallest size at which the probe is within a point of the
-    best one. With several published networks, it is the largest of theirs. The probes of all sizes
-    have the same images, at most `MAX_OTHER_IMAGES` of each part.
+    With `image_size = "auto"`, it is the size with the fewest operations at which the probe is
+    within a point of the best one. With several published networks, it is the largest of theirs.
+    The probes of all sizes have the same images, at most `MAX_OTHER_IMAGES` of each part.
 
     Args:
         settings: the settings of the job.

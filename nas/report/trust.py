@@ -705,7 +705,7 @@ def _probes(facts: _Facts) -> TrustRow | None:
             f"{_join(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
             "linear probe, which was right on more of the search images than what was trained."
         )
-    is_small = any(each.worthwhile.image_size > each.image_size for each in probes)
+    is_small = any(each.gain > WORTHWHILE for each in probes)
     return TrustRow(
         topic="linear probe",
         finding=finding,

@@ -48,9 +48,18 @@ class ProbeSummary(Document):
 
     @property
     def worthwhile(self) -> ProbeAtSize:
-        """The probe at the smallest size whose accuracy is within a point of the best one."""
+        """The probe with the fewest operations whose accuracy is within a point of the best one.
+
+        A smaller image may have more of them: below some sizes, the first strides become 1.
+        """
         best = max(each.accuracy for each in self.sizes)
-        return next(each for each in self.sizes if each.accuracy >= best - WORTHWHILE)
+        good = [each for each in self.sizes if each.accuracy >= best - WORTHWHILE]
+        return min(good, key=lambda each: each.macs)
+
+    @property
+    def gain(self) -> float:
+        """What the accuracy would gain by the size of `worthwhile`, in [0, 1]."""
+        return max(0.0, self.worthwhile.accuracy - self.own.accuracy)
 
     @property
     def text(self) -> str:
@@ -64,11 +73,10 @@ class ProbeSummary(Document):
             f"a linear probe of {self.network} reaches {listed}, of {self.own.images:,} images "
             "that it did not learn"
         )
-        other, own = self.worthwhile, self.own
-        gain = 100 * (other.accuracy - own.accuracy)
-        if other.image_size > own.image_size and gain > 100 * WORTHWHILE:
+        other = self.worthwhile
+        if self.gain > WORTHWHILE:
             text += (
-                f"; image_size = {other.image_size} would gain {gain:.1f} points with "
-                f"{other.macs / own.macs:.1f} times the operations"
+                f"; image_size = {other.image_size} would gain {100 * self.gain:.1f} points with "
+                f"{other.macs / self.own.macs:.1f} times the operations"
             )
         return text

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from nas.data import ImageDataset, Images
+from nas.data.batches import sequential_batches
 from nas.errors import WeightsError
 from nas.graph import Graph
-from nas.machine.torch_device import map_batches
 from nas.pretrained import PublishedWeights
 from nas.pretrained.layers import weighted_ops
 from nas.space import Architecture, SearchSpace
@@ -20,9 +20,9 @@ from nas.supernet.evaluation import (
     calibrated_state,
     choose_calibration_images,
 )
-from nas.supernet.probe import features_graph, probed_state
+from nas.supernet.probe import features_graph, image_features, probed_state
 from nas.supernet.weights import NormMoments, Supernet
-from nas.torch_network import NORM_EPS, FoldedWeights, Network, fold_norms, run_graph
+from nas.torch_network import NORM_EPS, Network, run_graph
 
 
 def published_graph(space: SearchSpace, published: PublishedWeights) -> Graph:
@@ -57,9 +57,6 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     pads a map of an even size on its right only, and the windows of a convolution here with a
     stride begin one pixel to the left of it, as those of TensorFlow do in a mirrored image.
 
-    The supernet's images are normalised by `data`, the published network's otherwise. The scale
-    becomes a part of the first weights; the batch norm behind them removes the rest.
-
     Args:
         supernet: the supernet, whose space is adapted to `data`.
         published: the weights.
@@ -69,7 +66,8 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         WeightsError: the network is not in the supernet's space.
     """
     graph = published_graph(supernet.space, published)
-    tensors = {**published.tensors, **_norms(supernet.space, published, data)}
+    source, state = _published_network(published, supernet.space, data)
+    tensors = {**state, **_norms(source, state, data)}
     *layers, classifier = weighted_ops(graph)
     for op in layers:
         assert op.slot is not None
@@ -79,12 +77,8 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         if op.kind == "norm":
             shared[outputs] = new.to(shared)
         else:
-            if op.inputs[0] == 0:
-                new = _for_images(new, published, data)
             inputs = torch.tensor(op.slot.inputs.positions if op.slot.inputs else [0])
             if op.kind == "conv":
-                if published.conventions.pads_like_tensorflow:
-                    new = new.flip(-1)
                 margin = (shared.shape[-1] - new.shape[-1]) // 2
                 new = torch.nn.functional.pad(new, (margin,) * 4)
             shared[outputs[:, None], inputs] = new.to(shared)
@@ -146,65 +140,75 @@ def probed_network(
     return network.to(device).eval()
 
 
-@torch.inference_mode()
 def published_features(
     published: PublishedWeights, space: SearchSpace, data: ImageDataset, images: Images
 ) -> Tensor:
-    """Return what the classifier of a published network reads, as published, `N x features`.
+    """Return what the classifier of a published network reads, `N x features`.
 
     Args:
         published: the weights.
-        space: the network's space, adapted to the size of the images.
-        data: the dataset of the images.
+        space: the network's space, adapted to `data`.
+        data: the dataset of the images, which normalises them.
         images: `N` of its images.
     """
-    network = _published_body(published, space)
-    graph = network.graph
-    weights = FoldedWeights(fold_norms(graph, network.tensors()))
-
-    @torch.inference_mode()
-    def features(x: Tensor) -> Tensor:
-        return run_graph(graph.folded, x, weights).mean((2, 3))
-
-    batches = _published_batches(published, data, images)
-    macs = CALIBRATION_BATCH_SIZE * graph.macs
-    return torch.cat(map_batches(features, batches, macs, torch.device("cpu")))
+    graph, state = _published_network(published, space, data)
+    return image_features(graph, state, data, images)
 
 
-def _published_body(published: PublishedWeights, space: SearchSpace) -> Network:
-    """Return a published network without its classifier, in evaluation mode."""
-    coloured = replace(space, norm=published.reference.norm).adapt(channels=3)
-    graph = features_graph(coloured.reference(published.reference.name).graph)
-    network = Network(graph, torch.Generator())
-    network.load_state_dict({name: published.tensors[name] for name in network.tensors()})
-    return network.eval()
+def _published_network(
+    published: PublishedWeights, space: SearchSpace, data: ImageDataset
+) -> tuple[Graph, dict[str, Tensor]]:
+    """Return a published network, and its state for images that `data` normalises.
 
-
-def _published_batches(
-    published: PublishedWeights, data: ImageDataset, images: Images
-) -> Iterator[Tensor]:
-    """Yield images as a published network reads them."""
-    mean = torch.tensor(published.mean or data.mean.tolist())
+    The state has no classifier. The difference of the normalisations is a part of the first
+    weights, and of the mean or the bias behind them. Zeros around an image are of another shade.
+    """
+    graph = replace(space, norm=published.reference.norm).reference(published.reference.name).graph
+    *layers, _classifier = weighted_ops(graph)
+    slots = {op.slot_name for op in layers}
+    state = {
+        name: tensor
+        for name, tensor in published.tensors.items()
+        if name.rpartition(".")[0] in slots
+    }
     std = torch.tensor(published.std or (1.0,) * 3)
-    for start in range(0, len(images), CALIBRATION_BATCH_SIZE):
-        pixels = torch.from_numpy(images.pixels[start : start + CALIBRATION_BATCH_SIZE])
-        yield ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    shift = (torch.from_numpy(data.mean) - torch.tensor(published.mean or data.mean.tolist())) / std
+    for at, op in enumerate(graph.ops):
+        if op.kind != "conv" or op not in layers:
+            continue
+        weight = published.tensors[f"{op.slot_name}.weight"]
+        if op.inputs[0] == 0:
+            offset = (weight * shift[:, None, None]).sum((1, 2, 3))
+            if published.reference.norm:
+                name = f"{graph.ops[graph.consumers[at][0]].slot_name}.running_mean"
+                state[name] = state[name] - offset
+            else:
+                state[f"{op.slot_name}.bias"] = state[f"{op.slot_name}.bias"] + offset
+            weight = _for_images(weight, published, data)
+        if published.conventions.pads_like_tensorflow:
+            weight = weight.flip(-1)
+        state[f"{op.slot_name}.weight"] = weight
+    return graph, state
 
 
 @torch.no_grad()
-def _norms(
-    space: SearchSpace, published: PublishedWeights, data: ImageDataset
-) -> dict[str, Tensor]:
+def _norms(graph: Graph, state: Mapping[str, Tensor], data: ImageDataset) -> dict[str, Tensor]:
     """Return scales and shifts with which norms compute what was published, on the training images.
 
     The norms of a supernet take their statistics from the training images. There, a channel that
     varied much on the published network's own images may hardly vary, and a norm with the published
     scale would turn its noise into a large signal. So the scale and the shift undo the difference
     of the statistics. Those of a network without norms give back what its norms take away.
+
+    Args:
+        graph: the published network, with or without norms.
+        state: its state, see `_published_network`.
+        data: the images.
     """
-    has_norms = published.reference.norm
-    network = _published_body(published, space)
-    body = network.graph
+    body = features_graph(graph)
+    network = Network(body, torch.Generator()).eval()
+    network.load_state_dict(dict(state))
+    has_norms = any(op.kind == "norm" for op in body.ops)
     moments = NormMoments()
 
     def measure(position: int, output: Tensor) -> Tensor:
@@ -218,17 +222,17 @@ def _norms(
             moments.add(name, output)
         return output
 
-    for images in _published_batches(published, data, choose_calibration_images(data.train)):
+    calibration = choose_calibration_images(data.train)
+    cpu = torch.device("cpu")
+    for images, _ in sequential_batches(calibration, data, CALIBRATION_BATCH_SIZE, cpu):
         run_graph(body, images, network, measure)
     norms: dict[str, Tensor] = {}
     for name, (centre, variance) in moments.statistics().items():
         scale, shift = (variance + NORM_EPS).sqrt(), centre
         if has_norms:
-            published_centre = published.tensors[f"{name}.running_mean"]
-            gain = published.tensors[f"{name}.weight"]
-            gain = gain / (published.tensors[f"{name}.running_var"] + NORM_EPS).sqrt()
+            gain = state[f"{name}.weight"] / (state[f"{name}.running_var"] + NORM_EPS).sqrt()
             scale = gain * scale
-            shift = published.tensors[f"{name}.bias"] + gain * (centre - published_centre)
+            shift = state[f"{name}.bias"] + gain * (centre - state[f"{name}.running_mean"])
         norms[f"{name}.weight"], norms[f"{name}.bias"] = scale, shift
     return norms
 

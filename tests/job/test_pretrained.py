@@ -306,12 +306,12 @@ def use_accuracies(monkeypatch, accuracies):
     """Replace the probes by such accuracies by network and image size; return the sizes used."""
     used = []
 
-    def probe(weights, space, data):
+    def probe(weights, space, data, judges):
         used.append(data.image_size)
         value = accuracies[weights.reference.name][data.image_size]
         macs = space.reference(weights.reference.name).graph.macs
         return ProbeAtSize(
-            image_size=data.image_size, accuracy=value, images=9, holdout=value, macs=macs
+            image_size=data.image_size, accuracy=value, images=9, judged=value, macs=macs
         )
 
     monkeypatch.setattr(probes, "_probe", probe)
