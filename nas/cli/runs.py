@@ -19,7 +19,13 @@ from nas.cli.options import (
     run_folder,
     show,
 )
-from nas.display.formatting import format_bytes, format_duration, format_latency, round_up
+from nas.display.formatting import (
+    capitalised,
+    format_bytes,
+    format_duration,
+    format_latency,
+    round_up,
+)
 from nas.errors import BudgetError, RequestError
 
 if TYPE_CHECKING:
@@ -175,7 +181,7 @@ def print_plan(plan: JobPlan) -> None:
         "wait until their timings agree. A longer budget has it, or nas table build beforehand"
     )
     for sentence in (*[uncertain] * (plan.uncertain > 0), plan.image_changes, *plan.idle_limits):
-        console.say(f"{sentence[0].upper()}{sentence[1:]}.")
+        console.say(f"{capitalised(sentence)}.")
 
 
 def search(

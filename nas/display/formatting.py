@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from nas.statistics import Interval
 
 
+def capitalised(text: str) -> str:
+    """Return a text with a capital as its first letter, and all others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def format_count(value: float, *, space: str = " ") -> str:
     """Return a number with three digits and an SI prefix: 1234567 as "1.23 M".
 

@@ -47,7 +47,9 @@ def choose_image_size(
     Raises:
         JobFileError: the job has no published weights.
     """
-    if settings.data.image_size != "auto" or known is not None:
+    if settings.data.image_size != "auto":
+        return None
+    if known is not None:
         return known
     data = load_images(settings, progress, write_cache=False)
     data = load_images(settings, progress, image_size=_photo_sizes(data)[-1], write_cache=False)

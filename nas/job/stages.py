@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         RunFolderError: the data or a space is another one than at the first start of the run.
     """
     earlier, sizes = run.record.data, run.record.settings
-    is_same = run.has_begun or (earlier and earlier.source == run.settings.data.source)
-    known = sizes.image_size if sizes and is_same else None
+    has_source = run.has_begun or (earlier and earlier.source == run.settings.data.source)
+    known = sizes.image_size if sizes and has_source else None
     try:
         size = choose_image_size(run.settings, progress, known)
         run.data = data = load_images(run.settings, progress, image_size=size)
@@ -144,7 +144,8 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         if (read := run.published.get(name)) is not None
     }
     run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
-    if not run.record.probes or earlier is None or earlier.digest != data.digest:
+    is_same = earlier is not None and earlier.digest == data.digest
+    if not is_same or _weights(before) != _weights(run.record.pretrained):
         run.record.probes = measure_probes(run.settings, data, spaces, run.published, progress)
     progress.note(data.summary)
     for name, weights in run.record.pretrained.items():
@@ -155,6 +156,11 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
     if data.skipped:
         remedy = remedy_for(data.skipped)
         progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
+
+
+def _weights(pretrained: Mapping[str, PretrainedSummary]) -> dict[str, tuple[str, str]]:
+    """Return what decides the published weights of each space: the file and its conventions."""
+    return {name: (each.sha256, each.conventions) for name, each in pretrained.items()}
 
 
 def note_few_images(settings: JobSettings, data: ImageDataset, progress: JobProgress) -> None:

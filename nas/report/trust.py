@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
+from nas.display.formatting import capitalised
 from nas.files.documents import Document
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
@@ -440,7 +441,7 @@ def _images(facts: _Facts) -> TrustRow | None:
             "duplicates, rare classes, imbalance, unreadable files.",
             severity="fine",
         )
-    texts = [f"{_capitalised(text)}." for text in data.problems]
+    texts = [f"{capitalised(text)}." for text in data.problems]
     with_training = {
         part
         for parts in data.duplicates
@@ -688,7 +689,7 @@ def _probes(facts: _Facts) -> TrustRow | None:
     if not probes:
         return None
     best_probe = max(probes, key=lambda each: each.own.judged)
-    finding = f"{_capitalised(best_probe.text)}."
+    finding = f"{capitalised(best_probe.text)}."
     is_worse = False
     own = [model for model in facts.models if not model.is_published]
     if own:
@@ -699,7 +700,7 @@ def _probes(facts: _Facts) -> TrustRow | None:
             f"{best.holdout.accuracy:.1%} of the {facts.run.images.judging_images}, a linear probe "
             f"of {best_probe.network} on {best_probe.own.judged:.1%}."
         )
-    details = [f"{_capitalised(each.text)}." for each in probes]
+    details = [f"{capitalised(each.text)}." for each in probes]
     if probed := [model.record.id for model in own if model.record.is_probe]:
         details.append(
             f"{_join(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
@@ -735,10 +736,6 @@ _TOPICS: tuple[Callable[[_Facts], TrustRow | None], ...] = (
 
 def _by_size(value: float, notable: float, limiting: float) -> Severity:
     return "limit" if value >= limiting else "note" if value >= notable else "fine"
-
-
-def _capitalised(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}"
 
 
 def _join(names: Sequence[str]) -> str:

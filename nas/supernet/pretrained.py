@@ -174,7 +174,7 @@ def _published_network(
     std = torch.tensor(published.std or (1.0,) * 3)
     shift = (torch.from_numpy(data.mean) - torch.tensor(published.mean or data.mean.tolist())) / std
     for at, op in enumerate(graph.ops):
-        if op.kind != "conv" or op not in layers:
+        if op.kind != "conv" or op.slot_name not in slots:
             continue
         weight = published.tensors[f"{op.slot_name}.weight"]
         if op.inputs[0] == 0:

@@ -130,10 +130,11 @@ def fit_probe(features: Tensor, labels: Tensor, data: ImageDataset) -> Probe:
                 logits[outside] = features[outside] @ own[:, 1:].T + own[:, 0]
                 fitted[fold] = own
             new_error = F.cross_entropy(logits, labels, weights).item()
-            worse += new_error >= error
             if new_error < error:
                 error, best, predicted = new_error, strength, logits.argmax(1)
-            elif worse == MOST_WORSE:
+                continue
+            worse += 1
+            if worse == MOST_WORSE:
                 break  # Weaker ones fit the images of their folds better, and others worse.
         chosen = _fit(features, labels, weights, best, torch.stack(fitted).mean(0))
     weight = chosen[:, 1:] @ basis / deviation

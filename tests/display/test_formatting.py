@@ -1,6 +1,7 @@
 import pytest
 
 from nas.display.formatting import (
+    capitalised,
     format_accuracy,
     format_bytes,
     format_count,
@@ -10,6 +11,13 @@ from nas.display.formatting import (
     round_up,
 )
 from nas.statistics import Interval
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", ""), ("a", "A"), ("96 px of ONNX", "96 px of ONNX")]
+)
+def test_only_the_first_letter_becomes_a_capital(text, expected):
+    assert capitalised(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,38 @@ def test_space_is_restricted_to_the_published_network(job, has_few, monkeypatch)
     assert again.record.pretrained[name].summary == summary
 
 
+def write_photos(count, height, width):
+    """Write so many noisy photos of each of two classes, dark and light ones."""
+    rng = np.random.default_rng(0)
+    for value, name in enumerate(("dark", "light")):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(60 * value, 200 + 50 * value, (height, width, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(Path("photos", name, f"{number}.png"))
+
+
+def opened(job):
+    """The run of a job after its images were opened, before it has begun to train."""
+    with claim(RUN, load_job(job), "") as run:
+        open_data(run, SilentProgress())
+        run.save()
+    return run
+
+
+def test_probes_are_those_of_the_latest_job_until_the_run_has_begun(job, monkeypatch):
+    run = opened(job)
+    assert (list(run.record.probes), run.data.image_size) == ([NAME], 8)
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.job.stages.measure_probes", None)  # The same are not measured again.
+        opened(job)
+    job.write_text(JOB.replace('"digits"', '"digits"\nimage_size = 16'))
+    run = opened(job)
+    assert run.data.image_size == run.record.probes[NAME].image_size == 16
+    Path("weights.pth").write_bytes(weights_of("small_0.5"))
+    (probe,) = opened(job).record.probes.values()
+    assert probe.network == "small_0.5"
+
+
 def test_probe_of_the_published_network_is_recorded(job):
     supernets.train_job_supernets(load_job(job), RUN)
     run = open_run(RUN)
@@ -206,12 +238,7 @@ def test_probe_of_the_published_network_is_recorded(job):
 
 def test_probes_of_photos_are_measured_at_the_sizes_that_they_have(job, monkeypatch):
     monkeypatch.setattr(probes, "PROBE_SIZES", (8, 12, 16, 24))
-    rng = np.random.default_rng(0)
-    for name in ("dark", "light"):
-        Path("photos", name).mkdir(parents=True)
-        for at in range(60):
-            pixels = rng.integers(0, 128, (17, 20, 3), np.uint8) + (100 if name == "light" else 0)
-            Image.fromarray(pixels.astype(np.uint8)).save(f"photos/{name}/{at}.png")
+    write_photos(60, 17, 20)
     job.write_text(JOB.replace('"digits"', '"photos"\nimage_size = 12'))
     supernets.train_job_supernets(load_job(job), RUN)
     probe = open_run(RUN).record.probes[NAME]
@@ -292,12 +319,7 @@ class Notes(SilentProgress):
 @pytest.fixture
 def auto_job(job):
     """A job with photos of two classes whose image size is not decided."""
-    rng = np.random.default_rng(0)
-    for value, name in enumerate(("dark", "light")):
-        Path("photos", name).mkdir(parents=True)
-        for number in range(20):
-            pixels = rng.integers(60 * value, 200 + 50 * value, (PHOTO_SIZE, PHOTO_SIZE, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(Path("photos", name, f"{number}.png"))
+    write_photos(20, PHOTO_SIZE, PHOTO_SIZE)
     job.write_text(JOB.replace('"digits"', '"photos"\nimage_size = "auto"'))
     return job
 
