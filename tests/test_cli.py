@@ -238,6 +238,7 @@ def test_select_predict_and_report_read_a_finished_run(copy_of_finished_job, inv
     low, high = best.pop("intervals")["validation_accuracy"]
     assert low < best["validation_accuracy"] < high
     assert best.pop("no_difference_shown") == []
+    assert best.pop("judging_images") == "240 hold-out images"
     assert best.pop("slowdown")["typical"] >= 1
     assert best.pop("file_bytes") > 0
     best.pop("is_file_size_estimated")

@@ -82,6 +82,7 @@ def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invok
         id="3f2a", space="squeeze", digest="", start="supernet", epochs=1, seed=0, teacher=""
     )
     trained.training, trained.calibration, trained.published = {}, None, None
+    trained.is_probe = False
     trained.architecture = SimpleNamespace(dtype=None)
     monkeypatch.setattr(exporting, "keep_answers", lambda *_: None)
     monkeypatch.setattr(type(run), "trials", pd.DataFrame({"digest": []}))
