@@ -38,8 +38,9 @@ if TYPE_CHECKING:
         open_runtime,
         space_kernels,
     )
+    from nas.opened_run import OpenedRun, open_run
     from nas.pretrained import PublishedWeights, read_weights
-    from nas.run.run import Run, open_run
+    from nas.run.run import Run
     from nas.search import GuidedSampler, Objective, run_search, suggest
     from nas.space import Architecture, SearchSpace, Stage, load_space, space_names
     from nas.supernet.evaluation import evaluate
@@ -64,8 +65,9 @@ _MODULES = {
         "open_runtime",
         "space_kernels",
     ),
+    "nas.opened_run": ("OpenedRun", "open_run"),
     "nas.pretrained": ("PublishedWeights", "read_weights"),
-    "nas.run.run": ("Run", "open_run"),
+    "nas.run.run": ("Run",),
     "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
     "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
     "nas.supernet.evaluation": ("evaluate",),
@@ -85,6 +87,7 @@ __all__ = [
     "ImageDataset",
     "LatencyTable",
     "Objective",
+    "OpenedRun",
     "PublishedWeights",
     "Run",
     "Runtime",

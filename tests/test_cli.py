@@ -17,45 +17,6 @@ from tests.conftest import EXAMPLE
 from tests.mini_job import write_job
 
 
-def test_importing_nas_imports_no_heavy_library():
-    code = (
-        "import sys, nas, nas.cli; "
-        "print([m for m in ('torch', 'tvm', 'optuna', 'pandas', 'matplotlib', 'numpy', 'pyarrow') "
-        "if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "forbidden"),
-    [
-        ("nas.space", ("torch", "tvm", "optuna", "pandas")),
-        ("nas.search", ("torch", "tvm", "nas.latency", "nas.supernet")),
-        ("nas.latency", ("torch", "tvm", "optuna", "nas.supernet", "nas.search")),
-        ("nas.runtimes.boards.runtime", ("torch", "tvm", "nas.runtimes.tvm", "nas.search")),
-        ("nas.runtimes.litert.board_server", ("torch", "tvm", "optuna", "nas.search")),
-        ("nas.data", ("torch", "tvm", "optuna", "pyarrow", "nas.supernet", "nas.space")),
-        ("nas.data.batches", ("tvm", "optuna", "nas.supernet", "nas.space")),
-        ("nas.quantisation.network", ("torch", "tvm", "nas.latency", "nas.deploy")),
-        ("nas.quantisation.post_training", ("tvm", "optuna", "nas.latency", "nas.supernet")),
-        ("nas.supernet.training", ("tvm", "optuna", "nas.latency", "nas.search")),
-        ("nas.space.summary", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
-        ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
-        ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
-        ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
-        ("nas.pretrained", ("tvm", "optuna", "nas.latency", "nas.supernet", "nas.search")),
-        ("nas.torch_network", ("onnx",)),
-        ("nas.onnx_model", ("torch", "tvm")),
-    ],
-)
-def test_lower_layers_do_not_import_higher_ones(module, forbidden):
-    code = f"import sys, {module}; print([m for m in {forbidden!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize(
     "command",
     ["", "quickstart", "run", "doctor", "spaces", "table", "table build", "table show",

@@ -78,7 +78,8 @@ CASES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any]]] = {
             weights.digest, weights.architecture, weights.licence, tensors(weights.network())
         ),
     ),
-    "Run": (lambda _: nas.open_run(EXAMPLE), lambda run: (run.path, run.front.to_json())),
+    "OpenedRun": (lambda _: nas.open_run(EXAMPLE), lambda run: (run.path, run.front.to_json())),
+    "Run": (lambda _: nas.Run(EXAMPLE), lambda run: (run.path, run.front.to_json())),
     "Runtime": (
         lambda _: FakeRuntime(),
         lambda runtime: (runtime.kernels(GRAPH), runtime.fingerprint),

@@ -98,7 +98,7 @@ def _from_file(
 
 
 def _from_run(folder: Path, prefix: str, sizes: Sizes) -> ResolvedArchitecture:
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     run = open_run(folder)
     record = run.candidate(prefix).architecture

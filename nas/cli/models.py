@@ -65,7 +65,7 @@ def retrain(
     Example: nas retrain results/photos --reference mobilenet_v2_1.0 --pretrained mobilenet_v2.pth
     """
     from nas.display import console
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     opened = open_run(run, data)
     with console.ProgressBars() as bars:
@@ -161,7 +161,7 @@ def export(
     Example: nas export results/quickstart --pick jf2a --example cpp
     """
     from nas.display import console
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     with console.ProgressBars() as bars:
         folders = open_run(run, data).export(

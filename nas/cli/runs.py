@@ -267,7 +267,7 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
     end_with_main()
     from nas.display.console import ProgressBars
     from nas.job.searching import join_search
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     others = [name for name in (*options, *(["out"] if out else [])) if name != "storage"]
     if others:
@@ -317,7 +317,7 @@ def retarget(
     """
     from nas import job
     from nas.display.console import ProgressBars
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     options = given(
         runtime=runtime,
@@ -364,7 +364,7 @@ def report(
     Example: nas report results/phone results/board --out compare.html
     Example: nas report results/quickstart --figures figures
     """
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     first, *others = run_folders
     if others and figures is not None:
@@ -450,7 +450,7 @@ def select(
     Example: nas select results/quickstart --knee --max-file-bytes 100000
     Example: nas select results/quickstart --max-latency-ms 0.05 --int8
     """
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
     from nas.run.selection import Limits, reason, runner_up, selection_rule
     from nas.run.selection import select as select_option
 

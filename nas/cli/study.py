@@ -92,7 +92,7 @@ def _join(folder: Path, storage: str | None, as_json: bool) -> None:
     end_with_main()
     from nas.display.console import ProgressBars
     from nas.job.study import join_study
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     with ProgressBars() as bars:
         count = join_study(open_run(folder), storage, bars)

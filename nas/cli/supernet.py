@@ -146,7 +146,7 @@ def evaluate(
     from nas.cli.architecture import resolve_architecture
     from nas.display import console
     from nas.job.supernets import fit_score_correction
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
     from nas.statistics import Interval, wilson_interval
     from nas.supernet.evaluation import evaluate_by_class
     from nas.supernet.quick_evaluation import evaluate_quickly
@@ -237,7 +237,7 @@ def rank(
     from nas.cli.rankings import print_ranking
     from nas.display.console import ProgressBars
     from nas.job.supernets import rank_supernets
-    from nas.run.run import open_run
+    from nas.opened_run import open_run
 
     check_plot(plot)
     if draw not in ("matched", "spread", "uniform"):

@@ -15,7 +15,8 @@ from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import all_formats, model_format
 from nas.deploy.int8 import MAX_DROP
 from nas.deploy.model import TrainedModel
-from nas.deploy.retrain import keep_answers, load_trained, model_folder, retrain
+from nas.deploy.networks import load_trained, model_folder
+from nas.deploy.retrain import keep_answers, retrain
 from nas.errors import (
     CheckpointError,
     ExportError,

@@ -26,19 +26,19 @@ from nas.deploy.confidence import calibrate
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel, preprocessing_of
+from nas.deploy.networks import WEIGHTS_FILE, load_supernet, load_trained
 from nas.deploy.references import (
     measure_references,
     published_network,
     read_published,
     summary_of,
 )
-from nas.errors import CheckpointError, NasError, RequestError, TrainingError, as_nas_error
-from nas.files.documents import shortened, to_json
+from nas.errors import NasError, RequestError, TrainingError, as_nas_error
+from nas.files.documents import to_json
 from nas.machine.torch_device import resolve_device
 from nas.pretrained import PublishedWeights
 from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.judged import JudgedImages
-from nas.run.model_card import PREPROCESSING
 from nas.run.models import advantages
 from nas.run.progress import JobProgress, SilentProgress
 from nas.run.published import published_comparisons
@@ -51,7 +51,7 @@ from nas.run.trained import (
     SplitAccuracy,
     TrainedRecord,
 )
-from nas.space import Architecture, load_space
+from nas.space import Architecture
 from nas.space.records import ArchitectureRecord
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
@@ -69,10 +69,7 @@ from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkProgress, NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.supernet.weights import Supernet
-from nas.torch_network import Network, to_torch
-
-WEIGHTS_FILE = "weights.safetensors"
-"""Name of the file with the trained weights, in a model's folder."""
+from nas.torch_network import Network
 
 _TIMED_EPOCHS = 10
 """Epochs of a training of which some steps are timed; a short one may be over too soon."""
@@ -109,7 +106,7 @@ class Retraining:
         """The supernets that the run has, by space; those that are missing teach nothing."""
         device = resolve_device(self.settings.device)
         names = [name for name in self.run.record.spaces or {} if self.run.has_supernet(name)]
-        return {name: self.run.supernet(name).to(device) for name in names}
+        return {name: load_supernet(self.run, name).to(device) for name in names}
 
     @cached_property
     def teacher(self) -> tuple[str, Teacher] | None:
@@ -189,7 +186,7 @@ def retrain(
             published=published.get(name),
         )
         if record is None and not from_scratch and name not in references:
-            run.supernet(architecture.space.name)  # It raises an error if there is none.
+            load_supernet(run, architecture.space.name)  # It raises an error if there is none.
     with run.locked("Wait until it ends, and train then."):
         records, errors = train_networks(
             run, chosen, epochs, from_scratch=from_scratch, published=published, progress=progress
@@ -576,51 +573,3 @@ def _as_chosen(
 def _split_accuracy(classify: Classify, data: ImageDataset, images: Images) -> SplitAccuracy:
     accuracy, by_class = accuracy_by_class(data, classify(images), images.labels)
     return SplitAccuracy(accuracy=accuracy, images=len(images), class_accuracy=by_class)
-
-
-def load_trained(run: Run, pick: str) -> TrainedModel:
-    """Return a trained network of a run, with what it takes to classify images with it.
-
-    Args:
-        run: the run.
-        pick: the beginning of the network's digest, or the name of a published network.
-
-    Raises:
-        RequestError: the run has no such network, or it is not trained.
-        CheckpointError: a file of the model is missing or damaged.
-    """
-    folder = model_folder(run, pick)
-    record = TRAINED.read(folder / TRAINED_FILE)
-    if record.space in (run.record.spaces or {}):
-        space = run.space(record.space)
-    else:  # A published network of another space that ships with the package.
-        space = load_space(record.space, **run.space_settings)
-    architecture = space.from_json(record.architecture.model_dump())
-    if architecture.digest != record.digest:
-        raise CheckpointError(
-            f"{folder} was trained with another version of space {record.space}.",
-            remedy="Move the folder away, and train the network again with `nas retrain`.",
-        )
-    path = folder / WEIGHTS_FILE
-    network = to_torch(architecture)
-    tensors, _ = checkpoint.read(path)
-    checkpoint.require_tensors(path, tensors, network.tensors())
-    network.load_state_dict(tensors)
-    return TrainedModel(architecture, network, PREPROCESSING.read(folder / PREPROCESSING_FILE))
-
-
-def model_folder(run: Run, pick: str) -> Path:
-    """Return the folder of a trained network of a run. See `load_trained`."""
-    records = {record.id: record for record in run.trained.values()}
-    names = (
-        [pick]
-        if pick in records
-        else [name for name, record in records.items() if pick and record.digest.startswith(pick)]
-    )
-    if len(names) != 1:
-        trained = f"Trained are: {', '.join(records)}." if records else ""
-        raise RequestError(
-            f"{run.path} has {len(names) or 'no'} trained networks called {shortened(pick)}.",
-            remedy=f"Train one with `nas retrain {run.path} --pick ID`. {trained}".rstrip(),
-        )
-    return run.path / MODELS_FOLDER / names[0]

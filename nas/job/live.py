@@ -10,7 +10,7 @@ from nas.errors import first_line
 from nas.run.progress import JobProgress, SilentProgress
 
 if TYPE_CHECKING:
-    from nas.job.folder import JobRun
+    from nas.run.run import Run
 
 INTERVAL_S = 180.0
 """Least seconds between two reports of a search."""
@@ -35,7 +35,7 @@ class LiveReport:
         run: the run, whose folder this process has locked.
     """
 
-    def __init__(self, run: JobRun) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._seconds = FIRST_REPORT_S
         self._written = time.monotonic()

@@ -18,7 +18,7 @@ from nas import files
 from nas.arguments import checked
 from nas.deploy.exporting import possible_formats
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
-from nas.deploy.retrain import WEIGHTS_FILE
+from nas.deploy.networks import WEIGHTS_FILE
 from nas.errors import RequestError, RunFolderError
 from nas.files.documents import to_json
 from nas.files.names import name_like

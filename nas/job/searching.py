@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas import files
+from nas.deploy.networks import load_supernet
 from nas.errors import InfeasibleError, RequestError, SearchError
 from nas.files.storage_address import redact_address
 from nas.job.changes import limits_of
@@ -346,7 +347,7 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
         )
     for table in run.tables.values():
         require_complete(table, run.spaces.values(), settings.device.batch)
-    supernets = {name: run.supernet(name) for name in run.spaces}
+    supernets = {name: load_supernet(run, name) for name in run.spaces}
     progress.begin("search", "trial")
     result = _search(
         run,

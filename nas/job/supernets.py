@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nas import files
+from nas.deploy.networks import load_supernet
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.files.documents import SCHEMA, to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
@@ -238,7 +239,7 @@ def _rank(
     latency_us = _predictions(run, progress)
     published = load_published(run.settings, run.spaces)
     for name in spaces:
-        supernet = run.supernet(name)
+        supernet = load_supernet(run, name)
         trained = run.record.supernets.get(name)
         if trained is None:
             raise RUN.failure(f"{run.path / 'run.json'} has no supernet {name} yet")

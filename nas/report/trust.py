@@ -476,7 +476,7 @@ def _training(facts: _Facts) -> TrustRow | None:
             severity="limit",
             remedy=facts.continue_command
             if facts.run.record.remaining
-            else facts.command("retrain", "--pick", facts.run.pick().id),
+            else facts.command("retrain", "--pick", facts.run.choose().member.id),
         )
     trained = {model.record.digest for model in own}
     on_front = sum(each.digest in trained for each in facts.members)

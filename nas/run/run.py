@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import filelock
 import pandas as pd
-from pydantic import PrivateAttr
 
 from nas import files
 from nas.arguments import checked
 from nas.display.formatting import format_latency
-from nas.errors import DataError, ExportError, RequestError, RunFolderError, TrainingError
+from nas.errors import DataError, RequestError, RunFolderError
 from nas.files import jsonl
 from nas.files.documents import shortened
 from nas.files.names import require_utf8
@@ -33,19 +32,17 @@ from nas.run.measurements import (
     latencies_by_digest,
     timings_by_digest,
 )
-from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel, read_models
-from nas.run.progress import JobProgress, shown
 from nas.run.record import DataSummary, RunRecord, read_run
 from nas.run.selection import (
     Comparison,
     Limits,
     Option,
+    Rule,
     compare,
     file_options,
     member_options,
     select,
-    selection_rule,
 )
 from nas.run.settings import JobSettings, SearchSettings
 from nas.run.study import STUDY_FILE, StudyRecord, read_study
@@ -56,35 +53,10 @@ from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset
-    from nas.deploy.folder import ModelFolder
     from nas.latency import LatencyTable, Runtime
     from nas.space.records import ArchitectureRecord
-    from nas.supernet.ground_truth import DrawMethod
     from nas.supernet.ranking_records import RankingRecord
     from nas.supernet.settings import TrainingSettings
-    from nas.supernet.weights import Supernet
-    from nas.torch_network import Network
-
-
-@checked
-def open_run(path: Path | str, data_source: str | None = None) -> Run:
-    """Return the run in a folder.
-
-    Args:
-        path: the run folder.
-        data_source: where the images of the run are, if they were moved.
-
-    Raises:
-        RunFolderError: the folder is no run folder.
-
-    Example:
-        >>> run = open_run("results/example")
-        >>> run.pick(max_latency_ms=1.0).space in run.record.spaces
-        True
-    """
-    run = Run(Path(path), data_source)
-    _ = run.record
-    return run
 
 
 Content = TypeVar("Content")
@@ -319,57 +291,24 @@ class Run:
             remedy=f"{remedy} in the job file, and run it again: the run continues.",
         )
 
-    @checked
-    def pick(
-        self,
-        *,
-        max_latency_ms: float | None = None,
-        max_macs: int | None = None,
-        max_params: int | None = None,
-        max_peak_memory_bytes: int | None = None,
-        min_accuracy: float | None = None,
-        max_file_bytes: int | None = None,
-        int8: bool = False,
-        knee: bool = False,
-        most_accurate: bool = False,
-    ) -> Pick:
-        """Return the member of the front to choose of those that meet the limits.
-
-        This is the fastest one that the images do not tell from the most accurate one, see
-        `nas.run.selection.select`. Trained members are compared by their trained accuracy, see
-        `nas.run.selection.expected_accuracies`.
+    def choose(
+        self, limits: Limits | None = None, *, int8: bool = False, rule: Rule = "one_standard_error"
+    ) -> Option:
+        """Return the option to choose of those that meet some limits.
 
         Args:
-            max_latency_ms: largest latency in milliseconds.
-            max_macs: largest number of multiply-accumulates.
-            max_params: largest number of parameters.
-            max_peak_memory_bytes: largest number of bytes of activations alive at once.
-            min_accuracy: smallest accuracy, a fraction.
-            max_file_bytes: largest size of the exported file in bytes; it is estimated for members
-                that were not exported.
-            int8: whether to choose among the exported files of the members, in float32 and in int8,
-                by their own accuracies and latencies. `Pick.path` is then the file to deploy.
-            knee: whether to return the knee point instead, see `nas.run.selection.knee`.
-            most_accurate: whether to return the most accurate member instead.
+            limits: the limits; by default none.
+            int8: whether to choose among exported files, see `options`.
+            rule: see `nas.run.selection.select`.
 
         Raises:
-            InfeasibleError: no member meets the limits; the message names the nearest. Or there is
+            InfeasibleError: no option meets the limits; the message names the nearest. Or there is
                 no knee point.
             RunFolderError: the run has no front.
-            RequestError: a limit is not above zero, no member was exported in int8, or both the
-                knee point and the most accurate member are asked for.
+            RequestError: no member was exported in int8.
         """
-        limits = Limits(
-            max_latency_ms,
-            max_macs,
-            max_params,
-            max_peak_memory_bytes,
-            min_accuracy,
-            max_file_bytes,
-        )
         options = self.options(int8=int8)
-        rule = selection_rule(knee=knee, most_accurate=most_accurate)
-        return Pick.of_run(self, select(options, limits, self.images, self.models, rule=rule))
+        return select(options, limits or Limits(), self.images, self.models, rule=rule)
 
     def compare(self, option: Option, other: Option) -> Comparison:
         """Compare two options of the run, see `options`."""
@@ -666,253 +605,3 @@ class Run:
     def has_supernet(self, space: str) -> bool:
         """Return whether the run folder holds the trained supernet of a space."""
         return (self.supernet_folder(space) / "supernet.safetensors").is_file()
-
-    @checked(Supernet="nas.supernet.weights")
-    def supernet(self, space: str) -> Supernet:
-        """Return the trained supernet of a space.
-
-        Raises:
-            RunFolderError: the run does not hold it.
-            CheckpointError: its file is damaged, or of another space.
-        """
-        from nas.supernet.weights import Supernet
-
-        if not self.has_supernet(space):
-            raise RunFolderError(
-                f"{self.path} has no trained supernet of space {shortened(space)}.",
-                remedy=f"Run its job again, or copy supernets/{space} from where it was run; "
-                "`nas retrain` can do without it, with --from-scratch.",
-            )
-        return Supernet.load(self.supernet_folder(space), self.space(space))
-
-    @checked(Network="nas.torch_network")
-    def network(self, digest: str) -> Network:
-        """Return a network of the run as a `torch.nn.Module` in evaluation mode.
-
-        Its weights are those of `nas retrain`, if it was trained to the end. Otherwise they are
-        those of the supernet, with statistics of the batch norms computed on training images.
-
-        Args:
-            digest: the beginning of its digest, such as an `id` of `trials`.
-
-        Raises the errors of `architecture`, `supernet` and `data`.
-        """
-        from nas.deploy.retrain import load_trained
-        from nas.supernet.evaluation import calibrated_state
-        from nas.torch_network import to_torch
-
-        architecture = self.architecture(digest)
-        if architecture.digest in self.trained:
-            return load_trained(self, architecture.digest).network
-        supernet = self.supernet(architecture.space.name)
-        network = to_torch(architecture)
-        network.load_state_dict(calibrated_state(supernet, architecture.graph, self.data))
-        return network.eval()
-
-    # What follows needs higher layers, which are imported when it is called.
-
-    @checked
-    def retrain(
-        self,
-        *picks: str,
-        references: Sequence[str] = (),
-        pretrained: Path | str | None = None,
-        conventions: str | None = None,
-        epochs: int | None = None,
-        from_scratch: bool = False,
-        progress: JobProgress | bool | None = True,
-    ) -> list[TrainedRecord]:
-        """Train networks of the run to the end, test each of them once, and renew the report.
-
-        Args:
-            picks: the beginnings of digests, such as IDs of the front.
-            references: names of published networks.
-            pretrained: file of published weights from which the reference starts.
-            conventions: see `nas.read_weights`.
-            epochs: passes over the training images; by default those of the run's finalists.
-            from_scratch: whether all networks start with newly drawn weights.
-            progress: see `Pick.export`.
-
-        Returns:
-            The records of the networks, also of those that were trained before.
-
-        Raises the errors of `nas.deploy.retrain.retrain`.
-        """
-        from nas.deploy.retrain import retrain
-
-        with self._renewing_report(), shown(progress) as bars:
-            return retrain(
-                self,
-                picks,
-                references,
-                pretrained=pretrained,
-                conventions=conventions,
-                epochs=epochs,
-                from_scratch=from_scratch,
-                progress=bars,
-            )
-
-    @checked(ModelFolder="nas.deploy.folder")
-    def export(
-        self,
-        *picks: str,
-        formats: Sequence[str] | None = None,
-        max_accuracy_drop: float | None = None,
-        weight_bits: int | None = None,
-        min_confidence: float | None = None,
-        min_accuracy: float | None = None,
-        example: str | None = None,
-        progress: JobProgress | bool | None = True,
-    ) -> list[ModelFolder]:
-        """Export networks of the run to files that are checked, and renew the report.
-
-        Args:
-            picks: the beginnings of digests, or names of published networks that were trained.
-            formats: names of formats; by default those of `nas.deploy.exporting.default_formats`.
-            max_accuracy_drop, weight_bits, min_confidence, min_accuracy, example, progress: see
-                `Pick.export`.
-
-        Returns:
-            The folders of the models, in the order of `picks`.
-
-        Raises the errors of `nas.deploy.exporting.export`.
-        """
-        from nas.deploy.exporting import export
-
-        with self._renewing_report(), shown(progress) as bars:
-            return export(
-                self,
-                picks,
-                formats,
-                max_accuracy_drop=max_accuracy_drop,
-                weight_bits=weight_bits,
-                min_confidence=min_confidence,
-                min_accuracy=min_accuracy,
-                example=example,
-                progress=bars,
-            )
-
-    @checked(DrawMethod="nas.supernet.ground_truth", RankingRecord="nas.supernet.ranking_records")
-    def rank(
-        self,
-        *,
-        spaces: Sequence[str] = (),
-        nets: int = 50,
-        how: DrawMethod = "matched",
-        repeated: int = 20,
-        epochs: int | None = None,
-        seed: int = 0,
-        progress: JobProgress | bool | None = True,
-    ) -> RankingRecord:
-        """Compare the supernets with networks that are trained alone.
-
-        See `nas.job.supernets.rank_supernets` for the arguments and the errors.
-        """
-        from nas.job.supernets import rank_supernets
-
-        with shown(progress) as bars:
-            return rank_supernets(
-                self,
-                spaces=spaces,
-                nets=nets,
-                how=how,
-                repeated=repeated,
-                epochs=epochs,
-                seed=seed,
-                command="Run.rank",
-                progress=bars,
-            )
-
-    @contextmanager
-    def _renewing_report(self) -> Iterator[None]:
-        """Write the report at the end of the context, also if some of several networks failed."""
-        from nas.report import page
-
-        try:
-            yield
-        except (TrainingError, ExportError):
-            page.build(self)
-            raise
-        page.build(self)
-
-
-class Pick(Candidate):
-    """A member of the front of a run, which can be trained and exported.
-
-    Example:
-        >>> pick = nas.open_run("results/quickstart").pick(max_latency_ms=2.0)
-        >>> pick.export("onnx", "onnx-int8").path
-        PosixPath('results/quickstart/models/jf2a')
-    """
-
-    _run: Run = PrivateAttr()
-    _option: Option = PrivateAttr()
-
-    @classmethod
-    def of_run(cls, run: Run, option: Option) -> Pick:
-        """Return an option of a run as a pick."""
-        pick = cls.model_construct(**dict(option.member))
-        pick._run, pick._option = run, option
-        return pick
-
-    @property
-    def file(self) -> ExportedFile | None:
-        """The exported file that was chosen, with its own accuracy and latency.
-
-        None if the choice was not among files, see `Run.pick`.
-        """
-        return self._option.file
-
-    @property
-    def path(self) -> Path | None:
-        """Path of `file`; None without one."""
-        return self._run.path / self._option.path if self.file else None
-
-    def export(
-        self,
-        *formats: str,
-        max_accuracy_drop: float | None = None,
-        weight_bits: int | None = None,
-        min_confidence: float | None = None,
-        min_accuracy: float | None = None,
-        example: str | None = None,
-        progress: JobProgress | bool | None = True,
-    ) -> ModelFolder:
-        """Export the network to files that are checked with their own runtimes.
-
-        A network that is not trained to the end is trained first, which takes a while.
-
-        Args:
-            formats: names of formats; by default that of the runtime of the search, and ONNX in
-                float32 and in int8.
-            max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a
-                fraction; by default 0.005.
-            weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs.
-            min_confidence: confidence below which the model answers unsure; by default what the
-                job says, as for `min_accuracy`.
-            min_accuracy: share of answers to hold-out images that must be right, as a fraction,
-                from which the confidence follows.
-            example: "cpp" for C++ programs that classify an image with the exported files.
-            progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
-                what receives stages, progress and messages.
-
-        Returns:
-            The folder of the model, `models/<id>` of the run.
-
-        Raises the errors of `nas.deploy.exporting.export`.
-        """
-        (folder,) = self._run.export(
-            self.digest,
-            formats=formats or None,
-            max_accuracy_drop=max_accuracy_drop,
-            weight_bits=weight_bits,
-            min_confidence=min_confidence,
-            min_accuracy=min_accuracy,
-            example=example,
-            progress=progress,
-        )
-        return folder
-
-    def to_torch(self) -> Network:
-        """Return the network with its trained weights. See `Run.network`."""
-        return self._run.network(self.digest)

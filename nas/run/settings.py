@@ -31,10 +31,15 @@ from nas.files.names import check_name
 from nas.graph import BOTH_DTYPES, DEFAULT_DTYPE
 from nas.run.keys import KEYS, MAX_MINUTES, constraints
 from nas.supernet.records import MIN_ANCHORS
+from nas.supernet.settings import (
+    FINE_TUNING_RATE,
+    MANY_IMAGES,
+    TrainingSettings,
+    scaled_learning_rate,
+)
 
 if TYPE_CHECKING:
     from nas.search.budget import Stall
-    from nas.supernet.settings import TrainingSettings
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -311,8 +316,6 @@ class TrainingOptions(_Table):
             epochs: number of epochs in place of the length that the job sets.
             seconds: time budget of a supernet in place of that length.
         """
-        from nas.supernet.settings import TrainingSettings, scaled_learning_rate  # Imports torch.
-
         given = {name: value for name, value in self if value not in (None, "auto")}
         if batch_size is not None:
             given.setdefault("batch_size", batch_size)
@@ -337,8 +340,6 @@ class TrainingOptions(_Table):
             settings: those of a training that starts from random weights.
             images: number of training images.
         """
-        from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
-
         if self.learning_rate is None:
             factor = FINE_TUNING_RATE * min(1.0, images / MANY_IMAGES)
             settings = replace(settings, learning_rate=factor * settings.learning_rate)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nas.arguments import check_fields
-from nas.data import ImageDataset
 from nas.errors import RequestError
 from nas.space import SearchSpace
+
+if TYPE_CHECKING:
+    import torch
+
+    from nas.data import ImageDataset
 
 MIN_RESIZED_SIZE = 24
 """Image size in pixels from which progressive resizing is the default."""
@@ -212,6 +214,8 @@ class TrainingSettings:
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context manager in which networks compute with `precision`."""
+        import torch  # Here, so that who reads settings does not wait for it.
+
         enabled = self.precision == "bfloat16"
         if self.precision == "auto":
             enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -25,7 +25,7 @@ import torch
 import nas
 from nas.job import load_job, run_job
 from nas.job.folder import installed_versions
-from nas.run.run import open_run
+from nas.opened_run import open_run
 from nas.space.library import find_reference
 from nas.supernet.evaluation import predict_network
 from nas.supernet.pretrained import probed_network

@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from nas.opened_run import open_run
 from nas.report import page
-from nas.run.run import open_run
 from tests.report.browser import opened, running_browser
 
 WIDTH, HEIGHT = 1240, 1010

@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.run.run import open_run
+from nas.opened_run import open_run
 from nas.space import load_space
 from nas.statistics import latency_agreement
 

@@ -29,7 +29,7 @@ from torch.nn import functional as F  # noqa: N812
 import nas
 from nas.data import ImageDataset, Images
 from nas.machine.torch_device import resolve_device
-from nas.run.run import Run
+from nas.opened_run import open_run
 from nas.space.library import find_reference
 from nas.supernet import recipe, standalone
 from nas.supernet.distillation import Teacher
@@ -200,8 +200,7 @@ def work(tasks: Any, results: Any, options: argparse.Namespace, data: ImageDatas
         if time.time() > options.end:
             continue
         if change.teacher and teacher is None:
-            run = Run(options.run)
-            supernet = run.supernet(options.teacher).to(resolve_device("auto"))
+            supernet = open_run(options.run).supernet(options.teacher).to(resolve_device("auto"))
             teacher = Teacher.of_supernet(supernet, data)
         try:
             results.put(train(change, name, seed, options.epochs, data, teacher))

@@ -34,9 +34,9 @@ from nas.deploy.model_process import ModelProcess
 from nas.display.console import ProgressBars, print_table
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
+from nas.opened_run import open_run
 from nas.quantisation.post_training import quantise
 from nas.run.model_card import Preprocessing
-from nas.run.run import open_run
 from nas.space import Architecture, load_definition, load_space, space_names
 from nas.torch_network import to_torch
 

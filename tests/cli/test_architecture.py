@@ -12,7 +12,7 @@ import pytest
 from nas.cli.architecture import MAX_FILE_BYTES, read_architecture, resolve_architecture
 from nas.errors import RequestError
 from nas.files import documents
-from nas.run.run import open_run
+from nas.opened_run import open_run
 from nas.space import load_definition, load_space
 
 OWN = (

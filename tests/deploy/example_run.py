@@ -6,9 +6,9 @@ from pathlib import Path
 from nas import files
 from nas.data import ImageDataset
 from nas.files.documents import to_json
+from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.record import DataSummary, FinalistsRecord, RunRecord
-from nas.run.run import open_run
 from nas.run.settings import JobSettings
 from nas.search import Trial
 from nas.space import library, load_space

@@ -20,6 +20,7 @@ from nas.data import load_dataset
 from nas.deploy import benchmark, exporting, retrain
 from nas.deploy.folder import ModelFolder
 from nas.deploy.model import normalised
+from nas.deploy.networks import load_trained
 from nas.deploy.sustained import measure_sustained
 from nas.errors import (
     DataError,
@@ -33,10 +34,10 @@ from nas.job.folder import claim
 from nas.job.inputs import load_images
 from nas.job.settings import load_job
 from nas.job.stages import note_few_images
+from nas.opened_run import open_run
 from nas.report import page
 from nas.run.progress import SilentProgress
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.settings import DataSettings
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, make_run
@@ -124,7 +125,7 @@ def test_network_that_is_not_trained_is_trained_first(run, invoke):
 def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monkeypatch):
     given = []
     monkeypatch.setattr(
-        nas.Run, "export", lambda run, *picks, formats, **options: given.append(formats) or []
+        nas.OpenedRun, "export", lambda run, *picks, formats, **options: given.append(formats) or []
     )
     for arguments in (
         ["--format", "onnx,torch", "--int8"],
@@ -180,7 +181,7 @@ def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(run, pick
         image.save(tmp_path / "others" / f"{index}.png")
     opened, folder = open_run(run), ModelFolder(run / "models" / pick)
     opened.export(pick, formats=["onnx"], min_accuracy=0.9)
-    model, data = retrain.load_trained(opened, pick), opened.data
+    model, data = load_trained(opened, pick), opened.data
     logits = model.logits(normalised(data.holdout, model.preprocessing))
     confidences = softmax(logits.astype(float), axis=1).max(1)
     right = logits.argmax(1) == data.holdout.labels

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from nas import job as jobs
+from nas.deploy.networks import load_trained
 from nas.deploy.references import published_network, summary_of
-from nas.deploy.retrain import load_trained
 from nas.errors import CheckpointError, DeviceError, NasError, RequestError
 from nas.job import load_job
+from nas.opened_run import open_run
 from nas.pretrained import read_weights
 from nas.run.progress import SilentProgress
-from nas.run.run import Run, open_run
+from nas.run.run import Run
 from nas.space import load_definition
 from nas.supernet import settings
 from nas.supernet.settings import FINE_TUNING_RATE
@@ -66,6 +67,7 @@ def finished(tmp_path_factory) -> Path:
         patch.chdir(folder)
         use_fake_device(patch)
         patch.setattr(settings, "MANY_IMAGES", 100)  # All widths are searched.
+        patch.setattr("nas.run.settings.MANY_IMAGES", 100)
         Path("small.py").write_text(SPACE)
         Path("job.toml").write_text(JOB)
         network = load_definition("small.py").adapt(image_size=32).reference(NAME)
@@ -82,7 +84,7 @@ def run(finished, tmp_path, monkeypatch) -> Run:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     use_fake_device(monkeypatch)
-    monkeypatch.setattr(settings, "MANY_IMAGES", 100)
+    monkeypatch.setattr("nas.run.settings.MANY_IMAGES", 100)
     return open_run(RUN)
 
 

@@ -16,13 +16,15 @@ from sklearn.datasets import load_digits
 from nas.data import Images, load_dataset
 from nas.deploy import retrain as retraining
 from nas.deploy.model import normalised
-from nas.deploy.retrain import Retraining, load_trained, published_network, train_model
+from nas.deploy.networks import load_trained
+from nas.deploy.retrain import Retraining, published_network, train_model
 from nas.deploy.retrain import retrain as retrain_networks
 from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
+from nas.opened_run import open_run
 from nas.run.answers import ANSWERS
 from nas.run.judged import SUFFICIENT_HOLDOUT_IMAGES
 from nas.run.progress import SilentProgress
-from nas.run.run import Run, open_run
+from nas.run.run import Run
 from nas.run.trained import TRAINED, TrainedRecord
 from nas.supernet.evaluation import evaluate
 from tests.deploy.example_run import SETTINGS, SPACE, change_record, front_ids, make_run
@@ -34,7 +36,8 @@ import os, signal, sys
 from dataclasses import replace
 import torch
 from nas.deploy import retrain as retraining
-from nas.run.run import Run, open_run
+from nas.opened_run import open_run
+from nas.run.run import Run
 
 torch.set_num_threads(1)
 

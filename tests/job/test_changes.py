@@ -14,9 +14,9 @@ from nas import job as jobs
 from nas.errors import DataError, NasError, RunFolderError
 from nas.job import load_job
 from nas.job.changes import values_by_key
+from nas.opened_run import open_run
 from nas.run.keys import KEYS
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.trained import read_trained
 from tests.job.runs import OUT, load_study, read_trials
 from tests.latency.fake_runtime import FakeRuntime

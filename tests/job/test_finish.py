@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from nas.data import load_dataset
-from nas.deploy.retrain import finalist, load_trained
+from nas.deploy.networks import load_trained
+from nas.deploy.retrain import finalist
 from nas.errors import RequestError
 from nas.job import finish
 from nas.job.finish import _saturation, train_finalists
 from nas.job.folder import claim
 from nas.job.settings import load_job
+from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.progress import SilentProgress
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.trained import read_trained
 from nas.statistics import wilson_interval
 from tests.deploy.example_run import SETTINGS, front_ids, make_run
@@ -58,7 +59,7 @@ def train_finalists_of(folder: Path, progress: SilentProgress) -> None:
     """Do the stage of a job that trains its finalists."""
     with claim(folder, load_job(folder / "job.toml"), "") as claimed:
         names, errors = train_finalists(claimed, progress)
-        assert names[0] == claimed.pick().id
+        assert names[0] == claimed.choose().member.id
         assert errors == {}
 
 

@@ -20,10 +20,11 @@ from nas.job.live import INTERVAL_S, LiveReport
 from nas.job.planning import planned_stages
 from nas.job.searching import HISTORY_INTERVAL_S
 from nas.job.settings import with_options
+from nas.opened_run import open_run
 from nas.report import page
 from nas.report.progress import progress_section
 from nas.run.progress import SilentProgress
-from nas.run.run import Run, open_run
+from nas.run.run import Run
 from nas.space import load_space
 from tests.job.runs import OUT, read_trials, start_process
 from tests.job.test_stages import Notes

@@ -18,8 +18,8 @@ from nas.kernels import fusion
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
+from nas.opened_run import open_run
 from nas.run import candidates
-from nas.run.run import open_run
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.job.runs import (
     OUT,

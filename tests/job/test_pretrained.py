@@ -18,11 +18,11 @@ from nas.files import jsonl
 from nas.job import load_job, probes, supernets
 from nas.job.folder import claim
 from nas.job.stages import open_data
+from nas.opened_run import open_run
 from nas.pretrained import read_weights
 from nas.run.probes import ProbeAtSize
 from nas.run.progress import SilentProgress
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
 from nas.space import load_definition

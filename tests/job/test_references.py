@@ -11,7 +11,8 @@ from nas.errors import ExportError, SpaceError, TrainingError
 from nas.job import finish, load_job, references
 from nas.job.folder import claim
 from nas.job.references import affordable, rivals
-from nas.run.run import Run, open_run
+from nas.opened_run import open_run
+from nas.run.run import Run
 from tests.deploy.test_references import use_fake_device
 from tests.job.test_finish import Notes
 from tests.latency.fake_runtime import latency_us

@@ -15,9 +15,9 @@ from nas.job import load_job, objectives, retarget, retargeting
 from nas.job.settings import with_options
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable
+from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.trained import read_trained
 from tests.job.runs import OUT, front_digests, read_completed_trials, read_trials
 from tests.latency.fake_runtime import FakeRuntime, device

@@ -17,10 +17,10 @@ from nas.job import finish, load_job
 from nas.job.folder import claim
 from nas.job.planning import JobPlan
 from nas.latency.moments import quiet_us
+from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.front import front
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.settings import SearchSettings
 from nas.supernet.evaluation import evaluate
 from tests.mini_job import write_job

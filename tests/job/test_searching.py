@@ -17,10 +17,10 @@ from nas.files import jsonl
 from nas.job import objectives, supernets
 from nas.job.settings import with_search
 from nas.latency import Calibration, LatencyTable
+from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.candidates import HISTORY_FILE
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.supernet.ranking_records import read_ranking
 from tests.commands import document
 from tests.job.runs import (

@@ -12,9 +12,9 @@ from nas.data import ImageDataset, Images
 from nas.job import JobSettings, load_job, stages, supernets
 from nas.job.inputs import load_images
 from nas.job.planning import planned_image_changes
+from nas.opened_run import open_run
 from nas.run.progress import SilentProgress
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.supernet import checkpoint, mirroring
 from nas.supernet.ground_truth import STANDALONE_FILE
 from nas.supernet.records import MirroringExperiment

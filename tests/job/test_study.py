@@ -19,8 +19,8 @@ from nas.job import load_job
 from nas.job import study as study_module
 from nas.job.searching import trials_storage
 from nas.job.study import join_study, plan_study, run_study, study_name
+from nas.opened_run import open_run
 from nas.run.progress import SilentProgress
-from nas.run.run import open_run
 from nas.run.study import read_study
 from nas.search.storage import Storage
 from nas.search.tasks import TaskLog

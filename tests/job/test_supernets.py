@@ -24,8 +24,8 @@ from nas.errors import RequestError, RunFolderError
 from nas.job import load_job, supernets
 from nas.job.folder import claim
 from nas.latency import LatencyTable
+from nas.opened_run import open_run
 from nas.report import page
-from nas.run.run import open_run
 from nas.supernet import training
 from nas.supernet.evaluation import evaluate
 from tests.commands import document

@@ -16,11 +16,11 @@ from nas.job.inputs import check_device
 from nas.job.settings import with_options
 from nas.latency import configured_runtime
 from nas.latency.timing import Timing, round_to_four_digits
+from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.front import front, without_second_dtypes
 from nas.run.model_card import CARD
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.settings import SearchSettings
 from nas.supernet import evaluation
 from tests.job.runs import OUT, front_digests, read_completed_trials, read_trials

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nas.graph import DIGEST_LETTERS
+from nas.opened_run import open_run
 from nas.report import comparison, page
 from nas.run import candidates
 from nas.run.answers import Answers, ConfusedPair, Mistake
@@ -21,7 +22,6 @@ from nas.run.candidates import Candidate
 from nas.run.front import with_trained
 from nas.run.measurements import Measurement
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.trained import SplitAccuracy, read_trained
 from nas.space import Architecture, load_space
 from nas.space.records import ArchitectureRecord

@@ -9,9 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from nas.errors import InfeasibleError
+from nas.opened_run import open_run
 from nas.report import page as report_page
 from nas.run import candidates
-from nas.run.run import Run, open_run
+from nas.run.run import Run
 from tests.report.browser import PAPER, PHONE
 from tests.report.cases import CASES
 

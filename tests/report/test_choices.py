@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.opened_run import open_run
 from nas.report import page
 from nas.report.choices import (
     ABSENT,
@@ -16,7 +17,6 @@ from nas.report.choices import (
     shared_options,
     space_choices,
 )
-from nas.run.run import open_run
 from nas.run.settings import SearchSettings
 from nas.space import SearchSpace, Stage, load_space
 

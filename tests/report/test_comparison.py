@@ -14,11 +14,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from nas.errors import MissingKernelError, RequestError, RunFolderError
+from nas.opened_run import open_run
 from nas.report import comparison
 from nas.report.comparison import compare_runs
 from nas.report.comparison_document import ComparisonDocument
 from nas.run import candidates
-from nas.run.run import Run, open_run
+from nas.run.run import Run
 from nas.statistics import kendall_tau
 from tests.conftest import EXAMPLE
 from tests.report.browser import PHONE

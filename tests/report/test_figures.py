@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from nas.errors import RequestError
+from nas.opened_run import open_run
 from nas.report.figures import ONE_COLUMN, PRINTED_DPI, TWO_COLUMNS, write_figures
-from nas.run.run import open_run
 from tests.conftest import EXAMPLE
 
 FIGURES = {"front", "agreement", "ranking", "hypervolume", "training", "coverage"}

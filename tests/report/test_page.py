@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from nas.errors import RunFolderError
+from nas.opened_run import open_run
 from nas.report import page
 from nas.report.document import ReportDocument
-from nas.run.run import open_run
 
 WRITTEN = ("front.csv", "front.json", "report.html")
 LOG = "supernets/mobilenet_tiny/training.jsonl"

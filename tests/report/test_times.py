@@ -17,10 +17,10 @@ from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.record import Record, new_header
 from nas.latency.timing import Timing
+from nas.opened_run import open_run
 from nas.report import page
 from nas.report.times import Percentiles, TimesSection, kernel_label, times_section
 from nas.run import candidates
-from nas.run.run import open_run
 from tests.latency.fake_runtime import device
 
 

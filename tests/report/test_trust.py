@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from nas.latency.moments import Slowdown
+from nas.opened_run import open_run
 from nas.report.trust import SEVERITY_NAMES, TrustRow, TrustSection, trust_section
 from nas.run import candidates
 from nas.run.models import undecided_pairs
-from nas.run.run import Run, open_run
+from nas.run.run import Run
 from tests.conftest import EXAMPLE
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.opened_run import open_run
 from nas.report import page
 from nas.report.document import report_document
 from nas.run import candidates
@@ -20,7 +21,6 @@ from nas.run.front import (
     near_front,
     representatives,
 )
-from nas.run.run import open_run
 from nas.run.settings import SearchDevice, SearchSettings
 
 TWO = SearchSettings()

@@ -8,13 +8,13 @@ import pytest
 
 from nas.errors import CheckpointError, InfeasibleError
 from nas.files.documents import to_json
+from nas.opened_run import open_run
 from nas.report import page
 from nas.report.document import report_document
 from nas.run import candidates
 from nas.run.front import with_trained
 from nas.run.model_card import LatencyRecord
 from nas.run.models import read_models, undecided_pairs
-from nas.run.run import open_run
 from nas.run.selection import Limits, knee
 from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained

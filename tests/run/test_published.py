@@ -7,8 +7,9 @@ import pytest
 
 from nas.files.documents import to_json
 from nas.latency.moments import round_to_four_digits
+from nas.opened_run import open_run
 from nas.run.published import published_comparisons
-from nas.run.run import Run, open_run
+from nas.run.run import Run
 from tests.run.test_answers import answers_of
 from tests.run.test_models import trained
 

@@ -1,0 +1,259 @@
+"""`open_run`: a run as people use it, to choose a network, train it to the end and export it.
+
+The files of a run are read by `nas.run`, which knows nothing of what acts on them. What acts on
+them is imported when it is called: opening a run brings in no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PrivateAttr
+
+from nas.arguments import checked
+from nas.errors import ExportError, TrainingError
+from nas.run.candidates import Candidate
+from nas.run.model_card import ExportedFile
+from nas.run.progress import JobProgress, shown
+from nas.run.run import Run
+from nas.run.selection import Limits, Option, selection_rule
+from nas.run.trained import TrainedRecord
+
+if TYPE_CHECKING:
+    from nas.deploy.folder import ModelFolder
+    from nas.supernet.ranking_records import RankingRecord
+    from nas.supernet.weights import Supernet
+    from nas.torch_network import Network
+
+
+@checked
+def open_run(path: Path | str, data_source: str | None = None) -> OpenedRun:
+    """Return the run in a folder.
+
+    Args:
+        path: the run folder.
+        data_source: where the images of the run are, if they were moved.
+
+    Raises:
+        RunFolderError: the folder is no run folder.
+
+    Example:
+        >>> run = open_run("results/example")
+        >>> run.pick(max_latency_ms=1.0).space in run.record.spaces
+        True
+    """
+    run = OpenedRun(Path(path), data_source)
+    _ = run.record
+    return run
+
+
+class OpenedRun(Run):
+    """The folder of one run, with what can be done with its networks.
+
+    Args:
+        path: the run folder.
+        data_source: where the images of the run are, if they were moved.
+    """
+
+    def pick(
+        self,
+        *,
+        max_latency_ms: float | None = None,
+        max_macs: int | None = None,
+        max_params: int | None = None,
+        max_peak_memory_bytes: int | None = None,
+        min_accuracy: float | None = None,
+        max_file_bytes: int | None = None,
+        int8: bool = False,
+        knee: bool = False,
+        most_accurate: bool = False,
+    ) -> Pick:
+        """Return the member of the front to choose of those that meet the limits.
+
+        This is the fastest one that the images do not tell from the most accurate one, see
+        `nas.run.selection.select`. Trained members are compared by their trained accuracy, see
+        `nas.run.selection.expected_accuracies`.
+
+        Args:
+            max_latency_ms: largest latency in milliseconds.
+            max_macs: largest number of multiply-accumulates.
+            max_params: largest number of parameters.
+            max_peak_memory_bytes: largest number of bytes of activations alive at once.
+            min_accuracy: smallest accuracy, a fraction.
+            max_file_bytes: largest size of the exported file in bytes; it is estimated for members
+                that were not exported.
+            int8: whether to choose among the exported files of the members, in float32 and in int8,
+                by their own accuracies and latencies. `Pick.path` is then the file to deploy.
+            knee: whether to return the knee point instead, see `nas.run.selection.knee`.
+            most_accurate: whether to return the most accurate member instead.
+
+        Raises:
+            InfeasibleError: no member meets the limits; the message names the nearest. Or there is
+                no knee point.
+            RunFolderError: the run has no front.
+            RequestError: a limit is not above zero, no member was exported in int8, or both the
+                knee point and the most accurate member are asked for.
+        """
+        limits = Limits(
+            max_latency_ms,
+            max_macs,
+            max_params,
+            max_peak_memory_bytes,
+            min_accuracy,
+            max_file_bytes,
+        )
+        rule = selection_rule(knee=knee, most_accurate=most_accurate)
+        return Pick.of_run(self, self.choose(limits, int8=int8, rule=rule))
+
+    def supernet(self, space: str) -> Supernet:
+        """Return the trained supernet of a space. See `nas.deploy.networks.load_supernet`."""
+        from nas.deploy.networks import load_supernet
+
+        return load_supernet(self, space)
+
+    def network(self, digest: str) -> Network:
+        """Return a network of the run as a `torch.nn.Module` in evaluation mode.
+
+        Its weights are those of `nas retrain`, if it was trained to the end. Otherwise they are
+        those of the supernet, with statistics of the batch norms computed on training images.
+
+        Args:
+            digest: the beginning of its digest, such as an `id` of `trials`.
+
+        Raises the errors of `nas.deploy.networks.load_network`.
+        """
+        from nas.deploy.networks import load_network
+
+        return load_network(self, digest)
+
+    def retrain(
+        self, *picks: str, progress: JobProgress | bool | None = True, **settings: Any
+    ) -> list[TrainedRecord]:
+        """Train networks of the run to the end, test each of them once, and renew the report.
+
+        Args:
+            picks: the beginnings of digests, such as IDs of the front.
+            progress: see `Pick.export`.
+            settings: the other arguments of `nas.deploy.retrain.retrain`.
+
+        Returns:
+            The records of the networks, also of those that were trained before.
+
+        Raises the errors of `nas.deploy.retrain.retrain`.
+        """
+        from nas.deploy.retrain import retrain
+
+        with self._renewing_report(), shown(progress) as bars:
+            return retrain(self, picks, progress=bars, **settings)
+
+    def export(
+        self, *picks: str, progress: JobProgress | bool | None = True, **settings: Any
+    ) -> list[ModelFolder]:
+        """Export networks of the run to files that are checked, and renew the report.
+
+        Networks that are not trained to the end are trained first, which takes a while.
+
+        Args:
+            picks: the beginnings of digests, or names of published networks that were trained.
+            progress: see `Pick.export`.
+            settings: the other arguments of `nas.deploy.exporting.export`.
+
+        Returns:
+            The folders of the models, in the order of `picks`.
+
+        Raises the errors of `nas.deploy.exporting.export`.
+        """
+        from nas.deploy.exporting import export
+
+        with self._renewing_report(), shown(progress) as bars:
+            return export(self, picks, progress=bars, **settings)
+
+    def rank(self, *, progress: JobProgress | bool | None = True, **settings: Any) -> RankingRecord:
+        """Compare the supernets with networks that are trained alone.
+
+        Args:
+            progress: see `Pick.export`.
+            settings: the other arguments of `nas.job.supernets.rank_supernets`.
+
+        Raises the errors of `nas.job.supernets.rank_supernets`.
+        """
+        from nas.job.supernets import rank_supernets
+
+        with shown(progress) as bars:
+            return rank_supernets(self, command="nas.open_run", progress=bars, **settings)
+
+    @contextmanager
+    def _renewing_report(self) -> Iterator[None]:
+        """Write the report at the end of the context, also if some of several networks failed."""
+        from nas.report import page
+
+        try:
+            yield
+        except (TrainingError, ExportError):
+            page.build(self)
+            raise
+        page.build(self)
+
+
+class Pick(Candidate):
+    """A member of the front of a run, which can be trained and exported.
+
+    Example:
+        >>> pick = nas.open_run("results/quickstart").pick(max_latency_ms=2.0)
+        >>> pick.export("onnx", "onnx-int8").path
+        PosixPath('results/quickstart/models/jf2a')
+    """
+
+    _run: OpenedRun = PrivateAttr()
+    _option: Option = PrivateAttr()
+
+    @classmethod
+    def of_run(cls, run: OpenedRun, option: Option) -> Pick:
+        """Return an option of a run as a pick."""
+        pick = cls.model_construct(**dict(option.member))
+        pick._run, pick._option = run, option
+        return pick
+
+    @property
+    def file(self) -> ExportedFile | None:
+        """The exported file that was chosen, with its own accuracy and latency.
+
+        None if the choice was not among files, see `OpenedRun.pick`.
+        """
+        return self._option.file
+
+    @property
+    def path(self) -> Path | None:
+        """Path of `file`; None without one."""
+        return self._run.path / self._option.path if self.file else None
+
+    def export(
+        self, *formats: str, progress: JobProgress | bool | None = True, **settings: Any
+    ) -> ModelFolder:
+        """Export the network to files that are checked with their own runtimes.
+
+        A network that is not trained to the end is trained first, which takes a while.
+
+        Args:
+            formats: names of formats; by default that of the runtime of the search, and ONNX in
+                float32 and in int8.
+            progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
+                what receives stages, progress and messages.
+            settings: the other arguments of `nas.deploy.exporting.export`.
+
+        Returns:
+            The folder of the model, `models/<id>` of the run.
+
+        Raises the errors of `nas.deploy.exporting.export`.
+        """
+        (folder,) = self._run.export(
+            self.digest, formats=formats or None, progress=progress, **settings
+        )
+        return folder
+
+    def to_torch(self) -> Network:
+        """Return the network with its trained weights. See `OpenedRun.network`."""
+        return self._run.network(self.digest)
