@@ -80,13 +80,13 @@ def render(template: str, scripts: Sequence[str], document: Document, **values: 
     """Return an HTML page that draws itself from a document.
 
     Args:
-        template: name of the template in the folder `page`.
+        template: name of the template in the folder `templates`.
         scripts: names of the scripts in that folder, in their order.
         document: what the scripts of the page draw.
         **values: further values for the template.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nas.report", "page"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("nas.report", "templates"), autoescape=True, trim_blocks=True
     )
     environment.filters["count"] = partial(format_count, space="")
     environment.filters["accuracy"] = format_accuracy
@@ -100,8 +100,8 @@ def render(template: str, scripts: Sequence[str], document: Document, **values: 
 
 
 def _part(name: str) -> str:
-    """Return the text of a file of the folder `page`."""
-    return (resources.files("nas.report") / "page" / name).read_text("utf-8")
+    """Return the text of a file of the folder `templates`."""
+    return (resources.files("nas.report") / "templates" / name).read_text("utf-8")
 
 
 def embedded(document: Document) -> str:
