@@ -9,10 +9,8 @@ import typer
 
 from nas.cli.options import (
     Json,
-    Plot,
     RunFolder,
     Seed,
-    check_plot,
     command_line,
     given,
     job_key,
@@ -219,7 +217,6 @@ def rank(
         typer.Option(min=1, help="Epochs of standalone training; the supernet's by default."),
     ] = None,
     seed: Seed = 0,
-    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well supernets rank networks, against networks that are trained standalone.
@@ -232,14 +229,13 @@ def rank(
 
     \b
     Example: nas supernet rank results/quickstart --nets 25 --repeated 10
-    Example: nas supernet rank results/mine --nets 50 --draw uniform --plot rank.png
+    Example: nas supernet rank results/mine --nets 50 --draw uniform
     """
     from nas.cli.rankings import print_ranking
     from nas.display.console import ProgressBars
     from nas.job.supernets import rank_supernets
     from nas.opened_run import open_run
 
-    check_plot(plot)
     if draw not in ("matched", "spread", "uniform"):
         raise RequestError(f"--draw is {draw!r}.", remedy="Use matched, spread or uniform.")
     with ProgressBars() as bars:
@@ -254,11 +250,6 @@ def rank(
             command=command_line(),
             progress=bars,
         )
-    if plot is not None:
-        from nas.display import plotting
-        from nas.report.figures import PRINTED_DPI, draw_ranking
-
-        plotting.save(draw_ranking(ranking.spaces), plot, dpi=PRINTED_DPI)
     if as_json:
         print_json(ranking)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from nas.statistics import Interval
@@ -63,6 +63,23 @@ def format_accuracy(accuracy: Interval | None) -> str:
 def format_latency(latency_us: float) -> str:
     """Return a latency given in microseconds in milliseconds: 1234.56 as "1.235 ms"."""
     return f"{latency_us / 1000:.4g} ms"
+
+
+class LatencyUnit(NamedTuple):
+    """The unit of the latencies in a report.
+
+    Attributes:
+        name: name of the unit.
+        us: microseconds in one unit.
+    """
+
+    name: str
+    us: float
+
+
+def latency_unit(slowest_us: float) -> LatencyUnit:
+    """Return microseconds if all networks are faster than a millisecond, else milliseconds."""
+    return LatencyUnit("µs", 1.0) if slowest_us < 1000 else LatencyUnit("ms", 1000.0)
 
 
 def round_up(value: float, *, digits: int) -> float:

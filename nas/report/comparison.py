@@ -20,6 +20,7 @@ from typing import Literal
 from scipy.stats import kendalltau
 
 from nas import files
+from nas.display.formatting import latency_unit
 from nas.errors import NasError, RequestError
 from nas.latency import LatencyTable
 from nas.latency.timing import MEASURED
@@ -35,7 +36,6 @@ from nas.report.comparison_document import (
     Transfers,
 )
 from nas.report.document import trained_point
-from nas.report.figures import latency_unit
 from nas.report.page import render
 from nas.run import candidates
 from nas.run.candidates import Candidate, short_ids

@@ -16,11 +16,10 @@ import jinja2
 import pandas as pd
 
 from nas import files
-from nas.display.formatting import format_accuracy, format_count
+from nas.display.formatting import format_accuracy, format_count, latency_unit
 from nas.files.documents import Document
 from nas.latency.timing import MEASURED
 from nas.report.document import ReportDocument, precision_pairs, report_document
-from nas.report.figures import latency_unit
 from nas.report.study import FIGURE
 from nas.report.trust import SEVERITY_NAMES
 from nas.run import candidates
