@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 def capitalised(text: str) -> str:
     """Return a text with a capital as its first letter, and all others as they are."""
     return text[:1].upper() + text[1:]
+
+
+def listed(names: Collection[str]) -> str:
+    """Return names as a list in a sentence: "a, b and c"; nothing for none."""
+    *first, last = names or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def format_count(value: float, *, space: str = " ") -> str:

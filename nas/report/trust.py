@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from nas.display.formatting import capitalised
+from nas.display.formatting import capitalised, listed
 from nas.files.documents import Document
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
@@ -107,6 +107,15 @@ class TrustSection(Document):
     rows: tuple[TrustRow, ...]
 
 
+class _Finding(NamedTuple):
+    """What is said on a topic, see `TrustRow`."""
+
+    severity: Severity
+    finding: str
+    details: str = ""
+    remedy: str | None = None
+
+
 @dataclass(frozen=True)
 class _Facts:
     """What is read from a run once for all topics.
@@ -122,6 +131,11 @@ class _Facts:
     rows: pd.DataFrame
     members: Sequence[Candidate]
     models: Sequence[RunModel]
+
+    @property
+    def own_models(self) -> list[RunModel]:
+        """The trained networks without the published ones."""
+        return [model for model in self.models if not model.is_published]
 
     @property
     def continue_command(self) -> str | None:
@@ -142,78 +156,75 @@ def trust_section(run: Run) -> TrustSection:
     rows = run.trials_so_far
     members = candidates.of_table(front(rows, run.settings.search))
     facts = _Facts(run, rows, members, run.models)
-    findings = [row for topic in _TOPICS if (row := topic(facts)) is not None]
-    order = list(get_args(Severity))
-    findings.sort(key=lambda row: order.index(row.severity))
-    return TrustSection(summary=_summary(findings), rows=tuple(findings))
+    findings = {topic: find(facts) for topic, find in _TOPICS.items()}
+    shown = [
+        TrustRow(topic=topic.format(judging=run.images.judging_name), **finding._asdict())
+        for topic, finding in findings.items()
+        if finding is not None
+    ]
+    order = list(SEVERITY_NAMES)
+    shown.sort(key=lambda row: order.index(row.severity))
+    return TrustSection(summary=_summary(shown), rows=tuple(shown))
 
 
 def _summary(rows: Sequence[TrustRow]) -> str:
     worst = rows[0].severity
-    named = [row.finding for row in rows if row.severity == worst][:MAX_SUMMARY_FINDINGS]
-    count = sum(row.severity == worst for row in rows)
-    match worst:
-        case "limit":
-            topics = "topic limits" if count == 1 else "topics limit"
-            begin = f"{count} {topics} what can be concluded from this page."
-        case "note":
-            topics = "topic is" if count == 1 else "topics are"
-            begin = (
-                f"Nothing limits a conclusion from this page, and {count} {topics} worth a note."
-            )
-        case "fine":
-            return "Nothing limits a conclusion from this page. The table says what was checked."
-    return " ".join([begin, *named])
+    if worst == "fine":
+        return "Nothing limits a conclusion from this page. The table says what was checked."
+    named = [row.finding for row in rows if row.severity == worst]
+    topics, limit, are = (
+        ("1 topic", "limits", "is") if len(named) == 1 else (f"{len(named)} topics", "limit", "are")
+    )
+    begin = f"{topics} {limit} what can be concluded from this page."
+    if worst == "note":
+        begin = f"Nothing limits a conclusion from this page, and {topics} {are} worth a note."
+    return " ".join([begin, *named[:MAX_SUMMARY_FINDINGS]])
 
 
-def _predictions(facts: _Facts) -> TrustRow | None:
+def _predictions(facts: _Facts) -> _Finding:
     agreement = candidates.latency_agreement(facts.rows)
-    rough = [each for each in facts.members if each.is_rough]
-    roughness = (
-        f"In {len(rough)} of {len(facts.members)} networks of the front, launches have more of the "
-        f"predicted latency than kernels: {ROUGH_PREDICTION}."
-        if rough
-        else ""
+    rough = sum(each.is_rough for each in facts.members)
+    roughness = _text(
+        {
+            f"In {rough} of {len(facts.members)} networks of the front, launches have more of the "
+            f"predicted latency than kernels: {ROUGH_PREDICTION}.": rough,
+        }
     )
     if agreement is None:
-        return TrustRow(
-            topic="predicted latency",
-            finding="No network was timed as a whole: all latencies are predictions of the latency "
-            "table.",
-            details=roughness,
-            severity="limit",
-            remedy=facts.continue_command,
+        return _Finding(
+            "limit",
+            "No network was timed as a whole: all latencies are predictions of the latency table.",
+            roughness,
+            facts.continue_command,
         )
-    basis = candidates.basis(facts.rows)
-    whole = "measured" if basis == MEASURED else "whole network's"
-    details = (
+    is_measured = candidates.basis(facts.rows) == MEASURED
+    whole = "measured" if is_measured else "whole network's"
+    tau = agreement.kendall_tau
+    details = {
         f"{agreement.within_5_percent:.0%} of them are within 5% of the {whole} latency, "
-        f"{agreement.within_10_percent:.0%} within 10%."
-    )
-    if agreement.kendall_tau is not None:
-        details += f" Kendall's tau of both latencies is {agreement.kendall_tau:.3f}."
-    return TrustRow(
-        topic="predicted latency",
-        finding=f"Predicted latencies are {agreement.mape:.1%} off on average, by "
-        f"{agreement.nets} networks that were {'timed' if basis == MEASURED else 'estimated'} as a "
-        "whole.",
-        details=f"{details} {roughness}".rstrip(),
-        severity=_by_size(agreement.mape, NOTABLE_PREDICTION_ERROR, LIMITING_PREDICTION_ERROR),
+        f"{agreement.within_10_percent:.0%} within 10%.": True,
+        f"Kendall's tau of both latencies is {tau or 0:.3f}.": tau is not None,
+        roughness: rough,
+    }
+    return _Finding(
+        _by_size(agreement.mape, NOTABLE_PREDICTION_ERROR, LIMITING_PREDICTION_ERROR),
+        f"Predicted latencies are {agreement.mape:.1%} off on average, by {agreement.nets} "
+        f"networks that were {'timed' if is_measured else 'estimated'} as a whole.",
+        _text(details),
     )
 
 
-def _ranking(facts: _Facts) -> TrustRow | None:
+def _ranking(facts: _Facts) -> _Finding | None:
     spaces, ranking = list(facts.run.record.spaces or {}), facts.run.ranking
     ranked = ranking.spaces if ranking else {}
     unranked = [name for name in spaces if name not in ranked]
     remedy = facts.command("supernet rank")
     if unranked:
-        which = "the supernets" if len(unranked) == len(spaces) else _join(unranked)
-        return TrustRow(
-            topic="ranking",
-            finding=f"It was not checked whether {which} {_rank(unranked, spaces)} networks as "
-            "training does.",
-            severity="limit",
+        which = "the supernets" if len(unranked) == len(spaces) else listed(unranked)
+        verb = "ranks" if len(unranked) == 1 < len(spaces) else "rank"
+        return _Finding(
+            "limit",
+            f"It was not checked whether {which} {verb} networks as training does.",
             remedy=remedy,
         )
     order = "supernet" if facts.run.record.correction is None else "corrected"
@@ -233,27 +244,22 @@ def _ranking(facts: _Facts) -> TrustRow | None:
     if counted:
         details.append(
             "It is not certain that the scores order equally fast networks better than a count of "
-            f"operations or parameters does: {_join(counted)}."
+            f"operations or parameters does: {listed(counted)}."
         )
     if chance:
-        finding = (
-            f"Among equally fast networks of {_join(chance)}, it is not shown that the scores "
-            "order them as training does (Kendall's tau, 95% interval)."
-        )
-        return TrustRow(
-            topic="ranking",
-            finding=finding,
-            details=" ".join(details),
-            severity="limit",
-            remedy=f"{remedy} --nets {2 * max(own.nets for own in ranked.values())}",
+        return _Finding(
+            "limit",
+            f"Among equally fast networks of {listed(chance)}, it is not shown that the scores "
+            "order them as training does (Kendall's tau, 95% interval).",
+            " ".join(details),
+            f"{remedy} --nets {2 * max(own.nets for own in ranked.values())}",
         )
     least = min(tau.value for tau in taus.values() if tau is not None)
-    return TrustRow(
-        topic="ranking",
-        finding="Among equally fast networks, Kendall's tau of scores and trained accuracies is "
+    return _Finding(
+        "note" if weak or counted else "fine",
+        "Among equally fast networks, Kendall's tau of scores and trained accuracies is "
         f"{least:.2f} or more.",
-        details=" ".join(details),
-        severity="note" if weak or counted else "fine",
+        " ".join(details),
     )
 
 
@@ -264,11 +270,7 @@ def _tau(ranking: SpaceRanking, order: str) -> IntervalRecord | None:
     return ranking.matched.kendall_tau.get(order)
 
 
-def _rank(unranked: Sequence[str], spaces: Sequence[str]) -> str:
-    return "ranks" if len(unranked) == 1 < len(spaces) else "rank"
-
-
-def _spaces(facts: _Facts) -> TrustRow | None:
+def _spaces(facts: _Facts) -> _Finding | None:
     spaces, ranking = list(facts.run.record.spaces or {}), facts.run.ranking
     if len(spaces) < 2:
         return None
@@ -276,38 +278,35 @@ def _spaces(facts: _Facts) -> TrustRow | None:
     correction = facts.run.record.correction
     anchors = 0 if correction is None else correction.networks
     if pooled is None and anchors:
-        return TrustRow(
-            topic="comparing spaces",
-            finding=f"The scores of the {len(spaces)} spaces are on one scale by "
-            f"{anchors} networks that were trained alone.",
-            details="These were few, and trained for fewer epochs than the supernets.",
-            severity="note",
-            remedy=facts.command("supernet rank"),
+        return _Finding(
+            "note",
+            f"The scores of the {len(spaces)} spaces are on one scale by {anchors} networks that "
+            "were trained alone.",
+            "These were few, and trained for fewer epochs than the supernets.",
+            facts.command("supernet rank"),
         )
     if pooled is None:
-        return TrustRow(
-            topic="comparing spaces",
-            finding=f"The {len(spaces)} spaces were scored by {len(spaces)} supernets, whose "
-            "scores were not compared with trained networks.",
-            details="Accuracies of networks of one space can be compared more reliably than those "
-            "of two. Train a network of each space before you choose between spaces.",
-            severity="limit",
-            remedy=facts.command("supernet rank"),
+        return _Finding(
+            "limit",
+            f"The {len(spaces)} spaces were scored by {len(spaces)} supernets, whose scores were "
+            "not compared with trained networks.",
+            "Accuracies of networks of one space can be compared more reliably than those of two. "
+            "Train a network of each space before you choose between spaces.",
+            facts.command("supernet rank"),
         )
     tau = pooled.without_offsets or pooled.kendall_tau
-    return TrustRow(
-        topic="comparing spaces",
-        finding=f"The scores of the {len(spaces)} spaces were compared by {pooled.nets} trained "
+    return _Finding(
+        "fine" if anchors else "note",
+        f"The scores of the {len(spaces)} spaces were compared by {pooled.nets} trained "
         f"networks{'' if anchors else ', and the search did not know the result'}.",
-        details=f"Kendall's tau of all spaces in one ranking, less the mean difference of each: "
+        "Kendall's tau of all spaces in one ranking, less the mean difference of each: "
         f"{tau.text()}."
         if tau
         else "",
-        severity="fine" if anchors else "note",
     )
 
 
-def _judging_images(facts: _Facts) -> TrustRow | None:
+def _judging_images(facts: _Facts) -> _Finding | None:
     data = facts.run.images
     counts = np.sum([data.class_counts[part] for part in data.judging_parts], axis=0)
     images = int(counts.sum())
@@ -328,66 +327,58 @@ def _judging_images(facts: _Facts) -> TrustRow | None:
     else:
         return None  # Nothing was scored on them yet.
     least = smallest_difference(disagreement, counts if data.is_balanced else [images])
-    details = (
-        f"One image is {100 / images:.2f} points of accuracy. The images tell two networks apart "
-        f"that disagree, {basis}, by the test of McNemar (1947) at 5%."
-    )
     undecided = undecided_pairs(facts.models, is_balanced=data.is_balanced)
-    if undecided:
-        pairs = ", ".join(f"{first} and {second}" for first, second in undecided)
-        details += f" No difference is shown between {pairs}."
-    severity: Severity = "note" if undecided or least > NOTABLE_DIFFERENCE else "fine"
-    if known and least >= max(known) - min(known):
-        severity = "limit"
-        details += " That is more than the range of accuracies of the whole front."
-    return TrustRow(
-        topic=f"{data.judging_name} images",
-        finding=f"{data.judging_images} show only differences of accuracy of "
-        f"{100 * least:.1f} points or more.",
-        details=f"{details} {data.judging_note}".rstrip(),
-        severity=severity,
+    pairs = ", ".join(f"{first} and {second}" for first, second in undecided)
+    is_blind = bool(known) and least >= max(known) - min(known)
+    is_notable = undecided or least > NOTABLE_DIFFERENCE
+    details = {
+        f"One image is {100 / images:.2f} points of accuracy. The images tell two networks apart "
+        f"that disagree, {basis}, by the test of McNemar (1947) at 5%.": True,
+        f"No difference is shown between {pairs}.": undecided,
+        "That is more than the range of accuracies of the whole front.": is_blind,
+        data.judging_note: data.judging_note,
+    }
+    return _Finding(
+        "limit" if is_blind else "note" if is_notable else "fine",
+        f"{data.judging_images} show only differences of accuracy of {100 * least:.1f} points or "
+        "more.",
+        _text(details),
     )
 
 
-def _kernels(facts: _Facts) -> TrustRow | None:
+def _kernels(facts: _Facts) -> _Finding | None:
     tables = [table for table in facts.run.record.tables if table is not None]
     if not tables:
         return None
     kernels, failed = sum(t.kernels for t in tables), sum(t.failed for t in tables)
-    uncertain = {
-        "unstable": sum(t.unstable for t in tables),
-        "disturbed": sum(t.disturbed for t in tables),
-    }
-    resting = [each for each in facts.members if each.uncertain_launches]
-    details = []
-    if uncertain["unstable"]:
-        details.append("The timings of an unstable kernel did not agree in the time they had.")
-    if uncertain["disturbed"]:
-        details.append(
-            "The core was slowed whenever a disturbed kernel was timed: its latency is too high."
-        )
-    if resting:
-        launches = ", ".join(f"{each.id} ({each.uncertain_launches})" for each in resting[:5])
-        details.append(f"Launches of the front that rest on such kernels: {launches}.")
-    if failed:
-        details.append("Networks that need a failed kernel were left out of the search.")
-    counts = {"failed": failed, **uncertain}
+    unstable, disturbed = sum(t.unstable for t in tables), sum(t.disturbed for t in tables)
+    counts = {"failed": failed, "unstable": unstable, "disturbed": disturbed}
     parts = [f"{count} {name}" for name, count in counts.items() if count]
-    severity: Severity = "note" if parts else "fine"
-    if sum(uncertain.values()) > LIMITING_UNCERTAIN_SHARE * kernels:
-        severity = "limit"
-    return TrustRow(
-        topic="kernels",
-        finding=f"Of the {kernels} kernels of the latency table: {', '.join(parts)}."
-        if parts
-        else f"All {kernels} kernels of the latency table were timed.",
-        details=" ".join(details),
-        severity=severity,
-        remedy=_build_command(facts.run) if parts else None,
+    if not parts:
+        return _Finding("fine", f"All {kernels} kernels of the latency table were timed.")
+    resting = [
+        f"{each.id} ({each.uncertain_launches})"
+        for each in facts.members
+        if each.uncertain_launches
+    ]
+    details = {
+        "The timings of an unstable kernel did not agree in the time they had.": unstable,
+        "The core was slowed whenever a disturbed kernel was timed: its latency is too high.": (
+            disturbed
+        ),
+        f"Launches of the front that rest on such kernels: {', '.join(resting[:5])}.": resting,
+        "Networks that need a failed kernel were left out of the search.": failed,
+    }
+    is_limit = unstable + disturbed > LIMITING_UNCERTAIN_SHARE * kernels
+    return _Finding(
+        "limit" if is_limit else "note",
+        f"Of the {kernels} kernels of the latency table: {', '.join(parts)}.",
+        _text(details),
+        _build_command(facts.run),
     )
 
 
-def _slowdown(facts: _Facts) -> TrustRow | None:
+def _slowdown(facts: _Facts) -> _Finding | None:
     slowdown = facts.run.slowdown
     if slowdown is None:
         return None
@@ -398,121 +389,104 @@ def _slowdown(facts: _Facts) -> TrustRow | None:
         for fast, slow in pairwise(by_latency)
         if not fast.is_told_from(slow)
     ]
-    details = (
-        "All latencies on this page are those of quiet moments, which tell networks apart. "
-        "Do not promise less than the typical one on a machine that does other work, too. "
-    )
-    if disturbed:
-        details += (
-            f"The core was slowed whenever {_join(disturbed)} {_verb(disturbed)} timed: these "
-            "latencies are those of a disturbed machine. They are upper limits, and the lower "
-            "limits are what they may be at full speed. The same job times them again. "
-        )
-    if unordered:
-        details += f"The timings do not tell which is faster of {'; '.join(unordered)}. "
+    details = {
+        "All latencies on this page are those of quiet moments, which tell networks apart. Do not "
+        "promise less than the typical one on a machine that does other work, too.": True,
+        f"The core was slowed whenever {listed(disturbed)} "
+        f"{'was' if len(disturbed) == 1 else 'were'} timed: these latencies are those of a "
+        "disturbed machine. They are upper limits, and the lower limits are what they may be at "
+        "full speed. The same job times them again.": disturbed,
+        f"The timings do not tell which is faster of {'; '.join(unordered)}.": unordered,
+        "nas doctor says for which share of the time the core is slowed, and how much.": True,
+    }
     severity = _by_size(slowdown.typical, NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN)
-    if disturbed:
-        own: Severity = "limit" if 2 * len(disturbed) > len(facts.members) else "note"
-        severity = min(severity, own, key=get_args(Severity).index)
-    return TrustRow(
-        topic="noise of the machine",
-        finding=f"While they were timed, networks {slowdown.text}."
-        if not disturbed
-        else f"{len(disturbed)} of {len(facts.members)} latencies of the front are those of a core "
-        f"that was slowed all the time. Networks {slowdown.text}.",
-        details=f"{details}nas doctor says for which share of the time the core is slowed, and how "
-        "much.",
-        severity=severity,
-        remedy=facts.continue_command
-        if disturbed
-        else None
-        if slowdown.typical < NOTABLE_SLOWDOWN
-        else "nas doctor",
-    )
-
-
-def _images(facts: _Facts) -> TrustRow | None:
-    data = facts.run.images
-    total = sum(data.counts.values())
-    if not data.problems:
-        return TrustRow(
-            topic="images",
-            finding=f"Nothing is wrong with the {total:,} images as far as it was checked: "
-            "duplicates, rare classes, imbalance, unreadable files.",
-            severity="fine",
+    if not disturbed:
+        return _Finding(
+            severity,
+            f"While they were timed, networks {slowdown.text}.",
+            _text(details),
+            None if severity == "fine" else "nas doctor",
         )
-    texts = [f"{capitalised(text)}." for text in data.problems]
-    with_training = {
-        part
-        for parts in data.duplicates
-        for part in parts.split("+")
-        if "train" in parts.split("+") and part not in ("train", "left out")
-    }
-    return TrustRow(
-        topic="images",
-        finding=texts[0],
-        details=" ".join(texts[1:]),
-        severity="limit" if with_training else "note",
-        remedy=shlex.join(["nas", "data", data.source]),
+    is_limit = severity == "limit" or 2 * len(disturbed) > len(facts.members)
+    return _Finding(
+        "limit" if is_limit else "note",
+        f"{len(disturbed)} of {len(facts.members)} latencies of the front are those of a core that "
+        f"was slowed all the time. Networks {slowdown.text}.",
+        _text(details),
+        facts.continue_command,
     )
 
 
-def _training(facts: _Facts) -> TrustRow | None:
+def _images(facts: _Facts) -> _Finding:
+    data = facts.run.images
+    if not data.problems:
+        return _Finding(
+            "fine",
+            f"Nothing is wrong with the {sum(data.counts.values()):,} images as far as it was "
+            "checked: duplicates, rare classes, imbalance, unreadable files.",
+        )
+    first, *others = (f"{capitalised(text)}." for text in data.problems)
+    pairs = [set(parts.split("+")) for parts in data.duplicates]
+    with_training = any("train" in parts and parts - {"train", "left out"} for parts in pairs)
+    return _Finding(
+        "limit" if with_training else "note",
+        first,
+        " ".join(others),
+        shlex.join(["nas", "data", data.source]),
+    )
+
+
+def _training(facts: _Facts) -> _Finding | None:
+    trained = [model.record.id for model in facts.models]
     errors = {
-        name: reason
+        name: f"{name} was not trained to the end: {reason}"
         for name, reason in facts.run.record.training_errors.items()
-        if name not in [model.record.id for model in facts.models]
+        if name not in trained
     }
-    details = [f"{name} was not trained to the end: {reason}" for name, reason in errors.items()]
-    own = [model for model in facts.models if not model.is_published]
+    own = facts.own_models
+    if not own and not facts.members:
+        return None
     if not own:
-        if not facts.members:
-            return None
-        return TrustRow(
-            topic="trained networks",
-            finding="No network of the front was trained to the end: accuracies are scores of "
-            "the supernet.",
-            details=" ".join(details),
-            severity="limit",
-            remedy=facts.continue_command
+        return _Finding(
+            "limit",
+            "No network of the front was trained to the end: accuracies are scores of the "
+            "supernet.",
+            " ".join(errors.values()),
+            facts.continue_command
             if facts.run.record.remaining
             else facts.command("retrain", "--pick", facts.run.choose().member.id),
         )
-    trained = {model.record.digest for model in own}
-    on_front = sum(each.digest in trained for each in facts.members)
+    digests = {model.record.digest for model in own}
+    on_front = sum(each.digest in digests for each in facts.members)
     short = [
         m.record for m in own if m.record.epochs < FEW_EPOCHS and m.record.start != "published"
     ]
-    if short:
-        details.append(
-            f"{_join([each.id for each in short])} had fewer than {FEW_EPOCHS} epochs: so short "
-            "trainings order networks otherwise than long ones."
-        )
     missed = [m.supernet_error for m in own if m.supernet_error is not None]
-    if missed:
-        details.append(
-            "Before its training, the supernet's score of the same network was "
-            f"{100 * np.abs(missed).mean():.1f} points off on average."
-        )
+    details = {
+        " ".join(errors.values()): errors,
+        f"{listed([each.id for each in short])} had fewer than {FEW_EPOCHS} epochs: so short "
+        "trainings order networks otherwise than long ones.": short,
+        "Before its training, the supernet's score of the same network was "
+        f"{100 * np.abs(missed or [0]).mean():.1f} points off on average.": missed,
+    }
     epochs = sorted({model.record.epochs for model in own})
     length = f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"
-    return TrustRow(
-        topic="trained networks",
-        finding=f"{on_front} of {len(facts.members)} networks of the front were trained to the "
-        f"end, for {length}; the others have scores of the supernet.",
-        details=" ".join(details),
-        severity="limit" if errors else "note" if short else "fine",
-        remedy=facts.continue_command
-        if errors
-        else facts.command(
-            "retrain", "--pick", short[0].id, "--epochs", str(max(FEW_EPOCHS, 2 * short[0].epochs))
-        )
-        if short
-        else None,
+    remedy = None
+    if errors:
+        remedy = facts.continue_command
+    elif short:
+        longer = max(FEW_EPOCHS, 2 * short[0].epochs)
+        remedy = facts.command("retrain", "--pick", short[0].id, "--epochs", str(longer))
+    return _Finding(
+        "limit" if errors else "note" if short else "fine",
+        f"{on_front} of {len(facts.members)} networks of the front were trained to the end, for "
+        f"{length}; the others have scores of the supernet.",
+        _text(details),
+        remedy,
     )
 
 
-def _exports(facts: _Facts) -> TrustRow | None:
+def _exports(facts: _Facts) -> _Finding | None:
     if not facts.models:
         return None
     errors = [
@@ -520,178 +494,141 @@ def _exports(facts: _Facts) -> TrustRow | None:
         for model in facts.models
         for kind, reason in model.export_errors.items()
     ]
-    noted = [each for each in facts.models if each.card is not None and each.card.latency_notes]
-    notes = []
-    if noted:
-        first, *others = noted
-        assert first.card is not None
-        if others:
-            notes.append(
-                f"The cards of {_join([each.record.id for each in noted])} say by how much."
-            )
-        notes.append(f"{first.record.id}: {' '.join(first.card.latency_notes)}")
-    exported = [model for model in facts.models if model.files]
-    failing = next((m.record.id for m in facts.models if m.export_errors), None)
+    notes = {
+        model.record.id: " ".join(model.card.latency_notes)
+        for model in facts.models
+        if model.card is not None and model.card.latency_notes
+    }
+    noted = _text(
+        {
+            f"The cards of {listed(notes)} say by how much.": len(notes) > 1,
+            " ".join(f"{name}: {text}" for name, text in list(notes.items())[:1]): notes,
+        }
+    )
     if errors:
-        return TrustRow(
-            topic="exported files",
-            finding=f"{len(errors)} formats of the trained networks could not be exported."
+        failing = next(model.record.id for model in facts.models if model.export_errors)
+        return _Finding(
+            "limit",
+            f"{len(errors)} formats of the trained networks could not be exported."
             if len(errors) > 1
             else "One format of a trained network could not be exported.",
-            details=" ".join([*errors, *notes]),
-            severity="limit",
-            remedy=facts.command("export", "--pick", str(failing)),
+            " ".join([*errors, noted]).rstrip(),
+            facts.command("export", "--pick", failing),
         )
-    if not exported:
-        return TrustRow(
-            topic="exported files",
-            finding="No trained network was exported: no file was checked in its own runtime.",
-            severity="note",
+    files = sum(len(model.files) for model in facts.models)
+    if not files:
+        return _Finding(
+            "note",
+            "No trained network was exported: no file was checked in its own runtime.",
             remedy=facts.command("export", "--pick", facts.models[0].record.id),
         )
-    files = sum(len(model.files) for model in exported)
-    return TrustRow(
-        topic="exported files",
-        finding="Some exported files take another time than the search measured."
+    return _Finding(
+        "note" if notes else "fine",
+        "Some exported files take another time than the search measured."
         if notes
         else f"{files} exported files were checked in their own runtimes.",
-        details=" ".join(notes),
-        severity="note" if notes else "fine",
+        noted,
     )
 
 
-def _test_images(facts: _Facts) -> TrustRow | None:
-    images, read = facts.run.images.counts["test"], len(facts.models)
+def _test_images(facts: _Facts) -> _Finding:
+    images, read = f"The {facts.run.images.counts['test']:,} test images", len(facts.models)
     trainings = "trained networks"
     if (study := facts.run.study) is not None:
         read += len(study.trainings)
         trainings = "trainings, most of them the study's"
     if read < 2:
-        return TrustRow(
-            topic="test images",
-            finding=f"The {images:,} test images were read for one trained network."
-            if read
-            else f"The {images:,} test images were not read.",
-            severity="fine",
-        )
-    return TrustRow(
-        topic="test images",
-        finding=f"The {images:,} test images were read once for each of {read} {trainings}, and "
-        "decided nothing.",
-        details="The best of several test accuracies is too high: choose by the "
+        was = "were read for one trained network" if read else "were not read"
+        return _Finding("fine", f"{images} {was}.")
+    return _Finding(
+        "note",
+        f"{images} were read once for each of {read} {trainings}, and decided nothing.",
+        "The best of several test accuracies is too high: choose by the "
         f"{facts.run.images.judging_name} accuracy.",
-        severity="note",
     )
 
 
-def _unmeasured(facts: _Facts) -> TrustRow | None:
+def _unmeasured(facts: _Facts) -> _Finding | None:
     search, basis = facts.run.settings.search, candidates.basis(facts.rows)
     devices = [device.name for device in search.device]
-    notes = [cost.note for cost in search.costs.values() if cost.note]
-    estimated = [each.id for each in facts.members if each.estimated_launches]
-    details = [*notes]
+    estimated = sum(bool(each.estimated_launches) for each in facts.members)
+    details = [cost.note for cost in search.costs.values() if cost.note]
     if devices:
         details.append(
-            f"Latencies on {_join(devices)} are predictions: no whole network was timed there."
+            f"Latencies on {listed(devices)} are predictions: no whole network was timed there."
         )
     if estimated:
         details.append(
-            f"Predictions of {len(estimated)} networks of the front rest on estimates of kernels."
+            f"Predictions of {estimated} networks of the front rest on estimates of kernels."
         )
     if basis != MEASURED:
-        return TrustRow(
-            topic="what was not measured",
-            finding=f"No latency on this page was measured: all are {basis}.",
-            details=" ".join(
-                [
-                    "Such a model is no accurate representation of the device, and its numbers "
-                    "must not be compared with measured ones or with those of other "
-                    "configurations.",
-                    *details,
-                ]
-            ),
-            severity="limit",
+        model = (
+            "Such a model is no accurate representation of the device, and its numbers must not be "
+            "compared with measured ones or with those of other configurations."
         )
+        finding = f"No latency on this page was measured: all are {basis}."
+        return _Finding("limit", finding, " ".join([model, *details]))
     if not details:
         return None
-    return TrustRow(
-        topic="what was not measured",
-        finding=details[0],
-        details=" ".join(details[1:]),
-        severity="note",
-        remedy=facts.command("retarget", "--table", search.device[0].table) if devices else None,
-    )
+    first, *others = details
+    remedy = facts.command("retarget", "--table", search.device[0].table) if devices else None
+    return _Finding("note", first, " ".join(others), remedy)
 
 
-def _failures(facts: _Facts) -> TrustRow | None:
+def _failures(facts: _Facts) -> _Finding | None:
     rows = facts.rows
     reasons = rows[(rows["error"] != "") & (rows["state"] != "infeasible")]["error"].value_counts()
     if reasons.empty:
         return None
-    failed = int(reasons.sum())
     first = "; ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:3])
-    return TrustRow(
-        topic="failures",
-        finding=f"{failed} of {len(rows)} networks could not be scored or timed.",
-        details=f"{first}.",
-        severity="note",
+    return _Finding(
+        "note",
+        f"{reasons.sum()} of {len(rows)} networks could not be scored or timed.",
+        f"{first}.",
     )
 
 
-def _search(facts: _Facts) -> TrustRow | None:
-    record, history = facts.run.record, facts.run.history
+def _search(facts: _Facts) -> _Finding | None:
+    search, history = facts.run.record.search, facts.run.history
+    if not history and search is not None:
+        return None
     if not history:
-        if record.search is not None:
-            return None
-        return TrustRow(
-            topic="length of the search",
-            finding="The search has scored no architecture yet.",
-            severity="limit",
-            remedy=facts.continue_command,
-        )
+        finding = "The search has scored no architecture yet."
+        return _Finding("limit", finding, remedy=facts.continue_command)
     completed = history[-1].completed
+    if search is None or search.ended == "interrupted":
+        finding = f"The search has not ended: it has scored {completed} architectures so far."
+        return _Finding("limit", finding, remedy=facts.continue_command)
     more = facts.command("search", "--trials", str(2 * completed))
-    if record.search is None or record.search.ended == "interrupted":
-        return TrustRow(
-            topic="length of the search",
-            finding=f"The search has not ended: it has scored {completed} architectures so far.",
-            severity="limit",
-            remedy=facts.continue_command,
-        )
-    ended = f"It ended after {completed} architectures: {record.search.ended}."
+    ended = f"It ended after {completed} architectures: {search.ended}."
     if completed < MIN_TRIALS_TO_JUDGE:
-        return TrustRow(
-            topic="length of the search",
-            finding=f"The search has scored only {completed} architectures, which are too few to "
-            "say whether more would have helped.",
-            details=ended,
-            severity="note",
-            remedy=more,
+        finding = (
+            f"The search has scored only {completed} architectures, which are too few to say "
+            "whether more would have helped."
         )
+        return _Finding("note", finding, ended, more)
     early = history[math.ceil((1 - LATE_SHARE) * len(history)) - 1].hypervolume
     last = history[-1].hypervolume
     if not last:
         return None
     gain = 1.0 if early is None else 1 - early / last
     severity = _by_size(gain, NOTABLE_LATE_GAIN, LIMITING_LATE_GAIN)
-    return TrustRow(
-        topic="length of the search",
-        finding=f"The last {LATE_SHARE:.0%} of the search gained {gain:.1%} of the hypervolume of "
-        f"the front{'' if severity == 'fine' else ': a longer one would find better networks'}.",
-        details=ended,
-        severity=severity,
-        remedy=None if severity == "fine" else more,
+    is_fine = severity == "fine"
+    return _Finding(
+        severity,
+        f"The last {LATE_SHARE:.0%} of the search gained {gain:.1%} of the hypervolume of the "
+        f"front{'' if is_fine else ': a longer one would find better networks'}.",
+        ended,
+        None if is_fine else more,
     )
 
 
-def _probes(facts: _Facts) -> TrustRow | None:
-    probes = facts.run.record.probes.values()
+def _probes(facts: _Facts) -> _Finding | None:
+    probes, own = facts.run.record.probes.values(), facts.own_models
     if not probes:
         return None
     best_probe = max(probes, key=lambda each: each.own.judged)
-    finding = f"{capitalised(best_probe.text)}."
-    is_worse = False
-    own = [model for model in facts.models if not model.is_published]
+    finding, is_worse = f"{capitalised(best_probe.text)}.", False
     if own:
         best = max(own, key=lambda each: each.record.holdout.accuracy).record
         is_worse = best.holdout.accuracy < best_probe.own.judged - WORTHWHILE
@@ -700,37 +637,35 @@ def _probes(facts: _Facts) -> TrustRow | None:
             f"{best.holdout.accuracy:.1%} of the {facts.run.images.judging_images}, a linear probe "
             f"of {best_probe.network} on {best_probe.own.judged:.1%}."
         )
-    details = [f"{capitalised(each.text)}." for each in probes]
-    if probed := [model.record.id for model in own if model.record.is_probe]:
-        details.append(
-            f"{_join(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
-            "linear probe, which was right on more of the search images than what was trained."
-        )
+    probed = [model.record.id for model in own if model.record.is_probe]
     is_small = any(each.gain > WORTHWHILE for each in probes)
-    return TrustRow(
-        topic="linear probe",
-        finding=finding,
-        details=" ".join(details),
-        severity="limit" if is_worse else "note" if is_small else "fine",
+    details = {f"{capitalised(each.text)}.": True for each in probes} | {
+        f"{listed(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
+        "linear probe, which was right on more of the search images than what was trained.": bool(
+            probed
+        )
+    }
+    return _Finding(
+        "limit" if is_worse else "note" if is_small else "fine", finding, _text(details)
     )
 
 
-_TOPICS: tuple[Callable[[_Facts], TrustRow | None], ...] = (
-    _unmeasured,
-    _predictions,
-    _ranking,
-    _training,
-    _images,
-    _spaces,
-    _judging_images,
-    _probes,
-    _search,
-    _kernels,
-    _slowdown,
-    _exports,
-    _failures,
-    _test_images,
-)
+_TOPICS: dict[str, Callable[[_Facts], _Finding | None]] = {
+    "what was not measured": _unmeasured,
+    "predicted latency": _predictions,
+    "ranking": _ranking,
+    "trained networks": _training,
+    "images": _images,
+    "comparing spaces": _spaces,
+    "{judging} images": _judging_images,
+    "linear probe": _probes,
+    "length of the search": _search,
+    "kernels": _kernels,
+    "noise of the machine": _slowdown,
+    "exported files": _exports,
+    "failures": _failures,
+    "test images": _test_images,
+}
 """The topics in the order in which findings of one severity stand."""
 
 
@@ -738,14 +673,9 @@ def _by_size(value: float, notable: float, limiting: float) -> Severity:
     return "limit" if value >= limiting else "note" if value >= notable else "fine"
 
 
-def _join(names: Sequence[str]) -> str:
-    """Return names as a list in a sentence."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _verb(names: Sequence[str]) -> str:
-    return "was" if len(names) == 1 else "were"
+def _text(sentences: Mapping[str, object]) -> str:
+    """Return the sentences whose values are true as one text."""
+    return " ".join(sentence for sentence, holds in sentences.items() if holds)
 
 
 def _build_command(run: Run) -> str:
