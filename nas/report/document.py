@@ -7,7 +7,6 @@ latencies are in microseconds. A value that is not known is null.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -24,13 +23,16 @@ from nas.run import candidates
 from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel, recipe_names
 from nas.run.run import Run
-from nas.run.selection import Option, knee
+from nas.run.selection import REASONS, Option, compare, equals, knee
 from nas.run.settings import DEVICE_LATENCY
 from nas.space import Architecture
 from nas.supernet.ranking_records import SpaceRanking
 
 Range = tuple[float, float]
 """The ends of a 95% interval."""
+
+MAX_COMPARED = 100
+"""Most members of a front of which each two are compared in words: 10,000 sentences have 1.5 MB."""
 
 Index = Annotated[int, Field(ge=0)]
 
@@ -105,6 +107,11 @@ class Member(Document):
         latency_us: measured latency, or the predicted one.
         latency_range_us: its limits, see `nas.run.candidates.Candidate.latency_range_us`.
         latency_basis: which of the two, and what makes it unsure.
+        not_told_from: members whose latencies the timings do not tell from its own.
+        equals: members that are no more accurate, and that the images do not tell from it, see
+            `nas.run.selection.equals`.
+        comparisons: how it differs from other members, in words, by their IDs: all of them if there
+            are at most `MAX_COMPARED`.
         file_bytes: size of its file.
         is_file_size_estimated: whether that is an estimate, as no file was exported.
         choices: what was chosen for the whole network, beside its blocks.
@@ -123,6 +130,9 @@ class Member(Document):
     latency_us: Positive
     latency_range_us: tuple[Positive, Positive]
     latency_basis: str
+    not_told_from: list[str]
+    equals: list[str]
+    comparisons: dict[str, str]
     file_bytes: Count
     is_file_size_estimated: bool
     choices: str
@@ -231,8 +241,8 @@ class ReportDocument(Document):
         trained: networks that were trained to the end.
         published: published networks beside those of the run; null if none was trained.
         probes: linear probes of published networks whose weights supernets start from.
-        tested: each two trained networks that a paired test on these images compares, with 1 if it
-            shows that the first is more accurate, -1 if the second is, and 0 for neither.
+        reasons: why the pick is chosen within limits, see `nas.run.selection.REASONS`; with places
+            for `{name}`, `{count}` and `{best}`.
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
@@ -259,7 +269,7 @@ class ReportDocument(Document):
     trained: list[TrainedPoint]
     published: PublishedSection | None
     probes: list[ProbeLine]
-    tested: list[tuple[str, str, int]]
+    reasons: dict[str, str]
     pairs: list[PrecisionPair]
     ranked: list[RankedNetwork]
     training_loss: list[Line]
@@ -301,7 +311,7 @@ def report_document(run: Run) -> ReportDocument:
         axes=axes,
         objectives=[*run.settings.search.optimised_costs, *_device_columns(run)],
         front=[option.member.id for option in options],
-        members=[_member(option, run, models, rankings) for option in options],
+        members=[_member(option, options, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
         trained=[trained_point(model, models, run) for model in models],
         published=published_section(run),
@@ -309,11 +319,10 @@ def report_document(run: Run) -> ReportDocument:
             ProbeLine(network=each.network, accuracy=each.own.judged, text=each.text)
             for each in run.record.probes.values()
         ],
-        tested=[
-            (first.record.id, second.record.id, shown)
-            for first, second in combinations(models, 2)
-            if (shown := first.difference(second, is_balanced=images.is_balanced)) is not None
-        ],
+        reasons={
+            kind: sentence.replace("{images}", images.judging_images)
+            for kind, sentence in REASONS.items()
+        },
         pairs=[
             PrecisionPair(
                 id=model.record.id,
@@ -396,12 +405,16 @@ def _axes(rows: pd.DataFrame, run: Run) -> list[Axis]:
 
 def _member(
     option: Option,
+    options: Sequence[Option],
     run: Run,
     models: Sequence[RunModel],
     rankings: Mapping[str, SpaceRanking],
 ) -> Member:
     """Return an option of the front as the page shows it."""
     member, images = option.member, run.images
+    others = [each for each in options if each is not option]
+    rank = (option.accuracy, -option.latency_us)
+    no_better = [each for each in others if (each.accuracy, -each.latency_us) <= rank]
     model = next((each for each in models if each.record.digest == member.digest), None)
     interval = images.interval(option.accuracy, *images.judging_parts)
     assert interval is not None
@@ -409,9 +422,9 @@ def _member(
     architecture = _architecture(member, run)
     blocks = [] if architecture is None else blocks_of(architecture)
     own = tuple(f"{block.name}." for block in blocks)
-    others = {
-        name: option
-        for name, option in member.architecture.choices.items()
+    of_no_block = {
+        name: chosen
+        for name, chosen in member.architecture.choices.items()
         if not name.startswith(own)
     }
     return Member(
@@ -426,9 +439,16 @@ def _member(
         latency_us=option.latency_us,
         latency_range_us=member.latency_range_us,
         latency_basis=member.latency_basis,
+        not_told_from=[each.name for each in others if not member.is_told_from(each.member)],
+        equals=[each.name for each in equals([option, *no_better], images, models)[1:]],
+        comparisons={
+            each.name: compare(option, each, models, images).text
+            for each in others
+            if len(options) <= MAX_COMPARED
+        },
         file_bytes=option.file_bytes,
         is_file_size_estimated=option.is_file_size_estimated,
-        choices=_choices_text(others),
+        choices=_choices_text(of_no_block),
         blocks=blocks,
         files=[f"{model.folder}/{file.file}" for file in model.files] if model else [],
     )

@@ -26,7 +26,7 @@ from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
 from nas.run.front import front, row_objectives
-from nas.run.models import advantages, recipe_names
+from nas.run.models import advantages, recipe_names, undecided_pairs
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
@@ -174,7 +174,7 @@ def _render(
             name: reason
             for name, (_, reason) in advantages(models, is_balanced=run.images.is_balanced).items()
         },
-        undecided=[(first, second) for first, second, shown in document.tested if shown == 0],
+        undecided=undecided_pairs(models, is_balanced=run.images.is_balanced),
         pictures=run.settings.finish.pictures,
         most_pictures=MAX_MISTAKES,
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],

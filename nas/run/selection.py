@@ -335,6 +335,24 @@ def equals(
     return [best, *others]
 
 
+REASONS = {
+    "most accurate": "{name} is the most accurate one within the limits.",
+    "most accurate; some are faster": (
+        "{name} is the most accurate one within the limits; faster ones that {images} do not tell "
+        "from it are not trained."
+    ),
+    "fastest": (
+        "{name} is the fastest of {count} networks that {images} do not tell from the most "
+        "accurate one, {best}."
+    ),
+    "fastest; some are faster": (
+        "{name} is the fastest trained one of {count} networks that {images} do not tell from the "
+        "most accurate one, {best}."
+    ),
+}
+"""Why `select` chooses an option, by what it is among its `equals`."""
+
+
 def reason(
     chosen: Option,
     options: Sequence[Option],
@@ -345,12 +363,10 @@ def reason(
     """Return in one sentence why `select` chooses an option by the rule of one standard error."""
     same = equals(_within(options, limits), data, models)
     is_slower = any(each.latency_us < chosen.latency_us for each in same)
-    if chosen is same[0]:
-        rest = f"; faster ones that {data.judging_images} do not tell from it are "
-        return f"It is the most accurate one within the limits{f'{rest}not trained' * is_slower}."
-    return (
-        f"It is the fastest {'trained one ' if is_slower else ''}of {len(same)} networks that "
-        f"{data.judging_images} do not tell from the most accurate one, {same[0].name}."
+    kind = "most accurate" if chosen is same[0] else "fastest"
+    sentence = REASONS[f"{kind}; some are faster" if is_slower else kind]
+    return sentence.format(
+        name="It", images=data.judging_images, count=len(same), best=same[0].name
     )
 
 

@@ -151,53 +151,18 @@ function limitControl(name) {
   return el("div", { class: "limit-control" }, el("label", { for: id }, `${isSmallest ? "at least" : "at most"} ${label}`), slider, number);
 }
 
-/** Return whether the timings do not tell the latencies of two members apart, see `nas.run.candidates.Candidate.is_told_from`. */
-function overlap(a, b) {
-  const [[low, high], [otherLow, otherHigh]] = [a.latency_range_us, b.latency_range_us];
-  return a.measured_us !== null && b.measured_us !== null && low <= otherHigh && otherLow <= high;
-}
-
 /** Return the range of a member's latency and the members that it is not told apart from; "" if there are none. */
-function rangeText(member) {
-  const others = members.filter((other) => other !== member && overlap(member, other)).map(({ id }) => id);
-  const [low, high] = member.latency_range_us.map(formatLatency);
-  return others.length ? `${low} to ${high}: its timings do not tell it from ${others.join(", ")}` : "";
-}
-
-/** Return the difference of two members in the words of `nas select`. */
-function comparisonOf(a, b) {
-  const points = 100 * (a.accuracy - b.accuracy), percent = 100 * (a.latency_us / b.latency_us - 1);
-  const accuracy = `${Math.abs(points).toFixed(1)} points ${points > 0 ? "more" : "less"} accurate`;
-  const speed = `${Math.abs(percent).toFixed(0)}% ${percent > 0 ? "slower" : "faster"}`;
-  const isSameAccuracy = Math.abs(points) < 0.05, isSameSpeed = Math.abs(percent) < 0.5;
-  let text = `${accuracy} and ${speed} than ${b.id}`;
-  if (overlap(a, b)) text = `${isSameAccuracy ? "as accurate as" : `${accuracy} than`} ${b.id}, and the timings do not tell their latencies apart`;
-  else if (isSameAccuracy && isSameSpeed) text = `as accurate and as fast as ${b.id}`;
-  else if (isSameAccuracy) text = `${speed} than ${b.id} and as accurate`;
-  else if (isSameSpeed) text = `${accuracy} than ${b.id} and as fast`;
-  return `${text}; ${certaintyOf(a, b)}`;
+function rangeText({ latency_range_us, not_told_from }) {
+  const [low, high] = latency_range_us.map(formatLatency);
+  return not_told_from.length ? `${low} to ${high}: its timings do not tell it from ${not_told_from.join(", ")}` : "";
 }
 
 /** Return why the pick is chosen by the limits, in the words of `nas select`. */
 function reason() {
   const isSlower = equals.some((member) => member.latency_us < pick.latency_us);
-  if (pick === equals[0]) {
-    const rest = isSlower ? `; faster ones that ${report.judging_images} do not tell from it are not trained` : "";
-    return `${pick.id} is the most accurate one within the limits${rest}. `;
-  }
-  return `${pick.id} is the fastest ${isSlower ? "trained one " : ""}of ${equals.length} networks that ${report.judging_images} do not tell from the most accurate one, ${equals[0].id}. `;
-}
-
-/** Return what is known of the difference in accuracy of two members, a clause. */
-function certaintyOf(a, b) {
-  const test = report.tested.find(([first, second]) => [first, second].includes(a.id) && [first, second].includes(b.id));
-  if (test) {
-    return `${report.judging_images} ${test[2] ? "show the difference of the accuracies" : "cannot tell the accuracies apart"}`;
-  }
-  const untrained = [a, b].filter((member) => !member.is_trained);
-  if (untrained.length > 1) return "neither is trained: both accuracies are expected, not measured";
-  if (untrained.length) return `${untrained[0].id} is not trained: its accuracy is expected, not measured`;
-  return "no test compares the accuracies";
+  const sentence = report.reasons[`${pick === equals[0] ? "most accurate" : "fastest"}${isSlower ? "; some are faster" : ""}`];
+  const words = { name: pick.id, count: equals.length, best: equals[0].id };
+  return sentence.replace(/{(name|count|best)}/g, (_, place) => words[place]);
 }
 
 /** Return a drawing of a network: a box a block, as high as its share of the multiply-accumulates. */
@@ -286,8 +251,8 @@ function drawPick(container) {
   const automatic = chosenId ? el("button", { type: "button", onclick: () => choose(chosenId) }, "pick by the limits again") : null;
   const beyond = chosenId && pick.id !== chosenId ? `${chosenId}, your pick, does not meet these limits. ` : "";
   const untrained = both.every((member) => member.is_trained) ? "" : " The error of an expected accuracy comes on top of it.";
-  const comparison = runnerUp ? `${pick.id} is ${comparisonOf(pick, runnerUp)}. ` : "";
-  words.replaceChildren(el("p", { class: "difference" }, beyond, pick.id === chosenId ? "" : reason(), comparison, automatic));
+  const comparison = pick.comparisons[runnerUp?.id] ? `${pick.id} is ${pick.comparisons[runnerUp.id]}. ` : "";
+  words.replaceChildren(el("p", { class: "difference" }, beyond, pick.id === chosenId ? "" : `${reason()} `, comparison, automatic));
   details.replaceChildren(
     letScroll(el("div", { class: "scroll" }, table)),
     el("p", {}, el("small", {}, `In brackets: the 95% interval that ${report.judging_images} leave.${untrained} A bar is the block's share of the multiply-accumulates.${isOneSpace ? " Blocks with a dashed edge differ between the two." : ""}`)),

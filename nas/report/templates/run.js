@@ -75,23 +75,13 @@ function onBrush(listener) {
 /** Return whether plots show a network in full: it meets the limits and is not brushed out. */
 const isShown = (id) => isIdWithin(id) && ![...brushedOut.values()].some((ids) => ids.has(id));
 
-/** Return whether a paired test shows that the first of two trained members is less accurate. */
-const isShownWorse = (a, b) =>
-  report.tested.some(([first, second, shown]) => (first === a.id && second === b.id && shown < 0) || (first === b.id && second === a.id && shown > 0));
-
-/** Return the most accurate of some members and those that the images do not tell from it, see `nas.run.selection.equals`. */
-function equalsOf([best, ...others]) {
-  if (!best) return [];
-  const lowest = best.accuracy - (best.accuracy - best.interval[0]) / 1.96;
-  return [best, ...others.filter((member) => member.accuracy >= lowest && !isShownWorse(member, best))];
-}
-
 /** Choose as `nas select` does: the fastest member that the images do not tell from the most accurate one within the limits. */
 function updatePick() {
   const within = members.filter(isWithin);
   within.sort((a, b) => b.accuracy - a.accuracy || a.latency_us - b.latency_us);
   const own = within.find((member) => member.id === chosenId);
-  equals = equalsOf(within);
+  const [best] = within;
+  equals = best ? [best, ...within.filter(({ id }) => best.equals.includes(id))] : [];
   const [fastest] = [...equals].sort((a, b) => a.is_expected - b.is_expected || a.latency_us - b.latency_us);
   pick = own ?? fastest ?? null;
   runnerUp = within.find((member) => member !== pick) ?? null;
