@@ -11,12 +11,12 @@ import pandas as pd
 from scipy.stats import hypergeom
 
 from nas.errors import NasError
-from nas.files.documents import Count, Document, Fraction, Name, NetworkDigest
+from nas.files.documents import Count, Document, Name, NetworkDigest
 from nas.run.candidates import score
 from nas.run.front import front, near_front
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
-from nas.search.importance import Importance, choice_importance
+from nas.search.importance import Effect, Importance, choice_importance
 from nas.space import SearchSpace
 from nas.space.architecture import Value
 
@@ -52,36 +52,25 @@ class ChoiceColumn(Document):
     chosen: list[int]
 
 
-class GroupImportance(Document):
-    """How much a group of choices matters, see `nas.search.importance`.
-
-    Attributes:
-        share: its share in the sum over all groups.
-        change: root mean squared change of the predicted value if the group alone is changed: of
-            an accuracy as a fraction, of a latency in microseconds.
-    """
-
-    share: Fraction
-    change: float
-
-
-_NOTHING = GroupImportance(share=0.0, change=0.0)
-
-
 class ChoiceGroup(Document):
     """Choices that belong together: one argument of all blocks of a stage, or a single choice.
 
     Attributes:
         name: name of the group: `stage2.kernel` is the kernel of all blocks of stage2.
         choices: names of the choices.
-        accuracy, latency_us: importance of the group for the score and for the predicted latency;
-            None if no model can tell.
+        accuracy, latency_us: importance of the group for the score, a fraction, and for the
+            predicted latency in microseconds; None if no model can tell.
     """
 
     name: str
     choices: list[str]
-    accuracy: GroupImportance | None = None
-    latency_us: GroupImportance | None = None
+    accuracy: Effect | None
+    latency_us: Effect | None
+
+    @property
+    def share(self) -> float:
+        """The larger of both importances; 0 if no model can tell."""
+        return max((each.share for each in (self.accuracy, self.latency_us) if each), default=0.0)
 
 
 class DeadOption(Document):
@@ -141,12 +130,8 @@ class SpaceChoices(Document):
     @property
     def important(self) -> list[ChoiceGroup]:
         """The groups with at least a hundredth of either importance, the most important first."""
-
-        def largest_share(group: ChoiceGroup) -> float:
-            return max(each.share for each in (group.accuracy, group.latency_us, _NOTHING) if each)
-
-        ordered = sorted(self.groups, key=largest_share, reverse=True)
-        return [group for group in ordered if largest_share(group) >= 0.01]
+        ordered = sorted(self.groups, key=lambda group: group.share, reverse=True)
+        return [group for group in ordered if group.share >= 0.01]
 
     @property
     def grid(self) -> list[tuple[str, list[GridCell]]]:
@@ -219,20 +204,16 @@ def space_choices(space: SearchSpace, rows: pd.DataFrame, search: SearchSettings
             ChoiceColumn(
                 name=name,
                 options=list(options),
-                chosen=chosen[name]
-                .map({option: position for position, option in enumerate(options)})
-                .fillna(ABSENT)
-                .astype(int)
-                .tolist(),
+                chosen=pd.Index(options).get_indexer(chosen[name]).tolist(),
             )
             for name, options in space.parameters.items()
         ],
         groups=[
             ChoiceGroup(
                 name=name,
-                choices=list(names),
-                accuracy=_of_group(by_accuracy, name),
-                latency_us=_of_group(by_latency, name),
+                choices=names,
+                accuracy=by_accuracy and by_accuracy.effects.get(name),
+                latency_us=by_latency and by_latency.effects.get(name),
             )
             for name, names in groups.items()
         ],
@@ -274,12 +255,6 @@ def _importance(
     objectives = [each.to_numpy(float)[fitted] for each in (score(rows), latency)]
     by_accuracy, by_latency = choice_importance(space, groups, architectures, objectives)
     return by_accuracy, by_latency
-
-
-def _of_group(importance: Importance | None, group: str) -> GroupImportance | None:
-    """Return the importance of one group; None if no model can tell."""
-    effect = importance.effects.get(group) if importance else None
-    return effect and GroupImportance(share=effect.share, change=effect.change)
 
 
 def dead_options(space: SearchSpace, chosen: pd.DataFrame, is_good: pd.Series) -> list[DeadOption]:

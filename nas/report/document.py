@@ -16,7 +16,6 @@ from nas.errors import NasError
 from nas.files.documents import Count, Document, Fraction, Name, Positive
 from nas.report.choices import ChoicesSection, choices_section
 from nas.report.progress import ProgressSection, progress_section
-from nas.report.published import PublishedSection, published_section
 from nas.report.times import TimesSection, times_section
 from nas.report.trust import TrustSection, trust_section
 from nas.run import candidates
@@ -239,7 +238,6 @@ class ReportDocument(Document):
         members: what can be chosen, in the order of `front`.
         knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
         trained: networks that were trained to the end.
-        published: published networks beside those of the run; null if none was trained.
         probes: linear probes of published networks whose weights supernets start from.
         reasons: why the pick is chosen within limits, see `nas.run.selection.REASONS`; with places
             for `{name}`, `{count}` and `{best}`.
@@ -267,7 +265,6 @@ class ReportDocument(Document):
     members: list[Member]
     knee: str | None
     trained: list[TrainedPoint]
-    published: PublishedSection | None
     probes: list[ProbeLine]
     reasons: dict[str, str]
     pairs: list[PrecisionPair]
@@ -314,7 +311,6 @@ def report_document(run: Run) -> ReportDocument:
         members=[_member(option, options, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
         trained=[trained_point(model, models, run) for model in models],
-        published=published_section(run),
         probes=[
             ProbeLine(network=each.network, accuracy=each.own.judged, text=each.text)
             for each in run.record.probes.values()

@@ -27,6 +27,7 @@ from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
 from nas.run.front import front, row_objectives
 from nas.run.models import advantages, recipe_names, undecided_pairs
+from nas.run.published import published_comparisons
 from nas.run.record import RUN
 from nas.run.run import Run
 from nas.run.settings import SearchSettings
@@ -167,6 +168,7 @@ def _render(
         study=run.study,
         study_figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else "",
         ranking=ranking,
+        published=published_comparisons(run),
         orders=ORDER_NAMES,
         models=models,
         recipes=recipe_names(models),

@@ -17,7 +17,6 @@ class ProgressSection(Document):
         state: whether a process works on the run.
         stage: the stage that runs, or in which the job ended.
         remaining: the stages that it has not ended, in their order; `stage` is the first.
-        written: date and time at which this was so.
         scored: number of architectures that the search has scored.
         sentences: all of this in words.
         command: command that continues an interrupted job; None for a running one.
@@ -26,7 +25,6 @@ class ProgressSection(Document):
     state: Literal["running", "interrupted"]
     stage: str
     remaining: tuple[str, ...]
-    written: str
     scored: Count
     sentences: tuple[str, ...]
     command: str | None
@@ -47,12 +45,9 @@ def progress_section(run: Run) -> ProgressSection | None:
         sentences = [f"The job is running, and this is what it had at {written}. Stage: {stage}."]
     else:
         sentences = [f"The job is not running, and has not ended: it was interrupted in {stage}."]
-    if scored:
-        known = "" if scored == shown else f", of which this page has {shown}"
-        text = f"The search has scored {scored} architectures{known}."
-        sentences.append(text)
-    else:
-        sentences.append("The search has scored no architecture yet.")
+    known = "" if scored == shown else f", of which this page has {shown}"
+    count = f"{scored} architectures{known}" if scored else "no architecture yet"
+    sentences.append(f"The search has scored {count}.")
     if shown and rows["measured_us"].isna().all():
         sentences.append("The front is predicted: no network was timed as a whole yet.")
     elif shown:
@@ -65,7 +60,6 @@ def progress_section(run: Run) -> ProgressSection | None:
         state=state,
         stage=stage,
         remaining=tuple(remaining),
-        written=written,
         scored=scored,
         sentences=tuple(sentences),
         command=None if state == "running" else run.continue_command,

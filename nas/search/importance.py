@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ _FOLDS = 5
 Mask = NDArray[np.bool_]
 
 
-class Effect(NamedTuple):
+@dataclass(frozen=True)
+class Effect:
     """How much a group of choices matters for an objective.
 
     Attributes:
