@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from nas.errors import KernelError, NasError, RequestError, RunFolderError, TableError
 from nas.files.documents import Count, Document, Fraction, Positive
 from nas.kernels.kernel import Kernel
-from nas.latency.breakdown import Breakdown, Launch, break_down
+from nas.latency.breakdown import Launch, break_down
 from nas.latency.networks import SAMPLE_SECONDS
 from nas.latency.record import UNCERTAIN
 from nas.latency.timing import MEASURED, Timing, round_to_four_digits
@@ -38,7 +39,6 @@ class KernelTime(Document):
     Attributes:
         text: canonical text of the kernel.
         label: short text, such as "pointwise 24→144, 16 px".
-        kind: see `Kernel.detailed_kind`.
         warm_us: latency with its weights in the caches.
         cold_us: latency with its weights in no cache; None for a kernel without weights, and if
             the table does not know it.
@@ -51,7 +51,6 @@ class KernelTime(Document):
 
     text: str
     label: str
-    kind: str
     warm_us: float
     cold_us: float | None
     is_cold_measured: bool
@@ -211,13 +210,8 @@ class TimesSection(Document):
     estimated: Fraction
 
 
-class _Network(NamedTuple):
-    """A network to describe: its ID, its choices, and its exported files' latencies by format."""
-
-    id: str
-    record: ArchitectureRecord
-    digest: str
-    files_us: Mapping[str, Sequence[float]]
+Positions = dict[tuple[str, Kernel], int]
+"""Positions in `TimesSection.kernels` by the dtype of the table and the kernel."""
 
 
 def times_section(run: Run) -> TimesSection | None:
@@ -230,57 +224,47 @@ def times_section(run: Run) -> TimesSection | None:
     Returns:
         The section; None if there is no network to choose.
     """
-    networks = _networks(run)
+    timings, models = run.timings, {model.record.digest: model for model in run.models}
+    # By digest: the ID, the choices and the latency of each network.
+    networks: dict[str, tuple[str, ArchitectureRecord, float]] = {
+        digest: (model.record.id, model.record.architecture, model.latency_us or math.inf)
+        for digest, model in models.items()
+    }
+    for member in candidates.of_table(run.front):
+        networks[member.digest] = member.id, member.architecture, member.latency_us
     if not networks:
         return None
-    timings = run.timings
     tables, problem = _tables(run)
-    kernels = _KernelList()
+    positions: Positions = {}
     described = []
-    for network in networks:
-        own = timings.get(network.digest, [])
+    for digest, (name, record, _) in sorted(networks.items(), key=lambda item: item[1][2]):
+        own = timings.get(digest, [])
+        files = models[digest].files if digest in models else ()
         described.append(
             NetworkTimes(
-                id=network.id,
+                id=name,
                 latency=Percentiles.of(_samples(own)) if len(own) > 1 else None,
-                files={name: Percentiles.of(us) for name, us in network.files_us.items()},
-                **(_kernel_times(run, network.record, tables, kernels) if tables else {}),
+                files={f.format: Percentiles.of(f.latency.first_us) for f in files if f.latency},
+                **(_kernel_times(run, record, tables, positions) if tables else {}),
             )
         )
-    if tables and not any(each.tables for each in described):
+    if tables and not positions:
         problem = (
             f"{described[0].problem} If this is not the latency table of the run: a report that is "
             "made in the folder in which the job was run shows the kernels."
         )
-    launched = [kernels.times[at] for each in described for t in each.tables for at in t.kernels]
+    kernels = [_kernel_time(tables[dtype], kernel) for dtype, kernel in positions]
+    launched = [kernels[at] for each in described for t in each.tables for at in t.kernels]
     return TimesSection(
-        kernels=tuple(kernels.times),
+        kernels=tuple(kernels),
         networks=tuple(described),
         tables={dtype: table.path.name for dtype, table in tables.items()},
         problem=problem,
         batch=run.settings.device.batch,
-        slowdown=_pooled([timings[each.digest] for each in networks if each.digest in timings]),
+        slowdown=_pooled([timings[digest] for digest in networks if digest in timings]),
         uncertain=_share(bool(each.uncertain) for each in launched),
         estimated=_share(each.basis != MEASURED for each in launched),
     )
-
-
-def _networks(run: Run) -> list[_Network]:
-    """Return the members of the front and the trained networks, the fastest first."""
-    networks: dict[str, _Network] = {}
-    latencies_us: dict[str, float] = {}
-    for member in candidates.of_table(run.front):
-        networks[member.digest] = _Network(member.id, member.architecture, member.digest, {})
-        latencies_us[member.digest] = member.latency_us
-    for model in run.models:
-        record = model.record
-        files_us = {
-            file.format: file.latency.first_us for file in model.files if file.latency is not None
-        }
-        network = _Network(record.id, record.architecture, record.digest, files_us)
-        networks[record.digest] = network
-        latencies_us.setdefault(record.digest, model.latency_us or math.inf)
-    return sorted(networks.values(), key=lambda each: latencies_us[each.digest])
 
 
 def _tables(run: Run) -> tuple[dict[str, LatencyTable], str]:
@@ -296,22 +280,6 @@ def _tables(run: Run) -> tuple[dict[str, LatencyTable], str]:
         return {}, error.message
 
 
-class _KernelList:
-    """The kernels of all networks, each once."""
-
-    def __init__(self) -> None:
-        self.times: list[KernelTime] = []
-        self._positions: dict[tuple[str, Kernel], int] = {}
-
-    def position(self, table: LatencyTable, kernel: Kernel) -> int:
-        """Return the position of a kernel, which is added if it is new."""
-        key = table.path.name, kernel
-        if key not in self._positions:
-            self._positions[key] = len(self.times)
-            self.times.append(_kernel_time(table, kernel))
-        return self._positions[key]
-
-
 def _kernel_time(table: LatencyTable, kernel: Kernel) -> KernelTime:
     record, penalty_us = table.timed_record(kernel), table.cold_penalty_us(kernel)
     warm_us = table.latency_us(kernel)
@@ -319,7 +287,6 @@ def _kernel_time(table: LatencyTable, kernel: Kernel) -> KernelTime:
     return KernelTime(
         text=kernel.text,
         label=kernel_label(kernel),
-        kind=_kind(kernel),
         warm_us=warm_us,
         cold_us=round_to_four_digits(warm_us + penalty_us) if is_measured or penalty_us else None,
         is_cold_measured=is_measured,
@@ -333,9 +300,9 @@ def _kernel_times(
     run: Run,
     record: ArchitectureRecord,
     tables: Mapping[str, LatencyTable],
-    kernels: _KernelList,
+    positions: Positions,
 ) -> dict[str, Any]:
-    """Return the fields of `NetworkTimes` that come from the tables."""
+    """Return the fields of `NetworkTimes` that come from the tables, and add to the positions."""
     batch = run.settings.device.batch
     try:
         architecture = run.architecture_of(record)
@@ -345,77 +312,72 @@ def _kernel_times(
         return {"problem": error.message}
     for dtype, table in tables.items():
         if dtype != own:
-            try:
+            # Where the other dtype lacks a kernel, there is nothing to compare.
+            with suppress(KernelError):
                 sums[dtype] = break_down(table, architecture, batch)
-            except KernelError:
-                continue  # The other dtype lacks a kernel: there is nothing to compare.
     names = [name.partition(".")[0] for _, name in architecture.graph.blocks]
+    stages = {dtype: [_stage(each, names) for each in sums[dtype].launches] for dtype in sums}
     fields: dict[str, Any] = {
         "tables": tuple(
-            _table_times(tables[dtype], dtype, each, names, kernels) for dtype, each in sums.items()
+            TableTimes(
+                dtype=dtype,
+                predicted_us=parts.prediction.latency_us,
+                start_us=parts.start_us,
+                correction_us=_rounded(parts.correction_us),
+                kernels=tuple(
+                    positions.setdefault((dtype, each.kernel), len(positions))
+                    for each in parts.launches
+                ),
+                cold_us=tuple(_rounded(each.cold_us) for each in parts.launches),
+                launch_us=tuple(_rounded(each.launch_us) for each in parts.launches),
+                stages=tuple((name, len(list(same))) for name, same in groupby(stages[dtype])),
+            )
+            for dtype, parts in sums.items()
         )
     }
     if len(sums) == 2:
-        fields["differences"], fields["unmatched_us"] = _differences(list(sums.values()), names)
+        first, second = (
+            _times_by_operation(parts.launches, stages[dtype]) for dtype, parts in sums.items()
+        )
+        fields["differences"], fields["unmatched_us"] = _differences(first, second)
     return fields
-
-
-def _table_times(
-    table: LatencyTable,
-    dtype: str,
-    parts: Breakdown,
-    names: Sequence[str],
-    kernels: _KernelList,
-) -> TableTimes:
-    stages = [_stage(each, names) for each in parts.launches]
-    return TableTimes(
-        dtype=dtype,
-        predicted_us=parts.prediction.latency_us,
-        start_us=parts.start_us,
-        correction_us=_rounded(parts.correction_us),
-        kernels=tuple(kernels.position(table, each.kernel) for each in parts.launches),
-        cold_us=tuple(_rounded(each.cold_us) for each in parts.launches),
-        launch_us=tuple(_rounded(each.launch_us) for each in parts.launches),
-        stages=tuple((name, len(list(own))) for name, own in groupby(stages)),
-    )
 
 
 def _stage(launch: Launch, names: Sequence[str]) -> str:
     return UNKNOWN_STAGE if launch.block is None else names[launch.block]
 
 
+def _times_by_operation(
+    launches: Sequence[Launch], stages: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """Return microseconds by stage and label, without what is fused into the operations."""
+    times: dict[tuple[str, str], float] = {}
+    for each, stage in zip(launches, stages, strict=True):
+        key = stage, kernel_label(each.kernel).partition(" + ")[0]
+        us = each.warm_us + each.cold_us + each.launch_us
+        times[key] = _rounded(times.get(key, 0.0) + us)
+    return times
+
+
 def _differences(
-    parts: Sequence[Breakdown], names: Sequence[str]
+    first: Mapping[tuple[str, str], float], second: Mapping[tuple[str, str], float]
 ) -> tuple[tuple[KernelDifference, ...], tuple[float, float]]:
     """Return the operations that differ most between two dtypes, and the time of all others.
 
     Operations are equal if their stages and labels are, apart from what is fused into them: a
     dtype can run an addition by itself that the other one fuses.
     """
-    first, second = (
-        _times_by_operation([(_stage(each, names), each) for each in own.launches]) for own in parts
-    )
     both = [
-        KernelDifference(label=key[1], stage=key[0], times_us=(first[key], second[key]))
-        for key in first
-        if key in second
+        KernelDifference(label=label, stage=stage, times_us=(us, second[stage, label]))
+        for (stage, label), us in first.items()
+        if (stage, label) in second
     ]
     both.sort(key=lambda each: -abs(each.times_us[0] - each.times_us[1]))
-    alone = [
-        _rounded(sum(us for key, us in own.items() if key not in other))
-        for own, other in ((first, second), (second, first))
-    ]
-    return tuple(both[:MAX_DIFFERENCES]), (alone[0], alone[1])
-
-
-def _times_by_operation(launches: Iterable[tuple[str, Launch]]) -> dict[tuple[str, str], float]:
-    """Return microseconds by stage and label, without what is fused into the operations."""
-    times: dict[tuple[str, str], float] = {}
-    for stage, each in launches:
-        key = stage, kernel_label(each.kernel).partition(" + ")[0]
-        us = each.warm_us + each.cold_us + each.launch_us
-        times[key] = _rounded(times.get(key, 0.0) + us)
-    return times
+    alone = (
+        _rounded(sum(us for key, us in first.items() if key not in second)),
+        _rounded(sum(us for key, us in second.items() if key not in first)),
+    )
+    return tuple(both[:MAX_DIFFERENCES]), alone
 
 
 def _samples(timings: Sequence[Timing]) -> list[float]:
