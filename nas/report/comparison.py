@@ -127,18 +127,13 @@ def compare_runs(runs: Sequence[Run]) -> ComparisonDocument:
         images = view.run.images
         by_images.setdefault((images.digest, images.metric), []).append(at)
     groups = list(by_images.values())
-    document = ComparisonDocument(
+    return ComparisonDocument(
         runs=[view.document(ids) for view in views],
         same=[name for name in names if name not in different],
         different=different,
         groups=groups,
-        have_same_supernets=all(
-            _have_same_supernets(views[one], views[other])
-            for group in groups
-            for one, other in pairwise(group)
-        ),
         joint_front=_joint_fronts(views, groups),
-        notes=[],
+        notes=_notes(views, groups, different),
         pairs=[
             _pair(views, first, second, ids) for first, second in combinations(range(len(views)), 2)
         ],
@@ -148,7 +143,6 @@ def compare_runs(runs: Sequence[Run]) -> ComparisonDocument:
             for source, target in permutations(group, 2)
         ],
     )
-    return document.model_copy(update={"notes": _notes(views, document)})
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -213,12 +207,8 @@ class _View:
             "search spaces": ", ".join(
                 f"{name} ({digest[:4]})" for name, digest in (record.spaces or {}).items()
             ),
-            "epochs of the supernets": _distinct(
-                f"{each.epochs:.3g}" for each in record.supernets.values()
-            ),
-            "epochs of the finalists": _distinct(
-                str(each.epochs) for each in self.run.trained.values()
-            ),
+            "epochs of the supernets": _distinct(each.epochs for each in record.supernets.values()),
+            "epochs of the finalists": _distinct(each.epochs for each in self.run.trained.values()),
         }
 
     @cached_property
@@ -285,35 +275,45 @@ class _View:
         )
 
 
-def _distinct(texts: Iterable[str]) -> str:
-    """Return distinct texts, joined; "none" without any."""
-    return ", ".join(dict.fromkeys(texts)) or "none"
+def _distinct(epochs: Iterable[float]) -> str:
+    """Return distinct numbers of epochs in words; "none" without any."""
+    return ", ".join(dict.fromkeys(f"{round(each, 1):g}" for each in epochs)) or "none"
 
 
-def _notes(views: Sequence[_View], document: ComparisonDocument) -> list[str]:
-    """Return what limits a comparison, in sentences."""
+def _notes(
+    views: Sequence[_View], groups: Sequence[Sequence[int]], different: Sequence[str]
+) -> list[str]:
+    """Return what limits a comparison, in sentences.
+
+    Args:
+        views: the runs.
+        groups: positions of the runs whose accuracies are of the same images, by group.
+        different: names of the facts in which the runs differ.
+    """
     notes = []
-    if len(document.groups) > 1:
-        groups = " from ".join(
-            " and ".join(document.runs[at].label for at in group) for group in document.groups
-        )
+    if len(groups) > 1:
+        names = " from ".join(" and ".join(views[at].label for at in group) for group in groups)
         notes.append(
-            f"The images or the classes of {groups} differ, so that their accuracies cannot be "
+            f"The images or the classes of {names} differ, so that their accuracies cannot be "
             "compared: their fronts are drawn apart, and nothing is said of what a network of one "
             "loses in the other."
         )
-    if not document.have_same_supernets:
+    if not all(
+        _have_same_supernets(views[one], views[other])
+        for group in groups
+        for one, other in pairwise(group)
+    ):
         notes.append(
             "The scores come from supernets that were trained apart. A difference of two fronts is "
             "one of these trainings, too."
         )
-    if "dtype" in document.different:
+    if "dtype" in different:
         notes.append(
             "A run in int8 alone scores networks with float32 weights. What int8 costs in accuracy "
             "is not in these scores; the exported files of a run show it."
         )
-    bases = {run.label: run.basis for run in document.runs}
-    if estimated := [label for label, basis in bases.items() if basis != MEASURED]:
+    estimated = [view.label for view in views if candidates.basis(view.run.trials) != MEASURED]
+    if estimated:
         notes.append(
             f"The latencies of {' and '.join(estimated)} are estimates of a model of the device, "
             "which must not be compared with measured ones."
@@ -353,15 +353,14 @@ def _pair(views: Sequence[_View], first: int, second: int, ids: dict[str, str]) 
         is_on_front = digest in fronts[0], digest in fronts[1]
         if not any(is_on_front) and not (one.has_latency(digest) and other.has_latency(digest)):
             continue
-        latencies = [_latency_of(view, digest, (one, other)) for view in (one, other)]
-        known = [each for each in latencies if not isinstance(each, str)]
-        if len(known) == 2:
-            (us, basis), (other_us, other_basis) = known
+        owner = one if digest in one.by_digest else other
+        own, others = (view.latency(owner.by_digest[digest], owner.run) for view in (one, other))
+        if not isinstance(own, str) and not isinstance(others, str):
             points.append(
                 CommonPoint(
                     id=ids[digest],
-                    us=(us, other_us),
-                    basis=(basis, other_basis),
+                    us=(own[0], others[0]),
+                    basis=(own[1], others[1]),
                     is_on_front=is_on_front,
                 )
             )
@@ -377,12 +376,6 @@ def _pair(views: Sequence[_View], first: int, second: int, ids: dict[str, str]) 
         agreements=[each for each in agreements if each.networks >= MIN_NETWORKS_FOR_ORDER],
         swaps=_swaps(members),
     )
-
-
-def _latency_of(view: _View, digest: str, views: Sequence[_View]) -> tuple[float, str] | str:
-    """Return the latency in a run of a candidate of that run or another one, as `latency` does."""
-    owner = next(each for each in views if digest in each.by_digest)
-    return view.latency(owner.by_digest[digest], owner.run)
 
 
 def _agreement(one: _View, other: _View, basis: Literal["measured", "predicted"]) -> Agreement:

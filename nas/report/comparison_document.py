@@ -173,7 +173,6 @@ class ComparisonDocument(Document):
         runs: the runs in the order in which they were given.
         same, different: names of the facts that all runs share, and of those in which they differ.
         groups: positions of the runs whose accuracies are of the same images, by group.
-        have_same_supernets: whether the scores of each group come from the same supernets.
         joint_front: number of members that each run has on the joint front of its group.
         notes: what limits the comparison, in sentences.
         pairs: the pairs of runs.
@@ -185,7 +184,6 @@ class ComparisonDocument(Document):
     same: list[str]
     different: list[str]
     groups: list[list[int]]
-    have_same_supernets: bool
     joint_front: list[Count]
     notes: list[str]
     pairs: list[ComparedPair]
