@@ -179,7 +179,7 @@ class ComparisonDocument(Document):
         transfers: the ordered pairs of runs of one group.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     runs: list[ComparedRun]
     same: list[str]
     different: list[str]

@@ -7,7 +7,8 @@ latencies are in microseconds. A value that is not known is null.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from itertools import cycle
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 from pydantic import Field
@@ -34,6 +35,9 @@ MAX_COMPARED = 100
 """Most members of a front of which each two are compared in words: 10,000 sentences have 1.5 MB."""
 
 Index = Annotated[int, Field(ge=0)]
+
+Style = Literal["solid", "dashed", "dotted"]
+"""How a line is drawn."""
 
 
 class Networks(Document):
@@ -183,14 +187,14 @@ class Line(Document):
     Attributes:
         name: what it shows.
         x, y: its points.
-        style: `solid`, `dashed` or `dotted`.
+        style: how it is drawn.
         space: position of the space whose colour it has; null for none.
     """
 
     name: str
     x: list[float]
     y: list[float]
-    style: Literal["solid", "dashed", "dotted"] = "solid"
+    style: Style = "solid"
     space: Index | None = None
 
 
@@ -213,12 +217,10 @@ class ProbeLine(Document):
     Attributes:
         network: the published network.
         accuracy: accuracy on the images that judge trained networks.
-        text: what probes reach at several image sizes, in words.
     """
 
     network: Name
     accuracy: Fraction
-    text: str
 
 
 class ReportDocument(Document):
@@ -233,7 +235,6 @@ class ReportDocument(Document):
         basis: `measured`, or by what latencies were estimated.
         networks: all scored architectures.
         axes: what a plot can show on its horizontal axis, latency first.
-        objectives: columns of `axes` that the search optimised.
         front: IDs of the members of the front, the fastest first.
         members: what can be chosen, in the order of `front`.
         knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
@@ -251,7 +252,7 @@ class ReportDocument(Document):
         progress: what is still missing; null if the job has ended.
     """
 
-    schema_version: Literal[3] = Field(default=3, alias="schema")
+    schema_version: Literal[4] = Field(default=4, alias="schema")
     name: str
     folder: str
     spaces: list[Name]
@@ -260,7 +261,6 @@ class ReportDocument(Document):
     basis: str
     networks: Networks
     axes: list[Axis]
-    objectives: list[Name]
     front: list[str]
     members: list[Member]
     knee: str | None
@@ -306,13 +306,12 @@ def report_document(run: Run) -> ReportDocument:
             costs={axis.column: _rounded(complete[axis.column], 3) for axis in axes},
         ),
         axes=axes,
-        objectives=[*run.settings.search.optimised_costs, *_device_columns(run)],
         front=[option.member.id for option in options],
         members=[_member(option, options, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
         trained=[trained_point(model, models, run) for model in models],
         probes=[
-            ProbeLine(network=each.network, accuracy=each.own.judged, text=each.text)
+            ProbeLine(network=each.network, accuracy=each.own.judged)
             for each in run.record.probes.values()
         ],
         reasons={
@@ -382,15 +381,15 @@ def _rounded(values: pd.Series, digits: int) -> list[float | None]:
     return [None if pd.isna(value) else round(value, digits) for value in known]
 
 
-def _device_columns(run: Run) -> list[str]:
-    return [f"{DEVICE_LATENCY}{device.name}" for device in run.settings.search.device]
-
-
 def _axes(rows: pd.DataFrame, run: Run) -> list[Axis]:
     """Return the axes of the columns of a table of candidates, beside latency and accuracy."""
     devices = [
-        Axis(column=column, label=f"predicted latency on {device.name}, ms", scale=1e-3)
-        for column, device in zip(_device_columns(run), run.settings.search.device, strict=True)
+        Axis(
+            column=f"{DEVICE_LATENCY}{device.name}",
+            label=f"predicted latency on {device.name}, ms",
+            scale=1e-3,
+        )
+        for device in run.settings.search.device
     ]
     costs = [
         Axis(column=name, label=cost.label, scale=cost.scale, is_maximised=cost.is_maximised)
@@ -515,9 +514,8 @@ def trained_point(model: RunModel, models: Sequence[RunModel], run: Run) -> Trai
 def _training_lines(run: Run, spaces: Sequence[str], fields: Sequence[str]) -> list[Line]:
     """Return fields of the training logs of the supernets over the progress, in percent."""
     lines = []
-    styles: tuple[Literal["solid", "dashed", "dotted"], ...] = ("solid", "dashed", "dotted")
     for space, log in run.training_logs.items():
-        for field, style in zip(fields, styles, strict=False):
+        for field, style in zip(fields, get_args(Style), strict=False):
             values = [getattr(row, field) for row in log]
             if len(log) > 1 and None not in values:
                 subnet = field.removeprefix("accuracy_")
@@ -535,31 +533,26 @@ def _training_lines(run: Run, spaces: Sequence[str], fields: Sequence[str]) -> l
 
 
 def _hypervolume(run: Run) -> list[Line]:
-    points = [(r.completed, r.hypervolume) for r in run.history if r.hypervolume is not None]
+    points = {r.completed: r.hypervolume for r in run.history if r.hypervolume is not None}
     if not points:
         return []
-    completed, volumes = zip(*points, strict=True)
-    return [Line(name="hypervolume", x=list(map(float, completed)), y=list(volumes))]
+    return [Line(name="hypervolume", x=[float(each) for each in points], y=list(points.values()))]
 
 
 def _coverage(models: Sequence[RunModel], spaces: Sequence[str]) -> list[Line]:
     """Return the accuracy of trained networks on the images that they answer, over their share."""
     lines = []
-    for index, model in enumerate(models):
-        rows = [
-            (row.answered, row.accuracy)
-            for row in model.record.calibration.coverage
-            if row.accuracy is not None
-        ]
-        if rows:
-            answered, accuracy = zip(*rows, strict=True)
+    for model, style in zip(models, cycle(get_args(Style)), strict=False):
+        rows = model.record.calibration.coverage
+        points = {100 * row.answered: row.accuracy for row in rows if row.accuracy is not None}
+        if points:
             space = model.record.space
             lines.append(
                 Line(
                     name=model.record.id,
-                    x=[100 * each for each in answered],
-                    y=list(accuracy),
-                    style=("solid", "dashed", "dotted")[index % 3],
+                    x=list(points),
+                    y=list(points.values()),
+                    style=style,
                     space=spaces.index(space) if space in spaces else None,
                 )
             )

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +138,7 @@ def _render(
         run=record,
         states=rows["state"].value_counts().to_dict(),
         front=shown,
-        not_told_apart={
-            each.id
-            for pair in combinations(shown, 2)
-            if not pair[0].is_told_from(pair[1])
-            for each in pair
-        },
+        not_told_apart={member.id for member in document.members if member.not_told_from},
         objectives=objectives,
         limits=_limits(search),
         costs=search.costs,

@@ -209,7 +209,7 @@ def test_page_holds_its_document_and_makes_no_request(one, other, tmp_path):
     (embedded,) = re.findall(r'<script type="application/json" id="report">(.*?)</script>', text)
     document = ComparisonDocument.model_validate_json(embedded)
     assert document.runs[1].label == "<b>other"
-    assert json.loads(embedded)["schema"] == 1
+    assert json.loads(embedded)["schema"] == 2
     assert set(re.findall(r"https?://[\w./]+", text)) <= {"http://www.w3.org/2000/svg"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["<b>other", "compare.html", "one"]
 

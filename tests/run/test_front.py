@@ -10,7 +10,6 @@ import pytest
 
 from nas.opened_run import open_run
 from nas.report import page
-from nas.report.document import report_document
 from nas.run import candidates
 from nas.run.front import (
     NEAR_ACCURACY,
@@ -267,13 +266,3 @@ def test_pick_keeps_to_a_limit_of_a_further_objective(run):
     picked = opened.pick(max_peak_memory_bytes=int(smallest))
     assert picked.peak_memory_bytes == smallest
     assert picked.id not in {opened.pick().id}
-
-
-def test_report_names_the_objectives_that_were_optimised(run):
-    for is_further in (True, False):
-        document = report_document(open_run(run))
-        assert document.objectives == (["peak_memory_bytes"] if is_further else [])
-        assert "peak memory, KiB" in [axis.label for axis in document.axes]
-        record = json.loads((run / "run.json").read_text())
-        record["job"]["search"] = {}
-        (run / "run.json").write_text(json.dumps(record))
