@@ -73,13 +73,13 @@ def _single(folder: Path) -> None:
     """Make a run whose limit only its fastest network meets."""
     _example(folder)
     fastest, second = open_run(folder).front["measured_us"][:2]
-    _change_record(folder, {"job.search.max_latency_ms": (fastest + second) / 2000})
+    change_record(folder, {"job.search.max_latency_ms": (fastest + second) / 2000})
 
 
 def _empty(folder: Path) -> None:
     """Make a run whose limit no network meets."""
     _example(folder)
-    _change_record(folder, {"job.search.max_latency_ms": 1e-6})
+    change_record(folder, {"job.search.max_latency_ms": 1e-6})
 
 
 def _interrupted(folder: Path) -> None:
@@ -90,7 +90,7 @@ def _interrupted(folder: Path) -> None:
     late = ["measured_us", "holdout_accuracy", "trained_accuracy", "test_accuracy", "dominated_by"]
     rows[late] = None
     candidates.write(rows, folder / "trials.csv")
-    _change_record(folder, {"remaining": ["search", *LATE_STAGES]})
+    change_record(folder, {"remaining": ["search", *LATE_STAGES]})
 
 
 def _begun(folder: Path) -> None:
@@ -112,7 +112,7 @@ def _begun(folder: Path) -> None:
         "correction": None,
         "finalists": None,
     }
-    _change_record(folder, changes)
+    change_record(folder, changes)
 
 
 def _many_classes(folder: Path) -> None:
@@ -126,7 +126,7 @@ def _markup(folder: Path) -> None:
     _example(folder)
     classes = [f"{label} {MARKUP}" for label in range(10)]
     trained = list(read_trained(folder).values())
-    _change_record(
+    change_record(
         folder,
         {
             "command": f"nas quickstart --out {MARKUP}",
@@ -158,7 +158,7 @@ def _markup(folder: Path) -> None:
 def _other_device(folder: Path) -> None:
     """Make the run of the example on another device, which is slower for some networks."""
     _example(folder)
-    _change_record(folder, {"name": "board", "device.must_match.processor": "A board"})
+    change_record(folder, {"name": "board", "device.must_match.processor": "A board"})
     rows, rng = open_run(folder).trials, np.random.default_rng(0)
     for column in ("predicted_us", "measured_us"):
         rows[column] *= rng.uniform(2, 3, len(rows)).round(3)
@@ -195,7 +195,7 @@ CASES = (*RUNS, COMPARISON)
 """Names of the cases."""
 
 
-def _change_record(folder: Path, changes: dict[str, Any]) -> None:
+def change_record(folder: Path, changes: dict[str, Any]) -> None:
     """Set values of `run.json` by their dotted keys, and check the result."""
     path = folder / "run.json"
     record = json.loads(path.read_text())
@@ -226,7 +226,7 @@ def _synthetic(folder: Path, trials: int, classes: Sequence[str] = ()) -> None:
     }
     (folder / "run.json").write_text((EXAMPLE / "run.json").read_text())
     record = read_run(folder)
-    _change_record(
+    change_record(
         folder,
         {
             "name": "overnight",

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nas.run import candidates
 from nas.run.models import undecided_pairs
 from nas.run.run import Run
 from tests.conftest import EXAMPLE
+from tests.report.cases import change_record
 
 
 @pytest.fixture
@@ -48,22 +49,130 @@ def change_json(path: Path, change: Callable[[Any], None]) -> None:
     path.write_text(json.dumps(content))
 
 
-def change_rows(run: Path, **columns: Any) -> None:
-    """Replace columns of `trials.csv`."""
-    rows = candidates.read(run / "trials.csv")
-    candidates.write(rows.assign(**columns), run / "trials.csv")
+def change(
+    run: Path,
+    record: dict[str, Any] | None = None,
+    rows: dict[str, Any] | None = None,
+    volumes: Sequence[float] = (),
+    remove: str = "",
+) -> None:
+    """Change a run.
+
+    Args:
+        run: its folder.
+        record: values of `run.json` by their dotted keys.
+        rows: columns of `trials.csv`, or functions that return them for the rows.
+        volumes: hypervolumes of the search.
+        remove: pattern of files to remove.
+    """
+    change_record(run, record or {})
+    candidates.write(candidates.read(run / "trials.csv").assign(**(rows or {})), run / "trials.csv")
+    if len(volumes):
+        history = pd.DataFrame({"seconds": 0.1, "hypervolume": volumes})
+        history.insert(0, "completed", history.index + 1)
+        history.to_csv(run / "hypervolume.csv", index=False)
+    for path in run.glob(remove) if remove else ():
+        path.unlink()
 
 
-def write_history(run: Path, volumes: list[float]) -> None:
-    rows = [
-        {"completed": at + 1, "seconds": 0.1 * at, "hypervolume": volume}
-        for at, volume in enumerate(volumes)
-    ]
-    pd.DataFrame(rows).to_csv(run / "hypervolume.csv", index=False)
+def timed(factor: float) -> dict[str, Any]:
+    """Let predicted latencies be so many times the measured ones."""
+    return {"predicted_us": lambda rows: factor * rows["measured_us"].fillna(rows["predicted_us"])}
+
+
+def images(problems: list[str], duplicates: str) -> dict[str, Any]:
+    """Set what is wrong with the images."""
+    return {"record": {"data.problems": problems, "data.duplicates": {duplicates: 1}}}
+
+
+def kernels(failed: int, unstable: int, disturbed: int) -> dict[str, Any]:
+    """Set how many kernels of the latency table were not timed well."""
+    counts = {"failed": failed, "unstable": unstable, "disturbed": disturbed}
+    return {"record": {f"table.{name}": count for name, count in counts.items()}}
+
+
+CLOSE = {"holdout_accuracy": lambda rows: np.where(np.arange(len(rows)) % 2, 0.95, 0.955)}
+PHONE = {"predicted_us phone": lambda rows: rows["predicted_us"]}
+FAILED = {"error": lambda rows: np.where(rows.index < 3, "MeasurementError: <no answer>", "")}
+UNRANKED = "ranking.json"
+RISING = np.linspace(0.1, 0.98, 80)
+LONGER = "nas search {run} --trials 200"
+BUILD = (
+    "nas table build --space {run}/spaces/mobilenet_tiny.py --space {run}/spaces/shufflenet_tiny.py"
+    " --space {run}/spaces/squeezenet_tiny.py --image-size 8 --channels 1 --classes 10"
+    " --runtime tvm --batch 1 --out latency_tables --target cpu --threads 1 --dtype float32"
+    " --retry-failed"
+)
+
+CASES: list[tuple[str, dict[str, Any], str | None, str, str | None]] = [
+    ("predicted latency", {}, "fine", "off on average", None),
+    ("predicted latency", {"rows": timed(1.08)}, "note", "off on average", None),
+    ("predicted latency", {"rows": timed(1.3)}, "limit", "off on average", None),
+    ("predicted latency", {"rows": {"measured_us": None}}, "limit",
+     "No network was timed as a whole", "nas run {run}/job.toml --out {run}"),
+    ("ranking", {"remove": UNRANKED}, "limit",
+     "It was not checked whether the supernets rank networks", "nas supernet rank {run}"),
+    ("comparing spaces", {"record": {"correction.networks": 0}}, "note",
+     "The scores of the 3 spaces were compared by 45 trained networks", None),
+    ("comparing spaces", {"record": {"correction.networks": 24}}, "fine", "were compared", None),
+    ("comparing spaces", {"record": {"correction.networks": 24}, "remove": UNRANKED}, "note",
+     "on one scale by 24 networks that were trained alone", "nas supernet rank {run}"),
+    ("comparing spaces", {"record": {"correction.networks": 0}, "remove": UNRANKED}, "limit",
+     "The 3 spaces were scored by 3 supernets", "nas supernet rank {run}"),
+    ("comparing spaces", {"record": {"spaces": {"mobilenet_tiny": "0123456789abcdef"}}}, None,
+     "", None),
+    ("images", images([], "train+train"), "fine", "Nothing is wrong with the", None),
+    ("images", images(["2 images cannot be read and are left out"], "left out+train"), "note",
+     "2 images cannot be read and are left out. ", "nas data digits"),
+    ("images", images(["rare classes"], "search+holdout"), "note", "Rare", "nas data digits"),
+    ("images", images(["1 of 9 has a duplicate", "1 class has fewer"], "train+test"), "limit",
+     "1 of 9 has a duplicate. 1 class has fewer.", "nas data digits"),
+    ("hold-out images", {"rows": CLOSE}, "limit",
+     "more than the range of accuracies of the whole front", None),
+    ("hold-out images", {"record": {"data.class_counts.holdout": [10_000] * 10}}, "fine",
+     "100,000 hold-out images", None),
+    ("kernels", kernels(0, 0, 0), "fine", "All 110 kernels of the latency table were timed.", None),
+    ("kernels", kernels(0, 2, 0), "note", ": 2 unstable. The timings of an", BUILD),
+    ("kernels", kernels(1, 0, 0), "note", ": 1 failed. Networks that need", BUILD),
+    ("kernels", kernels(0, 0, 2), "note", ": 2 disturbed. The core was slowed", BUILD),
+    ("kernels", kernels(0, 30, 0), "limit", ": 30 unstable. ", BUILD),
+    ("kernels", kernels(0, 6, 7), "limit", ": 6 unstable, 7 disturbed. ", BUILD),
+    ("exported files", {}, None, "", None),
+    ("test images", {}, "fine", "The 359 test images were not read.", None),
+    ("what was not measured", {}, None, "", None),
+    ("what was not measured", {"rows": {"basis": "estimated: by a cycle model"}}, "limit",
+     "all are estimated: by a cycle model", None),
+    ("what was not measured",
+     {"record": {"job.search.device": [{"table": "phone.jsonl"}]}, "rows": PHONE}, "note",
+     "Latencies on phone are predictions", "nas retarget {run} --table phone.jsonl"),
+    ("failures", {}, None, "", None),
+    ("failures", {"rows": FAILED}, "note",
+     "3 of 300 networks could not be scored or timed. MeasurementError: <no answer> (3).", None),
+    ("length of the search", {"volumes": [*RISING, *[0.98] * 20]}, "fine", "gained 0.0%", None),
+    ("length of the search", {"volumes": [*RISING, *np.linspace(0.98, 1, 20)]}, "note",
+     "gained 2.0%", LONGER),
+    ("length of the search", {"volumes": np.linspace(0.1, 1, 100)}, "limit", "gained", LONGER),
+    ("length of the search", {"volumes": [0.5] * 10}, "note",
+     "too few", "nas search {run} --trials 20"),
+    ("length of the search", {"record": {"search.ended": "interrupted"}}, "limit",
+     "it has scored 300 architectures so far", "nas run {run}/job.toml --out {run}"),
+]  # fmt: skip
+"""Topics, changes of the run, and the severity, words and remedy of the row; None for no row."""
+
+
+@pytest.mark.parametrize(("topic", "changes", "severity", "words", "remedy"), CASES)
+def test_row_of_a_topic(run, topic, changes, severity, words, remedy):
+    change(run, **changes)
+    found = row(run, topic)
+    assert (found and found.severity) == severity
+    if found:
+        assert words in f"{found.finding} {found.details} "
+        assert found.remedy == (remedy and remedy.format(run=run))
 
 
 def test_rows_are_sorted_and_the_summary_names_the_worst(run):
     shown = section(run)
+    assert TrustSection.model_validate_json(shown.model_dump_json()) == shown
     order = [list(SEVERITY_NAMES).index(each.severity) for each in shown.rows]
     assert order == sorted(order)
     limits = [each for each in shown.rows if each.severity == "limit"]
@@ -73,40 +182,11 @@ def test_rows_are_sorted_and_the_summary_names_the_worst(run):
     assert len({each.topic for each in shown.rows}) == len(shown.rows)
 
 
-def test_section_is_a_document(run):
-    shown = section(run)
-    assert TrustSection.model_validate_json(shown.model_dump_json()) == shown
-
-
 def test_predictions_are_compared_with_whole_networks(run):
     rows = candidates.read(run / "trials.csv").dropna(subset=["measured_us"])
     errors = (rows["predicted_us"] / rows["measured_us"] - 1).astype(float).abs()
-    fine = row(run, "predicted latency")
-    assert fine.severity == "fine"
-    assert f"{100 * errors.mean():.1f}% off on average, by {len(rows)} networks" in fine.finding
-
-
-@pytest.mark.parametrize(("factor", "severity"), [(1.08, "note"), (1.3, "limit")])
-def test_wrong_predictions_are_noted(run, factor, severity):
-    rows = candidates.read(run / "trials.csv")
-    change_rows(run, predicted_us=factor * rows["measured_us"].fillna(rows["predicted_us"]))
-    assert row(run, "predicted latency").severity == severity
-
-
-def test_untimed_front_limits_and_names_the_command(run):
-    change_rows(run, measured_us=None)
-    untimed = row(run, "predicted latency")
-    assert untimed.severity == "limit"
-    assert "No network was timed as a whole" in untimed.finding
-    assert untimed.remedy == f"nas run {run}/job.toml --out {run}"
-
-
-def test_unchecked_ranking_limits_and_names_the_command(run):
-    (run / "ranking.json").unlink()
-    unchecked = row(run, "ranking")
-    assert unchecked.severity == "limit"
-    assert "It was not checked whether the supernets rank networks" in unchecked.finding
-    assert unchecked.remedy == f"nas supernet rank {run}"
+    finding = row(run, "predicted latency").finding
+    assert f"{100 * errors.mean():.1f}% off on average, by {len(rows)} networks" in finding
 
 
 def test_one_unranked_supernet_is_named(run):
@@ -138,26 +218,30 @@ def test_ranking_is_judged_by_its_interval_and_its_lead(run, tau, lead, severity
     assert f"{tau[0]:.2f} ({low:.2f} to {high:.2f}) by 15 networks" in found.details
 
 
-def test_spaces_that_were_not_compared_limit(run):
-    change_json(run / "run.json", lambda c: c["correction"].update(networks=0))
-    compared = row(run, "comparing spaces")
-    assert compared.severity == "note"
-    assert "The scores of the 3 spaces were compared by 45 trained networks" in compared.finding
-    (run / "ranking.json").unlink()
-    assert row(run, "comparing spaces").severity == "limit"
-    change_json(run / "run.json", lambda c: c["spaces"].pop("shufflenet_tiny"))
-    assert row(run, "comparing spaces").severity == "limit"
-    change_json(run / "run.json", lambda c: c["spaces"].pop("squeezenet_tiny"))
-    assert row(run, "comparing spaces") is None
+@pytest.mark.parametrize(
+    ("topic", "changes", "severity", "words"),
+    [
+        ("trained networks", {}, "fine", "were trained to the end, for 60 epochs"),
+        (
+            "trained networks", {"record": {"training_errors": {"q1234": "The disk is full."}}},
+            "limit", "q1234 was not trained to the end: The disk is full.",
+        ),
+        ("exported files", {}, "note", "take another time than the search measured"),
+        ("exported files", {"remove": "models/*/card.json"}, "note", "No trained network was"),
+        ("test images", {}, "note", "once for each of 5 trained networks"),
+    ],
+)  # fmt: skip
+def test_row_of_a_topic_of_trained_networks(trained_run, topic, changes, severity, words):
+    change(trained_run, **changes)
+    found = row(trained_run, topic)
+    assert found.severity == severity
+    assert words in f"{found.finding} {found.details}"
 
 
-def test_spaces_on_one_scale_are_fine_once_they_are_ranked(run):
-    change_json(run / "run.json", lambda c: c["correction"].update(networks=24))
-    assert row(run, "comparing spaces").severity == "fine"
-    (run / "ranking.json").unlink()
-    compared = row(run, "comparing spaces")
-    assert compared.severity == "note"
-    assert "on one scale by 24 networks that were trained alone" in compared.finding
+def test_files_as_fast_as_the_search_measured_are_fine(trained_run):
+    for card in trained_run.glob("models/*/card.json"):
+        change_json(card, lambda content: content.update(search_runtime=""))
+    assert row(trained_run, "exported files").severity == "fine"
 
 
 def test_untrained_front_limits(run):
@@ -169,7 +253,6 @@ def test_untrained_front_limits(run):
 
 def test_trained_front_is_fine_unless_its_training_was_short(trained_run):
     fine = row(trained_run, "trained networks")
-    assert fine.severity == "fine"
     models = open_run(trained_run).models
     errors = [abs(m.record.supernet_accuracy - m.record.holdout.accuracy) for m in models]
     assert f"{100 * np.mean(errors):.1f} points off" in fine.details
@@ -179,55 +262,6 @@ def test_trained_front_is_fine_unless_its_training_was_short(trained_run):
     assert short.severity == "note"
     assert f"{name} had fewer than 30 epochs" in short.details
     assert short.remedy == f"nas retrain {trained_run} --pick {name} --epochs 30"
-
-
-def test_finalist_that_was_not_trained_limits(trained_run):
-    change_json(
-        trained_run / "run.json",
-        lambda c: c.update(training_errors={"q1234": "The disk is full."}),
-    )
-    found = row(trained_run, "trained networks")
-    assert found.severity == "limit"
-    assert "q1234 was not trained to the end: The disk is full." in found.details
-
-
-@pytest.mark.parametrize(
-    ("problems", "duplicates", "severity"),
-    [
-        ([], {"train+train": 3}, "fine"),
-        (["2 images cannot be read and are left out"], {"left out+train": 2}, "note"),
-        (["the largest class has 7.0 times the smallest one's"], {"search+holdout": 1}, "note"),
-        (["1 of 9 test images have a duplicate", "1 class has fewer"], {"train+test": 1}, "limit"),
-    ],
-)
-def test_images_are_judged_by_their_problems(run, problems, duplicates, severity):
-    change_json(
-        run / "run.json",
-        lambda c: c["data"].update(problems=problems, duplicates=duplicates),
-    )
-    found = row(run, "images")
-    assert found.severity == severity
-    text = f"{found.finding} {found.details}".lower()
-    assert all(problem.lower() in text for problem in problems)
-    assert found.remedy == ("nas data digits" if problems else None)
-
-
-def test_few_holdout_images_cannot_tell_the_front_apart(run):
-    accuracies = np.where(np.arange(len(candidates.read(run / "trials.csv"))) % 2, 0.95, 0.955)
-    change_rows(run, holdout_accuracy=accuracies)
-    found = row(run, "hold-out images")
-    assert found.severity == "limit"
-    assert "more than the range of accuracies of the whole front" in found.details
-
-
-def test_many_holdout_images_are_fine(run):
-    def change(content):
-        content["data"]["class_counts"]["holdout"] = [10_000] * 10
-
-    change_json(run / "run.json", change)
-    found = row(run, "hold-out images")
-    assert found.severity == "fine"
-    assert "100,000 hold-out images" in found.finding
 
 
 def test_trained_networks_that_no_test_tells_apart_are_named(trained_run):
@@ -246,30 +280,6 @@ def test_trained_networks_that_no_test_tells_apart_are_named(trained_run):
 
 
 @pytest.mark.parametrize(
-    ("failed", "unstable", "disturbed", "severity"),
-    [
-        (0, 0, 0, "fine"), (0, 2, 0, "note"), (1, 0, 0, "note"), (0, 0, 2, "note"),
-        (0, 30, 0, "limit"), (0, 6, 7, "limit"),
-    ],
-)  # fmt: skip
-def test_kernels_are_counted(run, failed, unstable, disturbed, severity):
-    counts = {"failed": failed, "unstable": unstable, "disturbed": disturbed}
-    change_json(run / "run.json", lambda c: c["table"].update(counts))
-    found = row(run, "kernels")
-    assert found.severity == severity
-    if severity == "fine":
-        assert (found.finding, found.remedy) == (
-            "All 110 kernels of the latency table were timed.",
-            None,
-        )
-    else:
-        for name, count in counts.items():
-            assert (f"{count} {name}" in found.finding) == bool(count)
-        assert ("The core was slowed" in found.details) == bool(disturbed)
-        assert "--image-size 8 --channels 1 --classes 10 --runtime tvm" in found.remedy
-
-
-@pytest.mark.parametrize(
     ("slowdown", "severity"),
     [(Slowdown(1.02, 1.1), "fine"), (Slowdown(1.2, 1.6), "note"), (Slowdown(1.7, 3.0), "limit")],
 )
@@ -284,9 +294,8 @@ def test_latencies_of_a_core_that_was_always_slowed_are_named(run, monkeypatch):
     monkeypatch.setattr(Run, "slowdown", Slowdown(1.02, 1.1))
     rows = candidates.read(run / "trials.csv")
     measured_us = rows["measured_us"]
-    change_rows(
-        run, measured_low_us=0.6 * measured_us, measured_high_us=measured_us, disturbed=True
-    )
+    ends = {"measured_low_us": 0.6 * measured_us, "measured_high_us": measured_us}
+    change(run, rows={**ends, "disturbed": True})
     found = row(run, "noise of the machine")
     members = sorted(open_run(run).members, key=lambda each: each.latency_us)
     assert found.severity == "limit"
@@ -307,7 +316,7 @@ def test_one_disturbed_member_is_a_note_and_hides_no_noise(run, monkeypatch, typ
     rows = candidates.read(run / "trials.csv")
     measured = rows["measured_us"].notna()
     first = open_run(run).members[0].id
-    change_rows(run, disturbed=(rows["id"] == first).where(measured, None))
+    change(run, rows={"disturbed": (rows["id"] == first).where(measured, None)})
     found = row(run, "noise of the machine")
     assert found.severity == severity
     assert found.finding.startswith(f"1 of {len(open_run(run).members)} latencies of the front")
@@ -319,94 +328,12 @@ def test_noise_is_left_out_if_nothing_was_timed_twice(run, monkeypatch):
 
 
 def test_failed_exports_limit_and_name_the_format(trained_run):
-    assert row(trained_run, "exported files").severity == "note"
     name = open_run(trained_run).models[0].record.id
-    change_json(
-        trained_run / "run.json",
-        lambda c: c.update(export_errors={name: {"coreml": "It is not installed."}}),
-    )
+    change(trained_run, record={"export_errors": {name: {"coreml": "It is not installed."}}})
     found = row(trained_run, "exported files")
     assert found.severity == "limit"
     assert f"{name} was not exported as coreml: It is not installed." in found.details
     assert found.remedy == f"nas export {trained_run} --pick {name}"
-
-
-def test_without_files_nothing_was_checked_in_its_runtime(trained_run, run):
-    for card in trained_run.glob("models/*/card.json"):
-        card.unlink()
-    assert "No trained network was exported" in row(trained_run, "exported files").finding
-    assert row(run, "exported files") is None
-
-
-def test_files_as_fast_as_the_search_measured_are_fine(trained_run):
-    def change(content):
-        content["search_runtime"] = ""
-
-    for card in trained_run.glob("models/*/card.json"):
-        change_json(card, change)
-    assert row(trained_run, "exported files").severity == "fine"
-
-
-def test_test_images_that_were_read_more_than_once_are_noted(run, trained_run):
-    assert row(run, "test images").finding == "The 359 test images were not read."
-    assert row(run, "test images").severity == "fine"
-    found = row(trained_run, "test images")
-    assert found.severity == "note"
-    assert "once for each of 5 trained networks" in found.finding
-
-
-def test_estimated_latencies_limit(run):
-    assert row(run, "what was not measured") is None
-    change_rows(run, basis="estimated: by a cycle model")
-    found = row(run, "what was not measured")
-    assert found.severity == "limit"
-    assert "all are estimated: by a cycle model" in found.finding
-
-
-def test_devices_that_are_only_predicted_are_noted(run):
-    devices = [{"table": "phone.jsonl"}]
-    change_json(run / "run.json", lambda c: c["job"]["search"].update(device=devices))
-    rows = candidates.read(run / "trials.csv")
-    candidates.write(
-        rows.assign(**{"predicted_us phone": rows["predicted_us"]}), run / "trials.csv"
-    )
-    found = row(run, "what was not measured")
-    assert found.severity == "note"
-    assert "Latencies on phone are predictions" in found.finding
-    assert found.remedy == f"nas retarget {run} --table phone.jsonl"
-
-
-def test_failed_networks_are_counted(run):
-    assert row(run, "failures") is None
-    rows = candidates.read(run / "trials.csv")
-    change_rows(run, error=np.where(rows.index < 3, "MeasurementError: <no answer>", ""))
-    found = row(run, "failures")
-    assert found.finding == f"3 of {len(rows)} networks could not be scored or timed."
-    assert found.details == "MeasurementError: <no answer> (3)."
-
-
-@pytest.mark.parametrize(
-    ("volumes", "severity"),
-    [
-        ([*np.linspace(0.1, 1.0, 80), *[1.0] * 20], "fine"),
-        ([*np.linspace(0.1, 0.98, 80), *np.linspace(0.98, 1.0, 20)], "note"),
-        (list(np.linspace(0.1, 1.0, 100)), "limit"),
-        ([0.5] * 10, "note"),
-    ],
-)
-def test_search_whose_hypervolume_still_rises_was_too_short(run, volumes, severity):
-    write_history(run, volumes)
-    found = row(run, "length of the search")
-    assert found.severity == severity
-    longer = f"nas search {run} --trials {2 * len(volumes)}"
-    assert found.remedy == (None if severity == "fine" else longer)
-
-
-def test_search_that_has_not_ended_limits(run):
-    change_json(run / "run.json", lambda c: c["search"].update(ended="interrupted"))
-    found = row(run, "length of the search")
-    assert found.severity == "limit"
-    assert "it has scored 300 architectures so far" in found.finding
 
 
 def test_run_that_has_only_begun_has_a_section(run):
