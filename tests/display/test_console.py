@@ -141,25 +141,23 @@ def test_long_functions_show_a_bar_on_a_terminal(stage, terminal, tmp_path):
     assert stage in terminal.getvalue()
 
 
-@pytest.mark.parametrize("stage", LONG)
-def test_long_functions_show_a_line_in_a_notebook(stage, notebook, tmp_path):
-    LONG[stage](tmp_path)
-    assert notebook.shown[0] == f"{stage} ..."
-    assert all(line.startswith(stage) for line in notebook.shown)
+def test_long_function_shows_a_line_in_a_notebook(notebook, tmp_path):
+    search(tmp_path)
+    assert notebook.shown[0] == "search ..."
+    assert all(line.startswith("search") for line in notebook.shown)
     assert any(" of " in line and " left" in line for line in notebook.shown)
     assert " in " in notebook.shown[-1]
 
 
 @pytest.mark.parametrize("progress", [False, None])
-@pytest.mark.parametrize("stage", LONG)
-def test_long_functions_are_silent_on_request(stage, progress, terminal, tmp_path):
-    LONG[stage](tmp_path, progress=progress)
+@pytest.mark.parametrize("function", [build, search])
+def test_long_functions_are_silent_on_request(function, progress, terminal, tmp_path):
+    function(tmp_path, progress=progress)
     assert terminal.getvalue() == ""
 
 
-@pytest.mark.parametrize("stage", LONG)
-def test_long_functions_are_silent_without_a_terminal(stage, tmp_path, capsys):
-    LONG[stage](tmp_path)
+def test_long_function_is_silent_without_a_terminal(tmp_path, capsys):
+    search(tmp_path)
     assert capsys.readouterr() == ("", "")
 
 

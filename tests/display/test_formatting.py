@@ -8,52 +8,51 @@ from nas.display.formatting import (
     format_duration,
     format_latency,
     format_size,
+    latency_unit,
+    listed,
     round_up,
 )
 from nas.statistics import Interval
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", ""), ("a", "A"), ("96 px of ONNX", "96 px of ONNX")]
-)
-def test_only_the_first_letter_becomes_a_capital(text, expected):
-    assert capitalised(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
+    ("made", "text"),
     [
-        (0, "0"),
-        (999, "999"),
-        (1000, "1 k"),
-        (1_234_567, "1.23 M"),
-        (-2.5e9, "-2.5 G"),
-        (4e12, "4 T"),
+        (capitalised(""), ""),
+        (capitalised("96 px of ONNX"), "96 px of ONNX"),
+        (capitalised("a model of ONNX"), "A model of ONNX"),
+        (listed([]), ""),
+        (listed(["a"]), "a"),
+        (listed(["a", "b", "c"]), "a, b and c"),
+        (format_count(0), "0"),
+        (format_count(999), "999"),
+        (format_count(1000), "1 k"),
+        (format_count(1_234_567), "1.23 M"),
+        (format_count(1_234_567, space=""), "1.23M"),
+        (format_count(-2.5e9), "-2.5 G"),
+        (format_count(4e12), "4 T"),
+        (format_bytes(0), "0 B"),
+        (format_bytes(512), "512 B"),
+        (format_bytes(1_234_567), "1.23 MB"),
+        (format_bytes(4e9), "4 GB"),
+        (format_duration(0.4), "0 s"),
+        (format_duration(89), "89 s"),
+        (format_duration(90), "2 min"),
+        (format_duration(5399), "90 min"),
+        (format_duration(5400), "1.5 h"),
+        (format_latency(1234.56), "1.235 ms"),
+        (format_latency(12.3), "0.0123 ms"),
+        (latency_unit(999.9).name, "µs"),
+        (latency_unit(1000).name, "ms"),
+        (format_accuracy(Interval(0.912, 0.894, 0.9283)), "91.2% (89.4 to 92.8)"),
+        (format_accuracy(Interval(1.0, 0.963, 1.0)), "100.0% (96.3 to 100.0)"),
+        (format_accuracy(None), ""),
+        (format_size(825 * 10**400), "8.25e402"),
+        (format_size(18_648), "18,648"),
     ],
 )
-def test_count_has_three_digits_and_a_prefix(value, text):
-    assert format_count(value) == text
-    assert format_count(value, space="") == text.replace(" ", "")
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (512, "512 B"), (1_234_567, "1.23 MB"), (4e9, "4 GB")]
-)
-def test_bytes_have_a_prefix(count, text):
-    assert format_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")],
-)
-def test_duration_is_in_seconds_minutes_or_hours(seconds, text):
-    assert format_duration(seconds) == text
-
-
-def test_latency_is_in_milliseconds():
-    assert format_latency(1234.56) == "1.235 ms"
-    assert format_latency(12.3) == "0.0123 ms"
+def test_number_is_shown_with_its_unit(made, text):
+    assert made == text
 
 
 @pytest.mark.parametrize(
@@ -61,14 +60,3 @@ def test_latency_is_in_milliseconds():
 )
 def test_number_is_rounded_up_to_two_digits(value, rounded):
     assert round_up(value, digits=2) == rounded
-
-
-def test_accuracy_has_its_interval():
-    assert format_accuracy(Interval(0.912, 0.894, 0.9283)) == "91.2% (89.4 to 92.8)"
-    assert format_accuracy(Interval(1.0, 0.963, 1.0)) == "100.0% (96.3 to 100.0)"
-    assert format_accuracy(None) == ""
-
-
-def test_size_beyond_a_float_is_shown_in_powers_of_ten():
-    assert format_size(825 * 10**400) == "8.25e402"
-    assert format_size(18_648) == "18,648"

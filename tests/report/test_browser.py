@@ -13,6 +13,7 @@ from nas.opened_run import open_run
 from nas.report import page as report_page
 from nas.run import candidates
 from nas.run.run import Run
+from nas.run.selection import Limits, reason, runner_up, select
 from tests.report.browser import PAPER, PHONE
 from tests.report.cases import CASES
 
@@ -51,13 +52,25 @@ def limits_in_address(page: Page) -> dict[str, float]:
     return {name: float(text) if "." in text else int(text) for name, text in texts.items()}
 
 
+def check_widths(page: Page) -> None:
+    """Check that nothing on a page is wider than a phone, or than a sheet when it is printed."""
+    page.set_viewport_size({"width": PHONE, "height": 844})
+    page.wait_for_function(f"{WIDTH} <= {PHONE}")
+    page.set_viewport_size({"width": PAPER, "height": 900})
+    page.emulate_media(media="print")
+    page.wait_for_function(f"{WIDTH} <= {PAPER}")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in LARGE_CASES else ()) for name in CASES],
 )
-def test_report_opens_without_messages_and_requests(name, show, report_of):
-    page = show(report_of(name))
+def test_report_opens_without_messages_and_fits_phones_and_paper(name, show, report_of):
+    page = show(report_of(name), scheme="dark")
     expect(page.locator("h1")).to_be_visible()
+    check_widths(page)
+    expect(page.locator("#limits")).to_be_hidden()
 
 
 @pytest.mark.slow
@@ -114,21 +127,29 @@ def test_page_of_a_running_job_loads_itself_anew_until_that_is_stopped(
         ["max_latency_ms", "min_accuracy"],
     ],
 )
-def test_sliders_pick_what_select_picks(names, show, report_of):
+def test_sliders_pick_what_select_picks_and_say_why(names, show, report_of):
     report = report_of("example")
     run, page, picks = open_run(report.parent), show(report), set()
+    options, images, models = run.options(), run.images, run.models
     for share in (0.9, 0.6, 0.3, 0.15, 0.05, 0.01):
         for name in names:
             page.locator(f"#limit-{name}").fill(str(round(1000 * share)))
         limits = limits_in_address(page)
         assert list(limits) == names
+        chosen = Limits(**limits)
         try:
-            expected = run.pick(**limits).id
+            expected = select(options, chosen, images, models)
         except InfeasibleError:
             expected = None
             expect(page.locator("#picked")).to_contain_text("No network of the front meets")
-        assert picked(page) == expected
-        picks.add(expected)
+        assert picked(page) == (expected and expected.name)
+        if expected:
+            words = page.locator("#picked .difference")
+            why = reason(expected, options, chosen, images, models).removeprefix("It")
+            expect(words).to_contain_text(f"{expected.name}{why}")
+            if second := runner_up(options, chosen, expected):
+                expect(words).to_contain_text(run.compare(expected, second).text)
+        picks.add(expected and expected.name)
     assert len(picks) > 1
 
 
@@ -168,11 +189,8 @@ def test_latencies_that_are_not_told_apart_are_shown_with_their_limits(untrained
         "aria-label"
     )
     expect(page.locator("#front-plot .bar.range")).to_have_count(len(others) + 1)
-    options = {each.name: each for each in run.options()}
-    pair = [options[name] for name in page.locator("#pick thead code").all_inner_texts()]
-    said = run.compare(*pair).text
-    assert "the timings do not tell their latencies apart" in said
-    expect(page.locator("#picked .difference")).to_contain_text(said)
+    said = page.locator("#picked .difference")
+    expect(said).to_contain_text("the timings do not tell their latencies apart")
 
 
 def test_address_keeps_the_limits_and_the_pick(show, report_of):
@@ -379,21 +397,6 @@ def test_axe_finds_no_serious_fault(name, scheme, show, report_of):
     assert not serious_faults(show(report_of(name), scheme=scheme))
 
 
-@pytest.mark.parametrize("name", SMALL_CASES)
-def test_nothing_is_wider_than_the_window_of_a_phone(name, show, report_of):
-    page = show(report_of(name), width=PHONE, height=844)
-    assert page.evaluate(WIDTH) <= PHONE
-
-
-@pytest.mark.parametrize("name", SMALL_CASES)
-def test_nothing_is_wider_than_a_sheet_of_paper(name, show, report_of):
-    page = show(report_of(name), width=PAPER, scheme="dark")
-    page.emulate_media(media="print")
-    assert page.evaluate(WIDTH) <= PAPER
-    expect(page.locator("#limits")).to_be_hidden()
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_report_of_a_job_suits_everyone(scheme, finished_job, show):
@@ -401,7 +404,4 @@ def test_report_of_a_job_suits_everyone(scheme, finished_job, show):
     report = finished_job / "results" / "mini" / "report.html"
     page = show(report, scheme=scheme)
     assert not serious_faults(page)
-    assert show(report, width=PHONE).evaluate(WIDTH) <= PHONE
-    page.set_viewport_size({"width": PAPER, "height": 900})
-    page.emulate_media(media="print")
-    assert page.evaluate(WIDTH) <= PAPER
+    check_widths(page)
