@@ -165,11 +165,6 @@ def _other_device(folder: Path) -> None:
     candidates.write(rows, folder / "trials.csv")
 
 
-def _families(folder: Path) -> None:
-    """Make a run of 2,000 trials of three families."""
-    _synthetic(folder, trials=2000)
-
-
 def _large(folder: Path) -> None:
     """Make a run of 10,000 trials."""
     _synthetic(folder, trials=10_000)
@@ -177,7 +172,6 @@ def _large(folder: Path) -> None:
 
 RUNS: dict[str, Callable[[Path], None]] = {
     "example": _example,
-    "families": _families,
     "single": _single,
     "empty": _empty,
     "begun": _begun,

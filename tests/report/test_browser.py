@@ -19,10 +19,8 @@ from tests.report.cases import CASES
 
 pytestmark = pytest.mark.browser
 
-LARGE_CASES = ("families", "large")
-"""Cases that differ from others in the number of their networks alone."""
-
-SMALL_CASES = [name for name in CASES if name not in LARGE_CASES]
+SMALL_CASES = [name for name in CASES if name != "large"]
+"""The case that is left out differs from others in the number of its networks alone."""
 
 MAX_BYTES = 8_000_000
 """Largest report of 10,000 trials."""
@@ -64,7 +62,7 @@ def check_widths(page: Page) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in LARGE_CASES else ()) for name in CASES],
+    [pytest.param(name, marks=pytest.mark.slow if name == "large" else ()) for name in CASES],
 )
 def test_report_opens_without_messages_and_fits_phones_and_paper(name, show, report_of):
     page = show(report_of(name), scheme="dark")
