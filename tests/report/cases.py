@@ -5,38 +5,34 @@ Tests, screenshots and benchmarks use the same `CASES`.
 
 import base64
 import json
-import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from nas.graph import DIGEST_LETTERS
 from nas.opened_run import open_run
 from nas.report import comparison, page
 from nas.run import candidates
-from nas.run.answers import Answers, ConfusedPair, Mistake
-from nas.run.candidates import Candidate
-from nas.run.front import with_trained
-from nas.run.measurements import Measurement
 from nas.run.record import read_run
-from nas.run.trained import SplitAccuracy, read_trained
-from nas.space import Architecture, load_space
-from nas.space.records import ArchitectureRecord
+from nas.run.trained import read_trained
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "results" / "example"
 
-FAMILIES = {"mobilenet_32": 1.0, "shufflenet": 0.3, "squeezenet": 0.4}
-"""Spaces of the large runs, with their latency relative to their multiply-accumulates."""
+PUBLISHED, PUBLISHED_DIGEST = "mobilenet_v2_0.35", f"z{15 * 'f'}"
+"""Name and digest of the published network that a case has trained."""
 
-PUBLISHED = ("shufflenet_v2_0.5", "squeezenet_1.1")
-"""Published networks of the second and third space, which the large runs have trained."""
+LARGE_TRIALS = 10_000
+"""Trials of the large case."""
 
-DISTINCT_ARCHITECTURES = 600
-"""Networks that are lowered for a large run; further ones are these with other digests."""
+MEASURED_COLUMNS = [
+    "measured_us", "measured_low_us", "measured_high_us", "disturbed", "holdout_accuracy",
+    "trained_accuracy", "test_accuracy", "recipe", "dominated_by",
+]  # fmt: skip
+"""Columns of `trials.csv` that are filled after the search."""
 
 LATE_STAGES = ("measure the front", "train the finalists", "export")
 """Stages after the search."""
@@ -87,8 +83,7 @@ def _interrupted(folder: Path) -> None:
     _begun(folder)
     shutil.copy(EXAMPLE / "hypervolume.csv", folder)
     rows = open_run(EXAMPLE).trials[:120]
-    late = ["measured_us", "holdout_accuracy", "trained_accuracy", "test_accuracy", "dominated_by"]
-    rows[late] = None
+    rows[MEASURED_COLUMNS] = None
     candidates.write(rows, folder / "trials.csv")
     change_record(folder, {"remaining": ["search", *LATE_STAGES]})
 
@@ -116,9 +111,36 @@ def _begun(folder: Path) -> None:
 
 
 def _many_classes(folder: Path) -> None:
-    """Make a run of 100 classes with long names."""
+    """Make a run of 100 classes with long names, of each of which an image is classified wrongly.
+
+    One of its trained networks is a published one.
+    """
+    _example(folder)
     names = [f"{label:02}, a class of things whose name is rather long" for label in range(100)]
-    _synthetic(folder, trials=60, classes=names)
+    counts = {part: [5] * len(names) for part in ("train", "search", "holdout", "test")}
+    change_record(folder, {"data.classes": names, "data.class_counts": counts})
+    right = np.arange(sum(counts["holdout"])) % 5 > 0
+    changes = {
+        "classes": names,
+        "counts": counts["holdout"],
+        "right": base64.b64encode(np.packbits(right).tobytes()).decode(),
+        "confused": [
+            {"label": label, "predicted": (label + 1) % len(names), "images": 1}
+            for label in range(len(names))
+        ],
+    }
+    for path in folder.glob("models/*/answers.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    model = min(folder.glob("models/*"))
+    path = model.rename(model.with_name(PUBLISHED)) / "trained.json"
+    published = {"id": PUBLISHED, "digest": PUBLISHED_DIGEST, "supernet_accuracy": None}
+    path.write_text(json.dumps(json.loads(path.read_text()) | published))
+    with (folder / "measurements.jsonl").open("r+") as log:
+        timing = json.loads(log.readline()) | {"digest": PUBLISHED_DIGEST}
+        log.seek(0, 2)
+        log.write(f"{json.dumps(timing)}\n")
+    run = open_run(folder)
+    run.write_trials(run.trials)
 
 
 def _markup(folder: Path) -> None:
@@ -166,8 +188,16 @@ def _other_device(folder: Path) -> None:
 
 
 def _large(folder: Path) -> None:
-    """Make a run of 10,000 trials."""
-    _synthetic(folder, trials=10_000)
+    """Make a run of many trials: those of the example, and others like them."""
+    _example(folder)
+    rows, rng = open_run(folder).trials, np.random.default_rng(0)
+    others = rows.sample(LARGE_TRIALS - len(rows), replace=True, random_state=0)
+    digests = [f"{letter}{rng.integers(16**15):015x}" for letter in others["digest"].str[0]]
+    others = others.assign(**dict.fromkeys(MEASURED_COLUMNS), digest=digests)
+    others["id"] = others["digest"].str[:9]
+    others["predicted_us"] *= rng.uniform(0.9, 1.5, len(others)).round(3)
+    others["validation_accuracy"] *= rng.uniform(0.9, 1.0, len(others)).round(3)
+    candidates.write(pd.concat([rows, others], ignore_index=True), folder / "trials.csv")
 
 
 RUNS: dict[str, Callable[[Path], None]] = {
@@ -201,203 +231,3 @@ def change_record(folder: Path, changes: dict[str, Any]) -> None:
         table[last] = value
     path.write_text(json.dumps(record))
     read_run(folder)
-
-
-def _synthetic(folder: Path, trials: int, classes: Sequence[str] = ()) -> None:
-    """Make a run of `FAMILIES` with computed accuracies and latencies, and 5 trained networks.
-
-    Args:
-        folder: folder of the run.
-        trials: number of trials.
-        classes: names of the classes; none for those of the example.
-    """
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    classes = list(classes or open_run(EXAMPLE).images.classes)
-    counts = {
-        part: [number] * len(classes)
-        for part, number in {"train": 400, "search": 50, "holdout": 50, "test": 100}.items()
-    }
-    (folder / "run.json").write_text((EXAMPLE / "run.json").read_text())
-    record = read_run(folder)
-    change_record(
-        folder,
-        {
-            "name": "overnight",
-            "command": "nas run overnight.toml",
-            "job.name": "overnight",
-            "job.space": [{"name": name, "pretrained": None} for name in FAMILIES],
-            "job.search.trials": trials,
-            "data.source": "photos",
-            "data.classes": classes,
-            "data.class_counts": counts,
-            "data.summary": f"{600 * len(classes)} images of {len(classes)} classes",
-            "settings": {"image_size": 32, "channels": 3, "classes": len(classes)},
-            "spaces": dict.fromkeys(FAMILIES, "8a08e23b4d8786f3"),
-            "supernets": dict(zip(FAMILIES, _dumped(record.supernets), strict=True)),
-            "correction": None,
-        },
-    )
-    (folder / "spaces").mkdir()
-    own_log = EXAMPLE / "supernets" / "mobilenet_tiny" / "training.jsonl"
-    for name in FAMILIES:
-        shutil.copy(ROOT / "search_spaces" / f"{name}.py", folder / "spaces")
-        (folder / "supernets" / name).mkdir(parents=True)
-        shutil.copy(own_log, folder / "supernets" / name)
-    spaces = [load_space(name, image_size=32, classes=len(classes)) for name in FAMILIES]
-    pool = [
-        spaces[seed % len(spaces)].sample(seed=seed)
-        for seed in range(min(trials, DISTINCT_ARCHITECTURES))
-    ]
-    rows = candidates.table(_candidates([pool[at % len(pool)] for at in range(trials)], rng))
-    rows = _measured(folder, rows, rng)
-    candidates.write(rows, folder / "trials.csv")
-    run = open_run(folder)
-    members = candidates.of_table(run.front)
-    for member in members[:: max(1, len(members) // 5)]:
-        own = (member.space, member.digest, member.architecture)
-        _train(folder, member.id, *own, member.score + 0.04, classes, rng)
-    for space, name in zip(spaces[1:], PUBLISHED, strict=True):
-        network = space.reference(name)
-        own = (space.name, network.digest, _record(network))
-        _train(folder, name, *own, 0.9, classes, rng)
-        latency_us = FAMILIES[space.name] * (20 + network.macs / 30e3)
-        with (folder / "measurements.jsonl").open("a") as log:
-            log.write(_timings(network.digest, _record(network), latency_us, latency_us))
-    candidates.write(with_trained(rows, run.trained, run.settings.search), folder / "trials.csv")
-
-
-def _dumped(documents: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each.model_dump(mode="json") for each in documents.values()]
-
-
-def _candidates(networks: Sequence[Architecture], rng: np.random.Generator) -> list[Candidate]:
-    """Return candidates with computed scores, of which some are infeasible or failed."""
-    digests = {}
-    for position, network in enumerate(networks):
-        is_first = position < DISTINCT_ARCHITECTURES
-        letter = DIGEST_LETTERS[position % len(DIGEST_LETTERS)]
-        digest = network.digest if is_first else f"{letter}{rng.integers(16**15):015x}"
-        digests.setdefault(digest, network)
-    ids = candidates.short_ids(list(digests))
-    found = []
-    for digest, network in digests.items():
-        graph = network.graph
-        costly = math.log(graph.macs / 5e6)
-        latency_us = FAMILIES[network.space.name] * (20 + graph.macs / 30e3)
-        logit = 1.5 + 0.5 * costly - 0.04 * costly**2 + 0.2 * rng.standard_normal()
-        fields: dict[str, Any] = {
-            "state": "complete",
-            "validation_accuracy": round(1 / (1 + math.exp(-logit)), 6),
-            "dispatch_share": 0.1,
-        }
-        draw = rng.random()
-        if draw < 0.06:
-            fields = {"state": "infeasible", "error": "latency is above the limit"}
-        elif draw < 0.07:
-            fields = {"state": "failed", "error": "a kernel could not be compiled"}
-        found.append(
-            Candidate(
-                id=ids[digest],
-                digest=digest,
-                space=network.space.name,
-                predicted_us=latency_us * math.exp(0.1 * rng.standard_normal()),
-                macs=graph.macs,
-                params=graph.params,
-                peak_memory_bytes=graph.peak_memory_bytes,
-                seconds=0.02,
-                architecture=_record(network),
-                **fields,
-            )
-        )
-    return found
-
-
-def _measured(folder: Path, rows: Any, rng: np.random.Generator) -> Any:
-    """Return rows with latencies of whole networks near their front, and write their log."""
-    complete = rows[rows["state"] == "complete"]
-    gain = complete["validation_accuracy"] - 0.12 * np.log(complete["predicted_us"].astype(float))
-    near = gain.sort_values().index[-60:]
-    text = ""
-    for index in near:
-        row = rows.loc[index]
-        latency_us = row["predicted_us"] * math.exp(0.03 * rng.standard_normal())
-        rows.loc[index, "measured_us"] = latency_us
-        rows.loc[index, "holdout_accuracy"] = row["validation_accuracy"]
-        architecture = ArchitectureRecord.model_validate_json(row["architecture"])
-        text += _timings(row["digest"], architecture, row["predicted_us"], latency_us)
-    (folder / "measurements.jsonl").write_text(text)
-    return rows
-
-
-def _timings(
-    digest: str, architecture: ArchitectureRecord, predicted_us: float, measured_us: float
-) -> str:
-    """Return the lines of three timings of a network."""
-    lines = ""
-    for slowdown in (1, 1.01, 1.05):
-        latency_us = float(f"{measured_us * slowdown:.4g}")
-        timing = Measurement(
-            schema=3,
-            digest=digest,
-            architecture=architecture,
-            status="ok",
-            predicted_us=predicted_us,
-            measured_us=latency_us,
-            samples_us=(latency_us,),
-            error=None,
-        )
-        lines += f"{timing.model_dump_json(by_alias=True)}\n"
-    return lines
-
-
-def _record(network: Architecture) -> ArchitectureRecord:
-    return ArchitectureRecord.model_validate(network.to_json())
-
-
-def _train(
-    folder: Path,
-    name: str,
-    space: str,
-    digest: str,
-    architecture: ArchitectureRecord,
-    accuracy: float,
-    classes: Sequence[str],
-    rng: np.random.Generator,
-) -> None:
-    """Write the record and the answers of a network that was trained to about an accuracy."""
-    right = rng.random((len(classes), 50)) < accuracy
-    made = next(iter(read_trained(EXAMPLE).values()))
-    by_class = dict(zip(classes, right.mean(1).tolist(), strict=True))
-    reached = float(right.mean())
-    record = made.model_copy(
-        update={
-            "id": name,
-            "space": space,
-            "digest": digest,
-            "architecture": architecture,
-            "supernet_accuracy": reached - 0.04,
-            "holdout": SplitAccuracy(accuracy=reached, images=right.size, class_accuracy=by_class),
-            "test": SplitAccuracy(accuracy=reached, images=2 * right.size, class_accuracy=by_class),
-        }
-    )
-    wrong = [
-        ConfusedPair(label=label, predicted=(label + 1) % len(classes), images=int(missed))
-        for label, missed in enumerate((~right).sum(1))
-        if missed
-    ]
-    answers = Answers(
-        classes=tuple(classes),
-        counts=(50,) * len(classes),
-        right=base64.b64encode(np.packbits(right).tobytes()).decode(),
-        confused=tuple(sorted(wrong, key=lambda pair: -pair.images)),
-        mistakes=tuple(
-            Mistake(label=pair.label, predicted=pair.predicted, confidence=0.9, file="photo.jpg")
-            for pair in wrong[:20]
-        ),
-        has_pictures=False,
-    )
-    model = folder / "models" / name
-    model.mkdir(parents=True)
-    (model / "trained.json").write_text(record.model_dump_json(by_alias=True))
-    (model / "answers.json").write_text(answers.model_dump_json(by_alias=True))
