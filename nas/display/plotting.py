@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from nas import files
-from nas.errors import RequestError
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Palette of Okabe and Ito (2008), which colour-blind readers can tell apart."""
@@ -142,23 +141,8 @@ def set_plain_ticks(axes: Axes, which: str) -> None:
 
 
 def check_picture_path(path: Path) -> None:
-    """Check that a picture can be written to a path, before the picture is made.
-
-    Raises RequestError for another suffix than those of `PICTURE_SUFFIXES`, a missing folder, or
-    the path of a folder.
-    """
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise RequestError(
-            f"A picture cannot be written to {path}.",
-            remedy=f"Use a name that ends in {' or '.join(PICTURE_SUFFIXES)}.",
-        )
-    if not path.parent.is_dir():
-        raise RequestError(
-            f"There is no folder {path.parent} to write {path.name} to.",
-            remedy="Make the folder, or name another one.",
-        )
-    if path.is_dir():
-        raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
+    """Check that a picture can be written to a path, see `nas.files.check_output_path`."""
+    files.check_output_path(path, "A picture", PICTURE_SUFFIXES)
 
 
 @mpl.rc_context(STYLE)

@@ -6,7 +6,10 @@ This module itself replaces files, and finds the folders that are shipped with t
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+from nas.errors import RequestError
 
 _UNFINISHED_SUFFIX = ".unfinished"
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -40,6 +43,30 @@ def replace(path: Path, content: str | bytes) -> None:
         raise with_path(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output_path(path: Path, what: str, suffixes: Sequence[str]) -> None:
+    """Check that a file can be written to a path, before it is made.
+
+    Args:
+        path: the path.
+        what: what is to be written, which begins a sentence.
+        suffixes: the suffixes that the name may have.
+
+    Raises RequestError for another suffix, a missing folder, or the path of a folder.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise RequestError(
+            f"{what} cannot be written to {path}.",
+            remedy=f"Use a name that ends in {' or '.join(suffixes)}.",
+        )
+    if not path.parent.is_dir():
+        raise RequestError(
+            f"There is no folder {path.parent} to write {path.name} to.",
+            remedy="Make the folder, or name another one.",
+        )
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -78,7 +78,12 @@ def build(runs: Sequence[Run], out: Path) -> Path:
             f"{', '.join(str(run.path) for run in runs)}.",
             remedy="Name each run once: nas report RUN RUN --out compare.html.",
         )
-    check_out(out, folders)
+    files.check_output_path(out, "The comparison", (".html", ".htm"))
+    if out.resolve() in [folder / "report.html" for folder in folders]:
+        raise RequestError(
+            f"{out} is the report of a run, which the comparison would replace.",
+            remedy="Choose another name: --out compare.html.",
+        )
     document = compare_runs(runs)
     latencies = [member.latency_us for run in document.runs for member in run.front]
     text = render(
@@ -90,29 +95,6 @@ def build(runs: Sequence[Run], out: Path) -> Path:
     )
     files.replace(out, text)
     return out
-
-
-def check_out(out: Path, folders: Sequence[Path]) -> None:
-    """Check that the page can be written to a path, before it is made.
-
-    Raises RequestError if the name does not end in .html, its folder is missing, or it is the
-    report of one of the runs.
-    """
-    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
-        raise RequestError(
-            f"The comparison cannot be written to {out}.",
-            remedy="Name a file that ends in .html: --out compare.html.",
-        )
-    if not out.parent.is_dir():
-        raise RequestError(
-            f"There is no folder {out.parent} to write {out.name} to.",
-            remedy="Make the folder, or name another one.",
-        )
-    if out.resolve() in [folder / "report.html" for folder in folders]:
-        raise RequestError(
-            f"{out} is the report of a run, which the comparison would replace.",
-            remedy="Choose another name: --out compare.html.",
-        )
 
 
 def compare_runs(runs: Sequence[Run]) -> ComparisonDocument:

@@ -244,7 +244,7 @@ def test_empty_front_is_said(one, other):
         ("compare.txt", "cannot be written to"),
         ("missing/compare.html", "There is no folder"),
         ("one/report.html", "is the report of a run"),
-        ("folder.html", "cannot be written to"),
+        ("folder.html", "is a folder"),
     ],
 )
 def test_place_that_cannot_hold_the_page_is_refused(one, other, tmp_path, out, words):
