@@ -21,6 +21,7 @@ from nas.run import candidates
 from nas.run.run import Run
 from nas.statistics import kendall_tau
 from tests.conftest import EXAMPLE
+from tests.report.cases import change_record
 
 LEFT_OUT = shutil.ignore_patterns("models", "*.safetensors", "study.journal", "standalone.jsonl")
 
@@ -43,14 +44,8 @@ def other(tmp_path) -> Path:
     rows["predicted_us"] = costs
     rows["measured_us"] = (1.01 * costs).where(rows["measured_us"].notna())
     candidates.write(rows, folder / "trials.csv")
-    change_record(folder, lambda record: record["job"]["device"].update(runtime="litert"))
+    change_record(folder, {"job.device.runtime": "litert"})
     return folder
-
-
-def change_record(folder: Path, change) -> None:
-    record = json.loads((folder / "run.json").read_text())
-    change(record)
-    (folder / "run.json").write_text(json.dumps(record))
 
 
 def compared(*folders: Path) -> ComparisonDocument:
@@ -126,7 +121,7 @@ def test_losses_equal_a_search_through_the_other_front(one, other):
 
 
 def test_runs_with_other_images_have_no_joint_front(one, other, tmp_path):
-    change_record(other, lambda record: record["data"].update(digest="0123", classes=["a", "b"]))
+    change_record(other, {"data.digest": "0123"})
     document = compared(one, other)
     assert "images" in document.different
     assert document.groups == [[0], [1]]
@@ -145,7 +140,7 @@ def test_runs_with_other_images_have_no_joint_front(one, other, tmp_path):
 
 
 def test_scores_of_supernets_that_were_trained_apart_are_not_mixed(one, other):
-    change_record(other, lambda r: r["supernets"]["mobilenet_tiny"].update(largest_accuracy=0.5))
+    change_record(other, {"supernets.mobilenet_tiny.largest_accuracy": 0.5})
     split(one, other)
     document = compared(one, other)
     assert "trained apart" in document.notes[0]
@@ -225,14 +220,13 @@ def test_trained_networks_are_shown_with_their_training(other):
 
 
 def test_run_that_has_only_begun_cannot_be_compared(one, other):
-    change_record(other, lambda record: record.update(table=None))
+    change_record(other, {"table": None})
     with pytest.raises(RunFolderError, match=r"has no table yet: the job has only begun"):
         compared(one, other)
 
 
 def test_empty_front_is_said(one, other):
-    limit = 1e-9
-    change_record(other, lambda r: r["job"]["search"].update(max_latency_ms=limit))
+    change_record(other, {"job.search.max_latency_ms": 1e-9})
     document = compared(one, other)
     assert "The front of other is empty." in document.notes
     assert all(row.rival is None for row in document.transfers[0].rows)
@@ -280,7 +274,7 @@ def test_command_says_what_is_missing(one, other, invoke, arguments, words):
 def test_page_draws_fronts_and_latencies_in_a_browser(one, other, tmp_path, show):
     named = other.rename(tmp_path / "<img src=x onerror=alert(2)>")
     third = copy_of_example(tmp_path / "third")
-    change_record(third, lambda record: record["data"].update(digest="0123"))
+    change_record(third, {"data.digest": "0123"})
     runs = [open_run(folder) for folder in (one, named, third)]
     page = show(comparison.build(runs, tmp_path / "compare.html"))
     assert page.locator("#front-plots svg[role=group]").count() == 2

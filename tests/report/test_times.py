@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nas.report import page
 from nas.report.times import Percentiles, TimesSection, kernel_label, times_section
 from nas.run import candidates
 from tests.latency.fake_runtime import device
+from tests.report.cases import change_record
 
 
 def fake_us(kernel: Kernel) -> float:
@@ -59,13 +60,9 @@ def write_table(run: Path, runtime: str, dtype: str) -> str:
     return path.name
 
 
-def change_record(run: Path, device: dict[str, Any], **changes: Any) -> None:
-    record = json.loads((run / "run.json").read_text())
-    record["job"]["device"] |= device
-    record["table"]["calibration"] = None
-    for name, value in changes.items():
-        record[name] = record["table"] | value
-    (run / "run.json").write_text(json.dumps(record))
+def set_table(run: Path, name: str) -> None:
+    """Set the name of the latency table of a run, which has no correction."""
+    change_record(run, {"table.calibration": None, "table.file": name})
 
 
 def section_of(run: Path) -> TimesSection:
@@ -75,7 +72,7 @@ def section_of(run: Path) -> TimesSection:
 
 
 def test_times_of_every_member_add_up_to_its_prediction(run: Path) -> None:
-    change_record(run, {}, table={"file": write_table(run, "tvm", "float32")})
+    set_table(run, write_table(run, "tvm", "float32"))
     section, opened = section_of(run), open_run(run)
     assert [each.id for each in section.networks] == opened.front["id"].tolist()
     assert (section.problem, section.batch) == ("", 1)
@@ -100,11 +97,15 @@ def test_times_of_every_member_add_up_to_its_prediction(run: Path) -> None:
 
 def test_two_dtypes_are_compared_by_stage_and_operation(run: Path) -> None:
     names = {dtype: write_table(run, "onnxruntime", dtype) for dtype in ("float32", "int8")}
+    set_table(run, names["float32"])
+    record = json.loads((run / "run.json").read_text())
+    device = {"runtime": "onnxruntime", "dtype": ["float32", "int8"]}
     change_record(
         run,
-        {"runtime": "onnxruntime", "dtype": ["float32", "int8"]},
-        table={"file": names["float32"]},
-        int8_table={"file": names["int8"]},
+        {
+            "job.device": record["job"]["device"] | device,
+            "int8_table": record["table"] | {"file": names["int8"]},
+        },
     )
     section = section_of(run)
     assert section.tables == names
@@ -122,24 +123,33 @@ def test_two_dtypes_are_compared_by_stage_and_operation(run: Path) -> None:
     assert {"quantize", "dequantize", "linear"} <= kinds
 
 
+def edit_table(name: str, edit: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change the lines of a latency table."""
+    path = Path("latency_tables") / name
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    edit(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_member_whose_kernels_are_not_in_the_table_says_so(run: Path) -> None:
     name = write_table(run, "tvm", "float32")
-    path = Path("latency_tables") / name
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:-1]))
-    lost = json.loads(lines[-1])["kernel"]
-    change_record(run, {}, table={"file": name})
+    lost: list[dict[str, Any]] = []
+    edit_table(name, lambda lines: lost.append(lines.pop()))
+    set_table(run, name)
     networks = section_of(run).networks
     assert any(each.tables for each in networks)
-    assert {each.problem for each in networks} == {"", f"{name} has no kernel '{lost}'."}
+    missing = f"{name} has no kernel '{lost[0]['kernel']}'."
+    assert {each.problem for each in networks} == {"", missing}
 
 
 def test_table_without_the_kernels_of_any_network_is_said_once(run: Path) -> None:
     name = write_table(run, "tvm", "float32")
-    path = Path("latency_tables") / name
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if json.loads(line).get("record") != "kernel"))
-    change_record(run, {}, table={"file": name})
+
+    def remove_kernels(lines: list[dict[str, Any]]) -> None:
+        lines[:] = [line for line in lines if line.get("record") != "kernel"]
+
+    edit_table(name, remove_kernels)
+    set_table(run, name)
     section = section_of(run)
     assert section.problem.count("has no kernel") == 1
     assert "in which the job was run" in section.problem
@@ -157,15 +167,18 @@ def test_without_the_table_the_timings_of_whole_networks_remain(run: Path) -> No
 @pytest.mark.parametrize("status", ["unstable", "disturbed"])
 def test_flags_of_kernels_are_counted_by_launch(run: Path, status: str) -> None:
     name = write_table(run, "tvm", "float32")
-    path = Path("latency_tables") / name
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    linear = next(each for each in rows if each.get("kernel", "").startswith("linear"))
-    linear |= {"status": status, "basis": "estimated: by a <model>"}
-    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
-    change_record(run, {}, table={"file": name})
+    changed: dict[str, Any] = {"status": status, "basis": "estimated: by a <model>"}
+
+    def change_linear(lines: list[dict[str, Any]]) -> None:
+        linear = next(each for each in lines if each.get("kernel", "").startswith("linear"))
+        linear.update(changed)
+        changed.update(linear)
+
+    edit_table(name, change_linear)
+    set_table(run, name)
     section = section_of(run)
     (kernel,) = (each for each in section.kernels if each.uncertain)
-    assert (kernel.text, kernel.uncertain) == (linear["kernel"], status)
+    assert (kernel.text, kernel.uncertain) == (changed["kernel"], status)
     assert kernel.basis == "estimated: by a <model>"
     launched = [at for each in section.networks for at in each.tables[0].kernels]
     share = launched.count(section.kernels.index(kernel)) / len(launched)
@@ -210,7 +223,7 @@ def test_percentile_that_no_sample_would_exceed_is_left_out(
 
 
 def test_page_has_the_sums_of_every_network_without_javascript(run: Path) -> None:
-    change_record(run, {}, table={"file": write_table(run, "tvm", "float32")})
+    set_table(run, write_table(run, "tvm", "float32"))
     text = page.build(open_run(run)).read_text()
     (table,) = re.findall(r'<table id="times-table".*?</table>', text, re.DOTALL)
     for network in section_of(run).networks:
@@ -227,7 +240,7 @@ def test_page_has_the_sums_of_every_network_without_javascript(run: Path) -> Non
 
 def test_page_says_why_it_has_no_kernels(run: Path) -> None:
     name = "<b>&.jsonl"
-    change_record(run, {}, table={"file": name})
+    set_table(run, name)
     text = page.build(open_run(run)).read_text()
     note = "The kernels of the networks are not known here. There is no latency table"
     assert f"{note} latency_tables/&lt;b&gt;&amp;.jsonl." in text
