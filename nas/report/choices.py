@@ -204,7 +204,7 @@ def space_choices(space: SearchSpace, rows: pd.DataFrame, search: SearchSettings
             ChoiceColumn(
                 name=name,
                 options=list(options),
-                chosen=pd.Index(options).get_indexer(chosen[name]).tolist(),
+                chosen=pd.Index(options).get_indexer(pd.Index(chosen[name])).tolist(),
             )
             for name, options in space.parameters.items()
         ],

@@ -336,13 +336,15 @@ def _pair(views: Sequence[_View], first: int, second: int, ids: dict[str, str]) 
         if not any(is_on_front) and not (one.has_latency(digest) and other.has_latency(digest)):
             continue
         owner = one if digest in one.by_digest else other
-        own, others = (view.latency(owner.by_digest[digest], owner.run) for view in (one, other))
-        if not isinstance(own, str) and not isinstance(others, str):
+        one_us, other_us = (
+            view.latency(owner.by_digest[digest], owner.run) for view in (one, other)
+        )
+        if not isinstance(one_us, str) and not isinstance(other_us, str):
             points.append(
                 CommonPoint(
                     id=ids[digest],
-                    us=(own[0], others[0]),
-                    basis=(own[1], others[1]),
+                    us=(one_us[0], other_us[0]),
+                    basis=(one_us[1], other_us[1]),
                     is_on_front=is_on_front,
                 )
             )

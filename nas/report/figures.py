@@ -186,7 +186,7 @@ def draw_latency_agreement(run: Run) -> Figure:
             own["measured_us"] / unit.us, own["predicted_us"] / unit.us, s=14, label=space,
             **group_style(index),
         )  # fmt: skip
-    limit = 1.05 * both[["measured_us", "predicted_us"]].max(axis=None) / unit.us
+    limit = 1.05 * both[["measured_us", "predicted_us"]].to_numpy(float).max() / unit.us
     axes.plot([0, limit], [0, limit], color="black", linewidth=0.8)
     shade_band(axes, [0, limit], [0, 0.9 * limit], [0, 1.1 * limit], "±10%")
     axes.set(xlim=(0, limit), ylim=(0, limit))
