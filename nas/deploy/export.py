@@ -62,8 +62,7 @@ from nas.errors import (
     first_line,
 )
 from nas.files.documents import to_json
-from nas.quantisation.network import QuantisedNetwork
-from nas.quantisation.post_training import WeightBits
+from nas.quantisation.network import QuantisedNetwork, WeightBits
 from nas.quantisation.simulation import simulate
 from nas.run.answers import Answers
 from nas.run.model_card import (

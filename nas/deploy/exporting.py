@@ -29,7 +29,7 @@ from nas.errors import (
 from nas.latency import Runtime, configured_runtime
 from nas.latency.timing import MEASURED
 from nas.machine import this_machine
-from nas.quantisation.post_training import WeightBits
+from nas.quantisation.network import WeightBits
 from nas.run.candidates import basis
 from nas.run.model_card import ModelCard, ModelData, Threshold
 from nas.run.progress import JobProgress, SilentProgress

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from nas.data import ImageDataset, Images, Part
 from nas.deploy.model import TrainedModel, normalised
 from nas.errors import RequestError
-from nas.machine.this_machine import processor
 from nas.machine.torch_device import map_batches
-from nas.quantisation.network import QuantisedNetwork
-from nas.quantisation.post_training import WeightBits, assemble
+from nas.quantisation.network import QuantisedNetwork, WeightBits, native_weight_bits
+from nas.quantisation.post_training import assemble
 from nas.quantisation.ranges import RangeMethod, activations, least_squares, measure, min_max
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import Int8Attempt, Int8Summary
@@ -133,13 +132,6 @@ def quantise_within(
         attempts=tuple(attempt for attempt, _ in tried),
     )
     return Quantisation(network, summary)
-
-
-def native_weight_bits() -> WeightBits:
-    """Return the bits of weights that this processor multiplies with uint8 without overflow."""
-    features = processor()[1]
-    is_x86 = any(each.startswith(("avx", "sse")) for each in features)
-    return 7 if is_x86 and not any("vnni" in each for each in features) else 8
 
 
 def logits_as_chosen(

@@ -21,12 +21,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.graph import WEIGHTED_KINDS, Graph, Op
+from nas.machine.this_machine import processor
 
 FUSED_ACTIVATIONS = {"relu": math.inf, "relu6": 6.0}
 """Activations that clip to 0 and an upper limit: runtimes fuse them with the op before, at the cost
@@ -37,6 +38,19 @@ FUSING_KINDS = frozenset({"conv", "linear", "add"})
 
 SHARED_SCALE_KINDS = frozenset({"slice", "shuffle", "concat", "max_pool", "avg_pool"})
 """Ops whose inputs and output have one `Affine`, which TFLite demands and which costs no time."""
+
+
+WeightBits = Literal[7, 8]
+"""Bits of a weight. Processors of the x86 family without VNNI instructions add products in 16 bits,
+which overflow with weights of eight bits and unsigned activations (ONNX Runtime's documentation,
+"Quantize ONNX models", section on U8S8)."""
+
+
+def native_weight_bits() -> WeightBits:
+    """Return the bits of weights that this processor multiplies with uint8 without overflow."""
+    features = processor()[1]
+    is_x86 = any(each.startswith(("avx", "sse")) for each in features)
+    return 7 if is_x86 and not any("vnni" in each for each in features) else 8
 
 
 class Affine(NamedTuple):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.graph import WEIGHTED_KINDS, Graph
-from nas.quantisation.network import Affine, QuantisedNetwork
+from nas.quantisation.network import Affine, QuantisedNetwork, WeightBits
 from nas.quantisation.ranges import activations, measure, min_max
 
 FEW_CALIBRATION_IMAGES = 16
@@ -17,11 +16,6 @@ FEW_CALIBRATION_IMAGES = 16
 
 Ranges can be measured on fewer: values beyond them are clipped, which costs little accuracy.
 """
-
-WeightBits = Literal[7, 8]
-"""Bits of a weight. Processors of the x86 family without VNNI instructions add products in 16 bits,
-which overflow with weights of eight bits and unsigned activations (ONNX Runtime's documentation,
-"Quantize ONNX models", section on U8S8)."""
 
 LARGEST_WEIGHT: dict[WeightBits, int] = {7: 63, 8: 127}
 """Largest integer of a weight by its bits; the smallest is its negative."""

@@ -3,9 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.deploy.int8 import native_weight_bits
 from nas.deploy.model import TrainedModel
-from nas.quantisation.network import QuantisedNetwork
+from nas.quantisation.network import QuantisedNetwork, native_weight_bits
 from nas.quantisation.post_training import quantise
 
 

@@ -23,7 +23,6 @@ from nas.deploy.card import _limits
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
-from nas.deploy.int8 import native_weight_bits
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.saved_model import load_model
@@ -31,6 +30,7 @@ from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify
 from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
 from nas.files.documents import to_json
+from nas.quantisation.network import native_weight_bits
 from nas.quantisation.post_training import LARGEST_WEIGHT
 from nas.space import load_definition
 from nas.torch_network import to_torch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nas.deploy import int8
-from nas.deploy.int8 import native_weight_bits, quantise_within
+from nas.deploy.int8 import quantise_within
 from nas.deploy.model import normalised
 from nas.errors import RequestError
 from nas.files.documents import to_json
@@ -92,18 +92,3 @@ def test_limit_that_is_no_fraction_is_refused(limit):
     with pytest.raises(RequestError, match="largest loss of accuracy") as caught:
         quantise_within(digits_model("squeezenet"), digits(), max_drop=limit)
     assert caught.value.exit_status == 2
-
-
-@pytest.mark.parametrize(
-    ("features", "bits"),
-    [
-        (("avx2", "fma"), 7),
-        (("avx512f", "avx512_vnni"), 8),
-        (("avx2", "avx_vnni"), 8),
-        (("asimd", "asimddp"), 8),
-        ((), 8),
-    ],
-)
-def test_weights_have_seven_bits_where_products_overflow(monkeypatch, features, bits):
-    monkeypatch.setattr(int8, "processor", lambda: ("a processor", features))
-    assert native_weight_bits() == bits

@@ -7,7 +7,8 @@ import pytest
 
 from nas.deploy.model import TrainedModel
 from nas.graph import Graph
-from nas.quantisation.network import QuantisedNetwork, fused_activation
+from nas.quantisation import network as network_module
+from nas.quantisation.network import QuantisedNetwork, fused_activation, native_weight_bits
 from nas.quantisation.post_training import (
     clipped_share,
     quantise,
@@ -165,3 +166,18 @@ def test_clipped_share_is_how_often_one_of_several_equal_draws_is_the_largest():
     draws = np.random.default_rng(0).standard_normal((20_000, 8))
     share = (draws[:, 0] > draws[:, 1:].max(1)).mean()
     assert clipped_share(7) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("features", "bits"),
+    [
+        (("avx2", "fma"), 7),
+        (("avx512f", "avx512_vnni"), 8),
+        (("avx2", "avx_vnni"), 8),
+        (("asimd", "asimddp"), 8),
+        ((), 8),
+    ],
+)
+def test_weights_have_seven_bits_where_products_overflow(monkeypatch, features, bits):
+    monkeypatch.setattr(network_module, "processor", lambda: ("a processor", features))
+    assert native_weight_bits() == bits

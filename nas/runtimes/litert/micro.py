@@ -20,8 +20,8 @@ import numpy as np
 
 from nas.errors import ExportError, MeasurementError
 from nas.graph import Graph
+from nas.quantisation.made_up import made_up_network
 from nas.quantisation.network import QuantisedNetwork
-from nas.runtimes.litert.quantisation import made_up_network
 
 FIGURES = ("arena_kib", "flash_kib")
 """SRAM of the tensor arena, and flash of the file. The program's SRAM and code are in neither."""

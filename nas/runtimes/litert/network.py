@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nas import onnx_model, tflite_model
 from nas.graph import Graph
 from nas.latency.runtime import CompiledNetwork, Weights
-from nas.runtimes.litert.quantisation import made_up_network, quantised_network
+from nas.quantisation.made_up import made_up_network, quantised_network
 from nas.runtimes.litert.session import Session
 
 

@@ -17,7 +17,7 @@ from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
 from nas.kernels.kernel import Kernel
 from nas.kernels.kernel_text import SHUFFLE, Operand
 from nas.onnx_model import random_weights
-from nas.runtimes.litert.quantisation import ACTIVATION, made_up_network
+from nas.quantisation.made_up import ACTIVATION, made_up_network
 from nas.tflite_model.file import FileBuilder, Quantisation
 from nas.tflite_model.numbers import Float32, Int8
 from nas.tflite_model.writer import Writer

@@ -28,12 +28,12 @@ class OnnxRuntimeFusion(ABC):
     """Number of channels in a block of the blocked layout; 1 if there is no such layout."""
 
     @abstractmethod
-    def network_pass(self, graph: Graph, batch: int = 1) -> FusionPass:
+    def network_pass(self, graph: Graph) -> FusionPass:
         """Return the pass over the ops of a whole network."""
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a network in an order in which they can run."""
-        return batched(self.network_pass(graph, batch).kernels(), batch)
+        return batched(self.network_pass(graph).kernels(), batch)
 
     @abstractmethod
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
@@ -172,14 +172,17 @@ class FusionPass(ABC):
     def _visit_concat(self, at: int, op: Op) -> None: ...
 
     @abstractmethod
-    def _visit_shuffle(self, at: int, op: Op) -> None: ...
-
-    @abstractmethod
     def _visit_activation(self, at: int, op: Op) -> None: ...
 
     @abstractmethod
     def _slices_preferred(self, source: int) -> bool:
         """Return whether slices of a tensor work in the preferred layout."""
+
+    def _visit_shuffle(self, at: int, op: Op) -> None:
+        (source,) = op.inputs
+        self._require_map(source)
+        self._require_plain(source)
+        self._set_maker(at, self._add_node("copy", at, op, [f"shuffle{op.groups}"]))
 
     def _visit_slice(self, at: int, op: Op) -> None:
         """Add a kernel for a slice, or one split for all slices that partition a tensor."""

@@ -64,7 +64,7 @@ class OnnxKernelTimer(RepeatedKernelTimer):
 
     Args:
         fusion: fusion rules of the dtype.
-        dtype: `float32`, or `int8` for networks that are quantised, see `int8.quantisation`.
+        dtype: `float32`, or `int8` for networks that are quantised as an export does.
         threads: number of threads that run one kernel.
     """
 

@@ -1,4 +1,4 @@
-"""Whole networks, written as ONNX models and optimised by ONNX Runtime as for any user."""
+"""Whole networks, written as ONNX models like those of an export, for any batch size."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Weights
-from nas.machine import this_machine
+from nas.quantisation.made_up import quantised_network
+from nas.quantisation.network import native_weight_bits
 from nas.runtimes.onnxruntime.float32 import optimised as float32
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.int8 import optimised as int8
-from nas.runtimes.onnxruntime.int8 import quantisation
 from nas.runtimes.onnxruntime.session import Session
 
 
@@ -33,7 +33,7 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         weights: weights of the folded graph; None for random ones.
         fusion: fusion rules of the dtype.
         threads: number of threads that run one node.
-        dtype: `float32`, or `int8` for a network that is quantised first.
+        dtype: `float32`, or `int8` for a network that is quantised as an export does.
         batch: number of images that run at once.
 
     Raises:
@@ -53,12 +53,11 @@ class OnnxRuntimeNetwork(CompiledNetwork):
     ) -> None:
         if weights is None:
             weights = onnx_model.random_weights(graph, np.random.default_rng(0))
-        model = onnx_model.model(graph, weights)
-        _set_batch(model, batch)
         if dtype == "int8":
-            features = this_machine.processor()[1]
-            images = quantisation.calibration_images(graph.input_shape)
-            model = quantisation.quantise(model, images, features, batch)
+            own = quantised_network(graph.folded, weights, native_weight_bits())
+            model = onnx_model.quantised_model(own)
+        else:
+            model = onnx_model.model(graph, weights)
         self._batch = batch
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
@@ -91,12 +90,6 @@ class OnnxRuntimeNetwork(CompiledNetwork):
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         """Time inferences on an input that is already in place."""
         return self._session.evaluate(calls, samples)
-
-
-def _set_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Set the batch size of a model in place."""
-    for each in (*model.graph.input, *model.graph.output):
-        each.type.tensor_type.shape.dim[0].dim_value = batch
 
 
 def _require_equal(launched: Sequence[Kernel], expected: Sequence[Kernel]) -> None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class OnnxRuntime(RepeatedKernelRuntime):
     """Kernels and networks of ONNX Runtime's CPU execution provider.
 
-    See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` are quantised
-    statically, see `nas.runtimes.onnxruntime.int8.quantisation`.
+    See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` are written
+    as an export writes them, see `nas.onnx_model.quantised_model`.
     """
 
     name = "onnxruntime"
@@ -69,7 +69,7 @@ class OnnxRuntime(RepeatedKernelRuntime):
 
     def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
         """See `RepeatedKernelRuntime.kernel_positions`."""
-        return [node.position for node in self.fusion.network_pass(graph, batch).nodes()]
+        return [node.position for node in self.fusion.network_pass(graph).nodes()]
 
     def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a block for every tensor layout in which its input can come."""

@@ -47,7 +47,8 @@ class KernelWriter(ABC):
             MeasurementError: ONNX Runtime has no node for the kernel.
         """
         before, self.last = self.last, f"y{self._copies}"
-        self._write(before)
+        if not self._move():
+            self._write(before)
         self._copies += 1
 
     @abstractmethod
@@ -56,17 +57,52 @@ class KernelWriter(ABC):
 
     @abstractmethod
     def _write(self, before: str) -> None:
-        """Add nodes that make `last` from the inputs.
+        """Add nodes that make `last` from the inputs, unless `_move` has.
 
         Args:
             before: output of the copy before; empty for the first copy.
         """
 
     @abstractmethod
+    def _x(self, at: int = 0) -> str:
+        """Add an input of the kernel, and return its name."""
+
+    @abstractmethod
     def _random_parameters(self) -> list[str]:
         """Add one set of weights and biases; return their names, none if the kernel has none."""
 
-    # Attributes that the ops of all dtypes share.
+    # What all dtypes share.
+
+    @property
+    def _axis(self) -> int:
+        """The axis of the channels."""
+        return 3 if self._kernel.channels_last else 1
+
+    def _move(self) -> bool:
+        """Add the nodes of a kernel that moves values without computing, and return whether it is.
+
+        Concatenations are not among them: quantised ones have scales.
+        """
+        kernel, groups = self._kernel, self._kernel.shuffle_groups
+        if kernel.kind == "view":
+            self._node("Flatten", [self._x()], axis=1)
+        elif kernel.kind == "split":
+            sizes = self._integers("sizes", [part.channels for part in kernel.inputs])
+            others = [f"{self.last}_{at}" for at in range(1, len(kernel.inputs))]
+            self._node("Split", [self._x(), sizes], others=others, axis=self._axis)
+        elif kernel.kind == "copy" and not kernel.epilogue:
+            (part,) = kernel.inputs
+            ends = [self._integers(f"at{end}", [end]) for end in (part.start, part.stop)]
+            self._node("Slice", [self._x(), *ends, self._integers("axis", [self._axis])])
+        elif kernel.kind == "copy" and groups > 1:
+            c, h, w = kernel.output
+            parts = self._integers("parts", [0, groups, c // groups, h, w])
+            x = self._node("Reshape", [self._x(), parts], into="parts")
+            x = self._node("Transpose", [x], perm=[0, 2, 1, 3, 4], into="interleaved")
+            self._node("Reshape", [x, self._integers("whole", [0, c, h, w])])
+        else:
+            return False
+        return True
 
     def _window(self) -> dict[str, list[int]]:
         kernel = self._kernel

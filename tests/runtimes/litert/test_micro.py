@@ -10,8 +10,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 import nas
 from nas import onnx_model
+from nas.quantisation.made_up import quantised_network
 from nas.runtimes.litert.micro import Buffer, file_memory, micro_file, network_memory, planned_bytes
-from nas.runtimes.litert.quantisation import quantised_network
 from nas.runtimes.litert.runtime import LiteRt
 
 SPACES = ["mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet"]
@@ -63,7 +63,7 @@ def test_memory_does_not_depend_on_weights_and_scales(space):
     assert memory.operators == real.operators
 
 
-def test_only_int8_networks_have_figures():
+def test_only_quantised_networks_have_figures():
     graph, _ = random_network("squeezenet", seed=0)
     figures = LiteRt(dtype="int8").network_figures(graph)
     assert set(figures) == set(LiteRt(dtype="int8").figures) == {"arena_kib", "flash_kib"}

@@ -64,8 +64,8 @@ class BlockedFusion(OnnxRuntimeFusion):
     def __init__(self, block: int) -> None:
         self.block = block
 
-    def network_pass(self, graph: Graph, batch: int = 1) -> FusionPass:
-        """See `OnnxRuntimeFusion.network_pass`. The rules do not depend on the batch size."""
+    def network_pass(self, graph: Graph) -> FusionPass:
+        """See `OnnxRuntimeFusion.network_pass`."""
         return _BlockedPass(graph.folded, self.block, whole=True)
 
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
@@ -93,11 +93,6 @@ class _BlockedPass(FusionPass):
 
     def _slices_preferred(self, source: int) -> bool:
         return False
-
-    def _visit_shuffle(self, at: int, op: Op) -> None:
-        self._require_map(op.inputs[0])
-        self._require_plain(op.inputs[0])
-        self._set_maker(at, self._add_node("copy", at, op, [f"shuffle{op.groups}"]))
 
     def _visit_conv(self, at: int, op: Op) -> None:
         (source,) = op.inputs

@@ -60,15 +60,9 @@ class BlockedWriter(KernelWriter):
             case "to_plain":
                 settings = {"channels": kernel.output[0], "channels_last": 0}
                 self._node("ReorderOutput", [self._x()], BLOCKED_DOMAIN, **settings)
-            case "view":
-                self._node("Flatten", [self._x()], axis=1)
             case "concat":
                 parts = [self._x(at) for at in range(len(kernel.inputs))]
                 self._node("Concat", parts, axis=1)
-            case "split":
-                sizes = self._integers("sizes", [part.channels for part in kernel.inputs])
-                others = [f"{self.last}_{at}" for at in range(1, len(kernel.inputs))]
-                self._node("Split", [self._x(), sizes], others=others, axis=1)
             case _:
                 self._copy(before)
 
@@ -97,17 +91,12 @@ class BlockedWriter(KernelWriter):
 
     def _copy(self, before: str) -> None:
         kernel = self._kernel
-        c, h, w = kernel.output
         match kernel.epilogue:
-            case ():
-                (part,) = kernel.inputs
-                ends = [self._integers(f"at{end}", [end]) for end in (part.start, part.stop, 1)]
-                self._node("Slice", [self._x(), *ends])
             case ("add",):
                 other = before or self._input("sum", self._padded(kernel.output))
                 self._node("Add", [self._x(), other])
             case ("multiply",):
-                gate = self._input("gate", self._padded((c, 1, 1)))
+                gate = self._input("gate", self._padded((kernel.output[0], 1, 1)))
                 self._node("Mul", [self._x(), gate])
             case ("relu",):
                 self._node("Relu", [self._x()])
@@ -119,13 +108,6 @@ class BlockedWriter(KernelWriter):
             case ("hard_swish",):
                 share = self._node("HardSigmoid", [self._x()], alpha=1 / 6, beta=0.5, into="share")
                 self._node("Mul", [self._x(), share])
-            case (_,) if kernel.shuffle_groups > 1:
-                groups = kernel.shuffle_groups
-                parts = self._integers("parts", [0, groups, c // groups, h, w])
-                whole = self._integers("whole", [0, c, h, w])
-                x = self._node("Reshape", [self._x(), parts], into="parts")
-                x = self._node("Transpose", [x], perm=[0, 2, 1, 3, 4], into="interleaved")
-                self._node("Reshape", [x, whole])
             case _:
                 raise MeasurementError(f"ONNX Runtime has no kernel '{kernel}'.")
 

@@ -5,16 +5,17 @@ inputs if that saves transpositions: ONNX Runtime moves transpositions to the pl
 inputs of an op to its output, if the inputs have more of them than its other inputs would then
 need, and if the transposition of the output cancels out with one before a convolution or moves
 less data (the cost check of its transpose optimiser). Max pooling always works in the layout of its
-input. A channel shuffle also converts its input to the plain layout.
+input. A channel shuffle reads a plain tensor: models are for any batch size, and no transposition
+moves past the reshaping of a tensor with an unknown size.
 
 So the kernels of a block depend on that block, on the layout in which a tensor enters it, and on
 whether its output will be converted back to channels last. `QuantisedFusion.block_kernels` returns
 the kernels of all cases.
 
-ReLU and ReLU6 cost nothing after a kernel whose result nothing else reads: the range of the eight
-bits ends where they would clip. There are no int8 kernels for hard sigmoid and hard swish. Their
-kernels here are the conversion to float32, the function, and the conversion back, which always run
-together.
+A ReLU or ReLU6 costs nothing if an export fuses it with the op before it
+(`nas.quantisation.network`): the range of the eight bits ends where it would clip. There are no
+int8 kernels for hard sigmoid and hard swish. Their kernels here are the conversion to float32, the
+function, and the conversion back, which always run together.
 
 The rules were derived from models that onnxruntime 1.31 had optimised. Compiling a network compares
 them with what the installed version really runs.
@@ -27,15 +28,13 @@ from itertools import product
 
 from nas.graph import Graph, Op
 from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
+from nas.quantisation.network import FUSED_ACTIVATIONS, fused_activation
 from nas.runtimes.onnxruntime.fusion import (
     FusedNode,
     FusionPass,
     OnnxRuntimeFusion,
     binary_step,
 )
-
-_CLAMPS = frozenset({"relu", "relu6"})
-"""Activations that the range of the eight bits of a tensor computes for free."""
 
 LAYOUT_FREE = frozenset({"add", "relu", "hard_sigmoid", "hard_swish"})
 """Steps of a `copy` that treat every number alike, so that their kernels fit any layout."""
@@ -44,16 +43,16 @@ LAYOUT_FREE = frozenset({"add", "relu", "hard_sigmoid", "hard_swish"})
 class QuantisedFusion(OnnxRuntimeFusion):
     """The fusion rules of int8."""
 
-    def network_pass(self, graph: Graph, batch: int = 1) -> FusionPass:
+    def network_pass(self, graph: Graph) -> FusionPass:
         """See `OnnxRuntimeFusion.network_pass`."""
-        return _QuantisedPass(graph.folded, whole=True, batch=batch)
+        return _QuantisedPass(graph.folded, whole=True)
 
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """See `OnnxRuntimeFusion.block_kernels`."""
         graph, kernels = graph.folded, dict[Kernel, None]()
         for enters, converted_back in product((False, True), repeat=2):
             fusion_pass = _QuantisedPass(
-                graph, enters_preferred=enters, converted_back=converted_back, batch=batch
+                graph, enters_preferred=enters, converted_back=converted_back
             )
             kernels.update(dict.fromkeys(fusion_pass.kernels()))
         if first:
@@ -71,7 +70,6 @@ class _QuantisedPass(FusionPass):
         whole: see `FusionPass`.
         enters_preferred: see `FusionPass`.
         converted_back: whether the output of the graph is converted to channels last behind it.
-        batch: number of images that run at once.
     """
 
     TO_PREFERRED = "to_nhwc"
@@ -83,10 +81,8 @@ class _QuantisedPass(FusionPass):
         whole: bool = False,
         enters_preferred: bool = False,
         converted_back: bool = False,
-        batch: int = 1,
     ) -> None:
         super().__init__(graph, whole=whole, enters_preferred=enters_preferred)
-        self._batch = batch
         self._converted_back = self._find_converted_back(converted_back)
 
     def _find_converted_back(self, output: bool) -> list[bool]:
@@ -145,12 +141,11 @@ class _QuantisedPass(FusionPass):
 
     def _visit_activation(self, at: int, op: Op) -> None:
         (source,) = op.inputs
-        maker = self._maker.get(source)
-        if op.kind in _CLAMPS and self._uses[source] == 1 and (maker or not self._whole):
+        if fused_activation(self._graph, source) == at:
             self._set_alias(at, source)
         else:
-            # A tensor that other ops read unclipped is clipped and rounded by a kernel of its own.
-            kind = "relu" if op.kind in _CLAMPS else op.kind
+            # Every other tensor is clipped and rounded by a kernel of its own.
+            kind = "relu" if op.kind in FUSED_ACTIVATIONS else op.kind
             self._add_node_in_one_layout(at, op, "copy", [kind], op.inputs)
 
     def _add_node_in_one_layout(
@@ -169,7 +164,8 @@ class _QuantisedPass(FusionPass):
         """Return whether layout conversions before an op move behind it.
 
         They do if less is converted then. ONNX Runtime measures a tensor by the number of its sizes
-        other than 1, and a conversion that cancels out with another one costs nothing.
+        other than 1, and a conversion that cancels out with another one costs nothing. A batch may
+        have any size.
         """
         before = sum(
             self._dimensions(source) * (1 if source in self._preferred else -1)
@@ -178,20 +174,12 @@ class _QuantisedPass(FusionPass):
         return before > (0 if self._converted_back[at] else self._dimensions(at))
 
     def _dimensions(self, at: int) -> int:
-        return sum(size != 1 for size in (self._batch, *self._ops[at].shape))
+        return 1 + sum(size != 1 for size in self._ops[at].shape)
 
     def _slices_preferred(self, source: int) -> bool:
         parts = [at for at in self._graph.consumers[source] if self._ops[at].kind == "slice"]
         converted_back = any(self._converted_back[at] for at in parts)
         return source in self._preferred and converted_back
-
-    def _visit_shuffle(self, at: int, op: Op) -> None:
-        (source,) = op.inputs
-        self._require_map(source)
-        node = self._add_node("copy", at, op, [f"shuffle{op.groups}"])
-        self._set_maker(at, node)
-        # The input may have its channels last; the output is always plain.
-        node.preferred = source in self._preferred
 
     def _set_alias(self, at: int, source: int) -> None:
         """Record that the tensor of op `at` is the same as another one."""

@@ -21,8 +21,8 @@ from nas.runtimes.onnxruntime.int8.fusion import LAYOUT_FREE
 _TO_CHANNELS_LAST = [0, 2, 3, 1]
 _TO_PLAIN = [0, 3, 1, 2]
 
-_SHUFFLE_PERMUTATIONS = ([0, 2, 1, 3, 4], [0, 4, 3, 1, 2])
-"""Transpositions in a channel shuffle: of a plain tensor, and of one with channels last."""
+_SHUFFLE_PERMUTATION = [0, 2, 1, 3, 4]
+"""Transposition in a channel shuffle."""
 
 _POOL = {
     "MaxPool": "max_pool",
@@ -30,6 +30,16 @@ _POOL = {
     "QLinearAveragePool": "avg_pool",
     "QLinearGlobalAveragePool": "global_pool",
 }
+
+
+_FLOAT_FUNCTIONS = {
+    frozenset[str](): "relu",
+    frozenset({"Relu"}): "relu",
+    frozenset({"Clip"}): "relu",
+    frozenset({"HardSigmoid"}): "hard_sigmoid",
+    frozenset({"HardSigmoid", "Mul"}): "hard_swish",
+}
+"""Functions by the nodes between a conversion to float32 and the one back, which clips, too."""
 
 
 class _Tensor(NamedTuple):
@@ -80,13 +90,8 @@ class _ModelReader:
         match node.op_type:
             case "QuantizeLinear":
                 self._add_unary(node, "quantize")
-            case "DequantizeLinear" if self._starts_float_function(node):
-                self._float_function(node)
-            case "DequantizeLinear" if (requantised := self._requantised(node)) is not None:
-                self._merged.add(requantised)
-                tensor = self._tensors[node.input[0]]
-                operands = [Operand.whole(tensor.shape)]
-                self._add_kernel(requantised, "copy", operands, tensor, epilogue=("relu",))
+            case "DequantizeLinear" if nodes := self._float_nodes(node):
+                self._float_function(node, nodes)
             case "DequantizeLinear":
                 self._add_unary(node, "dequantize")
             case "QLinearConv":
@@ -200,39 +205,34 @@ class _ModelReader:
         (after,) = self._readers[transposition.output[0]]
         tensor = self._tensors[node.input[0]]
         perm = list(helper.get_attribute_value(transposition.attribute[0]))
-        if after.op_type != "Reshape" or perm != _SHUFFLE_PERMUTATIONS[tensor.channels_last]:
+        if after.op_type != "Reshape" or tensor.channels_last or perm != _SHUFFLE_PERMUTATION:
             raise _unknown(f"Transpose by {perm}")
-        groups = self._values(node.input[1])[3 if tensor.channels_last else 1]
+        groups = self._values(node.input[1])[1]
         self._merged |= {transposition.output[0], after.output[0]}
         step = f"shuffle{groups}"
         self._add_kernel("", "copy", [Operand.whole(tensor.shape)], tensor, epilogue=(step,))
         self._tensors[after.output[0]] = tensor._replace(channels_last=False)
 
-    def _requantised(self, node: onnx.NodeProto) -> str | None:
-        """Return the tensor to which a node's output is requantised, if nothing else reads it."""
-        readers = self._readers.get(node.output[0], [])
-        kinds = [each.op_type for each in readers]
-        return readers[0].output[0] if kinds == ["QuantizeLinear"] else None
+    def _float_nodes(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes behind a conversion to float32, to the conversions back."""
+        nodes, names = list[onnx.NodeProto](), [node.output[0]]
+        while names:
+            for reader in self._readers.get(names.pop(), []):
+                if reader not in nodes:
+                    nodes.append(reader)
+                    names += [] if reader.op_type == "QuantizeLinear" else reader.output
+        return nodes
 
-    def _starts_float_function(self, node: onnx.NodeProto) -> bool:
-        """Return whether a conversion to float32 is that of a hard sigmoid or hard swish."""
-        return any(each.op_type == "HardSigmoid" for each in self._readers.get(node.output[0], []))
-
-    def _float_function(self, node: onnx.NodeProto) -> None:
+    def _float_function(self, node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> None:
         """Add the kernel of a function that is computed in float32 between two uint8 tensors."""
-        (name,), step = node.output, "hard_sigmoid"
-        sigmoid = next(each for each in self._readers[name] if each.op_type == "HardSigmoid")
-        rest = [each for each in self._readers[name] if each is not sigmoid]
-        end = sigmoid
-        if rest and rest[0].op_type == "Mul" and sigmoid.output[0] in rest[0].input:
-            step, end, rest = "hard_swish", rest[0], rest[1:]
-        after = self._readers[end.output[0]]
-        if rest or [each.op_type for each in after] != ["QuantizeLinear"]:
-            raise _unknown(f"{step.replace('_', ' ')} of floats")
-        self._merged |= {sigmoid.output[0], end.output[0], after[0].output[0]}
+        ends = [each.output[0] for each in nodes if each.op_type == "QuantizeLinear"]
+        kinds = frozenset(each.op_type for each in nodes) - {"QuantizeLinear"}
+        if kinds not in _FLOAT_FUNCTIONS or len(ends) != 1:
+            raise _unknown(f"{nodes[0].op_type} of floats")
+        self._merged.update(each.output[0] for each in nodes)
         tensor = self._tensors[node.input[0]]
-        operands = [Operand.whole(tensor.shape)]
-        self._add_kernel(after[0].output[0], "copy", operands, tensor, epilogue=(step,))
+        operands, step = [Operand.whole(tensor.shape)], _FLOAT_FUNCTIONS[kinds]
+        self._add_kernel(ends[0], "copy", operands, tensor, epilogue=(step,))
 
     def _add_unary(
         self,

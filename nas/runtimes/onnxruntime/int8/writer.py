@@ -1,8 +1,7 @@
 """The nodes to which ONNX Runtime optimises a quantised network.
 
 They are ops of ONNX Runtime's own domain `com.microsoft`, with an attribute for channels last.
-Scales and zero points are some that a network could have. They affect no latency but that of a
-concatenation, which copies inputs that have the scale of its output, and converts all others.
+Scales and zero points are some that a network could have; they affect no latency.
 """
 
 from __future__ import annotations
@@ -58,14 +57,8 @@ class QuantisedWriter(KernelWriter):
                 self._node("QuantizeLinear", self._read())
             case "dequantize":
                 self._node("DequantizeLinear", self._read())
-            case "view":
-                self._node("Flatten", [self._x()], axis=1)
             case "concat":
                 self._concat()
-            case "split":
-                sizes = self._integers("sizes", [part.channels for part in kernel.inputs])
-                others = [f"{self.last}_{at}" for at in range(1, len(kernel.inputs))]
-                self._node("Split", [self._x(), sizes], others=others, axis=self._axis)
             case _:
                 self._copy(before)
 
@@ -78,28 +71,20 @@ class QuantisedWriter(KernelWriter):
         self._microsoft_node(kind, operands, settings)
 
     def _concat(self) -> None:
-        parts = [
-            name
-            for at in range(len(self._kernel.inputs))
-            for name in (self._x(at), *self._scale("y" if at == 0 else f"x{at}"))
-        ]
-        self._microsoft_node("QLinearConcat", [*self._scale("y"), *parts], {"axis": self._axis})
+        """Add a concatenation, whose inputs and output have one scale: it only copies."""
+        scale = self._scale("y")
+        parts = [name for at in range(len(self._kernel.inputs)) for name in (self._x(at), *scale)]
+        self._microsoft_node("QLinearConcat", [*scale, *parts], {"axis": self._axis})
 
     def _copy(self, before: str) -> None:
         kernel = self._kernel
-        c, h, w = kernel.output
         match kernel.epilogue:
-            case ():
-                (part,) = kernel.inputs
-                ends = [self._integers(f"at{end}", [end]) for end in (part.start, part.stop)]
-                axis, step = self._integers("axis", [self._axis]), self._integers("step", [1])
-                self._node("Slice", [self._x(), *ends, axis, step])
             case ("add",):
                 other = before or self._input("sum", self._in_layout(kernel.output))
                 operands = [*self._read(), other, *self._scale("sum"), *self._scale("y")]
                 self._microsoft_node("QLinearAdd", operands, {})
             case ("multiply",):
-                gate = self._input("gate", self._in_layout((c, 1, 1)))
+                gate = self._input("gate", self._in_layout((kernel.output[0], 1, 1)))
                 operands = [*self._read(), gate, *self._scale("gate"), *self._scale("y")]
                 self._microsoft_node("QLinearMul", operands, {})
             case ("relu",):
@@ -111,28 +96,13 @@ class QuantisedWriter(KernelWriter):
                 if kernel.epilogue == ("hard_swish",):
                     share = self._node("Mul", [x, share], into="product")
                 self._node("QuantizeLinear", [share, *self._scale("y")])
-            case (_,) if kernel.shuffle_groups > 1:
-                self._shuffle(kernel.shuffle_groups, (c, h, w))
             case _:
                 raise MeasurementError(f"ONNX Runtime has no int8 kernel '{kernel}'.")
-
-    def _shuffle(self, groups: int, shape: Shape) -> None:
-        c, h, w = shape
-        sizes = [0, h, w, groups, c // groups] if self._kernel.channels_last else None
-        parts = self._integers("parts", sizes or [0, groups, c // groups, h, w])
-        x = self._node("Reshape", [self._x(), parts], into="parts")
-        perm = [0, 4, 3, 1, 2] if sizes else [0, 2, 1, 3, 4]
-        x = self._node("Transpose", [x], perm=perm, into="interleaved")
-        self._node("Reshape", [x, self._integers("whole", [0, c, h, w])])
 
     def _microsoft_node(self, kind: str, operands: Sequence[str], settings: dict[str, Any]) -> None:
         self._node(kind, operands, MICROSOFT_DOMAIN, **settings)
 
     # Tensors.
-
-    @property
-    def _axis(self) -> int:
-        return 3 if self._kernel.channels_last else 1
 
     def _in_layout(self, shape: Shape) -> tuple[int, ...]:
         """Return a shape `channels x height x width` in the layout of the kernel."""

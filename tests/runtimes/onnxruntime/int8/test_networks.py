@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
+from nas import onnx_model
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import open_runtime
 from nas.latency.runtime import Runtime
-from nas.runtimes.onnxruntime.int8 import quantisation
-from nas.runtimes.onnxruntime.int8.quantisation import calibration_images
+from nas.quantisation.network import native_weight_bits
+from nas.quantisation.post_training import assemble
+from nas.quantisation.ranges import activations, least_squares, measure
+from nas.runtimes.onnxruntime.int8.optimised import launched_kernels
+from nas.runtimes.onnxruntime.session import open_session
+from nas.space import load_space
 from nas.space.builder import Builder
 
 
@@ -21,17 +29,28 @@ def runtime() -> Runtime:
     return open_runtime("onnxruntime", dtype="int8")
 
 
-@pytest.fixture
-def one_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrate with one image, because the kernels do not depend on the ranges."""
-    monkeypatch.setattr(
-        quantisation, "calibration_images", lambda shape: calibration_images(shape, count=1)
-    )
-
-
 def check(runtime: Runtime, graph: Graph, batch: int = 1) -> None:
     compiled = runtime.compile(graph, {}, batch=batch)
     assert Counter(compiled.launched) == Counter(runtime.kernels(graph, batch))
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet"]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_exported_network_launches_the_kernels_that_are_timed(
+    runtime: Runtime, name: str, seed: int, tmp_path: Path
+) -> None:
+    """A timed network has made-up weights and ranges, an exported one those of its images."""
+    graph = load_space(name, image_size=48, classes=5).sample(seed=seed).graph.folded
+    weights = onnx_model.random_weights(graph, np.random.default_rng(seed))
+    images = np.random.default_rng(seed).standard_normal((20, *graph.input_shape), np.float32)
+    ranges = activations(graph, measure(graph, weights, images), least_squares)
+    exported = assemble(graph, weights, ranges, images, native_weight_bits())
+    path = tmp_path / "optimised.onnx"
+    open_session(onnx_model.quantised_model(exported).SerializeToString(), 1, optimised_path=path)
+    timed = runtime.compile(graph, {})
+    assert Counter(launched_kernels(onnx.load(path))) == Counter(timed.launched)
 
 
 Block = Callable[[Builder], int]
@@ -63,7 +82,6 @@ def _hard_swish_of_a_sum(build: Builder) -> int:
     return build.conv_unit(build.activate(build.add(x, y), "hard_swish"), "fourth", 8)
 
 
-@pytest.mark.usefixtures("one_image")
 @pytest.mark.parametrize(
     "block",
     [
@@ -85,13 +103,14 @@ def test_fusion_rules_match_blocks_that_no_space_has(
         check(runtime, build.graph(), batch)
 
 
-def test_network_that_stays_partly_in_float32_is_refused(runtime: Runtime) -> None:
+def test_clipped_tensor_that_shares_its_scale_with_negative_values_is_refused(
+    runtime: Runtime,
+) -> None:
+    """Its range does not end where it is clipped, which takes a kernel that no block knows of."""
     build = Builder((3, 8, 8), norm=True, activation="relu", classes=10)
-    x = build.conv_unit(build.input, "first", 16, activate="hard_swish")
-    x = build.avg_pool(x, "pool", kernel=3, stride=2)
-    build.conv_unit(x, "second", 8)
-    with pytest.raises(
-        MeasurementError, match="to which no kernel of a table corresponds"
-    ) as caught:
+    x = build.conv_unit(build.input, "first", 16)
+    y = build.conv_unit(build.input, "second", 16, activate=False)
+    build.conv_unit(build.concat(x, y), "third", 8)
+    with pytest.raises(MeasurementError, match="runs kernel 'copy .* relu'") as caught:
         runtime.compile(build.graph(), {})
     assert caught.value.remedy

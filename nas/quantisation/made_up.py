@@ -1,16 +1,18 @@
 """Int8 networks to time: quantised with made-up scales, or with the ranges of random images.
 
-Latency depends on no value, but an operator must have scales that LiteRT accepts.
+Runtimes time them in the files that an export writes of trained networks. Latency depends on no
+value, but scales must be such that runtimes fuse as they do in an export.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.graph import WEIGHTED_KINDS, Graph
-from nas.latency.runtime import Weights
-from nas.quantisation.network import Affine, QuantisedNetwork
+from nas.quantisation.network import Affine, QuantisedNetwork, WeightBits
 
 CALIBRATION_IMAGES = 16
 """Number of images on which the ranges of activations are measured."""
@@ -50,15 +52,21 @@ def made_up_network(graph: Graph, rng: np.random.Generator) -> QuantisedNetwork:
     return QuantisedNetwork(graph, activations, weights, scales, biases, calibration)
 
 
-def quantised_network(graph: Graph, weights: Weights) -> QuantisedNetwork:
+def quantised_network(
+    graph: Graph, weights: Mapping[str, NDArray[np.float32]], weight_bits: WeightBits = 8
+) -> QuantisedNetwork:
     """Return the int8 version of given weights, with the ranges of random images.
+
+    The images are not negative, like the tensors that most blocks of a network read: a runtime then
+    fuses a block by itself as it does in a network.
 
     Args:
         graph: folded graph.
-        weights: its weights, see `nas.latency.runtime.Weights`.
+        weights: its weights, named as in `nas.torch_network.folded_weights`.
+        weight_bits: bits of a weight.
     """
     from nas.quantisation.post_training import quantise  # Timing kernels needs no torch.
 
     shape = (CALIBRATION_IMAGES, *graph.input_shape)
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return quantise(graph, weights, images)
+    images = np.random.default_rng(0).random(shape, np.float32)
+    return quantise(graph, weights, images, weight_bits=weight_bits)
