@@ -76,22 +76,18 @@ def break_down(table: LatencyTable, network: Graph | Architecture, batch: int = 
     prediction = table.predict(network, batch)
     graph = network if isinstance(network, Graph) else network.graph
     runtime, warm_us, start_us = table.runtime, prediction.kernels_us, table.dispatch.invocation_us
-    weight_bytes = sum(table.weight_bytes(kernel) for kernel in prediction.kernels)
-    activation_bytes = runtime.activation_bytes(graph, batch)
 
     def network_us(kernels_us: Sequence[float]) -> float:
-        network = NetworkCost(kernels_us, 0.0, weight_bytes, activation_bytes)
-        return runtime.network_us(network, table.dispatch)
+        return runtime.network_us(NetworkCost(kernels_us, 0, 0), table.dispatch)
 
     ends_us = [start_us, *(network_us(warm_us[:n]) for n in range(1, len(warm_us) + 1))]
-    penalties_us = [table.cold_penalty_us(kernel) for kernel in prediction.kernels]
-    waiting_us = prediction.uncorrected_us - ends_us[-1]
-    share = waiting_us / (sum(penalties_us) or 1.0)
+    weights = [table.weight_bytes(kernel) for kernel in prediction.kernels]
+    byte_us = (prediction.uncorrected_us - ends_us[-1]) / (sum(weights) or 1)
     blocks: Sequence[int | None] = runtime.kernel_blocks(graph, batch) or [None] * len(warm_us)
     launches = [
-        Launch(kernel, block, us, share * penalty_us, end_us - before_us - us)
-        for kernel, block, us, penalty_us, (before_us, end_us) in zip(
-            prediction.kernels, blocks, warm_us, penalties_us, pairwise(ends_us), strict=True
+        Launch(kernel, block, us, byte_us * weight_bytes, end_us - before_us - us)
+        for kernel, block, us, weight_bytes, (before_us, end_us) in zip(
+            prediction.kernels, blocks, warm_us, weights, pairwise(ends_us), strict=True
         )
     ]
     return Breakdown(prediction, start_us, tuple(launches))

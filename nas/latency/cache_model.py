@@ -2,18 +2,18 @@
 
 A kernel that is timed over and over finds its weights in the caches, which are *warm*. In a network
 its weights were last used one inference ago. The caches of a small network are still warm; in a
-large network, other tensors and other programs have replaced the weights, and the caches are
-*cold*. A kernel therefore has two latencies, and the latency of a network lies between its latency
-with warm and with cold caches. The *miss fraction* says where: 0 is warm, 1 is cold.
+large network, other tensors and other programs have replaced the weights, and the network waits for
+them.
 
-The miss fraction depends on the number of bytes that the network touches in one inference. It is
-measured once per device, as a *miss curve*: a benchmark runs chains of kernels and times one MiB of
-weights as a function of the size of all weights. docs/measurements.md says which finer models were
-tried, and what they gained.
+How long it waits for each MiB of weights depends on the number of bytes that it touches in one
+inference. It is measured once per device, as a *miss curve*: a benchmark runs chains of kernels and
+times one MiB of weights as a function of the size of all weights. docs/measurements.md says which
+finer models were tried, and what they gained.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,26 +64,16 @@ class DispatchCosts:
             return []
         return list(accumulate((self.parts_us[part] for part in reversed(WEIGHT_PARTS)), min))[::-1]
 
-    def cold_weights_us(self, weight_bytes: float) -> float:
-        """Return the additional time that reading weights takes if no cache has them.
-
-        It is the penalty of a kernel that was not timed with cold caches.
+    def waiting_us(self, weight_bytes: float, touched_bytes: float = math.inf) -> float:
+        """Return the time that reading weights takes longer than from the caches.
 
         Args:
             weight_bytes: size of the weights.
+            touched_bytes: size of all weights of the network, plus the largest size of the
+                activations that are alive at the same time; by default, no weights are in a cache.
         """
         curve = self.miss_curve
-        return weight_bytes / _MIB * (curve[-1] - curve[0]) if curve else 0.0
-
-    def miss_fraction(self, touched_bytes: float) -> float:
-        """Return the position of a network between warm (0) and cold caches (1).
-
-        Args:
-            touched_bytes: size of the weights, plus the largest size of the activations that are
-                alive at the same time.
-        """
-        curve = self.miss_curve
-        if not curve or curve[-1] <= curve[0]:
+        if not curve:
             return 0.0
-        cost_us = float(np.interp(touched_bytes / _MIB, WEIGHTS_MIB, curve))
-        return (cost_us - curve[0]) / (curve[-1] - curve[0])
+        mib_us = float(np.interp(touched_bytes / _MIB, WEIGHTS_MIB, curve))
+        return weight_bytes / _MIB * (mib_us - curve[0])

@@ -91,7 +91,6 @@ class _KernelCosts(NamedTuple):
     Args:
         kernels: kernels in launch order.
         warm_us: latency of each kernel with warm caches.
-        cold_penalty_us: additional time of all of them with cold caches.
         weight_bytes: size of all weights as the runtime stores them.
         uncertain: number of kernels whose timing is unstable or disturbed.
         bases: bases of the estimated kernels.
@@ -99,7 +98,6 @@ class _KernelCosts(NamedTuple):
 
     kernels: tuple[Kernel, ...]
     warm_us: tuple[float, ...]
-    cold_penalty_us: float
     weight_bytes: int
     uncertain: int
     bases: tuple[str, ...]
@@ -131,11 +129,9 @@ class Predictor:
                 f"{table.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",
             )
-        kernels, warm_us, cold_penalty_us, weight_bytes, uncertain, bases = self._costs(
-            graph, batch
-        )
+        kernels, warm_us, weight_bytes, uncertain, bases = self._costs(graph, batch)
         activation_bytes = self._runtime.activation_bytes(graph, batch)
-        network = NetworkCost(warm_us, cold_penalty_us, weight_bytes, activation_bytes)
+        network = NetworkCost(warm_us, weight_bytes, activation_bytes)
         uncorrected_us = self._runtime.network_us(network, table.dispatch)
         calibration = table.calibration(batch, space)
         return Prediction(
@@ -159,7 +155,6 @@ class Predictor:
         return _KernelCosts(
             tuple([kernel for block in costs for kernel in block.kernels]),
             tuple([latency for block in costs for latency in block.warm_us]),
-            sum([block.cold_penalty_us for block in costs]),
             sum([block.weight_bytes for block in costs]),
             sum([block.uncertain for block in costs]),
             tuple([basis for block in costs for basis in block.bases]),
@@ -175,7 +170,6 @@ class Predictor:
             costs = _KernelCosts(
                 kernels,
                 tuple([record.latency_us or 0.0 for record in records]),
-                sum([table.cold_penalty_us(kernel) for kernel in kernels]),
                 sum([table.weight_bytes(kernel) for kernel in kernels]),
                 sum([record.status in UNCERTAIN for record in records]),
                 tuple([record.basis for record in records if record.is_estimated]),

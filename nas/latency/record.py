@@ -22,9 +22,9 @@ from nas.latency.moments import (
 )
 from nas.latency.timing import ESTIMATED, MEASURED, SAMPLE_SECONDS, SAMPLES, Timing
 
-SCHEMA = 3
+SCHEMA = 4
 
-HEADER_START = b'{"schema": 3, "record": "header", "processor": "'
+HEADER_START = b'{"schema": 4, "record": "header", "processor": "'
 """How a header starts as it is written."""
 
 RECORD_START = b'{"record": "'
@@ -69,7 +69,7 @@ def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
 class Header(Document):
     """The fields of `Fingerprint`, and how kernels were timed."""
 
-    schema_number: Literal[3] = Field(alias="schema")
+    schema_number: Literal[4] = Field(alias="schema")
     record: Literal["header"]
     processor: Text
     features: tuple[Text, ...]
@@ -112,8 +112,6 @@ class Record(Document):
             `nas.latency.moments.Moment`; the last two are empty without readings.
         full_us: reading at full speed, as far as it was known when the record was written.
         settled: whether no further timing is needed.
-        cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
-            of the timing with the lowest median. Empty if that was not timed.
         schedule: schedule from which the runtime can build the kernel again.
         basis: `measured`, or `estimated: <by what>`.
         error: why it failed.
@@ -131,7 +129,6 @@ class Record(Document):
     first_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
     full_us: Microseconds | None = None
     settled: bool = True
-    cold_samples_us: Annotated[tuple[Microseconds, ...], Field(max_length=MAX_SAMPLES)] = ()
     schedule: Object | None = None
     basis: Annotated[Text, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
     error: Text | None = None
@@ -185,7 +182,6 @@ class Record(Document):
             status="unstable" if timing.is_unstable else "ok",
             latency_us=timing.latency_us,
             samples_us=timing.samples_us[:MAX_SAMPLES],
-            cold_samples_us=timing.cold_samples_us[:MAX_SAMPLES],
             schedule=None if schedule is None else dict(schedule),
             basis=basis,
         )
@@ -209,11 +205,9 @@ class Record(Document):
             full_us: reading at full speed, as far as it is known now.
             tolerance: largest difference of timings that agree, as a fraction.
         """
-        cold = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
         fastest = min(self.samples_us, timing.samples_us, key=statistics.median)
         changes = {
             "samples_us": fastest[:MAX_SAMPLES],
-            "cold_samples_us": min(cold, key=statistics.median, default=())[:MAX_SAMPLES],
             "supersedes": None,
             "line": 0,
         }
@@ -252,11 +246,6 @@ class Record(Document):
     def warm_us(self) -> float:
         """The median of `samples_us`, of the fastest timing."""
         return Timing(self.samples_us).latency_us
-
-    @property
-    def cold_us(self) -> float | None:
-        """The median of `cold_samples_us`; None without samples."""
-        return Timing(self.cold_samples_us).latency_us if self.cold_samples_us else None
 
     @property
     def is_estimated(self) -> bool:

@@ -35,22 +35,6 @@ WARM_WEIGHT_BYTES = cache_model.WEIGHTS_MIB[0] << 20
 What networks of more weights cost is timed separately, see `nas.latency.cache_model`.
 """
 
-COLD_WEIGHT_BYTES = cache_model.WEIGHTS_MIB[-1] << 20
-"""Total size of the weights of different copies, so large that each finds its own in no cache."""
-
-MIN_COLD_WEIGHT_BYTES = 64 << 10
-"""Smallest size of the weights of a kernel that is timed with cold caches too.
-
-A model of more copies takes long to load, and fewer weights cost little.
-"""
-
-COLD_SAMPLES = 4
-"""Number of samples with cold caches. Each is two runs of a model with all these weights."""
-
-MAX_COLD_RUN_SECONDS = 0.1
-"""Longest run of such a model. A kernel that computes for longer, 1.6 ms with each MiB of its
-weights, is at most a few percent slower with cold caches."""
-
 TINY_NODES = (1, 65)
 """Nodes of the two models from which the cost of a call is worked out."""
 
@@ -78,13 +62,9 @@ class RepeatedKernelTimer(KernelTimer):
             itself, because caches and branch predictor are colder: the dispatch part `launch`. It
             is measured as the straight line through a short and a long network of different small
             kernels, less their own latencies.
-        times_cold_kernels: whether kernels with many weights are also timed among so many copies
-            that their weights are in no cache. Such models are not sent to a board. For other
-            kernels the miss curve says what cold weights cost.
     """
 
     has_launch_cost: ClassVar[bool] = True
-    times_cold_kernels: ClassVar[bool] = False
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -134,19 +114,7 @@ class RepeatedKernelTimer(KernelTimer):
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Time a kernel among copies of itself. The schedule is the number of copies."""
         schedule = self.choose_copies(kernel)
-        timed = self.retime_kernel(kernel, schedule)
-        weight_bytes = self.weight_bytes(kernel)
-        if self.times_cold_kernels and weight_bytes >= MIN_COLD_WEIGHT_BYTES:
-            copies = max(schedule["copies"], math.ceil(COLD_WEIGHT_BYTES / weight_bytes))
-            if copies * timed.latency_us <= 1e6 * MAX_COLD_RUN_SECONDS:
-                timed = timed.with_cold_seconds(self._cold_seconds(kernel, copies))
-        return schedule, timed
-
-    def _cold_seconds(self, kernel: Kernel, copies: int) -> list[float]:
-        """Return samples of a kernel among so many copies that their weights are in no cache."""
-        evaluate = self._evaluator(kernel, {"copies": copies, "weights": copies})
-        with self.timing_context():
-            return timing.undisturbed_samples(evaluate, copies, COLD_SAMPLES)
+        return schedule, self.retime_kernel(kernel, schedule)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """Time a kernel with the numbers of copies and sets of weights in its schedule."""

@@ -84,14 +84,11 @@ class NetworkCost:
 
     Args:
         kernels_us: latency of each kernel with warm caches in microseconds, in launch order.
-        cold_penalty_us: additional microseconds that all kernels together take if their weights
-            are in no cache.
         weight_bytes: size of all weights as the runtime stores them.
         activation_bytes: largest size of the activations that are alive at the same time.
     """
 
     kernels_us: Sequence[float]
-    cold_penalty_us: float
     weight_bytes: float
     activation_bytes: float
 
@@ -447,12 +444,12 @@ class Runtime(ABC):
         """Return the latency of a network in microseconds.
 
         The default adds the kernels, a launch for each and `invocation` once, as far as
-        `dispatch_parts` names them, and what waiting for the caches costs
+        `dispatch_parts` names them, and what waiting for weights costs
         (`nas.latency.cache_model`).
         """
         warm_us = sum(network.kernels_us) + len(network.kernels_us) * dispatch.launch_us
-        misses = dispatch.miss_fraction(network.touched_bytes)
-        return warm_us + dispatch.invocation_us + misses * network.cold_penalty_us
+        waiting_us = dispatch.waiting_us(network.weight_bytes, network.touched_bytes)
+        return warm_us + dispatch.invocation_us + waiting_us
 
     @property
     def figures(self) -> tuple[str, ...]:

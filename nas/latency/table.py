@@ -337,20 +337,6 @@ class LatencyTable:
         """
         return self.timed_record(kernel).latency_us or 0.0
 
-    def cold_penalty_us(self, kernel: Kernel) -> float:
-        """Return the additional time of a kernel with cold caches; at least 0.
-
-        It comes from the kernel's own record, or, if the kernel was not timed with cold caches,
-        from the cost of its weights in general (`nas.latency.cache_model`).
-
-        Raises:
-            MissingKernelError, FailedKernelError: see `timed_record`.
-        """
-        record = self.timed_record(kernel)
-        if record.cold_us is not None:
-            return max(0.0, record.cold_us - record.warm_us)
-        return self.dispatch.cold_weights_us(self.weight_bytes(kernel))
-
     def figures(self, graph: Graph) -> dict[str, float]:
         """Return the costs of a network beside its latency, by the names in `Runtime.figures`.
 

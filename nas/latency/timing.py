@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
@@ -91,15 +91,12 @@ class Timing:
 
     Args:
         samples_us: samples of a kernel that is called repeatedly, so that its caches are warm.
-        cold_samples_us: samples of the same kernel, called once with cold caches, see
-            `nas.latency.cache_model`; empty if that was not timed.
         reading_us: duration of the reading of the core's speed beside the samples; None if no speed
             was read.
         first_us: the first sample, whatever disturbed it; None if samples are not taken one by one.
     """
 
     samples_us: tuple[float, ...]
-    cold_samples_us: tuple[float, ...] = ()
     reading_us: float | None = None
     first_us: float | None = None
 
@@ -125,15 +122,7 @@ class Timing:
             None if value is None else round_to_four_digits(value * 1e6)
             for value in (reading_s, first_s)
         )
-        return cls(samples, (), *others)
-
-    def with_cold_seconds(self, seconds: Sequence[float]) -> Timing:
-        """Return this timing with samples in seconds that were taken with cold caches.
-
-        Raises:
-            MeasurementError: see `from_seconds`.
-        """
-        return replace(self, cold_samples_us=Timing.from_seconds(seconds).samples_us)
+        return cls(samples, *others)
 
     @property
     def latency_us(self) -> float:

@@ -40,10 +40,8 @@ class KernelTime(Document):
         text: canonical text of the kernel.
         label: short text, such as "pointwise 24→144, 16 px".
         warm_us: latency with its weights in the caches.
-        cold_us: latency with its weights in no cache; None for a kernel without weights, and if
-            the table does not know it.
-        is_cold_measured: whether the table has a timing with cold weights. Otherwise `cold_us`
-            follows from the size of the weights.
+        cold_us: latency with its weights in no cache, by their size; None for a kernel without
+            weights, and if the table does not know it.
         uncertain: `unstable` or `disturbed` if its timings are; else empty.
         basis: `measured`, or `estimated: <by what>`.
         note: in which form the device runs it if it has no code for it; else empty.
@@ -53,7 +51,6 @@ class KernelTime(Document):
     label: str
     warm_us: float
     cold_us: float | None
-    is_cold_measured: bool
     uncertain: str
     basis: str
     note: str
@@ -281,15 +278,13 @@ def _tables(run: Run) -> tuple[dict[str, LatencyTable], str]:
 
 
 def _kernel_time(table: LatencyTable, kernel: Kernel) -> KernelTime:
-    record, penalty_us = table.timed_record(kernel), table.cold_penalty_us(kernel)
-    warm_us = table.latency_us(kernel)
-    is_measured = record.cold_us is not None
+    record, warm_us = table.timed_record(kernel), table.latency_us(kernel)
+    waiting_us = table.dispatch.waiting_us(table.weight_bytes(kernel))
     return KernelTime(
         text=kernel.text,
         label=kernel_label(kernel),
         warm_us=warm_us,
-        cold_us=round_to_four_digits(warm_us + penalty_us) if is_measured or penalty_us else None,
-        is_cold_measured=is_measured,
+        cold_us=round_to_four_digits(warm_us + waiting_us) if waiting_us else None,
         uncertain=record.status if record.status in UNCERTAIN else "",
         basis=record.basis,
         note=table.runtime.kernel_note(kernel),

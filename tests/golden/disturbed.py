@@ -18,7 +18,7 @@ import pytest
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build, moments, networks, timing
-from nas.latency.calibration import MIN_NETWORKS, calibrate_table
+from nas.latency.calibration import FITTED_NETWORKS, calibrate_table
 from nas.latency.check import DrawnNetwork, check_networks
 from nas.latency.runtime import CompiledNetwork, Schedule
 from nas.latency.timing import Timing
@@ -70,10 +70,7 @@ class PlayedRuntime(FakeRuntime):
         return schedule, self.retime_kernel(kernel, schedule)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        workload, recorded = self._workload(self._recording.kernels[kernel], slow_factor(kernel))
-        timed = timing.measure(workload)
-        cold = recorded.cold_samples_us
-        return timed.with_cold_seconds([us / 1e6 for us in cold]) if cold else timed
+        return timing.measure(self._workload(self._recording.kernels[kernel], slow_factor(kernel)))
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         recorded = self._recording.dispatch
@@ -86,17 +83,14 @@ class PlayedRuntime(FakeRuntime):
         own_us = [self._recording.kernels[each][0].latency_us for each in kernels]
         factors = [slow_factor(each) for each in kernels]
         factor = sum(map(float.__mul__, own_us, factors)) / sum(own_us)
-        workload, _ = self._workload(self._networks[graph.digest], factor)
-        return PlayedNetwork(workload)
+        return PlayedNetwork(self._workload(self._networks[graph.digest], factor))
 
-    def _workload(
-        self, recorded: Sequence[Timing], factor: float
-    ) -> tuple[timing.Evaluate, Timing]:
+    def _workload(self, recorded: Sequence[Timing], factor: float) -> timing.Evaluate:
         """Return the workload of one of the moments that were recorded on an idle machine."""
         least_us = min(each.latency_us for each in recorded)
         near = [each for each in recorded if each.latency_us <= 1.05 * least_us]
         drawn = near[self._rng.integers(len(near))]
-        return self._core.workload(statistics.median(drawn.samples_us) / 1e6, factor), drawn
+        return self._core.workload(statistics.median(drawn.samples_us) / 1e6, factor)
 
 
 def _latency_us(timing: Timing) -> float:
@@ -147,7 +141,7 @@ def checked_later(
         play(core, patch, fewest_moments)
         drawn: list[DrawnNetwork] = [(None, each) for each, _ in recording.networks]
         drawn.sort(key=lambda each: table.predict(each[1]).uncorrected_us)
-        fitted = spread(drawn, MIN_NETWORKS)
+        fitted = spread(drawn, FITTED_NETWORKS)
         calibration = calibrate_table(table, check_networks(table, fitted, runtime))
         core.sleep(SECONDS_LATER)
         play(core, patch, fewest_moments)

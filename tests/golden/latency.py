@@ -5,7 +5,8 @@
 A recording has every sample of every moment, so that rules which choose a latency among moments can
 be compared on it. The three recordings beside this file were made on two idle vCPUs of an AMD EPYC
 (family 25, model 17) with kernels of version 9; they also have the duration of a reference workload
-beside each timing, ten moments of each kernel, and further dispatch costs.
+beside each timing, ten moments of each kernel, samples of kernels with cold caches, and further
+dispatch costs.
 """
 
 from __future__ import annotations
@@ -54,10 +55,7 @@ class Recording:
         space = nas.load_space(content["space"], image_size=content["image_size"])
 
         def timings(moments: list[dict[str, Any]]) -> list[Timing]:
-            return [
-                Timing(tuple(each["samples_us"]), tuple(each.get("cold_samples_us", ())))
-                for each in moments
-            ]
+            return [Timing(tuple(each["samples_us"])) for each in moments]
 
         kernels = {Kernel.parse(text): each for text, each in content["kernels"].items()}
         return cls(
@@ -131,8 +129,7 @@ class _RecordingTimer(KernelTimer):
 
 
 def _to_json(timing: Timing) -> dict[str, Any]:
-    cold = {"cold_samples_us": list(timing.cold_samples_us)} if timing.cold_samples_us else {}
-    return {"samples_us": list(timing.samples_us), **cold}
+    return {"samples_us": list(timing.samples_us)}
 
 
 def record(space: SearchSpace, folder: Path) -> Path:

@@ -19,11 +19,12 @@ def test_parts_are_named_after_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mib", "fraction"),
-    [(0, 0), (1, 0), (2.5, 0.05), (4, 0.1), (10, 0.3), (16, 0.5), (40, 0.75), (64, 1), (1000, 1)],
+    ("mib", "us"),
+    [(0, 0), (1, 0), (2.5, 2), (4, 4), (10, 12), (16, 20), (40, 30), (64, 40), (1000, 40)],
 )
-def test_miss_fraction_follows_the_curve(mib: float, fraction: float) -> None:
-    assert costs(20, 24, 40, 60).miss_fraction(mib * MIB) == pytest.approx(fraction)
+def test_waiting_for_weights_follows_the_curve(mib: float, us: float) -> None:
+    assert costs(20, 24, 40, 60).waiting_us(MIB, mib * MIB) == pytest.approx(us)
+    assert costs(20, 24, 40, 60).waiting_us(MIB // 2, mib * MIB) == pytest.approx(us / 2)
 
 
 def test_cost_of_a_disturbed_chain_is_that_of_the_next_longer_one() -> None:
@@ -31,16 +32,16 @@ def test_cost_of_a_disturbed_chain_is_that_of_the_next_longer_one() -> None:
     assert costs(80, 45, 90, 60).miss_curve == [45, 45, 60, 60]
 
 
-def test_cold_weights_cost_the_difference_of_the_chains() -> None:
-    assert costs(20, 24, 40, 60).cold_weights_us(MIB // 2) == 20
+def test_weights_are_in_no_cache_unless_it_is_known_what_else_is() -> None:
+    assert costs(20, 24, 40, 60).waiting_us(MIB // 2) == 20
 
 
-@pytest.mark.parametrize("without", [costs(30, 30, 30, 30), costs(30, 30, 30, 29)])
-def test_flat_curve_has_no_misses(without: DispatchCosts) -> None:
-    assert without.miss_fraction(64 * MIB) == without.cold_weights_us(MIB) == 0
+@pytest.mark.parametrize("flat", [costs(30, 30, 30, 30), costs(30, 30, 30, 29)])
+def test_flat_curve_has_no_misses(flat: DispatchCosts) -> None:
+    assert flat.waiting_us(MIB) == 0
 
 
 def test_runtime_without_parts_has_no_costs() -> None:
     none = DispatchCosts({"weights_1mib": 20.0})
     assert (none.launch_us, none.invocation_us, none.miss_curve) == (0, 0, [])
-    assert none.miss_fraction(64 * MIB) == none.cold_weights_us(MIB) == 0
+    assert none.waiting_us(MIB) == 0

@@ -24,10 +24,7 @@ LINE = {
     "samples_us": [4.0, 5.0, 6.0],
     "schedule": {"tile": 1},
 }
-TIMED_AGAIN = {
-    **LINE, "moments_us": [5.5, 5.0], "settled": False, "cold_samples_us": [6.0, 7.0, 8.0],
-    "supersedes": 3,
-}  # fmt: skip
+TIMED_AGAIN = {**LINE, "moments_us": [5.5, 5.0], "settled": False, "supersedes": 3}
 DISPATCH = {
     "record": "dispatch", "part": "launch", "status": "ok", "basis": "measured",
     "latency_us": 5.0, "samples_us": [5.0],
@@ -62,7 +59,7 @@ def test_parse_reads_what_to_json_writes(line: dict[str, Any]) -> None:
 WRONG = [
     *(
         (LINE, {field: [value] * 3 if field.endswith("s_us") else value}, field)
-        for field in ("latency_us", "samples_us", "moments_us", "cold_samples_us")
+        for field in ("latency_us", "samples_us", "moments_us")
         for value in (0, -1.0, "fast", True, [5.0], 10**400, 1e300, 1e-300)
     ),
     (LINE, {"latency_us": None}, "should have latency_us"),
@@ -146,8 +143,8 @@ def test_flags_name_unstable_and_estimated() -> None:
     assert not record({**FAILED, "basis": estimate}).is_estimated
 
 
-def first(*samples_us: float, cold_us: tuple[float, ...] = ()) -> Record:
-    timing = Timing(samples_us, cold_us)
+def first(*samples_us: float) -> Record:
+    timing = Timing(samples_us)
     return Record.from_timing("kernel", timing, name=NAME).as_first_of_several(timing, None)
 
 
@@ -175,14 +172,6 @@ def test_record_settles_as_unstable_after_many_moments() -> None:
     while not made.settled:
         made = made.with_timing(Timing((made.moments_us[-1] * 0.9,)), fewest=2)
     assert (made.status, len(made.moments_us)) == ("unstable", MAX_MOMENTS)
-
-
-def test_cold_samples_are_those_of_the_fastest_timing() -> None:
-    made = first(5.0, cold_us=(8.0, 9.0, 7.5))
-    for cold_us in ((7.0, 7.5, 8.5), (9.5,), ()):
-        made = made.with_timing(Timing((5.0,), cold_us), fewest=2)
-    assert (made.cold_samples_us, made.cold_us) == ((7.0, 7.5, 8.5), 7.5)
-    assert first(5.0).cold_us is None
 
 
 def test_calibration_is_one_line() -> None:

@@ -10,13 +10,10 @@ import pytest
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
-from nas.latency import repeated_kernels
-from nas.latency.cache_model import WEIGHT_PARTS
+from nas.latency.cache_model import WEIGHT_PARTS, WEIGHTS_MIB
 from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.repeated_kernels import (
-    COLD_WEIGHT_BYTES,
     DISPATCH_PARTS,
-    MIN_COLD_WEIGHT_BYTES,
     RepeatedKernelTimer,
 )
 from nas.latency.runtime import CompiledNetwork, Schedule
@@ -45,7 +42,7 @@ class Clock(RepeatedKernelTimer):
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         self.loaded[kernel] += 1
         kernel_s = READER_S if kernel == self.weight_reader else KERNEL_S
-        if schedule["weights"] * kernel.weight_bytes >= COLD_WEIGHT_BYTES:
+        if schedule["weights"] * kernel.weight_bytes >= WEIGHTS_MIB[-1] << 20:
             kernel_s += COLD_S
         return constant(CALL_S + schedule["copies"] * kernel_s)
 
@@ -89,23 +86,6 @@ def test_model_is_loaded_once_for_all_moments() -> None:
     for _ in range(3):
         clock.retime_kernel(KERNEL, schedule)
     assert clock.loaded == {KERNEL: 1}
-
-
-def test_kernels_with_many_weights_are_timed_with_cold_caches(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Clock()
-    reader = clock.weight_reader
-    assert reader.weight_bytes == MIN_COLD_WEIGHT_BYTES
-    assert not clock.time_kernel(reader)[1].cold_samples_us, "the runtime goes by the miss curve"
-    monkeypatch.setattr(Clock, "times_cold_kernels", True)
-    _, timed = clock.time_kernel(reader)
-    assert timed.latency_us == pytest.approx(1e6 * READER_S, rel=1e-3)
-    assert timed.cold_samples_us == pytest.approx([1e6 * (READER_S + COLD_S)] * 4, rel=1e-3)
-    smaller = Kernel.parse("conv2d 127x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")
-    assert not clock.time_kernel(smaller)[1].cold_samples_us
-    monkeypatch.setattr(repeated_kernels, "MAX_COLD_RUN_SECONDS", 1e-3)
-    assert not clock.time_kernel(reader)[1].cold_samples_us, "it computes for too long"
 
 
 def test_dispatch_costs_are_told_apart() -> None:

@@ -91,11 +91,11 @@ OTHER_FILES = {
     "a line feed": b"\n",
     "zeros": b"\0" * 99,
     "a byte order mark": b"\xef\xbb\xbf" + json.dumps(new_header(device())).encode() + b"\n",
-    "a torn header and more": b'{"schema": 3, "record": "header", "proc\nmore',
+    "a torn header and more": b'{"schema": 4, "record": "header", "proc\nmore',
     "a list": b"[" * 200_000,
     "a header and more in one line": json.dumps(new_header(device())).encode() + b" more",
     "a table with other line ends": json.dumps(new_header(device())).encode() + b"\r{}\r",
-    "a torn header and zeros": b'{"schema": 3, "record": "header", "proc\0\0',
+    "a torn header and zeros": b'{"schema": 4, "record": "header", "proc\0\0',
 }
 
 

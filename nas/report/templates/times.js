@@ -174,7 +174,7 @@ function drawTimes(container, section) {
 
   function linesOf({ kernel, us, warm_us, cold_us, launch_us }) {
     const cold = kernel.cold_us === null ? [] : [
-      `with its weights in no cache ${time(kernel.cold_us)}${kernel.is_cold_measured ? "" : ", by their size"}`];
+      `with its weights in no cache ${time(kernel.cold_us)}, by their size`];
     const flags = flagsOf(kernel);
     return [kernel.label, `${time(us)} together`, `kernel ${time(warm_us)}`, ...(cold_us ? [`waiting for weights ${time(cold_us)}`] : []),
       `launch ${time(launch_us)}`, ...cold, ...(flags ? [flags] : []), kernel.text];

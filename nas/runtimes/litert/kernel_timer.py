@@ -58,7 +58,6 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
     """
 
     has_launch_cost = False
-    times_cold_kernels = True
 
     def __init__(self, dtype: str, threads: int) -> None:
         super().__init__(threads)
@@ -142,8 +141,6 @@ class BoardKernelTimer(LiteRtKernelTimer):
         threads: number of threads that run one kernel.
         board: the board.
     """
-
-    times_cold_kernels = False
 
     def timing_context(self) -> AbstractContextManager[None]:
         """See `RepeatedKernelTimer.timing_context`."""

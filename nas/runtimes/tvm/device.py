@@ -76,11 +76,6 @@ class Device(Protocol):
         """Size in bytes of a loaded library, without the tensors that it is called with."""
         ...
 
-    @property
-    def copies_inputs(self) -> bool:
-        """Whether a virtual machine on the device copies the tensors that it is given."""
-        ...
-
     def release(self) -> None:
         """Let others use a device that has one user at a time; the next use takes it back."""
         ...
@@ -92,7 +87,6 @@ class LocalDevice:
     device_count = 1
     cache_bytes = 1 << 30
     library_bytes = 3 << 20  # LLVM's compiler stays in memory with the code that it made.
-    copies_inputs = False
 
     def __init__(self, tvm_device: tvm.runtime.Device) -> None:
         self.tvm_device = tvm_device

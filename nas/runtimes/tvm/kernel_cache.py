@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tvm
@@ -14,19 +13,6 @@ from nas.kernels.kernel import Kernel
 from nas.latency.runtime import Schedule
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device
-
-
-class TimedKernel(NamedTuple):
-    """A compiled kernel and the functions that time it.
-
-    Args:
-        warm: times calls one after the other, which find the weights in the caches.
-        cold: times single calls with a cold cache, see `cold_cache`; None if that makes no
-            difference or cannot be timed.
-    """
-
-    warm: Evaluate
-    cold: Evaluate | None
 
 
 class KernelCache:
@@ -39,36 +25,27 @@ class KernelCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[Kernel, str], tuple[TimedKernel, int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[Kernel, str], tuple[Evaluate, int]] = OrderedDict()
 
-    def add(
-        self, kernel: Kernel, schedule: Schedule, timed_kernel: TimedKernel, size_bytes: int
-    ) -> None:
+    def add(self, kernel: Kernel, schedule: Schedule, evaluate: Evaluate, size_bytes: int) -> None:
         """Add a kernel, and evict the oldest kernels while all together are too large.
 
         Args:
             kernel: the kernel.
             schedule: its schedule.
-            timed_kernel: the compiled kernel.
+            evaluate: what times the compiled kernel.
             size_bytes: size of its library and of the tensors that it alone is called with.
         """
         key = self._key(kernel, schedule)
-        self._entries[key] = timed_kernel, size_bytes
+        self._entries[key] = evaluate, size_bytes
         self._entries.move_to_end(key)
         while sum(size for _, size in self._entries.values()) > self._max_bytes:
             self._entries.popitem(last=False)
 
-    def get(self, kernel: Kernel, schedule: Schedule) -> TimedKernel | None:
-        """Return the compiled kernel with a schedule; None if it is not cached."""
+    def get(self, kernel: Kernel, schedule: Schedule) -> Evaluate | None:
+        """Return what times a kernel with a schedule; None if it is not cached."""
         entry = self._entries.get(self._key(kernel, schedule))
         return entry[0] if entry else None
-
-    def drop_cold(self, kernel: Kernel, schedule: Schedule) -> None:
-        """Do not time a cached kernel with cold caches any more."""
-        key = self._key(kernel, schedule)
-        if key in self._entries:
-            timed_kernel, size_bytes = self._entries[key]
-            self._entries[key] = timed_kernel._replace(cold=None), size_bytes
 
     @staticmethod
     def _key(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -21,17 +20,16 @@ from nas.latency.device import Fingerprint
 from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.runtime import KernelTimer, Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
-from nas.runtimes.tvm import cold_cache, dispatch_benchmarks
-from nas.runtimes.tvm.clock import clock_of
+from nas.runtimes.tvm import dispatch_benchmarks
 from nas.runtimes.tvm.cuda import device as cuda
 from nas.runtimes.tvm.device import CpuDevice, Device
-from nas.runtimes.tvm.kernel_cache import Activations, KernelCache, TimedKernel
+from nas.runtimes.tvm.kernel_cache import Activations, KernelCache
 from nas.runtimes.tvm.network_function import repeated_kernel
 from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
 from nas.runtimes.tvm.rpc.toolchain import llvm_target
-from nas.runtimes.tvm.runtime import MODEL_TARGET
+from nas.runtimes.tvm.runtime import MODEL_TARGET, stored_weight_bytes
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
@@ -47,6 +45,10 @@ tvm_kernels = partial(fusion.kernels, fuse_expansions=True)
 
 MANY_WEIGHT_BYTES = 512 << 10
 """Size of the weights of a kernel from which its networks are expected to exceed the caches."""
+
+_COLD_BYTES_PER_SECOND = 30e9
+"""About how fast a core reads weights that are in no cache: a choice between algorithms with more
+and with fewer weights depends on it, and no latency."""
 
 _DISPATCH_CALLS = 100
 """Number of calls in a sample: about two milliseconds of the longer network."""
@@ -102,16 +104,17 @@ class _Candidate(NamedTuple):
 
     quick_us: float
     schedule: dict[str, Any]
-    warm: Evaluate
+    evaluate: Evaluate
 
 
 def _fastest(candidates: Sequence[_Candidate]) -> _Candidate:
     return min(candidates, key=lambda each: each.quick_us)
 
 
-def _half_cold_us(timed: Timing) -> float:
-    """Return the latency of a kernel half of whose weights are in no cache."""
-    return (timed.latency_us + statistics.median(timed.cold_samples_us)) / 2
+def _half_cold_us(kernel: Kernel, schedule: Schedule, timed: Timing) -> float:
+    """Return about the latency of a kernel half of whose weights are in no cache."""
+    cold_bytes = stored_weight_bytes(kernel, schedule) / 2
+    return timed.latency_us + 1e6 * cold_bytes / _COLD_BYTES_PER_SECOND
 
 
 class TvmKernelTimer(KernelTimer):
@@ -135,8 +138,7 @@ class TvmKernelTimer(KernelTimer):
         """Free everything on the device."""
         self._cache = KernelCache(self.device.cache_bytes)
         self._activations = Activations(self.device, self.templates.dtype)
-        for name in ("_arena", "_weight_benchmarks"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("_weight_benchmarks", None)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -162,18 +164,17 @@ class TvmKernelTimer(KernelTimer):
         """Sweep the schedules of a kernel with quick timings, then time the fastest properly.
 
         Winograd's algorithm needs up to four times as many weights. In a network with many weights
-        it can be slower than a direct convolution, although it is faster with warm caches. So the
-        fastest schedules of both are timed with cold caches too if there are many weights.
+        it can be slower than a direct convolution, although it is faster with warm caches. So if
+        there are many weights, reading half of them from memory counts.
         """
         candidates = self._sweep(kernel, self.templates.candidates(kernel))
         fastest = self._time(kernel, self._refine(kernel, candidates))
-        schedule, timed = fastest
         direct = [each for each in candidates if "winograd" not in each.schedule]
-        has_many_weights = kernel.weight_bytes >= MANY_WEIGHT_BYTES and timed.cold_samples_us
-        if "winograd" not in schedule or not direct or not has_many_weights:
+        has_many_weights = kernel.weight_bytes >= MANY_WEIGHT_BYTES
+        if "winograd" not in fastest[0] or not direct or not has_many_weights:
             return fastest
         other = self._time(kernel, self._refine(kernel, direct))
-        return min(fastest, other, key=lambda each: _half_cold_us(each[1]))
+        return min(fastest, other, key=lambda each: _half_cold_us(kernel, *each))
 
     def _sweep(self, kernel: Kernel, schedules: Sequence[dict[str, Any]]) -> list[_Candidate]:
         """Compile a kernel with several schedules, and time each quickly."""
@@ -193,52 +194,27 @@ class TvmKernelTimer(KernelTimer):
 
     def _time(self, kernel: Kernel, candidate: _Candidate) -> tuple[Schedule, Timing]:
         """Cache a compiled kernel, and time it properly."""
-        timed_kernel = self._add_to_cache(kernel, candidate.schedule, candidate.warm)
-        return candidate.schedule, self._measure(timed_kernel)
+        self._add_to_cache(kernel, candidate.schedule, candidate.evaluate)
+        return candidate.schedule, self._measure(candidate.evaluate)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """Time a kernel again with warm caches, and once more with cold ones."""
-        timed_kernel = self._cache.get(kernel, schedule) or self._compile_timed(kernel, schedule)
-        # Reading the arena takes longer than all other samples.
-        self._cache.drop_cold(kernel, schedule)
-        return self._measure(timed_kernel)
+        """See `KernelTimer.retime_kernel`. A kernel that is not cached is compiled again."""
+        evaluate = self._cache.get(kernel, schedule)
+        if evaluate is None:
+            evaluate = self._compile_kernel(kernel, schedule)
+            self._add_to_cache(kernel, schedule, evaluate)
+        return self._measure(evaluate)
 
-    def _compile_timed(self, kernel: Kernel, schedule: Schedule) -> TimedKernel:
-        """Compile a kernel with the functions that time it, and cache it."""
-        warm = self._compile_kernel(kernel, schedule)
-        return self._add_to_cache(kernel, schedule, warm)
-
-    def _add_to_cache(self, kernel: Kernel, schedule: Schedule, warm: Evaluate) -> TimedKernel:
-        timed_kernel = TimedKernel(warm, self._cold_evaluator(kernel, schedule))
-        has_own_arena = timed_kernel.cold and self.device.copies_inputs
-        arena_bytes = cold_cache.ARENA_BYTES if has_own_arena else 0
-        self._cache.add(kernel, schedule, timed_kernel, self._loaded_bytes(kernel) + arena_bytes)
-        return timed_kernel
+    def _add_to_cache(self, kernel: Kernel, schedule: Schedule, evaluate: Evaluate) -> None:
+        self._cache.add(kernel, schedule, evaluate, self._loaded_bytes(kernel))
 
     def _loaded_bytes(self, kernel: Kernel) -> int:
         """Return the size of a loaded kernel, without tensors that it shares with others."""
-        return self.device.library_bytes + 2 * kernel.weight_bytes
+        return self.device.library_bytes + kernel.weight_bytes
 
-    def _measure(self, timed_kernel: TimedKernel) -> Timing:
+    def _measure(self, evaluate: Evaluate) -> Timing:
         with self.device.timing_context(self.threads):
-            warm = timing.measure(timed_kernel.warm)
-            if timed_kernel.cold is None:
-                return warm
-            cold_s = timing.undisturbed_samples(timed_kernel.cold, 1, cold_cache.SAMPLES)
-        return warm.with_cold_seconds(cold_s)
-
-    def _cold_evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate | None:
-        """Return what times a kernel with a cold cache; None if that cannot differ."""
-        clock = clock_of(self.templates.target)
-        if clock is None or not cold_cache.is_timed_cold(kernel):
-            return None
-        return cold_cache.cold_evaluator(
-            kernel, schedule, self.templates, self.device, clock=clock, arena=self._arena
-        )
-
-    @cached_property
-    def _arena(self) -> Any:
-        return cold_cache.allocate_arena(self.device)
+            return timing.measure(evaluate)
 
     def _compile_candidates(
         self, kernel: Kernel, candidates: Sequence[Schedule]

@@ -43,6 +43,23 @@ MAX_WINOGRAD_TILE = 64
 """Largest tile in a schedule. Rounding errors spoil the results of much smaller tiles already."""
 
 
+def stored_weight_bytes(kernel: Kernel, schedule: Schedule) -> int:
+    """Return the size of a kernel's weights as its code reads them.
+
+    Winograd's transform of a 3x3 window for `m x m` outputs has `(m + 2) x (m + 2)` numbers instead
+    of nine (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks").
+
+    Raises:
+        ValueError: the schedule has a tile that no kernel has.
+    """
+    m = schedule.get("winograd")
+    if m is None:
+        return kernel.weight_bytes
+    if type(m) is not int or not 0 < m <= MAX_WINOGRAD_TILE:
+        raise ValueError(f"winograd is {shortened(m)}, not the size of a tile")
+    return kernel.weight_bytes * (m + 2) ** 2 // 9
+
+
 class TvmRuntime(Runtime):
     """Kernels compiled by Apache TVM from the schedules in `nas.schedules`.
 
@@ -99,20 +116,8 @@ class TvmRuntime(Runtime):
         return fusion.kernels(graph, batch, fuse_expansions=True)
 
     def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
-        """Return the size of a kernel's weights as its code reads them.
-
-        Winograd's transform of a 3x3 window for `m x m` outputs has `(m + 2) x (m + 2)` numbers
-        instead of nine (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks").
-
-        Raises:
-            ValueError: the schedule has a tile that no kernel has.
-        """
-        m = schedule.get("winograd")
-        if m is None:
-            return kernel.weight_bytes
-        if type(m) is not int or not 0 < m <= MAX_WINOGRAD_TILE:
-            raise ValueError(f"winograd is {shortened(m)}, not the size of a tile")
-        return kernel.weight_bytes * (m + 2) ** 2 // 9
+        """Return the size of a kernel's weights as its code reads them."""
+        return stored_weight_bytes(kernel, schedule)
 
     @cached_property
     def timer(self) -> TvmKernelTimer:
@@ -228,8 +233,7 @@ class CudaRuntime(TvmRuntime):
         long as the kernels, and launches hide behind a long kernel until the queue is empty again.
         """
         warm_us = pipeline_us(network.kernels_us, dispatch.launch_us, dispatch.invocation_us)
-        misses = dispatch.miss_fraction(network.touched_bytes)
-        return warm_us + misses * network.cold_penalty_us
+        return warm_us + dispatch.waiting_us(network.weight_bytes, network.touched_bytes)
 
 
 def pipeline_us(kernels_us: Sequence[float], launch_us: float, invocation_us: float) -> float:

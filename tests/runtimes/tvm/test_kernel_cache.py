@@ -4,7 +4,7 @@ import numpy as np
 
 from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.device import CpuDevice
-from nas.runtimes.tvm.kernel_cache import Activations, KernelCache, TimedKernel
+from nas.runtimes.tvm.kernel_cache import Activations, KernelCache
 
 KERNELS = [Kernel.parse(f"linear {n}x1x1 -> 5x1x1 bias") for n in range(1, 6)]
 
@@ -13,13 +13,10 @@ def evaluate(calls: int, samples: int) -> list[float]:
     return [1.0] * samples
 
 
-TIMED_KERNEL = TimedKernel(evaluate, None)
-
-
 def test_cache_returns_a_kernel_only_with_its_schedule() -> None:
     cache = KernelCache(100)
-    cache.add(KERNELS[0], {"channels": 2, "rows": 1}, TIMED_KERNEL, 10)
-    assert cache.get(KERNELS[0], {"rows": 1, "channels": 2}) is TIMED_KERNEL
+    cache.add(KERNELS[0], {"channels": 2, "rows": 1}, evaluate, 10)
+    assert cache.get(KERNELS[0], {"rows": 1, "channels": 2}) is evaluate
     assert cache.get(KERNELS[0], {"channels": 4, "rows": 1}) is None
     assert cache.get(KERNELS[1], {"channels": 2, "rows": 1}) is None
 

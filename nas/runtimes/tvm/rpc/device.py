@@ -41,7 +41,6 @@ class RemoteDevice:
 
     cache_bytes = 128 << 20  # Boards may have little memory.
     library_bytes = 64 << 10
-    copies_inputs = True
 
     def __init__(self, target: RpcTarget, code_target: tvm.target.Target, threads: int) -> None:
         self._target, self._code_target, self._threads = target, code_target, threads

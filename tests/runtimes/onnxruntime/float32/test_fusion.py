@@ -70,6 +70,6 @@ def test_block_size_follows_the_vector_width_of_the_processor() -> None:
 
 def test_network_latency_is_kernels_launches_and_an_invocation() -> None:
     dispatch = {"launch": 0.25, "invocation": 3.0}
-    cost = NetworkCost([10.0, 20.0], 0.0, 0.0, 0.0)
+    cost = NetworkCost([10.0, 20.0], 0, 0)
     assert OnnxRuntime().network_us(cost, DispatchCosts(dispatch)) == 33.5
     assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.WEIGHT_PARTS}

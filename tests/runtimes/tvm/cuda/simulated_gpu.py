@@ -50,7 +50,6 @@ class SimulatedGpu:
     device_count: int = 1
     cache_bytes: int = 1 << 20
     library_bytes: int = 1 << 10
-    copies_inputs: bool = False
 
     @property
     def tvm_device(self) -> Any:

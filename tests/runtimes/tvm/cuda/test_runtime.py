@@ -90,7 +90,7 @@ def test_dispatch_costs_and_kernels_add_up_to_a_network(
     schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
     network = runtime.compile(graph, schedules)
     (measured,) = network.evaluate(3, 1)
-    cost = NetworkCost([1e6 * kernel_s] * len(network.launched), 0.0, 0.0, 0.0)
+    cost = NetworkCost([1e6 * kernel_s] * len(network.launched), 0, 0)
     predicted = runtime.network_us(cost, DispatchCosts(dispatch))
     assert predicted == pytest.approx(1e6 * measured, rel=5e-3)
 
