@@ -25,6 +25,7 @@ For example, a convolution with its activation on RGB images of 32x32 pixels:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
@@ -359,6 +360,28 @@ class Graph:
         """Return the number of channels of the first tensor that an op of this graph reads."""
         return self.ops[op.inputs[0]].shape[0]
 
+    def weight_shape(self, op: Op) -> tuple[int, ...]:
+        """Return the shape of the weight of a convolution or linear layer, as torch has it.
+
+        It is `C_out x C_in/groups x K x K`, or `C_out x C_in` for a linear layer.
+        """
+        shape = (op.shape[0], self.input_channels(op) // op.groups, op.kernel, op.kernel)
+        return shape if op.kind == "conv" else shape[:2]
+
+    def parts(self, source: int) -> list[int]:
+        """Return the positions of the slices of a tensor if they have each channel exactly once.
+
+        They are in the order of their channels; the list is empty if a channel is in none or two.
+
+        Args:
+            source: position of the op that computes the tensor.
+        """
+        slices = [at for at in self.consumers[source] if self.ops[at].kind == "slice"]
+        slices.sort(key=lambda at: self.ops[at].start)
+        starts = [self.ops[at].start for at in slices] + [self.ops[source].shape[0]]
+        ends = [0] + [self.ops[at].start + self.ops[at].shape[0] for at in slices]
+        return slices if starts == ends else []
+
     def op_macs(self, op: Op) -> int:
         """Return the multiply-accumulates of an op for one image.
 
@@ -374,11 +397,8 @@ class Graph:
     def op_params(self, op: Op) -> int:
         """Return the number of trainable parameters of an op."""
         c = op.shape[0]
-        if op.kind == "conv":
-            weights = c * (self.input_channels(op) // op.groups) * op.kernel * op.kernel
-            return weights + c * op.bias
-        if op.kind == "linear":
-            return c * self.input_channels(op) + c * op.bias
+        if op.kind in WEIGHTED_KINDS:
+            return math.prod(self.weight_shape(op)) + c * op.bias
         return 2 * c if op.kind == "norm" else 0
 
     @cached_property

@@ -83,30 +83,6 @@ def _model(folded: Graph, writer: _Writer, name: str) -> onnx.ModelProto:
     )
 
 
-def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
-    """Return random weights for timing a network that is not trained.
-
-    They keep activations near one (He et al. 2015, "Delving deep into rectifiers"), so that no
-    number is denormal, which would be slow.
-
-    Args:
-        graph: the network; the weights are those of the folded graph.
-        rng: generator of the random numbers.
-    """
-    weights: dict[str, NDArray[np.float32]] = {}
-    for op in graph.folded.ops:
-        if op.kind not in ("conv", "linear") or op.slot is None:
-            continue
-        inputs = graph.folded.input_channels(op) // op.groups
-        shape = (op.shape[0], inputs, op.kernel, op.kernel)[: 4 if op.kind == "conv" else 2]
-        scale = np.float32(np.sqrt(2 / np.prod(shape[1:])))
-        weights[op.slot.name] = rng.standard_normal(shape, np.float32) * scale
-        if op.bias:
-            bias = rng.standard_normal(op.shape[0], np.float32) * np.float32(0.1)
-            weights[f"{op.slot.name}.bias"] = bias
-    return weights
-
-
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Replace an `.onnx` file atomically.
 
@@ -189,16 +165,13 @@ class _Writer:
     # Ops
 
     def _write_conv(self, at: int, op: Op) -> None:
-        inputs = self._graph.input_channels(op) // op.groups
-        shape = (op.shape[0], inputs, op.kernel, op.kernel)
-        arguments = [self._map(op.inputs[0]), *self._parameters(op, shape)]
+        arguments = [self._map(op.inputs[0]), *self._parameters(op)]
         self._maps[at] = self._add_node(
             at, "Conv", arguments, group=op.groups, **_window_attributes(op)
         )
 
     def _write_linear(self, at: int, op: Op) -> None:
-        shape = (op.shape[0], self._graph.input_channels(op))
-        arguments = [self._vector(op.inputs[0]), *self._parameters(op, shape)]
+        arguments = [self._vector(op.inputs[0]), *self._parameters(op)]
         self._vectors[at] = self._add_node(at, "Gemm", arguments, transB=1)
 
     def _write_by_channel(
@@ -218,7 +191,7 @@ class _Writer:
         if at in self._maps or at in self._vectors:
             return
         (x,), outputs = self._inputs_of_one_form(op)
-        parts = self._parts(op.inputs[0])
+        parts = self._graph.parts(op.inputs[0])
         if not parts:
             bounds = [self._integers(end) for end in (op.start, op.start + op.shape[0], 1)]
             outputs[at] = self._add_node(at, "Slice", [x, *bounds])
@@ -229,15 +202,6 @@ class _Writer:
         self.nodes.append(helper.make_node("Split", [x, sizes], names, name=name, axis=1))
         for part, name in zip(parts, names, strict=True):
             outputs[part] = self._finish(part, name)
-
-    def _parts(self, source: int) -> list[int]:
-        """Return the slices of a tensor in order if they have each channel once, else nothing."""
-        ops = self._graph.ops
-        slices = [at for at in self._graph.consumers[source] if ops[at].kind == "slice"]
-        slices.sort(key=lambda at: ops[at].start)
-        starts = [ops[at].start for at in slices] + [ops[source].shape[0]]
-        ends = [0] + [ops[at].start + ops[at].shape[0] for at in slices]
-        return slices if starts == ends else []
 
     def _write_shuffle(self, at: int, op: Op) -> None:
         c, h, w = op.shape
@@ -318,9 +282,9 @@ class _Writer:
         """Return the tensor that other nodes read instead of one that a node of an op made."""
         return name
 
-    def _parameters(self, op: Op, shape: tuple[int, ...]) -> list[str]:
+    def _parameters(self, op: Op) -> list[str]:
         """Return the initialisers of an op's weight and, if it has one, of its bias."""
-        slot = op.slot_name
+        slot, shape = op.slot_name, self._graph.weight_shape(op)
         names = [self._parameter(slot, f"{slot}.weight", shape)]
         if op.bias:
             names.append(self._parameter(f"{slot}.bias", f"{slot}.bias", shape[:1]))
@@ -395,7 +359,7 @@ class _QuantisedWriter(_Writer):
         quantised = self._append("QuantizeLinear", [name, *parameters], f"{name}.quantised")
         return self._append("DequantizeLinear", [quantised, *parameters], f"{name}.rounded")
 
-    def _parameters(self, op: Op, shape: tuple[int, ...]) -> list[str]:
+    def _parameters(self, op: Op) -> list[str]:
         slot, network = op.slot_name, self._network
         names = [
             self._dequantised(f"{slot}.weight", network.weights[slot], network.weight_scales[slot])

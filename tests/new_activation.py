@@ -21,6 +21,7 @@ import nas  # noqa: E402
 from nas import onnx_model, tflite_model, torch_kernels  # noqa: E402
 from nas.deploy.torch_source import TorchSource  # noqa: E402
 from nas.latency.installed_runtimes import configured_runtime, runtime_class  # noqa: E402
+from nas.latency.networks import random_weights  # noqa: E402
 from nas.quantisation.post_training import quantise  # noqa: E402
 from nas.space.builder import Builder  # noqa: E402
 from nas.torch_network import FoldedWeights, folded_weights, run_graph  # noqa: E402
@@ -46,7 +47,7 @@ def error_of(read: Callable[[], object]) -> str:
 def main() -> None:
     graph = make_graph()
     folded = graph.folded
-    random = onnx_model.random_weights(folded, np.random.default_rng(0))
+    random = random_weights(folded, np.random.default_rng(0))
     tensors = FoldedWeights({key: torch.from_numpy(each) for key, each in random.items()})
     images = np.random.default_rng(1).standard_normal((32, 3, 8, 8), np.float32)
     batch = torch.from_numpy(images)

@@ -16,8 +16,7 @@ from nas.data import ImageDataset, Images, Part
 from nas.deploy.model import TrainedModel, normalised
 from nas.errors import RequestError
 from nas.machine.torch_device import map_batches
-from nas.quantisation.network import QuantisedNetwork, WeightBits, native_weight_bits
-from nas.quantisation.post_training import assemble
+from nas.quantisation.network import QuantisedNetwork, WeightBits, assemble, native_weight_bits
 from nas.quantisation.ranges import RangeMethod, activations, least_squares, measure, min_max
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import Int8Attempt, Int8Summary

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nas.errors import MeasurementError
-from nas.graph import Graph
+from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency import moments, timing
 from nas.latency.moments import Latency, full_speed_us
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
@@ -111,6 +114,28 @@ def measure_networks(
         NetworkTimings(tuple(own), timer.errors.get(index), full_us)
         for index, own in enumerate(timings)
     ]
+
+
+def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """Return random weights for timing a network that is not trained.
+
+    They keep activations near one (He et al. 2015, "Delving deep into rectifiers"), so that no
+    number is denormal, which would be slow.
+
+    Args:
+        graph: the network; the weights are those of the folded graph.
+        rng: generator of the random numbers.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    for op in graph.folded.ops:
+        if op.kind in WEIGHTED_KINDS:
+            shape = graph.folded.weight_shape(op)
+            scale = np.float32(np.sqrt(2 / np.prod(shape[1:])))
+            weights[op.slot_name] = rng.standard_normal(shape, np.float32) * scale
+            if op.bias:
+                bias = rng.standard_normal(op.shape[0], np.float32) * np.float32(0.1)
+                weights[f"{op.slot_name}.bias"] = bias
+    return weights
 
 
 class _NetworkTimer:

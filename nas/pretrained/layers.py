@@ -54,9 +54,7 @@ def op_signature(graph: Graph, op: Op) -> Signature:
     if op.kind == "norm":
         names = ("weight", "bias", "running_mean", "running_var")
         return _signature(dict.fromkeys(names, (channels,)))
-    inputs = graph.input_channels(op) // op.groups
-    window = (op.kernel, op.kernel) if op.kind == "conv" else ()
-    shapes: dict[str, tuple[int, ...]] = {"weight": (channels, inputs, *window)}
+    shapes = {"weight": graph.weight_shape(op)}
     if op.bias:
         shapes["bias"] = (channels,)
     return _signature(shapes)

@@ -39,11 +39,19 @@ FUSING_KINDS = frozenset({"conv", "linear", "add"})
 SHARED_SCALE_KINDS = frozenset({"slice", "shuffle", "concat", "max_pool", "avg_pool"})
 """Ops whose inputs and output have one `Affine`, which TFLite demands and which costs no time."""
 
-
 WeightBits = Literal[7, 8]
 """Bits of a weight. Processors of the x86 family without VNNI instructions add products in 16 bits,
 which overflow with weights of eight bits and unsigned activations (ONNX Runtime's documentation,
 "Quantize ONNX models", section on U8S8)."""
+
+LARGEST_WEIGHT: dict[WeightBits, int] = {7: 63, 8: 127}
+"""Largest integer of a weight by its bits; the smallest is its negative."""
+
+_LARGEST_BIAS = 1 << 30
+"""Largest int32 bias: half of what the accumulator holds stays for the products."""
+
+_MIN_WEIGHT_SCALE = 2.0**-24
+"""Smallest scale of a weight, that of a channel of zeros."""
 
 
 def native_weight_bits() -> WeightBits:
@@ -81,6 +89,23 @@ def fused_activation(graph: Graph, at: int) -> int | None:
         return None
     (reader,) = graph.consumers[at]
     return reader if graph.ops[reader].kind in FUSED_ACTIVATIONS else None
+
+
+def scale_groups(graph: Graph) -> list[tuple[int, ...]]:
+    """Return the positions of the tensors that share an `Affine`, for each `Affine`.
+
+    The positions of all groups together are those that `QuantisedNetwork.activations` has.
+    """
+    group = list(range(len(graph.ops)))
+    for at, op in enumerate(graph.ops):
+        if op.kind in SHARED_SCALE_KINDS:
+            joined = {group[source] for source in op.inputs}
+            group = [at if each in joined else each for each in group]
+    members: dict[int, list[int]] = {}
+    for at in range(len(graph.ops)):
+        if fused_activation(graph, at) is None:
+            members.setdefault(group[at], []).append(at)
+    return [tuple(positions) for positions in members.values()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,3 +148,52 @@ class QuantisedNetwork:
                     bias = self.biases[op.slot_name] * self.bias_scales(op).astype(np.float64)
                     tensors[f"{op.slot_name}.bias"] = bias.astype(np.float32)
         return tensors
+
+
+def assemble(
+    graph: Graph,
+    weights: Mapping[str, NDArray[np.float32]],
+    affines: Mapping[int, Affine],
+    calibration: NDArray[np.float32],
+    weight_bits: WeightBits,
+) -> QuantisedNetwork:
+    """Return the int8 version of float32 weights.
+
+    Args:
+        graph: folded graph.
+        weights: its weights, named as in `folded_weights`.
+        affines: see `QuantisedNetwork.activations`.
+        calibration: see `QuantisedNetwork.calibration`.
+        weight_bits: bits of a weight.
+    """
+    integers: dict[str, NDArray[np.int8]] = {}
+    scales: dict[str, NDArray[np.float32]] = {}
+    biases: dict[str, NDArray[np.int32]] = {}
+    for op in graph.ops:
+        if op.kind not in WEIGHTED_KINDS:
+            continue
+        slot, input_scale = op.slot_name, affines[op.inputs[0]].scale
+        bias = weights[f"{slot}.bias"] if op.bias else np.zeros(op.shape[0], np.float32)
+        scales[slot] = weight_scales(weights[slot], bias, input_scale, weight_bits)
+        by_channel = scales[slot].reshape(-1, *[1] * (weights[slot].ndim - 1))
+        integers[slot] = np.rint(weights[slot] / by_channel).astype(np.int8)
+        if op.bias:
+            bias_scales = np.float32(input_scale) * scales[slot]
+            biases[slot] = np.rint(bias / bias_scales.astype(np.float64)).astype(np.int32)
+    return QuantisedNetwork(graph, affines, integers, scales, biases, calibration)
+
+
+def weight_scales(
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    input_scale: float,
+    weight_bits: WeightBits = 8,
+) -> NDArray[np.float32]:
+    """Return the scale of each output channel: its largest weight is the largest integer.
+
+    A channel of tiny weights and a large bias gets a larger scale, with which the bias fits into
+    its 32 bits.
+    """
+    largest = np.abs(weight).reshape(len(weight), -1).max(1) / LARGEST_WEIGHT[weight_bits]
+    for_bias = np.abs(bias) / (_LARGEST_BIAS * input_scale)
+    return np.maximum(np.maximum(largest, for_bias), _MIN_WEIGHT_SCALE).astype(np.float32)

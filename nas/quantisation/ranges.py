@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas.graph import Graph
-from nas.quantisation.network import SHARED_SCALE_KINDS, Affine, fused_activation
+from nas.quantisation.network import SHARED_SCALE_KINDS, Affine, scale_groups
 from nas.quantisation.simulation import run_batches
 from nas.torch_network import FoldedWeights
 
@@ -58,23 +58,6 @@ the middle of two multiples of 1 / 255, so that runtimes would round each of the
 
 RangeMethod = Callable[[Histogram], tuple[float, float]]
 """Returns the range of real numbers that int8 values are spread over."""
-
-
-def scale_groups(graph: Graph) -> list[tuple[int, ...]]:
-    """Return the positions of the tensors that share an `Affine`, for each `Affine`.
-
-    The positions of all groups together are those that `QuantisedNetwork.activations` has.
-    """
-    group = list(range(len(graph.ops)))
-    for at, op in enumerate(graph.ops):
-        if op.kind in SHARED_SCALE_KINDS:
-            joined = {group[source] for source in op.inputs}
-            group = [at if each in joined else each for each in group]
-    members: dict[int, list[int]] = {}
-    for at in range(len(graph.ops)):
-        if fused_activation(graph, at) is None:
-            members.setdefault(group[at], []).append(at)
-    return [tuple(positions) for positions in members.values()]
 
 
 def effective_limits(graph: Graph, group: Sequence[int]) -> tuple[float, float]:

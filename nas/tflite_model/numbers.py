@@ -85,7 +85,7 @@ class Float32:
     def parameters(self, at: int, activation: int | None) -> Parameters:
         """See `Numbers`."""
         op = self._graph.ops[at]
-        slot, shape = op.slot_name, _weight_shape(self._graph, op)
+        slot, shape = op.slot_name, self._graph.weight_shape(op)
         weight = _checked(self._weights[slot], f"{slot}.weight", shape, np.float32)
         if not op.bias:
             return Parameters(weight, np.zeros(shape[0], np.float32))
@@ -129,7 +129,7 @@ class Int8:
     def parameters(self, at: int, activation: int | None) -> Parameters:
         """See `Numbers`."""
         op = self._graph.ops[at]
-        slot, shape = op.slot_name, _weight_shape(self._graph, op)
+        slot, shape = op.slot_name, self._graph.weight_shape(op)
         weight = _checked(self._network.weights[slot], f"{slot}.weight", shape, np.int8)
         scales: NDArray[np.float32] = _checked(
             self._network.weight_scales[slot], f"scales of {slot}", shape[:1], np.float32
@@ -157,13 +157,6 @@ def spans(quantisation: Quantisation, upper: float) -> bool:
     """Return whether the integers of a tensor stand for numbers from 0 to at most `upper`."""
     (scale,) = quantisation.scales
     return quantisation.zero_point == -128 and 255 * scale <= upper * (1 + 1e-6)
-
-
-def _weight_shape(graph: Graph, op: Op) -> tuple[int, ...]:
-    """Return the shape of an op's weight in torch's layout."""
-    inputs = graph.input_channels(op) // op.groups
-    shape = (op.shape[0], inputs, op.kernel, op.kernel)
-    return shape if op.kind == "conv" else shape[:2]
 
 
 def _checked(

@@ -30,8 +30,7 @@ from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify
 from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
 from nas.files.documents import to_json
-from nas.quantisation.network import native_weight_bits
-from nas.quantisation.post_training import LARGEST_WEIGHT
+from nas.quantisation.network import LARGEST_WEIGHT, native_weight_bits
 from nas.space import load_definition
 from nas.torch_network import to_torch
 from tests.data.image_files import in_format, noise, with_orientation

@@ -8,12 +8,13 @@ import pytest
 from nas.deploy.model import TrainedModel
 from nas.graph import Graph
 from nas.quantisation import network as network_module
-from nas.quantisation.network import QuantisedNetwork, fused_activation, native_weight_bits
-from nas.quantisation.post_training import (
-    clipped_share,
-    quantise,
+from nas.quantisation.network import (
+    QuantisedNetwork,
+    fused_activation,
+    native_weight_bits,
     weight_scales,
 )
+from nas.quantisation.post_training import clipped_share, quantise
 from nas.quantisation.ranges import effective_limits
 from nas.quantisation.simulation import simulate
 from nas.torch_network import folded_weights

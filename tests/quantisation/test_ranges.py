@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from nas.quantisation.network import scale_groups
 from nas.quantisation.ranges import (
     BINS,
     Histogram,
     affine,
     least_squares,
     measure,
-    scale_groups,
 )
 from nas.torch_network import folded_weights
 from tests.test_onnx_model import EXAMPLES, images, network

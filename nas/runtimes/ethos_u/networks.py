@@ -14,9 +14,15 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.graph import WEIGHTED_KINDS, Graph, Op
+from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency.runtime import CompiledNetwork, Weights
-from nas.quantisation.network import SHARED_SCALE_KINDS, Affine, QuantisedNetwork
+from nas.quantisation.network import (
+    SHARED_SCALE_KINDS,
+    Affine,
+    QuantisedNetwork,
+    assemble,
+    scale_groups,
+)
 from nas.runtimes.ethos_u.configuration import Configuration
 from nas.runtimes.ethos_u.vela import Compilation, compile_file
 
@@ -31,8 +37,6 @@ _SIGNED = Affine(0.03, 4)
 _NON_NEGATIVE = Affine(0.02, -128)
 _UNIT = Affine(1 / 255, -128)
 """What the int8 values of activations stand for: those of any sign, those of a ReLU, and gates."""
-
-_WEIGHT_SCALE = np.float32(2e-3)
 
 
 class EthosUNetwork(CompiledNetwork):
@@ -67,27 +71,15 @@ def file_of(graph: Graph, weights: Weights | None = None) -> bytes:
 
 
 def uncalibrated_network(graph: Graph, weights: Weights | None = None) -> QuantisedNetwork:
-    """Return a network with int8 weights, and with biases and scales that mean nothing.
+    """Return a network with int8 weights, and with scales of activations that mean nothing.
 
     Args:
         graph: the network.
         weights: float32 weights of the folded graph; None for random ones.
     """
     folded = graph.folded
-    rng = np.random.default_rng(WEIGHT_SEED)
-    integers: dict[str, NDArray[np.int8]] = {}
-    biases: dict[str, NDArray[np.int32]] = {}
-    scales: dict[str, NDArray[np.float32]] = {}
-    for op in folded.ops:
-        if op.kind in WEIGHTED_KINDS:
-            slot, shape = op.slot_name, _weight_shape(folded, op)
-            real = _random_weights(shape, rng) if weights is None else weights[slot]
-            integers[slot] = _rounded(real)
-            biases[slot] = rng.integers(-999, 1000, shape[0], np.int32)
-            scales[slot] = np.full(shape[0], _WEIGHT_SCALE)
-    return QuantisedNetwork(
-        folded, _affines(folded), integers, scales, biases, np.empty(0, np.float32)
-    )
+    own = _random_weights(folded) if weights is None else weights
+    return assemble(folded, own, _affines(folded), np.empty(0, np.float32), 8)
 
 
 def quantised_file(network: QuantisedNetwork) -> bytes:
@@ -97,54 +89,33 @@ def quantised_file(network: QuantisedNetwork) -> bytes:
     return tflite_model.quantised_model(network, has_hard_swish=True, has_float_ends=False)
 
 
-def _weight_shape(graph: Graph, op: Op) -> tuple[int, ...]:
-    shape = (op.shape[0], graph.input_channels(op) // op.groups, op.kernel, op.kernel)
-    return shape if op.kind == "conv" else shape[:2]
-
-
 @cache
 def _laplace_pool() -> NDArray[np.float32]:
     rng = np.random.default_rng(WEIGHT_SEED)
     return np.tile(rng.laplace(size=_POOL_SIZE).astype(np.float32), 2)
 
 
-def _random_weights(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return weights from a part of the pool that starts at a random place."""
-    count, start = math.prod(shape), int(rng.integers(_POOL_SIZE))
-    values = _laplace_pool()[start : start + _POOL_SIZE]
-    return (values[:count] if count <= _POOL_SIZE else np.resize(values, count)).reshape(shape)
-
-
-def _rounded(weight: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Return weights as integers, the largest of each output channel as 127."""
-    rows = weight.reshape(len(weight), -1)
-    largest = np.abs(rows).max(1, keepdims=True)
-    return (
-        np.rint(rows * (127 / np.where(largest > 0, largest, 1)))
-        .astype(np.int8)
-        .reshape(weight.shape)
-    )
+def _random_weights(graph: Graph) -> dict[str, NDArray[np.float32]]:
+    """Return weights from parts of the pool that start at random places."""
+    rng = np.random.default_rng(WEIGHT_SEED)
+    weights: dict[str, NDArray[np.float32]] = {}
+    for op in graph.ops:
+        if op.kind in WEIGHTED_KINDS:
+            shape, start = graph.weight_shape(op), int(rng.integers(_POOL_SIZE))
+            values = _laplace_pool()[start : start + _POOL_SIZE]
+            weights[op.slot_name] = np.resize(values[: math.prod(shape)], shape)
+            weights[f"{op.slot_name}.bias"] = rng.integers(-999, 1000, shape[0]).astype(np.float32)
+    return weights
 
 
 def _affines(graph: Graph) -> dict[int, Affine]:
-    """Return what the values of each op's output stand for.
-
-    Inputs and outputs of `SHARED_SCALE_KINDS` have one scale, as in a calibrated network.
-    """
-    groups = list(range(len(graph.ops)))
-    for at, op in enumerate(graph.ops):
-        if op.kind in SHARED_SCALE_KINDS:
-            joined = {groups[source] for source in op.inputs} | {groups[at]}
-            groups = [min(joined) if group in joined else group for group in groups]
+    """Return what the values of each op's output stand for, as in a calibrated network."""
     affines = {}
-    for at in range(len(graph.ops)):
-        kinds = {
-            op.kind
-            for op, group in zip(graph.ops, groups, strict=True)
-            if group == groups[at] and op.kind not in SHARED_SCALE_KINDS
-        }
+    for group in scale_groups(graph):
+        kinds = {graph.ops[at].kind for at in group} - SHARED_SCALE_KINDS
         if kinds == {"hard_sigmoid"}:
-            affines[at] = _UNIT
+            own = _UNIT
         else:
-            affines[at] = _NON_NEGATIVE if kinds <= {"relu", "relu6"} else _SIGNED
+            own = _NON_NEGATIVE if kinds <= {"relu", "relu6"} else _SIGNED
+        affines |= dict.fromkeys(group, own)
     return affines

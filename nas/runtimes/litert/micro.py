@@ -20,6 +20,7 @@ import numpy as np
 
 from nas.errors import ExportError, MeasurementError
 from nas.graph import Graph
+from nas.latency.networks import random_weights
 from nas.quantisation.made_up import made_up_network
 from nas.quantisation.network import QuantisedNetwork
 
@@ -126,8 +127,9 @@ def network_memory(graph: Graph) -> MicroMemory:
     Raises:
         MeasurementError: TensorFlow Lite has no counterpart of an op.
     """
+    weights = random_weights(graph, np.random.default_rng(0))
     try:
-        data = micro_file(made_up_network(graph.folded, np.random.default_rng(0)))
+        data = micro_file(made_up_network(graph.folded, weights))
     except ExportError as error:
         raise MeasurementError(error.message) from error
     return file_memory(data)

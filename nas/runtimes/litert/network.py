@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import onnx_model, tflite_model
+from nas import tflite_model
 from nas.graph import Graph
+from nas.latency.networks import random_weights
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.quantisation.made_up import made_up_network, quantised_network
 from nas.runtimes.litert.session import Session
@@ -53,10 +54,9 @@ class LiteRtNetwork(CompiledNetwork):
 
 def network_file(graph: Graph, weights: Weights | None, dtype: str) -> bytes:
     """Return the file of a network, for any batch size. See `LiteRtNetwork`."""
-    folded, rng = graph.folded, np.random.default_rng(0)
+    folded = graph.folded
+    own = random_weights(folded, np.random.default_rng(0)) if weights is None else weights
     if dtype == "float32":
-        own = onnx_model.random_weights(folded, rng) if weights is None else weights
         return tflite_model.model(folded, own)
-    if weights is None:
-        return tflite_model.quantised_model(made_up_network(folded, rng))
-    return tflite_model.quantised_model(quantised_network(folded, weights))
+    quantise = made_up_network if weights is None else quantised_network
+    return tflite_model.quantised_model(quantise(folded, own))

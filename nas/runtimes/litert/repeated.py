@@ -16,7 +16,7 @@ from nas.errors import MeasurementError
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
 from nas.kernels.kernel import Kernel
 from nas.kernels.kernel_text import SHUFFLE, Operand
-from nas.onnx_model import random_weights
+from nas.latency.networks import random_weights
 from nas.quantisation.made_up import ACTIVATION, made_up_network
 from nas.tflite_model.file import FileBuilder, Quantisation
 from nas.tflite_model.numbers import Float32, Int8
@@ -57,9 +57,11 @@ def repeat_kernel(kernel: Kernel, copies: int, rng: np.random.Generator) -> byte
     if kernel.is_expanded or kernel.block > 1 or kernel.channels_last:
         raise MeasurementError(f"LiteRT has no kernel '{kernel}'.", remedy=_OTHER_RUNTIME)
     graph = repeated_graph(kernel, copies)
+    weights = random_weights(graph, rng)
     if kernel.dtype == "int8":
-        return _PartWriter(graph, Int8(made_up_network(graph, rng)), has_hard_swish=False).data({})
-    return _PartWriter(graph, Float32(graph, random_weights(graph, rng))).data({})
+        numbers = Int8(made_up_network(graph, weights))
+        return _PartWriter(graph, numbers, has_hard_swish=False).data({})
+    return _PartWriter(graph, Float32(graph, weights)).data({})
 
 
 def tiny_operators(count: int, dtype: str) -> bytes:

@@ -191,7 +191,7 @@ class FusionPass(ABC):
         preferred = not vectors and self._slices_preferred(source)
         self._require_layout(source, preferred=preferred)
         shape = self._ops[source].shape
-        parts = self._partition(source)
+        parts = self._graph.parts(source)
         self._fused.update(parts)
         bounds = [(self._ops[part].start, self._ops[part].shape[0]) for part in parts or [at]]
         operands = tuple(Operand(shape, start, start + size) for start, size in bounds)
@@ -201,14 +201,6 @@ class FusionPass(ABC):
         for part in parts or [at]:
             self._set_maker(part, node, vector=vectors)
         node.position = at
-
-    def _partition(self, source: int) -> list[int]:
-        """Return the slices of a tensor in order if they have each channel exactly once."""
-        slices = [at for at in self._graph.consumers[source] if self._ops[at].kind == "slice"]
-        slices.sort(key=lambda at: self._ops[at].start)
-        starts = [self._ops[at].start for at in slices] + [self._ops[source].shape[0]]
-        stops = [0] + [self._ops[at].start + self._ops[at].shape[0] for at in slices]
-        return slices if starts == stops else []
 
     # Nodes and tensors.
 

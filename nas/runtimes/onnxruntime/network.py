@@ -16,6 +16,7 @@ from nas import onnx_model
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel, batched
+from nas.latency.networks import random_weights
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.quantisation.made_up import quantised_network
 from nas.quantisation.network import native_weight_bits
@@ -52,7 +53,7 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         batch: int = 1,
     ) -> None:
         if weights is None:
-            weights = onnx_model.random_weights(graph, np.random.default_rng(0))
+            weights = random_weights(graph, np.random.default_rng(0))
         if dtype == "int8":
             own = quantised_network(graph.folded, weights, native_weight_bits())
             model = onnx_model.quantised_model(own)

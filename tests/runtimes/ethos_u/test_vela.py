@@ -10,7 +10,7 @@ import pytest
 from nas import tflite_model
 from nas.errors import MeasurementError
 from nas.graph import Channels, Graph, Op, Slot
-from nas.onnx_model import random_weights
+from nas.latency.networks import random_weights
 from nas.runtimes.ethos_u import vela
 from nas.runtimes.ethos_u.configuration import Target, configuration
 from nas.runtimes.ethos_u.networks import EthosUNetwork, file_of

@@ -12,7 +12,7 @@ import nas.space
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.onnx_model import random_weights
+from nas.latency.networks import random_weights
 from nas.runtimes.litert import fusion
 from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 from nas.runtimes.litert.network import network_file

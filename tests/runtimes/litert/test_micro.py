@@ -9,7 +9,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import nas
-from nas import onnx_model
+from nas.latency.networks import random_weights
 from nas.quantisation.made_up import quantised_network
 from nas.runtimes.litert.micro import Buffer, file_memory, micro_file, network_memory, planned_bytes
 from nas.runtimes.litert.runtime import LiteRt
@@ -20,7 +20,7 @@ SPACES = ["mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezene
 def random_network(space, seed, image_size=32):
     """Return a graph, and its int8 version with the ranges of random images."""
     graph = nas.load_space(space, image_size=image_size).sample(seed=seed).graph
-    weights = onnx_model.random_weights(graph.folded, np.random.default_rng(seed))
+    weights = random_weights(graph.folded, np.random.default_rng(seed))
     return graph, quantised_network(graph.folded, weights)
 
 

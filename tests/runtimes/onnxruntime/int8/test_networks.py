@@ -14,9 +14,9 @@ from nas import onnx_model
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import open_runtime
+from nas.latency.networks import random_weights
 from nas.latency.runtime import Runtime
-from nas.quantisation.network import native_weight_bits
-from nas.quantisation.post_training import assemble
+from nas.quantisation.network import assemble, native_weight_bits
 from nas.quantisation.ranges import activations, least_squares, measure
 from nas.runtimes.onnxruntime.int8.optimised import launched_kernels
 from nas.runtimes.onnxruntime.session import open_session
@@ -43,7 +43,7 @@ def test_an_exported_network_launches_the_kernels_that_are_timed(
 ) -> None:
     """A timed network has made-up weights and ranges, an exported one those of its images."""
     graph = load_space(name, image_size=48, classes=5).sample(seed=seed).graph.folded
-    weights = onnx_model.random_weights(graph, np.random.default_rng(seed))
+    weights = random_weights(graph, np.random.default_rng(seed))
     images = np.random.default_rng(seed).standard_normal((20, *graph.input_shape), np.float32)
     ranges = activations(graph, measure(graph, weights, images), least_squares)
     exported = assemble(graph, weights, ranges, images, native_weight_bits())
