@@ -60,7 +60,7 @@ class Measurement(Document):
     @property
     def timing(self) -> Timing:
         """The timing that the line records."""
-        return Timing(self.samples_us, (), self.reading_us, self.first_us)
+        return Timing(self.samples_us, self.reading_us, self.first_us)
 
     @classmethod
     def of_timings(

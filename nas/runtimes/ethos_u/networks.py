@@ -110,7 +110,7 @@ def _random_weights(graph: Graph) -> dict[str, NDArray[np.float32]]:
 
 def _affines(graph: Graph) -> dict[int, Affine]:
     """Return what the values of each op's output stand for, as in a calibrated network."""
-    affines = {}
+    affines: dict[int, Affine] = {}
     for group in scale_groups(graph):
         kinds = {graph.ops[at].kind for at in group} - SHARED_SCALE_KINDS
         if kinds == {"hard_sigmoid"}:
