@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from nas.graph import ACTIVATIONS, Graph, Op
+from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
 from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
 from nas.kernels.kernel_text import WINDOW_KINDS, Operand, epilogue_step
 
-_KERNEL_KINDS = {
+KERNEL_KINDS = {
     "conv": "conv2d",
     "linear": "linear",
     "max_pool": "max_pool",
@@ -31,6 +31,8 @@ _KERNEL_KINDS = {
     "concat": "concat",
 }
 """The kind of the kernel that starts with an op, by the kind of the op. Others are copies."""
+
+_ANCHORS = {kernel_kind: kind for kind, kernel_kind in KERNEL_KINDS.items()}
 
 _result = attrgetter("result")
 
@@ -94,11 +96,56 @@ def launches(graph: Graph, fuse_expansions: bool = False) -> list[Launch]:
     return unsorted
 
 
+def add_kernel(ops: list[Op], kernel: Kernel, sources: Sequence[int], slot: str) -> int:
+    """Append the ops that a kernel computes to those of a graph.
+
+    Args:
+        ops: ops of the graph.
+        kernel: the kernel; it has no expansion, and converts no layout and no dtype.
+        sources: positions of the ops that compute its operands; a range of channels is a slice.
+        slot: name of its weights.
+
+    Returns:
+        Position of the op that computes its result.
+    """
+    count, shape = len(kernel.inputs), kernel.output
+    result, others = sources[0], iter(sources[count:])
+
+    def add(kind: str, inputs: tuple[int, ...], **settings: Any) -> int:
+        ops.append(Op(kind, inputs, shape, **settings))
+        return len(ops) - 1
+
+    if kind := _ANCHORS.get(kernel.kind):
+        settings = {
+            "kernel": kernel.kernel,
+            "stride": kernel.stride,
+            "padding": kernel.padding,
+            "groups": kernel.groups,
+            "bias": kernel.has_bias,
+            "slot": weight_slot(slot, shape[0]) if kernel.has_weights else None,
+        }
+        result = add(kind, tuple(sources[:count]), **settings)
+    for step in kernel.epilogue:
+        kind, _, _ = step.partition(":")
+        if kind in ("add", "multiply"):
+            result = add(kind, (result, next(others)))
+        elif kind in ACTIVATIONS:
+            result = add(kind, (result,))
+        elif kind != "bias":
+            result = add("shuffle", (result,), groups=kernel.shuffle_groups)
+    return result
+
+
+def weight_slot(name: str, channels: int) -> Slot:
+    """Return the slot of an op that no search space has."""
+    return Slot(name, Channels.prefix(channels, channels))
+
+
 def _launch(graph: Graph, index: int, is_fused: bytearray) -> Launch:
     """Return the launch whose anchor is op `index`, and mark the ops that it takes."""
     ops = graph.ops
     op = ops[index]
-    anchor = _KERNEL_KINDS.get(op.kind, "copy")
+    anchor = KERNEL_KINDS.get(op.kind, "copy")
     epilogue: list[str] = []
     epilogue_sources: list[int] = []
     inputs = op.inputs

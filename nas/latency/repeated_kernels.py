@@ -16,7 +16,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar
 
-from nas.graph import Channels, Graph, Op, Slot
+from nas.graph import Graph, Op
+from nas.kernels.fusion import weight_slot
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
 from nas.latency.moments import MOMENTS
@@ -299,8 +300,7 @@ def _launch_network(repetitions: int) -> Graph:
     def add(kind: str, inputs: tuple[int, ...], channels: int, **settings: Any) -> int:
         slot = None
         if kind == "conv":
-            extent = Channels.prefix(channels, channels)
-            slot, settings["bias"] = Slot(f"conv{len(ops)}", extent), True
+            slot, settings["bias"] = weight_slot(f"conv{len(ops)}", channels), True
         ops.append(Op(kind, inputs, (channels, size, size), slot=slot, **settings))
         return len(ops) - 1
 

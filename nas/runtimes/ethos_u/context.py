@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.graph import ACTIVATIONS, Channels, Graph, Op, Shape, Slot
+from nas.graph import Graph, Op, Shape
+from nas.kernels.fusion import add_kernel, weight_slot
 from nas.kernels.kernel import Kernel
-from nas.kernels.kernel_text import Operand, step_operand
+from nas.kernels.kernel_text import Operand
 from nas.runtimes.ethos_u.vela import OperatorRow
 
 CONTEXT_CHANNELS = 16
@@ -21,16 +22,6 @@ CONTEXT_CHANNELS = 16
 IMAGE_CHANNELS = (1, 3)
 """Channels of an operand that is the network's input and has no convolution before it. The tensors
 inside of networks have more."""
-
-_ANCHORS = {
-    "conv2d": "conv",
-    "linear": "linear",
-    "max_pool": "max_pool",
-    "avg_pool": "avg_pool",
-    "global_pool": "global_pool",
-    "concat": "concat",
-}
-"""The kind of the op that a kernel starts with; a copy starts with its epilogue."""
 
 
 class KernelInContext:
@@ -56,7 +47,7 @@ class KernelInContext:
         ]
         # Each op so far is written as one operator, except for the input, which is none.
         self._first = len(self._ops) - 1
-        result = self._add_kernel(kernel, inputs, others)
+        result = add_kernel(self._ops, kernel, [*inputs, *others], "kernel")
         kernel_end = len(self._ops)
         # The output of a linear layer is that of the network.
         if kernel.kind != "linear":
@@ -98,48 +89,12 @@ class KernelInContext:
             tensor = self._add("slice", (tensor,), shape, start=operand.start)
         return tensor
 
-    def _add_kernel(self, kernel: Kernel, inputs: list[int], others: list[int]) -> int:
-        """Add the ops of the kernel; return the position of its result.
-
-        Args:
-            kernel: the kernel.
-            inputs: positions of the tensors that its anchor reads.
-            others: positions of the tensors that its epilogue reads, in order.
-        """
-        result = inputs[0]
-        if kind := _ANCHORS.get(kernel.kind):
-            result = self._add(
-                kind,
-                tuple(inputs),
-                kernel.output,
-                kernel=kernel.kernel,
-                stride=kernel.stride,
-                padding=kernel.padding,
-                groups=kernel.groups,
-                bias=kernel.has_bias,
-                slot=_slot("kernel", kernel.output[0]) if kernel.has_weights else None,
-            )
-        for step in kernel.epilogue:
-            if step in ACTIVATIONS:
-                result = self._add(step, (result,), kernel.output)
-            elif step.startswith("shuffle"):
-                groups = kernel.shuffle_groups
-                result = self._add("shuffle", (result,), kernel.output, groups=groups)
-            elif step_operand(step, kernel.output):
-                operation = step.partition(":")[0]
-                result = self._add(operation, (result, others.pop(0)), kernel.output)
-        return result
-
     def _convolve(self, name: str, source: int, shape: Shape) -> int:
         """Add a 1x1 convolution, whose stride makes a map of this shape."""
         stride = -(-self._ops[source].shape[1] // shape[1])
-        slot = _slot(name, shape[0])
+        slot = weight_slot(name, shape[0])
         return self._add("conv", (source,), shape, stride=stride, bias=True, slot=slot)
 
     def _add(self, kind: str, inputs: tuple[int, ...], shape: Shape, **fields: object) -> int:
         self._ops.append(Op(kind, inputs, shape, **fields))  # type: ignore[arg-type]
         return len(self._ops) - 1
-
-
-def _slot(name: str, outputs: int) -> Slot:
-    return Slot(name, Channels.prefix(outputs, outputs))

@@ -19,19 +19,10 @@ import math
 from collections.abc import Sequence
 
 from nas.graph import ACTIVATIONS, Graph, Op
+from nas.kernels.fusion import KERNEL_KINDS
 from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
 from nas.kernels.kernel_text import WINDOW_KINDS, Operand, epilogue_step
 from nas.quantisation.network import FUSED_ACTIVATIONS, FUSING_KINDS
-
-_KERNEL_KINDS = {
-    "conv": "conv2d",
-    "linear": "linear",
-    "max_pool": "max_pool",
-    "avg_pool": "avg_pool",
-    "global_pool": "global_pool",
-    "concat": "concat",
-}
-"""The kind of the kernel that starts with an op, by the kind of the op. Others are copies."""
 
 _LARGEST_DEPTHWISE = 5
 """Size of the largest depthwise convolution for which XNNPACK has a kernel of its own."""
@@ -145,7 +136,7 @@ def _launches(
 
 def _kernel(ops: Sequence[Op], op: Op, steps: list[str], dtype: str) -> Kernel:
     """Return the kernel that starts with an op, and applies steps to its output."""
-    kind = _KERNEL_KINDS.get(op.kind, "copy")
+    kind = KERNEL_KINDS.get(op.kind, "copy")
     operands = [interned_operand(ops[source].shape) for source in op.inputs]
     if op.kind == "slice":
         operands = [Operand(operands[0].shape, op.start, op.start + op.shape[0])]

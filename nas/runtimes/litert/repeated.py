@@ -7,15 +7,14 @@ output of the file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from nas.errors import MeasurementError
-from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
+from nas.graph import Graph, Op
+from nas.kernels.fusion import KERNEL_KINDS, add_kernel
 from nas.kernels.kernel import Kernel
-from nas.kernels.kernel_text import SHUFFLE, Operand
+from nas.kernels.kernel_text import Operand
 from nas.latency.networks import random_weights
 from nas.quantisation.made_up import ACTIVATION, made_up_network
 from nas.tflite_model.file import FileBuilder, Quantisation
@@ -81,56 +80,22 @@ def repeated_graph(kernel: Kernel, copies: int) -> Graph:
     Raises:
         MeasurementError: LiteRT does not have the kernel.
     """
+    operand = kernel.inputs[0]
+    is_slice = kernel.kind == "copy" and operand.channels < operand.shape[0]
+    has_ops = kernel.kind in KERNEL_KINDS.values() or is_slice
+    if not has_ops and not (kernel.kind == "copy" and kernel.epilogue):
+        raise MeasurementError(f"LiteRT has no kernel '{kernel}'.", remedy=_OTHER_RUNTIME)
     ops = [Op("input", (), operand.shape) for operand in kernel.operands]
     sources = list(range(len(ops)))
     for index in range(copies):
-        _add_copy(ops, kernel, sources, f"copy{index}")
+        own = list(sources)
+        if is_slice:
+            ops.append(Op("slice", (sources[0],), kernel.output, start=operand.start))
+            own[0] = len(ops) - 1
+        result = add_kernel(ops, kernel, own, f"copy{index}")
         if forms_chain(kernel):
-            sources[0] = len(ops) - 1
+            sources[0] = result
     return Graph(tuple(ops))
-
-
-def _add_copy(ops: list[Op], kernel: Kernel, sources: Sequence[int], slot: str) -> None:
-    """Append the ops of a kernel to those of a graph.
-
-    Args:
-        ops: ops of the graph.
-        kernel: the kernel.
-        sources: positions of the ops that compute its operands.
-        slot: name of its weights.
-    """
-    shape, operand = kernel.output, kernel.inputs[0]
-    anchors, others = tuple(sources[: len(kernel.inputs)]), list(sources[len(kernel.inputs) :])
-    window = (kernel.kernel, kernel.stride, kernel.padding)
-    match kernel.kind:
-        case "conv2d" | "linear":
-            kind = "linear" if kernel.kind == "linear" else "conv"
-            weights = Slot(slot, Channels.prefix(shape[0], shape[0]))
-            conv = Op(kind, anchors, shape, *window, kernel.groups, kernel.has_bias, slot=weights)
-            ops.append(conv)
-        case "max_pool" | "avg_pool":
-            ops.append(Op(kernel.kind, anchors, shape, *window))
-        case "global_pool" | "concat":
-            ops.append(Op(kernel.kind, anchors, shape))
-        case "copy" if operand.channels < operand.shape[0]:
-            ops.append(Op("slice", anchors, shape, start=operand.start))
-        case "copy" if kernel.epilogue:
-            pass
-        case _:
-            raise MeasurementError(f"LiteRT has no kernel '{kernel}'.", remedy=_OTHER_RUNTIME)
-    last = anchors[0] if kernel.kind == "copy" and kernel.epilogue else len(ops) - 1
-    for step in kernel.epilogue:
-        if step == "bias":
-            continue
-        shuffle = SHUFFLE.fullmatch(step)
-        if shuffle:
-            op = Op("shuffle", (last,), shape, groups=int(shuffle[1]))
-        elif step in ACTIVATIONS:
-            op = Op(step, (last,), shape)
-        else:
-            op = Op(step, (last, others.pop(0)), shape)
-        ops.append(op)
-        last = len(ops) - 1
 
 
 class _PartWriter(Writer):

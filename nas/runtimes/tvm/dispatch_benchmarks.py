@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 from tvm import relax
 
-from nas.graph import Channels, Graph, Op, Slot
+from nas.graph import Graph, Op
+from nas.kernels.fusion import weight_slot
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import WEIGHT_PARTS, WEIGHTS_MIB
 from nas.latency.timing import Evaluate
@@ -78,7 +79,7 @@ def _chain(channels: Sequence[int], kinds: Sequence[tuple[int, bool]]) -> Graph:
         channels, kinds, ("", "relu", "relu6")
     ):
         shape, groups = (width, _TINY_SIZE, _TINY_SIZE), width if depthwise else 1
-        slot = Slot(str(len(ops)), Channels.prefix(width, width))
+        slot = weight_slot(str(len(ops)), width)
         ops.append(
             Op("conv", (len(ops) - 1,), shape, kernel, 1, kernel // 2, groups, True, 0, slot)
         )
