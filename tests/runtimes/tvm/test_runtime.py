@@ -36,7 +36,7 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
 def test_direct_convolution_is_chosen_if_winograd_has_many_weights(
     channels: int, is_winograd: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = Kernel.parse(f"conv2d {channels}x5x5 -> {channels}x5x5 k3 s1 p1 g1 bias")
+    kernel = Kernel.parse(f"conv2d {channels}x7x7 -> {channels}x7x7 k3 s1 p1 g1 bias")
     assert (kernel.weight_bytes < MANY_WEIGHT_BYTES) == is_winograd
 
     def evaluator(schedule: Mapping[str, Any]) -> Evaluate:
