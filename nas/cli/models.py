@@ -11,7 +11,7 @@ import typer
 from nas.cli.options import Conventions, Json, RunFolder, print_json
 from nas.display.formatting import format_bytes
 from nas.errors import RequestError
-from nas.run.keys import KEYS
+from nas.run.settings import KEYS
 
 if TYPE_CHECKING:
     from nas.run.judged import JudgedImages

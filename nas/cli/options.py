@@ -14,7 +14,7 @@ import typer
 
 from nas.errors import RequestError, printable
 from nas.files.paths import expanded, in_folder
-from nas.run.keys import KEYS
+from nas.run.settings import KEYS
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
-    """Return the option for a key of the job file, with the key's help (see `nas.run.keys`).
+    """Return the option for a key of the job file, with the key's help (see `nas.run.settings`).
 
     Args:
         path: path of the key.
@@ -32,7 +32,7 @@ def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
             job are checked with the job.
     """
     key = KEYS[path]
-    low, high = (key.bounds.get(name) if is_bounded else None for name in ("ge", "le"))
+    low, high = (key.least, key.most) if is_bounded else (None, None)
     return typer.Option(*flags, help=key.meaning, min=low, max=high)
 
 

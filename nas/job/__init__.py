@@ -50,7 +50,7 @@ _MODULES = {
     "load_job": "nas.job.settings",
     "retarget": "nas.job.retargeting",
 }
-"""Modules of names that are imported when they are used: commands start without pydantic."""
+"""Modules of names that are imported when they are used: commands start without their imports."""
 
 
 def __getattr__(name: str) -> Any:

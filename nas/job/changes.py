@@ -1,6 +1,6 @@
 """What changed in a job file between two starts of a run, and whether the run can continue.
 
-`nas.run.keys` says of each key how long it may change.
+The fields of `nas.run.settings` say how long each key may change.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from nas.errors import RunFolderError, printable
 from nas.files.documents import shortened
 from nas.job.settings_errors import REPEATED_TABLES
-from nas.run.keys import KEYS, Stage
-from nas.run.settings import JobSettings
+from nas.run.keys import Stage
+from nas.run.settings import KEYS, JobSettings
 
 
 def values_by_key(settings: JobSettings) -> dict[str, Any]:

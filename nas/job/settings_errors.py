@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from nas.errors import RequestError, printable
 from nas.files.documents import shortened, shortened_text
 from nas.files.storage_address import may_hold_password
+from nas.run.keys import table_of
 
 MAX_PROBLEMS = 5
 """Largest number of problems of a job file that a message lists."""
@@ -24,16 +26,6 @@ _Location = tuple[int | str, ...]
 
 _OPTIONS = {"data.source": "--data", "space.name": "--space"}
 """Options of commands that are not called like the last part of their key."""
-
-_REQUIRED_KEYS = {
-    "data": 'add [data] with source = "digits" or a path',
-    "data.source": '"digits" or the path of parquet files or an image folder',
-    "search.device.table": "a latency table that `nas table build` made on that device",
-    "space": 'add [[space]] with name = "mobilenet", once for each family',
-    "space.pretrained.file": "the path of a file of published weights",
-    "space.name": "the name of a space or the path of a Python file",
-}
-"""What to write for each key that has no default."""
 
 REPEATED_TABLES = ("space", "search.device")
 """Keys that are written as `[[key]]`, once for each element."""
@@ -75,13 +67,15 @@ def _display_value(value: Any) -> str:
 def _describe_problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     location: _Location = problem["loc"]
     key = _dotted_key(location)
+    fields = _fields_at(location, model)
     if problem["type"] == "extra_forbidden":
-        allowed = _allowed_keys(location, model)
+        allowed = list(fields)
         close = difflib.get_close_matches(str(location[-1])[:60], allowed, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"{key} is not a key.{hint} Allowed here: {', '.join(allowed)}."
     if problem["type"] == "missing":
-        return f"{key} is missing: {_REQUIRED_KEYS.get(key, 'it has no default')}."
+        meaning = " ".join((fields[str(location[-1])].description or "").split())
+        return f"{key} is missing: {meaning[0].lower()}{meaning[1:]}"
     return _describe_wrong_value(key, problem)
 
 
@@ -111,10 +105,9 @@ def _dotted_key(location: _Location) -> str:
     return ".".join(printable(shortened_text(part)) for part in location if isinstance(part, str))
 
 
-def _allowed_keys(location: _Location, model: type[BaseModel]) -> list[str]:
-    """Return the keys of the table that holds the last part of `location`."""
+def _fields_at(location: _Location, model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of the table that holds the last part of `location`."""
     for part in location[:-1]:
         if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            model = next(c for c in (annotation, *get_args(annotation)) if isinstance(c, type))
-    return list(model.model_fields)
+            model = table_of(model.model_fields[part]) or model
+    return model.model_fields

@@ -1,20 +1,17 @@
 """`JobSettings`: what a run was asked to do, its tables and keys.
 
-A job file (`nas.job.settings`) is read into it, and the record of a run holds it. `nas.run.keys`
-declares the meaning and the bounds of each key.
+A job file (`nas.job.settings`) is read into it, and the record of a run holds it. Each field
+declares a key, and the docstring below it is the meaning of the key, see `nas.run.keys`.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tomli_w
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,117 +22,31 @@ from pydantic import (
     model_validator,
 )
 
-from nas.errors import RequestError
 from nas.files.documents import Document, shortened_text
-from nas.files.names import check_name
-from nas.graph import BOTH_DTYPES, DEFAULT_DTYPE
-from nas.run.keys import KEYS, MAX_MINUTES, constraints
-from nas.supernet.records import MIN_ANCHORS
-from nas.supernet.settings import (
-    FINE_TUNING_RATE,
-    MANY_IMAGES,
-    TrainingSettings,
-    scaled_learning_rate,
+from nas.graph import DEFAULT_DTYPE
+from nas.run.keys import (
+    MAX_MINUTES,
+    MAX_SEED,
+    Duration,
+    FigureName,
+    Line,
+    NameText,
+    Shares,
+    StorageAddress,
+    check_dtype,
+    check_flip,
+    free_key,
+    key,
+    keys_of,
+    limit_key,
+    number_or_auto,
+    search_key,
+    seconds_of,
 )
 
 if TYPE_CHECKING:
     from nas.search.budget import Stall
-
-_UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def seconds_of(budget: str) -> float:
-    """Return the seconds of a duration such as "90s", "45m", "8h" or "1h30m".
-
-    Raises:
-        ValueError: the text is no duration, or one that is not allowed.
-    """
-    text = budget.replace(" ", "")[:100]
-    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd])", text)
-    if not parts or "".join(a + b for a, b in parts) != text:
-        raise ValueError('write a duration such as "45m", "8h" or "1h30m"')
-    total = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    if not 0 < total <= 60 * MAX_MINUTES:
-        raise ValueError("a budget must be longer than 0 seconds and at most 366 days")
-    return total
-
-
-def _check_duration(value: Any) -> Any:
-    if isinstance(value, str):
-        seconds_of(value)
-    return value
-
-
-def _check_number_or_auto(value: Any, *, key: str, noun: str) -> Any:
-    fewest, most = (int(KEYS[key].bounds[end]) for end in ("ge", "le"))
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if value not in ("auto", None) and not (is_number and fewest <= value <= most):
-        raise ValueError(f'write "auto" or a number of {noun} from {fewest} to {most}')
-    return value
-
-
-def _check_flip(value: Any) -> Any:
-    if value != "auto" and not isinstance(value, bool):
-        raise ValueError('write "auto", true or false')
-    return value
-
-
-def _check_shift(value: Any) -> Any:
-    most = int(KEYS["training.shift"].bounds["le"])
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if value != "auto" and not (is_number and 0 <= value <= most):
-        raise ValueError(f'write "auto" or a number of pixels from 0 to {most}')
-    return value
-
-
-def _check_shares(shares: tuple[float, ...]) -> tuple[float, ...]:
-    if not shares or min(shares) <= 0 or max(shares) != 1:
-        raise ValueError("write shares above 0, the largest of which is 1.0, as [0.6, 0.8, 1.0]")
-    return tuple(sorted(set(shares)))
-
-
-Shares = Annotated[tuple[float, ...], AfterValidator(_check_shares)]
-"""Different shares of the image size in their order, the last of which is 1."""
-
-
-def _check_dtype(value: Any) -> Any:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list | tuple) or sorted(map(str, value)) != sorted(BOTH_DTYPES):
-        raise ValueError('write one, such as "int8", or ["float32", "int8"]')
-    return BOTH_DTYPES
-
-
-def _why_undecoded(name: str) -> str:
-    """Return what is wrong with a name that has bytes which Python could not decode."""
-    try:
-        name.encode(errors="surrogateescape").decode()
-    except UnicodeDecodeError:
-        return (
-            "the name is not valid UTF-8, which job files and records are written in; rename the "
-            "file or folder, or give the path of a link to it"
-        )
-    return "the locale of this process does not read UTF-8; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
-
-
-def _check_line(value: str) -> str:
-    if any("\udc80" <= character <= "\udcff" for character in value):
-        raise ValueError(_why_undecoded(value))
-    if not 0 < len(value) <= 4096 or not value.isprintable():
-        raise ValueError("write 1 to 4096 printable characters")
-    return value
-
-
-PathText = Annotated[str, AfterValidator(_check_line)]
-"""A path, or a name that may stand instead of a path, such as that of a packaged space."""
-
-Statement = Annotated[str, AfterValidator(_check_line)]
-"""What a user states in one line, such as a licence or an address."""
-
-
-def _field(path: str, **settings: Any) -> Any:
-    """Return pydantic's `Field` for a key of the job file, see `nas.run.keys`."""
-    return Field(**{**constraints(path), **settings})
+    from nas.supernet.settings import TrainingSettings
 
 
 class Cost(NamedTuple):
@@ -193,26 +104,50 @@ def figure_cost(name: str, *, is_maximised: bool = False) -> Cost:
 class _Table(BaseModel):
     """A TOML table that refuses unknown keys and values of another type."""
 
-    # Errors hide the input: it may be the address of a storage, with a password.
+    # Errors hide the input: it may be the address of a storage, with a password. Commands start
+    # with the descriptions of their options alone, so the validators are built when they are used.
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,
     )
 
 
 class DataOptions(Document):
     """How the images of a source are read and split, beside their size and the seed."""
 
-    validation_fraction: Annotated[float, _field("data.validation_fraction")] | None = None
-    on_bad_image: Annotated[Literal["fail", "skip"], _field("data.on_bad_image")] = "fail"
-    class_folders: Annotated[Literal["auto", "top", "lowest"], _field("data.class_folders")] = (
-        "auto"
-    )
-    group: Annotated[str, _field("data.group", max_length=1000)] = ""
-    on_duplicate: Annotated[Literal["warn", "group", "fail"], _field("data.on_duplicate")] = "warn"
-    metric: Annotated[Literal["auto", "accuracy", "balanced_accuracy"], _field("data.metric")] = (
-        "auto"
-    )
-    background: Annotated[str, _field("data.background", max_length=100)] = "white"
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    validation_fraction: float | None = key(None, gt=0, lt=1)
+    """Fraction of the training images that is kept for validation; by default as many as accuracies
+    need.
+    """
+
+    on_bad_image: Literal["fail", "skip"] = key("fail")
+    """What an unreadable image does: fail, or skip with a message."""
+
+    class_folders: Literal["auto", "top", "lowest"] = key("auto")
+    """Which folders are the classes: top, lowest, or auto, see docs/data.md."""
+
+    group: str = key("", max_length=1000)
+    """What tells images of one object: a regular expression with one group, searched in the path,
+    or a column of parquet files.
+    """
+
+    on_duplicate: Literal["warn", "group", "fail"] = key("warn")
+    """What duplicates do: warn, group (kept on one side of every split), or fail."""
+
+    metric: Literal["auto", "accuracy", "balanced_accuracy"] = key("auto")
+    """What judges networks: accuracy, balanced_accuracy (the mean over the classes), or auto, which
+    is the latter from a ratio of 3 between classes on.
+    """
+
+    background: str = key("white", max_length=100)
+    """Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb"."""
 
     @property
     def load_options(self) -> dict[str, Any]:
@@ -223,14 +158,19 @@ class DataOptions(Document):
 class DataSettings(DataOptions, _Table):
     """The table `[data]`: where the images are and how they are split."""
 
-    source: Annotated[PathText, _field("data.source")]
-    image_size: Annotated[
-        int | Literal["auto"] | None,
-        Field(description=KEYS["data.image_size"].meaning),
-        BeforeValidator(partial(_check_number_or_auto, key="data.image_size", noun="pixels")),
-    ] = None
-    license: Annotated[str, _field("data.license", max_length=100_000)] = ""
-    unknown: Annotated[PathText, _field("data.unknown")] | None = None
+    source: Line = free_key(...)
+    """The images: "digits", parquet files, or a folder with one folder for each class."""
+
+    image_size: Annotated[int | Literal["auto"] | None, number_or_auto("pixels", 8, 512)] = key(
+        None
+    )
+    """Height and width of the images in pixels; by default those of the data."""
+
+    license: str = free_key("", max_length=100_000)
+    """License of the data, which the report names."""
+
+    unknown: Line | None = free_key(None)
+    """Folder of images of no class: a confident answer to one of them is wrong."""
 
     @field_validator("background")
     @classmethod
@@ -248,16 +188,29 @@ class DeviceSettings(_Table):
     `nas.latency.open_runtime`. All latencies are those of `batch` images at once.
     """
 
-    runtime: Annotated[str, _field("device.runtime", min_length=1, max_length=64)] = "tvm"
-    target: Annotated[PathText, _field("device.target")] = "cpu"
-    threads: Annotated[int, _field("device.threads")] = 1
-    dtype: Annotated[
-        str | tuple[str, ...],
-        BeforeValidator(_check_dtype),
-        _field("device.dtype", min_length=1, max_length=64),
-    ] = DEFAULT_DTYPE
-    batch: Annotated[int, _field("device.batch")] = 1
-    tables: Annotated[PathText, _field("device.tables")] = "latency_tables"
+    runtime: str = key("tvm", min_length=1, max_length=64)
+    """Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."""
+
+    target: Line = key("cpu")
+    """Device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a board;
+    cpu?mcpu=znver3 has TVM write code for a lesser processor than this one.
+    """
+
+    threads: int = key(1, ge=1, le=4096)
+    """Number of threads that run one network."""
+
+    dtype: Annotated[str | tuple[str, ...], BeforeValidator(check_dtype)] = key(
+        DEFAULT_DTYPE, min_length=1, max_length=64
+    )
+    """Type of weights and activations: float32, float16 or int8, if the runtime has it; with
+    ["float32", "int8"], the search chooses one for each network.
+    """
+
+    batch: int = key(1, ge=1, le=1 << 20)
+    """Number of images that run at once; latencies are those of the whole batch."""
+
+    tables: Line = key("latency_tables")
+    """Folder of latency tables, or one .jsonl file."""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -273,32 +226,59 @@ class DeviceSettings(_Table):
 class TrainingOptions(_Table):
     """The table `[training]`: how the supernets are trained, and on which device."""
 
-    device: Annotated[PathText, _field("training.device")] = "auto"
-    epochs: Annotated[int, _field("training.epochs")] | None = None
-    minutes: Annotated[float, _field("training.minutes")] | None = None
-    batch_size: Annotated[int, _field("training.batch_size")] | None = None
-    learning_rate: Annotated[float, _field("training.learning_rate")] | None = None
-    random_subnets: Annotated[int, _field("training.random_subnets")] | None = None
-    progressive_resizing: Annotated[float, _field("training.progressive_resizing")] | None = None
-    label_smoothing: Annotated[float, _field("training.label_smoothing")] | None = None
-    weight_decay: Annotated[float, _field("training.weight_decay")] | None = None
-    flip: Annotated[
-        bool | Literal["auto"],
-        Field(description=KEYS["training.flip"].meaning),
-        BeforeValidator(_check_flip),
-    ] = "auto"
-    shift: Annotated[
-        int | Literal["auto"],
-        Field(description=KEYS["training.shift"].meaning),
-        BeforeValidator(_check_shift),
-    ] = "auto"
-    colour: Annotated[float, _field("training.colour")] | None = None
-    randaugment: Annotated[int, _field("training.randaugment")] | None = None
-    magnitude: Annotated[float, _field("training.magnitude")] | None = None
-    cutout: Annotated[float, _field("training.cutout")] | None = None
-    precision: Annotated[Literal["auto", "float32", "bfloat16"], _field("training.precision")] = (
-        "auto"
-    )
+    device: Line = free_key("auto")
+    """Device that trains the supernets: cpu, cuda, or auto."""
+
+    epochs: int | None = key(None, ge=1, le=1_000_000)
+    """Most passes over the images, of a supernet and of a finalist; by default what the budget
+    allows.
+    """
+
+    minutes: float | None = key(None, gt=0, le=1_000_000)
+    """Minutes of training for each supernet, instead of epochs."""
+
+    batch_size: int | None = key(None, ge=2, le=1_000_000)
+    """Number of images of one training step; by default 64, on a GPU 256."""
+
+    learning_rate: float | None = key(None, gt=0, le=1000)
+    """Peak learning rate; by default 0.1 for a batch of 64, in proportion to the batch."""
+
+    random_subnets: int | None = key(None, ge=0, le=1000)
+    """Number of random subnets of one step."""
+
+    progressive_resizing: float | None = key(None, ge=0, lt=1)
+    """Fraction of the training, from its start, that has smaller images; by default 2/3, but 0 for
+    images below 24 pixels and for networks of up to 3 million multiply-accumulates.
+    """
+
+    label_smoothing: float | None = key(None, ge=0, lt=1)
+    """Label smoothing."""
+
+    weight_decay: float | None = key(None, ge=0, le=1000)
+    """Weight decay."""
+
+    flip: Annotated[bool | Literal["auto"], BeforeValidator(check_flip)] = key("auto")
+    """Whether half of the training images are mirrored: true, false, or "auto": an experiment at
+    the start finds out whether mirrored images keep their class.
+    """
+
+    shift: Annotated[int | Literal["auto"], number_or_auto("pixels", 0, 512)] = key("auto")
+    """Largest random shift of a training image in pixels, or "auto": an eighth of its side."""
+
+    colour: float | None = key(None, ge=0, lt=1)
+    """Strength of random changes of colour."""
+
+    randaugment: int | None = key(None, ge=0, le=100)
+    """Number of RandAugment operations on an image."""
+
+    magnitude: float | None = key(None, ge=0, le=1)
+    """Magnitude of RandAugment operations."""
+
+    cutout: float | None = key(None, ge=0, lt=1)
+    """Side of the erased square as a fraction of the image."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = key("auto")
+    """Precision of training: float32, bfloat16, or auto."""
 
     def settings(
         self,
@@ -316,6 +296,8 @@ class TrainingOptions(_Table):
             epochs: number of epochs in place of the length that the job sets.
             seconds: time budget of a supernet in place of that length.
         """
+        from nas.supernet.settings import TrainingSettings, scaled_learning_rate  # Imports numpy.
+
         given = {name: value for name, value in self if value not in (None, "auto")}
         if batch_size is not None:
             given.setdefault("batch_size", batch_size)
@@ -340,6 +322,8 @@ class TrainingOptions(_Table):
             settings: those of a training that starts from random weights.
             images: number of training images.
         """
+        from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
+
         if self.learning_rate is None:
             factor = FINE_TUNING_RATE * min(1.0, images / MANY_IMAGES)
             settings = replace(settings, learning_rate=factor * settings.learning_rate)
@@ -366,17 +350,25 @@ class PretrainedSettings(_Table):
     A path stands for a table with the file alone.
     """
 
-    file: Annotated[PathText, _field("space.pretrained.file")]
-    conventions: (
-        Annotated[
-            Literal["torch", "torchvision_v3", "tensorflow"],
-            _field("space.pretrained.conventions"),
-        ]
-        | None
-    ) = None
-    source: Annotated[Statement, _field("space.pretrained.source")] | None = None
-    licence: Annotated[Statement, _field("space.pretrained.licence")] | None = None
-    data: Annotated[Statement, _field("space.pretrained.data")] | None = None
+    file: Line = key(...)
+    """Path of a file with the weights of a published network of the space, from which its supernet
+    starts; the space is restricted to the networks that this one contains. pretrained = FILE says
+    the same.
+    """
+
+    conventions: Literal["torch", "torchvision_v3", "tensorflow"] | None = key(None)
+    """What that file does not say, where its names do not tell: torch, torchvision_v3 or
+    tensorflow; see docs/pretrained.md.
+    """
+
+    source: Line | None = free_key(None)
+    """Where that file comes from, which the report names."""
+
+    licence: Line | None = free_key(None)
+    """Licence of these weights, which the report names."""
+
+    data: Line | None = free_key(None)
+    """Data set that the published network was trained on, which the report names."""
 
     @model_validator(mode="before")
     @classmethod
@@ -391,16 +383,25 @@ class PretrainedSettings(_Table):
 class JobSpace(_Table):
     """One `[[space]]`: a search space, its resolutions, and where its supernet starts from."""
 
-    name: Annotated[PathText, _field("space.name")]
-    resolutions: Annotated[Shares, _field("space.resolutions", strict=False)] | None = None
+    name: Line = key(...)
+    """Name of a search space, or path of a Python file that defines SPACE."""
+
+    resolutions: Shares | None = key(None, strict=False)
+    """Shares of the image size at which networks can run, such as 0.6, 0.8 and 1.0; by default
+    those of the space's file, which is 1.0 alone for most spaces.
+    """
+
     pretrained: PretrainedSettings | None = None
 
 
 class SearchDevice(_Table):
     """One `[[search.device]]`: a further device that the networks are for, by its latency table."""
 
-    table: Annotated[PathText, _field("search.device.table")]
-    max_latency_ms: Annotated[float, _field("search.device.max_latency_ms")] | None = None
+    table: Line = search_key(...)
+    """Latency table of another device that the networks are for, made by `nas table build`."""
+
+    max_latency_ms: float | None = limit_key(None, gt=0)
+    """Largest latency on that device in milliseconds."""
 
     @property
     def name(self) -> str:
@@ -408,66 +409,70 @@ class SearchDevice(_Table):
         return Path(self.table).stem
 
 
-def _check_storage(value: Any) -> Any:
-    if not isinstance(value, str) or value == "journal":
-        return value
-    if "://" not in value or len(value) > 4096:
-        raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
-    from nas.files.storage_address import redact_address
-
-    try:
-        redact_address(value)
-    except RequestError as error:
-        raise ValueError(str(error).rstrip(".")) from None
-    return value
-
-
-def _check_figure(name: str) -> str:
-    if not re.fullmatch("[a-z][a-z0-9_]{0,63}", name):
-        raise ValueError("write the name of a figure in small letters, such as sram_kib")
-    return name
-
-
-FigureName = Annotated[str, AfterValidator(_check_figure)]
-"""Name of a cost that a runtime knows, see `Runtime.figures`."""
-
-
 class SearchSettings(_Table):
     """The table `[search]`: length, sampler, objectives, limits, workers and storage."""
 
-    trials: Annotated[int, _field("search.trials")] | None = None
-    minutes: Annotated[float, _field("search.minutes")] | None = None
-    stall: (
-        Annotated[
-            int | Literal["auto"],
-            Field(description=KEYS["search.stall"].meaning),
-            BeforeValidator(partial(_check_number_or_auto, key="search.stall", noun="trials")),
-        ]
-        | None
-    ) = None
-    sampler: Annotated[
-        Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"], _field("search.sampler")
-    ] = "auto"
-    also_minimize: Annotated[
-        tuple[FigureName, ...], _field("search.also_minimize", strict=False)
-    ] = ()
-    also_maximize: Annotated[
-        tuple[FigureName, ...], _field("search.also_maximize", strict=False, validate_default=True)
-    ] = ()
-    max_latency_ms: Annotated[float, _field("search.max_latency_ms")] | None = None
-    max_macs: Annotated[int, _field("search.max_macs")] | None = None
-    max_params: Annotated[int, _field("search.max_params")] | None = None
-    max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
-    limits: Annotated[dict[FigureName, float], _field("search.limits")] = {}
+    trials: int | None = free_key(None, ge=1, le=100_000_000)
+    """Number of distinct architectures to score, in all starts together; by default what the model
+    and the budget say.
+    """
+
+    minutes: float | None = free_key(None, gt=0, le=MAX_MINUTES)
+    """Longest time of the search in minutes."""
+
+    stall: Annotated[int | Literal["auto"] | None, number_or_auto("trials", 1, 100_000_000)] = (
+        free_key(None)
+    )
+    """Number of trials without an improvement of the front after which the search ends, or "auto":
+    it ends when the model of its sampler expects too little. "auto" is the default unless trials is
+    set.
+    """
+
+    sampler: Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"] = search_key("auto")
+    """Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."""
+
+    also_minimize: tuple[FigureName, ...] = search_key((), strict=False)
+    """Further objectives: macs, params, peak_memory_bytes, and figures that the runtime knows, such
+    as sram_kib.
+    """
+
+    also_maximize: tuple[FigureName, ...] = search_key((), strict=False, validate_default=True)
+    """Further objectives to maximise: figures that the runtime knows, such as mac_utilisation."""
+
+    max_latency_ms: float | None = limit_key(None, gt=0)
+    """Largest latency in milliseconds."""
+
+    max_macs: int | None = limit_key(None, gt=0, lt=2**63)
+    """Largest number of multiply-accumulates."""
+
+    max_params: int | None = limit_key(None, gt=0, lt=2**63)
+    """Largest number of parameters."""
+
+    max_peak_memory_bytes: int | None = limit_key(None, gt=0, lt=2**63)
+    """Largest size of the activations that are alive at once, in bytes."""
+
+    limits: dict[FigureName, float] = limit_key({})
+    """Largest values of figures that the runtime knows, such as sram_kib = 256; the smallest ones
+    of figures that are maximised.
+    """
+
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
-    correct_scores: Annotated[bool, _field("search.correct_scores")] = True
-    anchors: Annotated[
-        int | Literal["auto"],
-        Field(description=KEYS["search.anchors"].meaning),
-        BeforeValidator(partial(_check_number_or_auto, key="search.anchors", noun="networks")),
-    ] = "auto"
-    workers: Annotated[int, _field("search.workers")] = 1
-    storage: Annotated[str, BeforeValidator(_check_storage), _field("search.storage")] = "journal"
+    correct_scores: bool = search_key(True)
+    """Whether the scores of supernets are corrected for size."""
+
+    anchors: Annotated[int | Literal["auto"], number_or_auto("networks", 0, 1000)] = search_key(
+        "auto"
+    )
+    """Number of networks of each space that are trained standalone before the search, so that the
+    scores of all supernets have one scale: 0 or at least 4. The default is 4 for several spaces and
+    0 for one.
+    """
+
+    workers: int = free_key(1, ge=1, le=1024)
+    """Number of processes of this machine that search."""
+
+    storage: StorageAddress = search_key("journal")
+    """Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."""
 
     @field_validator("anchors")
     @classmethod
@@ -476,6 +481,8 @@ class SearchSettings(_Table):
     ) -> int | Literal["auto"]:
         if anchors == "auto":
             return anchors
+        from nas.supernet.records import MIN_ANCHORS  # Imports numpy.
+
         if 0 < anchors < MIN_ANCHORS:
             raise ValueError(f"allowed are 0 and {MIN_ANCHORS} or more")
         if anchors and not info.data.get("correct_scores"):
@@ -573,19 +580,32 @@ class SearchSettings(_Table):
 class FinishSettings(_Table):
     """The table `[finish]`: what is timed, trained and exported at the end."""
 
-    measure: Annotated[int, _field("finish.measure")] = 20
-    retrain: Annotated[int, _field("finish.retrain")] | None = None
-    references: (
-        Annotated[
-            tuple[Annotated[str, AfterValidator(check_name)], ...],
-            _field("finish.references", strict=False, max_length=1000),
-        ]
-        | None
-    ) = None
-    export: Annotated[tuple[str, ...], _field("finish.export", strict=False)] | None = None
-    min_confidence: Annotated[float, _field("finish.min_confidence")] | None = None
-    min_accuracy: Annotated[float, _field("finish.min_accuracy")] | None = None
-    pictures: Annotated[bool, _field("finish.pictures")] = True
+    measure: int = free_key(20, ge=0, le=100_000)
+    """Number of candidates that are timed as whole networks."""
+
+    retrain: int | None = free_key(None, ge=0, le=1000)
+    """Number of networks of the front that are trained to the end; by default what the budget
+    allows.
+    """
+
+    references: tuple[NameText, ...] | None = free_key(None, strict=False, max_length=1000)
+    """Published networks that are timed, and trained like the networks of the front; by default
+    those of the spaces that are about as fast, as many as a tenth of the budget trains.
+    """
+
+    export: tuple[str, ...] | None = free_key(None, strict=False)
+    """Formats that the trained networks are exported to; by default that of the device's runtime,
+    onnx and onnx-int8.
+    """
+
+    min_confidence: float | None = free_key(None, gt=0, le=1)
+    """Confidence below which an exported model answers unsure."""
+
+    min_accuracy: float | None = free_key(None, gt=0, le=1)
+    """Share of the answers of an exported model that must be right; chooses the confidence."""
+
+    pictures: bool = free_key(True)
+    """Whether the report and the cards show hold-out images that were classified wrongly."""
 
     @field_validator("min_accuracy")
     @classmethod
@@ -600,18 +620,23 @@ class FinishSettings(_Table):
 class StudySettings(_Table):
     """The table `[study]`: what `nas study` trains, to compare it with what the search chose."""
 
-    finalists: Annotated[int, _field("study.finalists")] = 5
-    random: Annotated[int, _field("study.random")] = 1
-    references: (
-        Annotated[
-            tuple[Annotated[str, AfterValidator(check_name)], ...],
-            _field("study.references", strict=False, max_length=1000),
-        ]
-        | None
-    ) = None
-    epochs: Annotated[int, _field("study.epochs")] = 30
-    seeds: Annotated[int, _field("study.seeds")] = 2
-    workers: Annotated[int, _field("study.workers")] = 1
+    finalists: int = free_key(5, ge=1, le=1000)
+    """Number of networks of the front that a study trains from newly drawn weights."""
+
+    random: int = free_key(1, ge=0, le=1000)
+    """Number of random networks of the same space, at the latency of each finalist."""
+
+    references: tuple[NameText, ...] | None = free_key(None, strict=False, max_length=1000)
+    """Published networks of a study; by default those of the spaces that these images allow."""
+
+    epochs: int = free_key(30, ge=1, le=1_000_000)
+    """Passes over the images of each training of a study."""
+
+    seeds: int = free_key(2, ge=1, le=1000)
+    """Number of trainings of each network of a study."""
+
+    workers: int = free_key(1, ge=1, le=1024)
+    """Number of processes of this machine that train the networks of a study."""
 
 
 class JobSettings(_Table):
@@ -620,16 +645,26 @@ class JobSettings(_Table):
     `load_job` names a job without a name after its file.
     """
 
-    name: Annotated[str, AfterValidator(check_name), _field("name")] = "job"
-    seed: Annotated[int, _field("seed")] = 0
-    budget: Annotated[str, BeforeValidator(_check_duration), _field("budget")] = "8h"
+    name: NameText = free_key("job")
+    """Name of the run, by default that of the job file; results are in results/<name>."""
+
+    seed: int = key(0, ge=0, le=MAX_SEED)
+    """Seed of everything that is drawn at random."""
+
+    budget: Duration = free_key("8h")
+    """Time of the whole job, such as "45m", "8h" or "1h30m"."""
+
     data: DataSettings
-    device: DeviceSettings = DeviceSettings()
-    training: TrainingOptions = TrainingOptions()
-    space: Annotated[tuple[JobSpace, ...], Field(min_length=1, max_length=100, strict=False)]
-    search: SearchSettings = SearchSettings()
-    finish: FinishSettings = FinishSettings()
-    study: StudySettings = StudySettings()
+    """The table [data], with source = "digits" or a path."""
+
+    device: DeviceSettings = Field(default_factory=DeviceSettings)
+    training: TrainingOptions = Field(default_factory=TrainingOptions)
+    space: tuple[JobSpace, ...] = Field(..., min_length=1, max_length=100, strict=False)
+    """A table [[space]] with name = "mobilenet", once for each family."""
+
+    search: SearchSettings = Field(default_factory=SearchSettings)
+    finish: FinishSettings = Field(default_factory=FinishSettings)
+    study: StudySettings = Field(default_factory=StudySettings)
 
     @property
     def budget_s(self) -> float:
@@ -644,8 +679,14 @@ class JobSettings(_Table):
         """
         if self.search.anchors != "auto":
             return self.search.anchors
+        from nas.supernet.records import MIN_ANCHORS
+
         return MIN_ANCHORS if len(self.space) > 1 and self.search.correct_scores else 0
 
     def to_toml(self) -> str:
         """Return the text of a job file that names every key that has a value."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+KEYS = keys_of(JobSettings)
+"""All keys of a job file by their path in it."""

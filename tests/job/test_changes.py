@@ -15,8 +15,8 @@ from nas.errors import DataError, NasError, RunFolderError
 from nas.job import load_job
 from nas.job.changes import values_by_key
 from nas.opened_run import open_run
-from nas.run.keys import KEYS
 from nas.run.record import read_run
+from nas.run.settings import KEYS
 from nas.run.trained import read_trained
 from tests.job.runs import OUT, load_study, read_trials
 from tests.latency.fake_runtime import FakeRuntime
@@ -124,7 +124,7 @@ def test_refusal_names_keys_values_and_what_may_change(run):
     for text in (
         "budget",
         "limits",
-        "[data] source, unknown and license",
+        "[data] source, license and unknown",
         "measure, retrain, references, export",
         "pictures",
     ):

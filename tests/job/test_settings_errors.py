@@ -33,7 +33,7 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
         (MINIMAL + "pretrained = ''\n", ["space.pretrained.file is '': write 1 to 4096"]),
         (
             MINIMAL + "[space.pretrained]\nlicence = 'MIT'\n",
-            ["space.pretrained.file is missing: the path of a file of published weights"],
+            ["space.pretrained.file is missing: path of a file with the weights of a published"],
         ),
         (
             MINIMAL + "pretrained = {file = 'a', license = 'MIT', data = 'a\tb'}\n",
@@ -97,7 +97,7 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
         (MINIMAL + "[search]\nmax_peak_memory_bytes = -1\n", ["max_peak_memory_bytes is -1"]),
         (
             MINIMAL + "[[search.device]]\nmax_latency_ms = 1\n",
-            ["search.device.table is missing: a latency table"],
+            ["search.device.table is missing: latency table of another"],
         ),
         (
             MINIMAL + '[[search.device]]\ntable = "x.jsonl"\nmax_params = 1\n',
