@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from nas.arguments import checked
 from nas.errors import ExportError, TrainingError
 from nas.run.candidates import Candidate
 from nas.run.model_card import ExportedFile
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from nas.torch_network import Network
 
 
-@checked
 def open_run(path: Path | str, data_source: str | None = None) -> OpenedRun:
     """Return the run in a folder.
 

@@ -19,7 +19,6 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
 from nas import graph as graphs
-from nas.arguments import Seed, checked
 from nas.graph import WEIGHTED_KINDS, Graph, Op, Shape
 from nas.space import Architecture
 from nas.torch_kernels import ACTIVATIONS, batch_norm, depthwise_conv, pointwise_conv
@@ -453,8 +452,7 @@ def _make_module(graph: Graph, op: Op, scale: float, generator: torch.Generator)
     return layer
 
 
-@checked
-def to_torch(network: Architecture | Graph, *, seed: Seed = 0) -> Network:
+def to_torch(network: Architecture | Graph, *, seed: int = 0) -> Network:
     """Return a network as a torch module with newly initialised weights of its own.
 
     Example:

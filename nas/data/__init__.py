@@ -4,6 +4,7 @@ A new kind of dataset is a module in `nas.data.sources`. Importing `nas.data` do
 `nas.data.batches` and `nas.data.augmentation` do.
 """
 
-from nas.data.dataset import ImageDataset, Images, Part, load_dataset
+from nas.data.dataset import ImageDataset, Images, Part
+from nas.data.loading import load_dataset
 
 __all__ = ["ImageDataset", "Images", "Part", "load_dataset"]

@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.arguments import AtLeast, checked
 from nas.deploy.energy import EnergyGauge, energy_gauge
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
 from nas.deploy.formats import ModelFormat, model_format
@@ -73,11 +71,10 @@ class TimedFile:
         )
 
 
-@checked
 def benchmark(
     path: Path | str,
     *,
-    threads: Annotated[int, AtLeast(1)] = 1,
+    threads: int = 1,
     energy: bool = False,
     meter: str | None = None,
     progress: JobProgress | bool | None = True,

@@ -16,11 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas import files
-from nas.arguments import checked
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, RequestError, SpaceError
 from nas.files.foreign import file_problem
+from nas.files.paths import expanded
 from nas.run.model_card import NETWORK, NetworkRecord
 from nas.space import Architecture, SearchSpace, load_space
 from nas.torch_network import Network, to_torch
@@ -59,7 +59,6 @@ def write_model(model: TrainedModel, path: Path) -> None:
     files.replace(path.with_name(SOURCE_FILE), _source_file(model, source))
 
 
-@checked
 def load_model(path: Path | str, *, space: SearchSpace | None = None) -> TrainedModel:
     """Return a trained model from its folder.
 
@@ -77,7 +76,7 @@ def load_model(path: Path | str, *, space: SearchSpace | None = None) -> Trained
         model = nas.load_model("results/quickstart/models/jf2a")
         logits = model.logits(images)
     """
-    path = Path(path)
+    path = Path(expanded(path))
     path = path / WEIGHTS_FILE if path.is_dir() else path
     tensors, record = _read(path)
     try:

@@ -20,12 +20,10 @@ from functools import reduce
 from itertools import pairwise
 from operator import add
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.arguments import AtLeast, checked
 from nas.deploy.benchmark import split_files
 from nas.deploy.card import with_sustained
 from nas.deploy.energy import EnergyGauge, energy_gauge
@@ -35,7 +33,7 @@ from nas.deploy.load import Latencies, Load, LoadWindow
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import ReferenceImages, first_image
 from nas.display import plotting
-from nas.errors import ExportError, NasError
+from nas.errors import ExportError, NasError, RequestError
 from nas.files.documents import to_json
 from nas.latency.core_scheduling import cores_of_processes
 from nas.latency.timing import round_to_four_digits
@@ -69,14 +67,13 @@ STOPPED = "stopped by the user"
 """`SustainedRecord.stopped` after Ctrl-C."""
 
 
-@checked
 def measure_sustained(
     path: Path | str,
     *,
-    minutes: Annotated[float, AtLeast(0.01)],
-    rate: Annotated[float, AtLeast(1e-3)] | None = None,
-    processes: Annotated[int, AtLeast(1)] = 1,
-    threads: Annotated[int, AtLeast(1)] = 1,
+    minutes: float,
+    rate: float | None = None,
+    processes: int = 1,
+    threads: int = 1,
     energy: bool = False,
     meter: str | None = None,
     save: bool = False,
@@ -114,6 +111,11 @@ def measure_sustained(
         ExportError: a file is missing or changed, none runs here, or the first does not run.
     """
     this_machine.require_cores(threads, processes)
+    if minutes <= 0 or (rate is not None and rate <= 0):
+        raise RequestError(
+            f"A load of {minutes:g} minutes at a rate of {rate} cannot be measured.",
+            remedy="Give more than 0 minutes, and a rate above 0 or None.",
+        )
     folder = ModelFolder(Path(path))
     folder.require_unchanged()
     if save:

@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from nas.arguments import checked
 from nas.data import ImageDataset, Images, Part, load_dataset
 from nas.deploy.folder import SAMPLES_FILE, SCRIPT_FILE, ModelFolder, size_bytes
 from nas.deploy.formats import ModelFormat, model_format
@@ -303,7 +302,6 @@ def check_script(
     )
 
 
-@checked
 def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> FolderVerification:
     """Verify an exported model again, on this or another machine.
 

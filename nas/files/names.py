@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def require_name(name: object, what: str, error: type[RequestError] = RequestErr
         return check_name(name)
     except ValueError as problem:
         raise error(f"{what} is {shortened(name)}: {problem}.") from None
+
+
+def require_choice(
+    value: object, choices: Sequence[str], what: str, error: type[RequestError] = RequestError
+) -> None:
+    """Raise `error` unless a value is one of some words; the message starts with `what`."""
+    if value not in choices:
+        *first, last = map(repr, choices)
+        raise error(f"{what} is {shortened(value)}.", remedy=f"Give {', '.join(first)} or {last}.")
 
 
 def require_identifier(name: object, where: str, error: type[RequestError] = RequestError) -> str:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.arguments import checked
+from nas.files.paths import expanded
 from nas.run.progress import JobProgress, SilentProgress, shown
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ class JobResult:
     models: tuple[Path, ...] = ()
 
 
-@checked(JobSettings="nas.run.settings")
 def run_job(
     settings: JobSettings,
     folder: Path,
@@ -116,6 +115,7 @@ def run_job(
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
+    folder = expanded(folder)
     check_formats(settings, job_formats(settings))
     check_device(settings)
     if not own_spaces:

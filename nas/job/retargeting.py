@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
-from nas.arguments import checked
 from nas.deploy.exporting import possible_formats
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
 from nas.deploy.networks import WEIGHTS_FILE
 from nas.errors import RequestError, RunFolderError
 from nas.files.documents import to_json
 from nas.files.names import name_like
+from nas.files.paths import expanded
 from nas.job import JobResult, run_job
 from nas.job.folder import JobRun, installed_versions, require_run_or_empty
 from nas.job.inputs import check_device
@@ -62,7 +62,6 @@ _MODEL_FILES = (
 """What a training leaves in a model's folder; the last file says that the others are complete."""
 
 
-@checked
 def retarget(
     run: Run,
     folder: Path | None = None,
@@ -110,6 +109,7 @@ def retarget(
             "retargeted run has one dtype.",
             remedy="Retarget a run of one dtype, or run the job for the other device with --out.",
         )
+    table = table and expanded(table)
     device = {"runtime": runtime, "target": target, "threads": threads, "dtype": dtype}
     device = _known({**device, "batch": batch})
     settings = with_options(
@@ -119,7 +119,8 @@ def retarget(
         finish=_known({"retrain": retrain}),
     )
     chosen = settings.device
-    folder = folder or run.path.with_name(f"{run.path.name}-{chosen.runtime}-{chosen.dtypes[0]}")
+    beside = run.path.with_name(f"{run.path.name}-{chosen.runtime}-{chosen.dtypes[0]}")
+    folder = expanded(folder or beside)
     settings = with_options(settings, budget=budget, name=_name_of(folder))
     check_device(settings)
     if (named := settings.finish.export) is not None:

@@ -14,7 +14,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from nas import files
-from nas.arguments import checked
 from nas.deploy.formats import format_names
 from nas.errors import JobFileError, printable
 from nas.files.documents import read_bytes, shortened_text
@@ -63,7 +62,6 @@ def run_folder_of(job: Path) -> Path | None:
     return job.parent if is_run else None
 
 
-@checked
 def load_job(path: Path) -> JobSettings:
     """Read a job file and check it. A job without a `name` is called as its file.
 
@@ -77,6 +75,7 @@ def load_job(path: Path) -> JobSettings:
         JobFileError: the file cannot be read, or is no valid job. The message names the first wrong
             keys, their values and what is allowed.
     """
+    path = expanded(path)
     # Errors of the validation are not chained, because they may repeat a password.
     try:
         text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nas.arguments import checked
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime
@@ -95,7 +94,6 @@ class BuildResult:
         return self.ok + self.unstable + self.disturbed + self.failed
 
 
-@checked(SearchSpace="nas.space")
 def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) -> list[Kernel]:
     """Return every kernel that an architecture of a space can launch, once each.
 
@@ -117,7 +115,6 @@ def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) ->
     return list(kernels)
 
 
-@checked
 def build_table(
     table: LatencyTable,
     kernels: Iterable[Kernel],

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.arguments import checked
 from nas.errors import MeasurementError, RequestError, TableError
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
@@ -188,7 +187,6 @@ class TableCheck:
         }
 
 
-@checked(SearchSpace="nas.space")
 def check_table(
     table: LatencyTable,
     spaces: Sequence[SearchSpace],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.arguments import checked
 from nas.errors import DeviceError, RequestError, first_line
 from nas.latency.runtime import Availability, Runtime
 from nas.machine import this_machine
@@ -62,7 +61,6 @@ def default_runtime(name: str) -> Runtime:
     return configured_runtime(name, target=cls.targets[0], dtype=cls.dtypes[0])
 
 
-@checked
 def open_runtime(
     name: str, *, target: str = "cpu", threads: int = 1, dtype: str = "float32"
 ) -> Runtime:

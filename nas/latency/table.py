@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nas.arguments import checked
 from nas.errors import (
     FailedKernelError,
     KernelError,
@@ -101,7 +100,6 @@ class LatencyTable:
         return self._file.path
 
     @classmethod
-    @checked
     def open(cls, path: Path | str, *, runtime: Runtime | None = None) -> LatencyTable:
         """Open a table for reading; with a runtime, also for appending.
 
@@ -114,7 +112,7 @@ class LatencyTable:
             TableError: the file is missing, damaged or no table.
             TableDeviceError: the table belongs to another device.
         """
-        path = Path(path)
+        path = Path(expanded(path))
         if not os.path.lexists(path):
             raise TableError(
                 f"There is no latency table {path}.", remedy="Make one with `nas table build`."
@@ -150,7 +148,6 @@ class LatencyTable:
         return None if can_begin(path) else cls.open(path, runtime=runtime)
 
     @classmethod
-    @checked
     def open_or_create(cls, path: Path | str, runtime: Runtime) -> LatencyTable:
         """Open this device's table for appending; create it and its folder if it is missing.
 
@@ -383,7 +380,6 @@ class LatencyTable:
             line = record.line if record else 0
             raise damaged(f"{self.path}, line {line}: its schedule: {error}") from None
 
-    @checked(Architecture="nas.space")
     def predict(self, network: Graph | Architecture, batch: int = 1) -> Prediction:
         """Return the predicted latency of a network.
 

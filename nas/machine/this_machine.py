@@ -77,6 +77,10 @@ def require_cores(threads: int, processes: int = 1) -> None:
         threads: number of threads of each process.
         processes: number of processes that run at once.
     """
+    if min(threads, processes) < 1:
+        raise RequestError(
+            f"{threads} threads of {processes} processes cannot run.", remedy="Use 1 or more."
+        )
     cores = allowed_cores()
     if threads * processes > cores:
         wanted, most, what = f"{threads} threads", cores, "thread"

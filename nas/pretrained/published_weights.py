@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from nas.arguments import checked
 from nas.errors import WeightsError
+from nas.files.names import require_choice
+from nas.files.paths import expanded
 from nas.graph import Graph
 from nas.pretrained.layers import (
     AmbiguousOrderError,
@@ -162,7 +163,6 @@ class PublishedWeights:
         return network.eval()
 
 
-@checked(error=WeightsError)
 def read_weights(
     path: Path | str,
     *,
@@ -194,7 +194,9 @@ def read_weights(
         weights = nas.read_weights("mobilenet_v2-7ebf99e0.pth")
         weights.reference.name, weights.network()
     """
-    path = Path(path)
+    path = Path(expanded(path))
+    if conventions is not None:
+        require_choice(conventions, get_args(ConventionsName), "conventions", WeightsError)
     spaces = [load_definition(name) for name in space_names()] if spaces is None else spaces
     candidates = {each[1].name: Candidate(*each) for each in published_graphs(spaces)}
     if reference is not None and reference not in candidates:

@@ -14,7 +14,6 @@ import filelock
 import pandas as pd
 
 from nas import files
-from nas.arguments import checked
 from nas.display.formatting import format_latency
 from nas.errors import DataError, RequestError, RunFolderError
 from nas.files import jsonl
@@ -357,7 +356,6 @@ class Run:
             and own.difference(models[each.member.digest], is_balanced=self.images.is_balanced) == 0
         ]
 
-    @checked
     def space(self, name: str) -> SearchSpace:
         """Return a search space of the run, adapted to the images of the run.
 
@@ -436,7 +434,6 @@ class Run:
         record, rows = self.record, self.trials_so_far
         return read_models(self.path, rows, record.export_errors, self.measured_us)
 
-    @checked
     def candidate(self, digest: str) -> Candidate:
         """Return an architecture that the search tried, with what the run knows of it.
 
@@ -452,7 +449,6 @@ class Run:
             raise self._unknown_id_error(digest, len(rows))
         return candidates.of_table(rows)[0]
 
-    @checked
     def architecture(self, digest: str) -> Architecture:
         """Return an architecture that the search tried.
 

@@ -175,7 +175,7 @@ class DataSettings(DataOptions, _Table):
     @field_validator("background")
     @classmethod
     def _is_a_colour(cls, background: str) -> str:
-        from nas.data.dataset import hex_colour  # Imports Pillow.
+        from nas.data.loading import hex_colour  # Imports Pillow.
 
         hex_colour(background)
         return background

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from nas.arguments import check_fields
 from nas.errors import RequestError
+from nas.files.names import require_choice
 from nas.space import Architecture
 
 
@@ -54,8 +54,7 @@ class Objective:
             give the best value that is still plausible to its second argument; if that returns
             true, the estimate so far is good enough.
 
-    Raises RequestError for a field of a wrong type, a direction that is spelt otherwise, and a
-    limit that is no finite number.
+    Raises RequestError for a direction that is spelt otherwise, and a limit that is not finite.
     """
 
     name: str
@@ -67,7 +66,11 @@ class Objective:
     score_in_rounds: Callable[[Architecture, IsHopeless], Score] | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        require_choice(self.direction, get_args(Direction), f"The direction of {self.name}")
+        if self.limit is not None and not math.isfinite(self.limit):
+            raise RequestError(
+                f"The limit of {self.name} is {self.limit}.", remedy="Give a finite number."
+            )
 
     @property
     def sign(self) -> float:

@@ -19,7 +19,6 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.arguments import Seed, checked
 from nas.errors import SpaceError
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective, Score
@@ -35,7 +34,6 @@ _STATES: dict[TrialState, State] = {
 }
 
 
-@checked
 def suggest(
     trial: optuna.trial.BaseTrial, spaces: SearchSpace | Sequence[SearchSpace]
 ) -> Architecture:
@@ -117,8 +115,7 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         seed: the seed of all random choices.
     """
 
-    @checked
-    def __init__(self, spaces: SearchSpace | Sequence[SearchSpace], *, seed: Seed = 0) -> None:
+    def __init__(self, spaces: SearchSpace | Sequence[SearchSpace], *, seed: int = 0) -> None:
         self._spaces = _as_list(spaces)
         self._parameters = Parameters(self._spaces)
         self._seed = seed

@@ -18,6 +18,7 @@ from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, StorageError
+from nas.files.paths import expanded
 from nas.files.storage_address import is_address, parse_address, redact, redact_address
 from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalStorage
 from nas.search.objectives import Direction
@@ -176,7 +177,7 @@ class Storage:
             return InMemoryStorage()
         if is_address(self._location):
             return get_storage(self._open_database(parse_address(self._location)))
-        return JournalStorage(Path(self._location).absolute())
+        return JournalStorage(Path(expanded(self._location)).absolute())
 
     def _open_database(self, url: URL) -> RDBStorage:
         from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.arguments import Seed, checked
 from nas.errors import RequestError, SearchError, first_line
 from nas.search.budget import (
     MAX_EXPECTED_GAIN,
@@ -79,7 +78,6 @@ class SearchResult:
     interrupted: bool = False
 
 
-@checked
 def run_search(
     spaces: SearchSpace | Sequence[SearchSpace],
     objectives: ObjectivesLike,
@@ -88,7 +86,7 @@ def run_search(
     minutes: float | None = None,
     stall: Stall | None = None,
     fewest: int | None = None,
-    seed: Seed = 0,
+    seed: int = 0,
     sampler: str = "auto",
     storage: Path | str | None = None,
     shared: bool = False,

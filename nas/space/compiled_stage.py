@@ -8,7 +8,6 @@ from itertools import product
 from operator import itemgetter
 from typing import Any
 
-from nas.arguments import require
 from nas.errors import SpaceError, printable
 from nas.files.documents import shortened
 from nas.files.names import require_identifier
@@ -67,12 +66,8 @@ class CompiledStage:
         """
         self.stage = stage
         self.where = f"Space {space}, stage {stage.name}"
-        for name, annotation in (
-            ("per_stage", Mapping),
-            ("per_block", Mapping),
-            ("stride", int | Mapping),
-        ):
-            require(getattr(stage, name), annotation, f"{self.where}: {name}", SpaceError)
+        require_mapping(stage.per_stage, f"{self.where}: per_stage")
+        require_mapping(stage.per_block, f"{self.where}: per_block")
         for key in (*stage.per_stage, *stage.per_block):
             require_identifier(key, self.where, SpaceError)
         self._narrowed = narrowed
@@ -438,3 +433,9 @@ def _named_options(choices: Iterable[Choice]) -> Iterator[tuple[str, tuple[Value
     for choice in choices:
         if choice.has_alternatives:
             yield choice.name, choice.options
+
+
+def require_mapping(value: object, what: str) -> None:
+    """Raise SpaceError unless a value of the table is a mapping; the message starts with `what`."""
+    if not isinstance(value, Mapping):
+        raise SpaceError(f"{what} is {shortened(value)}.", remedy="Give a mapping.")

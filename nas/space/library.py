@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas import files
-from nas.arguments import checked
 from nas.errors import SpaceError, printable
 from nas.files.documents import read_bytes, shortened, shortened_text
 from nas.files.paths import expanded, in_folder
@@ -107,7 +106,6 @@ def _restriction(name_or_path: str | Path) -> _Restriction | None:
     return None
 
 
-@checked(error=SpaceError)
 def load_space(
     name_or_path: str | Path,
     *,
@@ -139,7 +137,6 @@ def load_space(
     return space
 
 
-@checked(error=SpaceError)
 def load_definition(name_or_path: str | Path) -> SearchSpace:
     """Load a search space as its file defines it, with the file's own input size and classes.
 
@@ -192,7 +189,6 @@ def _same_working_folder() -> Iterator[None]:
         yield
 
 
-@checked(error=SpaceError)
 def find_reference(name: str) -> tuple[SearchSpace, Reference]:
     """Return a published network of any space that ships, with the space as its file defines it.
 

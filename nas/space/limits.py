@@ -9,7 +9,6 @@ from typing import cast, get_args
 
 import numpy as np
 
-from nas.arguments import checked
 from nas.errors import InfeasibleError, NasError, RequestError
 from nas.files.documents import shortened
 from nas.graph import Graph
@@ -103,7 +102,6 @@ class Limit:
         return f"{self.name} of {' and '.join(bounds)}"
 
 
-@checked
 def sample_within(
     space: SearchSpace,
     rng: np.random.Generator,

@@ -12,17 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nas.arguments import Seed, checked, require
 from nas.errors import SpaceError
 from nas.files.documents import shortened
-from nas.files.names import require_identifier, require_name
+from nas.files.names import require_choice, require_identifier, require_name
 from nas.graph import ACTIVATIONS, BOTH_DTYPES, DEFAULT_DTYPE, Channels, Graph, Shape
 from nas.space.architecture import Architecture, Choices, Value, parse_record
 from nas.space.automaton import NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence
 from nas.space.builder import Builder
 from nas.space.choice import MAX_SIZE, Choice, Options
-from nas.space.compiled_stage import ChosenOptions, CompiledStage
+from nas.space.compiled_stage import ChosenOptions, CompiledStage, require_mapping
 from nas.space.counting import DeterministicAutomaton
 from nas.space.lowering import Lowering
 from nas.space.reference import Reference, unknown_reference_error
@@ -35,7 +34,6 @@ DEFAULT_SMALLEST_MAP = 3
 MAX_RESOLUTION = 2.0
 """Largest share of the image size that networks run at: a larger one is a number of pixels."""
 
-_SHARES = Sequence[float]
 
 _INPUT_CHOICES = ("resolution", "dtype")
 """Network-wide choices that decide the input of a network, and no argument of a block."""
@@ -119,14 +117,9 @@ class SearchSpace:
                     f"{where}: {size} is {shortened(value)}.",
                     remedy=f"Use a whole number from 1 to {MAX_SIZE}.",
                 )
-        for key, annotation in (
-            ("norm", bool),
-            ("choices", Mapping),
-            ("resolutions", _SHARES),
-            ("narrowed", Mapping),
-        ):
-            require(getattr(self, key), annotation, f"{where}: {key}", SpaceError)
-        if any(share > MAX_RESOLUTION for share in self.resolutions):
+        require_mapping(self.choices, f"{where}: choices")
+        shares = self.resolutions
+        if not isinstance(shares, tuple | list) or any(each > MAX_RESOLUTION for each in shares):
             raise SpaceError(
                 f"{where}: resolutions is {shortened(self.resolutions)}.",
                 remedy=f"Give shares of the image size up to {MAX_RESOLUTION:g}, not pixels: 24 "
@@ -166,7 +159,6 @@ class SearchSpace:
 
     # Adapting to a dataset
 
-    @checked(error=SpaceError)
     def adapt(
         self,
         *,
@@ -278,7 +270,6 @@ class SearchSpace:
             parameters.update(stage.parameters())
         return parameters
 
-    @checked(error=SpaceError)
     def architecture(self, choices: Mapping[str, Any]) -> Architecture:
         """Return the canonical architecture of `choices`.
 
@@ -297,7 +288,6 @@ class SearchSpace:
             return Architecture(self, used)
         return self._canonical(self._lowering.op_sequence(choices))
 
-    @checked(error=SpaceError)
     def from_json(self, record: Mapping[str, Any]) -> Architecture:
         """Read what `Architecture.to_json` wrote, and check it.
 
@@ -356,7 +346,6 @@ class SearchSpace:
 
     # Published networks
 
-    @checked(error=SpaceError)
     def published(self, name: str) -> Architecture:
         """Return a reference network as it was published: its image size, ImageNet, its norms.
 
@@ -370,7 +359,6 @@ class SearchSpace:
         """Return this space with the settings of a published network."""
         return replace(self, image_size=row.image_size, channels=3, classes=1000, norm=row.norm)
 
-    @checked(error=SpaceError)
     def reference(self, name: str) -> Architecture:
         """Return a reference network as an architecture of this space, at this input size.
 
@@ -382,7 +370,6 @@ class SearchSpace:
         """Return the options of a row of `references` for all choices of the table."""
         return row.resolve(self.whole.parameters, self.image_size)
 
-    @checked(error=SpaceError)
     def within(self, name: str, *, same_widths: bool = False) -> SearchSpace:
         """Return the space of the networks that a published network contains.
 
@@ -407,7 +394,6 @@ class SearchSpace:
         """
         return restricted(self, self.reference_row(name), same_widths=same_widths)
 
-    @checked(error=SpaceError)
     def at_resolutions(self, shares: Sequence[float]) -> SearchSpace:
         """Return the space whose networks can run at some shares of the image size.
 
@@ -445,10 +431,9 @@ class SearchSpace:
         """The number of different networks."""
         return self._deterministic_automaton.size
 
-    @checked(error=SpaceError)
     def sample(
         self,
-        seed: Seed | np.random.Generator = 0,
+        seed: int | np.random.Generator = 0,
         *,
         uniform_over: Literal["networks", "choices"] = "networks",
     ) -> Architecture:
@@ -469,6 +454,7 @@ class SearchSpace:
             >>> space.sample(rng) == space.sample(rng)
             False
         """
+        require_choice(uniform_over, ("networks", "choices"), "uniform_over", SpaceError)
         rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
         if uniform_over == "networks":
             return self._canonical(self._deterministic_automaton.sample(rng))
@@ -491,7 +477,6 @@ class SearchSpace:
         """The architecture with the fewest MACs; among equals, the one with the earlier options."""
         return self.extreme("macs", "smallest")
 
-    @checked(error=SpaceError)
     def extreme(self, count: GraphCount, end: Literal["smallest", "largest"]) -> Architecture:
         """Return the architecture with the smallest or largest count of all, without a search."""
         if (count, end) not in self._extremes:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.arguments import checked
 from nas.data import ImageDataset, Images, Part
 from nas.data.batches import normalize, sequential_batches
 from nas.errors import DataError
@@ -78,7 +77,6 @@ class RoundsScore(NamedTuple):
         return round(self.accuracy * self.images)
 
 
-@checked
 def evaluate(
     supernet: Supernet,
     architectures: Iterable[Architecture],

@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.arguments import check_fields
 from nas.errors import RequestError
 from nas.space import SearchSpace
 
@@ -134,7 +133,6 @@ class TrainingSettings:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
         valid = {
             "epochs": self.epochs > 0,
             "seconds": self.seconds is None or self.seconds > 0,

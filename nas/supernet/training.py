@@ -12,11 +12,11 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from nas.arguments import Seed, checked
 from nas.data import ImageDataset
 from nas.errors import TrainingError, first_line
 from nas.files import jsonl
 from nas.files.documents import SCHEMA
+from nas.files.paths import expanded
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.statistics import van_der_corput
@@ -75,14 +75,13 @@ class TrainingProgress:
     seconds: float
 
 
-@checked
 def train(
     space: SearchSpace,
     data: ImageDataset,
     folder: str | Path,
     settings: TrainingSettings | None = None,
     *,
-    seed: Seed,
+    seed: int,
     published: PublishedWeights | None = None,
     progress: Callable[[TrainingProgress], None] | bool | None = True,
 ) -> Supernet:
@@ -123,7 +122,7 @@ def train(
 
     settings = settings or TrainingSettings()
     space.require_classifier()
-    folder = Path(folder)
+    folder = Path(expanded(folder))
     group = current_process_group()
     decisions = group.broadcast(_read_decisions(folder) if group.is_main else None)
     trainer = Trainer(space, data, settings, seed, group, decisions, published)

@@ -324,6 +324,8 @@ def test_worth_of_an_image_is_stated_with_what_helps_if_it_is_much(tmp_path):
         {"image_size": 0},
         {"on_bad_image": "ignore"},
         {"class_folders": "all"},
+        {"on_duplicate": "remove"},
+        {"metric": "f1"},
     ],
 )
 def test_invalid_argument_is_named_in_the_error(wrong):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 import nas
-from nas.arguments import checked
 from nas.cli.options import expanded_argument
 from nas.deploy.folder import ModelFolder
-from nas.errors import RequestError
+from nas.errors import NasError, RequestError
 from nas.files.paths import OpenedPath, expanded, in_folder, located
 
 ROOT = Path(__file__).parents[2]
@@ -69,13 +69,27 @@ def test_an_opened_path_leads_to_the_same_file_from_another_folder(home):
     assert opened.path in (Path("run"), before / "run"), "the working folder was deleted"
 
 
-def test_calls_and_options_know_the_home_folder(home):
-    @checked
-    def call(path: Path | str, text: str, *, out: Path | None = None) -> tuple[object, ...]:
-        return path, text, out
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(nas.open_run, nas.load_model, nas.read_weights, nas.load_job, nas.verify),
+        *(nas.benchmark, nas.LatencyTable.open),
+    ],
+)
+def test_calls_know_the_home_folder(home, call):
+    with pytest.raises(NasError, match=re.escape(str(home))):
+        call(Path("~/none"))
 
-    assert call("~/a", "~/b") == (f"{home}/a", "~/b", None)
-    assert call(Path("~/a"), "", out=Path("~/c")) == (home / "a", "", home / "c")
+
+def test_spaces_and_images_may_be_in_the_home_folder(home):
+    shutil.copy(ROOT / "search_spaces" / "mobilenet_tiny.py", home / "mine.py")
+    assert nas.load_space("~/mine.py").name == "mobilenet_tiny"
+    (home / "none").mkdir()
+    with pytest.raises(NasError, match="has no images"):
+        nas.load_dataset("~/none")
+
+
+def test_options_know_the_home_folder(home):
     assert expanded_argument("--out=~/run") == f"--out={home}/run"
     assert expanded_argument("~/run") == f"{home}/run"
     for argument in ("--group=~x", "--out", "a=~/b", "-~/b", "run~"):

@@ -183,7 +183,7 @@ BAD = {
     ),
     "resolutions that are one number": (
         lambda: space(STEM, resolutions=0.5),
-        ["resolutions is 0.5", "a list whose items are each a finite number"],
+        ["resolutions is 0.5", "Give shares of the image size"],
     ),
     "resolutions of nothing": (lambda: space(STEM, resolutions=(0.0, 1.0)), ["resolutions"]),
     "no stages": (lambda: space(), ["has no stages"]),

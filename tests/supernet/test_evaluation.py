@@ -59,7 +59,7 @@ def test_evaluate_does_not_depend_on_the_other_architectures(digits):
 
 def test_evaluate_refuses_the_test_split(digits):
     space = space_on(digits, "mobilenet_tiny")
-    with pytest.raises(RequestError, match="part is 'test'. Give 'train', 'search' or"):
+    with pytest.raises(RequestError, match="'test' cannot be used here. Parts: train"):
         evaluate(scrambled(space), [space.smallest], digits, "test")
 
 

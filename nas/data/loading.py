@@ -1,0 +1,348 @@
+"""`load_dataset`: from a source to a decoded and split dataset."""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import ImageColor
+
+from nas.data import image_cache
+from nas.data.dataset import (
+    IMBALANCED,
+    PART_NAMES,
+    ImageDataset,
+    ImageExample,
+    Images,
+    Inventory,
+    Metric,
+    count_text,
+)
+from nas.data.decoding import DecodingProgress, decode, remedy_for
+from nas.data.duplicates import cached_duplicates, joining_pairs
+from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk
+from nas.data.sources import ClassFolders, Source, open_source, printable_line
+from nas.data.splits import groups_of, split_images
+from nas.data.unlabelled import decode_unlabelled, open_unlabelled
+from nas.errors import DataError
+from nas.files.names import require_choice
+
+OnBadImage = Literal["fail", "skip"]
+
+OnDuplicate = Literal["warn", "group", "fail"]
+
+_NO_LABEL = "no label"
+
+
+def load_dataset(
+    source: str | Path | Source,
+    *,
+    image_size: int | None = None,
+    validation_fraction: float | None = None,
+    seed: int = 0,
+    on_bad_image: OnBadImage = "fail",
+    class_folders: ClassFolders = "auto",
+    group: str = "",
+    on_duplicate: OnDuplicate = "warn",
+    metric: Literal["auto", "accuracy", "balanced_accuracy"] = "auto",
+    background: str = "white",
+    unknown: str | Path | None = None,
+    progress: DecodingProgress | bool | None = True,
+    write_cache: bool = True,
+) -> ImageDataset:
+    """Decode and split a dataset, or read the decoded images from the cache.
+
+    The test images are the source's test split, or `TEST_FRACTION` of its images. The validation
+    images are the source's validation split, or `validation_fraction` of the rest; they are divided
+    into the parts `search` and `holdout`. Random splits are stratified by class. The constants at
+    the top of `nas.data.splits` say how many images each part gets.
+
+    Args:
+        source: "digits" or the name of a plug-in; a path: parquet files in the Hugging Face
+            layout, or a folder with a sub-folder for each class; or an opened source.
+        image_size: Side of the images, in pixels; larger and oblong images are scaled and cropped
+            to the centre. The default depends on the source.
+        validation_fraction: Fraction of the training images that are used for validation, in
+            (0, 1). By default as many as accuracies need: `VALIDATION_FRACTION`, and more of a
+            small set.
+        seed: Seed of the random splits.
+        on_bad_image: What to do about images that cannot be used: "fail", or "skip" to leave them
+            out and list them in `ImageDataset.skipped`.
+        class_folders: Which folders of an image folder are the classes: "top" for those directly
+            below the source or its splits, "lowest" for those that hold the images, "auto" for the
+            top ones unless that is unclear.
+        group: What tells the groups of images that show one object, patient or video: a regular
+            expression with one group, which is searched in the path of an image file, or the name
+            of a column of parquet files. No group is in two parts. Empty for no groups.
+        on_duplicate: What to do about duplicates (`nas.data.duplicates`): "warn" leaves them to
+            `nas.data.check`, "group" keeps each and its duplicates in one part (except images with
+            little in them, see `nas.data.duplicates.joining_pairs`), "fail" raises DataError if
+            there are any in two parts or of two classes.
+        metric: What judges networks: the accuracy; the balanced accuracy, the mean of those of all
+            classes; "auto" takes the latter if a class has `IMBALANCED` times the training images
+            of another one.
+        background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
+        unknown: Folder of images of no class, which are no part of the digest. They tell how many
+            such images a trained network would answer.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or a function that
+            is called with (images decoded, images in all) while images are decoded.
+        write_cache: Whether to add decoded images to the cache.
+
+    Returns:
+        The dataset; its pixels are in memory, or on disk if they need more than
+        `nas.data.decoding.MAX_BYTES_IN_MEMORY`.
+
+    Raises:
+        DataError: There is no dataset, an argument is out of range, images have no labels or cannot
+            be decoded, or a part cannot have images of a class.
+    """
+    for option, value, choices in (
+        ("on_bad_image", on_bad_image, get_args(OnBadImage)),
+        ("class_folders", class_folders, get_args(ClassFolders)),
+        ("on_duplicate", on_duplicate, get_args(OnDuplicate)),
+        ("metric", metric, ("auto", *get_args(Metric))),
+    ):
+        require_choice(value, choices, option, DataError)
+    if validation_fraction is not None and not 0 < validation_fraction < 1:
+        raise DataError(
+            f"validation_fraction is {validation_fraction}.", remedy="Use a number between 0 and 1."
+        )
+    if image_size is not None and image_size < 1:
+        raise DataError(f"image_size is {image_size}.", remedy="Use a positive number of pixels.")
+    try:
+        colour = hex_colour(background)
+    except ValueError as error:
+        raise DataError(f"background is {background!r}: {error}.") from None
+    opened = open_source(source, class_folders, group)
+    unlabelled = None if unknown is None else open_unlabelled(unknown, source)
+    size = image_size or opened.image_size
+    decoded = _decode(opened, size, colour, progress, write_cache=write_cache)
+    _warn_about_silhouettes(opened, decoded, background)
+    classes, labels, bad_labels = _number_classes(opened, decoded)
+    skipped_by_class = _count_by_class(classes, bad_labels)
+    if decoded.bad and on_bad_image == "fail":
+        raise _bad_images_error(decoded, skipped_by_class)
+    _warn_about_similar_names(opened.name, classes)
+    duplicates_file = None
+    if write_cache and (cache := image_cache.cache_path(opened, size, colour)) is not None:
+        duplicates_file = cache.with_suffix(image_cache.DUPLICATES_SUFFIX)
+    groups = groups_of(decoded.groups, decoded.locations)
+    if on_duplicate == "group":
+        scored = decoded.splits != "train"
+        found = cached_duplicates(duplicates_file, decoded.pixels, scored if scored.any() else None)
+        groups = groups.joined(joining_pairs(found, decoded.pixels, groups.numbers))
+    parts = split_images(decoded.splits, labels, classes, validation_fraction, seed, groups)
+    inventory = Inventory(
+        decoded.pixels,
+        labels,
+        _part_of_each(len(labels), parts),
+        decoded.locations,
+        decoded.sizes,
+        {each.kind: each.count for each in decoded.examples},
+        duplicates_file,
+        are_duplicates_grouped=on_duplicate == "group",
+    )
+    if on_duplicate == "fail":
+        _require_no_duplicates(opened.name, inventory)
+    train, search, holdout, test = (
+        Images(_select(decoded.pixels, positions), labels[positions]) for positions in parts
+    )
+    data = ImageDataset(
+        source=opened.name,
+        classes=classes,
+        train=train,
+        search=search,
+        holdout=holdout,
+        test=test,
+        flip_preserves_class=opened.flip_preserves_class,
+        skipped=decoded.bad,
+        skipped_by_class=skipped_by_class,
+        layout=opened.layout,
+        background=colour,
+        examples=_examples(decoded, labels),
+        inventory=inventory,
+        metric=_metric(train, classes) if metric == "auto" else metric,
+    )
+    if unlabelled is None:
+        return data
+    pixels = decode_unlabelled(
+        unlabelled, data.image_size, data.channels, colour, write_cache=write_cache
+    )
+    return replace(data, unknown=pixels)
+
+
+def _decode(
+    source: Source,
+    size: int,
+    background: str,
+    progress: DecodingProgress | bool | None,
+    *,
+    write_cache: bool,
+) -> DecodedImages:
+    """Return the decoded images of a source, and show the progress; see `load_dataset`."""
+    from nas.display.console import reported
+
+    with reported(
+        progress, "images", "image", lambda done, total: (done, total, ""), at_once=False
+    ) as report:
+        return decode(source, size, report, background=background, write_cache=write_cache)
+
+
+def _bad_images_error(decoded: DecodedImages, by_class: Mapping[str, int]) -> DataError:
+    """Return the error for images that cannot be used, given their number by class."""
+    bad = decoded.bad
+    remedy = f'{remedy_for(bad)} Replace them, move them away, or set on_bad_image = "skip".'
+    return DataError(
+        f"{len(bad)} of {len(bad) + len(decoded.labels)} images cannot be used: "
+        f"{count_text(by_class)}. {'They are' if len(bad) <= 3 else 'The first three are'} "
+        f"{'; '.join(bad[:3])}.",
+        remedy=remedy.lstrip(),
+    )
+
+
+def _examples(decoded: DecodedImages, labels: np.ndarray) -> tuple[ImageExample, ...]:
+    """Return an image file of each kind, with its decoded pixels and its label."""
+    return tuple(
+        ImageExample(
+            each.kind,
+            each.count,
+            each.content,
+            np.asarray(decoded.pixels[each.position]),
+            int(labels[each.position]),
+        )
+        for each in decoded.examples
+    )
+
+
+def _metric(train: Images, classes: Sequence[str]) -> Metric:
+    """Return what judges networks by default, see `load_dataset`."""
+    counts = np.bincount(train.labels, minlength=len(classes))
+    return "accuracy" if counts.max() < IMBALANCED * counts.min() else "balanced_accuracy"
+
+
+def hex_colour(text: str) -> str:
+    """Return a colour as `#rrggbb`, given a name of CSS or any text that Pillow reads.
+
+    Raises:
+        ValueError: The text is no colour, or a transparent one.
+    """
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(text)
+    except ValueError:
+        raise ValueError('expected a colour, such as "white" or "#ffffff"') from None
+    if alpha not in ([], [255]):
+        raise ValueError("expected a colour without transparency, such as white or #ffffff")
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _warn_about_silhouettes(source: Source, decoded: DecodedImages, background: str) -> None:
+    """Warn of images that differ in their transparency only."""
+    if decoded.silhouettes < 2:
+        return
+    invisible = (
+        f" {decoded.invisible} of them have that colour themselves and become empty."
+        if decoded.invisible
+        else ""
+    )
+    warnings.warn(
+        f"{decoded.silhouettes} of {len(decoded.labels)} images of {source.name} are drawn by "
+        "their transparency alone: the visible pixels of each have one colour. They are composited "
+        f"on {background}.{invisible} Set background in [data] to a colour that contrasts with "
+        "them, if this one does not.",
+        stacklevel=3,
+    )
+
+
+def _select(pixels: np.ndarray, positions: np.ndarray) -> Pixels:
+    """Return some images of an array; images on disk stay there."""
+    return PixelsOnDisk(pixels, positions) if isinstance(pixels, np.memmap) else pixels[positions]
+
+
+def _number_classes(
+    source: Source, decoded: DecodedImages
+) -> tuple[tuple[str, ...], np.ndarray, list[int | None]]:
+    """Return the class names, and the position among them of each image that can be used, and not.
+
+    A class without an image that can be used is still a class. Names that are equal in the Unicode
+    form NFC are one class, because systems write accents in different forms.
+
+    Raises:
+        DataError: A label has no class name, or a class name is not one line of text.
+    """
+    if source.classes is not None:
+        unknown = set(decoded.label_values) - set(range(len(source.classes)))
+        if unknown:
+            raise DataError(
+                f"{source.name} has label {min(unknown, key=str)}, but only {len(source.classes)} "
+                "class names.",
+                remedy="Correct the labels or the names.",
+            )
+        name_of: dict[int | str, str] = dict(enumerate(source.classes))
+    else:
+        name_of = {value: str(value) for value in decoded.label_values}
+    name_of = {value: unicodedata.normalize("NFC", name) for value, name in name_of.items()}
+    if any(isinstance(value, str) for value in name_of):
+        classes = tuple(sorted(set(name_of.values())))
+    else:
+        classes = tuple(dict.fromkeys(name_of.values()))
+    label_of = {name: label for label, name in enumerate(classes)}
+    position = {value: label_of[name] for value, name in name_of.items()}
+    labels = np.array([position[label] for label in decoded.labels], np.int64)
+    bad_labels = [None if label is None else position[label] for label in decoded.bad_labels]
+    for name in classes:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise DataError(
+                f"{source.name} has the class name {name!a}, which has control characters or "
+                "is not valid UTF-8.",
+                remedy="Rename the class.",
+            )
+    return classes, labels, bad_labels
+
+
+def _count_by_class(classes: tuple[str, ...], labels: Iterable[int | None]) -> dict[str, int]:
+    """Return the number of labels of each class that has any, and of those that are missing."""
+    counts = Counter(labels)
+    missing = {_NO_LABEL: counts[None]} if counts[None] else {}
+    return {name: counts[i] for i, name in enumerate(classes) if counts[i]} | missing
+
+
+def _warn_about_similar_names(source: str, classes: tuple[str, ...]) -> None:
+    """Warn of class names that differ only in case or in blanks."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike["".join(name.split()).casefold()].append(name)
+    groups = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if groups:
+        warnings.warn(
+            f"Class names in {source} differ only in case or blanks: "
+            f"{printable_line('; '.join(groups))}. They are different classes; rename them if they "
+            "are meant to be one.",
+            stacklevel=3,
+        )
+
+
+def _part_of_each(count: int, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the name of the part of each image."""
+    names = np.full(count, "left out")
+    for name, positions in zip(PART_NAMES, parts, strict=True):
+        names[positions] = name
+    return names
+
+
+def _require_no_duplicates(source: str, inventory: Inventory) -> None:
+    """Raise DataError for duplicates in two parts or of two classes."""
+    for first, second in inventory.duplicates().pairs:
+        parts, labels = (each[[first, second]] for each in (inventory.parts, inventory.labels))
+        if parts[0] != parts[1] or labels[0] != labels[1]:
+            reason = "two parts" if parts[0] != parts[1] else "two classes"
+            raise DataError(
+                f"{source} has duplicates in {reason}, such as {inventory.locations[first]} and "
+                f"{inventory.locations[second]}.",
+                remedy='Remove them (`nas data` lists them), or set on_duplicate = "group".',
+            )
