@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageFile
 
 from nas.data import image_cache
-from nas.data.image_cache import CacheRecord, CacheWriteError, DecodedImages, ExampleFile
+from nas.data.image_cache import CacheWriteError, DecodedImages, ExampleFile, ImageRecord
 from nas.data.image_formats import (
     HEIC_WITHOUT_READER,
     IMAGE_FORMATS,
@@ -35,7 +35,7 @@ from nas.data.image_reading import (
     read_pixels,
     with_8_bits,
 )
-from nas.data.sources import Sample, Source, Split, printable_line
+from nas.data.sources import Sample, Source, printable_line
 from nas.errors import DataError
 from nas.machine import this_machine
 
@@ -126,13 +126,11 @@ def decode(
             return _decode_to_disk(source, size, background, Path(folder) / "images", progress)
     images: list[np.ndarray] = []
     record = _decode_all(source, size, background, images.append, progress)
-    if record.grey:
-        pixels = np.stack(images)[:, :, :, None]
-    else:
-        pixels = np.stack([_to_rgb(image) for image in images])
+    pixels = np.stack(images if record.grey else [_to_rgb(image) for image in images])
+    pixels = pixels[:, :, :, None] if record.grey else pixels
     if path is not None and write_cache:
         image_cache.write(path, pixels, record)
-    return record.with_pixels(pixels)
+    return DecodedImages(pixels, record)
 
 
 def remedy_for(bad: Sequence[str]) -> str:
@@ -182,67 +180,47 @@ def _decode_all(
     background: str,
     add: Callable[[np.ndarray], None],
     progress: DecodingProgress | None,
-) -> CacheRecord:
+) -> ImageRecord:
     """Call `add` with the pixels of each image that can be used; return the record of all images.
 
     Raises:
         DataError: No image can be used.
     """
-    labels: list[int | str] = []
-    splits: list[Split] = []
-    bad: list[str] = []
-    bad_labels: list[int | str | None] = []
+    record = ImageRecord()
     label_values: set[int | str] = set()
-    files: dict[str, str] = {}
-    grey = True
     examples = _Examples()
-    silhouettes: list[tuple[int, int, int]] = []
-    locations: list[str] = []
-    groups: list[str | None] = []
-    sizes: list[tuple[int, int]] = []
-    decoded = _decode_samples(source, size, background, files)
+    decoded = _decode_samples(source, size, background, record.files)
     for done, (sample, image) in enumerate(decoded, start=1):
         label = None if sample.label == -1 else sample.label
         if label is not None:
             label_values.add(label)
         if isinstance(image, str) or label is None:
-            bad.append(f"{sample.location} ({image if isinstance(image, str) else 'no label'})")
-            bad_labels.append(label)
+            reason = image if isinstance(image, str) else "no label"
+            record.bad.append(f"{sample.location} ({reason})")
+            record.bad_labels.append(label)
         else:
             add(image.pixels)
-            grey &= image.pixels.ndim == 2
-            examples.add(sample, image.kind, position=len(labels))
+            record.grey &= image.pixels.ndim == 2
+            examples.add(sample, image.kind, position=len(record.labels))
             if image.silhouette is not None:
-                silhouettes.append(image.silhouette)
-            labels.append(label)
-            splits.append(sample.split)
-            locations.append(sample.location)
-            groups.append(sample.group)
-            sizes.append(image.size)
+                record.silhouettes += 1
+                record.invisible += _is_invisible(image.silhouette, background)
+            record.labels.append(label)
+            record.splits.append(sample.split)
+            record.locations.append(sample.location)
+            record.groups.append(sample.group)
+            record.sizes.append(image.size)
         if progress and (done % _IMAGES_PER_PROGRESS_CALL == 0 or done == source.count):
             progress(done, source.count)
-    if not labels:
-        reason = f" The first: {bad[0]}." if bad else ""
+    if not record.labels:
+        reason = f" The first: {record.bad[0]}." if record.bad else ""
         raise DataError(
-            f"{source.name} has no image that can be used.{reason}", remedy=remedy_for(bad)
+            f"{source.name} has no image that can be used.{reason}", remedy=remedy_for(record.bad)
         )
     # Integers come before strings, because Python cannot compare them.
-    sorted_values = sorted(label_values, key=lambda value: (isinstance(value, str), value))
-    return CacheRecord(
-        grey=grey,
-        labels=labels,
-        splits=splits,
-        bad=bad,
-        bad_labels=bad_labels,
-        label_values=sorted_values,
-        files=files,
-        examples=examples.files(),
-        silhouettes=len(silhouettes),
-        invisible=sum(_is_invisible(colour, background) for colour in silhouettes),
-        locations=locations,
-        groups=groups,
-        sizes=sizes,
-    )
+    record.label_values = sorted(label_values, key=lambda value: (isinstance(value, str), value))
+    record.examples = examples.files()
+    return record
 
 
 class _Examples:
@@ -285,7 +263,7 @@ def _decode_samples(
         source: Opened source.
         size: Side of the decoded images, in pixels.
         background: Colour behind transparent pixels.
-        files: Receives the state of image files that the source did not list; see `CacheRecord`.
+        files: Receives the state of image files that the source did not list; see `ImageRecord`.
     """
 
     def decode_task(samples: list[Sample]) -> list[_Image | str]:

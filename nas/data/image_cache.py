@@ -13,9 +13,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -74,41 +73,6 @@ Pixels = np.ndarray | PixelsOnDisk
 """Images `n x height x width x channels` (uint8), in memory or on disk."""
 
 
-@dataclass(frozen=True, eq=False)
-class DecodedImages:
-    """The images of a source that can be used, in the order of the source.
-
-    Attributes:
-        pixels: Images `n x size x size x channels` (uint8), with one channel if all images are
-            grey. A large array stays on disk, as a `numpy.memmap`.
-        labels: Label of each image, as the source stores it.
-        splits: Split of each image: "train", "validation" or "test".
-        bad: Location and reason of each image that cannot be used.
-        bad_labels: Label of each of these images; None if it has none.
-        label_values: All labels of the source, also those without an image that can be used.
-        examples: The smallest file of each kind, with which exported models are verified.
-        silhouettes: Number of images that are drawn by their transparency alone: their visible
-            pixels have one colour.
-        invisible: Number of these that have the colour of the background.
-        locations: Where each image is, for messages.
-        groups: Group of each image, see `nas.data.sources.Sample`.
-        sizes: Width and height of each image before it was scaled, `n x 2`.
-    """
-
-    pixels: np.ndarray
-    labels: list[int | str]
-    splits: np.ndarray
-    bad: tuple[str, ...]
-    bad_labels: tuple[int | str | None, ...]
-    label_values: tuple[int | str, ...]
-    examples: tuple[ExampleFile, ...] = ()
-    silhouettes: int = 0
-    invisible: int = 0
-    locations: tuple[str, ...] = ()
-    groups: tuple[str | None, ...] = ()
-    sizes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
-
-
 class ExampleFile(BaseModel):
     """An image file of a source that stands for all of its kind.
 
@@ -129,58 +93,55 @@ class ExampleFile(BaseModel):
     content: bytes
 
 
-class CacheRecord(BaseModel):
-    """What a file of the cache says about its pixels.
+class ImageRecord(BaseModel):
+    """What is known of the images of a source, in its order.
 
     Attributes:
-        grey: Whether all images are grey, so that all channels of the pixels are equal.
-        labels: As in `DecodedImages`.
-        splits: As in `DecodedImages`.
-        bad: As in `DecodedImages`.
-        bad_labels: As in `DecodedImages`.
-        label_values: As in `DecodedImages`.
+        grey: Whether all images that can be used are grey.
+        labels: Label of each image that can be used, as the source stores it.
+        splits: Split of each of these images.
+        locations: Where each of them is, for messages.
+        groups: Group of each of them, see `nas.data.sources.Sample`.
+        sizes: Width and height of each of them before it was scaled.
+        bad: Location and reason of each image that cannot be used.
+        bad_labels: Label of each of these images; None if it has none.
+        label_values: All labels of the source, also those without an image that can be used.
         files: State of each file that is not among `Source.files`, by path as a JSON string. These
             files are known only after the rows that name them have been read.
-        examples: As in `DecodedImages`.
-        silhouettes: As in `DecodedImages`.
-        invisible: As in `DecodedImages`.
-        locations: As in `DecodedImages`.
-        groups: As in `DecodedImages`.
-        sizes: As in `DecodedImages`.
+        examples: The smallest file of each kind, with which exported models are verified.
+        silhouettes: Number of images that are drawn by their transparency alone: their visible
+            pixels have one colour.
+        invisible: Number of these that have the colour of the background.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    grey: bool
-    labels: list[int | str]
-    splits: list[Split]
-    bad: list[str]
-    bad_labels: list[int | str | None]
-    label_values: list[int | str]
-    files: dict[str, str]
-    examples: list[ExampleFile]
-    silhouettes: int
-    invisible: int
-    locations: list[str]
-    groups: list[str | None]
-    sizes: list[tuple[int, int]]
+    grey: bool = True
+    labels: list[int | str] = []
+    splits: list[Split] = []
+    locations: list[str] = []
+    groups: list[str | None] = []
+    sizes: list[tuple[int, int]] = []
+    bad: list[str] = []
+    bad_labels: list[int | str | None] = []
+    label_values: list[int | str] = []
+    files: dict[str, str] = {}
+    examples: list[ExampleFile] = []
+    silhouettes: int = 0
+    invisible: int = 0
 
-    def with_pixels(self, pixels: np.ndarray) -> DecodedImages:
-        """Return the decoded images; grey images keep one channel of `pixels`."""
-        return DecodedImages(
-            pixels[..., :1] if self.grey else pixels,
-            self.labels,
-            np.array(self.splits),
-            tuple(self.bad),
-            tuple(self.bad_labels),
-            tuple(self.label_values),
-            tuple(self.examples),
-            self.silhouettes,
-            self.invisible,
-            tuple(self.locations),
-            tuple(self.groups),
-            np.array(self.sizes, np.int64).reshape(-1, 2),
-        )
+
+class DecodedImages(NamedTuple):
+    """The images of a source that can be used, and what is known of all.
+
+    Attributes:
+        pixels: Images `n x size x size x channels` (uint8), with one channel if all images are
+            grey. A large array stays on disk, as a `numpy.memmap`.
+        record: What is known of the images.
+    """
+
+    pixels: np.ndarray
+    record: ImageRecord
 
 
 class CacheWriteError(Exception):
@@ -292,7 +253,7 @@ def _read(path: Path, size: int, *, on_disk: bool) -> DecodedImages | None:
         if length > record_end:
             raise ValueError("its record is longer than the file")
         file.seek(record_end - length)
-        record = CacheRecord.model_validate_json(file.read(length))
+        record = ImageRecord.model_validate_json(file.read(length))
     pixel_bytes = record_end - length
     count = len(record.labels)
     channels = pixel_bytes // max(1, count * size * size)
@@ -310,7 +271,7 @@ def _read(path: Path, size: int, *, on_disk: bool) -> DecodedImages | None:
         pixels: np.ndarray = np.memmap(path, np.uint8, "r", shape=shape)
     else:
         pixels = np.fromfile(path, np.uint8, pixel_bytes).reshape(shape)
-    return record.with_pixels(pixels)
+    return DecodedImages(pixels[..., :1] if record.grey else pixels, record)
 
 
 class CacheWriter:
@@ -324,7 +285,7 @@ class CacheWriter:
         """Write the pixels of one image or of several. Raises CacheWriteError."""
         self._write(np.ascontiguousarray(pixels).data)
 
-    def finish(self, record: CacheRecord) -> None:
+    def finish(self, record: ImageRecord) -> None:
         """Write the record, its length and the digest. Raises CacheWriteError."""
         text = record.model_dump_json().encode()
         self._write(text)
@@ -381,7 +342,7 @@ def _cache_write_errors() -> Iterator[None]:
         raise CacheWriteError(error.strerror) from error
 
 
-def write(path: Path, pixels: np.ndarray, record: CacheRecord) -> None:
+def write(path: Path, pixels: np.ndarray, record: ImageRecord) -> None:
     """Write images to the cache; if that fails, warn and go on."""
     try:
         with writer(path) as file:

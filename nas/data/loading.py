@@ -26,7 +26,7 @@ from nas.data.dataset import (
 )
 from nas.data.decoding import DecodingProgress, decode, remedy_for
 from nas.data.duplicates import cached_duplicates, joining_pairs
-from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk
+from nas.data.image_cache import DecodedImages, ImageRecord, Pixels, PixelsOnDisk
 from nas.data.sources import ClassFolders, Source, open_source, printable_line
 from nas.data.splits import groups_of, split_images
 from nas.data.unlabelled import decode_unlabelled, open_unlabelled
@@ -123,28 +123,32 @@ def load_dataset(
     unlabelled = None if unknown is None else open_unlabelled(unknown, source)
     size = image_size or opened.image_size
     decoded = _decode(opened, size, colour, progress, write_cache=write_cache)
-    _warn_about_silhouettes(opened, decoded, background)
-    classes, labels, bad_labels = _number_classes(opened, decoded)
+    record = decoded.record
+    _warn_about_silhouettes(opened, record, background)
+    classes, labels, bad_labels = _number_classes(opened, record)
     skipped_by_class = _count_by_class(classes, bad_labels)
-    if decoded.bad and on_bad_image == "fail":
-        raise _bad_images_error(decoded, skipped_by_class)
+    if record.bad and on_bad_image == "fail":
+        raise _bad_images_error(record, skipped_by_class)
     _warn_about_similar_names(opened.name, classes)
     duplicates_file = None
     if write_cache and (cache := image_cache.cache_path(opened, size, colour)) is not None:
         duplicates_file = cache.with_suffix(image_cache.DUPLICATES_SUFFIX)
-    groups = groups_of(decoded.groups, decoded.locations)
+    splits = np.array(record.splits)
+    groups = groups_of(record.groups, record.locations)
     if on_duplicate == "group":
-        scored = decoded.splits != "train"
-        found = cached_duplicates(duplicates_file, decoded.pixels, scored if scored.any() else None)
+        is_scored = splits != "train"
+        found = cached_duplicates(
+            duplicates_file, decoded.pixels, is_scored if is_scored.any() else None
+        )
         groups = groups.joined(joining_pairs(found, decoded.pixels, groups.numbers))
-    parts = split_images(decoded.splits, labels, classes, validation_fraction, seed, groups)
+    parts = split_images(splits, labels, classes, validation_fraction, seed, groups)
     inventory = Inventory(
         decoded.pixels,
         labels,
         _part_of_each(len(labels), parts),
-        decoded.locations,
-        decoded.sizes,
-        {each.kind: each.count for each in decoded.examples},
+        tuple(record.locations),
+        np.array(record.sizes),
+        {each.kind: each.count for each in record.examples},
         duplicates_file,
         are_duplicates_grouped=on_duplicate == "group",
     )
@@ -161,7 +165,7 @@ def load_dataset(
         holdout=holdout,
         test=test,
         flip_preserves_class=opened.flip_preserves_class,
-        skipped=decoded.bad,
+        skipped=tuple(record.bad),
         skipped_by_class=skipped_by_class,
         layout=opened.layout,
         background=colour,
@@ -194,12 +198,12 @@ def _decode(
         return decode(source, size, report, background=background, write_cache=write_cache)
 
 
-def _bad_images_error(decoded: DecodedImages, by_class: Mapping[str, int]) -> DataError:
+def _bad_images_error(record: ImageRecord, by_class: Mapping[str, int]) -> DataError:
     """Return the error for images that cannot be used, given their number by class."""
-    bad = decoded.bad
+    bad = record.bad
     remedy = f'{remedy_for(bad)} Replace them, move them away, or set on_bad_image = "skip".'
     return DataError(
-        f"{len(bad)} of {len(bad) + len(decoded.labels)} images cannot be used: "
+        f"{len(bad)} of {len(bad) + len(record.labels)} images cannot be used: "
         f"{count_text(by_class)}. {'They are' if len(bad) <= 3 else 'The first three are'} "
         f"{'; '.join(bad[:3])}.",
         remedy=remedy.lstrip(),
@@ -216,7 +220,7 @@ def _examples(decoded: DecodedImages, labels: np.ndarray) -> tuple[ImageExample,
             np.asarray(decoded.pixels[each.position]),
             int(labels[each.position]),
         )
-        for each in decoded.examples
+        for each in decoded.record.examples
     )
 
 
@@ -241,17 +245,17 @@ def hex_colour(text: str) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _warn_about_silhouettes(source: Source, decoded: DecodedImages, background: str) -> None:
+def _warn_about_silhouettes(source: Source, record: ImageRecord, background: str) -> None:
     """Warn of images that differ in their transparency only."""
-    if decoded.silhouettes < 2:
+    if record.silhouettes < 2:
         return
     invisible = (
-        f" {decoded.invisible} of them have that colour themselves and become empty."
-        if decoded.invisible
+        f" {record.invisible} of them have that colour themselves and become empty."
+        if record.invisible
         else ""
     )
     warnings.warn(
-        f"{decoded.silhouettes} of {len(decoded.labels)} images of {source.name} are drawn by "
+        f"{record.silhouettes} of {len(record.labels)} images of {source.name} are drawn by "
         "their transparency alone: the visible pixels of each have one colour. They are composited "
         f"on {background}.{invisible} Set background in [data] to a colour that contrasts with "
         "them, if this one does not.",
@@ -265,7 +269,7 @@ def _select(pixels: np.ndarray, positions: np.ndarray) -> Pixels:
 
 
 def _number_classes(
-    source: Source, decoded: DecodedImages
+    source: Source, record: ImageRecord
 ) -> tuple[tuple[str, ...], np.ndarray, list[int | None]]:
     """Return the class names, and the position among them of each image that can be used, and not.
 
@@ -276,7 +280,7 @@ def _number_classes(
         DataError: A label has no class name, or a class name is not one line of text.
     """
     if source.classes is not None:
-        unknown = set(decoded.label_values) - set(range(len(source.classes)))
+        unknown = set(record.label_values) - set(range(len(source.classes)))
         if unknown:
             raise DataError(
                 f"{source.name} has label {min(unknown, key=str)}, but only {len(source.classes)} "
@@ -285,7 +289,7 @@ def _number_classes(
             )
         name_of: dict[int | str, str] = dict(enumerate(source.classes))
     else:
-        name_of = {value: str(value) for value in decoded.label_values}
+        name_of = {value: str(value) for value in record.label_values}
     name_of = {value: unicodedata.normalize("NFC", name) for value, name in name_of.items()}
     if any(isinstance(value, str) for value in name_of):
         classes = tuple(sorted(set(name_of.values())))
@@ -293,8 +297,8 @@ def _number_classes(
         classes = tuple(dict.fromkeys(name_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     position = {value: label_of[name] for value, name in name_of.items()}
-    labels = np.array([position[label] for label in decoded.labels], np.int64)
-    bad_labels = [None if label is None else position[label] for label in decoded.bad_labels]
+    labels = np.array([position[label] for label in record.labels], np.int64)
+    bad_labels = [None if label is None else position[label] for label in record.bad_labels]
     for name in classes:
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise DataError(

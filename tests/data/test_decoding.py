@@ -87,7 +87,7 @@ def test_decode_keeps_the_order_of_the_source_and_reports_progress():
     seen = []
     source = Source("numbers", iter(samples), count, None)
     images = decode(source, 2, lambda *step: seen.append(step))
-    assert images.labels == list(range(count))
+    assert images.record.labels == list(range(count))
     assert (images.pixels[:, 0, 0, 0] == np.arange(count) % 256).all()
     assert seen == [(1024, count), (2048, count), (count, count)]
     assert cache_path(source, 2) is None, "a source without files is not cached"
@@ -122,7 +122,7 @@ def decode_content(content, size=4):
     good = Sample("train", "good", np.zeros((size, size), np.uint8), 0)
     source = Source("two", [Sample("train", "here", content, 0), good], 2, None)
     decoded = decode(source, size)
-    return str(decoded.bad[0]) if decoded.bad else decoded.pixels[0]
+    return decoded.record.bad[0] if decoded.record.bad else decoded.pixels[0]
 
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
@@ -280,7 +280,7 @@ def test_interrupted_decoding_leaves_no_file(tmp_path, empty_cache, monkeypatch)
 
 
 def kinds_of(decoded):
-    return {each.kind: (each.count, each.content) for each in decoded.examples}
+    return {each.kind: (each.count, each.content) for each in decoded.record.examples}
 
 
 def write_kinds(folder: Path) -> dict[str, bytes]:

@@ -144,8 +144,8 @@ def test_cache_detects_an_image_that_moved_to_another_class(photos, tmp_path):
     before = decoding.decode(open_source(tmp_path / "links"), SIZE)
     (tmp_path / "links" / "ant" / "5.png").rename(tmp_path / "links" / "bee" / "-5.png")
     after = decoding.decode(open_source(tmp_path / "links"), SIZE)
-    assert before.labels == [0] * 6 + [1] * 6
-    assert after.labels == [0] * 5 + [1] * 7
+    assert before.record.labels == [0] * 6 + [1] * 6
+    assert after.record.labels == [0] * 5 + [1] * 7
     assert (before.pixels == after.pixels).all()
 
 

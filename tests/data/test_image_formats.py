@@ -157,7 +157,7 @@ def test_heic_photo_is_read_like_the_image_that_it_was_made_of(photos):
         image.save(photos / "dog" / name, "HEIF")
     source = open_source(photos)
     decoded = decode(source, 8)
-    assert decoded.bad == ()
+    assert decoded.record.bad == []
     of_photos = ["photo." in sample.location for sample in source.samples]
     assert sum(of_photos) == 2
     np.testing.assert_allclose(decoded.pixels[of_photos], [[[[200, 100, 0]] * 8] * 8] * 2, atol=4)
