@@ -8,16 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data.augmentation import (
-    RANDAUGMENT_OPERATIONS,
-    adjust_brightness,
-    adjust_contrast,
-    adjust_saturation,
-    apply_randaugment,
-)
 from nas.data.dataset import ImageDataset, Images
 from nas.data.image_loader import make_loader
 from nas.errors import RequestError
+
+_LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
 
 
 def normalize(images: Tensor, data: ImageDataset) -> Tensor:
@@ -88,10 +84,6 @@ class TrainingBatches:
         alternating: Whether these are those that were not in the epoch before, instead of random
             ones (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
         colour: Largest relative change of brightness, contrast and saturation; 0 for none.
-        randaugment: Operations on each image; see `nas.data.augmentation.apply_randaugment`.
-        magnitude: Magnitude of these operations, in [0, 1].
-        cutout: Side of the square that is hidden in each image, as a fraction of the image's side;
-            0 for none.
         device: Device on which the batches are made.
         rank: Number of this process among those that train together.
         world_size: Number of processes that train together. Each makes its share of every batch,
@@ -111,9 +103,6 @@ class TrainingBatches:
         flip: bool,
         alternating: bool = False,
         colour: float = 0.0,
-        randaugment: int = 0,
-        magnitude: float = 0.0,
-        cutout: float = 0.0,
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
@@ -129,9 +118,6 @@ class TrainingBatches:
         if alternating:
             self._mirrored_first = np.random.default_rng([seed, 2]).random(len(data.train)) < 0.5
         self._colour = colour
-        self._operations = randaugment
-        self._magnitude = magnitude
-        self._cutout_pixels = round(cutout * data.image_size)
         self._share = share_of_batch(self.batch_size, rank, world_size)
         self._recent_orders: tuple[tuple[int, np.ndarray], ...] = ()
         self._loader = make_loader(data.train, device, self._batch_indices)
@@ -161,14 +147,10 @@ class TrainingBatches:
             self._to_device(rows)[:, :, None],
             self._to_device(columns)[:, None, :],
         ]
-        if self._colour or self._operations:
+        if self._colour:
             images = (pixels.float() / 255).permute(0, 3, 1, 2)
-            images = self._augment(self._jitter_colours(images, rng), rng)
-            images = normalize(images.permute(0, 2, 3, 1), self._data)
-        else:
-            images = normalize(pixels, self._data)
-        if self._cutout_pixels:
-            images = self._cut_out(images, rng)
+            pixels = self._jitter_colours(images, rng).permute(0, 2, 3, 1)
+        images = normalize(pixels, self._data)
         return images, self._labels[self._to_device(self._batch_indices(step))]
 
     def _mirrored(self, step: int, rng: np.random.Generator) -> np.ndarray:
@@ -205,8 +187,6 @@ class TrainingBatches:
 
     def _jitter_colours(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Change brightness, contrast and saturation of each image by random factors."""
-        if not self._colour:
-            return images
         low, high = 1 - self._colour, 1 + self._colour
         factors = rng.uniform(low, high, (3, self.batch_size)).astype(np.float32)
         on_device = torch.from_numpy(factors[:, self._share]).to(images.device)
@@ -215,28 +195,31 @@ class TrainingBatches:
             images = adjust(images, own_factors)
         return images.clamp(0, 1)
 
-    def _augment(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Apply random operations to each image; see `apply_randaugment`."""
-        if not self._operations:
-            return images
-        shape = (self._operations, self.batch_size)
-        operations = rng.integers(len(RANDAUGMENT_OPERATIONS), size=shape)
-        magnitudes = np.where(rng.random(shape) < 0.5, -self._magnitude, self._magnitude)
-        return apply_randaugment(
-            images,
-            torch.from_numpy(operations[:, self._share]),
-            torch.from_numpy(magnitudes[:, self._share]).to(images),
-        )
 
-    def _cut_out(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Set a square of each image to the mean colour; the square may cross the border.
+def blend(images: Tensor, base: Tensor, factors: Tensor) -> Tensor:
+    """Interpolate between `base` (factor 0) and `images` (factor 1); above 1, extrapolate."""
+    return base + factors[:, None, None, None] * (images - base)
 
-        Cutout (DeVries and Taylor 2017, "Improved regularization of convolutional neural networks
-        with cutout").
-        """
-        size = images.shape[2]
-        centres = torch.from_numpy(rng.integers(0, size, (2, self.batch_size, 1))[:, self._share])
-        offsets = torch.arange(size) - centres + self._cutout_pixels // 2
-        rows, columns = ((offsets >= 0) & (offsets < self._cutout_pixels)).to(images.device)
-        hidden = rows[:, None, :, None] & columns[:, None, None, :]
-        return images.masked_fill(hidden, 0.0)
+
+def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply the pixels of each image by a factor."""
+    return blend(images, torch.zeros_like(images), factors)
+
+
+def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance of the pixels from the image's mean brightness by a factor."""
+    mean = rgb_to_grayscale(images).mean((1, 2, 3), keepdim=True)
+    return blend(images, mean.expand_as(images), factors)
+
+
+def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance of the pixels from the grey image; a grey image does not change."""
+    return blend(images, rgb_to_grayscale(images).expand_as(images), factors)
+
+
+def rgb_to_grayscale(images: Tensor) -> Tensor:
+    """Return the brightness of the images as one channel."""
+    if images.shape[1] == 1:
+        return images
+    weights = images.new_tensor(_LUMA_WEIGHTS)[:, None, None]
+    return (images * weights).sum(1, keepdim=True)

@@ -268,15 +268,6 @@ class TrainingOptions(_Table):
     colour: float | None = key(None, ge=0, lt=1)
     """Strength of random changes of colour."""
 
-    randaugment: int | None = key(None, ge=0, le=100)
-    """Number of RandAugment operations on an image."""
-
-    magnitude: float | None = key(None, ge=0, le=1)
-    """Magnitude of RandAugment operations."""
-
-    cutout: float | None = key(None, ge=0, lt=1)
-    """Side of the erased square as a fraction of the image."""
-
     precision: Literal["auto", "float32", "bfloat16"] = key("auto")
     """Precision of training: float32, bfloat16, or auto."""
 

@@ -101,10 +101,6 @@ class TrainingSettings:
         flip: whether images are mirrored at random; None is yes unless mirrored images of the data
             are known to be of no class. `nas.supernet.mirroring` finds that out.
         colour: largest relative change of brightness, contrast and saturation, in [0, 1).
-        randaugment: number of RandAugment operations on each training image; see
-            `nas.data.augmentation.apply_randaugment`.
-        magnitude: magnitude of these operations, a share of their ranges, in [0, 1].
-        cutout: side of the square that Cutout hides, a share of the image's side, in [0, 1).
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that supports it.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         checkpoint_seconds: seconds between checkpoints.
@@ -125,9 +121,6 @@ class TrainingSettings:
     shift: int | None = None
     flip: bool | None = None
     colour: float = 0.0
-    randaugment: int = 0
-    magnitude: float = 0.3
-    cutout: float = 0.0
     precision: str = "auto"
     device: str = "auto"
     checkpoint_seconds: float = 30.0
@@ -146,9 +139,6 @@ class TrainingSettings:
             "random_subnets": self.random_subnets >= 0,
             "shift": self.shift is None or self.shift >= 0,
             "colour": 0 <= self.colour < 1,
-            "randaugment": self.randaugment >= 0,
-            "magnitude": 0 <= self.magnitude <= 1,
-            "cutout": 0 <= self.cutout < 1,
             "precision": self.precision in ("auto", "float32", "bfloat16"),
             "checkpoint_seconds": self.checkpoint_seconds >= 0,
         }

@@ -73,8 +73,6 @@ RECIPES = (
     Recipe("alternating flips", alternating=True),
     Recipe("mixup", mix="mixup"),
     Recipe("CutMix", mix="cutmix"),
-    Recipe("RandAugment 1", {"randaugment": 1}),
-    Recipe("Cutout 0.25", {"cutout": 0.25}),
     Recipe("label smoothing 0.1", {"label_smoothing": 0.1}),
     Recipe("teacher", teacher=True),
     Recipe("teacher, label smoothing 0.1", {"label_smoothing": 0.1}, teacher=True),

@@ -36,7 +36,7 @@ from nas.supernet.training import train
 torch.set_num_threads(1)
 data = load_dataset("digits", validation_fraction=0.5)
 space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
-settings = TrainingSettings(epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2, cutout=0.2)
+settings = TrainingSettings(epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2)
 
 
 def progress(report):
@@ -79,7 +79,7 @@ def test_require_single_process_refuses_a_group_of_torchrun(monkeypatch):
 
 
 def test_shards_together_are_the_whole_batch(digits):
-    settings = TrainingSettings(batch_size=8, colour=0.3, cutout=0.3, flip=True)
+    settings = TrainingSettings(batch_size=8, colour=0.3, flip=True)
     cpu = torch.device("cpu")
     whole = make_batches(digits, settings, 5, cpu).batch(3)
     shards = [
@@ -126,7 +126,7 @@ def test_two_processes_train_like_one_that_takes_their_shards_in_turn(digits, tm
     done = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 0)
     assert done.returncode == 0, done.stderr
     tensors, record = checkpoint.read(tmp_path / "run" / SUPERNET_FILE)
-    settings = TrainingSettings(epochs=1, device="cpu", colour=0.2, cutout=0.2)
+    settings = TrainingSettings(epochs=1, device="cpu", colour=0.2)
     space = space_on(digits, "mobilenet_tiny")
     expected = train_by_hand(space, digits, settings, 3, processes=2).state_dict()
     assert record.step == math.ceil(len(digits.train) / 64)
@@ -149,9 +149,7 @@ def test_killed_processes_resume_to_the_same_weights(tmp_path, digits):
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert killed.returncode != 0
     space = space_on(digits, "mobilenet_tiny")
-    settings = TrainingSettings(
-        epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2, cutout=0.2
-    )
+    settings = TrainingSettings(epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2)
     with pytest.raises(CheckpointError, match="processes = 2, not 1"):
         train(space, digits, tmp_path / "run", settings, seed=3)
     again = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 0)
