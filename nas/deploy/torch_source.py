@@ -7,12 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from nas.deploy.formats.base import missing_op
 from nas.graph import ACTIVATIONS, WEIGHTED_KINDS, Graph, Op
+
+if TYPE_CHECKING:
+    from nas.deploy.model import TrainedModel
 
 _ACTIVATIONS = {
     "relu": ("nn.ReLU()", "F.relu"),
@@ -289,3 +293,12 @@ def _attribute_name(slot: str, used: set[str]) -> str:
         name += "_"
     used.add(name)
     return name
+
+
+def folded_module(model: TrainedModel) -> nn.Module:
+    """Return the network of a model with its norms folded, as a plain module for evaluation."""
+    tensors = {
+        name if name.endswith(".bias") else f"{name}.weight": torch.from_numpy(array)
+        for name, array in model.weights.items()
+    }
+    return TorchSource(model.graph).module(tensors)

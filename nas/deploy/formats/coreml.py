@@ -1,4 +1,4 @@
-"""Format `coreml`: a package for Apple's Core ML, written op by op without tracing.
+"""Format `coreml`: a package for Apple's Core ML, converted by coremltools.
 
 The package is a folder, which macOS shows as one file. It maps an image `1 x C x H x W` to the
 logits. Core ML exists on macOS only; elsewhere loading a package checks its structure.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from nas.deploy.formats.base import (
     package_versions,
 )
 from nas.errors import ExportError
-from nas.graph import Graph, Op
 from nas.run.model_card import PREPROCESSING
 
 if TYPE_CHECKING:
@@ -52,11 +51,15 @@ class CoreMl(ModelFormat):
         with export_errors("coremltools cannot convert the network"):
             import coremltools
 
-            program = _program(model.graph, model.weights, model.preprocessing.output_name)
+            _register_shuffle()
+            names = model.preprocessing
+            image = coremltools.TensorType(names.input_name, (1, *model.graph.input_shape))
             # The progress bars of the conversion cannot be turned off.
             with redirect_stderr(io.StringIO()):
                 package = coremltools.convert(
-                    program,
+                    _traced(model),
+                    inputs=[image],
+                    outputs=[coremltools.TensorType(names.output_name)],
                     convert_to="mlprogram",
                     minimum_deployment_target=coremltools.target.iOS15,
                     compute_precision=coremltools.precision.FLOAT32,
@@ -150,109 +153,32 @@ def _shapes(features: Any) -> dict[str, list[int]]:
     return {each.name: list(each.type.multiArrayType.shape) for each in features}
 
 
-def _program(graph: Graph, weights: Mapping[str, NDArray[np.float32]], output_name: str) -> Any:
-    """Return a graph in coremltools' intermediate language, for one image."""
-    import coremltools
-    from coremltools.converters.mil import Builder
+def _traced(model: TrainedModel) -> Any:
+    """Return a model as torch traces it, for one image.
 
-    specification = Builder.TensorSpec(shape=(1, *graph.input_shape))
-
-    @Builder.program(input_specs=[specification], opset_version=coremltools.target.iOS15)
-    def program(image: Any) -> Any:
-        return _Writer(Builder, graph, weights).write(image, output_name)
-
-    return program
-
-
-class _Writer:
-    """Writes the ops of a folded graph with coremltools' builder; all values are maps.
-
-    Args:
-        builder: coremltools' builder, which adds ops to the program that is being written.
-        graph: folded graph.
-        weights: its weights, see `nas.torch_network.folded_weights`.
+    Raises:
+        ExportError: the model has a pool of which Core ML does not say what an average counts.
     """
+    import torch
 
-    def __init__(
-        self, builder: Any, graph: Graph, weights: Mapping[str, NDArray[np.float32]]
-    ) -> None:
-        self._builder, self._graph, self._weights = builder, graph, weights
+    from nas.deploy.torch_source import folded_module
 
-    def write(self, image: Any, output_name: str) -> Any:
-        """Add all ops, and return the logits, `1 x classes`."""
-        values = {0: image}
-        for at, op in enumerate(self._graph.ops):
-            if op.kind != "input":
-                values[at] = self._write(op, [values[source] for source in op.inputs])
-        logits = values[len(self._graph.ops) - 1]
-        classes = self._graph.output_shape[0]
-        return self._builder.reshape(x=logits, shape=[1, classes], name=output_name)
-
-    def _write(self, op: Op, inputs: list[Any]) -> Any:
-        build, x = self._builder, inputs[0]
-        match op.kind:
-            case "conv" | "linear":
-                return self._layer(op, x)
-            case "relu":
-                return build.relu(x=x)
-            case "relu6":
-                return build.relu6(x=x)
-            case "hard_sigmoid":
-                return self._hard_sigmoid(x)
-            case "hard_swish":
-                return build.mul(x=x, y=self._hard_sigmoid(x))
-            case "add":
-                return build.add(x=x, y=inputs[1])
-            case "multiply":
-                return build.mul(x=x, y=inputs[1])
-            case "concat":
-                return build.concat(values=inputs, axis=1)
-            case "slice":
-                shape = [1, *op.shape]
-                return build.slice_by_size(x=x, begin=[0, op.start, 0, 0], size=shape)
-            case "shuffle":
-                return self._shuffle(op, x)
-            case "max_pool" | "avg_pool":
-                return self._pool(op, x)
-            case "global_pool":
-                return build.reduce_mean(x=x, axes=[2, 3], keep_dims=True)
-        raise missing_op("coreml", op)
-
-    def _layer(self, op: Op, x: Any) -> Any:
-        """Add a convolution, or a linear layer as the convolution of a map of one pixel."""
-        weight = self._weights[op.slot_name]
-        weight = weight.reshape(*weight.shape[:2], *weight.shape[2:] or (1, 1))
-        bias = {"bias": self._weights[f"{op.slot_name}.bias"]} if op.bias else {}
-        return self._builder.conv(
-            x=x,
-            weight=weight,
-            strides=[op.stride] * 2,
-            pad_type="custom",
-            pad=[op.padding] * 4,
-            groups=op.groups,
-            **bias,
-        )
-
-    def _hard_sigmoid(self, x: Any) -> Any:
-        return self._builder.sigmoid_hard(x=x, alpha=1 / 6, beta=0.5)
-
-    def _shuffle(self, op: Op, x: Any) -> Any:
-        c, h, w = op.shape
-        parts = self._builder.reshape(x=x, shape=[1, op.groups, c // op.groups, h, w])
-        interleaved = self._builder.transpose(x=parts, perm=[0, 2, 1, 3, 4])
-        return self._builder.reshape(x=interleaved, shape=[1, c, h, w])
-
-    def _pool(self, op: Op, x: Any) -> Any:
-        overhangs = op.overhangs(*self._graph.ops[op.inputs[0]].shape[1:])
-        if op.kind == "avg_pool" and overhangs and op.padding:
-            # Core ML does not say what an average counts there.
+    graph = model.graph
+    for op in graph.ops:
+        is_counted = op.kind == "avg_pool" and op.padding > 0
+        if is_counted and op.overhangs(*graph.ops[op.inputs[0]].shape[1:]):
             raise missing_op("coreml", op)
-        pool = self._builder.max_pool if op.kind == "max_pool" else self._builder.avg_pool
-        return pool(
-            x=x,
-            kernel_sizes=[op.kernel] * 2,
-            strides=[op.stride] * 2,
-            pad_type="custom",
-            pad=[op.padding] * 4,
-            ceil_mode=overhangs,
-        )
+    return torch.jit.trace(folded_module(model), torch.zeros(1, *graph.input_shape))
+
+
+def _register_shuffle() -> None:
+    """Tell coremltools how channels are shuffled, which it does not know."""
+    from coremltools.converters.mil import Builder, register_torch_op
+
+    @register_torch_op(torch_alias=["channel_shuffle"], override=True)
+    def native_channel_shuffle(context: Any, node: Any) -> None:
+        x, groups = context[node.inputs[0]], context[node.inputs[1]].val
+        n, c, h, w = x.shape
+        parts = Builder.reshape(x=x, shape=[n, groups, c // groups, h, w])
+        interleaved = Builder.transpose(x=parts, perm=[0, 2, 1, 3, 4])
+        context.add(Builder.reshape(x=interleaved, shape=[n, c, h, w], name=node.name))

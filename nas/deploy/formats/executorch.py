@@ -87,12 +87,11 @@ def _program(model: TrainedModel) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    from nas.deploy.torch_source import TorchSource
+    from nas.deploy.torch_source import folded_module
 
-    network = TorchSource(model.graph).module(_tensors(model))
     # Strides decide about the layout, and those of an image with one channel fit both layouts.
     image = torch.zeros(1, *model.graph.input_shape)
-    exported = torch.export.export(network, (image,))
+    exported = torch.export.export(folded_module(model), (image,))
     lowered: Any = to_edge_transform_and_lower(
         exported,
         partitioner=[XnnpackPartitioner()],
@@ -100,16 +99,6 @@ def _program(model: TrainedModel) -> bytes:
     )
     program: bytes = lowered.to_executorch().buffer
     return program
-
-
-def _tensors(model: TrainedModel) -> dict[str, Tensor]:
-    """Return the folded weights by the names that they have in a torch network."""
-    import torch
-
-    return {
-        name if name.endswith(".bias") else f"{name}.weight": torch.from_numpy(array)
-        for name, array in model.weights.items()
-    }
 
 
 def _tensor(image: NDArray[np.float32]) -> Tensor:

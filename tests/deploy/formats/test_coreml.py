@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from nas.deploy.formats import model_format
 from nas.errors import ExportError
 from nas.graph import Graph, Op
+from nas.run.model_card import Preprocessing
 from tests.deploy.formats.models import (
     FAMILIES,
     assert_computes_the_same,
@@ -26,15 +28,15 @@ on_a_mac = sys.platform == "darwin"
 
 OPS = {
     "conv": ["conv"],
-    "linear": ["conv"],
+    "linear": ["linear"],
     "relu": ["relu"],
-    "relu6": ["relu6"],
+    "relu6": ["clip"],
     "hard_sigmoid": ["sigmoid_hard"],
-    "hard_swish": ["sigmoid_hard", "mul"],
+    "hard_swish": ["thresholded_relu", "sigmoid_hard", "mul"],
     "add": ["add"],
     "multiply": ["mul"],
     "concat": ["concat"],
-    "slice": ["slice_by_size"],
+    "slice": ["slice_by_index"],
     "shuffle": ["reshape", "transpose", "reshape"],
     "max_pool": ["max_pool"],
     "avg_pool": ["avg_pool"],
@@ -96,15 +98,19 @@ def test_package_computes_what_torch_computes(space, tmp_path):
     assert_computes_the_same(loaded, model, digits_images(), coreml.tolerance)
 
 
-def test_op_without_counterpart_is_named():
-    from nas.deploy.formats.coreml import _program
-
-    image = Op("input", (), (1, 6, 6))
-    overhanging = Graph((image, Op("avg_pool", (0,), (1, 4, 4), kernel=3, stride=2, padding=1)))
-    unknown = Graph((image, Op("spectral", (0,), (1, 6, 6))))
-    for graph, kind in ((unknown, "spectral"), (overhanging, "avg_pool")):
-        with pytest.raises(ExportError, match=f"'{kind}'.*Format 'torch'"):
-            _program(graph, {}, "logits")
+@pytest.mark.parametrize(
+    "op",
+    [
+        Op("avg_pool", (0,), (1, 4, 4), kernel=3, stride=2, padding=1),
+        Op("spectral", (0,), (1, 6, 6)),
+    ],
+    ids=lambda op: op.kind,
+)
+def test_op_without_counterpart_is_named(op, tmp_path):
+    graph = Graph((Op("input", (), (1, 6, 6)), op))
+    model = SimpleNamespace(graph=graph, weights={}, preprocessing=Preprocessing.model_construct())
+    with pytest.raises(ExportError, match=f"has no counterpart of op '{op.kind}'"):
+        model_format("coreml").write(model, None, tmp_path)
 
 
 def test_package_of_another_network_is_refused(tmp_path):
