@@ -213,10 +213,16 @@ def test_file_in_place_of_the_cache_folder_is_reported(photos, location, tmp_pat
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_disk_that_fills_up_while_writing_is_an_error(photos, monkeypatch):
+@pytest.mark.parametrize("can_reserve", [True, False])
+def test_full_disk_error_states_the_required_space(photos, monkeypatch, can_reserve):
     """Some file systems cannot reserve space, so that the error comes while images are written."""
+
+    def reserve(*_):
+        if can_reserve:
+            raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 0)
-    monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
+    monkeypatch.setattr(os, "posix_fallocate", reserve)
     os.makedirs(cache_folder())
     real = Path.open
 

@@ -9,6 +9,7 @@ from nas.errors import DataError, RequestError
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
+        ("/nowhere", r"no data at /nowhere"),
         ("~nosuchuser/photos", r"no data at ~nosuchuser/photos in /.* \(No such file"),
         ("", "the path is empty"),
         ("photos\0", r"photos\\x00 in /.* \(.*null"),
@@ -31,8 +32,11 @@ def test_path_with_tilde_without_home_folder_is_an_error(monkeypatch):
         open_source("~/photos")
 
 
-@pytest.mark.parametrize("name", ["device", "device.parquet"])
-def test_pipe_is_not_a_dataset(tmp_path, name):
-    os.mkfifo(tmp_path / name)
+@pytest.mark.parametrize("name", ["device", "device.parquet", "notes.txt"])
+def test_pipe_or_another_file_is_not_a_dataset(tmp_path, name):
+    if name == "notes.txt":
+        (tmp_path / name).write_text("hello")
+    else:
+        os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match=f"{name} is not a dataset"):
         open_source(tmp_path / name)
