@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.corpus import make_corpus
-from tests.fuzz.targets import Target, run, targets, try_target
+from tests.fuzz.targets import Target, run, try_target
 from tests.mini_job import write_job
 
 ROUND_EXAMPLES = 100
@@ -77,8 +77,8 @@ def main() -> None:
         write_job(finished)
         status, _, err = run(finished, ("run", "job.toml", "--out", "results/mini"))
         assert status == 0, err
-        digest = make_corpus(finished, folder)
-        chosen = [each for each in targets(folder, digest) if arguments.only in each.name]
+        targets = make_corpus(finished, folder)
+        chosen = [each for each in targets if arguments.only in each.name]
         end = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < end:
             for target in chosen:

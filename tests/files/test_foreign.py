@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
+import nas
+from nas.deploy.folder import ModelFolder
 from nas.errors import CheckpointError, DataError, ExportError, NasError, StorageError, TableError
+from nas.files import jsonl
 from nas.files.foreign import file_problem, foreign_kind
+from nas.run.measurements import MEASUREMENTS
+from nas.search.journal import JournalStorage
+from nas.supernet import checkpoint
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
@@ -80,122 +86,47 @@ def test_libraries_of_32_bits_and_of_other_orders_are_measured(order, tmp_path):
     assert file_problem(path) == "it is cut: 1099 of at least 1100 bytes"
 
 
-def read_table(path):
-    from nas.latency.table import LatencyTable
-
-    LatencyTable.open(path.rename(path.with_suffix(".jsonl")))
-
-
-def read_checkpoint(path):
-    from nas.supernet import checkpoint
-
-    checkpoint.read(path)
+def load_pictures(path: Path) -> None:
+    for name in ("cat", "dog"):
+        (path.parent / "photos" / name).mkdir(parents=True)
+        (path.parent / "photos" / name / "1.png").write_bytes(path.read_bytes())
+    nas.load_dataset(path.parent / "photos")
 
 
-def read_model(path):
-    from nas.deploy.saved_model import load_model
-
-    load_model(path)
-
-
-def read_run(path):
-    import nas
-
-    nas.open_run(path.rename(path.with_name("run.json")).parent)
-
-
-def read_measurements(path):
-    from nas.files import jsonl
-    from nas.run.measurements import MEASUREMENTS
-
-    jsonl.read(path, MEASUREMENTS)
-
-
-def append_measurements(path):
-    from nas.files import jsonl
-
-    jsonl.repair(path)
-
-
-def read_weights(path):
-    from nas.pretrained import read_weights
-
-    read_weights(path)
-
-
-def read_parquet(path):
-    from nas.data import load_dataset
-
-    load_dataset(path.rename(path.with_suffix(".parquet")))
-
-
-def read_images(path):
-    from nas.data import load_dataset
-
-    for name in ("cat/a.png", "dog/b.png"):
-        path.with_name("images").joinpath(name).parent.mkdir(parents=True)
-        path.with_name("images").joinpath(name).write_bytes(path.read_bytes())
-    load_dataset(path.with_name("images"))
-
-
-def read_journal(path):
-    from nas.search.journal import JournalStorage
-
-    JournalStorage(path)
-
-
-def read_job(path):
-    from nas.job import load_job
-
-    load_job(path)
-
-
-def read_card(path):
-    from nas.deploy.folder import ModelFolder
-
-    assert ModelFolder(path.rename(path.with_name("card.json")).parent).card
-
-
-def read_sums(path):
-    from nas.deploy.folder import ModelFolder
-
-    ModelFolder(path.rename(path.with_name("SHA256SUMS")).parent).require_unchanged()
-
-
-def verify_folder(path):
-    from nas.deploy.folder import ModelFolder
-
-    path.with_name("SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
+def require_listed(path: Path) -> None:
+    (path.parent / "SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
     ModelFolder(path.parent).require_unchanged()
 
 
 READERS = {
-    read_table: TableError,
-    read_checkpoint: CheckpointError,
-    read_model: CheckpointError,
-    read_run: NasError,
-    read_measurements: NasError,
-    append_measurements: NasError,
-    read_weights: NasError,
-    read_parquet: DataError,
-    read_images: DataError,
-    read_journal: StorageError,
-    read_job: NasError,
-    read_card: CheckpointError,
-    read_sums: ExportError,
-    verify_folder: ExportError,
+    "a.jsonl": (nas.LatencyTable.open, TableError),
+    "supernet.safetensors": (checkpoint.read, CheckpointError),
+    "network.safetensors": (nas.load_model, CheckpointError),
+    "weights.safetensors": (nas.read_weights, NasError),
+    "run.json": (lambda path: nas.open_run(path.parent), NasError),
+    "measurements.jsonl": (lambda path: jsonl.read(path, MEASUREMENTS), NasError),
+    "appended.jsonl": (jsonl.repair, NasError),
+    "rows.parquet": (nas.load_dataset, DataError),
+    "1.png": (load_pictures, DataError),
+    "study.journal": (JournalStorage, StorageError),
+    "job.toml": (nas.load_job, NasError),
+    "card.json": (lambda path: ModelFolder(path.parent).card, CheckpointError),
+    "SHA256SUMS": (lambda path: ModelFolder(path.parent).require_unchanged(), ExportError),
+    "model.onnx": (require_listed, ExportError),
 }
+"""The name of a file of each kind, what reads it, and the error."""
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("kind", ["Git LFS", "a web page"])
-def test_every_reader_says_what_a_foreign_file_is(reader, kind, tmp_path, monkeypatch):
+def test_every_reader_says_what_a_foreign_file_is(name, kind, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "folder").mkdir()
-    path = tmp_path / "folder" / "file.safetensors"
+    path = tmp_path / "folder" / name
     path.write_bytes(FOREIGN[kind])
-    with pytest.raises(READERS[reader], match=kind) as raised:
-        reader(path)
+    read, error = READERS[name]
+    with pytest.raises(error, match=kind) as raised:
+        read(path)
     text = str(raised.value)
     assert "folder" in text
     assert "elete" not in text

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tests.fuzz.targets import run
+from tests.fuzz.targets import EVALUATE, TARGETS, Target, run
 from tests.mini_job import SPACES
 
 SPACE = """
@@ -33,7 +33,7 @@ SPACE = SearchSpace(
 IMAGES_PER_CLASS = 8
 
 
-def make_corpus(finished: Path, folder: Path) -> str:
+def make_corpus(finished: Path, folder: Path) -> list[Target]:
     """Fill a folder with the files to damage.
 
     Args:
@@ -41,7 +41,7 @@ def make_corpus(finished: Path, folder: Path) -> str:
         folder: empty folder.
 
     Returns:
-        The digest of a member of the run's front.
+        The targets, for a member of the run's front.
     """
     shutil.copytree(finished / "results" / "mini", folder / "run")
     shutil.copytree(finished / "latency_tables", folder / "latency_tables")
@@ -59,7 +59,11 @@ def make_corpus(finished: Path, folder: Path) -> str:
     member = json.loads((folder / "run/front.json").read_text())["front"][0]
     (folder / "architecture.json").write_text(json.dumps(member["architecture"]))
     _make_images(folder)
-    return str(member["digest"])
+    names = {"digest": str(member["digest"]), "space": str(member["architecture"]["space"])}
+    status, out, err = run(folder, EVALUATE.format_map(names).split())
+    assert status == 0, err
+    (folder / "evaluation.json").write_text(out)
+    return [target.filled(names) for target in TARGETS]
 
 
 def _make_images(folder: Path) -> None:
