@@ -112,29 +112,27 @@ def test_seconds_of_reads_durations(text, seconds):
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "8", "h", "8 hours", "-1h", "0s"])
-def test_wrong_duration_is_refused(tmp_path, text):
-    with pytest.raises(JobFileError, match="budget is"):
-        load(tmp_path, f'budget = "{text}"\n' + MINIMAL)
-
-
-@pytest.mark.parametrize("shares", ["[]", "[0.5]", "[0.0, 1.0]", "[1.0, 1.5]", "[nan, 1.0]", "0.5"])
-def test_wrong_resolutions_are_refused(tmp_path, shares):
-    with pytest.raises(JobFileError, match=r"space\.resolutions is "):
-        load(tmp_path, f"{MINIMAL}resolutions = {shares}\n")
-    job = load(tmp_path, MINIMAL + "resolutions = [1, 0.5, 1]\n")
-    assert job.space[0].resolutions == (0.5, 1.0)
+@pytest.mark.parametrize(
+    ("lines", "table", "value"),
+    [
+        ("resolutions = [1, 0.5, 1]\n", "space", (0.5, 1.0)),
+        ('[training]\nshift = "auto"\n', "training", "auto"),
+        ("[training]\nflip = false\n", "training", False),
+    ],
+)
+def test_values_of_several_kinds_are_read_and_written(tmp_path, lines, table, value):
+    job = load(tmp_path, MINIMAL + lines)
+    read = job.space[0] if table == "space" else getattr(job, table)
+    assert getattr(read, lines.removeprefix(f"[{table}]\n").partition(" ")[0]) == value
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
 
 
-@pytest.mark.parametrize("size", ["7", "513", '"large"', "true", "32.0"])
-def test_wrong_image_size_is_refused(tmp_path, size):
-    text = MINIMAL.replace("[[space]]", "image_size = {}\n[[space]]")
-    with pytest.raises(JobFileError, match='data.image_size is .* write "auto" or a number of pix'):
-        load(tmp_path, text.format(size))
-    for allowed in ('"auto"', "64"):
-        job = load(tmp_path, text.format(allowed))
-        assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
+@pytest.mark.parametrize("size", ["auto", 64])
+def test_image_size_is_a_number_or_chosen(tmp_path, size):
+    text = MINIMAL.replace("[[space]]", f"image_size = {size!r}\n[[space]]")
+    job = load(tmp_path, text)
+    assert job.data.image_size == size
+    assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
 
 
 def test_all_search_keys_are_read_and_written(tmp_path):
@@ -207,26 +205,6 @@ def test_recorded_command_lacks_only_the_password(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (f"seed = {2**32}", "seed is 4294967296: input should be less than or equal to 4294967295"),
-        ("seed = " + "9" * 5000, "is not TOML: Exceeds the limit"),
-        ('budget = "inf h"', "budget is 'inf h': write a duration"),
-        ('budget = "99999999999999999999h"', "at most 366 days"),
-        (f'name = "{"a" * 65}"', "use 1 to 64 of the characters"),
-        ('name = "a\\n"', "use 1 to 64 of the characters"),
-        ("a = " + "[" * 100_000, "is not TOML: maximum recursion depth"),
-        ("a = '\0'", "is not TOML: Found invalid character '\\x00'"),
-    ],
-)
-def test_extreme_toml_is_refused(tmp_path, line, words):
-    with pytest.raises(JobFileError) as raised:
-        load(tmp_path, f"{line}\n{MINIMAL}")
-    assert words in str(raised.value)
-    assert len(str(raised.value)) < 500 + len(str(tmp_path))
-
-
-@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"\xff\xfe" + MINIMAL.encode("utf-16-le"), "is not UTF-8 (at byte 0)"),
@@ -263,25 +241,6 @@ def test_unreadable_job_file_is_refused(tmp_path, monkeypatch):
     path.write_text(MINIMAL)
     monkeypatch.setattr("builtins.open", denied)
     with pytest.raises(JobFileError, match=r"job.toml cannot be read: Permission denied\."):
-        load_job(path)
-
-
-def test_unknown_format_is_refused_with_the_formats(tmp_path):
-    with pytest.raises(JobFileError, match=r"finish.export has 'onx': the formats are coreml, ex"):
-        load(tmp_path, MINIMAL + '[finish]\nexport = ["onnx", "onx"]\n')
-
-
-def test_threshold_is_set_once(tmp_path):
-    path = tmp_path / "job.toml"
-    path.write_text(f"{MINIMAL}[finish]\nmin_confidence = 0.9\nmin_accuracy = 0.98\n")
-    with pytest.raises(JobFileError, match=r"finish.min_accuracy is 0.98: .*set one of the two"):
-        load_job(path)
-
-
-def test_length_of_the_training_is_set_once(tmp_path):
-    path = tmp_path / "job.toml"
-    path.write_text(f"{MINIMAL}[training]\nepochs = 2\nminutes = 1.0\n")
-    with pytest.raises(JobFileError, match=r"training.minutes is 1.0: .*set one of the"):
         load_job(path)
 
 
