@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from nas.data.dataset import IMBALANCED, PART_NAMES, ImageDataset, Inventory
+from nas.display.progress import Advance
 
 FEW_IMAGES = 10
 """A class with fewer images than this can hardly be learned or judged."""
@@ -137,7 +138,7 @@ class DataCheck:
         }
 
 
-def check_data(data: ImageDataset, progress: Callable[[int, int], None] | None = None) -> DataCheck:
+def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck:
     """Return what is in a loaded dataset; finding duplicates takes seconds for 50,000 images.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from nas.data.splits import (
     MIN_PART_IMAGES,
     SUFFICIENT_IMAGES,
 )
+from nas.display.progress import Advance
 from nas.errors import RequestError
 
 Metric = Literal["accuracy", "balanced_accuracy"]
@@ -99,7 +100,7 @@ class Inventory:
     cache: Path | None = None
     are_duplicates_grouped: bool = False
 
-    def duplicates(self, progress: Callable[[int, int], None] | None = None) -> Duplicates:
+    def duplicates(self, progress: Advance | None = None) -> Duplicates:
         """Return the duplicates among the images; looked for once, and then read from the cache."""
         is_scored = self.parts != "train"
         return cached_duplicates(self.cache, self.pixels, is_scored, progress)

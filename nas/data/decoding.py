@@ -36,6 +36,7 @@ from nas.data.image_reading import (
     with_8_bits,
 )
 from nas.data.sources import Sample, Source, printable_line
+from nas.display.progress import Advance
 from nas.errors import DataError
 from nas.machine import this_machine
 
@@ -65,9 +66,6 @@ _IMAGES_PER_PROGRESS_CALL = 1024
 _IMAGES_PER_TASK = 32
 """Images that a thread decodes at a time: handing over a task costs as much as decoding one."""
 
-DecodingProgress = Callable[[int, int], None]
-"""Called with the number of images decoded and the number of all images."""
-
 
 class _Image(NamedTuple):
     """An image of a source, decoded.
@@ -90,7 +88,7 @@ class _Image(NamedTuple):
 def decode(
     source: Source,
     size: int,
-    progress: DecodingProgress | None = None,
+    progress: Advance | None = None,
     *,
     background: str = "#ffffff",
     write_cache: bool = True,
@@ -141,7 +139,7 @@ def remedy_for(bad: Sequence[str]) -> str:
 
 
 def _decode_to_disk(
-    source: Source, size: int, background: str, path: Path, progress: DecodingProgress | None
+    source: Source, size: int, background: str, path: Path, progress: Advance | None
 ) -> DecodedImages:
     """Decode images into a file of the cache and leave the pixels there.
 
@@ -179,7 +177,7 @@ def _decode_all(
     size: int,
     background: str,
     add: Callable[[np.ndarray], None],
-    progress: DecodingProgress | None,
+    progress: Advance | None,
 ) -> ImageRecord:
     """Call `add` with the pixels of each image that can be used; return the record of all images.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from nas import files
 from nas.data.image_cache import Pixels, iter_chunks
+from nas.display.progress import Advance
 
 MAX_DISTANCE = 0.2
 """Largest distance of near duplicates: 1 minus the cosine of their contours."""
@@ -73,7 +74,7 @@ def cached_duplicates(
     cache: Path | None,
     pixels: Pixels,
     is_scored: NDArray[np.bool_] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Duplicates:
     """Return what `find_duplicates` finds, from a file if it was found before.
 
@@ -96,7 +97,7 @@ def cached_duplicates(
 def find_duplicates(
     pixels: Pixels,
     is_scored: NDArray[np.bool_] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Duplicates:
     """Return the pairs of images that are duplicates.
 

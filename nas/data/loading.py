@@ -24,12 +24,13 @@ from nas.data.dataset import (
     Metric,
     count_text,
 )
-from nas.data.decoding import DecodingProgress, decode, remedy_for
+from nas.data.decoding import decode, remedy_for
 from nas.data.duplicates import cached_duplicates, joining_pairs
 from nas.data.image_cache import DecodedImages, ImageRecord, Pixels, PixelsOnDisk
 from nas.data.sources import ClassFolders, Source, open_source, printable_line
 from nas.data.splits import groups_of, split_images
 from nas.data.unlabelled import decode_unlabelled, open_unlabelled
+from nas.display.progress import Advance
 from nas.errors import DataError
 from nas.files.names import require_choice
 
@@ -53,7 +54,7 @@ def load_dataset(
     metric: Literal["auto", "accuracy", "balanced_accuracy"] = "auto",
     background: str = "white",
     unknown: str | Path | None = None,
-    progress: DecodingProgress | bool | None = True,
+    progress: Advance | bool | None = True,
     write_cache: bool = True,
 ) -> ImageDataset:
     """Decode and split a dataset, or read the decoded images from the cache.
@@ -185,16 +186,14 @@ def _decode(
     source: Source,
     size: int,
     background: str,
-    progress: DecodingProgress | bool | None,
+    progress: Advance | bool | None,
     *,
     write_cache: bool,
 ) -> DecodedImages:
     """Return the decoded images of a source, and show the progress; see `load_dataset`."""
     from nas.display.console import reported
 
-    with reported(
-        progress, "images", "image", lambda done, total: (done, total, ""), at_once=False
-    ) as report:
+    with reported(progress, "images", "image", at_once=False) as report:
         return decode(source, size, report, background=background, write_cache=write_cache)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from nas.deploy.model_process import LoadedFile, ModelProcess
 from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.display import plotting
 from nas.display.formatting import format_latency
+from nas.display.progress import Advance
 from nas.errors import ExportError, RequestError
 from nas.latency.moments import Latency, Moment, full_speed_us
 from nas.latency.timing import Moments
@@ -42,9 +43,6 @@ PAUSE_SECONDS = 0.02
 
 ENERGY_SECONDS = 5.0
 """How long a file runs while its energy is measured."""
-
-Progress = Callable[[int, int, str], None]
-"""Called with the number of finished steps, of all steps, and the name of a format."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def split_files(
 def time_files(
     running: Mapping[str, ModelProcess],
     image: NDArray[np.float32],
-    progress: Progress | None = None,
+    progress: Advance | None = None,
     failed: dict[str, ExportError] | None = None,
 ) -> dict[str, TimedFile]:
     """Return the latencies of files, measured in rounds.

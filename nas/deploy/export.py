@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +52,7 @@ from nas.deploy.verify import (
     first_image,
     sample_images,
 )
+from nas.display.progress import Advance
 from nas.errors import (
     CheckpointError,
     ExportError,
@@ -76,9 +77,6 @@ from nas.run.model_card import (
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
-
-Progress = Callable[[int, int, str], None]
-"""Called with the number of finished steps, of all steps, and a text about the current one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +166,7 @@ class _Earlier:
 class _Steps:
     """Reports the steps of an export: the next one begins, or the current one goes on."""
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
+    def __init__(self, total: int, progress: Advance | None) -> None:
         self._done, self._total, self._progress = -1, total, progress
 
     def begin(self, text: str) -> None:
@@ -235,7 +233,7 @@ def export_model(
     max_accuracy_drop: float = MAX_DROP,
     weight_bits: WeightBits | None = None,
     with_cpp: bool = False,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> ModelCard:
     """Export a trained model to files, each verified with its own runtime.
 
@@ -380,7 +378,7 @@ def _write_files(
     for name, model_file in formats.items():
         steps.begin(name)
 
-        def report(done: int, total: int, name: str = name) -> None:
+        def report(done: int, total: int | None, text: str = "", name: str = name) -> None:
             steps.update(f"{name}: {done} of {total} images")
 
         path = staging / model_file.file_name

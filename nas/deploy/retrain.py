@@ -10,7 +10,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from nas.deploy.references import (
     read_published,
     summary_of,
 )
+from nas.display.progress import Advance
 from nas.errors import NasError, RequestError, TrainingError, as_nas_error
 from nas.files.documents import to_json
 from nas.machine.torch_device import resolve_device
@@ -66,7 +67,7 @@ from nas.supernet.evaluation import (
 )
 from nas.supernet.pretrained import probed_network, published_state
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.standalone import NetworkProgress, NetworkTrainer, train_network
+from nas.supernet.standalone import NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
@@ -344,14 +345,12 @@ def time_epoch(
     return sum(timed) / len(timed) * trainer.steps / _TIMED_EPOCHS
 
 
-def _network_progress(
-    progress: JobProgress, name: str, number: int, count: int
-) -> Callable[[NetworkProgress], None]:
+def _network_progress(progress: JobProgress, name: str, number: int, count: int) -> Advance:
     """Return a callback for one network that reports steps out of those of all networks."""
 
-    def report(state: NetworkProgress) -> None:
-        text = f"{name}: loss {state.loss:.3f}, {state.accuracy:.0%}"
-        progress.advance(number * state.steps + state.step, count * state.steps, text)
+    def report(done: int, total: int | None, text: str = "") -> None:
+        steps = total or 0
+        progress.advance(number * steps + done, count * steps, f"{name}: {text}")
 
     return report
 
@@ -444,7 +443,7 @@ def train_model(
     setup: Retraining,
     name: str,
     architecture: Architecture,
-    progress: Callable[[NetworkProgress], None] | None = None,
+    progress: Advance | None = None,
 ) -> TrainedRecord:
     """Train a network to the end, test it once, and write its folder. See `retrain`.
 

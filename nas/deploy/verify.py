@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.scripts import script_logits
+from nas.display.progress import Advance
 from nas.errors import DataError, ExportError, RequestError
 from nas.files.documents import read_bytes
 from nas.run.model_card import (
@@ -54,9 +55,6 @@ point, the loss that int8 may have. Processors round differently."""
 
 BATCH_SIZE = 64
 """Images of a batch when a file or torch classifies many."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of images that were classified and the number of all images."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def check_file(
     *,
     data: ImageDataset | None,
     parts: Sequence[Part] = ("holdout",),
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> ExportedFile:
     """Load and run an exported file, and compare its logits with the reference.
 
@@ -417,7 +415,7 @@ def _classify(
     process: ModelProcess,
     images: Images,
     preprocessing: Preprocessing,
-    progress: Progress | None,
+    progress: Advance | None,
 ) -> NDArray[np.float32]:
     """Return the logits that a file computes for images."""
     parts: list[NDArray[np.float32]] = []

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.display.formatting import format_duration
+from nas.display.progress import Advance
 from nas.errors import printable
 
 Record = TypeVar("Record")
@@ -157,13 +158,8 @@ def is_watched() -> bool:
 
 @contextmanager
 def reported(
-    progress: Callable[..., None] | bool | None,
-    stage: str,
-    unit: str,
-    describe: Callable[..., tuple[int, int | None, str]] = lambda *state: state,
-    *,
-    at_once: bool = True,
-) -> Iterator[Callable[..., None] | None]:
+    progress: Advance | bool | None, stage: str, unit: str, *, at_once: bool = True
+) -> Iterator[Advance | None]:
     """Yield the function that a long function calls with its progress; None if it shows none.
 
     Args:
@@ -171,8 +167,6 @@ def reported(
             where `is_watched`, None or False for nothing.
         stage: name of the bar.
         unit: what the bar counts.
-        describe: returns done, total and a text, the arguments of `ProgressBars.advance`, for the
-            arguments that the long function calls with.
         at_once: whether the bar is shown before the first call.
     """
     if progress is not True:
@@ -190,7 +184,7 @@ def reported(
 
             if at_once:
                 bars()
-            yield lambda *state: bars().advance(*describe(*state))
+            yield lambda done, total, text="": bars().advance(done, total, text)
 
 
 def say(text: str) -> None:

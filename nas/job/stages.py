@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from nas.data.check import check_data
 from nas.data.decoding import remedy_for
 from nas.deploy.exporting import job_formats
 from nas.deploy.formats import model_format
+from nas.display.progress import Advance
 from nas.errors import DataError, MeasurementError
 from nas.job.folder import JobRun
 from nas.job.inputs import (
@@ -32,7 +33,6 @@ from nas.job.planning import (
 )
 from nas.job.probes import choose_image_size, measure_probes
 from nas.latency import (
-    BuildProgress,
     LatencyTable,
     build_table,
     calibrate_after_build,
@@ -60,7 +60,7 @@ from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
 from nas.supernet.mirroring import run_mirroring_experiment
 from nas.supernet.settings import TrainingSettings, default_batch_size
-from nas.supernet.training import TrainingProgress, train, trained_epochs
+from nas.supernet.training import train, trained_epochs
 from nas.supernet.weights import Supernet
 
 FEW_IMAGES = 10_000
@@ -287,10 +287,10 @@ def _build(
     longest_s = ((1 - MIN_REST) * run.settings.budget_s - prepare_s) / len(run.tables)
     timed: set[str] = set()
 
-    def report(state: BuildProgress) -> None:
-        timed.add(state.record.name)
-        progress.advance(len(timed), max(len(timed), len(missing)), state.record.name)
-        table_s = state.seconds * len(missing) / len(timed)
+    def report(done: int, total: int | None, text: str = "") -> None:
+        timed.add(text)
+        progress.advance(len(timed), max(len(timed), len(missing)), text)
+        table_s = (time.monotonic() - start) * len(missing) / len(timed)
         if MIN_TIMED_KERNELS <= len(timed) <= len(missing) and table_s > longest_s:
             table_s *= len(run.tables)
             raise too_short_error(run.settings, run.spaces, None, runtime, prepare_s, table_s)
@@ -382,7 +382,7 @@ def train_supernet(
     folder: Path,
     recipe: TrainingSettings,
     published: PublishedWeights | None,
-    progress: Callable[[TrainingProgress], None] | None = None,
+    progress: Advance | None = None,
 ) -> Supernet:
     """Train the supernet of a space of a job, from published weights if there are any.
 
@@ -423,7 +423,7 @@ def train_supernets(
                 run.supernet_folder(name),
                 settings,
                 run.published.get(name),
-                lambda p: progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
+                progress.advance,
             )
         if summary is None:
             ends = [space.largest, space.smallest]
@@ -445,13 +445,6 @@ def write_report(run: JobRun) -> Path:
     """Write the report of what is in the run folder, and return its path."""
     run.save()
     return page.build(run)
-
-
-def _loss_and_accuracies(progress: TrainingProgress) -> str:
-    """Return the loss and the accuracies of the smallest, random and the largest subnets."""
-    values = (progress.accuracy_smallest, progress.accuracy_random, progress.accuracy_largest)
-    accuracies = " ".join(f"{value:.0%}" for value in values if value is not None)
-    return f"loss {progress.loss:.3f}, small to large {accuracies}"
 
 
 def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequence[str]) -> None:

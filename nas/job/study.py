@@ -60,7 +60,7 @@ from nas.space.records import ArchitectureRecord
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import predict_network
 from nas.supernet.settings import default_batch_size
-from nas.supernet.standalone import NetworkProgress, train_network
+from nas.supernet.standalone import train_network
 from nas.supernet.weights import Supernet
 
 STUDY_STAGE = "study"
@@ -547,9 +547,9 @@ class _Trainer:
         folder = run.path / TRAININGS_FOLDER / f"{network.digest}-{seed}"
         data = run.data
 
-        def show(state: NetworkProgress) -> None:
-            share = state.step / state.steps
-            self._show(log, f"{network.name}, seed {seed}: {share:.0%}, loss {state.loss:.3f}")
+        def show(done: int, total: int | None, text: str = "") -> None:
+            share = done / (total or 1)
+            self._show(log, f"{network.name}, seed {seed}: {share:.0%}, {text}")
 
         result: dict[str, JsonValue]
         try:

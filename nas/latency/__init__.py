@@ -4,7 +4,7 @@ Importing this package imports no runtime; a runtime is imported when it is open
 """
 
 from nas.kernels.kernel import Kernel
-from nas.latency.build import BuildProgress, BuildResult, build_table, space_kernels
+from nas.latency.build import BuildResult, build_table, space_kernels
 from nas.latency.calibration import calibrate_after_build, calibrate_table, lacks_calibration
 from nas.latency.check import KernelCheck, TableCheck, check_kernels, check_table
 from nas.latency.compare import Comparison, MergeResult, compare_tables, merge_tables
@@ -21,7 +21,6 @@ from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 
 __all__ = [
-    "BuildProgress",
     "BuildResult",
     "Calibration",
     "Comparison",

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nas.display.progress import Advance
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime
@@ -51,23 +52,6 @@ MAX_ATTEMPTS = 3
 up at the wrong moment makes one of them negative."""
 
 _MAX_ERROR_CHARACTERS = 500
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """The state of a build after one timing.
-
-    Args:
-        record: the record that was written.
-        done: number of timings so far.
-        total: number of timings in all; it grows if timings of a kernel disagree.
-        seconds: seconds since the start.
-    """
-
-    record: Record
-    done: int
-    total: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -123,7 +107,7 @@ def build_table(
     retry_failed: bool = False,
     again: bool = False,
     seconds: float | None = None,
-    progress: Callable[[BuildProgress], None] | bool | None = True,
+    progress: Advance | bool | None = True,
 ) -> BuildResult:
     """Time the kernels that a table lacks, and append their records.
 
@@ -147,7 +131,8 @@ def build_table(
         seconds: time after which kernels are only timed for the first time: those whose timings do
             not agree by then are unstable. None means no limit.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
-            call after every timing.
+            call after every timing with the name of the kernel. The number of all timings grows if
+            those of a kernel disagree.
 
     Raises:
         TableError: another process writes the table.
@@ -160,9 +145,7 @@ def build_table(
     timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
     with (
         table.writing(),
-        reported(
-            progress, "latency table", "timing", lambda p: (p.done, p.total, p.record.name)
-        ) as report,
+        reported(progress, "latency table", "timing") as report,
     ):
         builder = _TableBuilder(table, timers, report, seconds)
         wanted = list(dict.fromkeys(kernels))
@@ -178,7 +161,7 @@ class _TableBuilder:
         self,
         table: LatencyTable,
         timers: TimerPool,
-        progress: Callable[[BuildProgress], None] | None,
+        progress: Advance | None,
         seconds: float | None,
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
@@ -382,7 +365,7 @@ class _TableBuilder:
         """Count a timing, and report it."""
         self._done += 1
         if self._progress is not None:
-            self._progress(BuildProgress(record, self._done, self._total, self.seconds))
+            self._progress(self._done, self._total, record.name)
 
     @property
     def seconds(self) -> float:
@@ -402,7 +385,7 @@ def add_missing_kernels(
     graphs: Sequence[Graph],
     runtime: Runtime,
     batch: int = 1,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Advance | None = None,
 ) -> None:
     """Add the kernels that networks need and a table lacks.
 
@@ -423,10 +406,10 @@ def add_missing_kernels(
         return
     timed: set[str] = set()
 
-    def report(state: BuildProgress) -> None:
-        timed.add(state.record.name)
+    def report(done: int, total: int | None, text: str = "") -> None:
+        timed.add(text)
         if progress is not None:
-            progress(len(timed), len(missing), state.record.name)
+            progress(len(timed), len(missing), text)
 
     with timers_for(runtime) as timers:
         build_table(table, missing, timers, progress=report)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.display.progress import Advance
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
 from nas.latency.moments import Latency, readings_us, round_to_four_digits
-from nas.latency.networks import ProgressCallback
 from nas.latency.record import Calibration, CalibrationNetwork
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
@@ -183,7 +183,7 @@ def calibrate_after_build(
     *,
     batch: int = 1,
     seconds: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Advance | None = None,
 ) -> Calibration | None:
     """Time `FITTED_NETWORKS` networks that are spread over the spaces, and calibrate the table.
 

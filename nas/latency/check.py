@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.display.progress import Advance
 from nas.errors import MeasurementError, RequestError, TableError
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
 from nas.latency.moments import Latency, Slowdown, full_speed_us, round_to_four_digits
-from nas.latency.networks import NetworkTimings, ProgressCallback, measure_networks
+from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.prediction import Prediction
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
@@ -196,7 +197,7 @@ def check_table(
     rng: np.random.Generator,
     references: bool = True,
     batch: int = 1,
-    progress: ProgressCallback | bool | None = True,
+    progress: Advance | bool | None = True,
 ) -> TableCheck:
     """Compile and time whole networks, and compare them with their predictions.
 
@@ -241,7 +242,7 @@ def check_networks(
     spaces: Sequence[SearchSpace] = (),
     batch: int = 1,
     seconds: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Advance | None = None,
 ) -> TableCheck:
     """Compile and time these networks, and compare them with their predictions.
 
@@ -436,7 +437,7 @@ def check_kernels(
     device: Fingerprint,
     *,
     count: int = 40,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Advance | None = None,
 ) -> KernelCheck:
     """Time a sample of a table's kernels again, each with its own schedule, and change nothing.
 

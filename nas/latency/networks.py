@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.display.progress import Advance
 from nas.errors import MeasurementError
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency import moments, timing
@@ -24,9 +25,6 @@ from nas.latency.timing import Timing
 
 SAMPLE_SECONDS = 0.002
 """Shortest duration of a sample."""
-
-ProgressCallback = Callable[[int, int], None]
-"""Function of (steps done, steps in all); in one step one network is compiled or timed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def measure_networks(
     schedules: Schedules,
     *,
     batch: int = 1,
-    progress: ProgressCallback | None = None,
+    progress: Advance | None = None,
     seconds: float | None = None,
     together: bool = False,
     full_us: float | None = None,
@@ -150,7 +148,7 @@ class _NetworkTimer:
         errors: error of each network that could not be compiled or timed.
     """
 
-    def __init__(self, runtime: Runtime, steps: int, progress: ProgressCallback | None) -> None:
+    def __init__(self, runtime: Runtime, steps: int, progress: Advance | None) -> None:
         self.errors: dict[int, str] = {}
         self._steps = steps
         self._done = 0

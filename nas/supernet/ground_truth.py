@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nas.data import ImageDataset
+from nas.display.progress import Advance
 from nas.errors import RequestError
 from nas.files import jsonl
 from nas.files.documents import SCHEMA
@@ -56,9 +57,6 @@ _MIN_POOL_SIZE = 2048
 
 _MAX_REPEATED_DRAWS = 200
 """Draws in a row that give known networks, after which a space is taken to have no others."""
-
-ProgressCallback = Callable[[int, int, str], None]
-"""Called with the number of steps done, the number of all steps, and what is being done."""
 
 
 def draw_architectures(
@@ -201,7 +199,7 @@ def compare_with_standalone(
     seed: int,
     repeated: int = 0,
     published: PublishedWeights | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Advance | None = None,
 ) -> list[RankedNetworkRecord]:
     """Score architectures with a supernet and train each of them standalone.
 
@@ -221,7 +219,7 @@ def compare_with_standalone(
             reach.
         published: published weights from which the standalone trainings start; None starts from
             random ones.
-        progress: called after every training step; see `ProgressCallback`.
+        progress: called after every training step.
 
     Raises:
         TrainingError: a standalone training diverges.
@@ -276,7 +274,7 @@ def train_each_standalone(
     *,
     seeds: Sequence[int],
     published: PublishedWeights | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Advance | None = None,
 ) -> list[float]:
     """Return the hold-out accuracy of each architecture after standalone training, in [0, 1].
 
@@ -324,7 +322,7 @@ def _train_and_evaluate(
     settings: TrainingSettings,
     seed: int,
     published: PublishedWeights | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Advance | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     graph = architecture.graph
@@ -343,11 +341,13 @@ def _train_and_evaluate(
     }
 
 
-def _network_progress(
-    number: int, count: int, progress: ProgressCallback | None
-) -> Callable[[int, int], None] | None:
+def _network_progress(number: int, count: int, progress: Advance | None) -> Advance | None:
     """Return a callback for one network's training that reports steps out of all networks'."""
     if progress is None:
         return None
-    description = f"network {number + 1} of {count}"
-    return lambda done, steps: progress(number * steps + done, count * steps, description)
+
+    def report(done: int, total: int | None, text: str = "") -> None:
+        steps = total or 0
+        progress(number * steps + done, count * steps, f"network {number + 1} of {count}")
+
+    return report

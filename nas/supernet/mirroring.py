@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
 from nas.data.batches import TrainingBatches, sequential_batches
+from nas.display.progress import Advance
 from nas.machine.torch_device import limit_threads
 from nas.supernet.records import MirroringExperiment
 
@@ -75,7 +76,7 @@ _MAX_GRADIENT_NORM = 5.0
 
 
 def run_mirroring_experiment(
-    data: ImageDataset, *, seed: int, progress: Callable[[int, int], None] | None = None
+    data: ImageDataset, *, seed: int, progress: Advance | None = None
 ) -> MirroringExperiment:
     """Find out whether mirrored images keep their class.
 

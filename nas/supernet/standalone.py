@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset
+from nas.display.progress import Advance
 from nas.errors import TrainingError
 from nas.files import jsonl
 from nas.files.documents import SCHEMA
@@ -165,7 +165,7 @@ def train_standalone(
     *,
     seed: int,
     start: Mapping[str, Tensor] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Network:
     """Train a network on the labels of the training images.
 
@@ -195,29 +195,6 @@ def train_standalone(
     return trainer.finish()
 
 
-@dataclass(frozen=True)
-class NetworkProgress:
-    """Progress of the training of one network after a step.
-
-    Attributes:
-        step: number of steps done.
-        steps: number of steps of the whole training.
-        loss: loss on the step's batch.
-        accuracy: accuracy on the step's batch, in [0, 1].
-        clipped_share: share of the weight tensors whose gradient the step clipped, in [0, 1].
-        learning_rate: learning rate of the step.
-        seconds: duration of the training, over all starts but for what a kill undid.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-    clipped_share: float
-    learning_rate: float
-    seconds: float
-
-
 def train_network(
     architecture: Architecture,
     data: ImageDataset,
@@ -227,7 +204,7 @@ def train_network(
     seed: int,
     start: Mapping[str, Tensor] | None = None,
     teacher: Teacher | None = None,
-    progress: Callable[[NetworkProgress], None] | None = None,
+    progress: Advance | None = None,
 ) -> tuple[Network, float]:
     """Train the network of an architecture, or resume an interrupted training.
 
@@ -243,7 +220,7 @@ def train_network(
         start: initial weights, see `nas.supernet.evaluation.calibrated_state`; newly drawn ones by
             default.
         teacher: network to learn from, beside the labels.
-        progress: called after every step.
+        progress: called after every step with the loss and the accuracy of its batch.
 
     Returns:
         The network in evaluation mode, and the seconds of the training over all starts.
@@ -281,22 +258,19 @@ def train_network(
     for step in range(first_step, trainer.steps):
         result = trainer.step(step)
         now = time.monotonic()
-        state = NetworkProgress(
-            step + 1,
-            trainer.steps,
-            result.loss,
-            result.accuracy,
-            result.clipped_share,
-            trainer.learning_rate(step),
-            round(earlier_s + now - started, 3),
-        )
         is_last = step + 1 == trainer.steps
         if (step + 1) % log_interval == 0 or is_last:
-            jsonl.append(log, {"schema": SCHEMA, **asdict(state)})
+            row = {"schema": SCHEMA, "step": step + 1, "steps": trainer.steps, **result._asdict()}
+            row |= {
+                "learning_rate": trainer.learning_rate(step),
+                "seconds": round(earlier_s + now - started, 3),
+            }
+            jsonl.append(log, row)
         if is_last or now - last_checkpoint >= settings.checkpoint_seconds:
             checkpoint.write(path, trainer.state.state_dict(), {**identity, "step": step + 1})
             last_checkpoint = time.monotonic()
         if progress:
-            progress(state)
+            text = f"loss {result.loss:.3f}, {result.accuracy:.0%}"
+            progress(step + 1, trainer.steps, text)
     seconds = round(earlier_s + time.monotonic() - started, 3)
     return trainer.finish(), seconds

@@ -71,6 +71,13 @@ class StepResult(NamedTuple):
     accuracy_random: float | None
     clipped_share: float
 
+    @property
+    def text(self) -> str:
+        """The loss and the accuracies of the smallest, random and the largest subnets."""
+        values = (self.accuracy_smallest, self.accuracy_random, self.accuracy_largest)
+        accuracies = " ".join(f"{value:.0%}" for value in values if value is not None)
+        return f"loss {self.loss:.3f}, small to large {accuracies}"
+
 
 class Trainer:
     """A supernet with its optimizer and its batches.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.data import ImageDataset
+from nas.display.progress import Advance
 from nas.errors import TrainingError, first_line
 from nas.files import jsonl
 from nas.files.documents import SCHEMA
@@ -48,33 +48,6 @@ LOG_LINES = 200
 """Approximate number of lines in a training log; enough for a plot, and small."""
 
 
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Progress of a training after a step.
-
-    Attributes:
-        step: number of steps done.
-        steps: number of steps of the whole training.
-        loss: loss of the largest subnet.
-        accuracy_largest: accuracy of the largest subnet on the step's batch, in [0, 1].
-        accuracy_smallest: likewise of the smallest subnet.
-        accuracy_random: likewise of the random subnets, their mean; None without any.
-        clipped_share: share of the weight tensors whose gradient the step clipped, in [0, 1].
-        learning_rate: learning rate of the step.
-        seconds: time since this process started or resumed the training.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    accuracy_largest: float
-    accuracy_smallest: float
-    accuracy_random: float | None
-    clipped_share: float
-    learning_rate: float
-    seconds: float
-
-
 def train(
     space: SearchSpace,
     data: ImageDataset,
@@ -83,7 +56,7 @@ def train(
     *,
     seed: int,
     published: PublishedWeights | None = None,
-    progress: Callable[[TrainingProgress], None] | bool | None = True,
+    progress: Advance | bool | None = True,
 ) -> Supernet:
     """Train a supernet, or resume an interrupted training.
 
@@ -105,7 +78,7 @@ def train(
         published: weights of a published network of the space to start from, see
             `nas.read_weights`; None starts from random weights.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
-            call after every step.
+            call after every step with the loss and the accuracies of the step's batch.
 
     Returns:
         The trained supernet in evaluation mode.
@@ -138,10 +111,7 @@ def train(
     while True:
         try:
             with reported(
-                progress if group.is_main else None,
-                f"supernet {space.name}",
-                "step",
-                lambda p: (p.step, p.steps, f"loss {p.loss:.3f}"),
+                progress if group.is_main else None, f"supernet {space.name}", "step"
             ) as report:
                 _run_steps(trainer, folder, report)
             break
@@ -167,9 +137,7 @@ def train(
     return supernet
 
 
-def _run_steps(
-    trainer: Trainer, folder: Path, progress: Callable[[TrainingProgress], None] | None
-) -> None:
+def _run_steps(trainer: Trainer, folder: Path, progress: Advance | None) -> None:
     """Do all steps from the last checkpoint, or from the first, to the last one."""
     group, schedule = trainer.group, trainer.schedule
     # The main process reads for all, because the others may be on machines without this folder.
@@ -201,11 +169,12 @@ def _run_steps(
             continue
         now = time.monotonic()
         is_last = step == schedule.steps
-        state = TrainingProgress(step, schedule.steps, *result, rate, now - started)
         if step % max(1, schedule.steps // LOG_LINES) == 0 or is_last:
-            jsonl.append(folder / TRAINING_LOG, {"schema": SCHEMA, **asdict(state)})
+            row = {"schema": SCHEMA, "step": step, "steps": schedule.steps, **result._asdict()}
+            row |= {"learning_rate": rate, "seconds": now - started}
+            jsonl.append(folder / TRAINING_LOG, row)
         if progress:
-            progress(state)
+            progress(step, schedule.steps, result.text)
         if now - last_checkpoint >= trainer.settings.checkpoint_seconds and not is_last:
             _write_checkpoint(folder, trainer, step, earlier_s + now - started)
             last_checkpoint = time.monotonic()

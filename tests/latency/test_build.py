@@ -20,7 +20,7 @@ import pytest
 import nas.space
 from nas.errors import MeasurementError, RequestError
 from nas.kernels.kernel import Kernel
-from nas.latency import BuildProgress, LatencyTable, build, build_table, space_kernels
+from nas.latency import LatencyTable, build, build_table, space_kernels
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.moments import MAX_MOMENTS
 from nas.latency.record import Record
@@ -66,10 +66,12 @@ def test_space_kernels_refuses_unknown_runtime_by_name() -> None:
 
 def test_build_times_only_missing_kernels(empty: LatencyTable) -> None:
     runtime = FakeRuntime()
-    seen: list[BuildProgress] = []
-    first = build_table(empty, KERNELS[:5] + KERNELS[:2], runtime, progress=seen.append)
+    seen: list[tuple[int, int, str]] = []
+    first = build_table(
+        empty, KERNELS[:5] + KERNELS[:2], runtime, progress=lambda *each: seen.append(each)
+    )
     assert (first.ok, first.failed, first.added) == (5, 0, 5)
-    assert [(each.done, each.total) for each in seen] == [(n, 10) for n in range(1, 11)]
+    assert [each[:2] for each in seen] == [(n, 10) for n in range(1, 11)]
     content = empty.path.read_bytes()
     second = build_table(LatencyTable.open(empty.path, runtime=runtime), KERNELS, runtime)
     assert second.added == len(KERNELS) - 5
@@ -80,10 +82,10 @@ def test_build_times_only_missing_kernels(empty: LatencyTable) -> None:
 def test_build_records_failed_kernel_and_goes_on(empty: LatencyTable) -> None:
     kernels, broken = KERNELS[:4], KERNELS[1]
     runtime = FakeRuntime(broken=frozenset({broken.text}))
-    seen: list[BuildProgress] = []
-    result = build_table(empty, kernels, runtime, progress=seen.append)
+    seen: list[tuple[int, int, str]] = []
+    result = build_table(empty, kernels, runtime, progress=lambda *each: seen.append(each))
     assert (result.ok, result.failed) == (3, 1)
-    assert seen[-1].done == seen[-1].total == 4 + 3
+    assert seen[-1][0] == seen[-1][1] == 4 + 3
     failed = record(empty, broken)
     assert failed.error == "RuntimeError: the compiler"
     assert build_table(empty, kernels, runtime).added == 0
@@ -138,8 +140,8 @@ def test_killed_build_continues_to_the_same_table(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def stop_after(timings: int, progress: BuildProgress) -> None:
-    if progress.done == timings:
+def stop_after(timings: int, done: int, total: int, name: str) -> None:
+    if done == timings:
         raise KeyboardInterrupt
 
 
@@ -168,14 +170,14 @@ def test_kernels_are_timed_in_turn_at_many_moments(
     quick = 2 if count_ < 8 else 3
     slowed = (*[1.2] * (count_ - quick), *[0.99] * (quick - 1))
     runtime = FakeRuntime(slowed={kernels[0].text: slowed})
-    seen: list[BuildProgress] = []
-    assert build_table(empty, kernels, runtime, progress=seen.append).ok == 2
+    seen: list[tuple[int, int, str]] = []
+    assert build_table(empty, kernels, runtime, progress=lambda *each: seen.append(each)).ok == 2
     assert (runtime.timed, runtime.retimed) == (kernels, kernels * (count_ - 1))
     for kernel in kernels:
         assert record(empty, kernel).settled
         assert empty.latency_us(kernel) == pytest.approx(latency_us(kernel), rel=0.011)
         assert moments(empty, kernel) == (count_ if count_ > 1 else 0)
-    assert seen[-1].done == seen[-1].total == 2 * count_
+    assert seen[-1][0] == seen[-1][1] == 2 * count_
     lines = empty.path.read_text().splitlines()
     assert len(lines) <= 1 + len(runtime.dispatch_parts) + 2 * 2
 
@@ -187,7 +189,10 @@ def test_groups_of_kernels_are_timed_one_after_the_other(
     names = dict(zip((kernel.text for kernel in KERNELS), "ABC", strict=False))
     seen: list[str] = []
     build_table(
-        empty, KERNELS[:3], FakeRuntime(), progress=lambda p: seen.append(names[p.record.name])
+        empty,
+        KERNELS[:3],
+        FakeRuntime(),
+        progress=lambda done, total, name: seen.append(names[name]),
     )
     assert "".join(seen) == "ABABCC"
 
@@ -197,11 +202,13 @@ def test_build_repeats_timings_until_they_agree(empty: LatencyTable) -> None:
     steady, late, never = KERNELS[:3]
     slowed = {late.text: (0.7, 0.71), never.text: [0.9**n for n in range(1, 99)]}
     runtime = FakeRuntime(slowed=slowed)
-    seen: list[BuildProgress] = []
-    built = build_table(empty, [steady, late, never], runtime, progress=seen.append)
+    seen: list[tuple[int, int, str]] = []
+    built = build_table(
+        empty, [steady, late, never], runtime, progress=lambda *each: seen.append(each)
+    )
     assert (built.ok, built.unstable) == (2, 1)
     assert [moments(empty, each) for each in (steady, late, never)] == [2, 3, MAX_MOMENTS]
-    assert seen[-1].done == seen[-1].total == 2 + 3 + MAX_MOMENTS
+    assert seen[-1][0] == seen[-1][1] == 2 + 3 + MAX_MOMENTS
     assert empty.latency_us(late) == pytest.approx(0.7 * latency_us(late), rel=1e-3)
     assert (record(empty, never).status, record(empty, never).settled) == ("unstable", True)
     assert build_table(LatencyTable.open(empty.path, runtime=runtime), [never], runtime).added == 0
@@ -245,9 +252,9 @@ def test_build_again_keeps_fastest_timings(empty: LatencyTable) -> None:
     slow = FakeRuntime(slowed={KERNELS[0].text: (1.0, 0.98, 3.0)})
     build_table(empty, KERNELS, slow)
     before = [empty.latency_us(kernel) for kernel in KERNELS]
-    seen: list[BuildProgress] = []
-    build_table(empty, KERNELS, slow, again=True, progress=seen.append)
-    assert [each.done for each in seen] == list(range(1, seen[-1].total + 1))
+    seen: list[tuple[int, int, str]] = []
+    build_table(empty, KERNELS, slow, again=True, progress=lambda *each: seen.append(each))
+    assert [done for done, *_ in seen] == list(range(1, seen[-1][1] + 1))
     faster = [empty.latency_us(kernel) for kernel in KERNELS]
     assert faster[0] == pytest.approx(0.98 * before[0], rel=1e-3)
     assert faster[1:] == before[1:]
@@ -328,7 +335,7 @@ def test_curve_is_timed_between_the_kernels(
     monkeypatch.setattr(build, "KERNELS_IN_TURN", 1)
     runtime = SharedCache()
     taken: list[int] = []
-    build_table(empty, KERNELS[:9], runtime, progress=lambda p: taken.append(runtime.taken))
+    build_table(empty, KERNELS[:9], runtime, progress=lambda *_: taken.append(runtime.taken))
     assert sorted(set(taken)) == [1, 2, 3, 4, 5, 6]
 
 

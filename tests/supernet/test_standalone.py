@@ -34,8 +34,8 @@ from nas.data import load_dataset
 torch.set_num_threads(1)
 
 
-def progress(report):
-    if report.step == 9:
+def progress(step, *_):
+    if step == 9:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -75,7 +75,7 @@ def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
     command = [sys.executable, "-c", KILLED_IN_STEP_9, str(tmp_path / "b")]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     steps = []
-    resumed = train_example(digits, tmp_path / "b", lambda report: steps.append(report.step))
+    resumed = train_example(digits, tmp_path / "b", lambda step, *_: steps.append(step))
     assert steps[0] == 10
     assert same(resumed.state_dict(), undisturbed)
     assert log_of(tmp_path / "a") == log_of(tmp_path / "b")

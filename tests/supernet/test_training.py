@@ -12,9 +12,11 @@ import torch
 
 from nas.data import Images, load_dataset
 from nas.errors import CheckpointError, DataError, DeviceError, TrainingError
+from nas.files import jsonl
 from nas.supernet import checkpoint, sharding, trainer, training
 from nas.supernet.evaluation import evaluate
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate
+from nas.supernet.records import TRAINING
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.trainer import Trainer
 from nas.supernet.training import train
@@ -36,13 +38,17 @@ space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
 settings = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
 
 
-def progress(report):
-    if report.step == 9:
+def progress(step, *_):
+    if step == 9:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 train(space, data, sys.argv[1], settings, seed=3, progress=progress)
 """
+
+
+def read_log(folder):
+    return list(jsonl.read(folder / "training.jsonl", TRAINING))
 
 
 def weights(supernet):
@@ -53,9 +59,9 @@ class StoppedError(Exception):
     pass
 
 
-def stop(report):
+def stop(step, *_):
     """Interrupt a training in step 9."""
-    if report.step == 9:
+    if step == 9:
         raise StoppedError
 
 
@@ -74,7 +80,7 @@ def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
 
     steps = []
     resumed = train(
-        space, digits, tmp_path / "b", SHORT, seed=3, progress=lambda p: steps.append(p.step)
+        space, digits, tmp_path / "b", SHORT, seed=3, progress=lambda step, *_: steps.append(step)
     )
     assert steps[0] == 9  # The checkpoint of step 8 was the last one.
     assert same(weights(resumed), undisturbed)
@@ -172,25 +178,22 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(digits, tmp_path, 
         return result
 
     monkeypatch.setattr(trainer, "adaptive_clip_grad", clipped)
-    seen = []
 
-    def progress(report):
-        steps.append(report.step)
-        seen.append(report)
+    def progress(step, *_):
+        steps.append(step)
 
     settings = replace(SHORT, checkpoint_seconds=0)
     with pytest.warns(UserWarning, match="diverged in step 10 .* step 9 with 0.5 of the learning"):
         supernet = train(space, digits, tmp_path, settings, seed=3, progress=progress)
-    assert steps == list(range(1, seen[-1].steps + 1))
-    undisturbed = []
+    seen = read_log(tmp_path)
+    assert steps == [row.step for row in seen] == list(range(1, seen[-1].steps + 1))
     monkeypatch.setattr(trainer, "adaptive_clip_grad", clip)
-    train(space, digits, tmp_path / "b", settings, seed=3, progress=undisturbed.append)
+    train(space, digits, tmp_path / "b", settings, seed=3)
+    undisturbed = read_log(tmp_path / "b")
     ratios = [a.learning_rate / b.learning_rate for a, b in zip(seen, undisturbed, strict=True)]
     assert ratios == pytest.approx([1.0] * 9 + [0.5] * (len(seen) - 9))
     assert seen[8].loss == undisturbed[8].loss
     assert all(torch.isfinite(each).all() for each in supernet.parameters())
-    rows = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == steps
 
 
 def test_killed_training_remembers_its_rollbacks(digits, tmp_path):
@@ -204,10 +207,10 @@ def test_killed_training_remembers_its_rollbacks(digits, tmp_path):
     assert record.rollbacks == 0
     stored = record.model_dump(exclude={"schema_version", "rollbacks", "sha256"}, exclude_none=True)
     checkpoint.write(path, tensors, {**stored, "rollbacks": 2})
-    rates = []
-    train(space, digits, tmp_path, settings, seed=3, progress=lambda p: rates.append(p))
-    assert rates[0].step == 9
-    assert rates[0].learning_rate == pytest.approx(learning_rate(settings, 8, rates[0].steps) / 4)
+    train(space, digits, tmp_path, settings, seed=3)
+    row = read_log(tmp_path)[8]
+    assert row.step == 9
+    assert row.learning_rate == pytest.approx(learning_rate(settings, 8, row.steps) / 4)
 
 
 @pytest.mark.parametrize(
@@ -228,8 +231,8 @@ def test_out_of_memory_error_names_a_batch_size_that_fits(
         train(space_on(digits, "mobilenet_tiny"), digits, tmp_path, SHORT, seed=0)
 
 
-def test_progress_reports_steps_accuracies_and_learning_rate(digits, tmp_path):
-    seen = []
+def test_progress_and_log_have_steps_accuracies_and_learning_rate(digits, tmp_path):
+    calls = []
     settings = replace(SHORT, learning_rate=0.1)
     train(
         space_on(digits, "squeezenet_tiny"),
@@ -237,9 +240,11 @@ def test_progress_reports_steps_accuracies_and_learning_rate(digits, tmp_path):
         tmp_path,
         settings,
         seed=0,
-        progress=seen.append,
+        progress=lambda *each: calls.append(each),
     )
-    steps = math.ceil(2 * len(digits.train) / 64)
+    steps, seen = math.ceil(2 * len(digits.train) / 64), read_log(tmp_path)
+    assert [call[:2] for call in calls] == [(step, steps) for step in range(1, steps + 1)]
+    assert calls[-1][2].startswith(f"loss {seen[-1].loss:.3f}, small to large ")
     assert [p.step for p in seen] == list(range(1, steps + 1))
     assert {p.steps for p in seen} == {steps}
     rates = [p.learning_rate for p in seen]
@@ -253,8 +258,8 @@ def test_progress_reports_steps_accuracies_and_learning_rate(digits, tmp_path):
     assert all(0 <= p.accuracy_random <= 1 for p in seen)
     no_random = replace(settings, random_subnets=0, epochs=1)
     space = space_on(digits, "squeezenet_tiny")
-    train(space, digits, tmp_path / "b", no_random, seed=0, progress=seen.append)
-    assert seen[-1].accuracy_random is None
+    train(space, digits, tmp_path / "b", no_random, seed=0)
+    assert read_log(tmp_path / "b")[-1].accuracy_random is None
 
 
 def test_training_starts_with_smaller_images(tmp_path, monkeypatch):
@@ -298,9 +303,9 @@ TIMED = TrainingSettings(seconds=20, device="cpu", checkpoint_seconds=2)
 
 @pytest.mark.slow
 def test_time_budget_is_used_and_the_schedule_completed(digits, tmp_path, monkeypatch):
-    clock, seen = Clock(monkeypatch), []
-    train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, TIMED, seed=0,
-          progress=seen.append)  # fmt: skip
+    clock = Clock(monkeypatch)
+    train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, TIMED, seed=0)
+    seen = read_log(tmp_path)
     assert clock.now == pytest.approx(20, abs=1)
     assert clock.steps == seen[-1].step == seen[-1].steps
     assert clock.steps == pytest.approx(8 + 4 + 16, abs=1)
