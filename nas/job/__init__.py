@@ -183,7 +183,7 @@ def search_job(
         supernets, result = _run_until_search(
             run, progress or SilentProgress(), own_spaces=own_spaces, search_only=True
         )
-        write_candidates(run, supernets, result.trials)
+        write_candidates(run, result.trials, supernets)
         stages.write_report(run)
         return result
 

@@ -79,20 +79,21 @@ def measure_front(
         MeasurementError: no candidate could be timed.
     """
     by_digest = {trial.digest: trial for trial in trials}
-    # Candidates are chosen by their predictions, not by what was measured, so that a resumed run
-    # chooses the same.
-    predicted = candidate_rows(run, trials, {}, {}, {}, {})
     timed = {each.digest for each in jsonl.read(run.measurements, MEASUREMENTS)}
     timed |= trained_in_source(run).keys()  # Only a measured network is on the front.
     chosen = to_measure(
-        predicted, run.settings.search, list(run.spaces), run.settings.finish.measure, timed
+        # Candidates are chosen by their predictions, not by what was measured, so that a resumed
+        # run chooses the same.
+        candidate_rows(run, trials, {}, {}, {}, {}),
+        run.settings.search,
+        list(run.spaces),
+        run.settings.finish.measure,
+        published=run.published_networks,
+        timed=timed,
     )
-    limit_s = run.seconds_for(MEASURE)
-    complete = set(predicted.loc[predicted["state"] == "complete", "digest"])
-    always = [digest for digest in run.published_networks if digest in complete]
-    chosen = list(dict.fromkeys([*always, *chosen]))[: len(chosen)]
-    _measure(run, progress, [by_digest[digest] for digest in chosen], limit_s)
-    write_candidates(run, supernets, trials)
+    chosen_trials = [by_digest[digest] for digest in chosen]
+    _measure(run, progress, chosen_trials, run.seconds_for(MEASURE))
+    write_candidates(run, trials, supernets)
     if sentence := _saturation(run):
         progress.note(sentence)
     problems = errors_by_digest(jsonl.read(run.measurements, MEASUREMENTS))
@@ -176,22 +177,24 @@ def to_measure(
     search: SearchSettings,
     spaces: Sequence[str],
     count: int,
+    *,
+    published: Collection[str] = (),
     timed: Collection[str] = (),
 ) -> list[str]:
     """Return the digests of the candidates to time, the most important first.
 
-    These are representatives of each space's own predicted front, so that the report has measured
+    Published networks come first, and then members of the fronts that were timed before: a run that
+    continues with a larger count times only as many more, and an interrupted one the same as ever.
+    Representatives of each space's own predicted front follow, so that the report has measured
     members of every space; then those of the common front; then the rest of the front; and then the
     candidates that would be on it if their predictions were a little too high.
-
-    Members of these fronts that are in `timed` are chosen first. A run that continues with a
-    larger count therefore times only as many more, and an interrupted one the same as ever.
 
     Args:
         rows: the candidates with predicted latencies.
         search: objectives and limits of the job.
         spaces: names of the spaces.
         count: number of candidates to time.
+        published: digests of published networks from which supernets start.
         timed: digests of candidates that were timed before, or that are trained.
     """
     complete = rows[rows["state"] == "complete"]
@@ -206,7 +209,8 @@ def to_measure(
     chosen.update(dict.fromkeys(representatives(members, search, count - len(chosen))))
     chosen.update(dict.fromkeys(members["digest"]))
     chosen.update(dict.fromkeys(behind(complete, members, search)))
-    first = [digest for digest in chosen if digest in timed and digest in on_fronts]
+    first = [digest for digest in published if digest in set(complete["digest"])]
+    first += [digest for digest in chosen if digest in timed and digest in on_fronts]
     return list(dict.fromkeys([*first, *chosen]))[:count]
 
 

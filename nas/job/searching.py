@@ -38,7 +38,7 @@ from nas.job.planning import (
 )
 from nas.job.settings import with_search
 from nas.job.supernets import fit_score_correction
-from nas.job.trials_file import write_scored
+from nas.job.trials_file import write_candidates
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.run.candidates import HISTORY_FILE
 from nas.run.progress import JobProgress
@@ -63,9 +63,6 @@ MIN_SEARCH_S = 20.0
 FIGURE_SAMPLES, FIGURE_GENERATIONS = 10, 5
 """Random architectures of each space, and generations of an evolution from them, whose figures are
 checked before the job: a figure takes its runtime up to some tenths of a second."""
-
-HISTORY_INTERVAL_S = 30.0
-"""Seconds between two writings of the history of the hypervolume."""
 
 
 def require_feasible_job(run: JobRun) -> None:
@@ -167,7 +164,7 @@ def search_spaces(
         if result.interrupted:
             workers.interrupt()
     write_history(run.path / HISTORY_FILE, result.progress)
-    write_scored(run, result.trials)
+    write_candidates(run, result.trials)
     run.record.search = SearchSummary(
         ended=result.stop_reason,
         sampler=settings.sampler,
@@ -419,10 +416,10 @@ class _SearchProgressDisplay:
     def __init__(
         self, run: JobRun, progress: JobProgress, trials: int | None, limit_s: float
     ) -> None:
-        self._run, self._progress, self._path = run, progress, run.path / HISTORY_FILE
+        self._run, self._progress = run, progress
         self._trials, self._limit_s = trials or math.inf, limit_s
         self._best: dict[str, float] = {}
-        self._start = self._written = time.monotonic()
+        self._start = time.monotonic()
         self._completed_here = 0
 
     def update(self, trial: Trial, progress: SearchProgress) -> None:
@@ -438,13 +435,10 @@ class _SearchProgressDisplay:
         fitting = progress.completed * max(1.0, self._limit_s / max(1e-9, progress.seconds))
         total = round(min(self._trials, fitting))
         self._progress.advance(progress.completed, total, f"{rate:.3g}/s, most accurate: {best}")
-        if time.monotonic() - self._written > HISTORY_INTERVAL_S:
-            self._written = time.monotonic()
-            write_history(self._path, progress)
 
         def write_trials() -> None:
-            write_history(self._path, progress)
-            write_scored(self._run, progress.trials)
+            write_history(self._run.path / HISTORY_FILE, progress)
+            write_candidates(self._run, progress.trials)
 
         self._run.live_report.during_search(write_trials, self._progress)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -19,35 +19,32 @@ from nas.supernet.evaluation import evaluate
 from nas.supernet.weights import Supernet
 
 
-def write_scored(run: JobRun, trials: Sequence[Trial]) -> None:
-    """Write the rows of the candidates so far, with what earlier starts of the run measured.
+def write_candidates(
+    run: JobRun, trials: Sequence[Trial], supernets: Mapping[str, Supernet] | None = None
+) -> None:
+    """Write the rows of all candidates, with what earlier starts of the run measured.
 
-    Unlike `write_candidates` it scores and predicts nothing, so that it can interrupt a search.
+    Args:
+        run: the run.
+        trials: the trials of the search so far.
+        supernets: the trained supernets by space, which score the measured networks on the hold-out
+            images, unless an earlier start has. Without them nothing is scored or predicted, so
+            that a search is interrupted for an instant only.
     """
     log = jsonl.read(run.measurements, MEASUREMENTS)
-    measured, problems = latencies_by_digest(log), errors_by_digest(log)
+    measured = latencies_by_digest(log)
     holdout = _holdout_before(run, measured)
-    run.write_trials(candidate_rows(run, trials, measured, holdout, problems, {}))
-
-
-def write_candidates(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[Trial]) -> None:
-    """Write the rows of all candidates; those with a measured latency get a hold-out accuracy.
-
-    Those that an earlier start of the run has scored are not scored again.
-    """
-    by_digest = {trial.digest: trial for trial in trials}
-    log = jsonl.read(run.measurements, MEASUREMENTS)
-    measured, problems = latencies_by_digest(log), errors_by_digest(log)
-    holdout = _holdout_before(run, measured)
-    for digest in measured.keys() & by_digest.keys() - holdout.keys():
-        trial = by_digest[digest]
-        (score,) = evaluate(
-            supernets[trial.architecture.space.name], [trial.architecture], run.data, "holdout"
-        )
-        holdout[digest] = run.record.expected(score, trial.architecture)
-    run.write_trials(
-        candidate_rows(run, trials, measured, holdout, problems, _predictions(run, trials))
-    )
+    predictions: dict[str, Prediction] = {}
+    if supernets is not None:
+        for trial in trials:
+            architecture = trial.architecture
+            if trial.digest in measured and trial.digest not in holdout:
+                supernet = supernets[architecture.space.name]
+                (score,) = evaluate(supernet, [architecture], run.data, "holdout")
+                holdout[trial.digest] = run.record.expected(score, architecture)
+        predictions = _predictions(run, trials)
+    problems = errors_by_digest(log)
+    run.write_trials(candidate_rows(run, trials, measured, holdout, problems, predictions))
 
 
 def _holdout_before(run: JobRun, measured: Collection[str]) -> dict[str, float]:

@@ -18,7 +18,6 @@ from nas.job import live, load_job
 from nas.job.folder import claim
 from nas.job.live import INTERVAL_S, LiveReport
 from nas.job.planning import planned_stages
-from nas.job.searching import HISTORY_INTERVAL_S
 from nas.job.settings import with_options
 from nas.opened_run import open_run
 from nas.report import page
@@ -168,7 +167,6 @@ def test_reports_take_a_hundredth_of_the_search(small_job, monkeypatch):
     pauses = [later - before for before, later in pairwise(writes)]
     assert pauses == pytest.approx([404.0] * len(pauses), abs=1.0)
     assert len(pauses) >= 3
-    assert HISTORY_INTERVAL_S < INTERVAL_S
 
 
 def test_failed_job_leaves_a_report_that_says_where_it_ended(small_job, sections, monkeypatch):
