@@ -9,26 +9,16 @@ Example:
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.files.paths import expanded
-from nas.run.progress import JobProgress, SilentProgress, shown
+from nas.run.progress import JobProgress, SilentProgress
 
 if TYPE_CHECKING:
-    from nas.errors import NasError
-    from nas.job.folder import JobRun
-    from nas.job.planning import JobPlan
     from nas.job.retargeting import retarget
+    from nas.job.running import JobResult, plan_job, run_job, search_job
     from nas.job.settings import job_path, load_job
-    from nas.run.candidates import Candidate
-    from nas.run.run import Run
     from nas.run.settings import JobSettings
-    from nas.search import SearchResult
-    from nas.supernet.weights import Supernet
 
 __all__ = [
     "JobProgress",
@@ -43,12 +33,15 @@ __all__ = [
     "search_job",
 ]
 
-
 _MODULES = {
+    "JobResult": "nas.job.running",
     "JobSettings": "nas.run.settings",
     "job_path": "nas.job.settings",
     "load_job": "nas.job.settings",
+    "plan_job": "nas.job.running",
     "retarget": "nas.job.retargeting",
+    "run_job": "nas.job.running",
+    "search_job": "nas.job.running",
 }
 """Modules of names that are imported when they are used: commands start without their imports."""
 
@@ -57,210 +50,3 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'nas.job' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """The result of a finished job.
-
-    Args:
-        run: the run.
-        report: path of the report.
-        members: networks on the Pareto front, the fastest first.
-        models: folders of the networks that were trained to the end, the pick first.
-    """
-
-    run: Run
-    report: Path
-    members: list[Candidate]
-    models: tuple[Path, ...] = ()
-
-
-def run_job(
-    settings: JobSettings,
-    folder: Path,
-    *,
-    command: str = "",
-    progress: JobProgress | bool | None = True,
-    own_spaces: bool = False,
-) -> JobResult:
-    """Run a whole job. Run again on the same folder, it continues where it stopped.
-
-    Args:
-        settings: the settings of the job, see `load_job`.
-        folder: the run folder; it is made if missing. It holds everything that the job makes but
-            the latency table of the device.
-        command: command that the report names as what made it.
-        progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
-            what receives stages, progress and messages.
-        own_spaces: whether a run that continues takes its own copies of the spaces, and not the
-            files that the job names.
-
-    Raises:
-        RunFolderError: the folder is in use, belongs to another job or holds other files.
-        RequestError: the process is one of several that `torchrun` started, or the device does not
-            have the settings.
-        ExportError: a finalist or a published network could not be trained, or a finalist not be
-            exported in all formats; everything else is done, and in the report.
-        NasError: a stage failed.
-    """
-    from nas.deploy.exporting import check_formats, job_formats, unfinished_error
-    from nas.job import finish, stages
-    from nas.job.folder import claim
-    from nas.job.inputs import check_device, check_published, check_references
-    from nas.job.planning import EXPORT, FINALISTS, MEASURE, REFERENCES, possible_references
-    from nas.job.references import train_references
-    from nas.job.retargeting import take_over_trained
-    from nas.run.trained import MODELS_FOLDER
-    from nas.supernet.distributed import require_single_process
-
-    require_single_process("a job")
-    folder = expanded(folder)
-    check_formats(settings, job_formats(settings))
-    check_device(settings)
-    if not own_spaces:
-        check_published(settings)
-        check_references(settings)
-    with shown(progress) as bars, claim(folder, settings, command) as run:
-        supernets, result = _run_until_search(run, bars, own_spaces=own_spaces)
-        with run.stage(MEASURE, bars):
-            finish.measure_front(run, bars, supernets, result.trials)
-            take_over_trained(run, bars)
-        finalists: list[str] = []
-        untrained: dict[str, NasError] = {}
-        unexported: dict[str, NasError] = {}
-        if settings.finish.retrain != 0:
-            with run.stage(FINALISTS, bars):
-                finalists, untrained = finish.train_finalists(run, bars)
-            with run.stage(EXPORT, bars):
-                unexported = finish.export_finalists(run, finalists, bars)
-            if possible_references(settings, run.spaces):
-                with run.stage(REFERENCES, bars):
-                    untrained |= train_references(run, bars)
-        report = stages.write_report(run)
-        if untrained or unexported:
-            raise unfinished_error(
-                untrained,
-                unexported,
-                f"Everything else is done, see {report}. The same command tries again what is "
-                "missing, without training what is trained; [finish] export may name other "
-                "formats then.",
-            )
-        models = tuple(folder / MODELS_FOLDER / name for name in finalists)
-        return JobResult(run, report, run.members, models)
-
-
-def search_job(
-    settings: JobSettings,
-    folder: Path,
-    *,
-    command: str = "",
-    progress: JobProgress | None = None,
-    own_spaces: bool = False,
-) -> SearchResult:
-    """Run a job up to its search, without timing the front. `run_job` can continue it.
-
-    The report shows the predicted front, and what an earlier `run_job` measured.
-
-    Args:
-        settings, folder, command, progress: see `run_job`.
-        own_spaces: see `nas.job.stages.open_data`.
-
-    Raises:
-        NasError: see `run_job`.
-    """
-    from nas.job import stages
-    from nas.job.folder import claim
-    from nas.job.inputs import check_device, check_published
-    from nas.job.trials_file import write_candidates
-    from nas.supernet.distributed import require_single_process
-
-    require_single_process("a search")
-    check_device(settings)
-    if not own_spaces:
-        check_published(settings)
-    with claim(folder, settings, command) as run:
-        supernets, result = _run_until_search(
-            run, progress or SilentProgress(), own_spaces=own_spaces, search_only=True
-        )
-        write_candidates(run, result.trials, supernets)
-        stages.write_report(run)
-        return result
-
-
-def _run_until_search(
-    run: JobRun, progress: JobProgress, *, own_spaces: bool = False, search_only: bool = False
-) -> tuple[dict[str, Supernet], SearchResult]:
-    """Run all stages up to the search, and return the supernets and the result of the search."""
-    from nas.job import searching, stages
-    from nas.job.int8_losses import measure_losses
-    from nas.job.planning import ANCHORS, LOSSES, PREPARE, SEARCH, TABLE, planned_stages
-    from nas.job.supernets import train_anchors
-
-    with run.stage(PREPARE, progress):
-        stages.open_data(run, progress, own_spaces=own_spaces)
-        run.record.remaining = planned_stages(run.settings, run.spaces, search_only=search_only)
-        stages.open_device(run, progress)
-        stages.note_few_images(run.settings, run.data, progress)
-        searching.require_feasible_job(run)
-        stages.decide_training(run, progress)
-    with run.stage(TABLE, progress):
-        stages.build_latency_table(run, progress)
-        searching.require_feasible_job(run)
-        searching.note_idle_limits(run, progress)
-    supernets = stages.train_supernets(run, progress, stages.supernet_settings(run))
-    has_begun = run.record.study is not None or run.record.source is not None
-    if run.settings.anchors and not has_begun:
-        with run.stage(ANCHORS, progress):
-            train_anchors(run, progress)
-    if len(run.settings.device.dtypes) > 1 and not run.record.int8_losses:
-        with run.stage(LOSSES, progress):
-            measure_losses(run, progress, supernets)
-    with run.stage(SEARCH, progress):
-        return supernets, searching.search_spaces(run, progress, supernets)
-
-
-def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> JobPlan:
-    """Return what a job would do and how long each stage takes, from quick measurements.
-
-    No file is made or changed.
-
-    Args:
-        settings: the settings of the job, see `load_job`.
-        progress: receives progress and messages.
-
-    Raises:
-        RequestError: the job cannot do what its settings ask for.
-        DataError: the images cannot be used.
-    """
-    from nas.deploy.exporting import check_formats, job_formats
-    from nas.job.inputs import (
-        check_device,
-        check_references,
-        load_images,
-        load_job_spaces,
-    )
-    from nas.job.planning import make_plan
-    from nas.job.probes import choose_image_size, measure_probes
-    from nas.job.stages import note_few_images
-    from nas.latency import open_runtime
-
-    progress, start = progress or SilentProgress(), time.perf_counter()
-    check_formats(settings, job_formats(settings))
-    check_device(settings)
-    check_references(settings)
-    size = choose_image_size(settings, progress)
-    data = load_images(settings, progress, image_size=size, write_cache=False)
-    progress.note(data.worth_of_an_image)
-    _, spaces, published = load_job_spaces(settings, data)
-    probes = measure_probes(settings, data, spaces, published, progress)
-    device = settings.device
-    runtimes = [
-        open_runtime(device.runtime, **device.runtime_options(dtype)) for dtype in device.dtypes
-    ]
-    prepare_s = time.perf_counter() - start
-    plan = make_plan(settings, data, spaces, runtimes, progress, prepare_s)
-    note_few_images(settings, data, progress)
-    for probe in probes.values():
-        progress.note(probe.text)
-    return plan

@@ -26,7 +26,7 @@ from nas.job.planning import (
     most_finalists,
 )
 from nas.job.references import affordable, published_networks, untrained
-from nas.job.retargeting import trained_in_source
+from nas.job.source import trained_in_source
 from nas.job.trials_file import candidate_rows, write_candidates
 from nas.latency import measure_networks
 from nas.run.candidates import of_table

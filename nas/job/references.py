@@ -9,7 +9,7 @@ from nas.deploy.retrain import train_networks
 from nas.errors import KernelError, NasError, SpaceError
 from nas.job.folder import JobRun
 from nas.job.planning import REFERENCES_SHARE
-from nas.job.retargeting import take_over_models, trained_in_source
+from nas.job.source import take_over_models, trained_in_source
 from nas.run.candidates import latency_us
 from nas.run.progress import JobProgress
 from nas.run.published import published_comparisons

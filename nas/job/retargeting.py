@@ -7,34 +7,28 @@ as for every run: the latency table, a search that begins with the scores, the m
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nas import files
 from nas.deploy.exporting import possible_formats
-from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
-from nas.deploy.networks import WEIGHTS_FILE
 from nas.errors import RequestError, RunFolderError
 from nas.files.documents import to_json
 from nas.files.names import name_like
 from nas.files.paths import expanded
-from nas.job import JobResult, run_job
-from nas.job.folder import JobRun, installed_versions, require_run_or_empty
+from nas.job.folder import installed_versions, require_run_or_empty
 from nas.job.inputs import check_device
+from nas.job.running import JobResult, run_job
 from nas.job.searching import has_study, trials_storage
 from nas.job.settings import JOB_FILE, with_options
+from nas.job.source import take_over
 from nas.latency import LatencyTable
-from nas.run.answers import ANSWERS_FILE
 from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord, RunRecord, SourceSummary, read_run
 from nas.run.run import Run
 from nas.run.settings import JobSettings
-from nas.run.trained import MODELS_FOLDER, TRAINED_FILE, read_trained
-from nas.supernet.records import TRAINING_LOG
 
 BUDGET = "30m"
 """Default budget of a retargeted run, which trains no supernet."""
@@ -54,12 +48,6 @@ _COPIED_FILES = (
     "standalone.jsonl",
 )
 """Files of a run that do not depend on the device. Weights are linked, as they never change."""
-
-_MODEL_FILES = (
-    *(WEIGHTS_FILE, ARCHITECTURE_FILE, PREPROCESSING_FILE, TRAINING_LOG, ANSWERS_FILE),
-    TRAINED_FILE,
-)
-"""What a training leaves in a model's folder; the last file says that the others are complete."""
 
 
 def retarget(
@@ -182,7 +170,7 @@ def _begin(source: Run, folder: Path, settings: JobSettings, command: str) -> No
             for pattern in _COPIED_FILES:
                 for path in source.path.glob(pattern):
                     if not path.name.startswith("."):
-                        _take_over(path, folder / path.relative_to(source.path))
+                        take_over(path, folder / path.relative_to(source.path))
             begun = _new_record(source, settings, command, study)
             files.replace(folder / "run.json", to_json(begun))
 
@@ -249,64 +237,3 @@ def _require_base(source: Run) -> str:
             remedy="Run its job to the end first, or restore study.journal.",
         )
     return record.study
-
-
-def _take_over(path: Path, copy: Path) -> None:
-    """Link the weights in a file, and copy other files, to which a run may append."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".safetensors":
-        copy.unlink(missing_ok=True)
-        with suppress(OSError):  # A file system without hard links, or another one.
-            os.link(path, copy)
-            return
-    files.replace(copy, path.read_bytes())
-
-
-def trained_in_source(run: Run) -> dict[str, Path]:
-    """Return the folders of the networks that the source of a run has trained, by digest.
-
-    They are none for a run of its own, and if the source was moved or removed since.
-    """
-    source = run.record.source
-    if source is None:
-        return {}
-    folder = Path(source.folder)
-    return {
-        digest: folder / MODELS_FOLDER / record.id
-        for digest, record in read_trained(folder).items()
-    }
-
-
-def take_over_trained(run: JobRun, progress: JobProgress) -> None:
-    """Take over the trained networks of the source of a run that lie on the front of the run.
-
-    They keep their weights and their test accuracy, so that the test images are not read again.
-    """
-    source = run.record.source
-    if source is not None and take_over_models(run, run.front["digest"]):
-        progress.note(
-            f"{', '.join(source.models)}: on the front, with the weights that they were trained to "
-            f"in {source.folder}"
-        )
-
-
-def take_over_models(run: JobRun, digests: Iterable[str]) -> list[str]:
-    """Take over trained networks of the source of a run, and return the names of their folders.
-
-    Args:
-        run: the run.
-        digests: digests of networks; those that the source has not trained, or that the run has,
-            are left out.
-    """
-    trained, own, source = trained_in_source(run), run.trained, run.record.source
-    taken = [trained[digest] for digest in digests if digest in trained and digest not in own]
-    for folder in taken:
-        for name in _MODEL_FILES:
-            if (folder / name).is_file():
-                _take_over(folder / name, run.path / MODELS_FOLDER / folder.name / name)
-    names = [folder.name for folder in taken]
-    if names and source is not None:
-        source.models = list(dict.fromkeys([*source.models, *names]))
-        run.write_trials(run.trials)
-        run.save()
-    return names
