@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -171,7 +171,7 @@ def _deviation(row: ReferenceComparison) -> str:
 def print_sample(
     space: SearchSpace,
     count: int,
-    limits: Mapping[str, tuple[float | None, float | None]],
+    limits: Sequence[Limit],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -180,13 +180,12 @@ def print_sample(
     Args:
         space: space to draw from.
         count: number of architectures.
-        limits: smallest and largest value of a count by its name; None for no limit.
+        limits: those that each of them meets.
         seed: seed of the draw.
         as_json: whether to print one list.
     """
-    bounds = [Limit(name, *ends) for name, ends in limits.items() if ends != (None, None)]
     rng = np.random.default_rng(seed)
-    records = [sample_within(space, rng, bounds).to_json() for _ in range(count)]
+    records = [sample_within(space, rng, limits).to_json() for _ in range(count)]
     if as_json:
         print_json(records)
     else:

@@ -56,6 +56,7 @@ def spaces(
     Example: nas spaces mobilenet --sample 10 --max-macs 300e6
     """
     from nas.cli import networks, space_tables
+    from nas.space import Limit
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     modes = {"--arch": arch is not None, "--references": references, "--sample": sample is not None}
@@ -81,7 +82,11 @@ def spaces(
                 "--sample draws from one space.",
                 remedy="Name it: nas spaces mobilenet --sample 10.",
             )
-        limits = {"macs": (min_macs, max_macs), "params": (None, max_params)}
+        limits = []
+        if (min_macs, max_macs) != (None, None):
+            limits.append(Limit("macs", min_macs, max_macs))
+        if max_params is not None:
+            limits.append(Limit("params", largest=max_params))
         networks.print_sample(load_adapted_space(name, **sizes), sample, limits, seed, as_json)
     elif name is None:
         space_tables.list_spaces(sizes, as_json)

@@ -1,36 +1,33 @@
-"""`Limit` and `sample_within`: random architectures under limits on MACs, latency or the like."""
+"""`Limit` and `sample_within`: random architectures under limits on MACs, parameters or memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import get_args
 
 import numpy as np
 
-from nas.errors import InfeasibleError, NasError, RequestError
+from nas.errors import InfeasibleError, RequestError
 from nas.files.documents import shortened
 from nas.graph import Graph
 from nas.space.architecture import Architecture, is_number
-from nas.space.space import GraphCount, SearchSpace
+from nas.space.space import End, GraphCount, SearchSpace
 from nas.space.variation import mutate
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Bounds on a number of a graph.
+    """Bounds on a count of a graph.
 
     Args:
-        name: of the number, with its unit; `macs`, `params` and `peak_memory_bytes` need no
-            `compute`.
+        name: of the count.
         smallest: lower bound, inclusive; None for none.
         largest: upper bound, inclusive; None for none.
-        compute: returns the number of a graph. A graph for which it raises a `NasError`, such as
-            one with a kernel that the latency table lacks, does not meet the limit.
 
-    Raises RequestError for a limit without bounds, or with bounds that exclude each other or are no
-    finite numbers, and for a negative bound of a count.
+    Raises RequestError for a limit without bounds, for bounds that exclude each other, and for
+    bounds that are no finite numbers of 0 or more.
 
     Example:
         >>> limit = Limit("macs", largest=30e6)
@@ -38,59 +35,44 @@ class Limit:
         0.5
     """
 
-    name: str
+    name: GraphCount
     smallest: float | None = None
     largest: float | None = None
-    compute: Callable[[Graph], float] | None = None
 
     def __post_init__(self) -> None:
+        if self.name not in get_args(GraphCount):
+            raise RequestError(
+                f"There is no limit on {shortened(self.name)}.",
+                remedy=f"Limit one of {', '.join(get_args(GraphCount))}.",
+            )
         for word, bound in (("at least", self.smallest), ("at most", self.largest)):
-            if bound is None:
-                continue
-            if not is_number(bound) or (self.is_count and bound < 0):
+            if bound is not None and not (is_number(bound) and bound >= 0):
                 raise RequestError(
                     f"The limit on {self.name} is {word} {shortened(bound)}.",
-                    remedy="Give a finite number"
-                    + (" of 0 or more." if self.is_count else ", or None for no bound."),
+                    remedy="Give a finite number of 0 or more.",
                 )
         low, high = self._bounds
-        if (low, high) == (-math.inf, math.inf) or low > high:
+        if self.smallest is self.largest is None or low > high:
             raise RequestError(
                 f"The limit on {self.name} is {self.smallest} to {self.largest}.",
                 remedy="Give a smallest value, a largest one that is not smaller, or both.",
             )
-        if self.compute is None and not self.is_count:
-            raise RequestError(
-                f"A limit on {self.name} needs to know how it is worked out.",
-                remedy=f"Give `compute`, or limit one of {', '.join(get_args(GraphCount))}.",
-            )
-
-    @property
-    def is_count(self) -> bool:
-        """Whether the number is a count of the graph, whose range over a space is known exactly."""
-        return self.compute is None and self.name in get_args(GraphCount)
 
     @property
     def _bounds(self) -> tuple[float, float]:
-        low = -math.inf if self.smallest is None else self.smallest
-        return low, math.inf if self.largest is None else self.largest
+        return self.smallest or 0, math.inf if self.largest is None else self.largest
 
-    def value_of(self, graph: Graph) -> float:
-        """Return the number of a graph; infinity where it cannot be computed."""
-        if self.compute is None:
-            return float(getattr(graph, self.name))
-        try:
-            value = self.compute(graph)
-        except NasError:
-            return math.inf
-        return math.inf if math.isnan(value) else value
+    def value_of(self, graph: Graph) -> int:
+        """Return the count of a graph."""
+        count: int = getattr(graph, self.name)
+        return count
 
     def violation(self, value: float) -> float:
         """Return how far outside the bounds a value is, relative to the bound; 0 inside."""
         low, high = self._bounds
-        distance = low - value if value < low else max(0.0, value - high)
-        bound = low if value < low else high
-        return distance if distance in (0, math.inf) else distance / (abs(bound) or 1)
+        if value < low:
+            return (low - value) / low
+        return max(0.0, value - high) / (high or 1)
 
     def describe(self) -> str:
         """Return the limit in words."""
@@ -122,8 +104,8 @@ def sample_within(
         attempts: how many architectures are looked at.
 
     Raises:
-        InfeasibleError: no architecture of the space meets the limit on a count, or no attempt met
-            all limits; the message says which, and describes the nearest architecture.
+        InfeasibleError: no architecture of the space meets one limit, or no attempt met all of
+            them; the message says which, and describes the nearest architecture.
 
     Example:
         >>> from nas.space import load_space
@@ -158,12 +140,13 @@ def sample_within(
 
 
 def _check_range(space: SearchSpace, limit: Limit) -> None:
-    """Raise InfeasibleError if no architecture of the space can meet a limit on a count."""
-    if not limit.is_count:
-        return
-    count = cast(GraphCount, limit.name)
-    for end, bound in (("smallest", limit.largest), ("largest", limit.smallest)):
-        nearest = space.extreme(count, end)  # type: ignore[arg-type]
+    """Raise InfeasibleError if no architecture of the space can meet a limit."""
+    bounds: tuple[tuple[End, float | None], ...] = (
+        ("smallest", limit.largest),
+        ("largest", limit.smallest),
+    )
+    for end, bound in bounds:
+        nearest = space.extreme(limit.name, end)
         value = limit.value_of(nearest.graph)
         if bound is not None and (value > bound if end == "smallest" else value < bound):
             raise InfeasibleError(
@@ -174,7 +157,7 @@ def _check_range(space: SearchSpace, limit: Limit) -> None:
 
 
 def _nearest_extreme(space: SearchSpace, limits: Sequence[Limit]) -> Architecture:
-    ends = [space.extreme(c, end) for c in get_args(GraphCount) for end in ("smallest", "largest")]
+    ends = [space.extreme(count, end) for count in get_args(GraphCount) for end in get_args(End)]
     return min(ends, key=lambda each: _total_violation(each, limits))
 
 

@@ -44,6 +44,9 @@ GRAPH_CACHE_SIZE = 1024
 GraphCount = Literal["macs", "params", "peak_memory_bytes"]
 """The counts of a graph whose range over a space is known exactly."""
 
+End = Literal["smallest", "largest"]
+"""An end of such a range."""
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -477,7 +480,7 @@ class SearchSpace:
         """The architecture with the fewest MACs; among equals, the one with the earlier options."""
         return self.extreme("macs", "smallest")
 
-    def extreme(self, count: GraphCount, end: Literal["smallest", "largest"]) -> Architecture:
+    def extreme(self, count: GraphCount, end: End) -> Architecture:
         """Return the architecture with the smallest or largest count of all, without a search."""
         if (count, end) not in self._extremes:
             best = self.automaton.extreme(
