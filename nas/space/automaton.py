@@ -195,6 +195,16 @@ class NetworkAutomaton:
                     reached.add(transition.target)
                     waiting.append(transition.target)
 
+    def output_shapes(self) -> list[set[Shape]]:
+        """Return the shapes of the tensors that can leave each stage."""
+        for _ in self.all_transitions():
+            pass  # Every state is entered on the way.
+        shapes: list[set[Shape]] = [set() for _ in self._stages]
+        for state in self._states:
+            if state.position == 0 and state.stage > 0:
+                shapes[state.stage - 1].add(state.shape)
+        return shapes
+
     # Canonical choices
 
     def canonical_choices(self, ops: OpSequence) -> Choices:

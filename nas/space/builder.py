@@ -158,21 +158,7 @@ class Builder:
             inputs = Channels.prefix(x.shape[0] // groups, inputs.extent // groups)
         window = self._window(x, name, kernel, stride, padding)
         slot = Slot(name, channels, inputs, int(kernel.largest))
-        return self._add(
-            Op(
-                "conv",
-                (x.position,),
-                (channels.width, *window.output),
-                window.kernel,
-                stride,
-                window.padding,
-                groups,
-                bias,
-                0,
-                slot,
-            ),
-            channels,
-        )
+        return self._conv(x, window, slot, channels, stride, groups, bias)
 
     def depthwise(
         self,
@@ -185,24 +171,23 @@ class Builder:
     ) -> SymbolicTensor:
         """Add a convolution of each channel by itself, with "same" padding; see `conv`."""
         kernel = Elastic.of(kernel)
-        c = x.shape[0]
         window = self._window(x, name, kernel, stride, "same")
         slot = Slot(name, x.channels.numbered, None, int(kernel.largest))
-        return self._add(
-            Op(
-                "conv",
-                (x.position,),
-                (c, *window.output),
-                window.kernel,
-                stride,
-                window.padding,
-                c,
-                bias,
-                0,
-                slot,
-            ),
-            x.channels,
-        )
+        return self._conv(x, window, slot, x.channels, stride, x.shape[0], bias)
+
+    def _conv(
+        self,
+        x: SymbolicTensor,
+        window: _Window,
+        slot: Slot,
+        channels: Channels,
+        stride: int,
+        groups: int,
+        bias: bool,
+    ) -> SymbolicTensor:
+        shape, (kernel, padding, _) = (channels.width, *window.output), window
+        op = Op("conv", (x.position,), shape, kernel, stride, padding, groups, bias, slot=slot)
+        return self._add(op, channels)
 
     def norm_and_activate(
         self, x: SymbolicTensor, name: str, *, activate: bool | str = True

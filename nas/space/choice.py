@@ -15,9 +15,6 @@ _Option = TypeVar("_Option", bound=Value)
 IDENTITY: None = None
 """The option that leaves a block out: `{"skip": IDENTITY, "e3": {"expand": 3}}`."""
 
-MAX_SIZE = 1 << 20
-"""Largest width, image side, and number of channels or classes; a larger one is a typing error."""
-
 Options = Value | tuple[Value, ...] | Mapping[str, Mapping[str, Any] | None]
 """One value, a tuple of values, or a mapping from names to block arguments."""
 

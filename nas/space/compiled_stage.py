@@ -15,8 +15,8 @@ from nas.graph import Channels, Graph, Shape
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph
 from nas.space.builder import Builder
-from nas.space.choice import MAX_SIZE, Choice, Options, options_left, size_options
-from nas.space.elastic import Elastic
+from nas.space.choice import Choice, Options, options_left, size_options
+from nas.space.elastic import MAX_SIZE, Elastic
 from nas.space.stage import BlockSelection, Stage, block_keywords, source_file
 from nas.space.user_code import user_code
 

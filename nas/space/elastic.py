@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from nas.errors import SpaceError
 
-MAX_CHANNELS = 1 << 20
-"""Most channels of a layer; more are a typing error."""
+MAX_SIZE = 1 << 20
+"""Largest width, image side, and number of channels or classes; a larger one is a typing error."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Elastic:
     def rounded(self, divisor: int) -> Elastic:
         """Return the nearest multiple of `divisor`, at least one and at least 0.9 of the value.
 
-        Raises SpaceError for a value that is not above 0, or above `MAX_CHANNELS`.
+        Raises SpaceError for a value that is not above 0, or above `MAX_SIZE`.
         """
         return Elastic(
             _round_channels(self.value, divisor),
@@ -67,12 +67,12 @@ def _round_channels(value: float, divisor: int) -> int:
     """Round as the reference code of the MobileNet papers does (`make_divisible`).
 
     Raises SpaceError for a number that is not above 0, which would be rounded to one divisor, and
-    for one above `MAX_CHANNELS`.
+    for one above `MAX_SIZE`.
     """
-    if not 0 < value <= MAX_CHANNELS:
+    if not 0 < value <= MAX_SIZE:
         raise SpaceError(
             f"A layer has {value:g} channels.",
-            remedy=f"Use widths and ratios above 0 that make at most {MAX_CHANNELS} channels; the "
+            remedy=f"Use widths and ratios above 0 that make at most {MAX_SIZE} channels; the "
             "option IDENTITY leaves a block out.",
         )
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)

@@ -20,9 +20,10 @@ from nas.space.architecture import Architecture, Choices, Value, parse_record
 from nas.space.automaton import NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence
 from nas.space.builder import Builder
-from nas.space.choice import MAX_SIZE, Choice, Options
+from nas.space.choice import Choice, Options
 from nas.space.compiled_stage import ChosenOptions, CompiledStage, require_mapping
 from nas.space.counting import DeterministicAutomaton
+from nas.space.elastic import MAX_SIZE
 from nas.space.lowering import Lowering
 from nas.space.reference import Reference, unknown_reference_error
 from nas.space.restriction import restricted

@@ -125,8 +125,7 @@ def count_reference(space: SearchSpace, name: str) -> ReferenceCounts:
 
 def summarise_stages(space: SearchSpace) -> list[StageSummary]:
     """Return the rows of a space's table."""
-    outputs = _output_sizes(space)
-    rows = []
+    rows, shapes = [], space.automaton.output_shapes()
     for index, compiled in enumerate(space.compiled_stages):
         stage = compiled.stage
         per_stage = {choice.argument: choice.to_json() for choice in compiled.stage_choices}
@@ -142,39 +141,10 @@ def summarise_stages(space: SearchSpace) -> list[StageSummary]:
                 stride=_adapted_stride(space, index),
                 per_stage=per_stage,
                 per_block=per_block,
-                output_sizes=outputs[stage.name],
+                output_sizes=sorted({(h, w) for _, h, w in shapes[index]}, reverse=True),
             )
         )
     return rows
-
-
-def _output_sizes(space: SearchSpace) -> dict[str, list[tuple[int, int]]]:
-    """Return the heights and widths that can leave each stage, the largest first.
-
-    The sizes depend on choices such as the kernel of an unpadded convolution. Each choice of the
-    largest network is changed in turn, for all network-wide options.
-    """
-    first = {name: options[0] for name, options in space.parameters.items()}
-    largest = {**first, **dict(space.largest.choices)}
-    sizes_of: dict[str, set[tuple[int, int]]] = {stage.name: set() for stage in space.stages}
-    for network_options in _all_network_options(space):
-        base = {**largest, **network_options}
-        changed = [
-            {**base, name: option}
-            for name, options in space.parameters.items()
-            for option in options
-            if name not in network_options
-        ]
-        for choices in (base, *changed):
-            graph = space.architecture(choices).graph
-            outputs = {name.split(".")[0]: block.shape for block, name in graph.blocks}
-            _, height, width = graph.input_shape
-            for name, sizes in sizes_of.items():
-                # A stage whose blocks are all left out passes its input on.
-                if name in outputs:
-                    _, height, width = outputs[name]
-                sizes.add((height, width))
-    return {name: sorted(sizes, reverse=True) for name, sizes in sizes_of.items()}
 
 
 def _all_network_options(space: SearchSpace) -> Iterator[dict[str, Value]]:

@@ -4,7 +4,7 @@ import pytest
 
 from nas.cli.space_plot import draw_space
 from nas.space import load_definition, load_space
-from nas.space.choice import MAX_SIZE
+from nas.space.elastic import MAX_SIZE
 from nas.space.summary import sample_graphs
 
 

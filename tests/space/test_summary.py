@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nas.space import load_definition, load_space, space_names, summary
-from nas.space.choice import MAX_SIZE
+from nas.space.elastic import MAX_SIZE
 
 
 @pytest.mark.slow
