@@ -148,9 +148,7 @@ class NetworkAutomaton:
         x = state.shape, Channels.prefix(state.shape[0], state.shape[0])
         shared = (*stage.relevant_options(network_options), *state.stage_options)
         for own in product(*[choice.options for choice in stage.block_choices[position]]):
-            block = stage.block_graph(
-                x, position, (*shared, *own), stride, self._lowering.new_builder
-            )
+            block = stage.block_graph(x, position, (*shared, *own), stride)
             shape = state.shape if block is None else block.shape
             target = self._number(state._replace(position=position + 1, shape=shape))
             chosen = stage_choices + _real_choices(stage.block_choices[position], own)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.errors import SpaceError, printable
 from nas.files.documents import shortened
@@ -14,11 +14,13 @@ from nas.files.names import require_identifier
 from nas.graph import Channels, Graph, Shape
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph
-from nas.space.builder import Builder
 from nas.space.choice import Choice, Options, options_left, size_options
 from nas.space.elastic import MAX_SIZE, Elastic
 from nas.space.stage import BlockSelection, Stage, block_keywords, source_file
 from nas.space.user_code import user_code
+
+if TYPE_CHECKING:
+    from nas.space.space import SearchSpace
 
 MAX_DEPTH = 1000
 """Most blocks of a stage: published networks have fewer than a hundred."""
@@ -28,9 +30,6 @@ ChosenOptions = tuple[Any, ...]
 
 InputTensor = tuple[Shape, Channels]
 """The input of a block: its shape, and which channels of its widest version these are."""
-
-BuilderFactory = Callable[[Shape, Channels], Builder]
-"""Returns a new builder for a block with this input."""
 
 
 class CompiledStage:
@@ -47,33 +46,20 @@ class CompiledStage:
         stride_choice: the network-wide choice that decides the stride; None if the stride is fixed.
     """
 
-    def __init__(
-        self,
-        space: str,
-        stage: Stage,
-        network_choices: Sequence[Choice],
-        narrowed: Mapping[str, Sequence[Value]],
-    ) -> None:
-        """Check and compile a row of the table.
-
-        Args:
-            space: name of the space, for messages.
-            stage: the row of the table.
-            network_choices: the choices that are made once for the whole network.
-            narrowed: the options that are left, by name of the choice; see `SearchSpace`.
+    def __init__(self, space: SearchSpace, stage: Stage) -> None:
+        """Check and compile a row of a space's table.
 
         Raises SpaceError, naming the stage and what would be accepted.
         """
-        self.stage = stage
-        self.where = f"Space {space}, stage {stage.name}"
+        self.stage, self._space = stage, space
+        self.where = f"Space {space.name}, stage {stage.name}"
         require_mapping(stage.per_stage, f"{self.where}: per_stage")
         require_mapping(stage.per_block, f"{self.where}: per_block")
         for key in (*stage.per_stage, *stage.per_block):
             require_identifier(key, self.where, SpaceError)
-        self._narrowed = narrowed
         self.depth_name = f"{stage.name}.depth"
         depths = size_options(self.where, "depth", stage.depth, MAX_DEPTH)
-        self.depths = options_left(self.where, "depth", depths, narrowed.get(self.depth_name))
+        self.depths = options_left(self.where, "depth", depths, space.narrowed.get(self.depth_name))
         self.stage_choices = self._make_stage_choices()
         body = BlockSelection(self.where, stage.block, stage.per_stage, stage.per_block)
         entry = body
@@ -81,15 +67,17 @@ class CompiledStage:
             entry = BlockSelection(self.where, stage.entry, stage.per_stage, stage.per_block)
         self._blocks = [entry, *[body] * (max(self.depths) - 1)]
         self.block_choices = [self._make_block_choices(at) for at in range(max(self.depths))]
-        self.stride_choice = self._find_stride_choice(network_choices)
+        self.stride_choice = self._find_stride_choice()
         known = entry.keywords | self._blocks[-1].keywords
         self.network_choices = [
             choice
-            for choice in network_choices
+            for choice in space.network_choices
             if choice is self.stride_choice
             or any(known & arguments.keys() for arguments in choice.all_arguments())
         ]
-        self._network_positions = [network_choices.index(each) for each in self.network_choices]
+        self._network_positions = [
+            space.network_choices.index(each) for each in self.network_choices
+        ]
         self._all_choices = [
             [*self.network_choices, *self.stage_choices, *own] for own in self.block_choices
         ]
@@ -182,11 +170,7 @@ class CompiledStage:
     # Lowering
 
     def lower(
-        self,
-        block: BlockGraph,
-        choices: Mapping[str, Any],
-        stride: int,
-        new_builder: BuilderFactory,
+        self, block: BlockGraph, choices: Mapping[str, Any], stride: int
     ) -> Iterator[tuple[BlockGraph, str]]:
         """Iterate over the stage's block graphs, each with the prefix of its slot names.
 
@@ -197,28 +181,21 @@ class CompiledStage:
             block: the last block graph before the stage.
             choices: the options by name.
             stride: of the first block.
-            new_builder: returns a builder.
         """
         for position in range(self.depth(choices)):
             key = (block, stride, self._select_options[position](choices))
             cache = self._next_blocks[position]
             if key not in cache:
                 options = tuple([each.selected(choices) for each in self._all_choices[position]])
-                cache[key] = self.block_graph(
-                    (block.shape, block.channels), position, options, stride, new_builder
-                )
+                x = block.shape, block.channels
+                cache[key] = self.block_graph(x, position, options, stride)
             following = cache[key]
             if following is not None:
                 yield following, self.names[position]
                 block = following
 
     def block_graph(
-        self,
-        x: InputTensor,
-        position: int,
-        options: ChosenOptions,
-        stride: int,
-        new_builder: BuilderFactory,
+        self, x: InputTensor, position: int, options: ChosenOptions, stride: int
     ) -> BlockGraph | None:
         """Return the graph of the block at `position`; None if it is left out or adds nothing.
 
@@ -228,11 +205,10 @@ class CompiledStage:
             options: of `network_choices`, `stage_choices` and `block_choices[position]`, in this
                 order.
             stride: of the stage.
-            new_builder: returns a builder.
         """
         key = (x, self._kinds[position], options, stride if position == 0 else 1)
         if key not in self._block_graphs:
-            self._block_graphs[key] = self._build(x, position, options, key[-1], new_builder)
+            self._block_graphs[key] = self._build(x, position, options, key[-1])
         return self._block_graphs[key]
 
     def block_graphs_with_slots(
@@ -241,7 +217,6 @@ class CompiledStage:
         outputs: dict[int, InputTensor],
         network_options: ChosenOptions,
         stride: int,
-        new_builder: BuilderFactory,
     ) -> Iterator[Graph]:
         """Iterate over the stage's blocks with their slots; see `Lowering.block_graphs_with_slots`.
 
@@ -250,7 +225,6 @@ class CompiledStage:
             outputs: receives a tensor that can leave the stage for each width of the widest one.
             network_options: of `network_choices`.
             stride: of the stage.
-            new_builder: returns a builder.
         """
         for shared in product(*[choice.options for choice in self.stage_choices]):
             arriving = inputs
@@ -259,7 +233,7 @@ class CompiledStage:
                 own_options = product(*[choice.options for choice in own])
                 for x, chosen in product(arriving.values(), own_options):
                     options = (*network_options, *shared, *chosen)
-                    block = self.block_graph(x, position, options, stride, new_builder)
+                    block = self.block_graph(x, position, options, stride)
                     output = x if block is None else (block.shape, block.channels)
                     leaving.setdefault(output[1].extent, output)
                     if block is not None:
@@ -281,12 +255,7 @@ class CompiledStage:
         return [stage.name, blocks, list(self.depths), stride, choices]
 
     def _build(
-        self,
-        x: InputTensor,
-        position: int,
-        options: ChosenOptions,
-        stride: int,
-        new_builder: BuilderFactory,
+        self, x: InputTensor, position: int, options: ChosenOptions, stride: int
     ) -> BlockGraph | None:
         shape, channels = x
         arguments: dict[str, Any] = {}
@@ -308,7 +277,7 @@ class CompiledStage:
         }
         if "stride" in known:
             given["stride"] = stride
-        build = new_builder(shape, channels)
+        build = self._space.new_builder(shape, channels)
         try:
             with user_code(source_file(block), f"block {block.__name__}"):
                 output = block(build, build.input, name, **given)
@@ -364,10 +333,10 @@ class CompiledStage:
         return choices
 
     def _choice(self, name: str, argument: str, options: Options) -> Choice:
-        return Choice(self.where, name, argument, options, self._narrowed.get(name))
+        return Choice(self.where, name, argument, options, self._space.narrowed.get(name))
 
-    def _find_stride_choice(self, network_choices: Sequence[Choice]) -> Choice | None:
-        stride = self.stage.stride
+    def _find_stride_choice(self) -> Choice | None:
+        stride, network_choices = self.stage.stride, self._space.network_choices
         strides = [stride] if isinstance(stride, int) else list(stride.values())
         if any(each not in (1, 2) for each in strides):
             raise SpaceError(f"{self.where}: stride is {shortened(stride)}.", remedy="Use 1 or 2.")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.errors import SpaceError
 from nas.graph import DEFAULT_DTYPE, Channels, Graph, Op, Shape
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph, OpSequence, input_op_id
-from nas.space.choice import Choice
-from nas.space.compiled_stage import BuilderFactory, ChosenOptions, CompiledStage, InputTensor
+from nas.space.compiled_stage import ChosenOptions, InputTensor
+
+if TYPE_CHECKING:
+    from nas.space.space import SearchSpace
 
 
 class Lowering:
@@ -20,32 +22,11 @@ class Lowering:
     Attributes:
         stages: the stages of the space.
         network_choices: the choices made once for the whole network.
-        new_builder: returns a builder with the settings of the space.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[CompiledStage],
-        network_choices: Sequence[Choice],
-        parameters: Mapping[str, tuple[Value, ...]],
-        input_shape: Shape,
-        smallest_map: int,
-        new_builder: BuilderFactory,
-    ) -> None:
-        """Prepare to lower networks of a space.
-
-        Args:
-            stages: the stages of the space.
-            network_choices: the choices made once for the whole network.
-            parameters: the options of every choice by name.
-            input_shape: `(channels, height, width)` of the images.
-            smallest_map: height and width that the last feature map keeps at least, in pixels.
-            new_builder: returns a builder with the settings of the space.
-        """
-        self.stages, self.network_choices, self.new_builder = stages, network_choices, new_builder
-        self._parameters = parameters
-        self._input_shape = input_shape
-        self._smallest_map = smallest_map
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self.stages, self.network_choices = space.compiled_stages, space.network_choices
         self._input_blocks: dict[Shape, BlockGraph] = {}
         self._strides: dict[ChosenOptions, tuple[int, ...]] = {}
 
@@ -62,7 +43,7 @@ class Lowering:
         blocks: list[tuple[BlockGraph, str]] = []
         strides = self.strides_for(network_options)
         for stage, stride in zip(self.stages, strides, strict=True):
-            for block, name in stage.lower(last, choices, stride, self.new_builder):
+            for block, name in stage.lower(last, choices, stride):
                 blocks.append((block, name))
                 last = block
         return input_op, blocks
@@ -77,7 +58,7 @@ class Lowering:
 
     def input_op_at(self, network_options: ChosenOptions) -> Op:
         """Return the network's input at the resolution and the dtype of network-wide options."""
-        channels, size, _ = self._input_shape
+        channels, size, _ = self._space.input_shape
         dtype = DEFAULT_DTYPE
         for choice, option in zip(self.network_choices, network_options, strict=True):
             if choice.argument == "resolution":
@@ -95,7 +76,7 @@ class Lowering:
             }
             strides = [stage.table_stride(chosen) for stage in self.stages]
             for index in range(len(strides)):
-                if self._last_map_size(chosen, strides) >= self._smallest_map:
+                if self._last_map_size(chosen, strides) >= self._space.smallest_map:
                     break
                 strides[index] = 1
             self._strides[network_options] = tuple(strides)
@@ -106,15 +87,17 @@ class Lowering:
 
         The network is the one that shrinks its input most: the shallowest with the largest kernels.
         """
-        choices = {name: options[0] for name, options in self._parameters.items()}
-        for name, options in self._parameters.items():
-            if not isinstance(options[0], str):
+        choices: dict[str, Value] = {}
+        for name, options in self._space.parameters.items():
+            if isinstance(options[0], str):
+                choices[name] = options[0]
+            else:
                 choices[name] = min(options) if name.endswith(".depth") else max(options)
         choices |= network_options
-        last = self._input_block(self._input_shape)
+        last = self._input_block(self._space.input_shape)
         try:
             for stage, stride in list(zip(self.stages, strides, strict=True))[:-1]:
-                for block, _ in stage.lower(last, choices, stride, self.new_builder):
+                for block, _ in stage.lower(last, choices, stride):
                     last = block
         except SpaceError:
             return 0
@@ -122,7 +105,7 @@ class Lowering:
 
     def _input_block(self, shape: Shape) -> BlockGraph:
         if shape not in self._input_blocks:
-            builder = self.new_builder(shape, Channels.prefix(shape[0], shape[0]))
+            builder = self._space.new_builder(shape, Channels.prefix(shape[0], shape[0]))
             self._input_blocks[shape] = BlockGraph.of_input(builder)
         return self._input_blocks[shape]
 
@@ -142,9 +125,7 @@ class Lowering:
             for stage, stride in zip(self.stages, strides, strict=True):
                 outputs: dict[int, InputTensor] = {}
                 options = stage.relevant_options(network_options)
-                for graph in stage.block_graphs_with_slots(
-                    inputs, outputs, options, stride, self.new_builder
-                ):
+                for graph in stage.block_graphs_with_slots(inputs, outputs, options, stride):
                     key = tuple([op._replace(inputs=(), shape=(0, 0, 0)) for op in graph.ops])
                     if key not in seen:
                         seen.add(key)

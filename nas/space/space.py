@@ -261,10 +261,7 @@ class SearchSpace:
     @cached_property
     def compiled_stages(self) -> tuple[CompiledStage, ...]:
         """The stages, ready to lower."""
-        return tuple(
-            CompiledStage(self.name, stage, self.network_choices, self.narrowed)
-            for stage in self.stages
-        )
+        return tuple(CompiledStage(self, stage) for stage in self.stages)
 
     @cached_property
     def parameters(self) -> dict[str, tuple[Value, ...]]:
@@ -553,16 +550,10 @@ class SearchSpace:
 
     @cached_property
     def _lowering(self) -> Lowering:
-        return Lowering(
-            self.compiled_stages,
-            self.network_choices,
-            self.parameters,
-            self.input_shape,
-            self.smallest_map,
-            self._new_builder,
-        )
+        return Lowering(self)
 
-    def _new_builder(self, shape: Shape, channels: Channels) -> Builder:
+    def new_builder(self, shape: Shape, channels: Channels) -> Builder:
+        """Return a builder with the settings of the space, for a block with this input."""
         return Builder(
             shape,
             classes=self.classes,
