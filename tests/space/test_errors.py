@@ -37,10 +37,6 @@ def leaving(build, x, name, *, width):
     sys.exit(0)
 
 
-def endless(build, x, name, *, width):
-    return endless(build, x, name, width=width)
-
-
 def silent(build, x, name, *, width):
     build.conv_unit(x, name, width)
 
@@ -97,16 +93,10 @@ BAD = {
         ["stage late", "kernel of 9", "4x4", "at most 7"],
     ),
     "even kernel": (lambda: kernels((3, 4)), ["stage s", "kernel size 4 is even", "odd"]),
-    "negative kernel": (lambda: residual(kernel=(-3, 3)), ["stage s", "kernel size is -3", "1 or"]),
-    "word for a kernel": (
-        lambda: kernels("three"),
-        ["stage s", "Block conv", "kernel size is 'three'", "whole number"],
-    ),
     "infinite option": (
         lambda: kernels((3, float("nan"))),
         ["stage s", "kernel has the options 3, nan", "finite"],
     ),
-    "list as an option": (lambda: kernels(([3],)), ["stage s", "kernel has the options [3]"]),
     "options twice": (lambda: kernels((3, 3)), ["stage s", "kernel", "different values"]),
     "words and numbers": (lambda: kernels((3, "5")), ["stage s", "kernel", "numbers only"]),
     "option with control characters": (
@@ -115,17 +105,9 @@ BAD = {
     ),
     "two stages of one name": (lambda: space(STEM, STEM), ["two stages", "'stem'"]),
     "reserved name": (lambda: space(Stage("a.b", "conv", 8)), ["'a.b' is not a name"]),
-    "choice whose name is no word": (
-        lambda: convolution(per_block={"a/b": {"x": {"kernel": 3}}}),
-        ["stage s", "'a/b' is not a name"],
-    ),
     "two choices of one name": (
         lambda: space(STEM, Stage("s", silent, 8, (1, 2), per_stage={"depth": (1, 2)})),
         ["stage s", "depth"],
-    ),
-    "reference of a name with a slash": (
-        lambda: space(STEM, references=(Reference("a/b", {}, source=""),)),
-        ["name of a reference is 'a/b'"],
     ),
     "reference without choices": (
         lambda: space(STEM, references=(Reference("a", None, source=""),)),
@@ -136,7 +118,6 @@ BAD = {
         ["references is ('a',)", "tuple of References"],
     ),
     "size that is no number": (lambda: space(STEM, image_size="8"), ["image_size is '8'"]),
-    "size of 1000 digits": (lambda: space(STEM, classes=10**1000), ["classes is 1000", "from 1"]),
     "expand ratio of zero": (
         lambda: residual(expand=(0, 3)),
         ["stage s", "0 channels", "above 0", "IDENTITY"],
@@ -146,9 +127,7 @@ BAD = {
         ["stage s", "1.6e+07 channels", "at most 1048576"],
     ),
     "width of zero": (lambda: convolution((0, 8)), ["stage s", "width is (0, 8)", "1 or more"]),
-    "width that is true": (lambda: convolution(True), ["stage s", "width is True", "whole"]),
     "half a depth": (lambda: convolution(depth=1.5), ["stage s", "depth is 1.5", "1 or more"]),
-    "depth of a million": (lambda: convolution(depth=10**6), ["stage s", "1000000", "up to 1000"]),
     "stride of three": (lambda: convolution(stride=3), ["stage s", "stride is 3", "1 or 2"]),
     "strides for no choice": (
         lambda: space(
@@ -188,7 +167,6 @@ BAD = {
     "resolutions of nothing": (lambda: space(STEM, resolutions=(0.0, 1.0)), ["resolutions"]),
     "no stages": (lambda: space(), ["has no stages"]),
     "unknown activation": (lambda: space(STEM, activation="gelu"), ["'gelu'", "relu6"]),
-    "list as an activation": (lambda: space(STEM, activation=["relu"]), ["['relu'] is unknown"]),
     "unknown activation of a stage": (
         lambda: space(
             STEM,
@@ -202,7 +180,6 @@ BAD = {
         ["stage s", "'swish'", "hard_swish"],
     ),
     "unknown block": (lambda: of_block("resnet"), ["stage s", "'resnet'", "fire"]),
-    "block that is no function": (lambda: of_block(3), ["stage s", "no block 3"]),
     "block left out that changes the width": (
         lambda: space(
             STEM,
@@ -228,10 +205,6 @@ BAD = {
     "block that ends the program": (
         lambda: of_block(leaving),
         ["stage s", "leaving", f"{__file__}, line {line_of(leaving)}", "SystemExit: 0"],
-    ),
-    "block that calls itself without end": (
-        lambda: of_block(endless),
-        ["stage s", "endless", f"{__file__}, line {line_of(endless)}", "RecursionError"],
     ),
     "block that returns nothing": (
         lambda: of_block(silent),

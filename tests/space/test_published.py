@@ -13,6 +13,8 @@ def test_all_published_networks_agree():
     rows = compare_references(spaces)
     assert [row.name for row in rows] == [r.name for s in spaces for r in s.references]
     assert all(row.agrees and row.is_in_space for row in rows)
+    assert sum(row.published_params is not None for row in rows) > 20
+    assert sum(row.published_macs is not None for row in rows) > 20
     assert len({row.digest for row in rows}) == len(rows)
 
 

@@ -13,18 +13,12 @@ from nas.space.library import find_reference
 NETWORKS = {
     "mobilenet_v1_1.0": 6e10,
     "mobilenet_v2_1.0": 1e17,
-    "mobilenet_v2_1.4": 1e19,
     "mobilenet_v3_small": 5e9,
     "mobilenet_v3_large": 8e11,
     "shufflenet_v1_g3": 5e7,
     "shufflenet_v2_0.5": 1e8,
-    "shufflenet_v2_1.0": 1e9,
-    "shufflenet_v2_1.5": 3e9,
     "squeezenet_1.1": 1e5,
     "efficientnet_lite0": 6e13,
-    "efficientnet_lite1": 6e12,
-    "efficientnet_lite2": 2e14,
-    "efficientnet_lite3": 3e17,
     "efficientnet_lite4": 5e21,
 }
 """Published networks, and how many networks each contains at least."""
@@ -151,15 +145,19 @@ def test_it_is_loaded_by_its_name():
             load_space(name)
 
 
-def test_its_file_defines_it(tmp_path):
-    named = tmp_path / "named.py"
-    named.write_bytes(library.source_of("within_mobilenet_v2_1.0"))
-    space = load_definition("mobilenet").within("mobilenet_v2_1.0")
-    assert load_definition(named).digest == space.digest
-    further = tmp_path / "further.py"
-    further.write_bytes(library.source_of(named, "at_widths_of_mobilenet_v2_0.5"))
-    expected = space.within("mobilenet_v2_0.5", same_widths=True)
-    assert load_definition(further).digest == expected.digest
+def test_its_file_defines_it_and_the_resolutions(tmp_path):
+    def defined(*arguments):
+        (tmp_path / "copy.py").write_bytes(library.source_of(*arguments))
+        return load_definition(tmp_path / "copy.py").digest
+
+    whole, shares = load_definition("mobilenet"), (0.6, 0.8, 1.0)
+    space = whole.within("mobilenet_v2_1.0")
+    assert defined("within_mobilenet_v2_1.0") == space.digest
+    narrower = space.within("mobilenet_v2_0.5", same_widths=True)
+    assert defined(tmp_path / "copy.py", "at_widths_of_mobilenet_v2_0.5") == narrower.digest
+    space = whole.at_resolutions(shares).within("mobilenet_v2_0.5")
+    assert defined("within_mobilenet_v2_0.5", None, shares) == space.digest
+    assert defined("mobilenet", "within_mobilenet_v2_0.5", shares) == space.digest
 
 
 @pytest.mark.parametrize("name", ["toy_1.0", "toy_0.5"])
@@ -174,17 +172,6 @@ def test_it_has_the_resolutions_that_were_asked_for(name):
     assert sizes == {19, 26, 32}
     assert space.digest != toy().within(name).digest
     assert "resolution" not in toy().at_resolutions((1.0,)).parameters
-
-
-def test_its_file_defines_the_resolutions(tmp_path):
-    shares = (0.6, 0.8, 1.0)
-    named = tmp_path / "named.py"
-    named.write_bytes(library.source_of("within_mobilenet_v1_0.5", resolutions=shares))
-    space = load_definition("mobilenet_v1").at_resolutions(shares).within("mobilenet_v1_0.5")
-    assert load_definition(named).digest == space.digest
-    further = tmp_path / "further.py"
-    further.write_bytes(library.source_of("mobilenet_v1", "within_mobilenet_v1_0.5", shares))
-    assert load_definition(further).digest == space.digest
 
 
 def test_blocks_of_a_stage_are_narrowed_each():

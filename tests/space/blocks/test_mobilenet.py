@@ -1,12 +1,9 @@
 import pytest
-import torch
-from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
 from nas.space.blocks import BLOCKS
 from nas.space.builder import Builder
 from nas.space.elastic import Elastic
-from nas.torch_network import run_graph
 
 
 def kinds(graph):
@@ -100,36 +97,6 @@ def test_operators_of_version_3_have_weights_of_their_own(place):
     assert len(set().union(*names)) == sum(map(len, names))
     with pytest.raises(SpaceError, match=r"se is 'yes'\. Use one of none, se"):
         slots("yes", "relu")
-
-
-def test_squeeze_and_excitation_equals_torch(place, network):
-    graph = place(
-        "inverted_residual_v3",
-        (8, 5, 5),
-        norm=False,
-        width=8,
-        stride=1,
-        kernel=3,
-        expand=2,
-        se="se",
-        activation="hard_swish",
-    )
-    net = network(graph)
-
-    def conv(x, name, **settings):
-        weight, bias = (
-            net.get_parameter(f"block.hard_swish.se.{name}.{end}") for end in ("weight", "bias")
-        )
-        return F.conv2d(x, weight, bias, **settings)
-
-    x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(1))
-    y = F.hardswish(conv(x, "expand"))
-    y = F.hardswish(conv(y, "depthwise", padding=1, groups=16))
-    gate = F.relu(conv(F.adaptive_avg_pool2d(y, 1), "se.reduce"))
-    y = y * F.hardsigmoid(conv(gate, "se.expand"))
-    torch.testing.assert_close(
-        run_graph(graph, x, net), conv(y, "project") + x, rtol=1e-4, atol=1e-4
-    )
 
 
 def test_version_3_head_has_the_ops_of_the_paper(place):
