@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from nas.data import ImageDataset, load_dataset
 from nas.job import JobSettings, load_job, run_job
 from nas.run import candidates
 from tests import quick_timing
-from tests.latency.fake_runtime import FakeRuntime
+from tests.latency.fake_runtime import use_fake_device
 from tests.made_once import made_once
 from tests.mini_job import write_job
 from tests.search.postgresql import Server, find_binaries, running_server
@@ -142,8 +141,7 @@ def untrained_run(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake_device(monkeypatch) -> None:
     """Compute timings instead of measuring them, so that two runs are equal, without processes."""
-    monkeypatch.setattr("nas.latency.open_runtime", lambda *name, **settings: FakeRuntime())
-    monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+    use_fake_device(monkeypatch)
 
 
 @pytest.fixture

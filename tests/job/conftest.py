@@ -9,7 +9,8 @@ from nas import job as jobs
 from nas.job import load_job
 from nas.job.folder import claim
 from nas.job.settings import with_search
-from tests.job.runs import OUT
+from tests.job.runs import OUT, edit
+from tests.latency.fake_runtime import use_fake_device
 from tests.made_once import made_once
 from tests.mini_job import write_job
 
@@ -24,6 +25,20 @@ def searched_folder(finished_job, tmp_path_factory) -> Path:
         jobs.search_job(settings, OUT, command="nas search job.toml --trials 20")
 
     return made_once(tmp_path_factory, "searched", search)
+
+
+@pytest.fixture(scope="session")
+def fake_folder(tmp_path_factory) -> Path:
+    """Return a folder with a finished job on a fake device: 12 trials, 4 timed, 1 trained."""
+
+    def run(folder: Path) -> None:
+        path = write_job(folder, spaces=("mobile", "squeeze"))
+        changes = {"trials = 30": "trials = 12", "measure = 10": "measure = 4"}
+        with pytest.MonkeyPatch.context() as patch:
+            use_fake_device(patch)
+            jobs.run_job(load_job(edit(path, {**changes, "retrain = 0": "retrain = 1"})), OUT)
+
+    return made_once(tmp_path_factory, "fake", run)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,33 @@ MAX_WAIT_S = 120
 
 OUT = Path("results/mini")
 """The run folder of the mini job, relative to the working directory."""
+
+
+class Notes(SilentProgress):
+    """Collects the messages of a job, and the progress of its current stage."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[tuple[int, int | None]] = []
+
+    def begin(self, stage: str, unit: str) -> None:
+        self.steps.clear()
+
+    def advance(self, done: int, total: int | None, text: str = "") -> None:
+        self.steps.append((done, total))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def edit(path: Path, changes: Mapping[str, str]) -> Path:
+    """Replace texts in a file, each of which must be there, and return its path."""
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
 
 
 def open_spaces(settings: JobSettings) -> dict[str, SearchSpace]:

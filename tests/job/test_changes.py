@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,8 @@ from nas.opened_run import open_run
 from nas.run.record import read_run
 from nas.run.settings import KEYS
 from nas.run.trained import read_trained
-from tests.job.runs import OUT, load_study, read_trials
-from tests.latency.fake_runtime import FakeRuntime
-from tests.mini_job import write_job
+from tests.job.runs import OUT, edit, load_study, read_trials
+from tests.latency.fake_runtime import use_fake_device
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,38 +39,10 @@ FIXED_BY_THE_SEARCH = {
 }
 
 
-def edit(path, changes):
-    """Replace texts in a file, each of which must be there."""
-    text = path.read_text()
-    for old, new in changes.items():
-        assert old in text, old
-        text = text.replace(old, new)
-    path.write_text(text)
-
-
-def use_fake_device(patch):
-    patch.setattr("nas.latency.open_runtime", lambda *name, **settings: FakeRuntime())
-    patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory) -> Path:
-    """Return a folder with a finished job on a fake device: 12 trials, 3 timed, 1 trained."""
-    folder = tmp_path_factory.mktemp("finished")
-    path = write_job(folder, spaces=("mobile", "squeeze"))
-    edit(path, {"trials = 30": "trials = 12", "measure = 10": "measure = 3"})
-    edit(path, {"retrain = 0": "retrain = 1"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        use_fake_device(patch)
-        jobs.run_job(load_job(path), OUT)
-    return folder
-
-
 @pytest.fixture
-def run(finished_run, tmp_path, monkeypatch) -> Path:
+def run(fake_folder, tmp_path, monkeypatch) -> Path:
     """Make a copy of the finished run the working directory, and return its job file."""
-    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(fake_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     use_fake_device(monkeypatch)
     return tmp_path / "job.toml"
@@ -132,11 +102,6 @@ def test_refusal_names_keys_values_and_what_may_change(run):
     assert load_job(OUT / "job.toml").training.epochs == 2
 
 
-def test_more_measured_networks_are_only_those_that_are_missing(run):
-    resume(run, {"measure = 3": "measure = 5"})
-    assert read_trials(OUT)["measured_us"].notna().sum() == 5
-
-
 def test_hold_out_accuracies_are_those_of_measured_networks_only(run):
     before = read_trials(OUT)
     lines = (OUT / "measurements.jsonl").read_text().splitlines(keepends=True)
@@ -150,10 +115,11 @@ def test_hold_out_accuracies_are_those_of_measured_networks_only(run):
     assert rows.loc[~of_lost, columns].equals(before.loc[~of_lost, columns])
 
 
-def test_more_finalists_are_only_those_that_are_missing(run):
+def test_more_measured_networks_and_finalists_are_only_those_that_are_missing(run):
     epochs = read_run(OUT).finalists.epochs
     (first,) = read_trained(OUT)
-    resume(run, {"measure = 3": "measure = 6", "retrain = 1": "retrain = 2"})
+    resume(run, {"measure = 4": "measure = 6", "retrain = 1": "retrain = 2"})
+    assert read_trials(OUT)["measured_us"].notna().sum() == 6
     trained = read_trained(OUT)
     assert len(trained) == 2
     assert first in trained
@@ -293,7 +259,7 @@ def test_images_of_a_run_may_move_and_no_other_take_their_place(run):
         run,
         {'source = "digits"': 'source = "photos"\nimage_size = 8', "retrain = 1": "retrain = 0"},
     )
-    edit(run, {"trials = 12": "trials = 4", "measure = 3": "measure = 1"})
+    edit(run, {"trials = 12": "trials = 4", "measure = 4": "measure = 1"})
     jobs.run_job(load_job(run), OUT)
     shutil.move("photos", "moved")
     with pytest.raises(DataError, match="photos") as missing:

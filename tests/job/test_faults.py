@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import pytest
 from nas import job as jobs
 from nas.job import load_job
 from tests.job.runs import MAX_WAIT_S, count_lines
-from tests.latency.fake_runtime import FakeRuntime
+from tests.latency.fake_runtime import use_fake_device
 from tests.mini_job import write_job
 from tests.small_disk import change, mounted, rerun_where_mounting_is_allowed
 
@@ -47,8 +46,7 @@ def expected_run(tmp_path_factory):
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("nas.latency.open_runtime", lambda *name, **settings: FakeRuntime())
-        patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+        use_fake_device(patch)
         jobs.run_job(load_job(path), folder / "out", command="nas run job.toml --out out")
     return folder / "out"
 

@@ -24,7 +24,7 @@ from nas.run.record import read_run
 from nas.run.trained import read_trained
 from nas.statistics import wilson_interval
 from tests.deploy.example_run import SETTINGS, front_ids, make_run
-from tests.job.runs import OUT, count_lines, start_process
+from tests.job.runs import OUT, Notes, count_lines, start_process
 
 torch.set_num_threads(1)
 
@@ -38,21 +38,6 @@ def example(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(example, tmp_path) -> Path:
     return shutil.copytree(example, tmp_path / "run")
-
-
-class Notes(SilentProgress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.steps: list[tuple[int, int]] = []
-
-    def begin(self, stage: str, unit: str) -> None:
-        self.steps.clear()
-
-    def advance(self, done: int, total: int, text: str = "") -> None:
-        self.steps.append((done, total))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def train_finalists_of(folder: Path, progress: SilentProgress) -> None:

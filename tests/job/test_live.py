@@ -25,8 +25,7 @@ from nas.report.progress import progress_section
 from nas.run.progress import SilentProgress
 from nas.run.run import Run
 from nas.space import load_space
-from tests.job.runs import OUT, read_trials, start_process
-from tests.job.test_stages import Notes
+from tests.job.runs import OUT, Notes, read_trials, start_process
 from tests.mini_job import write_job
 
 SLOW_SEARCH = """
@@ -121,7 +120,7 @@ def test_report_follows_the_job_and_changes_nothing(small_job, sections, monkeyp
     assert [trials for _, trials in searching] == sorted(trials for _, trials in searching)
     assert [section.scored for section, _ in searching] == list(range(1, 13))
     assert all(section.remaining == ("search", "measure the front") for section, _ in searching)
-    assert not any("could not be written" in text for text in notes.texts)
+    assert not any("could not be written" in text for text in notes.notes)
 
 
 def test_repeated_job_writes_one_report(small_job, sections):
@@ -142,7 +141,7 @@ def test_report_that_cannot_be_written_is_a_message(small_job, eager, monkeypatc
     monkeypatch.setattr(page, "build", refuse)
     notes = Notes()
     jobs.run_job(small_job, OUT, progress=notes)
-    (text,) = [text for text in notes.texts if "report" in text]
+    (text,) = [text for text in notes.notes if "report" in text]
     assert text.startswith("the report of the run so far could not be written: OSError")
     assert "No space left on device" in text
     assert (OUT / "report.html").is_file()

@@ -1,7 +1,6 @@
 """Jobs whose supernets start from published weights."""
 
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -35,7 +34,8 @@ from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
-from tests.latency.fake_runtime import FakeRuntime, device
+from tests.job.runs import Notes
+from tests.latency.fake_runtime import use_fake_device
 
 SPACE = """
 from nas.space import Reference, SearchSpace, Stage
@@ -306,16 +306,6 @@ def test_networks_run_at_shares_of_the_image_size(job):
 PHOTO_SIZE = 96
 
 
-class Notes(SilentProgress):
-    """Collects the messages of a job."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 @pytest.fixture
 def auto_job(job):
     """A job with photos of two classes whose image size is not decided."""
@@ -397,7 +387,7 @@ def test_image_size_suffices_for_each_published_network(auto_job, monkeypatch):
 
 
 def test_plan_says_which_image_size_it_would_choose(auto_job, monkeypatch):
-    monkeypatch.setattr("nas.latency.open_runtime", lambda *_, **__: FakeRuntime())
+    use_fake_device(monkeypatch)
     progress = Notes()
     plan = jobs.plan_job(load_job(auto_job), progress=progress)
     (why,) = [note for note in progress.notes if note.startswith("image_size")]
@@ -425,11 +415,7 @@ def test_retargeted_run_has_the_image_size_and_the_resolutions(auto_job, monkeyp
     text += "[finish]\nmeasure = 2\nretrain = 1\nreferences = []\nexport = ['onnx']\n"
     auto_job.write_text(text)
 
-    def open_runtime(name, *, threads=1, **_):
-        return FakeRuntime(device(threads=threads))
-
-    monkeypatch.setattr("nas.latency.open_runtime", open_runtime)
-    monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+    use_fake_device(monkeypatch)
     jobs.run_job(load_job(auto_job), RUN)
     run = open_run(RUN)
     assert set(run.spaces[NAME].parameters["resolution"]) == {48, 96}
@@ -439,13 +425,6 @@ def test_retargeted_run_has_the_image_size_and_the_resolutions(auto_job, monkeyp
     assert other.record.settings.image_size == other.data.image_size == 96
     assert other.spaces[NAME].digest == run.spaces[NAME].digest
     assert [each.own.image_size for each in other.record.probes.values()] == [96]
-
-
-def test_damaged_file_is_refused_before_any_work(job):
-    Path("weights.pth").write_bytes(b"<!DOCTYPE html>")
-    with pytest.raises(WeightsError, match=r"weights\.pth"):
-        supernets.train_job_supernets(load_job(job), RUN)
-    assert not (RUN / "supernets").exists()
 
 
 def test_supernet_is_ranked_against_networks_from_the_same_weights(job):

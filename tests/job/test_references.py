@@ -13,9 +13,8 @@ from nas.job.folder import claim
 from nas.job.references import affordable, rivals
 from nas.opened_run import open_run
 from nas.run.run import Run
-from tests.deploy.test_references import use_fake_device
-from tests.job.test_finish import Notes
-from tests.latency.fake_runtime import latency_us
+from tests.job.runs import Notes
+from tests.latency.fake_runtime import latency_us, use_fake_device
 
 torch.set_num_threads(1)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +19,7 @@ from nas.run import candidates
 from nas.run.record import read_run
 from nas.run.trained import read_trained
 from tests.job.runs import OUT, front_digests, read_completed_trials, read_trials
-from tests.latency.fake_runtime import FakeRuntime, device
-from tests.mini_job import write_job
+from tests.latency.fake_runtime import FakeRuntime, device, use_fake_device
 
 NEW = OUT.with_name("mini-tvm-float32")
 RETAINED = ["space", "macs", "params", "validation_accuracy", "corrected_accuracy"]
@@ -32,44 +30,17 @@ def other_latency_us(kernel: Kernel) -> float:
     return round(1 + 5000 / (100 + kernel.macs), 1)
 
 
-def use_fake_device(patch, latency_us=None):
-    def open_runtime(name, *, threads=1, **settings):
-        return FakeRuntime(device(threads=threads))
-
-    patch.setattr("nas.latency.open_runtime", open_runtime)
-    patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
-    if latency_us is not None:
-        patch.setattr("tests.latency.fake_runtime.latency_us", latency_us)
-
-
 pytestmark = pytest.mark.slow
 """All need a finished run, which takes some seconds."""
 
 
-@pytest.fixture(scope="module")
-def source_folder(tmp_path_factory) -> Path:
-    """Return a folder with a finished job on a fake device: 12 trials, 4 timed, 1 trained."""
-    folder = tmp_path_factory.mktemp("source")
-    path = write_job(folder, spaces=("mobile", "squeeze"))
-    text = (
-        path.read_text()
-        .replace("trials = 30", "trials = 12")
-        .replace("measure = 10", "measure = 4")
-    )
-    path.write_text(text.replace("retrain = 0", "retrain = 1"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        use_fake_device(patch)
-        jobs.run_job(load_job(path), OUT)
-    return folder
-
-
 @pytest.fixture
-def source(source_folder, tmp_path, monkeypatch) -> Path:
+def source(fake_folder, tmp_path, monkeypatch) -> Path:
     """Make a copy of the source's folder the working directory, where other devices are timed."""
-    shutil.copytree(source_folder, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(fake_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    use_fake_device(monkeypatch, other_latency_us)
+    use_fake_device(monkeypatch)
+    monkeypatch.setattr("tests.latency.fake_runtime.latency_us", other_latency_us)
     return tmp_path
 
 
@@ -195,14 +166,6 @@ def test_retarget_killed_at_many_writes_equals_an_undisturbed_one(source, monkey
     assert read_run(out).source == read_run(NEW).source.model_copy(
         update={"study": read_run(out).source.study}
     )
-
-
-def test_repeated_retarget_changes_nothing(source):
-    new_run()
-    names = ("trials.csv", "front.csv", "measurements.jsonl")
-    before = {name: (NEW / name).read_bytes() for name in names}
-    new_run()
-    assert {name: (NEW / name).read_bytes() for name in names} == before
 
 
 def test_run_stands_alone_once_it_has_begun(source):

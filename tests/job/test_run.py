@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from nas import job as jobs
 from nas.deploy.retrain import Retraining
-from nas.errors import InfeasibleError, JobFileError, RunFolderError
+from nas.errors import JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
 from nas.job.planning import JobPlan
@@ -123,43 +122,6 @@ def test_teacher_is_the_most_accurate_of_the_largest_networks(finished):
     }
     assert len(accuracies) == 3
     assert accuracies[name] == max(accuracies.values())
-
-
-@pytest.mark.slow
-def test_same_measurements_give_same_front_in_another_folder(finished, job_folder_with_table, job):
-    """Training, search and report are repeatable; only timings are not, and those are in a log."""
-    out = job_folder_with_table / "again"
-    with claim(out, job, ""):
-        shutil.copy(finished / "measurements.jsonl", out)
-    jobs.run_job(job, out)
-    for name in ("front.csv", "trials.csv"):
-        old, new = (pd.read_csv(f / name).drop(columns="seconds") for f in (finished, out))
-        pd.testing.assert_frame_equal(old, new)
-
-
-def test_latency_limit_that_nothing_meets_is_refused(job_folder_with_table):
-    path = write_job(job_folder_with_table)
-    text = path.read_text().replace("trials = 30", "trials = 30\nmax_latency_ms = 1e-6")
-    path.write_text(text)
-    with pytest.raises(InfeasibleError, match=r"Nothing meets the limit predicted_us 0.001: .*"):
-        jobs.run_job(load_job(path), job_folder_with_table / "out")
-
-
-@pytest.mark.slow
-def test_every_member_meets_the_latency_limit(job_folder_with_table, finished):
-    rows = candidates.read(finished / "trials.csv")
-    limit_ms = float(rows["predicted_us"].quantile(0.5)) / 1000
-    path = write_job(job_folder_with_table)
-    text = path.read_text().replace("trials = 30", f"trials = 20\nmax_latency_ms = {limit_ms}")
-    path.write_text(text)
-    jobs.run_job(load_job(path), job_folder_with_table / "out")
-    rows = candidates.read(job_folder_with_table / "out" / "trials.csv")
-    complete = rows[rows["state"] == "complete"]
-    assert complete["predicted_us"].max() <= 1000 * limit_ms
-    ruled_out = rows[rows["state"] == "infeasible"]
-    assert ruled_out["validation_accuracy"].isna().all()
-    front = json.loads((job_folder_with_table / "out" / "front.json").read_text())["front"]
-    assert all(member["measured_us"] <= 1000 * limit_ms for member in front)
 
 
 @pytest.mark.slow

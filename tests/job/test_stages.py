@@ -19,6 +19,7 @@ from nas.supernet import checkpoint, mirroring
 from nas.supernet.ground_truth import STANDALONE_FILE
 from nas.supernet.records import MirroringExperiment
 from nas.supernet.settings import default_batch_size
+from tests.job.runs import Notes
 from tests.mini_job import write_job
 from tests.supernet.drawings import make_data
 
@@ -43,14 +44,6 @@ def job_on_folder(training: str = "") -> JobSettings:
     text = path.read_text().replace('source = "digits"', 'source = "photos"\nimage_size = 16')
     path.write_text(text.replace("epochs = 2", f"epochs = 1\n{training}"))
     return load_job(path)
-
-
-class Notes(SilentProgress):
-    def __init__(self):
-        self.texts = []
-
-    def note(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture
@@ -101,7 +94,7 @@ def test_images_of_a_folder_are_mirrored_if_that_keeps_their_class(folder, class
     supernets.train_job_supernets(job_on_folder(), RUN, progress=notes)
     changes = read_run(RUN).image_changes
     assert (changes.flip, changes.shift, changes.is_from_job) == (flip, 2, False)
-    assert changes.summary in notes.texts
+    assert changes.summary in notes.notes
     assert ("mirrored at random" if flip else "not mirrored") in changes.summary
     assert trained_settings()["flip"] is flip
 
@@ -111,7 +104,7 @@ def test_too_few_images_are_mirrored_with_a_word_about_it(folder):
     notes = Notes()
     supernets.train_job_supernets(job_on_folder(), RUN, progress=notes)
     assert read_run(RUN).image_changes.flip
-    (text,) = [text for text in notes.texts if "mirrored" in text]
+    (text,) = [text for text in notes.notes if "mirrored" in text]
     assert "too few images" in text
     assert "training.flip = false" in text
 
@@ -198,4 +191,4 @@ def test_few_photos_without_published_weights_are_said(folder, size, channels, l
     path.write_text(path.read_text().replace("[[space]]\n", f"[[space]]\n{line}\n"))
     notes = Notes()
     stages.note_few_images(load_job(path), data, notes)
-    assert any("10 training images are few" in text for text in notes.texts) == is_said
+    assert any("10 training images are few" in text for text in notes.notes) == is_said

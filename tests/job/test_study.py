@@ -31,8 +31,7 @@ from nas.supernet.training import CHECKPOINT_FILE
 from nas.torch_network import to_torch
 from tests.commands import document
 from tests.deploy.test_references import use_fake_device
-from tests.job.runs import OUT, start_process
-from tests.job.test_finish import Notes
+from tests.job.runs import OUT, Notes, start_process
 from tests.job.test_references import JOB as REFERENCES_JOB
 from tests.job.test_references import SPACE
 from tests.latency.fake_runtime import latency_us

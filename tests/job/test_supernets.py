@@ -244,34 +244,6 @@ def test_torchrun_processes_train_one_run(job_folder, invoke):
     assert record["largest_accuracy"] == pytest.approx(largest)
 
 
-FULL_DISK = """
-import resource, sys
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
-from nas.cli import main
-
-main()
-"""
-"""Script that runs a command with a limit on the size of its files, in bytes."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("max_bytes", [400, 20_000])
-def test_training_continues_after_the_disk_was_full(job_folder, invoke, max_bytes):
-    """400 bytes hold the first lines of the log, and 20,000 bytes all files but the weights."""
-    assert invoke(*TRAIN, "--out", "whole").returncode == 0
-    command = [sys.executable, "-c", FULL_DISK, str(max_bytes), *TRAIN, "--out", "run"]
-    full = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert full.returncode == 1, full.stderr
-    assert "Nothing is half-written: make room" in full.stderr
-    assert str(Path("run")) in full.stderr
-    assert not list(Path("run").rglob("*.safetensors"))
-    assert not list(Path("run").rglob(".*unfinished"))
-    assert invoke(*TRAIN, "--out", "run").returncode == 0
-    name = Path("supernets", "squeeze", "supernet.safetensors")
-    assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
-
-
 def test_folder_without_run_and_unknown_space_are_refused(finished, tmp_path):
     with pytest.raises(RunFolderError, match=r"no run\.json"):
         open_run(tmp_path)
@@ -280,15 +252,3 @@ def test_folder_without_run_and_unknown_space_are_refused(finished, tmp_path):
     (finished / "ranking.json").write_text('{"schema": 9}')
     with pytest.raises(RunFolderError, match="schema 9"):
         page.build(open_run(finished))
-
-
-@pytest.mark.slow
-def test_job_without_epochs_trains_all_families_equally_long(job_folder, training_clock):
-    text = Path("job.toml").read_text().replace("epochs = 2", "")
-    Path("job.toml").write_text('budget = "3s"\n' + text)
-    settings = load_job(Path("job.toml"))
-    trained = supernets.train_job_supernets(settings, Path("run"))
-    for name in trained:
-        log = Path("run/supernets", name, "training.jsonl").read_text().splitlines()
-        assert json.loads(log[-1])["seconds"] == pytest.approx(1, abs=0.1)
-    assert load_job(Path("run/job.toml")).training.minutes == pytest.approx(1 / 60)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,9 @@ from nas.run.model_card import CARD
 from nas.run.record import read_run
 from nas.run.settings import SearchSettings
 from nas.supernet import evaluation
-from tests.job.runs import OUT, front_digests, read_completed_trials, read_trials
+from tests.job.runs import OUT, edit, front_digests, read_completed_trials, read_trials
 from tests.latency import fake_runtime
-from tests.latency.fake_runtime import DEVICE, FakeNetwork, FakeRuntime, device
+from tests.latency.fake_runtime import DEVICE, FakeNetwork, FakeRuntime, device, use_fake_device
 from tests.mini_job import write_job
 
 BOTH = '\n[device]\nruntime = "onnxruntime"\ndtype = ["int8", "float32"]\n'
@@ -56,7 +55,7 @@ def onnxruntime(dtype):
 class FakeOnnxRuntime(FakeRuntime):
     """A runtime with the kernels of ONNX Runtime, whose latencies depend on the dtype."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, **settings):
         super().__init__(device(runtime="onnxruntime", dtype=dtype))
         self.dtype, self.real = dtype, onnxruntime(dtype)
 
@@ -88,21 +87,10 @@ def whole_network_us(architecture) -> float:
     return 1.1 * sum(map(US[dtype], onnxruntime(dtype).kernels(architecture.graph, 1)))
 
 
-def use_fake_device(patch):
-    patch.setattr(
-        "nas.latency.open_runtime", lambda name, *, dtype, **settings: FakeOnnxRuntime(dtype)
-    )
-    patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
-
-
 def write_mixed_job(folder: Path) -> Path:
     path = write_job(folder, spaces=("mobile", "squeeze"), extra=BOTH)
     changes = {"retrain = 0": "retrain = 2", "export = []": 'export = ["onnx", "onnx-int8"]'}
-    text = path.read_text()
-    for old, new in changes.items():
-        text = text.replace(old, new)
-    path.write_text(text)
-    return path
+    return edit(path, changes)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +99,7 @@ def finished_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mixed")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        use_fake_device(patch)
+        use_fake_device(patch, FakeOnnxRuntime)
         jobs.run_job(load_job(write_mixed_job(folder)), OUT)
     return folder
 
@@ -121,7 +109,7 @@ def finished(finished_folder, tmp_path, monkeypatch):
     """Make a copy of the folder the working directory, and return the run."""
     shutil.copytree(finished_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    use_fake_device(monkeypatch)
+    use_fake_device(monkeypatch, FakeOnnxRuntime)
     return open_run(OUT)
 
 
@@ -188,14 +176,13 @@ def test_a_finalist_in_int8_has_the_accuracies_of_its_int8_file(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["losses", "search", "training"])
+@pytest.mark.parametrize("place", ["losses", "search"])
 def test_an_interrupted_job_ends_as_an_uninterrupted_one(finished, monkeypatch, place):
     before, count = read_trials(OUT), 0
     shutil.rmtree(OUT)
     module, name, calls = {
         "losses": ("nas.job.int8_losses", "_loss", 7),
         "search": ("nas.job.objectives", "evaluate_in_rounds", 13),
-        "training": ("nas.deploy.retrain", "_split_accuracy", 2),
     }[place]
     module = __import__(module, fromlist=[name])
     function = getattr(module, name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
@@ -16,6 +17,22 @@ from nas.latency.device import Fingerprint
 from nas.latency.runtime import CompiledNetwork, KernelTimer
 from nas.latency.timing import Timing, round_to_four_digits
 from nas.runtimes.tvm.runtime import TvmRuntime
+
+
+def use_fake_device(
+    patch: pytest.MonkeyPatch, runtime: Callable[..., FakeRuntime] | None = None
+) -> None:
+    """Let jobs compute latencies instead of measuring them, without processes.
+
+    Args:
+        patch: fixture or context that undoes it.
+        runtime: returns the runtime for the settings of a device; a `FakeRuntime` by default.
+    """
+
+    make = runtime or (lambda threads=1, **settings: FakeRuntime(device(threads=threads)))
+    patch.setattr("nas.latency.open_runtime", lambda name, **settings: make(**settings))
+    for module in ("nas.job.stages", "nas.latency.worker_process"):
+        patch.setattr(f"{module}.timers_for", lambda runtime: nullcontext([runtime]))
 
 
 def device(**changes: Any) -> Fingerprint:
@@ -83,8 +100,8 @@ class FakeRuntime(TvmRuntime, KernelTimer):
 
     device_count = 1  # type: ignore[assignment]
 
-    def timing_context(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def timing_context(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @property
     def timer(self) -> FakeRuntime:  # type: ignore[override]
