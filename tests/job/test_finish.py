@@ -20,7 +20,6 @@ from nas.job.settings import load_job
 from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.progress import SilentProgress
-from nas.run.record import read_run
 from nas.run.trained import read_trained
 from nas.statistics import wilson_interval
 from tests.deploy.example_run import SETTINGS, front_ids, make_run
@@ -97,26 +96,6 @@ def plan_finalists(folder: Path, count: int, epochs: int) -> None:
 
 def read_candidates(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "trials.csv").drop(columns=["seconds"])
-
-
-@pytest.mark.slow
-def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invoke, monkeypatch):
-    monkeypatch.chdir(copy_of_finished_job)
-    plan_finalists(OUT, 2, 1)
-    before = read_candidates(OUT)
-    done = invoke("run", "job.toml", "--out", OUT)
-    assert done.returncode == 0, done.stderr
-    trained = read_trained(OUT)
-    assert len(trained) == 2
-    members = {member.digest: member for member in open_run(OUT).members}
-    for digest, each in trained.items():
-        assert members[digest].trained_accuracy == pytest.approx(each.holdout.accuracy)
-        assert members[digest].test_accuracy == pytest.approx(each.test.accuracy)
-    assert "train the finalists" in read_run(OUT).stages
-    assert not list(OUT.glob("models/*/card.json")), "the job names no format"
-    columns = ["trained_accuracy", "test_accuracy", "recipe", "dominated_by"]
-    after = read_candidates(OUT).drop(columns=columns)
-    pd.testing.assert_frame_equal(after, before.drop(columns=columns))
 
 
 def test_later_start_times_disturbed_networks_again(copy_of_finished_job, invoke, monkeypatch):

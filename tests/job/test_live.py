@@ -123,13 +123,6 @@ def test_report_follows_the_job_and_changes_nothing(small_job, sections, monkeyp
     assert not any("could not be written" in text for text in notes.notes)
 
 
-def test_repeated_job_writes_one_report(small_job, sections):
-    jobs.run_job(small_job, OUT)
-    sections.clear()
-    jobs.run_job(small_job, OUT)
-    assert [section for section, _ in sections] == [None]
-
-
 def test_report_that_cannot_be_written_is_a_message(small_job, eager, monkeypatch):
     build = page.build
 
