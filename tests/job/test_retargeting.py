@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -34,13 +35,17 @@ pytestmark = pytest.mark.slow
 """All need a finished run, which takes some seconds."""
 
 
+def use_other_device(patch) -> None:
+    use_fake_device(patch)
+    patch.setattr("tests.latency.fake_runtime.latency_us", other_latency_us)
+
+
 @pytest.fixture
 def source(fake_folder, tmp_path, monkeypatch) -> Path:
     """Make a copy of the source's folder the working directory, where other devices are timed."""
     shutil.copytree(fake_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    use_fake_device(monkeypatch)
-    monkeypatch.setattr("tests.latency.fake_runtime.latency_us", other_latency_us)
+    use_other_device(monkeypatch)
     return tmp_path
 
 
@@ -52,20 +57,40 @@ def new_run(**options):
     return retarget(open_run(OUT), threads=2, **{"trials": 4, "retrain": 1, **options})
 
 
-def test_nothing_is_trained_or_scored_again(source, monkeypatch):
-    before, scored, tested = files_of(OUT), [], []
-    score, test = objectives.evaluate_in_rounds, "nas.deploy.retrain._split_accuracy"
+@pytest.fixture(scope="module")
+def retargeted(fake_folder, tmp_path_factory) -> SimpleNamespace:
+    """Return the folder of a source and a retargeted run, and what the second one scored."""
+    folder = shutil.copytree(fake_folder, tmp_path_factory.mktemp("retargeted") / "run")
+    scored, score = [], objectives.evaluate_in_rounds
 
     def record(supernet, architecture, *arguments, **options):
         scored.append(architecture.digest)
         return score(supernet, architecture, *arguments, **options)
 
-    monkeypatch.setattr(objectives, "evaluate_in_rounds", record)
-    monkeypatch.setattr("nas.supernet.training._run_steps", lambda *_: pytest.fail("trained"))
-    monkeypatch.setattr(test, lambda *_: tested.append(1))
-    result = new_run()
-    assert result.run.path == NEW
-    assert files_of(OUT) == before, "the source has changed"
+    def refuse(*arguments):
+        pytest.fail("a supernet was trained, or a finalist was tested again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_other_device(patch)
+        patch.setattr(objectives, "evaluate_in_rounds", record)
+        patch.setattr("nas.supernet.training._run_steps", refuse)
+        patch.setattr("nas.deploy.retrain._split_accuracy", refuse)
+        before = files_of(OUT)
+        assert new_run(command="nas retarget results/mini --threads 2").run.path == NEW
+        assert files_of(OUT) == before, "the source has changed"
+    return SimpleNamespace(folder=folder, scored=scored)
+
+
+@pytest.fixture
+def scored(retargeted, monkeypatch) -> list[str]:
+    """Make the folder of both runs the working directory, and return the scored digests."""
+    monkeypatch.chdir(retargeted.folder)
+    use_other_device(monkeypatch)
+    return retargeted.scored
+
+
+def test_nothing_is_scored_again(scored):
     old, new = read_trials(OUT).set_index("digest"), read_trials(NEW).set_index("digest")
     known = old[old["state"] == "complete"]
     assert len(known) == 12
@@ -73,11 +98,9 @@ def test_nothing_is_trained_or_scored_again(source, monkeypatch):
     assert not set(scored) & set(known.index)
     assert len(scored) == len(set(scored)) == 4
     assert (new["state"] == "complete").sum() == 16
-    assert tested == [], "a finalist was tested again"
 
 
-def test_front_is_that_of_the_other_device_and_trained_networks_on_it_stay(source):
-    new_run()
+def test_front_is_that_of_the_other_device_and_trained_networks_on_it_stay(scored):
     run, rows = open_run(NEW), read_completed_trials(NEW)
     for row in rows.itertuples():
         predicted = run.table.predict(run.architecture(row.digest)).latency_us
@@ -99,14 +122,13 @@ def test_front_is_that_of_the_other_device_and_trained_networks_on_it_stay(sourc
     assert weights.samefile(OUT / "supernets" / "mobile" / "supernet.safetensors")
 
 
-def test_report_and_record_say_where_the_run_comes_from(source):
-    result = new_run(command="nas retarget results/mini --threads 2")
+def test_report_and_record_say_where_the_run_comes_from(scored):
     record, before = read_run(NEW), read_run(OUT)
     assert record.name == "mini-tvm-float32"
     assert (record.source.folder, record.source.started) == (str(OUT), before.started)
     assert record.source.scores == 12
     assert record.source.models == [each.id for each in read_trained(OUT).values()]
-    page = result.report.read_text()
+    page = (NEW / "report.html").read_text()
     for text in (str(OUT), before.device.summary, "12 scores"):
         assert text in page
     assert load_job(NEW / "job.toml").device.threads == 2
