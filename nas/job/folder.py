@@ -250,6 +250,17 @@ def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun:
     if record is not None:
         record.job, record.name = settings, settings.name
         return record
+    return new_record(settings, command)
+
+
+def new_record(settings: JobSettings, command: str, **known: Any) -> RunRecord:
+    """Return the record with which a run begins.
+
+    Args:
+        settings: the settings of its job.
+        command: command that the run names as what made it.
+        known: what a retargeted run takes over from the record of another run.
+    """
     return RunRecord(
         schema=3,
         name=settings.name,
@@ -258,7 +269,7 @@ def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun:
         job=settings,
         versions=installed_versions(),
         stages={},
-        facts={},
+        **{"facts": {}, **known},
     )
 
 

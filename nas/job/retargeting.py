@@ -8,7 +8,6 @@ as for every run: the latency table, a search that begins with the scores, the m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from nas.errors import RequestError, RunFolderError
 from nas.files.documents import to_json
 from nas.files.names import name_like
 from nas.files.paths import expanded
-from nas.job.folder import installed_versions, require_run_or_empty
+from nas.job.folder import new_record, require_run_or_empty
 from nas.job.inputs import check_device
 from nas.job.running import JobResult, run_job
 from nas.job.searching import has_study, trials_storage
@@ -178,29 +177,21 @@ def _begin(source: Run, folder: Path, settings: JobSettings, command: str) -> No
 def _new_record(source: Run, settings: JobSettings, command: str, study: str) -> RunRecord:
     """Return the record with which a retargeted run begins."""
     record = source.record
-    known = {name: getattr(record, name) for name in _COPIED_FIELDS}
-    begun = RunRecord(
-        schema=3,
-        name=settings.name,
-        command=command,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        job=settings,
-        versions=installed_versions(),
-        stages={},
-        facts={name: record.facts[name] for name in ("data", "spaces")},
-        source=SourceSummary(
-            folder=str(source.path),
-            started=record.started,
-            device="" if record.device is None else record.device.summary,
-            study=study,
-        ),
-        **{name: value for name, value in known.items() if name in record.model_fields_set},
+    known: dict[str, Any] = {
+        name: getattr(record, name) for name in _COPIED_FIELDS if name in record.model_fields_set
+    }
+    known["facts"] = {name: record.facts[name] for name in ("data", "spaces")}
+    known["source"] = SourceSummary(
+        folder=str(source.path),
+        started=record.started,
+        device="" if record.device is None else record.device.summary,
+        study=study,
     )
     if record.finalists is not None:
         # New finalists are trained like those that keep their weights.
         count, epochs = record.finalists.count, record.finalists.epochs
-        begun.finalists = FinalistsRecord(budget=settings.budget, count=count, epochs=epochs)
-    return begun
+        known["finalists"] = FinalistsRecord(budget=settings.budget, count=count, epochs=epochs)
+    return new_record(settings, command, **known)
 
 
 def _is_other_device(folder: Path, source: RunRecord, settings: JobSettings) -> bool:
