@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import product
+from operator import itemgetter
 from typing import NamedTuple
 
 from nas.graph import Channels, Shape
@@ -195,8 +196,7 @@ class NetworkAutomaton:
 
     def output_shapes(self) -> list[set[Shape]]:
         """Return the shapes of the tensors that can leave each stage."""
-        for _ in self.all_transitions():
-            pass  # Every state is entered on the way.
+        self._enter_all()
         shapes: list[set[Shape]] = [set() for _ in self._stages]
         for state in self._states:
             if state.position == 0 and state.stage > 0:
@@ -272,52 +272,43 @@ class NetworkAutomaton:
     def extreme(
         self,
         cost: Callable[[BlockGraph], int],
-        is_better: Callable[[int, int], bool],
+        choose: Callable[..., _Way],
         combine: Callable[[int, int], int],
     ) -> Choices:
         """Return the choices of the best network; of equals the first in the order of the options.
 
         Args:
             cost: of a block.
-            is_better: whether the first of two costs is strictly better than the second.
+            choose: `min` or `max`, which decides what is best.
             combine: returns the cost of two parts together: a sum, or the larger one.
         """
-        best: dict[int, tuple[int, Transition | None]] = {}
+        best: dict[int, _Way] = {}
 
-        def settle(state: int) -> bool:
-            """Find the best way from a state to an end, if those of its targets are known."""
-            chosen: tuple[int, Transition | None] | None = None
-            if self.is_final(state):
-                chosen = (0, None)
-            for transition in self.transitions(state):
-                if transition.target not in best:
-                    return False
-                own = cost(transition.block) if transition.block is not None else 0
-                total = combine(own, best[transition.target][0])
-                if chosen is None or is_better(total, chosen[0]):
-                    chosen = (total, transition)
-            assert chosen is not None
-            best[state] = chosen
-            return True
+        def best_of(transitions: Sequence[Transition]) -> _Way:
+            ways = []
+            for transition in transitions:
+                total, choices = best[transition.target]
+                own = 0 if transition.block is None else cost(transition.block)
+                ways.append((combine(own, total), transition.choices + choices))
+            return choose(ways, key=itemgetter(0))
 
-        for start in self.initial_transitions:
-            waiting = [start.target]
-            while waiting:
-                if waiting[-1] in best or settle(waiting[-1]):
-                    waiting.pop()
-                    continue
-                targets = [each.target for each in self.transitions(waiting[-1])]
-                waiting += [target for target in targets if target not in best]
-        winner = self.initial_transitions[0]
-        for start in self.initial_transitions[1:]:
-            if is_better(best[start.target][0], best[winner.target][0]):
-                winner = start
-        choices, transition = list(winner.choices), best[winner.target][1]
-        while transition is not None:
-            choices += transition.choices
-            transition = best[transition.target][1]
-        return tuple(choices)
+        self._enter_all()
+        # A transition leads to a later place in the table, so that the last states come first.
+        for number in sorted(range(len(self._states)), key=self._place, reverse=True):
+            is_final = self.is_final(number)
+            best[number] = (0, ()) if is_final else best_of(self.transitions(number))
+        return best_of(self.initial_transitions)[1]
 
+    def _enter_all(self) -> None:
+        for _ in self.all_transitions():
+            pass
+
+    def _place(self, number: int) -> tuple[int, int]:
+        return self._states[number].stage, self._states[number].position
+
+
+_Way = tuple[int, Choices]
+"""The cost of the blocks from a state to the end of a network, and the choices that make them."""
 
 _Path = tuple[Transition, "_Path"] | None
 """Transitions as a linked list, the last one first."""

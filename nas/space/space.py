@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -483,8 +484,8 @@ class SearchSpace:
         if (count, end) not in self._extremes:
             best = self.automaton.extreme(
                 lambda block: getattr(block, count),
-                (lambda a, b: a > b) if end == "largest" else (lambda a, b: a < b),
-                max if count == "peak_memory_bytes" else (lambda a, b: a + b),
+                max if end == "largest" else min,
+                max if count == "peak_memory_bytes" else add,
             )
             choices = {name: options[0] for name, options in self.parameters.items()}
             self._extremes[count, end] = self.architecture({**choices, **dict(best)})
