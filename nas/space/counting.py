@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
+from graphlib import TopologicalSorter
 
 import numpy as np
 
@@ -28,7 +29,6 @@ class DeterministicAutomaton:
 
     def __init__(self, automaton: NetworkAutomaton) -> None:
         self._automaton = automaton
-        self._states: dict[frozenset[_Item], _State] = {}
 
     @cached_property
     def size(self) -> int:
@@ -59,32 +59,22 @@ class DeterministicAutomaton:
 
     @cached_property
     def _initial_state(self) -> _State:
-        items = frozenset((each.target, each.ops) for each in self._automaton.initial_transitions)
-        return self._determinize(items)
-
-    def _determinize(self, start: frozenset[_Item]) -> _State:
-        """Return the deterministic state for some items, and build all states behind it.
-
-        The construction keeps a stack of its own: a space can be deeper than Python's recursion.
-        """
+        """The deterministic state that networks begin in, with all states behind it."""
+        start = frozenset((each.target, each.ops) for each in self._automaton.initial_transitions)
+        edges: dict[frozenset[_Item], list[tuple[OpSequence, frozenset[_Item]]]] = {}
         waiting = [start]
-        edges_of: dict[frozenset[_Item], list[tuple[OpSequence, frozenset[_Item]]]] = {}
         while waiting:
-            items = waiting[-1]
-            if items in self._states:
-                waiting.pop()
-                continue
-            if items not in edges_of:
-                edges_of[items] = self._deterministic_edges(items)
-                waiting += [target for _, target in edges_of[items]]
-                continue
-            waiting.pop()
-            edges = edges_of.pop(items)
+            items = waiting.pop()
+            if items not in edges:
+                edges[items] = self._deterministic_edges(items)
+                waiting += [target for _, target in edges[items]]
+        targets = {items: [target for _, target in own] for items, own in edges.items()}
+        states: dict[frozenset[_Item], _State] = {}
+        for items in TopologicalSorter(targets).static_order():
             is_final = any(not rest and self._automaton.is_final(state) for state, rest in items)
-            targets = [self._states[target] for _, target in edges]
-            labels = [label for label, _ in edges]
-            self._states[items] = _State(is_final, labels, targets)
-        return self._states[start]
+            labels = [label for label, _ in edges[items]]
+            states[items] = _State(is_final, labels, [states[each] for each in targets[items]])
+        return states[start]
 
     def _deterministic_edges(
         self, items: frozenset[_Item]
