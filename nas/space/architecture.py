@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ Choices = tuple[tuple[str, Value], ...]
 """The name of each choice with the option that was chosen, in the order of the space's table."""
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Architecture:
     """One network of a search space: the choices that it uses, in the order of the space's table.
 
@@ -47,23 +49,9 @@ class Architecture:
         True
     """
 
-    __slots__ = ("_hash", "_pairs", "space")
-
     space: SearchSpace
     _pairs: Choices
-    _hash: int | None
-
-    def __init__(self, space: SearchSpace, choices: Choices) -> None:
-        assign = object.__setattr__
-        assign(self, "space", space)
-        assign(self, "_pairs", choices)
-        assign(self, "_hash", None)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"an Architecture is immutable: {name} cannot be set")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"an Architecture is immutable: {name} cannot be deleted")
+    _hash: int | None = field(default=None, init=False)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
