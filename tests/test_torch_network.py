@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas import torch_kernels
@@ -45,53 +44,6 @@ def with_random_norms(module, seed=0):
 
 def images(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def load_torch(modules, state, slots):
-    """Copy a network's state into plain torch layers, in the order of `slots`."""
-    for module, slot in zip(modules, slots, strict=True):
-        prefix = f"{slot}."
-        own = {
-            key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix) and ".norm." not in key.removeprefix(prefix[:-1])
-        }
-        if isinstance(module, nn.BatchNorm2d):
-            own = {key: state[f"{slot}.{key}"] for key in ("weight", "bias")}
-            own |= {key: state[f"{slot}.{key}"] for key in ("running_mean", "running_var")}
-        module.load_state_dict(own, strict=False)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_inverted_residual_equals_torch_layers(training):
-    b = build(activation="relu6")
-    x = b.conv_unit(b.input, "stem", 8, kernel=3, stride=2)
-    y = b.conv_unit(x, "block.expand", 24)
-    y = b.depthwise_unit(y, "block.depthwise", kernel=5)
-    y = b.conv_unit(y, "block.project", 8, activate=False)
-    b.linear(b.global_pool(b.add(y, x)), "head", 7)
-    net = with_random_norms(network(b)).train(training)
-
-    stem, expand = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.Conv2d(8, 24, 1, bias=False)
-    depthwise = nn.Conv2d(24, 24, 5, 1, 2, groups=24, bias=False)
-    project, head = nn.Conv2d(24, 8, 1, bias=False), nn.Linear(8, 7)
-    norms = [nn.BatchNorm2d(c) for c in (8, 24, 24, 8)]
-    slots = ["stem", "block.expand", "block.depthwise", "block.project", "head"]
-    state = net.tensors()
-    load_torch([stem, expand, depthwise, project, head], state, slots)
-    load_torch(norms, state, [f"{slot}.norm" for slot in slots[:-1]])
-    for norm in norms:
-        norm.train(training)
-
-    batch = images(4, 3, 9, 9)
-    x = F.relu6(norms[0](stem(batch)))
-    y = F.relu6(norms[1](expand(x)))
-    y = F.relu6(norms[2](depthwise(y)))
-    expected = head((norms[3](project(y)) + x).mean((2, 3)))
-    torch.testing.assert_close(net(batch), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        net.get_buffer("block.depthwise_norm.running_var"), norms[2].running_var
-    )
 
 
 def squeeze_excite(b, x):
@@ -327,25 +279,6 @@ def test_hooks_of_every_layer_run_once_and_change_nothing(name, training, monkey
             torch.testing.assert_close(layer(x), y)
     for key, tensor in net.state_dict().items():
         torch.testing.assert_close(tensor, again.state_dict()[key])
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_counters_that_hook_layers_count_the_macs_of_the_graph(name):
-    """As those of several packages do."""
-    graph = NETWORKS[name]()
-    image = images(1, *graph.input_shape)
-    net = to_torch(graph).eval()
-    macs = []
-
-    def count(layer, inputs, output):
-        pixels = output[0, 0].numel() if output.dim() == 4 else 1
-        macs.append(layer.weight.numel() * pixels)
-
-    for layer in layers_of(net).values():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    net(image)
-    assert sum(macs) == graph.macs
 
 
 def test_hooks_of_all_modules_run():
