@@ -162,9 +162,10 @@ def test_long_function_is_silent_without_a_terminal(tmp_path, capsys):
 
 
 def test_own_function_receives_the_progress_instead_of_a_bar(terminal, tmp_path):
-    states = []
-    build(tmp_path, progress=states.append)
-    assert states[-1].done == states[-1].total
+    calls = []
+    build(tmp_path, progress=lambda done, total, text: calls.append((done, total)))
+    done, total = calls[-1]
+    assert done == total
     assert terminal.getvalue() == ""
 
 

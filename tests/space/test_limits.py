@@ -75,5 +75,5 @@ def test_an_invalid_bound_is_refused(bounds, words):
 
 
 def test_only_counts_have_limits():
-    with pytest.raises(RequestError, match="no limit on latency_us. Limit one of macs, params"):
+    with pytest.raises(RequestError, match="no limit on 'latency_us'. Limit one of macs, params"):
         Limit("latency_us", largest=1)
