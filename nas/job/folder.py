@@ -253,7 +253,7 @@ def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun:
     return new_record(settings, command)
 
 
-def new_record(settings: JobSettings, command: str, **known: Any) -> RunRecord:
+def new_record(settings: JobSettings, command: str, /, **known: Any) -> RunRecord:
     """Return the record with which a run begins.
 
     Args:
