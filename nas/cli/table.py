@@ -122,7 +122,7 @@ def build(
                 timers,
                 retry_failed=retry_failed,
                 again=again,
-                progress=lambda p: bars.advance(p.done, p.total, p.record.name),
+                progress=bars.advance,
             )
         if calibrate and (built.added or again or lacks_calibration(table, spaces, batch)):
             bars.begin("calibration", "network")

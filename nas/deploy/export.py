@@ -493,7 +493,7 @@ def _timed(
     timed = time_files(
         running.processes,
         image,
-        lambda done, total, _: steps.update(f"latencies: {done} of {total} timings"),
+        lambda done, total, text="": steps.update(f"latencies: {done} of {total} timings"),
         failed,
     )
     for error in failed.values():
