@@ -412,15 +412,6 @@ class Graph:
         return sum([self.op_params(op) for op in self.ops])
 
     @cached_property
-    def depth(self) -> int:
-        """Number of convolutions and linear layers on the longest path through the graph."""
-        depths: list[int] = []
-        for op in self.ops:
-            before = max((depths[source] for source in op.inputs), default=0)
-            depths.append(before + (op.kind in WEIGHTED_KINDS))
-        return max(depths)
-
-    @cached_property
     def peak_memory_bytes(self) -> int:
         """Largest number of bytes of float32 activations alive at once, for one image."""
         return max(self.live_bytes)

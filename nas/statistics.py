@@ -1,7 +1,4 @@
-"""Statistics of reports: intervals and tests of accuracies, rank correlations, prediction errors.
-
-And a sequence that spreads draws and timings evenly.
-"""
+"""Statistics of reports: intervals and tests of accuracies, rank correlations, and errors."""
 
 from __future__ import annotations
 
@@ -20,9 +17,6 @@ T = TypeVar("T")
 
 Values = Sequence[float] | NDArray[np.float64]
 
-BOOTSTRAP_RESAMPLES = 2000
-"""Number of resamples of a bootstrap: the ends of a 95% interval are then set by 50 of them."""
-
 CONFIDENCE_LEVEL = 0.95
 """Probability with which an interval holds the true value."""
 
@@ -34,12 +28,6 @@ SIGN_FLIPS = 20_000
 
 MIN_NETS_FOR_KENDALL_TAU = 3
 """Fewest networks whose Kendall tau is reported: an order of two is right or wrong by chance."""
-
-CLOSE_PAIR_RANGE = (0.03, 0.10)
-"""Relative difference of the measured latencies of a pair that is close.
-
-Pairs below 3% differ by less than timing noise; a pair above 10% is ordered by any model.
-"""
 
 
 @dataclass(frozen=True)
@@ -55,26 +43,18 @@ class Interval:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the interval as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_resamples(cls, value: float, resampled: Values) -> Interval:
-        """Return the percentile interval (Efron 1979) of a statistic.
+    def text(self, digits: int = 2, *, scale: float = 1.0, sign: str = "") -> str:
+        """Return the statistic with its interval: `0.68 (0.57 to 0.80)`.
 
         Args:
-            value: statistic of the sample.
-            resampled: statistic of each bootstrap resample. Resamples in which it is undefined
-                (NaN) are ignored; if no others are left, the interval is unbounded.
+            digits: number of digits behind the point.
+            scale: factor of all three numbers.
+            sign: "+" if positive numbers have a sign, too.
         """
-        defined = np.asarray(resampled, float)
-        defined = defined[~np.isnan(defined)]
-        if not len(defined):
-            return cls(value, -np.inf, np.inf)
-        tail = (1 - CONFIDENCE_LEVEL) / 2
-        low, high = np.quantile(defined, [tail, 1 - tail])
-        return cls(value, float(low), float(high))
+        value, low, high = (
+            f"{scale * each:{sign}.{digits}f}" for each in (self.value, self.low, self.high)
+        )
+        return f"{value} ({low} to {high})"
 
 
 def wilson_interval(accuracy: float, strata: Sequence[float]) -> Interval:
@@ -220,27 +200,12 @@ def tail_quantile(values: Values, share: float) -> float | None:
     return float(np.quantile(values, share)) if has_tail(len(values), share) else None
 
 
-def bootstrap_indices(
-    count: int, rng: np.random.Generator, resamples: int = BOOTSTRAP_RESAMPLES
-) -> NDArray[np.intp]:
-    """Return positions `resamples x count` of bootstrap resamples, drawn with replacement."""
-    return rng.integers(count, size=(resamples, count))
-
-
-def kendall_tau(
-    first: Values, second: Values, pairs: NDArray[np.bool_] | None = None
-) -> float | None:
+def kendall_tau(first: Values, second: Values) -> float | None:
     """Return Kendall's tau-b (1945), which corrects for ties.
 
-    Args:
-        first: values, `n`.
-        second: values, `n`.
-        pairs: the pairs that count, `n x n` and symmetric; by default all.
-
-    Returns:
-        Tau; None if it is undefined: all pairs of `first`, or all of `second`, are equal.
+    The result is None if it is undefined: all values of `first`, or all of `second`, are equal.
     """
-    tau = float(kendall_taus(first, second, np.arange(len(first))[None], pairs)[0])
+    tau = float(kendall_taus(first, second, np.arange(len(first))[None])[0])
     return None if np.isnan(tau) else tau
 
 
@@ -315,41 +280,6 @@ def smallest_difference(disagreement: float, strata: Sequence[float]) -> float:
     return float(max(shown, fewest / sizes.sum()))
 
 
-def expected_kendall_tau(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Kendall's tau of two normally distributed values with these correlations.
-
-    This is Greiner's relation (1909), tau = 2 / pi * arcsin(correlation).
-    """
-    taus: NDArray[np.float64] = 2 / np.pi * np.arcsin(correlation)
-    return taus
-
-
-def partial_kendall_taus(
-    first: Values, second: Values, given: Values, indices: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Return the partial Kendall tau of two values given a third, of each resample.
-
-    This is Kendall's (1942) partial rank correlation: what the order of `first` says about that of
-    `second` beyond what the order of `given` says about both.
-
-    Args:
-        first: values, `n`.
-        second: values, `n`.
-        given: values, `n`.
-        indices: positions of the values of each resample, `resamples x n`.
-
-    Returns:
-        The partial tau of each resample; NaN where it is undefined, as where `given` orders one of
-        the others completely.
-    """
-    tau = kendall_taus(first, second, indices)
-    a, b = kendall_taus(first, given, indices), kendall_taus(second, given, indices)
-    rest = (1 - a**2) * (1 - b**2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        partial: NDArray[np.float64] = np.where(rest > 1e-12, (tau - a * b) / np.sqrt(rest), np.nan)
-    return partial
-
-
 @dataclass(frozen=True)
 class LatencyAgreement:
     """Agreement of predicted and measured latencies of networks.
@@ -364,7 +294,6 @@ class LatencyAgreement:
         within_10_percent: share of networks whose prediction is at most 10% off.
         kendall_tau: Kendall's tau-b; None for fewer than `MIN_NETS_FOR_KENDALL_TAU` networks, or
             where tau is undefined.
-        pairs_3_to_10: share of close pairs in order, see `close_pairs_in_order`.
     """
 
     nets: int
@@ -373,7 +302,6 @@ class LatencyAgreement:
     within_5_percent: float
     within_10_percent: float
     kendall_tau: float | None
-    pairs_3_to_10: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the statistics as plain data."""
@@ -399,7 +327,6 @@ def latency_agreement(predicted_us: Values, measured_us: Values) -> LatencyAgree
         within_5_percent=float((np.abs(errors) <= 0.05).mean()),
         within_10_percent=float((np.abs(errors) <= 0.10).mean()),
         kendall_tau=kendall_tau(predicted_us, measured_us) if has_order else None,
-        pairs_3_to_10=close_pairs_in_order(predicted_us, measured_us),
     )
 
 
@@ -414,47 +341,12 @@ def mape(predicted: Values, measured: Values) -> float:
     return float(np.abs(relative_errors(predicted, measured)).mean())
 
 
-def close_pairs_in_order(predicted_us: Values, measured_us: Values) -> float | None:
-    """Return the share of close pairs whose predictions are in the measured order.
-
-    A pair of networks is close if the measured latency of the slower one is 3% to 10%
-    (`CLOSE_PAIR_RANGE`) above that of the faster one: those are the pairs that a search has to
-    choose between, while most pairs that Kendall's tau counts are ordered by any model. Equal
-    predictions are not in order.
-
-    Returns None if no pair is close.
-    """
-    measured = np.asarray(measured_us, float)
-    upper = np.triu_indices(len(measured), k=1)
-    fast = np.minimum.outer(measured, measured)[upper]
-    slow = np.maximum.outer(measured, measured)[upper]
-    difference = slow / fast - 1
-    is_close = (difference >= CLOSE_PAIR_RANGE[0]) & (difference <= CLOSE_PAIR_RANGE[1])
-    if not is_close.any():
-        return None
-    in_order = _pairwise_order(predicted_us)[upper] == _pairwise_order(measured_us)[upper]
-    return float(in_order[is_close].mean())
-
-
 def spread(items: Sequence[T], count: int) -> list[T]:
     """Return `count` of the items at even distances with both ends, or all if there are fewer."""
     if count >= len(items):
         return list(items)
     at = np.linspace(0, len(items) - 1, count).round().astype(int).tolist()
     return [items[position] for position in dict.fromkeys(at)]
-
-
-def van_der_corput(position: int) -> float:
-    """Return an element of the van der Corput sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, ...
-
-    The binary digits of the position are mirrored at the binary point, which fills [0, 1) evenly.
-    """
-    value, digit_value = 0.0, 0.5
-    while position:
-        value += digit_value * (position & 1)
-        position >>= 1
-        digit_value /= 2
-    return value
 
 
 def _sums_over_pairs(

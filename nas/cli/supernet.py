@@ -23,7 +23,7 @@ from nas.errors import RequestError
 
 if TYPE_CHECKING:
     from nas.data import Part
-    from nas.supernet.ground_truth import DrawMethod
+    from nas.supernet.ranking_records import RankingRecord, SpaceRanking
 
 app = typer.Typer(
     help="Weight-sharing supernets, which score the accuracy of architectures.",
@@ -200,12 +200,6 @@ def rank(
         list[str] | None, typer.Option("--space", help="Spaces to rank; all by default.")
     ] = None,
     nets: Annotated[int, typer.Option(min=3, help="Networks to train, for each space.")] = 50,
-    draw: Annotated[
-        str,
-        typer.Option(
-            help="How networks are drawn: matched in latency, spread over the sizes, or uniform."
-        ),
-    ] = "matched",
     repeated: Annotated[
         int,
         typer.Option(
@@ -222,28 +216,23 @@ def rank(
     """Measure how well supernets rank networks, against networks that are trained standalone.
 
     Draws networks for five latency budgets and prints, among networks of equal latency, Kendall's
-    tau between the two orders and the share of the attainable gain that picking by the supernet
-    brings; as baselines those of multiply-accumulates, parameters, depth and latency. Repeat the
-    command to resume it: trained networks are kept. Afterwards `nas report` adds the ranking
-    quality to the run's report.
+    tau between the two orders; to compare, that of multiply-accumulates, and the one that a second
+    training is expected to reach. Repeat the command to resume it: networks are not trained again.
+    Afterwards `nas report` adds the ranking quality to the run's report.
 
     \b
     Example: nas supernet rank results/quickstart --nets 25 --repeated 10
-    Example: nas supernet rank results/mine --nets 50 --draw uniform
+    Example: nas supernet rank results/mine --nets 50
     """
-    from nas.cli.rankings import print_ranking
     from nas.display.console import ProgressBars
     from nas.job.supernets import rank_supernets
     from nas.opened_run import open_run
 
-    if draw not in ("matched", "spread", "uniform"):
-        raise RequestError(f"--draw is {draw!r}.", remedy="Use matched, spread or uniform.")
     with ProgressBars() as bars:
         ranking = rank_supernets(
             open_run(run),
             spaces=space or (),
             nets=nets,
-            how=cast("DrawMethod", draw),
             repeated=repeated,
             epochs=epochs,
             seed=seed,
@@ -253,4 +242,47 @@ def rank(
     if as_json:
         print_json(ranking)
     else:
-        print_ranking(ranking)
+        _print_ranking(ranking)
+
+
+def _print_ranking(ranking: RankingRecord) -> None:
+    """Print the ranking quality of each space's supernet, and of all together."""
+    from nas.display.console import say
+    from nas.supernet.ranking import MIN_DISTINCT_SCORES
+
+    for name, space in ranking.spaces.items():
+        say(f"{name}: {space.nets} networks, each trained standalone. In brackets: 95%.")
+        if space.kendall_tau:
+            _print_taus(space)
+        else:
+            say(
+                f"The supernet has {space.distinct_scores} distinct scores; a rank correlation "
+                f"needs at least {MIN_DISTINCT_SCORES}."
+            )
+        say(
+            "Standalone training minus supernet score is "
+            f"{space.offset.text(scale=100, sign='+')} points."
+        )
+    pooled = ranking.pooled
+    if pooled and pooled.kendall_tau and pooled.without_offsets:
+        say(
+            f"All {pooled.nets} networks together: Kendall tau {pooled.kendall_tau.text()}, "
+            f"without the offsets of the spaces {pooled.without_offsets.text()}."
+        )
+
+
+def _print_taus(space: SpaceRanking) -> None:
+    from nas.display.console import print_records
+    from nas.supernet.ranking import MAX_LATENCY_RATIO
+    from nas.supernet.ranking_records import ORDER_NAMES
+
+    within = f"{MAX_LATENCY_RATIO - 1:.0%} of {space.cost_name}"
+    print_records(
+        space.kendall_tau.items(),
+        {
+            "order by": lambda row: ORDER_NAMES[row[0]],
+            f"Kendall tau within {within} ({space.pairs} pairs)": lambda row: (
+                "not known" if row[1] is None else row[1].text()
+            ),
+        },
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from nas import files
 from nas.deploy.networks import load_supernet
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
-from nas.files.documents import SCHEMA, to_json
+from nas.files.documents import to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
 from nas.job.inputs import (
     check_published,
@@ -27,14 +27,17 @@ from nas.space import Architecture
 from nas.supernet.correction import fit_correction
 from nas.supernet.distributed import current_process_group, require_single_process
 from nas.supernet.ground_truth import (
-    DrawMethod,
     compare_with_standalone,
-    draw_architectures,
     draw_matched,
     standalone_recipe,
 )
 from nas.supernet.ranking import compute_pooled_ranking, compute_ranking
-from nas.supernet.ranking_records import RankedNetworkRecord, RankingRecord, read_ranking
+from nas.supernet.ranking_records import (
+    RANKING_SCHEMA,
+    RankedNetworkRecord,
+    RankingRecord,
+    read_ranking,
+)
 from nas.supernet.records import MIN_ANCHORS, ScoreCorrection
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.weights import Supernet
@@ -137,7 +140,6 @@ def rank_supernets(
     *,
     spaces: Sequence[str] = (),
     nets: int = 50,
-    how: DrawMethod = "matched",
     repeated: int = 20,
     epochs: int | None = None,
     seed: int = 0,
@@ -147,15 +149,15 @@ def rank_supernets(
     """Compare a run's supernets with networks of the same spaces that are trained alone.
 
     They start from random weights, or from the published ones that their supernet started from.
-    Networks that were trained before with the same recipe are not trained again. The result is also
-    written to `ranking.json` in the run folder. See `nas.supernet.ranking` for the figures.
+    The networks are equally fast within each of five budgets by the latency table of the run, or
+    have equal MACs if it has no table. Networks that were trained before with the same recipe are
+    not trained again. The result is also written to `ranking.json` in the run folder. See
+    `nas.supernet.ranking_records` for the statistics.
 
     Args:
         run: the run.
         spaces: names of some of the run's spaces; by default all.
         nets: number of networks of each space.
-        how: method by which the networks are drawn. "matched" ones are equally fast by the latency
-            table of the run, or have equal MACs if it has no table.
         repeated: number of networks of each space that are trained twice.
         epochs: number of epochs of standalone training; by default that of the supernet.
         seed: seed of the draw and of standalone training.
@@ -181,7 +183,6 @@ def rank_supernets(
             progress or SilentProgress(),
             spaces or list(run.spaces),
             nets=nets,
-            how=how,
             repeated=repeated,
             epochs=epochs,
             seed=seed,
@@ -221,7 +222,6 @@ def _rank(
     *,
     nets: int,
     seed: int,
-    how: DrawMethod = "matched",
     repeated: int = 0,
     epochs: int | None = None,
     length: float = 1.0,
@@ -246,14 +246,7 @@ def _rank(
         recipes[name] = run.training_settings(epochs or length * trained.epochs)
         if name in published:
             recipes[name] = run.settings.training.fine_tuned(recipes[name], len(run.data.train))
-        budgets: list[int | None]
-        if how == "matched":
-            cost = latency_us or _macs
-            pairs = draw_matched(supernet.space, nets, cost, seed=seed)
-            drawn, budgets = [each for _, each in pairs], [budget for budget, _ in pairs]
-        else:
-            drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
-            budgets = [None] * len(drawn)
+        drawn = draw_matched(supernet.space, nets, latency_us or _macs, seed=seed)
         progress.begin(f"{name} standalone", "step")
         ranked = compare_with_standalone(
             supernet,
@@ -267,17 +260,15 @@ def _rank(
             progress=progress.advance,
         )
         networks[name] = [
-            network.model_copy(
-                update={"budget": budget, "latency_us": latency_us(each) if latency_us else None}
-            )
-            for network, budget, each in zip(ranked, budgets, drawn, strict=True)
+            network.model_copy(update={"latency_us": latency_us(each) if latency_us else None})
+            for network, each in zip(ranked, drawn, strict=True)
         ]
     document = {
-        "schema": SCHEMA,
+        "schema": RANKING_SCHEMA,
         "command": command,
         "versions": installed_versions(),
         "data": {"source": run.data.source, "digest": run.data.digest, **run.data.counts},
-        "draw": {"how": how, "seed": seed},
+        "seed": seed,
         "recipes": {
             name: standalone_recipe(recipe, published.get(name)) for name, recipe in recipes.items()
         },

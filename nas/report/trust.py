@@ -22,8 +22,8 @@ from nas.run.front import front
 from nas.run.models import RunModel, undecided_pairs
 from nas.run.probes import WORTHWHILE
 from nas.run.run import Run
-from nas.statistics import smallest_difference
-from nas.supernet.ranking_records import IntervalRecord, SpaceRanking
+from nas.statistics import Interval, smallest_difference
+from nas.supernet.ranking_records import Order, SpaceRanking
 
 Severity = Literal["limit", "note", "fine"]
 """How much a finding matters: it limits a conclusion, is worth a note, or is as it should be."""
@@ -227,24 +227,21 @@ def _ranking(facts: _Facts) -> _Finding | None:
             f"It was not checked whether {which} {verb} networks as training does.",
             remedy=remedy,
         )
-    order = "supernet" if facts.run.record.correction is None else "corrected"
-    taus = {name: _tau(own, order) for name, own in ranked.items() if name in spaces}
-    details = [
-        f"{name}: {f'tau {tau.text()}' if tau else 'too few distinct scores'} by "
-        f"{ranked[name].nets} networks."
-        for name, tau in taus.items()
-    ]
-    chance = [name for name, tau in taus.items() if tau is None or (tau.low or -1.0) <= 0]
+    order: Order = "supernet" if facts.run.record.correction is None else "corrected"
+    taus = {name: own.kendall_tau.get(order) for name, own in ranked.items() if name in spaces}
+    details = [f"{name}: {_tau_text(ranked[name], tau)}." for name, tau in taus.items()]
+    chance = [name for name, tau in taus.items() if tau is None or tau.low <= 0]
     weak = [name for name, tau in taus.items() if tau is None or tau.value < MIN_RANKING_TAU]
     counted = [
         name
-        for name, own in ranked.items()
-        if own.matched is None or own.matched.lead is None or (own.matched.lead.low or -1.0) <= 0
+        for name, tau in taus.items()
+        if tau is None
+        or ((count := ranked[name].kendall_tau["macs"]) is not None and tau.low <= count.value)
     ]
     if counted:
         details.append(
-            "It is not certain that the scores order equally fast networks better than a count of "
-            f"operations or parameters does: {listed(counted)}."
+            "It is not certain that the scores order equally fast networks better than counting "
+            f"operations does: {listed(counted)}."
         )
     if chance:
         return _Finding(
@@ -263,11 +260,17 @@ def _ranking(facts: _Facts) -> _Finding | None:
     )
 
 
-def _tau(ranking: SpaceRanking, order: str) -> IntervalRecord | None:
-    """Return Kendall's tau of an order among equally fast networks, or over all sizes without."""
-    if ranking.matched is None:
-        return ranking.kendall_tau
-    return ranking.matched.kendall_tau.get(order)
+def _tau_text(ranking: SpaceRanking, tau: Interval | None) -> str:
+    """Return Kendall's tau of the scores of a space, and what it is to be compared with."""
+    if tau is None:
+        return f"too few distinct scores by {ranking.nets} networks"
+    text = f"tau {tau.text()} by {ranking.nets} networks"
+    count, again = ranking.kendall_tau["macs"], ranking.kendall_tau["second training"]
+    if count is not None:
+        text += f"; counting operations has {count.value:.2f}"
+    if again is not None:
+        text += f"; a second training is expected to reach {again.value:.2f}"
+    return text
 
 
 def _spaces(facts: _Facts) -> _Finding | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from nas.machine.torch_device import resolve_device
 from nas.pretrained import PublishedWeights
 from nas.space import Architecture, SearchSpace
 from nas.space.records import ArchitectureRecord
-from nas.statistics import van_der_corput
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.pretrained import published_state
 from nas.supernet.ranking_records import RankedNetworkRecord
@@ -32,10 +31,6 @@ from nas.supernet.weights import Supernet
 
 STANDALONE_FILE = "standalone.jsonl"
 """Name of the file with a line for each network that was trained standalone, in a run's folder."""
-
-DrawMethod = Literal["matched", "spread", "uniform"]
-"""How architectures are drawn: "matched" in latency, several for each of a few latency budgets;
-"spread" evenly over the range of log MACs; or "uniform" over all architectures of the space."""
 
 NUM_BUDGETS = 5
 """Latency budgets of a matched draw, evenly spaced in the logarithm."""
@@ -52,46 +47,11 @@ Few networks are faster or slower, and a search that starts from random networks
 _MAX_UNMATCHED_DRAWS = 5000
 """Draws in a row that match no budget, after which the budgets have no further networks."""
 
-_MIN_POOL_SIZE = 2048
-"""Architectures from which those spread over the range of MACs are chosen."""
+_POOL_SIZE = 2048
+"""Random architectures whose costs give the budgets."""
 
 _MAX_REPEATED_DRAWS = 200
 """Draws in a row that give known networks, after which a space is taken to have no others."""
-
-
-def draw_architectures(
-    space: SearchSpace, count: int, *, seed: int, method: DrawMethod = "spread"
-) -> list[Architecture]:
-    """Draw different architectures of a space.
-
-    Spread ones lie at the positions of the van der Corput sequence between the smallest and the
-    largest of a random pool, by the logarithm of their MACs. A smaller draw with the same seed is
-    the beginning of a larger one.
-
-    Args:
-        space: the search space.
-        count: number of architectures, at least 1; fewer are returned if the space has no more.
-        seed: seed of the draw.
-        method: see `DrawMethod`.
-
-    Raises:
-        RequestError: `count` is less than 1.
-    """
-    _require_networks(count)
-    rng = np.random.default_rng(seed)
-    if method == "uniform":
-        return _draw_distinct(count, lambda: space.sample(rng))
-    pool_size = max(_MIN_POOL_SIZE, 4 * count)
-    pool = _draw_distinct(pool_size, lambda: space.sample(rng, uniform_over="choices"))
-    sizes = np.log([architecture.macs for architecture in pool])
-    architectures: list[Architecture] = []
-    unused = np.ones(len(pool), bool)
-    for position in range(min(count, len(pool))):
-        target = sizes.min() + van_der_corput(position) * (sizes.max() - sizes.min())
-        nearest = int(np.argmin(np.where(unused, np.abs(sizes - target), np.inf)))
-        unused[nearest] = False
-        architectures.append(pool[nearest])
-    return architectures
 
 
 def draw_matched(
@@ -100,8 +60,7 @@ def draw_matched(
     cost: Callable[[Architecture], float | None],
     *,
     seed: int,
-    budgets: int = NUM_BUDGETS,
-) -> list[tuple[int, Architecture]]:
+) -> list[Architecture]:
     """Draw different architectures that are equally fast within each of a few budgets.
 
     The budgets are evenly spaced in the logarithm between two quantiles of the costs of random
@@ -115,18 +74,17 @@ def draw_matched(
         cost: returns the cost of an architecture, such as its predicted latency. Architectures
             whose cost is None are not drawn.
         seed: seed of the draw.
-        budgets: number of budgets.
-
-    Returns:
-        The number of the budget, the cheapest is 0, and the architecture, in pairs.
 
     Raises:
         RequestError: `count` is less than 1, or no cost is known.
     """
-    _require_networks(count)
+    if count < 1:
+        raise RequestError(
+            f"A ranking needs at least 1 network, not {count}.", remedy="Give --nets 50 or so."
+        )
     rng = np.random.default_rng(seed)
     sample = partial(space.sample, rng, uniform_over="choices")
-    pool = _draw_distinct(_MIN_POOL_SIZE, sample)
+    pool = _draw_distinct(_POOL_SIZE, sample)
     costs = [cost(architecture) for architecture in pool]
     known = np.array([each for each in costs if each is not None])
     if not known.size:
@@ -135,11 +93,11 @@ def draw_matched(
             remedy="Build a latency table in which their kernels have not failed.",
         )
     low, high = np.quantile(known, _BUDGET_QUANTILES)
-    spaced = np.geomspace(low, high, budgets)
+    spaced = np.geomspace(low, high, NUM_BUDGETS)
     # In a small space, few costs are possible at all.
     targets = known[np.abs(np.log(known / spaced[:, None])).argmin(axis=1)]
     matched: list[dict[str, Architecture]] = [{} for _ in targets]
-    wanted = math.ceil(count / budgets)
+    wanted = math.ceil(count / NUM_BUDGETS)
 
     def add(architecture: Architecture, own_cost: float | None) -> bool:
         """Add an architecture to its budget, and return whether it was missing there."""
@@ -157,24 +115,17 @@ def draw_matched(
     for architecture, own_cost in zip(pool, costs, strict=True):
         add(architecture, own_cost)
     # A pool that is not full is taken to hold the whole space.
-    unmatched = 0 if len(pool) == _MIN_POOL_SIZE else _MAX_UNMATCHED_DRAWS
+    unmatched = 0 if len(pool) == _POOL_SIZE else _MAX_UNMATCHED_DRAWS
     while any(len(group) < wanted for group in matched) and unmatched < _MAX_UNMATCHED_DRAWS:
         architecture = sample()
         unmatched = 0 if add(architecture, cost(architecture)) else unmatched + 1
     alternating = [
-        (budget, architecture)
+        architecture
         for one_of_each in zip_longest(*(group.values() for group in matched))
-        for budget, architecture in enumerate(one_of_each)
+        for architecture in one_of_each
         if architecture is not None
     ]
     return alternating[:count]
-
-
-def _require_networks(count: int) -> None:
-    if count < 1:
-        raise RequestError(
-            f"A ranking needs at least 1 network, not {count}.", remedy="Give --nets 50 or so."
-        )
 
 
 def _draw_distinct(count: int, sample: Callable[[], Architecture]) -> list[Architecture]:
@@ -215,8 +166,7 @@ def compare_with_standalone(
         settings: settings of the standalone training.
         seed: seed of the standalone training.
         repeated: number of architectures, from the first, that are trained standalone once more,
-            with the next seed. How well the two trainings agree is the most that any score can
-            reach.
+            with the next seed, for what a second training of all would reach.
         published: published weights from which the standalone trainings start; None starts from
             random ones.
         progress: called after every training step.
@@ -225,23 +175,39 @@ def compare_with_standalone(
         TrainingError: a standalone training diverges.
         CheckpointError: `STANDALONE_FILE` has a line that is not a record.
     """
-    again = architectures[:repeated]
-    accuracies = train_each_standalone(
-        supernet.space,
-        [*architectures, *again],
-        data,
-        folder,
-        settings,
-        seeds=[seed] * len(architectures) + [seed + 1] * len(again),
-        published=published,
-        progress=progress,
-    )
+    seeds = [seed] * len(architectures) + [seed + 1] * len(architectures[:repeated])
+    trained = [*architectures, *architectures[:repeated]]
+    recipe = {
+        "space_digest": supernet.space.digest,
+        "data_digest": data.digest,
+        "training": standalone_recipe(settings, published),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STANDALONE_FILE
+    jsonl.repair(path)
+    accuracies = {
+        (row.digest, row.seed): row.holdout_accuracy
+        for row in jsonl.read(path, STANDALONE)
+        if row.model_dump(include=set(recipe)) == recipe
+    }
+    for number, (architecture, own_seed) in enumerate(zip(trained, seeds, strict=True)):
+        key = architecture.digest, own_seed
+        if key not in accuracies:
+            step_progress = _network_progress(number, len(trained), progress)
+            row = _train_and_evaluate(
+                architecture, data, settings, own_seed, published, step_progress
+            )
+            jsonl.append(path, {"schema": SCHEMA, **row, **recipe, "seed": own_seed})
+            accuracies[key] = float(row["holdout_accuracy"])
     scores = evaluate(supernet, architectures, data)
     return [
-        make_ranked_network(*row)
-        for row in zip_longest(
-            architectures, scores, accuracies[: len(scores)], accuracies[len(scores) :]
+        make_ranked_network(
+            architecture,
+            score,
+            accuracies[architecture.digest, seed],
+            accuracies[architecture.digest, seed + 1] if number < repeated else None,
         )
+        for number, (architecture, score) in enumerate(zip(architectures, scores, strict=True))
     ]
 
 
@@ -257,55 +223,10 @@ def make_ranked_network(
         architecture=ArchitectureRecord.model_validate(architecture.to_json()),
         digest=graph.digest,
         macs=graph.macs,
-        params=graph.params,
-        depth=graph.depth,
         supernet_accuracy=score,
         standalone_accuracy=standalone_accuracy,
         repeated_accuracy=repeated_accuracy,
     )
-
-
-def train_each_standalone(
-    space: SearchSpace,
-    architectures: Sequence[Architecture],
-    data: ImageDataset,
-    folder: Path,
-    settings: TrainingSettings,
-    *,
-    seeds: Sequence[int],
-    published: PublishedWeights | None = None,
-    progress: Advance | None = None,
-) -> list[float]:
-    """Return the hold-out accuracy of each architecture after standalone training, in [0, 1].
-
-    See `compare_with_standalone` for the other arguments and the errors.
-
-    Args:
-        seeds: seed of the training of each architecture.
-    """
-    recipe = {
-        "space_digest": space.digest,
-        "data_digest": data.digest,
-        "training": standalone_recipe(settings, published),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / STANDALONE_FILE
-    jsonl.repair(path)
-    accuracies = {
-        (row.digest, row.seed): row.holdout_accuracy
-        for row in jsonl.read(path, STANDALONE)
-        if row.model_dump(include=set(recipe)) == recipe
-    }
-    keys = [(each.digest, seed) for each, seed in zip(architectures, seeds, strict=True)]
-    for number, (key, architecture) in enumerate(zip(keys, architectures, strict=True)):
-        if key not in accuracies:
-            step_progress = _network_progress(number, len(architectures), progress)
-            row = _train_and_evaluate(
-                architecture, data, settings, key[1], published, step_progress
-            )
-            jsonl.append(path, {"schema": SCHEMA, **row, **recipe, "seed": key[1]})
-            accuracies[key] = float(row["holdout_accuracy"])
-    return [accuracies[key] for key in keys]
 
 
 def standalone_recipe(

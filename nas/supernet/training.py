@@ -19,7 +19,6 @@ from nas.files.documents import SCHEMA
 from nas.files.paths import expanded
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
-from nas.statistics import van_der_corput
 from nas.supernet import checkpoint
 from nas.supernet.distributed import ProcessGroup, current_process_group
 from nas.supernet.records import (
@@ -303,15 +302,19 @@ def measure_epoch(
             compiles the kernels that its subnets need.
         seconds: duration of all steps, at least.
     """
+    from scipy.stats.qmc import Halton
+
     group = current_process_group()
     trainer = Trainer(space, data, settings or TrainingSettings(), 0, group)
     durations: list[float] = []
+    # Its positions are 1/2, 1/4, 3/4, 1/8, ... after the first one, 0.
+    positions = Halton(1, scramble=False).fast_forward(1)
     begin = time.perf_counter()
     while len(durations) < steps or (
         len(durations) < trainer.schedule.steps
         and group.broadcast(time.perf_counter() - begin) < seconds
     ):
-        step = int(van_der_corput(len(durations) + 1) * trainer.schedule.steps)
+        step = int(positions.random()[0, 0] * trainer.schedule.steps)
         trainer.step(step)
         started = time.perf_counter()
         # A step reads its figures back from the device, so a GPU has finished too.

@@ -6,7 +6,7 @@
 Each file names a space, images of CIFAR-10, and networks for five sizes or latencies that were
 trained standalone. For each seed, trains a supernet on the images for some minutes of one core,
 scores the networks with it, and prints Kendall's tau with the standalone accuracies among networks
-of equal size and over all sizes, for the scores, the corrected scores and the counts. `--set`
+of equal size and over all sizes, for the scores, the corrected scores and MACs. `--set`
 changes training settings. Supernets in FOLDER are not trained again.
 """
 
@@ -17,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 
 from nas.data import ImageDataset, Images, load_dataset
 from nas.space import load_space
+from nas.supernet.correction import correct_for_size
 from nas.supernet.evaluation import evaluate
 from nas.supernet.ground_truth import make_ranked_network
 from nas.supernet.ranking import compute_ranking
-from nas.supernet.ranking_records import IntervalRecord
+from nas.supernet.ranking_records import ORDER_NAMES
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 from tests.benchmarks.truth import split_images
@@ -38,10 +40,6 @@ def load_images(truth: dict, source: str) -> ImageDataset:
     pixels = np.concatenate([np.asarray(part.pixels[: len(part)]) for part in parts])
     holdout = Images(pixels, np.concatenate([part.labels for part in parts]))
     return replace(data, train=train_images, search=search, holdout=holdout)
-
-
-def text_of(interval: IntervalRecord | None) -> str:
-    return "undefined" if interval is None else interval.text()
 
 
 def main() -> None:
@@ -74,22 +72,23 @@ def main() -> None:
                 [
                     make_ranked_network(
                         network, score, row["holdout_accuracy"], row["repeated_accuracy"]
-                    ).model_copy(update={"latency_us": row["latency_us"], "budget": row["budget"]})
+                    ).model_copy(update={"latency_us": row["latency_us"]})
                     for network, score, row in zip(networks, scores, truth["networks"], strict=True)
                 ]
             )
-            matched = ranking.matched
             print(f"{space.name}, seed {seed}, scores {min(scores):.3f} to {max(scores):.3f}")
-            if matched is None:
-                continue
-            for order, tau in matched.kendall_tau.items():
-                print(
-                    f"  {order:<16} at equal size {text_of(tau):<24} gain "
-                    f"{text_of(matched.gain[order]):<24} over all sizes "
-                    f"{text_of(matched.global_tau[order])}",
-                    flush=True,
-                )
-            print(f"  a second training, expected at equal size {text_of(matched.retraining_tau)}")
+            for order, tau in ranking.kendall_tau.items():
+                text = "undefined" if tau is None else tau.text()
+                print(f"  {ORDER_NAMES[order]:<38} at equal size {text}", flush=True)
+            accuracies = [row["holdout_accuracy"] for row in truth["networks"]]
+            orders = {
+                "supernet": scores,
+                "corrected": correct_for_size(ranking.networks),
+                "macs": [network.macs for network in networks],
+            }
+            for order, values in orders.items():
+                tau = kendalltau(values, accuracies).statistic
+                print(f"  {ORDER_NAMES[order]:<38} over all sizes {tau:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from nas.search import Trial
 from nas.space import library, load_space
 from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
-from nas.supernet.ground_truth import draw_architectures
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 
@@ -45,7 +44,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
     (folder / "spaces" / f"{SPACE}.py").write_bytes(library.path_of(SPACE).read_bytes())
     training = TrainingSettings(epochs=1, device="cpu")
     supernet = train(space, data, folder / "supernets" / SPACE, training, seed=SETTINGS.seed)
-    networks = draw_architectures(space, candidate_count, seed=1)
+    networks = [space.sample(seed=seed) for seed in range(candidate_count)]
     trials = [
         Trial(
             network.digest,

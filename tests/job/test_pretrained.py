@@ -430,7 +430,7 @@ def test_retargeted_run_has_the_image_size_and_the_resolutions(auto_job, monkeyp
 def test_supernet_is_ranked_against_networks_from_the_same_weights(job):
     supernets.train_job_supernets(load_job(job), RUN)
     run = open_run(RUN)
-    supernets.rank_supernets(run, nets=2, how="uniform", repeated=0, epochs=1)
+    supernets.rank_supernets(run, nets=2, repeated=0, epochs=1)
     published = read_weights("weights.pth", conventions="torch", spaces=[run.spaces[NAME]])
     for row in jsonl.read(RUN / STANDALONE_FILE, STANDALONE):
         assert row.training["published"] == published.digest
@@ -444,4 +444,4 @@ def test_supernet_is_ranked_against_networks_from_the_same_weights(job):
         assert evaluate_network(trained, run.data, "holdout") == row.holdout_accuracy
     Path("weights.pth").unlink()
     with pytest.raises(WeightsError, match=r"weights\.pth"):
-        supernets.rank_supernets(run, nets=3, how="uniform", repeated=0, epochs=1)
+        supernets.rank_supernets(run, nets=3, repeated=0, epochs=1)

@@ -287,7 +287,7 @@ def test_scores_can_stay_as_they_are(folder_with_supernets, job, invoke):
 def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, job):
     """The supernets of the mini job are hardly trained, so standalone networks are far better."""
     supernets.train_job_supernets(job, OUT)
-    ranking = open_run(OUT).rank(nets=5, repeated=0, epochs=2, how="spread")
+    ranking = open_run(OUT).rank(nets=5, repeated=0, epochs=2)
     jobs.search_job(with_search(job, {"trials": 12}), OUT)
     correction = read_run(OUT).correction
     networks = sum(len(space.networks) for space in ranking.spaces.values())

@@ -167,7 +167,7 @@ def test_whole_run_follows_the_decision(folder, experiment_forbids, monkeypatch)
     supernets.train_job_supernets(settings, RUN)
     assert WEIGHTS.read_bytes() == weights
     assert open_run(RUN).training_settings().flip is False
-    open_run(RUN).rank(nets=4, how="uniform", repeated=0, epochs=1)
+    open_run(RUN).rank(nets=4, repeated=0, epochs=1)
     lines = (RUN / STANDALONE_FILE).read_text().splitlines()
     assert [json.loads(line)["training"]["flip"] for line in lines] == [False] * 4
 

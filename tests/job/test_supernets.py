@@ -133,7 +133,6 @@ def test_folder_of_a_job_whose_budget_decides_gets_the_budget(job_folder, traini
          "--budget is 'soon'"),
         (("supernet", "evaluate", "nowhere", "arch.json"), "no run.json"),
         (("supernet", "rank", "nowhere"), "no run.json"),
-        (("supernet", "rank", "nowhere", "--draw", "wild"), "spread or uniform"),
         (("supernet", "evaluate", "nowhere", "a", "--part", "test"), "search or holdout"),
     ],
 )  # fmt: skip
@@ -182,14 +181,14 @@ def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     assert repeated["spaces"] == first["spaces"]
     run = open_run(finished)
     for name, space_ranking in first["spaces"].items():
-        assert space_ranking["kendall_tau"] is None, "four networks are no ranking"
+        assert space_ranking["kendall_tau"] == {}, "four networks are no ranking"
         space = run.spaces[name]
         one = space_ranking["networks"][0]
         architecture = space.from_json(one["architecture"])
         score = evaluate(run.supernet(name), [architecture], run.data)
         assert one["supernet_accuracy"] == score[0]
         assert one["macs"] == architecture.macs
-    assert set(first["pooled"]["offsets"]) == set(first["spaces"])
+    assert first["pooled"]["nets"] == len(trained.splitlines())
     page.build(open_run(finished))
     text = (finished / "report.html").read_text()
     assert "distinct scores: no ranking" in text
@@ -211,20 +210,14 @@ def test_ranking_of_ten_networks_has_rank_correlation(finished, monkeypatch):
     mobile = ranking.spaces["mobile"]
     assert 10 <= mobile.nets <= 25
     assert mobile.distinct_scores >= 10
-    tau = mobile.kendall_tau
+    assert mobile.cost == "macs"
+    assert set(mobile.kendall_tau) == {"supernet", "corrected", "macs", "second training"}
+    tau = mobile.kendall_tau["supernet"]
     assert tau.low <= tau.value <= tau.high
-    matched = mobile.matched
-    assert matched.cost == "macs"
-    assert sum(stratum.nets for stratum in matched.strata) == mobile.nets
-    for stratum in matched.strata:
-        assert stratum.costs[1] / stratum.costs[0] <= 1.05 / 0.95
-    counts = {"macs", "params", "depth"}
-    assert set(matched.kendall_tau) == {"supernet", "corrected", "trained again", *counts}
+    assert 0 <= mobile.kendall_tau["second training"].value <= 1
     assert ranking.pooled is None
-    assert 0 <= matched.retraining_tau.value <= matched.noise_ceiling.value <= 1
     page.build(open_run(finished))
-    assert matched.noise_text in (finished / "report.html").read_text()
-    assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
+    assert f"<strong>{tau.text()}" in (finished / "report.html").read_text()
 
 
 @pytest.mark.slow

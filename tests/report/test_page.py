@@ -105,7 +105,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
         (LOG, '"step": 3', '"step": null', "line 1 .* step is None"),
         ("hypervolume.csv", r"0\.\d+$", "inf", r"line \d+ .* hypervolume is 'inf'"),
         ("ranking.json", r'"nets": \d+', '"nets": -1', "nets is -1"),
-        ("ranking.json", '"schema": 1', '"schema": 2', "has schema 2; this version reads schema 1"),
+        ("ranking.json", '"schema": 2', '"schema": 3', "has schema 3; this version reads schema 2"),
         ("ranking.json", '"pooled"', '"poled"', "pooled is missing"),
     ],
 )

@@ -196,26 +196,29 @@ def test_one_unranked_supernet_is_named(run):
 
 
 @pytest.mark.parametrize(
-    ("tau", "lead", "severity"),
+    ("tau", "count", "severity"),
     [
-        ((0.4, -0.1, 0.8), (0.2, 0.1, 0.3), "limit"),
-        ((0.4, 0.1, 0.8), (0.2, 0.1, 0.3), "note"),
-        ((0.8, 0.6, 0.9), (0.2, -0.1, 0.3), "note"),
-        ((0.8, 0.6, 0.9), (0.2, 0.1, 0.3), "fine"),
+        ((0.4, -0.1, 0.8), -0.2, "limit"),
+        ((0.4, 0.1, 0.8), 0.0, "note"),
+        ((0.8, 0.6, 0.9), 0.7, "note"),
+        ((0.8, 0.6, 0.9), 0.5, "fine"),
     ],
 )
-def test_ranking_is_judged_by_its_interval_and_its_lead(run, tau, lead, severity):
+def test_ranking_is_judged_by_its_interval_and_by_counting_operations(run, tau, count, severity):
     def change(content):
         for space in content["spaces"].values():
-            names = ("value", "low", "high")
-            space["matched"]["kendall_tau"]["corrected"] = dict(zip(names, tau, strict=True))
-            space["matched"]["lead"] = dict(zip(names, lead, strict=True))
+            value, low, high = tau
+            space["kendall_tau"]["corrected"] = {"value": value, "low": low, "high": high}
+            space["kendall_tau"]["macs"]["value"] = count
 
     change_json(run / "ranking.json", change)
-    found = row(run, "ranking")
-    assert found.severity == severity
-    low, high = tau[1:]
-    assert f"{tau[0]:.2f} ({low:.2f} to {high:.2f}) by 15 networks" in found.details
+    ranking = row(run, "ranking")
+    assert ranking.severity == severity
+    value, low, high = tau
+    assert (
+        f"{value:.2f} ({low:.2f} to {high:.2f}) by 15 networks; counting operations has {count:.2f}"
+        in ranking.details
+    )
 
 
 @pytest.mark.parametrize(

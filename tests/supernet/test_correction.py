@@ -19,8 +19,6 @@ def ranked(space: str, macs: int, score: float, standalone: float) -> RankedNetw
         architecture={"space": space, "choices": {}},
         digest="g" + "0" * 15,
         macs=macs,
-        params=1,
-        depth=1,
         supernet_accuracy=score,
         standalone_accuracy=standalone,
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from nas.supernet.evaluation import evaluate
 from nas.supernet.ground_truth import (
     STANDALONE_FILE,
     compare_with_standalone,
-    draw_architectures,
     draw_matched,
 )
 from nas.supernet.settings import TrainingSettings
@@ -24,47 +21,10 @@ from tests.supernet.scrambled_supernet import scrambled, space_on
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
 
 
-def test_spread_draw_covers_the_range_of_sizes(digits):
-    space = space_on(digits, "mobilenet_tiny")
-    architectures = draw_architectures(space, 16, seed=0)
-    sizes = np.log([each.macs for each in architectures])
-    assert len({each.digest for each in architectures}) == 16
-    low, high = (np.log(each.macs) for each in (space.smallest, space.largest))
-    counts, _ = np.histogram(sizes, bins=4, range=(sizes.min(), sizes.max()))
-    assert counts.tolist() == pytest.approx([4, 4, 4, 4], abs=1)
-    assert sizes.max() - sizes.min() > 0.7 * (high - low)
-    assert draw_architectures(space, 5, seed=0) == architectures[:5], (
-        "a smaller draw is the start of a larger one"
-    )
-    assert draw_architectures(space, 5, seed=1) != architectures[:5]
-
-
-def test_uniform_draw_samples_the_space(digits):
-    space = space_on(digits, "squeezenet_tiny")
-    architectures = draw_architectures(space, 6, seed=3, method="uniform")
-    rng = np.random.default_rng(3)
-    assert architectures[0] == space.sample(rng)
-    assert len({each.digest for each in architectures}) == 6
-    with pytest.raises(RequestError):
-        draw_architectures(space, 0, seed=0)
-
-
-def test_draw_returns_fewer_architectures_from_a_small_space(digits):
-    space = space_on(digits, "squeezenet_tiny")
-    few = itertools.cycle(itertools.islice(space.enumerate(), 7))
-    architectures = draw_architectures(
-        SimpleNamespace(lower=space.lower, sample=lambda rng: next(few)),
-        9,
-        seed=0,
-        method="uniform",
-    )
-    assert len(architectures) == 7
-
-
 def test_networks_trained_standalone_are_not_trained_again(digits, tmp_path, monkeypatch):
     space = space_on(digits, "squeezenet_tiny")
     supernet = scrambled(space)
-    drawn = draw_architectures(space, 3, seed=0)
+    drawn = [space.sample(seed=seed) for seed in range(3)]
     seen = []
     first = compare_with_standalone(
         supernet,
@@ -82,8 +42,7 @@ def test_networks_trained_standalone_are_not_trained_again(digits, tmp_path, mon
     assert [row["digest"] for row in rows] == [each.digest for each in first]
     assert [row["holdout_accuracy"] for row in rows] == [each.standalone_accuracy for each in first]
     for each, architecture in zip(first, drawn, strict=False):
-        graph = architecture.graph
-        assert (each.macs, each.params, each.depth) == (graph.macs, graph.params, graph.depth)
+        assert each.macs == architecture.macs
         assert each.supernet_accuracy == evaluate(supernet, [architecture], digits)[0]
         assert each.architecture.space == "squeezenet_tiny"
 
@@ -113,12 +72,10 @@ def test_networks_trained_standalone_are_not_trained_again(digits, tmp_path, mon
 def test_matched_draw_has_networks_of_equal_cost_in_each_budget(digits):
     space = space_on(digits, "mobilenet")
     drawn = draw_matched(space, 20, lambda each: float(each.macs), seed=0)
-    assert [budget for budget, _ in drawn[:10]] == [0, 1, 2, 3, 4] * 2, "in turns"
-    assert len({each.digest for _, each in drawn}) == 20
+    assert len({each.digest for each in drawn}) == 20
     means = []
     for budget in range(5):
-        macs = np.array([each.macs for number, each in drawn if number == budget])
-        assert len(macs) == 4
+        macs = np.array([each.macs for each in drawn[budget::5]])
         assert macs.max() / macs.min() <= 1.05 / 0.95
         means.append(macs.mean())
     steps = np.diff(np.log(means))
@@ -133,7 +90,7 @@ def test_matched_draw_leaves_out_networks_without_a_cost(digits):
         space, 10, lambda each: None if each.macs > limit else float(each.macs), seed=0
     )
     assert len(drawn) == 10
-    assert all(each.macs <= limit for _, each in drawn)
+    assert all(each.macs <= limit for each in drawn)
     with pytest.raises(RequestError, match="at least 1 network"):
         draw_matched(space, 0, lambda each: 1.0, seed=0)
     with pytest.raises(RequestError, match="The cost of no architecture of mobilenet_tiny"):
@@ -143,7 +100,7 @@ def test_matched_draw_leaves_out_networks_without_a_cost(digits):
 def test_networks_are_trained_again_with_another_seed(digits, tmp_path):
     space = space_on(digits, "squeezenet_tiny")
     supernet = scrambled(space)
-    drawn = draw_architectures(space, 3, seed=0)
+    drawn = [space.sample(seed=seed) for seed in range(3)]
     ranked = compare_with_standalone(
         supernet, drawn, digits, tmp_path, ONE_EPOCH, seed=0, repeated=2
     )
