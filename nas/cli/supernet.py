@@ -145,8 +145,8 @@ def evaluate(
     from nas.display import console
     from nas.job.supernets import fit_score_correction
     from nas.opened_run import open_run
-    from nas.statistics import Interval, wilson_interval
-    from nas.supernet.evaluation import evaluate_by_class
+    from nas.statistics import wilson_interval
+    from nas.supernet.evaluation import accuracy_by_class, predict
     from nas.supernet.quick_evaluation import evaluate_quickly
 
     if part not in ("search", "holdout"):
@@ -160,16 +160,19 @@ def evaluate(
     record = {"space": name, "architecture": architecture.to_json(), "part": part}
     total = len(opened.data.part(split))
     if images is not None:
-        (quick,) = evaluate_quickly(supernet, [architecture], opened.data, split, images=images)
+        quick = evaluate_quickly(supernet, architecture, opened.data, split, images)
+        sample = min(images, total)
         show(
-            {**record, **vars(quick)},
-            f"Accuracy {format_accuracy(Interval(quick.accuracy, quick.low, quick.high))} on "
-            f"{quick.images} of the {total} images of the {part} split. The interval is for all "
-            "of them.",
+            {**record, "accuracy": quick.value, "low": quick.low, "high": quick.high,
+             "images": sample},
+            f"Accuracy {format_accuracy(quick)} on {sample} of the {total} images of the {part} "
+            "split. The interval is for all of them.",
             as_json,
-        )
+        )  # fmt: skip
         return
-    accuracy, class_accuracy = evaluate_by_class(supernet, architecture, opened.data, split)
+    shown = opened.data.part(split)
+    (answers,) = predict(supernet, [architecture], opened.data, shown)
+    accuracy, class_accuracy = accuracy_by_class(opened.data, answers, shown.labels)
     searched = opened.record
     correction = searched.correction if searched.study else fit_score_correction(opened)
     corrected = correction and correction.correct(accuracy, architecture.macs, name)

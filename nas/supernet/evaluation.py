@@ -16,7 +16,7 @@ from nas.data.batches import normalize, sequential_batches
 from nas.errors import DataError
 from nas.graph import Graph
 from nas.machine.torch_device import map_batches
-from nas.space import Architecture
+from nas.space import Architecture, SearchSpace
 from nas.supernet.weights import Supernet
 from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 
@@ -141,7 +141,7 @@ def evaluate_in_rounds(
     rounds = [] if known is None else known
     split = data.part(part)
     count = len(split) if images is None else images
-    _require_same_data(supernet, data)
+    require_adapted(supernet.space, data)
     # A part of the images may lack a class, and says less about a mean over classes.
     ends = round_ends(count) if data.metric == "accuracy" else [count]
     order = np.random.default_rng(0).permutation(len(split))
@@ -203,21 +203,6 @@ def largest_plausible_accuracy(correct: int, images: int, total: int) -> float:
     share, z = correct / images, ROUND_DEVIATIONS
     deviation = math.sqrt(share * (1 - share) / size + (z / size) ** 2 / 4)
     return (share + z**2 / (2 * size) + z * deviation) / (1 + z**2 / size)
-
-
-def evaluate_by_class(
-    supernet: Supernet, architecture: Architecture, data: ImageDataset, part: Part = "search"
-) -> tuple[float, dict[str, float | None]]:
-    """Return the accuracy of an architecture, in all and for each class.
-
-    See `evaluate` for the arguments and the errors.
-
-    Returns:
-        The accuracy in [0, 1], and the accuracies by class name; None for a class without images.
-    """
-    images = data.part(part)
-    predictions = next(predict(supernet, [architecture], data, images))
-    return accuracy_by_class(data, predictions, images.labels)
 
 
 def accuracy_by_class(
@@ -307,22 +292,19 @@ def predict(
     Raises:
         DataError: the supernet is for other image sizes or classes than `data` has.
     """
-    _require_same_data(supernet, data)
+    require_adapted(supernet.space, data)
     calibration = choose_calibration_images(data.train)
     for architecture in architectures:
         yield _folded_subnet(supernet, architecture, data, calibration)(images)
 
 
-def _require_same_data(supernet: Supernet, data: ImageDataset) -> None:
-    if supernet.space.settings != {
-        "image_size": data.image_size,
-        "channels": data.channels,
-        "classes": len(data.classes),
-    }:
+def require_adapted(space: SearchSpace, data: ImageDataset) -> None:
+    """Raise DataError unless a space is adapted to the sizes and the classes of some data."""
+    sizes = {"image_size": data.image_size, "channels": data.channels, "classes": len(data.classes)}
+    if space.settings != sizes:
         raise DataError(
-            f"The supernet was trained for {supernet.space.settings}; the data has "
-            f"{data.image_size} px, {data.channels} channels, {len(data.classes)} classes.",
-            remedy="Use the data that the supernet was trained on.",
+            f"Space {space.name} is adapted to {space.settings}, the data has {sizes}.",
+            remedy="Use the data that it is for, or space.adapt(...) with the data's sizes.",
         )
 
 
@@ -332,14 +314,7 @@ def _folded_subnet(
     """Calibrate a subnet and fold its batch norms, and return what classifies images with it."""
     state = calibrated_state(supernet, architecture.graph, data, calibration)
     device = next(supernet.parameters()).device
-    return _folded_classifier(architecture.graph, state, data, device)
-
-
-def _folded_classifier(
-    graph: Graph, state: Mapping[str, Tensor], data: ImageDataset, device: torch.device
-) -> Classify:
-    """Fold the batch norms of a network's weights, and return what classifies images with it."""
-    logits = folded_outputs(graph, state, data, device)
+    logits = folded_outputs(architecture.graph, state, data, device)
     return lambda images: logits(images).argmax(1)
 
 

@@ -5,15 +5,12 @@ A cheap first score of a candidate architecture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.stats import hypergeom
 
 from nas.data import ImageDataset, Images, Part
-from nas.errors import RequestError
 from nas.space import Architecture
+from nas.statistics import Interval
 from nas.supernet.evaluation import predict
 from nas.supernet.weights import Supernet
 
@@ -21,62 +18,35 @@ CONFIDENCE = 0.95
 """Smallest probability with which an interval contains the accuracy on all images."""
 
 
-@dataclass(frozen=True)
-class QuickEvaluation:
-    """Accuracy on a sample of images, with an interval for the accuracy on all of them.
-
-    Attributes:
-        accuracy: accuracy on the sample, in [0, 1].
-        low, high: ends of the interval of what `nas.evaluate` returns, with a coverage of
-            at least `CONFIDENCE`.
-        images: number of images in the sample.
-    """
-
-    accuracy: float
-    low: float
-    high: float
-    images: int
-
-
 def evaluate_quickly(
     supernet: Supernet,
-    architectures: Iterable[Architecture],
+    architecture: Architecture,
     data: ImageDataset,
-    part: Part = "search",
-    *,
-    images: int = 500,
-) -> list[QuickEvaluation]:
-    """Return the accuracy of each architecture on a sample of images, with its interval.
+    part: Part,
+    images: int,
+) -> Interval:
+    """Return the accuracy of an architecture on a sample of images.
 
-    The sample is stratified by class and always the same. The interval is about the supernet's
-    score, which is itself an estimate; `nas supernet rank` compares scores with the accuracies of
-    networks that are trained standalone.
+    The sample is stratified by class and always the same. The interval is that of the accuracy on
+    all images of the split, with a coverage of at least `CONFIDENCE`.
 
     Args:
         supernet: trained supernet.
-        architectures: architectures of the supernet's space.
+        architecture: an architecture of the supernet's space.
         data: data that the supernet was trained on.
         part: split of the images: "train", "search" or "holdout".
-        images: number of images in the sample; all images of the split if it has fewer.
+        images: number of images in the sample, at least 1; all images of the split if it has fewer.
 
     Raises:
-        RequestError: `images` is less than 1, or `part` is another split.
+        RequestError: `part` is another split.
         DataError: the supernet is for other image sizes or classes than `data` has.
     """
-    if images < 1:
-        raise RequestError(
-            f"A quick evaluation needs at least 1 image, not {images}.",
-            remedy="Give a positive number of images.",
-        )
     population = data.part(part)
-    chosen = stratified_sample(population, images)
-    sample = population.take(chosen)
-    evaluations = []
-    for predictions in predict(supernet, architectures, data, sample):
-        correct = int((predictions == sample.labels).sum())
-        low, high = accuracy_interval(correct, len(sample), len(population))
-        evaluations.append(QuickEvaluation(correct / len(sample), low, high, len(sample)))
-    return evaluations
+    sample = population.take(stratified_sample(population, images))
+    (predictions,) = predict(supernet, [architecture], data, sample)
+    correct = int((predictions == sample.labels).sum())
+    low, high = accuracy_interval(correct, len(sample), len(population))
+    return Interval(correct / len(sample), low, high)
 
 
 def stratified_sample(images: Images, count: int) -> np.ndarray:

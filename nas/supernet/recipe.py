@@ -18,6 +18,7 @@ from torch.nn import Parameter
 
 from nas.data import ImageDataset
 from nas.data.batches import TrainingBatches
+from nas.errors import TrainingError
 from nas.supernet.checkpoint import require_tensors
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.settings import TrainingSettings
@@ -40,6 +41,10 @@ def adjusted(logits: Tensor, log_priors: np.ndarray | Tensor | None) -> Tensor:
         log_priors: see `nas.data.ImageDataset.log_priors`; None for no correction.
     """
     return logits if log_priors is None else logits + torch.as_tensor(log_priors).to(logits)
+
+
+class DivergedError(TrainingError):
+    """The loss or the gradient is not finite."""
 
 
 class TrainingState:
@@ -65,11 +70,44 @@ class TrainingState:
         for parameter in module.parameters():
             self._optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 
-    def update(self, learning_rate: float) -> None:
-        """Update the weights by their gradients."""
+    def update(
+        self,
+        figures: Tensor,
+        learning_rate: float,
+        peak: float,
+        step: str,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> tuple[list[float], float]:
+        """Clip the gradients and update the weights by them.
+
+        Args:
+            figures: the loss of the step, and its accuracies.
+            learning_rate: learning rate of the step.
+            peak: peak of the learning rate, for the message of an error.
+            step: what is trained, and the number of the step, likewise.
+            processes: processes that train together; gradients and figures are averaged.
+
+        Returns:
+            The figures, and the share of the weight tensors whose gradient was clipped.
+
+        Raises:
+            DivergedError: the loss or the gradient is not finite; the weights were not updated.
+        """
+        parameters = [p for p in self._module.parameters() if p.grad is not None]
+        processes.average([p.grad for p in parameters if p.grad is not None])
+        # One transfer for all figures, because a GPU waits at each.
+        all_figures = torch.cat([figures, torch.stack(adaptive_clip_grad(parameters))])
+        processes.average([all_figures])
+        *values, norm, clipped_share = all_figures.tolist()
+        if not (math.isfinite(values[0]) and math.isfinite(norm)):
+            raise DivergedError(
+                f"Training diverged in {step}: loss {values[0]}, gradient norm {norm}.",
+                remedy=f"Train with a lower learning_rate (it is {peak}) in another folder.",
+            )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
+        return values, clipped_share
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights and the optimizer's tensors by name."""

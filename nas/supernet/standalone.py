@@ -6,7 +6,6 @@ weights or learns from a teacher.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +18,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset
 from nas.display.progress import Advance
-from nas.errors import TrainingError
 from nas.files import jsonl
 from nas.files.documents import SCHEMA
 from nas.graph import Graph
@@ -30,7 +28,6 @@ from nas.supernet.captured import CapturedStep
 from nas.supernet.distillation import Teacher, distillation_loss, parameters_digest
 from nas.supernet.recipe import (
     TrainingState,
-    adaptive_clip_grad,
     adjusted,
     learning_rate,
     make_batches,
@@ -121,20 +118,13 @@ class NetworkTrainer:
 
     def _step(self, step: int) -> NetworkStep:
         images, labels = self._batches.batch(step)
-        loss, accuracy = self._compute(images, labels)
-        clipped = adaptive_clip_grad(self._network.parameters())
-        # One transfer, because a GPU waits at each.
-        figures = torch.stack([loss, *clipped, accuracy])
-        loss_value, norm_value, clipped_share, accuracy_value = figures.tolist()
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise TrainingError(
-                f"Training the network diverged in step {step + 1} of {self.steps}: "
-                f"loss {loss_value}, gradient norm {norm_value}.",
-                remedy="Train with a lower learning_rate "
-                f"(it is {self._settings.learning_rate}) in another folder.",
-            )
-        self.state.update(self.learning_rate(step))
-        return NetworkStep(loss_value, accuracy_value, clipped_share)
+        (loss, accuracy), clipped_share = self.state.update(
+            self._compute(images, labels),
+            self.learning_rate(step),
+            self._settings.learning_rate,
+            f"step {step + 1} of {self.steps} of the network",
+        )
+        return NetworkStep(loss, accuracy, clipped_share)
 
     def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
         """Compute the gradients of a network; return its loss and its accuracy on the images."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,16 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset
-from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
+from nas.supernet.evaluation import require_adapted
 from nas.supernet.pretrained import start_from
 from nas.supernet.recipe import (
     TrainingState,
-    adaptive_clip_grad,
     adjusted,
     learning_rate,
     make_batches,
@@ -49,10 +47,6 @@ Supernets rank worse if it decays to zero, as that of networks that are trained 
 
 MAX_EPOCHS = 200
 """Most epochs that a training with a time budget does. Settings can ask for more."""
-
-
-class DivergedError(TrainingError):
-    """The loss or the gradient is not finite."""
 
 
 class StepResult(NamedTuple):
@@ -112,16 +106,7 @@ class Trainer:
         decisions: Sequence[ScheduleRow] = (),
         published: PublishedWeights | None = None,
     ) -> None:
-        data_sizes = {
-            "image_size": data.image_size,
-            "channels": data.channels,
-            "classes": len(data.classes),
-        }
-        if space.settings != data_sizes:
-            raise DataError(
-                f"Space {space.name} is adapted to {space.settings}, the data has {data_sizes}.",
-                remedy="Use space.adapt(...) with the data's sizes.",
-            )
+        require_adapted(space, data)
         keep_freed_memory()
         self.space, self.data, self.settings, self.seed = space, data, settings, seed
         self.group = group
@@ -196,23 +181,16 @@ class Trainer:
         )
         images = resize(images, (size, size))
         subnets = self._subnets.sample(step)
-        loss, *accuracies = self._shards.step(images, labels, partial(self._backward, subnets))
-        self.group.average([p.grad for p in self.supernet.parameters() if p.grad is not None])
-        clipped = adaptive_clip_grad(self.supernet.parameters())
-        # One transfer for all figures, because a GPU waits at each.
-        figures = torch.stack([loss, *clipped, *accuracies])
-        self.group.average([figures])
-        loss_value, norm_value, clipped_share, largest, smallest, *random = figures.tolist()
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise DivergedError(
-                f"Training {self.space.name} diverged in step {step + 1} of {self.schedule.steps}: "
-                f"loss {loss_value}, gradient norm {norm_value}.",
-                remedy=f"Train with a lower learning_rate (it is {self.settings.learning_rate}) in "
-                "another folder.",
-            )
-        self._state.update(self.learning_rate(step))
+        figures = self._shards.step(images, labels, partial(self._backward, subnets))
+        (loss, largest, smallest, *random), clipped_share = self._state.update(
+            figures,
+            self.learning_rate(step),
+            self.settings.learning_rate,
+            f"step {step + 1} of {self.schedule.steps} of the supernet {self.space.name}",
+            self.group,
+        )
         mean_random = sum(random) / len(random) if random else None
-        return StepResult(loss_value, largest, smallest, mean_random, clipped_share)
+        return StepResult(loss, largest, smallest, mean_random, clipped_share)
 
     def _backward(
         self, subnets: Sequence[Graph], supernet: Supernet, images: Tensor, labels: Tensor
@@ -228,7 +206,9 @@ class Trainer:
         losses: list[Tensor] = []
         accuracies: list[Tensor] = []
         for graph in subnets:
-            logits = adjusted(self._forward(supernet, graph, images), self.data.log_priors)
+            with self.settings.autocast(self.device):
+                logits = supernet(graph, images)
+            logits = adjusted(logits.float(), self.data.log_priors)
             loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             loss.backward()
             logits = logits.detach()
@@ -237,16 +217,6 @@ class Trainer:
             losses.append(loss.detach())
             accuracies.append((logits.argmax(1) == labels).float().mean())
         return torch.stack([losses[0], *accuracies])
-
-    def finish(self) -> Supernet:
-        """Return the supernet in evaluation mode."""
-        return self.supernet.eval()
-
-    def _forward(self, supernet: Supernet, graph: Graph, images: Tensor) -> Tensor:
-        """Return the float32 logits `N x classes` of images `N x C x H x W`."""
-        with self.settings.autocast(self.device):
-            logits: Tensor = supernet(graph, images)
-        return logits.float()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights and the optimizer's tensors by name."""

@@ -21,6 +21,7 @@ from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
 from nas.supernet.distributed import ProcessGroup, current_process_group
+from nas.supernet.recipe import DivergedError
 from nas.supernet.records import (
     SCHEDULE,
     SCHEDULE_LOG,
@@ -30,7 +31,7 @@ from nas.supernet.records import (
     ScheduleRow,
 )
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.trainer import DivergedError, Trainer
+from nas.supernet.trainer import Trainer
 from nas.supernet.weights import SUPERNET_FILE, Supernet
 
 CHECKPOINT_FILE = "training.safetensors"
@@ -124,7 +125,7 @@ def train(
         # too, and they would leave no memory to try smaller batches.
         del trainer
         raise _out_of_memory_error(space, data, settings, memory_error)
-    supernet = trainer.finish()
+    supernet = trainer.supernet.eval()
     if group.is_main:
         steps = trainer.schedule.steps
         epochs = float(settings.epochs)

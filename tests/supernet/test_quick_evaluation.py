@@ -4,7 +4,6 @@ from math import comb
 import numpy as np
 import pytest
 
-from nas.errors import RequestError
 from nas.supernet.evaluation import evaluate
 from nas.supernet.quick_evaluation import accuracy_interval, evaluate_quickly, stratified_sample
 from tests.supernet.scrambled_supernet import scrambled, space_on
@@ -48,22 +47,10 @@ def test_sample_has_the_class_frequencies_of_all_images(digits):
 def test_quick_evaluation_of_all_images_equals_evaluate(digits):
     space = space_on(digits, "mobilenet_tiny")
     supernet = scrambled(space)
-    chosen = [space.largest, space.smallest]
-    scores = evaluate(supernet, chosen, digits)
-    for score, quick in zip(
-        scores, evaluate_quickly(supernet, chosen, digits, images=10**6), strict=True
-    ):
-        assert quick.accuracy == quick.low == quick.high == pytest.approx(score)
-        assert quick.images == len(digits.search)
-    for score, quick in zip(
-        scores, evaluate_quickly(supernet, chosen, digits, images=60), strict=True
-    ):
-        assert quick.images == 60
-        assert quick.low <= quick.accuracy <= quick.high
-        assert quick.low <= score <= quick.high
-
-
-def test_quick_evaluation_needs_an_image(digits):
-    space = space_on(digits, "mobilenet_tiny")
-    with pytest.raises(RequestError, match="at least 1 image"):
-        evaluate_quickly(scrambled(space), [space.smallest], digits, images=0)
+    for architecture in (space.largest, space.smallest):
+        (score,) = evaluate(supernet, [architecture], digits)
+        everything = evaluate_quickly(supernet, architecture, digits, "search", 10**6)
+        assert everything.value == everything.low == everything.high == pytest.approx(score)
+        sample = evaluate_quickly(supernet, architecture, digits, "search", 60)
+        assert sample.low <= sample.value <= sample.high
+        assert sample.low <= score <= sample.high
