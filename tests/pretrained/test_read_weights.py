@@ -72,20 +72,6 @@ def test_a_classifier_can_have_any_number_of_classes(read):
     assert equal(weights, network)
 
 
-def test_averaged_weights_of_a_training_checkpoint_are_taken(read):
-    network = published()
-    averaged = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
-    other = {key: torch.zeros_like(tensor) for key, tensor in network.state_dict().items()}
-    counted = {
-        "n_averaged": torch.tensor(3),
-        "module.stem_norm.num_batches_tracked": torch.tensor(9),
-    }
-    content = {"epoch": 3, "model": other, "model_ema": {**counted, **averaged}, "lr": [0.1]}
-    weights = read(content)
-    assert weights.file.entry == "model_ema"
-    assert equal(weights, network)
-
-
 def test_half_precision_becomes_float32(read):
     network = published().half()
     weights = read(network.state_dict())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -15,22 +16,6 @@ from tests.supernet.scrambled_supernet import scrambled
 SPACE = load_space("shufflenet_tiny", image_size=8, channels=3, classes=10)
 
 
-def test_missing_or_truncated_file_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no"):
-        Supernet.load(tmp_path)
-    scrambled(SPACE).save(tmp_path, {})
-    path = tmp_path / "supernet.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        Supernet.load(tmp_path)
-
-
-def test_unknown_schema_is_refused_by_number(tmp_path):
-    scrambled(SPACE).save(tmp_path, {"schema": 99})
-    with pytest.raises(CheckpointError, match="schema 99"):
-        Supernet.load(tmp_path)
-
-
 def read_file(folder):
     """Return path, tensors and metadata of a saved supernet."""
     path = folder / "supernet.safetensors"
@@ -38,31 +23,44 @@ def read_file(folder):
         return path, {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def test_flipped_bit_in_the_weights_is_refused(tmp_path):
-    scrambled(SPACE).save(tmp_path, {})
-    path = tmp_path / "supernet.safetensors"
+def cut(folder):
+    path = folder / "supernet.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(folder):
+    path = folder / "supernet.safetensors"
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="checksum does not match its weights"):
-        Supernet.load(tmp_path)
 
 
-def test_changed_record_is_refused(tmp_path):
-    scrambled(SPACE).save(tmp_path, {"seed": 1})
-    path, tensors, metadata = read_file(tmp_path)
-    metadata["record"] = metadata["record"].replace('"seed": 1', '"seed": 2')
-    save_file(tensors, path, metadata)
-    with pytest.raises(CheckpointError, match="checksum"):
-        Supernet.load(tmp_path)
+def change_the_record(folder):
+    path, tensors, metadata = read_file(folder)
+    save_file(tensors, path, {"record": metadata["record"].replace('"seed": 1', '"seed": 2')})
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path):
+def make_weights_infinite(folder):
     supernet = scrambled(SPACE)
-    name, tensor = next(iter(supernet.state_dict().items()))
-    tensor.fill_(float("nan"))
-    supernet.save(tmp_path, {})
-    with pytest.raises(CheckpointError, match=f"tensor '{name}' has values that are not finite"):
+    supernet.get_parameter("stem.weight").data.fill_(torch.inf)
+    supernet.save(folder, {})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "supernet.safetensors").unlink(), "There is no"),
+        (cut, "not a readable checkpoint"),
+        (flip_a_bit, "checksum does not match its weights"),
+        (change_the_record, "checksum"),
+        (make_weights_infinite, "tensor 'stem.weight' has values that are not finite"),
+        (lambda folder: scrambled(SPACE).save(folder, {"schema": 99}), "schema 99"),
+    ],
+)
+def test_damaged_file_is_refused(tmp_path, damage, message):
+    scrambled(SPACE).save(tmp_path, {"seed": 1})
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
         Supernet.load(tmp_path)
 
 

@@ -26,35 +26,15 @@ from nas.supernet.training import train
 from nas.supernet.weights import SUPERNET_FILE, Supernet
 from tests.supernet.scrambled_supernet import space_on
 
-TRAIN_SCRIPT = """
-import os, signal, sys, torch
-from nas.space import load_space
-from nas.data import load_dataset
-from nas.supernet.settings import TrainingSettings
-from nas.supernet.training import train
-
-torch.set_num_threads(1)
-data = load_dataset("digits", validation_fraction=0.5)
-space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
-settings = TrainingSettings(epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2)
+SETTINGS = TrainingSettings(epochs=1, device="cpu", colour=0.2)
+"""Those of `tests.supernet.killed_training`."""
 
 
-def progress(step, *_):
-    if step == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-train(space, data, sys.argv[1], settings, seed=3, progress=progress)
-"""
-
-
-def run_two_processes(script, tmp_path, *arguments):
-    """Run a script in two processes; return the finished torchrun."""
-    path = tmp_path / "script.py"
-    path.write_text(script)
+def train_in_two_processes(folder, last_step=0):
+    """Train in two processes that end behind a step; return the finished torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
-        [*command, path, *map(str, arguments)],
+        [*command, "-m", "tests.supernet.killed_training", folder, str(last_step), "1"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -123,17 +103,16 @@ def train_by_hand(space, data, settings, seed, processes):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one_that_takes_their_shards_in_turn(digits, tmp_path):
-    done = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 0)
+    done = train_in_two_processes(tmp_path / "run")
     assert done.returncode == 0, done.stderr
     tensors, record = checkpoint.read(tmp_path / "run" / SUPERNET_FILE)
-    settings = TrainingSettings(epochs=1, device="cpu", colour=0.2)
     space = space_on(digits, "mobilenet_tiny")
-    expected = train_by_hand(space, digits, settings, 3, processes=2).state_dict()
+    expected = train_by_hand(space, digits, SETTINGS, 3, processes=2).state_dict()
     assert record.step == math.ceil(len(digits.train) / 64)
     for name, tensor in expected.items():
         np.testing.assert_allclose(tensors[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
     # One process has batch norms of whole batches, and therefore other weights.
-    single = train(space, digits, tmp_path / "single", settings, seed=3).state_dict()
+    single = train(space, digits, tmp_path / "single", SETTINGS, seed=3).state_dict()
     difference = max(
         float((single[name] - tensor).abs().max()) for name, tensor in expected.items()
     )
@@ -144,15 +123,14 @@ def test_two_processes_train_like_one_that_takes_their_shards_in_turn(digits, tm
 
 @pytest.mark.long
 def test_killed_processes_resume_to_the_same_weights(tmp_path, digits):
-    undisturbed = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "whole", 0)
-    killed = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 5)
+    undisturbed = train_in_two_processes(tmp_path / "whole")
+    killed = train_in_two_processes(tmp_path / "run", 5)
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert killed.returncode != 0
     space = space_on(digits, "mobilenet_tiny")
-    settings = TrainingSettings(epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2)
     with pytest.raises(CheckpointError, match="processes = 2, not 1"):
-        train(space, digits, tmp_path / "run", settings, seed=3)
-    again = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 0)
+        train(space, digits, tmp_path / "run", SETTINGS, seed=3)
+    again = train_in_two_processes(tmp_path / "run")
     assert again.returncode == 0, again.stderr
     whole, resumed = (
         checkpoint.read(tmp_path / folder / SUPERNET_FILE)[0] for folder in ("whole", "run")

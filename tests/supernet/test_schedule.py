@@ -12,13 +12,14 @@ from nas.supernet.settings import TrainingSettings
 BUDGET_S = 100.0
 
 
-def run(step_seconds):
+def run(step_seconds, schedule=None):
     """Return the schedule of a training whose steps take given times, and its duration.
 
     Args:
         step_seconds: function of the seconds so far.
+        schedule: schedule of the training; that of a time budget by default.
     """
-    schedule, spent_s, step = Schedule(1, BUDGET_S), 0.0, 0
+    schedule, spent_s, step = schedule or Schedule(1, BUDGET_S), 0.0, 0
     while step < schedule.steps:
         if schedule.is_due(step, spent_s):
             schedule.decide(step, spent_s)
@@ -87,30 +88,20 @@ def test_positions_before_a_decision_do_not_depend_on_it():
     assert schedule.steps == 40 + round(50 / 1.5)
 
 
-def time_out(schedule, step_s):
-    """Return the duration of a training whose steps all take the same time."""
-    step = 0
-    while step < schedule.steps:
-        if schedule.is_due(step, step * step_s):
-            schedule.decide(step, step * step_s)
-        step += 1
-    return step * step_s
-
-
 def test_training_of_epochs_does_all_steps_if_its_longest_time_allows_them():
     schedule = Schedule(500, longest_s=BUDGET_S)
-    assert time_out(schedule, 0.19) == pytest.approx(95)
+    assert run(lambda _: 0.19, schedule)[1] == pytest.approx(95)
     assert schedule.decisions == [], "its steps are those of a training without a limit"
 
 
 def test_training_of_epochs_that_is_too_slow_ends_in_time_with_its_schedule_completed():
     schedule = Schedule(500, longest_s=BUDGET_S)
-    assert time_out(schedule, 0.5) == pytest.approx(BUDGET_S, rel=0.02)
+    assert run(lambda _: 0.5, schedule)[1] == pytest.approx(BUDGET_S, rel=0.02)
     assert schedule.steps == pytest.approx(200, rel=0.02)
     assert schedule.position(schedule.steps) == pytest.approx(500)
 
 
 def test_training_with_a_time_budget_does_no_more_than_the_largest_number_of_steps():
     schedule = Schedule(1, BUDGET_S, most_steps=300)
-    assert time_out(schedule, 0.1) == pytest.approx(30)
+    assert run(lambda _: 0.1, schedule)[1] == pytest.approx(30)
     assert schedule.position(300) == pytest.approx(schedule.end)

@@ -11,40 +11,18 @@ import pytest
 import torch
 
 from nas.data import Images, load_dataset
-from nas.errors import CheckpointError, DataError, DeviceError, TrainingError
+from nas.errors import CheckpointError, DataError, TrainingError
 from nas.files import jsonl
-from nas.supernet import checkpoint, sharding, trainer, training
+from nas.supernet import checkpoint, recipe, trainer, training
 from nas.supernet.evaluation import evaluate
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate
 from nas.supernet.records import TRAINING
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.trainer import Trainer
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from tests.supernet.scrambled_supernet import space_on
 
 SHORT = TrainingSettings(epochs=2, device="cpu")
-
-KILLED_IN_STEP_9 = """
-import os, signal, sys, torch
-from nas.space import load_space
-from nas.data import load_dataset
-from nas.supernet.settings import TrainingSettings
-from nas.supernet.training import train
-
-torch.set_num_threads(1)
-data = load_dataset("digits", validation_fraction=0.5)
-space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
-settings = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
-
-
-def progress(step, *_):
-    if step == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-train(space, data, sys.argv[1], settings, seed=3, progress=progress)
-"""
 
 
 def read_log(folder):
@@ -72,15 +50,21 @@ def same(a, b):
 @pytest.mark.slow
 def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny")
-    undisturbed = weights(train(space, digits, tmp_path / "a", SHORT, seed=3))
+    settings = replace(SHORT, colour=0.2)
+    undisturbed = weights(train(space, digits, tmp_path / "a", settings, seed=3))
 
-    command = [sys.executable, "-c", KILLED_IN_STEP_9, str(tmp_path / "b")]
+    command = [sys.executable, "-m", "tests.supernet.killed_training", tmp_path / "b", "9", "2"]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     assert not (tmp_path / "b" / "supernet.safetensors").exists()
 
     steps = []
     resumed = train(
-        space, digits, tmp_path / "b", SHORT, seed=3, progress=lambda step, *_: steps.append(step)
+        space,
+        digits,
+        tmp_path / "b",
+        settings,
+        seed=3,
+        progress=lambda step, *_: steps.append(step),
     )
     assert steps[0] == 9  # The checkpoint of step 8 was the last one.
     assert same(weights(resumed), undisturbed)
@@ -98,23 +82,6 @@ def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
         for run in "ab"
     ]
     assert logs[0] == logs[1]
-
-
-@pytest.mark.slow
-def test_training_on_shards_resumes_to_the_same_weights(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding, "MULTITHREADING_MIN_MACS", 0)
-    space, settings = space_on(digits, "mobilenet_tiny"), replace(SHORT, checkpoint_seconds=0)
-    batch = Trainer(space, digits, settings, seed=3).batches.batch_size
-    assert sharding.count_shards(batch, space.largest.macs, torch.device("cpu")) == 2
-    undisturbed = weights(train(space, digits, tmp_path / "a", settings, seed=3))
-    with pytest.raises(StoppedError):
-        train(space, digits, tmp_path / "b", settings, seed=3, progress=stop)
-    torch.set_num_threads(2)
-    try:
-        resumed = train(space, digits, tmp_path / "b", settings, seed=3)
-    finally:
-        torch.set_num_threads(1)
-    assert same(weights(resumed), undisturbed)
 
 
 @pytest.mark.slow
@@ -177,7 +144,7 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(digits, tmp_path, 
             return result._replace(norm=result.norm * math.nan)
         return result
 
-    monkeypatch.setattr(trainer, "adaptive_clip_grad", clipped)
+    monkeypatch.setattr(recipe, "adaptive_clip_grad", clipped)
 
     def progress(step, *_):
         steps.append(step)
@@ -187,7 +154,7 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(digits, tmp_path, 
         supernet = train(space, digits, tmp_path, settings, seed=3, progress=progress)
     seen = read_log(tmp_path)
     assert steps == [row.step for row in seen] == list(range(1, seen[-1].steps + 1))
-    monkeypatch.setattr(trainer, "adaptive_clip_grad", clip)
+    monkeypatch.setattr(recipe, "adaptive_clip_grad", clip)
     train(space, digits, tmp_path / "b", settings, seed=3)
     undisturbed = read_log(tmp_path / "b")
     ratios = [a.learning_rate / b.learning_rate for a, b in zip(seen, undisturbed, strict=True)]
@@ -333,14 +300,3 @@ def test_stopped_training_with_a_time_budget_keeps_what_was_decided(digits, tmp_
     second = train(space, digits, tmp_path / "b", TIMED, seed=0)
     assert same(weights(first), weights(second))
     assert (tmp_path / "b" / "schedule.jsonl").read_text() == log
-
-
-def test_train_refuses_a_missing_device(digits, tmp_path):
-    with pytest.raises(DeviceError, match="'nonsense'"):
-        train(
-            space_on(digits, "mobilenet_tiny"),
-            digits,
-            tmp_path,
-            replace(SHORT, device="nonsense"),
-            seed=0,
-        )
