@@ -38,26 +38,15 @@ def test_first_steps_have_smaller_images():
     assert {resized_image_size(28, 0.0, step, 6) for step in range(6)} == {28}
 
 
-def test_parameter_groups_may_leave_depthwise_weights_without_decay(digits):
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_parameter_groups_decay_no_vectors_and_may_leave_out_depthwise_weights(digits, depthwise):
     supernet = scrambled(space_on(digits, "mobilenet_tiny"))
-    kept, decayed = (
-        {id(p) for p in parameter_groups(supernet, 0.1, depthwise=depthwise)[0]["params"]}
-        for depthwise in (True, False)
-    )
-    left_out = {
-        name for name, p in supernet.named_parameters() if id(p) in kept and id(p) not in decayed
-    }
-    depthwise = {name for name, _ in supernet.named_parameters() if "depthwise.weight" in name}
-    assert depthwise
-    assert left_out == depthwise | {"stem.weight"}  # The images are grey.
-
-
-def test_parameter_groups_do_not_decay_vectors(digits):
-    supernet = scrambled(space_on(digits, "squeezenet_tiny"))
-    decayed, not_decayed = parameter_groups(supernet, 0.1)
-    assert decayed["weight_decay"] == 0.1
-    assert not_decayed["weight_decay"] == 0
+    groups = parameter_groups(supernet, 0.1, depthwise=depthwise)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0]
     names_of = {id(p): name for name, p in supernet.named_parameters()}
-    assert all(names_of[id(p)].endswith(".weight") for p in decayed["params"])
-    assert not any(".norm." in names_of[id(p)] for p in decayed["params"])
-    assert len(decayed["params"]) + len(not_decayed["params"]) == len(names_of)
+    decayed, others = ({names_of[id(p)] for p in group["params"]} for group in groups)
+    assert decayed | others == set(names_of.values())
+    left_out = {name for name in names_of.values() if "depthwise.weight" in name}
+    left_out |= {"stem.weight"}  # The images are grey.
+    vectors = {name for name, p in supernet.named_parameters() if p.dim() == 1}
+    assert others == (vectors if depthwise else vectors | left_out)
