@@ -116,7 +116,7 @@ def test_two_processes_train_like_one_that_takes_their_shards_in_turn(digits, tm
     difference = max(
         float((single[name] - tensor).abs().max()) for name, tensor in expected.items()
     )
-    assert difference > 1e-2
+    assert difference > 5e-3
     lines = [json.loads(line) for line in (tmp_path / "run" / "training.jsonl").open()]
     assert [line["step"] for line in lines] == list(range(1, record.step + 1))
 
