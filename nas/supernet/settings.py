@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from nas.errors import RequestError
 from nas.space import SearchSpace
@@ -69,7 +73,7 @@ With fewer, the rate is lower in proportion, and all networks have the published
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config={"extra": "forbid"})
 class TrainingSettings:
     """Settings of `nas.train` and `train_standalone`.
 
@@ -109,45 +113,33 @@ class TrainingSettings:
         RequestError: a value is outside its range.
     """
 
-    epochs: float = 60
-    seconds: float | None = None
-    longest_seconds: float | None = None
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    weight_decay: float | None = None
-    label_smoothing: float = 0.0
-    random_subnets: int = 2
-    progressive_resizing: float | None = None
-    shift: int | None = None
+    epochs: float = Field(default=60, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+    longest_seconds: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=0.1, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    random_subnets: int = Field(default=2, ge=0)
+    progressive_resizing: float | None = Field(default=None, ge=0, lt=1)
+    shift: int | None = Field(default=None, ge=0)
     flip: bool | None = None
-    colour: float = 0.0
-    precision: str = "auto"
+    colour: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = Field(default=30.0, ge=0)
 
-    def __post_init__(self) -> None:
-        valid = {
-            "epochs": self.epochs > 0,
-            "seconds": self.seconds is None or self.seconds > 0,
-            "longest_seconds": self.longest_seconds is None or self.longest_seconds > 0,
-            "batch_size": self.batch_size >= 2,
-            "learning_rate": self.learning_rate > 0,
-            "weight_decay": self.weight_decay is None or self.weight_decay >= 0,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "progressive_resizing": self.progressive_resizing is None
-            or 0 <= self.progressive_resizing < 1,
-            "random_subnets": self.random_subnets >= 0,
-            "shift": self.shift is None or self.shift >= 0,
-            "colour": 0 <= self.colour < 1,
-            "precision": self.precision in ("auto", "float32", "bfloat16"),
-            "checkpoint_seconds": self.checkpoint_seconds >= 0,
-        }
-        for name, is_valid in valid.items():
-            if not is_valid:
-                raise RequestError(
-                    f"Training setting {name} cannot be {asdict(self)[name]!r}.",
-                    remedy="See nas.TrainingSettings for the values that are allowed.",
-                )
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, values: Any, check: Callable[[Any], TrainingSettings]) -> TrainingSettings:
+        try:
+            return check(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise RequestError(
+                f"Training setting {problem['loc'][0]} cannot be {problem['input']!r}.",
+                remedy="See nas.TrainingSettings for the values that are allowed.",
+            ) from None
 
     def identity(self, *, from_scratch: bool = False) -> dict[str, Any]:
         """Return the settings that decide the trained weights.
