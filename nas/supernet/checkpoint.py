@@ -22,6 +22,9 @@ from nas.supernet.records import CheckpointRecord, NetworkTrainingRow, TrainingR
 
 LogRow = TypeVar("LogRow", TrainingRow, NetworkTrainingRow)
 
+LOG_LINES = 200
+"""Approximate number of lines in a training log; enough for a plot, and small."""
+
 _CHECKPOINT = Format(
     CheckpointRecord,
     "a checkpoint",
@@ -126,6 +129,23 @@ def _difference(key: str, stored: object, expected: object) -> str:
             if stored.get(name) != expected[name]:
                 return f"{name} = {stored.get(name)}, not {expected[name]}"
     return f"{key} = {stored}, not {expected}"
+
+
+def log_step(
+    log: Path, step: int, steps: int, figures: Mapping[str, object], *, seconds: float
+) -> None:
+    """Append a line to a training log, for about `LOG_LINES` of the steps and for the last one.
+
+    Args:
+        log: the training log.
+        step: number of the step, from 1.
+        steps: number of steps of the whole training.
+        figures: further fields of the line.
+        seconds: duration of the training.
+    """
+    if step % max(1, steps // LOG_LINES) == 0 or step == steps:
+        row = {"schema": SCHEMA, "step": step, "steps": steps, **figures}
+        jsonl.append(log, {**row, "seconds": seconds})
 
 
 def truncate_log(log: Path, kind: Format[LogRow], last_step: int) -> list[LogRow]:

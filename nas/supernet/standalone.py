@@ -18,8 +18,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset
 from nas.display.progress import Advance
-from nas.files import jsonl
-from nas.files.documents import SCHEMA
 from nas.graph import Graph
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.space import Architecture
@@ -36,7 +34,7 @@ from nas.supernet.recipe import (
 from nas.supernet.records import NETWORK_TRAINING, TRAINING_LOG
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.sharding import ShardedModule, count_shards
-from nas.supernet.training import CHECKPOINT_FILE, LOG_LINES
+from nas.supernet.training import CHECKPOINT_FILE
 from nas.torch_network import Network, to_torch
 
 
@@ -66,7 +64,8 @@ class NetworkTrainer:
         teacher: network to learn from, beside the labels.
 
     Attributes:
-        state: the weights and the optimizer.
+        network: the network in training mode.
+        state: its weights and the optimizer.
         steps: number of steps of the whole training.
 
     Raises:
@@ -90,18 +89,18 @@ class NetworkTrainer:
         network = to_torch(graph, seed=seed)
         if start is not None:
             network.load_state_dict(start)
-        self._network = network.to(self.device).train()
+        self.network = network.to(self.device).train()
         decay = settings.resolve_weight_decay(from_scratch=start is None)
-        groups = parameter_groups(self._network, decay, depthwise=False)
-        self.state = TrainingState(self._network, groups)
+        groups = parameter_groups(self.network, decay, depthwise=False)
+        self.state = TrainingState(self.network, groups)
         self._batches = make_batches(data, settings, seed, self.device, alternating=True)
         self.steps = settings.steps(self._batches.steps_per_epoch)
         macs = max(graph.macs, teacher.macs if teacher else 0)
         self._batch_macs = macs * self._batches.batch_size
         shards = count_shards(self._batches.batch_size, macs, self.device)
-        compute = partial(ShardedModule(self._network, shards).step, backward=self._backward)
+        compute = partial(ShardedModule(self.network, shards).step, backward=self._backward)
         is_gpu = self.device.type == "cuda"
-        self._compute = CapturedStep(compute, self._network) if is_gpu else compute
+        self._compute = CapturedStep(compute, self.network) if is_gpu else compute
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -143,10 +142,6 @@ class NetworkTrainer:
             probabilities = self._teacher.probabilities(images, self._log_priors)
         return distillation_loss(logits, labels, probabilities, smoothing)
 
-    def finish(self) -> Network:
-        """Return the network in evaluation mode."""
-        return self._network.eval()
-
 
 def train_standalone(
     graph: Graph,
@@ -182,7 +177,7 @@ def train_standalone(
         trainer.step(step)
         if progress:
             progress(step + 1, trainer.steps)
-    return trainer.finish()
+    return trainer.network.eval()
 
 
 def train_network(
@@ -244,23 +239,16 @@ def train_network(
     rows = checkpoint.truncate_log(log, NETWORK_TRAINING, first_step)
     earlier_s = rows[-1].seconds if rows else 0.0
     started = last_checkpoint = time.monotonic()
-    log_interval = max(1, trainer.steps // LOG_LINES)
     for step in range(first_step, trainer.steps):
         result = trainer.step(step)
         now = time.monotonic()
-        is_last = step + 1 == trainer.steps
-        if (step + 1) % log_interval == 0 or is_last:
-            row = {"schema": SCHEMA, "step": step + 1, "steps": trainer.steps, **result._asdict()}
-            row |= {
-                "learning_rate": trainer.learning_rate(step),
-                "seconds": round(earlier_s + now - started, 3),
-            }
-            jsonl.append(log, row)
-        if is_last or now - last_checkpoint >= settings.checkpoint_seconds:
+        figures = {**result._asdict(), "learning_rate": trainer.learning_rate(step)}
+        seconds = round(earlier_s + now - started, 3)
+        checkpoint.log_step(log, step + 1, trainer.steps, figures, seconds=seconds)
+        if step + 1 == trainer.steps or now - last_checkpoint >= settings.checkpoint_seconds:
             checkpoint.write(path, trainer.state.state_dict(), {**identity, "step": step + 1})
             last_checkpoint = time.monotonic()
         if progress:
             text = f"loss {result.loss:.3f}, {result.accuracy:.0%}"
             progress(step + 1, trainer.steps, text)
-    seconds = round(earlier_s + time.monotonic() - started, 3)
-    return trainer.finish(), seconds
+    return trainer.network.eval(), round(earlier_s + time.monotonic() - started, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -88,6 +87,7 @@ class Trainer:
 
     Attributes:
         supernet: the supernet in training mode.
+        state: the weights and the optimizer.
         schedule: number of steps, and the position of each.
         rollbacks: how often the training went back to a checkpoint because it diverged.
 
@@ -115,7 +115,7 @@ class Trainer:
         self.published = published
         self.supernet = Supernet(space, torch.Generator().manual_seed(seed)).to(self.device)
         self.supernet.train()
-        self._state = TrainingState(
+        self.state = TrainingState(
             self.supernet, parameter_groups(self.supernet, settings.resolve_weight_decay())
         )
         self.batches = make_batches(data, settings, seed, self.device, group)
@@ -182,7 +182,7 @@ class Trainer:
         images = resize(images, (size, size))
         subnets = self._subnets.sample(step)
         figures = self._shards.step(images, labels, partial(self._backward, subnets))
-        (loss, largest, smallest, *random), clipped_share = self._state.update(
+        (loss, largest, smallest, *random), clipped_share = self.state.update(
             figures,
             self.learning_rate(step),
             self.settings.learning_rate,
@@ -217,11 +217,3 @@ class Trainer:
             losses.append(loss.detach())
             accuracies.append((logits.argmax(1) == labels).float().mean())
         return torch.stack([losses[0], *accuracies])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights and the optimizer's tensors by name."""
-        return self._state.state_dict()
-
-    def load_state_dict(self, tensors: dict[str, Tensor], path: Path) -> None:
-        """Restore what `state_dict` returned; see `TrainingState.load_state_dict`."""
-        self._state.load_state_dict(tensors, path)

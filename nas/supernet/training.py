@@ -15,7 +15,6 @@ from nas.data import ImageDataset
 from nas.display.progress import Advance
 from nas.errors import TrainingError, first_line
 from nas.files import jsonl
-from nas.files.documents import SCHEMA
 from nas.files.paths import expanded
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
@@ -43,9 +42,6 @@ MAX_ROLLBACKS = 3
 The learning rate is then an eighth of what was asked for; a training that still diverges has
 another cause.
 """
-
-LOG_LINES = 200
-"""Approximate number of lines in a training log; enough for a plot, and small."""
 
 
 def train(
@@ -147,7 +143,7 @@ def _run_steps(trainer: Trainer, folder: Path, progress: Advance | None) -> None
     step, earlier_s = 0, 0.0
     if saved is not None:
         tensors, record = saved
-        trainer.load_state_dict(tensors, folder / CHECKPOINT_FILE)
+        trainer.state.load_state_dict(tensors, folder / CHECKPOINT_FILE)
         step, earlier_s = record.step, record.seconds
         trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
     else:
@@ -168,14 +164,13 @@ def _run_steps(trainer: Trainer, folder: Path, progress: Advance | None) -> None
         if not group.is_main:
             continue
         now = time.monotonic()
-        is_last = step == schedule.steps
-        if step % max(1, schedule.steps // LOG_LINES) == 0 or is_last:
-            row = {"schema": SCHEMA, "step": step, "steps": schedule.steps, **result._asdict()}
-            row |= {"learning_rate": rate, "seconds": now - started}
-            jsonl.append(folder / TRAINING_LOG, row)
+        figures = {**result._asdict(), "learning_rate": rate}
+        log = folder / TRAINING_LOG
+        checkpoint.log_step(log, step, schedule.steps, figures, seconds=now - started)
         if progress:
             progress(step, schedule.steps, result.text)
-        if now - last_checkpoint >= trainer.settings.checkpoint_seconds and not is_last:
+        is_due = now - last_checkpoint >= trainer.settings.checkpoint_seconds
+        if is_due and step < schedule.steps:
             _write_checkpoint(folder, trainer, step, earlier_s + now - started)
             last_checkpoint = time.monotonic()
 
@@ -211,7 +206,7 @@ def _write_checkpoint(folder: Path, trainer: Trainer, step: int, seconds: float)
         "rollbacks": trainer.rollbacks,
         "processes": trainer.group.world_size,
     }
-    checkpoint.write(folder / CHECKPOINT_FILE, trainer.state_dict(), record)
+    checkpoint.write(folder / CHECKPOINT_FILE, trainer.state.state_dict(), record)
 
 
 def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
@@ -238,7 +233,7 @@ def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
     if (folder / CHECKPOINT_FILE).is_file():
         tensors, record = checkpoint.read(folder / CHECKPOINT_FILE)
         step = record.step
-        restarted.load_state_dict(tensors, folder / CHECKPOINT_FILE)
+        restarted.state.load_state_dict(tensors, folder / CHECKPOINT_FILE)
         _write_checkpoint(folder, restarted, step, record.seconds)
     warnings.warn(
         f"{error.message} Going back to step {step} with {restarted.learning_rate_factor:g} of the "
