@@ -201,7 +201,7 @@ def train_case(
             "choices": dict(network.choices),
             "macs": network.macs,
             "latency_us": latency(network),
-            "accuracy": evaluate_network(trainer.finish(), images, "holdout"),
+            "accuracy": evaluate_network(trainer.network.eval(), images, "holdout"),
             "epochs": epochs,
             "batch": batch,
             "device": device.type,

@@ -173,7 +173,7 @@ def train(
     )
     for step in range(trainer.steps):
         trainer.step(step)
-    network = trainer.finish()
+    network = trainer.network.eval()
     unseen = Images(
         np.concatenate([np.asarray(data.search.pixels), np.asarray(data.holdout.pixels)]),
         np.concatenate([data.search.labels, data.holdout.labels]),

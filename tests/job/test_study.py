@@ -142,7 +142,7 @@ def test_training_is_one_from_newly_drawn_weights(folder, monkeypatch):
         def __init__(self, graph, data, settings, seed, start=None, teacher=None):
             super().__init__(graph, data, settings, seed, start, teacher)
             drawn[graph.digest, seed] = {
-                name: tensor.clone() for name, tensor in self._network.state_dict().items()
+                name: tensor.clone() for name, tensor in self.network.state_dict().items()
             }
             assert start is None
             assert teacher is not None
