@@ -5,7 +5,7 @@ The fields of `nas.run.settings` say how long each key may change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,17 @@ def values_by_key(settings: JobSettings) -> dict[str, Any]:
 
     The value of a key of a repeated table, such as `space.name`, is a list.
     """
-    values: dict[str, Any] = {}
-
-    def add(table: Mapping[str, Any], prefix: str) -> None:
-        for name, value in table.items():
-            path = f"{prefix}{name}"
-            if path in REPEATED_TABLES:
-                for key in KEYS:
-                    if key.startswith(f"{path}."):
-                        values[key] = [_value(each, key.removeprefix(f"{path}.")) for each in value]
-            elif isinstance(value, dict) and path not in KEYS:
-                add(value, f"{path}.")
-            else:
-                values[path] = value
-
-    add(settings.model_dump(mode="json"), "")
-    return values
+    tables = settings.model_dump(mode="json")
+    return {path: _value(tables, path.split(".")) for path in KEYS}
 
 
-def _value(table: Mapping[str, Any], path: str) -> Any:
-    """Return the value of a key of a table; None if the table that holds it is not set."""
-    name, _, rest = path.partition(".")
-    if not rest:
-        return table[name]
-    return None if table[name] is None else _value(table[name], rest)
+def _value(table: Any, path: Sequence[str]) -> Any:
+    """Return what is at a path below a table; None if a table on the way is not set."""
+    if not path or table is None:
+        return table
+    if isinstance(table, list):
+        return [_value(each, path) for each in table]
+    return _value(table[path[0]], path[1:])
 
 
 def limits_of(settings: JobSettings) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from nas.deploy.formats import format_names
 from nas.errors import JobFileError, printable
 from nas.files.documents import read_bytes, shortened_text
 from nas.files.names import name_like
-from nas.files.paths import expanded, in_folder, located
+from nas.files.paths import expanded, in_folder
 from nas.job.settings_errors import describe_problems, option_error
-from nas.run.settings import JobSettings, JobSpace
+from nas.run.settings import JobSettings
 
 JOB_FILE = "job.toml"
 """Name of the job file in a run folder."""
@@ -84,12 +84,11 @@ def load_job(path: Path) -> JobSettings:
     except UnicodeDecodeError as error:
         raise _file_error(path, f"is not UTF-8 (at byte {error.start})") from None
     try:
-        job = JobSettings.model_validate(tomllib.loads(text))
+        job = JobSettings.model_validate(tomllib.loads(text), context=path.parent)
     except ValidationError as error:
         raise JobFileError(f"{path}: {describe_problems(error, JobSettings)}") from None
     except (ValueError, RecursionError) as error:
         raise _file_error(path, f"is not TOML: {printable(str(error))[:200]}") from None
-    job = _located(path, job)
     unknown = [name for name in job.finish.export or () if name not in format_names()]
     if unknown:
         raise JobFileError(
@@ -97,35 +96,6 @@ def load_job(path: Path) -> JobSettings:
             f"{', '.join(format_names())}."
         )
     return job if "name" in job.model_fields_set else _named_after(path, job)
-
-
-def _located(path: Path, job: JobSettings) -> JobSettings:
-    """Return a job with its paths from the working folder, see `load_job`."""
-    folder = path.parent
-
-    def space_from_here(space: JobSpace) -> JobSpace:
-        changes: dict[str, Any] = {}
-        if space.name.endswith(".py"):
-            changes["name"] = located(space.name, folder)
-        if space.pretrained is not None:
-            file = located(space.pretrained.file, folder)
-            changes["pretrained"] = space.pretrained.model_copy(update={"file": file})
-        return space.model_copy(update=changes)
-
-    data, device, search = job.data, job.device, job.search
-    source = located(data.source, folder)
-    unknown = data.unknown and located(data.unknown, folder)
-    others = [
-        each.model_copy(update={"table": located(each.table, folder)}) for each in search.device
-    ]
-    return job.model_copy(
-        update={
-            "data": data.model_copy(update={"source": source, "unknown": unknown}),
-            "device": device.model_copy(update={"tables": located(device.tables, folder)}),
-            "search": search.model_copy(update={"device": tuple(others)}),
-            "space": tuple(map(space_from_here, job.space)),
-        }
-    )
 
 
 def _named_after(path: Path, job: JobSettings) -> JobSettings:

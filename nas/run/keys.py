@@ -12,11 +12,12 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo
 from pydantic.fields import FieldInfo
 
 from nas.errors import RequestError
 from nas.files.names import check_name
+from nas.files.paths import located
 from nas.graph import BOTH_DTYPES
 
 MAX_SEED = 2**32 - 1
@@ -188,7 +189,23 @@ def _check_line(value: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_check_line)]
-"""A path, or what a user states in one line, such as a licence or an address."""
+"""What a user states in one line, such as a licence or an address."""
+
+
+def _from_job_folder(path: str, info: ValidationInfo) -> str:
+    """Return a path of a job file from the working folder, or else from the folder of the file."""
+    return located(path, info.context) if info.context else path
+
+
+def _space_from_job_folder(name: str, info: ValidationInfo) -> str:
+    return _from_job_folder(name, info) if name.endswith(".py") else name
+
+
+FilePath = Annotated[Line, AfterValidator(_from_job_folder)]
+"""The path of a file or a folder. The context of the validation is the folder of a job file."""
+
+SpaceName = Annotated[Line, AfterValidator(_space_from_job_folder)]
+"""The name of a space, or the path of a Python file that defines one."""
 
 NameText = Annotated[str, AfterValidator(check_name)]
 """The name of a run or of a published network."""

@@ -29,9 +29,11 @@ from nas.run.keys import (
     MAX_SEED,
     Duration,
     FigureName,
+    FilePath,
     Line,
     NameText,
     Shares,
+    SpaceName,
     StorageAddress,
     check_dtype,
     check_flip,
@@ -158,7 +160,7 @@ class DataOptions(Document):
 class DataSettings(DataOptions, _Table):
     """The table `[data]`: where the images are and how they are split."""
 
-    source: Line = free_key(...)
+    source: FilePath = free_key(...)
     """The images: "digits", parquet files, or a folder with one folder for each class."""
 
     image_size: Annotated[int | Literal["auto"] | None, number_or_auto("pixels", 8, 512)] = key(
@@ -169,7 +171,7 @@ class DataSettings(DataOptions, _Table):
     license: str = free_key("", max_length=100_000)
     """License of the data, which the report names."""
 
-    unknown: Line | None = free_key(None)
+    unknown: FilePath | None = free_key(None)
     """Folder of images of no class: a confident answer to one of them is wrong."""
 
     @field_validator("background")
@@ -209,7 +211,7 @@ class DeviceSettings(_Table):
     batch: int = key(1, ge=1, le=1 << 20)
     """Number of images that run at once; latencies are those of the whole batch."""
 
-    tables: Line = key("latency_tables")
+    tables: FilePath = key("latency_tables", validate_default=True)
     """Folder of latency tables, or one .jsonl file."""
 
     @property
@@ -341,7 +343,7 @@ class PretrainedSettings(_Table):
     A path stands for a table with the file alone.
     """
 
-    file: Line = key(...)
+    file: FilePath = key(...)
     """Path of a file with the weights of a published network of the space, from which its supernet
     starts; the space is restricted to the networks that this one contains. pretrained = FILE says
     the same.
@@ -374,7 +376,7 @@ class PretrainedSettings(_Table):
 class JobSpace(_Table):
     """One `[[space]]`: a search space, its resolutions, and where its supernet starts from."""
 
-    name: Line = key(...)
+    name: SpaceName = key(...)
     """Name of a search space, or path of a Python file that defines SPACE."""
 
     resolutions: Shares | None = key(None, strict=False)
@@ -388,7 +390,7 @@ class JobSpace(_Table):
 class SearchDevice(_Table):
     """One `[[search.device]]`: a further device that the networks are for, by its latency table."""
 
-    table: Line = search_key(...)
+    table: FilePath = search_key(...)
     """Latency table of another device that the networks are for, made by `nas table build`."""
 
     max_latency_ms: float | None = limit_key(None, gt=0)
@@ -648,7 +650,7 @@ class JobSettings(_Table):
     data: DataSettings
     """The table [data], with source = "digits" or a path."""
 
-    device: DeviceSettings = Field(default_factory=DeviceSettings)
+    device: DeviceSettings = Field({}, validate_default=True)
     training: TrainingOptions = Field(default_factory=TrainingOptions)
     space: tuple[JobSpace, ...] = Field(..., min_length=1, max_length=100, strict=False)
     """A table [[space]] with name = "mobilenet", once for each family."""
