@@ -169,8 +169,8 @@ class JobObjectives:
             architecture,
             self._run.data,
             lambda accuracy: is_hopeless(self._error(architecture, accuracy)),
-            images=self._images,
-            known=rounds,
+            rounds,
+            self._images,
         )
         return self._error(architecture, score.accuracy)
 

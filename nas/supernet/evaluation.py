@@ -112,9 +112,8 @@ def evaluate_in_rounds(
     architecture: Architecture,
     data: ImageDataset,
     is_hopeless: Callable[[float], bool],
-    part: Part = "search",
+    rounds: list[RoundsScore],
     images: int | None = None,
-    known: list[RoundsScore] | None = None,
 ) -> RoundsScore:
     """Return the accuracy of an architecture on as many images as it needs.
 
@@ -128,18 +127,15 @@ def evaluate_in_rounds(
         architecture: architecture of the supernet's space.
         data: data that the supernet was trained on.
         is_hopeless: returns whether an accuracy is so small that its exact value does not matter.
-        part: split whose images are classified: "train", "search" or "holdout".
+        rounds: what this function returned at the end of each round that an earlier call with other
+            needs came to; rounds that follow are appended.
         images: number of images that count as all, always the same ones; by default those of the
             split.
-        known: what this function returned at the end of each round that an earlier call with other
-            needs came to; rounds that follow are appended. By default none are known.
 
     Raises:
         DataError: the supernet is for other image sizes or classes than `data` has.
-        RequestError: `part` is another split, such as "test".
     """
-    rounds = [] if known is None else known
-    split = data.part(part)
+    split = data.search
     count = len(split) if images is None else images
     require_adapted(supernet.space, data)
     # A part of the images may lack a class, and says less about a mean over classes.
@@ -150,8 +146,7 @@ def evaluate_in_rounds(
     for number, end in enumerate(ends):
         if number == len(rounds):
             if classify is None:
-                calibration = choose_calibration_images(data.train)
-                classify = _folded_subnet(supernet, architecture, data, calibration)
+                classify = _folded_subnet(supernet, architecture, data)
             sample = split.take(np.sort(order[start:end]))
             accuracy = data.score(classify(sample), sample.labels)
             if rounds:
@@ -171,11 +166,10 @@ def measure_score(
     Both are measured at the second time: torch takes up to a second to choose its code for a layer
     of a new shape, which a search pays only a few times.
     """
-    calibration = choose_calibration_images(data.train)
     images = data.search.take(slice(0, TIMED_IMAGES))
-    _folded_subnet(supernet, architecture, data, calibration)(images)
+    _folded_subnet(supernet, architecture, data)(images)
     start = time.perf_counter()
-    classify = _folded_subnet(supernet, architecture, data, calibration)
+    classify = _folded_subnet(supernet, architecture, data)
     calibrated = time.perf_counter()
     classify(images)
     return calibrated - start, (time.perf_counter() - calibrated) / len(images)
@@ -255,21 +249,18 @@ def network_logits(network: Network, data: ImageDataset, images: Images) -> np.n
 
 
 @torch.no_grad()
-def calibrated_state(
-    supernet: Supernet, graph: Graph, data: ImageDataset, calibration: Images | None = None
-) -> dict[str, Tensor]:
+def calibrated_state(supernet: Supernet, graph: Graph, data: ImageDataset) -> dict[str, Tensor]:
     """Return a subnet's weights with the batch-norm statistics that `evaluate` scores it with.
 
     Args:
         supernet: trained supernet.
         graph: graph of an architecture of its space.
         data: data that the supernet was trained on.
-        calibration: training images for the statistics; by default those that `evaluate` takes.
 
     Returns:
         The state of a `Network` of the graph, on the device of the supernet.
     """
-    images = choose_calibration_images(data.train) if calibration is None else calibration
+    images = choose_calibration_images(data.train)
     device = next(supernet.parameters()).device
     batches = (x for x, _ in sequential_batches(images, data, CALIBRATION_BATCH_SIZE, device))
     return supernet.extract(graph, supernet.calibrate(graph, batches))
@@ -293,9 +284,8 @@ def predict(
         DataError: the supernet is for other image sizes or classes than `data` has.
     """
     require_adapted(supernet.space, data)
-    calibration = choose_calibration_images(data.train)
     for architecture in architectures:
-        yield _folded_subnet(supernet, architecture, data, calibration)(images)
+        yield _folded_subnet(supernet, architecture, data)(images)
 
 
 def require_adapted(space: SearchSpace, data: ImageDataset) -> None:
@@ -308,11 +298,9 @@ def require_adapted(space: SearchSpace, data: ImageDataset) -> None:
         )
 
 
-def _folded_subnet(
-    supernet: Supernet, architecture: Architecture, data: ImageDataset, calibration: Images
-) -> Classify:
+def _folded_subnet(supernet: Supernet, architecture: Architecture, data: ImageDataset) -> Classify:
     """Calibrate a subnet and fold its batch norms, and return what classifies images with it."""
-    state = calibrated_state(supernet, architecture.graph, data, calibration)
+    state = calibrated_state(supernet, architecture.graph, data)
     device = next(supernet.parameters()).device
     logits = folded_outputs(architecture.graph, state, data, device)
     return lambda images: logits(images).argmax(1)

@@ -108,7 +108,7 @@ def test_rounds_end_with_the_accuracy_on_all_images(digits, monkeypatch):
         bounds.append(accuracy)
         return False
 
-    score = evaluate_in_rounds(supernet, architecture, digits, is_hopeless)
+    score = evaluate_in_rounds(supernet, architecture, digits, is_hopeless, [])
     assert score == (evaluate(supernet, [architecture], digits)[0], len(digits.search))
     assert len(bounds) == len(round_ends(len(digits.search))) == 4
     assert bounds[-1] == pytest.approx(score.accuracy)
@@ -117,7 +117,7 @@ def test_rounds_end_with_the_accuracy_on_all_images(digits, monkeypatch):
 def test_hopeless_architecture_is_scored_on_the_first_round_alone(digits, monkeypatch):
     monkeypatch.setattr(evaluation, "MIN_ROUND_IMAGES", 8)
     supernet = scrambled(space_on(digits, "mobilenet_tiny"))
-    score = evaluate_in_rounds(supernet, supernet.space.largest, digits, lambda accuracy: True)
+    score = evaluate_in_rounds(supernet, supernet.space.largest, digits, lambda _: True, [])
     assert score.images == round_ends(len(digits.search))[0] < len(digits.search)
     assert (score.accuracy * score.images).is_integer()
 
@@ -136,7 +136,7 @@ def test_known_rounds_are_not_evaluated_again(digits, monkeypatch, metric):
             supernet.space.largest,
             data,
             lambda accuracy: len(seen) + 1 == rounds or seen.append(accuracy),
-            known=known,
+            [] if known is None else known,
         )
 
     alone = [score(rounds) for rounds in (1, 2, 4)]
