@@ -32,7 +32,7 @@ from nas.space import Architecture, SearchSpace
 from nas.supernet.evaluation import measure_score
 from nas.supernet.settings import default_batch_size
 from nas.supernet.sharding import count_shards
-from nas.supernet.training import measure_epoch
+from nas.supernet.training import measure_supernet_epoch
 from nas.supernet.weights import Supernet
 
 PREPARE = "prepare"
@@ -480,7 +480,7 @@ def _epoch_s(space: SearchSpace, data: ImageDataset, settings: JobSettings) -> f
     batch = min(training.batch_size, len(data.train))
     images = batch if device.type == "cuda" else min(batch, max(4, _TIMED_MACS // macs))
     timed = replace(training, batch_size=images)
-    epoch_s = measure_epoch(space, data, timed, steps=1, seconds=_TIMED_SECONDS)
+    epoch_s = measure_supernet_epoch(space, data, timed, seconds=_TIMED_SECONDS)
     shards = (count_shards(each, macs, device) for each in (images, batch))
     at_once, in_training = (min(each, torch.get_num_threads()) for each in shards)
     return epoch_s * at_once / in_training

@@ -19,7 +19,7 @@ from nas.supernet import checkpoint
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.recipe import adjusted
 from nas.supernet.weights import Supernet
-from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
+from nas.torch_network import FoldedWeights, fold_norms, run_graph
 
 TEACHER_SHARE = 0.5
 """Share of the teacher's output in the loss; the labels have the rest."""
@@ -57,11 +57,6 @@ class Teacher:
         """Return the largest subnet of a supernet, with calibrated statistics."""
         graph = supernet.space.largest.graph
         return cls(graph, calibrated_state(supernet, graph, data))
-
-    @classmethod
-    def of_network(cls, network: Network) -> Teacher:
-        """Return a trained network as a teacher."""
-        return cls(network.graph, network.tensors())
 
     @torch.no_grad()
     def probabilities(

@@ -218,10 +218,8 @@ class ClippedGradients(NamedTuple):
 
 
 @torch.no_grad()
-def adaptive_clip_grad(
-    parameters: Iterable[Parameter], ratio: float = GRADIENT_RATIO
-) -> ClippedGradients:
-    """Clip the gradient of each tensor, in place, to `ratio` times the norm of the tensor itself.
+def adaptive_clip_grad(parameters: Iterable[Parameter]) -> ClippedGradients:
+    """Clip the gradient of each tensor to `GRADIENT_RATIO` times the norm of the tensor, in place.
 
     Adaptive gradient clipping (Brock et al. 2021, "High-performance large-scale image recognition
     without normalization"), with one norm for a whole tensor. Clipping all gradients by their
@@ -229,9 +227,8 @@ def adaptive_clip_grad(
     width of the head, so wide subnets would diverge at a learning rate that suits narrow ones.
 
     Args:
-        parameters: parameters; those without a gradient are left out.
-        ratio: largest ratio of the norms of gradient and tensor. The norm of a vector (a bias, or
-            the scale of a batch norm) counts as at least 1, that of another tensor as at least
+        parameters: parameters; those without a gradient are left out. The norm of a vector (a bias,
+            or the scale of a batch norm) counts as at least 1, that of another tensor as at least
             0.001, so that tensors of zeros can change.
     """
     used = [p for p in parameters if p.grad is not None]
@@ -241,7 +238,7 @@ def adaptive_clip_grad(
         [1.0 if p.dim() == 1 else 1e-3 for p in used], device=gradient_norms.device
     )
     norms = torch.stack(torch._foreach_norm(list[Tensor](used)))
-    max_gradient_norms = ratio * torch.maximum(norms, min_norms)
+    max_gradient_norms = GRADIENT_RATIO * torch.maximum(norms, min_norms)
     factors = (max_gradient_norms / gradient_norms.clamp_min(1e-12)).clamp_max(1.0)
     torch._foreach_mul_(gradients, list(factors.unbind()))
     return ClippedGradients(gradient_norms.norm(), (factors < 1).float().mean())

@@ -277,13 +277,8 @@ def trained_epochs(folder: Path) -> float | None:
     return record.epochs
 
 
-def measure_epoch(
-    space: SearchSpace,
-    data: ImageDataset,
-    settings: TrainingSettings | None = None,
-    *,
-    steps: int = 3,
-    seconds: float = 0.0,
+def measure_supernet_epoch(
+    space: SearchSpace, data: ImageDataset, settings: TrainingSettings, *, seconds: float
 ) -> float:
     """Return the seconds of an epoch by the duration of some steps, to plan a training.
 
@@ -292,21 +287,20 @@ def measure_epoch(
     Args:
         space: search space, adapted to `data`.
         data: only its training split is used.
-        settings: training settings; `TrainingSettings()` by default.
-        steps: number of steps that are timed, at least. They are spread over the whole training,
-            whose first steps may have smaller images. Each is done once before it is timed, which
-            compiles the kernels that its subnets need.
-        seconds: duration of all steps, at least.
+        settings: training settings.
+        seconds: duration of all steps that are timed, at least. They are spread over the whole
+            training, whose first steps may have smaller images. Each is done once before it is
+            timed, which compiles the kernels that its subnets need.
     """
     from scipy.stats.qmc import Halton
 
     group = current_process_group()
-    trainer = Trainer(space, data, settings or TrainingSettings(), 0, group)
+    trainer = Trainer(space, data, settings, 0, group)
     durations: list[float] = []
     # Its positions are 1/2, 1/4, 3/4, 1/8, ... after the first one, 0.
     positions = Halton(1, scramble=False).fast_forward(1)
     begin = time.perf_counter()
-    while len(durations) < steps or (
+    while not durations or (
         len(durations) < trainer.schedule.steps
         and group.broadcast(time.perf_counter() - begin) < seconds
     ):

@@ -12,6 +12,10 @@ from nas.torch_network import run_graph, to_torch
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 
+def teacher_of(network):
+    return Teacher(network.graph, network.tensors())
+
+
 def test_distillation_loss_equals_value_by_hand():
     logits = torch.tensor([[math.log(3.0), 0.0]])  # probabilities 3/4 and 1/4
     probabilities = torch.tensor([[0.5, 0.5]])
@@ -31,7 +35,7 @@ def test_teacher_of_a_network_has_its_probabilities(digits):
     network = to_torch(space_on(digits, "mobilenet_tiny").sample(seed=1), seed=1)
     images = torch.randn(5, 1, 8, 8)
     network(images)  # Moves the running statistics away from 0 and 1.
-    teacher = Teacher.of_network(network.eval())
+    teacher = teacher_of(network.eval())
     torch.testing.assert_close(
         teacher.probabilities(images), network(images).softmax(1), atol=1e-5, rtol=1e-4
     )
@@ -53,7 +57,7 @@ def counted(monkeypatch) -> list[int]:
 
 def test_teacher_computes_its_output_for_the_same_pixels_once(digits, counted, monkeypatch):
     graph = space_on(digits, "mobilenet_tiny").sample(seed=1).graph
-    teacher = Teacher.of_network(to_torch(graph, seed=1).eval())
+    teacher = teacher_of(to_torch(graph, seed=1))
     images = torch.randn(6, 1, 8, 8)
     first = teacher.probabilities(images)
     assert torch.equal(teacher.probabilities(images.clone()), first)
@@ -92,8 +96,8 @@ def test_teacher_of_a_supernet_is_its_largest_subnet(digits):
 def test_digest_of_a_teacher_depends_on_weights_but_not_on_statistics(digits):
     graph = space_on(digits, "mobilenet_tiny").smallest.graph
     network = to_torch(graph, seed=0)
-    first = Teacher.of_network(network.eval())
+    first = teacher_of(network)
     network.train()(torch.randn(4, 1, 8, 8))
-    assert Teacher.of_network(network.eval()).digest == first.digest
-    assert Teacher.of_network(to_torch(graph, seed=1).eval()).digest != first.digest
+    assert teacher_of(network).digest == first.digest
+    assert teacher_of(to_torch(graph, seed=1)).digest != first.digest
     assert 0 <= evaluate_network(network, digits) <= 1

@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from nas.supernet.recipe import adaptive_clip_grad, parameter_groups, resized_image_size
+from nas.supernet.recipe import (
+    GRADIENT_RATIO,
+    adaptive_clip_grad,
+    parameter_groups,
+    resized_image_size,
+)
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 
@@ -17,14 +22,14 @@ def test_adaptive_clip_grad_limits_each_gradient_by_its_tensor():
     for parameter, scale in zip(parameters, scales, strict=False):
         parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
     before = [p.grad.clone() for p in parameters[:4]]
-    clipped = adaptive_clip_grad(iter(parameters), 0.1)
+    clipped = adaptive_clip_grad(iter(parameters))
     assert clipped.share.item() == 3 / 4
     assert clipped.norm.item() == pytest.approx(
         math.sqrt(sum(g.square().sum().item() for g in before))
     )
     for parameter, gradient in zip(parameters[:4], before, strict=True):
         own = parameter.detach().norm().item()
-        limit = 0.1 * (max(own, 1.0) if parameter.dim() == 1 else own)
+        limit = GRADIENT_RATIO * (max(own, 1.0) if parameter.dim() == 1 else own)
         length = min(gradient.norm().item(), limit)
         torch.testing.assert_close(parameter.grad, gradient / gradient.norm() * length)
     assert parameters[4].grad is None
