@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, JsonValue
 
 from nas.errors import TableDeviceError
+from nas.files.documents import Document
 
 _MAX_SLUG_LENGTH = 120
 """Largest length of a device's name in a file name. File systems and records allow 200 or more."""
@@ -16,13 +19,30 @@ _MAX_SLUG_LENGTH = 120
 _DIGEST_LENGTH = 12
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+Text = Annotated[str, Field(max_length=4096)]
+"""A name or message; a longer one would fill a screen."""
+
+
+def _check_numbers(value: JsonValue) -> JsonValue:
+    """Return the value. Raises ValueError if it contains a NaN or an infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number of JSON")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        _check_numbers(each)
+    return value
+
+
+Object = Annotated[dict[str, JsonValue], AfterValidator(_check_numbers)]
+"""A schedule, or the recorded facts of a device: JSON without NaN and infinities."""
+
+
+class Fingerprint(Document):
     """A device as a runtime uses it.
 
     Latencies are valid only on a device that is equal in all fields but `recorded`.
 
-    Args:
+    Attributes:
         processor: model, with family and stepping if the system reveals them.
         features: vector extensions, sorted.
         runtime: name of the runtime.
@@ -33,29 +53,18 @@ class Fingerprint:
         recorded: facts that may differ, such as operating system, memory and frequency governor.
     """
 
-    processor: str
-    features: tuple[str, ...]
-    runtime: str
-    versions: Mapping[str, str]
-    target: str
-    dtype: str
-    threads: int
-    recorded: Mapping[str, Any] = field(default_factory=dict)
+    processor: Text
+    features: tuple[Text, ...]
+    runtime: Text
+    versions: dict[Text, Text]
+    target: Text
+    dtype: Text
+    threads: Annotated[int, Field(ge=1, le=1 << 16)]
+    recorded: Object
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields, for the header of a table and for the record of a run."""
-        return {**asdict(self), "features": list(self.features)}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Fingerprint:
-        """Return the fingerprint that `to_json` wrote.
-
-        Raises:
-            KeyError: a field is missing.
-            TypeError: the features are no list.
-        """
-        values = {name: record[name] for name in cls.__dataclass_fields__}
-        return cls(**{**values, "features": tuple(record["features"])})
+        return self.model_dump(mode="json")
 
     @property
     def slug(self) -> str:

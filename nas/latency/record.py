@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
+from pydantic import AliasChoices, Field, JsonValue, model_validator
 
 from nas.errors import TableError
 from nas.files.documents import Count, Document, Format
 from nas.latency.core_speed import READING
-from nas.latency.device import Fingerprint
+from nas.latency.device import Fingerprint, Object, Text
 from nas.latency.moments import (
     MOMENTS,
     RETIMING_TOLERANCE,
@@ -41,23 +40,6 @@ UNCERTAIN = (DISTURBED, UNSTABLE)
 Microseconds = Annotated[float, Field(ge=1e-9, le=1e12)]
 """Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
 
-Text = Annotated[str, Field(max_length=4096)]
-"""A name or message; a longer one would fill a screen."""
-
-
-def _check_numbers(value: JsonValue) -> JsonValue:
-    """Return the value. Raises ValueError if it contains a NaN or an infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number of JSON")
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for each in inner:
-        _check_numbers(each)
-    return value
-
-
-Object = Annotated[dict[str, JsonValue], AfterValidator(_check_numbers)]
-"""A schedule, or the recorded facts of a device: JSON without NaN and infinities."""
-
 
 def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
     """Return the first line of a new table; `basis` is that of its runtime."""
@@ -66,25 +48,17 @@ def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
     return {"schema": SCHEMA, "record": "header", **device.to_json(), "timing": timing}
 
 
-class Header(Document):
-    """The fields of `Fingerprint`, and how kernels were timed."""
+class Header(Fingerprint):
+    """The device of a table, and how kernels were timed."""
 
     schema_number: Literal[4] = Field(alias="schema")
     record: Literal["header"]
-    processor: Text
-    features: tuple[Text, ...]
-    runtime: Text
-    versions: dict[Text, Text]
-    target: Text
-    dtype: Text
-    threads: Annotated[int, Field(ge=1, le=1 << 16)]
-    recorded: Object
     timing: Object | None = None
 
     @property
     def device(self) -> Fingerprint:
         """The device that the table belongs to."""
-        return Fingerprint(**{name: getattr(self, name) for name in Fingerprint.__annotations__})
+        return Fingerprint(**{name: getattr(self, name) for name in Fingerprint.model_fields})
 
 
 HEADER_FORMAT = Format(

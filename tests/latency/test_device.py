@@ -1,17 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from nas.errors import TableDeviceError
-from nas.latency.device import Fingerprint
 from tests.latency.fake_runtime import device
-
-
-def test_fingerprint_round_trips_through_json() -> None:
-    mine = device()
-    assert Fingerprint.from_json(json.loads(json.dumps(mine.to_json()))) == mine
 
 
 def test_slug_names_device_and_settings() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -211,8 +210,8 @@ def test_tables_of_several_devices_and_versions_share_a_folder(
     tmp_path: Path, runtime: FakeRuntime
 ) -> None:
     """The names of their files would be equal."""
-    earlier = FakeRuntime(dataclasses.replace(runtime.fingerprint, versions={"fake": "0"}))
-    other = FakeRuntime(dataclasses.replace(runtime.fingerprint, features=("avx9",)))
+    earlier = FakeRuntime(runtime.fingerprint.model_copy(update={"versions": {"fake": "0"}}))
+    other = FakeRuntime(runtime.fingerprint.model_copy(update={"features": ("avx9",)}))
     paths = {}
     for each in (earlier, other, runtime):
         assert LatencyTable.find(tmp_path, each) is None

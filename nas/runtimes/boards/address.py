@@ -1,4 +1,4 @@
-"""Addresses of boards in `rpc://` targets. Importing this imports no TVM.
+"""Addresses of boards in `rpc://` targets, and what boards say of themselves.
 
     rpc://HOST:PORT?NAME=VALUE&...          a TVM RPC server, that is, one board
     rpc://HOST:PORT/KEY?NAME=VALUE&...      a TVM RPC tracker, and the key of its boards
@@ -6,13 +6,15 @@
 A target with a key names a tracker, one without a key a server. A runtime says which settings its
 targets have; every one has `boards`, how many boards of a tracker to use. The header of a table has
 a target without an address, `rpc?NAME=VALUE&...`: a board keeps its table when its address changes.
+
+Importing this imports no TVM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 from nas.errors import RequestError
@@ -139,3 +141,36 @@ def _parse_settings(text: str, query: str, known: Sequence[str], example: str) -
         # parse_qsl would read a plus, which starts a feature, as a space.
         settings[name] = unquote(value)
     return settings
+
+
+@dataclass(frozen=True)
+class BoardDescription:
+    """What the fingerprint of a board needs.
+
+    Args:
+        processor: model of the processor.
+        features: vector features of the processor, sorted.
+        recorded: facts that a table records, but that need not match.
+        versions: version of the interpreter of a board that times files, and digest and options of
+            its delegate.
+        delegate: file name of the delegate; empty for none.
+    """
+
+    processor: str
+    features: tuple[str, ...]
+    recorded: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    delegate: str = ""
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> BoardDescription:
+        """Return the description with these fields. Raises KeyError if one is missing."""
+        values = {name: record[name] for name in cls.__dataclass_fields__}
+        return cls(**{**values, "features": tuple(record["features"])})
+
+    @property
+    def summary(self) -> str:
+        """The part in which equal boards are equal, as text."""
+        software = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        hardware = f"{self.processor} ({' '.join(self.features)})"
+        return f"{hardware} with {software}" if software else hardware

@@ -6,9 +6,11 @@ server or tracker that does not answer in time is a `BoardLostError`.
 
 from __future__ import annotations
 
+import gc
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -16,8 +18,9 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from tvm import rpc
 from tvm.rpc import base
 
-from nas.errors import BoardLostError, NasError, first_line
-from nas.runtimes.boards.address import BoardAddress
+from nas.errors import BoardLostError, DeviceError, NasError, first_line
+from nas.latency.core_speed import CoreSpeed
+from nas.runtimes.boards.address import BoardAddress, BoardDescription
 
 ANSWER_SECONDS = 10.0
 """Longest time that a server or tracker may take to answer. An idle one takes milliseconds."""
@@ -35,6 +38,89 @@ class Connection(NamedTuple):
 
     session: rpc.RPCSession
     board: str
+
+
+class Board(ABC):
+    """A board, or any board of a tracker, with a session that its first use opens.
+
+    A server has one session at a time, and a tracker gives a board to one session, so `release` the
+    board for others. Every method that needs the board raises BoardLostError if it does not answer.
+
+    Args:
+        address: address of the board or tracker.
+    """
+
+    def __init__(self, address: BoardAddress) -> None:
+        self.address = address
+        self._connection: Connection | None = None
+        self._description: BoardDescription | None = None
+        self._speed = CoreSpeed(self.read_speed)
+
+    @abstractmethod
+    def set_up(self, connection: Connection) -> BoardDescription:
+        """Prepare a new session, and return the description of its board.
+
+        Raises:
+            DeviceError: the board cannot be used.
+        """
+
+    @abstractmethod
+    def read_speed(self) -> float:
+        """Return a reading of the speed of the board's core, in seconds."""
+
+    def connection(self) -> Connection:
+        """Return the connection, after opening a session if there is none.
+
+        Raises:
+            DeviceError: the board cannot be used, or differs from that of an earlier session.
+        """
+        if self._connection is None:
+            opened = self._connection = connect(self.address)
+            try:
+                with self.detecting_loss():
+                    description = self.set_up(opened)
+                before = self._description
+                if before and before.summary != description.summary:
+                    raise DeviceError(
+                        f"{opened.board} is a {description.summary}, but the board before was a "
+                        f"{before.summary}.",
+                        remedy="Boards behind one address or tracker key must be equal; use "
+                        "another.",
+                    )
+            except BaseException:
+                self.release()
+                raise
+            self._description = description
+        return self._connection
+
+    def describe(self) -> BoardDescription:
+        """Return the description of the board. See `connection` for the errors."""
+        if self._description is None:
+            self.connection()
+        assert self._description is not None
+        return self._description
+
+    def release(self) -> None:
+        """End the session when all objects that came from it are gone; the next use opens one."""
+        self._connection = None
+        gc.collect()  # Networks, tensors and errors refer to the session in cycles.
+
+    @contextmanager
+    def detecting_loss(self) -> Iterator[None]:
+        """Turn an error inside into a BoardLostError if the board no longer answers."""
+        try:
+            yield
+        except NasError:
+            raise
+        except Exception as error:
+            lost = self._connection
+            if lost is None or is_alive(lost.session):
+                raise
+            self.release()
+            raise BoardLostError(
+                f"The board {lost.board} was lost ({error_line(error)}).",
+                remedy="Check its power and network, and that its RPC server runs.",
+            ) from error
 
 
 def connect(target: BoardAddress) -> Connection:
@@ -94,31 +180,6 @@ def is_alive(session: rpc.RPCSession) -> bool:
     except (RuntimeError, OSError, AttributeError, TimeoutError):
         return False
     return True
-
-
-@contextmanager
-def detecting_loss(
-    connection: Callable[[], Connection | None], release: Callable[[], None]
-) -> Iterator[None]:
-    """Turn an error inside into a BoardLostError if the board no longer answers.
-
-    Args:
-        connection: function that returns the connection that is used; None for none.
-        release: function that forgets the connection; it is called if the board is lost.
-    """
-    try:
-        yield
-    except NasError:
-        raise
-    except Exception as error:
-        lost = connection()
-        if lost is None or is_alive(lost.session):
-            raise
-        release()
-        raise BoardLostError(
-            f"The board {lost.board} was lost ({error_line(error)}).",
-            remedy="Check its power and network, and that its RPC server runs.",
-        ) from error
 
 
 def error_line(error: Exception) -> str:

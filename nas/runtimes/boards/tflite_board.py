@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,49 +10,31 @@ from typing import Any
 
 from nas.errors import BoardLostError, DeviceError, MeasurementError
 from nas.latency import timing
-from nas.latency.core_speed import CoreSpeed
 from nas.latency.runtime import CompiledNetwork
 from nas.runtimes.boards import connection
-from nas.runtimes.boards.address import BoardAddress
-from nas.runtimes.boards.connection import Connection
-from nas.runtimes.boards.tflite_protocol import FUNCTION, LIMIT_SECONDS, PROTOCOL, BoardDescription
+from nas.runtimes.boards.address import BoardDescription
+from nas.runtimes.boards.connection import Board, Connection
+from nas.runtimes.boards.tflite_protocol import FUNCTION, LIMIT_SECONDS, PROTOCOL
 
 SLOWEST_BYTES_PER_SECOND = 1e6
 """How fast a file reaches a board, at least."""
 
 
-class TfliteBoard:
+class TfliteBoard(Board):
     """A board that times TensorFlow Lite files, or any board of a tracker that does.
 
-    The first use opens a session. A server has one session at a time, so `release` the board for
-    others. Every method that needs the board raises BoardLostError if it does not answer, and
-    MeasurementError with what the board says if it cannot do what it should.
-
-    Args:
-        address: address of the board or tracker.
+    Every method that needs the board raises MeasurementError with what the board says if it cannot
+    do what it should, and DeviceError if its server does not time files, or is of another version
+    of this project. See `Board` for the arguments.
     """
-
-    def __init__(self, address: BoardAddress) -> None:
-        self._address = address
-        self._connection: Connection | None = None
-        self._description: BoardDescription | None = None
-        self._speed = CoreSpeed(lambda: float(self.request({"speed": 1})["seconds"]))
 
     def timing_context(self) -> AbstractContextManager[None]:
         """Return a context of timings on the board, in which the speed of its core is read."""
         return timing.reading(self._speed)
 
-    def describe(self) -> BoardDescription:
-        """Return what the board says of itself.
-
-        Raises:
-            DeviceError: its server does not time files, is of another version of this project, or
-                the board differs from that of an earlier session.
-        """
-        if self._description is None:
-            self._open()
-        assert self._description is not None
-        return self._description
+    def read_speed(self) -> float:
+        """See `Board.read_speed`."""
+        return float(self.request({"speed": 1})["seconds"])
 
     def load(self, data: bytes, threads: int = 1, batch: int = 1) -> FileOnBoard:
         """Send a file to the board, and prepare it there.
@@ -65,46 +46,25 @@ class TfliteBoard:
         """
         return FileOnBoard(self, data, threads, batch)
 
-    def release(self) -> None:
-        """End the session; the next use opens another."""
-        self._connection = None
-        gc.collect()  # Errors refer to the session in cycles.
-
     def request(self, request: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
         """Return the board's answer to a request, see `tflite_protocol`."""
-        if self._connection is None:
-            self._open()
-        answer = self._ask(request, data)
+        answer = self._ask(self.connection(), request, data)
         if "error" in answer:
-            raise MeasurementError(f"{self._address.address}: {answer['error']}")
+            raise MeasurementError(f"{self.address.address}: {answer['error']}")
         return answer
 
-    def _open(self) -> None:
-        self._connection = connection.connect(self._address)
-        try:
-            answer = self._ask({"describe": True}, b"")
-            if answer.pop("protocol", None) != PROTOCOL:
-                raise DeviceError(
-                    f"The server of {self._connection.board} is of another version.",
-                    remedy="Install the same version of hardware-nas there and here.",
-                )
-            description = BoardDescription.from_json(answer)
-            before = self._description
-            if before and before.summary != description.summary:
-                raise DeviceError(
-                    f"{self._connection.board} is a {description.summary}, but the board before "
-                    f"was a {before.summary}.",
-                    remedy="Boards behind one address or tracker key must be equal; use another.",
-                )
-        except BaseException:
-            self.release()
-            raise
-        self._description = description
+    def set_up(self, connection: Connection) -> BoardDescription:
+        """See `Board.set_up`."""
+        answer = self._ask(connection, {"describe": True}, b"")
+        if answer.get("protocol") != PROTOCOL:
+            raise DeviceError(
+                f"The server of {connection.board} is of another version.",
+                remedy="Install the same version of hardware-nas there and here.",
+            )
+        return BoardDescription.from_json(answer)
 
-    def _ask(self, request: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+    def _ask(self, current: Connection, request: Mapping[str, Any], data: bytes) -> dict[str, Any]:
         """Return the answer of a connected board."""
-        current = self._connection
-        assert current is not None
 
         def call() -> str:
             try:
@@ -121,7 +81,7 @@ class TfliteBoard:
             return text
 
         limit_s = LIMIT_SECONDS + connection.ANSWER_SECONDS + len(data) / SLOWEST_BYTES_PER_SECOND
-        with connection.detecting_loss(lambda: self._connection, self.release):
+        with self.detecting_loss():
             try:
                 answer: dict[str, Any] = json.loads(connection.call_with_limit(call, limit_s))
             except TimeoutError as error:

@@ -357,11 +357,11 @@ class EthosUOnBoard(TfliteBoardRuntime, EthosURuntime):
     def fingerprint(self) -> Fingerprint:
         """The board with its software, the NPU and its system, and Vela's version."""
         board = super().fingerprint
-        return replace(
-            board,
-            versions={**(self.availability().versions or {}), **board.versions},
-            recorded={**self._recorded(), "board": board.recorded},
-        )
+        changes = {
+            "versions": {**(self.availability().versions or {}), **board.versions},
+            "recorded": {**self._recorded(), "board": board.recorded},
+        }
+        return board.model_copy(update=changes)
 
     def compile(
         self,

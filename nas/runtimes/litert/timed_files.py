@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 from nas.errors import DeviceError, MeasurementError, NasError, first_line
 from nas.latency import timing
 from nas.machine import this_machine
-from nas.runtimes.boards.tflite_protocol import BoardDescription
+from nas.runtimes.boards.address import BoardDescription
+from nas.runtimes.boards.tflite_protocol import PROTOCOL
 
 CACHE_FRACTION = 1 / 8
 """Largest size of the files that stay loaded, as a fraction of the memory. LiteRT needs as much
@@ -151,13 +152,14 @@ def describe(delegate: Delegate | None) -> dict[str, Any]:
         delegate.load()
         versions[delegate.name] = delegate.version
     processor, features = this_machine.processor()
-    return BoardDescription(
+    described = BoardDescription(
         processor,
         features,
+        this_machine.recorded_facts(),
         versions,
         delegate.name if delegate else "",
-        this_machine.recorded_facts(),
-    ).to_json()
+    )
+    return {**asdict(described), "protocol": PROTOCOL}
 
 
 def error_answer(error: Exception) -> dict[str, str]:

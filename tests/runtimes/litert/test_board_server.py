@@ -16,7 +16,8 @@ import pytest
 
 import nas.space
 from nas.machine import this_machine
-from nas.runtimes.boards.tflite_protocol import PROTOCOL, BoardDescription
+from nas.runtimes.boards.address import BoardDescription
+from nas.runtimes.boards.tflite_protocol import PROTOCOL
 from nas.runtimes.litert import board_server, timed_files
 from nas.runtimes.litert.board_server import FileTimer
 from nas.runtimes.litert.network import network_file

@@ -8,10 +8,8 @@ code that is compiled for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import tvm
@@ -19,6 +17,7 @@ from tvm.script import tirx as T  # noqa: N812
 
 from nas.errors import DeviceError
 from nas.machine.this_machine import parse_cpuinfo
+from nas.runtimes.boards.address import BoardDescription
 from nas.runtimes.tvm.rpc.address import RpcTarget
 
 _MAX_PATH_BYTES = 256
@@ -40,21 +39,6 @@ READ_FUNCTION = "read_file"
 
 ReadFile = Callable[[str], str]
 """Function that returns the text of a file on the board; empty if there is no such file."""
-
-
-@dataclass(frozen=True)
-class BoardDescription:
-    """What the fingerprint of a board needs.
-
-    Args:
-        processor: model of the processor.
-        features: vector features of the processor, sorted.
-        recorded: facts that a table records, but that need not match.
-    """
-
-    processor: str
-    features: tuple[str, ...]
-    recorded: Mapping[str, Any]
 
 
 @T.prim_func

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,16 @@ from tvm import relax, rpc
 
 from nas.errors import DeviceError, ExportError, MeasurementError
 from nas.latency import timing
-from nas.latency.core_speed import CoreSpeed
 from nas.runtimes.boards import connection
-from nas.runtimes.boards.connection import Connection
+from nas.runtimes.boards.address import BoardDescription
+from nas.runtimes.boards.connection import Board, Connection
 from nas.runtimes.tvm.rpc import board
 from nas.runtimes.tvm.rpc.address import RpcTarget
-from nas.runtimes.tvm.rpc.board import BoardDescription
 from nas.runtimes.tvm.rpc.toolchain import CompiledCode, linker_for
 
 
-class RemoteDevice:
-    """A board behind TVM RPC. See `nas.runtimes.tvm.device.Device`.
-
-    The first use opens a session. A server has one session at a time, and a tracker gives a board
-    to one session, so `release` the board for others. Every method that needs the board raises
-    BoardLostError if the board does not answer.
+class RemoteDevice(Board):
+    """A board behind TVM RPC. See `nas.runtimes.tvm.device.Device`, and `Board` for its session.
 
     Args:
         target: target that names the board.
@@ -43,18 +37,16 @@ class RemoteDevice:
     library_bytes = 64 << 10
 
     def __init__(self, target: RpcTarget, code_target: tvm.target.Target, threads: int) -> None:
+        super().__init__(target)
         self._target, self._code_target, self._threads = target, code_target, threads
         self._linker = linker_for(target)
-        self._connection: Connection | None = None
-        self._description: BoardDescription | None = None
         self._library_numbers = itertools.count()
         self._read_speed: Callable[[], float] | None = None
-        self._speed = CoreSpeed(self._take_reading)
 
     @property
     def tvm_device(self) -> tvm.runtime.Device:
         """See `Device.tvm_device`."""
-        return self._session().cpu(0)
+        return self.connection().session.cpu(0)
 
     @property
     def device_count(self) -> int:
@@ -63,14 +55,14 @@ class RemoteDevice:
 
     def load_library(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
         """See `Device.load_library`."""
-        session = self._session()
-        with self._detecting_loss():
+        session = self.connection().session
+        with self.detecting_loss():
             return self._upload(session, library)
 
     def load_network(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
         """See `Device.load_network`."""
-        session = self._session()
-        with self._detecting_loss():
+        session = self.connection().session
+        with self.detecting_loss():
             return relax.VirtualMachine(self._upload(session, executable), self.tvm_device)
 
     def export_network(self, executable: relax.VMExecutable, path: Path) -> None:
@@ -86,7 +78,7 @@ class RemoteDevice:
     def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
         """See `Device.to_device`."""
         tvm_device = self.tvm_device
-        with self._detecting_loss():
+        with self.detecting_loss():
             return tvm.runtime.tensor(np.ascontiguousarray(array), tvm_device)
 
     @contextmanager
@@ -95,44 +87,32 @@ class RemoteDevice:
 
         The speed of the board's core is read.
         """
-        with self._detecting_loss():
-            self._session()
+        with self.detecting_loss():
+            self.connection()
             with timing.reading(self._speed):
                 yield
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         """See `Device.processor`."""
-        description = self._describe()
+        description = self.describe()
         return description.processor, description.features
 
     def recorded(self) -> Mapping[str, Any]:
         """See `Device.recorded`."""
-        return self._describe().recorded
+        return self.describe().recorded
 
     def release(self) -> None:
-        """End the session when all objects that came from it are gone; the next use opens one."""
-        self._connection = self._read_speed = None
-        # Networks and their tensors refer to the session in cycles.
-        gc.collect()
+        """See `Board.release`."""
+        self._read_speed = None
+        super().release()
 
-    def _session(self) -> rpc.RPCSession:
-        if self._connection is None:
-            self._connection = connection.connect(self._target)
-            try:
-                with self._detecting_loss():
-                    self._set_up(*self._connection)
-            except BaseException:
-                self.release()
-                raise
-        return self._connection.session
-
-    def _set_up(self, session: rpc.RPCSession, board_address: str) -> None:
+    def set_up(self, connection: Connection) -> BoardDescription:
         """Configure a board and read its description.
 
         Raises:
-            DeviceError: the board does not run what is compiled for it, or differs from the board
-                of an earlier session.
+            DeviceError: the board does not run what is compiled for it.
         """
+        session = connection.session
         big_cores_first = 1
         session.get_function("runtime.config_threadpool")(big_cores_first, self._threads)
         compiled = tvm.tirx.build(board.board_module(), self._code_target, "tirx")
@@ -142,26 +122,14 @@ class RemoteDevice:
             raise DeviceError(error.message, remedy=error.remedy) from error
         read = board.file_reader(library, session.cpu(0))
         description = board.describe(read, self._target)
-        before = self._description or description
-        if (before.processor, before.features) != (description.processor, description.features):
-            raise DeviceError(
-                f"{board_address} is a {description.processor}, but the board before was a "
-                f"{before.processor}, or their features differ.",
-                remedy="Boards behind one address or tracker key must be equal; use another key.",
-            )
-        self._description = description
         self._read_speed = board.speed_reader(library, session.cpu(0))
+        return description
 
-    def _take_reading(self) -> float:
-        self._session()
+    def read_speed(self) -> float:
+        """See `Board.read_speed`."""
+        self.connection()
         assert self._read_speed is not None
         return self._read_speed()
-
-    def _describe(self) -> BoardDescription:
-        if self._description is None:
-            self._session()
-        assert self._description is not None
-        return self._description
 
     def _upload(self, session: rpc.RPCSession, compiled: CompiledCode) -> tvm.runtime.Module:
         """Link compiled code, send it to the board and load it there.
@@ -199,7 +167,3 @@ class RemoteDevice:
             "install gcc-aarch64-linux-gnu or lld (names of Debian packages) on this machine, or "
             "gcc on the board."
         )
-
-    def _detecting_loss(self) -> AbstractContextManager[None]:
-        """Return a context that turns an error into a BoardLostError if the board is gone."""
-        return connection.detecting_loss(lambda: self._connection, self.release)
