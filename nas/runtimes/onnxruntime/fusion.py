@@ -181,8 +181,7 @@ class FusionPass(ABC):
     def _visit_shuffle(self, at: int, op: Op) -> None:
         (source,) = op.inputs
         self._require_map(source)
-        self._require_plain(source)
-        self._set_maker(at, self._add_node("copy", at, op, [f"shuffle{op.groups}"]))
+        self._add_in_layout(at, op, "copy", [f"shuffle{op.groups}"], preferred=False)
 
     def _visit_slice(self, at: int, op: Op) -> None:
         """Add a kernel for a slice, or one split for all slices that partition a tensor."""
@@ -219,6 +218,24 @@ class FusionPass(ABC):
         self._nodes.append(node)
         return node
 
+    def _add_in_layout(
+        self,
+        at: int,
+        op: Op,
+        kind: str,
+        epilogue: Sequence[str] = (),
+        inputs: tuple[int, ...] | None = None,
+        *,
+        preferred: bool,
+        vectors: bool = False,
+    ) -> None:
+        """Add a node that reads all inputs of op `at` in one layout, and makes its output there."""
+        for source in op.inputs:
+            self._require_layout(source, preferred=preferred)
+        node = self._add_node(kind, at, op, epilogue, inputs)
+        node.preferred = preferred
+        self._set_maker(at, node, vector=vectors)
+
     def _set_maker(self, at: int, node: FusedNode, *, vector: bool = False) -> None:
         """Record that a node makes the tensor of op `at` in the layout in which it works."""
         node.position = at
@@ -229,18 +246,11 @@ class FusionPass(ABC):
 
     def _require_layout(self, source: int, *, preferred: bool) -> None:
         """Convert a tensor to a layout, if it is not there in that layout."""
-        if preferred:
-            self._require_preferred(source)
-        else:
-            self._require_plain(source)
-
-    def _require_preferred(self, source: int) -> None:
-        if source not in self._preferred:
-            self._convert(self.TO_PREFERRED, source)
+        if preferred != (source in self._preferred):
+            self._convert(self.TO_PREFERRED if preferred else "to_plain", source)
 
     def _require_plain(self, source: int) -> None:
-        if source in self._preferred:
-            self._convert("to_plain", source)
+        self._require_layout(source, preferred=False)
 
     def _convert(self, kind: str, source: int) -> None:
         """Add the kernel that converts a tensor to the other layout, unless there is one."""

@@ -122,13 +122,11 @@ class _BlockedPass(FusionPass):
     def _visit_pool(self, at: int, op: Op) -> None:
         (source,) = op.inputs
         self._require_map(source)
-        node = self._add_node(op.kind, at, op)
         # A global pool reads blocks if the tensor has them or is an image; other pools always do.
         is_image = self._whole and source == 0
         wants_blocks = op.kind in POOLING_KINDS or source in self._preferred or is_image
-        node.preferred = wants_blocks and self._has_whole_blocks(source)
-        self._require_layout(source, preferred=node.preferred)
-        self._set_maker(at, node)
+        blocked = wants_blocks and self._has_whole_blocks(source)
+        self._add_in_layout(at, op, op.kind, preferred=blocked)
 
     def _visit_binary(self, at: int, op: Op) -> None:
         first, second = op.inputs
@@ -149,24 +147,16 @@ class _BlockedPass(FusionPass):
                 end = at if blocked else self._fuse_activation(node, at, _FUSED_AFTER_ADDITION)
                 self._set_maker(end, node)
                 return
-        for operand in op.inputs:
-            if not blocked:
-                self._require_plain(operand)
-        node = self._add_node("copy", at, op, [binary_step(op)], inputs=(first,))
-        node.preferred = blocked
-        self._set_maker(at, node, vector=vectors)
+        self._add_in_layout(
+            at, op, "copy", [binary_step(op)], (first,), preferred=blocked, vectors=vectors
+        )
 
     def _visit_concat(self, at: int, op: Op) -> None:
         vectors = self._are_vectors(op)
         blocked = not vectors and all(
             source in self._preferred and self._has_whole_blocks(source) for source in op.inputs
         )
-        if not blocked:
-            for source in op.inputs:
-                self._require_plain(source)
-        node = self._add_node("concat", at, op)
-        node.preferred = blocked
-        self._set_maker(at, node, vector=vectors)
+        self._add_in_layout(at, op, "concat", preferred=blocked, vectors=vectors)
 
     def _visit_activation(self, at: int, op: Op) -> None:
         (source,) = op.inputs
@@ -179,11 +169,7 @@ class _BlockedPass(FusionPass):
             maker.epilogue.append(op.kind)
             self._set_maker(at, maker)
             return
-        if not blocked:
-            self._require_plain(source)
-        node = self._add_node("copy", at, op, [op.kind])
-        node.preferred = blocked
-        self._set_maker(at, node, vector=vectors)
+        self._add_in_layout(at, op, "copy", [op.kind], preferred=blocked, vectors=vectors)
 
     def _fuse_activation(self, node: FusedNode, at: int, kinds: Collection[str]) -> int:
         """Fuse the activation that alone reads op `at` into a node; return the new last op."""

@@ -119,19 +119,14 @@ class _QuantisedPass(FusionPass):
     def _visit_conv(self, at: int, op: Op) -> None:
         (source,) = op.inputs
         self._require_map(source)
-        self._require_preferred(source)
-        node = self._add_node("conv2d", at, op, ["bias"] * op.bias)
-        node.preferred = True
-        self._set_maker(at, node)
+        self._add_in_layout(at, op, "conv2d", ["bias"] * op.bias, preferred=True)
 
     def _visit_pool(self, at: int, op: Op) -> None:
         (source,) = op.inputs
         self._require_map(source)
-        node = self._add_node(op.kind, at, op)
         keeps_layout = op.kind == "max_pool" and source in self._preferred
-        node.preferred = keeps_layout or self._moves_conversion(at, op.inputs)
-        self._require_layout(source, preferred=node.preferred)
-        self._set_maker(at, node)
+        preferred = keeps_layout or self._moves_conversion(at, op.inputs)
+        self._add_in_layout(at, op, op.kind, preferred=preferred)
 
     def _visit_binary(self, at: int, op: Op) -> None:
         self._add_node_in_one_layout(at, op, "copy", [binary_step(op)], op.inputs[:1])
@@ -154,11 +149,7 @@ class _QuantisedPass(FusionPass):
         """Add a node whose operands all have the layout in which it works."""
         vectors = self._are_vectors(op)
         preferred = not vectors and self._moves_conversion(at, op.inputs)
-        for source in op.inputs:
-            self._require_layout(source, preferred=preferred)
-        node = self._add_node(kind, at, op, epilogue, inputs)
-        node.preferred = preferred
-        self._set_maker(at, node, vector=vectors)
+        self._add_in_layout(at, op, kind, epilogue, inputs, preferred=preferred, vectors=vectors)
 
     def _moves_conversion(self, at: int, sources: Sequence[int]) -> bool:
         """Return whether layout conversions before an op move behind it.
