@@ -31,9 +31,7 @@ BATCH = "batch"
 """Name of the model's dynamic dimension."""
 
 
-def model(
-    graph: Graph, weights: Mapping[str, NDArray[np.float32]], *, name: str = "network"
-) -> onnx.ModelProto:
+def model(graph: Graph, weights: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
     """Return the ONNX model of a graph, for any batch size.
 
     The input is `image`, float32 `batch x channels x height x width`. The output is `logits`,
@@ -44,17 +42,16 @@ def model(
         graph: graph to write. Norms are folded before it is written (`graph.folded`).
         weights: weights of `graph.folded`, as `nas.torch_network.folded_weights` returns them. They
             become initialisers called `<slot>.weight` and `<slot>.bias`.
-        name: name of the ONNX graph.
 
     Raises:
         KeyError: the weights of a slot are missing.
         ValueError: an op has an unknown kind, an impossible shape or no slot, weights do not fit
             their op, or runtimes disagree about an average.
     """
-    return _model(graph.folded, _Writer(graph.folded, weights), name)
+    return _model(graph.folded, _Writer(graph.folded, weights))
 
 
-def quantised_model(network: QuantisedNetwork, *, name: str = "network") -> onnx.ModelProto:
+def quantised_model(network: QuantisedNetwork) -> onnx.ModelProto:
     """Return the ONNX model of a quantised network, for any batch size.
 
     Inputs and outputs are float32 as in `model`. The model is in the QDQ format: pairs of
@@ -63,13 +60,13 @@ def quantised_model(network: QuantisedNetwork, *, name: str = "network") -> onnx
 
     Raises ValueError as `model` does.
     """
-    return _model(network.graph, _QuantisedWriter(network), name)
+    return _model(network.graph, _QuantisedWriter(network))
 
 
-def _model(folded: Graph, writer: _Writer, name: str) -> onnx.ModelProto:
+def _model(folded: Graph, writer: _Writer) -> onnx.ModelProto:
     onnx_graph = helper.make_graph(
         writer.nodes,
-        name,
+        "network",
         [_value_info(INPUT, folded.input_shape)],
         [_value_info(OUTPUT, folded.output_shape, is_vector=_is_vector(folded.output_shape))],
         list(writer.initializers.values()),

@@ -44,6 +44,9 @@ MAX_DEVICE_CHANGE = 0.05
 """Largest difference of the device's speed from that of its table, as a fraction, with which the
 table still holds."""
 
+CHECKED_KERNELS = 40
+"""Most kernels of a table that a quick check times again."""
+
 _MAX_DRAWS_PER_NETWORK = 100
 """Attempts to draw a network that was not drawn before; a small space may have no other."""
 
@@ -435,8 +438,6 @@ def check_kernels(
     table: LatencyTable,
     timer: KernelTimer,
     device: Fingerprint,
-    *,
-    count: int = 40,
     progress: Advance | None = None,
 ) -> KernelCheck:
     """Time a sample of a table's kernels again, each with its own schedule, and change nothing.
@@ -448,16 +449,12 @@ def check_kernels(
         table: table of this device.
         timer: timer of the device.
         device: fingerprint of the timer's device.
-        count: largest number of kernels to time.
         progress: function of (timings done, timings in all, kernel), called after every timing.
 
     Raises:
         TableDeviceError: the table belongs to another device.
         TableError: no kernel of the table has a latency.
-        RequestError: `count` is less than 1.
     """
-    if count < 1:
-        raise RequestError(f"A sample of {count} kernels says nothing.", remedy="Give 1 or more.")
     table.device.require_match(device, str(table.path))
     usable = [record for record in table.records("kernel") if record.latency_us is not None]
     if not usable:
@@ -465,7 +462,7 @@ def check_kernels(
             f"{table.path} has no kernel with a latency.", remedy="Continue it: nas table build."
         )
     usable.sort(key=lambda record: (record.latency_us or 0.0, record.name))
-    records = sorted(spread(usable, count), key=lambda record: record.line)
+    records = sorted(spread(usable, CHECKED_KERNELS), key=lambda record: record.line)
     timings: dict[str, list[Timing]] = {record.name: [] for record in records}
     errors: dict[str, str] = {}
     pause = Moments()

@@ -70,7 +70,7 @@ def measure(
     start = time.perf_counter()
     model = train(name, data, options.epochs, seed)
     trained = time.perf_counter()
-    int8 = quantise_within(model, data, max_drop=options.max_drop, seed=seed)
+    int8 = quantise_within(model, data, max_drop=options.max_drop)
     quantised = time.perf_counter()
     images, labels = normalised(data.test, model.preprocessing), data.test.labels
     formats = {each: model_format(each) for each in ("onnx", "onnx-int8")}

@@ -24,6 +24,7 @@ from nas.latency import (
     check_table,
     space_kernels,
 )
+from nas.latency import check as check_module
 from nas.latency.check import MAX_CALIBRATED, MIN_CALIBRATED
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -227,11 +228,16 @@ def test_check_fails_if_network_cannot_be_timed(both: LatencyTable, runtime: Fak
 # Some kernels, timed again.
 
 
-def check_again(table: LatencyTable, factor: float = 1.0, count: int = 20) -> KernelCheck:
+@pytest.fixture(autouse=True)
+def _twenty_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "CHECKED_KERNELS", 20)
+
+
+def check_again(table: LatencyTable, factor: float = 1.0) -> KernelCheck:
     """Check a table on a device that is slower by a factor, and by more at the first moment."""
     slowed = {kernel.text: [1.5 * factor] + [factor] * 9 for kernel in KERNELS}
     runtime = FakeRuntime(slowed=slowed)
-    return check_kernels(table, runtime, runtime.fingerprint, count=count)
+    return check_kernels(table, runtime, runtime.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +264,7 @@ def test_table_holds_if_the_device_is_as_fast(
 
 
 def test_kernels_of_a_check_are_spread_over_latencies_and_always_the_same(
-    table: LatencyTable,
+    table: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = [each.kernel for each in check_again(table).kernels]
     assert chosen == [each.kernel for each in check_again(table).kernels]
@@ -267,10 +273,14 @@ def test_kernels_of_a_check_are_spread_over_latencies_and_always_the_same(
     assert ranks[0] == 0
     assert max(np.diff(ranks)) < 3 * len(KERNELS) / 20
     assert ranks[-1] > 0.9 * len(KERNELS)
-    assert len(check_again(table, count=10_000).kernels) == len(KERNELS)
+    monkeypatch.setattr(check_module, "CHECKED_KERNELS", 10_000)
+    assert len(check_again(table).kernels) == len(KERNELS)
 
 
-def test_kernel_that_cannot_be_timed_is_a_problem(table: LatencyTable) -> None:
+def test_kernel_that_cannot_be_timed_is_a_problem(
+    table: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_module, "CHECKED_KERNELS", len(KERNELS))
     tried: list[Kernel] = []
 
     class Broken(FakeRuntime):
@@ -286,7 +296,6 @@ def test_kernel_that_cannot_be_timed_is_a_problem(table: LatencyTable) -> None:
         table,
         runtime,
         runtime.fingerprint,
-        count=len(KERNELS),
         progress=lambda done, total, _: steps.append(done - total),
     )
     assert result.problem == f"1 of {len(KERNELS)} kernels cannot be timed now"
@@ -298,14 +307,12 @@ def test_kernel_that_cannot_be_timed_is_a_problem(table: LatencyTable) -> None:
 
 def test_kernel_check_reports_changed_facts_and_refuses_other_devices(table: LatencyTable) -> None:
     updated = device(recorded={"system": "newer", "governor": "powersave"})
-    result = check_kernels(table, FakeRuntime(updated), updated, count=3)
+    result = check_kernels(table, FakeRuntime(updated), updated)
     assert result.changes == ("system is newer, was test", "governor is powersave, was None")
     assert not result.problem
     newer = device(versions={"apache-tvm": "0.28", "kernels": "1"})
     with pytest.raises(TableDeviceError, match=r"apache-tvm 0\.28, .*not apache-tvm 0\.27"):
         check_kernels(table, FakeRuntime(newer), newer)
-    with pytest.raises(RequestError, match="sample of 0 kernels"):
-        check_again(table, count=0)
 
 
 def test_kernel_check_refuses_table_without_kernels(tmp_path: Path, runtime: FakeRuntime) -> None:

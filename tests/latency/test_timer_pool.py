@@ -102,23 +102,17 @@ def test_build_stops_without_boards_and_continues_later(tmp_path: Path, names: s
     assert build_table(table, KERNELS, Board("new"), retry_failed=True).ok == 1
 
 
-def test_lost_second_timing_keeps_the_first(tmp_path: Path) -> None:
-    board = Board("a", last=len(KERNELS) + 3)
+@pytest.mark.parametrize("left", [2, len(KERNELS) - 1])
+def test_loss_at_a_later_timing_keeps_what_was_timed(tmp_path: Path, left: int) -> None:
+    """All kernels are timed once, and `left` of them twice."""
+    board = Board("a", last=len(KERNELS) + left + 1)
     table = LatencyTable.open_or_create(tmp_path, board)
     with pytest.raises(BoardLostError, match="No board is left"):
         build_table(table, KERNELS, board)
     assert set(status(table).values()) == {None}
     records = [table.record(kernel) for kernel in KERNELS]
-    assert sum(record is not None and record.settled for record in records) == 2
-    assert build_table(table, KERNELS, Board("new")).ok == len(KERNELS) - 2
-
-
-def test_loss_at_the_last_timing_is_told(tmp_path: Path) -> None:
-    board = Board("a", last=2 * len(KERNELS))
-    table = LatencyTable.open_or_create(tmp_path, board)
-    with pytest.raises(BoardLostError, match="No board is left"):
-        build_table(table, KERNELS, board)
-    assert build_table(table, KERNELS, Board("new")).ok == 1
+    assert sum(record is not None and record.settled for record in records) == left
+    assert build_table(table, KERNELS, Board("new")).ok == len(KERNELS) - left
 
 
 def test_dispatch_is_timed_on_a_remaining_board(tmp_path: Path) -> None:
@@ -158,7 +152,7 @@ def test_stopped_iteration_does_not_wait_for_running_calls() -> None:
     released.set()
 
 
-def test_kernel_returns_to_its_last_board() -> None:
+def test_kernel_returns_to_its_last_board_unless_that_is_lost() -> None:
     boards = [Board("a"), Board("b")]
     timers = TimerPool(boards)
 
@@ -170,16 +164,5 @@ def test_kernel_returns_to_its_last_board() -> None:
     assert set(first.values()) == {"a", "b"}
     for _ in range(3):
         assert dict(timers.each(list(reversed(KERNELS)), name)) == first
-
-
-def test_kernel_of_a_lost_board_may_move() -> None:
-    boards = [Board("a"), Board("b")]
-    timers = TimerPool(boards)
-
-    def name(timer: Any, kernel: Kernel) -> str:
-        timer.retime_kernel(kernel, {"tile": 1})
-        return str(timer.board)
-
-    dict(timers.each(KERNELS, name))
     boards[0].last = 0
     assert set(dict(timers.each(KERNELS, name)).values()) == {"b"}

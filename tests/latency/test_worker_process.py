@@ -251,19 +251,14 @@ def test_different_board_at_the_address_is_refused(board: RemoteRuntime) -> None
         timer.time_kernel(FINE)
 
 
-def test_timers_for_starts_one_timer_per_board(
-    board: RemoteRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RemoteRuntime, "device_count", 3)
-    with timers_for(board) as timers:
-        assert len(timers) == 3
-
-
 @pytest.mark.parametrize(("plans", "workers"), [(0, 1), (2, 2), (3, 3)])
-def test_timers_for_starts_a_worker_for_each_plan(
-    plans: int, workers: int, monkeypatch: pytest.MonkeyPatch
+def test_timers_for_starts_a_worker_for_each_plan_or_board(
+    plans: int, workers: int, board: RemoteRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = core_scheduling.CorePlan((0,), (0,))
     monkeypatch.setattr(core_scheduling, "plan_workers", lambda threads: [plan] * plans)
     with timers_for(FakeRuntime()) as timers:
+        assert len(timers) == workers
+    monkeypatch.setattr(RemoteRuntime, "device_count", workers)
+    with timers_for(board) as timers:
         assert len(timers) == workers

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tvm
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError, MeasurementError, RequestError
@@ -204,14 +203,3 @@ def test_other_rpc_servers_are_refused(request: pytest.FixtureRequest) -> None:
 def test_wrong_settings_are_refused_without_a_connection(settings: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         open_runtime("litert", **settings)
-
-
-def test_registration_of_a_client_is_no_part_of_the_server(server: str) -> None:
-    """The server has its function because it registered it before the session began."""
-    name = "nas.test.registered_here"
-    tvm.register_global_func(name, lambda: 1, override=True)
-    address = server.removeprefix("rpc://").split(":")
-    session = tvm.rpc.connect(address[0], int(address[1]))
-    assert session.get_function("nas.time_tflite") is not None
-    with pytest.raises((AttributeError, RuntimeError), match=name):
-        session.get_function(name)
