@@ -56,7 +56,7 @@ class Fingerprint(Document):
     processor: Text
     features: tuple[Text, ...]
     runtime: Text
-    versions: dict[Text, Text]
+    versions: Mapping[Text, Text]
     target: Text
     dtype: Text
     threads: Annotated[int, Field(ge=1, le=1 << 16)]

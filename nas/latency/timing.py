@@ -178,6 +178,18 @@ def measure(
     return Timing.from_seconds(seconds, reading_s, first_s if first_s > 0 else seconds[0])
 
 
+def call_seconds(call: Callable[[], object], calls: int, samples: int) -> list[float]:
+    """Time a function in this process, as an `Evaluate` does."""
+    seconds = []
+    for _ in range(samples):
+        call()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        seconds.append((time.perf_counter() - start) / calls)
+    return seconds
+
+
 class Moments:
     """Moments at which things are timed, at least `SECONDS_BETWEEN_MOMENTS` apart."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import ExportError, NasError, RequestError, first_line
-from nas.latency.timing import Evaluate
+from nas.latency.timing import Evaluate, call_seconds
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
@@ -54,19 +53,7 @@ class LoadedModel(ABC):
 
         Override it if the runtime times by itself, without what a call from Python takes.
         """
-        run = self.runner(image)
-
-        def evaluate(calls: int, samples: int) -> Sequence[float]:
-            seconds = []
-            for _ in range(samples):
-                run()
-                start = time.perf_counter()
-                for _ in range(calls):
-                    run()
-                seconds.append((time.perf_counter() - start) / calls)
-            return seconds
-
-        return evaluate
+        return partial(call_seconds, self.runner(image))
 
     def quantised_layers(self) -> tuple[int, int] | None:
         """Return how many of how many convolutions and linear layers run in int8.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -61,15 +60,7 @@ class Session:
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         """Time runs on inputs that are already in place. See `timing.Evaluate`."""
-        invoke = self._interpreter.invoke
-        seconds = []
-        for _ in range(samples):
-            invoke()
-            start = time.perf_counter()
-            for _ in range(calls):
-                invoke()
-            seconds.append((time.perf_counter() - start) / calls)
-        return seconds
+        return timing.call_seconds(self._interpreter.invoke, calls, samples)
 
 
 def _random(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,8 @@ class Session:
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         """Time runs on inputs that are already in place. See `timing.Evaluate`."""
-        run, binding = self._session.run_with_iobinding, self._binding
-        seconds = []
-        for _ in range(samples):
-            run(binding)
-            start = time.perf_counter()
-            for _ in range(calls):
-                run(binding)
-            seconds.append((time.perf_counter() - start) / calls)
-        return seconds
+        run = partial(self._session.run_with_iobinding, self._binding)
+        return timing.call_seconds(run, calls, samples)
 
 
 def open_session(

@@ -152,7 +152,7 @@ class TvmKernelTimer(KernelTimer):
             target=address.kind_of(self._target_name),
             dtype=self.templates.dtype,
             threads=self.threads,
-            recorded=self.device.recorded(),
+            recorded=dict(self.device.recorded()),
         )
 
     def release(self) -> None:
