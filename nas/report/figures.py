@@ -130,12 +130,12 @@ def draw_front(run: Run) -> Figure:
         if len(alike) > 1:
             _draw_steps(
                 axes, np.array([points[m.record.id] for m in alike]), linestyle="--", zorder=4,
-                label=f"front of the networks trained for {name} (bars: 95% intervals)",
+                label=f"trained for {name}",
             )  # fmt: skip
     axes.set_xlabel(f"{latency}, {unit.name} (edged: {whole}; pale: predicted)")
-    stars = ", stars: trained" if models else ""
+    stars = ",\nstars: trained, bars: 95% intervals" if models else ""
     if any(model.is_published for model in timed):
-        stars += ", diamonds: published networks"
+        stars += ",\ndiamonds: published networks"
     corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
     axes.set_ylabel(f"validation accuracy, %\n(supernet{corrected}{stars})")
     shown = [*predicted, *(x for x, _ in points.values())]

@@ -12,7 +12,7 @@ import pytest
 from nas.errors import RunFolderError
 from nas.opened_run import open_run
 from nas.report import page
-from nas.report.document import ReportDocument
+from nas.report.document import ReportDocument, report_document
 
 WRITTEN = ("front.csv", "front.json", "report.html")
 LOG = "supernets/mobilenet_tiny/training.jsonl"
@@ -41,6 +41,14 @@ def test_report_has_the_figures_of_the_search_and_the_ranking(run):
     assert opened.ranking
     assert len(document.ranked) == sum(own.nets for own in opened.ranking.spaces.values())
     assert [member.id for member in document.members] == opened.front["id"].tolist()
+
+
+def test_large_fronts_are_not_compared_in_words(run, monkeypatch):
+    count = len(open_run(run).members)
+    for most, compared in ((count, count - 1), (count - 1, 0)):
+        monkeypatch.setattr("nas.report.document.MAX_COMPARED", most)
+        members = report_document(open_run(run)).members
+        assert {len(member.comparisons) for member in members} == {compared}
 
 
 def test_training_that_estimates_its_steps_anew_is_a_curve_that_goes_forwards(run):
