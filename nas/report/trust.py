@@ -43,10 +43,10 @@ some of them in a wrong order, and 15% most of them.
 """
 
 NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN = 1.1, 1.5
-"""Typical over quiet latency that is worth a note or limits a conclusion.
+"""Typical latency over the one at full speed that is worth a note or limits a conclusion.
 
-Machines change by 2% to 10% from moment to moment; where half of all moments are 1.5 times as slow
-as the latency on the page, no promise can be made from it.
+Machines change by 2% to 10% all the time; where half of all timings are 1.5 times the latency on
+the page, no promise can be made from it.
 """
 
 LIMITING_UNCERTAIN_SHARE = 0.1
@@ -183,18 +183,16 @@ def _summary(rows: Sequence[TrustRow]) -> str:
 
 def _predictions(facts: _Facts) -> _Finding:
     agreement = candidates.latency_agreement(facts.rows)
-    rough = sum(each.is_rough for each in facts.members)
-    roughness = _text(
-        {
-            f"In {rough} of {len(facts.members)} networks of the front, launches have more of the "
-            f"predicted latency than kernels: {ROUGH_PREDICTION}.": rough,
-        }
+    launches = sum(each.is_rough for each in facts.members)
+    mostly_launches = (
+        f"In {launches} of {len(facts.members)} networks of the front, launches have more of the "
+        f"predicted latency than kernels: {ROUGH_PREDICTION}."
     )
     if agreement is None:
         return _Finding(
             "limit",
             "No network was timed as a whole: all latencies are predictions of the latency table.",
-            roughness,
+            _text({mostly_launches: launches}),
             facts.continue_command,
         )
     is_measured = candidates.basis(facts.rows) == MEASURED
@@ -204,7 +202,7 @@ def _predictions(facts: _Facts) -> _Finding:
         f"{agreement.within_5_percent:.0%} of them are within 5% of the {whole} latency, "
         f"{agreement.within_10_percent:.0%} within 10%.": True,
         f"Kendall's tau of both latencies is {tau or 0:.3f}.": tau is not None,
-        roughness: rough,
+        mostly_launches: launches,
     }
     return _Finding(
         _by_size(agreement.mape, NOTABLE_PREDICTION_ERROR, LIMITING_PREDICTION_ERROR),
@@ -393,8 +391,8 @@ def _slowdown(facts: _Facts) -> _Finding | None:
         if not fast.is_told_from(slow)
     ]
     details = {
-        "All latencies on this page are those of quiet moments, which tell networks apart. Do not "
-        "promise less than the typical one on a machine that does other work, too.": True,
+        "All latencies on this page are those of a core at full speed, which tell networks apart. "
+        "Do not promise less than the typical one on a machine that does other work, too.": True,
         f"The core was slowed whenever {listed(disturbed)} "
         f"{'was' if len(disturbed) == 1 else 'were'} timed: these latencies are those of a "
         "disturbed machine. They are upper limits, and the lower limits are what they may be at "

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
@@ -236,18 +235,14 @@ def test_empty_front_is_said(one, other):
     ("out", "words"),
     [
         ("compare.txt", "cannot be written to"),
-        ("missing/compare.html", "There is no folder"),
         ("one/report.html", "is the report of a run"),
-        ("folder.html", "is a folder"),
     ],
 )
 def test_place_that_cannot_hold_the_page_is_refused(one, other, tmp_path, out, words):
-    (tmp_path / "folder.html").mkdir()
-    before = pd.Series({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(RequestError, match=words):
         comparison.build([open_run(one), open_run(other)], tmp_path / out)
-    after = pd.Series({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")})
-    assert before.equals(after)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_a_run_is_not_compared_with_itself(one, tmp_path):

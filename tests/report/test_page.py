@@ -13,6 +13,7 @@ from nas.errors import RunFolderError
 from nas.opened_run import open_run
 from nas.report import page
 from nas.report.document import ReportDocument, report_document
+from tests.report.cases import change_record
 
 WRITTEN = ("front.csv", "front.json", "report.html")
 LOG = "supernets/mobilenet_tiny/training.jsonl"
@@ -61,21 +62,26 @@ def test_training_that_estimates_its_steps_anew_is_a_curve_that_goes_forwards(ru
     assert line.x[-1] == round(100 * rows[-1]["step"] / rows[-1]["steps"], 2)
 
 
-def test_report_says_what_was_understood_of_the_images(run):
-    record = json.loads((run / "run.json").read_text())
-    record["data"]["summary"] = "24 images of 2 classes: <cat> 12, dog 12; train 14"
-    (run / "run.json").write_text(json.dumps(record))
-    page.build(open_run(run))
-    text = (run / "report.html").read_text()
-    assert "(24 images of 2 classes: &lt;cat&gt; 12, dog 12; train 14)" in text
-
-
-def test_report_says_how_training_images_are_changed(run):
-    record = json.loads((run / "run.json").read_text())
-    record["image_changes"] = {"flip": True, "shift": 4, "is_from_job": True}
-    (run / "run.json").write_text(json.dumps(record))
-    text = page.build(open_run(run)).read_text()
-    assert "training images are shifted by up to 4 pixels and mirrored at random" in text
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"data.summary": "24 images of 2 classes: <cat> 12, dog 12; train 14"},
+            "(24 images of 2 classes: &lt;cat&gt; 12, dog 12; train 14)",
+        ),
+        (
+            {"image_changes": {"flip": True, "shift": 4, "is_from_job": True}},
+            "training images are shifted by up to 4 pixels and mirrored at random",
+        ),
+        (
+            {"data.problems": ["1 class has fewer than 10 images: <script>"]},
+            "1 class has fewer than 10 images: &lt;script&gt;",
+        ),
+    ],
+)
+def test_report_says_what_the_record_says(run, changes, words):
+    change_record(run, changes)
+    assert words in page.build(open_run(run)).read_text()
 
 
 def test_report_names_members_that_are_launches_more_than_kernels(run):
@@ -161,10 +167,7 @@ def test_report_of_a_run_that_has_only_begun_says_what_is_missing(run, stage):
 
 
 def test_report_says_that_the_front_of_a_search_is_predicted(run):
-    record = json.loads((run / "run.json").read_text())
-    record.pop("search")
-    record["remaining"] = ["search", "measure the front", "export"]
-    (run / "run.json").write_text(json.dumps(record))
+    change_record(run, {"search": None, "remaining": ["search", "measure the front", "export"]})
     rows = pd.read_csv(run / "trials.csv", dtype=str).head(200)
     rows[["measured_us", "holdout_accuracy"]] = None
     rows.to_csv(run / "trials.csv", index=False)
@@ -185,14 +188,10 @@ def test_finished_report_says_nothing_of_progress(run):
 
 
 def test_table_of_trust_is_text_of_the_page(run):
-    record = json.loads((run / "run.json").read_text())
-    record["data"]["problems"] = ["1 class has fewer than 10 images: <script>"]
-    (run / "run.json").write_text(json.dumps(record))
     text = page.build(open_run(run)).read_text()
     trust = embedded_document(text).trust
     shown = re.search(r'<section id="trust">.*?</section>', text, re.DOTALL)
     assert shown
-    assert "1 class has fewer than 10 images: &lt;script&gt;" in shown[0]
     for row in trust.rows:
         assert f'<th scope="row">{row.topic}<br>' in shown[0]
     assert html.unescape(shown[0]).count(trust.summary) == 1
