@@ -36,10 +36,9 @@ from nas.report.comparison_document import (
     Transfers,
 )
 from nas.report.document import trained_point
-from nas.report.page import render
+from nas.report.page import render, require
 from nas.run import candidates
 from nas.run.candidates import Candidate, short_ids
-from nas.run.record import RUN
 from nas.run.run import Run
 from nas.search import non_dominated
 from nas.statistics import spread
@@ -149,11 +148,7 @@ class _View:
     label: str
 
     def __post_init__(self) -> None:
-        for name in ("data", "spaces", "settings", "device", "table"):
-            if getattr(self.run.record, name) is None:
-                raise RUN.failure(
-                    f"{self.run.path / 'run.json'} has no {name} yet: the job has only begun"
-                )
+        require(self.run, "data", "spaces", "settings", "device", "table")
 
     @cached_property
     def by_digest(self) -> dict[str, Candidate]:

@@ -57,9 +57,7 @@ def build(run: Run) -> Path:
     is damaged.
     """
     folder, record = run.path, run.record
-    for name in ("data", "spaces"):
-        if getattr(record, name) is None:
-            raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
+    require(run, "data", "spaces")
     members = run.front
     shown = candidates.of_table(members)
     page = _render(run, members, shown, report_document(run))
@@ -73,6 +71,13 @@ def build(run: Run) -> Path:
     files.replace(folder / "front.json", f"{json.dumps(front, indent=1, allow_nan=False)}\n")
     files.replace(folder / "report.html", page)
     return folder / "report.html"
+
+
+def require(run: Run, *names: str) -> None:
+    """Raise RunFolderError unless a job has come so far that its record has these fields."""
+    for name in names:
+        if getattr(run.record, name) is None:
+            raise RUN.failure(f"{run.path / 'run.json'} has no {name} yet: the job has only begun")
 
 
 def render(template: str, scripts: Sequence[str], document: Document, **values: Any) -> str:
