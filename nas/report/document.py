@@ -20,7 +20,6 @@ from nas.report.progress import ProgressSection, progress_section
 from nas.report.times import TimesSection, times_section
 from nas.report.trust import TrustSection, trust_section
 from nas.run import candidates
-from nas.run.candidates import Candidate
 from nas.run.models import FilePoint, RunModel, recipe_names
 from nas.run.run import Run
 from nas.run.selection import REASONS, Option, compare, equals, knee
@@ -414,8 +413,10 @@ def _member(
     interval = images.interval(option.accuracy, *images.judging_parts)
     assert interval is not None
     ranking = rankings.get(member.space)
-    architecture = _architecture(member, run)
-    blocks = [] if architecture is None else blocks_of(architecture)
+    try:
+        blocks = blocks_of(run.architecture_of(member.architecture))
+    except NasError:  # The run's copy of its space cannot be loaded any more.
+        blocks = []
     own = tuple(f"{block.name}." for block in blocks)
     of_no_block = {
         name: chosen
@@ -459,14 +460,6 @@ def _training(
     if option is not None and option.accuracy != option.member.trained_accuracy:
         return f"expected: it was {text}, unlike the others"
     return text
-
-
-def _architecture(member: Candidate, run: Run) -> Architecture | None:
-    """Return the network of a candidate; None if the run's copy of its space cannot be loaded."""
-    try:
-        return run.architecture_of(member.architecture)
-    except NasError:
-        return None
 
 
 def blocks_of(architecture: Architecture) -> list[Block]:
