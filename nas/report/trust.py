@@ -43,7 +43,7 @@ some of them in a wrong order, and 15% most of them.
 """
 
 NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN = 1.1, 1.5
-"""Typical latency over the one at full speed that is worth a note or limits a conclusion.
+"""Typical over quiet latency that is worth a note or limits a conclusion.
 
 Machines change by 2% to 10% all the time; where half of all timings are 1.5 times the latency on
 the page, no promise can be made from it.
@@ -391,8 +391,8 @@ def _slowdown(facts: _Facts) -> _Finding | None:
         if not fast.is_told_from(slow)
     ]
     details = {
-        "All latencies on this page are those of a core at full speed, which tell networks apart. "
-        "Do not promise less than the typical one on a machine that does other work, too.": True,
+        "All latencies on this page are those of quiet moments, which tell networks apart. Do not "
+        "promise less than the typical one on a machine that does other work, too.": True,
         f"The core was slowed whenever {listed(disturbed)} "
         f"{'was' if len(disturbed) == 1 else 'were'} timed: these latencies are those of a "
         "disturbed machine. They are upper limits, and the lower limits are what they may be at "
