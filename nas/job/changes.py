@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.display.formatting import listed
 from nas.errors import RunFolderError, printable
 from nas.files.documents import shortened
 from nas.job.settings_errors import REPEATED_TABLES
@@ -104,12 +105,7 @@ def _describe_free_keys() -> str:
             names = by_table.setdefault(table, [])
             names += [name] if name not in names else []
     return ", ".join(
-        f"[{table}] {_enumerate(names)}" if table else ", ".join(names)
+        f"[{table}] {listed(names)}" if table else ", ".join(names)
         for table, names in by_table.items()
         if table not in REPEATED_TABLES
     )
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last

@@ -103,11 +103,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
     ("name", "before", "after", "words"),
     [
         ("trials.csv", r"0\.\d+", "nan", "line 2 .* validation_accuracy is 'nan'"),
-        ("trials.csv", ",3472,", ",-3472,", "line 2 .* macs is '-3472'"),
-        ("trials.csv", ",complete,", ",good,", "line 2 .* state is 'good'"),
-        ("trials.csv", "digest", "other", "it has no column 'digest'"),
         ("run.json", '"schema": 3', '"schema": 7', "has schema 7; this version reads schema 3"),
-        ("run.json", r'"seconds": [\d.]+', '"seconds": "2"', "stages.prepare.seconds is '2'"),
         ("run.json", '"spaces": {\n  "mob', '"spaces": {\n  "../../mob', r"spaces\.\.\./"),
         (
             "run.json",
@@ -116,9 +112,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
             "has no data yet: the job has",
         ),
         (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
-        (LOG, '"step": 3', '"step": null', "line 1 .* step is None"),
         ("hypervolume.csv", r"0\.\d+$", "inf", r"line \d+ .* hypervolume is 'inf'"),
-        ("ranking.json", r'"nets": \d+', '"nets": -1', "nets is -1"),
         ("ranking.json", '"schema": 2', '"schema": 3', "has schema 3; this version reads schema 2"),
         ("ranking.json", '"pooled"', '"poled"', "pooled is missing"),
     ],
