@@ -73,19 +73,6 @@ def test_random_splits_depend_on_the_seed_alone(digits):
     assert dataclasses.replace(digits, train=train).digest != digits.digest
 
 
-def test_parts_do_not_overlap(tmp_path):
-    data = load_dataset(image_folder(tmp_path, per_class=40), image_size=8)
-    parts = [values_of(p) for p in (data.train, data.search, data.holdout, data.test)]
-    labels = [p.labels.tolist() for p in (data.train, data.search, data.holdout, data.test)]
-    everything = [
-        pair for v, y in zip(parts, labels, strict=True) for pair in zip(v, y, strict=True)
-    ]
-    assert len(set(everything)) == len(everything) == 120
-    assert all((v - 50 * y) in range(40) for v, y in everything)
-    assert data.classes == CLASSES
-    assert data.flip_preserves_class is None
-
-
 def test_part_refuses_the_test_images(digits):
     assert digits.part("search") is digits.search
     both = digits.part("search", "holdout")
@@ -127,19 +114,6 @@ def test_parquet_file_and_folder_names_give_the_splits(tmp_path, layout):
     assert data.counts == {"train": 15, "search": 5, "holdout": 4, "test": 6}
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
     assert (data.classes, data.channels, data.image_size) == (CLASSES, 3, 8)
-
-
-def test_images_of_mixed_modes_become_rgb(tmp_path):
-    image_folder(tmp_path)
-    plain_image(200, mode="L").save(tmp_path / "ant" / "grey.png")
-    plain_image(3, mode="RGB").quantize().save(tmp_path / "ant" / "palette.png")
-    Image.fromarray(np.full((10, 10), 99 << 8, np.uint16)).save(tmp_path / "ant" / "deep.png")
-    data = load_dataset(tmp_path, image_size=8)
-    parts = (data.train, data.search, data.holdout, data.test)
-    pixels = np.concatenate([part.pixels for part in parts])
-    assert pixels.shape[3] == 3
-    first = {tuple(image[0, 0].tolist()) for image in pixels}
-    assert {(200, 200, 200), (3, 252, 7), (99, 99, 99)} <= first
 
 
 def test_class_without_usable_images_is_an_error(tmp_path):
@@ -308,12 +282,6 @@ def test_class_names_of_parquet_files_are_compared_in_nfc(tmp_path):
     assert data.classes == (unicodedata.normalize("NFC", "café"), "tea")
     assert data.counts["test"] == 12
     assert data.summary.endswith("test 12 (splits by file name)")
-
-
-def test_equal_class_names_of_a_parquet_file_are_one_class(tmp_path):
-    names = ["tea", *(unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))]
-    path = write_parquet(tmp_path / "all.parquet", range(18), [0, 1, 2] * 6, names)
-    assert load_dataset(path, image_size=8).class_counts == {"tea": 6, names[2]: 12}
 
 
 def test_unusable_rows_are_counted_by_class_name(tmp_path):

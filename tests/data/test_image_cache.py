@@ -113,21 +113,6 @@ def test_file_of_another_format_is_detected(photos, location, content):
         assert digest_of(photos) == expected
 
 
-def test_cache_depends_on_the_folders_that_are_classes(tmp_path):
-    """The same files belong to other classes; the numbers of their labels differ."""
-    for shade, name in enumerate(("animals/cats", "animals/dogs", "plants/rose")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for index in range(5):
-            image = Image.new("RGB", (SIZE, SIZE), (50 * shade + index, 0, 255))
-            image.save(tmp_path / "photos" / name / f"{index}.png")
-    for class_folders, counts in (
-        ("top", {"animals": 10, "plants": 5}),
-        ("lowest", {"cats": 5, "dogs": 5, "rose": 5}),
-    ):
-        data = load_dataset(tmp_path / "photos", image_size=SIZE, class_folders=class_folders)
-        assert data.class_counts == counts
-
-
 def test_cache_depends_on_the_formats_that_can_be_decoded(photos, monkeypatch):
     """A photo that could not be decoded can be when a reader of its format was installed."""
     before = image_cache.cache_path(open_source(photos), SIZE)
@@ -193,12 +178,6 @@ def test_images_are_not_cached_without_a_home_folder(
     reds = [int(value) for part in (data.train, data.test) for value in part.pixels[:][:, 0, 0, 0]]
     assert set(reds) < {*range(6), *range(50, 56)}
     assert len(data.digest) == 16
-
-
-def test_digits_are_not_cached(no_home_folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert image_cache.cache_path(open_source("digits"), 8) is None
 
 
 def test_file_in_place_of_the_cache_folder_is_reported(photos, location, tmp_path, monkeypatch):

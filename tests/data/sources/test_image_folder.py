@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nas.data import image_reading, load_dataset
+from nas.data import load_dataset
 from nas.data.sources import open_source
 from nas.data.sources.image_folder import open_image_folder
 from nas.data.sources.tree import list_tree
@@ -181,17 +181,6 @@ def test_broken_link_or_pipe_is_a_bad_image(photos, kind, name):
     assert f"/bee/{name} (" in skipped
 
 
-def test_image_without_read_permission_is_a_bad_image(photos, monkeypatch):
-    def denied(file, mode):
-        if Path(file).name == "3.png" and Path(file).parent.name == "bee":
-            raise PermissionError(13, "Permission denied", str(file))
-        return open(file, mode)
-
-    monkeypatch.setattr(image_reading, "open", denied, raising=False)
-    with pytest.raises(DataError, match=r"/bee/3\.png \(Permission denied\)"):
-        load_dataset(photos)
-
-
 def test_ignored_files_are_reported_in_a_warning(photos):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -319,16 +308,6 @@ def test_class_names_are_compared_in_nfc(tmp_path):
     assert source.classes == (composed, "tea")
     assert splits_by_class(source)["train", composed] == 8
     assert splits_by_class(source)["test", composed] == 2
-
-
-def test_unicode_form_of_names_does_not_change_the_dataset(tmp_path):
-    """The composed form of this name is sorted behind "cafz", the decomposed one before it."""
-    digests = set()
-    for form in ("NFC", "NFD"):
-        for shade, name in enumerate(("café", "cafz")):
-            add_images(tmp_path / form / unicodedata.normalize(form, name), 6, shade)
-        digests.add(load_dataset(tmp_path / form, image_size=4).digest)
-    assert len(digests) == 1
 
 
 def test_class_may_be_called_train(photos):
