@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any]]] = {
     "PublishedWeights": (
         new_weights,
         lambda weights: (
-            weights.digest, weights.architecture, weights.licence, tensors(weights.network())
+            weights.digest, weights.architecture, weights.license, tensors(weights.network())
         ),
     ),
     "OpenedRun": (lambda _: nas.open_run(EXAMPLE), lambda run: (run.path, run.front.to_json())),

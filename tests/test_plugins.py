@@ -47,7 +47,7 @@ def run(tmp_path):
     """Return a function that runs Python where a package with plug-ins is installed."""
     (tmp_path / "stripes.py").write_text(MODULE)
     (tmp_path / "raises.py").write_text("raise RuntimeError('no home directory')")
-    (tmp_path / "exits.py").write_text("raise SystemExit('no licence')")
+    (tmp_path / "exits.py").write_text("raise SystemExit('no license')")
     info = tmp_path / "stripes-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stripes\nVersion: 1.0\n")
@@ -94,7 +94,7 @@ print("weights" in names, "onnx" in names, sorted(str(each.message)[:15] for eac
         ("broken", "Format 'broken' does not load from 'stripes:Missing'"),
         ("other", "'stripes:open_stripes' is no subclass of nas.deploy.formats.ModelFormat"),
         ("raises", "does not load from 'raises:Weights': RuntimeError: no home directory."),
-        ("exits", "does not load from 'exits:Weights': SystemExit: no licence."),
+        ("exits", "does not load from 'exits:Weights': SystemExit: no license."),
         ("none", "There is no format 'none'"),
     ],
 )

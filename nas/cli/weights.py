@@ -59,7 +59,7 @@ def _document(read: PublishedWeights) -> dict[str, Any]:
         "conventions": read.conventions._asdict(),
         "mean": read.mean,
         "std": read.std,
-        "licence": read.licence,
+        "license": read.license,
         "differences": read.differences,
     }
 
@@ -88,7 +88,7 @@ def _text(read: PublishedWeights) -> str:
         "inputs": "normalisation unknown"
         if read.mean is None or read.std is None
         else f"(pixel - {_numbers(read.mean)}) / {_numbers(read.std)}, of RGB in [0, 1]",
-        "licence": read.licence or "unknown: see where the file comes from",
+        "license": read.license or "unknown: see where the file comes from",
         "differences": "; ".join(read.differences) or "none: it computes what was published",
     }
     width = max(map(len, lines)) + 2

@@ -148,13 +148,13 @@ def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck
     inventory = data.inventory
     if inventory is None:
         raise ValueError("the dataset was not loaded from a source")
-    found = inventory.duplicates(progress)
+    duplicates = inventory.duplicates(progress)
     pairs = [
-        *_pairs(data, inventory, found.exact, is_exact=True),
-        *_pairs(data, inventory, found.near, is_exact=False),
+        *_pairs(data, inventory, duplicates.exact, is_exact=True),
+        *_pairs(data, inventory, duplicates.near, is_exact=False),
     ]
     by_parts = Counter("+".join(each.parts) for each in pairs)
-    positions, parts = found.pairs, inventory.parts[found.pairs]
+    positions, parts = duplicates.pairs, inventory.parts[duplicates.pairs]
     in_training = np.unique(positions[(parts[:, ::-1] == "train") & (parts != "train")])
     return DataCheck(
         source=data.source,
@@ -169,8 +169,8 @@ def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck
             for part in PART_NAMES
             if part != "train"
         },
-        exact=len(found.exact),
-        near=len(found.near),
+        exact=len(duplicates.exact),
+        near=len(duplicates.near),
         conflicts=sum(each.classes[0] != each.classes[1] for each in pairs),
         examples=tuple(sorted(pairs, key=lambda each: not each.is_harmful)[:MAX_EXAMPLES]),
         are_duplicates_grouped=inventory.are_duplicates_grouped,

@@ -86,7 +86,7 @@ class Inventory:
         locations: Where each image is, for messages.
         sizes: Width and height of each image before it was scaled, `n x 2`.
         kinds: Number of images by kind, such as "PNG RGBA, alpha".
-        cache: File for what was found out about the images; None without a cache.
+        cache: File for what is known about the images; None without a cache.
         are_duplicates_grouped: Whether duplicates are in one part, except those of which
             `nas.data.duplicates.joining_pairs` says why they are not.
     """
@@ -263,7 +263,7 @@ class ImageDataset:
     @cached_property
     def mean(self) -> np.ndarray:
         """Mean of the training pixels by channel, in [0, 1]; `channels` (float32)."""
-        return self._moments[0]
+        return self._pixel_statistics[0]
 
     @cached_property
     def std(self) -> np.ndarray:
@@ -272,10 +272,10 @@ class ImageDataset:
         Pixels count as numbers in [0, 1]. The value is at least 1/255, so that one can divide by
         it.
         """
-        return np.maximum(self._moments[1], 1 / 255)
+        return np.maximum(self._pixel_statistics[1], 1 / 255)
 
     @cached_property
-    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+    def _pixel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation by channel, worked out from the histogram of each channel."""
         counts = np.zeros((self.channels, 256), np.int64)
         for chunk in iter_chunks(self.train.pixels):

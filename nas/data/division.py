@@ -251,15 +251,15 @@ class _Program:
         The classes are added one by one until there is no division. The last one belongs to the
         conflict, and those before it are searched in the same way.
         """
-        found: list[int] = []
+        chosen: list[int] = []
         others = list(range(self._class_count))
-        while time.monotonic() < self._end and not self._solution(found)[1]:
+        while time.monotonic() < self._end and not self._solution(chosen)[1]:
             # The last one is not tried: with it there is no division.
             last = bisect_left(
                 range(len(others) - 1),
                 True,
-                key=lambda at: self._solution(found + others[: at + 1])[1],
+                key=lambda at: self._solution(chosen + others[: at + 1])[1],
             )
-            found.append(others[last])
+            chosen.append(others[last])
             others = others[:last]
-        return found if time.monotonic() < self._end else found + others
+        return chosen if time.monotonic() < self._end else chosen + others

@@ -5,7 +5,7 @@ both, scaled to 8 x 8, as vectors of length 1. Brightness, contrast and smooth b
 the sky, change little of them. Some images are like many others: a plane in the sky, or a
 handwritten digit. So near duplicates must also be much closer to each other than to the images that
 are usually nearest. docs/measurements.md says what re-compression, crops and brightness change, and
-what was found in CIFAR-10.
+how many duplicates CIFAR-10 has.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def cached_duplicates(
     is_scored: NDArray[np.bool_] | None = None,
     progress: Advance | None = None,
 ) -> Duplicates:
-    """Return what `find_duplicates` finds, from a file if it was found before.
+    """Return what `find_duplicates` finds, from a file after the first time.
 
     Args:
         cache: file, which is written if it is missing or damaged; None for no file.
@@ -85,13 +85,13 @@ def cached_duplicates(
     if cache is not None:
         with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(cache) as stored:
             return Duplicates(stored["exact"], stored["near"])
-    found = find_duplicates(pixels, is_scored, progress)
+    duplicates = find_duplicates(pixels, is_scored, progress)
     if cache is not None:
         with suppress(OSError):
             content = io.BytesIO()
-            np.savez_compressed(content, exact=found.exact, near=found.near)
+            np.savez_compressed(content, exact=duplicates.exact, near=duplicates.near)
             files.replace(cache, content.getvalue())
-    return found
+    return duplicates
 
 
 def find_duplicates(
@@ -122,18 +122,18 @@ def find_duplicates(
     rows = np.arange(len(usable))
     if len(usable) > MAX_COMPARED and is_scored is not None:
         rows = np.flatnonzero(is_scored[usable])
-    found = [np.empty((0, 2), np.int64)]
+    pairs = [np.empty((0, 2), np.int64)]
     for done, first, second, distance in _close_pairs(vectors, rows):
         is_near = distance <= MAX_SHARE * np.minimum(usual[first], usual[second])
-        found.append(np.stack([usable[first[is_near]], usable[second[is_near]]], 1))
+        pairs.append(np.stack([usable[first[is_near]], usable[second[is_near]]], 1))
         if progress is not None:
             progress(done * count // len(rows), count)
-    near = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    near = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
     return Duplicates(exact, near)
 
 
 def joining_pairs(
-    found: Duplicates, pixels: Pixels, groups: NDArray[np.int64]
+    duplicates: Duplicates, pixels: Pixels, groups: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the pairs of duplicates that belong into one part, `pairs x 2`.
 
@@ -143,21 +143,21 @@ def joining_pairs(
     other groups.
 
     Args:
-        found: duplicates among all images.
+        duplicates: duplicates among all images.
         pixels: all images, `n x height x width x channels` (uint8).
         groups: number of the group of each image, `n`.
     """
-    originals = np.unique(found.exact[:, 0])
+    originals = np.unique(duplicates.exact[:, 0])
     empty = [at for at in originals.tolist() if not np.ptp(pixels[at : at + 1], axis=(1, 2)).any()]
-    exact = found.exact[~np.isin(found.exact[:, 0], empty)]
-    both = np.concatenate([found.near, found.near[:, ::-1]])
+    exact = duplicates.exact[~np.isin(duplicates.exact[:, 0], empty)]
+    both = np.concatenate([duplicates.near, duplicates.near[:, ::-1]])
     both = both[groups[both[:, 0]] != groups[both[:, 1]]]
     has_several = np.bincount(groups) > 1
     links = np.stack([both[:, 0], groups[both[:, 1]]], axis=1)[has_several[groups[both[:, 1]]]]
     joined = np.bincount(np.unique(links, axis=0)[:, 0], minlength=len(groups))
     is_common = np.bincount(both[:, 0], minlength=len(groups)) > USUAL_NEIGHBOURS
     is_common |= joined > MAX_JOINED_GROUPS
-    return np.concatenate([exact, found.near[~is_common[found.near].any(1)]])
+    return np.concatenate([exact, duplicates.near[~is_common[duplicates.near].any(1)]])
 
 
 def _exact_pairs(pixels: Pixels) -> NDArray[np.int64]:

@@ -275,7 +275,7 @@ def _read(path: Path, size: int, *, on_disk: bool) -> DecodedImages | None:
 
 
 class CacheWriter:
-    """Writes a file of the cache: first the pixels, in pieces, then the record; see `writer`."""
+    """Writes a file of the cache: the pixels, part by part, and then the record; see `writer`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -138,10 +138,10 @@ def load_dataset(
     groups = groups_of(record.groups, record.locations)
     if on_duplicate == "group":
         is_scored = splits != "train"
-        found = cached_duplicates(
+        duplicates = cached_duplicates(
             duplicates_file, decoded.pixels, is_scored if is_scored.any() else None
         )
-        groups = groups.joined(joining_pairs(found, decoded.pixels, groups.numbers))
+        groups = groups.joined(joining_pairs(duplicates, decoded.pixels, groups.numbers))
     parts = split_images(splits, labels, classes, validation_fraction, seed, groups)
     inventory = Inventory(
         decoded.pixels,

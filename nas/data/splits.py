@@ -56,13 +56,13 @@ class Groups:
     Attributes:
         numbers: Number of the group of each image; an image in no group has a number of its own.
         names: Name of the group of each image; where the image is if the source tells no group.
-        are_told: Whether the source tells groups.
+        are_given: Whether the source tells groups.
         are_joined: Whether duplicates joined images.
     """
 
     numbers: np.ndarray
     names: Sequence[str]
-    are_told: bool = False
+    are_given: bool = False
     are_joined: bool = False
 
     def joined(self, pairs: np.ndarray) -> Groups:
@@ -82,8 +82,8 @@ class Groups:
             'Duplicates joined images: `nas data` lists them, and on_duplicate = "warn" does not '
             "join them."
         )
-        told = [by_name] if self.are_told or not self.are_joined else ["Add other images."]
-        return " ".join(told + [by_duplicates] * self.are_joined)
+        texts = [by_name] if self.are_given or not self.are_joined else ["Add other images."]
+        return " ".join(texts + [by_duplicates] * self.are_joined)
 
 
 def groups_of(names: Sequence[str | None], locations: Sequence[str]) -> Groups:
@@ -98,7 +98,7 @@ def groups_of(names: Sequence[str | None], locations: Sequence[str]) -> Groups:
     return Groups(
         np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64),
         [place if name is None else name for name, place in zip(names, locations, strict=True)],
-        are_told=any(name is not None for name in names),
+        are_given=any(name is not None for name in names),
     )
 
 
@@ -163,7 +163,7 @@ def _why_one(groups: Groups) -> str:
     """Return why all images are in one group, behind these words."""
     if not groups.are_joined:
         return f", {groups.names[0]!r}, as `group` in [data] tells it"
-    if groups.are_told:
+    if groups.are_given:
         return ", because duplicates join the groups that `group` in [data] tells"
     return ", because duplicates join them"
 

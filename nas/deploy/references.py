@@ -61,7 +61,7 @@ def summary_of(run: Run, weights: PublishedWeights) -> PretrainedSummary:
     summary = PretrainedSummary.of(weights)
     for known in run.record.pretrained.values():
         if known.sha256 == summary.sha256:
-            stated = known.model_dump(include={"source", "licence", "data"})
+            stated = known.model_dump(include={"source", "license", "data"})
             return summary.model_copy(update=stated)
     return summary
 

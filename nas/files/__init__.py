@@ -29,7 +29,7 @@ def replace(path: Path, content: str | bytes) -> None:
 
     The content is written to a file in the same folder, synced to the disk, and renamed.
 
-    Raises OSError if that fails; the old file is kept.
+    Raises OSError if that fails; the old file stays.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED_SUFFIX}")

@@ -48,16 +48,17 @@ def repair(path: Path, start: bytes = DEFAULT_START) -> bool:
                 "changed.",
                 remedy="Name another file, or move this one away.",
             )
-        last = _last_line(path, file)
+        content = head + file.read()
+    last = content.rpartition(b"\n")[2]
     if not last:
         return False
     with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
         if is_json(last):
+            file.seek(0, os.SEEK_END)
             file.write(b"\n")
             change = "had no line feed, which was added"
         else:
-            file.truncate(end - len(last))
+            file.truncate(len(content) - len(last))
             change = f"was half-written ({len(last)} bytes) and was removed"
         file.flush()
         os.fsync(file.fileno())
@@ -68,7 +69,7 @@ def repair(path: Path, start: bytes = DEFAULT_START) -> bool:
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Append a record as one line, and wait until it is on the disk.
 
-    Raises OSError if that fails. The lines before are kept; `repair` removes a line that was
+    Raises OSError if that fails. The lines before stay; `repair` removes a line that was
     written in part. Raises ValueError for a record with a number that is not finite.
     """
     line = json.dumps(record, allow_nan=False) + "\n"
@@ -98,21 +99,6 @@ def read(path: Path, kind: Format[DocumentType]) -> list[DocumentType]:
     elif last:
         warnings.warn(f"{path}: the last line is half-written and was skipped.", stacklevel=2)
     return records
-
-
-def _last_line(path: Path, file: Any) -> bytes:
-    """Return everything after the last line feed of an open file."""
-    end = file.seek(0, os.SEEK_END)
-    line = b""
-    while len(line) < end:
-        step = min(1 << 16, end - len(line))
-        file.seek(end - len(line) - step)
-        block = file.read(step)
-        _, line_feed, rest = block.rpartition(b"\n")
-        line = (rest if line_feed else block) + line
-        if line_feed:
-            break
-    return line
 
 
 def is_json(line: bytes) -> bool:

@@ -127,12 +127,14 @@ def _quota(group: Path) -> Iterator[float]:
 
 def recorded_facts() -> dict[str, Any]:
     """Return facts about this machine that are recorded but need not match a table."""
+    import psutil
+
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
         "cores": allowed_cores(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": psutil.virtual_memory().total,
         "governor": governor.read_text().strip() if governor.exists() else None,
     }
 
@@ -164,9 +166,3 @@ def clock_mhz(cores: Collection[int], root: Path = Path("/")) -> float | None:
         with suppress(OSError, ValueError):
             clocks.append(int(path.read_text()) / 1000)
     return sum(clocks) / len(clocks) if clocks else None
-
-
-def _memory_bytes() -> int | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

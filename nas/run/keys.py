@@ -189,7 +189,7 @@ def _check_line(value: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_check_line)]
-"""What a user states in one line, such as a licence or an address."""
+"""What a user states in one line, such as a license or an address."""
 
 
 def _from_job_folder(path: str, info: ValidationInfo) -> str:

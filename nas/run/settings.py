@@ -125,7 +125,7 @@ class DataOptions(Document):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     validation_fraction: float | None = key(None, gt=0, lt=1)
-    """Fraction of the training images that is kept for validation; by default as many as accuracies
+    """Fraction of the training images that is used for validation; by default as many as accuracies
     need.
     """
 
@@ -141,7 +141,7 @@ class DataOptions(Document):
     """
 
     on_duplicate: Literal["warn", "group", "fail"] = key("warn")
-    """What duplicates do: warn, group (kept on one side of every split), or fail."""
+    """What duplicates do: warn, group (all on one side of every split), or fail."""
 
     metric: Literal["auto", "accuracy", "balanced_accuracy"] = key("auto")
     """What judges networks: accuracy, balanced_accuracy (the mean over the classes), or auto, which
@@ -357,8 +357,8 @@ class PretrainedSettings(_Table):
     source: Line | None = free_key(None)
     """Where that file comes from, which the report names."""
 
-    licence: Line | None = free_key(None)
-    """Licence of these weights, which the report names."""
+    license: Line | None = free_key(None)
+    """License of these weights, which the report names."""
 
     data: Line | None = free_key(None)
     """Data set that the published network was trained on, which the report names."""

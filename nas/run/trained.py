@@ -60,8 +60,8 @@ class PretrainedSummary(Document):
         network: the published network.
         conventions: what the file does not say, a name in `nas.pretrained.CONVENTIONS`.
         source: where the file comes from; None if the user does not state it.
-        licence: licence of the weights, likewise.
-        file_licence: licence that the file or its digest tells; None if it is not known.
+        license: license of the weights, likewise.
+        file_license: license that the file or its digest tells; None if it is not known.
         data: data set that the network was trained on; None if the user does not state it.
         restriction: how the space of a supernet was restricted; empty if it was not.
     """
@@ -71,8 +71,8 @@ class PretrainedSummary(Document):
     network: Name
     conventions: str
     source: str | None
-    licence: str | None
-    file_licence: str | None
+    license: str | None
+    file_license: str | None
     data: str | None
     restriction: str
 
@@ -85,13 +85,13 @@ class PretrainedSummary(Document):
         restriction: str = "",
     ) -> PretrainedSummary:
         """Return the summary of some weights, with what a user states of them."""
-        statements = ("source", "licence", "data")
+        statements = ("source", "license", "data")
         return cls(
             file=weights.file.path.name,
             sha256=weights.file.sha256,
             network=weights.reference.name,
             conventions=weights.conventions.name,
-            file_licence=weights.licence,
+            file_license=weights.license,
             restriction=restriction,
             **{name: getattr(stated, name, None) for name in statements},
         )
@@ -99,12 +99,12 @@ class PretrainedSummary(Document):
     @property
     def summary(self) -> str:
         """The weights in one line."""
-        licence = self.licence or self.file_licence or "unknown"
-        if self.file_licence not in (None, licence):
-            licence += f" as stated, {self.file_licence} by the file"
+        terms = self.license or self.file_license or "unknown"
+        if self.file_license not in (None, terms):
+            terms += f" as stated, {self.file_license} by the file"
         return (
             f"{self.network} from {self.file}, SHA-256 {self.sha256}, source "
-            f"{self.source or 'unknown'}, licence {licence}, trained on "
+            f"{self.source or 'unknown'}, license {terms}, trained on "
             f"{self.data or 'unknown data'}{self.restriction and '; '}{self.restriction}"
         )
 

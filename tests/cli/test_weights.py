@@ -25,7 +25,7 @@ def test_the_network_of_a_file_is_printed(weights, invoke):
     assert (record["reference"], record["space"]) == ("mobilenet_v2_0.35", "mobilenet")
     assert (record["params"], record["classes"]) == (1_677_128, 1000)
     assert record["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert (record["licence"], record["differences"]) == (None, [])
+    assert (record["license"], record["differences"]) == (None, [])
 
     text = invoke("weights", weights, "--conventions", "tensorflow").stdout
     assert "mobilenet_v2_0.35, 1,677,128 parameters, 1000 classes" in text

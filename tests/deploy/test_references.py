@@ -67,7 +67,7 @@ def finished(tmp_path_factory) -> Path:
         patch.chdir(folder)
         use_fake_device(patch)
         patch.setattr(settings, "MANY_IMAGES", 100)  # All widths are searched.
-        patch.setattr("nas.run.settings.MANY_IMAGES", 100)
+        patch.setattr("nas.supernet.settings.MANY_IMAGES", 100)
         Path("small.py").write_text(SPACE)
         Path("job.toml").write_text(JOB)
         network = load_definition("small.py").adapt(image_size=32).reference(NAME)
@@ -84,7 +84,7 @@ def run(finished, tmp_path, monkeypatch) -> Run:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     use_fake_device(monkeypatch)
-    monkeypatch.setattr("nas.run.settings.MANY_IMAGES", 100)
+    monkeypatch.setattr("nas.supernet.settings.MANY_IMAGES", 100)
     return open_run(RUN)
 
 
@@ -103,7 +103,7 @@ def test_reference_from_its_file_and_a_finalist_differ_in_their_start_alone(run)
     assert rival.training["learning_rate"] == pytest.approx(0.1 * FINE_TUNING_RATE)
     assert rival.published == run.record.pretrained["small"]
     assert rival.published.summary.endswith(
-        "source a friend, licence unknown, trained on unknown data"
+        "source a friend, license unknown, trained on unknown data"
     )
 
 
@@ -252,7 +252,7 @@ def test_networks_without_batch_norms_start_from_their_files(run):
 def test_provenance_of_another_file_than_that_of_the_job_is_unknown(run):
     others = read_weights("others.pth", conventions="torch", spaces=list(run.spaces.values()))
     summary = summary_of(run, others).summary
-    assert "source unknown, licence unknown, trained on unknown data" in summary
+    assert "source unknown, license unknown, trained on unknown data" in summary
 
 
 @pytest.mark.slow

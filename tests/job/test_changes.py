@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 FREE = {
     *("name", "budget", "data.source", "data.unknown", "data.license", "training.device"),
-    *("space.pretrained.source", "space.pretrained.licence", "space.pretrained.data"),
+    *("space.pretrained.source", "space.pretrained.license", "space.pretrained.data"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
     *("finish.references", "finish.min_confidence", "finish.min_accuracy"),

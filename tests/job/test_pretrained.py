@@ -96,7 +96,7 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     assert summary.network == "small_1.0"
     assert summary.file == "weights.pth"
     assert summary.conventions == "torch"
-    assert ", source a friend, licence unknown, trained on toys; the space small" in summary.summary
+    assert ", source a friend, license unknown, trained on toys; the space small" in summary.summary
     _, record = checkpoint.read(WEIGHTS)
     assert record.published == f"{summary.sha256}-torch"
     images = len(open_run(RUN).data.train)
@@ -124,18 +124,18 @@ def test_path_stands_for_a_table_with_the_file_alone(job):
 @pytest.mark.parametrize(
     ("stated", "by_file", "words"),
     [
-        (None, None, "licence unknown,"),
-        (None, "Apache-2.0", "licence Apache-2.0,"),
-        ("MIT", None, "licence MIT,"),
-        ("MIT", "MIT", "licence MIT,"),
-        ("MIT", "Apache-2.0", "licence MIT as stated, Apache-2.0 by the file,"),
+        (None, None, "license unknown,"),
+        (None, "Apache-2.0", "license Apache-2.0,"),
+        ("MIT", None, "license MIT,"),
+        ("MIT", "MIT", "license MIT,"),
+        ("MIT", "Apache-2.0", "license MIT as stated, Apache-2.0 by the file,"),
     ],
 )
-def test_licence_is_that_of_the_user_and_of_the_file(job, stated, by_file, words):
+def test_license_is_that_of_the_user_and_of_the_file(job, stated, by_file, words):
     spaces = [load_definition("small.py")]
     weights = read_weights("weights.pth", conventions="torch", spaces=spaces)
-    pretrained = PretrainedSettings(file="weights.pth", licence=stated)
-    summary = PretrainedSummary.of(replace(weights, licence=by_file), pretrained).summary
+    pretrained = PretrainedSettings(file="weights.pth", license=stated)
+    summary = PretrainedSummary.of(replace(weights, license=by_file), pretrained).summary
     assert words in summary
     assert summary.endswith("trained on unknown data")
 

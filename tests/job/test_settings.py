@@ -140,11 +140,11 @@ def test_all_search_keys_are_read_and_written(tmp_path):
     given = tomllib.loads(SEARCH)["search"]
     assert job.search.model_dump(mode="json", exclude_none=True) == given
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
-    quiet = load(tmp_path, MINIMAL).search
+    plain = load(tmp_path, MINIMAL).search
     defaults = {"sampler": "auto", "correct_scores": True, "anchors": "auto"}
     defaults |= {"workers": 1, "storage": "journal"}
-    assert quiet.model_dump(include=defaults.keys()) == defaults
-    others = quiet.model_dump(exclude=defaults.keys())
+    assert plain.model_dump(include=defaults.keys()) == defaults
+    others = plain.model_dump(exclude=defaults.keys())
     assert all(value in (None, (), {}) for value in others.values())
 
 

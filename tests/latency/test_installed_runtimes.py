@@ -20,7 +20,7 @@ ERRORS = [
     OSError("Illegal seek"),
     KeyError("getpwuid(): uid not found: 12345"),
     AttributeError("module has no attribute"),
-    SystemExit("no licence"),
+    SystemExit("no license"),
 ]
 
 

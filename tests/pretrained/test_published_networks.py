@@ -96,7 +96,7 @@ def test_efficientnet_lite0_classifies_photos_like_the_network_of_its_package():
     theirs.load_state_dict(torch.load(LITE0_FILE, weights_only=True))
     read = read_weights(LITE0_FILE)
     assert read.reference.name == "efficientnet_lite0"
-    assert read.licence == "Apache-2.0"
+    assert read.license == "Apache-2.0"
 
     photos = [torch.from_numpy(each.copy()) for each in load_sample_images().images]
     images = torch.stack(photos).permute(0, 3, 1, 2)[:, :, :, 106:533].float() / 255

@@ -149,18 +149,18 @@ def _groups(root: Path, files: Sequence[Path], expression: str) -> dict[Path, st
         file: pattern.search(_normalise(file.relative_to(root).as_posix())) for file in files
     }
     # A name that is not valid UTF-8 could not be stored in the cache.
-    found = {
+    groups = {
         file: (match[1] or "").encode(errors="backslashreplace").decode()
         for file, match in matches.items()
         if match
     }
-    if not found:
+    if not groups:
         raise DataError(
             f"The expression {printable_line(expression)!r} of group matches no path, such as "
             f"{printable_line(files[0].relative_to(root))}.",
             remedy="Correct group in [data].",
         )
-    return found
+    return groups
 
 
 def _folders_between(root: Path, folder: Path) -> _Folders:

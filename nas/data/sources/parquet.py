@@ -27,7 +27,7 @@ _ROWS_PER_BATCH = 16
 """Rows that are in memory at a time: few, because one may hold a photo of many megabytes."""
 
 _READ_OPTIONS = {"buffer_size": 1 << 20, "pre_buffer": False, "page_checksum_verification": True}
-"""Columns are read in pieces instead of whole row groups, and page checksums are verified."""
+"""Columns are read part by part instead of whole row groups, and page checksums are verified."""
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 """The exceptions that pyarrow raises for a damaged file."""
