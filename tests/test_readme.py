@@ -42,4 +42,4 @@ def test_pictures_are_drawn_by_commands_in_the_repository():
     assert README.index("](results/study/study.png)") < README.index("](docs/front.png)")
     code = markdown.inline_code("README.md")
     assert "python -m tests.benchmarks.front_picture results/example docs/front.png" in code
-    assert "nas study tests/benchmarks/study_cifar10.toml" in code
+    assert "python -m tests.benchmarks.study results/study" in code

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from nas import __version__
-from nas.cli import benchmark, data, machine, models, runs, spaces, study, supernet, table, weights
+from nas.cli import benchmark, data, machine, models, runs, spaces, supernet, table, weights
 from nas.cli.options import (
     Arch,
     Batch,
@@ -90,7 +90,6 @@ def _set_global_options(
 for _command in (
     *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, runs.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
-    study.study,
     *(models.retrain, models.export, models.verify, benchmark.benchmark),
 ):
     app.command()(_command)

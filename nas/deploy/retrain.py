@@ -321,17 +321,8 @@ def _default_epochs(run: Run) -> int:
 def measure_epoch(setup: Retraining, architecture: Architecture) -> float:
     """Return the seconds of an epoch of a network, by the duration of some steps."""
     teacher = setup.teacher[1] if setup.teacher else None
-    return time_epoch(architecture, setup.run.data, setup.settings, teacher)
-
-
-def time_epoch(
-    architecture: Architecture,
-    data: ImageDataset,
-    settings: TrainingSettings,
-    teacher: Teacher | None,
-) -> float:
-    """Return the seconds of an epoch of a network with a teacher, see `measure_epoch`."""
-    settings = replace(settings, epochs=_TIMED_EPOCHS)
+    settings = replace(setup.settings, epochs=_TIMED_EPOCHS)
+    data = setup.run.data
     trainer = NetworkTrainer(architecture.graph, data, settings, seed=0, teacher=teacher)
     durations: list[float] = []
     while len(durations) < trainer.steps and (

@@ -64,13 +64,12 @@ def check_published(settings: JobSettings) -> None:
 
 
 def check_references(settings: JobSettings) -> None:
-    """Check the names of the published networks of a job and of its study.
+    """Check the names of the published networks of a job.
 
     Raises:
         SpaceError: neither a space of the job nor one that ships has a network of this name.
     """
-    names = [*(settings.finish.references or ()), *(settings.study.references or ())]
-    if names:
+    if names := settings.finish.references:
         spaces = [load_definition(each.name) for each in settings.space]
         own = {row.name for space in spaces for row in space.references}
         for name in names:

@@ -1,4 +1,4 @@
-"""Worker processes of this machine that take part in the search or the study of a run."""
+"""Worker processes of this machine that take part in the search of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from nas.machine import processes, this_machine
 
@@ -26,13 +26,12 @@ MAX_LAST_TRIAL_S = 20.0
 
 
 class Workers:
-    """Worker processes of a command, which run until its work is done.
+    """Worker processes of a search, which run until it is over.
 
     Args:
         count: number of workers; 0 starts none.
         folder: the run folder. The workers write to its `workers.log`.
         storage: storage of the trials, which the workers share with this process.
-        command: command that the workers join.
 
     Attributes:
         log: path of the log.
@@ -44,7 +43,6 @@ class Workers:
         count: int,
         folder: Path,
         storage: Path | str,
-        command: Literal["search", "study"] = "search",
     ) -> None:
         self.log = folder / "workers.log"
         self.lost = 0
@@ -58,7 +56,7 @@ class Workers:
             STORAGE_VARIABLE: str(storage),
             MAIN_PROCESS_VARIABLE: str(_STDIN),
         }
-        words = processes.python_command("-m", "nas", command, str(folder), "--worker")
+        words = processes.python_command("-m", "nas", "search", str(folder), "--worker")
         with self.log.open("ab") as out:
             for _ in range(count):
                 self._started.append(

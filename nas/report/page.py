@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from nas.display.formatting import format_accuracy, format_count, latency_unit
 from nas.files.documents import Document
 from nas.latency.timing import MEASURED
 from nas.report.document import ReportDocument, precision_pairs, report_document
-from nas.report.study import FIGURE
 from nas.report.trust import SEVERITY_NAMES
 from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
@@ -49,9 +47,8 @@ def build(run: Run) -> Path:
     The run may have only begun: what is not known yet is left out, and the page says so.
 
     Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
-    training and search, the records and cards of trained models and, if `nas supernet rank` and
-    `nas study` wrote them, `ranking.json` and `study.json`. Then `front.csv`, `front.json` and
-    `report.html` are replaced.
+    training and search, the records and cards of trained models and, if `nas supernet rank` wrote
+    it, `ranking.json`. Then `front.csv`, `front.json` and `report.html` are replaced.
 
     Raises RunFolderError if the folder is not a run, its images are not known yet, or a file in it
     is damaged.
@@ -135,7 +132,6 @@ def _render(
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
     objectives = [accuracy, latency, *others]
     basis = candidates.basis(rows)
-    figure = run.path / f"{FIGURE}.svg"
     return render(
         "page.html.j2",
         SCRIPTS,
@@ -164,8 +160,6 @@ def _render(
         has_agreement=candidates.latency_agreement(rows) is not None,
         severities=SEVERITY_NAMES,
         pairs={each.record.id: [pair for model, pair in pairs if model is each] for each in models},
-        study=run.study,
-        study_figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else "",
         ranking=ranking,
         published=published_comparisons(run),
         orders=ORDER_NAMES,

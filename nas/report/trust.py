@@ -534,16 +534,12 @@ def _exports(facts: _Facts) -> _Finding | None:
 
 def _test_images(facts: _Facts) -> _Finding:
     images, read = f"The {facts.run.images.counts['test']:,} test images", len(facts.models)
-    trainings = "trained networks"
-    if (study := facts.run.study) is not None:
-        read += len(study.trainings)
-        trainings = "trainings, most of them the study's"
     if read < 2:
         was = "were read for one trained network" if read else "were not read"
         return _Finding("fine", f"{images} {was}.")
     return _Finding(
         "note",
-        f"{images} were read once for each of {read} {trainings}, and decided nothing.",
+        f"{images} were read once for each of {read} trained networks, and decided nothing.",
         "The best of several test accuracies is too high: choose by the "
         f"{facts.run.images.judging_name} accuracy.",
     )

@@ -316,7 +316,7 @@ class RunRecord(_RunSection):
             is running or was interrupted. Empty once it has ended.
     """
 
-    schema_version: Literal[3] = Field(alias="schema")
+    schema_version: Literal[4] = Field(alias="schema")
     name: str
     command: str
     started: str

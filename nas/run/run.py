@@ -44,7 +44,6 @@ from nas.run.selection import (
     select,
 )
 from nas.run.settings import JobSettings, SearchSettings
-from nas.run.study import STUDY_FILE, StudyRecord, read_study
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
 from nas.supernet.ranking_records import RankingRecord, read_ranking
@@ -403,14 +402,6 @@ class Run:
         Raises RunFolderError for a damaged file.
         """
         return read_ranking(self.path)
-
-    @property
-    def study(self) -> StudyRecord | None:
-        """The contents of `study.json`; None if the run has no study.
-
-        Raises RunFolderError for a damaged file.
-        """
-        return read_study(self.path) if (self.path / STUDY_FILE).is_file() else None
 
     @property
     def training_logs(self) -> dict[str, list[TrainingRow]]:

@@ -610,28 +610,6 @@ class FinishSettings(_Table):
         return min_accuracy
 
 
-class StudySettings(_Table):
-    """The table `[study]`: what `nas study` trains, to compare it with what the search chose."""
-
-    finalists: int = free_key(5, ge=1, le=1000)
-    """Number of networks of the front that a study trains from newly drawn weights."""
-
-    random: int = free_key(1, ge=0, le=1000)
-    """Number of random networks of the same space, at the latency of each finalist."""
-
-    references: tuple[NameText, ...] | None = free_key(None, strict=False, max_length=1000)
-    """Published networks of a study; by default those of the spaces that these images allow."""
-
-    epochs: int = free_key(30, ge=1, le=1_000_000)
-    """Passes over the images of each training of a study."""
-
-    seeds: int = free_key(2, ge=1, le=1000)
-    """Number of trainings of each network of a study."""
-
-    workers: int = free_key(1, ge=1, le=1024)
-    """Number of processes of this machine that train the networks of a study."""
-
-
 class JobSettings(_Table):
     """The settings of a whole job file; jobs/overnight.toml shows every key.
 
@@ -657,7 +635,6 @@ class JobSettings(_Table):
 
     search: SearchSettings = Field(default_factory=SearchSettings)
     finish: FinishSettings = Field(default_factory=FinishSettings)
-    study: StudySettings = Field(default_factory=StudySettings)
 
     @property
     def budget_s(self) -> float:

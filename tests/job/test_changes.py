@@ -27,8 +27,6 @@ FREE = {
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
     *("finish.references", "finish.min_confidence", "finish.min_accuracy"),
-    *("study.finalists", "study.random", "study.references", "study.epochs", "study.seeds"),
-    "study.workers",
 }
 """Keys that a run can always change, beside its limits."""
 
