@@ -37,11 +37,9 @@ class EncodedArchitectures(NamedTuple):
     log_sizes: Array
     op_counts: Array
 
-    def tail(self, count: int) -> EncodedArchitectures:
-        """Return the last `count` architectures."""
-        return EncodedArchitectures(
-            self.bits[-count:], self.log_sizes[-count:], self.op_counts[-count:]
-        )
+    def rows(self, chosen: slice | NDArray[np.bool_]) -> EncodedArchitectures:
+        """Return some of the architectures."""
+        return EncodedArchitectures(*(each[chosen] for each in self))
 
 
 class ArchitectureEncoder:

@@ -104,7 +104,7 @@ class _Model:
         squared_errors = 0.0
         for each in range(_FOLDS):
             left_out = fold == each
-            predicted = self.predict(_rows(self._observed, left_out), ~left_out)
+            predicted = self.predict(self._observed.rows(left_out), ~left_out)
             squared_errors += float(((predicted - self.values[left_out]) ** 2).sum())
         squares = float(((self.values - self.values.mean()) ** 2).sum())
         return 1 - squared_errors / squares if squares > 0 else 0.0
@@ -112,15 +112,11 @@ class _Model:
     def predict(self, encoded: EncodedArchitectures, fitted: Mask | None = None) -> Array:
         """Return predicted values, from all architectures or from some."""
         chosen = np.full(len(self.values), True) if fitted is None else fitted
-        observed = _rows(self._observed, chosen)
+        observed = self._observed.rows(chosen)
         process = GaussianProcess(
             observed, self.values[chosen], self._encoder, self._hyperparameters
         )
         return process.predict(encoded)[0]
-
-
-def _rows(encoded: EncodedArchitectures, chosen: Mask) -> EncodedArchitectures:
-    return EncodedArchitectures(*(each[chosen] for each in encoded))
 
 
 class _Draws:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage, get_storage
-from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import (
+    BaseStorage,
+    InMemoryStorage,
+    JournalStorage,
+    RDBStorage,
+    get_storage,
+)
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import RequestError, StorageError
+from nas.errors import RequestError, StorageError, first_line
 from nas.files.paths import expanded
 from nas.files.storage_address import is_address, parse_address, redact, redact_address
-from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalStorage
+from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalFile
 from nas.search.objectives import Direction
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL, Engine
+    from sqlalchemy.engine import URL
 
 STORAGE_RETRY_SECONDS = 600.0
 """A search waits at most so long for a database that does not answer."""
@@ -47,100 +51,34 @@ Optuna creates its tables without a lock, so processes that do it at the same ti
 Result = TypeVar("Result")
 
 
-class _DatabaseStorage(RDBStorage):
-    """Optuna's database storage, with safe concurrent writes and retries.
-
-    Optuna repeats a failed creation of a trial without a check whether the first attempt reached
-    the database. This class makes one attempt, and `Storage` repeats it. Each trial has a user
-    attribute `token`, by which a repeated attempt recognises its own trial.
-    """
-
-    _last_token = ""
-
-    def __init__(self, url: URL) -> None:
-        from optuna.storages._rdb.models import BaseModel
-        from sqlalchemy import create_engine, event
-
-        if url.drivername in ("postgresql", "postgres"):
-            url = url.set(drivername="postgresql+psycopg")
-        backend = url.get_backend_name()
-        connect_args: dict[str, Any] = {}
-        if backend == "sqlite":
-            connect_args = {"timeout": 20}
-        elif url.drivername in ("postgresql+psycopg", "postgresql+psycopg2"):
-            # Without these, a client waits forever for a server that disappears.
-            connect_args = {
-                "connect_timeout": 10,
-                "keepalives_idle": 30,
-                "tcp_user_timeout": 30_000,
-            }
-        connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
-        if backend == "sqlite":
-            # Optuna's constructor shows other processes a table before its unique index. Two of
-            # them could then create one study twice.
-            engine = create_engine(url, connect_args=connect_args)
-            _begin_immediately(engine)
-            BaseModel.metadata.create_all(engine)
-            engine.dispose()
-        super().__init__(
-            url.render_as_string(hide_password=False),
-            engine_kwargs={"pool_pre_ping": backend != "sqlite", "connect_args": connect_args},
-        )
-        if backend == "sqlite":
-            _begin_immediately(self.engine)
-        if backend == "postgresql":
-            event.listen(self.engine, "connect", _limit_lock_time)
-            self.engine.dispose()
-
-    def _create_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None = None
-    ) -> FrozenTrial:
-        from optuna.storages._rdb.models import StudyModel
-
-        assert template_trial is not None
-        token = template_trial.user_attrs["token"]
-        with _create_scoped_session(self.scoped_session) as session:
-            # The lock on the study gives trials their IDs in the order in which other processes
-            # see them, and waits for the transaction of an earlier connection that was lost.
-            StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            trial: Any = None
-            if token == self._last_token:
-                trial = self._find_by_token(study_id, token, session)
-            self._last_token = token
-            trial = trial or self._get_prepared_new_trial(study_id, template_trial, session)
-            frozen = copy.deepcopy(template_trial)
-            frozen.number, frozen._trial_id = trial.number, trial.trial_id
-            return frozen
-
-    def _find_by_token(self, study_id: int, token: str, session: Any) -> Any:
-        """Return Optuna's database row of the trial with a token, or None."""
-        from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
-
-        attribute = TrialUserAttributeModel
-        return (
-            session.query(TrialModel)
-            .join(attribute, attribute.trial_id == TrialModel.trial_id)
-            .filter(TrialModel.study_id == study_id)
-            .filter(attribute.key == "token", attribute.value_json == json.dumps(token))
-            .one_or_none()
-        )
-
-
-def _begin_immediately(engine: Engine) -> None:
-    """Let a transaction of SQLite lock the database at its start.
-
-    SQLite has no row locks: two processes that end one trial at the same time can both read that
-    it is running. With an immediate transaction the second one waits.
-    """
+def _open_database(url: URL) -> RDBStorage:
+    """Open Optuna's storage in a database, which may be shared by many processes."""
     from sqlalchemy import event
 
-    event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
-
-
-def _limit_lock_time(connection: Any, record: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET idle_in_transaction_session_timeout = '{MAX_LOCK_SECONDS}s'")
-    connection.commit()
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    is_sqlite = url.get_backend_name() == "sqlite"
+    connect_args: dict[str, Any] = {}
+    if is_sqlite:
+        connect_args = {"timeout": 20}
+    elif url.drivername in ("postgresql+psycopg", "postgresql+psycopg2"):
+        connect_args = {
+            # Without these, a client waits forever for a server that disappears.
+            "connect_timeout": 10,
+            "keepalives_idle": 30,
+            "tcp_user_timeout": 30_000,
+            "options": f"-c idle_in_transaction_session_timeout={MAX_LOCK_SECONDS}s",
+        }
+    connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
+    storage = RDBStorage(
+        url.render_as_string(hide_password=False),
+        engine_kwargs={"pool_pre_ping": not is_sqlite, "connect_args": connect_args},
+    )
+    if is_sqlite:
+        # SQLite has no row locks: two processes that end one trial at the same time can both read
+        # that it is running. With an immediate transaction the second one waits.
+        event.listen(storage.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
 class Storage:
@@ -170,21 +108,24 @@ class Storage:
         self.available_since = -float("inf")
         self._is_away = False
         self._location = location
-        self._storage = self._open()
+        self._journal: JournalFile | None = None
+        self._damage: StorageError | None = None
+        self._storage = self._retry(self._open)
 
     def _open(self) -> BaseStorage:
         if self._location is None:
             return InMemoryStorage()
         if is_address(self._location):
-            return get_storage(self._open_database(parse_address(self._location)))
-        return JournalStorage(Path(expanded(self._location)).absolute())
+            return get_storage(self._connect(parse_address(self._location)))
+        self._journal = JournalFile(Path(expanded(self._location)).absolute())
+        return JournalStorage(self._journal)
 
-    def _open_database(self, url: URL) -> RDBStorage:
+    def _connect(self, url: URL) -> RDBStorage:
         from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
         for pause in (*_OPENING_PAUSES_SECONDS, None):
             try:
-                return _DatabaseStorage(url)
+                return _open_database(url)
             except (ImportError, NoSuchModuleError, ArgumentError, TypeError, ValueError) as error:
                 raise RequestError(
                     f"{self.name} cannot be opened: {self._reason(error)}.",
@@ -226,11 +167,10 @@ class Storage:
                 directions=directions,
                 load_if_exists=True,
             )
-            # `Study.set_metric_names` does the same, with a warning that it is experimental.
             if study.metric_names is None:
-                self._storage.set_study_system_attr(
-                    study._study_id, _SYSTEM_ATTR_METRIC_NAMES, list(metric_names)
-                )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    study.set_metric_names(list(metric_names))
             return study._study_id
 
         return self._retry(create)
@@ -264,9 +204,10 @@ class Storage:
         self._retry(lambda: self._storage.set_study_user_attr(study_id, key, value))
 
     def create_trial(self, study_id: int, trial: FrozenTrial) -> int:
-        """Store a trial exactly once and return its ID.
+        """Store a trial and return its ID.
 
-        The trial needs a user attribute `token` that no other trial has.
+        A database may hold the trial several times if its connection breaks: Optuna repeats a
+        creation of which it does not know whether it has reached the database.
         """
         return self._retry(lambda: self._storage.create_new_trial(study_id, template_trial=trial))
 
@@ -318,16 +259,13 @@ class Storage:
         The call does not wait for a storage that is not available, and ignores a storage that is
         damaged or full: the thread that stores the trial's result reports that.
         """
-        try:
-            self._storage.set_trial_user_attr(trial_id, "beat", count)
-        except UpdateFinishedTrialError:
-            pass
-        except StorageInternalError:
-            self._is_away = True
-            return
-        except (StorageError, OSError):
-            return
-        self._note_answer()
+
+        def beat() -> None:
+            with suppress(UpdateFinishedTrialError):
+                self._storage.set_trial_user_attr(trial_id, "beat", count)
+
+        with suppress(StorageError, OSError):
+            self._retry(beat, retry_seconds=0)
 
     def get_trials(self, study_id: int, *, retry_seconds: float | None = None) -> list[FrozenTrial]:
         """Return all trials in the order of their creation. They must not be changed."""
@@ -348,13 +286,15 @@ class Storage:
         start = time.monotonic()
         num_failures = 0
         while True:
+            # Optuna reads a line of a journal once, and would continue after a damaged one.
+            if self._damage is not None:
+                raise self._damage
             try:
                 result = operation()
             except (*DAMAGE_ERRORS, StorageInternalError) as error:
                 if _is_damage(error):
-                    raise StorageError(
-                        f"{self.name} is damaged: {self._reason(error)}.", remedy=RESTORE_REMEDY
-                    ) from self._cause(error)
+                    self._damage = self._damage_error(error)
+                    raise self._damage from self._cause(error)
                 self._is_away = True
                 waited = time.monotonic() - start
                 if waited >= retry_seconds:
@@ -377,6 +317,14 @@ class Storage:
             if num_failures:
                 self._on_message(f"{self.name} answers again")
             return result
+
+    def _damage_error(self, error: BaseException) -> StorageError:
+        """Return the error of a storage whose content Optuna cannot read."""
+        if self._journal is not None:
+            return self._journal.damage_error(f"it cannot be applied ({first_line(error)[:200]})")
+        return StorageError(
+            f"{self.name} is damaged: {self._reason(error)}.", remedy=RESTORE_REMEDY
+        )
 
     def _reason(self, error: BaseException) -> str:
         """Return the first line of a driver's message without secrets and without a full stop."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.errors import RequestError, SearchError, first_line
+from nas.files.storage_address import is_address
 from nas.search.budget import (
     MAX_EXPECTED_GAIN,
     MIN_TRIALS_PER_SPACE,
@@ -125,7 +126,7 @@ def run_search(
         sampler: one of `nas.search.SAMPLERS`.
         storage: see `nas.search.storage.Storage`. By default trials are kept in memory.
         shared: whether other processes may make the same call with the same storage at the same
-            time. They share the budget.
+            time. They share the budget. A search in a database is always shared.
         study_name: name of the study in the storage.
         fixed_settings: further settings that must not change when the search is resumed, by name.
         startup: number of trials before the sampler's model proposes. The default depends on the
@@ -157,6 +158,7 @@ def run_search(
     budget = Budget(trials, minutes, stall, fewest)
     objectives = prepare_objectives(objectives)
     on_message = on_message or (lambda sentence: None)
+    shared = shared or is_address(storage)
     log = TrialLog(
         Storage(storage, on_message=on_message),
         spaces,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
@@ -215,7 +216,8 @@ def fit_hyperparameters(
         values: `n`, their values.
         encoder: the encoder of `observed`.
     """
-    observed, values = observed.tail(MAX_FITTING_OBSERVATIONS), values[-MAX_FITTING_OBSERVATIONS:]
+    last = slice(-MAX_FITTING_OBSERVATIONS, None)
+    observed, values = observed.rows(last), values[last]
     transforms = _possible_transforms(values)
     likelihoods = {
         log_transform: _LogLikelihood(observed, values, encoder, log_transform)
@@ -329,8 +331,7 @@ def _log_jacobian(y: Array, mean: float, scale: float, log_transform: bool) -> f
     return -len(y) * float(np.log(scale)) - log_values
 
 
-@dataclass(frozen=True)
-class _Features:
+class _Features(NamedTuple):
     """The features of `n` architectures, from which kernels are computed.
 
     Attributes:
@@ -346,10 +347,7 @@ class _Features:
     ops: Array
 
     def row(self, index: int) -> _Features:
-        rows = slice(index, index + 1)
-        return _Features(
-            self.linear[rows], self.weighted_bits[rows], self.squared_norms[rows], self.ops[rows]
-        )
+        return _Features(*(each[index : index + 1] for each in self))
 
     def prior_variances(self, hyperparameters: Hyperparameters) -> Array:
         """Return the diagonal of the kernel matrix, without noise, `n`."""

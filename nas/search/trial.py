@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -110,7 +109,6 @@ def to_frozen_trial(
             "digest": trial.digest,
             "space": trial.architecture.space.name,
             "architecture": trial.architecture.to_json(),
-            "token": uuid.uuid4().hex,
             **({"process": running_in} if is_running else {"result": result}),
         },
     )

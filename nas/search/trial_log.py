@@ -49,7 +49,7 @@ class TrialLog:
     so a killed process loses at most the trial that it was evaluating.
 
     Processes that share a search call `claim` before they evaluate an architecture and `finish`
-    afterwards. Of several claims of one architecture, the one with the lowest trial ID is valid.
+    afterwards. Of several claims of one architecture, the first one in the storage is valid.
     If the process of a claim dies, another process releases the claim, and `orphaned_trials`
     offers the architecture again.
 
@@ -92,7 +92,7 @@ class TrialLog:
         self.trials: list[Trial] = []
         self._tried_digests: set[str] = set()
         self._ended_ids: set[int] = set()
-        self._running_ids: dict[str, int] = {}
+        self._running: dict[str, list[StoredTrial]] = {}
         self._released: dict[str, Trial] = {}
         self._num_deaths: Counter[str] = Counter()
         self._claimed_ids: dict[str, int] = {}
@@ -103,7 +103,7 @@ class TrialLog:
 
     def __contains__(self, digest: str) -> bool:
         """Whether an architecture was tried, or a process is evaluating it."""
-        return digest in self._tried_digests or digest in self._running_ids
+        return digest in self._tried_digests or digest in self._running
 
     @property
     def completed_trials(self) -> list[Trial]:
@@ -113,7 +113,7 @@ class TrialLog:
     @property
     def num_running(self) -> int:
         """The number of architectures that any process is evaluating."""
-        return len(self._running_ids)
+        return len(self._running)
 
     @property
     def orphaned_trials(self) -> list[Trial]:
@@ -132,13 +132,10 @@ class TrialLog:
 
     def offer(self, trial: Trial) -> None:
         """Let the search evaluate an architecture before all others, see `orphaned_trials`."""
-        proposed = Trial(trial.digest, trial.architecture, trial.parameters)
-        frozen = to_frozen_trial(
-            proposed, self._parameters, self._objectives, running_in=self._process
-        )
-        trial_id = self._storage.create_trial(self._study_id, frozen)
-        self._storage.release_trial(trial_id, _RELEASED_AS_OFFER)
-        self.refresh()
+        if self.claim(Trial(trial.digest, trial.architecture, trial.parameters)):
+            claimed_id = self._claimed_ids.pop(trial.digest)
+            self._storage.release_trial(claimed_id, _RELEASED_AS_OFFER)
+            self.refresh()
 
     def claim(self, proposed: Trial, *, max_trials: int | None = None) -> bool:
         """Claim an architecture for this process.
@@ -155,11 +152,18 @@ class TrialLog:
         frozen = to_frozen_trial(
             proposed, self._parameters, self._objectives, running_in=self._process
         )
-        trial_id = self._storage.create_trial(self._study_id, frozen)
+        self._storage.create_trial(self._study_id, frozen)
         self.refresh()
         digest = proposed.digest
-        num_earlier = sum(other < trial_id for other in self._running_ids.values())
-        if digest in self._tried_digests or self._running_ids.get(digest) != trial_id:
+        # There are several if the connection to a database broke before an answer came.
+        own = [each.trial_id for each in self._running.get(digest, ()) if self._is_own(each)]
+        for trial_id in own[1:]:
+            self._storage.release_trial(trial_id, _RELEASED_AS_DUPLICATE)
+        if not own:  # Other processes took this one for dead.
+            return False
+        (trial_id, *_) = own
+        num_earlier = sum(each[0].trial_id < trial_id for each in self._running.values())
+        if digest in self._tried_digests or self._running[digest][0].trial_id != trial_id:
             reason = _RELEASED_AS_DUPLICATE
         elif max_trials is not None and len(self.completed_trials) + num_earlier >= max_trials:
             reason = _RELEASED_AS_SURPLUS
@@ -214,11 +218,11 @@ class TrialLog:
             # A process that was alive after all may have ended its trial just before.
             unended = self._unended_trials()
         ended: list[Trial] = []
-        running_ids: dict[str, int] = {}
+        running: dict[str, list[StoredTrial]] = {}
         for stored in unended:
             trial, digest = stored.trial, stored.trial.digest
             if stored.state == TrialState.RUNNING:
-                running_ids.setdefault(digest, stored.trial_id)
+                running.setdefault(digest, []).append(stored)
                 continue
             self._ended_ids.add(stored.trial_id)
             if stored.state == TrialState.FAIL:
@@ -227,7 +231,7 @@ class TrialLog:
             elif digest not in self._tried_digests:
                 self._append(trial)
                 ended.append(trial)
-        self._running_ids = running_ids
+        self._running = running
         return ended
 
     def recorded_end(self) -> str | None:

@@ -17,7 +17,7 @@ from nas.errors import CheckpointError, DataError, ExportError, NasError, Storag
 from nas.files import jsonl
 from nas.files.foreign import file_problem, foreign_kind
 from nas.run.measurements import MEASUREMENTS
-from nas.search.journal import JournalStorage
+from nas.search.storage import Storage
 from nas.supernet import checkpoint
 
 POINTER = (
@@ -108,7 +108,7 @@ READERS = {
     "appended.jsonl": (jsonl.repair, NasError),
     "rows.parquet": (nas.load_dataset, DataError),
     "1.png": (load_pictures, DataError),
-    "study.journal": (JournalStorage, StorageError),
+    "study.journal": (Storage, StorageError),
     "job.toml": (nas.load_job, NasError),
     "card.json": (lambda path: ModelFolder(path.parent).card, CheckpointError),
     "SHA256SUMS": (lambda path: ModelFolder(path.parent).require_unchanged(), ExportError),

@@ -63,22 +63,6 @@ def test_hypervolume_improvement_of_up_to_three_objectives_matches_monte_carlo(
         assert value == pytest.approx(expected, abs=4.5 * error + 1e-4)
 
 
-def test_hypervolume_improvement_on_a_single_point_matches_the_closed_form():
-    """The gain is the rectangle below the reference, without the one that is dominated already."""
-    mean, deviation = np.array([[0.3, 0.6]]), np.array([[0.2, 0.1]])
-
-    def width(limit, objective):
-        moments = mean[0, objective], deviation[0, objective]
-        return float(expected_improvement(np.array(limit), *moments))
-
-    front = np.array([[0.5, 0.4]])
-    gain = expected_hypervolume_improvement(mean, deviation, front, (1.0, 1.0))
-    # One part lies to the left of the known point, the other to its right and below it.
-    left = width(0.5, 0) * width(1.0, 1)
-    below = (width(1.0, 0) - width(0.5, 0)) * width(0.4, 1)
-    assert gain[0] == pytest.approx(left + below)
-
-
 @pytest.mark.parametrize("objectives", [1, 2, 3])
 def test_hypervolume_improvement_without_uncertainty_is_exact(objectives):
     rng = np.random.default_rng(3)

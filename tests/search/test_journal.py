@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import StorageError
-from nas.search.journal import JournalFile, JournalStorage
+from nas.search.journal import JournalFile
+from nas.search.storage import Storage
 from tests.search.journal_edits import (
     ADDED,
     ENDED,
@@ -42,7 +43,7 @@ def test_file_that_is_no_journal_is_refused_and_not_changed(tmp_path, content):
     with pytest.raises(
         StorageError, match=r"study\.journal is not a journal of Optuna's"
     ) as raised:
-        JournalStorage(path)
+        Storage(path)
     assert len(str(raised.value)) < 600
     assert path.read_bytes() == content
     assert [each.name for each in tmp_path.iterdir()] == ["study.journal"]
@@ -50,10 +51,10 @@ def test_file_that_is_no_journal_is_refused_and_not_changed(tmp_path, content):
 
 def test_file_that_another_program_replaced_is_not_changed(tmp_path):
     path = tmp_path / "study.journal"
-    storage = JournalStorage(path)
+    storage = Storage(path)
     path.write_bytes(b"a letter to my mother")
     with pytest.raises(StorageError, match="is not a journal of Optuna's"):
-        storage.create_new_study([1], "search")
+        storage.create_study("search", ["minimize"], ["macs"])
     assert path.read_bytes() == b"a letter to my mother"
 
 
@@ -61,11 +62,11 @@ def test_file_that_another_program_replaced_is_not_changed(tmp_path):
 def test_torn_first_line_is_removed_before_the_next_write(tmp_path, length):
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY[:length])
-    storage = JournalStorage(path)
+    storage = Storage(path)
     with pytest.warns(UserWarning, match="half-written"):
-        storage.create_new_study([1], "search")
-    assert path.read_bytes().startswith(b'{"op_code":0,')
-    assert len(JournalStorage(path).get_all_studies()) == 1
+        storage.create_study("search", ["minimize"], ["macs"])
+    assert path.read_bytes().startswith(b'{"op_code": 0,')
+    assert Storage(path).get_study_names() == ["search"]
 
 
 def test_folder_and_pipe_are_refused(tmp_path):
@@ -73,25 +74,25 @@ def test_folder_and_pipe_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):
         with pytest.raises(StorageError, match=f"{name} is not a regular file"):
-            JournalStorage(tmp_path / name)
+            Storage(tmp_path / name)
 
 
 def test_journal_that_cannot_be_locked_is_an_error_and_not_changed(tmp_path):
     path = tmp_path / "study.journal"
     (tmp_path / "study.journal.lock").mkdir()
-    storage = JournalStorage(path)
+    storage = Storage(path)
     with pytest.raises(StorageError, match=r"study\.journal\.lock cannot be locked"):
-        storage.create_new_study([1], "search")
+        storage.create_study("search", ["minimize"], ["macs"])
     assert path.read_bytes() == b""
 
 
 def test_journal_that_loses_lines_while_it_is_in_use_is_an_error(tmp_path):
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY)
-    storage = JournalStorage(path)
+    storage = Storage(path)
     path.write_bytes(b"")
     with pytest.raises(StorageError, match="lost lines while it was in use"):
-        storage.get_all_studies()
+        storage.get_study_names()
 
 
 def test_line_is_read_once_it_is_complete(tmp_path):
@@ -176,14 +177,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_process_that_is_killed_while_it_holds_the_lock_leaves_no_lock(tmp_path):
     path = tmp_path / "study.journal"
     subprocess.run([sys.executable, "-c", KILLED_WHILE_LOCKED, path], check=False)
-    waiting = JournalFile(path)._lock._lock
+    waiting = JournalFile(path)._lock
     waiting.acquire(timeout=0)
     waiting.release()
 
 
 def test_read_only_journal_is_an_error(tmp_path, monkeypatch):
     path = tmp_path / "study.journal"
-    storage = JournalStorage(path)
+    storage = Storage(path)
     open_file = Path.open
 
     def refuse_to_write(self, mode="r", **settings):
@@ -193,5 +194,5 @@ def test_read_only_journal_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse_to_write)
     with pytest.raises(StorageError, match=r"study\.journal cannot be used: Read-only file system"):
-        storage.create_new_study([1], "search")
+        storage.create_study("search", ["minimize"], ["macs"])
     assert path.read_bytes() == b""
