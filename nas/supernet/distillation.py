@@ -73,10 +73,6 @@ class Teacher:
             self._device = images.device
         return adjusted(self._logits(images), log_priors).softmax(1)
 
-    def forget(self) -> None:
-        """Forget all output, which is of no use to a training of another seed."""
-        self._remembered, self._remembered_bytes = {}, 0
-
     def _logits(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu":  # A captured step computes the same ops every time.
             return self._compute_logits(images)

@@ -47,13 +47,16 @@ def fronts(points):
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])
-def test_hypervolume_is_that_of_all_points(objectives):
+def test_progress_is_that_of_the_front_of_all_points(objectives):
     rng = np.random.default_rng(objectives)
-    points = rng.integers(0, 30, (60, objectives)) * 10.0 ** np.arange(objectives)
+    points = rng.integers(0, 6 * objectives, (60, objectives)) * 10.0 ** np.arange(objectives)
+    seen = fronts(points)
     progress = SearchProgress([objective(name) for name in "abc"[:objectives]], startup=10)
     for count, each in enumerate(trials_of(points), start=1):
         progress.update(each)
         assert progress.completed == count
+        since = next(back for back in range(count + 1) if seen[count - back - 1] != seen[count])
+        assert progress.trials_since_improvement == since
         assert progress.history[-1] == (count, progress.seconds, progress.hypervolume)
         if count < 10:
             assert progress.hypervolume is None
@@ -64,17 +67,6 @@ def test_hypervolume_is_that_of_all_points(objectives):
     # A point far better than the first ones raises the hypervolume above 1.
     progress.update(trials_of([np.full(objectives, -1e4)])[0])
     assert progress.hypervolume > 1
-
-
-@pytest.mark.parametrize("objectives", [1, 2, 3])
-def test_trials_since_improvement_counts_trials_that_do_not_change_the_front(objectives):
-    points = np.random.default_rng(objectives).integers(0, 6, (80, objectives)).astype(float)
-    progress = SearchProgress([objective(name) for name in "abc"[:objectives]], startup=10)
-    seen = fronts(points)
-    for count, each in enumerate(trials_of(points), start=1):
-        progress.update(each)
-        since = next(back for back in range(count + 1) if seen[count - back - 1] != seen[count])
-        assert progress.trials_since_improvement == since
 
 
 def test_hypervolume_negates_maximised_objectives_and_ignores_limits():

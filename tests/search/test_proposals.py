@@ -5,6 +5,7 @@ import pytest
 
 from nas.errors import RequestError
 from nas.search import SAMPLERS, Objective, run_search
+from nas.search.parameters import Parameters
 from nas.search.proposals import proposer_for
 from nas.space import SearchSpace, Stage
 from tests.search.problems import additive
@@ -38,25 +39,13 @@ def test_every_sampler_searches_several_spaces(sampler):
     assert [trial.state for trial in trials] == ["complete"] * TRIALS_AND_STARTUP[sampler][0]
     assert len({trial.architecture for trial in trials}) == len(trials)
     assert {trial.architecture.space.name for trial in trials} == {space.name for space in SPACES}
+    parameters = Parameters(SPACES)
     for trial in trials:
         space = trial.architecture.space
-        chosen = {
-            key: trial.parameters[f"{space.name}.{key}"] for key in trial.architecture.choices
-        }
-        assert trial.parameters["space"] == space.name
         # The parameters need not be the canonical form of the network.
-        assert (
-            space.architecture({**choices_of_trial(trial, space), **chosen}) == trial.architecture
-        )
-
-
-def choices_of_trial(trial, space):
-    prefix = f"{space.name}."
-    return {
-        name.removeprefix(prefix): value
-        for name, value in trial.parameters.items()
-        if name.startswith(prefix)
-    }
+        choices = parameters.choices(space.name, trial.parameters)
+        assert space.architecture(choices) == trial.architecture
+        assert trial.parameters["space"] == space.name
 
 
 @pytest.mark.slow
