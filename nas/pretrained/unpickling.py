@@ -1,16 +1,15 @@
 """Interprets pickles without importing or calling anything that they name.
 
 A pickle is a program for a small machine with a stack, which imports and calls what it names. Here
-such a program runs on a machine that makes plain containers itself and asks its owner for the rest.
-Python's own unpickler is no base for that, even with its names restricted: it hashes nested tuples
-and enlarges its memo as the file says, so that a hostile file ends or blocks the process.
+such a program runs on Python's machine with other steps: names are not imported, and calls make
+stand-ins.
 """
 
 from __future__ import annotations
 
-import pickletools
+import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 MAX_STEPS = 1_000_000
@@ -36,6 +35,13 @@ class StandIn:
         self.content = list(content)
         self.items: dict[Any, Any] = {}
 
+    def append(self, element: Any) -> None:
+        """Take an element, as a list does."""
+        self.content.append(element)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
 
 @dataclass(frozen=True, eq=False)
 class Global:
@@ -44,12 +50,16 @@ class Global:
     name: str
 
 
-@dataclass
-class Machine:
-    """Runs one pickle. Its steps are those of `pickletools.opcodes`, which documents them.
+_PythonMachine: Any = pickle._Unpickler
+"""The machine of the standard library that is written in Python."""
+
+
+class Machine(_PythonMachine):
+    """Runs one pickle.
 
     Sets become lists, so that nothing is hashed; keys that are no texts or small numbers become
-    objects without content. The time and the memory of a run grow with the size of the pickle only.
+    objects without content. The machine that is written in C is no base: it enlarges its memo as
+    the file says. The time and the memory of a run grow with the size of the pickle only.
 
     Args:
         file: the pickle is read from its position on, to its end.
@@ -57,204 +67,113 @@ class Machine:
         persistent: returns an object that is stored outside of the pickle, from its identifier.
     """
 
-    file: BinaryIO
-    call: Callable[[str, tuple[Any, ...]], Any]
-    persistent: Callable[[Any], Any]
-    stack: list[Any] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
-    steps: int = 0
+    def __init__(
+        self,
+        file: BinaryIO,
+        call: Callable[[str, tuple[Any, ...]], Any],
+        persistent: Callable[[Any], Any],
+    ) -> None:
+        super().__init__(file, encoding="latin1")
+        self.call = call
+        self.persistent_load = persistent
+        self.dispatch = _Steps(_STEPS)
 
     def run(self) -> Any:
         """Return the object that the pickle makes. Raises nearly anything for a damaged one."""
-        argument: Any
-        for opcode, argument, _ in pickletools.genops(self.file):
-            self._spend(1)
-            name = opcode.name
-            if name in _CONSTANTS:
-                self.stack.append(argument)
-            elif name in _NEW:
-                self.stack.append(_NEW[name]())
-            elif name in _PUTS:
-                self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.stack[-1]
-            elif name in _GETS:
-                self.stack.append(self.memo[argument])
-            elif name == "STOP":
-                return self._taken()
-            else:
-                getattr(self, f"_{name.lower()}")(argument)
-        raise ValueError("it has no end")
+        return self.load()
 
-    def _spend(self, steps: int) -> None:
-        """Count steps, among them elements that are copied. Raises ValueError for too many."""
-        self.steps += steps
-        if self.steps > MAX_STEPS:
-            raise ValueError("it holds too many objects")
-
-    def _taken(self) -> Any:
-        value = self.stack.pop()
-        if value is _MARK:
-            raise ValueError("an object is missing")
-        return value
-
-    def _from_mark(self) -> list[Any]:
-        """Return the elements above the last mark, and remove them and the mark."""
-        at = len(self.stack) - 1
-        while self.stack[at] is not _MARK:
-            at -= 1
-            if at < 0:
-                raise ValueError("a mark is missing")
-        elements = self.stack[at + 1 :]
-        del self.stack[at:]
-        return elements
-
-    def _proto(self, _: int) -> None:
-        pass
-
-    def _frame(self, _: int) -> None:
-        pass
-
-    def _pop(self, _: None) -> None:
-        self.stack.pop()
-
-    def _pop_mark(self, _: None) -> None:
-        self._from_mark()
-
-    def _dup(self, _: None) -> None:
-        self.stack.append(self.stack[-1])
-
-    def _list(self, _: None) -> None:
-        self.stack.append(self._from_mark())
-
-    _frozenset = _list
-
-    def _tuple(self, _: None) -> None:
-        self.stack.append(tuple(self._from_mark()))
-
-    def _tuple1(self, _: None) -> None:
-        self.stack[-1:] = [tuple(self.stack[-1:])]
-
-    def _tuple2(self, _: None) -> None:
-        self.stack[-2:] = [tuple(self.stack[-2:])]
-
-    def _tuple3(self, _: None) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
-
-    def _dict(self, _: None) -> None:
-        elements = self._from_mark()
-        self.stack.append({})
-        self._store(elements)
-
-    def _append(self, _: None) -> None:
-        self._extend([self._taken()])
-
-    def _appends(self, _: None) -> None:
-        self._extend(self._from_mark())
-
-    _additems = _appends
-
-    def _extend(self, elements: list[Any]) -> None:
-        target = self.stack[-1]
-        (target.content if isinstance(target, StandIn) else of(list, target)).extend(elements)
-
-    def _setitem(self, _: None) -> None:
-        value, key = self._taken(), self._taken()
-        self._store([key, value])
-
-    def _setitems(self, _: None) -> None:
-        self._store(self._from_mark())
-
-    def _store(self, elements: list[Any]) -> None:
-        target = self.stack[-1]
-        items = target.items if isinstance(target, StandIn) else of(dict, target)
-        for key, value in zip(elements[::2], elements[1::2], strict=True):
-            items[_key(key)] = value
-
-    def _global(self, argument: str) -> None:
-        self._name(*argument.split(" ", 1))
-
-    def _stack_global(self, _: None) -> None:
-        name, module = self._taken(), self._taken()
-        self._name(of(str, module), of(str, name))
-
-    def _name(self, module: str, name: str) -> None:
+    def find_class(self, module: str, name: str) -> Global:
+        """Return the name of what a pickle would import."""
         if len(module) + len(name) > MAX_NAME_CHARACTERS:
             raise ValueError("the name of a class is too long")
-        self.stack.append(Global(f"{module}.{name}"))
+        return Global(f"{module}.{name}")
 
-    def _ext1(self, code: int) -> None:
-        self.stack.append(Global(f"the registered class {code}"))
-
-    _ext2 = _ext4 = _ext1
-
-    def _inst(self, argument: str) -> None:
-        arguments = tuple(self._from_mark())
-        self._global(argument)
-        self._call(self._taken(), arguments)
-
-    def _obj(self, _: None) -> None:
-        called, *arguments = self._from_mark()
-        self._call(called, tuple(arguments))
-
-    def _reduce(self, _: None) -> None:
-        arguments, called = self._taken(), self._taken()
-        self._call(called, arguments)
-
-    _newobj = _reduce
-
-    def _newobj_ex(self, _: None) -> None:
-        named, arguments, called = self._taken(), self._taken(), self._taken()
-        self._call(called, arguments)
-        if isinstance(self.stack[-1], StandIn):
-            self.stack[-1].content.append(named)
-
-    def _call(self, called: Any, arguments: Any) -> None:
-        of(tuple, arguments)
+    def _instantiate(self, called: Any, arguments: Any) -> None:
+        """Put on the stack what a call makes."""
+        arguments = tuple(arguments)
         if not isinstance(called, Global):
             self.stack.append(StandIn("an object that is called", called, arguments))
         elif called.name not in _MAPPINGS:
             self.stack.append(self.call(called.name, arguments))
         else:
             pairs = arguments[0] if arguments and type(arguments[0]) is list else []
-            self._spend(len(pairs))
+            self.dispatch.spend(len(pairs))
             self.stack.append({_key(key): value for key, value in pairs})
 
-    def _build(self, _: None) -> None:
+    def _reduce(self) -> None:
+        arguments, called = self.stack.pop(), self.stack.pop()
+        self._instantiate(called, of(tuple, arguments))
+
+    def _new_with_names(self) -> None:
+        named = self.stack.pop()
+        self._reduce()
+        if isinstance(self.stack[-1], StandIn):
+            self.stack[-1].content.append(named)
+
+    def _build(self) -> None:
         """Take the state of an object. That of a mapping says nothing of its items."""
-        state = self._taken()
+        state = self.stack.pop()
         if isinstance(self.stack[-1], StandIn):
             self.stack[-1].content.append(state)
 
-    def _binpersid(self, _: None) -> None:
-        self._persid(self._taken())
+    def _dict(self) -> None:
+        elements = self.pop_mark()
+        self.stack.append({})
+        self._store(elements)
 
-    def _persid(self, identifier: Any) -> None:
-        self.stack.append(self.persistent(identifier))
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._store([key, value])
+
+    def _set_items(self) -> None:
+        self._store(self.pop_mark())
+
+    def _store(self, elements: list[Any]) -> None:
+        for key, value in zip(elements[::2], elements[1::2], strict=True):
+            self.stack[-1][_key(key)] = value
 
 
-_MARK = object()
-"""What stands on the stack below the elements of a container."""
+class _Steps(dict[int, Callable[[Machine], None]]):
+    """The steps of a machine by opcode, which counts how many are done."""
 
-_CONSTANTS = frozenset(
-    each.name
-    for each in pickletools.opcodes
-    if each.arg and not each.stack_before and each.stack_after not in ([], [pickletools.anyobject])
+    left = MAX_STEPS
+
+    def __getitem__(self, opcode: int) -> Callable[[Machine], None]:
+        self.spend(1)
+        return super().__getitem__(opcode)
+
+    def spend(self, steps: int) -> None:
+        """Count steps, among them elements that are copied. Raises ValueError for too many."""
+        self.left -= steps
+        if self.left < 0:
+            raise ValueError("it holds too many objects")
+
+
+_REFUSED = (
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4),
+    *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 )
-"""Steps whose argument is the value that they make."""
+"""Steps that would call what the process registered, or take as much memory as the file says."""
 
-_NEW: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_SET": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "MARK": lambda: _MARK,
+_STEPS: dict[int, Callable[[Machine], None]] = {
+    opcode: step
+    for opcode, step in _PythonMachine.dispatch.items()
+    if bytes([opcode]) not in _REFUSED
+} | {
+    opcode[0]: step
+    for opcode, step in (
+        (pickle.REDUCE, Machine._reduce),
+        (pickle.NEWOBJ, Machine._reduce),
+        (pickle.NEWOBJ_EX, Machine._new_with_names),
+        (pickle.BUILD, Machine._build),
+        (pickle.ADDITEMS, Machine.load_appends),
+        (pickle.EMPTY_SET, Machine.load_empty_list),
+        (pickle.FROZENSET, Machine.load_list),
+        (pickle.DICT, Machine._dict),
+        (pickle.SETITEM, Machine._set_item),
+        (pickle.SETITEMS, Machine._set_items),
+    )
 }
-"""Steps without an argument that put something on the stack."""
-
-_PUTS = frozenset(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"])
-_GETS = frozenset(["GET", "BINGET", "LONG_BINGET"])
 
 _MAPPINGS = frozenset(["collections.OrderedDict", "collections.defaultdict", "collections.Counter"])
 """Mappings of the standard library; they become dicts."""
