@@ -97,7 +97,9 @@ class TvmRuntime(Runtime):
     @classmethod
     def at_address(cls, target: str, address: str | None) -> str:
         """Return the target of a table with the address that the user gave."""
-        return rpc_address.at_address(target, address)
+        if rpc_address.is_remote(target):
+            return rpc_address.at_address(target, address)
+        return super().at_address(target, address)
 
     def check_target(self) -> None:
         """Raise RequestError for a target that TVM does not have. Models are checked on opening."""

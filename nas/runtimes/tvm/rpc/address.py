@@ -10,9 +10,8 @@ by these alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
-from nas.errors import RequestError
 from nas.runtimes.boards import address as board_address
 from nas.runtimes.boards.address import BoardAddress, is_remote, refuse, target_text
 
@@ -42,17 +41,8 @@ class RpcTarget(BoardAddress):
     @property
     def kind(self) -> str:
         """The target without its address, as in the header and the file name of a table."""
-        return target_text(None, self._code_settings)
-
-    @property
-    def text(self) -> str:
-        """The whole target, as `parse` reads it."""
-        return target_text(self, {**self._code_settings, "cc": self.cc})
-
-    @property
-    def _code_settings(self) -> dict[str, str]:
-        """Settings on which compiled code depends."""
-        return {"triple": self.triple, "cpu": self.cpu, "features": ",".join(self.features)}
+        code_settings = {"triple": self.triple, "cpu": self.cpu}
+        return target_text(None, {**code_settings, "features": ",".join(self.features)})
 
 
 def kind_of(target: str) -> str:
@@ -62,7 +52,11 @@ def kind_of(target: str) -> str:
 
 def parse(text: str) -> RpcTarget:
     """Parse a target that has an address. Raises RequestError, with an example, if it is none."""
-    target = _parse(text)
+    at, settings = board_address.parse(text, _SETTINGS, _EXAMPLES)
+    features = tuple(sorted(filter(None, settings.get("features", "").split(","))))
+    if any(each[0] not in "+-" or len(each) < 2 for each in features):
+        refuse(text, "every feature starts with + or -, such as +dotprod,-crypto", _EXAMPLES)
+    target = RpcTarget(**{**asdict(at), **settings, "features": features})
     if not target.host:
         refuse(text, "it needs a host and a port", _EXAMPLES)
     for name, value in (("triple", target.triple), ("cpu", target.cpu)):
@@ -72,7 +66,7 @@ def parse(text: str) -> RpcTarget:
 
 
 def at_address(target: str, address: str | None) -> str:
-    """Return the target of a table with an address.
+    """Return the target of a table of boards with an address.
 
     Args:
         target: target in the header of the table.
@@ -80,37 +74,9 @@ def at_address(target: str, address: str | None) -> str:
             the user gave nothing.
 
     Raises:
-        RequestError: the address is missing or malformed, or the device of the table has none.
+        RequestError: the address is missing or malformed.
     """
-    if not is_remote(target):
-        if address is not None and address != target:
-            raise RequestError(
-                f"The device of the table is '{target}', not '{address}'.",
-                remedy="Leave --target out.",
-            )
-        return target
-    of_table, at = _parse(target), _parse(board_address.require_address(target, address))
-    return replace(
-        at,
-        triple=at.triple or of_table.triple,
-        cpu=at.cpu or of_table.cpu,
-        features=at.features or of_table.features,
-    ).text
-
-
-def _parse(text: str) -> RpcTarget:
-    """Parse a target with or without an address."""
-    at, settings = board_address.parse(text, _SETTINGS, _EXAMPLES)
-    features = tuple(sorted(filter(None, settings.get("features", "").split(","))))
-    if any(each[0] not in "+-" or len(each) < 2 for each in features):
-        refuse(text, "every feature starts with + or -, such as +dotprod,-crypto", _EXAMPLES)
-    return RpcTarget(
-        at.host,
-        at.port,
-        at.key,
-        at.boards,
-        settings.get("triple", ""),
-        settings.get("cpu", ""),
-        features,
-        settings.get("cc", ""),
-    )
+    given = board_address.require_address(target, address)
+    _, of_table = board_address.parse(target, _SETTINGS, _EXAMPLES)
+    at, settings = board_address.parse(given, _SETTINGS, _EXAMPLES)
+    return target_text(at, {**of_table, **settings})
