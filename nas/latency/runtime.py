@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +77,26 @@ def load_problem(package: str, module: str) -> str:
     except (Exception, SystemExit) as error:
         return f"{package} does not load ({first_line(error)})"
     return ""
+
+
+def package_availability(
+    runtime: str, package: str, module: str, install: str = ""
+) -> Availability:
+    """Return whether a runtime can be used that needs one package.
+
+    Args:
+        runtime: name of the runtime.
+        package: name of the package.
+        module: name of its module, which stays imported.
+        install: command that installs the package, if it is no dependency of this one.
+    """
+    try:
+        versions = {package: version(package)}
+    except PackageNotFoundError:
+        reason = f"{package} is not installed" + (f": {install}" if install else "")
+        return Availability(runtime, False, reason)
+    problem = load_problem(package, module)
+    return Availability(runtime, not problem, problem, versions)
 
 
 @dataclass(frozen=True)

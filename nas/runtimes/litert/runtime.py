@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from nas.graph import Graph
@@ -22,7 +21,7 @@ from nas.latency.runtime import (
     Schedule,
     Schedules,
     Weights,
-    load_problem,
+    package_availability,
 )
 from nas.quantisation.network import QuantisedNetwork
 from nas.runtimes.boards.address import is_remote
@@ -31,8 +30,6 @@ from nas.runtimes.litert import fusion, micro
 
 if TYPE_CHECKING:
     from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
-
-_PACKAGE = "ai-edge-litert"
 
 
 class LiteRt(RepeatedKernelRuntime):
@@ -51,14 +48,12 @@ class LiteRt(RepeatedKernelRuntime):
     @classmethod
     def availability(cls) -> Availability:
         """Return whether LiteRT is installed and loads."""
-        try:
-            versions = {_PACKAGE: version(_PACKAGE)}
-        except PackageNotFoundError:
-            reason = f"{_PACKAGE} is not installed: pip install 'hardware-nas[tflite]'"
-            return Availability(cls.name, False, reason)
-        if problem := load_problem(_PACKAGE, "ai_edge_litert.interpreter"):
-            return Availability(cls.name, False, problem, versions)
-        return Availability(cls.name, True, "", versions)
+        return package_availability(
+            cls.name,
+            "ai-edge-litert",
+            "ai_edge_litert.interpreter",
+            "pip install 'hardware-nas[tflite]'",
+        )
 
     @classmethod
     def for_target(cls, target: str) -> type[Runtime]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
-from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +11,6 @@ from onnx import helper
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.latency.device import Fingerprint
 from nas.latency.repeated_kernels import (
     MAX_COPIES,
     RUN_SECONDS,
@@ -22,7 +19,6 @@ from nas.latency.repeated_kernels import (
 )
 from nas.latency.runtime import Schedule, Weights
 from nas.latency.timing import Evaluate
-from nas.machine import this_machine
 from nas.onnx_model import IR_VERSION, OPSET
 from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
 from nas.runtimes.onnxruntime.float32.writer import BlockedWriter
@@ -71,21 +67,6 @@ class OnnxKernelTimer(RepeatedKernelTimer):
     def __init__(self, fusion: OnnxRuntimeFusion, dtype: str, threads: int) -> None:
         super().__init__(threads)
         self._fusion, self._dtype = fusion, dtype
-
-    @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """This machine with ONNX Runtime's version and the settings."""
-        model, features = this_machine.processor()
-        return Fingerprint(
-            processor=model,
-            features=features,
-            runtime="onnxruntime",
-            versions={"onnxruntime": version("onnxruntime")},
-            target="cpu",
-            dtype=self._dtype,
-            threads=self.threads,
-            recorded={**this_machine.recorded_facts(), "block": self._fusion.block},
-        )
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:
         """See `RepeatedKernelTimer`."""

@@ -6,15 +6,14 @@ on x86 processors.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.latency.device import Fingerprint
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
-from nas.latency.runtime import Availability, Schedules, Weights, load_problem
+from nas.latency.runtime import Availability, Schedules, Weights, package_availability
 from nas.machine import this_machine
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
@@ -39,21 +38,17 @@ class OnnxRuntime(RepeatedKernelRuntime):
     @classmethod
     def availability(cls) -> Availability:
         """Return whether ONNX Runtime is installed, loads, and fuses here by known rules."""
-        try:
-            versions = {"onnxruntime": version("onnxruntime")}
-        except PackageNotFoundError:
-            return Availability(cls.name, False, "onnxruntime is not installed")
-        if problem := load_problem("onnxruntime", "onnxruntime"):
-            return Availability(cls.name, False, problem, versions)
+        availability = package_availability(cls.name, "onnxruntime", "onnxruntime")
+        if not availability.usable:
+            return availability
         import onnxruntime
 
+        reason = ""
         if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
             reason = "it was built without its CPU provider"
-            return Availability(cls.name, False, reason, versions)
-        if block_size(this_machine.processor()[1]) == 1:
+        elif block_size(this_machine.processor()[1]) == 1:
             reason = "how it fuses is known for x86 processors only"
-            return Availability(cls.name, False, reason, versions)
-        return Availability(cls.name, True, "", versions)
+        return replace(availability, usable=not reason, reason=reason)
 
     @cached_property
     def fusion(self) -> OnnxRuntimeFusion:
@@ -81,11 +76,6 @@ class OnnxRuntime(RepeatedKernelRuntime):
         from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
         return OnnxKernelTimer(self.fusion, self.dtype, self.threads)
-
-    @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """This machine with ONNX Runtime's version and the settings."""
-        return self.timer.fingerprint
 
     def compile(
         self,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from nas.latency.runtime import (
     Schedule,
     Schedules,
     Weights,
-    load_problem,
+    package_availability,
 )
 from nas.runtimes.tvm.rpc import address as rpc_address
 
@@ -77,17 +77,14 @@ class TvmRuntime(Runtime):
     @classmethod
     def availability(cls) -> Availability:
         """Return whether TVM is installed, loads, and has an LLVM code generator."""
-        try:
-            versions = {"apache-tvm": version("apache-tvm")}
-        except PackageNotFoundError:
-            return Availability(cls.name, False, "apache-tvm is not installed")
-        if problem := load_problem("apache-tvm", "tvm"):
-            return Availability(cls.name, False, problem, versions)
+        availability = package_availability(cls.name, "apache-tvm", "tvm")
+        if not availability.usable:
+            return availability
         import tvm
 
-        if not tvm.runtime.enabled("llvm"):
-            return Availability(cls.name, False, "apache-tvm was built without LLVM", versions)
-        return Availability(cls.name, True, "", versions)
+        if tvm.runtime.enabled("llvm"):
+            return availability
+        return replace(availability, usable=False, reason="apache-tvm was built without LLVM")
 
     @classmethod
     def for_target(cls, target: str) -> type[Runtime]:
