@@ -98,8 +98,8 @@ def build(
     from nas.latency import (
         LatencyTable,
         build_table,
-        calibrate_after_build,
-        lacks_calibration,
+        correct_after_build,
+        lacks_correction,
         open_runtime,
         space_kernels,
     )
@@ -124,10 +124,10 @@ def build(
                 again=again,
                 progress=bars.advance,
             )
-        if calibrate and (built.added or again or lacks_calibration(table, spaces, batch)):
+        if calibrate and (built.added or again or lacks_correction(table, spaces, batch)):
             bars.begin("calibration", "network")
             try:
-                calibration = calibrate_after_build(
+                calibration = correct_after_build(
                     table, spaces, device, batch=batch, progress=bars.advance
                 )
             except MeasurementError as error:
@@ -196,7 +196,7 @@ def show_table(
         "basis": dict(Counter(record.basis for record in usable)),
         "dispatch_us": opened.dispatch.parts_us,
         "uncertain_dispatch": opened.uncertain_dispatch,
-        "calibrations": [each.to_json() for each in opened.calibrations()],
+        "calibrations": [each.to_json() for each in opened.corrections()],
         "slowdown": None if slowdown is None else slowdown._asdict(),
         "kinds": _kinds(usable),
         "coverage": [_coverage(opened, each, batch) for each in spaces],
@@ -224,7 +224,7 @@ def show_table(
         )
     if opened.uncertain_dispatch:
         console.say(f"uncertain dispatch costs: {', '.join(opened.uncertain_dispatch)}")
-    for calibration in opened.calibrations():
+    for calibration in opened.corrections():
         images = f" of {calibration.batch} images" if calibration.batch > 1 else ""
         console.say(f"predictions{images} are corrected: {calibration.text}")
     if slowdown is not None:
@@ -341,9 +341,9 @@ def check(
     """
     import numpy as np
 
-    from nas.latency import LatencyTable, calibrate_table, check_table
-    from nas.latency.calibration import MIN_NETWORKS, spread_networks
+    from nas.latency import LatencyTable, check_table, correct_table
     from nas.latency.check import check_networks
+    from nas.latency.correction import MIN_NETWORKS, spread_networks
 
     check_plot(plot)
     if not space and not quick:
@@ -367,7 +367,7 @@ def check(
                 pass
             drawn = spread_networks(opened, spaces, nets, rng, batch)
             result = check_networks(opened, drawn, runtime, batch=batch, progress=bars.advance)
-            calibrate_table(opened, result, spaces)
+            correct_table(opened, result, spaces)
         else:
             result = check_table(
                 opened, spaces, runtime, nets=nets, rng=rng, references=references, batch=batch,
@@ -377,7 +377,7 @@ def check(
         from nas.cli.table_figures import draw_check
 
         draw_check(result, f"{table.stem}: mean error {result.agreement.mape:.2%}", plot)
-    calibration = opened.calibration(batch, spaces[0].digest)
+    calibration = opened.correction(batch, spaces[0].digest)
     if as_json:
         fitted = calibration.to_json() if fit and calibration else None
         print_json({**result.to_json(), "calibration": fitted})

@@ -35,8 +35,8 @@ from nas.job.probes import choose_image_size, measure_probes
 from nas.latency import (
     LatencyTable,
     build_table,
-    calibrate_after_build,
-    lacks_calibration,
+    correct_after_build,
+    lacks_correction,
 )
 from nas.latency.record import DISTURBED, UNSTABLE
 from nas.latency.timing import MEASURED
@@ -300,8 +300,8 @@ def _build(
         build_table(table, kernels, timers, seconds=KERNELS_SHARE * limit_s, progress=report)
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
-        table.use_calibration(before.calibration, batch)
-    elif missing or lacks_calibration(table, run.spaces.values(), batch):
+        table.use_correction(before.calibration, batch)
+    elif missing or lacks_correction(table, run.spaces.values(), batch):
         _calibrate(run, progress, dtype, max(0.0, limit_s - (time.monotonic() - start)))
     needed = [table.record(kernel) for kernel in kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
@@ -314,7 +314,7 @@ def _build(
         disturbed=sum(r is not None and r.status == DISTURBED for r in needed),
         dispatch_us=dict(table.dispatch.parts_us),
         calibration=None
-        if (fitted := table.calibration(batch, next(iter(run.spaces.values())).digest)) is None
+        if (fitted := table.correction(batch, next(iter(run.spaces.values())).digest)) is None
         else fitted.model_copy(update={"networks": (), "supersedes": None}),
     )
     for record in failed:
@@ -345,7 +345,7 @@ def _calibrate(run: JobRun, progress: JobProgress, dtype: str, seconds: float) -
     """
     progress.begin("check of predictions", "network")
     try:
-        calibration = calibrate_after_build(
+        calibration = correct_after_build(
             run.tables[dtype],
             list(run.spaces.values()),
             run.runtimes[dtype],

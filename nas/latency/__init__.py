@@ -5,9 +5,9 @@ Importing this package imports no runtime; a runtime is imported when it is open
 
 from nas.kernels.kernel import Kernel
 from nas.latency.build import BuildResult, build_table, space_kernels
-from nas.latency.calibration import calibrate_after_build, calibrate_table, lacks_calibration
 from nas.latency.check import KernelCheck, TableCheck, check_kernels, check_table
 from nas.latency.compare import Comparison, MergeResult, compare_tables, merge_tables
+from nas.latency.correction import correct_after_build, correct_table, lacks_correction
 from nas.latency.installed_runtimes import (
     available_runtimes,
     configured_runtime,
@@ -16,14 +16,14 @@ from nas.latency.installed_runtimes import (
 )
 from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.prediction import Prediction
-from nas.latency.record import Calibration
+from nas.latency.record import Correction
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 
 __all__ = [
     "BuildResult",
-    "Calibration",
     "Comparison",
+    "Correction",
     "Kernel",
     "KernelCheck",
     "LatencyTable",
@@ -34,13 +34,13 @@ __all__ = [
     "TableCheck",
     "available_runtimes",
     "build_table",
-    "calibrate_after_build",
-    "calibrate_table",
     "check_kernels",
     "check_table",
     "compare_tables",
     "configured_runtime",
-    "lacks_calibration",
+    "correct_after_build",
+    "correct_table",
+    "lacks_correction",
     "measure_networks",
     "merge_tables",
     "open_runtime",

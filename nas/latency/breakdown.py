@@ -55,7 +55,7 @@ class Breakdown:
 
     @property
     def correction_us(self) -> float:
-        """What the table's calibration adds to the latency; below 0 if it lowers it."""
+        """What the table's correction adds to the latency; below 0 if it lowers it."""
         return self.prediction.latency_us - self.prediction.uncorrected_us
 
 

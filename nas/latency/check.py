@@ -34,11 +34,11 @@ DrawnNetwork = tuple[str | None, "Architecture"]
 TARGET_MAPE = 0.02
 """Mean absolute error that a table should not exceed, unless the machine itself is noisier."""
 
-MAX_CALIBRATED = 8
-"""Most networks of the table's calibration that are timed again beside the networks of a check."""
+MAX_CORRECTION_NETWORKS = 8
+"""Most networks of the table's correction that are timed again beside the networks of a check."""
 
-MIN_CALIBRATED = 3
-"""Fewest networks of the calibration that tell how fast the device is."""
+MIN_CORRECTION_NETWORKS = 3
+"""Fewest networks of the correction that tell how fast the device is."""
 
 MAX_DEVICE_CHANGE = 0.05
 """Largest difference of the device's speed from that of its table, as a fraction, with which the
@@ -116,7 +116,7 @@ class TableCheck:
         batch: number of images that run at once.
         basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
         device_ratio: how many times longer the device took than for the table: the median ratio of
-            the networks of the table's calibration, timed again; None if too few were.
+            the networks of the table's correction, timed again; None if too few were.
     """
 
     networks: tuple[CheckedNetwork, ...]
@@ -134,7 +134,7 @@ class TableCheck:
 
     @property
     def uncorrected_agreement(self) -> LatencyAgreement:
-        """The agreement of predictions without the table's calibration, on the same networks."""
+        """The agreement of predictions without the table's correction, on the same networks."""
         return latency_agreement(
             [each.prediction.uncorrected_us for each in self.networks],
             [each.measured_us for each in self.networks],
@@ -204,7 +204,7 @@ def check_table(
 ) -> TableCheck:
     """Compile and time whole networks, and compare them with their predictions.
 
-    None of the networks is one on which the table's calibration was fitted. Some of those are timed
+    None of the networks is one on which the table's correction was fitted. Some of those are timed
     beside the networks, to tell how fast the device is (`TableCheck.device_ratio`).
 
     Args:
@@ -231,7 +231,7 @@ def check_table(
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
     runtime.check_batch(batch)
-    fitted = [network for network, _ in _calibrated_networks(table, spaces, batch)]
+    fitted = [network for network, _ in _correction_networks(table, spaces, batch)]
     networks = _draw_networks(spaces, nets, rng, references, [n.graph.digest for n in fitted])
     with reported(progress, "check", "step") as report:
         return check_networks(table, networks, runtime, spaces=spaces, batch=batch, progress=report)
@@ -253,7 +253,7 @@ def check_networks(
         table: table of this device.
         networks: the networks; a published one with its name.
         runtime: opened runtime with which the table was timed.
-        spaces: spaces of whose calibration some networks are timed again, to tell how fast the
+        spaces: spaces of whose correction some networks are timed again, to tell how fast the
             device is; one that cannot be timed is left out.
         batch, progress: see `check_table`.
         seconds: see `nas.latency.networks.measure_networks`.
@@ -263,7 +263,7 @@ def check_networks(
     """
     table.device.require_match(runtime.fingerprint, str(table.path))
     predictions = [table.predict(architecture, batch) for _, architecture in networks]
-    beside = spread(_calibrated_networks(table, spaces, batch), MAX_CALIBRATED)
+    beside = spread(_correction_networks(table, spaces, batch), MAX_CORRECTION_NETWORKS)
     timed = measure_networks(
         [each.graph for each in (*(a for _, a in networks), *(a for a, _ in beside))],
         runtime,
@@ -279,7 +279,7 @@ def check_networks(
         for (_, expected_us), result in zip(beside, others, strict=True)
         if result.timings
     ]
-    ratio = statistics.median(ratios) if len(ratios) >= MIN_CALIBRATED else None
+    ratio = statistics.median(ratios) if len(ratios) >= MIN_CORRECTION_NETWORKS else None
     for (name, _), result in zip(networks, own, strict=True):
         if result.error is not None:
             raise MeasurementError(
@@ -293,10 +293,10 @@ def check_networks(
     return TableCheck(checked_networks, batch, runtime.network_basis, ratio)
 
 
-def _calibrated_networks(
+def _correction_networks(
     table: LatencyTable, spaces: Sequence[SearchSpace], batch: int
 ) -> list[tuple[Architecture, float]]:
-    """Return the networks of these spaces on which the table's calibration was fitted.
+    """Return the networks of these spaces on which the table's correction was fitted.
 
     Each has the latency in microseconds that it has if the device is as fast as it was then: what
     was measured then, multiplied by how much the table's own prediction has changed since, because
@@ -304,7 +304,7 @@ def _calibrated_networks(
     """
     result: list[tuple[Architecture, float]] = []
     for space in spaces:
-        fitted = table.calibration(batch, space.digest)
+        fitted = table.correction(batch, space.digest)
         if fitted is None or space.digest not in fitted.spaces:
             continue
         for each in fitted.networks:

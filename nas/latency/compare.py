@@ -14,7 +14,7 @@ from typing import Any
 from nas import files
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.kernels.kernel import Kernel
-from nas.latency.record import Calibration, Record, new_header
+from nas.latency.record import Correction, Record, new_header
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED, Timing
 
@@ -176,7 +176,7 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
     The record of a kernel comes from the table where it is most trustworthy: `ok` before `unstable`
     before `failed`, measured before estimated, settled before timed once; among equals the one
     whose samples spread least, and then the first. All dispatch costs come from one table, because
-    they were measured together. A table merged from several has no calibration, because its
+    they were measured together. A table merged from several has no correction, because its
     predictions are not those on which one was fitted; a single table keeps its own.
 
     Args:
@@ -202,10 +202,10 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
                 chosen[record.key] = (record, table)
     kernels = [record for record, _ in chosen.values()]
     dispatch = [] if dispatch_table is None else dispatch_table.records("dispatch")
-    calibrations = tables[0].calibrations() if len(tables) == 1 else []
+    corrections = tables[0].corrections() if len(tables) == 1 else []
     lines = [{**new_header(tables[0].device), "timing": tables[0].timing}]
     latest: dict[str, int] = {}
-    records: list[Record | Calibration] = [*dispatch, *kernels, *calibrations]
+    records: list[Record | Correction] = [*dispatch, *kernels, *corrections]
     for each in records:
         superseding = each.model_copy(update={"supersedes": latest.get(each.key)})
         lines.append(superseding.to_json())

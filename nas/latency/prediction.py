@@ -38,7 +38,7 @@ class Prediction:
     """The predicted latency of one network.
 
     Args:
-        latency_us: latency of the whole network, corrected by the table's calibration if there is
+        latency_us: latency of the whole network, corrected by the table's correction if there is
             one.
         kernels: kernels that the network launches, in order.
         kernels_us: latency of each kernel.
@@ -64,7 +64,7 @@ class Prediction:
 
     @property
     def is_corrected(self) -> bool:
-        """Whether the table's calibration corrected the latency."""
+        """Whether the table's correction corrected the latency."""
         return self.latency_us != self.uncorrected_us
 
     @property
@@ -133,9 +133,9 @@ class Predictor:
         activation_bytes = self._runtime.activation_bytes(graph, batch)
         network = NetworkCost(warm_us, weight_bytes, activation_bytes)
         uncorrected_us = self._runtime.network_us(network, table.dispatch)
-        calibration = table.calibration(batch, space)
+        correction = table.correction(batch, space)
         return Prediction(
-            calibration.apply(uncorrected_us) if calibration else uncorrected_us,
+            correction.apply(uncorrected_us) if correction else uncorrected_us,
             kernels,
             warm_us,
             uncorrected_us - sum(warm_us),

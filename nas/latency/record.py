@@ -1,4 +1,4 @@
-"""The lines of a latency table: the header, timed kernels and dispatch costs, and calibrations."""
+"""The lines of a latency table: the header, timed kernels and dispatch costs, and corrections."""
 
 from __future__ import annotations
 
@@ -244,8 +244,8 @@ class Record(Document):
         return {"record": self.kind, self._name_keys[self.kind]: self.name, **always, **fields}
 
 
-class CalibrationNetwork(Document):
-    """A network on which a calibration was fitted, and its latencies at that time.
+class CorrectionNetwork(Document):
+    """A network on which a correction was fitted, and its latencies at that time.
 
     Attributes:
         architecture: the architecture as `Architecture.to_json` writes it.
@@ -258,8 +258,10 @@ class CalibrationNetwork(Document):
     measured_us: Microseconds
 
 
-class Calibration(Document):
-    """A correction of predictions, and its errors as fractions; see `nas.latency.calibration`.
+class Correction(Document):
+    """A correction of predictions, and its errors as fractions; see `nas.latency.correction`.
+
+    In files its `record` is `calibration`.
 
     The corrected latency is `slope` times the uncorrected one, plus `invocation_us`.
 
@@ -269,9 +271,9 @@ class Calibration(Document):
         mape_after: mean absolute error that is expected with it for other networks.
         spaces: digests of the spaces of these networks.
         networks: the networks. A check times them again, to tell how fast the device is then, and
-            judges no calibration by them.
+            judges no correction by them.
         batch: number of images that run at once.
-        supersedes: line of the calibration that this one replaces.
+        supersedes: line of the correction that this one replaces.
         line: number of the line in its file; 0 before it is written.
     """
 
@@ -281,7 +283,7 @@ class Calibration(Document):
     mape_before: Annotated[float, Field(ge=0)]
     mape_after: Annotated[float, Field(ge=0)]
     spaces: tuple[str, ...] = ()
-    networks: tuple[CalibrationNetwork, ...] = ()
+    networks: tuple[CorrectionNetwork, ...] = ()
     batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     supersedes: Annotated[int, Field(ge=2)] | None = None
     line: int = Field(default=0, exclude=True)
@@ -322,10 +324,10 @@ _ROW = "a row of a latency table"
 _REMEDY = "The table was edited or damaged: restore it from a copy, or build it again."
 _ANY_LINE = Format(_AnyLine, _ROW, TableError, _REMEDY)
 _RECORD = Format(Record, _ROW, TableError, _REMEDY)
-_CALIBRATION = Format(Calibration, _ROW, TableError, _REMEDY)
+_CORRECTION = Format(Correction, _ROW, TableError, _REMEDY)
 
 
-def parse_line(content: bytes, where: str, line: int) -> Record | Calibration:
+def parse_line(content: bytes, where: str, line: int) -> Record | Correction:
     """Return what a line after the header says.
 
     Args:
@@ -337,5 +339,5 @@ def parse_line(content: bytes, where: str, line: int) -> Record | Calibration:
         TableError: the line is no record of a table.
     """
     kind = _ANY_LINE.parse(content, where).record
-    parsed = (_CALIBRATION if kind == "calibration" else _RECORD).parse(content, where)
+    parsed = (_CORRECTION if kind == "calibration" else _RECORD).parse(content, where)
     return parsed.model_copy(update={"line": line})

@@ -37,7 +37,7 @@ from nas.latency.prediction import Prediction, Predictor
 from nas.latency.record import (
     HEADER_FORMAT,
     UNCERTAIN,
-    Calibration,
+    Correction,
     Header,
     Record,
     new_header,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from nas.space import Architecture
 
 
-L = TypeVar("L", Record, Calibration)
+L = TypeVar("L", Record, Correction)
 
 
 class LatencyTable:
@@ -81,11 +81,11 @@ class LatencyTable:
         )
         self._file, self._writer = file, writer
         self._lock = lock_of(file.path)
-        self._current: dict[str, Record | Calibration] = {}
+        self._current: dict[str, Record | Correction] = {}
         self._kernels: dict[Kernel, Record] = {}
         # The last one for each batch size and digest of a space, and for None the last of all.
-        self._calibrations: dict[tuple[int, str | None], Calibration] = {}
-        self._chosen_calibrations: dict[int, Calibration | None] = {}
+        self._corrections: dict[tuple[int, str | None], Correction] = {}
+        self._chosen_corrections: dict[int, Correction | None] = {}
         self._dispatch: dict[str, Record] = {}
         self.dispatch = DispatchCosts({})
         self.dispatch_bases: list[str] = []
@@ -203,9 +203,9 @@ class LatencyTable:
                 if before
                 else f"{where}: it supersedes line {record.supersedes}, which is no such record"
             )
-        if isinstance(record, Calibration):
+        if isinstance(record, Correction):
             for space in (None, *record.spaces):
-                self._calibrations[record.batch, space] = record
+                self._corrections[record.batch, space] = record
         elif record.kind == "kernel":
             try:
                 self._kernels[Kernel.parse(record.name)] = record
@@ -224,7 +224,7 @@ class LatencyTable:
             )
         if not record.name.startswith("weights_"):
             # Corrections were fitted with other costs of launching kernels.
-            self._calibrations.clear()
+            self._corrections.clear()
         self._dispatch[record.name] = record
         costs = {part: each.latency_us for part, each in self._dispatch.items()}
         self.dispatch = DispatchCosts({part: us for part, us in costs.items() if us is not None})
@@ -243,30 +243,30 @@ class LatencyTable:
         timed = (each for each in self._current.values() if isinstance(each, Record))
         return sorted((each for each in timed if each.kind == kind), key=lambda each: each.line)
 
-    def use_calibration(self, calibration: Calibration | None, batch: int = 1) -> None:
-        """Predict with a former calibration of the table, whatever others are recorded later.
+    def use_correction(self, correction: Correction | None, batch: int = 1) -> None:
+        """Predict with a former correction of the table, whatever others are recorded later.
 
         Args:
-            calibration: what `calibration` returned; None for no correction.
+            correction: what `correction` returned; None for no correction.
             batch: number of images that run at once.
         """
-        self._chosen_calibrations[batch] = calibration
+        self._chosen_corrections[batch] = correction
 
-    def calibration(self, batch: int = 1, space: str | None = None) -> Calibration | None:
-        """Return the calibration for a batch size; None if there is none.
+    def correction(self, batch: int = 1, space: str | None = None) -> Correction | None:
+        """Return the correction for a batch size; None if there is none.
 
         Args:
             batch: number of images that run at once.
-            space: digest of the space of the networks to predict. The last calibration that was
+            space: digest of the space of the networks to predict. The last correction that was
                 fitted on networks of this space counts; without one, the last of all.
         """
-        if batch in self._chosen_calibrations:
-            return self._chosen_calibrations[batch]
-        return self._calibrations.get((batch, space)) or self._calibrations.get((batch, None))
+        if batch in self._chosen_corrections:
+            return self._chosen_corrections[batch]
+        return self._corrections.get((batch, space)) or self._corrections.get((batch, None))
 
-    def calibrations(self) -> list[Calibration]:
-        """Return the calibrations that correct predictions of some space, in file order."""
-        by_line = {each.line: each for each in self._calibrations.values()}
+    def corrections(self) -> list[Correction]:
+        """Return the corrections that correct predictions of some space, in file order."""
+        by_line = {each.line: each for each in self._corrections.values()}
         return [by_line[line] for line in sorted(by_line)]
 
     def lacks_dispatch(self) -> bool:
@@ -384,7 +384,7 @@ class LatencyTable:
         """Return the predicted latency of a network.
 
         Args:
-            network: the network. An architecture is corrected by the last calibration that was
+            network: the network. An architecture is corrected by the last correction that was
                 fitted on its space, a graph by the last of all.
             batch: number of images that run at once.
 

@@ -12,7 +12,7 @@ from nas.errors import RunFolderError
 from nas.files.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.files.paths import in_folder
 from nas.graph import DEFAULT_DTYPE
-from nas.latency.record import Calibration
+from nas.latency.record import Correction
 from nas.run.judged import JudgedImages
 from nas.run.probes import ProbeSummary
 from nas.run.settings import JobSettings
@@ -216,7 +216,7 @@ class TableSummary(_RunSection):
     unstable: Count
     disturbed: Count = 0
     dispatch_us: dict[str, float]
-    calibration: Calibration | None
+    calibration: Correction | None
 
 
 class Int8Loss(_RunSection):

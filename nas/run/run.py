@@ -565,7 +565,7 @@ class Run:
                 )
             path = Path(self._located(device.tables))
             table = LatencyTable.open(path if path.suffix == ".jsonl" else path / summary.file)
-            table.use_calibration(summary.calibration, device.batch)
+            table.use_correction(summary.calibration, device.batch)
             tables[dtype] = table
         return tables
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from nas.latency import Calibration, LatencyTable
+from nas.latency import Correction, LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime
-from tests.latency.small_table import calibration
+from tests.latency.small_table import correction
 
 STEM = "conv2d 3x8x8 -> 8x8x8 k3 s1 p1 g1 bias relu"  # 8 * 64 * 27 MACs
 HEAD = "linear 8x1x1 -> 10x1x1 bias"
@@ -29,7 +29,7 @@ SPACE = SearchSpace(
 """A file of a space with one network, which has these three kernels."""
 
 
-def write_table(path: Path, *records: Record | Calibration) -> LatencyTable:
+def write_table(path: Path, *records: Record | Correction) -> LatencyTable:
     """Write a table of the fake device with these records, and open it."""
     table = LatencyTable.open_or_create(path, FakeRuntime())
     with table.writing():
@@ -61,5 +61,5 @@ def uncertain_table(path: Path) -> LatencyTable:
         kernel(STEM, 3.0, basis="estimated: by a model"),
         kernel(POOL, 1.0, spread=0.5),
         kernel(HEAD, 2.0),
-        calibration(2.0, invocation_us=-1.5, nets=20),
+        correction(2.0, invocation_us=-1.5, nets=20),
     )

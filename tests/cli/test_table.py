@@ -8,7 +8,7 @@ import pytest
 
 from nas.errors import TableError
 from nas.latency import Kernel, LatencyTable, space_kernels
-from nas.latency.calibration import FITTED_NETWORKS
+from nas.latency.correction import FITTED_NETWORKS
 from nas.latency.record import Record, new_header
 from nas.latency.timing import Timing
 from nas.space import load_definition
@@ -24,7 +24,7 @@ from tests.cli.small_table import (
 )
 from tests.commands import document
 from tests.latency.fake_runtime import DEVICE, FakeRuntime
-from tests.latency.small_table import calibration
+from tests.latency.small_table import correction
 
 NOTES = b"notes of mine\nthe last one has no line feed"
 TINY = ("--space", "mobilenet_tiny", "--image-size", 8)
@@ -58,11 +58,11 @@ def test_build_adds_what_is_missing_and_fits_a_correction(device, built, tmp_pat
     assert (built["table"], built["batch"], built["failed"]) == ("mine.jsonl", 1, 0)
     assert built["ok"] == built["kernels_needed"] == len(table) == len(device.timed)
     assert built["dispatch_us"] == table.dispatch.parts_us
-    (fitted,) = table.calibrations()
+    (fitted,) = table.corrections()
     assert (built["calibration"]["slope"], fitted.nets) == (fitted.slope, FITTED_NETWORKS)
     again = invoke("table", "build", *TINY, "--out", "mine.jsonl").stdout
     assert "0 kernels added (0 failed, 0 unstable, 0 disturbed)" in again
-    assert len(LatencyTable.open("mine.jsonl").calibrations()) == 1, "nothing was added"
+    assert len(LatencyTable.open("mine.jsonl").corrections()) == 1, "nothing was added"
     plain = invoke("table", "build", *TINY, "--no-calibrate", "--batch", 2, "--out", "mine.jsonl")
     assert f"{built['ok']} kernels added" in plain.stdout
     assert "corrected" not in plain.stdout
@@ -132,7 +132,7 @@ def test_show_and_merge_know_disturbed_kernels(tmp_path, invoke):
     assert (merged.status, merged.latency_us) == ("unstable", 4.0)
 
 
-def test_show_names_estimates_and_calibrations(tmp_path, invoke):
+def test_show_names_estimates_and_corrections(tmp_path, invoke):
     path = uncertain_table(tmp_path / "mine.jsonl").path
     shown = document(invoke("table", "show", path, "--json"))
     assert shown["basis"] == {"estimated: by a model": 1, "measured": 2}
@@ -180,7 +180,7 @@ def test_check_shows_published_networks(device, tmp_path, invoke):
 def test_check_fits_the_correction_anew(built, invoke):
     arguments = ("table", "check", "mine.jsonl", *TINY, "--fit", "--nets", 10)
     fitted = document(invoke(*arguments, "--json"))["calibration"]
-    (stored,) = LatencyTable.open("mine.jsonl").calibrations()
+    (stored,) = LatencyTable.open("mine.jsonl").corrections()
     assert (stored.to_json(), stored.nets) == (fitted, 10)
     assert "predictions are corrected from now on: " in words(invoke(*arguments).stdout)
 
@@ -243,7 +243,7 @@ def test_diff_prints_and_draws_changes(tmp_path, invoke, monkeypatch):
 
 
 def test_merge_says_where_rows_come_from(tmp_path, invoke):
-    a = write_table(tmp_path / "a.jsonl", *dispatch(), kernel(STEM, 3.0), calibration()).path
+    a = write_table(tmp_path / "a.jsonl", *dispatch(), kernel(STEM, 3.0), correction()).path
     b = write_table(tmp_path / "b.jsonl", kernel(STEM, 4.0), kernel(HEAD, 1.0)).path
     out = tmp_path / "out.jsonl"
     merged = document(invoke("table", "merge", a, b, "--out", out, "--json"))

@@ -18,8 +18,8 @@ import pytest
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build, moments, networks, timing
-from nas.latency.calibration import FITTED_NETWORKS, calibrate_table
 from nas.latency.check import DrawnNetwork, check_networks
+from nas.latency.correction import FITTED_NETWORKS, correct_table
 from nas.latency.runtime import CompiledNetwork, Schedule
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
@@ -142,7 +142,7 @@ def checked_later(
         drawn: list[DrawnNetwork] = [(None, each) for each, _ in recording.networks]
         drawn.sort(key=lambda each: table.predict(each[1]).uncorrected_us)
         fitted = spread(drawn, FITTED_NETWORKS)
-        calibration = calibrate_table(table, check_networks(table, fitted, runtime))
+        correction = correct_table(table, check_networks(table, fitted, runtime))
         core.sleep(SECONDS_LATER)
         play(core, patch, fewest_moments)
         others = [each for each in drawn if each not in fitted]
@@ -152,7 +152,7 @@ def checked_later(
         check.agreement.mape,
         check.agreement.kendall_tau or 0.0,
         check.uncorrected_agreement.mape,
-        calibration.mape_after,
+        correction.mape_after,
         seconds,
         built.unstable + built.disturbed + disturbed,
     )

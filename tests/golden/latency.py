@@ -24,8 +24,8 @@ import numpy as np
 import nas
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-from nas.latency.calibration import spread_networks
 from nas.latency.check import CheckedNetwork, TableCheck
+from nas.latency.correction import spread_networks
 from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.record import Record
 from nas.latency.runtime import KernelTimer, Schedule

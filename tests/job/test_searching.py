@@ -16,7 +16,7 @@ from nas import job as jobs
 from nas.files import jsonl
 from nas.job import objectives, supernets
 from nas.job.settings import with_search
-from nas.latency import Calibration, LatencyTable
+from nas.latency import Correction, LatencyTable
 from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.candidates import HISTORY_FILE
@@ -80,8 +80,8 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
     first = read_trials(OUT)
     # Another job calibrates the table anew; this one's predictions stay as they were.
     (path,) = Path("latency_tables").glob("*.jsonl")
-    known = LatencyTable.open(path).calibrations()
-    doubling = Calibration(
+    known = LatencyTable.open(path).corrections()
+    doubling = Correction(
         slope=2.0, invocation_us=0.0, nets=8, mape_before=0.5, mape_after=0.0,
         supersedes=known[-1].line if known else None,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from nas.kernels.kernel import Kernel
-from nas.latency import Calibration, LatencyTable, NetworkTimings, Prediction
+from nas.latency import Correction, LatencyTable, NetworkTimings, Prediction
 from nas.latency.check import CheckedNetwork
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -38,12 +38,12 @@ def edit(table: LatencyTable, line: int, **changes: Any) -> None:
     table.path.write_text("\n".join(lines) + "\n")
 
 
-def calibration(slope: float = 1.0, **changes: Any) -> Calibration:
+def correction(slope: float = 1.0, **changes: Any) -> Correction:
     """Return a correction whose other fields are made up."""
     values: dict[str, Any] = {
         "invocation_us": 0.0, "nets": 8, "mape_before": 0.5, "mape_after": 0.01
     }  # fmt: skip
-    return Calibration(slope=slope, **{**values, **changes})
+    return Correction(slope=slope, **{**values, **changes})
 
 
 def checked(predicted_us: float, *measured_us: float, **changes: Any) -> CheckedNetwork:

@@ -15,7 +15,7 @@ from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import CudaRuntime, TvmRuntime
 from nas.space import load_space
 from tests.latency.fake_runtime import FakeRuntime, latency_us
-from tests.latency.small_table import GRAPH, calibration
+from tests.latency.small_table import GRAPH, correction
 
 SPACE = load_space("mobilenet_tiny", image_size=8, channels=1)
 
@@ -38,7 +38,7 @@ def test_parts_are_kernels_launches_and_the_start(table: LatencyTable) -> None:
 
 def test_correction_is_a_part_of_its_own(table: LatencyTable) -> None:
     before = break_down(table, GRAPH)
-    table.use_calibration(calibration(0.9, invocation_us=1.0))
+    table.use_correction(correction(0.9, invocation_us=1.0))
     parts = break_down(table, GRAPH)
     assert parts.launches == before.launches
     assert parts.correction_us == pytest.approx(1.0 - 0.1 * before.prediction.latency_us)

@@ -18,14 +18,14 @@ from nas.latency import (
     LatencyTable,
     TableCheck,
     build_table,
-    calibrate_after_build,
-    calibrate_table,
     check_kernels,
     check_table,
+    correct_after_build,
+    correct_table,
     space_kernels,
 )
 from nas.latency import check as check_module
-from nas.latency.check import MAX_CALIBRATED, MIN_CALIBRATED
+from nas.latency.check import MAX_CORRECTION_NETWORKS, MIN_CORRECTION_NETWORKS
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime, device, latency_us
@@ -139,11 +139,11 @@ def test_check_draws_no_network_twice(table: LatencyTable, runtime: FakeRuntime)
     assert len(set(digests)) == len(digests) == min(60, SPACE.size)
 
 
-def test_check_judges_calibration_by_held_out_networks(
+def test_check_judges_correction_by_held_out_networks(
     table: LatencyTable, runtime: FakeRuntime
 ) -> None:
     before = check(table, runtime, nets=8)
-    calibrate_table(table, before, [SPACE])
+    correct_table(table, before, [SPACE])
     result = check(table, runtime)
     fitted_on = {each.architecture.digest for each in before.networks}
     assert fitted_on.isdisjoint(each.architecture.digest for each in result.networks)
@@ -163,13 +163,13 @@ class SlowNetworks(FakeRuntime):
         return FakeNetwork(2 * self.kernels(graph, batch), self.broken)
 
 
-def test_networks_are_divided_by_how_much_longer_those_of_the_calibration_take(
+def test_networks_are_divided_by_how_much_longer_those_of_the_correction_take(
     table: LatencyTable, runtime: FakeRuntime
 ) -> None:
-    assert check(table, SlowNetworks()).device_ratio is None, "the table has no calibration"
-    fitted = calibrate_after_build(table, [SPACE], runtime)
+    assert check(table, SlowNetworks()).device_ratio is None, "the table has no correction"
+    fitted = correct_after_build(table, [SPACE], runtime)
     assert fitted is not None
-    assert len(fitted.networks) > MAX_CALIBRATED
+    assert len(fitted.networks) > MAX_CORRECTION_NETWORKS
     before, after = check(table, runtime), check(table, SlowNetworks())
     assert before.device_ratio == pytest.approx(1, rel=1e-3)
     assert after.device_ratio == pytest.approx(2, rel=1e-3)
@@ -183,11 +183,11 @@ def test_networks_are_divided_by_how_much_longer_those_of_the_calibration_take(
     assert check(reopened, SlowNetworks()).device_ratio == after.device_ratio
 
 
-def test_networks_of_the_calibration_are_as_fast_as_the_kernels_that_were_timed_since(
+def test_networks_of_the_correction_are_as_fast_as_the_kernels_that_were_timed_since(
     table: LatencyTable, runtime: FakeRuntime
 ) -> None:
-    """All kernels take half as long as when the calibration was fitted."""
-    fitted = calibrate_after_build(table, [SPACE], runtime)
+    """All kernels take half as long as when the correction was fitted."""
+    fitted = correct_after_build(table, [SPACE], runtime)
     assert fitted is not None
     with table.writing():
         for record in (*table.records("kernel"), *table.records("dispatch")):
@@ -197,14 +197,14 @@ def test_networks_of_the_calibration_are_as_fast_as_the_kernels_that_were_timed_
     assert check(table, runtime).device_ratio == pytest.approx(2, rel=1e-2)
 
 
-def test_few_networks_of_a_calibration_do_not_tell_how_fast_the_device_is(
+def test_few_networks_of_a_correction_do_not_tell_how_fast_the_device_is(
     both: LatencyTable, runtime: FakeRuntime
 ) -> None:
-    fitted = calibrate_after_build(both, [SPACE], runtime)
+    fitted = correct_after_build(both, [SPACE], runtime)
     assert fitted is not None
     assert check(both, SlowNetworks(), spaces=[PUBLISHED]).device_ratio is None
     with both.writing():
-        few = {"networks": fitted.networks[: MIN_CALIBRATED - 1]}
+        few = {"networks": fitted.networks[: MIN_CORRECTION_NETWORKS - 1]}
         both.append(fitted.model_copy(update=few))
     assert check(both, SlowNetworks()).device_ratio is None
 

@@ -11,12 +11,12 @@ import pytest
 
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, compare_tables, merge_tables
-from nas.latency.record import Calibration, Record
+from nas.latency.record import Correction, Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, device
-from tests.latency.small_table import calibration
+from tests.latency.small_table import correction
 
 RUNTIME = FakeRuntime()
 GRAPH, OTHER = three_kernels(), three_kernels(16)
@@ -26,7 +26,7 @@ STEADY, WILD = Timing((5.0,) * 4), Timing((4.9, 5.0, 5.0, 5.1))
 ESTIMATE = "estimated: by a model"
 
 
-def table(path: Path, *records: Record | Calibration, runtime: FakeRuntime = RUNTIME) -> Path:
+def table(path: Path, *records: Record | Correction, runtime: FakeRuntime = RUNTIME) -> Path:
     table = LatencyTable.open_or_create(path, runtime)
     with table.writing():
         for record in records:
@@ -184,17 +184,15 @@ def test_merge_takes_first_of_equals_and_current_records_only(tmp_path: Path, ou
     assert result.to_json()["table"] == str(out)
 
 
-def test_merge_takes_one_set_of_dispatch_costs_and_no_calibration(
-    tmp_path: Path, out: Path
-) -> None:
+def test_merge_takes_one_set_of_dispatch_costs_and_no_correction(tmp_path: Path, out: Path) -> None:
     half = table(tmp_path / "a.jsonl", *dispatch(parts=PARTS[:1]), kernel(0))
-    wild = table(tmp_path / "b.jsonl", *dispatch(WILD), calibration())
+    wild = table(tmp_path / "b.jsonl", *dispatch(WILD), correction())
     steady = table(tmp_path / "c.jsonl", *dispatch(Timing((3.0,) * 4)))
     merged = merge_tables([half, wild, steady], out)
     assert merged.dispatch_from == str(steady)
     whole = LatencyTable.open(out)
     assert whole.dispatch.parts_us == dict.fromkeys(PARTS, 3.0)
-    assert whole.calibrations() == []
+    assert whole.corrections() == []
     neither = merge_tables([half, table(tmp_path / "d.jsonl")], tmp_path / "e.jsonl")
     assert neither.dispatch_from is None
     assert LatencyTable.open(neither.path).lacks_dispatch()
@@ -202,12 +200,12 @@ def test_merge_takes_one_set_of_dispatch_costs_and_no_calibration(
 
 def test_merge_of_one_table_compacts_it(tmp_path: Path, out: Path) -> None:
     old = kernel(0, Timing((9.0,) * 4))
-    first = table(tmp_path / "a.jsonl", *dispatch(), old, kernel(1), kernel(0), calibration(1.5))
+    first = table(tmp_path / "a.jsonl", *dispatch(), old, kernel(1), kernel(0), correction(1.5))
     merge_tables([first], out)
     compact, original = LatencyTable.open(out), LatencyTable.open(first)
     assert len(out.read_text().splitlines()) == len(first.read_text().splitlines()) - 1
     assert compact.latency_us(KERNELS[0]) == 5.0
-    assert [each.slope for each in compact.calibrations()] == [1.5]
+    assert [each.slope for each in compact.corrections()] == [1.5]
     assert compact.dispatch == original.dispatch
     # A build that was stopped leaves some dispatch costs, which are kept.
     half = table(tmp_path / "half.jsonl", *dispatch(parts=PARTS[:2]), kernel(1))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nas.latency.calibration import MIN_NETWORKS, fit_calibration
 from nas.latency.check import TableCheck
+from nas.latency.correction import MIN_NETWORKS, fit_correction
 from nas.statistics import kendall_tau, mape
 from tests.golden import disturbed, latency
 from tests.latency.two_speeds import TwoSpeedCore
@@ -20,9 +20,9 @@ def test_recorded_networks_are_predicted(name, tmp_path):
     check = recording.check(recording.table(tmp_path / "table.jsonl"))
     networks = check.networks
     fitted_on = np.linspace(0, len(networks) - 1, MIN_NETWORKS).astype(int)
-    calibration = fit_calibration(TableCheck(tuple(networks[at] for at in fitted_on)))
+    correction = fit_correction(TableCheck(tuple(networks[at] for at in fitted_on)))
     others = [each for at, each in enumerate(networks) if at not in fitted_on]
-    predicted = [calibration.apply(each.prediction.uncorrected_us) for each in others]
+    predicted = [correction.apply(each.prediction.uncorrected_us) for each in others]
     measured = [each.measured_us for each in others]
     assert len(others) == latency.NETWORKS - MIN_NETWORKS
     assert mape(np.array(predicted), np.array(measured)) <= MAX_ERROR

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from nas.errors import TableError
-from nas.latency import Calibration
+from nas.latency import Correction
 from nas.latency.moments import MAX_MOMENTS
 from nas.latency.record import Record, parse_line
 from nas.latency.timing import Timing
-from tests.latency.small_table import calibration
+from tests.latency.small_table import correction
 
 NAME = "copy 3x1x1 -> 3x1x1 relu"
 LINE = {
@@ -33,10 +33,10 @@ FAILED = {
     "record": "kernel", "kernel": NAME, "status": "failed", "basis": "measured", "error": "no luck",
 }  # fmt: skip
 NETWORK = {"architecture": {"space": "s"}, "uncorrected_us": 2.0, "measured_us": 3.0}
-CALIBRATION = {**calibration(1.1).to_json(), "spaces": ["a", "b"], "networks": [NETWORK]}
+CORRECTION = {**correction(1.1).to_json(), "spaces": ["a", "b"], "networks": [NETWORK]}
 
 
-def parsed(line: Any) -> Record | Calibration:
+def parsed(line: Any) -> Record | Correction:
     content = line if isinstance(line, bytes) else json.dumps(line).encode()
     return parse_line(content, "t.jsonl, line 7", 7)
 
@@ -48,7 +48,7 @@ def record(line: dict[str, Any]) -> Record:
 
 
 @pytest.mark.parametrize(
-    "line", [LINE, TIMED_AGAIN, DISPATCH, FAILED, CALIBRATION, {**CALIBRATION, "supersedes": 9}]
+    "line", [LINE, TIMED_AGAIN, DISPATCH, FAILED, CORRECTION, {**CORRECTION, "supersedes": 9}]
 )
 def test_parse_reads_what_to_json_writes(line: dict[str, Any]) -> None:
     assert parsed(line).to_json() == line
@@ -87,13 +87,13 @@ WRONG = [
     (LINE, {"supersedes": True}, "supersedes"),
     (LINE, {"supersedes": 2.0}, "supersedes"),
     (LINE, {"supersedes": 1}, "supersedes"),
-    *((CALIBRATION, {"slope": value}, "slope") for value in (0, -1.0, True, None, 10**400)),
-    *((CALIBRATION, {"batch": value}, "batch") for value in (0, True, 1.0, 1 << 40)),
-    (CALIBRATION, {"invocation_us": None}, "invocation_us"),
-    (CALIBRATION, {"nets": -1}, "nets"),
-    (CALIBRATION, {"mape_after": "small"}, "mape_after"),
-    (CALIBRATION, {"spaces": "abc"}, "spaces"),
-    (CALIBRATION, {"networks": [{**NETWORK, "measured_us": 0}]}, r"networks\[0\]\.measured_us"),
+    *((CORRECTION, {"slope": value}, "slope") for value in (0, -1.0, True, None, 10**400)),
+    *((CORRECTION, {"batch": value}, "batch") for value in (0, True, 1.0, 1 << 40)),
+    (CORRECTION, {"invocation_us": None}, "invocation_us"),
+    (CORRECTION, {"nets": -1}, "nets"),
+    (CORRECTION, {"mape_after": "small"}, "mape_after"),
+    (CORRECTION, {"spaces": "abc"}, "spaces"),
+    (CORRECTION, {"networks": [{**NETWORK, "measured_us": 0}]}, r"networks\[0\]\.measured_us"),
 ]
 
 
@@ -174,8 +174,8 @@ def test_record_settles_as_unstable_after_many_moments() -> None:
     assert (made.status, len(made.moments_us)) == ("unstable", MAX_MOMENTS)
 
 
-def test_calibration_is_one_line() -> None:
-    fitted = calibration(1.25, invocation_us=-5.0)
+def test_correction_is_one_line() -> None:
+    fitted = correction(1.25, invocation_us=-5.0)
     assert fitted.apply(100) == 120
     assert fitted.apply(3) == 3, "no latency is zero or below"
     assert fitted.text.startswith("1.2500 x the sum of kernels and dispatch costs - 5 us, fitted")

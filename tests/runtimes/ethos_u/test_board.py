@@ -23,7 +23,7 @@ from nas.latency import (
     open_runtime,
     space_kernels,
 )
-from nas.latency.calibration import lacks_calibration
+from nas.latency.correction import lacks_correction
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.runtime import Runtime
 from nas.run import candidates
@@ -121,7 +121,7 @@ def test_check_compares_estimates_with_measurements(
         assert row.measured_us > RUN_US
         assert row.prediction.estimated_launches == row.prediction.launches
         assert len(row.timings.timings) == 2
-    assert lacks_calibration(opened, [space])
+    assert lacks_correction(opened, [space])
     (alone,) = measure_networks([graph], EthosURuntime(target=NPU, dtype="int8"), {})
     assert len(alone.timings) == 1
 

@@ -24,7 +24,7 @@ from nas.display.progress import Advance
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
 from nas.latency.moments import Latency, readings_us, round_to_four_digits
-from nas.latency.record import Calibration, CalibrationNetwork
+from nas.latency.record import Correction, CorrectionNetwork
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED
@@ -46,9 +46,9 @@ DRAWS = 200
 """Random networks of each space from which those to fit on are chosen."""
 
 
-def fit_calibration(
+def fit_correction(
     check: TableCheck, spaces: Sequence[SearchSpace] = (), table_readings_us: Sequence[float] = ()
-) -> Calibration:
+) -> Correction:
     """Return the correction with the least absolute relative error on checked networks.
 
     Args:
@@ -64,7 +64,7 @@ def fit_calibration(
     networks = check.networks
     if len(networks) < MIN_NETWORKS:
         raise RequestError(
-            f"A calibration needs at least {MIN_NETWORKS} networks, not {len(networks)}.",
+            f"A correction needs at least {MIN_NETWORKS} networks, not {len(networks)}.",
             remedy="Time more networks with `nas table check --nets`, or those of larger spaces.",
         )
     predicted = np.array([each.prediction.uncorrected_us for each in networks])
@@ -75,7 +75,7 @@ def fit_calibration(
             "The networks that are predicted slower were measured faster, so no line fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
-    return Calibration(
+    return Correction(
         slope=round_to_four_digits(slope),
         invocation_us=round_to_four_digits(invocation_us),
         nets=len(networks),
@@ -86,7 +86,7 @@ def fit_calibration(
         spaces=tuple(space.digest for space in spaces),
         batch=check.batch,
         networks=tuple(
-            CalibrationNetwork(
+            CorrectionNetwork(
                 architecture=each.architecture.to_json(),
                 uncorrected_us=round_to_four_digits(each.prediction.uncorrected_us),
                 measured_us=each.measured_us,
@@ -149,34 +149,34 @@ def _fit(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple
     return float(solved.x[0]), float(solved.x[1])
 
 
-def calibrate_table(
+def correct_table(
     table: LatencyTable, check: TableCheck, spaces: Sequence[SearchSpace] = ()
-) -> Calibration:
-    """Fit a calibration and record it in the table.
+) -> Correction:
+    """Fit a correction and record it in the table.
 
-    It supersedes the table's calibration for the same batch size. See `fit_calibration`.
+    It supersedes the table's correction for the same batch size. See `fit_correction`.
 
     Raises:
         TableError: the table cannot be written.
     """
     with table.writing():
         timed = (each.latency for each in table.records("kernel") if each.readings_us)
-        return table.append(fit_calibration(check, spaces, _undisturbed_readings_us(timed)))
+        return table.append(fit_correction(check, spaces, _undisturbed_readings_us(timed)))
 
 
-def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:
-    """Return whether a table lacks one calibration of all spaces, if networks can be measured.
+def lacks_correction(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:
+    """Return whether a table lacks one correction of all spaces, if networks can be measured.
 
     A space may have one of its own, from a build without the others.
     """
     if table.runtime.network_basis != MEASURED:
         return False
-    fitted = [(space, table.calibration(batch, space.digest)) for space in spaces]
+    fitted = [(space, table.correction(batch, space.digest)) for space in spaces]
     lacking = any(own is None or space.digest not in own.spaces for space, own in fitted)
     return lacking or len({own.line for _, own in fitted if own is not None}) > 1
 
 
-def calibrate_after_build(
+def correct_after_build(
     table: LatencyTable,
     spaces: Sequence[SearchSpace],
     runtime: Runtime,
@@ -184,8 +184,8 @@ def calibrate_after_build(
     batch: int = 1,
     seconds: float | None = None,
     progress: Advance | None = None,
-) -> Calibration | None:
-    """Time `FITTED_NETWORKS` networks that are spread over the spaces, and calibrate the table.
+) -> Correction | None:
+    """Time `FITTED_NETWORKS` networks that are spread over the spaces, and fit a correction.
 
     Args:
         table: table of this device that covers the spaces.
@@ -196,7 +196,7 @@ def calibrate_after_build(
         progress: function to call after each step.
 
     Returns:
-        The calibration; None if the spaces have fewer than `MIN_NETWORKS` networks whose kernels
+        The correction; None if the spaces have fewer than `MIN_NETWORKS` networks whose kernels
         all have a latency, or if the latencies of whole networks are estimates: what they lack is
         not measured.
 
@@ -212,7 +212,7 @@ def calibrate_after_build(
     check = check_networks(
         table, networks, runtime, batch=batch, seconds=seconds, progress=progress
     )
-    return calibrate_table(table, check, spaces)
+    return correct_table(table, check, spaces)
 
 
 def spread_networks(

@@ -12,23 +12,23 @@ import pytest
 import nas.space
 from nas.errors import MeasurementError, RequestError
 from nas.latency import (
-    Calibration,
+    Correction,
     LatencyTable,
     TableCheck,
     build_table,
-    calibrate_after_build,
-    calibrate_table,
-    lacks_calibration,
+    correct_after_build,
+    correct_table,
+    lacks_correction,
     merge_tables,
     space_kernels,
 )
-from nas.latency.calibration import FITTED_NETWORKS, MIN_NETWORKS, fit_calibration, spread_networks
 from nas.latency.check import check_networks
+from nas.latency.correction import FITTED_NETWORKS, MIN_NETWORKS, fit_correction, spread_networks
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.statistics import mape
 from tests.latency.fake_runtime import FakeRuntime
-from tests.latency.small_table import SPACE, calibration, checked
+from tests.latency.small_table import SPACE, checked, correction
 
 OTHER = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1)
 PREDICTED = np.linspace(50, 900, 12)
@@ -41,7 +41,7 @@ def check_of(measured_us: Callable[[float], float], predicted=PREDICTED) -> Tabl
 
 @pytest.mark.parametrize("invocation_us", [4.0, -3.0])
 def test_fit_recovers_a_line(invocation_us: float) -> None:
-    fitted = fit_calibration(check_of(lambda us: 1.25 * us + invocation_us), [SPACE])
+    fitted = fit_correction(check_of(lambda us: 1.25 * us + invocation_us), [SPACE])
     assert fitted.slope == pytest.approx(1.25, rel=1e-3)
     assert fitted.invocation_us == pytest.approx(invocation_us, rel=1e-2)
     assert fitted.mape_after < 1e-3 < fitted.mape_before
@@ -67,7 +67,7 @@ def test_fit_has_the_least_absolute_relative_error(seed: int) -> None:
     ):
         slope = (other_y - y) / (other_x - x)
         lines.append((slope, y - slope * x))
-    fitted = fit_calibration(check)
+    fitted = fit_correction(check)
     least = min(error(*line) for line in lines)
     assert error(fitted.slope, fitted.invocation_us) == pytest.approx(least, abs=1e-4)
     assert fitted.mape_before == pytest.approx(error(1, 0), rel=1e-3)
@@ -76,7 +76,7 @@ def test_fit_has_the_least_absolute_relative_error(seed: int) -> None:
 def test_few_networks_with_tensors_at_bad_addresses_do_not_change_the_fit() -> None:
     """Three networks take 5% to 12% longer than others would."""
     bad = {PREDICTED[1]: 1.05, PREDICTED[5]: 1.12, PREDICTED[10]: 1.08}
-    fitted = fit_calibration(check_of(lambda us: 1.02 * us * bad.get(us, 1.0)))
+    fitted = fit_correction(check_of(lambda us: 1.02 * us * bad.get(us, 1.0)))
     assert fitted.slope == pytest.approx(1.02, rel=1e-3)
     assert fitted.invocation_us == pytest.approx(0, abs=0.05)
 
@@ -92,7 +92,7 @@ def test_expected_error_is_not_below_that_of_other_networks_nine_times_of_ten() 
     expected, actual = [], []
     others = networks(200).networks
     for _ in range(60):
-        fitted = fit_calibration(networks(MIN_NETWORKS))
+        fitted = fit_correction(networks(MIN_NETWORKS))
         errors = [fitted.apply(each.predicted_us) / each.measured_us - 1 for each in others]
         expected.append(fitted.mape_after)
         actual.append(np.mean(np.abs(errors)))
@@ -102,9 +102,9 @@ def test_expected_error_is_not_below_that_of_other_networks_nine_times_of_ten() 
 
 def test_fit_refuses_few_networks_and_inverse_order() -> None:
     with pytest.raises(RequestError, match="at least 8 networks, not 7"):
-        fit_calibration(TableCheck(check_of(lambda us: us).networks[:7]))
+        fit_correction(TableCheck(check_of(lambda us: us).networks[:7]))
     with pytest.raises(MeasurementError, match="no line fits"):
-        fit_calibration(check_of(lambda us: 1000 - us))
+        fit_correction(check_of(lambda us: 1000 - us))
 
 
 @pytest.fixture
@@ -117,36 +117,36 @@ def table(tmp_path: Path) -> LatencyTable:
     return table
 
 
-def add(table: LatencyTable, *records: Record | Calibration) -> None:
+def add(table: LatencyTable, *records: Record | Correction) -> None:
     with table.writing():
         for record in records:
             table.append(record)
 
 
-def calibrated(table: LatencyTable, batch: int = 1) -> Calibration:
+def corrected(table: LatencyTable, batch: int = 1) -> Correction:
     networks = spread_networks(table, [SPACE], 10, np.random.default_rng(0), batch)
-    return calibrate_table(table, check_networks(table, networks, FakeRuntime(), batch=batch))
+    return correct_table(table, check_networks(table, networks, FakeRuntime(), batch=batch))
 
 
-def test_calibration_corrects_predictions_and_keeps_the_composition(table: LatencyTable) -> None:
+def test_correction_corrects_predictions_and_keeps_the_composition(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
     before = table.predict(graph)
     assert not before.is_corrected
-    first = calibrated(table)
-    # The second calibration is fitted on the composition, not on what the first one corrected.
-    fitted = calibrated(table)
+    first = corrected(table)
+    # The second correction is fitted on the composition, not on what the first one corrected.
+    fitted = corrected(table)
     assert (fitted.slope, fitted.supersedes) == (first.slope, first.line)
     after = LatencyTable.open(table.path).predict(graph)
     assert (after.uncorrected_us, after.is_corrected) == (before.latency_us, True)
     assert after.latency_us == pytest.approx(fitted.apply(before.latency_us))
 
 
-def test_calibration_is_per_batch_size(table: LatencyTable) -> None:
+def test_correction_is_per_batch_size(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
-    four = calibrated(table, batch=4)
+    four = corrected(table, batch=4)
     assert not table.predict(graph).is_corrected, "one image is not what it was fitted on"
-    assert (table.calibration(), table.calibration(4)) == (None, four)
-    calibrated(table)
+    assert (table.correction(), table.correction(4)) == (None, four)
+    corrected(table)
     again = LatencyTable.open(table.path)
     assert again.predict(graph).is_corrected
     assert again.predict(graph, 4).is_corrected
@@ -165,8 +165,8 @@ def test_drawn_networks_are_quantiles_of_the_latencies(table: LatencyTable) -> N
 
 def test_networks_after_a_build_are_spread_over_all_spaces(table: LatencyTable) -> None:
     spaces = [SPACE, OTHER]
-    assert lacks_calibration(table, spaces)
-    fitted = calibrate_after_build(table, spaces, FakeRuntime())
+    assert lacks_correction(table, spaces)
+    fitted = correct_after_build(table, spaces, FakeRuntime())
     assert fitted is not None
     names = [each.architecture["space"] for each in fitted.networks]
     assert fitted.nets == len(names) == FITTED_NETWORKS
@@ -175,21 +175,21 @@ def test_networks_after_a_build_are_spread_over_all_spaces(table: LatencyTable) 
     fitted_us = [each.uncorrected_us for each in fitted.networks]
     assert fitted_us == sorted(fitted_us)
     assert (fitted_us[0], fitted_us[-1]) == pytest.approx((min(ends), max(ends)), rel=1e-3)
-    assert not lacks_calibration(table, spaces)
-    assert not lacks_calibration(table, [OTHER])
-    assert lacks_calibration(table, [SPACE], batch=4)
+    assert not lacks_correction(table, spaces)
+    assert not lacks_correction(table, [OTHER])
+    assert lacks_correction(table, [SPACE], batch=4)
 
 
-def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
+def test_networks_of_a_space_keep_its_correction_when_another_space_is_added(
     table: LatencyTable, tmp_path: Path
 ) -> None:
     """A table is often built for one space, and later for a further one."""
     for space, slope in ((SPACE, 1.5), (OTHER, 2.0)):
-        assert lacks_calibration(table, [SPACE, space])
-        add(table, calibration(slope, spaces=(space.digest,)))
-        assert not lacks_calibration(table, [space])
-    # A run of both spaces predicts with one calibration, and records it.
-    assert lacks_calibration(table, [SPACE, OTHER])
+        assert lacks_correction(table, [SPACE, space])
+        add(table, correction(slope, spaces=(space.digest,)))
+        assert not lacks_correction(table, [space])
+    # A run of both spaces predicts with one correction, and records it.
+    assert lacks_correction(table, [SPACE, OTHER])
     compact = merge_tables([table.path], tmp_path / "compact.jsonl")
     for each in (table, LatencyTable.open(compact.path)):
         for network, slope in (
@@ -199,24 +199,24 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
         ):
             prediction = each.predict(network)
             assert prediction.latency_us == pytest.approx(slope * prediction.uncorrected_us)
-        assert [fitted.slope for fitted in each.calibrations()] == [1.5, 2.0]
-    # A calibration of both spaces replaces those of each.
-    calibrate_after_build(table, [SPACE, OTHER], FakeRuntime())
-    assert len(table.calibrations()) == 1
-    assert not lacks_calibration(table, [SPACE, OTHER])
+        assert [fitted.slope for fitted in each.corrections()] == [1.5, 2.0]
+    # A correction of both spaces replaces those of each.
+    correct_after_build(table, [SPACE, OTHER], FakeRuntime())
+    assert len(table.corrections()) == 1
+    assert not lacks_correction(table, [SPACE, OTHER])
 
 
-def test_other_launch_costs_need_another_calibration(table: LatencyTable) -> None:
-    """Miss curves are often timed again, and leave the calibration as it is."""
+def test_other_launch_costs_need_another_correction(table: LatencyTable) -> None:
+    """Miss curves are often timed again, and leave the correction as it is."""
     add(
         table,
-        calibration(1.5, spaces=(SPACE.digest,)),
+        correction(1.5, spaces=(SPACE.digest,)),
         Record.from_timing("dispatch", Timing((9.0,)), name="weights_64mib"),
     )
-    assert not lacks_calibration(table, [SPACE])
+    assert not lacks_correction(table, [SPACE])
     add(table, Record.from_timing("dispatch", Timing((3.0,)), name="invocation"))
     for each in (table, LatencyTable.open(table.path)):
-        assert lacks_calibration(each, [SPACE])
+        assert lacks_correction(each, [SPACE])
         assert not each.predict(SPACE.largest).is_corrected
 
 
@@ -225,27 +225,27 @@ def test_failed_kernels_leave_predictions_uncorrected(tmp_path: Path) -> None:
     runtime = FakeRuntime(broken=frozenset(each.text for each in kernels))
     table = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(table, kernels, runtime)
-    assert calibrate_after_build(table, [SPACE], runtime) is None
-    assert lacks_calibration(table, [SPACE])
+    assert correct_after_build(table, [SPACE], runtime) is None
+    assert lacks_correction(table, [SPACE])
 
 
-def test_estimated_networks_calibrate_nothing(
+def test_estimated_networks_correct_nothing(
     table: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeRuntime, "network_basis", "estimated: by a model")
-    assert calibrate_after_build(table, [SPACE], FakeRuntime()) is None
+    assert correct_after_build(table, [SPACE], FakeRuntime()) is None
     monkeypatch.setattr(type(table.runtime), "network_basis", "estimated: by a model")
-    assert not lacks_calibration(table, [SPACE])
+    assert not lacks_correction(table, [SPACE])
 
 
-def test_chosen_calibration_stays_whatever_is_recorded_later(table: LatencyTable) -> None:
+def test_chosen_correction_stays_whatever_is_recorded_later(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
-    chosen, before = calibrated(table), table.predict(graph)
+    chosen, before = corrected(table), table.predict(graph)
     run = LatencyTable.open(table.path)
-    run.use_calibration(chosen)
-    add(table, calibration(2.0))
+    run.use_correction(chosen)
+    add(table, correction(2.0))
     run.refresh()
     assert run.predict(graph) == before
     assert LatencyTable.open(table.path).predict(graph) != before
-    run.use_calibration(None)
+    run.use_correction(None)
     assert not run.predict(graph).is_corrected
