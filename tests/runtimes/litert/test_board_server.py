@@ -113,27 +113,21 @@ def test_delegate_runs_the_operators_that_it_takes(library: Path, data: bytes) -
     assert described["versions"]["libstandin_delegate.so"] == named
 
 
-def test_delegate_that_crashes_ends_only_its_request(library: Path, data: bytes) -> None:
-    timer = FileTimer(Delegate(str(library), (("takes", "3"), ("does", "crash"))))
-    answer = board_server.answering(timer, {})
-    try:
-        for _ in range(2):
-            text = answer(json.dumps(request(data)), data)
-            assert "LiteRT was ended by SIGABRT" in text
-        assert timer.answer({"describe": True})["processor"]
-    finally:
-        timer.stop()
-
-
-@pytest.mark.slow
-def test_delegate_that_hangs_ends_only_its_request(library: Path, data: bytes) -> None:
-    delegate = Delegate(str(library), (("takes", "3"), ("does", "hang")))
-    timer = FileTimer(delegate, limit_s=10.0)
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [
+        ("crash", "LiteRT was ended by SIGABRT"),
+        pytest.param("hang", "LiteRT took more than 10 s", marks=pytest.mark.slow),
+    ],
+)
+def test_delegate_that_fails_ends_only_its_request(
+    library: Path, data: bytes, does: str, message: str
+) -> None:
+    timer = FileTimer(Delegate(str(library), (("takes", "3"), ("does", does))), limit_s=10.0)
     answer = board_server.answering(timer, {})
     try:
         timer.answer({"describe": True})
-        text = answer(json.dumps(request(data)), data)
-        assert "LiteRT took more than 10 s" in text
+        assert message in answer(json.dumps(request(data)), data)
         assert timer.answer({"describe": True})["processor"]
     finally:
         timer.stop()
