@@ -103,7 +103,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
     ("name", "before", "after", "words"),
     [
         ("trials.csv", r"0\.\d+", "nan", "line 2 .* validation_accuracy is 'nan'"),
-        ("run.json", '"schema": 3', '"schema": 7', "has schema 7; this version reads schema 3"),
+        ("run.json", '"schema": 4', '"schema": 7', "has schema 7; this version reads schema 4"),
         ("run.json", '"spaces": {\n  "mob', '"spaces": {\n  "../../mob', r"spaces\.\.\./"),
         (
             "run.json",
