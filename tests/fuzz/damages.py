@@ -67,8 +67,7 @@ def of_json_lines(content: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(
         at.flatmap(change),
         at.flatmap(change),
-        st.builds(lambda i: b"".join([*lines[:i], *lines[i + 1 :]]), at),
-        st.builds(lambda i, j: b"".join([*lines[:j], lines[i], *lines[j:]]), at, at),
+        _moved(lines).map(b"".join),
         st.builds(lambda i: b"".join([*lines[:i], b'{"schema": 1', *lines[i:]]), at),
         of_bytes(content),
     )
@@ -93,8 +92,7 @@ def of_csv(content: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(
         st.builds(replace, row, column, st.sampled_from(VALUES)),
         st.builds(lambda j: written([[*r[:j], *r[j + 1 :]] for r in rows]), column),
-        st.builds(lambda i: written([*rows[:i], *rows[i + 1 :]]), row),
-        st.builds(lambda i: written([*rows[:i], rows[i], *rows[i:]]), row),
+        _moved(rows).map(written),
         of_bytes(content),
     )
 
@@ -118,8 +116,7 @@ def of_toml(content: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(
         st.builds(replace, at, values),
         st.builds(replace, at, values),
-        st.builds(lambda i: "\n".join([*lines[:i], *lines[i + 1 :]]).encode(), at),
-        st.builds(lambda i, j: "\n".join([*lines[:j], lines[i], *lines[j:]]).encode(), at, at),
+        _moved(lines).map(lambda changed: "\n".join(changed).encode()),
         st.builds(
             lambda i, v: "\n".join([*lines[:i], f"other = {v}", *lines[i:]]).encode(), at, values
         ),
@@ -142,9 +139,18 @@ def of_python(content: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(
         st.builds(lambda a, b: text.replace(a, b, 1).encode(), st.sampled_from(words), others),
         st.builds(lambda a, b: text.replace(a, b).encode(), st.sampled_from(words), others),
-        st.builds(lambda i: "\n".join([*lines[:i], *lines[i + 1 :]]).encode(), at),
+        _moved(lines).map(lambda changed: "\n".join(changed).encode()),
         st.builds(lambda i, more: "\n".join([*lines[:i], more, *lines[i:]]).encode(), at, others),
         of_bytes(content),
+    )
+
+
+def _moved(lines: Sequence[Any]) -> st.SearchStrategy[list[Any]]:
+    """Return a strategy that drops a line, or repeats one at another place."""
+    at = st.integers(0, max(0, len(lines) - 1))
+    return st.one_of(
+        st.builds(lambda i: [*lines[:i], *lines[i + 1 :]], at),
+        st.builds(lambda i, j: [*lines[:j], lines[i], *lines[j:]], at, at),
     )
 
 
