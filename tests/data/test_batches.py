@@ -147,13 +147,6 @@ def test_colour_changes_each_image_within_the_range():
     factors = jittered.mean((1, 2, 3)) / plain.mean((1, 2, 3))
     assert 0.65 < factors.min() < 0.85
     assert 1.1 < factors.max() < 1.35
-    chroma = np.ptp(jittered, axis=3).mean((1, 2)) / np.ptp(plain, axis=3).mean((1, 2))
-    assert chroma.min() < 0.7
-    assert chroma.max() > 1.3
-    # The contrast of an image, independent of its brightness: standard deviation over mean.
-    contrast = jittered.mean(3).std((1, 2)) / plain.mean(3).std((1, 2)) / factors
-    assert contrast.min() < 0.85
-    assert contrast.max() > 1.15
 
 
 def test_colour_changes_only_brightness_and_contrast_of_grey_images(digits):

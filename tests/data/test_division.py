@@ -86,16 +86,6 @@ def test_program_finds_what_moves_do_not(monkeypatch, moves):
         assert is_valid(counts, divided(counts, seed), FEWEST)
 
 
-def test_classes_that_cannot_be_divided_are_the_fewest():
-    """Three groups with two of three classes each: two of them share a class in either half."""
-    counts = np.zeros((12, 6), int)
-    counts[:3, 3:] = 4 * (1 - np.eye(3, dtype=int))
-    counts[3:, :3] = 4
-    with pytest.raises(IndivisibleError) as error:
-        divided(counts, shares=(0.5, 0.5), fewest=(1, 1))
-    assert error.value.labels == [3, 4, 5]
-
-
 def test_end_of_the_time_is_not_a_proof(monkeypatch):
     monkeypatch.setattr(division, "MAX_PROGRAM_SECONDS", 0)
     with pytest.raises(IndivisibleError) as error:
