@@ -82,7 +82,7 @@ def _lowest_mean(accuracy: float, sizes: NDArray[np.float64]) -> float:
     """Return the lower end of `wilson_interval`.
 
     The standard deviation of a mean is largest if the accuracies of the strata are
-    (1 + slope * size) / 2, limited to [0, 1]: a Lagrange multiplier. So the end is found by
+    (1 + slope * size) / 2, limited to [0, 1]: a Lagrange multiplier. So the end follows from
     bisection of the slope, with which the mean grows.
     """
     deviations = NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2)

@@ -104,12 +104,12 @@ def recognise(
     def fitting(layers: Sequence[FileLayer]) -> list[str]:
         return [name for name, each in candidates.items() if each.has_layers_of(layers)]
 
-    found = {
+    networks = {
         state: modules(state, lambda layers: bool(fitting(layers))) for state in content.state_dicts
     }
     problems: list[WeightsError] = []
     usable: list[Part] = []
-    for state, parts in found.items():
+    for state, parts in networks.items():
         extra = next(layers_beside(state, parts), None) if parts else None
         own = [part for part in parts if wanted in (None, *fitting(part.layers))]
         if extra is None:
@@ -123,9 +123,9 @@ def recognise(
     if len(different) > 1:
         raise _several_error(content.file, {part: fitting(part.layers) for part in different})
     if not different:
-        raise problems[0] if problems else _no_network_error(content, found, candidates, wanted)
+        raise problems[0] if problems else _no_network_error(content, networks, candidates, wanted)
     (part,) = different
-    beside = [*content.others(part.state), *left_out(part, found[part.state])]
+    beside = [*content.others(part.state), *left_out(part, networks[part.state])]
     file = content.file._replace(entry=part.state.entry, left_out=tuple(dict.fromkeys(beside)))
     return Recognised(file, part.layers, fitting(part.layers))
 
@@ -182,7 +182,7 @@ def _larger_network(state: StateDict) -> str:
 
 def _no_network_error(
     content: FileContent,
-    found: Mapping[StateDict, Sequence[Part]],
+    networks: Mapping[StateDict, Sequence[Part]],
     candidates: Mapping[str, Candidate],
     wanted: str | None,
 ) -> WeightsError:
@@ -190,13 +190,13 @@ def _no_network_error(
 
     Args:
         content: tensors of the file.
-        found: the networks in its state dicts.
+        networks: the networks in its state dicts.
         candidates: the published networks by name.
         wanted: name of the network that it should be of; None for any.
     """
     file = content.file
-    state = max(found, key=lambda each: (len(found[each]), len(each.layers)))
-    layers = found[state][0].layers if found[state] else state.layers
+    state = max(networks, key=lambda each: (len(networks[each]), len(each.layers)))
+    layers = networks[state][0].layers if networks[state] else state.layers
     fitting = [name for name, each in candidates.items() if each.has_layers_of(layers)]
     if state.problem is not None and not fitting:
         return state.problem.error(file.path)

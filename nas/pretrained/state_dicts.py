@@ -176,13 +176,13 @@ def modules(state: StateDict, fits: Callable[[list[FileLayer]], bool]) -> list[P
         parts = layer.name.split(".")[:-1]
         for depth in range(min(len(parts), MAX_WRAPPERS) + 1):
             inside.setdefault(tuple(parts[:depth]), []).append(layer)
-    found: list[Part] = []
+    networks: list[Part] = []
     taken: set[str] = set()
     for _, layers in sorted(inside.items(), key=lambda each: len(each[0])):
         if not any(each.name in taken for each in layers) and fits(layers):
-            found.append(Part(state, _common_module(layers), layers))
+            networks.append(Part(state, _common_module(layers), layers))
             taken |= {each.name for each in layers}
-    return found
+    return networks
 
 
 def _common_module(layers: Sequence[FileLayer]) -> str:
@@ -194,7 +194,7 @@ def _common_module(layers: Sequence[FileLayer]) -> str:
     return ".".join(common)
 
 
-def layers_beside(state: StateDict, found: Sequence[Part]) -> Iterator[FileLayer]:
+def layers_beside(state: StateDict, networks: Sequence[Part]) -> Iterator[FileLayer]:
     """Iterate over the groups of tensors that may be layers of a larger network.
 
     These are layers in none of the networks, and other tensors inside of one: scales of channels or
@@ -203,12 +203,12 @@ def layers_beside(state: StateDict, found: Sequence[Part]) -> Iterator[FileLayer
 
     Args:
         state: the state dict.
-        found: the networks in it, at least one.
+        networks: the networks in it, at least one.
     """
-    used = {each.name for part in found for each in part.layers}
+    used = {each.name for part in networks for each in part.layers}
     for group in state.groups:
         if group.name not in used and (
-            _is_layer(group) or any(_may_be_of(part, group) for part in found)
+            _is_layer(group) or any(_may_be_of(part, group) for part in networks)
         ):
             yield group
 
@@ -228,17 +228,17 @@ def _may_be_of(part: Part, group: FileLayer) -> bool:
     return bool(top) and top in {each.name[outer:].partition(".")[0] for each in part.layers}
 
 
-def left_out(part: Part, found: Sequence[Part]) -> Iterator[str]:
+def left_out(part: Part, networks: Sequence[Part]) -> Iterator[str]:
     """Iterate over the names in a state dict that belong to no layer of a network.
 
     Args:
         part: the network.
-        found: all networks in the state dict; others than `part` are named by their modules.
+        networks: all networks in the state dict; others than `part` are named by their modules.
     """
     used = {f"{layer.name}.{last}" for layer in part.layers for last in layer.tensors}
     counters = {f"{layer.name}.{_COUNTER}" for layer in part.layers}
     names = {name.removeprefix(".") for name in used | counters}
-    others = [each for each in found if each is not part and each.module]
+    others = [each for each in networks if each is not part and each.module]
     for name in part.state.names:
         if name not in names:
             yield next((each.module for each in others if each.holds(name)), name)

@@ -129,7 +129,7 @@ def draw_matched(
 
 
 def _draw_distinct(count: int, sample: Callable[[], Architecture]) -> list[Architecture]:
-    """Return architectures whose graphs differ, `count` or as many as are found."""
+    """Return architectures whose graphs differ, `count` or as many as the space has."""
     architectures: dict[str, Architecture] = {}
     repeats = 0
     while len(architectures) < count and repeats < _MAX_REPEATED_DRAWS:

@@ -1,4 +1,4 @@
-"""Whether mirrored training images keep their class, found out by a short experiment.
+"""Decides by a short experiment whether mirrored training images keep their class.
 
 Small networks are trained on images that are not mirrored, and classify images that they were not
 trained on: as they are, and mirrored. Where left and right mean nothing, as on most photos, a

@@ -71,7 +71,7 @@ class ScheduleRow(Document):
 
 
 class CheckpointRecord(Document):
-    """The metadata of weights: what was trained, on what, and how far.
+    """The metadata of weights: what was trained, on what, and for how many steps.
 
     Attributes:
         space: name of the space.

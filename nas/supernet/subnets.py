@@ -15,7 +15,7 @@ class SubnetSampler:
 
     The rule assumes that the largest subnet contains all others. Alternatives, such as two types of
     unit, are no part of each other. So the largest and the smallest subnet of a step have random
-    ones. If they always had the same, these would be trained far more often than the others, and
+    ones. If they always had the same, these would be trained much more often than the others, and
     overrated.
 
     Args:

@@ -246,7 +246,7 @@ def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
 def _out_of_memory_error(
     space: SearchSpace, data: ImageDataset, settings: TrainingSettings, reason: str
 ) -> TrainingError:
-    """Return an error that names a batch size that fits, found by trying smaller ones."""
+    """Return an error that names a batch size that fits, by trying smaller ones."""
     size = min(settings.batch_size, len(data.train))
     fitting_size = None
     while fitting_size is None and size >= 4:
