@@ -25,15 +25,15 @@ from tests.pretrained.test_read_weights import SPACE, published
 from tests.space.test_restriction import NETWORKS
 
 
-def make_data(channels=3):
+def make_data(channels=3, count=40):
     rng = np.random.default_rng(0)
 
-    def images(count):
+    def images():
         pixels = rng.integers(0, 256, (count, 32, 32, channels), np.uint8)
         return Images(pixels, rng.integers(0, 10, count))
 
     classes = tuple("0123456789")
-    parts = [images(40) for _ in range(4)]
+    parts = [images() for _ in range(4)]
     return ImageDataset("noise", classes, *parts, flip_preserves_class=True)
 
 
@@ -94,7 +94,7 @@ def test_published_weights_fill_the_largest_network_of_the_space_within(name):
     with torch.no_grad():
         for parameter in supernet.parameters():
             parameter.fill_(torch.nan)
-    start_from(supernet, known, make_data())
+    start_from(supernet, known, make_data(count=10))
     for op in weighted_ops(space.largest.graph):
         weight = supernet.get_parameter(f"{op.slot_name}.weight").detach()
         slot = op.required_slot()
