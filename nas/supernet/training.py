@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -85,7 +84,7 @@ def train(
         CheckpointError: the folder has a training of another space, data set, seed or settings.
         WeightsError: the published network is not in the space.
         TrainingError: the loss is not finite even at a fraction of the learning rate, or a batch
-            does not fit into the device's memory; the message then names a batch size that does.
+            does not fit into the device's memory.
     """
     from nas.display.console import reported
 
@@ -103,7 +102,6 @@ def train(
         trainer.supernet.load_state_dict(tensors, strict=False)
         return trainer.supernet.eval()
     folder.mkdir(parents=True, exist_ok=True)
-    memory_error = ""
     while True:
         try:
             with reported(
@@ -114,13 +112,13 @@ def train(
         except DivergedError as error:
             trainer = _roll_back(trainer, folder, error)
         except torch.OutOfMemoryError as error:
-            memory_error = first_line(error)
-            break
-    if memory_error:
-        # Free the trainer's tensors here, outside of the `except` block: the exception holds them
-        # too, and they would leave no memory to try smaller batches.
-        del trainer
-        raise _out_of_memory_error(space, data, settings, memory_error)
+            size = trainer.batches.batch_size
+            raise TrainingError(
+                f"{space.name}: a batch of {size} does not fit into the memory of the training "
+                f"device ({first_line(error)}).",
+                remedy=f"Train with batch_size = {size // 2} or less, or with smaller images, in "
+                "another folder.",
+            ) from None
     supernet = trainer.supernet.eval()
     if group.is_main:
         steps = trainer.schedule.steps
@@ -241,34 +239,6 @@ def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
         stacklevel=3,
     )
     return restarted
-
-
-def _out_of_memory_error(
-    space: SearchSpace, data: ImageDataset, settings: TrainingSettings, reason: str
-) -> TrainingError:
-    """Return an error that names a batch size that fits, by trying smaller ones."""
-    size = min(settings.batch_size, len(data.train))
-    fitting_size = None
-    while fitting_size is None and size >= 4:
-        size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        try:
-            Trainer(space, data, replace(settings, batch_size=size), seed=0).step(0)
-            fitting_size = size
-        except torch.OutOfMemoryError:
-            continue
-    remedy = (
-        f"A batch of {fitting_size} fits: train with batch_size = {fitting_size} in another folder."
-        if fitting_size
-        else "Not even two images fit: train with smaller images or a smaller space in another "
-        "folder."
-    )
-    return TrainingError(
-        f"{space.name}: a batch of {settings.batch_size} does not fit into the memory of the "
-        f"training device ({reason}).",
-        remedy=remedy,
-    )
 
 
 def trained_epochs(folder: Path) -> float | None:
