@@ -26,6 +26,7 @@ from nas.data import Images
 from nas.supernet.evaluation import evaluate
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
+from tests.supernet.scrambled_supernet import space_on
 
 
 class Case(NamedTuple):
@@ -55,9 +56,7 @@ def result(case: Case, source: Path, space: str, steps: int) -> str:
     chosen = np.random.default_rng(0).permutation(len(data.train))[: case.images]
     pixels = np.asarray(data.train.pixels)[chosen]
     data = replace(data, train=Images(pixels, data.train.labels[chosen]))
-    loaded = nas.load_space(
-        space, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
-    )
+    loaded = space_on(data, space)
     steps = max(1, round(steps * case.share))
     epochs = steps * case.batch / len(data.train)
     settings = TrainingSettings(epochs=epochs, batch_size=case.batch, learning_rate=case.rate)

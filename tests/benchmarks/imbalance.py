@@ -28,6 +28,7 @@ from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.training import train
+from tests.supernet.scrambled_supernet import space_on
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy")
 
@@ -51,12 +52,7 @@ def train_networks(arguments: argparse.Namespace, seed: int, metric: Metric) -> 
     """Train with a metric; return the balanced accuracy on the hold-out images by network."""
     whole = nas.load_dataset(arguments.source, metric="accuracy")
     data = cut(whole, arguments.largest, arguments.ratio, seed)
-    space = nas.load_space(
-        arguments.space,
-        image_size=data.image_size,
-        channels=data.channels,
-        classes=len(data.classes),
-    )
+    space = space_on(data, arguments.space)
     results = {}
     for name, value in accuracies(data, space, metric, arguments, seed):
         results[name] = value

@@ -31,9 +31,9 @@ from nas.deploy.formats import model_format
 from nas.deploy.int8 import MAX_DROP, quantise_within
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
-from nas.space import load_space
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
+from tests.supernet.scrambled_supernet import space_on
 
 NETWORKS = {
     "mobilenet_v2_0.5": ("mobilenet", True),
@@ -51,12 +51,7 @@ LEARNING_RATE = {True: 0.2, False: 0.03}
 def train(name: str, data: ImageDataset, epochs: int, seed: int) -> TrainedModel:
     """Return a trained network."""
     space_name, norm = NETWORKS[name]
-    space = load_space(
-        space_name,
-        image_size=data.image_size,
-        channels=data.channels,
-        classes=len(data.classes),
-    )
+    space = space_on(data, space_name)
     architecture = replace(space, norm=norm).reference(name.split()[0])
     settings = TrainingSettings(epochs=epochs, learning_rate=LEARNING_RATE[norm])
     network = train_standalone(architecture.graph, data, settings, seed=seed)

@@ -46,8 +46,7 @@ from nas.job.folder import installed_versions
 from nas.latency import LatencyTable
 from nas.machine import this_machine
 from nas.machine.torch_device import resolve_device
-from nas.pretrained import PublishedWeights
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture
 from nas.space.variation import mutate
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
@@ -56,6 +55,7 @@ from nas.supernet.settings import FINE_TUNING_RATE, TrainingSettings, scaled_lea
 from nas.supernet.standalone import NetworkTrainer
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
+from tests.supernet.scrambled_supernet import space_on
 
 STARTS = ("scratch", "pretrained", "fine-tuned")
 SHARES = (1.0, 0.7, 0.5, 0.35)
@@ -101,16 +101,6 @@ def resized(data: ImageDataset, size: int) -> ImageDataset:
 
     parts = {name: smaller(getattr(data, name)) for name in ("train", "search", "test")}
     return replace(data, **parts, holdout=parts["test"])
-
-
-def space_for(published: PublishedWeights, data: ImageDataset) -> SearchSpace:
-    """Return the space of the published network, for some images."""
-    return nas.load_space(
-        published.architecture.space.name,
-        image_size=data.image_size,
-        channels=data.channels,
-        classes=len(data.classes),
-    )
 
 
 def at_width(published: Architecture, width: float) -> Architecture:
@@ -211,12 +201,12 @@ def train_case(
     if case.start == "fine-tuned":
         for width, size in RIVALS:
             images = data if size == 1 else resized(data, round(size * case.image_size))
-            space = space_for(published, images)
+            space = space_on(images, published.architecture.space.name)
             network = at_width(space.reference(published.reference.name), width)
             state = published_state(network, published, images, seed=case.seed, device=device)
             yield {"width": width, **trained(network, images, state)}
         return
-    space = space_for(published, data)
+    space = space_on(data, published.architecture.space.name)
     own = space.reference(published.reference.name)
     start = published if case.start == "pretrained" else None
     with tempfile.TemporaryDirectory() as files:

@@ -20,7 +20,6 @@ import torch
 from scipy.stats import kendalltau
 
 from nas.data import ImageDataset, Images, load_dataset
-from nas.space import load_space
 from nas.supernet.correction import correct_for_size
 from nas.supernet.evaluation import evaluate
 from nas.supernet.ground_truth import make_ranked_network
@@ -29,6 +28,7 @@ from nas.supernet.ranking_records import ORDER_NAMES
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 from tests.benchmarks.truth import split_images
+from tests.supernet.scrambled_supernet import space_on
 
 
 def load_images(truth: dict, source: str) -> ImageDataset:
@@ -57,12 +57,7 @@ def main() -> None:
     for file in options.truth:
         truth = json.loads(file.read_text())
         data = load_images(truth, options.data)
-        space = load_space(
-            truth["space"],
-            image_size=data.image_size,
-            channels=data.channels,
-            classes=len(data.classes),
-        )
+        space = space_on(data, truth["space"])
         networks = [space.from_json(each["architecture"]) for each in truth["networks"]]
         for seed in range(options.seeds):
             folder = options.out / f"{space.name}-{seed}"
