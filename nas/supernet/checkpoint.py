@@ -18,9 +18,9 @@ from nas.errors import CheckpointError
 from nas.files import jsonl
 from nas.files.documents import SCHEMA, Format
 from nas.files.foreign import file_problem
-from nas.supernet.records import CheckpointRecord, NetworkTrainingRow, TrainingRow
+from nas.supernet.records import CheckpointRecord, StepRow
 
-LogRow = TypeVar("LogRow", TrainingRow, NetworkTrainingRow)
+LogRow = TypeVar("LogRow", bound=StepRow)
 
 LOG_LINES = 200
 """Approximate number of lines in a training log; enough for a plot, and small."""

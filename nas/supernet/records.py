@@ -27,32 +27,49 @@ SCHEDULE_LOG = "schedule.jsonl"
 """Name of the file with the lengths that were decided for a training with a time budget."""
 
 
-class TrainingRow(Document):
-    """A line of `training.jsonl`: the state of a supernet's training at one step.
+class StepRow(Document):
+    """A line of a training log: the state of a training at one step.
 
     Attributes:
         step: number of the step, from 1.
         steps: number of all steps.
-        loss: loss of the first network that the step trained, the largest one if it was trained.
-        accuracy_largest: accuracy of the largest network on the step's batch; None if the step did
-            not train that network.
-        accuracy_smallest: accuracy of the smallest network, likewise.
-        accuracy_random: accuracy of the random networks, likewise.
+        loss: loss on the step's batch, of the largest network of a supernet.
         clipped_share: share of the weight tensors whose gradient was clipped.
         learning_rate: learning rate of the step.
-        seconds: duration of the training so far.
+        seconds: duration of the training; of a supernet, since the process started or resumed it.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
     step: Annotated[int, Field(ge=1, lt=1 << 63)]
     steps: Annotated[int, Field(ge=1, lt=1 << 63)]
     loss: float
-    accuracy_largest: Fraction | None
-    accuracy_smallest: Fraction | None
-    accuracy_random: Fraction | None
     clipped_share: Fraction
     learning_rate: float
     seconds: Seconds
+
+
+class TrainingRow(StepRow):
+    """A line of a supernet's `training.jsonl`.
+
+    Attributes:
+        accuracy_largest: accuracy of the largest network on the step's batch.
+        accuracy_smallest: accuracy of the smallest network, likewise.
+        accuracy_random: mean accuracy of the random networks, likewise; None without any.
+    """
+
+    accuracy_largest: Fraction
+    accuracy_smallest: Fraction
+    accuracy_random: Fraction | None
+
+
+class NetworkTrainingRow(StepRow):
+    """A line of the `training.jsonl` of a network that is trained alone.
+
+    Attributes:
+        accuracy: accuracy on the step's batch.
+    """
+
+    accuracy: Fraction
 
 
 class ScheduleRow(Document):
@@ -142,6 +159,12 @@ TRAINING = Format(
     "a training log",
     RunFolderError,
     "Restore the file, or move it away: the report can be made without it.",
+)
+NETWORK_TRAINING = Format(
+    NetworkTrainingRow,
+    "a training log of a network",
+    CheckpointError,
+    "Move the file away: training goes on without it.",
 )
 SCHEDULE = Format(
     ScheduleRow,
@@ -250,34 +273,3 @@ def to_logit(accuracy: float) -> float:
 
 _LEAST_ERROR = 1e-4
 """Share of wrong, or right, images that every accuracy is taken to have: its logit is finite."""
-
-
-class NetworkTrainingRow(Document):
-    """A line of a network's `training.jsonl`: the state of its training at one step.
-
-    Attributes:
-        step: number of the step, from 1.
-        steps: number of all steps.
-        loss: loss on the step's batch.
-        accuracy: accuracy on the step's batch.
-        clipped_share: share of the weight tensors whose gradient was clipped.
-        learning_rate: learning rate of the step.
-        seconds: duration of the training so far, over all starts.
-    """
-
-    schema_version: Literal[1] = Field(alias="schema")
-    step: Annotated[int, Field(ge=1, lt=1 << 63)]
-    steps: Annotated[int, Field(ge=1, lt=1 << 63)]
-    loss: float
-    accuracy: Fraction
-    clipped_share: Fraction
-    learning_rate: float
-    seconds: Seconds
-
-
-NETWORK_TRAINING = Format(
-    NetworkTrainingRow,
-    "a training log of a network",
-    CheckpointError,
-    "Move the file away: training goes on without it.",
-)
