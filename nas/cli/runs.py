@@ -231,11 +231,11 @@ def search(
         return
     from nas.display.console import ProgressBars
     from nas.job import job_path, load_job, search_job
-    from nas.job.settings import run_folder_of, with_search
+    from nas.job.settings import run_folder_of, with_options
     from nas.run.run import Run
 
     path = job_path(job)
-    settings = with_search(load_job(path), options)
+    settings = with_options(load_job(path), search=options)
     folder = run_folder(out, settings, path)
     with ProgressBars() as bars:
         result = search_job(

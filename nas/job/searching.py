@@ -36,7 +36,7 @@ from nas.job.planning import (
     share_s,
     spent_before,
 )
-from nas.job.settings import with_search
+from nas.job.settings import with_options
 from nas.job.supernets import fit_score_correction
 from nas.job.trials_file import write_candidates
 from nas.job.workers import STORAGE_VARIABLE, Workers
@@ -319,7 +319,7 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
     """
     settings = run.settings
     if address is not None:
-        settings = with_search(settings, {"storage": address})
+        settings = with_options(settings, search={"storage": address})
     search = settings.search
     # The process that starts a worker tells it the storage, and has made the study.
     inherited = os.environ.get(STORAGE_VARIABLE, "") if address is None else ""

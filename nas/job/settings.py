@@ -115,11 +115,6 @@ def _file_error(path: Path, reason: str) -> JobFileError:
     )
 
 
-def with_search(settings: JobSettings, options: dict[str, Any]) -> JobSettings:
-    """Return a job with other settings of its search, see `with_options`."""
-    return with_options(settings, search=options)
-
-
 def with_options(settings: JobSettings, **options: Any) -> JobSettings:
     """Return a job with other settings.
 

@@ -8,7 +8,7 @@ import pytest
 from nas import job as jobs
 from nas.job import load_job
 from nas.job.folder import claim
-from nas.job.settings import with_search
+from nas.job.settings import with_options
 from tests.job.runs import OUT, edit
 from tests.latency.fake_runtime import use_fake_device
 from tests.made_once import made_once
@@ -21,7 +21,7 @@ def searched_folder(finished_job, tmp_path_factory) -> Path:
 
     def search(folder: Path) -> None:
         shutil.copytree(finished_job / "latency_tables", folder / "latency_tables")
-        settings = with_search(load_job(write_job(folder)), {"trials": 20})
+        settings = with_options(load_job(write_job(folder)), search={"trials": 20})
         jobs.search_job(settings, OUT, command="nas search job.toml --trials 20")
 
     return made_once(tmp_path_factory, "searched", search)

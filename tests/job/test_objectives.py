@@ -1,7 +1,6 @@
 """Limits, further objectives and further devices of a search."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from nas.errors import InfeasibleError, MissingKernelError, SearchError, TableEr
 from nas.graph import Graph
 from nas.job import load_job
 from nas.job.folder import claim
-from nas.job.settings import with_search
+from nas.job.settings import with_options
 from nas.kernels import fusion
 from nas.latency import LatencyTable
 from nas.latency.record import Record
@@ -50,7 +49,7 @@ def limit_setting(limit: str, value: float) -> dict[str, float]:
 def test_every_completed_trial_meets_the_limit(folder_with_supernets, job, limit):
     name = LIMITS[limit]
     value = read_trials(Path("searched"))[name].quantile(0.5, interpolation="lower")
-    jobs.search_job(with_search(job, {"trials": 8, **limit_setting(limit, value)}), OUT)
+    jobs.search_job(with_options(job, search={"trials": 8, **limit_setting(limit, value)}), OUT)
     rows = read_trials(OUT)
     done = rows[rows["state"] == "complete"]
     assert len(done) == 8
@@ -69,7 +68,7 @@ def test_limit_that_nothing_meets_is_refused_before_training(job_folder_with_tab
         smallest = min(table.predict(network).latency_us for network in all_networks(job))
     else:
         smallest = min(getattr(network, name) for network in all_networks(job))
-    impossible = with_search(job, limit_setting(limit, 0.99 * smallest))
+    impossible = with_options(job, search=limit_setting(limit, 0.99 * smallest))
     with pytest.raises(
         InfeasibleError, match=f"Nothing meets the limit {name} .* has {smallest:.6g} "
     ):
@@ -78,7 +77,7 @@ def test_limit_that_nothing_meets_is_refused_before_training(job_folder_with_tab
         jobs.run_job(impossible, OUT)
     assert raised.value.exit_status == 1
     assert not (OUT / "supernets").exists()
-    with claim(OUT, with_search(job, limit_setting(limit, 1.01 * smallest)), "") as run:
+    with claim(OUT, with_options(job, search=limit_setting(limit, 1.01 * smallest)), "") as run:
         assert "study" not in run.record, "the limit may still be raised"
 
 
@@ -93,7 +92,9 @@ def test_limit_on_a_count_is_checked_before_timing(job_folder, invoke):
 
 
 def test_count_can_be_a_further_objective(folder_with_supernets, job):
-    result = jobs.search_job(with_search(job, {"trials": 8, "also_minimize": ("params",)}), OUT)
+    result = jobs.search_job(
+        with_options(job, search={"trials": 8, "also_minimize": ("params",)}), OUT
+    )
     rows = read_completed_trials(OUT).assign(error=lambda table: 1 - candidates.score(table))
     assert {trial.digest for trial in result.front} == front_digests(
         rows, "predicted_us", "params", "error"
@@ -110,7 +111,7 @@ def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, j
     monkeypatch.setattr(TvmRuntime, "network_figures", energy_uj)
     smallest = min(0.5 * network.params for network in all_networks(job))
     figures = {"also_minimize": ("energy_uj",), "limits": {"energy_uj": 20 * smallest}}
-    result = jobs.search_job(with_search(job, {"trials": 8, **figures}), OUT)
+    result = jobs.search_job(with_options(job, search={"trials": 8, **figures}), OUT)
     rows = read_trials(OUT)
     done = read_completed_trials(OUT).assign(error=lambda table: 1 - candidates.score(table))
     assert (done["energy_uj"] == 0.5 * done["params"]).all()
@@ -141,7 +142,7 @@ def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, jo
     every = sorted(map(energy_uj, all_networks(job)))
     limit = every[len(every) // 2]
     figures = {"also_minimize": ("energy_uj",), "limits": {"energy_uj": limit}}
-    result = jobs.search_job(with_search(job, {"trials": 8, **figures}), OUT)
+    result = jobs.search_job(with_options(job, search={"trials": 8, **figures}), OUT)
     by_digest = {each.digest: energy_uj(each) for each in all_networks(job)}
     rows, done = read_trials(OUT), read_completed_trials(OUT)
     assert (done["energy_uj"] == done["digest"].map(by_digest)).all()
@@ -178,7 +179,7 @@ def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
     known = LatencyTable.open(source)
     mobile = open_spaces(load_job(Path("job.toml")))["mobile"]
     slow = {kernel.text for kernel in known.predict(mobile.smallest.graph).kernels}
-    device = replace(known.device, processor="Cray-1")
+    device = known.device.model_copy(update={"processor": "Cray-1"})
     table = LatencyTable.open_or_create(path, FakeRuntime(device))
     with table.writing():
         for each in (*known.records("dispatch"), *known.records("kernel")):
@@ -203,7 +204,7 @@ def test_further_device_adds_an_objective_and_its_own_front(folder_with_supernet
     path = write_slow_device_table(Path("cray.jsonl"))
     table = LatencyTable.open(path)
     settings = load_job_with_device(path)
-    result = jobs.search_job(with_search(settings, {"trials": 12}), OUT)
+    result = jobs.search_job(with_options(settings, search={"trials": 12}), OUT)
     rows = pd.DataFrame(
         {
             "digest": trial.digest,
@@ -242,7 +243,7 @@ def test_limits_that_nothing_meets_together_are_refused(folder_with_supernets, m
     networks = all_networks(load_job(Path("job.toml")))
     latencies_us = [table.predict(network).latency_us for network in networks]
     settings = load_job_with_device(path, max_latency_ms=1.01 * min(latencies_us) / 1000)
-    settings = with_search(settings, {"max_macs": int(known["macs"].min())})
+    settings = with_options(settings, search={"max_macs": int(known["macs"].min())})
     with pytest.raises(InfeasibleError, match="Nothing meets all limits together: the nearest of"):
         jobs.search_job(settings, OUT)
     for module in ("nas.job.searching", "nas.search.study"):

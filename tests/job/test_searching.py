@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from nas import job as jobs
 from nas.files import jsonl
 from nas.job import objectives, supernets
-from nas.job.settings import with_search
+from nas.job.settings import with_options
 from nas.latency import Correction, LatencyTable
 from nas.opened_run import open_run
 from nas.run import candidates
@@ -113,7 +113,7 @@ def test_history_has_a_row_for_each_trial_after_part_of_it_was_lost(copy_of_sear
     whole = read_history(OUT)
     lines = (OUT / HISTORY_FILE).read_text().splitlines(keepends=True)
     (OUT / HISTORY_FILE).write_text("".join(lines[:4]))  # As after a kill before it was written.
-    jobs.search_job(with_search(job, {"trials": 40}), OUT)
+    jobs.search_job(with_options(job, search={"trials": 40}), OUT)
     rows = read_history(OUT)
     assert (
         rows["completed"].tolist()
@@ -267,7 +267,7 @@ def test_search_maximises_corrected_scores_and_keeps_the_raw_ones(searched_folde
 
 
 def test_scores_can_stay_as_they_are(folder_with_supernets, job, invoke):
-    settings = with_search(job, {"trials": 12, "correct_scores": False})
+    settings = with_options(job, search={"trials": 12, "correct_scores": False})
     jobs.search_job(settings, OUT)
     assert read_run(OUT).correction is None
     rows = read_completed_trials(OUT)
@@ -288,7 +288,7 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
     """The supernets of the mini job are hardly trained, so standalone networks are far better."""
     supernets.train_job_supernets(job, OUT)
     ranking = open_run(OUT).rank(nets=5, repeated=0, epochs=2)
-    jobs.search_job(with_search(job, {"trials": 12}), OUT)
+    jobs.search_job(with_options(job, search={"trials": 12}), OUT)
     correction = read_run(OUT).correction
     networks = sum(len(space.networks) for space in ranking.spaces.values())
     assert correction.networks == networks >= 12
@@ -299,7 +299,7 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
 
 @pytest.mark.slow
 def test_job_trains_anchors_once_and_before_its_search(folder_with_supernets, job):
-    jobs.search_job(with_search(job, {"trials": 12, "anchors": 4}), OUT)
+    jobs.search_job(with_options(job, search={"trials": 12, "anchors": 4}), OUT)
     record = read_run(OUT)
     assert read_ranking(OUT) is None
     anchors = read_ranking(OUT, "anchors.json")
@@ -315,7 +315,7 @@ def test_job_trains_anchors_once_and_before_its_search(folder_with_supernets, jo
     trained = (OUT / "standalone.jsonl").read_text()
     assert len(trained.splitlines()) == sum(counts)
     written = (OUT / "anchors.json").read_bytes()
-    jobs.search_job(with_search(job, {"trials": 14, "anchors": 4}), OUT)
+    jobs.search_job(with_options(job, search={"trials": 14, "anchors": 4}), OUT)
     assert (OUT / "standalone.jsonl").read_text() == trained
     assert (OUT / "anchors.json").read_bytes() == written
 

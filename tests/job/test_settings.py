@@ -12,7 +12,7 @@ from nas import files
 from nas.cli.options import command_line
 from nas.errors import JobFileError
 from nas.job.folder import claim
-from nas.job.settings import job_path, load_job, run_folder_of, with_search
+from nas.job.settings import job_path, load_job, run_folder_of, with_options
 from nas.run.settings import JobSettings, seconds_of
 
 MINIMAL = """
@@ -151,11 +151,11 @@ def test_all_search_keys_are_read_and_written(tmp_path):
 def test_options_override_the_job_file(tmp_path):
     job = load(tmp_path, MINIMAL + SEARCH)
     options = {"trials": 10, "sampler": "random", "storage": "journal", "max_latency_ms": 1.5}
-    changed = with_search(job, options)
+    changed = with_options(job, search=options)
     assert {name: getattr(changed.search, name) for name in options} == options
     rest = set(type(job.search).model_fields) - options.keys()
     assert all(getattr(changed.search, name) == getattr(job.search, name) for name in rest)
-    assert with_search(job, {}) == job
+    assert with_options(job, search={}) == job
 
 
 def test_password_is_not_written(tmp_path):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from nas.errors import JobFileError, RequestError
 from nas.job.settings import (
     job_path,
-    with_search,
+    with_options,
 )
 from nas.job.settings_errors import option_error
 from nas.run.settings import DataSettings
@@ -163,7 +163,7 @@ def test_error_for_missing_job_file_names_the_packaged_jobs():
 )
 def test_error_names_the_wrong_option_and_what_is_allowed(tmp_path, options, words):
     with pytest.raises(RequestError) as error:
-        with_search(load(tmp_path, MINIMAL), options)
+        with_options(load(tmp_path, MINIMAL), search=options)
     assert error.value.exit_status == 2
     assert str(error.value).startswith(words)
 
@@ -182,7 +182,7 @@ def test_wrong_address_is_refused_without_showing_it(tmp_path, address):
     with pytest.raises(JobFileError, match="search.storage: ") as in_file:
         load(tmp_path, MINIMAL + f'[search]\nstorage = "{address}"\n')
     with pytest.raises(RequestError, match="--storage: ") as on_command_line:
-        with_search(load(tmp_path, MINIMAL), {"storage": address})
+        with_options(load(tmp_path, MINIMAL), search={"storage": address})
     for raised in (in_file, on_command_line):
         shown = "".join(traceback.format_exception(raised.value, limit=0))
         assert "postgresql://USER@HOST" in shown

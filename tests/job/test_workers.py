@@ -16,7 +16,7 @@ import pytest
 from nas.files.storage_address import redact_address
 from nas.job import objectives
 from nas.job.folder import claim
-from nas.job.settings import with_search
+from nas.job.settings import with_options
 from nas.run.record import read_run
 from tests.commands import document
 from tests.job.runs import (
@@ -174,7 +174,7 @@ def test_worker_refuses_runs_that_it_cannot_join(copy_of_searched_folder, job, i
     assert "study.journal does not hold the search of" in refused(OUT)
     assert not (OUT / "study.journal").exists(), "a worker creates no journal"
 
-    shared = with_search(job, {"workers": 2})
+    shared = with_options(job, search={"workers": 2})
     with claim(Path("early"), shared, ""):
         assert "The search of early has not begun" in refused("early")
     with claim(Path("unsearched"), shared, "") as run:
@@ -184,7 +184,7 @@ def test_worker_refuses_runs_that_it_cannot_join(copy_of_searched_folder, job, i
 
 
 def test_worker_needs_the_latency_table_of_the_run(copy_of_searched_folder, job, invoke):
-    with claim(OUT, with_search(job, {"trials": 20, "workers": 2}), ""):
+    with claim(OUT, with_options(job, search={"trials": 20, "workers": 2}), ""):
         pass
     (table,) = Path("latency_tables").glob("*.jsonl")
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:9]))
