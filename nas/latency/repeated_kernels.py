@@ -310,7 +310,7 @@ def _launch_network(repetitions: int) -> Graph:
         y = add("slice", (x,), half, start=half)
         y = add("relu", (add("conv", (y,), half),), half)
         y = add("conv", (y,), half, kernel=3, padding=1, groups=half)
-        y = add("relu", (add("conv", (y,), half),), half)
+        y = add("conv", (y,), half)
         x = add("shuffle", (add("concat", (untouched, y), width),), width, groups=2)
         residual = x
         x = add("relu6", (add("conv", (x,), wide),), wide)

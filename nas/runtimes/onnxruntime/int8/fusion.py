@@ -13,9 +13,11 @@ whether its output will be converted back to channels last. `QuantisedFusion.blo
 the kernels of all cases.
 
 A ReLU or ReLU6 costs nothing if an export fuses it with the op before it
-(`nas.quantisation.network`): the range of the eight bits ends where it would clip. There are no
-int8 kernels for hard sigmoid and hard swish. Their kernels here are the conversion to float32, the
-function, and the conversion back, which always run together.
+(`nas.quantisation.network`): the range of the eight bits ends where it would clip. It does not if
+the tensor shares its range with one that has negative values, by a concatenation: no space of the
+project has such networks, and they are refused. There are no int8 kernels for hard sigmoid and hard
+swish. Their kernels here are the conversion to float32, the function, and the conversion back,
+which always run together.
 
 The rules were derived from models that onnxruntime 1.31 had optimised. Compiling a network compares
 them with what the installed version really runs.
