@@ -259,25 +259,3 @@ def test_remote_process_is_not_dead_directly_after_an_outage(postgresql, databas
     time.sleep(0.5)
     watching.refresh()
     assert watching.num_running == 0
-
-
-@pytest.mark.parametrize(
-    "backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
-)
-def test_empty_database_can_be_opened_several_times_at_once(backend, request, tmp_path):
-    location = f"sqlite:///{tmp_path}/study.db"
-    if backend == "postgresql":
-        location = request.getfixturevalue("database")
-    barrier = threading.Barrier(6)
-    names = []
-
-    def open_storage():
-        barrier.wait(60)
-        names.append(Storage(location).name)
-
-    threads = [threading.Thread(target=open_storage) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert names == [redact_address(location)] * 6

@@ -1,5 +1,4 @@
 import threading
-import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -53,40 +52,28 @@ def test_offered_trial_is_to_be_evaluated_until_a_process_does(new_log):
 
 
 @for_backends(PERSISTENT)
-def test_optuna_sees_complete_trials_with_their_values_and_others_as_pruned(new_log, open_storage):
+def test_optuna_knows_names_values_states_and_times(new_log, open_storage):
     log = new_log()
-    for trial in trials_of_every_state():
+    added = [replace(each, ended_at=1_700_000_000.5) for each in trials_of_every_state()]
+    for trial in added:
         log.add(trial)
-    claimed = trials_of_every_state(seed=1)
+    before, claimed = datetime.now(), trials_of_every_state(seed=1)
     for trial in claimed:
         assert log.claim(trial)
         log.finish(trial)
-    stored = open_storage().get_trials(log._study_id)
-    names = ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
-    assert [each.state.name for each in stored] == names * 2
+    study = optuna.load_study(study_name="search", storage=open_storage()._storage)
+    assert study.metric_names == ["macs", "score"]
+    stored = study.trials
+    assert [each.state.name for each in stored] == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"] * 2
     assert [each.values for each in stored if each.values] == [
         [trial.values["macs"], trial.values["score"]]
-        for trial in trials_of_every_state() + claimed
+        for trial in added + claimed
         if trial.state == "complete"
     ]
     assert [dict(each.params) for each in stored[4:]] == [dict(t.parameters) for t in claimed]
-
-
-@for_backends(PERSISTENT)
-def test_optuna_knows_names_of_objectives_and_times_of_evaluations(new_log, open_storage):
-    log = new_log()
-    added, claimed = proposed_trials(2)
-    log.add(replace(completed(added), ended_at=1_700_000_000.5))
-    before = datetime.now()
-    assert log.claim(claimed)
-    log.finish(replace(completed(claimed), ended_at=time.time()))
-    new_log()
-    study = optuna.load_study(study_name="search", storage=open_storage()._storage)
-    assert study.metric_names == ["macs", "score"]
-    first, second = study.trials
-    assert first.duration == timedelta(seconds=1.25)
-    assert first.datetime_complete == datetime.fromtimestamp(1_700_000_000.5)
-    assert before <= second.datetime_start < second.datetime_complete <= datetime.now()
+    assert stored[0].duration == timedelta(seconds=1.25)
+    assert stored[0].datetime_complete == datetime.fromtimestamp(1_700_000_000.5)
+    assert before <= stored[4].datetime_start < stored[4].datetime_complete <= datetime.now()
 
 
 @pytest.mark.slow

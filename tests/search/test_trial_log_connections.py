@@ -48,19 +48,30 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(storage_module, "_RETRY_PAUSES_SECONDS", (0.01,))
 
 
-@for_backends(DATABASES)
 @pytest.mark.parametrize("count", [1, 6])
-def test_connection_that_breaks_after_a_commit_duplicates_nothing(
-    new_log, open_storage, short_pauses, count
+@pytest.mark.parametrize(
+    ("backend", "when"),
+    [
+        ("sqlite", "after"),
+        pytest.param("postgresql", "after", marks=pytest.mark.postgresql),
+        pytest.param("postgresql", "before", marks=[pytest.mark.postgresql, pytest.mark.slow]),
+    ],
+    indirect=["backend"],
+)
+def test_connection_that_breaks_at_a_commit_loses_and_duplicates_nothing(
+    new_log, open_storage, short_pauses, request, when, count
 ):
     log = new_log()
-    breaking = partial(
-        breaking_commits,
-        log,
-        count,
-        when="after",
-        disconnect=lambda connection: connection.driver_connection.close(),
-    )
+
+    def disconnect(connection):
+        if when == "after":
+            connection.driver_connection.close()
+        else:
+            pid = connection.driver_connection.info.backend_pid
+            server = request.getfixturevalue("postgresql")
+            server.run_sql("postgres", f"SELECT pg_terminate_backend({pid}, 10000)")
+
+    breaking = partial(breaking_commits, log, count, when=when, disconnect=disconnect)
     first, second, third = proposed_trials(3)
     with breaking():
         log.add(completed(first))
@@ -68,6 +79,8 @@ def test_connection_that_breaks_after_a_commit_duplicates_nothing(
         assert log.claim(second)
     with breaking():
         log.finish(completed(second))
+    with breaking():
+        log.refresh()
     with breaking():
         assert log.claim(third)
     with breaking():
@@ -79,36 +92,6 @@ def test_connection_that_breaks_after_a_commit_duplicates_nothing(
     assert states[second.digest].count("COMPLETE") == 1
     assert set(states[second.digest]) <= {"COMPLETE", "FAIL"}
     assert set(states[third.digest]) == {"FAIL"}
-
-
-@pytest.mark.slow
-@pytest.mark.postgresql
-@for_backends(POSTGRESQL)
-@pytest.mark.parametrize("count", [1, 6])
-def test_connection_that_the_server_ends_before_a_commit_loses_nothing(
-    new_log, open_storage, short_pauses, postgresql, count
-):
-    log = new_log()
-
-    def terminate(connection):
-        pid = connection.driver_connection.info.backend_pid
-        postgresql.run_sql("postgres", f"SELECT pg_terminate_backend({pid}, 10000)")
-
-    breaking = partial(breaking_commits, log, count, when="before", disconnect=terminate)
-    first, second = proposed_trials(2)
-    with breaking():
-        log.add(completed(first))
-    with breaking():
-        assert log.claim(second)
-    with breaking():
-        log.finish(completed(second))
-    with breaking():
-        log.refresh()
-    assert log.trials == new_log().trials == [completed(first), completed(second)]
-    assert optuna_states(open_storage(), log) == {
-        first.digest: ["COMPLETE"],
-        second.digest: ["COMPLETE"],
-    }
 
 
 @pytest.mark.postgresql
