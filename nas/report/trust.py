@@ -234,7 +234,7 @@ def _ranking(facts: _Facts) -> _Finding | None:
         name
         for name, tau in taus.items()
         if tau is None
-        or ((count := ranked[name].kendall_tau["macs"]) is not None and tau.low <= count.value)
+        or ((count := ranked[name].kendall_tau.get("macs")) is not None and tau.low <= count.value)
     ]
     if counted:
         details.append(
@@ -263,7 +263,7 @@ def _tau_text(ranking: SpaceRanking, tau: Interval | None) -> str:
     if tau is None:
         return f"too few distinct scores by {ranking.nets} networks"
     text = f"tau {tau.text()} by {ranking.nets} networks"
-    count, again = ranking.kendall_tau["macs"], ranking.kendall_tau["second training"]
+    count, again = ranking.kendall_tau.get("macs"), ranking.kendall_tau.get("second training")
     if count is not None:
         text += f"; counting operations has {count.value:.2f}"
     if again is not None:
