@@ -103,6 +103,8 @@ def load_dataset(
         DataError: There is no dataset, an argument is out of range, images have no labels or cannot
             be decoded, or a part cannot have images of a class.
     """
+    from nas.display.console import reported
+
     for option, value, choices in (
         ("on_bad_image", on_bad_image, get_args(OnBadImage)),
         ("class_folders", class_folders, get_args(ClassFolders)),
@@ -123,7 +125,8 @@ def load_dataset(
     opened = open_source(source, class_folders, group)
     unlabelled = None if unknown is None else open_unlabelled(unknown, source)
     size = image_size or opened.image_size
-    decoded = _decode(opened, size, colour, progress, write_cache=write_cache)
+    with reported(progress, "images", "image", at_once=False) as report:
+        decoded = decode(opened, size, report, background=colour, write_cache=write_cache)
     record = decoded.record
     _warn_about_silhouettes(opened, record, background)
     classes, labels, bad_labels = _number_classes(opened, record)
@@ -180,21 +183,6 @@ def load_dataset(
         unlabelled, data.image_size, data.channels, colour, write_cache=write_cache
     )
     return replace(data, unknown=pixels)
-
-
-def _decode(
-    source: Source,
-    size: int,
-    background: str,
-    progress: Advance | bool | None,
-    *,
-    write_cache: bool,
-) -> DecodedImages:
-    """Return the decoded images of a source, and show the progress; see `load_dataset`."""
-    from nas.display.console import reported
-
-    with reported(progress, "images", "image", at_once=False) as report:
-        return decode(source, size, report, background=background, write_cache=write_cache)
 
 
 def _bad_images_error(record: ImageRecord, by_class: Mapping[str, int]) -> DataError:
