@@ -35,13 +35,6 @@ function frontAxis(column) {
     format: ["macs", "params"].includes(column) ? formatCount : undefined };
 }
 
-/** Return the points of a front of two values: no other one is as good in both. */
-function stepsOf(points, isMaximised) {
-  const sorted = [...points].sort((a, b) => (isMaximised ? b.x - a.x : a.x - b.x) || b.y - a.y);
-  let best = -Infinity;
-  return sorted.filter(({ y }) => y > best && ((best = y), true)).map(({ x, y }) => [x, y]);
-}
-
 function drawFront(container, column) {
   const axis = frontAxis(column), front = new Set(report.front);
   const isKnown = (point) => Number.isFinite(point.x);

@@ -5,13 +5,6 @@ const unit = latencyUnit(runs.flatMap((run) => run.front)
   .reduce((slowest, { latency_us }) => Math.max(slowest, latency_us), 0));
 const formatLatency = (us) => `${formatNumber(us / unit.us)} ${unit.name}`;
 
-/** Return the members of a front that no other one beats in latency and score, the fastest first. */
-function stepsOf(front) {
-  let best = -Infinity;
-  return front.filter(({ accuracy }) => accuracy > best && ((best = accuracy), true))
-    .map(({ latency_us, accuracy }) => [latency_us / unit.us, 100 * accuracy]);
-}
-
 /** Draw the fronts of some runs over one pair of axes. */
 function drawFronts(container, shown) {
   const points = shown.flatMap((at) => [
@@ -40,7 +33,7 @@ function drawFronts(container, shown) {
     points,
     lines: shown.map((at) => ({
       name: runs[at].label, space: at, style: ["solid", "dashed", "dotted"][at % 3], step: "after",
-      points: stepsOf(runs[at].front),
+      points: stepsOf(runs[at].front.map((member) => ({ x: member.latency_us / unit.us, y: 100 * member.accuracy }))),
     })),
   });
 }

@@ -230,6 +230,13 @@ function scatterPlot(container, options) {
   return draw;
 }
 
+/** Return the points of a front of two values: no other one is as good in both. */
+function stepsOf(points, isMaximised) {
+  const sorted = [...points].sort((a, b) => (isMaximised ? b.x - a.x : a.x - b.x) || b.y - a.y);
+  let best = -Infinity;
+  return sorted.filter(({ y }) => y > best && ((best = y), true)).map(({ x, y }) => [x, y]);
+}
+
 function drawAxes(picture, x, y, options, width, height) {
   const bottom = height - MARGIN.bottom;
   const format = (axis) => axis.format ?? ((value) => formatNumber(value, 4));
