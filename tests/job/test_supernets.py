@@ -169,10 +169,9 @@ def test_evaluate_command_gives_the_accuracy_of_the_search(finished, invoke, tmp
 
 
 @pytest.mark.slow
-def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
+def test_ranking_is_resumed_and_reported(finished, invoke):
     command = ("supernet", "rank", finished, "--nets", "4", "--repeated", "0", "--epochs", "1")
-    first = document(invoke(*command, "--json", "--plot", tmp_path / "rank.png"))
-    assert (tmp_path / "rank.png").stat().st_size > 10_000
+    first = document(invoke(*command, "--json"))
     assert json.loads((finished / "ranking.json").read_text()) == first
     trained = (finished / "standalone.jsonl").read_text()
     assert len(trained.splitlines()) == sum(each["nets"] for each in first["spaces"].values())
