@@ -75,7 +75,7 @@ def load_job(path: Path) -> JobSettings:
         JobFileError: the file cannot be read, or is no valid job. The message names the first wrong
             keys, their values and what is allowed.
     """
-    path = expanded(path)
+    path = Path(expanded(path))
     # Errors of the validation are not chained, because they may repeat a password.
     try:
         text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
