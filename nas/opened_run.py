@@ -6,7 +6,7 @@ them is imported when it is called: opening a run brings in no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,15 +59,11 @@ class OpenedRun(Run):
     def pick(
         self,
         *,
-        max_latency_ms: float | None = None,
-        max_macs: int | None = None,
-        max_params: int | None = None,
-        max_peak_memory_bytes: int | None = None,
-        min_accuracy: float | None = None,
-        max_file_bytes: int | None = None,
+        limits: Mapping[str, float] | None = None,
         int8: bool = False,
         knee: bool = False,
         most_accurate: bool = False,
+        **named: float | None,
     ) -> Pick:
         """Return the member of the front to choose of those that meet the limits.
 
@@ -76,35 +72,25 @@ class OpenedRun(Run):
         `nas.run.selection.expected_accuracies`.
 
         Args:
-            max_latency_ms: largest latency in milliseconds.
-            max_macs: largest number of multiply-accumulates.
-            max_params: largest number of parameters.
-            max_peak_memory_bytes: largest number of bytes of activations alive at once.
-            min_accuracy: smallest accuracy, a fraction.
-            max_file_bytes: largest size of the exported file in bytes; it is estimated for members
-                that were not exported.
+            limits: limits of figures of the runtime by their names, as in `[search.limits]`.
             int8: whether to choose among the exported files of the members, in float32 and in int8,
                 by their own accuracies and latencies. `Pick.path` is then the file to deploy.
             knee: whether to return the knee point instead, see `nas.run.selection.knee`.
             most_accurate: whether to return the most accurate member instead.
+            **named: `max_latency_ms`, `max_macs`, `max_params`, `max_peak_memory_bytes`,
+                `max_file_bytes` (estimated for members that were not exported) and
+                `min_accuracy`, see `nas.figures`.
 
         Raises:
             InfeasibleError: no member meets the limits; the message names the nearest. Or there is
                 no knee point.
             RunFolderError: the run has no front.
-            RequestError: a limit is not above zero, no member was exported in int8, or both the
-                knee point and the most accurate member are asked for.
+            RequestError: a limit is not known or not above zero, no member was exported in int8, or
+                both the knee point and the most accurate member are asked for.
         """
-        limits = Limits(
-            max_latency_ms,
-            max_macs,
-            max_params,
-            max_peak_memory_bytes,
-            min_accuracy,
-            max_file_bytes,
-        )
+        own = Limits(limits, self.figures.values(), **named)
         rule = selection_rule(knee=knee, most_accurate=most_accurate)
-        return Pick.of_run(self, self.choose(limits, int8=int8, rule=rule))
+        return Pick.of_run(self, self.choose(own, int8=int8, rule=rule))
 
     def supernet(self, space: str) -> Supernet:
         """Return the trained supernet of a space. See `nas.deploy.networks.load_supernet`."""

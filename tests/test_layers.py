@@ -11,7 +11,7 @@ import pytest
 import nas
 
 LAYERS = (
-    {"errors", "graph"},
+    {"errors", "figures", "graph"},
     {"machine", "plugins", "statistics"},
     {"files"},
     {"arguments", "display", "kernels"},

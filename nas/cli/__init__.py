@@ -17,7 +17,18 @@ import typer
 from typer.core import TyperGroup
 
 from nas import __version__
-from nas.cli import benchmark, data, machine, models, runs, spaces, supernet, table, weights
+from nas.cli import (
+    benchmark,
+    data,
+    machine,
+    models,
+    runs,
+    selection,
+    spaces,
+    supernet,
+    table,
+    weights,
+)
 from nas.cli.options import (
     Arch,
     Batch,
@@ -88,7 +99,7 @@ def _set_global_options(
 
 
 for _command in (
-    *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, runs.select),
+    *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, selection.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
     *(models.retrain, models.export, models.verify, benchmark.benchmark),
 ):

@@ -15,7 +15,6 @@ from nas.latency.build import add_missing_kernels
 from nas.latency.installed_runtimes import availability_of
 from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
-from nas.run.settings import figure_cost
 from nas.space import Architecture
 
 
@@ -101,16 +100,17 @@ def _figures(table: LatencyTable, architecture: Architecture) -> tuple[Mapping[s
 
 
 def _show_figures(table: LatencyTable, architecture: Architecture) -> None:
-    known = {name: figure_cost(name) for name in table.runtime.figures}
-    figures, problem = _figures(table, architecture)
-    for name, value in figures.items():
-        console.say(f"{known[name].label}: {known[name].scale * value:.4g}")
+    known = table.runtime.figures
+    values, problem = _figures(table, architecture)
+    for figure in known:
+        if figure.name in values:
+            console.say(f"{figure.label}: {figure.scale * values[figure.name]:.4g}")
     if problem:
-        labels = "; ".join(cost.label for cost in known.values())
+        labels = "; ".join(figure.label for figure in known)
         console.say(f"not known here: {labels} ({problem})")
-    for cost in known.values():
-        if cost.note:
-            console.say(cost.note)
+    for figure in known:
+        if figure.note:
+            console.say(figure.note)
 
 
 def _rewriting_us(table: LatencyTable, kernel: Kernel, launches: int) -> float | None:

@@ -1,8 +1,7 @@
-"""`nas quickstart`, `run`, `retarget`, `search`, `report` and `select`: jobs and their results."""
+"""`nas quickstart`, `run`, `retarget`, `search` and `report`: jobs and their results."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +20,7 @@ from nas.cli.options import (
 )
 from nas.display.formatting import (
     capitalised,
-    format_bytes,
     format_duration,
-    format_latency,
     round_up,
 )
 from nas.errors import BudgetError, RequestError
@@ -397,133 +394,3 @@ def report(
 
         path = page.build(runs[0])
         show({"report": path}, f"{path}", as_json)
-
-
-def select(
-    run_folder: RunFolder,
-    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
-    max_macs: Annotated[int | None, job_key("search.max_macs")] = None,
-    max_params: Annotated[int | None, job_key("search.max_params")] = None,
-    max_peak_memory_bytes: Annotated[int | None, job_key("search.max_peak_memory_bytes")] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Smallest accuracy as a fraction, such as 0.95.")
-    ] = None,
-    max_file_bytes: Annotated[
-        int | None, typer.Option(help="Largest size of the exported file in bytes.")
-    ] = None,
-    knee: Annotated[
-        bool,
-        typer.Option("--knee", help="Choose the knee point, beyond which accuracy costs more."),
-    ] = False,
-    most_accurate: Annotated[
-        bool,
-        typer.Option(
-            "--most-accurate", help="Choose the most accurate one, however small its lead."
-        ),
-    ] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Choose among the exported files, float32 and int8.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Print the best network under given limits.
-
-    This is the fastest member of the front within the limits that the images do not tell from the
-    most accurate one: its accuracy is at most one standard error lower. Trained networks
-    go before others, and --most-accurate chooses by accuracy alone. Networks that were trained
-    count with their trained accuracy, the others with their score, whose error is multiplied by
-    what training left of the errors of trained networks of the same space (the median); so do
-    networks that were trained in another way than most.
-    Accuracies have 95% intervals, and trained members from which no difference in accuracy is shown
-    are named, too. The next best member within the limits is compared in words. If no member meets
-    the limits, the command names the nearest one and exits with status 1.
-
-    The knee point of --knee is the member that lies highest above the line between the fastest and
-    the most accurate one within the limits, on a logarithmic axis of latency.
-
-    With --int8 the choice is among the exported files of the front, of formats that have an int8
-    file, each with its own accuracy and the latency that the export measured.
-
-    \b
-    Example: nas select results/quickstart --max-latency-ms 0.05
-    Example: nas select results/quickstart --most-accurate
-    Example: nas select results/quickstart --knee --max-file-bytes 100000
-    Example: nas select results/quickstart --max-latency-ms 0.05 --int8
-    """
-    from nas.opened_run import open_run
-    from nas.run.selection import Limits, reason, runner_up, selection_rule
-    from nas.run.selection import select as select_option
-
-    limits = Limits(
-        max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy, max_file_bytes
-    )
-    run = open_run(run_folder)
-    options, images = run.options(int8=int8), run.images
-    rule = selection_rule(knee=knee, most_accurate=most_accurate)
-    option = select_option(options, limits, images, run.models, rule=rule)
-    second = runner_up(options, limits, option)
-    comparison = None if second is None else run.compare(option, second)
-    member = option.member
-    lines = [member.summary(images), json.dumps(member.architecture.model_dump())]
-    slowdown = run.slowdown
-    document = {
-        **member.model_dump(mode="json"),
-        "intervals": {
-            name: [each.low, each.high] for name, each in member.intervals(images).items()
-        },
-        "slowdown": None if slowdown is None else slowdown._asdict(),
-        "judging_images": images.judging_images,
-        "file_bytes": option.file_bytes,
-        "is_file_size_estimated": option.is_file_size_estimated,
-        "runner_up": comparison
-        and {
-            "id": comparison.other.member.id,
-            "path": comparison.other.path,
-            "accuracy_gain": comparison.accuracy_gain,
-            "latency_ratio": comparison.latency_ratio,
-            "is_difference_shown": None if comparison.shown is None else comparison.shown != 0,
-            "text": comparison.text,
-        },
-    }
-    if idle := limits.idle(options):
-        lines.append(f"The limit of {', '.join(idle)} excludes none of {len(options)} choices.")
-    if images.judging_note and option.is_trained:
-        lines.append(f"It is judged by {images.judging_images}. {images.judging_note}")
-    if rule == "one_standard_error":
-        lines.append(reason(option, options, limits, images, run.models))
-    if comparison is not None:
-        lines.append(f"It is {comparison.text}.")
-    estimated = "estimated at " if option.is_file_size_estimated else ""
-    lines.append(f"Size of its exported file: {estimated}{format_bytes(option.file_bytes)}.")
-    if option.file is None:
-        equals = run.indistinguishable(member, limits)
-        if equals:
-            lines.append(
-                f"No difference in accuracy from {', '.join(each.id for each in equals)} is shown "
-                f"by {images.judging_images}:"
-            )
-            lines += [each.summary(images) for each in equals]
-        card = next((each.card for each in run.models if each.record.digest == member.digest), None)
-        if card is not None:
-            files = [
-                f"{file.file} {format_latency(file.latency_us)}"
-                for file in card.files
-                if file.latency_us
-            ]
-            lines += [f"Its files take: {', '.join(files)}."] * bool(files) + [*card.latency_notes]
-        if slowdown is not None:
-            lines.append(f"Latencies are those of quiet moments; networks {slowdown.text}.")
-        document["no_difference_shown"] = [each.id for each in equals]
-    else:
-        lines.insert(0, f"Deploy {run.path}/{option.summary(images)}")
-        others = [each for each in options if each.member == member and each is not option]
-        if others:
-            lines.append("Other files of this network:")
-            lines += [each.summary(images) for each in others]
-        document["file"] = {
-            "path": str(run.path / option.path),
-            "device": option.device,
-            "latency_us": option.latency_us,
-            **option.file.model_dump(mode="json"),
-        }
-    show(document, "\n".join(lines), as_json)

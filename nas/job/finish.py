@@ -39,10 +39,10 @@ from nas.run.measurements import (
     latencies_by_digest,
     unsettled,
 )
+from nas.run.objectives import RunObjective
 from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord
 from nas.run.selection import Limits, Option, knee, member_options, select
-from nas.run.settings import SearchSettings
 from nas.search import Trial
 from nas.space import Architecture
 from nas.supernet.trainer import MAX_EPOCHS
@@ -85,7 +85,7 @@ def measure_front(
         # Candidates are chosen by their predictions, not by what was measured, so that a resumed
         # run chooses the same.
         candidate_rows(run, trials, {}, {}, {}, {}),
-        run.settings.search,
+        run.objectives,
         list(run.spaces),
         run.settings.finish.measure,
         published=run.published_networks,
@@ -174,7 +174,7 @@ def _saturation(run: JobRun) -> str:
 
 def to_measure(
     rows: pd.DataFrame,
-    search: SearchSettings,
+    objectives: Sequence[RunObjective],
     spaces: Sequence[str],
     count: int,
     *,
@@ -191,24 +191,24 @@ def to_measure(
 
     Args:
         rows: the candidates with predicted latencies.
-        search: objectives and limits of the job.
+        objectives: objectives and limits of the run.
         spaces: names of the spaces.
         count: number of candidates to time.
         published: digests of published networks from which supernets start.
         timed: digests of candidates that were timed before, or that are trained.
     """
     complete = rows[rows["state"] == "complete"]
-    members = front(complete, search)
+    members = front(complete, objectives)
     on_fronts = set(members["digest"])
     chosen: dict[str, None] = {}
     for space in spaces:
-        own = front(complete[complete["space"] == space], search)
+        own = front(complete[complete["space"] == space], objectives)
         most = min(MIN_PER_SPACE, count // len(spaces))
-        chosen.update(dict.fromkeys(representatives(own, search, most)))
+        chosen.update(dict.fromkeys(representatives(own, objectives, most)))
         on_fronts.update(own["digest"])
-    chosen.update(dict.fromkeys(representatives(members, search, count - len(chosen))))
+    chosen.update(dict.fromkeys(representatives(members, objectives, count - len(chosen))))
     chosen.update(dict.fromkeys(members["digest"]))
-    chosen.update(dict.fromkeys(behind(complete, members, search)))
+    chosen.update(dict.fromkeys(behind(complete, members, objectives)))
     first = [digest for digest in published if digest in set(complete["digest"])]
     first += [digest for digest in chosen if digest in timed and digest in on_fronts]
     return list(dict.fromkeys([*first, *chosen]))[:count]
@@ -265,7 +265,7 @@ def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
     digests = [each.member.digest for each in wanted if each is not None]
     on_front = set(rows["digest"])
     digests[1:1] = [digest for digest in run.published_networks if digest in on_front]
-    digests += representatives(rows, run.settings.search, count, run.trained)
+    digests += representatives(rows, run.objectives, count, run.trained)
     return dict(finalist(run, digest) for digest in list(dict.fromkeys(digests))[:count])
 
 

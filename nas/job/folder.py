@@ -30,7 +30,7 @@ from nas.job.planning import (
     spent_before,
 )
 from nas.job.settings import JOB_FILE
-from nas.latency import Kernel
+from nas.latency import Kernel, configured_runtime
 from nas.run.progress import JobProgress
 from nas.run.record import RunRecord, StageRecord, read_run
 from nas.run.run import Run
@@ -72,6 +72,10 @@ class JobRun(Run):
         super().__init__(path)
         self.has_begun = _has_begun(path)
         self._record = _start_record(path, settings, command, has_begun=self.has_begun)
+        device = settings.device
+        figures = configured_runtime(device.runtime, **device.runtime_options()).figures
+        if figures:
+            self._record.figures = list(figures)
         self.has_failed = False
         self.published = {}
         self.live_report = LiveReport(self)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from nas.data import ImageDataset, load_dataset
 from nas.display.formatting import format_size
 from nas.errors import JobFileError, RequestError, TableError
+from nas.figures import COUNTS, Figure
 from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space_kernels
+from nas.run.objectives import searched_figures
 from nas.run.progress import JobProgress
-from nas.run.settings import COUNTS, JobSettings
+from nas.run.settings import JobSettings
 from nas.space import SearchSpace, load_definition
 from nas.space.library import find_reference
 from nas.space.restriction import AT_WIDTHS
@@ -42,14 +44,26 @@ def check_device(settings: JobSettings) -> None:
         runtime.check_settings()
         runtime.check_batch(device.batch)
         runtime.check_predictions()
-        for name in settings.search.costs:
-            if name not in COUNTS and name not in runtime.figures:
-                known = ", ".join([*COUNTS, *runtime.figures])
-                raise RequestError(
-                    f"The search uses {name}, which runtime '{device.runtime}' does not know "
-                    f"with dtype {dtype}.",
-                    remedy=f"Leave its limit and objective out. Known are {known}.",
-                )
+        _check_figures(settings, dtype, COUNTS | {each.name: each for each in runtime.figures})
+
+
+def _check_figures(settings: JobSettings, dtype: str, known: Mapping[str, Figure]) -> None:
+    """Raise RequestError for an objective or a limit that a device does not know."""
+    search = settings.search
+    for name in searched_figures(search, ()):
+        if name not in known:
+            raise RequestError(
+                f"The search uses {name}, which runtime '{settings.device.runtime}' does not know "
+                f"with dtype {dtype}.",
+                remedy=f"Leave its limit and objective out. Known are {', '.join(known)}.",
+            )
+    for name in (*search.also_minimize, *search.also_maximize):
+        if known[name].is_maximised != (name in search.also_maximize):
+            better, key = ("More", "maximize") if known[name].is_maximised else ("Less", "minimize")
+            raise RequestError(
+                f"{better} {name} is better, and the search is for the opposite.",
+                remedy=f"Put it into search.also_{key} alone.",
+            )
 
 
 def check_published(settings: JobSettings) -> None:

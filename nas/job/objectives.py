@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nas.errors import KernelError, MeasurementError
+from nas.figures import COUNTS
 from nas.job.inputs import require_complete
 from nas.latency import LatencyTable
+from nas.run.objectives import DEVICE_LATENCY, device_figures
 from nas.run.run import Run
-from nas.run.settings import COUNTS, DEVICE_LATENCY
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Direction, IsHopeless, Score
 from nas.space import Architecture
@@ -54,37 +55,40 @@ class JobObjectives:
         correction: ScoreCorrection | None = None,
     ) -> None:
         self._run, self._supernets, self._correction = run, supernets, correction
-        self._settings, self._batch = run.settings.search, run.settings.device.batch
+        self._batch = run.settings.device.batch
         self._scores: dict[str, RoundsScore] = {}
         self._rounds: dict[tuple[object, ...], list[RoundsScore]] = {}
         """The rounds of each network, whose score is the same in every dtype."""
         self._figures: dict[str, Mapping[str, float]] = {}
+        search = run.settings.search
         self._others = {
-            device.name: LatencyTable.open(device.table) for device in self._settings.device
+            figure.name: LatencyTable.open(device.table)
+            for figure, device in zip(device_figures(search), search.device, strict=True)
         }
+        """Table of each further device, by the column of its latency."""
         for table in self._others.values():
             require_complete(table, run.spaces.values(), self._batch)
 
     def all(self) -> list[Objective]:
         """Return the latency on every device, the counts with a limit, and the validation error."""
-        settings = self._settings
-        objectives = [self._latency(LATENCY, None, settings.max_latency_ms)]
-        for device in settings.device:
-            name, table = f"{DEVICE_LATENCY}{device.name}", self._others[device.name]
-            objectives.append(self._latency(name, table, device.max_latency_ms))
-        limits = settings.cost_limits
-        for name, cost in settings.costs.items():
-            if name in settings.optimised_costs or name in limits:
-                direction: Direction = "maximize" if cost.is_maximised else "minimize"
-                objective = Objective(
-                    name,
-                    partial(self._cost, name),
-                    direction,
-                    cheap=name in COUNTS,
-                    limit=limits.get(name),
-                    limit_only=name not in settings.optimised_costs,
-                )
-                objectives.append(objective)
+        latency, _, *others = self._run.objectives
+        limit_us = None if latency.limit is None else 1000 * latency.limit
+        objectives = [self._latency(LATENCY, None, limit_us)]
+        for figure, limit, is_optimised in others:
+            name = figure.name
+            if name in self._others:
+                objectives.append(self._latency(name, self._others[name], limit))
+                continue
+            direction: Direction = "maximize" if figure.is_maximised else "minimize"
+            objective = Objective(
+                name,
+                partial(self._cost, name),
+                direction,
+                cheap=name in COUNTS,
+                limit=limit,
+                limit_only=not is_optimised,
+            )
+            objectives.append(objective)
         main = ERROR if self._correction is None else CORRECTED_ERROR
         objectives.append(
             Objective(main, self._score_errors, score_in_rounds=self._score_error_in_rounds)
@@ -108,11 +112,12 @@ class JobObjectives:
 
         These are the objectives of the job with the latency on this device alone.
         """
-        latencies = {name: f"{DEVICE_LATENCY}{name}" for name in self._others}
-        others = {LATENCY, *latencies.values()}
+        latencies = {LATENCY, *self._others}
         return {
-            name: [o for o in self.all() if o.name == latency or o.name not in others]
-            for name, latency in latencies.items()
+            name.removeprefix(DEVICE_LATENCY): [
+                o for o in self.all() if o.name == name or o.name not in latencies
+            ]
+            for name in self._others
         }
 
     def fixed_settings(self) -> dict[str, str]:
@@ -120,18 +125,20 @@ class JobObjectives:
         own = self._run.tables
         names = ["device", *(f"device in {dtype}" for dtype in list(own)[1:])]
         tables = dict(zip(names, own.values(), strict=True))
-        tables |= {f"device of {name}": table for name, table in self._others.items()}
+        tables |= {
+            f"device of {name.removeprefix(DEVICE_LATENCY)}": table
+            for name, table in self._others.items()
+        }
         facts = {name: _device_digest(table) for name, table in tables.items()}
         return {**facts, "batch": str(self._batch)}
 
-    def _latency(self, name: str, table: LatencyTable | None, limit_ms: float | None) -> Objective:
+    def _latency(self, name: str, table: LatencyTable | None, limit_us: float | None) -> Objective:
         """Return the latency by a table, or on the job's own device in the network's dtype."""
 
         def score(batch: Sequence[Architecture]) -> list[Score]:
             return [self._predict(table, architecture) for architecture in batch]
 
-        limit = None if limit_ms is None else 1000 * limit_ms
-        return Objective(name, score, cheap=True, limit=limit)
+        return Objective(name, score, cheap=True, limit=limit_us)
 
     def _predict(self, table: LatencyTable | None, architecture: Architecture) -> Score:
         if table is None:

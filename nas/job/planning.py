@@ -18,14 +18,16 @@ import torch
 from nas.data import ImageDataset
 from nas.display.formatting import format_duration
 from nas.errors import BudgetError, KernelError, MeasurementError
+from nas.figures import COUNTS
 from nas.job.inputs import needed_kernels
 from nas.job.objectives import LATENCY
 from nas.latency import Kernel, LatencyTable, Runtime
 from nas.latency.build_estimate import BuildEstimate, estimate_build_with
 from nas.machine.torch_device import resolve_device
+from nas.run.objectives import run_objectives
 from nas.run.progress import JobProgress
 from nas.run.record import StageRecord, describe_image_changes, describe_shift
-from nas.run.settings import COUNTS, JobSettings
+from nas.run.settings import JobSettings
 from nas.search.feasibility import idle_limits
 from nas.search.objectives import Infeasible, Objective, Score
 from nas.space import Architecture, SearchSpace
@@ -431,7 +433,7 @@ def _idle_limits(
             them; 0 if it lacks none. No network is assumed to be slower than if each of its kernels
             took so long.
     """
-    batch, limits = settings.device.batch, settings.search
+    batch, limited = settings.device.batch, run_objectives(settings.search, ())
 
     def predicted_us(architecture: Architecture) -> Score:
         if table is None or slowest_us:
@@ -446,9 +448,13 @@ def _idle_limits(
             return list(map(predicted_us, architectures))
         return [float(getattr(each.graph, name)) for each in architectures]
 
-    named = {name: limit for name, limit in limits.cost_limits.items() if name in COUNTS}
-    if limits.max_latency_ms is not None:
-        named[LATENCY] = 1000 * limits.max_latency_ms
+    named = {
+        figure.name: limit
+        for figure, limit, _ in limited
+        if figure.name in COUNTS and limit is not None
+    }
+    if (max_latency_ms := limited[0].limit) is not None:
+        named[LATENCY] = 1000 * max_latency_ms
     objectives = [
         Objective(name, partial(value, name), cheap=True, limit=limit)
         for name, limit in named.items()

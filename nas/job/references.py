@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nas.deploy.references import measure_references, published_network
 from nas.deploy.retrain import train_networks
 from nas.errors import KernelError, NasError, SpaceError
+from nas.figures import COUNTS, LATENCY
 from nas.job.folder import JobRun
 from nas.job.planning import REFERENCES_SHARE
 from nas.job.source import take_over_models, trained_in_source
 from nas.run.candidates import latency_us
 from nas.run.progress import JobProgress
 from nas.run.published import published_comparisons
-from nas.run.settings import COUNTS
 from nas.space import Architecture
 from nas.statistics import spread
 
@@ -54,11 +55,11 @@ def rivals(run: JobRun) -> dict[str, Architecture]:
     front = run.front
     if not names or front.empty:
         return {}
-    search, latencies = run.settings.search, latency_us(front)
+    latencies = latency_us(front)
     low, high = latencies.min() / LATENCY_SLACK, latencies.max() * LATENCY_SLACK
-    if search.max_latency_ms is not None:
-        high = min(high, 1000 * search.max_latency_ms)
-    limits = {name: limit for name, limit in search.cost_limits.items() if name in COUNTS}
+    limits = {each.figure.name: each.limit for each in run.objectives if each.limit is not None}
+    if (max_latency_ms := limits.get(LATENCY.name)) is not None:
+        high = min(high, 1000 * max_latency_ms)
     near: dict[str, tuple[float, str, Architecture]] = {}
     for name, architecture in published_networks(run, names)[0].items():
         graph = architecture.graph
@@ -66,7 +67,7 @@ def rivals(run: JobRun) -> dict[str, Architecture]:
             predicted_us = run.table.predict(architecture, run.settings.device.batch).latency_us
         except KernelError:
             continue  # It cannot be compiled for this device.
-        is_within = all(getattr(graph, count) <= limit for count, limit in limits.items())
+        is_within = all(getattr(graph, name) <= limits.get(name, math.inf) for name in COUNTS)
         if is_within and low <= predicted_us <= high:
             near.setdefault(graph.digest, (predicted_us, name, architecture))
     by_latency = sorted(near.values(), key=lambda each: each[:2])

@@ -81,13 +81,13 @@ def require_feasible_job(run: JobRun) -> None:
         Storage(run.settings.search.storage)
     known = JobObjectives(run, {}).all()
     if run.lacks_kernels:
-        of_table = {LATENCY, *run.runtime.kernel_figures}
+        of_table = {LATENCY, *(figure.name for figure in run.runtime.kernel_figures)}
         known = [objective for objective in known if objective.name not in of_table]
     objectives = [objective for objective in known if objective.cheap]
     figures = [
         replace(objective, cheap=True)
         for objective in known
-        if objective.name in run.settings.search.costs and not objective.cheap
+        if objective.name in run.figures and not objective.cheap
     ]
     spaces, seed = list(run.searched.values()), run.settings.seed
     try:

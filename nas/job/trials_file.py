@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 import pandas as pd
 
 from nas.errors import KernelError, RunFolderError
+from nas.figures import COUNTS
 from nas.files import jsonl
 from nas.job.folder import JobRun
 from nas.latency import Prediction
 from nas.latency.moments import Latency
 from nas.run import candidates
 from nas.run.measurements import MEASUREMENTS, errors_by_digest, latencies_by_digest
-from nas.run.settings import COUNTS
 from nas.search import Trial
 from nas.supernet.evaluation import evaluate
 from nas.supernet.weights import Supernet
@@ -72,7 +72,7 @@ def candidate_rows(
         holdout_accuracy=holdout,
         problems=problems,
         predictions=predictions,
-        figures=[name for name in run.settings.search.costs if name not in COUNTS],
+        figures=[name for name in run.figures if name not in COUNTS],
         basis=run.runtime.network_basis,
     )
 

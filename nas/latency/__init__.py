@@ -3,6 +3,7 @@
 Importing this package imports no runtime; a runtime is imported when it is opened.
 """
 
+from nas.figures import Figure
 from nas.kernels.kernel import Kernel
 from nas.latency.build import BuildResult, build_table, space_kernels
 from nas.latency.check import KernelCheck, TableCheck, check_kernels, check_table
@@ -24,6 +25,7 @@ __all__ = [
     "BuildResult",
     "Comparison",
     "Correction",
+    "Figure",
     "Kernel",
     "KernelCheck",
     "LatencyTable",

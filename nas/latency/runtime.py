@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import RequestError, first_line
+from nas.figures import Figure
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
@@ -249,9 +250,9 @@ class Runtime(ABC):
             compiles a kernel anew for each wants few. A runtime whose latencies are always the
             same, such as those of a model, says 1; whole networks are then timed once, too, unless
             their `network_basis` is another.
-        kernel_figures: names of figures that are sums over the kernels of a network, such as
-            `energy_uj`. `KernelTimer.time_kernel` returns the value of a kernel with its schedule,
-            under this name, so that the table has it.
+        kernel_figures: figures that are sums over the kernels of a network, such as `energy_uj`.
+            `KernelTimer.time_kernel` returns the value of a kernel with its schedule, under the
+            name of the figure, so that the table has it.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
     """
@@ -264,7 +265,7 @@ class Runtime(ABC):
     dispatch_parts: ClassVar[tuple[str, ...]] = ()
     dispatch_seconds: ClassVar[float] = 0.0
     moments: ClassVar[int] = 2
-    kernel_figures: ClassVar[tuple[str, ...]] = ()
+    kernel_figures: ClassVar[tuple[Figure, ...]] = ()
     has_local_kernels: ClassVar[bool] = True
 
     def __init__(
@@ -473,10 +474,10 @@ class Runtime(ABC):
         return warm_us + dispatch.invocation_us + waiting_us
 
     @property
-    def figures(self) -> tuple[str, ...]:
-        """Names of the costs of a whole network beside its latency, such as `sram_kib`.
+    def figures(self) -> tuple[Figure, ...]:
+        """What the runtime knows of a whole network beside its latency, such as `sram_kib`.
 
-        A search can minimise and limit them. Those of `kernel_figures` are added up by the table;
+        A search can optimise and limit them. Those of `kernel_figures` are added up by the table;
         `network_figures` returns the others.
         """
         return self.kernel_figures

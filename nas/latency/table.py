@@ -344,9 +344,9 @@ class LatencyTable:
             MeasurementError: the device cannot run the network.
         """
         figures = dict(self.runtime.network_figures(graph))
-        for name in self.runtime.kernel_figures:
-            figures[name] = sum(
-                self._kernel_figure(kernel, name) for kernel in self.runtime.kernels(graph)
+        for figure in self.runtime.kernel_figures:
+            figures[figure.name] = sum(
+                self._kernel_figure(kernel, figure.name) for kernel in self.runtime.kernels(graph)
             )
         return figures
 

@@ -14,8 +14,8 @@ from nas.errors import NasError
 from nas.files.documents import Count, Document, Name, NetworkDigest
 from nas.run.candidates import score
 from nas.run.front import front, near_front
+from nas.run.objectives import RunObjective
 from nas.run.run import Run
-from nas.run.settings import SearchSettings
 from nas.search.importance import Effect, Importance, choice_importance
 from nas.space import SearchSpace
 from nas.space.architecture import Value
@@ -171,7 +171,7 @@ def choices_section(run: Run) -> ChoicesSection | None:
     scored = rows[rows["state"] == "complete"]
     try:
         spaces = [
-            space_choices(space, scored[scored["space"] == name], run.settings.search)
+            space_choices(space, scored[scored["space"] == name], run.objectives)
             for name, space in run.searched.items()
             if (scored["space"] == name).any()
         ]
@@ -180,19 +180,21 @@ def choices_section(run: Run) -> ChoicesSection | None:
     return ChoicesSection(spaces=spaces) if spaces else None
 
 
-def space_choices(space: SearchSpace, rows: pd.DataFrame, search: SearchSettings) -> SpaceChoices:
+def space_choices(
+    space: SearchSpace, rows: pd.DataFrame, objectives: Sequence[RunObjective]
+) -> SpaceChoices:
     """Return the choices of the scored networks of a space.
 
     Args:
         space: the space.
         rows: its complete candidates.
-        search: objectives and limits of the job.
+        objectives: objectives and limits of the run.
     """
     records = [json.loads(text) for text in rows["architecture"]]
     chosen = pd.DataFrame([record["choices"] for record in records], index=rows.index)
     chosen = chosen.reindex(columns=list(space.parameters))
-    members = front(rows, search)
-    is_good = near_front(rows, search) | rows.index.isin(members.index)
+    members = front(rows, objectives)
+    is_good = near_front(rows, objectives) | rows.index.isin(members.index)
     groups = groups_of(space)
     by_accuracy, by_latency = _importance(space, groups, rows, records)
     return SpaceChoices(

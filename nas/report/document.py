@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pandas as pd
 from pydantic import Field
 
 from nas.errors import NasError
+from nas.figures import SELECTION_LIMITS, Figure
 from nas.files.documents import Count, Document, Fraction, Name, Positive
 from nas.report.choices import ChoicesSection, choices_section
 from nas.report.progress import ProgressSection, progress_section
@@ -21,9 +22,9 @@ from nas.report.times import TimesSection, times_section
 from nas.report.trust import TrustSection, trust_section
 from nas.run import candidates
 from nas.run.models import FilePoint, RunModel, recipe_names
+from nas.run.objectives import device_figures
 from nas.run.run import Run
 from nas.run.selection import REASONS, Option, compare, equals, knee
-from nas.run.settings import DEVICE_LATENCY
 from nas.space import Architecture
 from nas.supernet.ranking_records import SpaceRanking
 
@@ -61,10 +62,10 @@ class Networks(Document):
 
 
 class Axis(Document):
-    """A value of a network that a plot shows or a limit bounds.
+    """A figure of a network that a plot shows or a limit bounds, see `nas.figures.Figure`.
 
     Attributes:
-        column: name of the column in `Networks.costs`; or `latency_us` or `accuracy`.
+        column: name of the column in `Networks.costs`, or of the figure.
         label: its name and unit.
         scale: what a value is multiplied by to be shown in that unit.
         is_maximised: whether more is better.
@@ -74,6 +75,29 @@ class Axis(Document):
     label: str
     scale: Positive = 1.0
     is_maximised: bool = False
+
+    @classmethod
+    def of(cls, figure: Figure, **fields: Any) -> Self:
+        """Return the axis of a figure."""
+        return cls(
+            column=figure.name,
+            label=figure.label,
+            scale=figure.scale,
+            is_maximised=figure.is_maximised,
+            **fields,
+        )
+
+
+class Limit(Axis):
+    """A limit that the page has a slider for.
+
+    Attributes:
+        name: name of the limit, as an option of `nas select`.
+        is_whole: whether it is a whole number.
+    """
+
+    name: Name
+    is_whole: bool
 
 
 class Block(Document):
@@ -233,7 +257,8 @@ class ReportDocument(Document):
         judging_images: the images that judge trained networks, in words.
         basis: `measured`, or by what latencies were estimated.
         networks: all scored architectures.
-        axes: what a plot can show on its horizontal axis, latency first.
+        axes: what a plot can show on its horizontal axis beside latency.
+        limits: the limits that have a slider.
         front: IDs of the members of the front, the fastest first.
         members: what can be chosen, in the order of `front`.
         knee: ID of the knee of the front, see `nas.run.selection.knee`; null without one.
@@ -260,6 +285,7 @@ class ReportDocument(Document):
     basis: str
     networks: Networks
     axes: list[Axis]
+    limits: list[Limit]
     front: list[str]
     members: list[Member]
     knee: str | None
@@ -305,6 +331,10 @@ def report_document(run: Run) -> ReportDocument:
             costs={axis.column: _rounded(complete[axis.column], 3) for axis in axes},
         ),
         axes=axes,
+        limits=[
+            Limit.of(figure, name=figure.limit_name, is_whole=figure.is_whole)
+            for figure in dict.fromkeys([*SELECTION_LIMITS, *run.figures.values()])
+        ],
         front=[option.member.id for option in options],
         members=[_member(option, options, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
@@ -382,19 +412,8 @@ def _rounded(values: pd.Series, digits: int) -> list[float | None]:
 
 def _axes(rows: pd.DataFrame, run: Run) -> list[Axis]:
     """Return the axes of the columns of a table of candidates, beside latency and accuracy."""
-    devices = [
-        Axis(
-            column=f"{DEVICE_LATENCY}{device.name}",
-            label=f"predicted latency on {device.name}, ms",
-            scale=1e-3,
-        )
-        for device in run.settings.search.device
-    ]
-    costs = [
-        Axis(column=name, label=cost.label, scale=cost.scale, is_maximised=cost.is_maximised)
-        for name, cost in run.settings.search.costs.items()
-    ]
-    return [axis for axis in [*devices, *costs] if axis.column in rows]
+    figures = [*device_figures(run.settings.search), *run.figures.values()]
+    return [Axis.of(figure) for figure in figures if figure.name in rows]
 
 
 def _member(

@@ -22,12 +22,11 @@ from nas.report.trust import SEVERITY_NAMES
 from nas.run import candidates
 from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
-from nas.run.front import front, row_objectives
+from nas.run.front import front
 from nas.run.models import advantages, recipe_names, undecided_pairs
 from nas.run.published import published_comparisons
 from nas.run.record import RUN
 from nas.run.run import Run
-from nas.run.settings import SearchSettings
 from nas.search.importance import MIN_EXPLAINED
 from nas.supernet.ranking_records import ORDER_NAMES
 
@@ -125,11 +124,13 @@ def _render(
         document: what the scripts of the page draw.
     """
     record, rows, ranking, models = run.record, run.trials_so_far, run.ranking, run.models
-    spaces, search = list(record.spaces or {}), record.job.search
+    spaces = list(record.spaces or {})
     measured = rows.dropna(subset=["measured_us"])
-    space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
+    space_fronts = {
+        space: front(measured[measured["space"] == space], run.objectives) for space in spaces
+    }
     pairs = precision_pairs(run, models)
-    latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
+    latency, accuracy, *others = [o.figure.words for o in run.objectives if o.is_optimised]
     objectives = [accuracy, latency, *others]
     basis = candidates.basis(rows)
     return render(
@@ -141,9 +142,13 @@ def _render(
         front=shown,
         not_told_apart={member.id for member in document.members if member.not_told_from},
         objectives=objectives,
-        limits=_limits(search),
-        costs=search.costs,
-        devices=[device.name for device in search.device],
+        limits=[
+            f"{figure.words} {figure.text(limit)}"
+            for figure, limit, _ in run.objectives
+            if limit is not None
+        ],
+        costs=run.figures,
+        devices=[device.name for device in record.job.search.device],
         reference_command=shlex.join(["nas", "retrain", str(run.path), "--reference", "NAME"]),
         other_members={
             space: candidates.of_table(own[~own["id"].isin(members["id"])])
@@ -174,14 +179,3 @@ def _render(
         most_pictures=MAX_MISTAKES,
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
     )
-
-
-def _limits(search: SearchSettings) -> list[str]:
-    """Return the limits of a job, each in words with its unit."""
-    latencies = {"latency": search.max_latency_ms}
-    latencies |= {f"latency on {device.name}": device.max_latency_ms for device in search.device}
-    texts = [f"{name} {limit:g} ms" for name, limit in latencies.items() if limit is not None]
-    costs = search.costs
-    for name, limit in search.cost_limits.items():
-        texts.append(f"{costs[name].label} {costs[name].scale * limit:,.7g}")
-    return texts

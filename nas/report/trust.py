@@ -154,7 +154,7 @@ def trust_section(run: Run) -> TrustSection:
     Raises the errors of the files of the run that are read, see `Run`.
     """
     rows = run.trials_so_far
-    members = candidates.of_table(front(rows, run.settings.search))
+    members = candidates.of_table(front(rows, run.objectives))
     facts = _Facts(run, rows, members, run.models)
     findings = {topic: find(facts) for topic, find in _TOPICS.items()}
     shown = [
@@ -549,7 +549,7 @@ def _unmeasured(facts: _Facts) -> _Finding | None:
     search, basis = facts.run.settings.search, candidates.basis(facts.rows)
     devices = [device.name for device in search.device]
     estimated = sum(bool(each.estimated_launches) for each in facts.members)
-    details = [cost.note for cost in search.costs.values() if cost.note]
+    details = [figure.note for figure in facts.run.figures.values() if figure.note]
     if devices:
         details.append(
             f"Latencies on {listed(devices)} are predictions: no whole network was timed there."

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from nas import files, statistics
 from nas.display.formatting import format_accuracy, format_latency
 from nas.errors import RunFolderError
+from nas.figures import COUNTS
 from nas.files.documents import (
     Count,
     Document,
@@ -32,7 +33,7 @@ from nas.files.documents import (
 from nas.latency.prediction import MAX_DISPATCH_SHARE
 from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
-from nas.run.settings import COUNTS, DEVICE_LATENCY
+from nas.run.objectives import DEVICE_LATENCY
 from nas.search import Trial
 from nas.space.records import ArchitectureRecord
 from nas.statistics import Interval, LatencyAgreement
@@ -407,9 +408,7 @@ def _candidate(
         state=trial.state,
         score_images=int(values["score_images"]) if "score_images" in values else None,
         device_predicted_us=_device_latencies(values),
-        macs=graph.macs,
-        params=graph.params,
-        peak_memory_bytes=graph.peak_memory_bytes,
+        **{name: getattr(graph, name) for name in COUNTS},
         seconds=trial.seconds,
         architecture=ArchitectureRecord.model_validate(trial.architecture.to_json()),
         **fields,

@@ -2,76 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nas.figures import ACCURACY, LATENCY, Figure
 from nas.run.candidates import latency_us, of_table, score
-from nas.run.settings import DEVICE_LATENCY, SearchSettings
+from nas.run.objectives import RunObjective
 from nas.run.trained import TrainedRecord
 from nas.search import non_dominated
 from nas.statistics import spread
 
 
-class RowObjective(NamedTuple):
-    """An objective or a limit of a job, with its values for rows of candidates.
+def _values(rows: pd.DataFrame, figure: Figure) -> pd.Series:
+    """Return the values of a figure; NaN where it is not known."""
+    if figure is LATENCY:
+        return latency_us(rows) / 1000
+    if figure is ACCURACY:
+        return score(rows)
+    return rows.reindex(columns=[figure.name])[figure.name].astype(float)
 
-    Attributes:
-        label: name of the objective, for a sentence.
-        values: values that are minimised: those of a maximised column are negative.
-        limit: highest of these values that is allowed; None for no limit.
-        is_optimised: whether it is an objective; otherwise it is a limit only.
+
+def _points(rows: pd.DataFrame, objectives: Sequence[RunObjective]) -> NDArray[np.float64]:
+    """Return the values of the objectives, all minimised: the latency, minus the accuracy, others.
+
+    Array `rows x objectives`.
     """
-
-    label: str
-    values: pd.Series
-    limit: float | None = None
-    is_optimised: bool = True
-
-
-def row_objectives(rows: pd.DataFrame, search: SearchSettings) -> list[RowObjective]:
-    """Return the objectives and limits of a job on its candidates: latency, then the error.
-
-    The latencies on further devices, the further objectives and the limits follow.
-
-    Args:
-        rows: candidates of a run.
-        search: objectives and limits of its job.
-    """
-
-    def limit_us(max_latency_ms: float | None) -> float | None:
-        return None if max_latency_ms is None else 1000 * max_latency_ms
-
-    objectives = [
-        RowObjective("latency", latency_us(rows), limit_us(search.max_latency_ms)),
-        RowObjective("accuracy", 1 - score(rows)),
+    columns = [
+        -_values(rows, each.figure) if each.figure.is_maximised else _values(rows, each.figure)
+        for each in objectives
+        if each.is_optimised
     ]
-    for device in search.device:
-        column = f"{DEVICE_LATENCY}{device.name}"
-        values = rows.reindex(columns=[column])[column]
-        limit = limit_us(device.max_latency_ms)
-        objectives.append(RowObjective(f"latency on {device.name}", values, limit))
-    optimised, limits = search.optimised_costs, search.cost_limits
-    for name, cost in search.costs.items():
-        if name in optimised or name in limits:
-            sign = -1.0 if cost.is_maximised else 1.0
-            label = cost.label.split(",")[0]
-            largest = sign * limits[name] if name in limits else None
-            values = sign * rows.reindex(columns=[name])[name]
-            objectives.append(RowObjective(label, values, largest, name in optimised))
-    return objectives
+    return np.column_stack([column.astype(float) for column in columns])
 
 
-def _points(rows: pd.DataFrame, search: SearchSettings) -> NDArray[np.float64]:
-    """Return the values of the objectives of rows, all minimised, latency first, then the error."""
-    columns = [o.values.astype(float) for o in row_objectives(rows, search) if o.is_optimised]
-    return np.column_stack(columns)
-
-
-def front(rows: pd.DataFrame, search: SearchSettings) -> pd.DataFrame:
+def front(rows: pd.DataFrame, objectives: Sequence[RunObjective]) -> pd.DataFrame:
     """Return the rows on the Pareto front of a job's objectives within its limits, fastest first.
 
     Only complete rows are compared. If any of the rows has a measured latency, only those that have
@@ -79,11 +46,11 @@ def front(rows: pd.DataFrame, search: SearchSettings) -> pd.DataFrame:
 
     Args:
         rows: candidates of a run, or of one of its spaces.
-        search: objectives and limits of its job.
+        objectives: objectives and limits of the run, see `run_objectives`.
     """
-    is_compared = _are_within_limits(rows, search)
+    is_compared = _are_within_limits(rows, objectives)
     # The choice between measured and predicted latency is that of all rows.
-    points = _points(rows, search)[is_compared.to_numpy()]
+    points = _points(rows, objectives)[is_compared.to_numpy()]
     return rows[is_compared].iloc[non_dominated(points)]
 
 
@@ -94,7 +61,7 @@ NEAR_ACCURACY = 0.005
 """Accuracy that may separate a network from the front: 1,000 images cannot tell it."""
 
 
-def near_front(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
+def near_front(rows: pd.DataFrame, objectives: Sequence[RunObjective]) -> pd.Series:
     """Return which rows are on the front of the predictions or near it.
 
     A network is near it if `NEAR_SHARE` less of every cost and `NEAR_ACCURACY` more accuracy would
@@ -102,11 +69,11 @@ def near_front(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
 
     Args:
         rows: candidates of a run, or of one of its spaces.
-        search: objectives and limits of its job.
+        objectives: objectives and limits of the run, see `run_objectives`.
     """
     rows = rows.assign(measured_us=np.nan)
-    is_compared = _are_within_limits(rows, search)
-    points = _points(rows, search)[is_compared.to_numpy()]
+    is_compared = _are_within_limits(rows, objectives)
+    points = _points(rows, objectives)[is_compared.to_numpy()]
     better = points - NEAR_SHARE * np.abs(points)
     better[:, 1] = points[:, 1] - NEAR_ACCURACY
     is_near = np.full(len(points), True)
@@ -117,13 +84,14 @@ def near_front(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
     return near
 
 
-def _are_within_limits(rows: pd.DataFrame, search: SearchSettings) -> pd.Series:
+def _are_within_limits(rows: pd.DataFrame, objectives: Sequence[RunObjective]) -> pd.Series:
     """Return which rows are complete, have a value of every objective, and meet every limit."""
     is_within = rows["state"] == "complete"
-    for objective in row_objectives(rows, search):
-        is_within &= objective.values.notna()
-        if objective.limit is not None:
-            is_within &= objective.values <= objective.limit
+    for figure, limit, _ in objectives:
+        values = _values(rows, figure)
+        is_within &= values.notna()
+        if limit is not None:
+            is_within &= values >= limit if figure.is_maximised else values <= limit
     return is_within
 
 
@@ -141,7 +109,10 @@ def without_second_dtypes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def representatives(
-    members: pd.DataFrame, search: SearchSettings, count: int, first: Collection[str] = ()
+    members: pd.DataFrame,
+    objectives: Sequence[RunObjective],
+    count: int,
+    first: Collection[str] = (),
 ) -> list[str]:
     """Return the digests of members that represent a front, the most accurate first.
 
@@ -151,13 +122,13 @@ def representatives(
 
     Args:
         members: rows of a front.
-        search: objectives and limits of the job.
+        objectives: objectives and limits of the run.
         count: number of members; fewer are returned of a smaller front.
         first: digests of networks that are chosen before others.
     """
     if members.empty or count < 1:
         return []
-    points = _points(members, search)
+    points = _points(members, objectives)
     best = np.lexsort((points[:, 0], points[:, 1])).tolist()
     others = [at for at in range(points.shape[1]) if at != 1]
     ends = dict.fromkeys([best[0], *[best[int(points[best, at].argmin())] for at in others]])
@@ -171,7 +142,9 @@ def representatives(
     return sorted(order[:count], key=by_accuracy.index)
 
 
-def behind(rows: pd.DataFrame, members: pd.DataFrame, search: SearchSettings) -> list[str]:
+def behind(
+    rows: pd.DataFrame, members: pd.DataFrame, objectives: Sequence[RunObjective]
+) -> list[str]:
     """Return the digests of rows within the limits by how near they are to a front, nearest first.
 
     The distance of a candidate is the ratio of its predicted latency to that of the fastest front
@@ -181,10 +154,10 @@ def behind(rows: pd.DataFrame, members: pd.DataFrame, search: SearchSettings) ->
     Args:
         rows: candidates with predicted latencies.
         members: the rows on their front.
-        search: objectives and limits of the job.
+        objectives: objectives and limits of the run.
     """
-    rows = rows[_are_within_limits(rows, search)]
-    points, on_front = _points(rows, search), _points(members, search)
+    rows = rows[_are_within_limits(rows, objectives)]
+    points, on_front = _points(rows, objectives), _points(members, objectives)
     fastest = np.full(len(points), np.inf)
     for latency, *others in on_front.tolist():
         is_as_good = (np.array(others) <= points[:, 1:]).all(axis=1)
@@ -193,7 +166,9 @@ def behind(rows: pd.DataFrame, members: pd.DataFrame, search: SearchSettings) ->
     return rows["digest"].to_numpy()[order].tolist()
 
 
-def dominated_after_training(rows: pd.DataFrame, search: SearchSettings) -> dict[str, str]:
+def dominated_after_training(
+    rows: pd.DataFrame, objectives: Sequence[RunObjective]
+) -> dict[str, str]:
     """Return the trained networks that training moved off the front, each with a better one.
 
     Networks that were trained alike are compared with each other alone, by all objectives, of which
@@ -201,14 +176,14 @@ def dominated_after_training(rows: pd.DataFrame, search: SearchSettings) -> dict
 
     Args:
         rows: candidates of a run.
-        search: objectives and limits of its job.
+        objectives: objectives and limits of the run, see `run_objectives`.
 
     Returns:
         By ID, the ID of the most accurate network of the same recipe that is not worse in any
         objective.
     """
-    points = _points(rows, search)
-    points[:, 1] = 1 - rows["trained_accuracy"]
+    points = _points(rows, objectives)
+    points[:, 1] = -rows["trained_accuracy"]
     is_known = ~np.isnan(points).any(axis=1)
     points, names = points[is_known], rows["id"].to_numpy()[is_known]
     recipes = rows["recipe"].to_numpy()[is_known]
@@ -225,14 +200,14 @@ def dominated_after_training(rows: pd.DataFrame, search: SearchSettings) -> dict
 
 
 def with_trained(
-    rows: pd.DataFrame, trained: Mapping[str, TrainedRecord], search: SearchSettings
+    rows: pd.DataFrame, trained: Mapping[str, TrainedRecord], objectives: Sequence[RunObjective]
 ) -> pd.DataFrame:
     """Return candidates with the results of those that were trained to the end.
 
     Args:
         rows: candidates of a run.
         trained: records of trained networks by digest.
-        search: objectives and limits of its job.
+        objectives: objectives and limits of the run, see `run_objectives`.
     """
     records = [trained.get(digest) for digest in rows["digest"]]
     holdout = [None if each is None else each.holdout.accuracy for each in records]
@@ -243,6 +218,6 @@ def with_trained(
         test_accuracy=pd.Series(test, rows.index, dtype=float),
         recipe=pd.Series(recipes, rows.index, dtype=object),
     )
-    dominated = dominated_after_training(rows, search)
+    dominated = dominated_after_training(rows, objectives)
     better = [dominated.get(name) for name in rows["id"]]
     return rows.assign(dominated_by=pd.Series(better, rows.index, dtype=object))

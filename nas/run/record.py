@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import ConfigDict, Field, JsonValue, field_serializer
 
 from nas.errors import RunFolderError
+from nas.figures import Figure
 from nas.files.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.files.paths import in_folder
 from nas.graph import DEFAULT_DTYPE
@@ -292,6 +293,7 @@ class RunRecord(_RunSection):
         facts: values that later starts must agree with, by name.
         limits: limits of the search by key; a start with others judges the trials again.
         source: the run that this one has its supernets and scores from; None for a run of its own.
+        figures: what the runtime declares of a network beside its latency.
         data, spaces, settings, device, table: results of the first stages; None before them.
         int8_table: the table in int8 of a job with two dtypes, whose `table` is that in float32.
         image_changes: how all trainings of the run change images; None before it was decided.
@@ -326,6 +328,7 @@ class RunRecord(_RunSection):
     facts: dict[str, JsonValue] = Field(default_factory=dict)
     limits: dict[str, JsonValue] | None = None
     source: SourceSummary | None = None
+    figures: list[Figure] = Field(default_factory=list)
     data: DataSummary | None = None
     image_changes: ImageChanges | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None

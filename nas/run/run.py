@@ -16,6 +16,7 @@ import pandas as pd
 from nas import files
 from nas.display.formatting import format_latency
 from nas.errors import DataError, RequestError, RunFolderError
+from nas.figures import Figure
 from nas.files import jsonl
 from nas.files.documents import shortened
 from nas.files.names import require_utf8
@@ -32,6 +33,7 @@ from nas.run.measurements import (
     timings_by_digest,
 )
 from nas.run.models import RunModel, read_models
+from nas.run.objectives import RunObjective, run_objectives, searched_figures
 from nas.run.record import DataSummary, RunRecord, read_run
 from nas.run.selection import (
     Comparison,
@@ -159,6 +161,16 @@ class Run:
         return self.record.job
 
     @property
+    def objectives(self) -> list[RunObjective]:
+        """The objectives and limits of the search: latency, then accuracy, then all others."""
+        return run_objectives(self.settings.search, self.record.figures)
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The counts, and the figures that the search optimises or limits, by their columns."""
+        return searched_figures(self.settings.search, self.record.figures)
+
+    @property
     def continue_command(self) -> str:
         """Command that runs the job to its end."""
         return shlex.join(["nas", "run", str(self.path / "job.toml"), "--out", str(self.path)])
@@ -251,7 +263,7 @@ class Run:
         Returns:
             What was written.
         """
-        rows = with_trained(rows, self.trained, self.settings.search)
+        rows = with_trained(rows, self.trained, self.objectives)
         candidates.write(rows, self.path / "trials.csv")
         return rows
 
@@ -263,7 +275,7 @@ class Run:
         row has a measured latency, only those that have one are compared. There are no rows before
         the search has written any.
         """
-        return front(self.trials_so_far, self.settings.search)
+        return front(self.trials_so_far, self.objectives)
 
     @property
     def members(self) -> list[Candidate]:
@@ -271,16 +283,17 @@ class Run:
 
         Raises RunFolderError if the front is empty.
         """
-        trials, rows, search = self.trials, self.front, self.settings.search
+        trials, rows, objectives = self.trials, self.front, self.objectives
         if not rows.empty:
             return candidates.of_table(rows)
         reason, remedy = "no network met the limits of the job", "Raise the limits"
-        unlimited = front(trials, SearchSettings())
-        if search.max_latency_ms is not None and not unlimited.empty:
+        unlimited = front(trials, run_objectives(SearchSettings(), ()))
+        max_latency_ms = objectives[0].limit
+        if max_latency_ms is not None and not unlimited.empty:
             fastest_us = float(candidates.latency_us(unlimited).iloc[0])
-            if fastest_us > 1000 * search.max_latency_ms:
+            if fastest_us > 1000 * max_latency_ms:
                 reason = (
-                    f"max_latency_ms is {search.max_latency_ms:g} ms, and the fastest of its "
+                    f"max_latency_ms is {max_latency_ms:g} ms, and the fastest of its "
                     f"networks takes {format_latency(fastest_us)}"
                 )
                 remedy = "Raise max_latency_ms"

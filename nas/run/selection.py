@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from nas.display.formatting import format_latency
 from nas.errors import InfeasibleError, RequestError
+from nas.figures import ACCURACY, COUNTS, FILE_SIZE, LATENCY, SELECTION_LIMITS, Figure
 from nas.graph import DEFAULT_DTYPE
 from nas.run.candidates import Candidate
 from nas.run.judged import JudgedImages
@@ -57,6 +58,19 @@ class Option:
     def is_trained(self) -> bool:
         """Whether `accuracy` is that of the trained network or file, and not an expected one."""
         return self.file is not None or self.accuracy == self.member.trained_accuracy
+
+    def value(self, figure: Figure) -> float:
+        """Return the value of a figure of the run."""
+        own = {
+            LATENCY.name: self.latency_us / 1000,
+            ACCURACY.name: self.accuracy,
+            FILE_SIZE.name: self.file_bytes,
+        }
+        if figure.name in own:
+            return own[figure.name]
+        value = self.member.cost(figure.name)
+        assert value is not None, "members of a front have the figures of the search"
+        return value
 
     @property
     def name(self) -> str:
@@ -152,36 +166,38 @@ def file_options(members: Sequence[Candidate], models: Sequence[RunModel]) -> li
     ]
 
 
-@dataclass(frozen=True)
 class Limits:
-    """What a chosen network must meet; None is no limit.
+    """What a chosen network must meet.
 
     Args:
-        max_latency_ms: highest latency in milliseconds.
-        max_macs: highest number of multiply-accumulates.
-        max_params: highest number of parameters.
-        max_peak_memory_bytes: highest number of bytes of activations alive at once.
-        min_accuracy: lowest accuracy, in (0, 1]; see `Option.accuracy`.
-        max_file_bytes: highest number of bytes of the exported file; see `Option.file_bytes`.
+        limits: limits of `figures` by their names, such as `{"sram_kib": 256}`.
+        figures: what the runtime of the run knows of its networks, see `Run.figures`.
+        **named: limits of `nas.figures.SELECTION_LIMITS` by their names, such as
+            `max_latency_ms`; None is no limit.
 
-    Raises RequestError for a limit that is not a finite number above zero, or an accuracy above 1.
+    Raises RequestError for a limit that is not known, or is not a finite number above zero.
     """
 
-    max_latency_ms: float | None = None
-    max_macs: int | None = None
-    max_params: int | None = None
-    max_peak_memory_bytes: int | None = None
-    min_accuracy: float | None = None
-    max_file_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
+    def __init__(
+        self,
+        limits: Mapping[str, float] | None = None,
+        figures: Iterable[Figure] = (),
+        **named: float | None,
+    ) -> None:
+        known = {each.limit_name: each for each in SELECTION_LIMITS}
+        known |= {each.name: each for each in figures if each.name not in COUNTS}
+        given = {name: value for name, value in named.items() if value is not None}
+        self._limits: list[tuple[Figure, float]] = []
+        for name, value in {**given, **(limits or {})}.items():
+            if name not in known:
+                raise RequestError(
+                    f"No limit of the run is called {name}.", remedy=f"Allowed: {', '.join(known)}."
+                )
+            if not (value > 0 and math.isfinite(value)):
                 raise RequestError(f"{name} is {value}.", remedy="Give a finite number above zero.")
-        if self.min_accuracy is not None and self.min_accuracy > 1:
-            raise RequestError(
-                f"min_accuracy is {self.min_accuracy}.", remedy="Give a fraction, such as 0.95."
-            )
+            if known[name] is ACCURACY and value > 1:
+                raise RequestError(f"{name} is {value}.", remedy="Give a fraction, such as 0.95.")
+            self._limits.append((known[name], value))
 
     def violations(self, option: Option) -> dict[str, float]:
         """Return by which share of the limit an option violates each limit that it violates."""
@@ -194,19 +210,10 @@ class Limits:
 
     def _excess(self, option: Option) -> dict[str, float]:
         """Return how far an option is beyond each limit, as a share of it; below 0 within it."""
-        member = option.member
-        values = {
-            "latency": (option.latency_us / 1000, self.max_latency_ms),
-            "macs": (member.macs, self.max_macs),
-            "params": (member.params, self.max_params),
-            "peak memory": (member.peak_memory_bytes, self.max_peak_memory_bytes),
-            "file size": (option.file_bytes, self.max_file_bytes),
-        }
-        excess = {
-            name: value / limit - 1 for name, (value, limit) in values.items() if limit is not None
-        }
-        if self.min_accuracy is not None:
-            excess["accuracy"] = 1 - option.accuracy / self.min_accuracy
+        excess = {}
+        for figure, limit in self._limits:
+            share = option.value(figure) / limit - 1
+            excess[figure.words] = -share if figure.is_maximised else share
         return excess
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import (
@@ -17,11 +17,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    create_model,
     field_serializer,
     field_validator,
     model_validator,
 )
 
+from nas.figures import COUNTS, SEARCH_LIMITS
 from nas.files.documents import Document, shortened_text
 from nas.graph import DEFAULT_DTYPE
 from nas.run.keys import (
@@ -49,58 +51,6 @@ from nas.run.keys import (
 if TYPE_CHECKING:
     from nas.search.budget import Stall
     from nas.supernet.settings import TrainingSettings
-
-
-class Cost(NamedTuple):
-    """How a page shows a cost of a network: a count of its graph, or a figure of its runtime.
-
-    Attributes:
-        label: name with the unit.
-        scale: number of these units in a unit of the column.
-        is_maximised: whether more is better, so that its limit is the smallest value.
-        note: what a reader must know about it; may be empty.
-    """
-
-    label: str
-    scale: float = 1.0
-    is_maximised: bool = False
-    note: str = ""
-
-
-COUNTS = {
-    "macs": Cost("MACs"),
-    "params": Cost("parameters"),
-    "peak_memory_bytes": Cost("peak memory, KiB", 1 / 1024),
-}
-"""The costs that every graph has, by the name of their column."""
-
-_KNOWN_FIGURES = {
-    "arena_kib": Cost(
-        "tensor arena, KiB",
-        note="The tensor arena is the SRAM that TensorFlow Lite Micro takes on a microcontroller. "
-        "Latencies are those of the device that was timed, not of the microcontroller.",
-    ),
-    "energy_uj": Cost("energy, uJ"),
-    "sram_kib": Cost("SRAM, KiB"),
-    "flash_kib": Cost("flash, KiB"),
-    "dram_traffic_kib": Cost("DRAM traffic, KiB"),
-    "flash_traffic_kib": Cost("flash traffic, KiB"),
-    "mac_utilisation": Cost("MAC utilisation, %", 100.0, is_maximised=True),
-}
-"""Figures of runtimes with a label of their own; others are shown by their names."""
-
-DEVICE_LATENCY = "predicted_us "
-"""Beginning of the columns with the latencies on further devices, before the device's name."""
-
-
-def figure_cost(name: str, *, is_maximised: bool = False) -> Cost:
-    """Return how a page shows a figure of a runtime; one that is not known has its name as label.
-
-    Args:
-        name: name of the figure.
-        is_maximised: whether more of one that is not known is better.
-    """
-    return _KNOWN_FIGURES.get(name) or Cost(name, is_maximised=is_maximised)
 
 
 class _Table(BaseModel):
@@ -402,7 +352,28 @@ class SearchDevice(_Table):
         return Path(self.table).stem
 
 
-class SearchSettings(_Table):
+if TYPE_CHECKING:
+    _SearchLimits = _Table
+else:
+    _SearchLimits = create_model(
+        "_SearchLimits",
+        __base__=_Table,
+        **{
+            each.limit_name: (
+                int | None if each.is_whole else float | None,
+                limit_key(
+                    None,
+                    gt=0,
+                    lt=2**63 if each.is_whole else None,
+                    description=each.limit_meaning,
+                ),
+            )
+            for each in SEARCH_LIMITS
+        },
+    )
+
+
+class SearchSettings(_SearchLimits):
     """The table `[search]`: length, sampler, objectives, limits, workers and storage."""
 
     trials: int | None = free_key(None, ge=1, le=100_000_000)
@@ -431,18 +402,6 @@ class SearchSettings(_Table):
 
     also_maximize: tuple[FigureName, ...] = search_key((), strict=False, validate_default=True)
     """Further objectives to maximise: figures that the runtime knows, such as mac_utilisation."""
-
-    max_latency_ms: float | None = limit_key(None, gt=0)
-    """Largest latency in milliseconds."""
-
-    max_macs: int | None = limit_key(None, gt=0, lt=2**63)
-    """Largest number of multiply-accumulates."""
-
-    max_params: int | None = limit_key(None, gt=0, lt=2**63)
-    """Largest number of parameters."""
-
-    max_peak_memory_bytes: int | None = limit_key(None, gt=0, lt=2**63)
-    """Largest size of the activations that are alive at once, in bytes."""
 
     limits: dict[FigureName, float] = limit_key({})
     """Largest values of figures that the runtime knows, such as sram_kib = 256; the smallest ones
@@ -495,38 +454,12 @@ class SearchSettings(_Table):
     @field_validator("also_maximize")
     @classmethod
     def _check_directions(cls, maximised: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = {**COUNTS, **_KNOWN_FIGURES}
         for name in maximised:
-            if name in known and not known[name].is_maximised:
+            if name in COUNTS:
                 raise ValueError(f"less {name} is better; put it into search.also_minimize")
-        for name in info.data.get("also_minimize", ()):
-            if name in maximised or (name in known and known[name].is_maximised):
-                raise ValueError(
-                    f"search.also_minimize has {name}; put it into search.also_maximize alone"
-                )
+            if name in info.data.get("also_minimize", ()):
+                raise ValueError(f"search.also_minimize has {name}, too; put it into one of them")
         return maximised
-
-    @property
-    def costs(self) -> dict[str, Cost]:
-        """The counts, and the figures that the search optimises or limits, by their columns."""
-        names = (*self.also_minimize, *self.also_maximize, *self.limits)
-        figures = {
-            name: figure_cost(name, is_maximised=name in self.also_maximize)
-            for name in names
-            if name not in COUNTS
-        }
-        return COUNTS | figures
-
-    @property
-    def cost_limits(self) -> dict[str, float]:
-        """The limits of `costs` that have one: the smallest value of a maximised one."""
-        counts = {name: getattr(self, f"max_{name}") for name in COUNTS}
-        return {name: limit for name, limit in counts.items() if limit is not None} | self.limits
-
-    @property
-    def optimised_costs(self) -> tuple[str, ...]:
-        """The further objectives, those that are minimised first."""
-        return (*self.also_minimize, *self.also_maximize)
 
     @property
     def effective_stall(self) -> Stall | None:

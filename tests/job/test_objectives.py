@@ -9,6 +9,7 @@ import pytest
 
 from nas import job as jobs
 from nas.errors import InfeasibleError, MissingKernelError, SearchError, TableError
+from nas.figures import Figure
 from nas.graph import Graph
 from nas.job import load_job
 from nas.job.folder import claim
@@ -30,6 +31,8 @@ from tests.job.runs import (
     read_trials,
 )
 from tests.latency.fake_runtime import FakeRuntime
+
+ENERGY = Figure("energy_uj", "energy, uJ")
 
 LIMITS = {
     "max_latency_ms": "predicted_us",
@@ -107,7 +110,7 @@ def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, j
     def energy_uj(runtime, graph):
         return {"energy_uj": 0.5 * graph.params}
 
-    monkeypatch.setattr(TvmRuntime, "figures", ("energy_uj",))
+    monkeypatch.setattr(TvmRuntime, "figures", (ENERGY,))
     monkeypatch.setattr(TvmRuntime, "network_figures", energy_uj)
     smallest = min(0.5 * network.params for network in all_networks(job))
     figures = {"also_minimize": ("energy_uj",), "limits": {"energy_uj": 20 * smallest}}
@@ -123,7 +126,7 @@ def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, j
 
 
 def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, job, monkeypatch):
-    monkeypatch.setattr(TvmRuntime, "kernel_figures", ("energy_uj",))
+    monkeypatch.setattr(TvmRuntime, "kernel_figures", (ENERGY,))
     (path,) = Path("latency_tables").glob("*.jsonl")
     energies = {}
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -156,7 +159,7 @@ def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, jo
 def test_figure_that_a_kernel_lacks_is_an_error_that_names_it(
     folder_with_supernets, job, monkeypatch
 ):
-    monkeypatch.setattr(TvmRuntime, "kernel_figures", ("energy_uj",))
+    monkeypatch.setattr(TvmRuntime, "kernel_figures", (ENERGY,))
     (path,) = Path("latency_tables").glob("*.jsonl")
     table = LatencyTable.open(path)
     network = all_networks(job)[0]

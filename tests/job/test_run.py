@@ -20,6 +20,7 @@ from nas.opened_run import open_run
 from nas.report import page
 from nas.run import candidates
 from nas.run.front import front
+from nas.run.objectives import run_objectives
 from nas.run.record import read_run
 from nas.run.settings import SearchSettings
 from nas.supernet.evaluation import evaluate
@@ -253,28 +254,31 @@ def image_folder(root, per_class=8):
             Image.new("L", (8, 8), 100 * value + number).save(root / name / f"{number}.png")
 
 
+PLAIN = run_objectives(SearchSettings(), ())
+
+
 def test_to_measure_includes_every_family_and_both_ends_of_the_front(finished):
     # Measured latencies may order the ends otherwise; candidates are chosen before any is known.
     rows = candidates.read(finished / "trials.csv").assign(measured_us=np.nan)
-    chosen = finish.to_measure(rows, SearchSettings(), sorted(FAMILIES), 10)
+    chosen = finish.to_measure(rows, PLAIN, sorted(FAMILIES), 10)
     assert len(chosen) == len(set(chosen)) == 10
     assert set(rows.set_index("digest").loc[chosen]["space"]) == FAMILIES
-    members = front(rows, SearchSettings())
+    members = front(rows, PLAIN)
     assert {members["digest"].iloc[0], members["digest"].iloc[-1]} <= set(chosen)
-    assert len(finish.to_measure(rows, SearchSettings(), sorted(FAMILIES), 1000)) == 30
-    assert finish.to_measure(rows, SearchSettings(), sorted(FAMILIES), 0) == []
+    assert len(finish.to_measure(rows, PLAIN, sorted(FAMILIES), 1000)) == 30
+    assert finish.to_measure(rows, PLAIN, sorted(FAMILIES), 0) == []
 
 
 def test_to_measure_includes_the_best_in_a_further_objective_and_all_of_its_front(finished):
     rows = candidates.read(finished / "trials.csv").assign(measured_us=np.nan)
-    search = SearchSettings(also_minimize=["peak_memory_bytes"])
-    members = front(rows, search).set_index("digest")
-    assert len(members) > len(front(rows, SearchSettings()))
-    few = finish.to_measure(rows, search, sorted(FAMILIES), 12)
+    objectives = run_objectives(SearchSettings(also_minimize=["peak_memory_bytes"]), ())
+    members = front(rows, objectives).set_index("digest")
+    assert len(members) > len(front(rows, PLAIN))
+    few = finish.to_measure(rows, objectives, sorted(FAMILIES), 12)
     smallest = members["peak_memory_bytes"].min()
     assert rows.set_index("digest").loc[few, "peak_memory_bytes"].min() == smallest
     of_families = finish.MIN_PER_SPACE * len(FAMILIES)
-    chosen = finish.to_measure(rows, search, sorted(FAMILIES), len(members) + of_families)
+    chosen = finish.to_measure(rows, objectives, sorted(FAMILIES), len(members) + of_families)
     assert set(members.index) <= set(chosen)
 
 

@@ -19,6 +19,7 @@ from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.front import front, without_second_dtypes
 from nas.run.model_card import CARD
+from nas.run.objectives import run_objectives
 from nas.run.record import read_run
 from nas.run.settings import SearchSettings
 from nas.supernet import evaluation
@@ -252,7 +253,7 @@ def test_two_dtypes_need_a_runtime_with_both_and_no_further_device(tmp_path):
 
 @pytest.mark.slow
 def test_finalists_are_different_networks(finished):
-    members = front(finished.trials, SearchSettings())
+    members = front(finished.trials, run_objectives(SearchSettings(), ()))
     chosen = without_second_dtypes(finished.trials)
     networks = [network_of(row) for row in chosen.to_dict("records")]
     assert len(set(networks)) == len(networks) < len(finished.trials)

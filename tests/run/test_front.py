@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.figures import Figure
 from nas.opened_run import open_run
 from nas.report import page
 from nas.run import candidates
@@ -20,11 +21,18 @@ from nas.run.front import (
     near_front,
     representatives,
 )
+from nas.run.objectives import RunObjective, run_objectives
 from nas.run.settings import SearchDevice, SearchSettings
+
+UTILISATION = Figure("mac_utilisation", "MAC utilisation, %", is_maximised=True)
 
 TWO = SearchSettings()
 FOUR = SearchSettings(also_minimize=["params"], also_maximize=["mac_utilisation"])
 DEVICES = SearchSettings(device=[SearchDevice(table="tables/phone.jsonl", max_latency_ms=0.008)])
+
+
+def objectives(search: SearchSettings) -> list[RunObjective]:
+    return run_objectives(search, [UTILISATION])
 
 
 def make_rows(count: int, seed: int = 0) -> pd.DataFrame:
@@ -74,7 +82,7 @@ def non_dominated_values(rows: pd.DataFrame, search: SearchSettings) -> set[tupl
 def test_front_equals_brute_force_over_all_objectives(search, seed):
     rows = make_rows(60, seed)
     allowed = rows[rows["predicted_us phone"] <= 8] if search.device else rows
-    members = front(rows, search)
+    members = front(rows, objectives(search))
     shown = vectors(members, search)
     assert set(shown.values()) == non_dominated_values(allowed, search)
     assert len(shown) == len(set(shown.values())), "of equal candidates one is on the front"
@@ -93,7 +101,7 @@ def test_front_equals_brute_force_over_all_objectives(search, seed):
 )
 def test_front_keeps_to_every_limit_and_a_limit_is_no_objective(limits, column, largest):
     rows = make_rows(60)
-    members = front(rows, SearchSettings(**limits))
+    members = front(rows, objectives(SearchSettings(**limits)))
     fitting = rows[rows[column] >= 0.5] if largest is None else rows[rows[column] <= largest]
     assert set(vectors(members, TWO).values()) == non_dominated_values(fitting, TWO)
 
@@ -101,11 +109,11 @@ def test_front_keeps_to_every_limit_and_a_limit_is_no_objective(limits, column, 
 def test_front_has_only_measured_rows_if_any_row_is_measured():
     rows = make_rows(30)
     rows.loc[:3, "measured_us"] = [1000.0, 1001.0, 1002.0, 1003.0]
-    members = front(rows, TWO)
+    members = front(rows, objectives(TWO))
     assert set(members["digest"]) <= set(rows["digest"][:4])
-    limited = front(rows, SearchSettings(max_latency_ms=1.001))
+    limited = front(rows, objectives(SearchSettings(max_latency_ms=1.001)))
     assert limited["measured_us"].max() <= 1001
-    assert front(rows, SearchSettings(max_latency_ms=0.5)).empty
+    assert front(rows, objectives(SearchSettings(max_latency_ms=0.5))).empty
 
 
 @pytest.mark.parametrize(("search", "seed"), [*product([TWO, FOUR, DEVICES], range(3))])
@@ -115,7 +123,7 @@ def test_networks_near_the_front_are_on_it_after_a_small_change_of_their_own(sea
     rows["predicted_us"] *= 1 + 0.1 * rng.random(len(rows))
     rows["validation_accuracy"] = (rows["validation_accuracy"] - 0.01 * rng.random(80)).clip(0)
     rows.loc[:10, "measured_us"] = 1.0
-    near = near_front(rows, search)
+    near = near_front(rows, objectives(search))
     predicted = rows.assign(measured_us=np.nan)
     allowed = predicted["predicted_us phone"] <= (8 if search.device else 100)
     values = vectors(predicted[allowed], search)
@@ -126,7 +134,7 @@ def test_networks_near_the_front_are_on_it_after_a_small_change_of_their_own(sea
         is_near = not any(dominates(other, tuple(better)) for other in values.values())
         assert near[rows["digest"] == digest].item() == is_near
     assert near.sum() == near[allowed].sum()
-    assert set(front(predicted, search)["digest"]) <= set(rows["digest"][near])
+    assert set(front(predicted, objectives(search))["digest"]) <= set(rows["digest"][near])
 
 
 def test_rows_without_a_value_are_not_on_the_front():
@@ -134,8 +142,8 @@ def test_rows_without_a_value_are_not_on_the_front():
     rows.loc[0, ["state", "validation_accuracy"]] = ["failed", 1.0]
     rows.loc[1, "validation_accuracy"] = np.nan
     rows.loc[2, ["mac_utilisation", "validation_accuracy"]] = [np.nan, 1.0]
-    assert set(front(rows, FOUR)["digest"]).isdisjoint(rows["digest"][:3])
-    assert front(rows.iloc[:0], FOUR).empty
+    assert set(front(rows, objectives(FOUR))["digest"]).isdisjoint(rows["digest"][:3])
+    assert front(rows.iloc[:0], objectives(FOUR)).empty
 
 
 def test_representatives_of_two_objectives_are_spread_the_most_accurate_first():
@@ -145,7 +153,7 @@ def test_representatives_of_two_objectives_are_spread_the_most_accurate_first():
     names = dict(zip(rows["digest"], range(9), strict=True))
 
     def chosen(count: int) -> list[int]:
-        return [names[digest] for digest in representatives(rows, TWO, count)]
+        return [names[digest] for digest in representatives(rows, objectives(TWO), count)]
 
     assert chosen(0) == []
     assert chosen(1) == [8]
@@ -158,10 +166,10 @@ def test_representatives_of_two_objectives_are_spread_the_most_accurate_first():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_representatives_hold_the_best_in_every_objective(seed):
-    members = front(make_rows(200, seed), FOUR)
+    members = front(make_rows(200, seed), objectives(FOUR))
     assert len(members) > 7
     for count in (4, 7, len(members)):
-        chosen = representatives(members, FOUR, count)
+        chosen = representatives(members, objectives(FOUR), count)
         assert len(set(chosen)) == count
         own = members.set_index("digest").loc[chosen]
         assert own["validation_accuracy"].is_monotonic_decreasing
@@ -172,8 +180,8 @@ def test_representatives_hold_the_best_in_every_objective(seed):
 
 def test_behind_orders_by_the_error_of_a_prediction_that_would_change_the_front():
     rows = make_rows(50)
-    members = front(rows, FOUR)
-    digests = behind(rows, members, FOUR)
+    members = front(rows, objectives(FOUR))
+    digests = behind(rows, members, objectives(FOUR))
     values = vectors(rows, FOUR)
 
     def error(digest: str) -> float:
@@ -190,7 +198,7 @@ def test_behind_orders_by_the_error_of_a_prediction_that_would_change_the_front(
     assert errors[0] == 1.0
     assert len(digests) == 50
     limited = SearchSettings(max_macs=6, also_minimize=["params"])
-    digests = behind(rows, front(rows, limited), limited)
+    digests = behind(rows, front(rows, objectives(limited)), objectives(limited))
     assert set(digests) == set(rows["digest"][rows["macs"] <= 6])
 
 
@@ -202,8 +210,8 @@ def test_training_moves_only_networks_off_the_front_that_are_worse_in_every_obje
         mac_utilisation=0.5,
     )
     first, second, _, fourth = rows["id"]
-    assert dominated_after_training(rows, TWO) == {second: first, fourth: first}
-    assert dominated_after_training(rows, FOUR) == {fourth: first}
+    assert dominated_after_training(rows, objectives(TWO)) == {second: first, fourth: first}
+    assert dominated_after_training(rows, objectives(FOUR)) == {fourth: first}
 
 
 def test_networks_that_were_trained_in_different_ways_do_not_dominate_each_other():
@@ -213,7 +221,7 @@ def test_networks_that_were_trained_in_different_ways_do_not_dominate_each_other
         recipe=["6 epochs", "1 epoch", "6 epochs", "1 epoch"],
     )
     first, second, third, fourth = rows["id"]
-    assert dominated_after_training(rows, TWO) == {third: first, fourth: second}
+    assert dominated_after_training(rows, objectives(TWO)) == {third: first, fourth: second}
 
 
 @pytest.fixture

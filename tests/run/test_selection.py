@@ -1,12 +1,12 @@
 """The choice of a member of a front under limits."""
 
-from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nas.errors import InfeasibleError, RequestError
+from nas.figures import COUNTS, SELECTION_LIMITS, Figure
 from nas.run.candidates import Candidate
 from nas.run.selection import (
     Comparison,
@@ -23,7 +23,8 @@ from nas.run.selection import (
 from nas.run.selection import select as select_of
 from nas.run.settings import DeviceSettings
 from nas.statistics import wilson_interval
-from tests.run.test_judged import COUNTS, IMAGES
+from tests.run.test_judged import COUNTS as CLASS_COUNTS
+from tests.run.test_judged import IMAGES
 
 SLOW, FAST, GUESS = "s1ab", "wa57", "ge55"
 
@@ -74,7 +75,7 @@ def test_select_returns_most_accurate_member_within_limits():
     assert select(FRONT, Limits(max_latency_ms=0.4, min_accuracy=0.6)).id == FAST
 
 
-MANY = IMAGES.model_copy(update={"class_counts": {**COUNTS, "holdout": [160, 40]}})
+MANY = IMAGES.model_copy(update={"class_counts": {**CLASS_COUNTS, "holdout": [160, 40]}})
 
 
 @pytest.mark.parametrize(("images", "count"), [(IMAGES, 400 + 100), (MANY, 200)])
@@ -111,7 +112,7 @@ def test_choice_is_the_fastest_within_a_standard_error_of_the_most_accurate(imag
 def test_accuracies_of_100_percent_are_told_from_lower_ones_by_the_number_of_images():
     front = [member(SLOW, 1.0, 900.0), member(GUESS, 0.995, 500.0), member(FAST, 0.97, 300.0)]
     assert select_of(options(front), Limits(), MANY).member.id == GUESS
-    many = IMAGES.model_copy(update={"class_counts": {**COUNTS, "holdout": [800, 200]}})
+    many = IMAGES.model_copy(update={"class_counts": {**CLASS_COUNTS, "holdout": [800, 200]}})
     assert select_of(options(front), Limits(), many).member.id == SLOW
 
 
@@ -216,9 +217,26 @@ def test_a_limit_on_a_count_chooses_the_best_below_it_or_names_the_nearest(name)
     front = [member(SLOW, 0.9, 300.0, **{name: 1000}), member(FAST, 0.7, 300.0, **{name: 500})]
     assert select(front, Limits(**{f"max_{name}": 1000})).id == SLOW
     assert select(front, Limits(**{f"max_{name}": 999})).id == FAST
-    words = name.removesuffix("_bytes").replace("_", " ")
+    words = COUNTS[name].words
     with pytest.raises(InfeasibleError, match=f"nearest is {FAST} .* it misses {words} by 25.0%"):
         select(front, Limits(**{f"max_{name}": 400}))
+
+
+def test_a_figure_of_the_runtime_is_a_limit_in_its_own_direction():
+    used, sram = Figure("used", "use, %", is_maximised=True), Figure("sram_kib", "SRAM, KiB")
+    front = [
+        member(SLOW, 0.9, 900.0, figures={"used": 0.2, "sram_kib": 64}),
+        member(FAST, 0.7, 300.0, figures={"used": 0.4, "sram_kib": 32}),
+    ]
+
+    def limits(**given) -> Limits:
+        return Limits(given, [used, sram])
+
+    assert select(front, limits(used=0.3)).id == select(front, limits(sram_kib=50)).id == FAST
+    with pytest.raises(InfeasibleError, match=f"nearest is {FAST} .* it misses use by 20.0%"):
+        select(front, limits(used=0.5))
+    with pytest.raises(RequestError, match="is called flash_kib.*min_accuracy, used, sram_kib"):
+        limits(flash_kib=3)
 
 
 def test_a_limit_that_excludes_no_choice_is_idle():
@@ -226,7 +244,7 @@ def test_a_limit_that_excludes_no_choice_is_idle():
     assert Limits().idle(front) == []
     assert Limits(max_latency_ms=0.9, max_params=900, max_macs=999).idle(front) == [
         "latency",
-        "params",
+        "parameters",
     ]
     assert Limits(max_latency_ms=0.89, min_accuracy=0.95).idle(front) == []
     lowest = min(each.accuracy for each in front)
@@ -241,7 +259,7 @@ def test_impossible_limits_are_refused():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
-@pytest.mark.parametrize("name", [each.name for each in fields(Limits)])
+@pytest.mark.parametrize("name", [each.limit_name for each in SELECTION_LIMITS])
 def test_limit_must_be_a_finite_number_above_zero(name, value):
     with pytest.raises(RequestError, match=f"{name} is {value}"):
         Limits(**{name: value})

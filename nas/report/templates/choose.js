@@ -113,7 +113,7 @@ function drawFront(container, column) {
 /** Return the slider and the number field of a limit. */
 function limitControl(name) {
   const { label, value, scale, isSmallest, isWhole } = LIMITS[name];
-  const values = members.map(value).filter(Number.isFinite);
+  const values = members.map(value).filter((each) => each > 0); // Positions are logarithms.
   const low = Math.min(...values), high = Math.max(...values);
   if (!(low < high)) return null;
   // Positions are a logarithmic scale but for accuracies. The loosest position is no limit.

@@ -20,14 +20,12 @@ const byId = new Map(networks.map((network) => [network.id, network]));
 const members = report.members.map((member) => ({ ...byId.get(member.id), ...member }));
 const memberById = new Map(members.map((member) => [member.id, member]));
 
-/** The limits, by the names that `nas select` has for them. */
-const LIMITS = {
-  max_latency_ms: { label: `latency, ${unit.name}`, value: (network) => network.latency_us / 1000, scale: 1000 / unit.us },
-  max_params: { label: "parameters", value: (network) => network.params, scale: 1, isWhole: true },
-  max_file_bytes: { label: "file size, KiB", value: (network) => network.file_bytes, scale: 1 / 1024, isWhole: true },
-  max_peak_memory_bytes: { label: "peak memory, KiB", value: (network) => network.peak_memory_bytes, scale: 1 / 1024, isWhole: true },
-  min_accuracy: { label: "accuracy, %", value: (network) => network.accuracy, scale: 100, isSmallest: true },
-};
+/** The limits, by the names that `nas select` has for them. Latencies are shown in the unit of the plots. */
+const LIMITS = Object.fromEntries(report.limits.map(({ name, column, label, scale, is_maximised, is_whole }) => [name,
+  column === "latency_ms"
+    ? { label: `latency, ${unit.name}`, value: (network) => network.latency_us / 1000, scale: 1000 / unit.us }
+    : { label, value: (network) => network[column], scale, isSmallest: is_maximised, isWhole: is_whole },
+]));
 const limits = Object.fromEntries(Object.keys(LIMITS).map((name) => [name, null]));
 let chosenId = null; // what was chosen by hand; null for what the limits say
 let equals = []; // the most accurate member within the limits, and those that the images do not tell from it

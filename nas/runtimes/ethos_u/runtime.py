@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from nas.errors import DeviceError, MeasurementError
+from nas.figures import Figure
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
@@ -267,7 +268,7 @@ class EthosURuntime(Runtime):
         return EthosUNetwork(graph, weights, self.configuration)
 
     @property
-    def figures(self) -> tuple[str, ...]:
+    def figures(self) -> tuple[Figure, ...]:
         """See `Runtime.figures`, and `nas.runtimes.ethos_u.vela.FIGURES`."""
         return FIGURES
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nas.errors import MeasurementError, first_line
+from nas.figures import Figure
 from nas.machine.processes import ChildProcess
 from nas.runtimes.ethos_u.configuration import Configuration
 
@@ -27,7 +28,13 @@ _ON_CHIP_BUFFERS = frozenset({"shram", "lutram"})
 SRAM, DRAM = "Sram", "Dram"
 """Vela's names of the fast memory beside the NPU, and of DRAM. Those of flash end with `Flash`."""
 
-FIGURES = ("sram_kib", "flash_kib", "dram_traffic_kib", "flash_traffic_kib", "mac_utilisation")
+FIGURES = (
+    Figure("sram_kib", "SRAM, KiB"),
+    Figure("flash_kib", "flash, KiB"),
+    Figure("dram_traffic_kib", "DRAM traffic, KiB"),
+    Figure("flash_traffic_kib", "flash traffic, KiB"),
+    Figure("mac_utilisation", "MAC utilisation, %", scale=100.0, is_maximised=True),
+)
 """Largest use of the SRAM at a time; size of weights and other constants as they are stored; what
 is read from and written to DRAM, and to flash; and used multiply-accumulates, as a fraction of
 those that the NPU could do in the same cycles."""

@@ -19,12 +19,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nas.errors import ExportError, MeasurementError
+from nas.figures import Figure
 from nas.graph import Graph
 from nas.latency.networks import random_weights
 from nas.quantisation.made_up import made_up_network
 from nas.quantisation.network import QuantisedNetwork
 
-FIGURES = ("arena_kib", "flash_kib")
+FIGURES = (
+    Figure(
+        "arena_kib",
+        "tensor arena, KiB",
+        note="The tensor arena is the SRAM that TensorFlow Lite Micro takes on a microcontroller. "
+        "Latencies are those of the device that was timed, not of the microcontroller.",
+    ),
+    Figure("flash_kib", "flash, KiB"),
+)
 """SRAM of the tensor arena, and flash of the file. The program's SRAM and code are in neither."""
 
 _ALIGNMENT_BYTES = 16

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from nas.figures import Figure
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
@@ -77,7 +78,7 @@ class LiteRt(RepeatedKernelRuntime):
         return fusion.packed_weight_bytes(kernel)
 
     @property
-    def figures(self) -> tuple[str, ...]:
+    def figures(self) -> tuple[Figure, ...]:
         """Memory of a microcontroller, for int8 networks; see `nas.runtimes.litert.micro`."""
         return micro.FIGURES if self.dtype == "int8" else ()
 

@@ -113,6 +113,12 @@ def test_unknown_part_is_refused_before_the_job_starts(job_file):
         check_device(load_job(job_file))
 
 
+def test_objective_in_the_wrong_direction_is_refused(job_file):
+    add_to_search(job_file, '\nalso_minimize = ["mac_utilisation"]\n[search.limits]\n')
+    with pytest.raises(RequestError, match=r"More mac_utilisation is better.*also_maximize alone"):
+        check_device(load_job(job_file))
+
+
 def test_runtime_without_the_figure_is_refused(job_file):
     job_file.write_text(job_file.read_text().replace(DEVICE, ""))
     add_to_search(job_file, FIGURES_OF_SEARCH)

@@ -66,7 +66,8 @@ def test_memory_does_not_depend_on_weights_and_scales(space):
 def test_only_quantised_networks_have_figures():
     graph, _ = random_network("squeezenet", seed=0)
     figures = LiteRt(dtype="int8").network_figures(graph)
-    assert set(figures) == set(LiteRt(dtype="int8").figures) == {"arena_kib", "flash_kib"}
+    declared = {figure.name for figure in LiteRt(dtype="int8").figures}
+    assert set(figures) == declared == {"arena_kib", "flash_kib"}
     assert figures["flash_kib"] > graph.params / 1024
     assert not LiteRt().figures
     assert not LiteRt().network_figures(graph)
