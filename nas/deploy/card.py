@@ -38,7 +38,6 @@ from nas.run.model_card import (
     Threshold,
 )
 from nas.run.trained import Calibration
-from nas.space.records import ArchitectureRecord
 from nas.statistics import wilson_interval
 
 _PACKAGES = ("torch", "numpy", "PIL", "onnx")
@@ -99,7 +98,6 @@ def make_card(
         int8: how it was quantised; None if it was not.
         script: what its `run.py` computed; None without one.
     """
-    graph = model.architecture.graph
     images = sample_images(data.holdout, MAX_IMAGES)
     try:
         robustness = tuple(measure_robustness(model, images, data.score))
@@ -110,16 +108,11 @@ def make_card(
         robustness, confidence = (), ()
         unmeasured = [f"Answers to changed images were not measured: {first_line(error)}."]
     device, _ = processor()
-    return ModelCard(
-        schema=5,
+    return ModelCard.of_architecture(
+        model.architecture,
+        schema=6,
         id=origin.id,
-        digest=graph.digest,
         weights_digest=weights_digest,
-        space=model.architecture.space.name,
-        architecture=ArchitectureRecord.model_validate(model.architecture.to_json()),
-        macs=graph.macs,
-        params=graph.params,
-        peak_activation_bytes=graph.peak_memory_bytes,
         image_size=model.architecture.space.image_size,
         channels=1 if model.preprocessing.channels == 1 else 3,
         classes=model.preprocessing.classes,

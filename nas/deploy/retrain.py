@@ -53,7 +53,6 @@ from nas.run.trained import (
     TrainedRecord,
 )
 from nas.space import Architecture
-from nas.space.records import ArchitectureRecord
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import (
@@ -485,12 +484,10 @@ def train_model(
     training = settings.identity(from_scratch=start is None)
     _save_network(folder, architecture, network, setup, training)
     classify, int8 = _as_chosen(setup.run, architecture, network, judging)
-    record = TrainedRecord(
+    record = TrainedRecord.of_architecture(
+        architecture,
         schema=3,
         id=name,
-        space=architecture.space.name,
-        digest=architecture.digest,
-        architecture=ArchitectureRecord(**architecture.to_json()),
         start="scratch" if start is None else "published" if published else "supernet",
         published=None if published is None else summary_of(setup.run, published),
         is_probe=is_probe,

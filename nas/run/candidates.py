@@ -35,7 +35,7 @@ from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
 from nas.run.objectives import DEVICE_LATENCY
 from nas.search import Trial
-from nas.space.records import ArchitectureRecord
+from nas.space.records import ArchitectureRecord, CountedNetwork
 from nas.statistics import Interval, LatencyAgreement
 
 if TYPE_CHECKING:
@@ -57,13 +57,10 @@ def _device_latencies(cells: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class Candidate(Document):
+class Candidate(CountedNetwork):
     """One distinct architecture of a run. Its fields are the columns of a table of candidates.
 
     Attributes:
-        id: shortest beginning of the digest that is unique in the run.
-        space: name of the space.
-        digest: digest of the network's graph.
         state: `complete`, `infeasible` (a limit or a failed kernel excludes it) or `failed`.
         validation_accuracy: accuracy on the search's validation images, by the supernet.
         corrected_accuracy: this accuracy after its correction for size; None if the search did not
@@ -78,9 +75,6 @@ class Candidate(Document):
             `nas.latency.moments.Latency.interval_us`.
         disturbed: whether the core never ran at full speed while the network was timed; None if it
             was not measured.
-        macs: multiply-accumulates for one image.
-        params: number of trainable parameters.
-        peak_memory_bytes: largest number of bytes of activations alive at once.
         figures: further costs that the search asked the runtime for, by their names, such as
             `sram_kib`; in a table each is a column.
         seconds: time that scoring took.
@@ -104,8 +98,7 @@ class Candidate(Document):
     """
 
     id: NetworkDigest
-    space: Name
-    digest: NetworkDigest
+    architecture: Annotated[ArchitectureRecord, BeforeValidator(_parsed)]
     state: Literal["complete", "infeasible", "failed"]
     validation_accuracy: Fraction | None = None
     corrected_accuracy: Fraction | None = None
@@ -116,9 +109,6 @@ class Candidate(Document):
     measured_low_us: Positive | None = None
     measured_high_us: Positive | None = None
     disturbed: bool | None = None
-    macs: Count
-    params: Count
-    peak_memory_bytes: Count
     figures: dict[Name, float] = Field(default_factory=dict)
     seconds: Seconds
     error: str = ""
@@ -131,7 +121,6 @@ class Candidate(Document):
     estimated_launches: Count | None = None
     dispatch_share: Fraction | None = None
     basis: str = MEASURED
-    architecture: Annotated[ArchitectureRecord, BeforeValidator(_parsed)]
 
     @classmethod
     def of_cells(cls, cells: Mapping[str, Any]) -> Candidate:
@@ -155,21 +144,17 @@ class Candidate(Document):
         """The row of a table: values by the name of their column."""
         cells: dict[str, Any] = {}
         for name, value in self:
-            if name == "architecture" and self.dtype:
-                cells["dtype"] = self.dtype
             if name == "device_predicted_us":
                 cells |= {f"{DEVICE_LATENCY}{device}": us for device, us in value.items()}
             elif name == "figures":
                 cells |= value
             else:
                 cells[name] = value
-        return {**cells, "architecture": json.dumps(self.architecture.model_dump())}
+        architecture = json.dumps(self.architecture.model_dump())
+        return {**cells, "dtype": self.dtype, "architecture": architecture}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Candidate:
-        space = self.architecture.space
-        if space != self.space:
-            raise ValueError(f"its architecture is of space {space!r}, not {self.space!r}")
         if not self.digest.startswith(self.id):
             raise ValueError(f"its id {self.id} is not the beginning of its digest {self.digest}")
         is_timed = (self.predicted_us or self.measured_us) is not None
@@ -389,7 +374,7 @@ def from_trials(
 def _candidate(
     trial: Trial, prediction: Prediction | None, latency: Latency | None, **fields: Any
 ) -> Candidate:
-    graph, values = trial.architecture.graph, trial.values
+    values = trial.values
     if latency is not None:
         low_us, high_us = latency.interval_us
         fields |= {"measured_us": latency.quiet_us, "measured_low_us": low_us}
@@ -402,15 +387,12 @@ def _candidate(
         fields["uncertain_launches"] = prediction.uncertain_launches
         fields["estimated_launches"] = prediction.estimated_launches
         fields["dispatch_share"] = round(prediction.dispatch_share, 4)
-    return Candidate(
-        space=trial.architecture.space.name,
-        digest=trial.digest,
+    return Candidate.of_architecture(
+        trial.architecture,
         state=trial.state,
         score_images=int(values["score_images"]) if "score_images" in values else None,
         device_predicted_us=_device_latencies(values),
-        **{name: getattr(graph, name) for name in COUNTS},
         seconds=trial.seconds,
-        architecture=ArchitectureRecord.model_validate(trial.architecture.to_json()),
         **fields,
     )
 
@@ -423,19 +405,22 @@ def table(candidates: Sequence[Candidate]) -> pd.DataFrame:
     """
     devices = dict.fromkeys(name for each in candidates for name in each.device_predicted_us)
     figures = dict.fromkeys(name for each in candidates for name in each.figures)
+    first, last = ["id", "space", "digest"], ["architecture"]
+    has_dtype = any(each.dtype for each in candidates)
+    others = [name for name in Candidate.model_fields if name not in (*first, *COUNTS, *last)]
     types: dict[str, Any] = {}
-    for name, field in Candidate.model_fields.items():
+    for name in [*first, *others, *last]:
         if name == "device_predicted_us":
             types |= dict.fromkeys([f"{DEVICE_LATENCY}{device}" for device in devices], float)
         elif name == "figures":
-            types |= dict.fromkeys(figures, float)
+            types |= dict.fromkeys(COUNTS, int) | dict.fromkeys(figures, float)
         else:
-            if name == "architecture" and any(each.dtype for each in candidates):
+            if name == "architecture" and has_dtype:
                 types["dtype"] = object
+            field = Candidate.model_fields[name]
             kinds = get_args(field.annotation) or (field.annotation,)
             # A column of counts that may be empty needs the type of pandas.
-            empty = "Int64" if not field.is_required() else int
-            types[name] = float if float in kinds else empty if int in kinds else object
+            types[name] = float if float in kinds else "Int64" if int in kinds else object
     return pd.DataFrame([each.cells for each in candidates], columns=list(types)).astype(types)
 
 

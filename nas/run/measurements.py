@@ -8,23 +8,21 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nas.errors import RunFolderError
-from nas.files.documents import Document, Format, NetworkDigest, Positive
+from nas.files.documents import Format, Positive
 from nas.latency.moments import MOMENTS, Latency, round_to_four_digits
 from nas.latency.networks import NetworkTimings
 from nas.latency.timing import Timing
 from nas.space import Architecture
-from nas.space.records import ArchitectureRecord
+from nas.space.records import NetworkFacts
 
 NETWORKS_PER_ROUND = 8
 """Whole networks that are timed together. A killed job loses at most so many timings."""
 
 
-class Measurement(Document):
+class Measurement(NetworkFacts):
     """One line of the log: a network that was timed once, or the error that prevented it.
 
     Attributes:
-        digest: digest of the network's graph.
-        architecture: the network's choices.
         status: `failed` without a latency.
         predicted_us: latency that the table predicted; None if it was not asked.
         measured_us: median of `samples_us`; None if the timing failed.
@@ -35,8 +33,6 @@ class Measurement(Document):
     """
 
     schema_version: Literal[3] = Field(alias="schema")
-    digest: NetworkDigest
-    architecture: ArchitectureRecord
     status: Literal["ok", "failed"]
     predicted_us: Positive | None
     measured_us: Positive | None
@@ -69,10 +65,9 @@ class Measurement(Document):
         """Return a record of each timing of a network, or one of its failure."""
 
         def record(timing: Timing | None) -> Measurement:
-            return cls(
+            return cls.of_architecture(
+                architecture,
                 schema=3,
-                digest=architecture.digest,
-                architecture=ArchitectureRecord(**architecture.to_json()),
                 status="ok" if timing else "failed",
                 predicted_us=predicted_us,
                 measured_us=None if timing is None else timing.latency_us,

@@ -15,7 +15,6 @@ from nas.files.documents import (
     Format,
     Fraction,
     Name,
-    NetworkDigest,
     Positive,
     Seconds,
 )
@@ -24,7 +23,7 @@ from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
 from nas.run.trained import Calibration
-from nas.space.records import ArchitectureRecord, SpaceSettings
+from nas.space.records import CountedNetwork, NetworkFacts, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Height or width of an image in pixels."""
@@ -132,19 +131,15 @@ PREPROCESSING = Format(
 )
 
 
-class NetworkRecord(Document):
+class NetworkRecord(NetworkFacts):
     """The metadata of `network.safetensors`: which network the weights are of, and its images.
 
     Attributes:
-        architecture: architecture of the network.
-        digest: digest of the network's graph.
         settings: what the space is adapted to.
         preprocessing: how images become the input, and what the output means.
     """
 
     schema_version: Literal[3] = Field(alias="schema")
-    architecture: ArchitectureRecord
-    digest: NetworkDigest
     settings: SpaceSettings
     preprocessing: Preprocessing
 
@@ -598,18 +593,11 @@ class ModelAccuracy(Document):
     by_class: dict[str, Fraction | None]
 
 
-class ModelCard(Document):
+class ModelCard(CountedNetwork):
     """`card.json`: what a model is, what it was trained on, and what was measured of it.
 
     Attributes:
-        id: name of the model folder: the network's id in the run, or a published network's name.
-        digest: digest of the network's graph.
         weights_digest: digest of the trained weights.
-        space: name of the search space.
-        architecture: the architecture.
-        macs: multiply-accumulates for one image.
-        params: number of trainable parameters.
-        peak_activation_bytes: largest number of bytes of float32 activations alive at once.
         image_size: height and width of the images, in pixels.
         channels: number of channels of the images.
         classes: names of the classes in the order of the logits.
@@ -639,15 +627,8 @@ class ModelCard(Document):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[5] = Field(default=5, alias="schema")
-    id: Name
-    digest: NetworkDigest
+    schema_version: Literal[6] = Field(default=6, alias="schema")
     weights_digest: Digest
-    space: Name
-    architecture: ArchitectureRecord
-    macs: Count
-    params: Count
-    peak_activation_bytes: Count
     image_size: Side
     channels: Literal[1, 3]
     classes: tuple[str, ...]

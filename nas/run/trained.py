@@ -14,11 +14,10 @@ from nas.files.documents import (
     Format,
     Fraction,
     Name,
-    NetworkDigest,
     Positive,
     Seconds,
 )
-from nas.space.records import ArchitectureRecord
+from nas.space.records import RunNetwork
 
 if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
@@ -155,14 +154,10 @@ class Calibration(Document):
     coverage: tuple[CoverageRow, ...]
 
 
-class TrainedRecord(Document):
+class TrainedRecord(RunNetwork):
     """`trained.json`: how a network was trained to the end, and what it then reached.
 
     Attributes:
-        id: name of the model's folder: the network's id in the run, or a published network's name.
-        space: name of the space.
-        digest: digest of the network's graph.
-        architecture: the architecture.
         start: initial weights: those of the supernet, published ones, or newly drawn ones.
         published: the published weights from which it started; None for another start.
         is_probe: whether its weights are published ones with a linear probe, which was right on
@@ -187,10 +182,6 @@ class TrainedRecord(Document):
     """
 
     schema_version: Literal[3] = Field(alias="schema")
-    id: Name
-    space: Name
-    digest: NetworkDigest
-    architecture: ArchitectureRecord
     start: Literal["supernet", "published", "scratch"]
     published: PretrainedSummary | None = None
     is_probe: bool = False

@@ -20,7 +20,6 @@ from nas.files.documents import SCHEMA
 from nas.machine.torch_device import resolve_device
 from nas.pretrained import PublishedWeights
 from nas.space import Architecture, SearchSpace
-from nas.space.records import ArchitectureRecord
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.pretrained import published_state
 from nas.supernet.ranking_records import RankedNetworkRecord
@@ -218,11 +217,8 @@ def make_ranked_network(
     repeated_accuracy: float | None = None,
 ) -> RankedNetworkRecord:
     """Return a network with its supernet score, its standalone accuracies and its counts."""
-    graph = architecture.graph
-    return RankedNetworkRecord(
-        architecture=ArchitectureRecord.model_validate(architecture.to_json()),
-        digest=graph.digest,
-        macs=graph.macs,
+    return RankedNetworkRecord.of_architecture(
+        architecture,
         supernet_accuracy=score,
         standalone_accuracy=standalone_accuracy,
         repeated_accuracy=repeated_accuracy,

@@ -9,8 +9,8 @@ from typing import Final, Literal
 from pydantic import Field, JsonValue
 
 from nas.errors import RunFolderError
-from nas.files.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Positive
-from nas.space.records import ArchitectureRecord
+from nas.files.documents import Count, Document, Format, Fraction, Name, Positive
+from nas.space.records import NetworkFacts
 from nas.statistics import Interval
 
 RANKING_SCHEMA: Final = 2
@@ -28,12 +28,10 @@ ORDER_NAMES: dict[Order, str] = {
 }
 
 
-class RankedNetworkRecord(Document):
+class RankedNetworkRecord(NetworkFacts):
     """A network with its score from a supernet and its accuracy after standalone training.
 
     Attributes:
-        architecture: the architecture.
-        digest: digest of the network's graph.
         macs: multiply-accumulates of the network for one image.
         supernet_accuracy: accuracy with the supernet's weights on the search split.
         standalone_accuracy: accuracy after standalone training on the hold-out split.
@@ -42,8 +40,6 @@ class RankedNetworkRecord(Document):
             trained once.
     """
 
-    architecture: ArchitectureRecord
-    digest: NetworkDigest
     macs: Count
     supernet_accuracy: Fraction
     standalone_accuracy: Fraction

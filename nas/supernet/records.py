@@ -18,7 +18,7 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
-from nas.space.records import ArchitectureRecord, SpaceSettings
+from nas.space.records import NetworkFacts, SpaceSettings
 
 TRAINING_LOG = "training.jsonl"
 """Name of the log of a supernet's training, in the supernet's folder."""
@@ -125,13 +125,11 @@ class CheckpointRecord(Document):
     sha256: str | None = None
 
 
-class StandaloneRow(Document):
+class StandaloneRow(NetworkFacts):
     """A line of `standalone.jsonl`: a network that was trained on its own, and how it was trained.
 
     Attributes:
         space: name of the space.
-        digest: digest of the network's graph.
-        architecture: the architecture.
         search_accuracy: accuracy on the search's validation images.
         holdout_accuracy: accuracy on validation images that the search did not use.
         seconds: duration of the training.
@@ -143,8 +141,6 @@ class StandaloneRow(Document):
 
     schema_version: Literal[1] = Field(alias="schema")
     space: Name
-    digest: NetworkDigest
-    architecture: ArchitectureRecord
     search_accuracy: Fraction
     holdout_accuracy: Fraction
     seconds: Seconds
