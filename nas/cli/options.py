@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from nas.job import JobSettings
     from nas.latency import LatencyTable, runtime
     from nas.space import SearchSpace
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
@@ -34,6 +39,50 @@ def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
     key = KEYS[path]
     low, high = (key.least, key.most) if is_bounded else (None, None)
     return typer.Option(*flags, help=key.meaning, min=low, max=high)
+
+
+def key_option(path: str, kind: type, *flags: str) -> Any:
+    """Return the type of an option for a key of the job file, for `with_options`.
+
+    Args:
+        path: path of the key, whose bounds are checked with the job.
+        kind: type of its value.
+        flags: names of the option; by default the name of the argument.
+    """
+    return Annotated[kind | None, job_key(path, *flags)]
+
+
+def with_options(**options: Any) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command further options in place of its `**options`.
+
+    The options that the user gives arrive there by their names, the others do not.
+
+    Args:
+        **options: the types of the options, annotated for Typer; they come before those that the
+            command declares itself.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        arguments, own = [], []
+        for each in list(signature.parameters.values())[:-1]:
+            (own if each.default is not each.empty else arguments).append(each)
+        added = [
+            inspect.Parameter(name, own[0].kind, default=None, annotation=annotation)
+            for name, annotation in options.items()
+        ]
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            absent = {name for name in options if values[name] is None}
+            command(**{name: value for name, value in values.items() if name not in absent})
+
+        wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*arguments, *added, *own]
+        )
+        return cast("Command", wrapper)
+
+    return decorate
 
 
 Conventions = Annotated[
@@ -98,11 +147,6 @@ def expanded_argument(text: str) -> str:
     option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
     is_home = value == "~" or value.startswith("~/")
     return f"{option}{equals}{expanded(value)}" if is_home else text
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given; the others are None."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def run_folder(out: Path | None, settings: JobSettings, job: Path) -> Path:

@@ -12,11 +12,11 @@ from nas.cli.options import (
     Out,
     RunFolder,
     command_line,
-    given,
-    job_key,
+    key_option,
     print_json,
     run_folder,
     show,
+    with_options,
 )
 from nas.display.formatting import (
     capitalised,
@@ -181,6 +181,15 @@ def print_plan(plan: JobPlan) -> None:
         console.say(f"{capitalised(sentence)}.")
 
 
+@with_options(
+    trials=key_option("search.trials", int),
+    minutes=key_option("search.minutes", float),
+    stall=key_option("search.stall", str),
+    sampler=key_option("search.sampler", str),
+    workers=key_option("search.workers", int),
+    storage=key_option("search.storage", str),
+    max_latency_ms=key_option("search.max_latency_ms", float),
+)
 def search(
     job: Annotated[
         str,
@@ -192,14 +201,8 @@ def search(
     worker: Annotated[
         bool, typer.Option("--worker", help="Join the running search of a run folder.")
     ] = False,
-    trials: Annotated[int | None, job_key("search.trials")] = None,
-    minutes: Annotated[float | None, job_key("search.minutes")] = None,
-    stall: Annotated[str | None, job_key("search.stall")] = None,
-    sampler: Annotated[str | None, job_key("search.sampler")] = None,
-    workers: Annotated[int | None, job_key("search.workers")] = None,
-    storage: Annotated[str | None, job_key("search.storage")] = None,
-    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Run a job up to the end of its search.
 
@@ -214,15 +217,8 @@ def search(
     Example: nas search overnight.toml --storage postgresql://nas@host/nas
     Example: nas search results/overnight --worker --storage postgresql://nas@host/nas
     """
-    options = given(
-        trials=trials,
-        minutes=minutes,
-        stall=int(stall) if stall is not None and stall.isdecimal() else stall,
-        sampler=sampler,
-        workers=workers,
-        storage=storage,
-        max_latency_ms=max_latency_ms,
-    )
+    if options.get("stall", "").isdecimal():
+        options["stall"] = int(options["stall"])
     if worker:
         _join_search(Path(job), options, out, as_json)
         return
@@ -278,28 +274,31 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
     show({"run": folder, "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
 
+@with_options(
+    runtime=key_option("device.runtime", str),
+    target=key_option("device.target", str),
+    threads=key_option("device.threads", int),
+    dtype=key_option("device.dtype", str),
+    batch=key_option("device.batch", int),
+    table=Annotated[
+        Path | None,
+        typer.Option(help="Latency table of the device, or the folder for it."),
+    ],
+    budget=key_option("budget", str),
+    trials=Annotated[
+        int | None, typer.Option(help="Number of networks to score beside those of the run.")
+    ],
+    max_latency_ms=key_option("search.max_latency_ms", float),
+    retrain=key_option("finish.retrain", int),
+)
 def retarget(
     run_folder: RunFolder,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the new run; by default RUN-<runtime>-<dtype>."),
     ] = None,
-    runtime: Annotated[str | None, job_key("device.runtime")] = None,
-    target: Annotated[str | None, job_key("device.target")] = None,
-    threads: Annotated[int | None, job_key("device.threads")] = None,
-    dtype: Annotated[str | None, job_key("device.dtype")] = None,
-    batch: Annotated[int | None, job_key("device.batch")] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="Latency table of the device, or the folder for it."),
-    ] = None,
-    budget: Annotated[str | None, job_key("budget")] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Number of networks to score beside those of the run.")
-    ] = None,
-    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
-    retrain: Annotated[int | None, job_key("finish.retrain")] = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Make the front of a run for another runtime or device, without its training.
 
@@ -316,18 +315,6 @@ def retarget(
     from nas.display.console import ProgressBars
     from nas.opened_run import open_run
 
-    options = given(
-        runtime=runtime,
-        target=target,
-        threads=threads,
-        dtype=dtype,
-        batch=batch,
-        table=table,
-        budget=budget,
-        trials=trials,
-        max_latency_ms=max_latency_ms,
-        retrain=retrain,
-    )
     with ProgressBars() as bars:
         result = job.retarget(
             open_run(run_folder), out, **options, command=command_line(), progress=bars

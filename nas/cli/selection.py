@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import Json, RunFolder, show
+from nas.cli.options import Json, RunFolder, show, with_options
 from nas.display.formatting import format_bytes, format_latency
 from nas.errors import RequestError
 from nas.figures import SELECTION_LIMITS
@@ -19,32 +18,16 @@ if TYPE_CHECKING:
     from nas.run.run import Run
     from nas.run.selection import Comparison, Limits, Option, Rule
 
-Command = TypeVar("Command", bound=Callable[..., None])
 
-
-def _with_limits(command: Command) -> Command:
-    """Give a command an option for each of `SELECTION_LIMITS` in place of `**limits`."""
-    signature = inspect.signature(command, eval_str=True)
-    *others, _ = signature.parameters.values()
-    limits = [
-        inspect.Parameter(
-            figure.limit_name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                int | None if figure.is_whole else float | None,
-                typer.Option(help=figure.limit_meaning),
-            ],
-        )
+@with_options(
+    **{
+        figure.limit_name: Annotated[
+            int | None if figure.is_whole else float | None,
+            typer.Option(help=figure.limit_meaning),
+        ]
         for figure in SELECTION_LIMITS
-    ]
-    first, *others = others
-    parameters = [first, *limits, *(each.replace(kind=each.KEYWORD_ONLY) for each in others)]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
-
-
-@_with_limits
+    }
+)
 def select(
     run_folder: RunFolder,
     limit: Annotated[
@@ -68,7 +51,7 @@ def select(
         bool, typer.Option("--int8", help="Choose among the exported files, float32 and int8.")
     ] = False,
     as_json: Json = False,
-    **limits: Any,
+    **limits: float,
 ) -> None:
     """Print the best network under given limits.
 

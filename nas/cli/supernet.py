@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,17 +12,18 @@ from nas.cli.options import (
     RunFolder,
     Seed,
     command_line,
-    given,
-    job_key,
+    key_option,
     print_json,
     run_folder,
     show,
+    with_options,
 )
 from nas.display.formatting import format_accuracy
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
     from nas.data import Part
+    from nas.job import JobSettings
     from nas.supernet.ranking_records import RankingRecord, SpaceRanking
 
 app = typer.Typer(
@@ -31,26 +32,34 @@ app = typer.Typer(
 )
 
 
+_IMAGE_OPTIONS = {
+    "source": key_option("data.source", str, "--data"),
+    "image_size": key_option("data.image_size", int),
+    "on_bad_image": key_option("data.on_bad_image", str),
+    "class_folders": key_option("data.class_folders", str),
+}
+_TRAINING_OPTIONS = {
+    "epochs": key_option("training.epochs", int),
+    "flip": key_option("training.flip", bool, "--flip/--no-flip"),
+    "shift": key_option("training.shift", int),
+}
+
+
 @app.command()
+@with_options(**_IMAGE_OPTIONS, **_TRAINING_OPTIONS)
 def train(
     space: Annotated[
         list[str] | None,
         typer.Option("--space", help="Name or Python file of a search space; may be repeated."),
     ] = None,
-    data: Annotated[str | None, job_key("data.source", "--data")] = None,
     job: Annotated[
         str | None, typer.Option(help="A job file instead of the other options.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; results/<name> by default.")] = None,
-    epochs: Annotated[int | None, job_key("training.epochs")] = None,
     budget: Annotated[str, typer.Option(help="Time for all supernets, such as 30m.")] = "30m",
-    image_size: Annotated[int | None, job_key("data.image_size")] = None,
-    flip: Annotated[bool | None, job_key("training.flip", "--flip/--no-flip")] = None,
-    shift: Annotated[int | None, job_key("training.shift")] = None,
-    on_bad_image: Annotated[str, job_key("data.on_bad_image")] = "fail",
-    class_folders: Annotated[str, job_key("data.class_folders")] = "auto",
     seed: Seed = 0,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Train one supernet for each space. Repeat the command to resume an interrupted training.
 
@@ -62,12 +71,8 @@ def train(
     Example: nas supernet train --job overnight.toml --out results/overnight
     Example: torchrun --nproc-per-node 4 -m nas supernet train --job overnight.toml
     """
-    from pydantic import ValidationError
-
     from nas.display.console import ProgressBars
-    from nas.files.names import name_like
-    from nas.job import JobSettings, job_path, load_job
-    from nas.job.settings_errors import option_error
+    from nas.job import job_path, load_job
     from nas.job.supernets import train_job_supernets
     from nas.supernet.distributed import current_process_group
 
@@ -75,29 +80,8 @@ def train(
         path = job_path(job)
         settings = load_job(path)
         folder = run_folder(out, settings, path)
-    elif space and data:
-        images = given(
-            source=data,
-            image_size=image_size,
-            on_bad_image=on_bad_image,
-            class_folders=class_folders,
-        )
-        try:
-            name = name_like("-".join(Path(each).stem for each in space))
-        except ValueError as error:
-            raise RequestError(f"No job can be named after --space: {error}.") from None
-        values = {
-            "name": name,
-            "seed": seed,
-            "budget": budget,
-            "data": images,
-            "training": given(epochs=epochs, flip=flip, shift=shift),
-            "space": [{"name": each} for each in space],
-        }
-        try:
-            settings = JobSettings.model_validate(values)
-        except ValidationError as error:
-            raise option_error(error) from None
+    elif space and "source" in options:
+        settings = _settings(space, {"seed": seed, "budget": budget}, options)
         folder = out or Path("results") / settings.name
     else:
         raise RequestError(
@@ -115,6 +99,36 @@ def train(
         f"nas supernet rank {folder}",
         as_json,
     )
+
+
+def _settings(spaces: list[str], keys: dict[str, Any], options: dict[str, Any]) -> JobSettings:
+    """Return the job of options, named after its spaces.
+
+    Args:
+        spaces: names or files of its spaces.
+        keys: its keys outside of tables.
+        options: what is given of `_IMAGE_OPTIONS` and `_TRAINING_OPTIONS`.
+    """
+    from pydantic import ValidationError
+
+    from nas.files.names import name_like
+    from nas.job import JobSettings
+    from nas.job.settings_errors import option_error
+
+    try:
+        name = name_like("-".join(Path(each).stem for each in spaces))
+    except ValueError as error:
+        raise RequestError(f"No job can be named after --space: {error}.") from None
+    tables = {"data": _IMAGE_OPTIONS, "training": _TRAINING_OPTIONS}
+    values = {
+        table: {key: options[key] for key in own if key in options} for table, own in tables.items()
+    }
+    try:
+        return JobSettings.model_validate(
+            {"name": name, **keys, **values, "space": [{"name": each} for each in spaces]}
+        )
+    except ValidationError as error:
+        raise option_error(error) from None
 
 
 @app.command()
