@@ -64,9 +64,9 @@ def with_options(**options: Any) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
-        arguments, own = [], []
-        for each in list(signature.parameters.values())[:-1]:
-            (own if each.default is not each.empty else arguments).append(each)
+        parameters = list(signature.parameters.values())[:-1]
+        arguments = [each for each in parameters if each.default is each.empty]
+        own = parameters[len(arguments) :]
         added = [
             inspect.Parameter(name, own[0].kind, default=None, annotation=annotation)
             for name, annotation in options.items()

@@ -39,17 +39,42 @@ def candidate(**changes) -> Candidate:
     return Candidate.model_validate({**FIELDS, **changes})
 
 
-def test_measured_latency_is_preferred_to_the_predicted_one():
-    assert (candidate().latency_us, candidate().latency_basis) == (1200.0, "measured")
-    predicted = candidate(measured_us=None)
-    assert (predicted.latency_us, predicted.latency_basis) == (1000.0, "predicted")
+PREDICTED = {"measured_us": None}
 
 
-def test_disturbed_latency_says_so():
-    assert candidate(disturbed=False).latency_basis == "measured"
-    disturbed = candidate(disturbed=True, measured_low_us=800.0, measured_high_us=1200.0)
-    assert disturbed.latency_basis == "measured, disturbed: 0.8 ms to 1.2 ms at full speed"
-    assert f"1.2 ms {disturbed.latency_basis}, 2000 MACs" in disturbed.summary(IMAGES)
+@pytest.mark.parametrize(
+    ("changes", "latency_us", "basis"),
+    [
+        ({}, 1200.0, "measured"),
+        (
+            {"disturbed": False, "dispatch_share": 0.625, "uncertain_launches": 2},
+            1200.0,
+            "measured",
+        ),
+        (
+            {"disturbed": True, "measured_low_us": 800.0, "measured_high_us": 1200.0},
+            1200.0,
+            "measured, disturbed: 0.8 ms to 1.2 ms at full speed",
+        ),
+        (PREDICTED, 1000.0, "predicted"),
+        (
+            {**PREDICTED, "uncertain_launches": 3, "estimated_launches": 1},
+            1000.0,
+            "predicted, of its launches 3 uncertain, 1 estimated",
+        ),
+        (
+            {**PREDICTED, "uncertain_launches": 0, "estimated_launches": 2},
+            1000.0,
+            "predicted, of its launches 2 estimated",
+        ),
+        ({**PREDICTED, "dispatch_share": 0.5}, 1000.0, "predicted"),
+        ({**PREDICTED, "dispatch_share": 0.625}, 1000.0, "predicted, 62% of it launches"),
+    ],
+)
+def test_latency_is_measured_or_predicted_and_says_how_sure_it_is(changes, latency_us, basis):
+    own = candidate(**changes)
+    assert (own.latency_us, own.latency_basis) == (latency_us, basis)
+    assert f" ms {basis}, 2000 MACs" in own.summary(IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -77,18 +102,6 @@ def test_a_chosen_dtype_is_a_column_before_the_architecture():
     assert list(rows.columns)[-2:] == ["dtype", "architecture"]
     assert candidates.of_table(rows) == [alone, chosen]
     assert chosen.summary(IMAGES).startswith("s1ab (toy, int8): ")
-
-
-def test_predicted_latency_names_its_unsure_launches():
-    unsure = candidate(measured_us=None, uncertain_launches=3, estimated_launches=1)
-    assert unsure.unsure_launches == "3 uncertain, 1 estimated"
-    assert unsure.latency_basis == "predicted, of its launches 3 uncertain, 1 estimated"
-    assert candidate(measured_us=None, dispatch_share=0.5).latency_basis == "predicted"
-    assert candidate(dispatch_share=0.625).latency_basis == "measured"
-    rough = candidate(measured_us=None, dispatch_share=0.625)
-    assert rough.latency_basis == "predicted, 62% of it launches"
-    assert candidate(uncertain_launches=0, estimated_launches=2).unsure_launches == "2 estimated"
-    assert candidate().unsure_launches == ""
 
 
 def test_summary_has_id_space_accuracy_latency_and_counts():
