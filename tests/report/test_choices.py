@@ -17,6 +17,7 @@ from nas.report.choices import (
     shared_options,
     space_choices,
 )
+from nas.run.objectives import run_objectives
 from nas.run.settings import SearchSettings
 from nas.space import SearchSpace, Stage, load_space
 
@@ -65,7 +66,7 @@ def make_rows(space: SearchSpace, count: int, accuracy=accuracy_of, seed: int = 
     )
 
 
-made_choices = partial(space_choices, search=SearchSettings())
+made_choices = partial(space_choices, objectives=run_objectives(SearchSettings(), ()))
 
 
 def test_choices_of_the_blocks_of_a_stage_are_one_group():

@@ -143,7 +143,7 @@ def test_figures_of_a_runtime_are_columns_of_a_table(tmp_path):
         ({"architecture": "[]"}, "architecture"),
         ({"space": "a/b"}, "space is 'a/b'"),
         ({"space": "other"}, "its architecture is of space 'toy', not 'other'"),
-        ({"id": "0012", "digest": "0012000000000000"}, "id is '0012'"),
+        ({"id": "0012", "digest": "0012000000000000"}, "digest is '0012000000000000'"),
         ({"id": "s2ab"}, "its id s2ab is not the beginning of its digest s1ab51ab"),
     ],
 )
@@ -176,7 +176,7 @@ def test_missing_file_and_other_table_are_refused(tmp_path):
     with pytest.raises(RunFolderError, match="cannot be read"):
         read_csv(path, CANDIDATE)
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(RunFolderError, match="has no column 'id'"):
+    with pytest.raises(RunFolderError, match="has no column 'digest'"):
         read_csv(path, CANDIDATE)
 
 

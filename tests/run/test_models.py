@@ -15,6 +15,7 @@ from nas.run import candidates
 from nas.run.front import with_trained
 from nas.run.model_card import LatencyRecord
 from nas.run.models import read_models, undecided_pairs
+from nas.run.objectives import run_objectives
 from nas.run.selection import Limits, knee
 from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
@@ -80,7 +81,9 @@ def run(untrained_run: Path) -> Path:
         answers = answers_of([True] * right + [False] * (200 - right), (100, 100))
         (folder / "models" / row["id"] / "answers.json").write_text(to_json(answers))
     rows = with_trained(
-        candidates.read(folder / "trials.csv"), read_trained(folder), SearchSettings()
+        candidates.read(folder / "trials.csv"),
+        read_trained(folder),
+        run_objectives(SearchSettings(), ()),
     )
     candidates.write(rows, folder / "trials.csv")
     return folder
