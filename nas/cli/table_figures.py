@@ -83,7 +83,8 @@ def _draw_pairs(
     style: dict[str, Any] = {"s": 24, "alpha": 0.7, "linewidths": 0}
     for index, (name, own) in enumerate(groups.items()):
         group = plotting.group_style(min(index, _MAX_STYLES))
-        axes.scatter(*zip(*own, strict=True), label=name, **style, **group)
+        x, y = zip(*own, strict=True)
+        axes.scatter(x, y, label=name, **style, **group)
     every = np.concatenate([np.array(own) for own in groups.values()])
     diagonal = np.array([0.85 * every.min(), 1.15 * every.max()])
     axes.plot(diagonal, diagonal, color="black", linewidth=0.8, zorder=1)
