@@ -40,13 +40,3 @@ def test_few_holdout_images_judge_with_those_of_the_search(metric, few):
     name = "search and hold-out" if few else "hold-out"
     assert (images.judging_name, images.judging_images) == (name, f"{sum(own)} {name} images")
     assert ("not the weights" in images.judging_note) == few
-
-
-def test_sufficient_holdout_images_have_the_interval_that_their_constant_states():
-    def half_width(count: int) -> float:
-        interval = wilson_interval(0.9, [count])
-        return round(50 * (interval.high - interval.low), 1)
-
-    assert half_width(SUFFICIENT_HOLDOUT_IMAGES) == 4.2
-    assert half_width(3 * SUFFICIENT_HOLDOUT_IMAGES) == 2.4
-    assert half_width(50) == 8.5

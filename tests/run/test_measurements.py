@@ -74,34 +74,19 @@ def test_network_is_timed_again_until_its_timings_agree():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"measured_us": -5, "samples_us": [-5]}, "greater than 0"),
         ({"measured_us": 0, "samples_us": [0]}, "greater than 0"),
         ({"measured_us": float("nan")}, "measured_us is nan"),
-        ({"measured_us": float("inf")}, "measured_us is inf"),
         ({"measured_us": "2.0"}, "valid number"),
-        ({"measured_us": True}, "valid number"),
-        ({"measured_us": 10**400}, "measured_us is 1000"),
         ({"measured_us": 3.0, "samples_us": [2.0]}, "not the median of its samples"),
         ({"measured_us": None, "status": "ok"}, "has a latency and its samples"),
         ({"samples_us": []}, "has a latency and its samples"),
-        ({"samples_us": [2.0, float("nan")]}, r"samples_us\[1\] is nan"),
         ({"status": "failed"}, "an error and no latency"),
-        ({"status": "good"}, "status is 'good'"),
         ({"digest": "../../x"}, "digest"),
         ({"architecture": {"space": "../x", "choices": {}}}, "architecture.space"),
-        ({"architecture": None}, "architecture"),
     ],
 )
 def test_impossible_timing_is_refused_with_its_line(tmp_path, changes, words):
     path = tmp_path / "measurements.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in (record(), record(**changes))))
     with pytest.raises(RunFolderError, match=rf"measurements.jsonl, line 2 .*{words}"):
-        jsonl.read(path, MEASUREMENTS)
-
-
-@pytest.mark.parametrize("text", ["null", '"text"', "[]", "12", "{}"])
-def test_line_that_is_no_record_is_refused(tmp_path, text):
-    path = tmp_path / "measurements.jsonl"
-    path.write_text(text + "\n")
-    with pytest.raises(RunFolderError, match="line 1 is not a timing of a whole network"):
         jsonl.read(path, MEASUREMENTS)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from nas.errors import RunFolderError
 from nas.files.documents import to_json
 from nas.run.record import read_run
 
@@ -29,8 +28,3 @@ def test_unknown_fields_are_kept(tmp_path, content):
     written = json.loads(to_json(read_run(tmp_path)))
     assert written["later"] == {"version": 2}
     assert written["stages"]["prepare"]["joules"] == 3.5
-
-
-def test_folder_without_record_is_not_a_run(tmp_path):
-    with pytest.raises(RunFolderError, match=r"is not a run: there is no run\.json"):
-        read_run(tmp_path)
