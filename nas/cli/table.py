@@ -1,4 +1,4 @@
-"""`nas table build`, `show`, `check`, `diff` and `merge`."""
+"""`nas table build`, `show`, `diff` and `merge`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli.options import (
-    Address,
     Batch,
     Channels,
     Classes,
-    DeviceTable,
     Dtype,
     ImageSize,
     Json,
     Plot,
-    References,
     Runtime,
-    Seed,
     Spaces,
     Table,
     Target,
@@ -30,28 +26,20 @@ from nas.cli.options import (
     job_key,
     load_adapted_spaces,
     open_table,
-    open_table_runtime,
     print_json,
     require_table_file,
     show,
 )
+from nas.cli.table_check import check
 from nas.display import console
-from nas.errors import RequestError, TableError
+from nas.errors import RequestError
 
 if TYPE_CHECKING:
-    from nas.latency import Comparison, KernelCheck, LatencyTable, TableCheck
-    from nas.latency.check import CheckedNetwork
+    from nas.latency import Comparison, LatencyTable
     from nas.latency.record import Record
     from nas.space import SearchSpace
-    from nas.statistics import LatencyAgreement
 
 _COVERAGE_STATUSES = ("ok", "unstable", "disturbed", "failed", "missing")
-
-_MAX_SHOWN_NETWORKS = 5
-"""Random networks of a check that are shown, those with the largest errors."""
-
-_MAX_SHOWN_KERNELS = 10
-"""Kernels of a quick check that are shown, those that changed most."""
 
 app = typer.Typer(help="Build, inspect and check latency tables.", no_args_is_help=True)
 
@@ -289,223 +277,7 @@ def _coverage(table: LatencyTable, space: SearchSpace, batch: int) -> dict[str, 
     }
 
 
-@app.command()
-def check(
-    table: DeviceTable,
-    space: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--space",
-            help="Name or Python file of a search space; may be repeated. Required "
-            "unless --quick is given.",
-        ),
-    ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Only time some kernels again; exit with 1 if the table does not hold."
-        ),
-    ] = False,
-    fit: Annotated[
-        bool,
-        typer.Option(
-            "--fit", help="Fit the correction of predictions on these networks, and store it."
-        ),
-    ] = False,
-    nets: Annotated[int, typer.Option(min=1, help="Number of random networks to time.")] = 20,
-    references: References = True,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
-    batch: Batch = 1,
-    seed: Seed = 0,
-    target: Address = None,
-    plot: Plot = None,
-    as_json: Json = False,
-) -> None:
-    """Time whole networks or kernels again, and compare them with the table.
-
-    The networks are random networks of the spaces, and the published networks of the spaces at the
-    same input size. Each is timed at several moments. A mean error of 2%, or of twice the
-    difference between two timings of the same network, is good.
-
-    With --quick, 40 kernels are timed again instead, which takes a minute. With --fit, networks
-    that are spread over the latencies of the spaces are timed, and a factor and a constant, fitted
-    on them, correct all predictions from then on; a build does so with eight networks.
-
-    \b
-    Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32
-    Example: nas table check mine.jsonl --space mobilenet --nets 50 --no-references --plot check.png
-    Example: nas table check mine.jsonl --quick
-    Example: nas table check mine.jsonl --space mobilenet --fit
-    """
-    import numpy as np
-
-    from nas.latency import LatencyTable, check_table, correct_table
-    from nas.latency.check import check_networks
-    from nas.latency.correction import MIN_NETWORKS, spread_networks
-
-    check_plot(plot)
-    if not space and not quick:
-        raise RequestError("No space is named.", remedy="Add --space, or --quick to need none.")
-    if quick and fit:
-        raise RequestError("--quick times no networks to fit on.", remedy="Leave one of them out.")
-    if fit and nets < MIN_NETWORKS:
-        raise RequestError(f"--nets is {nets}.", remedy=f"--fit needs {MIN_NETWORKS} or more.")
-    runtime = open_table_runtime(require_table_file(table), target)
-    runtime.check_batch(batch)
-    if quick:
-        _check_kernels(table, runtime, as_json)
-        return
-    spaces = load_adapted_spaces(space or [], image_size, channels, classes)
-    opened = LatencyTable.open(table, runtime=runtime)
-    rng = np.random.default_rng(seed)
-    with console.ProgressBars() as bars:
-        bars.begin("whole networks", "step")
-        if fit:
-            with opened.writing():  # One that cannot be written is refused before the timing.
-                pass
-            drawn = spread_networks(opened, spaces, nets, rng, batch)
-            result = check_networks(opened, drawn, runtime, batch=batch, progress=bars.advance)
-            correct_table(opened, result, spaces)
-        else:
-            result = check_table(
-                opened, spaces, runtime, nets=nets, rng=rng, references=references, batch=batch,
-                progress=bars.advance,
-            )  # fmt: skip
-    if plot is not None:
-        from nas.cli.table_figures import draw_check
-
-        draw_check(result, f"{table.stem}: mean error {result.agreement.mape:.2%}", plot)
-    calibration = opened.correction(batch, spaces[0].digest)
-    if as_json:
-        fitted = calibration.to_json() if fit and calibration else None
-        print_json({**result.to_json(), "calibration": fitted})
-        return
-    _show_check(result)
-    if fit and calibration:
-        console.say(f"predictions are corrected from now on: {calibration.text}")
-
-
-def _show_check(check: TableCheck) -> None:
-    """Print the agreement, the published networks, and the random ones with the largest errors."""
-    rows = [_agreement_row("all", check.agreement)]
-    if check.references.networks and check.random.networks:
-        rows.append(_agreement_row("random", check.random.agreement))
-        rows.append(_agreement_row("published", check.references.agreement))
-    console.print_table(
-        ["networks", "timed", "mean error", "signed", "within 5%", "within 10%", "Kendall tau"],
-        rows,
-    )
-    random = check.random.networks
-    worst = sorted(random, key=lambda each: -abs(each.relative_error))[:_MAX_SHOWN_NETWORKS]
-    is_measured = check.basis == "measured"
-    console.print_table(
-        ["network", "predicted, us", f"{'measured' if is_measured else 'estimated'}, us", "error"],
-        [_network_row(each) for each in (*check.references.networks, *worst)],
-    )
-    if len(worst) < len(random):
-        console.say(f"the {len(worst)} of {len(random)} random networks with the largest errors")
-    if not is_measured:
-        console.say(f"nothing was measured: whole networks are {check.basis}")
-    predictions = [each.prediction for each in check.networks]
-    uncertain = sum(each.uncertain_launches > 0 for each in predictions)
-    estimated = sum(each.estimated_launches > 0 for each in predictions)
-    console.say(
-        f"of {len(check.networks)} networks, {uncertain} have kernels with uncertain timings, "
-        f"{estimated} have estimated ones"
-    )
-    if check.batch > 1:
-        console.say(f"latencies are those of {check.batch} images at once")
-    if check.retiming_spread is not None:
-        console.say(
-            "two halves of the timings of the same network: "
-            f"{check.retiming_spread:.2%} apart (median)"
-        )
-    if check.slowdown is not None:
-        console.say(f"latencies are those of quiet moments; networks {check.slowdown.text}")
-    if disturbed := sum(each.timings.latency.is_disturbed for each in check.networks):
-        console.say(
-            f"{disturbed} of the networks are disturbed: the core was slowed whenever they were "
-            "timed, so that what was measured is too high"
-        )
-    if check.device_ratio is not None:
-        console.say(
-            f"networks of the table's calibration took {check.device_ratio:.3f} times what they "
-            "took then (median); the latencies above are divided by that"
-        )
-    mape, target = check.agreement.mape, check.target_mape
-    console.say(
-        f"mean error {mape:.2%}, without the correction "
-        f"{check.uncorrected_agreement.mape:.2%}; the target, 2% or twice that spread, is "
-        f"{target:.2%}: {'met' if mape <= target else 'missed'}"
-    )
-
-
-def _agreement_row(name: str, agreement: LatencyAgreement) -> list[Any]:
-    tau = agreement.kendall_tau
-    return [
-        name,
-        agreement.nets,
-        f"{agreement.mape:.2%}",
-        f"{agreement.bias:+.2%}",
-        f"{agreement.within_5_percent:.0%}",
-        f"{agreement.within_10_percent:.0%}",
-        "undefined" if tau is None else f"{tau:.3f}",
-    ]
-
-
-def _network_row(network: CheckedNetwork) -> list[str]:
-    return [
-        network.reference or f"random, {network.architecture.space.name}",
-        f"{network.predicted_us:.4g}",
-        f"{network.measured_us:.4g}",
-        f"{network.relative_error:+.2%}",
-    ]
-
-
-def _check_kernels(path: Path, runtime: Any, as_json: bool) -> None:
-    """Time some kernels of a table again. Raises TableError if the table does not hold."""
-    from nas.latency import LatencyTable, check_kernels
-    from nas.latency.worker_process import WorkerTimer
-
-    opened = LatencyTable.open(path, runtime=runtime)
-    with console.ProgressBars() as bars, WorkerTimer(runtime) as timer:
-        bars.begin("kernels", "timing")
-        result = check_kernels(opened, timer, runtime.fingerprint, progress=bars.advance)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        _show_kernels(result)
-    if result.problem:
-        raise TableError(
-            f"{path} does not hold: {result.problem}.",
-            remedy="See `nas doctor`, or build a new one with `nas table build --out NEW.jsonl`.",
-        )
-
-
-def _show_kernels(check: KernelCheck) -> None:
-    changed = sorted(check.kernels, key=lambda each: -abs((each.ratio or 0.0) - 1))
-    console.print_table(
-        ["changed most", "table, us", "now over table"],
-        [
-            (
-                each.kernel.text,
-                f"{each.table_us:.4g}",
-                each.error or f"{each.ratio:.3f}",
-            )
-            for each in changed[:_MAX_SHOWN_KERNELS]
-        ],
-    )
-    for change in check.changes:
-        console.say(f"note: {change}")
-    if check.device_ratio is not None:
-        console.say(
-            f"{len(check.kernels)} kernels took {check.device_ratio:.3f} times what the table says "
-            f"(median){'' if check.problem else ': the table holds'}"
-        )
-    if check.slowdown is not None:
-        console.say(f"latencies are those of quiet moments; kernels {check.slowdown.text}")
+app.command()(check)
 
 
 @app.command()
