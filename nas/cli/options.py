@@ -41,26 +41,19 @@ def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
     return typer.Option(*flags, help=key.meaning, min=low, max=high)
 
 
-def key_option(path: str, kind: type, *flags: str) -> Any:
-    """Return the type of an option for a key of the job file, for `with_options`.
-
-    Args:
-        path: path of the key, whose bounds are checked with the job.
-        kind: type of its value.
-        flags: names of the option; by default the name of the argument.
-    """
-    return Annotated[kind | None, job_key(path, *flags)]
-
-
-def with_options(**options: Any) -> Callable[[Command], Command]:
+def with_options(*keys: str, **options: Any) -> Callable[[Command], Command]:
     """Return a decorator that gives a command further options in place of its `**options`.
 
-    The options that the user gives arrive there by their names, the others do not.
+    The options that the user gives arrive there by their names, the others do not. They come before
+    those that the command declares itself.
 
     Args:
-        **options: the types of the options, annotated for Typer; they come before those that the
-            command declares itself.
+        keys: paths of keys of the job file, whose options have the name and the type of the key.
+            Their bounds are checked with the job.
+        **options: the types of further options, annotated for Typer.
     """
+    of_keys = {path.rpartition(".")[2]: _key_option(path) for path in keys}
+    options = {**of_keys, **options}
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
@@ -83,6 +76,10 @@ def with_options(**options: Any) -> Callable[[Command], Command]:
         return cast("Command", wrapper)
 
     return decorate
+
+
+def _key_option(path: str) -> Any:
+    return Annotated[KEYS[path].kind | None, job_key(path)]
 
 
 Conventions = Annotated[

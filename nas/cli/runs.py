@@ -12,7 +12,7 @@ from nas.cli.options import (
     Out,
     RunFolder,
     command_line,
-    key_option,
+    job_key,
     print_json,
     run_folder,
     show,
@@ -182,13 +182,9 @@ def print_plan(plan: JobPlan) -> None:
 
 
 @with_options(
-    trials=key_option("search.trials", int),
-    minutes=key_option("search.minutes", float),
-    stall=key_option("search.stall", str),
-    sampler=key_option("search.sampler", str),
-    workers=key_option("search.workers", int),
-    storage=key_option("search.storage", str),
-    max_latency_ms=key_option("search.max_latency_ms", float),
+    *("search.trials", "search.minutes", "search.sampler", "search.workers", "search.storage"),
+    "search.max_latency_ms",
+    stall=Annotated[str | None, job_key("search.stall")],
 )
 def search(
     job: Annotated[
@@ -275,21 +271,14 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
 
 
 @with_options(
-    runtime=key_option("device.runtime", str),
-    target=key_option("device.target", str),
-    threads=key_option("device.threads", int),
-    dtype=key_option("device.dtype", str),
-    batch=key_option("device.batch", int),
+    *("device.runtime", "device.target", "device.threads", "device.dtype", "device.batch"),
+    *("budget", "search.max_latency_ms", "finish.retrain"),
     table=Annotated[
-        Path | None,
-        typer.Option(help="Latency table of the device, or the folder for it."),
+        Path | None, typer.Option(help="Latency table of the device, or the folder for it.")
     ],
-    budget=key_option("budget", str),
     trials=Annotated[
         int | None, typer.Option(help="Number of networks to score beside those of the run.")
     ],
-    max_latency_ms=key_option("search.max_latency_ms", float),
-    retrain=key_option("finish.retrain", int),
 )
 def retarget(
     run_folder: RunFolder,

@@ -12,7 +12,7 @@ from nas.cli.options import (
     RunFolder,
     Seed,
     command_line,
-    key_option,
+    job_key,
     print_json,
     run_folder,
     show,
@@ -32,21 +32,19 @@ app = typer.Typer(
 )
 
 
-_IMAGE_OPTIONS = {
-    "source": key_option("data.source", str, "--data"),
-    "image_size": key_option("data.image_size", int),
-    "on_bad_image": key_option("data.on_bad_image", str),
-    "class_folders": key_option("data.class_folders", str),
+_KEYS = {
+    "data": ("image_size", "on_bad_image", "class_folders"),
+    "training": ("epochs", "shift"),
 }
-_TRAINING_OPTIONS = {
-    "epochs": key_option("training.epochs", int),
-    "flip": key_option("training.flip", bool, "--flip/--no-flip"),
-    "shift": key_option("training.shift", int),
-}
+"""Keys that are options of the same name, by their table."""
 
 
 @app.command()
-@with_options(**_IMAGE_OPTIONS, **_TRAINING_OPTIONS)
+@with_options(
+    *(f"{table}.{name}" for table, names in _KEYS.items() for name in names),
+    data=Annotated[str | None, job_key("data.source")],
+    flip=Annotated[bool | None, job_key("training.flip", "--flip/--no-flip")],
+)
 def train(
     space: Annotated[
         list[str] | None,
@@ -80,7 +78,7 @@ def train(
         path = job_path(job)
         settings = load_job(path)
         folder = run_folder(out, settings, path)
-    elif space and "source" in options:
+    elif space and "data" in options:
         settings = _settings(space, {"seed": seed, "budget": budget}, options)
         folder = out or Path("results") / settings.name
     else:
@@ -107,7 +105,7 @@ def _settings(spaces: list[str], keys: dict[str, Any], options: dict[str, Any]) 
     Args:
         spaces: names or files of its spaces.
         keys: its keys outside of tables.
-        options: what is given of `_IMAGE_OPTIONS` and `_TRAINING_OPTIONS`.
+        options: `data`, `flip` and options of `_KEYS`, as far as they are given.
     """
     from pydantic import ValidationError
 
@@ -119,10 +117,11 @@ def _settings(spaces: list[str], keys: dict[str, Any], options: dict[str, Any]) 
         name = name_like("-".join(Path(each).stem for each in spaces))
     except ValueError as error:
         raise RequestError(f"No job can be named after --space: {error}.") from None
-    tables = {"data": _IMAGE_OPTIONS, "training": _TRAINING_OPTIONS}
     values = {
-        table: {key: options[key] for key in own if key in options} for table, own in tables.items()
+        table: {key: options[key] for key in names if key in options}
+        for table, names in {**_KEYS, "training": (*_KEYS["training"], "flip")}.items()
     }
+    values["data"]["source"] = options["data"]
     try:
         return JobSettings.model_validate(
             {"name": name, **keys, **values, "space": [{"name": each} for each in spaces]}

@@ -19,9 +19,9 @@ from nas.statistics import spread
 def _values(rows: pd.DataFrame, figure: Figure) -> pd.Series:
     """Return the values of a figure; NaN where it is not known."""
     if figure is LATENCY:
-        return latency_us(rows) / 1000
+        return latency_us(rows).astype(float) / 1000
     if figure is ACCURACY:
-        return score(rows)
+        return score(rows).astype(float)
     return rows.reindex(columns=[figure.name])[figure.name].astype(float)
 
 
@@ -35,7 +35,7 @@ def _points(rows: pd.DataFrame, objectives: Sequence[RunObjective]) -> NDArray[n
         for each in objectives
         if each.is_optimised
     ]
-    return np.column_stack([column.astype(float) for column in columns])
+    return np.column_stack(columns)
 
 
 def front(rows: pd.DataFrame, objectives: Sequence[RunObjective]) -> pd.DataFrame:

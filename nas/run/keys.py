@@ -37,6 +37,7 @@ class Key(NamedTuple):
 
     Attributes:
         meaning: what the key means, as a phrase with its unit.
+        kind: type of the values, as an option has it.
         least: smallest value; None if it has none.
         most: largest value; None if it has none.
         fixed_from: stage of a run from whose beginning on the key may not change; None if a run
@@ -45,6 +46,7 @@ class Key(NamedTuple):
     """
 
     meaning: str
+    kind: type
     least: float | None
     most: float | None
     fixed_from: Stage | None
@@ -89,7 +91,10 @@ def keys_of(table: type[BaseModel], prefix: str = "") -> dict[str, Key]:
         else:
             declared: Any = field.json_schema_extra
             meaning = " ".join((field.description or "").split())
-            keys[prefix + name] = Key(meaning, _bound(field, "ge"), _bound(field, "le"), **declared)
+            kinds = (field.annotation, *get_args(field.annotation))
+            kind = next((each for each in (bool, int, float) if each in kinds), str)
+            bounds = _bound(field, "ge"), _bound(field, "le")
+            keys[prefix + name] = Key(meaning, kind, *bounds, **declared)
     return keys
 
 
