@@ -11,25 +11,19 @@ from typing import Literal
 from pydantic import Field
 
 from nas.files.documents import Count, Document, Fraction, Positive
-from nas.report.document import TrainedPoint
+from nas.report.document import NetworkPoint, TrainedPoint
 
 MAX_VALUES_CHARACTERS = 60
 """Longest list of values that fits into a sentence."""
 
 
-class FrontPoint(Document):
-    """A member of the front of a run.
+class FrontPoint(NetworkPoint):
+    """A member of the front of a run, with the score that the search maximised as its accuracy.
 
     Attributes:
-        id: beginning of its digest that no other network of the page has.
-        accuracy: score that the search maximised.
-        latency_us: its latency, measured if that is known.
         basis: what the latency is, see `nas.run.candidates.Candidate.latency_basis`.
     """
 
-    id: str
-    accuracy: Fraction
-    latency_us: Positive
     basis: str
 
 

@@ -117,21 +117,44 @@ class Block(Document):
     params: Count
 
 
-class Member(Document):
-    """A network that can be chosen: a member of the front.
+class NetworkPoint(Document):
+    """A network as a point of a plot of accuracy and latency.
 
     Attributes:
-        id: its ID.
+        id: its ID, or the name of a published network.
+        accuracy: its accuracy.
+        latency_us: measured latency, or the predicted one; null if neither is known.
+    """
+
+    id: str
+    accuracy: Fraction
+    latency_us: Positive | None
+
+
+class JudgedPoint(NetworkPoint):
+    """A network whose accuracy is that after training, reached or expected.
+
+    Attributes:
+        training: what its accuracy is, in words; only equal trainings are compared.
+        interval: 95% interval of this accuracy from the number of images that judge networks.
+    """
+
+    training: str
+    interval: Range
+
+
+class Member(JudgedPoint):
+    """A network that can be chosen: a member of the front.
+
+    Its accuracy is that by which it is compared, see `nas.run.selection.expected_accuracies`.
+
+    Attributes:
         dtype: type of its weights, if the search chose it.
         is_trained: whether it was trained to the end.
-        training: what its accuracy is, in words.
-        accuracy: accuracy by which it is compared, see `nas.run.selection.expected_accuracies`.
-        is_expected: whether this is an expected accuracy, and not one that was measured.
-        interval: 95% interval of this accuracy from the number of images that judge networks.
+        is_expected: whether its accuracy is an expected accuracy, and not one that was measured.
         standalone: range of the accuracies that 95% of such networks reach in standalone training,
             from the ranking of the supernet; null without one.
-        latency_us: measured latency, or the predicted one.
-        latency_range_us: its limits, see `nas.run.candidates.Candidate.latency_range_us`.
+        latency_range_us: limits of its latency, see `Candidate.latency_range_us`.
         latency_basis: which of the two, and what makes it unsure.
         not_told_from: members whose latencies the timings do not tell from its own.
         equals: members that are no more accurate, and that the images do not tell from it, see
@@ -145,15 +168,10 @@ class Member(Document):
         files: exported files, the fastest first.
     """
 
-    id: str
     dtype: str | None
     is_trained: bool
-    training: str
-    accuracy: Fraction
     is_expected: bool
-    interval: Range
     standalone: Range | None
-    latency_us: Positive
     latency_range_us: tuple[Positive, Positive]
     latency_basis: str
     not_told_from: list[str]
@@ -166,26 +184,16 @@ class Member(Document):
     files: list[str]
 
 
-class TrainedPoint(Document):
+class TrainedPoint(JudgedPoint):
     """A network that was trained to the end: one of the run's, or a published one.
 
     Attributes:
-        id: its ID, or the name of a published network.
         space: name of its space.
         is_published: whether it is a published network.
-        training: how it was trained, in words; only equal trainings are compared.
-        accuracy: accuracy on the images that judge trained networks.
-        interval: its 95% interval.
-        latency_us: latency of the whole network; null if it was not timed.
     """
 
-    id: str
     space: str
     is_published: bool
-    training: str
-    accuracy: Fraction
-    interval: Range
-    latency_us: Positive | None
 
 
 class PrecisionPair(Document):
