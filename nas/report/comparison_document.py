@@ -24,6 +24,7 @@ class FrontPoint(NetworkPoint):
         basis: what the latency is, see `nas.run.candidates.Candidate.latency_basis`.
     """
 
+    latency_us: Positive
     basis: str
 
 

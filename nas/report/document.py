@@ -168,6 +168,7 @@ class Member(JudgedPoint):
         files: exported files, the fastest first.
     """
 
+    latency_us: Positive
     dtype: str | None
     is_trained: bool
     is_expected: bool
