@@ -2,7 +2,13 @@
 
 import numpy as np
 
+from nas.search import Objective
 from tests.search.test_study import SPACES
+
+
+def make_objective(name, function, **settings):
+    """Return an objective with the value of a function for each architecture."""
+    return Objective(name, lambda batch: [function(each) for each in batch], **settings)
 
 
 def additive_function(space, seed=0):

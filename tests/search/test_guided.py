@@ -9,7 +9,7 @@ from nas.search import Objective, hypervolume, posterior, run_search
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import prepare_objectives
 from nas.search.surrogate import ModelError
-from tests.search.problems import additive
+from tests.search.problems import additive, make_objective
 from tests.search.test_study import OBJECTIVES, SPACES, macs
 
 MOBILENET, SHUFFLENET, SQUEEZENET = SPACES
@@ -17,10 +17,6 @@ MOBILENET, SHUFFLENET, SQUEEZENET = SPACES
 
 def params(architecture):
     return float(architecture.params)
-
-
-def make_objective(name, function, **settings):
-    return Objective(name, lambda batch: [function(each) for each in batch], **settings)
 
 
 def architectures(result):

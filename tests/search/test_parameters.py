@@ -4,6 +4,7 @@ import pytest
 from nas.search import GuidedSampler, run_search, suggest
 from nas.search.parameters import Parameters
 from nas.space import Architecture, SearchSpace, Stage
+from tests.search.test_study import macs
 
 HEAD = Stage("head", "linear_classifier")
 SIZES = {"image_size": 8, "channels": 1, "classes": 3}
@@ -28,10 +29,6 @@ def space_with_width(name, widths):
 DOTTED = [space_with_stages("net_x0.5", (8, 16)), space_with_stages("net_x0.75", (8, 16, 24))]
 AMBIGUOUS = [space_with_width("a.b", (4, 12, 20)), space_with_stages("a", (8, 16))]
 """`width` of the first space and `b.width` of the second would get the same parameter name."""
-
-
-def macs(architecture):
-    return float(architecture.macs)
 
 
 def offset(architecture):

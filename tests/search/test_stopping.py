@@ -2,20 +2,16 @@ import numpy as np
 import pytest
 
 from nas.errors import RequestError
-from nas.search import Objective, hypervolume, non_dominated, run_search, study
+from nas.search import hypervolume, non_dominated, run_search, study
 from nas.search.budget import MAX_EXPECTED_GAIN, MIN_TRIALS_PER_SPACE, REASON
 from nas.search.guided import GuidedOptimizer
 from nas.search.posterior import REFERENCE_VALUE
 from nas.search.trial import Trial
-from tests.search.problems import additive
+from tests.search.problems import additive, make_objective
 from tests.search.test_study import SPACES, macs, summary
 
 SMALL_SPACES = SPACES[:2]
 OBJECTIVES = {"additive": additive, "macs": macs}
-
-
-def make_objective(name, function, **settings):
-    return Objective(name, lambda batch: [function(each) for each in batch], **settings)
 
 
 def points(architectures):

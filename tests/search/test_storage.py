@@ -18,15 +18,9 @@ from nas.search.objectives import prepare_objectives
 from nas.search.storage import Storage
 from nas.search.trial import Trial
 from nas.search.trial_log import TrialLog
-from nas.space import load_space
 from tests.search.postgresql import PASSWORD
-
-SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
-
-
-def macs(architecture):
-    return float(architecture.macs)
-
+from tests.search.test_study import macs
+from tests.search.trials import SPACE
 
 OBJECTIVES = {"macs": macs, "params": lambda a: float(a.params)}
 
