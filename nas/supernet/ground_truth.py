@@ -16,14 +16,13 @@ from nas.data import ImageDataset
 from nas.display.progress import Advance
 from nas.errors import RequestError
 from nas.files import jsonl
-from nas.files.documents import SCHEMA
 from nas.machine.torch_device import resolve_device
 from nas.pretrained import PublishedWeights
 from nas.space import Architecture, SearchSpace
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.pretrained import published_state
 from nas.supernet.ranking_records import RankedNetworkRecord
-from nas.supernet.records import STANDALONE
+from nas.supernet.records import STANDALONE, STANDALONE_SCHEMA
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
@@ -196,7 +195,7 @@ def compare_with_standalone(
             row = _train_and_evaluate(
                 architecture, data, settings, own_seed, published, step_progress
             )
-            jsonl.append(path, {"schema": SCHEMA, **row, **recipe, "seed": own_seed})
+            jsonl.append(path, {"schema": STANDALONE_SCHEMA, **row, **recipe, "seed": own_seed})
             accuracies[key] = float(row["holdout_accuracy"])
     scores = evaluate(supernet, architectures, data)
     return [
@@ -252,7 +251,6 @@ def _train_and_evaluate(
         "space": architecture.space.name,
         "digest": graph.digest,
         "architecture": architecture.to_json(),
-        "search_accuracy": evaluate_network(network, data, "search"),
         "holdout_accuracy": evaluate_network(network, data, "holdout"),
         "seconds": round(time.monotonic() - started, 3),
     }

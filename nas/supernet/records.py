@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue
 
@@ -125,13 +125,16 @@ class CheckpointRecord(Document):
     sha256: str | None = None
 
 
+STANDALONE_SCHEMA: Final = 2
+"""Version of the format of `standalone.jsonl`."""
+
+
 class StandaloneRow(NetworkFacts):
     """A line of `standalone.jsonl`: a network that was trained on its own, and how it was trained.
 
     Attributes:
         space: name of the space.
-        search_accuracy: accuracy on the search's validation images.
-        holdout_accuracy: accuracy on validation images that the search did not use.
+        holdout_accuracy: accuracy on validation images that the search does not use.
         seconds: duration of the training.
         space_digest: digest of the space.
         data_digest: digest of the data.
@@ -139,9 +142,8 @@ class StandaloneRow(NetworkFacts):
         seed: seed of the training.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     space: Name
-    search_accuracy: Fraction
     holdout_accuracy: Fraction
     seconds: Seconds
     space_digest: str
