@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from nas.errors import TableError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.latency.record import UNCERTAIN
-from nas.latency.runtime import NetworkCost
+from nas.latency.record import UNCERTAIN, Record
+from nas.latency.runtime import Runtime
 from nas.latency.timing import ESTIMATED, MEASURED
-
-if TYPE_CHECKING:
-    from nas.latency.table import LatencyTable
 
 MAX_DISPATCH_SHARE = 0.5
 """Share of launches and start in a latency above which its prediction is called rough.
@@ -24,10 +20,8 @@ Networks of three small spaces with 8 pixels were predicted within 7% above this
 on average, and 1.3% wrong below it.
 """
 
-
 ROUGH_PREDICTION = "launches are known less well than kernels: expect an error of up to 10%"
 """What is said of a prediction of which launches have more than `MAX_DISPATCH_SHARE`."""
-
 
 MAX_REMEMBERED_BLOCKS = 1 << 16
 """Largest number of blocks, per batch size, whose kernels and latencies are remembered."""
@@ -85,7 +79,7 @@ class Prediction:
         return sorted(rows, key=lambda row: -row[2])
 
 
-class _KernelCosts(NamedTuple):
+class KernelCosts(NamedTuple):
     """The kernels of a network or of one of its blocks.
 
     Args:
@@ -103,56 +97,38 @@ class _KernelCosts(NamedTuple):
     bases: tuple[str, ...]
 
 
-class Predictor:
-    """Predicts latencies from a table, and remembers the costs of each block.
+class BlockCosts:
+    """Looks up the costs of networks, and remembers those of each block.
 
     Call `forget` after the records have changed.
 
     Args:
-        table: the table.
+        runtime: runtime that tells the kernels of a network.
+        timed_record: function that returns the record of a kernel.
+        weight_bytes: function that returns the size of a kernel's weights.
     """
 
-    def __init__(self, table: LatencyTable) -> None:
-        self._table = table
-        self._runtime = table.runtime
-        self._blocks: dict[int, dict[Graph, _KernelCosts]] = {}
+    def __init__(
+        self,
+        runtime: Runtime,
+        timed_record: Callable[[Kernel], Record],
+        weight_bytes: Callable[[Kernel], int],
+    ) -> None:
+        self._runtime = runtime
+        self._timed_record, self._weight_bytes = timed_record, weight_bytes
+        self._blocks: dict[int, dict[Graph, KernelCosts]] = {}
 
     def forget(self) -> None:
         """Forget the costs of all blocks."""
         self._blocks.clear()
 
-    def predict(self, graph: Graph, batch: int, space: str | None = None) -> Prediction:
-        """See `nas.latency.table.LatencyTable.predict`."""
-        table = self._table
-        if table.lacks_dispatch():
-            raise TableError(
-                f"{table.path} has no dispatch overhead.",
-                remedy="Continue it with `nas table build`.",
-            )
-        kernels, warm_us, weight_bytes, uncertain, bases = self._costs(graph, batch)
-        activation_bytes = self._runtime.activation_bytes(graph, batch)
-        network = NetworkCost(warm_us, weight_bytes, activation_bytes)
-        uncorrected_us = self._runtime.network_us(network, table.dispatch)
-        correction = table.correction(batch, space)
-        return Prediction(
-            correction.apply(uncorrected_us) if correction else uncorrected_us,
-            kernels,
-            warm_us,
-            uncorrected_us - sum(warm_us),
-            uncertain,
-            _joined_basis((*bases, *table.dispatch_bases)),
-            uncorrected_us,
-            batch,
-            len(bases),
-        )
-
-    def _costs(self, graph: Graph, batch: int) -> _KernelCosts:
+    def of(self, graph: Graph, batch: int) -> KernelCosts:
         """Return the costs of a network, composed of those of its blocks where possible."""
         blocks = graph.pieces if self._runtime.has_local_kernels else (graph,)
         if len(blocks) == 1:
-            return self._block_costs(graph, batch)
-        costs = [self._block_costs(block, batch) for block in blocks]
-        return _KernelCosts(
+            return self._of_block(graph, batch)
+        costs = [self._of_block(block, batch) for block in blocks]
+        return KernelCosts(
             tuple([kernel for block in costs for kernel in block.kernels]),
             tuple([latency for block in costs for latency in block.warm_us]),
             sum([block.weight_bytes for block in costs]),
@@ -160,17 +136,16 @@ class Predictor:
             tuple([basis for block in costs for basis in block.bases]),
         )
 
-    def _block_costs(self, block: Graph, batch: int) -> _KernelCosts:
+    def _of_block(self, block: Graph, batch: int) -> KernelCosts:
         remembered = self._blocks.setdefault(batch, {})
         costs = remembered.get(block)
         if costs is None:
-            table = self._table
             kernels = tuple(self._runtime.kernels(block, batch))
-            records = [table.timed_record(kernel) for kernel in kernels]
-            costs = _KernelCosts(
+            records = [self._timed_record(kernel) for kernel in kernels]
+            costs = KernelCosts(
                 kernels,
                 tuple([record.latency_us or 0.0 for record in records]),
-                sum([table.weight_bytes(kernel) for kernel in kernels]),
+                sum([self._weight_bytes(kernel) for kernel in kernels]),
                 sum([record.status in UNCERTAIN for record in records]),
                 tuple([record.basis for record in records if record.is_estimated]),
             )
@@ -180,7 +155,7 @@ class Predictor:
         return costs
 
 
-def _joined_basis(bases: Sequence[str]) -> str:
+def joined_basis(bases: Sequence[str]) -> str:
     """Return one basis that names each method of estimation once; `measured` for none."""
     if not bases:
         return MEASURED

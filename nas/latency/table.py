@@ -33,7 +33,7 @@ from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.moments import full_speed_us
-from nas.latency.prediction import Prediction, Predictor
+from nas.latency.prediction import BlockCosts, Prediction, joined_basis
 from nas.latency.record import (
     HEADER_FORMAT,
     UNCERTAIN,
@@ -43,7 +43,7 @@ from nas.latency.record import (
     new_header,
     parse_line,
 )
-from nas.latency.runtime import Runtime
+from nas.latency.runtime import NetworkCost, Runtime
 from nas.latency.table_file import TableFile, can_begin, damaged, lock_of, locked, unwritable
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class LatencyTable:
         self._dispatch: dict[str, Record] = {}
         self.dispatch = DispatchCosts({})
         self.dispatch_bases: list[str] = []
-        self._predictor = Predictor(self)
+        self._costs = BlockCosts(self.runtime, self.timed_record, self.weight_bytes)
 
     @property
     def path(self) -> Path:
@@ -214,7 +214,7 @@ class LatencyTable:
         else:
             self._add_dispatch(record, where)
         self._current[record.key] = record
-        self._predictor.forget()
+        self._costs.forget()
 
     def _add_dispatch(self, record: Record, where: str) -> None:
         if record.name not in self.runtime.dispatch_parts:
@@ -393,9 +393,31 @@ class LatencyTable:
             FailedKernelError: a kernel of the network could not be timed.
             TableError: the table lacks a dispatch cost.
         """
+        if self.lacks_dispatch():
+            raise TableError(
+                f"{self.path} has no dispatch overhead.",
+                remedy="Continue it with `nas table build`.",
+            )
         if isinstance(network, Graph):
-            return self._predictor.predict(network, batch)
-        return self._predictor.predict(network.graph, batch, network.space.digest)
+            graph, space = network, None
+        else:
+            graph, space = network.graph, network.space.digest
+        costs = self._costs.of(graph, batch)
+        activation_bytes = self.runtime.activation_bytes(graph, batch)
+        cost = NetworkCost(costs.warm_us, costs.weight_bytes, activation_bytes)
+        uncorrected_us = self.runtime.network_us(cost, self.dispatch)
+        correction = self.correction(batch, space)
+        return Prediction(
+            correction.apply(uncorrected_us) if correction else uncorrected_us,
+            costs.kernels,
+            costs.warm_us,
+            uncorrected_us - sum(costs.warm_us),
+            costs.uncertain,
+            joined_basis((*costs.bases, *self.dispatch_bases)),
+            uncorrected_us,
+            batch,
+            len(costs.bases),
+        )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
