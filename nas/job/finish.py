@@ -37,7 +37,7 @@ from nas.run.measurements import (
     Measurement,
     errors_by_digest,
     latencies_by_digest,
-    unsettled,
+    to_time_again,
 )
 from nas.run.objectives import RunObjective
 from nas.run.progress import JobProgress
@@ -118,7 +118,7 @@ def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_
 
     def left(also: Collection[str] = ()) -> list[Trial]:
         log = jsonl.read(run.measurements, MEASUREMENTS)
-        waiting = unsettled(log, [trial.digest for trial in chosen], once=once) | set(also)
+        waiting = to_time_again(log, [trial.digest for trial in chosen], once=once) | set(also)
         return [trial for trial in chosen if trial.digest in waiting]
 
     earlier = latencies_by_digest(list(jsonl.read(run.measurements, MEASUREMENTS)))

@@ -14,7 +14,7 @@ from nas.latency.runtime import Runtime
 from nas.latency.timing import ESTIMATED, MEASURED
 
 MAX_DISPATCH_SHARE = 0.5
-"""Share of launches and start in a latency above which its prediction is called rough.
+"""Share of launches and start in a latency above which a prediction says so.
 
 Networks of three small spaces with 8 pixels were predicted within 7% above this share, 3.3% wrong
 on average, and 1.3% wrong below it.

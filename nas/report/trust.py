@@ -183,7 +183,7 @@ def _summary(rows: Sequence[TrustRow]) -> str:
 
 def _predictions(facts: _Facts) -> _Finding:
     agreement = candidates.latency_agreement(facts.rows)
-    launches = sum(each.is_rough for each in facts.members)
+    launches = sum(each.is_mostly_launches for each in facts.members)
     mostly_launches = (
         f"In {launches} of {len(facts.members)} networks of the front, launches have more of the "
         f"predicted latency than kernels: {ROUGH_PREDICTION}."

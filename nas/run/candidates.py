@@ -209,12 +209,12 @@ class Candidate(CountedNetwork):
         predicted = "predicted"
         if self.unsure_launches:
             predicted += f", of its launches {self.unsure_launches}"
-        if self.is_rough:
+        if self.is_mostly_launches:
             predicted += f", {self.dispatch_share:.0%} of it launches"
         return predicted if self.basis == MEASURED else f"{predicted} ({self.basis})"
 
     @property
-    def is_rough(self) -> bool:
+    def is_mostly_launches(self) -> bool:
         """Whether the predicted latency is launches more than kernels, see `MAX_DISPATCH_SHARE`."""
         return self.dispatch_share is not None and self.dispatch_share > MAX_DISPATCH_SHARE
 

@@ -117,7 +117,7 @@ def timings_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[Tim
     return timings
 
 
-def unsettled(
+def to_time_again(
     measurements: Sequence[Measurement], digests: Sequence[str], *, once: bool = False
 ) -> set[str]:
     """Return the digests of the networks that need another timing.

@@ -12,7 +12,7 @@ from nas.run.measurements import (
     Measurement,
     errors_by_digest,
     latencies_by_digest,
-    unsettled,
+    to_time_again,
 )
 
 A, B, C = "gaaa", "hbbb", "kccc"
@@ -59,16 +59,16 @@ def test_timing_at_less_than_full_speed_does_not_count():
 
 
 def test_network_is_timed_again_until_its_timings_agree():
-    assert unsettled([], [A]) == {A}
-    assert unsettled([line(A, 1.0)], [A]) == {A}
-    assert unsettled([line(A, 1.0), line(A, 1.02)], [A]) == set()
+    assert to_time_again([], [A]) == {A}
+    assert to_time_again([line(A, 1.0)], [A]) == {A}
+    assert to_time_again([line(A, 1.0), line(A, 1.02)], [A]) == set()
     slow_at_first = [line(A, 1.47), line(A, 1.0)]
-    assert unsettled(slow_at_first, [A, B]) == {A, B}
-    assert unsettled([*slow_at_first, line(A, 1.01)], [A]) == set()
-    assert unsettled([line(A, None)], [A]) == set()
+    assert to_time_again(slow_at_first, [A, B]) == {A, B}
+    assert to_time_again([*slow_at_first, line(A, 1.01)], [A]) == set()
+    assert to_time_again([line(A, None)], [A]) == set()
     never = [line(A, round(0.9**n, 3)) for n in range(MAX_MOMENTS)]
-    assert unsettled(never, [A]) == set()
-    assert unsettled(never[1:], [A]) == {A}
+    assert to_time_again(never, [A]) == set()
+    assert to_time_again(never[1:], [A]) == {A}
 
 
 @pytest.mark.parametrize(
