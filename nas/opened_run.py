@@ -121,17 +121,19 @@ class OpenedRun(Run):
         Args:
             picks: the beginnings of digests, such as IDs of the front.
             progress: see `Pick.export`.
-            settings: the other arguments of `nas.deploy.retrain.retrain`.
+            settings: the settings of the training, see `nas.deploy.requests.RetrainRequest`.
 
         Returns:
             The records of the networks, also of those that were trained before.
 
         Raises the errors of `nas.deploy.retrain.retrain`.
         """
+        from nas.deploy.requests import RetrainRequest
         from nas.deploy.retrain import retrain
 
+        request = RetrainRequest(**settings)
         with self._renewing_report(), shown(progress) as bars:
-            return retrain(self, picks, progress=bars, **settings)
+            return retrain(self, picks, request, bars)
 
     def export(
         self, *picks: str, progress: JobProgress | bool | None = True, **settings: Any
@@ -143,7 +145,7 @@ class OpenedRun(Run):
         Args:
             picks: the beginnings of digests, or names of published networks that were trained.
             progress: see `Pick.export`.
-            settings: the other arguments of `nas.deploy.exporting.export`.
+            settings: the settings of the export, see `nas.deploy.requests.ExportRequest`.
 
         Returns:
             The folders of the models, in the order of `picks`.
@@ -151,9 +153,11 @@ class OpenedRun(Run):
         Raises the errors of `nas.deploy.exporting.export`.
         """
         from nas.deploy.exporting import export
+        from nas.deploy.requests import ExportRequest
 
+        request = ExportRequest(**settings)
         with self._renewing_report(), shown(progress) as bars:
-            return export(self, picks, progress=bars, **settings)
+            return export(self, picks, request, bars)
 
     def rank(self, *, progress: JobProgress | bool | None = True, **settings: Any) -> RankingRecord:
         """Compare the supernets with networks that are trained alone.
@@ -226,7 +230,7 @@ class Pick(Candidate):
                 float32 and in int8.
             progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
                 what receives stages, progress and messages.
-            settings: the other arguments of `nas.deploy.exporting.export`.
+            settings: the other settings, see `nas.deploy.requests.ExportRequest`.
 
         Returns:
             The folder of the model, `models/<id>` of the run.

@@ -14,8 +14,10 @@ from nas.errors import RequestError
 from nas.run.settings import KEYS
 
 if TYPE_CHECKING:
+    from nas.deploy.folder import ModelFolder
     from nas.run.judged import JudgedImages
     from nas.run.model_card import ExportedFile, ScriptCheck
+    from nas.run.trained import TrainedRecord
 
 ModelDir = Annotated[
     Path, typer.Argument(metavar="MODEL_DIR", help="Folder models/ID of a run, or a copy of it.")
@@ -81,7 +83,15 @@ def retrain(
     if as_json:
         print_json({"run": str(run), "models": records})
         return
-    images, judges = opened.images, opened.images.judging_parts
+    _print_trained(records, opened.images)
+    console.say(f"The weights are in {run / 'models'}.")
+
+
+def _print_trained(records: Sequence[TrainedRecord], images: JudgedImages) -> None:
+    """Print one row for each trained network: how it was trained, and its accuracies."""
+    from nas.display import console
+
+    judges = images.judging_parts
     console.print_records(
         records,
         {
@@ -95,7 +105,6 @@ def retrain(
         },
         left=("space", "start"),
     )
-    console.say(f"The weights are in {run / 'models'}.")
 
 
 def export(
@@ -182,12 +191,19 @@ def export(
         print_json({"run": str(run), "models": models})
         return
     for folder in folders:
-        print_files(folder.card.files, folder.card.data)
-        console.say(f"{folder.path}: {folder.path / 'card.md'} says more.")
-        if (folder.path / "run.py").is_file():
-            console.say(f"Classify an image: python {folder.path / 'run.py'} IMAGE")
-        if example is not None:
-            console.say(f"Compile the C++ example: cmake -S {folder.path} -B BUILD")
+        _print_exported(folder, has_example=example is not None)
+
+
+def _print_exported(folder: ModelFolder, *, has_example: bool) -> None:
+    """Print the files of an exported model, and how an image is classified with them."""
+    from nas.display import console
+
+    print_files(folder.card.files, folder.card.data)
+    console.say(f"{folder.path}: {folder.path / 'card.md'} says more.")
+    if (folder.path / "run.py").is_file():
+        console.say(f"Classify an image: python {folder.path / 'run.py'} IMAGE")
+    if has_example:
+        console.say(f"Compile the C++ example: cmake -S {folder.path} -B BUILD")
 
 
 def verify(model_dir: ModelDir, as_json: Json = False) -> None:

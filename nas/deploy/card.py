@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import __version__
-from nas.data import ImageDataset, Part
+from nas.data import ImageDataset, Images, Part
 from nas.deploy.folder import SUSTAINED_FILE
 from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
@@ -39,6 +39,7 @@ from nas.run.model_card import (
 )
 from nas.run.trained import Calibration
 from nas.statistics import wilson_interval
+from nas.supernet.evaluation import accuracy_by_class
 
 _PACKAGES = ("torch", "numpy", "PIL", "onnx")
 
@@ -145,31 +146,24 @@ def make_card(
 
 
 def measure_accuracy(
-    data: ImageDataset,
-    test_logits: NDArray[np.float32],
-    search_logits: NDArray[np.float32],
-    holdout_logits: NDArray[np.float32],
-    *,
-    parts: Sequence[Part],
+    model: TrainedModel, data: ImageDataset, parts: Sequence[Part]
 ) -> ModelAccuracy:
-    """Return the accuracy of a model, given the logits of torch for three parts of the data.
+    """Return the accuracy of a model in torch.
 
     `parts` are those that judge it: the hold-out, or the search and the hold-out.
     """
-    test = data.test.labels
-    right = test_logits.argmax(1) == test
-    correct = np.bincount(test, right, minlength=len(data.classes))
-    counts = np.bincount(test, minlength=len(data.classes))
-    logits = {"search": search_logits, "holdout": holdout_logits}
-    judged = np.concatenate([logits[part] for part in parts])
+
+    def classes(images: Images) -> NDArray[np.int64]:
+        return model.pixel_logits(images.pixels).argmax(1)
+
+    by_part = {"search": classes(data.search), "holdout": classes(data.holdout)}
+    judged = np.concatenate([by_part[part] for part in parts])
+    test, by_class = accuracy_by_class(data, classes(data.test), data.test.labels)
     return ModelAccuracy(
-        search=data.score(search_logits.argmax(1), data.search.labels),
-        holdout=data.score(judged.argmax(1), data.part(*parts).labels),
-        test=data.score(test_logits.argmax(1), test),
-        by_class={
-            name: float(own / count) if count else None
-            for name, own, count in zip(data.classes, correct, counts, strict=True)
-        },
+        search=data.score(by_part["search"], data.search.labels),
+        holdout=data.score(judged, data.part(*parts).labels),
+        test=test,
+        by_class=by_class,
     )
 
 
@@ -258,9 +252,9 @@ def _limits(
             f"value of a tensor is clipped in {clipped_share(int8.calibration_images):.0%} of new "
             "images, if nothing else widens its range."
         )
-    if int8 is not None and int8.float_accuracy - int8.accuracy > int8.max_drop:
+    if int8 is not None and int8.drop > int8.max_drop:
         limits.append(
-            f"int8 loses {100 * (int8.float_accuracy - int8.accuracy):.1f} points on the "
+            f"int8 loses {100 * int8.drop:.1f} points on the "
             f"validation images, more than the {100 * int8.max_drop:g} points asked for."
         )
     if any(file.format == "onnx-int8" for file in files):

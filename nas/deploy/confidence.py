@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,18 +39,6 @@ _LINEAR_KINDS = frozenset({"conv", "linear", "norm"})
 
 _HOMOGENEOUS_KINDS = frozenset({"relu", "global_pool", "avg_pool", "max_pool"})
 """Kinds of ops with one input whose output is divided with it, for a positive divisor."""
-
-
-class ThresholdRequest(NamedTuple):
-    """What decides the confidence from which on a model answers; nothing by default.
-
-    Attributes:
-        min_confidence: the confidence itself.
-        min_accuracy: share of the answers that must be right.
-    """
-
-    min_confidence: float | None = None
-    min_accuracy: float | None = None
 
 
 def calibrate(network: Network, data: ImageDataset) -> Calibration:
@@ -139,39 +127,36 @@ def coverage(
 
 
 def make_threshold(
-    request: ThresholdRequest,
     logits: Floats,
     labels: NDArray[np.int64],
     unknown_logits: Floats | None = None,
-) -> Threshold | None:
+    *,
+    min_confidence: float | None = None,
+    min_accuracy: float | None = None,
+) -> Threshold:
     """Return the threshold that is asked for, and what it means for hold-out images.
 
     Args:
-        request: what is asked for.
         logits: logits of the hold-out images.
         labels: their labels.
         unknown_logits: logits of `M` images of no class, `M x classes`; an answer to one is wrong.
-
-    Returns:
-        The threshold, without a confidence if none reaches the accuracy; None if nothing is asked
-        for.
+        min_confidence: confidence from which on the model answers.
+        min_accuracy: share of the answers that must be right, from which the confidence follows.
+            The threshold has no confidence if none reaches it.
     """
-    if request == ThresholdRequest():
-        return None
     confidences, right = _confidences(logits), logits.argmax(1) == labels
     unknown = np.zeros(0) if unknown_logits is None else _confidences(unknown_logits)
-    chosen = request.min_confidence
-    if request.min_accuracy is not None:
-        chosen = smallest_threshold(confidences, right, unknown, request.min_accuracy)
-    answered = confidences >= (chosen or 0.0)
+    if min_accuracy is not None:
+        min_confidence = smallest_threshold(confidences, right, unknown, min_accuracy)
+    answered = confidences >= (min_confidence or 0.0)
     return Threshold(
-        min_confidence=chosen,
-        min_accuracy=request.min_accuracy,
+        min_confidence=min_confidence,
+        min_accuracy=min_accuracy,
         images=len(labels),
         answered=int(answered.sum()),
         right=int(right[answered].sum()),
         unknown=len(unknown),
-        unknown_answered=int((unknown >= (chosen or 0.0)).sum()),
+        unknown_answered=int((unknown >= (min_confidence or 0.0)).sum()),
     )
 
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.data import ImageDataset, Images, Part
+from nas.data import ImageDataset, Images
 from nas.deploy import cpp_example
 from nas.deploy.answers import draw_sheet
 from nas.deploy.benchmark import draw_benchmark, time_files
@@ -39,6 +38,7 @@ from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.requests import ExportRequest
 from nas.deploy.robustness import MAX_IMAGES, measure_confidence
 from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
@@ -63,9 +63,8 @@ from nas.errors import (
     first_line,
 )
 from nas.files.documents import to_json
-from nas.quantisation.network import QuantisedNetwork, WeightBits
+from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.simulation import simulate
-from nas.run.answers import Answers
 from nas.run.model_card import (
     CARD_FILE,
     ExportedFile,
@@ -126,28 +125,20 @@ class _Earlier:
         int8 = card.int8 if has_int8 else None
         return cls(files, names, int8, samples, card.sustained, renewed_by)
 
-    def missing(
-        self,
-        chosen: Mapping[str, ModelFormat],
-        max_accuracy_drop: float,
-        weight_bits: WeightBits | None,
-    ) -> dict[str, ModelFormat]:
+    def missing(self, request: ExportRequest) -> dict[str, ModelFormat]:
         """Return the formats to write. All int8 files hold the same quantised network.
 
         A network that loses too much accuracy is quantised again only for a stricter limit, because
         everything was tried for the earlier one. A network whose weights have other bits than those
         asked for is quantised again, too.
         """
+        chosen = {name: model_format(name) for name in dict.fromkeys(request.formats or ())}
         missing = {name: each for name, each in chosen.items() if name not in self.files}
         if self.renewed_by and not missing:
             missing = {self.renewed_by: model_format(self.renewed_by)}
-        int8 = self.int8
-        is_worse = (
-            int8 is not None
-            and int8.float_accuracy - int8.accuracy > max_accuracy_drop
-            and max_accuracy_drop < int8.max_drop
-        )
-        has_other_bits = int8 is not None and weight_bits not in (None, int8.weight_bits)
+        int8, max_drop = self.int8, _max_drop(request)
+        is_worse = int8 is not None and max_drop < min(int8.drop, int8.max_drop)
+        has_other_bits = int8 is not None and request.weight_bits not in (None, int8.weight_bits)
         if any(each.precision == "int8" for each in missing.values()) or (
             (is_worse or has_other_bits)
             and any(each.precision == "int8" for each in chosen.values())
@@ -227,12 +218,8 @@ def export_model(
     model: TrainedModel,
     data: ImageDataset,
     folder: ModelFolder,
-    formats: Sequence[str],
+    request: ExportRequest,
     origin: ModelOrigin,
-    *,
-    max_accuracy_drop: float = MAX_DROP,
-    weight_bits: WeightBits | None = None,
-    with_cpp: bool = False,
     progress: Advance | None = None,
 ) -> ModelCard:
     """Export a trained model to files, each verified with its own runtime.
@@ -242,14 +229,11 @@ def export_model(
     A file that was verified and then cannot be timed is kept, with a warning.
 
     Args:
-        model: the trained model.
+        model: the trained model, with the threshold in its preprocessing.
         data: the images that it was trained on.
         folder: the model folder.
-        formats: names of the formats.
+        request: the formats, and how int8 is made.
         origin: where the model comes from, for its card.
-        max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction.
-        weight_bits: bits of a weight in int8; by default what this processor needs.
-        with_cpp: whether the folder gets a C++ example; one that it has is renewed anyway.
         progress: receives the number of finished steps and what is being done.
 
     Returns:
@@ -263,90 +247,278 @@ def export_model(
         OSError: what belongs to all files cannot be written, as on a full disk. The folder is as it
             was.
     """
-    chosen = {name: model_format(name) for name in dict.fromkeys(formats)}
-    weights_digest = digest_of_weights(model)
+    for name in request.formats or ():
+        model_format(name)
     with folder.staging() as staging:
-        earlier = _Earlier.read(folder, weights_digest)
-        missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
-        if not missing:
-            return _with_origin(model, data, folder, staging, origin, with_cpp=with_cpp)
+        earlier = _Earlier.read(folder, digest_of_weights(model))
+        missing = earlier.missing(request)
         steps = _Steps(len(missing) + 4, progress)
-        steps.begin("accuracy in torch")
-        judges = origin.data.judging_parts
-        accuracy = measure_accuracy(
-            data,
-            *(model.pixel_logits(each.pixels) for each in (data.test, data.search, data.holdout)),
-            parts=judges,
-        )
-        failed: dict[str, NasError] = {}
-        compared = sample_images(data.test, COMPARED_IMAGES)
-        reference = ReferenceImages(compared, model.pixel_logits(compared.pixels))
-        samples = _samples(model, data)
-        steps.begin("quantisation")
+        export = _Export(model, data, folder, staging, request, origin, steps)
+        card = export.write(missing, earlier) if missing else export.renew_card()
+    if export.failed:
+        raise IncompleteExportError(export.failed)
+    return card
+
+
+@dataclass(eq=False)
+class _Export:
+    """An export of a model to a staging folder, which then becomes the model folder.
+
+    Attributes:
+        model, data, folder, request, origin: see `export_model`.
+        staging: folder of the new files.
+        steps: reports what is being done.
+        failed: errors of the formats that could not be exported, and of `run.py`, by name.
+    """
+
+    model: TrainedModel
+    data: ImageDataset
+    folder: ModelFolder
+    staging: Path
+    request: ExportRequest
+    origin: ModelOrigin
+    steps: _Steps
+    failed: dict[str, NasError] = field(default_factory=dict)
+
+    def write(self, formats: dict[str, ModelFormat], earlier: _Earlier) -> ModelCard:
+        """Write, verify and time a file of each format, then describe all files, and publish.
+
+        Args:
+            formats: the formats to write, by name.
+            earlier: what an earlier export left.
+        """
+        self.steps.begin("accuracy in torch")
+        accuracy = measure_accuracy(self.model, self.data, self.origin.data.judging_parts)
+        compared, samples = self._references()
+        self.steps.begin("quantisation")
         int8 = None
-        int8_formats = [name for name, each in missing.items() if each.precision == "int8"]
-        if int8_formats:
+        if int8_names := [name for name, each in formats.items() if each.precision == "int8"]:
             try:
-                with _export_errors("The int8 network could not be made", staging):
-                    int8 = quantise_within(
-                        model,
-                        data,
-                        max_drop=max_accuracy_drop,
-                        weight_bits=weight_bits,
-                        progress=lambda method: steps.update(f"quantisation: {method}"),
-                    )
-                    reference, samples = (
-                        _with_int8(each, model, int8.network) for each in (reference, samples)
-                    )
+                int8, compared, samples = self._quantise(compared, samples)
             except NasError as error:
-                int8 = None
-                for name in int8_formats:
-                    failed[name] = error
-                    del missing[name]
-        with _Running(origin.threads) as running:
-            files = [file for name, file in earlier.files.items() if name not in missing]
-            new, unwritten = _write_files(
-                model, staging, missing, reference, data, judges, int8, running, steps
-            )
-            failed |= unwritten
-            if not new:
-                raise IncompleteExportError(failed)
-            running.open_earlier(files, folder)
-            steps.begin("latencies")
-            image = first_image(data.test, model.preprocessing)
-            files = _timed([*files, *new], running, image, steps)
-        steps.begin("card")
+                self.failed |= dict.fromkeys(int8_names, error)
+                formats = {k: each for k, each in formats.items() if k not in int8_names}
+        old = [file for name, file in earlier.files.items() if name not in formats]
+        network = None if int8 is None else int8.network
+        files = self._write_files(formats, old, compared, network)
+        self.steps.begin("card")
         summary = earlier.int8 if int8 is None else int8.summary
         samples = earlier.with_int8_logits(samples)
         if all(file.precision != "int8" for file in files):
             summary, samples = None, replace(samples, int8_logits=None)
-        samples.save(staging / SAMPLES_FILE)
-        searched = (origin.search_runtime, origin.search_dtype)
-        script, problem = _write_script(model, staging, folder, files, searched, samples)
-        if problem is not None:
-            failed[SCRIPT_FILE] = problem
+        samples.save(self.staging / SAMPLES_FILE)
         card = make_card(
-            model,
-            data,
-            origin,
-            weights_digest=weights_digest,
+            self.model,
+            self.data,
+            self.origin,
+            weights_digest=digest_of_weights(self.model),
             accuracy=accuracy,
             files=files,
             int8=summary,
-            script=script,
+            script=self._write_script(files, samples),
         )
         outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, SUSTAINED_FILE, MISTAKES_FILE}
-        kept = earlier.files.keys() - missing.keys()
-        if earlier.sustained and {load.format for load in earlier.sustained.loads} <= kept:
-            card = card.model_copy(update={"sustained": earlier.sustained})
+        sustained, old_formats = earlier.sustained, {file.format for file in old}
+        if sustained and {load.format for load in sustained.loads} <= old_formats:
+            card = card.model_copy(update={"sustained": sustained})
             outdated.remove(SUSTAINED_FILE)
-        _write_descriptions(model, staging, card, origin.answers)
-        _write_example(model, staging, folder, card, with_cpp=with_cpp)
-        folder.publish(staging, replaced=(outdated - _names(files)) | cpp_example.FILES)
-        steps.end()
-    if failed:
-        raise IncompleteExportError(failed)
-    return card
+        self._describe(card)
+        self.folder.publish(self.staging, replaced=(outdated - _names(files)) | cpp_example.FILES)
+        self.steps.end()
+        return card
+
+    def renew_card(self) -> ModelCard:
+        """Return the card of the exported model with its license, threshold and mistakes.
+
+        No file of a format depends on these. The card is written if they are new.
+        """
+        before, answers = self.folder.card, self.origin.answers
+        images = sample_images(self.data.holdout, MAX_IMAGES)
+        card = before.model_copy(
+            update={
+                "data": before.data.model_copy(update={"license": self.origin.data.license}),
+                "preprocessing": self.model.preprocessing,
+                "threshold": self.origin.threshold,
+                "confidence": tuple(measure_confidence(self.model, images, self.data.unknown)),
+            }
+        )
+        has_pictures = answers is not None and any(each.picture for each in answers.mistakes)
+        same_pictures = has_pictures == (self.folder.path / MISTAKES_FILE).is_file()
+        if card != before or not same_pictures or self.request.example is not None:
+            self._describe(card)
+            self.folder.publish(self.staging, replaced={MISTAKES_FILE})
+        return card
+
+    def _references(self) -> tuple[ReferenceImages, ReferenceImages]:
+        """Return the images with which files are compared now, and those for the model folder.
+
+        The latter have an image file of each kind in the data, too, for `run.py`.
+        """
+        compared = sample_images(self.data.test, COMPARED_IMAGES)
+        images, examples = sample_images(self.data.search, SAMPLE_IMAGES), self.data.examples
+        stored = [each for each in examples if each.content]
+        pixels = [np.asarray(images.pixels[: len(images)]), *(each.pixels[None] for each in stored)]
+        labels = np.array([each.label for each in stored], np.int64)
+        images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
+        files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in examples)
+        return (
+            ReferenceImages(compared, self.model.pixel_logits(compared.pixels)),
+            ReferenceImages(images, self.model.pixel_logits(images.pixels), files=files),
+        )
+
+    def _quantise(
+        self, compared: ReferenceImages, samples: ReferenceImages
+    ) -> tuple[Quantisation, ReferenceImages, ReferenceImages]:
+        """Return the int8 network, and the reference images with its logits."""
+        with _export_errors("The int8 network could not be made", self.staging):
+            int8 = quantise_within(
+                self.model,
+                self.data,
+                max_drop=_max_drop(self.request),
+                weight_bits=self.request.weight_bits,
+                progress=lambda method: self.steps.update(f"quantisation: {method}"),
+            )
+            how = self.model.preprocessing
+            both = [
+                replace(
+                    each,
+                    int8_logits=np.concatenate(
+                        [simulate(int8.network, batch) for batch in batches(each.images, how)]
+                    ),
+                )
+                for each in (compared, samples)
+            ]
+        return int8, both[0], both[1]
+
+    def _write_files(
+        self,
+        formats: Mapping[str, ModelFormat],
+        old: Sequence[ExportedFile],
+        reference: ReferenceImages,
+        int8: QuantisedNetwork | None,
+    ) -> list[ExportedFile]:
+        """Write and verify a file of each format, and time all files.
+
+        The files of a format that failed are removed. Raises IncompleteExportError if all failed.
+
+        Args:
+            formats: the formats, by name.
+            old: files that were exported before.
+            reference: images with the logits to expect.
+            int8: the quantised network; None without one.
+        """
+        files = list(old)
+        with _Running(self.origin.threads) as running:
+            for name, model_file in formats.items():
+                self.steps.begin(name)
+                try:
+                    files.append(self._write_file(model_file, reference, int8, running))
+                except NasError as error:
+                    self.failed[name] = error
+                    running.close(model_file)
+                    beside = (*model_file.companions, *model_file.device_files)
+                    for written in (model_file.file_name, *beside):
+                        remove(self.staging / written)
+            if len(files) == len(old):
+                raise IncompleteExportError(self.failed)
+            running.open_earlier(old, self.folder)
+            self.steps.begin("latencies")
+            return self._timed(files, running)
+
+    def _write_file(
+        self,
+        model_file: ModelFormat,
+        reference: ReferenceImages,
+        int8: QuantisedNetwork | None,
+        running: _Running,
+    ) -> ExportedFile:
+        """Write and verify the file of one format."""
+        path = self.staging / model_file.file_name
+        quantised = int8 if model_file.precision == "int8" else None
+        with _export_errors(f"{path.name} could not be written", self.staging):
+            model_file.write(self.model, quantised, path)
+        with _export_errors(f"{path.name} could not be verified", self.staging):
+            return check_file(
+                running.open(model_file, path),
+                reference,
+                self.model.preprocessing,
+                data=self.data,
+                parts=self.origin.data.judging_parts,
+                progress=lambda done, total, text="": self.steps.update(
+                    f"{model_file.name}: {done} of {total} images"
+                ),
+            )
+
+    def _timed(self, files: Sequence[ExportedFile], running: _Running) -> list[ExportedFile]:
+        """Return the records of files with their latencies. A file that fails has none."""
+        failed: dict[str, ExportError] = {}
+        timed = time_files(
+            running.processes,
+            first_image(self.data.test, self.model.preprocessing),
+            lambda done, total, text="": self.steps.update(f"latencies: {done} of {total} timings"),
+            failed,
+        )
+        for error in failed.values():
+            warnings.warn(f"A verified file was not timed. {error}", stacklevel=2)
+        return [timed[file.format].update(file) if file.format in timed else file for file in files]
+
+    def _write_script(
+        self, files: Sequence[ExportedFile], samples: ReferenceImages
+    ) -> ScriptCheck | None:
+        """Write and verify `run.py`; if it fails, leave none and note the error.
+
+        The script runs the file of the searched runtime and dtype by default, if that runs here.
+        """
+        searched = (self.origin.search_runtime, self.origin.search_dtype)
+        names = {
+            file.format: file.file
+            for file in sorted(files, key=lambda file: (file.runtime, file.precision) != searched)
+            if file.runs_here
+        }
+        chosen = script_format(names)
+        if chosen is None:
+            return None
+        staging, name = self.staging, names[chosen]
+        (staging / PREPROCESSING_FILE).write_text(to_json(self.model.preprocessing), "utf-8")
+        script = staging / SCRIPT_FILE
+        script.write_text(run_script(name), encoding="utf-8")
+        path = next(each / name for each in (staging, self.folder.path) if (each / name).exists())
+        try:
+            return check_script(script, path, model_format(chosen), samples)
+        except NasError as error:
+            script.unlink()
+            remedy = f"{error.remedy} When the cause is mended, the same export adds {SCRIPT_FILE}."
+            self.failed[SCRIPT_FILE] = ExportError(error.message, remedy=remedy.strip())
+            return None
+
+    def _describe(self, card: ModelCard) -> None:
+        """Write everything beside the files of the formats, and the C++ example.
+
+        The example is written if it is asked for, or if the folder has one of an earlier export.
+        """
+        model, staging, answers = self.model, self.staging, self.origin.answers
+        sheet = draw_sheet(answers) if answers else None
+        if sheet is not None:
+            (staging / MISTAKES_FILE).write_bytes(sheet)
+        figure = _draw_latencies(card, staging / FIGURE_FILE)
+        mistakes = None if sheet is None else MISTAKES_FILE
+        architecture = json.dumps(model.architecture.to_json(), indent=1)
+        texts = {
+            ARCHITECTURE_FILE: f"{architecture}\n",
+            PREPROCESSING_FILE: to_json(model.preprocessing),
+            CARD_FILE: to_json(card),
+            CARD_PAGE: render_card(card, figure, answers, mistakes),
+        }
+        for name, text in texts.items():
+            (staging / name).write_text(text, encoding="utf-8")
+        if self.request.example is not None or cpp_example.is_in(self.folder):
+            formats = [file.format for file in card.files]
+            cpp_example.write_example(staging, formats, model.preprocessing)
+
+
+def _max_drop(request: ExportRequest) -> float:
+    """Return the largest accuracy that int8 may lose."""
+    return MAX_DROP if request.max_accuracy_drop is None else request.max_accuracy_drop
 
 
 def digest_of_weights(model: TrainedModel) -> str:
@@ -356,56 +528,6 @@ def digest_of_weights(model: TrainedModel) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
-
-
-def _write_files(
-    model: TrainedModel,
-    staging: Path,
-    formats: Mapping[str, ModelFormat],
-    reference: ReferenceImages,
-    data: ImageDataset,
-    judges: Sequence[Part],
-    int8: Quantisation | None,
-    running: _Running,
-    steps: _Steps,
-) -> tuple[list[ExportedFile], dict[str, NasError]]:
-    """Write and verify a file of each format. Return the good ones, and the errors of the others.
-
-    The files of a format that failed are removed.
-    """
-    files: list[ExportedFile] = []
-    failed: dict[str, NasError] = {}
-    for name, model_file in formats.items():
-        steps.begin(name)
-
-        def report(done: int, total: int | None, text: str = "", name: str = name) -> None:
-            steps.update(f"{name}: {done} of {total} images")
-
-        path = staging / model_file.file_name
-        quantised = int8.network if int8 is not None and model_file.precision == "int8" else None
-        try:
-            with _export_errors(f"{path.name} could not be written", staging):
-                model_file.write(model, quantised, path)
-            with _export_errors(f"{path.name} could not be verified", staging):
-                files.append(
-                    check_file(
-                        running.open(model_file, path),
-                        reference,
-                        model.preprocessing,
-                        data=data,
-                        parts=judges,
-                        progress=report,
-                    )
-                )
-        except NasError as error:
-            failed[name] = error
-            running.close(model_file)
-            for written in (
-                path,
-                *(staging / each for each in (*model_file.companions, *model_file.device_files)),
-            ):
-                remove(written)
-    return files, failed
 
 
 @contextmanager
@@ -431,139 +553,6 @@ def _export_errors(what: str, folder: Path) -> Iterator[None]:
         elif isinstance(error, OSError):
             remedy = "Export again."
         raise ExportError(f"{what}: {reason}.", remedy=remedy) from error
-
-
-def _with_int8(
-    reference: ReferenceImages, model: TrainedModel, network: QuantisedNetwork
-) -> ReferenceImages:
-    """Return reference images with the logits of a quantised network."""
-    parts = [simulate(network, batch) for batch in batches(reference.images, model.preprocessing)]
-    return replace(reference, int8_logits=np.concatenate(parts))
-
-
-def _samples(model: TrainedModel, data: ImageDataset) -> ReferenceImages:
-    """Return the images and image files with which a model folder is verified elsewhere."""
-    images = sample_images(data.search, SAMPLE_IMAGES)
-    stored = [each for each in data.examples if each.content]
-    pixels = [np.asarray(images.pixels[: len(images)]), *(each.pixels[None] for each in stored)]
-    labels = np.array([each.label for each in stored], np.int64)
-    images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
-    files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in data.examples)
-    return ReferenceImages(images, model.pixel_logits(images.pixels), files=files)
-
-
-def _write_script(
-    model: TrainedModel,
-    staging: Path,
-    folder: ModelFolder,
-    files: Sequence[ExportedFile],
-    searched: tuple[str, str],
-    samples: ReferenceImages,
-) -> tuple[ScriptCheck | None, NasError | None]:
-    """Write and verify `run.py`; if it fails, leave none and return the error.
-
-    The script runs the file of the searched runtime and dtype by default, if that runs here.
-    """
-    names = {
-        file.format: file.file
-        for file in sorted(files, key=lambda file: (file.runtime, file.precision) != searched)
-        if file.runs_here
-    }
-    chosen = script_format(names)
-    if chosen is None:
-        return None, None
-    (staging / PREPROCESSING_FILE).write_text(to_json(model.preprocessing), encoding="utf-8")
-    script = staging / SCRIPT_FILE
-    name = names[chosen]
-    script.write_text(run_script(name), encoding="utf-8")
-    path = next(each / name for each in (staging, folder.path) if (each / name).exists())
-    try:
-        return check_script(script, path, model_format(chosen), samples), None
-    except NasError as error:
-        script.unlink()
-        remedy = f"{error.remedy} When the cause is mended, the same export adds {SCRIPT_FILE}."
-        return None, ExportError(error.message, remedy=remedy.strip())
-
-
-def _timed(
-    files: Sequence[ExportedFile], running: _Running, image: NDArray[np.float32], steps: _Steps
-) -> list[ExportedFile]:
-    """Return the records of files with their latencies. A file that fails has none."""
-    failed: dict[str, ExportError] = {}
-    timed = time_files(
-        running.processes,
-        image,
-        lambda done, total, text="": steps.update(f"latencies: {done} of {total} timings"),
-        failed,
-    )
-    for error in failed.values():
-        warnings.warn(f"A verified file was not timed. {error}", stacklevel=2)
-    return [timed[file.format].update(file) if file.format in timed else file for file in files]
-
-
-def _with_origin(
-    model: TrainedModel,
-    data: ImageDataset,
-    folder: ModelFolder,
-    staging: Path,
-    origin: ModelOrigin,
-    *,
-    with_cpp: bool,
-) -> ModelCard:
-    """Return the card of an exported model with its license, threshold and pictures of mistakes.
-
-    No file of a format depends on these. The card is written if they are new.
-    """
-    before, answers = folder.card, origin.answers
-    images = sample_images(data.holdout, MAX_IMAGES)
-    card = before.model_copy(
-        update={
-            "data": before.data.model_copy(update={"license": origin.data.license}),
-            "preprocessing": model.preprocessing,
-            "threshold": origin.threshold,
-            "confidence": tuple(measure_confidence(model, images, data.unknown)),
-        }
-    )
-    has_pictures = answers is not None and any(each.picture for each in answers.mistakes)
-    same_pictures = has_pictures == (folder.path / MISTAKES_FILE).is_file()
-    if card == before and same_pictures and not with_cpp:
-        return card
-    _write_descriptions(model, staging, card, answers)
-    _write_example(model, staging, folder, card, with_cpp=with_cpp)
-    folder.publish(staging, replaced={MISTAKES_FILE})
-    return card
-
-
-def _write_descriptions(
-    model: TrainedModel, staging: Path, card: ModelCard, answers: Answers | None
-) -> None:
-    """Write everything beside the files of the formats."""
-    sheet = draw_sheet(answers) if answers else None
-    if sheet is not None:
-        (staging / MISTAKES_FILE).write_bytes(sheet)
-    architecture = json.dumps(model.architecture.to_json(), indent=1)
-    texts = {
-        ARCHITECTURE_FILE: f"{architecture}\n",
-        PREPROCESSING_FILE: to_json(model.preprocessing),
-        CARD_FILE: to_json(card),
-        CARD_PAGE: render_card(
-            card,
-            _draw_latencies(card, staging / FIGURE_FILE),
-            answers,
-            None if sheet is None else MISTAKES_FILE,
-        ),
-    }
-    for name, text in texts.items():
-        (staging / name).write_text(text, encoding="utf-8")
-
-
-def _write_example(
-    model: TrainedModel, staging: Path, folder: ModelFolder, card: ModelCard, *, with_cpp: bool
-) -> None:
-    """Write the C++ example if it is asked for, or if the folder has one of an earlier export."""
-    if with_cpp or cpp_example.is_in(folder):
-        formats = [file.format for file in card.files]
-        cpp_example.write_example(staging, formats, model.preprocessing)
 
 
 def _draw_latencies(card: ModelCard, path: Path) -> str | None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 from nas.data import ImageDataset
 from nas.deploy.card import ModelOrigin
-from nas.deploy.confidence import ThresholdRequest, make_threshold
+from nas.deploy.confidence import make_threshold
 from nas.deploy.cpp_example import require_program
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import all_formats, model_format
-from nas.deploy.int8 import MAX_DROP
 from nas.deploy.model import TrainedModel
 from nas.deploy.networks import load_trained, model_folder
+from nas.deploy.requests import ExportRequest
 from nas.deploy.retrain import keep_answers, retrain
 from nas.errors import (
     CheckpointError,
@@ -29,7 +30,6 @@ from nas.errors import (
 from nas.latency import Runtime, configured_runtime
 from nas.latency.timing import MEASURED
 from nas.machine import this_machine
-from nas.quantisation.network import WeightBits
 from nas.run.candidates import basis
 from nas.run.model_card import ModelCard, ModelData, Threshold
 from nas.run.progress import JobProgress, SilentProgress
@@ -90,34 +90,19 @@ def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
 def export(
     run: Run,
     picks: Sequence[str],
-    formats: Sequence[str] | None = None,
-    *,
-    max_accuracy_drop: float | None = None,
-    weight_bits: int | None = None,
-    min_confidence: float | None = None,
-    min_accuracy: float | None = None,
-    example: str | None = None,
+    request: ExportRequest | None = None,
     progress: JobProgress | None = None,
 ) -> list[ModelFolder]:
     """Export networks of a run. Those that are not trained to the end are trained first.
 
-    Files that were exported before are kept, if they are as they were exported. What an argument
+    Files that were exported before are kept, if they are as they were exported. What the request
     does not say stays as an earlier export left it; `progress` receives what changes.
 
     Args:
         run: the run.
         picks: the beginnings of digests, such as IDs of the front, or names of published networks
             that were trained.
-        formats: names of the formats.
-        max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction;
-            `nas.deploy.int8.MAX_DROP` for a model without int8 files.
-        weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs. Files
-            for x86 processors without VNNI instructions need 7.
-        min_confidence: confidence below which the models answer unsure, 0 for none; for a model
-            without a threshold what the job says, as for `min_accuracy`.
-        min_accuracy: share of answers to hold-out images that must be right, as a fraction, from
-            which the confidence follows.
-        example: "cpp" for C++ programs that classify an image with the exported files.
+        request: the settings of the export.
         progress: receives stages, progress and messages.
 
     Returns:
@@ -129,44 +114,22 @@ def export(
         DataError: the images of the run are missing, or others.
         ExportError: some formats of some networks could not be exported; everything else was.
     """
-    progress = progress or SilentProgress()
+    progress, request = progress or SilentProgress(), request or ExportRequest()
     if not picks:
         raise RequestError(
             "There is nothing to export.", remedy="Give --pick with an ID of the front."
         )
-    if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 1:
-        raise RequestError(
-            f"The accuracy that int8 may lose is {max_accuracy_drop}.",
-            remedy="Give a fraction, such as 0.005 for half a point.",
-        )
-    if weight_bits not in (None, 7, 8):
-        raise RequestError(
-            f"An int8 weight cannot have {weight_bits} bits.",
-            remedy="Use 8, or 7 for x86 processors without VNNI instructions.",
-        )
-    request = _checked_request(min_confidence, min_accuracy)
-    if formats is None:
-        formats = default_formats(run.settings)
-        if TABLE_FORMAT in formats and not _has_table(run):
-            formats = [name for name in formats if name != TABLE_FORMAT]
-            progress.note(f"{TABLE_FORMAT} is left out: its latency table is not on this machine")
+    formats = _formats_here(run, progress) if request.formats is None else request.formats
     check_formats(run.settings, formats)
-    if example is not None:
-        require_program(example, formats)
+    if request.example is not None:
+        require_program(request.example, formats)
     untrained = [pick for pick in picks if not _is_trained(run, pick)]
     if untrained:
         retrain(run, untrained, progress=progress)
     names = [model_folder(run, pick).name for pick in picks]
     _ = run.data  # Images that are missing are a wrong request, not a failed export.
     errors = export_networks(
-        run,
-        list(dict.fromkeys(names)),
-        formats,
-        max_accuracy_drop=max_accuracy_drop,
-        weight_bits=cast("WeightBits | None", weight_bits),
-        threshold=request,
-        with_cpp=example is not None,
-        progress=progress,
+        run, list(dict.fromkeys(names)), replace(request, formats=formats), progress
     )
     if len(errors) == len(set(names)) == 1:
         raise errors[names[0]]
@@ -175,37 +138,34 @@ def export(
     return [ModelFolder(run.path / MODELS_FOLDER / name) for name in names]
 
 
+def _formats_here(run: Run, progress: JobProgress) -> Sequence[str]:
+    """Return the default formats without those that need a table of another machine."""
+    formats = default_formats(run.settings)
+    if TABLE_FORMAT not in formats or _has_table(run):
+        return formats
+    progress.note(f"{TABLE_FORMAT} is left out: its latency table is not on this machine")
+    return [name for name in formats if name != TABLE_FORMAT]
+
+
 def export_networks(
-    run: Run,
-    names: Sequence[str],
-    formats: Sequence[str],
-    *,
-    max_accuracy_drop: float | None = None,
-    weight_bits: WeightBits | None = None,
-    threshold: ThresholdRequest | None = None,
-    with_cpp: bool = False,
-    progress: JobProgress,
+    run: Run, names: Sequence[str], request: ExportRequest, progress: JobProgress
 ) -> dict[str, NasError]:
     """Export trained networks of a run; one that fails does not keep the others from it.
 
     Args:
         run: the run.
         names: names of the networks' folders in `models`.
-        formats, max_accuracy_drop, weight_bits, progress: see `export`.
-        threshold: what decides from which confidence on they answer, by default the job. Where it
-            says nothing, a network keeps the threshold that it has.
-        with_cpp: see `nas.deploy.export.export_model`.
+        request: the settings of the export with its formats. What it does not say is taken from an
+            earlier export of the network, and then from the job.
+        progress: receives stages, progress and messages.
 
     Returns:
         The error of each network that could not be exported in all formats, by its name.
     """
-    threshold = _job_request(run.settings) if threshold is None else threshold
     errors: dict[str, NasError] = {}
-    for name in names if formats else ():
+    for name in names if request.formats else ():
         try:
-            _export(
-                run, name, formats, max_accuracy_drop, weight_bits, threshold, with_cpp, progress
-            )
+            _export(run, name, request, progress)
         # The other models must not be lost, whatever goes wrong with this one.
         except Exception as error:
             errors[name] = as_nas_error(error, ExportError)
@@ -235,52 +195,26 @@ def unfinished_error(
     return result
 
 
-def _export(
-    run: Run,
-    name: str,
-    formats: Sequence[str],
-    max_accuracy_drop: float | None,
-    weight_bits: WeightBits | None,
-    request: ThresholdRequest,
-    with_cpp: bool,
-    progress: JobProgress,
-) -> None:
+def _export(run: Run, name: str, request: ExportRequest, progress: JobProgress) -> None:
     """Export one trained network of a run."""
     folder = ModelFolder(run.path / MODELS_FOLDER / name)
     model = load_trained(run, name)
     record = TRAINED.read(folder.path / TRAINED_FILE)
     model.runtime = _runtime_of(run, record.architecture.dtype)
-    if TABLE_FORMAT in formats:
-        try:
-            model.table = run.table
-        except (RunFolderError, TableError):
-            model.table = None  # The format says what to do about it.
+    with suppress(RunFolderError, TableError):  # Formats that need the table say what to do.
+        model.table = run.table
     before = None
     with suppress(CheckpointError):
         before = folder.card
-    int8 = None if before is None else before.int8
-    if max_accuracy_drop is None:
-        max_accuracy_drop = int8.max_drop if int8 else MAX_DROP
-    if weight_bits is None and int8 is not None and int8.weight_bits == 7:
-        weight_bits = 7  # The files may be for a processor that needs it, which this one is not.
-    requests = (request, _stored_request(before), _job_request(run.settings))
-    request = next((each for each in requests if each != ThresholdRequest()), request)
+        request = request.or_else(ExportRequest.of_card(before))
+    request = request.or_else(ExportRequest.of_job(run.settings))
     threshold = _choose_threshold(model, run.data, request)
     model.preprocessing = model.preprocessing.model_copy(
         update={"min_confidence": threshold and threshold.min_confidence}
     )
     progress.begin(f"export {name}", "step")
-    card = export_model(
-        model,
-        run.data,
-        folder,
-        formats,
-        _origin(run, record, threshold),
-        max_accuracy_drop=max_accuracy_drop,
-        weight_bits=weight_bits,
-        with_cpp=with_cpp,
-        progress=progress.advance,
-    )
+    origin = _origin(run, record, threshold)
+    card = export_model(model, run.data, folder, request, origin, progress.advance)
     if threshold is not None:
         progress.note(f"{name}: {threshold.summary}")
     for change in () if before is None else _changes(before, card):
@@ -315,46 +249,19 @@ def _changes(before: ModelCard, now: ModelCard) -> Iterator[str]:
         yield "its sustained speed is no part of the card any more: measure it again"
 
 
-def _checked_request(min_confidence: float | None, min_accuracy: float | None) -> ThresholdRequest:
-    """Return what a caller says of the threshold.
-
-    Raises:
-        RequestError: both values are given, or one is out of its range.
-    """
-    given = ThresholdRequest(min_confidence, min_accuracy)
-    if None not in given:
-        raise RequestError(
-            "Both the confidence and the accuracy of answers are given.",
-            remedy="Give min_confidence, or min_accuracy, from which it follows.",
-        )
-    for name, value in given._asdict().items():
-        if value is not None and not 0 <= value <= 1:
-            raise RequestError(f"{name} is {value}.", remedy="Give a fraction, such as 0.98.")
-    return given
-
-
-def _job_request(settings: JobSettings) -> ThresholdRequest:
-    return ThresholdRequest(settings.finish.min_confidence, settings.finish.min_accuracy)
-
-
-def _stored_request(card: ModelCard | None) -> ThresholdRequest:
-    """Return what decided the threshold of an exported model."""
-    if card is None or card.threshold is None:
-        return ThresholdRequest()
-    if card.threshold.min_accuracy is not None:
-        return ThresholdRequest(min_accuracy=card.threshold.min_accuracy)
-    return ThresholdRequest(min_confidence=card.threshold.min_confidence)
-
-
 def _choose_threshold(
-    model: TrainedModel, data: ImageDataset, request: ThresholdRequest
+    model: TrainedModel, data: ImageDataset, request: ExportRequest
 ) -> Threshold | None:
     """Return from which confidence on a model answers; None if it answers every image."""
-    if not any(request):
+    if not (request.min_confidence or request.min_accuracy):
         return None
-    logits = model.pixel_logits(data.holdout.pixels)
-    unknown = None if data.unknown is None else model.pixel_logits(data.unknown)
-    return make_threshold(request, logits, data.holdout.labels, unknown)
+    return make_threshold(
+        model.pixel_logits(data.holdout.pixels),
+        data.holdout.labels,
+        None if data.unknown is None else model.pixel_logits(data.unknown),
+        min_confidence=request.min_confidence,
+        min_accuracy=request.min_accuracy,
+    )
 
 
 def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None) -> ModelOrigin:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import nas
 from nas import files
@@ -33,6 +34,7 @@ from nas.deploy.references import (
     read_published,
     summary_of,
 )
+from nas.deploy.requests import RetrainRequest
 from nas.display.progress import Advance
 from nas.errors import NasError, RequestError, TrainingError, as_nas_error
 from nas.files.documents import to_json
@@ -87,8 +89,8 @@ class Retraining:
     """What finalists of a run are trained with.
 
     Attributes:
-        run: the run.
-        settings: settings of the training.
+        run: the run, locked for this process while networks are trained.
+        epochs: passes over the training images; by default those of the run's finalists.
         from_scratch: whether all networks start with newly drawn weights.
         published: published weights from which networks start, by the names of their folders.
         probed: published weights by space; networks of the space have them, with a linear probe, if
@@ -96,17 +98,26 @@ class Retraining:
     """
 
     run: Run
-    settings: TrainingSettings
+    epochs: int | None = None
     from_scratch: bool = False
     published: Mapping[str, PublishedWeights] = field(default_factory=dict)
     probed: Mapping[str, PublishedWeights] = field(default_factory=dict)
 
     @cached_property
+    def settings(self) -> TrainingSettings:
+        """The settings of a training that starts from random weights."""
+        return self.run.training_settings(self.epochs or _default_epochs(self.run))
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks are trained."""
+        return resolve_device(self.settings.device)
+
+    @cached_property
     def supernets(self) -> dict[str, Supernet]:
         """The supernets that the run has, by space; those that are missing teach nothing."""
-        device = resolve_device(self.settings.device)
         names = [name for name in self.run.record.spaces or {} if self.run.has_supernet(name)]
-        return {name: load_supernet(self.run, name).to(device) for name in names}
+        return {name: load_supernet(self.run, name).to(self.device) for name in names}
 
     @cached_property
     def teacher(self) -> tuple[str, Teacher] | None:
@@ -126,16 +137,18 @@ class Retraining:
         best = max(accuracies, key=lambda name: accuracies[name])
         return best, Teacher.of_supernet(self.supernets[best], self.run.data)
 
+    def supernet_of(self, architecture: Architecture) -> Supernet | None:
+        """Return the supernet of a network; None if the run has none, or the space has changed."""
+        supernet = self.supernets.get(architecture.space.name)
+        if supernet is not None and supernet.space.digest != architecture.space.digest:
+            return None
+        return supernet
+
 
 def retrain(
     run: Run,
     picks: Sequence[str],
-    references: Sequence[str] = (),
-    *,
-    pretrained: Path | str | None = None,
-    conventions: str | None = None,
-    epochs: int | None = None,
-    from_scratch: bool = False,
+    request: RetrainRequest | None = None,
     progress: JobProgress | None = None,
 ) -> list[TrainedRecord]:
     """Train networks of a run to the end, and write their accuracies into its table.
@@ -148,12 +161,7 @@ def retrain(
     Args:
         run: the run.
         picks: the beginnings of digests, such as IDs of the front.
-        references: names of published networks, which start with newly drawn weights unless the
-            run has a supernet of their space.
-        pretrained: file of published weights from which the one reference starts.
-        conventions: conventions of that file, see `nas.read_weights`.
-        epochs: passes over the training images; by default those of the run's finalists.
-        from_scratch: whether all networks start with newly drawn weights.
+        request: the settings of the training, and published networks to train beside the picks.
         progress: receives progress and messages.
 
     Returns:
@@ -166,6 +174,8 @@ def retrain(
         DataError: the images of the run are missing, or others.
         TrainingError: a training diverged. The other networks were trained.
     """
+    progress, request = progress or SilentProgress(), request or RetrainRequest()
+    references = request.references
     if not picks and not references:
         raise RequestError(
             "There is nothing to train.",
@@ -173,26 +183,20 @@ def retrain(
         )
     chosen = dict(finalist(run, pick) for pick in picks)
     chosen |= {name: published_network(run, name) for name in references}
-    published = _published(
-        run, references, pretrained, conventions=conventions, from_scratch=from_scratch
-    )
+    published = {}
+    if request.pretrained is not None:
+        (name,) = set(references)
+        published[name] = read_published(run, name, request.pretrained, request.conventions)
     for name, architecture in chosen.items():
-        record = trained_record(
-            run,
-            name,
-            architecture,
-            epochs,
-            from_scratch=from_scratch,
-            published=published.get(name),
-        )
-        if record is None and not from_scratch and name not in references:
+        record = trained_record(run, name, architecture)
+        if record is not None:
+            _require_as_asked(run, record, request, published.get(name))
+        elif not request.from_scratch and name not in references:
             load_supernet(run, architecture.space.name)  # It raises an error if there is none.
+    setup = Retraining(run, request.epochs, request.from_scratch, published)
     with run.locked("Wait until it ends, and train then."):
-        records, errors = train_networks(
-            run, chosen, epochs, from_scratch=from_scratch, published=published, progress=progress
-        )
+        records, errors = train_networks(setup, chosen, progress)
         rivals = {name: chosen[name] for name in references if name not in errors}
-        progress = progress or SilentProgress()
         measure_references(run, rivals, progress)
         for comparison in published_comparisons(run):
             rival = comparison.published
@@ -203,66 +207,63 @@ def retrain(
     return records
 
 
-def _published(
-    run: Run,
-    references: Sequence[str],
-    file: Path | str | None,
-    *,
-    conventions: str | None,
-    from_scratch: bool,
-) -> dict[str, PublishedWeights]:
-    """Return the published weights from which a reference starts, by its name; see `retrain`."""
-    if file is None:
-        if conventions is not None:
-            raise RequestError(
-                "There is no file of weights that the conventions could be of.",
-                remedy="Give the file with --pretrained, or leave --conventions out.",
+def _require_as_asked(
+    run: Run, record: TrainedRecord, request: RetrainRequest, weights: PublishedWeights | None
+) -> None:
+    """Raise RequestError if a network was trained in another way than is asked for now.
+
+    Args:
+        run: the run.
+        record: the record of the network.
+        request: what is asked for.
+        weights: the published weights from which a training of this network is asked for.
+    """
+    if request.epochs is not None:
+        _require_equal(run, record, "epochs", record.epochs, request.epochs)
+    if request.from_scratch:
+        _require_equal(run, record, "start", record.start, "scratch")
+    if weights is not None:
+        _require_equal(run, record, "start", record.start, "published")
+        own, asked = record.published, PretrainedSummary.of(weights)
+        if own is not None:
+            _require_equal(run, record, "sha256 of its weights", own.sha256, asked.sha256)
+            _require_equal(
+                run, record, "conventions of its weights", own.conventions, asked.conventions
             )
-        return {}
-    if from_scratch:
+
+
+def _require_equal(
+    run: Run, record: TrainedRecord, key: str, stored: object, asked: object
+) -> None:
+    """Raise RequestError if a fact of a trained network is not the one that is asked for."""
+    if stored != asked:
         raise RequestError(
-            f"All networks start from scratch, and {file} would be a start.",
-            remedy="Leave --from-scratch or --pretrained out.",
+            f"{run.path / MODELS_FOLDER / record.id} holds a network with {key} = {stored}, not "
+            f"{asked}.",
+            remedy="Move the folder away to train again. The test images are then read again, so "
+            "do not choose by their accuracy.",
         )
-    if len(set(references)) != 1:
-        raise RequestError(
-            f"{file} has the weights of one published network, and {len(set(references))} are "
-            "asked for.",
-            remedy="Give the network's name with --reference, and others in a command of their "
-            "own. `nas weights` says of which network a file is.",
-        )
-    return {references[0]: read_published(run, references[0], file, conventions)}
 
 
 def train_networks(
-    run: Run,
-    networks: Mapping[str, Architecture],
-    epochs: int | None = None,
-    *,
-    from_scratch: bool = False,
-    published: Mapping[str, PublishedWeights] | None = None,
-    probed: Mapping[str, PublishedWeights] | None = None,
-    progress: JobProgress | None = None,
+    setup: Retraining, networks: Mapping[str, Architecture], progress: JobProgress
 ) -> tuple[list[TrainedRecord], dict[str, NasError]]:
     """Train networks one after the other, and write their accuracies into the run's table.
 
     One that fails does not keep the others from being trained.
 
     Args:
-        run: the run, locked for this process.
+        setup: what they are trained with.
         networks: the networks by the names of their folders in `models`.
-        epochs, from_scratch, progress: see `retrain`.
-        published, probed: see `Retraining`.
+        progress: receives progress and messages.
 
     Returns:
         The records of the trained networks, and the errors of the others by name.
     """
-    progress = progress or SilentProgress()
+    run = setup.run
     errors: dict[str, NasError] = {}
     records = {name: trained_record(run, name, each) for name, each in networks.items()}
     missing = [name for name, record in records.items() if record is None]
-    settings = run.training_settings(epochs or _default_epochs(run))
-    setup = Retraining(run, settings, from_scratch, published or {}, probed or {})
     progress.begin("training to the end", "step")
     for number, name in enumerate(missing):
         report = _network_progress(progress, name, number, len(missing))
@@ -382,50 +383,23 @@ def finalist(run: Run, pick: str) -> tuple[str, Architecture]:
     return str(rows[rows["digest"] == architecture.digest].iloc[0]["id"]), architecture
 
 
-def trained_record(
-    run: Run,
-    name: str,
-    architecture: Architecture,
-    epochs: int | None = None,
-    *,
-    from_scratch: bool = False,
-    published: PublishedWeights | None = None,
-) -> TrainedRecord | None:
+def trained_record(run: Run, name: str, architecture: Architecture) -> TrainedRecord | None:
     """Return the record of a network that is trained already; None if it is not.
 
     Args:
         run: the run.
         name: name of the network's folder in `models`.
         architecture: the network.
-        epochs: passes over the images that are asked for; None accepts any.
-        from_scratch: whether a training from newly drawn weights is asked for.
-        published: the published weights from which a training is asked for.
 
     Raises:
-        RequestError: the folder holds another network, or one that was trained in another way.
+        RequestError: the folder holds another network.
     """
     path = run.path / MODELS_FOLDER / name / TRAINED_FILE
     ModelFolder(path.parent).restore()
     if not path.is_file():
         return None
     record = TRAINED.read(path)
-    asked = {"digest": architecture.digest, "epochs": epochs or record.epochs}
-    if from_scratch or published is not None:
-        asked["start"] = "scratch" if from_scratch else "published"
-    pairs = {key: (getattr(record, key), value) for key, value in asked.items()}
-    if published is not None and record.published is not None:
-        weights = PretrainedSummary.of(published)
-        pairs |= {
-            f"{key} of its weights": (getattr(record.published, key), getattr(weights, key))
-            for key in ("sha256", "conventions")
-        }
-    for key, (stored, value) in pairs.items():
-        if stored != value:
-            raise RequestError(
-                f"{path.parent} holds a network with {key} = {stored}, not {value}.",
-                remedy="Move the folder away to train again. The test images are then read again, "
-                "so do not choose by their accuracy.",
-            )
+    _require_equal(run, record, "digest", record.digest, architecture.digest)
     return record
 
 
@@ -443,26 +417,11 @@ def train_model(
         architecture: the network.
         progress: called after every step.
     """
-    folder = setup.run.path / MODELS_FOLDER / name
-    data, settings, seed = setup.run.data, setup.settings, setup.run.settings.seed
-    supernet = setup.supernets.get(architecture.space.name)
-    if supernet is not None and supernet.space.digest != architecture.space.digest:
-        supernet = None  # A published network of a space that has changed since.
-    supernet_accuracy = start = None
-    judging = data.part(*setup.run.images.judging_parts)
-    if supernet is not None:
-        classes = next(predict(supernet, [architecture], data, judging))
-        score = data.score(classes, judging.labels)
-        supernet_accuracy = setup.run.record.expected(score, architecture)
+    run, data, seed = setup.run, setup.run.data, setup.run.settings.seed
+    folder, judging = run.path / MODELS_FOLDER / name, data.part(*run.images.judging_parts)
     published = setup.published.get(name)
-    if published is not None:
-        device = resolve_device(settings.device)
-        start = published_state(architecture, published, data, seed=seed, device=device)
-    elif supernet is not None and not setup.from_scratch:
-        start = calibrated_state(supernet, architecture.graph, data)
-    in_pretrained = architecture.space.name in setup.run.record.pretrained
-    if published is not None or (start is not None and in_pretrained):
-        settings = setup.run.settings.training.fine_tuned(settings, len(data.train))
+    supernet_accuracy = _supernet_accuracy(setup, architecture, judging)
+    start, settings = _start(setup, architecture, published)
     network, seconds = train_network(
         architecture,
         data,
@@ -473,24 +432,19 @@ def train_model(
         teacher=setup.teacher[1] if setup.teacher else None,
         progress=progress,
     )
-    probed = setup.probed.get(architecture.space.name)
-    is_probe = False
-    if probed is not None and not setup.from_scratch:
-        device = resolve_device(settings.device)
-        rival = probed_network(architecture, probed, data, seed=seed, device=device)
-        is_probe = evaluate_network(rival, data) > evaluate_network(network, data)
-        network = rival if is_probe else network
+    probe = _better_probe(setup, architecture, network)
+    network = probe or network
     calibration = calibrate(network, data)
     training = settings.identity(from_scratch=start is None)
     _save_network(folder, architecture, network, setup, training)
-    classify, int8 = _as_chosen(setup.run, architecture, network, judging)
+    classify, int8 = _as_chosen(run, architecture, network, judging)
     record = TrainedRecord.of_architecture(
         architecture,
         schema=3,
         id=name,
         start="scratch" if start is None else "published" if published else "supernet",
-        published=None if published is None else summary_of(setup.run, published),
-        is_probe=is_probe,
+        published=None if published is None else summary_of(run, published),
+        is_probe=probe is not None,
         supernet_accuracy=supernet_accuracy,
         **int8,
         holdout=_split_accuracy(classify, data, judging),
@@ -511,6 +465,49 @@ def train_model(
     files.replace(folder / TRAINED_FILE, to_json(record))
     (folder / CHECKPOINT_FILE).unlink()
     return record
+
+
+def _start(
+    setup: Retraining, architecture: Architecture, published: PublishedWeights | None
+) -> tuple[dict[str, Tensor] | None, TrainingSettings]:
+    """Return the weights that a network starts with, None for new ones, and how it is trained."""
+    run, settings = setup.run, setup.settings
+    supernet = setup.supernet_of(architecture)
+    is_fine_tuned = published is not None or architecture.space.name in run.record.pretrained
+    if published is not None:
+        start = published_state(
+            architecture, published, run.data, seed=run.settings.seed, device=setup.device
+        )
+    elif supernet is not None and not setup.from_scratch:
+        start = calibrated_state(supernet, architecture.graph, run.data)
+    else:
+        return None, settings
+    if is_fine_tuned:
+        settings = run.settings.training.fine_tuned(settings, len(run.data.train))
+    return start, settings
+
+
+def _supernet_accuracy(
+    setup: Retraining, architecture: Architecture, judging: Images
+) -> float | None:
+    """Return what the supernet expects of a network on the `judging` images; None without one."""
+    supernet, run = setup.supernet_of(architecture), setup.run
+    if supernet is None:
+        return None
+    classes = next(predict(supernet, [architecture], run.data, judging))
+    return run.record.expected(run.data.score(classes, judging.labels), architecture)
+
+
+def _better_probe(
+    setup: Retraining, architecture: Architecture, trained: Network
+) -> Network | None:
+    """Return a network with published weights and a linear probe if it beats the trained one."""
+    weights, data = setup.probed.get(architecture.space.name), setup.run.data
+    if weights is None or setup.from_scratch:
+        return None
+    seed = setup.run.settings.seed
+    probe = probed_network(architecture, weights, data, seed=seed, device=setup.device)
+    return probe if evaluate_network(probe, data) > evaluate_network(trained, data) else None
 
 
 def _save_network(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from nas.deploy.exporting import export_networks, job_formats
+from nas.deploy.requests import ExportRequest
 from nas.deploy.retrain import Retraining, finalist, measure_epoch, train_networks
 from nas.errors import (
     IncompleteExportError,
@@ -233,17 +233,15 @@ def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict
     if not chosen:
         run.record.training_errors = {}
         return [], {}
-    train = partial(
-        train_networks, run, epochs=decided.epochs, probed=run.published, progress=progress
-    )
-    _, errors = train(chosen)
+    setup = Retraining(run, decided.epochs, probed=run.published)
+    _, errors = train_networks(setup, chosen, progress)
     picked = select(_options(run), Limits(), run.images, run.models)
     name, architecture = finalist(run, picked.member.digest)
     if name not in chosen:
         chosen[name] = architecture
         if not picked.is_trained:
             progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
-            _, own = train({name: architecture})
+            _, own = train_networks(setup, {name: architecture}, progress)
             errors |= own
     run.record.training_errors = {each: error.message for each, error in errors.items()}
     return sorted(chosen.keys() - errors.keys(), key=[name, *chosen].index), errors
@@ -350,7 +348,7 @@ class _EpochTimes:
     """
 
     def __init__(self, run: JobRun, progress: JobProgress) -> None:
-        self._setup = Retraining(run, run.training_settings(1))
+        self._setup = Retraining(run, epochs=1)
         self._progress = progress
         self._seconds: dict[str, float] = {}
 
@@ -386,7 +384,8 @@ def export_finalists(
         The error of each finalist that could not be exported in all formats, by its name. The run's
         record has the reasons by format; under "all" if none was written.
     """
-    errors = export_networks(run, finalists, job_formats(run.settings), progress=progress)
+    request = ExportRequest(job_formats(run.settings))
+    errors = export_networks(run, finalists, request, progress)
     run.record.export_errors = {
         name: {format_: own.message for format_, own in error.failed.items()}
         if isinstance(error, IncompleteExportError)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nas.deploy.references import measure_references, published_network
-from nas.deploy.retrain import train_networks
+from nas.deploy.retrain import Retraining, train_networks
 from nas.errors import KernelError, NasError, SpaceError
 from nas.figures import COUNTS, LATENCY
 from nas.job.folder import JobRun
@@ -133,7 +133,7 @@ def train_references(run: JobRun, progress: JobProgress) -> dict[str, NasError]:
             del networks[name]
     measure_references(run, networks, progress)
     epochs = run.record.finalists.epochs if run.record.finalists else None
-    _, failed = train_networks(run, networks, epochs, progress=progress)
+    _, failed = train_networks(Retraining(run, epochs), networks, progress)
     errors |= failed
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}

@@ -498,6 +498,11 @@ class Int8Summary(Document):
     max_drop: Fraction
     attempts: tuple[Int8Attempt, ...]
 
+    @property
+    def drop(self) -> float:
+        """The accuracy that the quantised network loses on the validation images."""
+        return self.float_accuracy - self.accuracy
+
 
 class RobustnessRow(Document):
     """The accuracy on images that were changed in one way.

@@ -8,7 +8,6 @@ import torch
 from scipy.special import softmax
 
 from nas.deploy.confidence import (
-    ThresholdRequest,
     _last_module,
     calibrate,
     calibration_error,
@@ -115,23 +114,21 @@ def test_threshold_has_as_few_decimals_as_tell_the_images_apart():
 def test_threshold_counts_an_answer_to_an_unknown_image_as_wrong():
     logits = np.log([[0.95, 0.05], [0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
     labels, unknown = np.array([0, 0, 0, 1]), np.log([[0.85, 0.15]])
-    request = ThresholdRequest(min_accuracy=1.0)
-    without = make_threshold(request, logits, labels)
+    without = make_threshold(logits, labels, min_accuracy=1.0)
     assert (without.min_confidence, without.answered, without.right) == (0.7, 3, 3)
-    with_unknown = make_threshold(request, logits, labels, unknown)
+    with_unknown = make_threshold(logits, labels, unknown, min_accuracy=1.0)
     assert 0.85 < with_unknown.min_confidence <= 0.9
     assert with_unknown.answered == 2
     assert (with_unknown.unknown, with_unknown.unknown_answered) == (1, 0)
-    given = make_threshold(ThresholdRequest(min_confidence=0.75), logits, labels, unknown)
+    given = make_threshold(logits, labels, unknown, min_confidence=0.75)
     assert (given.answered, given.right, given.unknown_answered) == (3, 3, 1)
     assert given.accuracy == 0.75
     assert "3 of 4 hold-out images and 1 of 1 images of no class; 75.0%" in given.summary
-    assert make_threshold(ThresholdRequest(), logits, labels) is None
 
 
 def test_threshold_that_nothing_reaches_says_so():
     logits, labels = np.log([[0.9, 0.1], [0.8, 0.2]]), np.array([1, 0])
-    result = make_threshold(ThresholdRequest(min_accuracy=0.9), logits, labels)
+    result = make_threshold(logits, labels, min_accuracy=0.9)
     assert result.min_confidence is None
     assert result.answered == 2
     assert result.summary.startswith("no threshold makes 0.9 of the answers right on 2 hold-out")

@@ -22,6 +22,7 @@ from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel
+from nas.deploy.requests import ExportRequest
 from nas.deploy.scripts import run_script
 from nas.files.documents import to_json
 from nas.quantisation.post_training import quantise
@@ -217,9 +218,9 @@ def test_class_names_survive_as_literals(tmp_path):
 @pytest.mark.slow
 def test_export_writes_the_example_and_later_ones_renew_it(trained, digits, origin, tmp_path):
     folder = ModelFolder(tmp_path / "jf2a")
-    export_model(trained, digits, folder, ["onnx"], origin)
+    export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
     assert not (folder.path / "classify.h").exists()
-    export_model(trained, digits, folder, ["onnx"], origin, with_cpp=True)
+    export_model(trained, digits, folder, ExportRequest(["onnx"], example="cpp"), origin)
     folder.require_unchanged()
     assert {"classify.h", "classify_onnx.cpp", "CMakeLists.txt"} <= folder.sums().keys()
     assert "MIN_CONFIDENCE = 0;" in (folder.path / "preprocessing.h").read_text()
@@ -230,9 +231,9 @@ def test_export_writes_the_example_and_later_ones_renew_it(trained, digits, orig
         unknown_answered=0,
     )  # fmt: skip
     origin = replace(origin, threshold=threshold)
-    export_model(careful, digits, folder, ["onnx"], origin)
+    export_model(careful, digits, folder, ExportRequest(["onnx"]), origin)
     assert "MIN_CONFIDENCE = 0.25;" in (folder.path / "preprocessing.h").read_text()
-    export_model(careful, digits, folder, ["tflite"], origin)
+    export_model(careful, digits, folder, ExportRequest(["tflite"]), origin)
     assert {path.name for path in folder.path.glob("*.cpp")} == {
         *("classify_onnx.cpp", "classify_tflite.cpp")
     }

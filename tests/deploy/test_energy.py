@@ -13,6 +13,7 @@ from nas.deploy import energy
 from nas.deploy.energy import EnergyGauge
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
+from nas.deploy.requests import ExportRequest
 from nas.machine import energy as machine_energy
 from nas.machine.energy import EnergyCounter, Reading
 from nas.run.progress import SilentProgress
@@ -82,7 +83,7 @@ def test_energy_that_is_not_above_that_of_the_idle_machine_is_none(gauge):
 @pytest.fixture(scope="module")
 def folder(trained, digits, origin, tmp_path_factory) -> ModelFolder:
     folder = ModelFolder(tmp_path_factory.mktemp("models") / "jf2a")
-    export_model(trained, digits, folder, ("onnx",), origin)
+    export_model(trained, digits, folder, ExportRequest(("onnx",)), origin)
     return folder
 
 

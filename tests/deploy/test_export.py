@@ -25,6 +25,7 @@ from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.requests import ExportRequest
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify
@@ -49,7 +50,7 @@ def _few_rounds():
 @pytest.fixture(scope="module")
 def exported(trained, digits, origin, tmp_path_factory) -> ModelFolder:
     folder = ModelFolder(tmp_path_factory.mktemp("models") / "jf2a")
-    export_model(trained, digits, folder, FORMATS, origin)
+    export_model(trained, digits, folder, ExportRequest(FORMATS), origin)
     return folder
 
 
@@ -117,7 +118,7 @@ def test_network_of_a_lower_resolution_has_files_for_its_own_input(digits, origi
     whole = normalised(digits.test, preprocessing_of(digits))
     np.testing.assert_allclose(model.logits(own_input), model.logits(whole), atol=1e-6)
     folder = ModelFolder(tmp_path / "jf2a")
-    export_model(model, digits, folder, ("torch", "onnx"), origin)
+    export_model(model, digits, folder, ExportRequest(("torch", "onnx")), origin)
     assert (folder.card.image_size, folder.preprocessing.image_size) == (8, 6)
     verification = verify(folder.path)
     assert [each.status for each in verification.files] == ["verified", "verified"]
@@ -149,7 +150,7 @@ def test_card_says_that_tensorrt_does_not_take_the_int8_file(exported, trained, 
 
 def test_same_export_again_changes_nothing(folder, trained, digits, origin):
     before = state(folder)
-    export_model(trained, digits, folder, FORMATS, origin)
+    export_model(trained, digits, folder, ExportRequest(FORMATS), origin)
     assert state(folder) == before
 
 
@@ -162,16 +163,25 @@ def test_network_that_misses_its_limit_is_quantised_again_only_for_a_stricter_on
     monkeypatch.setattr(ModelFolder, "card", property(lambda folder: card))
     monkeypatch.setattr(export, "quantise_within", lambda *_, **__: pytest.fail("quantised again"))
     limit = card.int8.max_drop
-    assert export_model(trained, digits, folder, FORMATS, origin, max_accuracy_drop=limit) == card
+    assert (
+        export_model(
+            trained, digits, folder, ExportRequest(FORMATS, max_accuracy_drop=limit), origin
+        )
+        == card
+    )
     with pytest.raises(pytest.fail.Exception, match="quantised again"):
-        export_model(trained, digits, folder, FORMATS, origin, max_accuracy_drop=limit / 2)
+        export_model(
+            trained, digits, folder, ExportRequest(FORMATS, max_accuracy_drop=limit / 2), origin
+        )
 
 
 @pytest.mark.slow
 def test_weights_get_the_bits_that_are_asked_for(trained, digits, origin, tmp_path):
     folder = ModelFolder(tmp_path / "jf2a")
     for bits in (native_weight_bits(), 7):
-        card = export_model(trained, digits, folder, ["onnx-int8"], origin, weight_bits=bits)
+        card = export_model(
+            trained, digits, folder, ExportRequest(["onnx-int8"], weight_bits=bits), origin
+        )
         assert card.int8.weight_bits == bits
         (file,) = card.files
         weights = [
@@ -181,16 +191,16 @@ def test_weights_get_the_bits_that_are_asked_for(trained, digits, origin, tmp_pa
         ]
         assert max(np.abs(each.astype(int)).max() for each in weights) == LARGEST_WEIGHT[bits]
     before = state(folder)
-    export_model(trained, digits, folder, ["onnx-int8"], origin)
+    export_model(trained, digits, folder, ExportRequest(["onnx-int8"]), origin)
     assert state(folder) == before, "no bits were asked for"
 
 
 @pytest.mark.slow
 def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, origin, tmp_path):
     folder = ModelFolder(tmp_path / "jf2a")
-    export_model(trained, digits, folder, ["onnx-int8"], origin)
+    export_model(trained, digits, folder, ExportRequest(["onnx-int8"]), origin)
     earlier = state(folder)
-    export_model(trained, digits, folder, ["onnx"], origin)
+    export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
     now = state(folder)
     assert now["model-int8.onnx"] == earlier["model-int8.onnx"]
     card = folder.card
@@ -202,10 +212,12 @@ def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, o
 @pytest.mark.slow
 def test_other_license_changes_the_descriptions_alone(trained, digits, origin, tmp_path):
     folder = ModelFolder(tmp_path / "3f2a")
-    export_model(trained, digits, folder, ["onnx"], origin)
+    export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
     earlier = state(folder)
     data = origin.data.model_copy(update={"license": "CC0 1.0"})
-    card = export_model(trained, digits, folder, ["onnx"], replace(origin, data=data))
+    card = export_model(
+        trained, digits, folder, ExportRequest(["onnx"]), replace(origin, data=data)
+    )
     assert card.data.license == folder.card.data.license == "CC0 1.0"
     assert "CC0 1.0" in (folder.path / "card.md").read_text()
     assert {each.status for each in verify(folder.path).files} == {"verified"}
@@ -225,12 +237,12 @@ def test_pictures_of_mistakes_are_in_the_card_unless_they_are_switched_off(
         replace(origin, answers=find_answers(logits, digits, pictures=pictures))
         for pictures in (True, False)
     )
-    export_model(trained, digits, folder, ["onnx"], shown)
+    export_model(trained, digits, folder, ExportRequest(["onnx"]), shown)
     page = (folder.path / "card.md").read_text()
     assert "](mistakes.jpg)" in page
     assert f"| **9** | {' | '.join(map(str, shown.answers.matrix[9, :1]))} " in page
     assert "mistakes.jpg" in folder.sums()
-    export_model(trained, digits, folder, ["onnx"], private)
+    export_model(trained, digits, folder, ExportRequest(["onnx"]), private)
     page = (folder.path / "card.md").read_text()
     assert "mistakes.jpg" not in {*folder.sums(), *(each.name for each in folder.path.iterdir())}
     assert "mistakes.jpg" not in page
@@ -240,7 +252,7 @@ def test_pictures_of_mistakes_are_in_the_card_unless_they_are_switched_off(
 
 @pytest.mark.slow
 def test_files_of_other_weights_are_removed(folder, trained_again, digits, origin):
-    export_model(trained_again, digits, folder, ["torch"], origin)
+    export_model(trained_again, digits, folder, ExportRequest(["torch"]), origin)
     assert [file.format for file in folder.card.files] == ["torch"]
     assert not list(folder.path.glob("*.onnx"))
     assert not (folder.path / "run.py").exists()
@@ -254,7 +266,7 @@ def test_changed_file_is_exported_again(folder, trained, digits, origin):
     (folder.path / "model.onnx").write_bytes(good[:-1] + b"\0")
     with pytest.raises(ExportError, match=r"model\.onnx is changed"):
         verify(folder.path)
-    export_model(trained, digits, folder, FORMATS, origin)
+    export_model(trained, digits, folder, ExportRequest(FORMATS), origin)
     assert (folder.path / "model.onnx").read_bytes() == good
     folder.require_unchanged()
 
@@ -271,7 +283,7 @@ def test_file_that_computes_something_else_is_an_error_and_leaves_no_file(
     )  # fmt: skip
     folder = ModelFolder(tmp_path / "jf2a")
     with pytest.raises(ExportError, match=r"model\.onnx does not compute what it should"):
-        export_model(trained, digits, folder, ["onnx"], origin)
+        export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
     assert not folder.path.exists()
 
 
@@ -284,7 +296,7 @@ def test_other_formats_are_exported_when_one_fails(trained, digits, origin, tmp_
     monkeypatch.setattr(type(model_format("onnx")), "write", fail)
     folder = ModelFolder(tmp_path / "jf2a")
     with pytest.raises(ExportError, match=r"model\.onnx could not be written: KeyError: 'shape'"):
-        export_model(trained, digits, folder, ["onnx", "torch"], origin)
+        export_model(trained, digits, folder, ExportRequest(["onnx", "torch"]), origin)
     assert [file.format for file in folder.card.files] == ["torch"]
     assert not (folder.path / "model.onnx").exists()
 
@@ -342,7 +354,7 @@ def test_float32_does_not_depend_on_int8(
     monkeypatch.setattr(place, name, replacement)
     folder = ModelFolder(tmp_path / "3f2a")
     with pytest.raises(IncompleteExportError, match=reason) as caught:
-        export_model(trained, digits, folder, ["onnx-int8", "onnx"], origin)
+        export_model(trained, digits, folder, ExportRequest(["onnx-int8", "onnx"]), origin)
     assert list(caught.value.failed) == ["onnx-int8"]
     assert caught.value.exit_status == 1
     assert caught.value.remedy
@@ -361,7 +373,9 @@ def test_earlier_int8_file_stays_if_it_cannot_be_made_better(
     other_bits = 7 if folder.card.int8.weight_bits == 8 else 8
     monkeypatch.setattr(export, "quantise_within", fail)
     with pytest.raises(IncompleteExportError, match="out of memory"):
-        export_model(trained, digits, folder, FORMATS, origin, weight_bits=other_bits)
+        export_model(
+            trained, digits, folder, ExportRequest(FORMATS, weight_bits=other_bits), origin
+        )
     assert state(folder) == before
 
 
@@ -381,7 +395,7 @@ def test_verified_file_is_delivered_without_what_could_not_be_measured(
     else:
         monkeypatch.setattr("nas.deploy.card.measure_robustness", fail)
     folder = ModelFolder(tmp_path / "3f2a")
-    written = export_model(trained, digits, folder, ["onnx"], origin)
+    written = export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
     page = (folder.path / "card.md").read_text()
     (file,) = written.files
     assert (file.latency is None) == (patched == "timing")
@@ -402,7 +416,7 @@ def test_verified_file_is_delivered_without_what_could_not_be_measured(
 def test_card_says_on_how_few_images_int8_was_calibrated(trained, digits, origin, tmp_path):
     few = replace(digits, train=digits.train.take(np.arange(9)))
     folder = ModelFolder(tmp_path / "3f2a")
-    written = export_model(trained, few, folder, ["onnx-int8"], origin)
+    written = export_model(trained, few, folder, ExportRequest(["onnx-int8"]), origin)
     assert written.int8.calibration_images == 9
     page = (folder.path / "card.md").read_text()
     assert "calibrated on 9 training images only" in page
@@ -415,13 +429,15 @@ def test_missing_package_is_refused_before_any_work(trained, digits, origin, tmp
     monkeypatch.setattr(kind, "extra", "torch")
     folder = ModelFolder(tmp_path / "jf2a")
     with pytest.raises(RequestError, match=r"pip install 'hardware-nas\[torch\]'"):
-        export_model(trained, digits, folder, ["onnx", "torch"], origin)
+        export_model(trained, digits, folder, ExportRequest(["onnx", "torch"]), origin)
     assert not folder.path.exists()
 
 
 def test_unknown_format_is_refused_with_the_names_of_all(trained, digits, origin, tmp_path):
     with pytest.raises(RequestError, match="There is no format 'onx'.*onnx-int8"):
-        export_model(trained, digits, ModelFolder(tmp_path / "jf2a"), ["onx"], origin)
+        export_model(
+            trained, digits, ModelFolder(tmp_path / "jf2a"), ExportRequest(["onx"]), origin
+        )
 
 
 # Verification later
@@ -441,7 +457,7 @@ def test_verification_without_the_data_uses_the_images_in_the_folder(
 ):
     folder = ModelFolder(tmp_path / "jf2a")
     moved = replace(origin, data=origin.data.model_copy(update={"source": "moved/photos"}))
-    export_model(trained, digits, folder, ["onnx", "onnx-int8"], moved)
+    export_model(trained, digits, folder, ExportRequest(["onnx", "onnx-int8"]), moved)
     verification = verify(folder.path)
     assert "There is no data at moved/photos" in verification.no_accuracy
     for each in verification.files:
@@ -569,7 +585,9 @@ def photo_export(photos, origin):
 
     def to(path: Path) -> ModelFolder:
         folder = ModelFolder(path)
-        export_model(model, data, folder, ["onnx"], replace(origin, data=from_photos))
+        export_model(
+            model, data, folder, ExportRequest(["onnx"]), replace(origin, data=from_photos)
+        )
         return folder
 
     return to
@@ -634,7 +652,7 @@ def test_missing_or_changed_description_is_there_after_the_next_export(
     (folder.path / name).unlink()
     if content:
         (folder.path / name).write_bytes(content)
-    export_model(trained, digits, folder, ["onnx-int8"], origin)
+    export_model(trained, digits, folder, ExportRequest(["onnx-int8"]), origin)
     assert {*folder.sums()} == names
     assert {each.format for each in folder.card.files} == {each.format for each in files}
     assert verify(folder.path).script is not None

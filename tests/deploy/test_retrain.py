@@ -17,6 +17,7 @@ from nas.data import Images, load_dataset
 from nas.deploy import retrain as retraining
 from nas.deploy.model import normalised
 from nas.deploy.networks import load_trained
+from nas.deploy.requests import RetrainRequest
 from nas.deploy.retrain import Retraining, published_network, train_model
 from nas.deploy.retrain import retrain as retrain_networks
 from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
@@ -36,6 +37,7 @@ import os, signal, sys
 from dataclasses import replace
 import torch
 from nas.deploy import retrain as retraining
+from nas.deploy.requests import RetrainRequest
 from nas.opened_run import open_run
 from nas.run.run import Run
 
@@ -50,7 +52,7 @@ def progress(step, *_):
 settings = Run.training_settings
 Run.training_settings = lambda *a: replace(settings(*a), checkpoint_seconds=0)
 retraining._network_progress = lambda *a: progress
-retraining.retrain(open_run(sys.argv[1]), [sys.argv[2]], epochs=2)
+retraining.retrain(open_run(sys.argv[1]), [sys.argv[2]], RetrainRequest(epochs=2))
 """
 
 
@@ -81,7 +83,7 @@ class Steps(SilentProgress):
 
 def retrain(run: Run, pick: str, progress=lambda step, steps: None, **options) -> TrainedRecord:
     """Train one network of a run."""
-    (record,) = retrain_networks(run, [pick], progress=Steps(progress), **options)
+    (record,) = retrain_networks(run, [pick], RetrainRequest(**options), Steps(progress))
     return record
 
 
@@ -163,7 +165,7 @@ def test_few_holdout_images_judge_a_network_with_those_of_the_search(tmp_path):
     opened = open_run(make_run(tmp_path / "run", data))
     opened.__dict__["data"] = data
     pick, said = front_ids(opened.path)[-1], Said()
-    (record,) = retrain_networks(opened, [pick], epochs=1, progress=said)
+    (record,) = retrain_networks(opened, [pick], RetrainRequest(epochs=1), said)
     model, architecture = load_trained(opened, pick), opened.architecture(pick)
     answers = [
         model.logits(normalised(part, model.preprocessing)).argmax(1) == part.labels
@@ -326,7 +328,7 @@ def test_published_network_is_trained_for_the_images_of_the_run(run):
     network = published_network(opened, "shufflenet_v2_0.5")
     assert network.graph.input_shape == (1, 8, 8)
     opened.data = replace(opened.data, train=first(opened.data.train, 128))
-    setup = Retraining(opened, opened.training_settings(1))
+    setup = Retraining(opened, epochs=1)
     record = train_model(setup, "shufflenet_v2_0.5", network)
     assert (record.start, record.supernet_accuracy) == ("scratch", None)
     assert record.teacher == f"largest of {SPACE}"

@@ -9,6 +9,7 @@ from nas.deploy.card import render_card, render_sustained
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.load import Latencies, LoadWindow
+from nas.deploy.requests import ExportRequest
 from nas.deploy.sustained import (
     STOPPED,
     _Measurement,
@@ -123,7 +124,7 @@ def test_picture_has_a_line_for_each_load(tmp_path):
 @pytest.fixture(scope="module")
 def exported(trained, digits, origin, tmp_path_factory) -> ModelFolder:
     folder = ModelFolder(tmp_path_factory.mktemp("models") / "jf2a")
-    export_model(trained, digits, folder, ("onnx",), origin)
+    export_model(trained, digits, folder, ExportRequest(("onnx",)), origin)
     return folder
 
 
@@ -157,12 +158,14 @@ def test_saved_record_is_part_of_the_card(folder, trained, digits, origin, monke
     assert saved == render_card(folder.card, "benchmark.svg")
     # Another license makes another card of the same files.
     licensed = origin.data.model_copy(update={"license": "MIT"})
-    other = export_model(trained, digits, folder, ("onnx",), _with(origin, data=licensed))
+    other = export_model(
+        trained, digits, folder, ExportRequest(("onnx",)), _with(origin, data=licensed)
+    )
     assert other.sustained == record
     assert "sustained.svg" in (folder.path / "card.md").read_text()
     # New files were not measured.
     monkeypatch.setattr(export, "digest_of_weights", lambda model: "0" * 64)
-    assert export_model(trained, digits, folder, ("onnx",), origin).sustained is None
+    assert export_model(trained, digits, folder, ExportRequest(("onnx",)), origin).sustained is None
     assert not (folder.path / "sustained.svg").exists()
     folder.require_unchanged()
 

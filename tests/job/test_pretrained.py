@@ -264,7 +264,7 @@ def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(job, is_b
             return 0.5 + 0.1 * (is_probe == is_better)
 
         monkeypatch.setattr(retrain, "evaluate_network", accuracy)
-        setup = retrain.Retraining(run, run.training_settings(1), probed=run.published)
+        setup = retrain.Retraining(run, epochs=1, probed=run.published)
         record = retrain.train_model(setup, "own", architecture)
     assert record.is_probe == is_better
     trained, _ = checkpoint.read(RUN / "models" / "own" / "weights.safetensors")

@@ -120,7 +120,7 @@ def test_repeated_job_changes_nothing(copy_of_finished_job, monkeypatch):
 
 def test_teacher_is_the_most_accurate_of_the_largest_networks(finished):
     run = open_run(finished)
-    name, _ = Retraining(run, run.training_settings(1)).teacher
+    name, _ = Retraining(run, epochs=1).teacher
     accuracies = {
         space: evaluate(supernet, [supernet.space.largest], run.data)[0]
         for space in run.record.supernets
