@@ -334,11 +334,11 @@ class Graph:
         return self.ops[0].dtype
 
     @property
-    def pieces(self) -> tuple[Graph, ...]:
+    def segments(self) -> tuple[Graph, ...]:
         """Consecutive parts of the graph, each of which reads only the output of the one before.
 
-        The graph of a search space has a piece for each block. Blocks that compute the same share
-        one object, so that results can be cached for each piece.
+        The graph of a search space has a segment for each block. Blocks that compute the same share
+        one object, so that results can be cached for each segment.
         """
         return (self,)
 

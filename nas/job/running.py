@@ -150,7 +150,7 @@ def search_job(
 
 
 def _run_until_search(
-    run: JobRun, progress: JobProgress, *, own_spaces: bool = False, search_only: bool = False
+    run: JobRun, progress: JobProgress, *, own_spaces: bool, search_only: bool = False
 ) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
 

@@ -38,12 +38,7 @@ class Workers:
         lost: number of workers that failed or were killed, known after the context has ended.
     """
 
-    def __init__(
-        self,
-        count: int,
-        folder: Path,
-        storage: Path | str,
-    ) -> None:
+    def __init__(self, count: int, folder: Path, storage: Path | str) -> None:
         self.log = folder / "workers.log"
         self.lost = 0
         self._started: list[subprocess.Popen[bytes]] = []

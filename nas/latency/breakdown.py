@@ -22,7 +22,7 @@ class Launch(NamedTuple):
 
     Attributes:
         kernel: the kernel.
-        block: number of its block, see `Graph.pieces`; None if the runtime does not know it.
+        block: number of its block, see `Graph.segments`; None if the runtime does not know it.
         warm_us: latency of the kernel with its weights in the caches.
         cold_us: its share of the time that the network waits for weights in no cache.
         launch_us: time from the end of the kernel before, or from the start, until it runs. It is

@@ -272,7 +272,7 @@ class RepeatedKernelRuntime(Runtime):
 
     def kernel_blocks(self, graph: Graph, batch: int = 1) -> list[int]:
         """See `Runtime.kernel_blocks`. A tensor is converted by the block that reads it."""
-        lasts = list(accumulate(len(block.folded.ops) - 1 for block in graph.pieces))
+        lasts = list(accumulate(len(block.folded.ops) - 1 for block in graph.segments))
         positions = self.kernel_positions(graph, batch)
         return [bisect_left(lasts, min(math.ceil(at), lasts[-1])) for at in positions]
 

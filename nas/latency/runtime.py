@@ -412,12 +412,12 @@ class Runtime(ABC):
     def kernel_blocks(self, graph: Graph, batch: int = 1) -> list[int] | None:
         """Return the number of the block to which each of `kernels` belongs; None if not known.
 
-        Blocks are counted as in `Graph.pieces`, and the kernels are in launch order. The report
+        Blocks are counted as in `Graph.segments`, and the kernels are in launch order. The report
         groups kernels by them. Override it if `has_local_kernels` is false.
         """
         if not self.has_local_kernels:
             return None
-        return [n for n, block in enumerate(graph.pieces) for _ in self.kernels(block, batch)]
+        return [n for n, block in enumerate(graph.segments) for _ in self.kernels(block, batch)]
 
     def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """Return all kernels that a block can have in any network, from the block alone.

@@ -110,7 +110,7 @@ class ArchitectureEncoder:
                 first = self._first_bit[name, key]
                 bits[first : first + len(code)] = code
             graph = architecture.graph
-            buckets = np.concatenate([self._buckets(piece) for piece in graph.pieces])
+            buckets = np.concatenate([self._buckets(each) for each in graph.segments])
             log_sizes = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(buckets)])
             row = self._rows[architecture] = bits, log_sizes, buckets
         return row

@@ -173,8 +173,8 @@ class CompositeGraph(Graph):
         return tuple(ops)
 
     @property
-    def pieces(self) -> tuple[Graph, ...]:
-        """See `Graph.pieces`."""
+    def segments(self) -> tuple[Graph, ...]:
+        """See `Graph.segments`."""
         return tuple([block.graph for block, _ in self.blocks])
 
     @cached_property

@@ -84,7 +84,7 @@ def test_launches_of_a_network_belong_to_its_blocks(tmp_path: Path) -> None:
     table = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(table, runtime.kernels(graph), runtime)
     parts = break_down(table, SPACE.largest)
-    for number, block in enumerate(graph.pieces):
+    for number, block in enumerate(graph.segments):
         own = [each.kernel for each in parts.launches if each.block == number]
         assert own == runtime.kernels(block)
 
@@ -103,13 +103,13 @@ def test_blocks_of_runtimes_that_convert_tensors_between_blocks(
     assert blocks is not None
     assert len(blocks) == len(kernels)
     assert blocks == sorted(blocks)
-    assert set(blocks) == set(range(len(graph.pieces)))
+    assert set(blocks) == set(range(len(graph.segments)))
     convolutions = Counter(
         number
         for kernel, number in zip(kernels, blocks, strict=True)
         if kernel.kind in ("conv2d", "linear")
     )
-    for number, piece in enumerate(graph.pieces):
+    for number, piece in enumerate(graph.segments):
         assert convolutions[number] == sum(op.kind in ("conv", "linear") for op in piece.ops)
         own = {k for k, n in zip(kernels, blocks, strict=True) if n == number}
         assert own <= set(runtime.block_kernels(piece, first=number == 0))
