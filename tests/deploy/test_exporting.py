@@ -179,8 +179,9 @@ def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(run, pick
     for index in range(40):
         image = Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8))
         image.save(tmp_path / "others" / f"{index}.png")
+    share = 0.3  # The network of one epoch is right on fewer of all images.
     opened, folder = open_run(run), ModelFolder(run / "models" / pick)
-    opened.export(pick, formats=["onnx"], min_accuracy=0.9)
+    opened.export(pick, formats=["onnx"], min_accuracy=share)
     model, data = load_trained(opened, pick), opened.data
     logits = model.logits(normalised(data.holdout, model.preprocessing))
     confidences = softmax(logits.astype(float), axis=1).max(1)
@@ -189,22 +190,22 @@ def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(run, pick
     assert folder.preprocessing.min_confidence == threshold.min_confidence
     answered = confidences >= threshold.min_confidence
     assert threshold.answered == answered.sum()
-    assert right[answered].mean() >= 0.9
+    assert right.mean() < share <= right[answered].mean()
     for smaller in confidences[~answered]:
-        assert right[confidences >= smaller].mean() < 0.9
+        assert right[confidences >= smaller].mean() < share
     assert folder.card.calibration == opened.trained[model.architecture.digest].calibration
     before = (folder.path / "model.onnx").stat()
 
     record = json.loads((run / "run.json").read_text())
     record["job"]["data"]["unknown"] = str(tmp_path / "others")
-    record["job"]["finish"]["min_accuracy"] = 0.9
+    record["job"]["finish"]["min_accuracy"] = share
     (run / "run.json").write_text(json.dumps(record))
     open_run(run).export(pick, formats=["onnx"])
     folder.require_unchanged()
     card = folder.card
     assert card.threshold.unknown == 40
     assert card.threshold.min_confidence >= threshold.min_confidence
-    assert card.threshold.accuracy >= 0.9
+    assert card.threshold.accuracy >= share
     assert card.confidence[-1].answered == card.threshold.unknown_answered / 40
     assert folder.preprocessing.min_confidence == card.threshold.min_confidence
     assert card.threshold.summary in (folder.path / "card.md").read_text()
