@@ -74,7 +74,7 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_timing() -> Iterator[None]:
-    """Time at few moments and without pauses, here and in the processes of timers."""
+    """Time in few rounds and without pauses, here and in the processes of timers."""
     with pytest.MonkeyPatch.context() as patch:
         quick_timing.apply(patch)
         yield

@@ -1,4 +1,4 @@
-"""Timing at few moments and without pauses, in the processes of the tests and in their workers."""
+"""Timing in few rounds and without pauses, in the processes of the tests and in their workers."""
 
 import pytest
 
@@ -22,17 +22,17 @@ class FullSpeed(CoreSpeed):
 
 
 def apply(patch: pytest.MonkeyPatch) -> None:
-    """Time at few moments and without pauses; many are for a device that others use as well."""
+    """Time in few rounds and without pauses; many are for a device that others use as well."""
     patch.setattr("nas.latency.timing._SPEED", FullSpeed())
-    patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
-    patch.setattr("nas.latency.moments.MOMENTS", 2)
-    patch.setattr("nas.run.measurements.MOMENTS", 2)
-    patch.setattr("nas.latency.repeated_kernels.MOMENTS", 2)
+    patch.setattr("nas.latency.timing.SECONDS_BETWEEN_ROUNDS", 0.0)
+    patch.setattr("nas.latency.rounds.ROUNDS", 2)
+    patch.setattr("nas.run.measurements.ROUNDS", 2)
+    patch.setattr("nas.latency.repeated_kernels.ROUNDS", 2)
     patch.setattr("nas.latency.differences.SECONDS_BETWEEN_COMPONENTS", 0.0)
-    patch.setattr("nas.latency.differences.MOMENTS", 6)
-    patch.setattr("nas.latency.build.CURVE_MOMENTS", 2)
-    patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
-    patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
+    patch.setattr("nas.latency.differences.ROUNDS", 6)
+    patch.setattr("nas.latency.build.CURVE_ROUNDS", 2)
+    patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.rounds", 2)
+    patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.rounds", 2)
     patch.setattr("nas.latency.worker_process._open_runtime", open_runtime)
 
 

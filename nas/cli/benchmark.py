@@ -97,9 +97,9 @@ def benchmark(
         if row.status != "timed":
             console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
     console.say(
-        f"{device}, {threads} thread(s). Latencies are those of quiet moments; in brackets the "
-        "median and the slowest of samples at any speed of the core. A disturbed one is too high: "
-        "the core was slowed all the time. Accuracies are those of the export."
+        f"{device}, {threads} thread(s). Latencies are those of the fastest rounds; in brackets "
+        "the median and the slowest of samples at any speed of the core. A disturbed one is too "
+        "high: the core was slowed all the time. Accuracies are those of the export."
     )
     _print_energy([(row.file.format, "full", row.energy) for row in rows])
 

@@ -278,11 +278,11 @@ def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
 def _latency(file: ExportedFile) -> str:
     if file.latency is None:
         return ""
-    quiet, typical, slowest = (
+    fastest, typical, slowest = (
         f"{us / 1000:.4g}"
-        for us in (file.latency.quiet_us, file.latency.typical_us, file.latency.slowest_us)
+        for us in (file.latency.fastest_us, file.latency.typical_us, file.latency.slowest_us)
     )
-    return f"{quiet} ({typical}, {slowest}){', disturbed' * file.latency.is_disturbed}"
+    return f"{fastest} ({typical}, {slowest}){', disturbed' * file.latency.is_disturbed}"
 
 
 def script_text(script: ScriptCheck | None, reason: str) -> str:

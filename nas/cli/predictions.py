@@ -13,7 +13,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, Prediction
 from nas.latency.build import add_missing_kernels
 from nas.latency.installed_runtimes import availability_of
-from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
+from nas.latency.prediction import MAX_DISPATCH_SHARE, UNCERTAIN_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.space import Architecture
 
@@ -157,7 +157,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
     if prediction.dispatch_share > MAX_DISPATCH_SHARE:
         console.say(
             f"{prediction.dispatch_share:.0%} of it are launches and the start of the network; "
-            f"{ROUGH_PREDICTION}"
+            f"{UNCERTAIN_PREDICTION}"
         )
     if prediction.is_corrected:
         console.say(

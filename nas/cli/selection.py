@@ -148,7 +148,7 @@ def _network_lines(run: Run, option: Option, equals: Sequence[Candidate]) -> lis
             lines += [f"Its files take: {', '.join(files)}."] * bool(files)
             lines += model.card.latency_notes
     if run.slowdown is not None:
-        lines.append(f"Latencies are those of quiet moments; networks {run.slowdown.text}.")
+        lines.append(f"Latencies are those of the fastest rounds; networks {run.slowdown.text}.")
     return lines
 
 

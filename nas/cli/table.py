@@ -168,8 +168,8 @@ def show_table(
     Example: nas table show latency_tables/*.jsonl
     Example: nas table show latency_tables/mine.jsonl --space mobilenet --image-size 32
     """
-    from nas.latency.moments import Slowdown
     from nas.latency.record import UNCERTAIN
+    from nas.latency.rounds import Slowdown
 
     spaces = load_adapted_spaces(space or [], image_size, channels, classes)
     opened = open_table(table)
@@ -207,7 +207,7 @@ def show_table(
             console.say(f"{count} of the kernels are {basis}")
     if opened.uncertain_dispatch or any(each in content["status"] for each in UNCERTAIN):
         console.say(
-            "uncertain timings are unstable, as their moments do not agree, or disturbed, as the "
+            "uncertain timings are unstable, as their rounds do not agree, or disturbed, as the "
             "core was slowed at all of them, so that they are too high"
         )
     if opened.uncertain_dispatch:
@@ -216,7 +216,7 @@ def show_table(
         images = f" of {calibration.batch} images" if calibration.batch > 1 else ""
         console.say(f"predictions{images} are corrected: {calibration.text}")
     if slowdown is not None:
-        console.say(f"latencies are those of quiet moments; kernels {slowdown.text}")
+        console.say(f"latencies are those of the fastest rounds; kernels {slowdown.text}")
     console.print_table(
         ["kind", "kernels", "share of time", "smallest, us", "median, us", "largest, us",
          "median GFLOP/s", "best"],

@@ -75,7 +75,7 @@ def check(
     """Time whole networks or kernels again, and compare them with the table.
 
     The networks are random networks of the spaces, and the published networks of the spaces at the
-    same input size. Each is timed at several moments. A mean error of 2%, or of twice the
+    same input size. Each is timed in several rounds. A mean error of 2%, or of twice the
     difference between two timings of the same network, is good.
 
     With --quick, 40 kernels are timed again instead, which takes a minute. With --fit, networks
@@ -172,7 +172,7 @@ def _show_check(check: TableCheck) -> None:
             f"{check.retiming_spread:.2%} apart (median)"
         )
     if check.slowdown is not None:
-        console.say(f"latencies are those of quiet moments; networks {check.slowdown.text}")
+        console.say(f"latencies are those of the fastest rounds; networks {check.slowdown.text}")
     if disturbed := sum(each.timings.latency.is_disturbed for each in check.networks):
         console.say(
             f"{disturbed} of the networks are disturbed: the core was slowed whenever they were "
@@ -254,4 +254,4 @@ def _show_kernels(check: KernelCheck) -> None:
             f"(median){'' if check.problem else ': the table holds'}"
         )
     if check.slowdown is not None:
-        console.say(f"latencies are those of quiet moments; kernels {check.slowdown.text}")
+        console.say(f"latencies are those of the fastest rounds; kernels {check.slowdown.text}")

@@ -2,7 +2,7 @@
 
 Every file runs in a process of its own, because the libraries of two runtimes disturb each other in
 one. Only one process works at a time: in every round each file is timed once, so that a machine
-that slows down slows down all of them. A round is one of the moments of `nas.latency.timing`, whose
+that slows down slows down all of them. A round is one of those of `nas.latency.timing`, whose
 estimator makes these latencies comparable with those that a search measured.
 """
 
@@ -28,8 +28,8 @@ from nas.display import plotting
 from nas.display.formatting import format_latency
 from nas.display.progress import Advance
 from nas.errors import ExportError, RequestError
-from nas.latency.moments import Latency, Moment, full_speed_us
-from nas.latency.timing import Moments
+from nas.latency.rounds import Latency, Round, full_speed_us
+from nas.latency.timing import Rounds
 from nas.machine import this_machine
 from nas.run.judged import JudgedImages
 from nas.run.model_card import EnergyRecord, ExportedFile, LatencyRecord
@@ -174,7 +174,7 @@ def time_files(
     """
     total = ROUNDS * len(running)
     loaded: dict[str, LoadedFile] = {}
-    moments: dict[str, list[Moment]] = {name: [] for name in running}
+    rounds: dict[str, list[Round]] = {name: [] for name in running}
 
     @contextmanager
     def apart(name: str) -> Iterator[None]:
@@ -185,28 +185,28 @@ def time_files(
             if failed is None:
                 raise
             failed[name] = error
-            del moments[name]
+            del rounds[name]
 
     for name, process in running.items():
         with apart(name):
             loaded[name] = process.loaded or process.load(image)
-    pause = Moments()
+    pause = Rounds()
     for position in range(ROUNDS):
         pause.wait()
         for at, (name, process) in enumerate(running.items()):
-            if name not in moments:
+            if name not in rounds:
                 continue
             with apart(name):
                 time.sleep(PAUSE_SECONDS)
-                moments[name].append(process.time().moment)
+                rounds[name].append(process.time().round)
             if progress:
                 progress(position * len(running) + at + 1, total, name)
-    full_us = full_speed_us(moment for own in moments.values() for moment in own)
+    full_us = full_speed_us(each for own in rounds.values() for each in own)
     return {
         name: TimedFile(
             loaded[name], LatencyRecord.of(Latency(own, full_us), running[name].threads)
         )
-        for name, own in moments.items()
+        for name, own in rounds.items()
     }
 
 
@@ -233,7 +233,7 @@ def draw_benchmark(
     plotting.check_picture_path(path)
     timed = sorted(
         ((file.latency, file) for file in files if file.latency is not None),
-        key=lambda pair: -pair[0].quiet_us,
+        key=lambda pair: -pair[0].fastest_us,
     )
     if not timed:
         raise ExportError("There is no latency to draw: no file was run.")
@@ -242,17 +242,17 @@ def draw_benchmark(
         axes = figure.add_subplot()
         longest = max(latency.slowest_us for latency, _ in timed) / 1000
         for row, (latency, file) in enumerate(timed):
-            quiet, typical, slowest = (
-                us / 1000 for us in (latency.quiet_us, latency.typical_us, latency.slowest_us)
+            fastest, typical, slowest = (
+                us / 1000 for us in (latency.fastest_us, latency.typical_us, latency.slowest_us)
             )
             colour = plotting.COLOURS[file.precision == "int8"]
             axes.barh(
-                row, quiet, xerr=[[0], [slowest - quiet]], color=colour, height=0.62,
+                row, fastest, xerr=[[0], [slowest - fastest]], color=colour, height=0.62,
                 error_kw={"elinewidth": 1.2, "capsize": 2.5},
             )  # fmt: skip
             axes.plot(typical, row, "|", color="black", markersize=9)
             accuracy = images.text(file.accuracy, "test")
-            label = f"{format_latency(latency.quiet_us)}{', accuracy ' * bool(accuracy)}{accuracy}"
+            label = format_latency(latency.fastest_us) + (accuracy and f", accuracy {accuracy}")
             axes.annotate(
                 label, (slowest + 0.01 * longest, row),
                 va="center", fontsize=9,
@@ -261,7 +261,7 @@ def draw_benchmark(
         axes.set_xlim(0, 1.8 * longest)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(
-            "ms for one image: at quiet moments (bar), typically (mark), slowest sample (line)"
+            "ms for one image: in the fastest rounds (bar), typically (mark), slowest sample (line)"
         )
         threads = timed[0][0].threads
         axes.set_title(f"{device}, {threads} thread(s)", loc="left", fontsize=10)

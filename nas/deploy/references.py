@@ -126,4 +126,4 @@ def measure_references(
             continue
         for each in Measurement.of_timings(architecture, None, result):
             jsonl.append(run.measurements, each.model_dump(mode="json", by_alias=True))
-        progress.note(f"{name}: {format_latency(result.latency.quiet_us)} as a whole network")
+        progress.note(f"{name}: {format_latency(result.latency.fastest_us)} as a whole network")

@@ -49,7 +49,7 @@ from nas.supernet.trainer import MAX_EPOCHS
 from nas.supernet.weights import Supernet
 
 FIRST_SHARE = 0.6
-"""Share of the time for timing networks after which those that are settled are timed no more."""
+"""Share of the time for timing networks after which those whose timings agree are timed no more."""
 
 EXPORT_FILE_S = 3.0
 """Seconds to export, verify and time one file, beside what its images take."""
@@ -107,9 +107,9 @@ def measure_front(
 def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_s: float) -> None:
     """Time each network until its timings agree, and append all timings to the log.
 
-    Networks that are not settled after `FIRST_SHARE` of the time are timed again in the rest of it:
-    a slow minute is over then. Each is timed once in any case, and so is one that an earlier start
-    left with a disturbed latency.
+    Networks whose timings do not agree after `FIRST_SHARE` of the time are timed again in the rest
+    of it: a slow minute is over then. Each is timed once in any case, and so is one that an earlier
+    start left with a disturbed latency.
     """
     progress.begin("whole networks", "network")
     jsonl.repair(run.measurements)

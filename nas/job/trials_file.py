@@ -11,7 +11,7 @@ from nas.figures import COUNTS
 from nas.files import jsonl
 from nas.job.folder import JobRun
 from nas.latency import Prediction
-from nas.latency.moments import Latency
+from nas.latency.rounds import Latency
 from nas.run import candidates
 from nas.run.measurements import MEASUREMENTS, errors_by_digest, latencies_by_digest
 from nas.search import Trial

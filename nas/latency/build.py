@@ -1,12 +1,12 @@
 """Building a latency table: list the kernels that spaces need, and time those that are missing.
 
-Every kernel is timed at several moments, see `nas.latency.timing`: other programs can slow a
+Every kernel is timed in several rounds, see `nas.latency.timing`: other programs can slow a
 machine for many seconds, during which all samples agree and all are wrong. The kernels of a group
-are timed in turn, so that no time is lost between their moments. Those whose timings disagree are
+are timed in turn, so that no time is lost between their rounds. Those whose timings disagree are
 timed again at the end.
 
 The miss curve (`nas.latency.cache_model`) depends on how much of a shared cache other programs
-leave, which differs from one second to the next. So its moments are spread over the build.
+leave, which differs from one second to the next. So its rounds are spread over the build.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nas.latency.record import DISTURBED, UNSTABLE, Record
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import Moments, Timing
+from nas.latency.timing import Rounds, Timing
 
 if TYPE_CHECKING:
     from nas.graph import Graph
@@ -37,8 +37,8 @@ KERNELS_IN_TURN = 48
 """Kernels that a device times in turn, because they stay loaded: larger numbers would need more
 memory, and compile kernels anew."""
 
-CURVE_MOMENTS = 12
-"""Moments at which the miss curve is timed, at least."""
+CURVE_ROUNDS = 12
+"""Rounds at which the miss curve is timed, at least."""
 
 SECONDS_BETWEEN_CURVES = 10.0
 """Time after which a build times the miss curve again. One timing takes a tenth of a second."""
@@ -113,11 +113,11 @@ def build_table(
 
     The first timing of a kernel is on the disk before the next timing starts. A later record of the
     kernel supersedes it; it has the medians of all timings. Each kernel is timed at
-    `Runtime.moments` moments, and then until its timings agree or it is called unstable.
+    `Runtime.rounds` rounds, and then until its timings agree or it is called unstable.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
     goes on. A build that was stopped continues with the missing kernels when it is started again,
-    and with the kernels that were timed at too few moments.
+    and with the kernels that were timed in too few rounds.
 
     Args:
         table: table of the device.
@@ -167,13 +167,13 @@ class _TableBuilder:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
         self._limit_s = math.inf if seconds is None else seconds
-        self._min_moments = table.runtime.moments
-        self._pause = Moments()
+        self._min_rounds = table.runtime.rounds
+        self._pause = Rounds()
         self._done = self._total = 0
         # Records with timings that are not appended yet.
         self._latest: dict[Kernel, Record] = {}
         self._statuses: dict[Kernel, str] = {}
-        self._curve = {each.name: each for each in table.records("dispatch") if each.moments_us}
+        self._curve = {each.name: each for each in table.records("dispatch") if each.rounds_us}
         self._curve_timed_s = -math.inf
 
     # Dispatch costs.
@@ -194,11 +194,11 @@ class _TableBuilder:
             self._append_latest()
 
     @property
-    def _curve_is_unsettled(self) -> bool:
-        return not all(each.settled for each in self._curve.values())
+    def _curve_is_incomplete(self) -> bool:
+        return not all(each.complete for each in self._curve.values())
 
     def _time_curve(self) -> None:
-        """Time the miss curve at one moment; nothing for a runtime without one."""
+        """Time the miss curve in one round; nothing for a runtime without one."""
         self._pause.wait()
         timings = self._attempt(lambda timer: timer.time_miss_curve())
         self._curve_timed_s = time.monotonic()
@@ -207,7 +207,7 @@ class _TableBuilder:
             self._curve[part] = (
                 self._dispatch_record(part, timing).as_first_of_several(timing, None)
                 if record is None
-                else record.with_timing(timing, CURVE_MOMENTS, tolerance=MAX_CURVE_DIFFERENCE)
+                else record.with_timing(timing, CURVE_ROUNDS, tolerance=MAX_CURVE_DIFFERENCE)
             )
 
     def _dispatch_record(self, part: str, timing: Timing) -> Record:
@@ -226,34 +226,34 @@ class _TableBuilder:
     # Kernels.
 
     def build(self, wanted: Sequence[Kernel], missing: Sequence[Kernel], *, again: bool) -> None:
-        """Time missing kernels, and those that need further timings, at as many moments."""
-        further_moments = {
-            kernel: max(1, self._min_moments - len(record.latency.undisturbed) * (not again))
+        """Time missing kernels, and those that need further timings, in as many rounds."""
+        further_rounds = {
+            kernel: max(1, self._min_rounds - len(record.latency.undisturbed) * (not again))
             for kernel in wanted
             if (record := self._table.record(kernel)) is not None
             and record.status != "failed"
-            and (again or not record.settled or record.status == DISTURBED)
+            and (again or not record.complete or record.status == DISTURBED)
         }
-        self._total = self._min_moments * len(missing) + sum(further_moments.values())
+        self._total = self._min_rounds * len(missing) + sum(further_rounds.values())
         with self._appending():
-            for group in self._groups([*missing, *further_moments]):
-                self._time_first([kernel for kernel in group if kernel not in further_moments])
+            for group in self._groups([*missing, *further_rounds]):
+                self._time_first([kernel for kernel in group if kernel not in further_rounds])
                 left = {
-                    kernel: further_moments.get(kernel, self._min_moments - 1) for kernel in group
+                    kernel: further_rounds.get(kernel, self._min_rounds - 1) for kernel in group
                 }
                 while left := {kernel: n for kernel, n in left.items() if n > 0}:
-                    self._time_at_a_moment(list(left))
+                    self._time_in_a_round(list(left))
                     left = {kernel: n - 1 for kernel, n in left.items()}
                 self._append_latest()
-            while (unsettled := self._unsettled(wanted)) and self.seconds < self._limit_s:
-                self._total += len(unsettled)
-                for group in self._groups(unsettled):
-                    self._time_at_a_moment(group)
-            for kernel in self._unsettled(wanted):
+            while (incomplete := self._incomplete(wanted)) and self.seconds < self._limit_s:
+                self._total += len(incomplete)
+                for group in self._groups(incomplete):
+                    self._time_in_a_round(group)
+            for kernel in self._incomplete(wanted):
                 record = self._record_of(kernel)
                 if record and record.status == "ok" and not record.latency.agrees():
                     self._latest[kernel] = record.model_copy(update={"status": UNSTABLE})
-            while self._curve_is_unsettled and self.seconds < self._limit_s:
+            while self._curve_is_incomplete and self.seconds < self._limit_s:
                 self._time_curve()
 
     def _groups(self, kernels: Sequence[Kernel]) -> list[Sequence[Kernel]]:
@@ -261,24 +261,24 @@ class _TableBuilder:
         size = KERNELS_IN_TURN * max(1, len(self._timers))
         return [kernels[start : start + size] for start in range(0, len(kernels), size)]
 
-    def _unsettled(self, kernels: Iterable[Kernel]) -> list[Kernel]:
+    def _incomplete(self, kernels: Iterable[Kernel]) -> list[Kernel]:
         """Return the kernels that have a latency and need another timing.
 
-        Timings of the first moments may have been taken for those at full speed: all are judged by
+        Timings of the first rounds may have been taken for those at full speed: all are judged by
         what is known now.
         """
         full_us = self._table.full_us
-        unsettled = []
+        incomplete = []
         for kernel in kernels:
             record = self._record_of(kernel)
             if record is None or record.status == "failed":
                 continue
-            judged = record.judged_by(full_us, self._min_moments)
+            judged = record.judged_by(full_us, self._min_rounds)
             if (judged.status, judged.latency_us) != (record.status, record.latency_us):
                 self._latest[kernel] = judged
-            if not judged.settled:
-                unsettled.append(kernel)
-        return unsettled
+            if not judged.complete:
+                incomplete.append(kernel)
+        return incomplete
 
     def _time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""
@@ -296,12 +296,12 @@ class _TableBuilder:
                     schedule=schedule,
                     basis=self._table.runtime.basis,
                 )
-                if self._min_moments > 1:
+                if self._min_rounds > 1:
                     record = record.as_first_of_several(timing, full_us)
             self._append(kernel, record)
             self._report(record)
 
-    def _time_at_a_moment(self, kernels: Sequence[Kernel]) -> None:
+    def _time_in_a_round(self, kernels: Sequence[Kernel]) -> None:
         """Time kernels that have a latency again, with the schedules of their records."""
         records = {
             kernel: record
@@ -316,7 +316,7 @@ class _TableBuilder:
         full_us = self._table.full_us
         self._timers.expect_full_speed(full_us)
         is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
-        if is_due and self._curve_is_unsettled:
+        if is_due and self._curve_is_incomplete:
             self._time_curve()
         for kernel, outcome in self._timers.each(
             list(records),
@@ -328,7 +328,7 @@ class _TableBuilder:
             self._latest[kernel] = (
                 self._failure(kernel, outcome)
                 if isinstance(outcome, Exception)
-                else records[kernel].with_timing(outcome, self._min_moments, full_us)
+                else records[kernel].with_timing(outcome, self._min_rounds, full_us)
             )
             self._report(self._latest[kernel])
 

@@ -11,7 +11,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime, open_runtime
 from nas.latency.runtime import Runtime
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import SECONDS_BETWEEN_MOMENTS, watch_speed
+from nas.latency.timing import SECONDS_BETWEEN_ROUNDS, watch_speed
 from nas.latency.worker_process import timers_for
 from nas.statistics import spread
 
@@ -94,15 +94,15 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
             reason = f"{kernel} cannot be timed: {type(error).__name__}: {error}"
             return BuildEstimate(len(kernels), reason=reason)
         start = time.perf_counter()
-        if runtime.moments > 1:
+        if runtime.rounds > 1:
             dict(pool.each(list(schedules), lambda timer, k: timer.retime_kernel(k, schedules[k])))
         again_s = time.perf_counter() - start
     share = len(kernels) / len(chosen)
-    moment_s = max(SECONDS_BETWEEN_MOMENTS, share * again_s)
+    moment_s = max(SECONDS_BETWEEN_ROUNDS, share * again_s)
     # A build waits for full speed, which these few timings may not have met.
     has_reading = any(timing.reading_us is not None for _, timing in timed.values())
     full_share = watch_speed(WATCH_SECONDS).full_share if has_reading else 1.0
-    seconds = share * first_s + (runtime.moments - 1) * moment_s / max(full_share, LEAST_FULL_SHARE)
+    seconds = share * first_s + (runtime.rounds - 1) * moment_s / max(full_share, LEAST_FULL_SHARE)
     slowest_us = max(timing.latency_us for _, timing in timed.values())
     return BuildEstimate(
         len(kernels),

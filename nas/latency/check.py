@@ -13,14 +13,14 @@ from nas.display.progress import Advance
 from nas.errors import MeasurementError, RequestError, TableError
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
-from nas.latency.moments import Latency, Slowdown, full_speed_us, round_to_four_digits
 from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.prediction import Prediction
+from nas.latency.rounds import Latency, Slowdown, full_speed_us, round_to_four_digits
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import (
     MEASURED,
-    Moments,
+    Rounds,
     Timing,
 )
 from nas.statistics import LatencyAgreement, latency_agreement, spread
@@ -58,7 +58,7 @@ class CheckedNetwork:
     Args:
         architecture: the network.
         prediction: what the table predicts.
-        timings: timings of the whole network at different moments.
+        timings: timings of the whole network in different rounds.
         reference: name of a published network; None for a random network.
         device_ratio: see `TableCheck.device_ratio`.
     """
@@ -82,7 +82,7 @@ class CheckedNetwork:
     @property
     def measured_us(self) -> float:
         """The latency in microseconds at the speed of the table, which is what it predicts."""
-        return round_to_four_digits(self.timings.latency.quiet_us / self.device_ratio)
+        return round_to_four_digits(self.timings.latency.fastest_us / self.device_ratio)
 
     @property
     def relative_error(self) -> float:
@@ -102,7 +102,7 @@ class CheckedNetwork:
             "estimated_launches": prediction.estimated_launches,
             "measured_us": self.measured_us,
             "disturbed": self.timings.latency.is_disturbed,
-            "moments_us": [each.latency_us for each in self.timings.latency.moments],
+            "rounds_us": [each.latency_us for each in self.timings.latency.rounds],
             "relative_error": self.relative_error,
         }
 
@@ -162,7 +162,7 @@ class TableCheck:
 
     @property
     def slowdown(self) -> Slowdown | None:
-        """How much slower than at quiet moments the networks were; None if timed once."""
+        """How much slower than in the fastest rounds the networks were; None if timed once."""
         return Slowdown.of(each.timings.latency for each in self.networks)
 
     @property
@@ -275,7 +275,7 @@ def check_networks(
     )
     own, others = timed[: len(networks)], timed[len(networks) :]
     ratios = [
-        result.latency.quiet_us / expected_us
+        result.latency.fastest_us / expected_us
         for (_, expected_us), result in zip(beside, others, strict=True)
         if result.timings
     ]
@@ -372,7 +372,7 @@ class CheckedKernel:
     @property
     def ratio(self) -> float | None:
         """The ratio of now to the table: above 1 if the device is slower; None if not timed."""
-        return self.latency.quiet_us / self.table_us if self.latency else None
+        return self.latency.fastest_us / self.table_us if self.latency else None
 
 
 @dataclass(frozen=True)
@@ -395,7 +395,7 @@ class KernelCheck:
 
     @property
     def slowdown(self) -> Slowdown | None:
-        """How much slower than at quiet moments the kernels were; None if none was timed."""
+        """How much slower than in the fastest rounds the kernels were; None if none was timed."""
         return Slowdown.of(each.latency for each in self.kernels if each.latency)
 
     @property
@@ -418,7 +418,7 @@ class KernelCheck:
             {
                 "kernel": each.kernel.text,
                 "table_us": each.table_us,
-                "moments_us": [m.latency_us for m in each.latency.moments] if each.latency else [],
+                "rounds_us": [m.latency_us for m in each.latency.rounds] if each.latency else [],
                 "ratio": each.ratio,
                 "error": each.error,
             }
@@ -465,10 +465,10 @@ def check_kernels(
     records = sorted(spread(usable, CHECKED_KERNELS), key=lambda record: record.line)
     timings: dict[str, list[Timing]] = {record.name: [] for record in records}
     errors: dict[str, str] = {}
-    pause = Moments()
+    pause = Rounds()
     timer.expect_full_speed(table.full_us)
     done = 0
-    for _ in range(table.runtime.moments):
+    for _ in range(table.runtime.rounds):
         pause.wait()
         for record in records:
             try:
@@ -480,14 +480,14 @@ def check_kernels(
                 errors[record.name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
             done += 1
             if progress is not None:
-                progress(done, table.runtime.moments * len(records), record.name)
-    moments = {name: [each.moment for each in own] for name, own in timings.items()}
-    full_us = full_speed_us((each for own in moments.values() for each in own), table.full_us)
+                progress(done, table.runtime.rounds * len(records), record.name)
+    rounds = {name: [each.round for each in own] for name, own in timings.items()}
+    full_us = full_speed_us((each for own in rounds.values() for each in own), table.full_us)
     kernels = tuple(
         CheckedKernel(
             Kernel.parse(record.name),
             record.latency_us or 0.0,
-            None if record.name in errors else Latency(moments[record.name], full_us),
+            None if record.name in errors else Latency(rounds[record.name], full_us),
             errors.get(record.name),
         )
         for record in records

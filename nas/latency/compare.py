@@ -174,7 +174,7 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
     """Write a new table with the kernels of several tables, or the current records of one.
 
     The record of a kernel comes from the table where it is most trustworthy: `ok` before `unstable`
-    before `failed`, measured before estimated, settled before timed once; among equals the one
+    before `failed`, measured before estimated, complete before timed once; among equals the one
     whose samples spread least, and then the first. All dispatch costs come from one table, because
     they were measured together. A table merged from several has no correction, because its
     predictions are not those on which one was fitted; a single table keeps its own.
@@ -259,7 +259,7 @@ def _check_compatible(first: LatencyTable, other: LatencyTable) -> None:
 def _distrust(record: Record) -> tuple[int, bool, bool, float]:
     """Return a sort key that is smallest for the most trustworthy record."""
     spread = Timing(record.samples_us).spread if record.samples_us else 0.0
-    return _STATUSES.index(record.status), record.basis != MEASURED, not record.settled, spread
+    return _STATUSES.index(record.status), record.basis != MEASURED, not record.complete, spread
 
 
 def _steadiest_dispatch(tables: Sequence[LatencyTable]) -> LatencyTable | None:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from nas.display.progress import Advance
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
-from nas.latency.moments import Latency, readings_us, round_to_four_digits
 from nas.latency.record import Correction, CorrectionNetwork
+from nas.latency.rounds import Latency, readings_us, round_to_four_digits
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED
@@ -55,7 +55,7 @@ def fit_correction(
         check: networks of the spaces.
         spaces: the spaces.
         table_readings_us: readings of the core's speed beside the undisturbed timings of the table,
-            which tell how much its speed differs from moment to moment.
+            which tell how much its speed differs from round to round.
 
     Raises:
         RequestError: there are fewer than `MIN_NETWORKS` networks.
@@ -127,7 +127,7 @@ def _drift(check: TableCheck, table_readings_us: Sequence[float]) -> float:
 
 
 def _undisturbed_readings_us(latencies: Iterable[Latency]) -> list[float]:
-    return readings_us(moment for each in latencies for moment in each.undisturbed)
+    return readings_us(each for latency in latencies for each in latency.undisturbed)
 
 
 def _fit(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from nas.errors import MeasurementError
-from nas.latency.moments import quiet_us
+from nas.latency.rounds import fastest_us
 from nas.latency.timing import Evaluate, Timing, median_seconds
 
-MOMENTS = 18
-"""Moments at which the components of a difference of timings are timed, at least."""
+ROUNDS = 18
+"""Rounds at which the components of a difference of timings are timed, at least."""
 
-MAX_MOMENTS = 72
-"""Moments after which a cost that is not above zero is an error."""
+MAX_ROUNDS = 72
+"""Rounds after which a cost that is not above zero is an error."""
 
 SAMPLES = 3
-"""Samples of a cost that is a difference of timings, each without its share of the moments."""
+"""Samples of a cost that is a difference of timings, each without its share of the rounds."""
 
 SECONDS_BETWEEN_COMPONENTS = 0.1
 """Pause after the timings from which such a cost is worked out."""
@@ -32,10 +32,10 @@ def measure_differences(
 ) -> dict[str, Timing]:
     """Time costs that are differences of other timings.
 
-    The components are timed in turn at many moments, and the latency of each follows from all its
-    moments (`nas.latency.moments.quiet_us`): a difference of timings of one moment would be wrong
-    by as much as that moment slows one of them. Each of `SAMPLES` samples leaves out its share of
-    the moments (the delete-a-group jackknife). There are more moments while a sample of a cost is
+    The components are timed in turn in many rounds, and the latency of each follows from all its
+    rounds (`nas.latency.rounds.fastest_us`): a difference of timings of one round would be wrong
+    by as much as that round slows one of them. Each of `SAMPLES` samples leaves out its share of
+    the rounds (the delete-a-group jackknife). There are more rounds while a sample of a cost is
     not above zero.
 
     Args:
@@ -46,19 +46,19 @@ def measure_differences(
         The timings by name of the cost.
 
     Raises:
-        MeasurementError: a sample is not above zero after the largest number of moments.
+        MeasurementError: a sample is not above zero after the largest number of rounds.
     """
-    moments: list[dict[str, float]] = []
+    rounds: list[dict[str, float]] = []
     samples: list[Mapping[str, float]] = []
-    while len(moments) < MAX_MOMENTS:
-        moments.append({name: take() for name, take in components.items()})
-        if len(moments) >= MOMENTS:
+    while len(rounds) < MAX_ROUNDS:
+        rounds.append({name: take() for name, take in components.items()})
+        if len(rounds) >= ROUNDS:
             shares = (
-                [each for at, each in enumerate(moments) if at % SAMPLES != left_out]
+                [each for at, each in enumerate(rounds) if at % SAMPLES != left_out]
                 for left_out in range(SAMPLES)
             )
             samples = [
-                costs({name: quiet_us([each[name] for each in share]) for name in components})
+                costs({name: fastest_us([each[name] for each in share]) for name in components})
                 for share in shares
             ]
             if all(min(sample.values()) > 0 for sample in samples):
@@ -89,5 +89,5 @@ def _cost_timings(samples: Sequence[Mapping[str, float]]) -> dict[str, Timing]:
 
 
 def median_timers(evaluators: Mapping[str, Evaluate], calls: int) -> dict[str, Callable[[], float]]:
-    """Return functions that return `median_seconds` of the present moment, by the same names."""
+    """Return functions that return `median_seconds` of the present round, by the same names."""
     return {name: partial(median_seconds, evaluate, calls) for name, evaluate in evaluators.items()}

@@ -1,7 +1,7 @@
-"""Timing whole networks, each at several moments until its timings agree.
+"""Timing whole networks, each in several rounds until its timings agree.
 
 The timings of one network are apart, with all other networks in between; its latency follows from
-all of them, see `nas.latency.moments.Latency`.
+all of them, see `nas.latency.rounds.Latency`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from nas.display.progress import Advance
 from nas.errors import MeasurementError
 from nas.graph import WEIGHTED_KINDS, Graph
-from nas.latency import moments, timing
-from nas.latency.moments import Latency, full_speed_us
+from nas.latency import rounds, timing
+from nas.latency.rounds import Latency, full_speed_us
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
 from nas.latency.timing import Timing
 
@@ -29,7 +29,7 @@ SAMPLE_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class NetworkTimings:
-    """The timings of one network at several moments, or the error for which it has none.
+    """The timings of one network in several rounds, or the error for which it has none.
 
     Args:
         timings: the timings.
@@ -50,7 +50,7 @@ class NetworkTimings:
         """
         if not self.timings:
             raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return Latency([each.moment for each in self.timings], self.full_us)
+        return Latency([each.round for each in self.timings], self.full_us)
 
 
 def measure_networks(
@@ -66,8 +66,8 @@ def measure_networks(
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until its timings agree.
 
-    Each network is compiled once and timed until it is settled
-    (`nas.latency.moments.Latency.is_settled`), at `MOMENTS` moments or more; once if its latency is
+    Each network is compiled once and timed until its timings agree
+    (`nas.latency.rounds.Latency.is_complete`), in `ROUNDS` rounds or more; once if its latency is
     always the same (`Runtime.has_constant_networks`). A network that cannot be compiled or timed
     has an error instead.
 
@@ -78,30 +78,30 @@ def measure_networks(
         batch: number of images of one inference.
         progress: function to call after each step.
         seconds: time after which no network is timed again; each is timed once in any case.
-        together: whether all networks are timed again as long as one is not settled, so that a slow
-            minute of the machine meets all of them.
+        together: whether all networks are timed again as long as those of one disagree, so that a
+            slow minute of the machine meets all of them.
         full_us: reading at full speed in the timings of the table, if it is known. That of all
             timings counts if it is faster.
     """
     is_constant = runtime.has_constant_networks
-    fewest, most = (1, 1) if is_constant else (moments.MOMENTS, moments.MAX_MOMENTS)
+    fewest, most = (1, 1) if is_constant else (rounds.ROUNDS, rounds.MAX_ROUNDS)
     end_s = time.monotonic() + (math.inf if seconds is None else seconds)
     timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
     timer.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
-    pause = timing.Moments()
+    pause = timing.Rounds()
     for done in range(1, most + 1):
         pause.wait()
         timing.expect_full_speed(full_us)
         for index, new in timer.time(waiting).items():
             timings[index].append(new)
-        full_us = full_speed_us((each.moment for own in timings for each in own), full_us)
+        full_us = full_speed_us((each.round for own in timings for each in own), full_us)
         waiting = [
             index
             for index, own in enumerate(timings)
             if index not in timer.errors
-            and not NetworkTimings(tuple(own), full_us=full_us).latency.is_settled(fewest)
+            and not NetworkTimings(tuple(own), full_us=full_us).latency.is_complete(fewest)
         ]
         if not waiting or done == most or time.monotonic() >= end_s:
             break

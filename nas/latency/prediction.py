@@ -20,7 +20,7 @@ Networks of three small spaces with 8 pixels were predicted within 7% above this
 on average, and 1.3% wrong below it.
 """
 
-ROUGH_PREDICTION = "launches are known less well than kernels: expect an error of up to 10%"
+UNCERTAIN_PREDICTION = "launches are known less well than kernels: expect an error of up to 10%"
 """What is said of a prediction of which launches have more than `MAX_DISPATCH_SHARE`."""
 
 MAX_REMEMBERED_BLOCKS = 1 << 16

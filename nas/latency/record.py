@@ -12,11 +12,11 @@ from nas.errors import TableError
 from nas.files.documents import Count, Document, Format
 from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint, Object, Text
-from nas.latency.moments import (
-    MOMENTS,
+from nas.latency.rounds import (
     RETIMING_TOLERANCE,
+    ROUNDS,
     Latency,
-    Moment,
+    Round,
     round_to_four_digits,
 )
 from nas.latency.timing import ESTIMATED, MEASURED, SAMPLE_SECONDS, SAMPLES, Timing
@@ -43,7 +43,7 @@ Microseconds = Annotated[float, Field(ge=1e-9, le=1e12)]
 
 def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
     """Return the first line of a new table; `basis` is that of its runtime."""
-    measured = {"samples": SAMPLES, "moments": MOMENTS, "sample_seconds": SAMPLE_SECONDS}
+    measured = {"samples": SAMPLES, "rounds": ROUNDS, "sample_seconds": SAMPLE_SECONDS}
     timing = {**measured, "reading": READING} if basis == MEASURED else {"basis": basis}
     return {"schema": SCHEMA, "record": "header", **device.to_json(), "timing": timing}
 
@@ -77,15 +77,15 @@ class Record(Document):
         kind: what it is of; `record` in the file.
         name: text of the kernel, or the part of the dispatch costs, such as `launch`; `kernel` or
             `part` in the file.
-        status: `ok`; `unstable` or `disturbed` (`nas.latency.moments.Latency.status`), which
+        status: `ok`; `unstable` or `disturbed` (`nas.latency.rounds.Latency.status`), which
             predict, flagged; or `failed`, with an error and without a latency.
-        latency_us: `nas.latency.moments.Latency.quiet_us`; the median of `samples_us` if it was
-            timed at one moment. None if failed.
+        latency_us: `nas.latency.rounds.Latency.fastest_us`; the median of `samples_us` if it was
+            timed in one round. None if failed.
         samples_us: samples of the fastest timing.
-        moments_us, readings_us, first_us: every timing of a kernel or a miss curve, in order, see
-            `nas.latency.moments.Moment`; the last two are empty without readings.
+        rounds_us, readings_us, first_us: every timing of a kernel or a miss curve, in order, see
+            `nas.latency.rounds.Round`; the last two are empty without readings.
         full_us: reading at full speed, as far as it was known when the record was written.
-        settled: whether no further timing is needed.
+        complete: whether no further timing is needed.
         schedule: schedule from which the runtime can build the kernel again.
         basis: `measured`, or `estimated: <by what>`.
         error: why it failed.
@@ -98,11 +98,11 @@ class Record(Document):
     status: Literal["ok", "unstable", "disturbed", "failed"] = "ok"
     latency_us: Microseconds | None = None
     samples_us: Annotated[tuple[Microseconds, ...], Field(max_length=MAX_SAMPLES)] = ()
-    moments_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
+    rounds_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
     readings_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
     first_us: Annotated[tuple[Microseconds, ...], Field(max_length=1000)] = ()
     full_us: Microseconds | None = None
-    settled: bool = True
+    complete: bool = True
     schedule: Object | None = None
     basis: Annotated[Text, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
     error: Text | None = None
@@ -113,31 +113,31 @@ class Record(Document):
 
     @model_validator(mode="after")
     def _fits_its_status(self) -> Self:
-        if {len(self.readings_us), len(self.first_us)} - {0, len(self.moments_us)}:
-            raise ValueError("readings_us and first_us should be as long as moments_us")
+        if {len(self.readings_us), len(self.first_us)} - {0, len(self.rounds_us)}:
+            raise ValueError("readings_us and first_us should be as long as rounds_us")
         if self.status == "failed":
             if self.latency_us is not None or not self.error:
                 raise ValueError("a failed record has an error and no latency")
         elif self.latency_us is None or not self.samples_us:
             raise ValueError(f"it should have latency_us, and 1 to {MAX_SAMPLES} samples of it")
-        elif round_to_four_digits(self.latency_us) != self.latency.quiet_us:
+        elif round_to_four_digits(self.latency_us) != self.latency.fastest_us:
             raise ValueError(
-                f"latency_us is {self.latency_us}, and its timings say {self.latency.quiet_us}"
+                f"latency_us is {self.latency_us}, and its timings say {self.latency.fastest_us}"
             )
         return self
 
     @property
-    def moments(self) -> list[Moment]:
-        """The timing at each moment; a record of a single timing has one without a reading."""
-        latencies_us = self.moments_us or (self.warm_us,)
+    def rounds(self) -> list[Round]:
+        """The timing in each round; a record of a single timing has one without a reading."""
+        latencies_us = self.rounds_us or (self.warm_us,)
         readings_us = self.readings_us or [None] * len(latencies_us)
         first_us = self.first_us or latencies_us
-        return [Moment(*each) for each in zip(latencies_us, readings_us, first_us, strict=True)]
+        return [Round(*each) for each in zip(latencies_us, readings_us, first_us, strict=True)]
 
     @property
     def latency(self) -> Latency:
-        """The latency, from all moments."""
-        return Latency(self.moments, self.full_us)
+        """The latency, from all rounds."""
+        return Latency(self.rounds, self.full_us)
 
     @classmethod
     def from_timing(
@@ -162,7 +162,7 @@ class Record(Document):
 
     def as_first_of_several(self, timing: Timing, full_us: float | None) -> Record:
         """Return this record of a single timing as the first of several."""
-        return self._with_moments([timing.moment], full_us, fewest=2)
+        return self._with_rounds([timing.round], full_us, fewest=2)
 
     def with_timing(
         self,
@@ -171,11 +171,11 @@ class Record(Document):
         full_us: float | None = None,
         tolerance: float = RETIMING_TOLERANCE,
     ) -> Record:
-        """Return the record with one more timing, at another moment.
+        """Return the record with one more timing, in another round.
 
         Args:
             timing: the timing.
-            fewest: see `nas.latency.moments.Latency.is_settled`.
+            fewest: see `nas.latency.rounds.Latency.is_complete`.
             full_us: reading at full speed, as far as it is known now.
             tolerance: largest difference of timings that agree, as a fraction.
         """
@@ -186,33 +186,33 @@ class Record(Document):
             "line": 0,
         }
         more = self.model_copy(update=changes)
-        return more._with_moments([*self.moments, timing.moment], full_us, fewest, tolerance)
+        return more._with_rounds([*self.rounds, timing.round], full_us, fewest, tolerance)
 
     def judged_by(self, full_us: float | None, fewest: int) -> Record:
         """Return the record judged by what is known now of the reading at full speed."""
         if full_us is None or not self.readings_us or full_us == self.full_us:
             return self
-        judged = self._with_moments(self.moments, full_us, fewest)
+        judged = self._with_rounds(self.rounds, full_us, fewest)
         return judged.model_copy(update={"supersedes": None, "line": 0})
 
-    def _with_moments(
+    def _with_rounds(
         self,
-        moments: Sequence[Moment],
+        rounds: Sequence[Round],
         full_us: float | None,
         fewest: int,
         tolerance: float = RETIMING_TOLERANCE,
     ) -> Record:
-        has_readings = all(each.reading_us is not None for each in moments)
-        latency = Latency(moments, full_us if has_readings else None)
+        has_readings = all(each.reading_us is not None for each in rounds)
+        latency = Latency(rounds, full_us if has_readings else None)
         status = latency.status(tolerance)
         changes = {
-            "status": self.status if len(moments) == 1 and latency.undisturbed else status,
-            "latency_us": latency.quiet_us,
-            "moments_us": tuple(each.latency_us for each in moments),
-            "readings_us": tuple(each.reading_us for each in moments) if has_readings else (),
-            "first_us": tuple(each.first_us for each in moments) if has_readings else (),
+            "status": self.status if len(rounds) == 1 and latency.undisturbed else status,
+            "latency_us": latency.fastest_us,
+            "rounds_us": tuple(each.latency_us for each in rounds),
+            "readings_us": tuple(each.reading_us for each in rounds) if has_readings else (),
+            "first_us": tuple(each.first_us for each in rounds) if has_readings else (),
             "full_us": latency.full_us,
-            "settled": latency.is_settled(fewest, tolerance),
+            "complete": latency.is_complete(fewest, tolerance),
         }
         return self.model_copy(update=changes)
 

@@ -20,7 +20,7 @@ from nas.graph import Graph, Op
 from nas.kernels.fusion import weight_slot
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
-from nas.latency.moments import MOMENTS
+from nas.latency.rounds import ROUNDS
 from nas.latency.runtime import CompiledNetwork, KernelTimer, Runtime, Schedule
 from nas.latency.timing import Evaluate, Timing
 
@@ -149,7 +149,7 @@ class RepeatedKernelTimer(KernelTimer):
         """Seconds of a run of the models of few and of many tiny nodes."""
         with self.timing_context():
             few, many = (
-                min(timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS) for _ in range(MOMENTS))
+                min(timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS) for _ in range(ROUNDS))
                 for evaluate in self._tiny_models.values()
             )
         return few, many
@@ -249,7 +249,7 @@ class RepeatedKernelTimer(KernelTimer):
 class RepeatedKernelRuntime(Runtime):
     """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself."""
 
-    moments = MOMENTS
+    rounds = ROUNDS
     dispatch_seconds = 16.0
     has_local_kernels = False
     # Copies of one kernel on two threads do not tell how long the threads of a network wait for

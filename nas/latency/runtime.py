@@ -162,7 +162,7 @@ class CompiledNetwork(ABC):
 class KernelTimer(ABC):
     """Times kernels, and what a network costs beside them, on one device.
 
-    A build calls `time_kernel` once for each kernel, and then `retime_kernel` at further moments.
+    A build calls `time_kernel` once for each kernel, and then `retime_kernel` in further rounds.
     """
 
     @abstractmethod
@@ -205,7 +205,7 @@ class KernelTimer(ABC):
     def time_miss_curve(self) -> Mapping[str, Timing]:
         """Time the parts `nas.latency.cache_model.WEIGHT_PARTS` at this moment.
 
-        A build calls it at several moments, because other programs leave more of a shared cache at
+        A build calls it in several rounds, because other programs leave more of a shared cache at
         some than at others. Parts that `time_dispatch` returns are timed only there.
 
         Returns:
@@ -246,7 +246,7 @@ class Runtime(ABC):
             needs, see `nas.latency.cache_model.DispatchCosts`.
         dispatch_seconds: seconds that timing them for a table takes on a quiet machine, by which
             builds are planned.
-        moments: number of moments at which a build times each kernel, at least. A timer that
+        rounds: number of rounds in which a build times each kernel, at least. A timer that
             compiles a kernel anew for each wants few. A runtime whose latencies are always the
             same, such as those of a model, says 1; whole networks are then timed once, too, unless
             their `network_basis` is another.
@@ -264,7 +264,7 @@ class Runtime(ABC):
     max_table_threads: ClassVar[int | None] = None
     dispatch_parts: ClassVar[tuple[str, ...]] = ()
     dispatch_seconds: ClassVar[float] = 0.0
-    moments: ClassVar[int] = 2
+    rounds: ClassVar[int] = 2
     kernel_figures: ClassVar[tuple[Figure, ...]] = ()
     has_local_kernels: ClassVar[bool] = True
 
@@ -381,7 +381,7 @@ class Runtime(ABC):
     @property
     def has_constant_networks(self) -> bool:
         """Whether the latency of a whole network is always the same, so that it is timed once."""
-        return self.moments == 1 and self.network_basis == self.basis
+        return self.rounds == 1 and self.network_basis == self.basis
 
     @property
     def is_remote(self) -> bool:

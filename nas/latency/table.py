@@ -32,7 +32,6 @@ from nas.latency.cache_model import DispatchCosts
 from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
-from nas.latency.moments import full_speed_us
 from nas.latency.prediction import BlockCosts, Prediction, joined_basis
 from nas.latency.record import (
     HEADER_FORMAT,
@@ -43,6 +42,7 @@ from nas.latency.record import (
     new_header,
     parse_line,
 )
+from nas.latency.rounds import full_speed_us
 from nas.latency.runtime import NetworkCost, Runtime
 from nas.latency.table_file import TableFile, can_begin, damaged, lock_of, locked, unwritable
 
@@ -287,10 +287,10 @@ class LatencyTable:
         if (self.timing or {}).get("reading") != READING:
             return None
         return full_speed_us(
-            moment
+            each
             for record in self._kernels.values()
             if record.readings_us
-            for moment in record.moments
+            for each in record.rounds
         )
 
     def missing(self, kernels: Iterable[Kernel], *, include_failed: bool = False) -> list[Kernel]:

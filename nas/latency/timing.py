@@ -1,12 +1,12 @@
-"""How a latency is measured: on one core, with warm caches, at several moments.
+"""How a latency is measured: on one core, with warm caches, in several rounds.
 
 A sample during which the operating system took the core away measures how busy the machine is, not
 how fast the kernel is. The system counts such preemptions, and a preempted sample is taken again.
 
 Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
 its own counts. So a sample counts between two readings at full speed (`nas.latency.core_speed`).
-Where there is none, all samples of one moment may agree and be too slow. So kernels, networks and
-exported files are timed at several moments with few samples. Each moment keeps its reading, so that
+Where there is none, all samples of one round may agree and be too slow. So kernels, networks and
+exported files are timed in several rounds with few samples. Each round keeps its reading, so that
 a slow one counts no more as soon as a faster reading is known, and `Latency` says what follows from
 all of them; docs/measurements.md has the measurements behind this.
 """
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
 from nas.latency.core_speed import CoreSpeed, SpeedSummary
-from nas.latency.moments import Moment, round_to_four_digits
+from nas.latency.rounds import Round, round_to_four_digits
 
 MEASURED = "measured"
 """Basis of a latency that was measured; the basis of another one starts with `ESTIMATED`."""
@@ -40,7 +40,7 @@ if sys.platform != "win32":
 SAMPLES = 3
 """Samples of one timing; its latency is their median."""
 
-SECONDS_BETWEEN_MOMENTS = 0.5
+SECONDS_BETWEEN_ROUNDS = 0.5
 """Shortest time from one timing of a kernel or a network to its next.
 
 Timings of a shared machine were slowed alike for 0.1 s, hardly after 0.3 s, and not after 0.5 s.
@@ -130,10 +130,10 @@ class Timing:
         return round_to_four_digits(statistics.median(self.samples_us))
 
     @property
-    def moment(self) -> Moment:
-        """What it says of the moment at which it was taken."""
+    def round(self) -> Round:
+        """What it says of the round at which it was taken."""
         first_us = self.latency_us if self.first_us is None else self.first_us
-        return Moment(self.latency_us, self.reading_us, first_us)
+        return Round(self.latency_us, self.reading_us, first_us)
 
     @property
     def spread(self) -> float:
@@ -156,7 +156,7 @@ def measure(
     calls: int | None = None,
     samples: int = SAMPLES,
 ) -> Timing:
-    """Return a timing of a few samples at one moment.
+    """Return a timing of a few samples in one round.
 
     Where an overhead is subtracted, noise can exceed what is left of a short latency, so that a
     sample is not above zero. Then longer samples are taken, which average over the noise.
@@ -190,16 +190,16 @@ def call_seconds(call: Callable[[], object], calls: int, samples: int) -> list[f
     return seconds
 
 
-class Moments:
-    """Moments at which things are timed, at least `SECONDS_BETWEEN_MOMENTS` apart."""
+class Rounds:
+    """Rounds at which things are timed, at least `SECONDS_BETWEEN_ROUNDS` apart."""
 
     def __init__(self) -> None:
         self._next_s = -math.inf
 
     def wait(self) -> None:
-        """Wait until the next moment, and begin it."""
+        """Wait until the next round, and begin it."""
         time.sleep(max(0.0, self._next_s - time.monotonic()))
-        self._next_s = time.monotonic() + SECONDS_BETWEEN_MOMENTS
+        self._next_s = time.monotonic() + SECONDS_BETWEEN_ROUNDS
 
 
 def median_seconds(evaluate: Evaluate, calls: int) -> float:
@@ -208,7 +208,7 @@ def median_seconds(evaluate: Evaluate, calls: int) -> float:
 
 
 def quick_latency_us(evaluate: Evaluate) -> float:
-    """Return a rough latency in microseconds from few and short samples."""
+    """Return an approximate latency in microseconds from few and short samples."""
     calls = calls_per_sample(evaluate, QUICK_SAMPLE_SECONDS)
     return Timing.from_seconds(undisturbed_samples(evaluate, calls, QUICK_SAMPLES)).latency_us
 

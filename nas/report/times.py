@@ -115,7 +115,7 @@ class KernelDifference(Document):
 
 
 class Percentiles(Document):
-    """Percentiles of the latency of a whole network, of one sample a moment at whatever speed.
+    """Percentiles of the latency of a whole network, of one sample a round at whatever speed.
 
     A percentile that needs more samples (`nas.statistics.has_tail`) is left out: the 95% one of
     fewer than 20 samples, and the 99% one of fewer than 100.
@@ -377,7 +377,7 @@ def _differences(
 
 def _samples(timings: Sequence[Timing]) -> list[float]:
     """Return the first sample of each timing, at whatever speed of the core."""
-    return [timing.moment.first_us for timing in timings]
+    return [timing.round.first_us for timing in timings]
 
 
 def _pooled(networks: Sequence[Sequence[Timing]]) -> PooledSlowdown | None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from nas.display.formatting import capitalised, listed
 from nas.files.documents import Document
-from nas.latency.prediction import ROUGH_PREDICTION
+from nas.latency.prediction import UNCERTAIN_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.run import candidates
 from nas.run.candidates import Candidate
@@ -43,7 +43,7 @@ some of them in a wrong order, and 15% most of them.
 """
 
 NOTABLE_SLOWDOWN, LIMITING_SLOWDOWN = 1.1, 1.5
-"""Typical over quiet latency that is worth a note or limits a conclusion.
+"""Typical over fastest latency that is worth a note or limits a conclusion.
 
 Machines change by 2% to 10% all the time; where half of all timings are 1.5 times the latency on
 the page, no promise can be made from it.
@@ -186,7 +186,7 @@ def _predictions(facts: _Facts) -> _Finding:
     launches = sum(each.is_mostly_launches for each in facts.members)
     mostly_launches = (
         f"In {launches} of {len(facts.members)} networks of the front, launches have more of the "
-        f"predicted latency than kernels: {ROUGH_PREDICTION}."
+        f"predicted latency than kernels: {UNCERTAIN_PREDICTION}."
     )
     if agreement is None:
         return _Finding(
@@ -391,8 +391,8 @@ def _slowdown(facts: _Facts) -> _Finding | None:
         if not fast.is_told_from(slow)
     ]
     details = {
-        "All latencies on this page are those of quiet moments, which tell networks apart. Do not "
-        "promise less than the typical one on a machine that does other work, too.": True,
+        "All latencies on this page are those of the fastest rounds, which tell networks apart. Do "
+        "not promise less than the typical one on a machine that does other work, too.": True,
         f"The core was slowed whenever {listed(disturbed)} "
         f"{'was' if len(disturbed) == 1 else 'were'} timed: these latencies are those of a "
         "disturbed machine. They are upper limits, and the lower limits are what they may be at "

@@ -40,7 +40,7 @@ from nas.statistics import Interval, LatencyAgreement
 
 if TYPE_CHECKING:
     from nas.latency import Prediction
-    from nas.latency.moments import Latency
+    from nas.latency.rounds import Latency
 
 
 def _parsed(value: Any) -> Any:
@@ -72,7 +72,7 @@ class Candidate(CountedNetwork):
             each is a column `predicted_us NAME`.
         measured_us: latency of the whole network, in microseconds; only some are measured.
         measured_low_us, measured_high_us: limits of this latency, see
-            `nas.latency.moments.Latency.interval_us`.
+            `nas.latency.rounds.Latency.interval_us`.
         disturbed: whether the core never ran at full speed while the network was timed; None if it
             was not measured.
         figures: further costs that the search asked the runtime for, by their names, such as
@@ -377,7 +377,7 @@ def _candidate(
     values = trial.values
     if latency is not None:
         low_us, high_us = latency.interval_us
-        fields |= {"measured_us": latency.quiet_us, "measured_low_us": low_us}
+        fields |= {"measured_us": latency.fastest_us, "measured_low_us": low_us}
         fields |= {"measured_high_us": high_us, "disturbed": latency.is_disturbed}
     fields["predicted_us"] = values.get("predicted_us")
     for name, digits in (("validation", 6), ("corrected", 9)):

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from nas.errors import RunFolderError
 from nas.files.documents import Format, Positive
-from nas.latency.moments import MOMENTS, Latency, round_to_four_digits
 from nas.latency.networks import NetworkTimings
+from nas.latency.rounds import ROUNDS, Latency, round_to_four_digits
 from nas.latency.timing import Timing
 from nas.space import Architecture
 from nas.space.records import NetworkFacts
@@ -27,7 +27,7 @@ class Measurement(NetworkFacts):
         predicted_us: latency that the table predicted; None if it was not asked.
         measured_us: median of `samples_us`; None if the timing failed.
         samples_us: latencies of single samples.
-        reading_us, first_us: see `nas.latency.moments.Moment`; None without readings.
+        reading_us, first_us: see `nas.latency.rounds.Round`; None without readings.
         full_us: reading at full speed, as far as it was known then.
         error: reason of a failure.
     """
@@ -103,13 +103,13 @@ def latencies_by_digest(measurements: Sequence[Measurement]) -> dict[str, Latenc
     """
     full_us = min((each.full_us for each in measurements if each.full_us), default=None)
     return {
-        digest: Latency([each.moment for each in own], full_us)
+        digest: Latency([each.round for each in own], full_us)
         for digest, own in timings_by_digest(measurements).items()
     }
 
 
 def timings_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[Timing]]:
-    """Return the timings of each network, one a moment, by digest."""
+    """Return the timings of each network, one a round, by digest."""
     timings: dict[str, list[Timing]] = {}
     for each in measurements:
         if each.measured_us is not None:
@@ -122,8 +122,8 @@ def to_time_again(
 ) -> set[str]:
     """Return the digests of the networks that need another timing.
 
-    A network is timed until it is settled, see `nas.latency.moments.Latency.is_settled`; one whose
-    timing failed is not timed again.
+    A network is timed until its timings agree, see `nas.latency.rounds.Latency.is_complete`; one
+    whose timing failed is not timed again.
 
     Args:
         measurements: the timings so far.
@@ -136,5 +136,5 @@ def to_time_again(
         digest
         for digest in digests
         if digest not in failed
-        and not (digest in latencies and (once or latencies[digest].is_settled(MOMENTS)))
+        and not (digest in latencies and (once or latencies[digest].is_complete(ROUNDS)))
     }

@@ -18,7 +18,7 @@ from nas.files.documents import (
     Positive,
     Seconds,
 )
-from nas.latency.moments import Latency, round_to_four_digits
+from nas.latency.rounds import Latency, round_to_four_digits
 from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
 from nas.run.settings import DataOptions
@@ -175,17 +175,17 @@ class LatencyRecord(Document):
     """The latency of an exported file for one image, on the device that the card names.
 
     Attributes:
-        quiet_us, typical_us: see `nas.latency.moments.Latency`.
+        fastest_us, typical_us: see `nas.latency.rounds.Latency`.
         threads: number of threads that the runtime may use.
-        moments_us: latency at each moment.
-        first_us: first sample of each moment, at whatever speed of the core.
+        rounds_us: latency in each round.
+        first_us: first sample of each round, at whatever speed of the core.
         is_disturbed: whether the core never ran at full speed, as far as its readings tell.
     """
 
-    quiet_us: Positive
+    fastest_us: Positive
     typical_us: Positive
     threads: Annotated[int, Field(ge=1)]
-    moments_us: tuple[Positive, ...]
+    rounds_us: tuple[Positive, ...]
     first_us: tuple[Positive, ...]
     is_disturbed: bool = False
 
@@ -193,11 +193,11 @@ class LatencyRecord(Document):
     def of(cls, latency: Latency, threads: int) -> LatencyRecord:
         """Return the record of a latency."""
         return cls(
-            quiet_us=latency.quiet_us,
+            fastest_us=latency.fastest_us,
             typical_us=latency.typical_us,
             threads=threads,
-            moments_us=tuple(each.latency_us for each in latency.moments),
-            first_us=tuple(each.first_us for each in latency.moments),
+            rounds_us=tuple(each.latency_us for each in latency.rounds),
+            first_us=tuple(each.first_us for each in latency.rounds),
             is_disturbed=latency.is_disturbed,
         )
 
@@ -205,9 +205,9 @@ class LatencyRecord(Document):
     def slowest_us(self) -> float:
         """The slowest sample that is known; a 95% quantile would need more of them.
 
-        The first sample of a moment may be faster than the others.
+        The first sample of a round may be faster than the others.
         """
-        return max(*self.first_us, *self.moments_us)
+        return max(*self.first_us, *self.rounds_us)
 
 
 class ExportedFile(Document):
@@ -260,8 +260,8 @@ class ExportedFile(Document):
 
     @property
     def latency_us(self) -> float | None:
-        """Latency for one image at quiet moments, in microseconds; None if it was not measured."""
-        return None if self.latency is None else self.latency.quiet_us
+        """Latency for one image in microseconds; None if it was not measured."""
+        return None if self.latency is None else self.latency.fastest_us
 
     @property
     def float32_format(self) -> str:

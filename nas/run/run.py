@@ -21,7 +21,7 @@ from nas.files import jsonl
 from nas.files.documents import shortened
 from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath, located
-from nas.latency.moments import Latency, Slowdown
+from nas.latency.rounds import Latency, Slowdown
 from nas.latency.timing import Timing
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
@@ -191,7 +191,7 @@ class Run:
 
         Raises RunFolderError for a damaged log.
         """
-        return {digest: each.quiet_us for digest, each in self.latencies.items()}
+        return {digest: each.fastest_us for digest, each in self.latencies.items()}
 
     @property
     def latencies(self) -> dict[str, Latency]:
@@ -203,7 +203,7 @@ class Run:
 
     @property
     def slowdown(self) -> Slowdown | None:
-        """How much slower than at quiet moments the device was while networks were timed.
+        """How much slower than in the fastest rounds the device was while networks were timed.
 
         None if none was timed more than once. Raises RunFolderError for a damaged log.
         """
@@ -211,7 +211,7 @@ class Run:
 
     @property
     def timings(self) -> dict[str, list[Timing]]:
-        """The timings of every network that was timed as a whole, one a moment, by digest.
+        """The timings of every network that was timed as a whole, one a round, by digest.
 
         Raises RunFolderError for a damaged log.
         """

@@ -89,7 +89,7 @@ class Option:
         return (
             f"{self.path} ({self.file.format}): {data.judging_name} accuracy "
             f"{data.text(self.accuracy, *data.judging_parts)}, {format_latency(self.latency_us)} "
-            f"at quiet moments and typically {typical} on {self.device}"
+            f"in the fastest rounds and typically {typical} on {self.device}"
         )
 
 

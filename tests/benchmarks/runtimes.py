@@ -9,12 +9,12 @@ published networks of all spaces at the size and with the classes of their paper
 `tvm` is the library with the schedules of a latency table; kernels that the table in FOLDER lacks
 are timed first. Every file runs in a process of its own on one thread, and the files of a network
 are timed in turns. Weights are random, since latencies do not depend on them. Run it on an idle
-machine. Each file has two latencies, at quiet moments and the median of all moments: where they
+machine. Each file has two latencies, in the fastest rounds and the median of all rounds: where they
 differ much, neighbours had the machine.
 
-    tvm / fastest   latency of the TVM library over that of the fastest other float32 file, at quiet
-                    moments and in the median
-    predicted       the table's prediction over the quiet latency of the TVM library
+    tvm / fastest   latency of the TVM library over that of the fastest other float32 file, in the
+                    fastest rounds and in the median
+    predicted       the table's prediction over the fastest latency of the TVM library
     int8 gain       latency of the float32 file over that of the int8 file of the same runtime
 """
 
@@ -81,7 +81,7 @@ def spread_picks(folder: Path, count: int) -> Iterator[tuple[str, Architecture]]
 def latencies_us(
     model: TrainedModel, formats: tuple[str, ...], threads: int
 ) -> dict[str, tuple[float, float]]:
-    """Return the quiet and the median latency of each format, timed in turns."""
+    """Return the fastest and the median latency of each format, timed in turns."""
     size, channels = model.preprocessing.image_size, model.preprocessing.channels
     images = np.random.default_rng(0).standard_normal(
         (CALIBRATION_IMAGES, channels, size, size), dtype=np.float32
@@ -96,7 +96,7 @@ def latencies_us(
             kind.write(model, network, path)
             running[name] = stack.enter_context(ModelProcess(kind, path, threads=threads))
         return {
-            name: (timed.latency.quiet_us, timed.latency.typical_us)
+            name: (timed.latency.fastest_us, timed.latency.typical_us)
             for name, timed in time_files(running, images[:1]).items()
         }
 

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.latency import moments, timing
+from nas.latency import rounds, timing
 from nas.latency.core_speed import CoreSpeed
-from nas.latency.moments import Latency
+from nas.latency.rounds import Latency
 from tests.golden import disturbed
 from tests.golden.latency import FOLDER, Recording
-from tests.latency.test_moments import timed_on
+from tests.latency.test_rounds import timed_on
 from tests.latency.two_speeds import COMPUTE, MEMORY, TraceCore, TwoSpeedCore
 
 WORKLOADS = ((5, COMPUTE), (50, COMPUTE), (50, MEMORY), (500, 1.4), (2000, 1.4), (8000, 1.5))
@@ -43,17 +43,17 @@ TRACED = (
 ABLATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "as it is": lambda patch: None,
     "without readings": lambda patch: _without_readings(patch),
-    "moments need not agree": lambda patch: patch.setattr(
+    "rounds need not agree": lambda patch: patch.setattr(
         Latency, "agrees", lambda self, tolerance=0.0: True
     ),
-    "the fastest moment": lambda patch: patch.setattr(moments, "MOMENTS_PER_OUTLIER", 1000),
-    "the median moment": lambda patch: patch.setattr(moments, "quiet_us", statistics.median),
+    "the fastest round": lambda patch: patch.setattr(rounds, "ROUNDS_PER_OUTLIER", 1000),
+    "the median round": lambda patch: patch.setattr(rounds, "fastest_us", statistics.median),
 }
 
 
 def _without_readings(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CoreSpeed, "is_full", lambda self, *readings: True)
-    patch.setattr(moments, "FULL_SPEED_TOLERANCE", np.inf)
+    patch.setattr(rounds, "FULL_SPEED_TOLERANCE", np.inf)
 
 
 def workload_row(us: float, factor: float) -> list[str]:
@@ -67,7 +67,7 @@ def workload_row(us: float, factor: float) -> list[str]:
                 disturbed.play(core, patch)
                 ABLATIONS[ablation](patch)
                 latency = timed_on(core, core.workload(us / 1e6, factor), core.full_us)
-                ratios.append(None if latency.is_disturbed else latency.quiet_us / us)
+                ratios.append(None if latency.is_disturbed else latency.fastest_us / us)
         cells.append(error_text(ratios))
     return cells
 
@@ -92,22 +92,22 @@ def trace_rows(trace: pd.DataFrame) -> dict[str, str]:
             with pytest.MonkeyPatch.context() as patch:
                 core = TraceCore(trace, start_s)
                 core.install(patch)
-                patch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
+                patch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
                 timing.expect_full_speed(core.full_us)
                 workload = core.workload(name, repeated)
-                pause, latency = timing.Moments(), Latency([], core.full_us)
-                while not latency.is_settled(moments.MOMENTS) and core.now_s < start_s + 10:
+                pause, latency = timing.Rounds(), Latency([], core.full_us)
+                while not latency.is_complete(rounds.ROUNDS) and core.now_s < start_s + 10:
                     pause.wait()
                     timed = timing.measure(workload, calls=1)
-                    latency = Latency([*latency.moments, timed.moment], core.full_us)
+                    latency = Latency([*latency.rounds, timed.round], core.full_us)
                 right_us = 1e6 * repeated * core.full_s(name, start_s)
-                ratios.append(None if latency.is_disturbed else latency.quiet_us / right_us)
+                ratios.append(None if latency.is_disturbed else latency.fastest_us / right_us)
         rows[f"{repeated} x {name}"] = error_text(ratios)
     return rows
 
 
 def table_row(
-    recording: Recording, full_share: float, ablation: str, cores: int, fewest_moments: int
+    recording: Recording, full_share: float, ablation: str, cores: int, fewest_rounds: int
 ) -> str:
     """Return what becomes of a recorded table on some cores as a cell."""
     rows = []
@@ -115,7 +115,7 @@ def table_row(
         with pytest.MonkeyPatch.context() as patch:
             ABLATIONS[ablation](patch)
             core = TwoSpeedCore(seed, full_share)
-            rows.append(disturbed.checked_later(core, patch, recording, fewest_moments))
+            rows.append(disturbed.checked_later(core, patch, recording, fewest_rounds))
     error, tau, uncorrected, stated, seconds, _ = np.array(rows).T
     covered = np.mean(stated >= error)
     return (
@@ -145,7 +145,7 @@ def main() -> None:
     for full_share, machine in ((1.0, "idle"), (0.25, "two speeds")):
         print_row(machine, *recordings)
         rows = [(name, name, 4) for name in ABLATIONS]
-        rows += [(f"{count} moments", "as it is", count) for count in (3, 6)]
+        rows += [(f"{count} rounds", "as it is", count) for count in (3, 6)]
         for name, ablation, count in rows:
             cells = [
                 table_row(Recording.load(path), full_share, ablation, arguments.cores, count)

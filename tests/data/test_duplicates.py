@@ -24,15 +24,15 @@ MIN_CONTRAST = 30
 
 @pytest.fixture(scope="module")
 def photos():
-    """Different pieces of scikit-learn's two photos, `n x side x side x 3`."""
+    """Different crops of scikit-learn's two photos, `n x side x side x 3`."""
     rng = np.random.default_rng(0)
-    pieces = []
+    crops = []
     for index in range(COUNT):
         photo = load_sample_images().images[index % 2]
         top, left = (int(rng.integers(0, side - 96)) // 96 * 96 for side in photo.shape[:2])
-        piece = Image.fromarray(photo[top : top + 96, left : left + 96])
-        pieces.append(np.asarray(piece.resize((SIDE, SIDE), Image.Resampling.BOX)))
-    different = np.unique(np.stack(pieces), axis=0)
+        crop = Image.fromarray(photo[top : top + 96, left : left + 96])
+        crops.append(np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.BOX)))
+    different = np.unique(np.stack(crops), axis=0)
     return different[different.std((1, 2, 3)) > MIN_CONTRAST]
 
 

@@ -13,7 +13,7 @@ from nas.errors import ExportError, RequestError
 from nas.run.model_card import ExportedFile, LatencyRecord
 from tests.deploy import example_formats as formats
 from tests.deploy.test_model_process import IMAGES
-from tests.latency.moments_without_readings import latency_of
+from tests.latency.rounds_without_readings import latency_of
 from tests.run.test_judged import IMAGES as JUDGED
 
 
@@ -43,7 +43,7 @@ def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
     assert [name for _, _, name in steps] == ["first", "second"] * 3
     assert [(done, total) for done, total, _ in steps] == [(n, 6) for n in range(1, 7)]
     for result in timed.values():
-        assert len(result.latency.moments_us) == len(result.latency.first_us) == 3
+        assert len(result.latency.rounds_us) == len(result.latency.first_us) == 3
         assert result.latency.threads == 1
     assert timed["second"].loaded.quantised_layers == (1, 1)
     record = timed["second"].update(exported("x", None))
@@ -80,7 +80,7 @@ def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypa
 
         timed = time_files(running, IMAGES[:1], kill, failed)
     assert set(timed) == {"good"}
-    assert len(timed["good"].latency.moments_us) == 3
+    assert len(timed["good"].latency.rounds_us) == 3
     assert "it is no matrix" in str(failed["refusing"])
     assert "ended by SIGKILL" in str(failed["killed"])
 

@@ -17,7 +17,7 @@ import pytest
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.latency import LatencyTable, build, moments, networks, timing
+from nas.latency import LatencyTable, build, networks, rounds, timing
 from nas.latency.check import DrawnNetwork, check_networks
 from nas.latency.correction import FITTED_NETWORKS, correct_table
 from nas.latency.runtime import CompiledNetwork, Schedule
@@ -86,7 +86,7 @@ class PlayedRuntime(FakeRuntime):
         return PlayedNetwork(self._workload(self._networks[graph.digest], factor))
 
     def _workload(self, recorded: Sequence[Timing], factor: float) -> timing.Evaluate:
-        """Return the workload of one of the moments that were recorded on an idle machine."""
+        """Return the workload of one of the rounds that were recorded on an idle machine."""
         least_us = min(each.latency_us for each in recorded)
         near = [each for each in recorded if each.latency_us <= 1.05 * least_us]
         drawn = near[self._rng.integers(len(near))]
@@ -97,14 +97,14 @@ def _latency_us(timing: Timing) -> float:
     return timing.latency_us
 
 
-def play(core: TwoSpeedCore, patch: pytest.MonkeyPatch, fewest_moments: int = 4) -> None:
+def play(core: TwoSpeedCore, patch: pytest.MonkeyPatch, fewest_rounds: int = 4) -> None:
     """Let a new process of this machine time on a core."""
     core.install(patch)
     for module in (build, networks):
         patch.setattr(module, "time", core)
-    patch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
-    patch.setattr(moments, "MOMENTS", fewest_moments)
-    patch.setattr(TvmRuntime, "moments", fewest_moments)
+    patch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
+    patch.setattr(rounds, "ROUNDS", fewest_rounds)
+    patch.setattr(TvmRuntime, "rounds", fewest_rounds)
 
 
 class Later(NamedTuple):
@@ -128,23 +128,23 @@ class Later(NamedTuple):
 
 
 def checked_later(
-    core: TwoSpeedCore, patch: pytest.MonkeyPatch, recording: Recording, fewest_moments: int = 4
+    core: TwoSpeedCore, patch: pytest.MonkeyPatch, recording: Recording, fewest_rounds: int = 4
 ) -> Later:
     """Build and correct the table of a recording, and check it later, in three processes."""
     with tempfile.TemporaryDirectory() as folder:
-        play(core, patch, fewest_moments)
+        play(core, patch, fewest_rounds)
         runtime = PlayedRuntime(recording, core)
         table = LatencyTable.open_or_create(Path(folder) / "table.jsonl", runtime)
         start_s = core.now_s
         built = build.build_table(table, list(recording.kernels), runtime, progress=False)
         seconds = core.now_s - start_s
-        play(core, patch, fewest_moments)
+        play(core, patch, fewest_rounds)
         drawn: list[DrawnNetwork] = [(None, each) for each, _ in recording.networks]
         drawn.sort(key=lambda each: table.predict(each[1]).uncorrected_us)
         fitted = spread(drawn, FITTED_NETWORKS)
         correction = correct_table(table, check_networks(table, fitted, runtime))
         core.sleep(SECONDS_LATER)
-        play(core, patch, fewest_moments)
+        play(core, patch, fewest_rounds)
         others = [each for each in drawn if each not in fitted]
         check = check_networks(table, others, runtime)
     disturbed = sum(each.timings.latency.status() != "ok" for each in check.networks)

@@ -2,10 +2,10 @@
 
     python -m tests.golden.latency mobilenet_32 --image-size 32
 
-A recording has every sample of every moment, so that rules which choose a latency among moments can
+A recording has every sample of every round, so that rules which choose a latency among rounds can
 be compared on it. The three recordings beside this file were made on two idle vCPUs of an AMD EPYC
 (family 25, model 17) with kernels of version 9; they also have the duration of a reference workload
-beside each timing, ten moments of each kernel, samples of kernels with cold caches, and further
+beside each timing, ten rounds of each kernel, samples of kernels with cold caches, and further
 dispatch costs.
 """
 
@@ -41,7 +41,7 @@ NETWORKS = 20
 
 @dataclass(frozen=True)
 class Recording:
-    """Timings at every moment, by kernel, by dispatch cost and by network."""
+    """Timings at every round, by kernel, by dispatch cost and by network."""
 
     space: SearchSpace
     schedules: Mapping[Kernel, Schedule]
@@ -54,17 +54,17 @@ class Recording:
         content = json.loads(gzip.decompress(path.read_bytes()))
         space = nas.load_space(content["space"], image_size=content["image_size"])
 
-        def timings(moments: list[dict[str, Any]]) -> list[Timing]:
-            return [Timing(tuple(each["samples_us"])) for each in moments]
+        def timings(rounds: list[dict[str, Any]]) -> list[Timing]:
+            return [Timing(tuple(each["samples_us"])) for each in rounds]
 
         kernels = {Kernel.parse(text): each for text, each in content["kernels"].items()}
         return cls(
             space,
             {kernel: each["schedule"] for kernel, each in kernels.items()},
-            {kernel: timings(each["moments"]) for kernel, each in kernels.items()},
-            {part: timings(moments) for part, moments in content["dispatch"].items()},
+            {kernel: timings(each["rounds"]) for kernel, each in kernels.items()},
+            {part: timings(rounds) for part, rounds in content["dispatch"].items()},
             [
-                (space.from_json(each["architecture"]), timings(each["moments"]))
+                (space.from_json(each["architecture"]), timings(each["rounds"]))
                 for each in content["networks"]
             ],
         )
@@ -75,18 +75,18 @@ class Recording:
         with table.writing():
             for part in table.runtime.dispatch_parts:
                 table.append(self._record("dispatch", part, self.dispatch[part], None))
-            for kernel, moments in self.kernels.items():
+            for kernel, rounds in self.kernels.items():
                 schedule = self.schedules[kernel]
-                table.append(self._record("kernel", kernel.text, moments, schedule))
+                table.append(self._record("kernel", kernel.text, rounds, schedule))
         return table
 
     @staticmethod
-    def _record(kind: Any, name: str, moments: list[Timing], schedule: Any) -> Record:
-        first, *others = moments
+    def _record(kind: Any, name: str, rounds: list[Timing], schedule: Any) -> Record:
+        first, *others = rounds
         record = Record.from_timing(kind, first, name=name, schedule=schedule)
         for index, each in enumerate(others):
             record = record.as_first_of_several(first, None) if index == 0 else record
-            record = record.with_timing(each, fewest=len(moments))
+            record = record.with_timing(each, fewest=len(rounds))
         return record
 
     def check(self, table: LatencyTable) -> TableCheck:
@@ -107,13 +107,13 @@ class _RecordingTimer(KernelTimer):
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         schedule, timing = self._timer.time_kernel(kernel)
-        own = {"schedule": dict(schedule), "moments": [_to_json(timing)]}
+        own = {"schedule": dict(schedule), "rounds": [_to_json(timing)]}
         self._kept["kernels"][kernel.text] = own
         return schedule, timing
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         timing = self._timer.retime_kernel(kernel, schedule)
-        self._kept["kernels"][kernel.text]["moments"].append(_to_json(timing))
+        self._kept["kernels"][kernel.text]["rounds"].append(_to_json(timing))
         return timing
 
     def time_dispatch(self) -> Mapping[str, Timing]:
@@ -150,7 +150,7 @@ def record(space: SearchSpace, folder: Path) -> Path:
     networks = [a for _, a in spread_networks(table, [space], NETWORKS, np.random.default_rng(0))]
     timed = measure_networks([each.graph for each in networks], runtime, table.schedules())
     kept["networks"] = [
-        {"architecture": each.to_json(), "moments": [_to_json(one) for one in result.timings]}
+        {"architecture": each.to_json(), "rounds": [_to_json(one) for one in result.timings]}
         for each, result in zip(networks, timed, strict=True)
     ]
     path = folder / f"{stem}.json.gz"

@@ -109,10 +109,10 @@ def test_blocks_of_runtimes_that_convert_tensors_between_blocks(
         for kernel, number in zip(kernels, blocks, strict=True)
         if kernel.kind in ("conv2d", "linear")
     )
-    for number, piece in enumerate(graph.segments):
-        assert convolutions[number] == sum(op.kind in ("conv", "linear") for op in piece.ops)
+    for number, segment in enumerate(graph.segments):
+        assert convolutions[number] == sum(op.kind in ("conv", "linear") for op in segment.ops)
         own = {k for k, n in zip(kernels, blocks, strict=True) if n == number}
-        assert own <= set(runtime.block_kernels(piece, first=number == 0))
+        assert own <= set(runtime.block_kernels(segment, first=number == 0))
 
 
 def test_runtime_that_does_not_know_the_blocks_says_so(

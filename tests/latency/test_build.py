@@ -22,8 +22,8 @@ from nas.errors import MeasurementError, RequestError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build, build_table, space_kernels
 from nas.latency.cache_model import WEIGHT_PARTS
-from nas.latency.moments import MAX_MOMENTS
 from nas.latency.record import Record
+from nas.latency.rounds import MAX_ROUNDS
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
@@ -43,8 +43,8 @@ def record(table: LatencyTable, kernel: Kernel) -> Record:
     return found
 
 
-def moments(table: LatencyTable, kernel: Kernel) -> int:
-    return len(record(table, kernel).moments_us)
+def rounds(table: LatencyTable, kernel: Kernel) -> int:
+    return len(record(table, kernel).rounds_us)
 
 
 @pytest.mark.parametrize("image_size", [8, 33])
@@ -101,7 +101,7 @@ import sys
 from tests.latency.test_build import *
 from nas.latency import timing
 
-timing.SECONDS_BETWEEN_MOMENTS = 0.0
+timing.SECONDS_BETWEEN_ROUNDS = 0.0
 table = LatencyTable.open_or_create(sys.argv[1], FakeRuntime())
 build_table(table, KERNELS, FakeRuntime(seconds=float(sys.argv[2])))
 """
@@ -132,7 +132,7 @@ def test_killed_build_continues_to_the_same_table(tmp_path: Path) -> None:
     assert start_build(killed.parent, 0).wait(60) == 0
     contents = [
         {
-            each.key: (each.status, each.samples_us, each.moments_us, each.settled)
+            each.key: (each.status, each.samples_us, each.rounds_us, each.complete)
             for each in (*table.records("kernel"), *table.records("dispatch"))
         }
         for table in (LatencyTable.open(killed), LatencyTable.open(whole))
@@ -146,26 +146,26 @@ def stop_after(timings: int, done: int, total: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("timings", [2, 7])
-def test_stopped_build_continues_with_the_moments_that_are_left(
+def test_stopped_build_continues_with_the_rounds_that_are_left(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch, timings: int
 ) -> None:
-    monkeypatch.setattr(TvmRuntime, "moments", 4)
+    monkeypatch.setattr(TvmRuntime, "rounds", 4)
     runtime, kernels = FakeRuntime(), KERNELS[:3]
     with pytest.raises(KeyboardInterrupt):
         build_table(empty, kernels, runtime, progress=partial(stop_after, timings))
     assert len(runtime.timed) + len(runtime.retimed) == timings
-    assert sum(moments(empty, each) for each in kernels if empty.record(each)) == timings
+    assert sum(rounds(empty, each) for each in kernels if empty.record(each)) == timings
     build_table(empty, kernels, runtime)
-    assert [moments(empty, kernel) for kernel in kernels] == [4] * 3
+    assert [rounds(empty, kernel) for kernel in kernels] == [4] * 3
     assert (runtime.timed, len(runtime.retimed)) == (kernels, 9)
 
 
 @pytest.mark.parametrize("count_", [1, 4, 8])
-def test_kernels_are_timed_in_turn_at_many_moments(
+def test_kernels_are_timed_in_turn_at_many_rounds(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch, count_: int
 ) -> None:
-    """All moments of the first kernel but two, or three of eight, are 20% too slow."""
-    monkeypatch.setattr(TvmRuntime, "moments", count_)
+    """All rounds of the first kernel but two, or three of eight, are 20% too slow."""
+    monkeypatch.setattr(TvmRuntime, "rounds", count_)
     kernels = KERNELS[:2]
     quick = 2 if count_ < 8 else 3
     slowed = (*[1.2] * (count_ - quick), *[0.99] * (quick - 1))
@@ -174,9 +174,9 @@ def test_kernels_are_timed_in_turn_at_many_moments(
     assert build_table(empty, kernels, runtime, progress=lambda *each: seen.append(each)).ok == 2
     assert (runtime.timed, runtime.retimed) == (kernels, kernels * (count_ - 1))
     for kernel in kernels:
-        assert record(empty, kernel).settled
+        assert record(empty, kernel).complete
         assert empty.latency_us(kernel) == pytest.approx(latency_us(kernel), rel=0.011)
-        assert moments(empty, kernel) == (count_ if count_ > 1 else 0)
+        assert rounds(empty, kernel) == (count_ if count_ > 1 else 0)
     assert seen[-1][0] == seen[-1][1] == 2 * count_
     lines = empty.path.read_text().splitlines()
     assert len(lines) <= 1 + len(runtime.dispatch_parts) + 2 * 2
@@ -207,10 +207,10 @@ def test_build_repeats_timings_until_they_agree(empty: LatencyTable) -> None:
         empty, [steady, late, never], runtime, progress=lambda *each: seen.append(each)
     )
     assert (built.ok, built.unstable) == (2, 1)
-    assert [moments(empty, each) for each in (steady, late, never)] == [2, 3, MAX_MOMENTS]
-    assert seen[-1][0] == seen[-1][1] == 2 + 3 + MAX_MOMENTS
+    assert [rounds(empty, each) for each in (steady, late, never)] == [2, 3, MAX_ROUNDS]
+    assert seen[-1][0] == seen[-1][1] == 2 + 3 + MAX_ROUNDS
     assert empty.latency_us(late) == pytest.approx(0.7 * latency_us(late), rel=1e-3)
-    assert (record(empty, never).status, record(empty, never).settled) == ("unstable", True)
+    assert (record(empty, never).status, record(empty, never).complete) == ("unstable", True)
     assert build_table(LatencyTable.open(empty.path, runtime=runtime), [never], runtime).added == 0
 
 
@@ -222,29 +222,29 @@ def test_build_without_time_is_continued_later(empty: LatencyTable) -> None:
     reader = LatencyTable.open(empty.path, runtime=runtime)
     for kernel in kernels:
         assert reader.latency_us(kernel) == latency_us(kernel)
-        assert (record(reader, kernel).status, record(reader, kernel).settled) == (
+        assert (record(reader, kernel).status, record(reader, kernel).complete) == (
             "unstable", False,
         )  # fmt: skip
     before = reader.path.read_bytes()
     assert build_table(reader, kernels, runtime, seconds=0).added == 0
     assert reader.path.read_bytes() == before
     assert build_table(reader, kernels, runtime).ok == 3
-    assert all(record(reader, kernel).settled for kernel in kernels)
+    assert all(record(reader, kernel).complete for kernel in kernels)
     assert runtime.timed == runtime.retimed == kernels
 
 
 def test_build_out_of_time_keeps_what_agrees(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second timing takes a second. The time ends after four of eight moments."""
-    monkeypatch.setattr(TvmRuntime, "moments", 8)
+    """A second timing takes a second. The time ends after four of eight rounds."""
+    monkeypatch.setattr(TvmRuntime, "rounds", 8)
     steady, drifting = KERNELS[:2]
     runtime = FakeRuntime(slowed={drifting.text: (1.5, 2.5, 3.5)})
     monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: len(runtime.retimed)))
     built = build_table(empty, [steady, drifting], runtime, seconds=5)
-    assert moments(empty, steady) == moments(empty, drifting) == 4
+    assert rounds(empty, steady) == rounds(empty, drifting) == 4
     assert (built.ok, built.unstable) == (1, 1)
-    assert [record(empty, each).settled for each in (steady, drifting)] == [False, False]
+    assert [record(empty, each).complete for each in (steady, drifting)] == [False, False]
 
 
 def test_build_again_keeps_fastest_timings(empty: LatencyTable) -> None:
@@ -258,7 +258,7 @@ def test_build_again_keeps_fastest_timings(empty: LatencyTable) -> None:
     faster = [empty.latency_us(kernel) for kernel in KERNELS]
     assert faster[0] == pytest.approx(0.98 * before[0], rel=1e-3)
     assert faster[1:] == before[1:]
-    assert moments(empty, KERNELS[0]) == 4
+    assert rounds(empty, KERNELS[0]) == 4
     assert build_table(empty, KERNELS, slow).added == 0
 
 
@@ -291,9 +291,9 @@ class SharedCache(FakeRuntime):
 
 
 def curve(table: LatencyTable) -> tuple[int, float, bool]:
-    """Return moments and latency of the miss curve, and whether it is settled."""
+    """Return rounds and latency of the miss curve, and whether it is complete."""
     (found,) = {
-        (len(each.moments_us), each.latency_us, each.settled)
+        (len(each.rounds_us), each.latency_us, each.complete)
         for each in table.records("dispatch")
         if each.name in WEIGHT_PARTS
     }
@@ -301,13 +301,13 @@ def curve(table: LatencyTable) -> tuple[int, float, bool]:
 
 
 @pytest.fixture
-def six_curve_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "CURVE_MOMENTS", 6)
+def six_curve_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "CURVE_ROUNDS", 6)
     monkeypatch.setattr(build, "MAX_CURVE_DIFFERENCE", 0.5)
 
 
-@pytest.mark.usefixtures("six_curve_moments")
-def test_miss_curve_is_timed_at_many_moments(empty: LatencyTable) -> None:
+@pytest.mark.usefixtures("six_curve_rounds")
+def test_miss_curve_is_timed_at_many_rounds(empty: LatencyTable) -> None:
     """They are 17, 24, 11, 18, 25 and 12 us."""
     runtime = SharedCache()
     build_table(empty, KERNELS, runtime)
@@ -318,7 +318,7 @@ def test_miss_curve_is_timed_at_many_moments(empty: LatencyTable) -> None:
     assert curve(empty) == (7, 11.0, True)
 
 
-@pytest.mark.usefixtures("six_curve_moments")
+@pytest.mark.usefixtures("six_curve_rounds")
 def test_stopped_build_continues_with_the_curve(empty: LatencyTable) -> None:
     runtime = SharedCache()
     build_table(empty, KERNELS, runtime, seconds=0)
@@ -327,7 +327,7 @@ def test_stopped_build_continues_with_the_curve(empty: LatencyTable) -> None:
     assert (runtime.taken, curve(empty)) == (6, (6, 11.0, True))
 
 
-@pytest.mark.usefixtures("six_curve_moments")
+@pytest.mark.usefixtures("six_curve_rounds")
 def test_curve_is_timed_between_the_kernels(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

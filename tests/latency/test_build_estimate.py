@@ -53,8 +53,8 @@ class Clocked(FakeRuntime):
 @pytest.fixture
 def clocked(monkeypatch):
     runtime = Clocked()
-    monkeypatch.setattr(TvmRuntime, "moments", 6)
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
+    monkeypatch.setattr(TvmRuntime, "rounds", 6)
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
     monkeypatch.setattr(build_estimate, "timers_for", lambda each: nullcontext([each]))
     for module in (build, build_estimate, timing):
         monkeypatch.setattr(module, "time", runtime.clock)
@@ -88,7 +88,7 @@ def test_build_takes_longer_on_a_core_that_is_slowed(clocked, monkeypatch):
 
 
 def test_estimate_times_all_of_a_few_kernels(clocked, monkeypatch):
-    monkeypatch.setattr(TvmRuntime, "moments", 1)
+    monkeypatch.setattr(TvmRuntime, "rounds", 1)
     estimate = estimate_build_with(KERNELS[:3], clocked)
     assert {kernel.text for kernel in clocked.timed} == {kernel.text for kernel in KERNELS[:3]}
     assert estimate.timed_kernels == 3

@@ -72,7 +72,7 @@ def test_check_to_json_has_the_documented_keys() -> None:
     second = document["rows"][1]
     assert second["architecture"] == SPACE.smallest.to_json()
     assert (second["predicted_us"], second["measured_us"]) == (208, 200)
-    assert second["moments_us"] == [220, 200]
+    assert second["rounds_us"] == [220, 200]
     assert second["relative_error"] == pytest.approx(0.04)
 
 
@@ -175,8 +175,8 @@ def test_networks_are_divided_by_how_much_longer_those_of_the_correction_take(
     assert after.device_ratio == pytest.approx(2, rel=1e-3)
     assert after.to_json()["device_ratio"] == after.device_ratio
     for each, own in zip(before.networks, after.networks, strict=True):
-        assert own.timings.latency.quiet_us == pytest.approx(
-            2 * each.timings.latency.quiet_us, rel=1e-3
+        assert own.timings.latency.fastest_us == pytest.approx(
+            2 * each.timings.latency.fastest_us, rel=1e-3
         )
         assert own.measured_us == pytest.approx(each.measured_us, rel=2e-3)
     reopened = LatencyTable.open(table.path, runtime=runtime)
@@ -234,7 +234,7 @@ def _twenty_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_again(table: LatencyTable, factor: float = 1.0) -> KernelCheck:
-    """Check a table on a device that is slower by a factor, and by more at the first moment."""
+    """Check a table on a device that is slower by a factor, and by more at the first round."""
     slowed = {kernel.text: [1.5 * factor] + [factor] * 9 for kernel in KERNELS}
     runtime = FakeRuntime(slowed=slowed)
     return check_kernels(table, runtime, runtime.fingerprint)
@@ -302,7 +302,7 @@ def test_kernel_that_cannot_be_timed_is_a_problem(
     (failed,) = (each for each in result.kernels if each.error)
     assert (failed.error, failed.ratio) == ("RuntimeError: no such instruction", None)
     assert len(tried) == 1
-    assert steps == list(range(1 - runtime.moments * len(KERNELS), 1))
+    assert steps == list(range(1 - runtime.rounds * len(KERNELS), 1))
 
 
 def test_kernel_check_reports_changed_facts_and_refuses_other_devices(table: LatencyTable) -> None:

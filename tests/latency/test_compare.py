@@ -161,7 +161,7 @@ def test_merge_combines_kernels_of_both_tables(tmp_path: Path, out: Path) -> Non
         (kernel(0, WILD, status="unstable"), failed(0)),
         (kernel(0, WILD), kernel(0, status="unstable")),
         (kernel(0, WILD), kernel(0, basis=ESTIMATE)),
-        (kernel(0, WILD), kernel(0, settled=False)),
+        (kernel(0, WILD), kernel(0, complete=False)),
         (kernel(0, STEADY), kernel(0, WILD)),
     ],
 )

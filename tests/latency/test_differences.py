@@ -10,36 +10,36 @@ import pytest
 from nas.errors import MeasurementError
 from nas.latency import differences
 
-MOMENTS = differences.MOMENTS
+ROUNDS = differences.ROUNDS
 """The number outside the tests, read before `tests.quick_timing` changes it."""
 
 
 @pytest.fixture(autouse=True)
-def _all_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differences, "MOMENTS", MOMENTS)
+def _all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences, "ROUNDS", ROUNDS)
 
 
-def test_differences_do_not_rest_on_slow_moments_of_each_component() -> None:
-    """Each component is slowed at every other moment, and each at others."""
-    moments = itertools.count()
+def test_differences_do_not_rest_on_slow_rounds_of_each_component() -> None:
+    """Each component is slowed in every other round, and each at others."""
+    rounds = itertools.count()
 
-    def component(seconds: float, quiet: int) -> Callable[[], float]:
+    def component(seconds: float, undisturbed: int) -> Callable[[], float]:
         # There are two components.
-        return lambda: seconds * (1.0 if next(moments) // 2 % 2 == quiet else 1.5)
+        return lambda: seconds * (1.0 if next(rounds) // 2 % 2 == undisturbed else 1.5)
 
     timings = differences.measure_differences(
         {"long": component(7e-6, 0), "short": component(2e-6, 1)},
         lambda seconds: {"launch": (seconds["long"] - seconds["short"]) / 5},
     )
     assert timings["launch"].samples_us == (1.0,) * differences.SAMPLES
-    assert next(moments) == 2 * MOMENTS
+    assert next(rounds) == 2 * ROUNDS
 
 
-def test_each_sample_lacks_a_third_of_the_moments() -> None:
-    """The second fastest of twelve moments counts. The samples lack moments 3, 4 and 5."""
-    moments = itertools.count()
+def test_each_sample_lacks_a_third_of_the_rounds() -> None:
+    """The second fastest of twelve rounds counts. The samples lack rounds 3, 4 and 5."""
+    rounds = itertools.count()
     timings = differences.measure_differences(
-        {"run": lambda: {3: 1e-6, 4: 2e-6, 5: 3e-6}.get(next(moments), 9e-6)},
+        {"run": lambda: {3: 1e-6, 4: 2e-6, 5: 3e-6}.get(next(rounds), 9e-6)},
         lambda seconds: {"launch": seconds["run"]},
     )
     assert timings["launch"].samples_us == (3.0, 3.0, 2.0)
@@ -53,15 +53,15 @@ def test_difference_that_is_no_cost_is_refused_by_its_name() -> None:
         )
 
 
-def test_difference_is_timed_at_more_moments_while_it_is_no_cost() -> None:
-    """The shorter component is slowed at all moments but the last ones."""
-    moments = itertools.count()
+def test_difference_is_timed_at_more_rounds_while_it_is_no_cost() -> None:
+    """The shorter component is slowed in all rounds but the last ones."""
+    rounds = itertools.count()
     timings = differences.measure_differences(
         {
             "long": lambda: 3e-6,
-            "short": lambda: 2e-6 if next(moments) >= 2 * MOMENTS else 4e-6,
+            "short": lambda: 2e-6 if next(rounds) >= 2 * ROUNDS else 4e-6,
         },
         lambda seconds: {"launch": seconds["long"] - seconds["short"]},
     )
     assert timings["launch"].samples_us == (1.0,) * differences.SAMPLES
-    assert 2 * MOMENTS < next(moments) < 4 * MOMENTS
+    assert 2 * ROUNDS < next(rounds) < 4 * ROUNDS

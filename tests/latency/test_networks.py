@@ -9,19 +9,19 @@ import pytest
 
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.latency import measure_networks, moments
-from nas.latency.moments import MAX_MOMENTS
+from nas.latency import measure_networks, rounds
+from nas.latency.rounds import MAX_ROUNDS
 from nas.latency.timing import SAMPLES
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 from tests.latency.small_table import SPACE
 
 GRAPHS = [SPACE.smallest.graph, SPACE.largest.graph]
-MOMENTS = 4
+ROUNDS = 4
 
 
 @pytest.fixture(autouse=True)
-def _all_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments, "MOMENTS", MOMENTS)
+def _all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "ROUNDS", ROUNDS)
 
 
 @dataclass
@@ -59,30 +59,30 @@ def test_failed_network_has_error_and_others_have_timings() -> None:
     only_large = set(runtime.kernels(GRAPHS[1])) - set(runtime.kernels(GRAPHS[0]))
     runtime.broken = frozenset({next(iter(only_large)).text})
     small, large = measure_networks(GRAPHS, runtime, {})
-    assert len(small.timings) == MOMENTS
+    assert len(small.timings) == ROUNDS
     assert {len(each.samples_us) for each in small.timings} == {SAMPLES}
-    assert small.latency.quiet_us == min(small.latency.counted_us)
+    assert small.latency.fastest_us == min(small.latency.counted_us)
     assert (large.timings, large.error) == ((), "RuntimeError: it crashed")
     with pytest.raises(MeasurementError, match="it crashed"):
         _ = large.latency
 
 
 def test_networks_are_timed_alternately_until_their_timings_agree() -> None:
-    """Each moment of the second is much faster than the one before, until the last two."""
+    """Each round of the second is much faster than the one before, until the last two."""
     factors = (1.5, 1.4, 1.3, 1.2, 1.1, 1.1)
     runtime = DriftingRuntime((), factors)
     steps: list[tuple[int, int]] = []
     first, second = measure_networks(
         GRAPHS, runtime, {}, progress=lambda done, total: steps.append((done, total))
     )
-    assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * MOMENTS, "1", "1"]
-    assert (len(first.timings), len(second.timings)) == (MOMENTS, len(factors))
-    first_us = [each.latency_us for each in second.latency.moments]
-    fastest_us = second.latency.quiet_us / factors[-1]
+    assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * ROUNDS, "1", "1"]
+    assert (len(first.timings), len(second.timings)) == (ROUNDS, len(factors))
+    first_us = [each.latency_us for each in second.latency.rounds]
+    fastest_us = second.latency.fastest_us / factors[-1]
     assert first_us == pytest.approx([us * fastest_us for us in factors], rel=1e-3)
     assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
-    assert steps[0][1] == 2 * (1 + MOMENTS)
-    assert steps[-1][0] == steps[-1][1] == 2 + 2 * MOMENTS + 2
+    assert steps[0][1] == 2 * (1 + ROUNDS)
+    assert steps[-1][0] == steps[-1][1] == 2 + 2 * ROUNDS + 2
     assert all(done <= total for done, total in steps)
 
 
@@ -93,10 +93,10 @@ def test_networks_that_are_timed_together_have_equally_many_timings() -> None:
     assert (len(first.timings), len(second.timings)) == (6, 6)
 
 
-def test_network_is_timed_at_most_at_max_moments() -> None:
-    runtime = DriftingRuntime((), [0.9**n for n in range(MAX_MOMENTS)])
+def test_network_is_timed_at_most_at_max_rounds() -> None:
+    runtime = DriftingRuntime((), [0.9**n for n in range(MAX_ROUNDS)])
     _, second = measure_networks(GRAPHS, runtime, {})
-    assert len(second.timings) == MAX_MOMENTS
+    assert len(second.timings) == MAX_ROUNDS
 
 
 def test_networks_are_timed_once_if_there_is_no_time() -> None:
@@ -105,7 +105,7 @@ def test_networks_are_timed_once_if_there_is_no_time() -> None:
 
 
 class ConstantRuntime(FakeRuntime):
-    moments = 1
+    rounds = 1
 
 
 class EstimatingRuntime(ConstantRuntime):
@@ -114,7 +114,7 @@ class EstimatingRuntime(ConstantRuntime):
 
 
 @pytest.mark.parametrize(
-    ("runtime", "timings"), [(ConstantRuntime(), 1), (EstimatingRuntime(), MOMENTS)]
+    ("runtime", "timings"), [(ConstantRuntime(), 1), (EstimatingRuntime(), ROUNDS)]
 )
 def test_networks_are_timed_once_only_if_kernels_and_networks_are_constant(
     runtime: FakeRuntime, timings: int

@@ -127,7 +127,9 @@ def test_network_kernels_equal_kernels_of_its_blocks(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         graph = space.sample(rng, uniform_over="choices").graph
-        by_block = [kernel for piece in graph.segments for kernel in TvmRuntime().kernels(piece)]
+        by_block = [
+            kernel for segment in graph.segments for kernel in TvmRuntime().kernels(segment)
+        ]
         assert Counter(by_block) == Counter(TvmRuntime().kernels(graph))
         assert Counter(by_block) == Counter(TvmRuntime().kernels(Graph(graph.ops)))
 

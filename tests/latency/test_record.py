@@ -9,8 +9,8 @@ import pytest
 
 from nas.errors import TableError
 from nas.latency import Correction
-from nas.latency.moments import MAX_MOMENTS
 from nas.latency.record import Record, parse_line
+from nas.latency.rounds import MAX_ROUNDS
 from nas.latency.timing import Timing
 from tests.latency.small_table import correction
 
@@ -24,7 +24,7 @@ LINE = {
     "samples_us": [4.0, 5.0, 6.0],
     "schedule": {"tile": 1},
 }
-TIMED_AGAIN = {**LINE, "moments_us": [5.5, 5.0], "settled": False, "supersedes": 3}
+TIMED_AGAIN = {**LINE, "rounds_us": [5.5, 5.0], "complete": False, "supersedes": 3}
 DISPATCH = {
     "record": "dispatch", "part": "launch", "status": "ok", "basis": "measured",
     "latency_us": 5.0, "samples_us": [5.0],
@@ -59,7 +59,7 @@ def test_parse_reads_what_to_json_writes(line: dict[str, Any]) -> None:
 WRONG = [
     *(
         (LINE, {field: [value] * 3 if field.endswith("s_us") else value}, field)
-        for field in ("latency_us", "samples_us", "moments_us")
+        for field in ("latency_us", "samples_us", "rounds_us")
         for value in (0, -1.0, "fast", True, [5.0], 10**400, 1e300, 1e-300)
     ),
     (LINE, {"latency_us": None}, "should have latency_us"),
@@ -67,10 +67,10 @@ WRONG = [
     (LINE, {"samples_us": []}, "1 to 12 samples"),
     (LINE, {"samples_us": [1.0] * 10}, r"its timings say 1\.0"),
     (LINE, {"samples_us": 5.0}, "samples_us"),
-    (LINE, {"moments_us": [6.0, 7.0]}, r"its timings say 6\.0"),
-    (LINE, {"moments_us": {"a": 1}}, "moments_us"),
+    (LINE, {"rounds_us": [6.0, 7.0]}, r"its timings say 6\.0"),
+    (LINE, {"rounds_us": {"a": 1}}, "rounds_us"),
     (LINE, {"schedule": [1]}, "schedule"),
-    (LINE, {"settled": 1}, "settled"),
+    (LINE, {"complete": 1}, "complete"),
     (LINE, {"status": "fine"}, "status"),
     (LINE, {"status": None}, "status"),
     (LINE, {"record": "note"}, "record is 'note'"),
@@ -148,13 +148,13 @@ def first(*samples_us: float) -> Record:
     return Record.from_timing("kernel", timing, name=NAME).as_first_of_several(timing, None)
 
 
-def test_latency_is_that_of_the_fastest_moment_and_so_are_the_samples() -> None:
+def test_latency_is_that_of_the_fastest_round_and_so_are_the_samples() -> None:
     made, states = first(9.0, 9.1, 9.2), []
     for us in (5.0, 5.1, 7.0):
         made = made.with_timing(Timing((us - 0.1, us, us + 0.2)), fewest=4)
-        states.append((made.latency_us, made.status, made.settled))
+        states.append((made.latency_us, made.status, made.complete))
     assert states == [(5.0, "unstable", False), (5.0, "ok", False), (5.0, "ok", True)]
-    assert made.moments_us == (9.1, 5.0, 5.1, 7.0)
+    assert made.rounds_us == (9.1, 5.0, 5.1, 7.0)
     assert made.samples_us == (4.9, 5.0, 5.2)
     assert parsed({**made.to_json(), "supersedes": 3}) == made.model_copy(
         update={"line": 7, "supersedes": 3}
@@ -164,14 +164,14 @@ def test_latency_is_that_of_the_fastest_moment_and_so_are_the_samples() -> None:
 def test_timing_of_a_record_that_had_one_timing_only_counts_too() -> None:
     once = Record.from_timing("kernel", Timing((5.0,)), name=NAME)
     again = once.with_timing(Timing((5.05,)), fewest=1)
-    assert (again.moments_us, again.status, again.settled) == ((5.0, 5.05), "ok", True)
+    assert (again.rounds_us, again.status, again.complete) == ((5.0, 5.05), "ok", True)
 
 
-def test_record_settles_as_unstable_after_many_moments() -> None:
+def test_record_settles_as_unstable_after_many_rounds() -> None:
     made = first(5.0)
-    while not made.settled:
-        made = made.with_timing(Timing((made.moments_us[-1] * 0.9,)), fewest=2)
-    assert (made.status, len(made.moments_us)) == ("unstable", MAX_MOMENTS)
+    while not made.complete:
+        made = made.with_timing(Timing((made.rounds_us[-1] * 0.9,)), fewest=2)
+    assert (made.status, len(made.rounds_us)) == ("unstable", MAX_ROUNDS)
 
 
 def test_correction_is_one_line() -> None:

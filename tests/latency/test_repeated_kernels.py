@@ -80,7 +80,7 @@ def test_kernel_latency_is_that_of_one_copy_without_the_call() -> None:
     assert clock.tiny_node_s == pytest.approx(TINY_NODE_S)
 
 
-def test_model_is_loaded_once_for_all_moments() -> None:
+def test_model_is_loaded_once_for_all_rounds() -> None:
     clock = Clock()
     schedule, _ = clock.time_kernel(KERNEL)
     for _ in range(3):

@@ -29,7 +29,7 @@ def test_header_says_what_was_measured_and_how(table: LatencyTable) -> None:
     assert first["versions"]["apache-tvm"] == "0.27"
     assert (first["target"], first["dtype"], first["threads"]) == ("cpu", "float32", 1)
     reading = first["timing"].pop("reading")
-    assert first["timing"] == {"samples": 3, "moments": 4, "sample_seconds": 0.001}
+    assert first["timing"] == {"samples": 3, "rounds": 4, "sample_seconds": 0.001}
     assert reading.endswith(f"numpy {np.__version__}")
     estimated = new_header(device(), "estimated: by a model")
     assert estimated["timing"] == {"basis": "estimated: by a model"}

@@ -111,7 +111,7 @@ def test_loss_at_a_later_timing_keeps_what_was_timed(tmp_path: Path, left: int) 
         build_table(table, KERNELS, board)
     assert set(status(table).values()) == {None}
     records = [table.record(kernel) for kernel in KERNELS]
-    assert sum(record is not None and record.settled for record in records) == left
+    assert sum(record is not None and record.complete for record in records) == left
     assert build_table(table, KERNELS, Board("new")).ok == len(KERNELS) - left
 
 

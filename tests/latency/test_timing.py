@@ -111,9 +111,9 @@ def test_samples_get_longer_while_noise_exceeds_the_latency() -> None:
         timing.measure(lambda calls, samples: [-1e-9] * samples, calls=1)
 
 
-def test_moments_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.05)
-    pause = timing.Moments()
+def test_rounds_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.05)
+    pause = timing.Rounds()
     start = time.monotonic()
     pause.wait()
     pause.wait()
@@ -152,7 +152,7 @@ def test_timing_keeps_its_reading_and_the_first_sample_as_it_was_found(monkeypat
         timed = timing.measure(lambda calls, count: [next(seconds)], calls=1, samples=2)
     assert timed.samples_us == (5.0, 5.0)
     assert (timed.reading_us, timed.first_us) == (10.0, 9.0)
-    assert timed.moment == (5.0, 10.0, 9.0)
+    assert timed.round == (5.0, 10.0, 9.0)
 
 
 def test_no_speed_is_read_where_none_makes_sense(monkeypatch) -> None:
@@ -160,11 +160,11 @@ def test_no_speed_is_read_where_none_makes_sense(monkeypatch) -> None:
     with timing.reading(None):
         timed = timing.measure(lambda calls, count: [5e-6] * count, calls=1)
     assert timed.reading_us is None
-    assert timed.moment == (5.0, None, 5.0)
+    assert timed.round == (5.0, None, 5.0)
 
 
 def test_only_the_first_timings_wait_while_a_core_is_slowed(monkeypatch) -> None:
-    """Later ones take their samples at once, and leave the waiting to another moment."""
+    """Later ones take their samples at once, and leave the waiting to another round."""
     core = TwoSpeedCore(0, full_share=1.0)
     core.install(monkeypatch)
     workload = core.workload(50e-6, 1.6)

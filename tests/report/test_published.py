@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nas.latency.moments import round_to_four_digits
+from nas.latency.rounds import round_to_four_digits
 from nas.report import page
 from nas.run.published import published_comparisons
 from tests.run.test_published import NAME, add, add_published, run

@@ -187,7 +187,7 @@ def test_flags_of_kernels_are_counted_by_launch(run: Path, status: str) -> None:
     assert f"{100 * share:.1f}% of all launches rest on timings that did not agree or" in text
 
 
-def test_percentiles_come_from_the_samples_that_each_moment_found(run: Path) -> None:
+def test_percentiles_come_from_the_samples_that_each_round_found(run: Path) -> None:
     opened = open_run(run)
     section = section_of(run)
     assert section.slowdown is not None

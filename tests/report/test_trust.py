@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.latency.moments import Slowdown
+from nas.latency.rounds import Slowdown
 from nas.opened_run import open_run
 from nas.report.trust import SEVERITY_NAMES, TrustRow, TrustSection, trust_section
 from nas.run import candidates
@@ -286,7 +286,7 @@ def test_trained_networks_that_no_test_tells_apart_are_named(trained_run):
     ("slowdown", "severity"),
     [(Slowdown(1.02, 1.1), "fine"), (Slowdown(1.2, 1.6), "note"), (Slowdown(1.7, 3.0), "limit")],
 )
-def test_noise_of_the_machine_is_judged_by_its_typical_moment(run, monkeypatch, slowdown, severity):
+def test_noise_of_the_machine_is_judged_by_its_typical_round(run, monkeypatch, slowdown, severity):
     monkeypatch.setattr(Run, "slowdown", slowdown)
     found = row(run, "noise of the machine")
     assert found.severity == severity

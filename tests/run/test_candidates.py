@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from nas.errors import RunFolderError
 from nas.latency import Kernel, Prediction
-from nas.latency.moments import Latency, Moment
+from nas.latency.rounds import Latency, Round
 from nas.run import candidates
 from nas.run.candidates import CANDIDATE, Candidate, read_csv
 from nas.search import Trial
 from nas.space import load_definition
-from tests.latency.moments_without_readings import latency_of
+from tests.latency.rounds_without_readings import latency_of
 from tests.run.test_judged import IMAGES
 
 FIELDS = {
@@ -233,7 +233,7 @@ def test_row_has_the_interval_of_its_latency():
     steady, slowed, _ = trials = make_trials(3)
     latencies = {
         steady.digest: latency_of([10.2, 10.0]),
-        slowed.digest: Latency([Moment(30.0, 15.0, 33.0)], full_us=10.0),
+        slowed.digest: Latency([Round(30.0, 15.0, 33.0)], full_us=10.0),
     }
     table = rows(trials, latencies)
     columns = ["measured_us", "measured_low_us", "measured_high_us", "disturbed"]

@@ -6,7 +6,7 @@ import pytest
 
 from nas.errors import RunFolderError
 from nas.files import jsonl
-from nas.latency.moments import MAX_MOMENTS
+from nas.latency.rounds import MAX_ROUNDS
 from nas.run.measurements import (
     MEASUREMENTS,
     Measurement,
@@ -41,7 +41,7 @@ def line(digest, measured_us, **changes) -> Measurement:
 def test_fastest_of_several_timings_counts():
     lines = [line(A, None), line(B, 2.0), line(A, 3.0), line(B, 1.5), line(C, None)]
     latencies = latencies_by_digest(lines)
-    assert {digest: each.quiet_us for digest, each in latencies.items()} == {A: 3.0, B: 1.5}
+    assert {digest: each.fastest_us for digest, each in latencies.items()} == {A: 3.0, B: 1.5}
     assert errors_by_digest(lines) == {C: "no"}
 
 
@@ -53,9 +53,9 @@ def test_timing_at_less_than_full_speed_does_not_count():
         line(A, 3.2, full_us=10.0, reading_us=10.0, first_us=6.0),
     ]
     latencies = latencies_by_digest(lines)
-    assert (latencies[A].quiet_us, latencies[A].typical_us) == (3.2, 4.75)
+    assert (latencies[A].fastest_us, latencies[A].typical_us) == (3.2, 4.75)
     assert (latencies[A].is_disturbed, latencies[B].is_disturbed) == (False, True)
-    assert latencies_by_digest(lines[:2])[A].quiet_us == 3.0, "no faster reading was known"
+    assert latencies_by_digest(lines[:2])[A].fastest_us == 3.0, "no faster reading was known"
 
 
 def test_network_is_timed_again_until_its_timings_agree():
@@ -66,7 +66,7 @@ def test_network_is_timed_again_until_its_timings_agree():
     assert to_time_again(slow_at_first, [A, B]) == {A, B}
     assert to_time_again([*slow_at_first, line(A, 1.01)], [A]) == set()
     assert to_time_again([line(A, None)], [A]) == set()
-    never = [line(A, round(0.9**n, 3)) for n in range(MAX_MOMENTS)]
+    never = [line(A, round(0.9**n, 3)) for n in range(MAX_ROUNDS)]
     assert to_time_again(never, [A]) == set()
     assert to_time_again(never[1:], [A]) == {A}
 

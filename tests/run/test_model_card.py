@@ -9,10 +9,10 @@ import pytest
 
 from nas.data import load_dataset
 from nas.deploy.card import measure_accuracy, render_card
-from nas.latency.moments import Latency, Moment
+from nas.latency.rounds import Latency, Round
 from nas.run.answers import ConfusedPair
 from nas.run.model_card import CARD, LatencyRecord
-from tests.latency.moments_without_readings import latency_of
+from tests.latency.rounds_without_readings import latency_of
 from tests.run.test_answers import answers_of
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
@@ -72,19 +72,19 @@ def test_latencies_of_other_things_are_not_compared(changes):
     assert card_with({ONNX: 470.0}, **changes).latency_notes == ()
 
 
-def test_latency_has_the_figures_of_its_moments():
-    moments = [Moment(4.0, 10.0, 4.5), Moment(3.0, 10.0, 6.0), Moment(5.0, 15.0, 5.5)]
-    record = LatencyRecord.of(Latency(moments, full_us=10.0), threads=2)
-    assert record.moments_us == (4.0, 3.0, 5.0)
+def test_latency_has_the_figures_of_its_rounds():
+    rounds = [Round(4.0, 10.0, 4.5), Round(3.0, 10.0, 6.0), Round(5.0, 15.0, 5.5)]
+    record = LatencyRecord.of(Latency(rounds, full_us=10.0), threads=2)
+    assert record.rounds_us == (4.0, 3.0, 5.0)
     assert record.first_us == (4.5, 6.0, 5.5)
-    assert (record.quiet_us, record.typical_us, record.slowest_us) == (3.0, 5.5, 6.0)
+    assert (record.fastest_us, record.typical_us, record.slowest_us) == (3.0, 5.5, 6.0)
     assert not record.is_disturbed
-    assert LatencyRecord.of(Latency(moments[2:], full_us=10.0), threads=2).is_disturbed
+    assert LatencyRecord.of(Latency(rounds[2:], full_us=10.0), threads=2).is_disturbed
 
 
 def test_no_first_sample_makes_the_slowest_faster_than_the_latency():
-    record = LatencyRecord.of(Latency([Moment(4.0, 10.0, 3.5), Moment(4.1, 10.0, 3.9)]), threads=1)
-    assert (record.quiet_us, record.slowest_us) == (4.0, 4.1)
+    record = LatencyRecord.of(Latency([Round(4.0, 10.0, 3.5), Round(4.1, 10.0, 3.9)]), threads=1)
+    assert (record.fastest_us, record.slowest_us) == (4.0, 4.1)
 
 
 def test_file_of_the_script_is_the_one_that_was_checked_in_any_order():
@@ -100,7 +100,7 @@ def test_card_says_which_latency_is_disturbed():
     card = card_with({ONNX: 100.0})
     assert "disturbed" not in render_card(card, None)
     (file,) = card.files
-    slowed = LatencyRecord.of(Latency([Moment(100.0, 15.0, 110.0)], full_us=10.0), threads=1)
+    slowed = LatencyRecord.of(Latency([Round(100.0, 15.0, 110.0)], full_us=10.0), threads=1)
     card = card.model_copy(update={"files": (file.model_copy(update={"latency": slowed}),)})
     page = render_card(card, None)
     assert "| 0.1 (0.11, 0.11), disturbed |" in page

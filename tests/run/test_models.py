@@ -21,7 +21,7 @@ from nas.run.settings import SearchSettings
 from nas.run.trained import read_trained
 from nas.statistics import wilson_interval
 from tests.conftest import EXAMPLE
-from tests.latency.moments_without_readings import latency_of
+from tests.latency.rounds_without_readings import latency_of
 from tests.run.test_answers import answers_of
 
 
@@ -380,7 +380,7 @@ def test_select_names_the_file_to_deploy(exported_run, invoke):
     first, *_, other = result.stdout.splitlines()
     assert first.startswith(f"Deploy {exported_run}/models/{fast}/model.onnx-int8 (onnx-int8): ")
     assert "hold-out accuracy 91.0%" in first
-    assert "0.06 ms at quiet moments and typically 0.06 ms on AMD EPYC" in first
+    assert "0.06 ms in the fastest rounds and typically 0.06 ms on AMD EPYC" in first
     assert other.startswith(f"models/{fast}/model.onnx (onnx): hold-out accuracy 90.0%")
     document = json.loads(invoke("select", exported_run, *limits, "--json").stdout)
     assert document["id"] == fast

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas.files.documents import to_json
-from nas.latency.moments import round_to_four_digits
+from nas.latency.rounds import round_to_four_digits
 from nas.opened_run import open_run
 from nas.run.published import published_comparisons
 from nas.run.run import Run
@@ -40,10 +40,10 @@ def add_published(run: Run, latency_us: float | None, right: int, **changes: obj
     add(run, run.front.iloc[0], right, **fields)
     if latency_us is not None:
         line = json.loads((run.path / "measurements.jsonl").read_text().splitlines()[0])
-        moments = [latency_us] * 8
+        rounds = [latency_us] * 8
         digest = str(fields["digest"])
         line |= {"digest": digest, "measured_us": latency_us, "error": ""}
-        line |= {key: moments for key in line if key.endswith("samples_us")}
+        line |= {key: rounds for key in line if key.endswith("samples_us")}
         with (run.path / "measurements.jsonl").open("a") as log:
             log.write(f"{json.dumps(line)}\n")
         assert run.measured_us[digest] == round_to_four_digits(latency_us)

@@ -9,7 +9,7 @@ from tests.benchmarks.search_kills import (
 
 
 @pytest.mark.slow
-def test_search_that_is_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path):
+def test_search_that_is_killed_at_random_rounds_equals_an_uninterrupted_one(tmp_path):
     uninterrupted = summary(run_test_search(None, 60))
     location = tmp_path / "study.journal"
     killed = search_with_kills(location, trials=60, kills=8, seed=1)

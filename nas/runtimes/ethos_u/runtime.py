@@ -116,7 +116,7 @@ class EthosURuntime(Runtime):
     targets = PARTS
     dtypes = ("int8",)
     max_batch = 1
-    moments = 1
+    rounds = 1
 
     @classmethod
     def availability(cls) -> Availability:

@@ -40,10 +40,10 @@ _MACS_PER_SECOND = {
     "float32": {"dense": 100e9, "depthwise": 20e9},
     "int8": {"dense": 300e9, "depthwise": 40e9},
 }
-"""Rough speed of a core, by which the number of copies is chosen that fill `RUN_SECONDS`."""
+"""Approximate speed of a core, by which the number of copies is chosen that fill `RUN_SECONDS`."""
 
 _ELEMENTS_PER_SECOND = 4e9
-"""Rough speed of a core at reading and writing tensors."""
+"""Approximate speed of a core at reading and writing tensors."""
 
 
 class LiteRtKernelTimer(RepeatedKernelTimer):

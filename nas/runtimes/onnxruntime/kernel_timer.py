@@ -41,7 +41,7 @@ _MACS_PER_SECOND = {
     "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
     "int8": {"dense": 150e9, "depthwise": 20e9, "grouped": 20e9},
 }
-"""Rough speed of a core, by which the number of copies is chosen that fill `RUN_SECONDS`."""
+"""Approximate speed of a core, by which the number of copies is chosen that fill `RUN_SECONDS`."""
 
 _TINY_KERNEL = Kernel.parse("copy 16x1x1 -> 16x1x1 relu")
 

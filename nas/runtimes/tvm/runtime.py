@@ -20,7 +20,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency import cache_model
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
-from nas.latency.moments import MOMENTS
+from nas.latency.rounds import ROUNDS
 from nas.latency.runtime import (
     Availability,
     NetworkCost,
@@ -70,7 +70,7 @@ class TvmRuntime(Runtime):
 
     name = "tvm"
     targets = ("cpu", "cpu?mcpu=...", "cuda", "rpc://...")
-    moments = MOMENTS
+    rounds = ROUNDS
     dispatch_seconds = 30.0
     dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
 
@@ -206,7 +206,7 @@ class CudaRuntime(TvmRuntime):
     dtypes = ("float32", "float16")
     max_batch = 1
     compiles_beside_timing = True
-    moments = 4  # Few, because two timings of a kernel on an H100 differed by 1%.
+    rounds = 4  # Few, because two timings of a kernel on an H100 differed by 1%.
 
     def check_threads(self) -> None:
         """Raise RequestError for more than the one thread that launches all kernels."""

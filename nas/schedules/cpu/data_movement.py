@@ -77,13 +77,13 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
         name: symbol of the function.
     """
     groups = kernel.shuffle_groups
-    pieces = _pieces(kernel, lanes)
+    runs = _runs(kernel, lanes)
     origins = _origins(kernel)
     channels_per_group = kernel.output[0] // groups
 
     def move_pixel(loop_nest: LoopNest, pixel: Expr) -> list[Stmt]:
         statements = []
-        for start, n in pieces:
+        for start, n in runs:
             parts = []
             for j in range(groups):
                 position, channel = origins[j * channels_per_group + start]
@@ -112,7 +112,7 @@ def _origins(kernel: Kernel) -> list[tuple[int, int]]:
     ]
 
 
-def _pieces(kernel: Kernel, lanes: int) -> list[tuple[int, int]]:
+def _runs(kernel: Kernel, lanes: int) -> list[tuple[int, int]]:
     """Return `(start, count)` of runs of channels that each group reads as one vector.
 
     In every group, the channels of a run lie side by side in one input.
@@ -135,12 +135,12 @@ def _pieces(kernel: Kernel, lanes: int) -> list[tuple[int, int]]:
                 return n
         return longest
 
-    pieces: list[tuple[int, int]] = []
+    runs: list[tuple[int, int]] = []
     start = 0
     while start < channels_per_group:
-        pieces.append((start, run_length(start)))
-        start += pieces[-1][1]
-    return pieces
+        runs.append((start, run_length(start)))
+        start += runs[-1][1]
+    return runs
 
 
 def _interleave(parts: Sequence[Expr], n: int) -> list[Expr]:

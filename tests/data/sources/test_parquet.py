@@ -266,7 +266,7 @@ def test_row_with_an_invalid_path_is_a_bad_image(tmp_path, empty_cache, path):
         load_dataset(write(tmp_path / "a.parquet", images, LABELS))
 
 
-def test_row_group_is_read_in_pieces(tmp_path):
+def test_row_group_is_read_in_parts(tmp_path):
     rng = np.random.default_rng(0)
     images = [rng.bytes(50_000) for _ in range(600)]
     path = tmp_path / "a.parquet"

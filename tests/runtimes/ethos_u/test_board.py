@@ -108,7 +108,7 @@ def test_check_compares_estimates_with_measurements(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nas.latency.moments.MAX_MOMENTS", 2)
+    monkeypatch.setattr("nas.latency.rounds.MAX_ROUNDS", 2)
     table = LatencyTable.open_or_create(tmp_path, runtime)
     assert build_table(table, space_kernels(space, runtime), runtime.timer).failed == 0
     opened = LatencyTable.open(table.path)

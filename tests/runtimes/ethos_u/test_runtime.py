@@ -55,7 +55,7 @@ def test_every_row_says_that_it_is_estimated(tmp_path):
     build_table(table, kernels, runtime.timer)
     records = table.records("kernel")
     assert {record.basis for record in records} == {runtime.basis}
-    assert all(len(record.samples_us) == 1 and record.settled for record in records)
+    assert all(len(record.samples_us) == 1 and record.complete for record in records)
     for record in records:
         schedule = record.schedule
         assert record.latency_us == pytest.approx(schedule["cycles"] / 500, rel=1e-3)

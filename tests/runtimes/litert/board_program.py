@@ -39,19 +39,19 @@ def main(folder: Path) -> None:
         output = Session(path.read_bytes(), 1, len(images)).run(images)
         np.save(path.with_suffix(".out.npy"), output)
     # Timings of an emulator mean nothing, so take the fewest.
-    timing.SECONDS_BETWEEN_MOMENTS = differences.SECONDS_BETWEEN_COMPONENTS = 0.0
+    timing.SECONDS_BETWEEN_ROUNDS = differences.SECONDS_BETWEEN_COMPONENTS = 0.0
     timing.SAMPLES = timing.QUICK_SAMPLES = 1
     timing.WAIT_SECONDS = 0.0
-    build.CURVE_MOMENTS, build.MAX_CURVE_DIFFERENCE = 1, 1e9
-    # But the cost of a run, which is subtracted from them, must not be that of a slow moment.
-    repeated_kernels.MOMENTS = 5
+    build.CURVE_ROUNDS, build.MAX_CURVE_DIFFERENCE = 1, 1e9
+    # But the cost of a run, which is subtracted from them, must not be that of a slow round.
+    repeated_kernels.ROUNDS = 5
     # A network of 64 MiB takes a minute.
     cache_model.WEIGHTS_MIB = (1,) * len(cache_model.WEIGHTS_MIB)
     # With one sample of each, the difference of two timings of a kernel that costs next to nothing
     # may be below zero. Each runtime times anew what it subtracts.
     for _ in range(MAX_BUILDS):
         runtime = open_runtime("litert")
-        type(runtime).moments = 1
+        type(runtime).rounds = 1
         table = LatencyTable.open_or_create(folder, runtime)
         kernels = runtime.kernels(timed_graph())
         if not build_table(table, kernels, runtime.timer, retry_failed=True).failed:

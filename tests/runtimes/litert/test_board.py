@@ -51,7 +51,7 @@ def graph() -> Graph:
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.moments.MAX_MOMENTS", 2)
+    monkeypatch.setattr("nas.latency.rounds.MAX_ROUNDS", 2)
     monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 10)
 
 
@@ -82,7 +82,7 @@ def test_table_of_a_board_predicts_its_networks(
     assert opened.predict(graph).latency_us > sum(opened.predict(graph).kernels_us)
     (measured,) = measure_networks([graph], runtime, table.schedules())
     assert measured.error is None
-    assert measured.latency.quiet_us > 0
+    assert measured.latency.fastest_us > 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

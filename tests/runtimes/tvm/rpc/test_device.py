@@ -15,8 +15,8 @@ from nas.deploy.model import TrainedModel
 from nas.errors import BoardLostError, DeviceError, ExportError, RequestError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, core_speed, timing
-from nas.latency.moments import Latency
 from nas.latency.record import Record
+from nas.latency.rounds import Latency
 from nas.latency.timing import SAMPLES, Timing
 from nas.machine import this_machine
 from nas.runtimes.boards import connection
@@ -67,7 +67,7 @@ def test_speed_is_read_on_the_board(processes: Processes, code: str) -> None:
         measure()
 
 
-def test_moment_on_a_slowed_board_is_disturbed_in_a_later_session_too(
+def test_round_on_a_slowed_board_is_disturbed_in_a_later_session_too(
     runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core_speed, "SECONDS_BETWEEN_FIRST_READINGS", 0.0)
@@ -80,16 +80,16 @@ def test_moment_on_a_slowed_board_is_disturbed_in_a_later_session_too(
         attempts += 1
         return [slowdown * 1e-3] * samples
 
-    moments = []
+    rounds = []
     for factor in (1.0, 1.5):
         slowdown, attempts = factor, 0
         with runtime.timing_context():
-            moments.append(timing.measure(evaluate).moment)
+            rounds.append(timing.measure(evaluate).round)
         runtime.release()
     assert attempts > timing.MAX_ATTEMPTS_PER_SAMPLE * SAMPLES, "it has waited for full speed"
-    assert [each.reading_us for each in moments] == [30.0, 45.0]
-    assert Latency(moments, full_us=30.0).counted_us == [1000.0]
-    assert Latency(moments[1:], full_us=30.0).is_disturbed
+    assert [each.reading_us for each in rounds] == [30.0, 45.0]
+    assert Latency(rounds, full_us=30.0).counted_us == [1000.0]
+    assert Latency(rounds[1:], full_us=30.0).is_disturbed
 
 
 @pytest.mark.slow
