@@ -70,9 +70,11 @@ def _open_database(url: URL) -> RDBStorage:
             "options": f"-c idle_in_transaction_session_timeout={MAX_LOCK_SECONDS}s",
         }
     connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
+    # A server has few connections, by default 100: a process that works for hours holds one.
+    pool = {} if is_sqlite else {"pool_pre_ping": True, "pool_size": 1}
     storage = RDBStorage(
         url.render_as_string(hide_password=False),
-        engine_kwargs={"pool_pre_ping": not is_sqlite, "connect_args": connect_args},
+        engine_kwargs={**pool, "connect_args": connect_args},
     )
     if is_sqlite:
         # SQLite has no row locks: two processes that end one trial at the same time can both read

@@ -55,8 +55,12 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        # Without fsync, data are lost only if the machine itself crashes.
-        options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off"
+        # Without fsync, data are lost only if the machine itself crashes. Storages of ended tests
+        # hold their connections until they are collected as garbage.
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off "
+            "-c max_connections=400"
+        )
         log = self._folder / "log"
         self._run("pg_ctl", "start", "--wait", f"--log={log}", f"--options={options}")
 
