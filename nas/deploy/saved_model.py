@@ -113,7 +113,7 @@ def _space_of(record: NetworkRecord, path: Path) -> SearchSpace:
     """Return the space of a network from the run around the model's folder, or by its name."""
     name = record.architecture.space
     copy = path.resolve().parent.parent.parent / "spaces" / f"{name}.py"
-    return load_space(copy if copy.is_file() else name, **record.settings.sizes)
+    return load_space(copy if copy.is_file() else name, **record.settings.model_dump())
 
 
 def _network(

@@ -403,12 +403,10 @@ def _data_or_reason(card: ModelCard) -> tuple[ImageDataset | None, str]:
         return None, error.message
 
 
-def batches(
-    images: Images, preprocessing: Preprocessing, size: int = BATCH_SIZE
-) -> Iterator[NDArray[np.float32]]:
-    """Yield images as the input of a network, `size` at a time."""
-    for start in range(0, len(images), size):
-        yield normalised(images.take(slice(start, start + size)), preprocessing)
+def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
+    """Yield images as the input of a network, `BATCH_SIZE` at a time."""
+    for start in range(0, len(images), BATCH_SIZE):
+        yield normalised(images.take(slice(start, start + BATCH_SIZE)), preprocessing)
 
 
 def _classify(

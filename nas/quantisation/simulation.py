@@ -48,14 +48,13 @@ def run_batches(
     images: NDArray[np.float32],
     weights: Weights,
     transform: Callable[[int, Tensor], Tensor] | None = None,
-    batch_size: int = _BATCH_SIZE,
 ) -> NDArray[np.float32]:
     """Return the outputs `N x features` of a folded graph for many images, in small batches."""
-    with torch.inference_mode(), limit_threads(graph.macs * batch_size):
+    with torch.inference_mode(), limit_threads(graph.macs * _BATCH_SIZE):
         outputs = [
             run_graph(graph, torch.from_numpy(batch), weights, transform).flatten(1)
             for batch in (
-                images[start : start + batch_size] for start in range(0, len(images), batch_size)
+                images[start : start + _BATCH_SIZE] for start in range(0, len(images), _BATCH_SIZE)
             )
         ]
     result: NDArray[np.float32] = torch.cat(outputs).numpy()

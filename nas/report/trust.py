@@ -682,7 +682,7 @@ def _build_command(run: Run) -> str:
     words = ["nas", "table", "build"]
     for name in run.record.spaces or {}:
         words += ["--space", str(run.path / "spaces" / f"{name}.py")]
-    options: dict[str, object] = {} if sizes is None else dict(sizes.sizes)
+    options: dict[str, object] = {} if sizes is None else sizes.model_dump()
     options |= {"runtime": device.runtime, "batch": device.batch, "out": device.tables}
     options |= device.runtime_options(device.dtypes[unsure.index(True)])
     for name, value in options.items():

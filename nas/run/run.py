@@ -406,7 +406,7 @@ class Run:
                 f"The job in {self.path} has only begun: it does not say yet what its images are.",
                 remedy="Wait until it does, or run it again.",
             )
-        return self.record.settings.sizes
+        return self.record.settings.model_dump()
 
     @property
     def ranking(self) -> RankingRecord | None:

@@ -114,8 +114,3 @@ class SpaceSettings(Document):
     image_size: Annotated[int, Field(ge=1, le=1 << 16)]
     channels: Annotated[int, Field(ge=1, le=1 << 16)]
     classes: Annotated[int, Field(ge=1, le=1 << 24)]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The arguments, without what a later version may have added."""
-        return self.model_dump(include=set(type(self).model_fields))

@@ -162,7 +162,7 @@ class Supernet(SlotModule):
         path = Path(folder) / SUPERNET_FILE
         tensors, record = checkpoint.read(path)
         if space is None and record.settings is not None:
-            space = load_space(record.space, **record.settings.sizes)
+            space = load_space(record.space, **record.settings.model_dump())
         if space is None or record.space_digest != space.digest:
             other = "an unknown one" if space is None else f"{space.name} ({space.digest})"
             raise CheckpointError(

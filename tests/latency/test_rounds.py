@@ -23,8 +23,8 @@ def test_latency_has_the_fastest_rounds_and_the_median_of_all():
     latency = latency_of([float(us) for us in range(100, 0, -1)])
     assert (latency.fastest_us, latency.typical_us) == (13.0, 50.5)
     assert latency_of([7.0]).interval_us == (7.0, 7.0)
-    found = Latency([Round(5.0, 10.0, 8.0), Round(5.1, 10.0, 9.0), Round(5.0, 10.0, 5.0)])
-    assert (found.fastest_us, found.typical_us) == (5.0, 8.0)
+    latency = Latency([Round(5.0, 10.0, 8.0), Round(5.1, 10.0, 9.0), Round(5.0, 10.0, 5.0)])
+    assert (latency.fastest_us, latency.typical_us) == (5.0, 8.0)
 
 
 def test_rounds_at_less_than_full_speed_do_not_count():

@@ -163,11 +163,11 @@ CASES: list[tuple[str, dict[str, Any], str | None, str, str | None]] = [
 @pytest.mark.parametrize(("topic", "changes", "severity", "words", "remedy"), CASES)
 def test_row_of_a_topic(run, topic, changes, severity, words, remedy):
     change(run, **changes)
-    found = row(run, topic)
-    assert (found and found.severity) == severity
-    if found:
-        assert words in f"{found.finding} {found.details} "
-        assert found.remedy == (remedy and remedy.format(run=run))
+    shown = row(run, topic)
+    assert (shown and shown.severity) == severity
+    if shown:
+        assert words in f"{shown.finding} {shown.details} "
+        assert shown.remedy == (remedy and remedy.format(run=run))
 
 
 def test_rows_are_sorted_and_the_summary_names_the_worst(run):
@@ -236,9 +236,9 @@ def test_ranking_is_judged_by_its_interval_and_by_counting_operations(run, tau, 
 )  # fmt: skip
 def test_row_of_a_topic_of_trained_networks(trained_run, topic, changes, severity, words):
     change(trained_run, **changes)
-    found = row(trained_run, topic)
-    assert found.severity == severity
-    assert words in f"{found.finding} {found.details}"
+    shown = row(trained_run, topic)
+    assert shown.severity == severity
+    assert words in f"{shown.finding} {shown.details}"
 
 
 def test_files_as_fast_as_the_search_measured_are_fine(trained_run):
@@ -268,18 +268,18 @@ def test_trained_front_is_fine_unless_its_training_was_short(trained_run):
 
 
 def test_trained_networks_that_no_test_tells_apart_are_named(trained_run):
-    found = row(trained_run, "hold-out images")
-    assert found.severity == "note"
+    shown = row(trained_run, "hold-out images")
+    assert shown.severity == "note"
     models = open_run(trained_run).models
     first, second = undecided_pairs(models, is_balanced=False)[0]
-    assert f"No difference is shown between {first} and {second}" in found.details
+    assert f"No difference is shown between {first} and {second}" in shown.details
     answers = [model.answers for model in open_run(trained_run).models]
     shares = [
         np.mean([a != b for a, b in zip(first.is_right, second.is_right, strict=True)])
         for at, first in enumerate(answers)
         for second in answers[at + 1 :]
     ]
-    assert f"about {100 * np.mean(shares):.1f}% of them" in found.details
+    assert f"about {100 * np.mean(shares):.1f}% of them" in shown.details
 
 
 @pytest.mark.parametrize(
@@ -288,9 +288,9 @@ def test_trained_networks_that_no_test_tells_apart_are_named(trained_run):
 )
 def test_noise_of_the_machine_is_judged_by_its_typical_round(run, monkeypatch, slowdown, severity):
     monkeypatch.setattr(Run, "slowdown", slowdown)
-    found = row(run, "noise of the machine")
-    assert found.severity == severity
-    assert slowdown.text in found.finding
+    shown = row(run, "noise of the machine")
+    assert shown.severity == severity
+    assert slowdown.text in shown.finding
 
 
 def test_latencies_of_a_core_that_was_always_slowed_are_named(run, monkeypatch):
@@ -299,18 +299,18 @@ def test_latencies_of_a_core_that_was_always_slowed_are_named(run, monkeypatch):
     measured_us = rows["measured_us"]
     ends = {"measured_low_us": 0.6 * measured_us, "measured_high_us": measured_us}
     change(run, rows={**ends, "disturbed": True})
-    found = row(run, "noise of the machine")
+    shown = row(run, "noise of the machine")
     members = sorted(open_run(run).members, key=lambda each: each.latency_us)
-    assert found.severity == "limit"
-    assert f"{len(members)} of {len(members)} latencies of the front" in found.finding
+    assert shown.severity == "limit"
+    assert f"{len(members)} of {len(members)} latencies of the front" in shown.finding
     close = [
         f"{fast.id} and {slow.id}"
         for fast, slow in pairwise(members)
         if fast.latency_us >= 0.6 * slow.latency_us
     ]
     assert close
-    assert all(pair in found.details for pair in close)
-    assert f"which is faster of {'; '.join(close)}." in found.details
+    assert all(pair in shown.details for pair in close)
+    assert f"which is faster of {'; '.join(close)}." in shown.details
 
 
 @pytest.mark.parametrize(("typical", "severity"), [(1.02, "note"), (1.6, "limit")])
@@ -320,9 +320,9 @@ def test_one_disturbed_member_is_a_note_and_hides_no_noise(run, monkeypatch, typ
     measured = rows["measured_us"].notna()
     first = open_run(run).members[0].id
     change(run, rows={"disturbed": (rows["id"] == first).where(measured, None)})
-    found = row(run, "noise of the machine")
-    assert found.severity == severity
-    assert found.finding.startswith(f"1 of {len(open_run(run).members)} latencies of the front")
+    shown = row(run, "noise of the machine")
+    assert shown.severity == severity
+    assert shown.finding.startswith(f"1 of {len(open_run(run).members)} latencies of the front")
 
 
 def test_noise_is_left_out_if_nothing_was_timed_twice(run, monkeypatch):
@@ -333,10 +333,10 @@ def test_noise_is_left_out_if_nothing_was_timed_twice(run, monkeypatch):
 def test_failed_exports_limit_and_name_the_format(trained_run):
     name = open_run(trained_run).models[0].record.id
     change(trained_run, record={"export_errors": {name: {"coreml": "It is not installed."}}})
-    found = row(trained_run, "exported files")
-    assert found.severity == "limit"
-    assert f"{name} was not exported as coreml: It is not installed." in found.details
-    assert found.remedy == f"nas export {trained_run} --pick {name}"
+    shown = row(trained_run, "exported files")
+    assert shown.severity == "limit"
+    assert f"{name} was not exported as coreml: It is not installed." in shown.details
+    assert shown.remedy == f"nas export {trained_run} --pick {name}"
 
 
 def test_run_that_has_only_begun_has_a_section(run):
@@ -344,7 +344,7 @@ def test_run_that_has_only_begun_has_a_section(run):
         (run / name).unlink()
     later = ("table", "device", "search", "supernets", "study", "correction", "finalists")
     change_json(run / "run.json", lambda c: [c.pop(name) for name in later])
-    found = {each.topic: each for each in section(run).rows}
-    assert found["predicted latency"].severity == "limit"
-    assert found["length of the search"].finding == "The search has scored no architecture yet."
-    assert "kernels" not in found
+    shown = {each.topic: each for each in section(run).rows}
+    assert shown["predicted latency"].severity == "limit"
+    assert shown["length of the search"].finding == "The search has scored no architecture yet."
+    assert "kernels" not in shown
