@@ -29,6 +29,12 @@ def copy_of_example(folder: Path) -> Path:
     return shutil.copytree(EXAMPLE, folder, ignore=LEFT_OUT)
 
 
+@pytest.fixture(autouse=True)
+def _without_tables(monkeypatch, tmp_path):
+    """Work in an empty folder: `make quickstart` may leave the example's table in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def one(tmp_path) -> Path:
     return copy_of_example(tmp_path / "one")
