@@ -209,7 +209,7 @@ def test_ctrl_c_ends_after_current_trial_and_same_command_continues(folder_with_
     command = ("search", "job.toml", "--trials", 45)
     journal = OUT / "study.journal"
     process = start_process(
-        lambda: journal.exists() and journal.read_bytes().count(b'"digest"') >= 3,
+        lambda: journal.exists() and journal.read_bytes().count(b'"ended"') >= 3,
         "-m",
         "nas",
         *command,

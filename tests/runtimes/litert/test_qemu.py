@@ -27,7 +27,7 @@ from tests.latency.example_graphs import GRAPHS
 from tests.markdown import ROOT
 from tests.runtimes.board_servers import answering_runtime, board_server
 from tests.runtimes.litert import board_program
-from tests.runtimes.outputs import check_outputs
+from tests.runtimes.outputs import check_outputs, random_images
 from tests.test_onnx_model import network
 
 pytestmark = [
@@ -44,11 +44,10 @@ BLOCKS = ["inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_ex
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the board's program, after it has run."""
     folder = tmp_path_factory.mktemp("board")
-    rng = np.random.default_rng(0)
     for name in BLOCKS:
         graph = GRAPHS[name]()
         weights = folded_weights(network(graph))
-        images = rng.standard_normal((2, *graph.input_shape), np.float32)
+        images = random_images(graph, 2)
         for dtype in ("float32", "int8"):
             path = folder / f"{name}-{dtype}.tflite"
             path.write_bytes(network_file(graph, weights, dtype))
