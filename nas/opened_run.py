@@ -68,8 +68,8 @@ class OpenedRun(Run):
         """Return the member of the front to choose of those that meet the limits.
 
         This is the fastest one that the images do not tell from the most accurate one, see
-        `nas.run.selection.select`. Trained members are compared by their trained accuracy, see
-        `nas.run.selection.expected_accuracies`.
+        `nas.run.selection.Selection.choose`. Trained members are compared by their trained
+        accuracy, see `nas.run.selection.expected_accuracies`.
 
         Args:
             limits: limits of figures of the runtime by their names, as in `[search.limits]`.
@@ -90,7 +90,7 @@ class OpenedRun(Run):
         """
         own = Limits(limits, self.figures.values(), **named)
         rule = selection_rule(knee=knee, most_accurate=most_accurate)
-        return Pick.of_run(self, self.choose(own, int8=int8, rule=rule))
+        return Pick.of_run(self, self.selection(own, int8=int8).choose(rule))
 
     def supernet(self, space: str) -> Supernet:
         """Return the trained supernet of a space. See `nas.deploy.networks.load_supernet`."""

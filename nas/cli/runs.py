@@ -27,7 +27,7 @@ from nas.errors import BudgetError, RequestError
 
 if TYPE_CHECKING:
     from nas.job import JobResult, JobSettings
-    from nas.job.planning import JobPlan
+    from nas.job.plan import JobPlan
 
 
 def quickstart(out: Out = None, as_json: Json = False) -> None:

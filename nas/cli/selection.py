@@ -16,7 +16,7 @@ from nas.figures import SELECTION_LIMITS
 if TYPE_CHECKING:
     from nas.run.candidates import Candidate
     from nas.run.run import Run
-    from nas.run.selection import Comparison, Limits, Option, Rule
+    from nas.run.selection import Comparison, Option, Rule, Selection
 
 
 @with_options(
@@ -78,17 +78,17 @@ def select(
     Example: nas select results/quickstart --max-latency-ms 0.05 --int8
     """
     from nas.opened_run import open_run
-    from nas.run.selection import Limits, runner_up, selection_rule
-    from nas.run.selection import select as select_option
+    from nas.run.selection import Limits, selection_rule
 
     run = open_run(run_folder)
     own = Limits(dict(map(_parse_limit, limit or [])), run.figures.values(), **limits)
-    options, rule = run.options(int8=int8), selection_rule(knee=knee, most_accurate=most_accurate)
-    option = select_option(options, own, run.images, run.models, rule=rule)
-    second = runner_up(options, own, option)
-    comparison = None if second is None else run.compare(option, second)
-    equals = [] if option.file else run.indistinguishable(option.member, own)
-    lines = _reasons(run, option, options, own, rule)
+    rule = selection_rule(knee=knee, most_accurate=most_accurate)
+    selection = run.selection(own, int8=int8)
+    option = selection.choose(rule)
+    second = selection.runner_up(option)
+    comparison = None if second is None else selection.compare(option, second)
+    equals = [each.member for each in selection.indistinguishable(option)]
+    lines = _reasons(run, option, selection, rule)
     if comparison is not None:
         lines.append(f"It is {comparison.text}.")
     estimated = "estimated at " if option.is_file_size_estimated else ""
@@ -96,7 +96,7 @@ def select(
     if option.file is None:
         lines += _network_lines(run, option, equals)
     else:
-        lines += _file_lines(run, option, options)
+        lines += _file_lines(run, option, selection.options)
     show(_document(run, option, comparison, equals), "\n".join(lines), as_json)
 
 
@@ -111,21 +111,18 @@ def _parse_limit(text: str) -> tuple[str, float]:
         ) from None
 
 
-def _reasons(
-    run: Run, option: Option, options: Sequence[Option], limits: Limits, rule: Rule
-) -> list[str]:
+def _reasons(run: Run, option: Option, selection: Selection, rule: Rule) -> list[str]:
     """Return what was chosen and why, in lines."""
-    from nas.run.selection import reason
-
     images, member = run.images, option.member
     lines = [f"Deploy {run.path}/{option.summary(images)}"] if option.file else []
     lines += [member.summary(images), json.dumps(member.architecture.model_dump())]
-    if idle := limits.idle(options):
-        lines.append(f"The limit of {', '.join(idle)} excludes none of {len(options)} choices.")
+    if idle := selection.limits.idle(selection.options):
+        count = len(selection.options)
+        lines.append(f"The limit of {', '.join(idle)} excludes none of {count} choices.")
     if images.judging_note and option.is_trained:
         lines.append(f"It is judged by {images.judging_images}. {images.judging_note}")
     if rule == "one_standard_error":
-        lines.append(reason(option, options, limits, images, run.models))
+        lines.append(selection.reason(option))
     return lines
 
 

@@ -32,17 +32,14 @@ from nas.latency import measure_networks
 from nas.run.candidates import of_table
 from nas.run.front import behind, front, representatives, without_second_dtypes
 from nas.run.measurements import (
-    MEASUREMENTS,
     NETWORKS_PER_ROUND,
     Measurement,
     errors_by_digest,
-    latencies_by_digest,
     to_time_again,
 )
 from nas.run.objectives import RunObjective
-from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord
-from nas.run.selection import Limits, Option, knee, member_options, select
+from nas.run.selection import Option, Selection, knee, member_options
 from nas.search import Trial
 from nas.space import Architecture
 from nas.supernet.trainer import MAX_EPOCHS
@@ -64,14 +61,11 @@ MIN_PER_SPACE = 3
 """Members of each space's own front that are timed, if the job times enough networks."""
 
 
-def measure_front(
-    run: JobRun, progress: JobProgress, supernets: dict[str, Supernet], trials: Sequence[Trial]
-) -> None:
+def measure_front(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[Trial]) -> None:
     """Time the best candidates as whole networks, score them on the hold-out, and write all rows.
 
     Args:
         run: the run.
-        progress: receives progress and messages.
         supernets: the trained supernets by space.
         trials: the trials of the search.
 
@@ -79,12 +73,12 @@ def measure_front(
         MeasurementError: no candidate could be timed.
     """
     by_digest = {trial.digest: trial for trial in trials}
-    timed = {each.digest for each in jsonl.read(run.measurements, MEASUREMENTS)}
+    timed = {each.digest for each in run.timing_log}
     timed |= trained_in_source(run).keys()  # Only a measured network is on the front.
     chosen = to_measure(
         # Candidates are chosen by their predictions, not by what was measured, so that a resumed
         # run chooses the same.
-        candidate_rows(run, trials, {}, {}, {}, {}),
+        candidate_rows(run, trials),
         run.objectives,
         list(run.spaces),
         run.settings.finish.measure,
@@ -92,11 +86,11 @@ def measure_front(
         timed=timed,
     )
     chosen_trials = [by_digest[digest] for digest in chosen]
-    _measure(run, progress, chosen_trials, run.seconds_for(MEASURE))
+    _measure(run, chosen_trials, run.seconds_for(MEASURE))
     write_candidates(run, trials, supernets)
     if sentence := _saturation(run):
-        progress.note(sentence)
-    problems = errors_by_digest(jsonl.read(run.measurements, MEASUREMENTS))
+        run.progress.note(sentence)
+    problems = errors_by_digest(run.timing_log)
     if problems and not run.measured_us:
         raise MeasurementError(
             f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
@@ -104,33 +98,30 @@ def measure_front(
         )
 
 
-def _measure(run: JobRun, progress: JobProgress, chosen: Sequence[Trial], limit_s: float) -> None:
+def _measure(run: JobRun, chosen: Sequence[Trial], limit_s: float) -> None:
     """Time each network until its timings agree, and append all timings to the log.
 
     Networks whose timings do not agree after `FIRST_SHARE` of the time are timed again in the rest
     of it: a slow minute is over then. Each is timed once in any case, and so is one that an earlier
     start left with a disturbed latency.
     """
-    progress.begin("whole networks", "network")
+    run.progress.begin("whole networks", "network")
     jsonl.repair(run.measurements)
     once = run.runtime.has_constant_networks or limit_s <= 0
     start = time.monotonic()
 
     def left(also: Collection[str] = ()) -> list[Trial]:
-        log = jsonl.read(run.measurements, MEASUREMENTS)
-        waiting = to_time_again(log, [trial.digest for trial in chosen], once=once) | set(also)
+        digests = [trial.digest for trial in chosen]
+        waiting = to_time_again(run.timing_log, digests, once=once) | set(also)
         return [trial for trial in chosen if trial.digest in waiting]
 
-    earlier = latencies_by_digest(list(jsonl.read(run.measurements, MEASUREMENTS)))
-    disturbed = [digest for digest, latency in earlier.items() if latency.is_disturbed]
-    _measure_in_rounds(run, progress, left(disturbed), start + FIRST_SHARE * limit_s)
+    disturbed = [digest for digest, latency in run.latencies.items() if latency.is_disturbed]
+    _measure_in_rounds(run, left(disturbed), start + FIRST_SHARE * limit_s)
     if time.monotonic() < start + limit_s:
-        _measure_in_rounds(run, progress, left(), start + limit_s)
+        _measure_in_rounds(run, left(), start + limit_s)
 
 
-def _measure_in_rounds(
-    run: JobRun, progress: JobProgress, left: Sequence[Trial], end: float
-) -> None:
+def _measure_in_rounds(run: JobRun, left: Sequence[Trial], end: float) -> None:
     """Time networks, a few at a time, until the end of their time; append all timings."""
     rounds: list[tuple[str, list[Trial]]] = []
     for dtype in run.runtimes:
@@ -154,7 +145,7 @@ def _measure_in_rounds(
             ):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
         done += len(together)
-        progress.advance(done, len(left))
+        run.progress.advance(done, len(left))
 
 
 def _saturation(run: JobRun) -> str:
@@ -214,7 +205,7 @@ def to_measure(
     return list(dict.fromkeys([*first, *chosen]))[:count]
 
 
-def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict[str, NasError]]:
+def train_finalists(run: JobRun) -> tuple[list[str], dict[str, NasError]]:
     """Train networks of the front of a run to the end: what `nas select` picks, and others.
 
     The first is the pick by the scores. Another one is trained at the end if training has made it
@@ -222,26 +213,25 @@ def train_finalists(run: JobRun, progress: JobProgress) -> tuple[list[str], dict
 
     Args:
         run: the run, with the candidates and their measured latencies.
-        progress: receives progress and messages.
 
     Returns:
         The names of their folders in `models`, the pick first; and the error of each network that
         could not be trained, by its name. The run's record has the reasons, too.
     """
-    decided = _decide_finalists(run, progress)
+    decided = _decide_finalists(run)
     chosen = _finalists(run, decided.count)
     if not chosen:
         run.record.training_errors = {}
         return [], {}
     setup = Retraining(run, decided.epochs, probed=run.published)
-    _, errors = train_networks(setup, chosen, progress)
-    picked = select(_options(run), Limits(), run.images, run.models)
+    _, errors = train_networks(setup, chosen, run.progress)
+    picked = Selection(_options(run), run.images, run.models).choose()
     name, architecture = finalist(run, picked.member.digest)
     if name not in chosen:
         chosen[name] = architecture
         if not picked.is_trained:
-            progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
-            _, own = train_networks(setup, {name: architecture}, progress)
+            run.progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
+            _, own = train_networks(setup, {name: architecture}, run.progress)
             errors |= own
     run.record.training_errors = {each: error.message for each, error in errors.items()}
     return sorted(chosen.keys() - errors.keys(), key=[name, *chosen].index), errors
@@ -259,7 +249,7 @@ def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
     if rows.empty:
         return {}
     options = _options(run, by_scores=True)
-    wanted = [select(options, Limits(), run.images), knee(options)]
+    wanted = [Selection(options, run.images).choose(), knee(options)]
     digests = [each.member.digest for each in wanted if each is not None]
     on_front = set(rows["digest"])
     digests[1:1] = [digest for digest in run.published_networks if digest in on_front]
@@ -286,7 +276,7 @@ def _options(run: JobRun, *, by_scores: bool = False) -> list[Option]:
     return member_options(members, run.models, device)
 
 
-def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:
+def _decide_finalists(run: JobRun) -> FinalistsRecord:
     """Decide and record how many finalists are trained, and for how many epochs.
 
     All get as many epochs, with which their training and export fill what is left of the budget,
@@ -295,7 +285,7 @@ def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:
     """
     settings, known = run.settings, run.record.finalists
     fewest, most = fewest_finalists(settings), most_finalists(settings)
-    limit_s, times = run.seconds_for(FINALISTS), _EpochTimes(run, progress)
+    limit_s, times = run.seconds_for(FINALISTS), _EpochTimes(run)
 
     def epochs_of(count: int, published_s: float) -> float:
         own = times.of(_finalists(run, count))
@@ -332,7 +322,7 @@ def _decide_finalists(run: JobRun, progress: JobProgress) -> FinalistsRecord:
     run.save()
     spent_s = run.seconds_before(FINALISTS)
     beside = f"; so do the published networks {', '.join(networks)}" if networks else ""
-    progress.note(
+    run.progress.note(
         f"{spent_s / 60:.1f} min of {settings.budget} are spent: finalists are {count} networks of "
         f"the front, and get {decided.epochs} epochs each{beside}"
     )
@@ -344,12 +334,11 @@ class _EpochTimes:
 
     Args:
         run: the run.
-        progress: receives progress.
     """
 
-    def __init__(self, run: JobRun, progress: JobProgress) -> None:
+    def __init__(self, run: JobRun) -> None:
         self._setup = Retraining(run, epochs=1)
-        self._progress = progress
+        self._progress = run.progress
         self._seconds: dict[str, float] = {}
 
     def of(self, networks: Mapping[str, Architecture]) -> list[float]:
@@ -370,22 +359,19 @@ def _export_s(run: JobRun, epoch_s: float) -> float:
     return formats * (EXPORT_FILE_S + share * epoch_s)
 
 
-def export_finalists(
-    run: JobRun, finalists: Sequence[str], progress: JobProgress
-) -> dict[str, NasError]:
+def export_finalists(run: JobRun, finalists: Sequence[str]) -> dict[str, NasError]:
     """Export the finalists of a job in the formats of `[finish] export`.
 
     Args:
         run: the run, with the trained finalists.
         finalists: names of their folders in `models`.
-        progress: receives progress and messages.
 
     Returns:
         The error of each finalist that could not be exported in all formats, by its name. The run's
         record has the reasons by format; under "all" if none was written.
     """
     request = ExportRequest(job_formats(run.settings))
-    errors = export_networks(run, finalists, request, progress)
+    errors = export_networks(run, finalists, request, run.progress)
     run.record.export_errors = {
         name: {format_: own.message for format_, own in error.failed.items()}
         if isinstance(error, IncompleteExportError)

@@ -31,7 +31,7 @@ from nas.job.planning import (
 )
 from nas.job.settings import JOB_FILE
 from nas.latency import Kernel, configured_runtime
-from nas.run.progress import JobProgress
+from nas.run.progress import JobProgress, SilentProgress
 from nas.run.record import RunRecord, StageRecord, read_run
 from nas.run.run import Run
 from nas.run.settings import JobSettings
@@ -62,14 +62,18 @@ class JobRun(Run):
     Attributes:
         has_begun: whether the run has begun to train. Until then its job can still be corrected.
         has_failed: whether the job has failed or was interrupted.
+        progress: receives stages, progress and messages.
         live_report: writes the report meanwhile.
         published: published weights from which supernets start, by space; set by `open_data`.
     """
 
     published: Mapping[str, PublishedWeights]
 
-    def __init__(self, path: Path, settings: JobSettings, command: str) -> None:
+    def __init__(
+        self, path: Path, settings: JobSettings, command: str, progress: JobProgress
+    ) -> None:
         super().__init__(path)
+        self.progress = progress
         self.has_begun = _has_begun(path)
         self._record = _start_record(path, settings, command, has_begun=self.has_begun)
         device = settings.device
@@ -78,7 +82,7 @@ class JobRun(Run):
             self._record.figures = list(figures)
         self.has_failed = False
         self.published = {}
-        self.live_report = LiveReport(self)
+        self.live_report = LiveReport(self, progress)
 
     @property
     def is_running(self) -> bool:
@@ -152,7 +156,7 @@ class JobRun(Run):
         return share_s(self.settings, stage, self.seconds_before(stage)) - own.seconds
 
     @contextmanager
-    def stage(self, name: str, progress: JobProgress) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
         """Time a stage, for `run.json`, and say if it took more than its share of the budget.
 
         The seconds of interrupted starts add up, except those of a killed process. The report that
@@ -170,11 +174,11 @@ class JobRun(Run):
             stage.seconds = round(stage.seconds + seconds, 3)
             self.save()
         if seconds > MAX_OVERTIME * limit_s + MAX_OVERTIME_S:
-            progress.note(
+            self.progress.note(
                 f"{name}: took {format_duration(seconds)}, and {format_duration(limit_s)} were its "
                 f"share of the budget: {OVERTIME_REASONS[name]}"
             )
-        self.live_report.after_stage(seconds, progress)
+        self.live_report.after_stage(seconds)
 
     def _leave_stages_before(self, name: str, *, and_itself: bool = False) -> None:
         """Take the stages before one, which were ended or are not needed, off those that remain.
@@ -190,13 +194,16 @@ class JobRun(Run):
 
 
 @contextmanager
-def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
+def claim(
+    path: Path, settings: JobSettings, command: str = "", progress: JobProgress | None = None
+) -> Iterator[JobRun]:
     """Lock a run folder for this process: a new one, or one of the same job.
 
     Args:
         path: path of the folder; it is made if missing.
         settings: the settings of the job.
         command: command that the run names as what made it.
+        progress: receives stages, progress and messages.
 
     A job that fails or is interrupted leaves a report that says so.
 
@@ -210,7 +217,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[JobRun]:
     path.mkdir(parents=True, exist_ok=True)
     require_run_or_empty(path)
     with opened.locked():
-        run = JobRun(path, settings, command)
+        run = JobRun(path, settings, command, progress or SilentProgress())
         files.replace(path / JOB_FILE, settings.to_toml())
         run.save()
         try:

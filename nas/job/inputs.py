@@ -66,29 +66,23 @@ def _check_figures(settings: JobSettings, dtype: str, known: Mapping[str, Figure
             )
 
 
-def check_published(settings: JobSettings) -> None:
-    """Check the files of published weights of a job, before anything is written.
+def check_networks(settings: JobSettings) -> None:
+    """Check the published weights and networks that a job names, before anything is written.
 
     Raises:
         JobFileError, WeightsError: see `load_published`.
-    """
-    if settings.data.image_size == "auto" or any(each.pretrained for each in settings.space):
-        definitions = [load_definition(each.name) for each in settings.space]
-        load_published(settings, {str(number): each for number, each in enumerate(definitions)})
-
-
-def check_references(settings: JobSettings) -> None:
-    """Check the names of the published networks of a job.
-
-    Raises:
         SpaceError: neither a space of the job nor one that ships has a network of this name.
     """
-    if names := settings.finish.references:
-        spaces = [load_definition(each.name) for each in settings.space]
-        own = {row.name for space in spaces for row in space.references}
-        for name in names:
-            if name not in own:
-                find_reference(name)
+    names = settings.finish.references or ()
+    has_weights = any(each.pretrained for each in settings.space)
+    if not (names or has_weights or settings.data.image_size == "auto"):
+        return
+    spaces = {str(at): load_definition(each.name) for at, each in enumerate(settings.space)}
+    load_published(settings, spaces)
+    own = {row.name for space in spaces.values() for row in space.references}
+    for name in names:
+        if name not in own:
+            find_reference(name)
 
 
 def load_images(
@@ -121,20 +115,6 @@ def load_images(
         progress=progress.advance,
         write_cache=write_cache,
     )
-
-
-def load_spaces(data: ImageDataset, sources: Sequence[str | Path]) -> dict[str, SearchSpace]:
-    """Return search spaces by name, adapted to the images.
-
-    Args:
-        data: the images.
-        sources: names or files of the spaces.
-
-    Raises:
-        JobFileError: two spaces have the same name.
-    """
-    sizes = {"image_size": data.image_size, "channels": data.channels, "classes": len(data.classes)}
-    return _by_name(load_definition(source).adapt(**sizes) for source in sources)
 
 
 def _by_name(spaces: Iterable[SearchSpace]) -> dict[str, SearchSpace]:
@@ -214,7 +194,9 @@ def load_job_spaces(
     """
     from nas.supernet.settings import MANY_IMAGES  # Imports torch.
 
-    loaded = load_spaces(data, sources or [each.name for each in settings.space])
+    sizes = {"image_size": data.image_size, "channels": data.channels, "classes": len(data.classes)}
+    sources = sources or [each.name for each in settings.space]
+    loaded = _by_name(load_definition(source).adapt(**sizes) for source in sources)
     named = {
         name: space if each.resolutions is None else space.at_resolutions(each.resolutions)
         for each, (name, space) in zip(settings.space, loaded.items(), strict=True)

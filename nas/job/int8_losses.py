@@ -16,7 +16,6 @@ from nas.deploy.int8 import quantise_within
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.errors import KernelError
 from nas.job.folder import JobRun
-from nas.run.progress import JobProgress
 from nas.run.record import Int8Loss
 from nas.space import Architecture, SearchSpace
 from nas.statistics import spread
@@ -31,15 +30,14 @@ DRAWN_NETWORKS = 200
 """Networks that are drawn at random, among which these are spread over the latencies."""
 
 
-def measure_losses(run: JobRun, progress: JobProgress, supernets: Mapping[str, Supernet]) -> None:
+def measure_losses(run: JobRun, supernets: Mapping[str, Supernet]) -> None:
     """Quantise some networks of each space with the supernet's weights, and record their losses.
 
     Args:
         run: the run.
-        progress: receives progress and messages.
         supernets: the trained supernets by space.
     """
-    progress.begin("losses of int8", "network")
+    run.progress.begin("losses of int8", "network")
     chosen = {name: _choose(run, space) for name, space in run.spaces.items()}
     done, count = 0, sum(map(len, chosen.values()))
     measured = {}
@@ -48,9 +46,9 @@ def measure_losses(run: JobRun, progress: JobProgress, supernets: Mapping[str, S
         for architecture in networks:
             losses.append(_loss(run, supernets[name], architecture))
             done += 1
-            progress.advance(done, count, name)
+            run.progress.advance(done, count, name)
         measured[name] = loss = Int8Loss(losses=losses)
-        progress.note(
+        run.progress.note(
             f"{name}: int8 loses {100 * loss.mean:.2f} points on average of {len(losses)} "
             f"networks, with a standard deviation of {100 * loss.deviation:.2f}"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nas.errors import first_line
-from nas.run.progress import JobProgress, SilentProgress
+from nas.run.progress import JobProgress
 
 if TYPE_CHECKING:
     from nas.run.run import Run
@@ -33,41 +33,40 @@ class LiveReport:
 
     Args:
         run: the run, whose folder this process has locked.
+        progress: receives a message if the report cannot be written.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, progress: JobProgress) -> None:
+        self._run, self._progress = run, progress
         self._seconds = FIRST_REPORT_S
         self._written = time.monotonic()
         self._error = ""
 
-    def after_stage(self, seconds: float, progress: JobProgress) -> None:
+    def after_stage(self, seconds: float) -> None:
         """Write the report after a stage, unless it was short or was the last one.
 
         Args:
             seconds: duration of the stage.
-            progress: receives a message if the report cannot be written.
         """
         if self._run.record.remaining and self._seconds <= MAX_STAGE_SHARE * seconds:
-            self._write(lambda: None, progress)
+            self._write()
 
-    def during_search(self, write_trials: Callable[[], None], progress: JobProgress) -> None:
+    def during_search(self, write_trials: Callable[[], None]) -> None:
         """Write the trials and the report, if it is time for that.
 
         Args:
             write_trials: writes the trials so far to the run.
-            progress: see `after_stage`.
         """
         pause_s = max(INTERVAL_S, self._seconds / MAX_SHARE)
         if time.monotonic() - self._written >= pause_s:
-            self._write(write_trials, progress)
+            self._write(write_trials)
 
     def after_failure(self) -> None:
         """Write the report of a job that has failed or was interrupted, if it was not the last."""
         if self._run.record.remaining:
-            self._write(lambda: None, SilentProgress())
+            self._write()
 
-    def _write(self, write_trials: Callable[[], None], progress: JobProgress) -> None:
+    def _write(self, write_trials: Callable[[], None] = lambda: None) -> None:
         from nas.report import page
 
         start = time.monotonic()
@@ -77,7 +76,7 @@ class LiveReport:
         except Exception as error:  # The job is worth more than its report.
             text = first_line(error)
             if text != self._error:
-                progress.note(f"the report of the run so far could not be written: {text}")
+                self._progress.note(f"the report of the run so far could not be written: {text}")
             self._error = text
         self._written = time.monotonic()
         self._seconds = self._written - start

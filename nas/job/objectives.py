@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from nas.errors import KernelError, MeasurementError
@@ -14,7 +14,7 @@ from nas.latency import LatencyTable
 from nas.run.objectives import DEVICE_LATENCY, device_figures
 from nas.run.run import Run
 from nas.search import Infeasible, Objective
-from nas.search.objectives import Direction, IsHopeless, Score
+from nas.search.objectives import IsHopeless, Score
 from nas.space import Architecture
 from nas.supernet.evaluation import RoundsScore, evaluate_in_rounds, round_ends
 from nas.supernet.records import ScoreCorrection
@@ -79,11 +79,10 @@ class JobObjectives:
             if name in self._others:
                 objectives.append(self._latency(name, self._others[name], limit))
                 continue
-            direction: Direction = "maximize" if figure.is_maximised else "minimize"
-            objective = Objective(
+            objective = Objective.of_each(
                 name,
-                partial(self._cost, name),
-                direction,
+                partial(count if name in COUNTS else self._network_figure, name),
+                direction="maximize" if figure.is_maximised else "minimize",
                 cheap=name in COUNTS,
                 limit=limit,
                 limit_only=not is_optimised,
@@ -91,15 +90,16 @@ class JobObjectives:
             objectives.append(objective)
         main = ERROR if self._correction is None else CORRECTED_ERROR
         objectives.append(
-            Objective(main, self._score_errors, score_in_rounds=self._score_error_in_rounds)
+            Objective.of_each(main, self._score_error, score_in_rounds=self._score_error_in_rounds)
         )
+        # The main objective has scored the architecture when those after it are evaluated.
         if self._correction is not None:
-            # The main objective has scored the architecture when this one is evaluated.
-            objectives.append(Objective(ERROR, self._raw_errors, limit=1.0, limit_only=True))
+            objectives.append(Objective.of_each(ERROR, self._raw_error, limit=1.0, limit_only=True))
         images = self._images
         if images < len(self._run.data.search) or len(round_ends(images)) > 1:
-            counts = Objective(IMAGES, self._image_counts, limit=images, limit_only=True)
-            objectives.append(counts)
+            objectives.append(
+                Objective.of_each(IMAGES, self._image_count, limit=images, limit_only=True)
+            )
         return objectives
 
     @property
@@ -134,11 +134,7 @@ class JobObjectives:
 
     def _latency(self, name: str, table: LatencyTable | None, limit_us: float | None) -> Objective:
         """Return the latency by a table, or on the job's own device in the network's dtype."""
-
-        def score(batch: Sequence[Architecture]) -> list[Score]:
-            return [self._predict(table, architecture) for architecture in batch]
-
-        return Objective(name, score, cheap=True, limit=limit_us)
+        return Objective.of_each(name, partial(self._predict, table), cheap=True, limit=limit_us)
 
     def _predict(self, table: LatencyTable | None, architecture: Architecture) -> Score:
         if table is None:
@@ -148,12 +144,7 @@ class JobObjectives:
         except KernelError as error:
             return Infeasible(error.message)
 
-    def _cost(self, name: str, batch: Sequence[Architecture]) -> list[Score]:
-        if name in COUNTS:
-            return [float(getattr(architecture.graph, name)) for architecture in batch]
-        return [self._network_figure(architecture, name) for architecture in batch]
-
-    def _network_figure(self, architecture: Architecture, name: str) -> Score:
+    def _network_figure(self, name: str, architecture: Architecture) -> Score:
         """Return a figure of a network, which is computed once."""
         digest = architecture.digest
         if digest not in self._figures:
@@ -164,8 +155,8 @@ class JobObjectives:
                 return Infeasible(error.message)
         return float(self._figures[digest][name])
 
-    def _score_errors(self, batch: Sequence[Architecture]) -> list[Score]:
-        return [self._score_error_in_rounds(each, lambda error: False) for each in batch]
+    def _score_error(self, architecture: Architecture) -> Score:
+        return self._score_error_in_rounds(architecture, lambda error: False)
 
     def _score_error_in_rounds(self, architecture: Architecture, is_hopeless: IsHopeless) -> float:
         """Score an architecture in its supernet, on a part of the images if it is hopeless."""
@@ -189,12 +180,17 @@ class JobObjectives:
         space = architecture.space.name
         return 1 - self._correction.correct(accuracy, architecture.macs, space)
 
-    def _raw_errors(self, batch: Sequence[Architecture]) -> list[Score]:
-        expected = self._run.record.expected
-        return [1 - expected(self._scores[each.digest].accuracy, each) for each in batch]
+    def _raw_error(self, architecture: Architecture) -> Score:
+        accuracy = self._scores[architecture.digest].accuracy
+        return 1 - self._run.record.expected(accuracy, architecture)
 
-    def _image_counts(self, batch: Sequence[Architecture]) -> list[Score]:
-        return [float(self._scores[each.digest].images) for each in batch]
+    def _image_count(self, architecture: Architecture) -> Score:
+        return float(self._scores[architecture.digest].images)
+
+
+def count(name: str, architecture: Architecture) -> float:
+    """Return one of `nas.figures.COUNTS` of an architecture."""
+    return float(getattr(architecture.graph, name))
 
 
 def _device_digest(table: LatencyTable) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from nas.data import ImageDataset, Images, Part
-from nas.job.inputs import load_images, load_job_spaces
+from nas.job.inputs import JobSpaces, load_images, load_job_spaces
 from nas.pretrained import PublishedWeights
 from nas.run.judged import judging_parts
 from nas.run.probes import ProbeAtSize, ProbeSummary
@@ -53,8 +53,8 @@ def choose_image_size(
         return known
     data = load_images(settings, progress, write_cache=False)
     data = load_images(settings, progress, image_size=_photo_sizes(data)[-1], write_cache=False)
-    _, spaces, published = load_job_spaces(settings, data)
-    probes = measure_probes(settings, _resized(data, data.image_size), spaces, published, progress)
+    spaces = load_job_spaces(settings, data)
+    probes = measure_probes(settings, _resized(data, data.image_size), spaces, progress)
     size = max(each.worthwhile.image_size for each in probes.values())
     for each in probes.values():
         progress.note(f'image_size = "auto" chooses {size} px: {each.text}')
@@ -68,20 +68,17 @@ def _photo_sizes(data: ImageDataset) -> list[int]:
 
 
 def measure_probes(
-    settings: JobSettings,
-    data: ImageDataset,
-    spaces: Mapping[str, SearchSpace],
-    published: Mapping[str, PublishedWeights],
-    progress: JobProgress,
+    settings: JobSettings, data: ImageDataset, spaces: JobSpaces, progress: JobProgress
 ) -> dict[str, ProbeSummary]:
     """Return the probes of the published networks of a job, by space.
 
     Args:
         settings: the settings of the job.
         data: its images.
-        spaces, published: its searched spaces and the weights that they start from, by name.
+        spaces: its spaces.
         progress: receives progress.
     """
+    published = spaces.published
     if not published:
         return {}
     sizes, large = _photo_sizes(data), data
@@ -95,7 +92,8 @@ def measure_probes(
     for number, size in enumerate(sizes):
         own = data if size == data.image_size else _resized(large, size)
         for name, weights in published.items():
-            rows[name].append(_probe(weights, spaces[name].adapt(image_size=size), own, judges))
+            space = spaces.searched[name].adapt(image_size=size)
+            rows[name].append(_probe(weights, space, own, judges))
         progress.advance(number + 1, len(sizes), f"{size} px")
     return {
         name: ProbeSummary(

@@ -13,7 +13,6 @@ from nas.job.folder import JobRun
 from nas.job.planning import REFERENCES_SHARE
 from nas.job.source import take_over_models, trained_in_source
 from nas.run.candidates import latency_us
-from nas.run.progress import JobProgress
 from nas.run.published import published_comparisons
 from nas.space import Architecture
 from nas.statistics import spread
@@ -106,7 +105,7 @@ def affordable(
     return []
 
 
-def train_references(run: JobRun, progress: JobProgress) -> dict[str, NasError]:
+def train_references(run: JobRun) -> dict[str, NasError]:
     """Time published networks on the device of a job, and train them like its finalists.
 
     One whose space was searched starts from the supernet, as the finalists do; others start from
@@ -114,7 +113,6 @@ def train_references(run: JobRun, progress: JobProgress) -> dict[str, NasError]:
 
     Args:
         run: the run, with the trained finalists.
-        progress: receives progress and messages.
 
     Returns:
         The error of each network that could not be trained, by its name. The run's record has the
@@ -125,20 +123,22 @@ def train_references(run: JobRun, progress: JobProgress) -> dict[str, NasError]:
         return {}
     taken = take_over_models(run, [each.digest for each in networks.values()])
     if taken:
-        progress.note(f"{', '.join(taken)}: trained in the run that this one comes from")
+        run.progress.note(f"{', '.join(taken)}: trained in the run that this one comes from")
     for name, architecture in list(networks.items()):
         own = run.trained.get(architecture.digest)
         if own is not None and own.id != name:
-            progress.note(f"{name} is the network {own.id} of the run, which is trained already")
+            run.progress.note(
+                f"{name} is the network {own.id} of the run, which is trained already"
+            )
             del networks[name]
-    measure_references(run, networks, progress)
+    measure_references(run, networks, run.progress)
     epochs = run.record.finalists.epochs if run.record.finalists else None
-    _, failed = train_networks(Retraining(run, epochs), networks, progress)
+    _, failed = train_networks(Retraining(run, epochs), networks, run.progress)
     errors |= failed
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}
     for comparison in published_comparisons(run):
         published = comparison.published
         if published.record.id in networks and published.measured_us is not None:
-            progress.note(comparison.text)
+            run.progress.note(comparison.text)
     return errors

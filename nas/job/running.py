@@ -14,13 +14,12 @@ from nas.job import finish, planning, searching, stages
 from nas.job.folder import JobRun, claim
 from nas.job.inputs import (
     check_device,
-    check_published,
-    check_references,
+    check_networks,
     load_images,
     load_job_spaces,
 )
 from nas.job.int8_losses import measure_losses
-from nas.job.planning import JobPlan
+from nas.job.plan import JobPlan, make_plan
 from nas.job.probes import choose_image_size, measure_probes
 from nas.job.references import train_references
 from nas.job.source import take_over_trained
@@ -86,24 +85,23 @@ def run_job(
     check_formats(settings, job_formats(settings))
     check_device(settings)
     if not own_spaces:
-        check_published(settings)
-        check_references(settings)
-    with shown(progress) as bars, claim(folder, settings, command) as run:
-        supernets, result = _run_until_search(run, bars, own_spaces=own_spaces)
-        with run.stage(planning.MEASURE, bars):
-            finish.measure_front(run, bars, supernets, result.trials)
-            take_over_trained(run, bars)
+        check_networks(settings)
+    with shown(progress) as bars, claim(folder, settings, command, bars) as run:
+        supernets, result = _run_until_search(run, own_spaces=own_spaces)
+        with run.stage(planning.MEASURE):
+            finish.measure_front(run, supernets, result.trials)
+            take_over_trained(run)
         finalists: list[str] = []
         untrained: dict[str, NasError] = {}
         unexported: dict[str, NasError] = {}
         if settings.finish.retrain != 0:
-            with run.stage(planning.FINALISTS, bars):
-                finalists, untrained = finish.train_finalists(run, bars)
-            with run.stage(planning.EXPORT, bars):
-                unexported = finish.export_finalists(run, finalists, bars)
+            with run.stage(planning.FINALISTS):
+                finalists, untrained = finish.train_finalists(run)
+            with run.stage(planning.EXPORT):
+                unexported = finish.export_finalists(run, finalists)
             if planning.possible_references(settings, run.spaces):
-                with run.stage(planning.REFERENCES, bars):
-                    untrained |= train_references(run, bars)
+                with run.stage(planning.REFERENCES):
+                    untrained |= train_references(run)
         report = stages.write_report(run)
         if untrained or unexported:
             raise unfinished_error(
@@ -139,44 +137,42 @@ def search_job(
     require_single_process("a search")
     check_device(settings)
     if not own_spaces:
-        check_published(settings)
-    with claim(folder, settings, command) as run:
-        supernets, result = _run_until_search(
-            run, progress or SilentProgress(), own_spaces=own_spaces, search_only=True
-        )
+        check_networks(settings)
+    with claim(folder, settings, command, progress) as run:
+        supernets, result = _run_until_search(run, own_spaces=own_spaces, search_only=True)
         write_candidates(run, result.trials, supernets)
         stages.write_report(run)
         return result
 
 
 def _run_until_search(
-    run: JobRun, progress: JobProgress, *, own_spaces: bool, search_only: bool = False
+    run: JobRun, *, own_spaces: bool, search_only: bool = False
 ) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
 
-    with run.stage(planning.PREPARE, progress):
-        stages.open_data(run, progress, own_spaces=own_spaces)
+    with run.stage(planning.PREPARE):
+        stages.open_data(run, own_spaces=own_spaces)
         run.record.remaining = planning.planned_stages(
             run.settings, run.spaces, search_only=search_only
         )
-        stages.open_device(run, progress)
-        stages.note_few_images(run.settings, run.data, progress)
+        stages.open_device(run)
+        stages.note_few_images(run.settings, run.data, run.progress)
         searching.require_feasible_job(run)
-        stages.decide_training(run, progress)
-    with run.stage(planning.TABLE, progress):
-        stages.build_latency_table(run, progress)
+        stages.decide_training(run)
+    with run.stage(planning.TABLE):
+        stages.build_latency_table(run)
         searching.require_feasible_job(run)
-        searching.note_idle_limits(run, progress)
-    supernets = stages.train_supernets(run, progress, stages.supernet_settings(run))
+        searching.note_idle_limits(run)
+    supernets = stages.train_supernets(run, stages.supernet_settings(run))
     has_begun = run.record.study is not None or run.record.source is not None
     if run.settings.anchors and not has_begun:
-        with run.stage(planning.ANCHORS, progress):
-            train_anchors(run, progress)
+        with run.stage(planning.ANCHORS):
+            train_anchors(run)
     if len(run.settings.device.dtypes) > 1 and not run.record.int8_losses:
-        with run.stage(planning.LOSSES, progress):
-            measure_losses(run, progress, supernets)
-    with run.stage(planning.SEARCH, progress):
-        return supernets, searching.search_spaces(run, progress, supernets)
+        with run.stage(planning.LOSSES):
+            measure_losses(run, supernets)
+    with run.stage(planning.SEARCH):
+        return supernets, searching.search_spaces(run, supernets)
 
 
 def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> JobPlan:
@@ -195,19 +191,19 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     progress, start = progress or SilentProgress(), time.perf_counter()
     check_formats(settings, job_formats(settings))
     check_device(settings)
-    check_references(settings)
+    check_networks(settings)
     size = choose_image_size(settings, progress)
     data = load_images(settings, progress, image_size=size, write_cache=False)
     progress.note(data.worth_of_an_image)
-    _, spaces, published = load_job_spaces(settings, data)
-    probes = measure_probes(settings, data, spaces, published, progress)
+    spaces = load_job_spaces(settings, data)
+    probes = measure_probes(settings, data, spaces, progress)
     device = settings.device
     runtimes = [
         latency.open_runtime(device.runtime, **device.runtime_options(dtype))
         for dtype in device.dtypes
     ]
     prepare_s = time.perf_counter() - start
-    plan = planning.make_plan(settings, data, spaces, runtimes, progress, prepare_s)
+    plan = make_plan(settings, data, spaces.searched, runtimes, progress, prepare_s)
     stages.note_few_images(settings, data, progress)
     for probe in probes.values():
         progress.note(probe.text)

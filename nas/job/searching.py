@@ -40,7 +40,7 @@ from nas.job.settings import with_options
 from nas.job.supernets import fit_score_correction
 from nas.job.trials_file import write_candidates
 from nas.job.workers import STORAGE_VARIABLE, Workers
-from nas.run.candidates import HISTORY_FILE
+from nas.run.candidates import HISTORY_FILE, HistoryRow
 from nas.run.progress import JobProgress
 from nas.run.record import SearchSummary
 from nas.run.run import Run
@@ -111,24 +111,21 @@ def require_feasible_job(run: JobRun) -> None:
         ) from None
 
 
-def note_idle_limits(run: JobRun, progress: JobProgress) -> None:
+def note_idle_limits(run: JobRun) -> None:
     """Say which limits exclude no architecture, for example because of another unit."""
     if run.record.study is None or not run.has_same_limits:
         objectives = JobObjectives(run, {}).all()
         for sentence in idle_limits(list(run.searched.values()), objectives, run.settings.seed):
-            progress.note(sentence)
+            run.progress.note(sentence)
 
 
-def search_spaces(
-    run: JobRun, progress: JobProgress, supernets: Mapping[str, Supernet]
-) -> SearchResult:
+def search_spaces(run: JobRun, supernets: Mapping[str, Supernet]) -> SearchResult:
     """Search all spaces at once, with the workers of the job, for its share of the budget.
 
     The history of the hypervolume and a front for each further device are written to the run.
 
     Args:
         run: the run.
-        progress: receives stages, progress and messages.
         supernets: the trained supernets by space.
 
     Raises:
@@ -136,52 +133,32 @@ def search_spaces(
         NasError: see `nas.search.run_search`.
     """
     settings = run.settings.search
-    if run.record.study is None:
-        if run.record.source is None:  # Otherwise its scores have the correction of that run.
-            run.record.correction = fit_score_correction(run)
-        if run.record.correction is not None:
-            progress.note(f"search: {run.record.correction.summary}")
-    if run.record.score_images is None:
-        run.record.score_images = _decide_images(run, progress, supernets)
+    _prepare_scores(run, supernets)
     objectives = JobObjectives(run, supernets, run.record.correction)
-    progress.begin("search", "trial")
+    run.progress.begin("search", "trial")
     storage = trials_storage(run, settings)
-    study = _choose_study(run, progress, objectives, storage)
-    shared = settings.workers > 1 or settings.storage != "journal"
-    display = _SearchProgressDisplay(run, progress, _most_trials(run), _limit_s(run))
+    study = _choose_study(run, objectives, storage)
     with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
             run,
-            settings,
             objectives,
             storage,
             study,
-            shared=shared,
             first=list(run.published_networks.values()),
-            on_trial=display.update,
-            on_message=progress.note,
+            on_trial=_SearchProgressDisplay(run).update,
+            on_message=run.progress.note,
         )
         if result.interrupted:
             workers.interrupt()
-    write_history(run.path / HISTORY_FILE, result.progress)
-    write_candidates(run, result.trials)
-    run.record.search = SearchSummary(
-        ended=result.stop_reason,
-        sampler=settings.sampler,
-        workers=settings.workers,
-        hypervolume=result.progress.hypervolume,
-    )
-    done = [trial for trial in result.trials if trial.state == "complete"]
-    for name, device_objectives in objectives.fronts().items():
-        _write_front(run.path / f"front-{name}.csv", front(done, device_objectives))
+    done = _write_results(run, objectives, result)
     if workers.lost and not result.interrupted:
-        progress.note(
+        run.progress.note(
             f"{workers.lost} of {settings.workers - 1} workers ended early; {workers.log} says why"
         )
     most_trials = _most_trials(run)
     if most_trials is None or len(done) < most_trials:
         most = f" of at most {most_trials}" if most_trials else ""
-        progress.note(f"search: ended after {len(done)}{most} networks: {result.stop_reason}")
+        run.progress.note(f"search: ended after {len(done)}{most} networks: {result.stop_reason}")
     if result.interrupted:
         raise KeyboardInterrupt
     if not done:
@@ -193,6 +170,33 @@ def search_spaces(
             "run it again: it continues.",
         )
     return result
+
+
+def _prepare_scores(run: JobRun, supernets: Mapping[str, Supernet]) -> None:
+    """Record the correction of the scores and their images, unless an earlier start has."""
+    if run.record.study is None:
+        if run.record.source is None:  # Otherwise its scores have the correction of that run.
+            run.record.correction = fit_score_correction(run)
+        if run.record.correction is not None:
+            run.progress.note(f"search: {run.record.correction.summary}")
+    if run.record.score_images is None:
+        run.record.score_images = _decide_images(run, supernets)
+
+
+def _write_results(run: JobRun, objectives: JobObjectives, result: SearchResult) -> list[Trial]:
+    """Write the files of a search that has ended, and return its complete trials."""
+    _write_history(run, result.progress)
+    write_candidates(run, result.trials)
+    run.record.search = SearchSummary(
+        ended=result.stop_reason,
+        sampler=run.settings.search.sampler,
+        workers=run.settings.search.workers,
+        hypervolume=result.progress.hypervolume,
+    )
+    done = [trial for trial in result.trials if trial.state == "complete"]
+    for name, device_objectives in objectives.fronts().items():
+        _write_front(run.path / f"front-{name}.csv", front(done, device_objectives))
+    return done
 
 
 def _most_trials(run: Run) -> int | None:
@@ -212,7 +216,7 @@ def _limit_s(run: Run) -> float:
     return limit_s if minutes is None else min(limit_s, 60 * minutes)
 
 
-def _decide_images(run: Run, progress: JobProgress, supernets: Mapping[str, Supernet]) -> int:
+def _decide_images(run: JobRun, supernets: Mapping[str, Supernet]) -> int:
     """Return the number of validation images that score an architecture: all, if time allows."""
     images, settings = len(run.data.search), run.settings.search
     if images <= MIN_SCORE_IMAGES:
@@ -222,16 +226,14 @@ def _decide_images(run: Run, progress: JobProgress, supernets: Mapping[str, Supe
     scores = min(MIN_SCORES, settings.trials or MIN_SCORES)
     fitting = fitting_images(cost, seconds, scores, images)
     if fitting < images:
-        progress.note(
+        run.progress.note(
             f"search: {fitting} of {images} validation images score an architecture, so that "
             f"{scores} scores fit into {seconds / 60:.1f} min"
         )
     return fitting
 
 
-def _choose_study(
-    run: JobRun, progress: JobProgress, objectives: JobObjectives, storage: Path | str
-) -> str:
+def _choose_study(run: JobRun, objectives: JobObjectives, storage: Path | str) -> str:
     """Return the name of the study that the search of a run uses, and record it.
 
     It is a new one at the first start, and one with the trials of the earlier study if the limits
@@ -242,7 +244,7 @@ def _choose_study(
         renewed = [each.name for each in objectives.all() if each.name not in DEVICE_FREE]
         continuation = _judge_trials_again(run, objectives, storage, source.study, renewed)
         study, source.scores = continuation.study, continuation.complete
-        progress.note(
+        run.progress.note(
             f"search: of the networks that {source.folder} scored, {continuation.complete} count "
             f"with their scores, {continuation.infeasible} do not meet the limits, and "
             f"{continuation.offered} are scored more precisely first"
@@ -260,7 +262,7 @@ def _choose_study(
     else:
         continuation = _judge_trials_again(run, objectives, storage, earlier)
         study = continuation.study
-        progress.note(
+        run.progress.note(
             f"search: the limits of the job have changed. Of the networks that were tried, "
             f"{continuation.complete} meet them, {continuation.infeasible} do not, "
             f"{continuation.offered} are scored more precisely first, and "
@@ -348,11 +350,9 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
     progress.begin("search", "trial")
     result = _search(
         run,
-        search,
         JobObjectives(run, supernets, record.correction),
         storage,
         record.study,
-        shared=True,
         on_trial=lambda _, state: progress.advance(state.completed, _most_trials(run)),
         on_message=progress.note,
     )
@@ -363,17 +363,16 @@ def join_search(run: Run, address: str | None, progress: JobProgress) -> int:
 
 def _search(
     run: Run,
-    settings: SearchSettings,
     objectives: JobObjectives,
     storage: Path | str,
     study: str,
     *,
-    shared: bool,
     first: Sequence[Architecture] = (),
     on_trial: Callable[[Trial, SearchProgress], None],
     on_message: Callable[[str], None],
 ) -> SearchResult:
     """Call the search with the arguments that all processes of a run share."""
+    settings = run.settings.search
     return run_search(
         list(run.searched.values()),
         objectives.all(),
@@ -384,7 +383,7 @@ def _search(
         seed=run.settings.seed,
         sampler=settings.sampler,
         storage=storage,
-        shared=shared,
+        shared=settings.workers > 1 or settings.storage != "journal",
         study_name=study,
         fixed_settings=objectives.fixed_settings(),
         first=first,
@@ -394,7 +393,7 @@ def _search(
     )
 
 
-def write_history(path: Path, progress: SearchProgress) -> None:
+def _write_history(run: Run, progress: SearchProgress) -> None:
     """Replace `hypervolume.csv`, which has one row for each completed trial."""
     rows = [
         {
@@ -404,20 +403,16 @@ def write_history(path: Path, progress: SearchProgress) -> None:
         }
         for completed, seconds, volume in progress.history
     ]
-    files.replace(
-        path,
-        pd.DataFrame(rows, columns=["completed", "seconds", "hypervolume"]).to_csv(index=False),
-    )
+    table = pd.DataFrame(rows, columns=list(HistoryRow.model_fields))
+    files.replace(run.path / HISTORY_FILE, table.to_csv(index=False))
 
 
 class _SearchProgressDisplay:
     """Shows the progress of a search, and writes its history, trials and report meanwhile."""
 
-    def __init__(
-        self, run: JobRun, progress: JobProgress, trials: int | None, limit_s: float
-    ) -> None:
-        self._run, self._progress = run, progress
-        self._trials, self._limit_s = trials or math.inf, limit_s
+    def __init__(self, run: JobRun) -> None:
+        self._run = run
+        self._trials, self._limit_s = _most_trials(run) or math.inf, _limit_s(run)
         self._best: dict[str, float] = {}
         self._start = time.monotonic()
         self._completed_here = 0
@@ -434,13 +429,14 @@ class _SearchProgressDisplay:
         best = ", ".join(f"{name} {value:.1%}" for name, value in self._best.items())
         fitting = progress.completed * max(1.0, self._limit_s / max(1e-9, progress.seconds))
         total = round(min(self._trials, fitting))
-        self._progress.advance(progress.completed, total, f"{rate:.3g}/s, most accurate: {best}")
+        text = f"{rate:.3g}/s, most accurate: {best}"
+        self._run.progress.advance(progress.completed, total, text)
 
         def write_trials() -> None:
-            write_history(self._run.path / HISTORY_FILE, progress)
+            _write_history(self._run, progress)
             write_candidates(self._run, progress.trials)
 
-        self._run.live_report.during_search(write_trials, self._progress)
+        self._run.live_report.during_search(write_trials)
 
 
 def trials_storage(run: Run, settings: SearchSettings) -> Path | str:

@@ -12,7 +12,6 @@ from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
 from nas.deploy.networks import WEIGHTS_FILE
 from nas.job.folder import JobRun
 from nas.run.answers import ANSWERS_FILE
-from nas.run.progress import JobProgress
 from nas.run.run import Run
 from nas.run.trained import MODELS_FOLDER, TRAINED_FILE, read_trained
 from nas.supernet.records import TRAINING_LOG
@@ -50,14 +49,14 @@ def trained_in_source(run: Run) -> dict[str, Path]:
     }
 
 
-def take_over_trained(run: JobRun, progress: JobProgress) -> None:
+def take_over_trained(run: JobRun) -> None:
     """Take over the trained networks of the source of a run that lie on the front of the run.
 
     They keep their weights and their test accuracy, so that the test images are not read again.
     """
     source = run.record.source
     if source is not None and take_over_models(run, run.front["digest"]):
-        progress.note(
+        run.progress.note(
             f"{', '.join(source.models)}: on the front, with the weights that they were trained to "
             f"in {source.folder}"
         )

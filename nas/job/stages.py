@@ -17,11 +17,8 @@ from nas.deploy.formats import model_format
 from nas.display.progress import Advance
 from nas.errors import DataError, MeasurementError
 from nas.job.folder import JobRun
-from nas.job.inputs import (
-    describe_restriction,
-    load_images,
-    load_job_spaces,
-)
+from nas.job.inputs import JobSpaces, describe_restriction, load_images, load_job_spaces
+from nas.job.plan import too_short_error
 from nas.job.planning import (
     KERNELS_SHARE,
     MIN_REST,
@@ -29,7 +26,6 @@ from nas.job.planning import (
     TABLE,
     needs_mirroring_experiment,
     supernet_s,
-    too_short_error,
 )
 from nas.job.probes import choose_image_size, measure_probes
 from nas.latency import (
@@ -73,12 +69,11 @@ MIN_TIMED_KERNELS = 16
 """Kernels after which a build can tell whether the budget is too short for it."""
 
 
-def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -> None:
+def open_data(run: JobRun, *, own_spaces: bool = False) -> None:
     """Open the data and the spaces, and record them. They must be the same at every start.
 
     Args:
         run: the run.
-        progress: receives progress and messages.
         own_spaces: whether a run that continues takes its own copies of the spaces, and not the
             files that the job names. A retargeted run always does.
 
@@ -86,12 +81,34 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         DataError: the images are missing or unreadable.
         RunFolderError: the data or a space is another one than at the first start of the run.
     """
+    earlier, before = run.record.data, run.record.pretrained
+    run.data = data = _load_images(run)
+    run.progress.note(data.worth_of_an_image)
+    run.require("data", data.digest, "The data changed: use another folder with --out.")
+    spaces = _open_spaces(run, own_spaces=own_spaces)
+    run.record.data = _describe_images(run)
+    is_same = earlier is not None and earlier.digest == data.digest
+    if not is_same or _weights(before) != _weights(run.record.pretrained):
+        run.record.probes = measure_probes(run.settings, data, spaces, run.progress)
+    run.progress.note(data.summary)
+    for name, weights in run.record.pretrained.items():
+        run.progress.note(f"the supernet {name} starts from {weights.summary}")
+        run.progress.note(run.record.probes[name].text)
+    if problems := run.record.data.problems:
+        run.progress.note(f"the images: {'; '.join(problems)}")
+    if data.skipped:
+        remedy = remedy_for(data.skipped)
+        run.progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
+
+
+def _load_images(run: JobRun) -> ImageDataset:
+    """Return the images of a run, in the size that an earlier start chose."""
     earlier, sizes = run.record.data, run.record.settings
     has_source = run.has_begun or (earlier and earlier.source == run.settings.data.source)
     known = sizes.image_size if sizes and has_source else None
     try:
-        size = choose_image_size(run.settings, progress, known)
-        run.data = data = load_images(run.settings, progress, image_size=size)
+        size = choose_image_size(run.settings, run.progress, known)
+        return load_images(run.settings, run.progress, image_size=size)
     except DataError as error:
         if not run.has_begun:
             raise
@@ -101,23 +118,48 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
             remedy="Restore the images of this run, or say with source and unknown in the job file "
             "where they are now. For other images, start another run with --out.",
         ) from None
-    progress.note(data.worth_of_an_image)
+
+
+def _open_spaces(run: JobRun, *, own_spaces: bool) -> JobSpaces:
+    """Open the spaces of a run and their published weights, and record both; see `open_data`."""
     sources: list[str | Path] = [each.name for each in run.settings.space]
     if (own_spaces or run.record.source is not None) and run.record.spaces:
         sources = [run.path / "spaces" / f"{name}.py" for name in run.record.spaces]
-    named, spaces, run.published = load_job_spaces(run.settings, data, sources)
-    run.spaces = spaces
-    digests: dict[str, str] = {name: space.digest for name, space in spaces.items()}
-    run.require("data", data.digest, "The data changed: use another folder with --out.")
+    opened = load_job_spaces(run.settings, run.data, sources)
+    run.spaces, run.published = opened.searched, opened.published
+    digests: dict[str, str] = {name: space.digest for name, space in run.spaces.items()}
     run.require("spaces", digests, "A space changed: use another folder with --out.")
-    _copy_space_files(run, sources, list(named))
+    _copy_space_files(run, sources, list(opened.named))
+    run.record.spaces = digests
+    run.record.settings = SpaceSettings(**next(iter(run.spaces.values())).settings)
+    before = run.record.pretrained
+    run.record.pretrained = {
+        name: PretrainedSummary.of(
+            read,
+            each.pretrained,
+            # The run's own copy of a space is restricted already.
+            restriction=before[name].restriction
+            if name in before
+            else describe_restriction(whole, space, read.reference.name),
+        )
+        for whole, (name, space), each in zip(
+            opened.named.values(), run.spaces.items(), run.settings.space, strict=True
+        )
+        if (read := run.published.get(name)) is not None
+    }
+    return opened
+
+
+def _describe_images(run: JobRun) -> DataSummary:
+    """Return the summary of the images of a run, which are checked at the first start."""
+    data, earlier = run.data, run.record.data
     if earlier and (earlier.digest, earlier.skipped) == (data.digest, len(data.skipped)):
         problems, duplicates = earlier.problems, earlier.duplicates
     else:
-        progress.begin("duplicates", "image")
-        check = check_data(data, progress.advance)
+        run.progress.begin("duplicates", "image")
+        check = check_data(data, run.progress.advance)
         problems, duplicates = check.problems, dict(check.duplicates)
-    run.record.data = DataSummary(
+    return DataSummary(
         source=run.settings.data.source,
         digest=data.digest,
         license=run.settings.data.license,
@@ -129,33 +171,6 @@ def open_data(run: JobRun, progress: JobProgress, *, own_spaces: bool = False) -
         duplicates=duplicates,
         metric=data.metric,
     )
-    run.record.spaces = digests
-    before = run.record.pretrained
-    run.record.pretrained = {
-        name: PretrainedSummary.of(
-            read,
-            each.pretrained,
-            # The run's own copy of a space is restricted already.
-            restriction=before[name].restriction
-            if name in before
-            else describe_restriction(whole, spaces[name], read.reference.name),
-        )
-        for whole, name, each in zip(named.values(), spaces, run.settings.space, strict=True)
-        if (read := run.published.get(name)) is not None
-    }
-    run.record.settings = SpaceSettings(**next(iter(spaces.values())).settings)
-    is_same = earlier is not None and earlier.digest == data.digest
-    if not is_same or _weights(before) != _weights(run.record.pretrained):
-        run.record.probes = measure_probes(run.settings, data, spaces, run.published, progress)
-    progress.note(data.summary)
-    for name, weights in run.record.pretrained.items():
-        progress.note(f"the supernet {name} starts from {weights.summary}")
-        progress.note(run.record.probes[name].text)
-    if problems:
-        progress.note(f"the images: {'; '.join(problems)}")
-    if data.skipped:
-        remedy = remedy_for(data.skipped)
-        progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
 
 
 def _weights(pretrained: Mapping[str, PretrainedSummary]) -> dict[str, tuple[str, str]]:
@@ -186,7 +201,7 @@ def note_few_images(settings: JobSettings, data: ImageDataset, progress: JobProg
         )
 
 
-def decide_training(run: JobRun, progress: JobProgress) -> None:
+def decide_training(run: JobRun) -> None:
     """Decide and record the batch size, and whether training images are mirrored and shifted.
 
     It is decided at the first start of a run, so that a later one on another device continues the
@@ -206,17 +221,17 @@ def decide_training(run: JobRun, progress: JobProgress) -> None:
         is_from_job=settings.flip is not None,
     )
     if needs_mirroring_experiment(run.settings, data):
-        progress.begin("mirroring", "step")
+        run.progress.begin("mirroring", "step")
         changes.experiment = run_mirroring_experiment(
-            data, seed=run.settings.seed, progress=progress.advance
+            data, seed=run.settings.seed, progress=run.progress.advance
         )
         changes.flip = not changes.experiment.changes_class
     run.record.image_changes = changes
     run.save()
-    progress.note(changes.summary)
+    run.progress.note(changes.summary)
 
 
-def open_device(run: JobRun, progress: JobProgress) -> None:
+def open_device(run: JobRun) -> None:
     """Open the device and its latency table, and record the device.
 
     Raises:
@@ -235,10 +250,10 @@ def open_device(run: JobRun, progress: JobProgress) -> None:
     basis = ""
     if runtime.network_basis != MEASURED:
         basis = f"; latencies are {runtime.basis}"
-        progress.note(f"no device is timed: all latencies are {runtime.basis}")
+        run.progress.note(f"no device is timed: all latencies are {runtime.basis}")
     elif runtime.basis != MEASURED:
         basis = f"; predictions are {runtime.basis}"
-        progress.note(
+        run.progress.note(
             f"only whole networks are timed: the predictions before that are {runtime.basis}"
         )
     must_match = {**fingerprint, "dtype": device.dtypes}
@@ -250,7 +265,7 @@ def open_device(run: JobRun, progress: JobProgress) -> None:
     )
 
 
-def build_latency_table(run: JobRun, progress: JobProgress) -> None:
+def build_latency_table(run: JobRun) -> None:
     """Time every kernel of the spaces that the device's latency table lacks, and calibrate it.
 
     A job with two dtypes has two tables. What needs no first timing is bounded by the share of the
@@ -262,20 +277,17 @@ def build_latency_table(run: JobRun, progress: JobProgress) -> None:
     end = time.monotonic() + max(0.0, run.seconds_for(TABLE))
     first, *others = run.tables
     left_s = max(0.0, end - time.monotonic())
-    run.record.table = _build(run, progress, first, left_s / len(run.tables), run.record.table)
+    run.record.table = _build(run, first, left_s / len(run.tables), run.record.table)
     for dtype in others:
         left_s = max(0.0, end - time.monotonic())
-        run.record.int8_table = _build(run, progress, dtype, left_s, run.record.int8_table)
+        run.record.int8_table = _build(run, dtype, left_s, run.record.int8_table)
 
 
-def _build(
-    run: JobRun, progress: JobProgress, dtype: str, limit_s: float, before: TableSummary | None
-) -> TableSummary:
+def _build(run: JobRun, dtype: str, limit_s: float, before: TableSummary | None) -> TableSummary:
     """Complete and calibrate the latency table of a dtype, and return its summary.
 
     Args:
         run: the run.
-        progress: receives progress and messages.
         dtype: one of those of the job.
         limit_s: seconds after which nothing is timed that needs no first timing.
         before: the summary of an earlier start; None at the first one.
@@ -289,20 +301,20 @@ def _build(
 
     def report(done: int, total: int | None, text: str = "") -> None:
         timed.add(text)
-        progress.advance(len(timed), max(len(timed), len(missing)), text)
+        run.progress.advance(len(timed), max(len(timed), len(missing)), text)
         table_s = (time.monotonic() - start) * len(missing) / len(timed)
         if MIN_TIMED_KERNELS <= len(timed) <= len(missing) and table_s > longest_s:
             table_s *= len(run.tables)
             raise too_short_error(run.settings, run.spaces, None, runtime, prepare_s, table_s)
 
-    progress.begin("latency table", "kernel")
+    run.progress.begin("latency table", "kernel")
     with timers_for(runtime) as timers:
         build_table(table, kernels, timers, seconds=KERNELS_SHARE * limit_s, progress=report)
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
         table.use_correction(before.calibration, batch)
     elif missing or lacks_correction(table, run.spaces.values(), batch):
-        _calibrate(run, progress, dtype, max(0.0, limit_s - (time.monotonic() - start)))
+        _calibrate(run, dtype, max(0.0, limit_s - (time.monotonic() - start)))
     needed = [table.record(kernel) for kernel in kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
     summary = TableSummary(
@@ -318,7 +330,7 @@ def _build(
         else fitted.model_copy(update={"networks": (), "supersedes": None}),
     )
     for record in failed:
-        progress.note(
+        run.progress.note(
             f"{record.name} could not be compiled or timed, so networks that need it are left out: "
             f"{record.error}"
         )
@@ -327,23 +339,22 @@ def _build(
         (summary.disturbed, "are all of a slowed core: they are disturbed"),
     ):
         if missing and count:
-            progress.note(
+            run.progress.note(
                 f"the timings of {count} of {len(needed)} kernels {what}, and a later job times "
                 "them again"
             )
     return summary
 
 
-def _calibrate(run: JobRun, progress: JobProgress, dtype: str, seconds: float) -> None:
+def _calibrate(run: JobRun, dtype: str, seconds: float) -> None:
     """Fit the correction of a latency table's predictions.
 
     Args:
         run: the run.
-        progress: receives progress and messages.
         dtype: dtype of the table.
         seconds: time after which no network is timed again.
     """
-    progress.begin("check of predictions", "network")
+    run.progress.begin("check of predictions", "network")
     try:
         calibration = correct_after_build(
             run.tables[dtype],
@@ -351,13 +362,15 @@ def _calibrate(run: JobRun, progress: JobProgress, dtype: str, seconds: float) -
             run.runtimes[dtype],
             batch=run.settings.device.batch,
             seconds=seconds,
-            progress=progress.advance,
+            progress=run.progress.advance,
         )
     except MeasurementError as error:
-        progress.note(f"predicted latencies could not be checked, and are not corrected: {error}")
+        run.progress.note(
+            f"predicted latencies could not be checked, and are not corrected: {error}"
+        )
     else:
         if calibration is not None:
-            progress.note(f"predictions are corrected: {calibration.text}")
+            run.progress.note(f"predictions are corrected: {calibration.text}")
 
 
 def supernet_settings(run: JobRun) -> TrainingSettings:
@@ -398,14 +411,11 @@ def train_supernet(
     )
 
 
-def train_supernets(
-    run: JobRun, progress: JobProgress, settings: TrainingSettings
-) -> dict[str, Supernet]:
+def train_supernets(run: JobRun, settings: TrainingSettings) -> dict[str, Supernet]:
     """Train the supernet of each space, and score its largest and smallest network.
 
     Args:
         run: the run, which keeps the supernets.
-        progress: receives stages, progress and messages.
         settings: settings of each training.
 
     Returns:
@@ -414,8 +424,8 @@ def train_supernets(
     supernets: dict[str, Supernet] = {}
     for name, space in run.spaces.items():
         summary = run.record.supernets.get(name) if run.has_supernet(name) else None
-        with run.stage(f"{SUPERNETS} {name}", progress):
-            progress.begin(f"supernet {name}", "step")
+        with run.stage(f"{SUPERNETS} {name}"):
+            run.progress.begin(f"supernet {name}", "step")
             supernets[name] = train_supernet(
                 run.settings,
                 space,
@@ -423,7 +433,7 @@ def train_supernets(
                 run.supernet_folder(name),
                 settings,
                 run.published.get(name),
-                progress.advance,
+                run.progress.advance,
             )
         if summary is None:
             ends = [space.largest, space.smallest]
@@ -434,7 +444,7 @@ def train_supernets(
                 smallest_accuracy=smallest,
             )
             run.record.supernets = {**run.record.supernets, name: summary}
-        progress.note(
+        run.progress.note(
             f"{name}: its largest network is right on {summary.largest_accuracy:.1%} of the "
             f"validation images, its smallest on {summary.smallest_accuracy:.1%}"
         )

@@ -11,7 +11,7 @@ from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.files.documents import to_json
 from nas.job.folder import JobRun, claim, installed_versions, saved_settings
 from nas.job.inputs import (
-    check_published,
+    check_networks,
     load_images,
     load_job_spaces,
     load_published,
@@ -68,7 +68,6 @@ def train_job_supernets(
         RunFolderError: the folder is in use, or belongs to another job.
         TrainingError: the training failed.
     """
-    progress = progress or SilentProgress()
     group = current_process_group()
     earlier = group.broadcast(saved_settings(folder) if group.is_main else None)
     if settings.training.length is None:
@@ -77,10 +76,10 @@ def train_job_supernets(
             length = {"minutes": settings.budget_s / 60 / len(settings.space)}
         training = settings.training.model_copy(update=length)
         settings = settings.model_copy(update={"training": training})
-    check_published(settings)
+    check_networks(settings)
     if not group.is_main:
         recipe, image_size = group.broadcast(None)
-        data = load_images(settings, progress, image_size=image_size)
+        data = load_images(settings, SilentProgress(), image_size=image_size)
         _, spaces, published = load_job_spaces(settings, data)
         return {
             name: train_supernet(
@@ -93,11 +92,11 @@ def train_job_supernets(
             )
             for name, space in spaces.items()
         }
-    with claim(folder, settings, command) as run:
-        open_data(run, progress)
-        decide_training(run, progress)
+    with claim(folder, settings, command, progress) as run:
+        open_data(run)
+        decide_training(run)
         recipe, _ = group.broadcast((run.training_settings(), run.data.image_size))
-        trained = train_supernets(run, progress, recipe)
+        trained = train_supernets(run, recipe)
         run.save()
         return trained
 
@@ -190,14 +189,13 @@ def rank_supernets(
         )
 
 
-def train_anchors(run: JobRun, progress: JobProgress) -> None:
+def train_anchors(run: JobRun) -> None:
     """Train networks of each space standalone, for `fit_score_correction`.
 
     Nothing is done if enough were trained before, as anchors or by `rank_supernets`.
 
     Args:
         run: the run, with trained supernets.
-        progress: receives stages, progress and messages.
 
     Raises:
         TrainingError: standalone training failed.
@@ -205,7 +203,7 @@ def train_anchors(run: JobRun, progress: JobProgress) -> None:
     if not _trained_alone(run):
         _rank(
             run,
-            progress,
+            run.progress,
             list(run.spaces),
             nets=run.settings.anchors,
             seed=run.settings.seed,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from nas.errors import KernelError, RunFolderError
 from nas.figures import COUNTS
-from nas.files import jsonl
 from nas.job.folder import JobRun
 from nas.latency import Prediction
-from nas.latency.rounds import Latency
 from nas.run import candidates
-from nas.run.measurements import MEASUREMENTS, errors_by_digest, latencies_by_digest
+from nas.run.measurements import errors_by_digest
 from nas.search import Trial
 from nas.supernet.evaluation import evaluate
 from nas.supernet.weights import Supernet
@@ -31,8 +30,7 @@ def write_candidates(
             images, unless an earlier start has. Without them nothing is scored or predicted, so
             that a search is interrupted for an instant only.
     """
-    log = jsonl.read(run.measurements, MEASUREMENTS)
-    measured = latencies_by_digest(log)
+    measured = run.latencies
     holdout = _holdout_before(run, measured)
     predictions: dict[str, Prediction] = {}
     if supernets is not None:
@@ -43,8 +41,15 @@ def write_candidates(
                 (score,) = evaluate(supernet, [architecture], run.data, "holdout")
                 holdout[trial.digest] = run.record.expected(score, architecture)
         predictions = _predictions(run, trials)
-    problems = errors_by_digest(log)
-    run.write_trials(candidate_rows(run, trials, measured, holdout, problems, predictions))
+    rows = candidate_rows(
+        run,
+        trials,
+        latencies=measured,
+        holdout_accuracy=holdout,
+        problems=errors_by_digest(run.timing_log),
+        predictions=predictions,
+    )
+    run.write_trials(rows)
 
 
 def _holdout_before(run: JobRun, measured: Collection[str]) -> dict[str, float]:
@@ -58,22 +63,20 @@ def _holdout_before(run: JobRun, measured: Collection[str]) -> dict[str, float]:
 
 
 def candidate_rows(
-    run: JobRun,
-    trials: Sequence[Trial],
-    measured: dict[str, Latency],
-    holdout: dict[str, float],
-    problems: dict[str, str],
-    predictions: dict[str, Prediction],
+    run: JobRun, trials: Sequence[Trial], **known: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Return the trials of a search as a table of candidates, see `candidates.from_trials`."""
+    """Return the trials of a search as a table of candidates.
+
+    Args:
+        run: the run.
+        trials: the trials.
+        known: what else is known of them, see `candidates.from_trials`.
+    """
     return candidates.from_trials(
         trials,
-        latencies=measured,
-        holdout_accuracy=holdout,
-        problems=problems,
-        predictions=predictions,
         figures=[name for name in run.figures if name not in COUNTS],
         basis=run.runtime.network_basis,
+        **known,
     )
 
 

@@ -24,7 +24,7 @@ from nas.run import candidates
 from nas.run.models import FilePoint, RunModel, recipe_names
 from nas.run.objectives import device_figures
 from nas.run.run import Run
-from nas.run.selection import REASONS, Option, compare, equals, knee
+from nas.run.selection import REASONS, Option, Selection, knee
 from nas.space import Architecture
 from nas.supernet.ranking_records import SpaceRanking
 
@@ -158,7 +158,7 @@ class Member(JudgedPoint):
         latency_basis: which of the two, and what makes it unsure.
         not_told_from: members whose latencies the timings do not tell from its own.
         equals: members that are no more accurate, and that the images do not tell from it, see
-            `nas.run.selection.equals`.
+            `nas.run.selection.Selection.equals_of`.
         comparisons: how it differs from other members, in words, by their IDs: all of them if there
             are at most `MAX_COMPARED`.
         file_bytes: size of its file.
@@ -324,6 +324,7 @@ def report_document(run: Run) -> ReportDocument:
     complete = rows[rows["state"] == "complete"]
     axes = _axes(rows, run)
     options = run.options() if len(run.front) else []
+    selection = Selection(options, images, models)
     return ReportDocument(
         name=run.record.name,
         folder=str(run.path),
@@ -345,7 +346,7 @@ def report_document(run: Run) -> ReportDocument:
             for figure in dict.fromkeys([*SELECTION_LIMITS, *run.figures.values()])
         ],
         front=[option.member.id for option in options],
-        members=[_member(option, options, run, models, rankings) for option in options],
+        members=[_member(option, selection, run, models, rankings) for option in options],
         knee=None if (middle := knee(options)) is None else middle.member.id,
         trained=[trained_point(model, models, run) for model in models],
         probes=[
@@ -427,16 +428,14 @@ def _axes(rows: pd.DataFrame, run: Run) -> list[Axis]:
 
 def _member(
     option: Option,
-    options: Sequence[Option],
+    selection: Selection,
     run: Run,
     models: Sequence[RunModel],
     rankings: Mapping[str, SpaceRanking],
 ) -> Member:
     """Return an option of the front as the page shows it."""
     member, images = option.member, run.images
-    others = [each for each in options if each is not option]
-    rank = (option.accuracy, -option.latency_us)
-    no_better = [each for each in others if (each.accuracy, -each.latency_us) <= rank]
+    others = [each for each in selection.options if each is not option]
     model = next((each for each in models if each.record.digest == member.digest), None)
     interval = images.interval(option.accuracy, *images.judging_parts)
     assert interval is not None
@@ -464,11 +463,11 @@ def _member(
         latency_range_us=member.latency_range_us,
         latency_basis=member.latency_basis,
         not_told_from=[each.name for each in others if not member.is_told_from(each.member)],
-        equals=[each.name for each in equals([option, *no_better], images, models)[1:]],
+        equals=[each.name for each in selection.equals_of(option)],
         comparisons={
-            each.name: compare(option, each, models, images).text
+            each.name: selection.compare(option, each).text
             for each in others
-            if len(options) <= MAX_COMPARED
+            if len(selection.options) <= MAX_COMPARED
         },
         file_bytes=option.file_bytes,
         is_file_size_estimated=option.is_file_size_estimated,

@@ -455,7 +455,7 @@ def _training(facts: _Facts) -> _Finding | None:
             " ".join(errors.values()),
             facts.continue_command
             if facts.run.record.remaining
-            else facts.command("retrain", "--pick", facts.run.choose().member.id),
+            else facts.command("retrain", "--pick", facts.run.selection().choose().member.id),
         )
     digests = {model.record.digest for model in own}
     on_front = sum(each.digest in digests for each in facts.members)

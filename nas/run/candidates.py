@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import pandas as pd
@@ -334,10 +335,10 @@ MIN_ID_CHARACTERS = 4
 def from_trials(
     trials: Sequence[Trial],
     *,
-    latencies: Mapping[str, Latency],
-    holdout_accuracy: Mapping[str, float],
-    problems: Mapping[str, str],
-    predictions: Mapping[str, Prediction],
+    latencies: Mapping[str, Latency] = MappingProxyType({}),
+    holdout_accuracy: Mapping[str, float] = MappingProxyType({}),
+    problems: Mapping[str, str] = MappingProxyType({}),
+    predictions: Mapping[str, Prediction] = MappingProxyType({}),
     figures: Sequence[str] = (),
     basis: str = MEASURED,
 ) -> pd.DataFrame:

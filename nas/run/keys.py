@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -131,6 +132,17 @@ def _check_duration(value: str) -> str:
     return value
 
 
+def takes_place_of(key_: str) -> Callable[[Any, ValidationInfo], Any]:
+    """Return the validator of a key that cannot be set beside another one of its table."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get(key_.rpartition(".")[2]) is not None:
+            raise ValueError(f"{key_} is set, too; set one of the two")
+        return value
+
+    return check
+
+
 Duration = Annotated[str, AfterValidator(_check_duration)]
 """A text such as "45m", see `seconds_of`."""
 
@@ -173,21 +185,12 @@ Shares = Annotated[tuple[float, ...], AfterValidator(_check_shares)]
 """Different shares of the image size in their order, the last of which is 1."""
 
 
-def _why_undecoded(name: str) -> str:
-    """Return what is wrong with a name that has bytes which Python could not decode."""
-    try:
-        name.encode(errors="surrogateescape").decode()
-    except UnicodeDecodeError:
-        return (
-            "the name is not valid UTF-8, which job files and records are written in; rename the "
-            "file or folder, or give the path of a link to it"
-        )
-    return "the locale of this process does not read UTF-8; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
-
-
 def _check_line(value: str) -> str:
     if any("\udc80" <= character <= "\udcff" for character in value):
-        raise ValueError(_why_undecoded(value))
+        raise ValueError(
+            "the name is not valid UTF-8, which job files and records are written in; rename the "
+            "file or folder, or start Python with PYTHONUTF8=1 if the locale does not read UTF-8"
+        )
     if not 0 < len(value) <= 4096 or not value.isprintable():
         raise ValueError("write 1 to 4096 printable characters")
     return value

@@ -201,13 +201,12 @@ def read_models(
     by_digest = {candidate.digest: candidate for candidate in own_rows}
     models = []
     for digest, record in trained.items():
-        path = run / MODELS_FOLDER / record.id / CARD_FILE
-        card = CARD.read(path) if path.is_file() else None
+        folder = run / MODELS_FOLDER / record.id
+        card = CARD.read(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else None
+        answers = ANSWERS.read(folder / ANSWERS_FILE) if (folder / ANSWERS_FILE).is_file() else None
         exported = {"all", *(file.format for file in card.files)} if card else set()
         errors = export_errors.get(record.id, {})
-        errors = {name: errors[name] for name in errors if name not in exported}
-        path = run / MODELS_FOLDER / record.id / ANSWERS_FILE
-        answers = ANSWERS.read(path) if path.is_file() else None
+        errors = {name: error for name, error in errors.items() if name not in exported}
         candidate, latency_us = by_digest.get(digest), measured_us.get(digest)
         if candidate is not None and candidate.measured_us is not None:
             latency_us = candidate.measured_us

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.display.formatting import format_count
+from nas.display.formatting import format_count, listed
 from nas.files.documents import Count, Document, Fraction, Name
 
 WORTHWHILE = 0.01
@@ -68,10 +68,9 @@ class ProbeSummary(Document):
             f"{each.accuracy:.1%} at {each.image_size} px ({format_count(each.macs)} MACs)"
             for each in self.sizes
         ]
-        listed = " and ".join(filter(None, (", ".join(reached[:-1]), reached[-1])))
         text = (
-            f"a linear probe of {self.network} reaches {listed}, of {self.own.images:,} images "
-            "that it did not learn"
+            f"a linear probe of {self.network} reaches {listed(reached)}, of "
+            f"{self.own.images:,} images that it did not learn"
         )
         other = self.worthwhile
         if self.gain > WORTHWHILE:

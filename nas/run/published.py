@@ -119,43 +119,54 @@ def published_comparisons(run: Run) -> list[PublishedComparison]:
 
     Raises CheckpointError or RunFolderError for a damaged file.
     """
-    models, is_balanced = run.models, run.images.is_balanced
+    models = run.models
     names = recipe_names(models)
-    comparisons = []
-    for published in models:
-        if not published.is_published:
-            continue
-        recipe = names[published.record.recipe]
-        if published.measured_us is None:
-            remedy = (
-                f"{published.record.id} was not timed, so it is compared with no network. On the "
-                f"device of the run, this times it: nas retrain {shlex.quote(str(run.path))} "
-                f"--reference {published.record.id}"
-            )
-            comparisons.append(PublishedComparison(published, recipe, remedy=remedy))
-            continue
-        own = [
-            Difference.of(model, published, is_balanced=is_balanced)
-            for model in models
-            if not model.is_published
-            and model.measured_us is not None
-            and model.record.recipe == published.record.recipe
-        ]
-        comparisons.append(
-            PublishedComparison(
-                published,
-                recipe,
-                at_latency=max(
-                    (each for each in own if each.latency_ratio <= 1),
-                    key=lambda each: (each.gain.value, -each.latency_ratio),
-                    default=None,
-                ),
-                at_accuracy=_fastest([each for each in own if each.gain.value >= 0]),
-                fastest=_fastest(own),
-                remedy="" if own else _train_alike(run, published, recipe),
-            )
+    return [
+        _compare(run, each, names[each.record.recipe], models)
+        for each in models
+        if each.is_published
+    ]
+
+
+def _compare(
+    run: Run, published: RunModel, recipe: str, models: Sequence[RunModel]
+) -> PublishedComparison:
+    """Compare a published network with the trained networks of a run.
+
+    Args:
+        run: the run.
+        published: the published network.
+        recipe: its recipe in words.
+        models: all trained networks of the run.
+    """
+    own = [
+        Difference.of(model, published, is_balanced=run.images.is_balanced)
+        for model in models
+        if not model.is_published
+        and None not in (model.measured_us, published.measured_us)
+        and model.record.recipe == published.record.recipe
+    ]
+    remedy = ""
+    if published.measured_us is None:
+        remedy = (
+            f"{published.record.id} was not timed, so it is compared with no network. On the "
+            f"device of the run, this times it: nas retrain {shlex.quote(str(run.path))} "
+            f"--reference {published.record.id}"
         )
-    return comparisons
+    elif not own:
+        remedy = _train_alike(run, published, recipe)
+    return PublishedComparison(
+        published,
+        recipe,
+        at_latency=max(
+            (each for each in own if each.latency_ratio <= 1),
+            key=lambda each: (each.gain.value, -each.latency_ratio),
+            default=None,
+        ),
+        at_accuracy=_fastest([each for each in own if each.gain.value >= 0]),
+        fastest=_fastest(own),
+        remedy=remedy,
+    )
 
 
 def _fastest(differences: Sequence[Difference]) -> Difference | None:

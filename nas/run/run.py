@@ -35,16 +35,7 @@ from nas.run.measurements import (
 from nas.run.models import RunModel, read_models
 from nas.run.objectives import RunObjective, run_objectives, searched_figures
 from nas.run.record import DataSummary, RunRecord, read_run
-from nas.run.selection import (
-    Comparison,
-    Limits,
-    Option,
-    Rule,
-    compare,
-    file_options,
-    member_options,
-    select,
-)
+from nas.run.selection import Limits, Option, Selection, file_options, member_options
 from nas.run.settings import JobSettings, SearchSettings
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
@@ -199,7 +190,7 @@ class Run:
 
         Raises RunFolderError for a damaged log.
         """
-        return latencies_by_digest(self._log)
+        return latencies_by_digest(self.timing_log)
 
     @property
     def slowdown(self) -> Slowdown | None:
@@ -215,11 +206,11 @@ class Run:
 
         Raises RunFolderError for a damaged log.
         """
-        return timings_by_digest(self._log)
+        return timings_by_digest(self.timing_log)
 
     @property
-    def _log(self) -> list[Measurement]:
-        """The lines of `measurements.jsonl`."""
+    def timing_log(self) -> list[Measurement]:
+        """The lines of `measurements.jsonl`. Raises RunFolderError for a damaged log."""
         return self._read_once(self.measurements.name, lambda path: jsonl.read(path, MEASUREMENTS))
 
     def supernet_folder(self, space: str) -> Path:
@@ -302,28 +293,16 @@ class Run:
             remedy=f"{remedy} in the job file, and run it again: the run continues.",
         )
 
-    def choose(
-        self, limits: Limits | None = None, *, int8: bool = False, rule: Rule = "one_standard_error"
-    ) -> Option:
-        """Return the option to choose of those that meet some limits.
+    def selection(self, limits: Limits | None = None, *, int8: bool = False) -> Selection:
+        """Return what can be chosen of the run within some limits.
 
         Args:
             limits: the limits; by default none.
             int8: whether to choose among exported files, see `options`.
-            rule: see `nas.run.selection.select`.
 
-        Raises:
-            InfeasibleError: no option meets the limits; the message names the nearest. Or there is
-                no knee point.
-            RunFolderError: the run has no front.
-            RequestError: no member was exported in int8.
+        Raises the errors of `options`.
         """
-        options = self.options(int8=int8)
-        return select(options, limits or Limits(), self.images, self.models, rule=rule)
-
-    def compare(self, option: Option, other: Option) -> Comparison:
-        """Compare two options of the run, see `options`."""
-        return compare(option, other, self.models, self.images)
+        return Selection(self.options(int8=int8), self.images, self.models, limits)
 
     def options(self, *, int8: bool = False) -> list[Option]:
         """Return what can be chosen of the run: the members of its front, or their files.
@@ -347,26 +326,6 @@ class Run:
             f"No network on the front of {self.path} has an int8 file that was timed.",
             remedy=f"Make some: nas export {self.path} {picks} --format onnx,onnx-int8.",
         )
-
-    def indistinguishable(self, chosen: Candidate, limits: Limits) -> list[Candidate]:
-        """Return the other members of the front that may be as accurate as the chosen one.
-
-        These are trained, like the chosen one, and meet the limits, and a paired test on the images
-        that judge them shows no difference in accuracy. The fastest come first.
-        """
-        models = {model.record.digest: model for model in self.models}
-        own = models.get(chosen.digest)
-        if own is None:
-            return []
-        return [
-            each.member
-            for each in self.options()
-            if each.member.digest in models
-            and each.member.digest != chosen.digest
-            and each.member.trained_accuracy is not None
-            and not limits.violations(each)
-            and own.difference(models[each.member.digest], is_balanced=self.images.is_balanced) == 0
-        ]
 
     def space(self, name: str) -> SearchSpace:
         """Return a search space of the run, adapted to the images of the run.
@@ -435,8 +394,8 @@ class Run:
 
         Raises CheckpointError for a damaged record or card, RunFolderError for a damaged log.
         """
-        record, rows = self.record, self.trials_so_far
-        return read_models(self.path, rows, record.export_errors, self.measured_us)
+        errors = self.record.export_errors
+        return read_models(self.path, self.trials_so_far, errors, self.measured_us)
 
     def candidate(self, digest: str) -> Candidate:
         """Return an architecture that the search tried, with what the run knows of it.

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -248,7 +249,7 @@ def expected_accuracies(members: Sequence[Candidate]) -> list[float]:
 
 
 Rule = Literal["one_standard_error", "most_accurate", "knee"]
-"""What is chosen of the options within limits, see `select`."""
+"""What is chosen of the options within limits, see `Selection.choose`."""
 
 
 def selection_rule(*, knee: bool = False, most_accurate: bool = False) -> Rule:
@@ -259,87 +260,6 @@ def selection_rule(*, knee: bool = False, most_accurate: bool = False) -> Rule:
             remedy="Ask for one of them.",
         )
     return "knee" if knee else "most_accurate" if most_accurate else "one_standard_error"
-
-
-def select(
-    options: Sequence[Option],
-    limits: Limits,
-    data: JudgedImages,
-    models: Sequence[RunModel] = (),
-    *,
-    rule: Rule = "one_standard_error",
-) -> Option:
-    """Return the option to choose of those that meet the limits.
-
-    By the rule of one standard error (Breiman, Friedman, Olshen and Stone, "Classification and
-    Regression Trees", 1984), this is the fastest of the `equals` of the most accurate one. Trained
-    networks go before those whose accuracy is only expected.
-
-    Args:
-        options: the options, at least one.
-        limits: the limits.
-        data: the images of the run.
-        models: the trained networks of the run, whose answers are compared.
-        rule: "most_accurate" to return the most accurate option, and of several the fastest; "knee"
-            to return the `knee` of the options.
-
-    Raises:
-        InfeasibleError: no option meets the limits, and the message names the nearest one and the
-            limits that it violates; or the options have no knee.
-    """
-    feasible = _within(options, limits)
-    if not feasible:
-        nearest = min(options, key=lambda o: (sum(limits.violations(o).values()), o.latency_us))
-        violations = ", ".join(
-            f"{name} by {100 * share:.1f}%" for name, share in limits.violations(nearest).items()
-        )
-        raise InfeasibleError(
-            f"No {'file' if nearest.file else 'front member'} meets the limits. The nearest is "
-            f"{nearest.summary(data)}; it misses {violations}.",
-            remedy="Relax the limits, or search smaller networks.",
-        )
-    if rule == "most_accurate":
-        return max(feasible, key=_preference)
-    if rule == "one_standard_error":
-        return min(
-            equals(feasible, data, models), key=lambda each: (not each.is_trained, each.latency_us)
-        )
-    chosen = knee(feasible)
-    if chosen is None:
-        raise InfeasibleError(
-            f"The {len(feasible)} networks within the limits have no knee point: it takes three on "
-            "their front, and one of them above the line between its ends.",
-            remedy="Choose by a limit, such as --max-latency-ms.",
-        )
-    return chosen
-
-
-def equals(
-    options: Sequence[Option], data: JudgedImages, models: Sequence[RunModel] = ()
-) -> list[Option]:
-    """Return the most accurate option and those that the images do not tell from it.
-
-    The accuracy of these is at most one standard error of the number of images that judge trained
-    networks lower, and a paired test of the answers to these images, where both networks are
-    trained, does not show that they are less accurate. The most accurate option comes first.
-
-    Args:
-        options: the options, at least one.
-        data: the images of the run.
-        models: the trained networks of the run.
-    """
-    best = max(options, key=_preference)
-    interval = data.interval(best.accuracy, *data.judging_parts)
-    assert interval is not None, "an option has an accuracy"
-    lowest = best.accuracy - (best.accuracy - interval.low) / STANDARD_ERRORS_OF_INTERVAL
-    others = [
-        each
-        for each in options
-        if each is not best
-        and each.accuracy >= lowest
-        and compare(each, best, models, data).shown != -1
-    ]
-    return [best, *others]
 
 
 REASONS = {
@@ -357,67 +277,7 @@ REASONS = {
         "most accurate one, {best}."
     ),
 }
-"""Why `select` chooses an option, by what it is among its `equals`."""
-
-
-def reason(
-    chosen: Option,
-    options: Sequence[Option],
-    limits: Limits,
-    data: JudgedImages,
-    models: Sequence[RunModel] = (),
-) -> str:
-    """Return in one sentence why `select` chooses an option by the rule of one standard error."""
-    same = equals(_within(options, limits), data, models)
-    is_slower = any(each.latency_us < chosen.latency_us for each in same)
-    kind = "most accurate" if chosen is same[0] else "fastest"
-    sentence = REASONS[f"{kind}; some are faster" if is_slower else kind]
-    return sentence.format(
-        name="It", images=data.judging_images, count=len(same), best=same[0].name
-    )
-
-
-def _within(options: Sequence[Option], limits: Limits) -> list[Option]:
-    """Return the options that meet the limits."""
-    return [option for option in options if not limits.violations(option)]
-
-
-def _preference(option: Option) -> tuple[float, float]:
-    """Return what is largest for the option to choose: accuracy, and of several the speed."""
-    return option.accuracy, -option.latency_us
-
-
-def knee(options: Sequence[Option]) -> Option | None:
-    """Return the option at the knee of the front of accuracy and latency.
-
-    Beyond the knee, accuracy costs more time than before it. It is the member of the front that
-    lies highest above the line between the ends of the front, where the accuracy and the logarithm
-    of the latency are both scaled to [0, 1] (I. Das, On characterizing the "knee" of the Pareto
-    curve based on Normal-Boundary Intersection, Structural Optimization 18, 1999).
-
-    Args:
-        options: the options; those that others dominate are left out.
-
-    Returns:
-        The option; None if the front has less than three members, or none above the line.
-    """
-    points = [(math.log(option.latency_us), -option.accuracy) for option in options]
-    front = non_dominated(points)
-    if len(front) < 3:
-        return None
-    ends = np.array(points)[front]
-    # From the fastest to the most accurate, both scaled values go from 0 to 1, so that the line is
-    # the diagonal, and the height above it their difference.
-    latency, accuracy = np.abs((ends - ends[0]) / (ends[-1] - ends[0])).T
-    heights = accuracy - latency
-    highest = int(heights[1:-1].argmax()) + 1
-    return options[front[highest]] if heights[highest] > 0 else None
-
-
-def runner_up(options: Sequence[Option], limits: Limits, chosen: Option) -> Option | None:
-    """Return the best option beside the chosen one that meets the limits; None without any."""
-    others = [option for option in _within(options, limits) if option is not chosen]
-    return max(others, key=_preference, default=None)
+"""Why `Selection.choose` chooses an option, by what it is among the `equals`."""
 
 
 @dataclass(frozen=True)
@@ -495,21 +355,165 @@ class Comparison:
         return "no test compares the accuracies"
 
 
-def compare(
-    option: Option, other: Option, models: Sequence[RunModel], data: JudgedImages
-) -> Comparison:
-    """Compare two options of a run.
+class Selection:
+    """The options of a run within limits, compared on the images that judge trained networks.
 
     Args:
-        option, other: the options.
-        models: the trained networks of the run.
+        options: the options, at least one.
         data: the images of the run.
+        models: the trained networks of the run, whose answers are compared.
+        limits: the limits; by default none.
     """
-    by_digest = {model.record.digest: model for model in models}
-    own, rival = (
-        # The answers of a file were not recorded, those of its network in torch were.
-        by_digest.get(each.member.digest) if each.file is None else None
-        for each in (option, other)
-    )
-    shown = own.difference(rival, is_balanced=data.is_balanced) if own and rival else None
-    return Comparison(option, other, shown, data.judging_images)
+
+    def __init__(
+        self,
+        options: Sequence[Option],
+        data: JudgedImages,
+        models: Sequence[RunModel] = (),
+        limits: Limits | None = None,
+    ) -> None:
+        self.options, self.limits = options, limits or Limits()
+        self._data = data
+        self._models = {model.record.digest: model for model in models}
+
+    @cached_property
+    def within(self) -> list[Option]:
+        """The options that meet the limits."""
+        return [option for option in self.options if not self.limits.violations(option)]
+
+    @cached_property
+    def equals(self) -> list[Option]:
+        """The most accurate option within the limits, and its `equals_of`."""
+        best = max(self.within, key=_preference)
+        return [best, *self.equals_of(best)]
+
+    def choose(self, rule: Rule = "one_standard_error") -> Option:
+        """Return the option to choose of those that meet the limits.
+
+        By the rule of one standard error (Breiman, Friedman, Olshen and Stone, "Classification and
+        Regression Trees", 1984), this is the fastest of the `equals`. Trained networks go before
+        those whose accuracy is only expected.
+
+        Args:
+            rule: "most_accurate" to return the most accurate option, and of several the fastest;
+                "knee" to return the `knee` of the options.
+
+        Raises:
+            InfeasibleError: no option meets the limits, and the message names the nearest one and
+                the limits that it violates; or the options have no knee.
+        """
+        if not self.within:
+            raise self._nearest_error()
+        if rule == "most_accurate":
+            return max(self.within, key=_preference)
+        if rule == "one_standard_error":
+            return min(self.equals, key=lambda each: (not each.is_trained, each.latency_us))
+        chosen = knee(self.within)
+        if chosen is None:
+            raise InfeasibleError(
+                f"The {len(self.within)} networks within the limits have no knee point: it takes "
+                "three on their front, and one of them above the line between its ends.",
+                remedy="Choose by a limit, such as --max-latency-ms.",
+            )
+        return chosen
+
+    def _nearest_error(self) -> InfeasibleError:
+        """Return the error that names the option that is nearest to the limits."""
+        violations, nearest = min(
+            ((self.limits.violations(each), each) for each in self.options),
+            key=lambda pair: (sum(pair[0].values()), pair[1].latency_us),
+        )
+        missed = ", ".join(f"{name} by {100 * share:.1f}%" for name, share in violations.items())
+        return InfeasibleError(
+            f"No {'file' if nearest.file else 'front member'} meets the limits. The nearest is "
+            f"{nearest.summary(self._data)}; it misses {missed}.",
+            remedy="Relax the limits, or search smaller networks.",
+        )
+
+    def equals_of(self, option: Option) -> list[Option]:
+        """Return the options within the limits that are no better, but not told from an option.
+
+        Their accuracy is at most one standard error of the number of images that judge trained
+        networks lower, and a paired test of the answers to these images, where both networks are
+        trained, does not show that they are less accurate.
+        """
+        data = self._data
+        interval = data.interval(option.accuracy, *data.judging_parts)
+        assert interval is not None, "an option has an accuracy"
+        lowest = option.accuracy - (option.accuracy - interval.low) / STANDARD_ERRORS_OF_INTERVAL
+        return [
+            each
+            for each in self.within
+            if each is not option
+            and each.accuracy >= lowest
+            and _preference(each) <= _preference(option)
+            and self.compare(each, option).shown != -1
+        ]
+
+    def reason(self, chosen: Option) -> str:
+        """Return in one sentence why the rule of one standard error chooses an option."""
+        best = self.equals[0]
+        is_slower = any(each.latency_us < chosen.latency_us for each in self.equals)
+        kind = "most accurate" if chosen is best else "fastest"
+        return REASONS[f"{kind}; some are faster" if is_slower else kind].format(
+            name="It", images=self._data.judging_images, count=len(self.equals), best=best.name
+        )
+
+    def runner_up(self, chosen: Option) -> Option | None:
+        """Return the most accurate other option within the limits; None without any."""
+        others = [option for option in self.within if option is not chosen]
+        return max(others, key=_preference, default=None)
+
+    def indistinguishable(self, chosen: Option) -> list[Option]:
+        """Return the options within the limits that may be as accurate as a trained one.
+
+        A paired test on the images that judge both shows no difference. The fastest come first.
+        """
+        return [
+            each
+            for each in self.within
+            if each is not chosen and self.compare(chosen, each).shown == 0
+        ]
+
+    def compare(self, option: Option, other: Option) -> Comparison:
+        """Compare two options of the run."""
+        own, rival = (
+            # The answers of a file were not recorded, those of its network in torch were.
+            self._models.get(each.member.digest) if each.file is None else None
+            for each in (option, other)
+        )
+        is_balanced = self._data.is_balanced
+        shown = own.difference(rival, is_balanced=is_balanced) if own and rival else None
+        return Comparison(option, other, shown, self._data.judging_images)
+
+
+def _preference(option: Option) -> tuple[float, float]:
+    """Return what is largest for the option to choose: accuracy, and of several the speed."""
+    return option.accuracy, -option.latency_us
+
+
+def knee(options: Sequence[Option]) -> Option | None:
+    """Return the option at the knee of the front of accuracy and latency.
+
+    Beyond the knee, accuracy costs more time than before it. It is the member of the front that
+    lies highest above the line between the ends of the front, where the accuracy and the logarithm
+    of the latency are both scaled to [0, 1] (I. Das, On characterizing the "knee" of the Pareto
+    curve based on Normal-Boundary Intersection, Structural Optimization 18, 1999).
+
+    Args:
+        options: the options; those that others dominate are left out.
+
+    Returns:
+        The option; None if the front has less than three members, or none above the line.
+    """
+    points = [(math.log(option.latency_us), -option.accuracy) for option in options]
+    front = non_dominated(points)
+    if len(front) < 3:
+        return None
+    ends = np.array(points)[front]
+    # From the fastest to the most accurate, both scaled values go from 0 to 1, so that the line is
+    # the diagonal, and the height above it their difference.
+    latency, accuracy = np.abs((ends - ends[0]) / (ends[-1] - ends[0])).T
+    heights = accuracy - latency
+    highest = int(heights[1:-1].argmax()) + 1
+    return options[front[highest]] if heights[highest] > 0 else None

@@ -46,6 +46,7 @@ from nas.run.keys import (
     number_or_auto,
     search_key,
     seconds_of,
+    takes_place_of,
 )
 
 if TYPE_CHECKING:
@@ -279,12 +280,7 @@ class TrainingOptions(_Table):
         """The length of a training, `epochs` or `minutes`; None if the budget decides it."""
         return self.model_dump(include={"epochs", "minutes"}, exclude_none=True) or None
 
-    @field_validator("minutes")
-    @classmethod
-    def _take_the_place_of_epochs(cls, minutes: float | None, info: ValidationInfo) -> float | None:
-        if minutes is not None and info.data.get("epochs") is not None:
-            raise ValueError("training.epochs is set, too; set one of the two")
-        return minutes
+    _minutes_or_epochs = field_validator("minutes")(takes_place_of("training.epochs"))
 
 
 class PretrainedSettings(_Table):
@@ -533,14 +529,9 @@ class FinishSettings(_Table):
     pictures: bool = free_key(True)
     """Whether the report and the cards show hold-out images that were classified wrongly."""
 
-    @field_validator("min_accuracy")
-    @classmethod
-    def _take_the_place_of_a_confidence(
-        cls, min_accuracy: float | None, info: ValidationInfo
-    ) -> float | None:
-        if min_accuracy is not None and info.data.get("min_confidence") is not None:
-            raise ValueError("finish.min_confidence is set, too; set one of the two")
-        return min_accuracy
+    _accuracy_or_confidence = field_validator("min_accuracy")(
+        takes_place_of("finish.min_confidence")
+    )
 
 
 class JobSettings(_Table):

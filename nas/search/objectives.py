@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from nas.errors import RequestError
 from nas.files.names import require_choice
@@ -72,6 +72,18 @@ class Objective:
                 f"The limit of {self.name} is {self.limit}.", remedy="Give a finite number."
             )
 
+    @classmethod
+    def of_each(
+        cls, name: str, score: Callable[[Architecture], Score], **options: Any
+    ) -> Objective:
+        """Return an objective of a function of one architecture.
+
+        Args:
+            name, options: see `Objective`.
+            score: the function.
+        """
+        return cls(name, lambda batch: [score(each) for each in batch], **options)
+
     @property
     def sign(self) -> float:
         """The factor that turns values into ones that are minimised: 1 or -1."""
@@ -124,10 +136,7 @@ def prepare_objectives(objectives: ObjectivesLike) -> list[Objective]:
             that is a limit only has no limit.
     """
     if isinstance(objectives, Mapping):
-        objectives = [
-            Objective(name, lambda batch, score=score: [score(a) for a in batch])  # type: ignore[misc]
-            for name, score in objectives.items()
-        ]
+        objectives = [Objective.of_each(name, score) for name, score in objectives.items()]
     names = [objective.name for objective in objectives]
     if not names or len(set(names)) != len(names):
         raise RequestError(f"A search needs objectives with different names, not {names}.")

@@ -281,8 +281,8 @@ def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> dict[
     settings = load_job(folder / "job.toml")
     own = settings.finish.model_copy(update={"export": tuple(formats)})
     names = sorted(path.name for path in (folder / "models").iterdir())
-    with claim(folder, settings.model_copy(update={"finish": own}), "") as claimed:
-        errors = finish.export_finalists(claimed, names, progress)
+    with claim(folder, settings.model_copy(update={"finish": own}), progress=progress) as claimed:
+        errors = finish.export_finalists(claimed, names)
         claimed.save()
         return errors
 

@@ -1,6 +1,7 @@
 """Run folders of the mini job: searched, or with trained supernets."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,27 @@ def fake_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def copy_of_searched_folder(searched_folder, tmp_path, monkeypatch) -> Path:
+def enter_copy(tmp_path, monkeypatch) -> Callable[[Path], Path]:
+    """Return a function that makes a copy of a folder the working directory."""
+
+    def enter(folder: Path) -> Path:
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return enter
+
+
+@pytest.fixture
+def copy_of_searched_folder(searched_folder, enter_copy) -> Path:
     """Make a copy of the searched folder the working directory."""
-    shutil.copytree(searched_folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return enter_copy(searched_folder)
+
+
+@pytest.fixture
+def copy_of_fake_folder(fake_folder, enter_copy, fake_device) -> Path:
+    """Make a copy of the job on a fake device the working directory, and use this device."""
+    return enter_copy(fake_folder)
 
 
 @pytest.fixture
@@ -56,7 +73,7 @@ def folder_with_supernets(copy_of_searched_folder, job) -> Path:
     The searched run is in its subfolder `searched`.
     """
     shutil.move(OUT, "searched")
-    with claim(OUT, job, ""):
+    with claim(OUT, job):
         shutil.copytree("searched/supernets", OUT / "supernets")
     (OUT / "run.json").unlink()  # The command of the test starts the run.
     return copy_of_searched_folder

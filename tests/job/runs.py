@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pandas as pd
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from nas.graph import Graph
-from nas.job import JobSettings
-from nas.job.inputs import load_images, load_spaces
+from nas.job import JobSettings, load_job
+from nas.job.inputs import load_images, load_job_spaces
 from nas.run import candidates
 from nas.run.candidates import HISTORY_FILE
 from nas.run.progress import SilentProgress
@@ -58,11 +59,13 @@ def edit(path: Path, changes: Mapping[str, str]) -> Path:
 def open_spaces(settings: JobSettings) -> dict[str, SearchSpace]:
     """Return the spaces of a job by name, adapted to its images."""
     data = load_images(settings, SilentProgress())
-    return load_spaces(data, [each.name for each in settings.space])
+    return load_job_spaces(settings, data).searched
 
 
-def all_networks(settings: JobSettings) -> list[Graph]:
-    """Return all networks of the spaces of the mini job, from the smallest number of MACs."""
+@cache
+def all_networks() -> list[Graph]:
+    """Return all networks of the mini job in the working directory, by their number of MACs."""
+    settings = load_job(Path("job.toml"))
     rng = np.random.default_rng(0)
     graphs = {
         architecture.graph

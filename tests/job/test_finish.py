@@ -13,13 +13,14 @@ from nas.data import load_dataset
 from nas.deploy.networks import load_trained
 from nas.deploy.retrain import finalist
 from nas.errors import RequestError
-from nas.job import finish
+from nas.job import finish, run_job
 from nas.job.finish import _saturation, train_finalists
 from nas.job.folder import claim
 from nas.job.settings import load_job
 from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.progress import SilentProgress
+from nas.run.selection import Selection
 from nas.run.trained import read_trained
 from nas.statistics import wilson_interval
 from tests.deploy.example_run import SETTINGS, front_ids, make_run
@@ -41,9 +42,9 @@ def run(example, tmp_path) -> Path:
 
 def train_finalists_of(folder: Path, progress: SilentProgress) -> None:
     """Do the stage of a job that trains its finalists."""
-    with claim(folder, load_job(folder / "job.toml"), "") as claimed:
-        names, errors = train_finalists(claimed, progress)
-        assert names[0] == claimed.choose().member.id
+    with claim(folder, load_job(folder / "job.toml"), progress=progress) as claimed:
+        names, errors = train_finalists(claimed)
+        assert names[0] == claimed.selection().choose().member.id
         assert errors == {}
 
 
@@ -98,8 +99,7 @@ def read_candidates(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "trials.csv").drop(columns=["seconds"])
 
 
-def test_later_start_times_disturbed_networks_again(copy_of_finished_job, invoke, monkeypatch):
-    monkeypatch.chdir(copy_of_finished_job)
+def test_later_start_times_disturbed_networks_again(copy_of_fake_folder):
     log = OUT / "measurements.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     disturbed = open_run(OUT).members[0].digest
@@ -108,7 +108,7 @@ def test_later_start_times_disturbed_networks_again(copy_of_finished_job, invoke
         if line["digest"] == disturbed:
             line["reading_us"] = slow_us
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert invoke("run", "job.toml", "--out", OUT).returncode == 0
+    run_job(load_job(Path("job.toml")), OUT)
     new = [json.loads(line) for line in log.read_text().splitlines()[len(lines) :]]
     assert disturbed in {line["digest"] for line in new}
     assert not open_run(OUT).latencies[disturbed].is_disturbed
@@ -170,14 +170,14 @@ def test_accuracies_within_one_image_are_called_saturated(right, is_balanced, is
 def test_network_that_trainings_make_the_pick_is_trained_too(run, monkeypatch):
     first, *_, last = open_run(run).members
 
-    def choose(options, *_, **__):
-        return next(each for each in options if each.member.digest == last.digest)
+    def choose(selection):
+        return next(each for each in selection.options if each.member.digest == last.digest)
 
     monkeypatch.setattr(finish, "_finalists", lambda run, _: dict([finalist(run, first.digest)]))
-    monkeypatch.setattr(finish, "select", choose)
+    monkeypatch.setattr(Selection, "choose", choose)
     progress = Notes()
-    with claim(run, load_job(run / "job.toml"), "") as claimed:
-        names, errors = train_finalists(claimed, progress)
+    with claim(run, load_job(run / "job.toml"), progress=progress) as claimed:
+        names, errors = train_finalists(claimed)
     assert (names, errors) == ([last.id, first.id], {})
     assert {record.id for record in read_trained(run).values()} == {first.id, last.id}
     said = f"{last.id} is trained, too: after these trainings, nas select picks it"

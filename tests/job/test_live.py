@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +20,10 @@ from nas.job.settings import with_options
 from nas.opened_run import open_run
 from nas.report import page
 from nas.report.progress import progress_section
-from nas.run.progress import SilentProgress
 from nas.run.run import Run
 from nas.space import load_space
-from tests.job.runs import OUT, Notes, read_trials, start_process
+from tests.job.runs import OUT, Notes, edit, read_trials, start_process
+from tests.latency.fake_runtime import use_fake_device
 from tests.mini_job import write_job
 
 SLOW_SEARCH = """
@@ -48,11 +46,29 @@ main()
 STAGES = ["prepare", "latency table", "supernet mobile", "search", "measure the front"]
 
 
+TRIALS = 6
+
+
+def write_small_job(folder: Path) -> Path:
+    path = write_job(folder, spaces=["mobile"])
+    return edit(path, {"trials = 30": f"trials = {TRIALS}", "epochs = 2": "epochs = 1"})
+
+
+@pytest.fixture(scope="module")
+def unwatched(tmp_path_factory) -> Path:
+    """Return the run folder of the small job, which wrote no report meanwhile."""
+    folder = tmp_path_factory.mktemp("unwatched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_fake_device(patch)
+        jobs.run_job(load_job(write_small_job(folder)), OUT)
+    return folder / OUT
+
+
 @pytest.fixture
 def small_job(job_folder, fake_device):
     """Return the settings of the mini job with one space, on the fake device."""
-    settings = load_job(write_job(job_folder, spaces=["mobile"]))
-    return with_options(settings, search={"trials": 12})
+    return load_job(write_small_job(job_folder))
 
 
 @pytest.fixture
@@ -77,9 +93,10 @@ def sections(monkeypatch):
     return written
 
 
-def results(folder: Path) -> list[pd.DataFrame]:
-    names = ("trials.csv", "front.csv", "hypervolume.csv")
-    return [pd.read_csv(folder / name).drop(columns="seconds") for name in names]
+def assert_same_results(first: Path, second: Path) -> None:
+    for name in ("trials.csv", "front.csv", "hypervolume.csv"):
+        frames = [pd.read_csv(run / name).drop(columns="seconds") for run in (first, second)]
+        pd.testing.assert_frame_equal(*frames)
 
 
 def test_planned_stages_are_those_of_a_whole_job(small_job):
@@ -104,21 +121,17 @@ def test_planned_stages_are_those_of_a_whole_job(small_job):
 
 
 @pytest.mark.slow
-def test_report_follows_the_job_and_changes_nothing(small_job, sections, monkeypatch, request):
-    jobs.run_job(small_job, Path("calm"))
-    sections.clear()
-    request.getfixturevalue("eager")
+def test_report_follows_the_job_and_changes_nothing(unwatched, small_job, eager, sections):
     notes = Notes()
-    jobs.run_job(small_job, Path("watched"), progress=notes)
-    for calm, watched in zip(results(Path("calm")), results(Path("watched")), strict=True):
-        pd.testing.assert_frame_equal(calm, watched)
+    jobs.run_job(small_job, OUT, progress=notes)
+    assert_same_results(unwatched, OUT)
     *unfinished, (last, _) = sections
     assert last is None
     assert {section.state for section, _ in unfinished} == {"running"}
     assert [s.stage for s, _ in sections[:3]] == STAGES[1:4]
     searching = [(s, trials) for s, trials in unfinished if s.stage == "search" and s.scored]
     assert [trials for _, trials in searching] == sorted(trials for _, trials in searching)
-    assert [section.scored for section, _ in searching] == list(range(1, 13))
+    assert [section.scored for section, _ in searching] == list(range(1, TRIALS + 1))
     assert all(section.remaining == ("search", "measure the front") for section, _ in searching)
     assert not any("could not be written" in text for text in notes.notes)
 
@@ -150,11 +163,11 @@ def test_reports_take_a_hundredth_of_the_search(small_job, monkeypatch):
         writes.append(clock.now)
 
     monkeypatch.setattr(page, "build", build)
-    with claim(OUT, small_job, "") as run:
-        report = LiveReport(run)
+    with claim(OUT, small_job) as run:
+        report = LiveReport(run, run.progress)
         for _ in range(2000):
             clock.now += 1.0
-            report.during_search(lambda: None, SilentProgress())
+            report.during_search(lambda: None)
     assert writes[0] == INTERVAL_S + clock.build_s
     pauses = [later - before for before, later in pairwise(writes)]
     assert pauses == pytest.approx([404.0] * len(pauses), abs=1.0)
@@ -180,33 +193,25 @@ def test_searched_run_has_ended(small_job):
     assert progress_section(open_run(OUT)) is None
 
 
-@pytest.mark.slow
-def test_other_process_sees_whether_a_job_runs(small_job):
-    script = "import sys; from nas.run.run import *; print(Run(Path(sys.argv[1])).is_running)"
-
-    def ask() -> str:
-        command = [sys.executable, "-c", script, str(OUT)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    with claim(OUT, small_job, ""):
-        assert ask() == "True"
-    assert ask() == "False"
+def test_a_run_is_running_while_a_job_works_on_it(small_job):
+    with claim(OUT, small_job):
+        assert open_run(OUT).is_running
+    assert not open_run(OUT).is_running
     assert not Run(Path("elsewhere")).is_running
     assert not Path("elsewhere").exists()
 
 
 def test_report_of_a_begun_job_is_no_reason_to_fix_its_job(small_job):
-    with claim(OUT, small_job, ""):
+    with claim(OUT, small_job):
         (OUT / "report.html").write_text("begun")
-    with claim(OUT, small_job, "") as run:
+    with claim(OUT, small_job) as run:
         assert not run.has_begun
 
 
 @pytest.mark.slow
 def test_killed_search_leaves_its_trials_and_continues_as_if_nothing_had_been(
-    small_job, eager, monkeypatch, invoke
+    unwatched, small_job, eager, invoke
 ):
-    jobs.run_job(small_job, Path("calm"))
     process = start_process(
         lambda: (OUT / "trials.csv").exists(), "-c", SLOW_SEARCH, "run", "job.toml", "--out", OUT
     )
@@ -218,6 +223,5 @@ def test_killed_search_leaves_its_trials_and_continues_as_if_nothing_had_been(
     assert invoke("report", OUT).returncode == 0
     assert "it was interrupted in search" in (OUT / "report.html").read_text()
     jobs.run_job(small_job, OUT)
-    for calm, watched in zip(results(Path("calm")), results(OUT), strict=True):
-        pd.testing.assert_frame_equal(calm, watched)
+    assert_same_results(unwatched, OUT)
     assert read_trials(OUT)["digest"].tolist()[: len(scored)] == scored

@@ -35,12 +35,7 @@ from tests.latency.fake_runtime import FakeRuntime
 
 ENERGY = Figure("energy_uj", "energy, uJ")
 
-LIMITS = {
-    "max_latency_ms": "predicted_us",
-    "max_macs": "macs",
-    "max_params": "params",
-    "max_peak_memory_bytes": "peak_memory_bytes",
-}
+LIMITS = {"max_latency_ms": "predicted_us", "max_params": "params"}
 
 
 def limit_setting(limit: str, value: float) -> dict[str, float]:
@@ -69,9 +64,9 @@ def test_limit_that_nothing_meets_is_refused_before_training(job_folder_with_tab
     if name == "predicted_us":
         (path,) = Path("latency_tables").glob("*.jsonl")
         table = LatencyTable.open(path)
-        smallest = min(table.predict(network).latency_us for network in all_networks(job))
+        smallest = min(table.predict(network).latency_us for network in all_networks())
     else:
-        smallest = min(getattr(network, name) for network in all_networks(job))
+        smallest = min(getattr(network, name) for network in all_networks())
     impossible = with_options(job, search=limit_setting(limit, 0.99 * smallest))
     if name != "predicted_us":  # A limit on a count is checked before anything is timed.
         shutil.rmtree("latency_tables")
@@ -85,20 +80,8 @@ def test_limit_that_nothing_meets_is_refused_before_training(job_folder_with_tab
     assert not (OUT / "supernets").exists()
     for path in Path("latency_tables").glob("*.jsonl"):
         assert len(LatencyTable.open(path)) == 0 or name == "predicted_us"
-    with claim(OUT, with_options(job, search=limit_setting(limit, 1.01 * smallest)), "") as run:
+    with claim(OUT, with_options(job, search=limit_setting(limit, 1.01 * smallest))) as run:
         assert "study" not in run.record, "the limit may still be raised"
-
-
-def test_count_can_be_a_further_objective(folder_with_supernets, job):
-    result = jobs.search_job(
-        with_options(job, search={"trials": 8, "also_minimize": ("params",)}), OUT
-    )
-    rows = read_completed_trials(OUT).assign(error=lambda table: 1 - candidates.score(table))
-    assert {trial.digest for trial in result.front} == front_digests(
-        rows, "predicted_us", "params", "error"
-    )
-    assert len(load_study(OUT).directions) == 3
-    assert front_of_report() == {trial.digest for trial in result.front}
 
 
 def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, job, monkeypatch):
@@ -107,7 +90,7 @@ def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, j
 
     monkeypatch.setattr(TvmRuntime, "figures", (ENERGY,))
     monkeypatch.setattr(TvmRuntime, "network_figures", energy_uj)
-    smallest = min(0.5 * network.params for network in all_networks(job))
+    smallest = min(0.5 * network.params for network in all_networks())
     figures = {"also_minimize": ("energy_uj",), "limits": {"energy_uj": 20 * smallest}}
     result = jobs.search_job(with_options(job, search={"trials": 8, **figures}), OUT)
     rows = read_trials(OUT)
@@ -137,11 +120,11 @@ def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, jo
     def energy_uj(network: Graph) -> float:
         return sum(energies[kernel.text] for kernel in kernels_of(network))
 
-    every = sorted(map(energy_uj, all_networks(job)))
+    every = sorted(map(energy_uj, all_networks()))
     limit = every[len(every) // 2]
     figures = {"also_minimize": ("energy_uj",), "limits": {"energy_uj": limit}}
     result = jobs.search_job(with_options(job, search={"trials": 8, **figures}), OUT)
-    by_digest = {each.digest: energy_uj(each) for each in all_networks(job)}
+    by_digest = {each.digest: energy_uj(each) for each in all_networks()}
     rows, done = read_trials(OUT), read_completed_trials(OUT)
     assert (done["energy_uj"] == done["digest"].map(by_digest)).all()
     assert done["energy_uj"].max() <= limit
@@ -157,7 +140,7 @@ def test_figure_that_a_kernel_lacks_is_an_error_that_names_it(
     monkeypatch.setattr(TvmRuntime, "kernel_figures", (ENERGY,))
     (path,) = Path("latency_tables").glob("*.jsonl")
     table = LatencyTable.open(path)
-    network = all_networks(job)[0]
+    network = all_networks()[0]
     with pytest.raises(MissingKernelError, match="has no energy_uj of kernel 'conv2d "):
         table.figures(network)
 

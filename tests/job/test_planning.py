@@ -5,6 +5,7 @@ import pytest
 
 from nas.errors import JobFileError
 from nas.job import JobSettings, planning
+from nas.job import plan as plans
 from nas.job.planning import (
     ANCHORS,
     EXPORT,
@@ -20,7 +21,6 @@ from nas.job.planning import (
     SUPERNETS,
     TABLE,
     fitting_images,
-    make_plan,
     share_s,
     spent_before,
     supernet_s,
@@ -99,15 +99,15 @@ def test_images_of_a_score_follow_from_the_time_of_the_search():
 def plan(monkeypatch, tmp_path, digits):
     """Return a function that plans a job on a device whose costs are known."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(planning, "_epoch_s", lambda *_: 2.0)
+    monkeypatch.setattr(plans, "_epoch_s", lambda *_: 2.0)
     monkeypatch.setattr(planning, "measure_score", lambda *_: (0.5, 0.001))
 
     def make(*arguments, build_s=30.0, **settings):
         estimate = BuildEstimate(8, build_s, first_seconds=10.0, slowest_us=2.0)
-        monkeypatch.setattr(planning, "estimate_build_with", lambda *_: estimate)
+        monkeypatch.setattr(plans, "estimate_build_with", lambda *_: estimate)
         job = make_settings(*arguments, **settings)
         spaces = open_spaces(job)
-        return make_plan(job, digits, spaces, [FakeRuntime()], SilentProgress(), 10.0)
+        return plans.make_plan(job, digits, spaces, [FakeRuntime()], SilentProgress(), 10.0)
 
     return make
 

@@ -20,7 +20,6 @@ from nas.job.stages import open_data
 from nas.opened_run import open_run
 from nas.pretrained import read_weights
 from nas.run.probes import ProbeAtSize
-from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
@@ -58,10 +57,12 @@ SPACE = SearchSpace(
 
 JOB = """
 [data]
-source = "digits"
+source = "photos"
+image_size = 8
 
 [training]
 epochs = 1
+flip = false
 
 [[space]]
 name = "small.py"
@@ -73,12 +74,35 @@ NAME = "at_widths_of_small_1.0"
 WEIGHTS = RUN / "supernets" / NAME / "supernet.safetensors"
 
 
-@pytest.fixture
-def job(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def write_files() -> Path:
+    """Write the job, its space, its photos and its weights into the working directory."""
+    write_photos("photos", 24, 8, 8)
     Path("small.py").write_text(SPACE)
     Path("job.toml").write_text(JOB)
     Path("weights.pth").write_bytes(weights_of("small_1.0"))
+    return Path("job.toml")
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return write_files()
+
+
+@pytest.fixture(scope="module")
+def trained_folder(tmp_path_factory) -> Path:
+    """Return a folder with the job, whose run has a trained supernet."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        supernets.train_job_supernets(load_job(write_files()), RUN)
+    return folder
+
+
+@pytest.fixture
+def trained(trained_folder, enter_copy) -> Path:
+    """Make a copy of this folder the working directory, and return its job file."""
+    enter_copy(trained_folder)
     return Path("job.toml")
 
 
@@ -90,8 +114,17 @@ def weights_of(name):
     return file.getvalue()
 
 
-def test_supernet_starts_from_the_file_at_a_lower_rate(job):
-    supernets.train_job_supernets(load_job(job), RUN)
+def write_photos(folder, count, height, width):
+    """Write so many noisy photos of each of two classes, dark and light ones."""
+    rng = np.random.default_rng(0)
+    for value, name in enumerate(("dark", "light")):
+        Path(folder, name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(60 * value, 200 + 50 * value, (height, width, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(Path(folder, name, f"{number}.png"))
+
+
+def test_supernet_starts_from_the_file_at_a_lower_rate(trained):
     summary = read_run(RUN).pretrained[NAME]
     assert summary.network == "small_1.0"
     assert summary.file == "weights.pth"
@@ -105,11 +138,11 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(job):
     assert record.training["progressive_resizing"] == 0
     weights = WEIGHTS.read_bytes()
     WEIGHTS.unlink()
-    supernets.train_job_supernets(load_job(job), RUN)
+    supernets.train_job_supernets(load_job(trained), RUN)
     assert WEIGHTS.read_bytes() == weights
     torch.save({}, "weights.pth")
     with pytest.raises(WeightsError):
-        supernets.train_job_supernets(load_job(job), RUN)
+        supernets.train_job_supernets(load_job(trained), RUN)
 
 
 def test_path_stands_for_a_table_with_the_file_alone(job):
@@ -140,15 +173,14 @@ def test_license_is_that_of_the_user_and_of_the_file(job, stated, by_file, words
     assert summary.endswith("trained on unknown data")
 
 
-def test_statements_can_change_after_the_training(job):
-    supernets.train_job_supernets(load_job(job), RUN)
-    job.write_text(JOB.replace("a friend", "https://example.org").replace("toys", "photos"))
-    supernets.train_job_supernets(load_job(job), RUN)
+def test_statements_can_change_after_the_training(trained):
+    trained.write_text(JOB.replace("a friend", "https://example.org").replace("toys", "photos"))
+    supernets.train_job_supernets(load_job(trained), RUN)
     assert read_run(RUN).pretrained[NAME].source == "https://example.org"
     Path("other.pth").write_bytes(weights_of("small_1.0"))
-    job.write_text(JOB.replace('"weights.pth"', '"other.pth"'))
+    trained.write_text(JOB.replace('"weights.pth"', '"other.pth"'))
     with pytest.raises(RunFolderError, match=r"\[space.pretrained\] file was 'weights.pth' and"):
-        supernets.train_job_supernets(load_job(job), RUN)
+        supernets.train_job_supernets(load_job(trained), RUN)
 
 
 def test_file_that_holds_no_weights_is_refused_before_anything_is_written(job):
@@ -162,7 +194,7 @@ def test_file_that_holds_no_weights_is_refused_before_anything_is_written(job):
 @pytest.mark.parametrize("has_few", [True, False])
 def test_space_is_restricted_to_the_published_network(job, has_few, monkeypatch):
     if not has_few:
-        monkeypatch.setattr(settings, "MANY_IMAGES", 100)
+        monkeypatch.setattr(settings, "MANY_IMAGES", 10)
     Path("weights.pth").write_bytes(weights_of("small_0.5"))
     supernets.train_job_supernets(load_job(job), RUN)
     run = open_run(RUN)
@@ -181,26 +213,16 @@ def test_space_is_restricted_to_the_published_network(job, has_few, monkeypatch)
     assert weights["stem.weight"].shape[0] == 4
     # The run's own copy of the space is the same space, without the user's file.
     Path("small.py").unlink()
-    with claim(RUN, run.record.job, "") as again:
-        open_data(again, SilentProgress(), own_spaces=True)
+    with claim(RUN, run.record.job) as again:
+        open_data(again, own_spaces=True)
     assert again.spaces[name].digest == space.digest
     assert again.record.pretrained[name].summary == summary
 
 
-def write_photos(count, height, width):
-    """Write so many noisy photos of each of two classes, dark and light ones."""
-    rng = np.random.default_rng(0)
-    for value, name in enumerate(("dark", "light")):
-        Path("photos", name).mkdir(parents=True)
-        for number in range(count):
-            pixels = rng.integers(60 * value, 200 + 50 * value, (height, width, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(Path("photos", name, f"{number}.png"))
-
-
 def opened(job):
     """The run of a job after its images were opened, before it has begun to train."""
-    with claim(RUN, load_job(job), "") as run:
-        open_data(run, SilentProgress())
+    with claim(RUN, load_job(job)) as run:
+        open_data(run)
         run.save()
     return run
 
@@ -211,7 +233,7 @@ def test_probes_are_those_of_the_latest_job_until_the_run_has_begun(job, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("nas.job.stages.measure_probes", None)  # The same are not measured again.
         opened(job)
-    job.write_text(JOB.replace('"digits"', '"digits"\nimage_size = 16'))
+    job.write_text(JOB.replace("image_size = 8", "image_size = 16"))
     run = opened(job)
     assert run.data.image_size == run.record.probes[NAME].image_size == 16
     Path("weights.pth").write_bytes(weights_of("small_0.5"))
@@ -219,8 +241,7 @@ def test_probes_are_those_of_the_latest_job_until_the_run_has_begun(job, monkeyp
     assert probe.network == "small_0.5"
 
 
-def test_probe_of_the_published_network_is_recorded(job):
-    supernets.train_job_supernets(load_job(job), RUN)
+def test_probe_of_the_published_network_is_recorded(trained):
     run = open_run(RUN)
     probe = run.record.probes[NAME]
     assert (probe.network, [each.image_size for each in probe.sizes]) == ("small_1.0", [8])
@@ -230,28 +251,29 @@ def test_probe_of_the_published_network_is_recorded(job):
         space.reference("small_1.0"), published, data, seed=0, device=torch.device("cpu")
     )
     # The file does not say how images are normalised, so both networks see the same zeros.
-    accuracy = evaluate_network(network, data, "holdout")
-    assert probe.own.judged == pytest.approx(accuracy, abs=0.02)
-    assert probe.own.images == sum(len(data.part(name)) for name in ("train", "search", "holdout"))
+    judged = [evaluate_network(network, data, part) for part in ("search", "holdout")]
+    counts = [len(data.search), len(data.holdout)]
+    assert probe.own.judged == pytest.approx(np.average(judged, weights=counts), abs=0.02)
+    assert probe.own.images == sum(counts) + len(data.train)
     assert f"a linear probe of small_1.0 reaches {probe.own.accuracy:.1%} at 8 px" in probe.text
 
 
 def test_probes_of_photos_are_measured_at_the_sizes_that_they_have(job, monkeypatch):
     monkeypatch.setattr(probes, "PROBE_SIZES", (8, 12, 16, 24))
-    write_photos(60, 17, 20)
-    job.write_text(JOB.replace('"digits"', '"photos"\nimage_size = 12'))
-    supernets.train_job_supernets(load_job(job), RUN)
-    probe = open_run(RUN).record.probes[NAME]
+    write_photos("others", 60, 17, 20)
+    job.write_text(JOB.replace('photos"\nimage_size = 8', 'others"\nimage_size = 12'))
+    probe = opened(job).record.probes[NAME]
     assert [each.image_size for each in probe.sizes] == [8, 12, 16]
     assert probe.image_size == probe.own.image_size == 12
     assert min(each.accuracy for each in probe.sizes) > 0.9
 
 
 @pytest.mark.parametrize("is_better", [True, False])
-def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(job, is_better, monkeypatch):
-    supernets.train_job_supernets(load_job(job), RUN)
-    with claim(RUN, load_job(job), "") as run:
-        open_data(run, SilentProgress())
+def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(
+    trained, is_better, monkeypatch
+):
+    with claim(RUN, load_job(trained)) as run:
+        open_data(run)
         (architecture,) = run.published_networks.values()
         weights = run.published[NAME]
         state = probed_network(
@@ -273,8 +295,8 @@ def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(job, is_b
     assert record.recipe.text == "1 epoch from the supernet"
 
 
-def test_networks_run_at_shares_of_the_image_size(job):
-    supernets.train_job_supernets(load_job(job), RUN)
+def test_networks_run_at_shares_of_the_image_size(trained):
+    job = trained
     plain = open_run(RUN).spaces[NAME]
     job.write_text(JOB + "resolutions = [1, 0.75]\n")
     with pytest.raises(RunFolderError, match=r"\[\[space\]\] resolutions was not set and is now"):
@@ -294,9 +316,9 @@ def test_networks_run_at_shares_of_the_image_size(job):
     # A later start, and a retargeted run, read the run's own copy.
     Path("small.py").unlink()
     for has_begun in (True, False):
-        with claim(other, load_job(other / "job.toml"), "") as again:
+        with claim(other, load_job(other / "job.toml")) as again:
             again.has_begun = has_begun
-            open_data(again, SilentProgress(), own_spaces=True)
+            open_data(again, own_spaces=True)
         assert again.spaces[NAME].digest == space.digest
         assert (other / "spaces" / f"{NAME}.py").read_text() == copy
 
@@ -309,8 +331,8 @@ PHOTO_SIZE = 96
 @pytest.fixture
 def auto_job(job):
     """A job with photos of two classes whose image size is not decided."""
-    write_photos(20, PHOTO_SIZE, PHOTO_SIZE)
-    job.write_text(JOB.replace('"digits"', '"photos"\nimage_size = "auto"'))
+    write_photos("large", 20, PHOTO_SIZE, PHOTO_SIZE)
+    job.write_text(JOB.replace('photos"\nimage_size = 8', 'large"\nimage_size = "auto"'))
     return job
 
 
@@ -359,15 +381,15 @@ def test_image_size_is_the_smallest_one_that_is_nearly_as_accurate(
 def test_images_of_another_source_choose_anew_until_the_run_has_begun(auto_job, monkeypatch):
     for expected, accuracy in ((64, 0.9), (64, 0.1), (96, 0.1)):
         used = use_accuracies(monkeypatch, {"small_1.0": {64: accuracy, 96: 0.9}})
-        with claim(RUN, load_job(auto_job), "") as run:
-            open_data(run, SilentProgress())
+        with claim(RUN, load_job(auto_job)) as run:
+            open_data(run)
             run.save()
             assert run.record.settings.image_size == run.data.image_size == expected
         if (expected, accuracy) == (64, 0.1):
             assert used == []
-            shutil.copytree("photos", "others")
+            shutil.copytree("large", "others")
             next(Path("others", "dark").iterdir()).unlink()
-            auto_job.write_text(auto_job.read_text().replace('"photos"', '"others"'))
+            auto_job.write_text(auto_job.read_text().replace('"large"', '"others"'))
     assert run.record.probes[NAME].own.accuracy == 0.9
 
 
@@ -427,8 +449,7 @@ def test_retargeted_run_has_the_image_size_and_the_resolutions(auto_job, monkeyp
     assert [each.own.image_size for each in other.record.probes.values()] == [96]
 
 
-def test_supernet_is_ranked_against_networks_from_the_same_weights(job):
-    supernets.train_job_supernets(load_job(job), RUN)
+def test_supernet_is_ranked_against_networks_from_the_same_weights(trained):
     run = open_run(RUN)
     supernets.rank_supernets(run, nets=2, repeated=0, epochs=1)
     published = read_weights("weights.pth", conventions="torch", spaces=[run.spaces[NAME]])

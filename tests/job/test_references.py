@@ -1,6 +1,5 @@
 """The published networks of a job: which it chooses, how they are trained, and what may fail."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -76,11 +75,9 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(finished, tmp_path, monkeypatch) -> Run:
+def run(finished, enter_copy, fake_device) -> Run:
     """Make a copy of the finished folder the working directory, and return its run."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    use_fake_device(monkeypatch)
+    enter_copy(finished)
     return open_run(RUN)
 
 
@@ -132,7 +129,7 @@ def test_references_as_fast_as_the_front_are_timed_and_trained_like_the_finalist
 def test_references_beyond_the_limits_of_a_job_are_left_out(run):
     def found(limit: str) -> list[str]:
         Path("job.toml").write_text(JOB.replace("trials = 12", f"trials = 12\n{limit}"))
-        with claim(RUN, load_job(Path("job.toml")), "") as claimed:
+        with claim(RUN, load_job(Path("job.toml"))) as claimed:
             return list(rivals(claimed))
 
     *within, slowest = found("")

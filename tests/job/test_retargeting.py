@@ -41,12 +41,10 @@ def use_other_device(patch) -> None:
 
 
 @pytest.fixture
-def source(fake_folder, tmp_path, monkeypatch) -> Path:
+def source(copy_of_fake_folder, monkeypatch) -> Path:
     """Make a copy of the source's folder the working directory, where other devices are timed."""
-    shutil.copytree(fake_folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
     use_other_device(monkeypatch)
-    return tmp_path
+    return copy_of_fake_folder
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:

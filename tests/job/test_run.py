@@ -14,7 +14,7 @@ from nas.deploy.retrain import Retraining
 from nas.errors import JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
-from nas.job.planning import JobPlan
+from nas.job.plan import JobPlan
 from nas.latency.rounds import fastest_us
 from nas.opened_run import open_run
 from nas.report import page
@@ -139,13 +139,13 @@ def test_folder_with_other_files_is_refused(job_folder, job):
 
 
 def test_second_job_in_one_folder_is_refused(job_folder, job):
-    with claim(job_folder / "out", job, ""), pytest.raises(RunFolderError, match="Another process"):
+    with claim(job_folder / "out", job), pytest.raises(RunFolderError, match="Another process"):
         jobs.run_job(job, job_folder / "out")
 
 
 def test_changed_space_is_refused(job_folder_with_table, job):
     out = job_folder_with_table / "out"
-    with claim(out, job, "") as run:
+    with claim(out, job) as run:
         run.require("spaces", {"mobile": "another"}, "")
         run.save()
         (out / "supernets" / "mobile").mkdir(parents=True)
@@ -158,7 +158,6 @@ def test_changed_space_is_refused(job_folder_with_table, job):
     ("command", "per_class", "lacking"),
     [
         ("run", [3] * 10, r"10 of 10 classes .* 'c0' has 3, .* and 5 more"),
-        ("plan", [8, 1], "1 of 2 .* 'c1' has 1"),
         ("train", [8, 1], "1 of 2 .* 'c1' has 1"),
     ],
 )
@@ -174,7 +173,6 @@ def test_classes_of_too_few_images_are_refused_before_any_work(
     path.write_text(path.read_text().replace('"digits"', '"photos"'))
     commands = {
         "run": ("run", path),
-        "plan": ("run", path, "--plan"),
         "train": ("supernet", "train", "--space", "squeezenet_tiny", "--data", "photos"),
     }
     done = invoke(*commands[command])
@@ -187,11 +185,8 @@ def test_classes_of_too_few_images_are_refused_before_any_work(
     assert "Add images of these classes, or remove the classes." in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--plan"], []])
-def test_plan_and_run_say_what_one_image_is_worth(job_folder, fake_device, invoke, arguments):
-    path = write_job(job_folder, spaces=["squeeze"])
-    path.write_text(path.read_text().replace("trials = 30", "trials = 2"))
-    done = invoke("run", path, *arguments)
+def test_plan_says_what_one_image_is_worth(job_folder, fake_device, invoke):
+    done = invoke("run", write_job(job_folder, spaces=["squeeze"]), "--plan")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("one hold-out image is 0.42 points of accuracy") == 1
 
@@ -216,8 +211,7 @@ def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, 
     assert lines[-1] == "The limit macs 9 excludes nothing."
 
 
-@pytest.mark.slow
-def test_plan_writes_no_file(job_folder, invoke, monkeypatch):
+def test_plan_writes_no_file(job_folder, fake_device, invoke, monkeypatch):
     cache = job_folder / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     image_folder(job_folder / "photos")

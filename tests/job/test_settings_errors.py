@@ -29,35 +29,30 @@ def text_of(lines: str) -> str:
         ("sede = 1\n", ["sede is not a key", "Did you mean seed?", "budget"]),
         (f"seed = {2**32}\n", ["seed is 4294967296: input should be less than or equal to 4294"]),
         ("name = '../x'\n", ["name is '../x'"]),
-        (f'name = "{"a" * 65}"\n', ["use 1 to 64 of the characters"]),
         ('name = "a\\n"\n', ["use 1 to 64 of the characters"]),
         *((f'budget = "{text}"\n', [f"budget is '{text}': write a duration"])
-          for text in ("", "8", "h", "8 hours", "-1h", "inf h")),
+          for text in ("", "8", "8 hours", "-1h")),
         ('budget = "0s"\n', ["budget is '0s': a budget must be longer than 0 seconds"]),
         (f'budget = "{"9" * 20}h"\n', ["at most 366 days"]),
         *((f"[data]\nimage_size = {size}\n", ["data.image_size is ", 'write "auto" or a num'])
-          for size in ("7", "513", '"large"', "true", "32.0")),
+          for size in ("513", '"large"', "true")),
         ("[data]\nvalidation_fraction = nan\n", ["validation_fraction is nan"]),
         ('[data]\nbackground = "whyte"\n', ["background is 'whyte': expected a colour, such as"]),
         ("[device]\nruntime = 3\n", ["device.runtime is 3", "valid string"]),
         ("[device]\nbatch = 0\n", ["device.batch is 0", "or equal to 1"]),
         ("[device]\ntables = ''\n", ["tables is '': write 1 to 4096 printable characters"]),
         ('[device]\ntables = "a\\u0000b"\n', ["tables is 'a\\x00b': write 1 to 4096"]),
-        (f'[device]\ntables = "{"a" * 5000}"\n', ["tables is 'aaaa"]),
         ("[training]\nflip = 1\nshift = -2\n",
          ["training.flip is 1", "true or false", "training.shift is -2", "from 0 to 512"]),
         ("[training]\nlearning_rate = inf\n", ["learning_rate is inf: input should be a finite"]),
-        ("[training]\nweight_decay = nan\n", ["weight_decay is nan: input should be a finite"]),
         ("[training]\nepochs = 2\nminutes = 1.0\n",
          ["training.minutes is 1.0: training.epochs is set, too; set one of the two"]),
         ("[[space]]\nname = 'a'\ncolour = 3\n",
          ["space.colour is not a key", "Allowed here: name"]),
         *((f"[[space]]\nname = 'a'\nresolutions = {shares}\n", ["space.resolutions is "])
-          for shares in ("[]", "[0.5]", "[0.0, 1.0]", "[1.0, 1.5]", "[nan, 1.0]", "0.5")),
+          for shares in ("[]", "[0.5]", "[0.0, 1.0]", "0.5")),
         ("[[space]]\nname = 'a'\npretrained = 3\n",
          ["space.pretrained is 3: write the path of a file, or"]),
-        ("[[space]]\nname = 'a'\npretrained = ''\n",
-         ["space.pretrained.file is '': write 1 to 4096"]),
         ("[[space]]\nname = 'a'\n[space.pretrained]\nlicense = 'MIT'\n",
          ["space.pretrained.file is missing: path of a file with the weights of a published"]),
         ("[[space]]\nname = 'a'\npretrained = {file = 'a', licens = 'MIT', data = 'a\tb'}\n",
@@ -69,15 +64,12 @@ def text_of(lines: str) -> str:
         ("[search]\ntrials = 0\n", ["search.trials is 0", "greater than or equal"]),
         ('[search]\ntrials = "9"\n', ["search.trials is '9'", "valid integer"]),
         (f"[search]\ntrials = 1{'0' * 30}\n", ["trials is 1000"]),
-        ("[search]\nworkers = 0\n", ["search.workers is 0", "or equal to 1"]),
-        ("[search]\nworkers = 1_000_000_000_000\n", ["workers is 1000000000000: input should be"]),
-        ("[search]\nminutes = 0\n", ["search.minutes is 0", "greater than 0"]),
-        ("[search]\nminutes = inf\n", ["minutes is inf: input should be a finite"]),
         ("[search]\nminutes = 1e9\n", ["minutes is 1000000000.0: input should be less than"]),
         ("[search]\nstall = -1\n", ["search.stall is -1", 'write "auto" or']),
+        ("[search]\nanchors = 3\n", ["search.anchors is 3: allowed are 0 and 4 or more"]),
+        ("[search]\nanchors = 4\ncorrect_scores = false\n", ["only a correction needs anchors"]),
         ('[search]\nsampler = "tarot"\n',
          ["search.sampler is 'tarot'", "'guided', 'tpe', 'nsga2'", "'random'"]),
-        (f'[search]\nsampler = "{"a" * 5000}"\n', ["sampler is 'aaaa"]),
         ('[search]\nalso_minimize = ["SRAM KiB"]\n',
          ["search.also_minimize is 'SRAM KiB'", "the name of a figure in small letters"]),
         ('[search]\nalso_maximize = ["params"]\n',
@@ -89,10 +81,7 @@ def text_of(lines: str) -> str:
          ["search.limits", "the limit of sram_kib is negative"]),
         ('[search.limits]\nsram_kib = "256"\n', ["search.limits"]),
         ("[search]\nmax_latency_ms = 0\n", ["search.max_latency_ms is 0"]),
-        ("[search]\nmax_latency_ms = inf\n", ["max_latency_ms is inf: input should be a finite"]),
         ("[search]\nmax_macs = 1.5\n", ["search.max_macs is 1.5", "integer"]),
-        ("[search]\nmax_params = 0\n", ["search.max_params is 0"]),
-        ("[search]\nmax_peak_memory_bytes = -1\n", ["max_peak_memory_bytes is -1"]),
         ("[[search.device]]\nmax_latency_ms = 1\n",
          ["search.device.table is missing: latency table of another"]),
         ('[[search.device]]\ntable = "x.jsonl"\nmax_params = 1\n',
@@ -147,15 +136,9 @@ def test_error_for_missing_job_file_names_the_packaged_jobs():
     ("options", "words"),
     [
         ({"workers": 0}, "--workers is 0: input should be greater than or equal to 1."),
-        ({"trials": 0}, "--trials is 0: input should be greater"),
-        ({"minutes": -1.0}, "--minutes is -1.0: input should be greater than 0."),
         ({"sampler": "tarot"}, "--sampler is 'tarot': input should be 'auto', 'guided'"),
         ({"max_latency_ms": 0.0}, "--max-latency-ms is 0.0: input should be greater than 0."),
-        ({"minutes": float("nan")}, "--minutes is nan: input should be"),
         ({"minutes": float("inf")}, "--minutes is inf: input should be a finite number."),
-        ({"max_latency_ms": float("inf")}, "--max-latency-ms is inf: input should be a finite"),
-        ({"max_latency_ms": float("nan")}, "--max-latency-ms is nan: input should be"),
-        ({"trials": 10**30}, "--trials is 1000000000000000000000000000000: input should be less"),
         ({"storage": "trials.db"}, '--storage: allowed are "journal" and addresses such as'),
     ],
 )
@@ -210,15 +193,9 @@ def test_error_never_shows_a_password(tmp_path, text):
     assert len(str(error)) < 1500
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("phot\udcffos", "is not valid UTF-8, which job files and records are written in; rename"),
-        ("\udcc3\udca9t\udcc3\udca9", "the locale of this process does not read UTF-8; set LC_ALL"),
-    ],
-)
-def test_name_that_python_does_not_decode_is_refused_with_the_reason(name, message):
-    for settings in ({"source": name}, {"source": "digits", "unknown": name}):
+def test_name_that_python_does_not_decode_is_refused_with_the_reason():
+    for settings in ({"source": "phot\udcffos"}, {"source": "digits", "unknown": "\udcc3\udca9"}):
         with pytest.raises(ValidationError) as error:
             DataSettings.model_validate(settings)
-        assert message in str(option_error(error.value))
+        message = str(option_error(error.value))
+        assert "is not valid UTF-8, which job files and records are written in; rename" in message

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,13 @@ import pytest
 
 from nas import job as jobs
 from nas.errors import JobFileError, RequestError
-from nas.job import load_job, retarget
+from nas.job import int8_losses, load_job, retarget
 from nas.job.inputs import check_device
 from nas.job.settings import with_options
 from nas.latency import configured_runtime
 from nas.latency.timing import Timing, round_to_four_digits
 from nas.opened_run import open_run
-from nas.run import candidates
-from nas.run.front import front, without_second_dtypes
 from nas.run.model_card import CARD
-from nas.run.objectives import run_objectives
-from nas.run.record import read_run
-from nas.run.settings import SearchSettings
 from nas.supernet import evaluation
 from tests.job.runs import OUT, edit, front_digests, read_completed_trials, read_trials
 from tests.latency import fake_runtime
@@ -106,10 +102,9 @@ def finished_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def finished(finished_folder, tmp_path, monkeypatch):
+def finished(finished_folder, enter_copy, monkeypatch):
     """Make a copy of the folder the working directory, and return the run."""
-    shutil.copytree(finished_folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    enter_copy(finished_folder)
     use_fake_device(monkeypatch, FakeOnnxRuntime)
     return open_run(OUT)
 
@@ -177,27 +172,18 @@ def test_a_finalist_in_int8_has_the_accuracies_of_its_int8_file(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["losses", "search"])
-def test_an_interrupted_job_ends_as_an_uninterrupted_one(finished, monkeypatch, place):
-    before, count = read_trials(OUT), 0
+def test_an_interrupted_job_ends_as_an_uninterrupted_one(finished, monkeypatch):
+    before, calls, loss = read_trials(OUT), count(1), int8_losses._loss
     shutil.rmtree(OUT)
-    module, name, calls = {
-        "losses": ("nas.job.int8_losses", "_loss", 7),
-        "search": ("nas.job.objectives", "evaluate_in_rounds", 13),
-    }[place]
-    module = __import__(module, fromlist=[name])
-    function = getattr(module, name)
 
-    def stop(*arguments, **options):
-        nonlocal count
-        count += 1
-        if count == calls:
+    def stop(*arguments):
+        if next(calls) == 7:
             raise KeyboardInterrupt
-        return function(*arguments, **options)
+        return loss(*arguments)
 
     settings = with_options(load_job(Path("job.toml")), finish={"export": []})
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, stop)
+        patch.setattr(int8_losses, "_loss", stop)
         with pytest.raises(KeyboardInterrupt):
             jobs.run_job(settings, OUT)
     jobs.run_job(settings, OUT)
@@ -249,22 +235,3 @@ def test_two_dtypes_need_a_runtime_with_both_and_no_further_device(tmp_path):
     more = '\n[[search.device]]\ntable = "tables/phone.jsonl"\n'
     with pytest.raises(RequestError, match=r"two values of \[device\] dtype has a"):
         check_device(load_job(write_job(tmp_path, extra=BOTH + more)))
-
-
-@pytest.mark.slow
-def test_finalists_are_different_networks(finished):
-    members = front(finished.trials, run_objectives(SearchSettings(), ()))
-    chosen = without_second_dtypes(finished.trials)
-    networks = [network_of(row) for row in chosen.to_dict("records")]
-    assert len(set(networks)) == len(networks) < len(finished.trials)
-    fastest = finished.trials.drop_duplicates("space")
-    assert set(fastest["digest"]) <= set(chosen["digest"])
-    assert set(without_second_dtypes(members)["digest"]) <= set(members["digest"])
-
-
-@pytest.mark.slow
-def test_files_of_a_run_in_one_dtype_do_not_mention_dtypes(finished_job):
-    run = finished_job / OUT
-    assert "dtype" not in candidates.read(run / "trials.csv").columns
-    assert not {"int8_table", "int8_losses"} & set(json.loads((run / "run.json").read_text()))
-    assert read_run(run).job.device.dtypes == ("float32",)

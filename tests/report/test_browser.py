@@ -13,7 +13,7 @@ from nas.opened_run import open_run
 from nas.report import page as report_page
 from nas.run import candidates
 from nas.run.run import Run
-from nas.run.selection import Limits, reason, runner_up, select
+from nas.run.selection import Limits
 from tests.report.browser import PAPER, PHONE
 from tests.report.cases import CASES
 
@@ -128,25 +128,24 @@ def test_page_of_a_running_job_loads_itself_anew_until_that_is_stopped(
 def test_sliders_pick_what_select_picks_and_say_why(names, show, report_of):
     report = report_of("example")
     run, page, picks = open_run(report.parent), show(report), set()
-    options, images, models = run.options(), run.images, run.models
     for share in (0.9, 0.6, 0.3, 0.15, 0.05, 0.01):
         for name in names:
             page.locator(f"#limit-{name}").fill(str(round(1000 * share)))
         limits = limits_in_address(page)
         assert list(limits) == names
-        chosen = Limits(**limits)
+        selection = run.selection(Limits(**limits))
         try:
-            expected = select(options, chosen, images, models)
+            expected = selection.choose()
         except InfeasibleError:
             expected = None
             expect(page.locator("#picked")).to_contain_text("No network of the front meets")
         assert picked(page) == (expected and expected.name)
         if expected:
             words = page.locator("#picked .difference")
-            why = reason(expected, options, chosen, images, models).removeprefix("It")
+            why = selection.reason(expected).removeprefix("It")
             expect(words).to_contain_text(f"{expected.name}{why}")
-            if second := runner_up(options, chosen, expected):
-                expect(words).to_contain_text(run.compare(expected, second).text)
+            if second := selection.runner_up(expected):
+                expect(words).to_contain_text(selection.compare(expected, second).text)
         picks.add(expected and expected.name)
     assert len(picks) > 1
 

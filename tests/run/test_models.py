@@ -14,7 +14,7 @@ from nas.report.document import report_document
 from nas.run import candidates
 from nas.run.front import with_trained
 from nas.run.model_card import LatencyRecord
-from nas.run.models import read_models, undecided_pairs
+from nas.run.models import undecided_pairs
 from nas.run.objectives import run_objectives
 from nas.run.selection import Limits, knee
 from nas.run.settings import SearchSettings
@@ -89,17 +89,10 @@ def run(untrained_run: Path) -> Path:
     return folder
 
 
-def test_models_are_ordered_by_latency_with_published_networks_last(run):
-    models = read_models(run, candidates.read(run / "trials.csv"), {}, {})
-    latencies = [model.latency_us for model in models[:3]]
-    assert latencies == sorted(latencies)
-    assert models[3].record.id == "mobilenet_v2_0.5"
-    assert models[3].latency_us is None
-
-
-def test_model_that_a_faster_one_beats_is_off_the_front(run):
-    rows = candidates.read(run / "trials.csv")
-    fast, middle, slow, published = read_models(run, rows, {}, {})
+def test_models_are_ordered_and_one_that_a_faster_one_beats_is_off_the_front(run):
+    fast, middle, slow, published = open_run(run).models
+    assert fast.latency_us < middle.latency_us < slow.latency_us
+    assert (published.record.id, published.latency_us) == ("mobilenet_v2_0.5", None)
     assert middle.candidate.dominated_by == fast.record.id
     assert fast.candidate.dominated_by is slow.candidate.dominated_by is None
     assert published.candidate is None
@@ -108,15 +101,14 @@ def test_model_that_a_faster_one_beats_is_off_the_front(run):
 
 
 def test_better_is_said_of_two_models_only_if_the_same_images_show_it(run):
-    rows = candidates.read(run / "trials.csv")
-    fast, middle, slow, published = read_models(run, rows, {}, {})
+    fast, middle, slow, published = open_run(run).models
     assert fast.difference(middle, is_balanced=False) == 1
     assert middle.difference(fast, is_balanced=False) == -1
     assert "is more accurate, as 200 images show" in fast.advantage(middle, is_balanced=False)
     assert slow.difference(fast, is_balanced=False) == 1
     path = run / "models" / middle.record.id / "answers.json"
     path.write_text(to_json(answers_of([True] * 178 + [False] * 22, (100, 100))))
-    fast, middle, slow, published = read_models(run, rows, {}, {})
+    fast, middle, slow, published = open_run(run).models
     assert fast.difference(middle, is_balanced=False) == 0
     assert undecided_pairs([fast, middle, slow], is_balanced=False) == [
         (fast.record.id, middle.record.id)
@@ -135,16 +127,18 @@ def test_select_names_trained_members_that_may_be_as_accurate(run):
     for model, right in ((fast, 184), (slow, 186)):
         answers = answers_of([True] * right + [False] * (200 - right), (100, 100))
         (run / "models" / model.record.id / "answers.json").write_text(to_json(answers))
-    chosen = opened.candidate(slow.record.digest)
-    assert [each.id for each in opened.indistinguishable(chosen, Limits())] == [fast.record.id]
-    assert opened.indistinguishable(chosen, Limits(min_accuracy=0.92)) == []
-    options = {each.member.id: each for each in opened.options()}
-    compared = opened.compare(options[slow.record.id], options[fast.record.id])
+    selection = opened.selection()
+    options = {each.member.id: each for each in selection.options}
+    chosen, other = options[slow.record.id], options[fast.record.id]
+    assert selection.indistinguishable(chosen) == [other]
+    limited = opened.selection(Limits(min_accuracy=0.92))
+    assert limited.indistinguishable(limited.choose("most_accurate")) == []
+    compared = selection.compare(chosen, other)
     assert (compared.shown, compared.images) == (0, "240 hold-out images")
     assert "; 240 hold-out images cannot tell the accuracies apart" in compared.text
     assert opened.pick(knee=True).id == knee(opened.options()).member.id
-    untrained = next(each for each in opened.members if each.trained_accuracy is None)
-    assert opened.indistinguishable(untrained, Limits()) == []
+    untrained = next(each for each in selection.options if not each.is_trained)
+    assert selection.indistinguishable(untrained) == []
 
 
 def test_few_holdout_images_judge_trained_networks_with_those_of_the_search(run, invoke):
@@ -179,9 +173,10 @@ def test_few_holdout_images_judge_trained_networks_with_those_of_the_search(run,
         "on the same 200 search and hold-out images (Newcombe 1998)",
     ):
         assert said in text
-    options = {each.member.id: each for each in opened.options()}
+    selection = opened.selection()
+    options = {each.member.id: each for each in selection.options}
     slow = options[opened.models[2].record.id]
-    said = opened.compare(slow, options[fast.record.id]).text
+    said = selection.compare(slow, options[fast.record.id]).text
     assert said.endswith("; 200 search and hold-out images show the difference of the accuracies")
     limit = ("--max-latency-ms", fast.candidate.latency_us / 1000)
     said = invoke("select", run, *limit).stdout
@@ -189,19 +184,6 @@ def test_few_holdout_images_judge_trained_networks_with_those_of_the_search(run,
     chosen = json.loads(invoke("select", run, *limit, "--json").stdout)
     front = json.loads((run / "front.json").read_text())
     assert chosen["judging_images"] == front["judging_images"] == "200 search and hold-out images"
-
-
-def test_many_holdout_images_judge_trained_networks_alone(run):
-    opened = open_run(run)
-    fast = opened.models[0].candidate
-    interval = fast.intervals(opened.images)["trained_accuracy"]
-    assert interval == wilson_interval(fast.trained_accuracy, [240])
-    text = page.build(opened).read_text()
-    assert "is measured on 240 hold-out images, which no training used and no search," in text
-    assert "search and hold-out" not in text.partition("<script")[0]
-    assert "The search images helped" not in text
-    front = json.loads((run / "front.json").read_text())
-    assert front["judging_images"] == "240 hold-out images"
 
 
 def test_networks_that_were_trained_in_different_ways_are_not_compared(run):
@@ -220,7 +202,9 @@ def test_networks_that_were_trained_in_different_ways_are_not_compared(run):
     assert middle.candidate.dominated_by is slow.candidate.dominated_by is None
     assert fast.difference(middle, is_balanced=False) is None
     assert undecided_pairs([fast, middle, slow], is_balanced=False) == []
-    assert opened.indistinguishable(fast.candidate, Limits()) == []
+    selection = opened.selection()
+    (own,) = (each for each in selection.options if each.member.id == fast.record.id)
+    assert selection.indistinguishable(own) == []
 
 
 def test_recipe_says_what_differs_between_the_trainings_of_a_run(run):
@@ -293,7 +277,7 @@ def test_damaged_record_is_named(run):
 
 
 def test_report_says_which_formats_and_networks_failed(run):
-    fast, other, *_ = read_models(run, candidates.read(run / "trials.csv"), {}, {})
+    fast, other, *_ = open_run(run).models
     record = json.loads((run / "run.json").read_text())
     record["export_errors"] = {fast.record.id: {"onnx-int8": "The disk <is> full."}}
     record["training_errors"] = {"abcde": "It diverged.", other.record.id: "It had diverged."}
@@ -401,7 +385,6 @@ def test_without_int8_files_select_says_how_to_make_them(run, invoke):
     [
         ({"runtime": "onnxruntime"}, True),
         ({"runtime": "onnxruntime", "threads": 2}, False),  # The files were timed with one thread.
-        ({"runtime": "tvm"}, False),
     ],
 )
 def test_report_shows_both_precisions_in_table_and_picture(exported_run, device, is_drawn):

@@ -12,15 +12,12 @@ from nas.run.selection import (
     Comparison,
     Limits,
     Option,
-    equals,
+    Selection,
     expected_accuracies,
     knee,
     member_options,
-    reason,
-    runner_up,
     selection_rule,
 )
-from nas.run.selection import select as select_of
 from nas.run.settings import DeviceSettings
 from nas.statistics import wilson_interval
 from tests.run.test_judged import COUNTS as CLASS_COUNTS
@@ -55,7 +52,11 @@ def in_space(space, *values, **changes) -> Candidate:
 
 
 def select(members, limits) -> Candidate:
-    return select_of(options(members), limits, IMAGES, rule="most_accurate").member
+    return selection(options(members), limits).choose("most_accurate").member
+
+
+def selection(options, limits=None, images=IMAGES, models=()) -> Selection:
+    return Selection(options, images, models, limits)
 
 
 def options(members, models=(), **device) -> list[Option]:
@@ -109,9 +110,10 @@ def test_choice_is_the_fastest_within_a_standard_error_of_the_most_accurate(imag
         low = wilson_interval(best, [count]).low
         same = [each for each in within if each.accuracy >= best - (best - low) / 1.96]
         own = [each for each in same if each.member.trained_accuracy is not None] or same
-        chosen = select_of(options(front), Limits(max_latency_ms=0.08), images)
+        own_selection = selection(options(front), Limits(max_latency_ms=0.08), images)
+        chosen = own_selection.choose()
         assert chosen.latency_us == min(each.latency_us for each in own)
-        assert len(equals(within, images)) == len(same)
+        assert len(own_selection.equals) == len(same)
         counts.append(len(same))
     assert min(counts) == 1
     assert max(counts) >= 3
@@ -119,9 +121,9 @@ def test_choice_is_the_fastest_within_a_standard_error_of_the_most_accurate(imag
 
 def test_accuracies_of_100_percent_are_told_from_lower_ones_by_the_number_of_images():
     front = [member(SLOW, 1.0, 900.0), member(GUESS, 0.995, 500.0), member(FAST, 0.97, 300.0)]
-    assert select_of(options(front), Limits(), MANY).member.id == GUESS
+    assert selection(options(front), images=MANY).choose().member.id == GUESS
     many = IMAGES.model_copy(update={"class_counts": {**CLASS_COUNTS, "holdout": [800, 200]}})
-    assert select_of(options(front), Limits(), many).member.id == SLOW
+    assert selection(options(front), images=many).choose().member.id == SLOW
 
 
 def test_a_network_that_a_paired_test_shows_to_be_worse_is_not_chosen():
@@ -138,22 +140,22 @@ def test_a_network_that_a_paired_test_shows_to_be_worse_is_not_chosen():
         return SimpleNamespace(record=record, difference=lambda other, *, is_balanced: shown)
 
     models = [model(SLOW, 1), model(FAST, -1)]
-    assert select_of(front, Limits(), IMAGES, models).member.id == SLOW
+    assert selection(front, models=models).choose().member.id == SLOW
     alike = [model(SLOW, 0), model(FAST, 0)]
-    assert select_of(front, Limits(), IMAGES, alike).member.id == FAST
-    assert reason(front[1], front, Limits(), IMAGES, alike) == (
+    assert selection(front, models=alike).choose().member.id == FAST
+    assert selection(front, models=alike).reason(front[1]) == (
         "It is the fastest of 2 networks that 500 search and hold-out images do not tell from the "
         f"most accurate one, {SLOW}."
     )
-    assert reason(front[0], front, Limits(), IMAGES, models) == (
+    assert selection(front, models=models).reason(front[0]) == (
         "It is the most accurate one within the limits."
     )
 
 
 def test_the_most_accurate_network_is_chosen_if_faster_equals_are_not_trained():
     front = options([member(SLOW, 0.8, 900.0, trained_accuracy=0.8), member(FAST, 0.79, 300.0)])
-    assert select_of(front, Limits(), IMAGES) is front[0]
-    assert reason(front[0], front, Limits(), IMAGES) == (
+    assert selection(front).choose() is front[0]
+    assert selection(front).reason(front[0]) == (
         "It is the most accurate one within the limits; faster ones that 500 search and "
         "hold-out images do not tell from it are not trained."
     )
@@ -212,7 +214,7 @@ def test_select_names_nearest_member_when_nothing_fits():
     assert error.value.exit_status == 1
 
 
-@pytest.mark.parametrize("name", ["macs", "params", "peak_memory_bytes"])
+@pytest.mark.parametrize("name", COUNTS)
 def test_a_limit_on_a_count_chooses_the_best_below_it_or_names_the_nearest(name):
     front = [member(SLOW, 0.9, 300.0, **{name: 1000}), member(FAST, 0.7, 300.0, **{name: 500})]
     assert select(front, Limits(**{f"max_{name}": 1000})).id == SLOW
@@ -251,16 +253,14 @@ def test_a_limit_that_excludes_no_choice_is_idle():
     assert Limits(min_accuracy=lowest).idle(front) == ["accuracy"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
 @pytest.mark.parametrize("name", [each.limit_name for each in SELECTION_LIMITS])
-def test_limit_must_be_a_finite_number_above_zero(name, value):
-    with pytest.raises(RequestError, match=f"{name} is {value}"):
-        Limits(**{name: value})
-
-
-def test_limit_of_an_accuracy_is_a_fraction():
-    with pytest.raises(RequestError, match=r"fraction, such as 0.95"):
-        Limits(min_accuracy=95)
+def test_limit_must_be_a_finite_number_above_zero(name):
+    for value in (float("nan"), float("inf"), -1.0, 0.0):
+        with pytest.raises(RequestError, match=f"{name} is {value}"):
+            Limits(**{name: value})
+    if name == "min_accuracy":
+        with pytest.raises(RequestError, match=r"fraction, such as 0.95"):
+            Limits(**{name: 95})
 
 
 def test_size_of_a_file_is_its_own_or_that_of_the_parameters_and_what_other_files_have_beside():
@@ -284,9 +284,9 @@ def test_size_of_a_file_is_its_own_or_that_of_the_parameters_and_what_other_file
     assert (slow.file_bytes, slow.is_file_size_estimated) == (4600, False)
     assert (fast.file_bytes, fast.is_file_size_estimated) == (2200, True)
     small = Limits(max_file_bytes=2200)
-    assert select_of([slow, fast], small, IMAGES) is fast
+    assert selection([slow, fast], small).choose() is fast
     with pytest.raises(InfeasibleError, match=r"nearest is wa57 .* it misses file size by 10.0%"):
-        select_of([slow, fast], Limits(max_file_bytes=2000), IMAGES)
+        selection([slow, fast], Limits(max_file_bytes=2000)).choose()
 
 
 def test_knee_is_the_member_highest_above_the_chord_on_a_logarithmic_axis():
@@ -299,7 +299,7 @@ def test_knee_is_the_member_highest_above_the_chord_on_a_logarithmic_axis():
     ]
     dominated = member("g005", 0.71, 5000.0)
     assert knee(options([dominated, *front])).member.id == "g003"
-    chosen = select_of(options(front), Limits(max_latency_ms=1), IMAGES, rule="knee")
+    chosen = selection(options(front), Limits(max_latency_ms=1)).choose("knee")
     assert chosen.member.id == "g002"
 
 
@@ -308,25 +308,18 @@ def test_front_without_a_member_above_its_chord_has_no_knee(middle):
     front = options([FRONT[0], FRONT[1], *middle])
     assert knee(front) is None
     with pytest.raises(InfeasibleError, match=f"The {len(front)} networks .* have no knee point"):
-        select_of(front, Limits(), IMAGES, rule="knee")
+        selection(front).choose("knee")
 
 
 def test_runner_up_is_the_next_best_within_the_limits():
     slow, fast, guess = options(FRONT)
-    assert runner_up([slow, fast, guess], Limits(), slow) is guess
-    assert runner_up([slow, fast, guess], Limits(max_params=500), guess) is fast
-    assert runner_up([slow, fast, guess], Limits(max_params=300), fast) is None
+    assert selection([slow, fast, guess], Limits()).runner_up(slow) is guess
+    assert selection([slow, fast, guess], Limits(max_params=500)).runner_up(guess) is fast
+    assert selection([slow, fast, guess], Limits(max_params=300)).runner_up(fast) is None
 
 
-def comparison(accuracy, latency_us, shown, trained=0.8) -> Comparison:
-    mine = member(SLOW, 0.9, latency_us, trained_accuracy=accuracy)
-    other = member(FAST, 0.7, 100.0, trained_accuracy=trained)
-    return Comparison(*options([mine, other]), shown, "240 hold-out images")
-
-
-def ranged(name, accuracy, low_us, high_us) -> Candidate:
-    """A member that was measured at the upper end of a range."""
-    return member(name, accuracy, high_us, measured_low_us=low_us, measured_high_us=high_us)
+def compared(*members, shown=None) -> Comparison:
+    return Comparison(*options(members), shown, "240 hold-out images")
 
 
 @pytest.mark.parametrize(
@@ -338,46 +331,33 @@ def ranged(name, accuracy, low_us, high_us) -> Candidate:
     ],
 )
 def test_latencies_that_timings_do_not_tell_apart_are_not_compared(accuracy, low_us, text):
-    pair = [ranged(SLOW, accuracy, low_us, 153.0), ranged(FAST, 0.9, 100.0, 103.0)]
-    compared = Comparison(*options(pair), None, "240 hold-out images")
-    assert compared.is_latency_shown == (low_us > 103)
-    assert compared.text.startswith(text)
+    limits = {"measured_low_us": low_us, "measured_high_us": 153.0}
+    own = member(SLOW, accuracy, 153.0, **limits)
+    other = member(FAST, 0.9, 103.0, measured_low_us=100.0, measured_high_us=103.0)
+    assert compared(own, other).is_latency_shown == (low_us > 103)
+    assert compared(own, other).text.startswith(text)
 
 
 @pytest.mark.parametrize(
-    ("compared", "text"),
+    ("accuracies", "latency_us", "shown", "text"),
     [
-        (
-            comparison(0.803, 118.0, 0),
-            "0.3 points more accurate and 18% slower than wa57; "
-            "240 hold-out images cannot tell the accuracies apart",
-        ),
-        (
-            comparison(0.75, 60.0, -1),
-            "5.0 points less accurate and 40% faster than wa57; "
-            "240 hold-out images show the difference of the accuracies",
-        ),
-        (
-            comparison(0.8, 100.2, None),
-            "as accurate and as fast as wa57; no test compares the accuracies",
-        ),
-        (
-            comparison(0.8, 150.0, None),
-            "50% slower than wa57 and as accurate; no test compares the accuracies",
-        ),
-        (
-            comparison(0.9, 100.0, None, trained=None),
-            "20.0 points more accurate than wa57, and the timings do not tell their latencies "
-            "apart; "
-            "wa57 is not trained: its accuracy is expected, not measured",
-        ),
-        (
-            comparison(None, 100.0, None, trained=None),
-            "20.0 points more accurate than wa57, and the timings do not tell their latencies "
-            "apart; "
-            "neither is trained: both accuracies are expected, not measured",
-        ),
+        ((0.803, 0.8), 118.0, 0, "0.3 points more accurate and 18% slower than wa57; "
+         "240 hold-out images cannot tell the accuracies apart"),
+        ((0.75, 0.8), 60.0, -1, "5.0 points less accurate and 40% faster than wa57; "
+         "240 hold-out images show the difference of the accuracies"),
+        ((0.8, 0.8), 100.2, None,
+         "as accurate and as fast as wa57; no test compares the accuracies"),
+        ((0.8, 0.8), 150.0, None,
+         "50% slower than wa57 and as accurate; no test compares the accuracies"),
+        ((0.9, None), 90.0, None, "20.0 points more accurate and 10% faster than wa57; "
+         "wa57 is not trained: its accuracy is expected, not measured"),
+        ((None, None), 90.0, None, "20.0 points more accurate and 10% faster than wa57; "
+         "neither is trained: both accuracies are expected, not measured"),
     ],
-)
-def test_difference_of_two_options_in_words(compared, text):
-    assert compared.text == text
+)  # fmt: skip
+def test_difference_of_two_options_in_words(accuracies, latency_us, shown, text):
+    own, other = accuracies
+    mine = member(SLOW, 0.9, latency_us, trained_accuracy=own)
+    assert (
+        compared(mine, member(FAST, 0.7, 100.0, trained_accuracy=other), shown=shown).text == text
+    )
