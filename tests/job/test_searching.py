@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from pydantic import ValidationError
 
 from nas import job as jobs
 from nas.files import jsonl
@@ -65,19 +64,12 @@ def test_finished_search_changes_nothing_when_repeated(copy_of_searched_folder, 
 
 
 @pytest.mark.slow
-def test_continued_run_uses_its_own_copies_of_the_spaces(copy_of_searched_folder, invoke):
-    for each in Path().glob("*.py"):
-        each.unlink()
-    done = invoke("search", OUT, "--trials", 21)
-    assert done.returncode == 0, done.stderr
-    assert len(read_completed_trials(OUT)) == 21
-
-
-@pytest.mark.slow
 def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
     copy_of_searched_folder, finished_job, invoke
 ):
     first = read_trials(OUT)
+    for each in Path().glob("*.py"):  # The run has its own copies of the spaces.
+        each.unlink()
     # Another job calibrates the table anew; this one's predictions stay as they were.
     (path,) = Path("latency_tables").glob("*.jsonl")
     known = LatencyTable.open(path).corrections()
@@ -109,25 +101,6 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
 
 
 @pytest.mark.slow
-def test_history_has_a_row_for_each_trial_after_part_of_it_was_lost(copy_of_searched_folder, job):
-    whole = read_history(OUT)
-    lines = (OUT / HISTORY_FILE).read_text().splitlines(keepends=True)
-    (OUT / HISTORY_FILE).write_text("".join(lines[:4]))  # As after a kill before it was written.
-    jobs.search_job(with_options(job, search={"trials": 40}), OUT)
-    rows = read_history(OUT)
-    assert (
-        rows["completed"].tolist()
-        == list(range(1, 41))
-        == list(range(1, len(read_completed_trials(OUT)) + 1))
-    )
-    assert rows["seconds"].is_monotonic_increasing
-    pd.testing.assert_frame_equal(rows[:20], whole)
-    known = rows["hypervolume"].dropna()
-    assert len(known) == 11, "from the end of the startup trials on"
-    assert known.is_monotonic_increasing
-
-
-@pytest.mark.slow
 def test_search_ends_after_trials_without_improvement(folder_with_supernets, invoke):
     summary = document(invoke("search", "job.toml", "--trials", 200, "--stall", 3, "--json"))
     assert summary["ended"] == "3 trials in a row have not improved the front"
@@ -145,25 +118,18 @@ def test_search_ends_after_trials_without_improvement(folder_with_supernets, inv
     assert len(read_completed_trials(OUT)) == len(rows)
 
 
-@pytest.mark.parametrize(("seconds", "max_trials"), [(0.05, 6), (0.35, 1)])
-def test_search_ends_when_its_minutes_are_over(
-    folder_with_supernets, invoke, monkeypatch, seconds, max_trials
-):
+def test_search_ends_when_its_minutes_are_over(folder_with_supernets, invoke, monkeypatch):
     evaluate = objectives.evaluate_in_rounds
 
     def slow(*arguments, **options):
-        time.sleep(seconds)
+        time.sleep(0.35)
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(objectives, "evaluate_in_rounds", slow)
     summary = document(invoke("search", "job.toml", "--minutes", 0.005, "--json"))
     assert summary["ended"] == read_run(OUT).search.ended == "0.005 minutes are over"
-    assert 1 <= summary["trials"] == len(read_completed_trials(OUT)) <= max_trials
-    repeated = document(invoke("search", OUT, "--json"))
-    # The time between the commands does not count: the rest of the minutes is still searched.
-    assert summary["trials"] <= repeated["trials"] == len(read_completed_trials(OUT)) <= max_trials
-    if summary["trials"] == max_trials:
-        assert repeated == summary
+    assert summary["trials"] == len(read_completed_trials(OUT)) == 1
+    assert document(invoke("search", OUT, "--json")) == summary
 
 
 def test_search_that_scored_nothing_is_an_error(folder_with_supernets, invoke):
@@ -183,7 +149,7 @@ def test_sampler_cannot_change_once_the_search_has_begun(copy_of_searched_folder
     assert "max_latency_ms" not in done.stderr
 
 
-SCRIPT_THAT_HANGS = """
+SCRIPT_THAT_WAITS = """
 import time
 from pathlib import Path
 from nas.job import objectives
@@ -191,53 +157,46 @@ from nas.job import objectives
 evaluate = objectives.evaluate_in_rounds
 calls = []
 
-def hang(*arguments, **options):
+def wait(*arguments, **options):
     calls.append(arguments)
-    while len(calls) > 2:
-        Path("hanging").touch()
+    while len(calls) > 2 and not Path("continue").exists():
+        Path("waiting").touch()
         time.sleep(0.01)
     return evaluate(*arguments, **options)
 
-objectives.evaluate_in_rounds = hang
+objectives.evaluate_in_rounds = wait
 from nas.cli import main
 main()
 """
+"""Runs `nas`, and evaluates the third architecture when there is a file `continue`."""
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_after_current_trial_and_same_command_continues(folder_with_supernets, invoke):
-    command = ("search", "job.toml", "--trials", 45)
-    journal = OUT / "study.journal"
-    process = start_process(
-        lambda: journal.exists() and journal.read_bytes().count(b'"ended"') >= 3,
-        "-m",
-        "nas",
-        *command,
-    )
+    command = ("search", "job.toml", "--trials", 20)
+    process = start_process(Path("waiting").exists, "-c", SCRIPT_THAT_WAITS, *command)
     process.send_signal(signal.SIGINT)
+    Path("continue").touch()
     _, stderr = process.communicate(timeout=MAX_WAIT_S)
     assert process.returncode == 1, stderr
     assert "stopping after the running trial" in stderr
     assert stderr.endswith("stopped; the same command continues\n")
     assert "Traceback" not in stderr
     digests = [trial.user_attrs["digest"] for trial in load_study(OUT).trials]
-    assert 3 <= len(digests) < 45
+    assert len(digests) == 3
     assert read_run(OUT).search.ended == "interrupted"
     assert len(read_history(OUT)) == len(digests)
     done = invoke(*command)
     assert done.returncode == 0, done.stderr
     assert read_trials(OUT)["digest"].tolist()[: len(digests)] == digests
-    assert len(read_completed_trials(OUT)) == 45
-    assert (
-        read_trials(Path("searched"))["digest"].tolist() == read_trials(OUT)["digest"].tolist()[:20]
-    )
+    assert len(read_completed_trials(OUT)) == 20
+    assert read_trials(Path("searched"))["digest"].tolist() == read_trials(OUT)["digest"].tolist()
 
 
 @pytest.mark.slow
 def test_second_ctrl_c_ends_at_once_and_leaves_no_workers(folder_with_supernets):
-    process = start_process(
-        Path("hanging").exists, "-c", SCRIPT_THAT_HANGS, "search", "job.toml", "--workers", 2
-    )
+    command = ("search", "job.toml", "--workers", 2)
+    process = start_process(Path("waiting").exists, "-c", SCRIPT_THAT_WAITS, *command)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) == 1
     process.send_signal(signal.SIGINT)
@@ -318,14 +277,3 @@ def test_job_trains_anchors_once_and_before_its_search(folder_with_supernets, jo
     jobs.search_job(with_options(job, search={"trials": 14, "anchors": 4}), OUT)
     assert (OUT / "standalone.jsonl").read_text() == trained
     assert (OUT / "anchors.json").read_bytes() == written
-
-
-@pytest.mark.parametrize(
-    ("search", "words"),
-    [({"anchors": 3}, "allowed are 0 and 4 or more"),
-     ({"anchors": 4, "correct_scores": False}, "only a correction needs anchors")],
-)  # fmt: skip
-def test_anchors_that_cannot_be_used_are_refused(job, search, words):
-    settings = job.model_dump(mode="json", exclude_none=True)
-    with pytest.raises(ValidationError, match=words):
-        jobs.JobSettings.model_validate(settings | {"search": settings["search"] | search})

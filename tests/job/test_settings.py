@@ -1,6 +1,5 @@
 """The job file: what is read, refused and written."""
 
-import errno
 import os
 import re
 import tomllib
@@ -100,8 +99,10 @@ def test_packaged_jobs_are_valid(path):
     assert job_path(path.stem) == path
 
 
-def test_written_job_file_reads_back_as_the_same_job(tmp_path):
-    job = load(tmp_path, MINIMAL)
+@pytest.mark.parametrize("size", ["", 'image_size = "auto"\n', "image_size = 64\n"])
+def test_written_job_file_reads_back_as_the_same_job(tmp_path, size):
+    job = load(tmp_path, MINIMAL.replace("[[space]]", f"{size}[[space]]"))
+    assert str(job.data.image_size or "") in size
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
 
 
@@ -124,14 +125,6 @@ def test_values_of_several_kinds_are_read_and_written(tmp_path, lines, table, va
     job = load(tmp_path, MINIMAL + lines)
     read = job.space[0] if table == "space" else getattr(job, table)
     assert getattr(read, lines.removeprefix(f"[{table}]\n").partition(" ")[0]) == value
-    assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
-
-
-@pytest.mark.parametrize("size", ["auto", 64])
-def test_image_size_is_a_number_or_chosen(tmp_path, size):
-    text = MINIMAL.replace("[[space]]", f"image_size = {size!r}\n[[space]]")
-    job = load(tmp_path, text)
-    assert job.data.image_size == size
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
 
 
@@ -177,11 +170,8 @@ ADDRESS = f"postgresql://nas:{SECRET}@host/trials"
         ["--storage", ADDRESS],
         [f"--storage={ADDRESS}"],
         ["--storage", f"{ADDRESS}?passwd={SECRET}"],
-        [f"--storage=postgresql://h/t?sslmode=require&token={SECRET}"],
         ["--storage", f"nas:{SECRET}@host/trials"],
-        ["--storage", f"{SECRET}@host"],
         [f"--storage=postgresql://nas:x@{SECRET}@host/trials"],
-        ["--storage", ADDRESS, "--storage", ADDRESS],
         ["--", ADDRESS],
         [f"--sampler={ADDRESS}"],
     ],
@@ -229,19 +219,8 @@ def test_huge_file_folder_pipe_and_device_are_refused(tmp_path):
         with pytest.raises(JobFileError, match=rf"{path} cannot be read: it (has|is) "):
             load_job(job_path(str(path)))
     for name in ("a" * 5000, "a\0b", "nowhere/job.toml"):
-        with pytest.raises(JobFileError, match="There is no job file"):
+        with pytest.raises(JobFileError, match=f"There is no job file .* in {Path.cwd()}"):
             job_path(name)
-
-
-def test_unreadable_job_file_is_refused(tmp_path, monkeypatch):
-    def denied(*arguments, **settings):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    path = tmp_path / "job.toml"
-    path.write_text(MINIMAL)
-    monkeypatch.setattr("builtins.open", denied)
-    with pytest.raises(JobFileError, match=r"job.toml cannot be read: Permission denied\."):
-        load_job(path)
 
 
 def test_several_spaces_have_anchors_unless_scores_are_not_corrected(tmp_path):
@@ -298,9 +277,3 @@ def test_job_file_of_a_run_folder_is_that_of_the_run(tmp_path, monkeypatch):
     assert run_folder_of(Path("run/job.toml")) == Path("run")
     assert job_path("run") == Path("run/job.toml")
     assert run_folder_of(Path("run/other.toml")) is None
-
-
-def test_a_missing_job_file_is_looked_for_in_a_named_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(JobFileError, match=f"no job file mine.toml in {tmp_path}"):
-        job_path("mine.toml")

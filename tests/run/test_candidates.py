@@ -3,6 +3,7 @@
 import csv
 import re
 import string
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -46,11 +47,7 @@ PREDICTED = {"measured_us": None}
     ("changes", "latency_us", "basis"),
     [
         ({}, 1200.0, "measured"),
-        (
-            {"disturbed": False, "dispatch_share": 0.625, "uncertain_launches": 2},
-            1200.0,
-            "measured",
-        ),
+        ({"disturbed": False, "uncertain_launches": 2}, 1200.0, "measured"),
         (
             {"disturbed": True, "measured_low_us": 800.0, "measured_high_us": 1200.0},
             1200.0,
@@ -61,11 +58,6 @@ PREDICTED = {"measured_us": None}
             {**PREDICTED, "uncertain_launches": 3, "estimated_launches": 1},
             1000.0,
             "predicted, of its launches 3 uncertain, 1 estimated",
-        ),
-        (
-            {**PREDICTED, "uncertain_launches": 0, "estimated_launches": 2},
-            1000.0,
-            "predicted, of its launches 2 estimated",
         ),
         ({**PREDICTED, "dispatch_share": 0.5}, 1000.0, "predicted"),
         ({**PREDICTED, "dispatch_share": 0.625}, 1000.0, "predicted, 62% of it launches"),
@@ -195,75 +187,45 @@ def make_trials(count: int, seed: int = 0) -> list[Trial]:
     return list(trials.values())
 
 
-def rows(trials, latencies=None, predictions=None):
-    return candidates.from_trials(
-        trials,
-        latencies=latencies or {},
-        holdout_accuracy={},
-        problems={},
-        predictions=predictions or {},
-    )
-
-
-def test_row_has_counts_of_its_graph_and_accuracy_as_fraction():
-    (trial,) = make_trials(1)
-    (row,) = rows([trial]).to_dict("records")
-    graph = trial.architecture.graph
-    assert (row["macs"], row["params"]) == (graph.macs, graph.params)
-    assert row["validation_accuracy"] == pytest.approx(
-        1 - trial.values["validation_error"], abs=1e-6
-    )
-    assert row["digest"].startswith(row["id"])
-
-
-def test_row_says_what_its_prediction_is_based_on():
-    trials = make_trials(2)
+def test_row_has_what_is_known_of_its_trial(tmp_path):
+    steady, slowed, predicted, failed = trials = make_trials(4)
+    trials[3] = replace(failed, state="failed", error="broke")
+    predicted.values["predicted_us phone"] = 7.0
     kernels = (Kernel.parse("linear 8x1x1 -> 10x1x1 bias"),) * 2
     prediction = Prediction(
         12.0, kernels, (1.0, 2.0), 5.0, uncertain_launches=1, uncorrected_us=8.0
     )
-    first, second = rows(trials, predictions={trials[0].digest: prediction}).to_dict("records")
-    assert (first["uncertain_launches"], first["estimated_launches"]) == (1, 0)
-    assert first["dispatch_share"] == 5 / 8
-    assert pd.isna(second["dispatch_share"])
-    assert pd.isna(second["uncertain_launches"])
-
-
-def test_row_has_the_interval_of_its_latency():
-    steady, slowed, _ = trials = make_trials(3)
     latencies = {
         steady.digest: latency_of([10.2, 10.0]),
         slowed.digest: Latency([Round(30.0, 15.0, 33.0)], full_us=10.0),
     }
-    table = rows(trials, latencies)
+    table = candidates.from_trials(
+        trials, latencies=latencies, predictions={predicted.digest: prediction}
+    )
+    graph = steady.architecture.graph
+    first = table.iloc[0]
+    assert (first["macs"], first["params"]) == (graph.macs, graph.params)
+    accuracy = 1 - steady.values["validation_error"]
+    assert first["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert first["digest"].startswith(first["id"])
     columns = ["measured_us", "measured_low_us", "measured_high_us", "disturbed"]
     assert table[columns].iloc[:2].to_numpy().tolist() == [
         [10.0, 10.0, 10.2, False],
         [30.0, 20.0, 30.0, True],
     ]
-    assert table[columns].iloc[2].isna().all()
+    assert table[columns].iloc[2:].isna().all(axis=None)
+    columns = ["uncertain_launches", "estimated_launches", "dispatch_share", "predicted_us phone"]
+    assert table[columns].iloc[2].tolist() == [1, 0, 5 / 8, 7.0]
+    assert table[columns].drop(index=2).isna().all(axis=None)
+    assert table["error"].tolist() == ["", "", "", "broke"]
+    candidates.write(table, tmp_path / "trials.csv")
+    pd.testing.assert_frame_equal(candidates.read(tmp_path / "trials.csv"), table)
 
 
 def test_ids_are_shortest_distinct_prefixes():
     ids = candidates.short_ids(["abcdef00", "abcdee00", "12345600"])
     assert ids == {"abcdef00": "abcdef", "abcdee00": "abcdee", "12345600": "123456"}
     assert set(candidates.short_ids(["aaaa1111", "bbbb1111"]).values()) == {"aaaa", "bbbb"}
-
-
-def test_failed_trials_are_rows_with_their_error():
-    good, bad = make_trials(2)
-    bad = Trial(bad.digest, bad.architecture, {}, "failed", {"predicted_us": 1.0}, 0.1, "broke")
-    assert rows([good, bad])["error"].tolist() == ["", "broke"]
-
-
-def test_table_is_read_as_it_was_written(tmp_path):
-    trials = make_trials(5)
-    for latency_us, trial in enumerate(trials[1:], 1):
-        trial.values["predicted_us phone"] = float(latency_us)
-    table = rows(trials, {trials[1].digest: latency_of([10.2, 10.0])})
-    assert table["predicted_us phone"].tolist()[1:] == [1, 2, 3, 4]
-    candidates.write(table, tmp_path / "trials.csv")
-    pd.testing.assert_frame_equal(candidates.read(tmp_path / "trials.csv"), table)
 
 
 def test_no_spreadsheet_reads_an_id_as_a_number_or_a_date():

@@ -78,7 +78,7 @@ def non_dominated_values(rows: pd.DataFrame, search: SearchSettings) -> set[tupl
     return {a for a in values if not any(dominates(b, a) for b in values)}
 
 
-@pytest.mark.parametrize(("search", "seed"), [*product([TWO, FOUR, DEVICES], range(5))])
+@pytest.mark.parametrize(("search", "seed"), [*product([TWO, FOUR, DEVICES], range(2))])
 def test_front_equals_brute_force_over_all_objectives(search, seed):
     rows = make_rows(60, seed)
     allowed = rows[rows["predicted_us phone"] <= 8] if search.device else rows
@@ -116,7 +116,7 @@ def test_front_has_only_measured_rows_if_any_row_is_measured():
     assert front(rows, objectives(SearchSettings(max_latency_ms=0.5))).empty
 
 
-@pytest.mark.parametrize(("search", "seed"), [*product([TWO, FOUR, DEVICES], range(3))])
+@pytest.mark.parametrize(("search", "seed"), [*product([TWO, FOUR, DEVICES], range(2))])
 def test_networks_near_the_front_are_on_it_after_a_small_change_of_their_own(search, seed):
     rows = make_rows(80, seed)
     rng = np.random.default_rng(seed)
@@ -164,7 +164,7 @@ def test_representatives_of_two_objectives_are_spread_the_most_accurate_first():
     assert sorted(four, reverse=True) == four
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_representatives_hold_the_best_in_every_objective(seed):
     members = front(make_rows(200, seed), objectives(FOUR))
     assert len(members) > 7
@@ -202,26 +202,18 @@ def test_behind_orders_by_the_error_of_a_prediction_that_would_change_the_front(
     assert set(digests) == set(rows["digest"][rows["macs"] <= 6])
 
 
-def test_training_moves_only_networks_off_the_front_that_are_worse_in_every_objective():
+def test_training_moves_networks_off_the_front_that_one_trained_alike_beats_in_everything():
     rows = make_rows(4).assign(
         predicted_us=[1.0, 2.0, 3.0, 4.0],
         trained_accuracy=[0.8, 0.7, np.nan, 0.8],
         params=[5, 4, 1, 5],
         mac_utilisation=0.5,
     )
-    first, second, _, fourth = rows["id"]
+    first, second, third, fourth = rows["id"]
     assert dominated_after_training(rows, objectives(TWO)) == {second: first, fourth: first}
     assert dominated_after_training(rows, objectives(FOUR)) == {fourth: first}
-
-
-def test_networks_that_were_trained_in_different_ways_do_not_dominate_each_other():
-    rows = make_rows(4).assign(
-        predicted_us=[1.0, 2.0, 3.0, 4.0],
-        trained_accuracy=[0.9, 0.7, 0.8, 0.6],
-        recipe=["6 epochs", "1 epoch", "6 epochs", "1 epoch"],
-    )
-    first, second, third, fourth = rows["id"]
-    assert dominated_after_training(rows, objectives(TWO)) == {third: first, fourth: second}
+    other = rows.assign(trained_accuracy=[0.9, 0.7, 0.8, 0.6], recipe=["6 epochs", "1 epoch"] * 2)
+    assert dominated_after_training(other, objectives(TWO)) == {third: first, fourth: second}
 
 
 @pytest.fixture
@@ -265,12 +257,3 @@ def test_all_outputs_of_a_run_have_the_same_front(run):
     assert [part.split('"')[0] for part in table.split('data-network="')[1:]] == ids
     best = opened.front.sort_values("validation_accuracy").iloc[-1]
     assert opened.pick(most_accurate=True).id == best["id"]
-
-
-def test_pick_keeps_to_a_limit_of_a_further_objective(run):
-    page.build(open_run(run))
-    opened = open_run(run)
-    smallest = opened.front["peak_memory_bytes"].min()
-    picked = opened.pick(max_peak_memory_bytes=int(smallest))
-    assert picked.peak_memory_bytes == smallest
-    assert picked.id not in {opened.pick().id}

@@ -80,9 +80,7 @@ def test_latency_has_the_figures_of_its_rounds():
     assert (record.fastest_us, record.typical_us, record.slowest_us) == (3.0, 5.5, 6.0)
     assert not record.is_disturbed
     assert LatencyRecord.of(Latency(rounds[2:], full_us=10.0), threads=2).is_disturbed
-
-
-def test_no_first_sample_makes_the_slowest_faster_than_the_latency():
+    # No first sample makes the slowest one faster than the latency.
     record = LatencyRecord.of(Latency([Round(4.0, 10.0, 3.5), Round(4.1, 10.0, 3.9)]), threads=1)
     assert (record.fastest_us, record.slowest_us) == (4.0, 4.1)
 

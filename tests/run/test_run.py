@@ -1,4 +1,3 @@
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ import pytest
 import nas
 from nas import files
 from nas.errors import RunFolderError
+from nas.run import candidates
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 
@@ -22,24 +22,12 @@ def folder(tmp_path):
     return copied
 
 
-def replace_accuracies(path, value):
-    """Write one trained accuracy for all rows, as training a network does for its own."""
-    rows = list(csv.DictReader(path.read_text().splitlines()))
-    for row in rows:
-        row["trained_accuracy"] = value
-    with path.with_suffix(".new").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    path.with_suffix(".new").replace(path)
-
-
 def test_front_shows_what_an_export_wrote_meanwhile(folder):
     run = nas.open_run(folder)
     assert run.front is not None
     before = run.trials
     assert run.trials is before, "an unchanged file is read once"
-    replace_accuracies(folder / "trials.csv", "0.875")
+    candidates.write(before.assign(trained_accuracy=0.875), folder / "trials.csv")
     assert set(run.front["trained_accuracy"]) == {0.875}
     assert run.trials is not before
 
