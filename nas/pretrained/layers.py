@@ -126,9 +126,6 @@ class _Module:
 _Frames = tuple[tuple[_Module, ...], ...]
 """The modules that have not run yet inside of each module that is running, the outermost first."""
 
-_Order = tuple["_Order", FileLayer] | tuple[()]
-"""Layers as a linked list, the last one outside, which branches of the search share."""
-
 
 def _in_order_of_modules(
     expected: Sequence[Signature], layers: Iterable[FileLayer]
@@ -139,16 +136,17 @@ def _in_order_of_modules(
     this order. Of others any can be next, those that are layers first; equal ones are taken by the
     numbers in their names.
     """
-    todo: list[tuple[int, _Order, _Frames]] = [(0, (), (_sorted(_tree(layers).inside),))]
+    todo: list[tuple[tuple[FileLayer, ...], _Frames]] = [((), (_sorted(_tree(layers).inside),))]
     for _ in range(MAX_SEARCH_STEPS):
         if not todo:
             return None
-        count, order, frames = todo.pop()
+        order, frames = todo.pop()
+        count = len(order)
         while frames and not frames[-1]:
             frames = frames[:-1]
         if not frames:
             if count == len(expected):
-                return _as_list(order)
+                return list(order)
             continue
         waiting = frames[-1]
         branches = []
@@ -156,9 +154,9 @@ def _in_order_of_modules(
             rest = tuple([each for each in waiting if each is not module])
             deeper = (*frames[:-1], rest, _sorted(module.inside))
             if module.layer is None:
-                branches.append((count, order, deeper))
+                branches.append((order, deeper))
             elif count < len(expected) and module.layer.signature == expected[count]:
-                branches.append((count + 1, (order, module.layer), deeper))
+                branches.append(((*order, module.layer), deeper))
         todo += reversed(branches)
     raise AmbiguousOrderError("too many orders fit")
 
@@ -198,14 +196,6 @@ def _distinct(modules: Sequence[_Module]) -> list[_Module]:
                 f"{other.name} and {module.name} have equal shapes, and either could be first"
             )
     return list(first.values())
-
-
-def _as_list(order: _Order) -> list[FileLayer]:
-    layers = []
-    while order:
-        order, layer = order
-        layers.append(layer)
-    return layers[::-1]
 
 
 def difference(

@@ -19,11 +19,7 @@ from torch import Tensor
 from nas.errors import WeightsError
 from nas.files.documents import shortened
 from nas.pretrained.layers import FileLayer
-from nas.pretrained.torch_file import UnusableTensor
-from nas.pretrained.unpickling import StandIn
-
-MAX_PARTS = 50
-"""Most parts of a name of a tensor; names of networks have about ten."""
+from nas.pretrained.torch_file import StandIn
 
 MAX_WRAPPERS = 8
 """Most modules around a network, such as `model` or `module`."""
@@ -36,7 +32,7 @@ _COUNTER = "num_batches_tracked"
 _QUANTISED_NAMES = re.compile(r"(^|\.)(zero_point$|(_packed_params|weight_fake_quant)\b)")
 """Names of tensors in a quantised state dict of torch."""
 
-_QUANTISED_DTYPES = frozenset([torch.qint8, torch.quint8, torch.qint32, torch.int8, torch.uint8])
+_QUANTISED_DTYPES = (torch.int8, torch.uint8)
 
 _OF_TRAINING = re.compile(r"loss|criterion|metric|(^|[._])acc(uracy)?($|[._])", re.IGNORECASE)
 """Names of modules that training has and the network does not run."""
@@ -123,8 +119,7 @@ def state_dict(path: tuple[str, ...], items: Mapping[Any, Any]) -> StateDict:
         names.append(name)
         module, _, last = name.rpartition(".")
         problem = problem or _problem(name, last, value)
-        is_used = isinstance(value, Tensor) and value.is_floating_point()
-        if is_used and value.layout is torch.strided and name.count(".") < MAX_PARTS:
+        if isinstance(value, Tensor) and value.is_floating_point():
             groups.setdefault(module, {})[last] = value
     return StateDict(path, names, [FileLayer(*each) for each in groups.items()], problem)
 
@@ -134,19 +129,16 @@ def _problem(name: str, last: str, value: Any) -> Problem | None:
     text = shortened(name)
     is_tensor = isinstance(value, Tensor)
     is_of_layer = last in _LAYER_TENSORS
-    kind = value.kind if isinstance(value, UnusableTensor) else ""
+    came = value.name if isinstance(value, StandIn) else type(value).__name__
     is_quantised = is_tensor and value.dtype in _QUANTISED_DTYPES and last == "weight"
-    if _QUANTISED_NAMES.search(name) or kind == "quantised" or is_quantised:
+    if _QUANTISED_NAMES.search(name) or came == "torch._utils._rebuild_qtensor" or is_quantised:
         return Problem(
             f" is quantised: {text} belongs to an int8 network.",
             "Give the float32 weights; int8 files are made by nas export.",
         )
     if not is_of_layer or (is_tensor and value.dim() == 0):
         return None
-    if not is_tensor or value.layout is not torch.strided:
-        came = f"a {kind} tensor" if kind else type(value).__name__
-        if isinstance(value, StandIn):
-            came = value.name
+    if not is_tensor:
         return Problem(f": {text} is {came}, not a tensor of numbers.", "Give float32 weights.")
     if not value.is_floating_point():
         return Problem(f": {text} has {value.dtype} values.", "Give float32 weights.")

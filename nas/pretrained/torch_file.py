@@ -1,31 +1,26 @@
-"""Reads what torch.save wrote, without running code of the file.
+"""Reads what torch.save wrote, without importing or running anything that the file names.
 
-Calls of torch's functions that rebuild tensors become `StoredTensor` records, which are checked
-before torch makes tensors of them. Every other object becomes a `StandIn`.
+A pickle names classes and functions, and calls them. Here torch's functions that rebuild tensors
+are those of this module, mappings of the standard library become dicts, and every other name stands
+for a class of `StandIn`s, which do nothing.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import pickle
 import struct
 import zipfile
-import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nas.errors import WeightsError, first_line, printable
-from nas.pretrained.unpickling import Global, Machine, StandIn, of
-
-MAX_ELEMENTS = 1 << 30
-"""Largest tensor that is read, which can be larger than its storage if it was expanded."""
-
-MAX_DIMENSIONS = 16
-"""Most dimensions of a tensor that is read; weights have four."""
 
 DAMAGED_REMEDY = "Download it again."
 
@@ -35,8 +30,6 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """What a file of torch before version 1.6 begins with, in a pickle of its own."""
 
 _LEGACY_PROTOCOL = 1001
-
-_DTYPES = {str(each): each for each in vars(torch).values() if isinstance(each, torch.dtype)}
 
 _STORAGE_DTYPES = {
     "BFloat16Storage": torch.bfloat16,
@@ -58,73 +51,45 @@ _STORAGE_DTYPES = {
 }
 
 
-@dataclass(eq=False)
-class _Storage:
-    """Values that tensors share: their dtype, how many they are, and where they are.
+class StandIn:
+    """What takes the place of an object of a class that is not imported. It does nothing.
 
     Attributes:
-        dtype: type of the values.
-        count: number of values.
-        content: their bytes; None as long as they have not been read.
+        name: path of the class or function, such as `argparse.Namespace`.
+        content: what it was made of: arguments, state and elements.
+        items: what was stored in it by key; some classes of settings are mappings.
     """
 
-    dtype: torch.dtype
-    count: int
-    content: memoryview | None = None
+    name = "an object"
 
+    content: list[Any]
+    items: dict[Any, Any]
 
-@dataclass(frozen=True, eq=False)
-class StoredTensor:
-    """A tensor in a file: a part of a storage. All are checked when it is read."""
+    def __new__(cls, *arguments: Any, **named: Any) -> StandIn:
+        """Make an object of arguments; pickles make objects without `__init__`, too."""
+        made = super().__new__(cls)
+        made.content, made.items = [*arguments, *named.values()], {}
+        return made
 
-    storage: _Storage
-    dtype: torch.dtype
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
+    def __call__(self, *arguments: Any) -> StandIn:
+        """Return this object as the result of a call."""
+        return self
 
-    def read(self) -> Tensor:
-        """Return the tensor, which shares its values with the content of the file.
+    def __setstate__(self, state: Any) -> None:
+        self.content.append(state)
 
-        Raises ValueError for one that reaches beyond its storage, and RuntimeError for a type of
-        values that torch cannot read.
-        """
-        content, item = self.storage.content, self.dtype.itemsize
-        if len(self.size) != len(self.stride) or len(self.size) > MAX_DIMENSIONS:
-            raise ValueError(f"a tensor has {len(self.size)} dimensions")
-        numbers = (self.offset, *self.size, *self.stride)
-        if any(type(each) is not int or each < 0 for each in numbers):
-            raise ValueError("the position of a tensor is not a number")
-        elements = math.prod(self.size)
-        last = self.offset + sum(
-            (n - 1) * step for n, step in zip(self.size, self.stride, strict=True)
-        )
-        if content is None or elements > MAX_ELEMENTS or (last + 1) * item > len(content):
-            raise ValueError("a tensor is larger than its storage")
-        if not elements:
-            return torch.empty(self.size, dtype=self.dtype)
-        values = torch.frombuffer(content, dtype=self.dtype, count=len(content) // item)
-        return values.as_strided(self.size, self.stride, self.offset)
+    def append(self, element: Any) -> None:
+        """Take an element, as a list does."""
+        self.content.append(element)
 
+    add = append
 
-@dataclass(frozen=True, eq=False)
-class UnusableTensor:
-    """A tensor that is not read; `kind` says why: `quantised` or `sparse`."""
-
-    kind: str
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """A storage, or the part of one that begins at `offset`, as values of a type."""
-
-    storage: _Storage
-    dtype: torch.dtype
-    offset: int
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
 
 
 def read_torch_file(path: Path, content: bytes) -> Any:
-    """Return what torch.save wrote: plain containers, numbers, texts, and the records above.
+    """Return what torch.save wrote: plain containers, numbers, texts, tensors, and stand-ins.
 
     Args:
         path: path of the file, for messages.
@@ -180,135 +145,134 @@ def _read_archive(content: bytes) -> Any:
             "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE).",
         )
     order = f"{folder}byteorder"
-    if order in archive.NameToInfo and _stored(archive, order, content) == b"big":
+    if order in archive.NameToInfo and archive.read(order) == b"big":
         return _BIG_ENDIAN
-    storages: dict[str, _Storage] = {}
 
-    def persistent(identifier: Any) -> _View | StandIn:
-        match _storage_of(identifier):
-            case None:
-                return StandIn("a reference to another object")
-            case dtype, key, count, _:
-                pass
-        if key not in storages:
-            values = _stored(archive, f"{folder}data/{key}", content)
-            if len(values) != count * dtype.itemsize:
-                raise ValueError(f"a storage has {len(values)} bytes")
-            storages[key] = _Storage(dtype, count, values)
-        return _View(storages[key], dtype, 0)
+    @cache
+    def stored(key: str, count: int, dtype: torch.dtype) -> bytearray:
+        return bytearray(archive.read(f"{folder}data/{key}"))
 
-    file = io.BytesIO(_stored(archive, pickles[0], content))
-    return Machine(file, _made, persistent).run()
-
-
-def _stored(archive: zipfile.ZipFile, name: str, content: bytes) -> memoryview:
-    """Return a file in an archive without copying it."""
-    entry = archive.getinfo(name)
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("its archive is compressed")
-    header = content[entry.header_offset : entry.header_offset + 30]
-    lengths = struct.unpack("<HH", header[26:30])
-    start = entry.header_offset + len(header) + sum(lengths)
-    data = memoryview(content)[start : start + entry.file_size]
-    if len(data) != entry.file_size:
-        raise ValueError("its archive ends early")
-    # torch can be set to write no checksums, which are zero then.
-    if entry.CRC not in (0, zlib.crc32(data)):
-        raise ValueError(f"the checksum of {name} does not match its content")
-    return data
+    return _Unpickler(io.BytesIO(archive.read(pickles[0])), stored).load()
 
 
 def _read_legacy(content: bytes) -> Any:
     """Return what is in a file of torch before version 1.6: some pickles, and the storages."""
     file = io.BytesIO(content)
+    storages: dict[str, bytearray] = {}
+    counts: dict[str, int] = {}
 
-    def run() -> Any:
-        return Machine(file, StandIn, lambda identifier: StandIn("another object")).run()
+    def stored(key: str, count: int, dtype: torch.dtype) -> bytearray:
+        size = count * dtype.itemsize
+        if size > len(content):
+            raise ValueError("a storage ends early")
+        counts[key] = count
+        return storages.setdefault(key, bytearray(size))
 
-    if run() != _LEGACY_MAGIC:
+    def load() -> Any:
+        return _Unpickler(file, stored).load()
+
+    if load() != _LEGACY_MAGIC:
         return _Other("is a pickle, but not one that torch.save wrote")
-    if run() != _LEGACY_PROTOCOL:
+    if load() != _LEGACY_PROTOCOL:
         raise ValueError("the version of its format is not known")
-    system = run()
+    system = load()
     if isinstance(system, dict) and system.get("little_endian") is False:
         return _BIG_ENDIAN
-    storages: dict[str, _Storage] = {}
-
-    def persistent(identifier: Any) -> _View | StandIn:
-        match _storage_of(identifier):
-            case None:
-                return StandIn("another object")
-            case dtype, key, count, offset:
-                stored = storages.setdefault(key, _Storage(dtype, count))
-                return _View(stored, dtype, offset)
-
-    loaded = Machine(file, _made, persistent).run()
-    for key in of(list, run()):
-        stored = storages[of(str, key)]
-        (count,) = struct.unpack("<q", file.read(8))
-        start = file.tell()
-        stored.content = memoryview(content)[start : start + count * stored.dtype.itemsize]
-        if count != stored.count or len(stored.content) != count * stored.dtype.itemsize:
+    loaded = load()
+    for key in load():
+        # The tensors that were made share the memory into which their values are read now.
+        if file.read(8) != struct.pack("<q", counts[key]) or (
+            file.readinto(storages[key]) != len(storages[key])
+        ):
             raise ValueError("a storage ends early")
-        file.seek(start + len(stored.content))
     return loaded
 
 
-class _StorageId(NamedTuple):
-    """How a pickle names a storage: its type, key, number of values, and where a view begins."""
+class _Storage(NamedTuple):
+    """Values that tensors share: their dtype and their bytes."""
 
     dtype: torch.dtype
-    key: str
-    values: int
-    offset: int
+    content: memoryview
 
 
-def _storage_of(identifier: Any) -> _StorageId | None:
-    """Return the storage that an identifier in a pickle means; None for other objects."""
-    match identifier:
-        case "storage", Global(name), str(key), _, int(count), *view:
-            dtype = _STORAGE_DTYPES.get(name.rpartition(".")[2])
-            if dtype is None or not name.startswith("torch.") or count < 0:
-                raise ValueError(f"the storage {name} is not known")
-            # Before version 1.6, a view has a key of its own, an offset and a number of values.
-            offset = view[0][1] if view and type(view[0]) is tuple else 0
-            return _StorageId(dtype, key, count, of(int, offset))
-    return None
+class _Unpickler(pickle.Unpickler):
+    """Reads a pickle, see the module.
+
+    Args:
+        file: the pickle is read from its position on, to its end.
+        stored: returns the bytes of a storage from its key, its number of values and their dtype.
+    """
+
+    def __init__(
+        self, file: BinaryIO, stored: Callable[[str, int, torch.dtype], bytearray]
+    ) -> None:
+        super().__init__(file, encoding="latin1")
+        self._stored = stored
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what takes the place of a class, function or constant."""
+        path = f"{module}.{name}"
+        if module.startswith("torch") and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
+        return _KNOWN.get(path) or type("StandIn", (StandIn,), {"name": path})
+
+    def persistent_load(self, identifier: Any) -> Any:
+        """Return a storage, or the class of a module, which a file can store with its source."""
+        match identifier:
+            case "storage", torch.dtype() as dtype, str(key), _, int(count), *view:
+                content = memoryview(self._stored(key, count, dtype))
+                # Before version 1.6, a view has a key of its own, an offset and a number of values.
+                offset = view[0][1] if view and view[0] else 0
+                return _Storage(dtype, content[offset * dtype.itemsize :])
+            case "module", kind, *_:
+                return kind
+        raise ValueError("a storage is not known")
 
 
-def _made(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Return what a call makes of a tensor, or the stand-in of another object."""
-    if name == "torch._tensor._rebuild_from_type_v2" and isinstance(arguments[0], Global):
-        # Tensors of a subclass or with attributes: the function that rebuilds them is inside.
-        name, arguments = arguments[0].name, of(tuple, arguments[2])
-    if name in _TENSORS:
-        view, offset, size, stride = arguments[:4]
-        if not isinstance(view, _View):
-            raise ValueError("a storage is missing")
-        dtype = _DTYPES[arguments[6].name] if name.endswith("_v3") else view.dtype
-        offset = view.offset + of(int, offset)
-        return StoredTensor(view.storage, dtype, offset, of(tuple, size), of(tuple, stride))
-    if name in _WRAPPERS:
-        return arguments[0]
-    if name in _UNUSABLE:
-        return UnusableTensor(_UNUSABLE[name])
-    return StandIn(name, arguments)
+def _tensor(storage: Any, offset: int, size: Any, stride: Any, *others: Any) -> Tensor:
+    """Return a tensor, which shares its values with its storage.
+
+    Raises an error of torch for one that reaches beyond its storage.
+    """
+    if not isinstance(storage, _Storage):
+        raise ValueError("a storage is missing")
+    dtype = next((each for each in others if isinstance(each, torch.dtype)), storage.dtype)
+    if not math.prod(size):
+        return torch.empty(size, dtype=dtype)
+    values = torch.frombuffer(storage.content, dtype=dtype)
+    return values.as_strided(size, stride, offset)
 
 
-_TENSORS = frozenset(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
-"""Functions that make a tensor of a storage, an offset, a size, a stride, and more."""
+def _first(tensor: Any, *_: Any) -> Any:
+    return tensor
 
-_WRAPPERS = frozenset(
-    [
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_parameter_with_state",
-        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
-    ]
-)
-"""Functions whose first argument is the tensor that they return in another form."""
 
-_UNUSABLE = {
-    "torch._utils._rebuild_qtensor": "quantised",
-    "torch._utils._rebuild_sparse_tensor": "sparse",
+def _of_type(rebuild: Callable[..., Any], _: Any, arguments: tuple[Any, ...], *__: Any) -> Any:
+    """Return a tensor of a subclass or with attributes, as the function inside rebuilds it."""
+    return rebuild(*arguments)
+
+
+class _Mapping(dict[Any, Any]):
+    """A mapping of the standard library, without its attributes."""
+
+    def __init__(self, content: Any = ()) -> None:
+        super().__init__(content if isinstance(content, list | dict) else ())
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_KNOWN: dict[str, Any] = {
+    "collections.Counter": _Mapping,
+    "collections.OrderedDict": _Mapping,
+    "collections.defaultdict": _Mapping,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor,
+    **{str(each): each for each in vars(torch).values() if isinstance(each, torch.dtype)},
 }
-"""Functions that make tensors which are not read, and their kinds."""
+"""What takes the place of classes, functions and constants by their paths."""

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +23,12 @@ from nas.pretrained.state_dicts import StateDict, state_dict
 from nas.pretrained.torch_file import (
     DAMAGED_REMEDY,
     NO_TORCH_FILE_REMEDY,
-    StoredTensor,
-    UnusableTensor,
+    StandIn,
     read_torch_file,
 )
-from nas.pretrained.unpickling import StandIn
 
 MAX_FILE_BYTES = 1 << 30
 """Largest file that is read: a training checkpoint of EfficientNet-Lite4 has 200 MB."""
-
-MAX_DEPTH = 20
-"""Largest number of keys that lead to a state dict; training tools need one to three."""
 
 
 class WeightsFile(NamedTuple):
@@ -130,8 +124,6 @@ def _metadata(content: bytes) -> dict[str, str]:
 _Node = tuple[tuple[str, ...], Any, str]
 """The keys that lead to a value, the value, and the class of the object that it is a part of."""
 
-_TENSORS = (Tensor, StoredTensor, UnusableTensor)
-
 
 def _searched(file: WeightsFile, loaded: Any) -> FileContent:
     """Return the mappings that hold tensors. Raises WeightsError if there are none.
@@ -144,7 +136,7 @@ def _searched(file: WeightsFile, loaded: Any) -> FileContent:
     seen: set[int] = set()
     while waiting:
         path, value, owner = waiting.popleft()
-        if id(value) in seen or len(path) > MAX_DEPTH:
+        if id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, StandIn):
@@ -152,7 +144,7 @@ def _searched(file: WeightsFile, loaded: Any) -> FileContent:
             continue
         is_mapping, has_tensors = isinstance(value, dict), False
         for key, child in value.items() if is_mapping else enumerate(value):
-            has_tensors = has_tensors or isinstance(child, _TENSORS)
+            has_tensors = has_tensors or isinstance(child, Tensor)
             if isinstance(child, (dict, list, tuple, StandIn)):
                 waiting.append((path if owner else (*path, _text(key)), child, owner))
         if has_tensors:
@@ -160,7 +152,7 @@ def _searched(file: WeightsFile, loaded: Any) -> FileContent:
             if owner:
                 owners.append(owner)
             elif is_mapping:
-                states.append(state_dict(path, _read(file.path, value)))
+                states.append(state_dict(path, value))
     if states:
         return FileContent(file, states, holders)
     if owners:
@@ -179,19 +171,3 @@ def _searched(file: WeightsFile, loaded: Any) -> FileContent:
 
 def _text(key: Any) -> str:
     return str(key) if isinstance(key, (str, int)) else "?"
-
-
-def _read(path: Path, items: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a mapping with torch's tensors. Raises WeightsError for one that cannot be."""
-    try:
-        with warnings.catch_warnings():
-            # They share the content of the file, which nothing may write to; nothing does.
-            warnings.filterwarnings("ignore", "The given buffer is not writable")
-            return {
-                key: value.read() if isinstance(value, StoredTensor) else value
-                for key, value in items.items()
-            }
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise WeightsError(
-            f"{path} is damaged or incomplete: {first_line(error)}.", remedy=DAMAGED_REMEDY
-        ) from None

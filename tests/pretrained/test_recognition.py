@@ -225,17 +225,6 @@ def test_a_damaged_file_is_not_read_in_part(read, state, tmp_path):
         read(content.replace(values, bytes(len(values))))
 
 
-@pytest.mark.parametrize("depth", [100, 100_000])
-def test_names_and_entries_without_end_are_no_weights(depth, read, state):
-    content = state
-    for _ in range(100):
-        content = {"a": content}
-    with pytest.raises(WeightsError, match="no state dict"):
-        read(content)
-    with pytest.raises(WeightsError, match="no known network"):
-        read(under("a." * depth, state))
-
-
 def test_tensors_keep_their_values_when_the_file_is_gone(read, state):
     weights = read(state)
     weights.tensors["stem.weight"].add_(1)  # not in the content of the file

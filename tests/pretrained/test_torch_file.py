@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from nas.errors import WeightsError
-from nas.pretrained.torch_file import StoredTensor, UnusableTensor, read_torch_file
-from nas.pretrained.unpickling import StandIn
+from nas.pretrained.torch_file import StandIn, read_torch_file
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
@@ -65,12 +64,12 @@ def test_tensors_are_those_that_torch_reads(is_new, protocol):
     read = read_torch_file(PATH, content)
     assert list(read) == list(expected)
     for name, tensor in expected.items():
-        again = read[name].read()
+        again = read[name]
         assert (again.dtype, again.shape) == (tensor.dtype, tensor.shape), name
         assert again.stride() == tensor.stride() or not tensor.numel(), name
         wide = torch.complex64 if tensor.is_complex() else torch.float64
         assert again.to(wide).equal(tensor.detach().to(wide)), name
-    assert read["whole"].read().data_ptr() == read["turned"].read().data_ptr()
+    assert read["whole"].data_ptr() == read["turned"].data_ptr()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -94,22 +93,12 @@ def test_what_is_no_tensor_becomes_plain_data_or_stand_ins(is_new):
     read = read_torch_file(PATH, saved(content, _use_new_zipfile_serialization=is_new))
     assert list(read) == list(content)
     assert isinstance(read["state"], dict)
-    assert isinstance(read["state"]["weight"], StoredTensor)
+    assert read["state"]["weight"].tolist() == [1, 1]
     assert read["steps"] == {3: [1]}
-    assert [read[name].kind for name in ("quantised", "sparse")] == ["quantised", "sparse"]
-    assert isinstance(read["sparse"], UnusableTensor)
-    for name in ("metric", "array", "args", "path", "size", "device"):
+    for name in ("metric", "array", "args", "path", "size", "device", "quantised", "sparse"):
         assert isinstance(read[name], StandIn), name
+    assert {"rate": 0.1} in read["args"].content
     assert read["lr"][:2] == (0.1, None)
-
-
-def test_checksums_that_torch_did_not_write_are_not_missed():
-    torch.serialization.set_crc32_options(False)
-    try:
-        content = saved({"a": torch.arange(3.0)})
-    finally:
-        torch.serialization.set_crc32_options(True)
-    assert read_torch_file(PATH, content)["a"].read().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -183,7 +172,7 @@ def rebuilt(offset, size, stride, storage=FLOATS):
 
 def test_the_layout_of_the_test_is_that_of_torch():
     content = archive(pickled({"a": rebuilt(1, (3,), (1,))}), np.arange(4, dtype="<f4").tobytes())
-    assert read_torch_file(PATH, content)["a"].read().tolist() == [1, 2, 3]
+    assert read_torch_file(PATH, content)["a"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -194,41 +183,26 @@ def test_the_layout_of_the_test_is_that_of_torch():
         (1 << 62, (1,), (1,)),
         (0, (2, 2), (3, 2)),
         (0, (1 << 62, 1 << 62), (0, 0)),
-        (0, (1 << 40,), (0,)),
         (0, (2,), (-1,)),
         (-1, (2,), (1,)),
-        (0, (-1,), (1,)),
         (0, (2, 2), (1,)),
-        (0, (True,), (1,)),
-        (0, (1.0,), (1,)),
         (0, ("1",), (1,)),
-        (0, (1,) * 100_000, (1,) * 100_000),
     ],
 )
 def test_a_tensor_outside_of_its_storage_is_refused(offset, size, stride):
-    made = read_torch_file(PATH, archive(pickled({"a": rebuilt(offset, size, stride)})))["a"]
-    with pytest.raises(ValueError, match="tensor"):
-        made.read()
+    with pytest.raises(WeightsError, match="damaged or incomplete"):
+        read_torch_file(PATH, archive(pickled({"a": rebuilt(offset, size, stride)})))
 
 
 @pytest.mark.parametrize(
     "identifier",
     [
-        ("storage", torch.FloatStorage, "0", "cpu", 5),
-        ("storage", torch.FloatStorage, "0", "cpu", -4),
-        ("storage", torch.FloatStorage, "0", "cpu", 1 << 80),
-        ("storage", torch.DoubleStorage, "0", "cpu", 4),
-        ("storage", torch.FloatStorage, "../data.pkl", "cpu", 4),
         ("storage", torch.FloatStorage, "none", "cpu", 4),
         ("storage", os.system, "0", "cpu", 4),
-        ("storage", "FloatStorage", "0", "cpu", 4),
         ("storage", torch.FloatStorage, 0, "cpu", 4),
         ("module", nn.Linear, "linear.py", "import os"),
-        ("storage",),
         (),
-        "0",
         7,
-        ({"a": [torch.FloatStorage]},),
     ],
 )
 def test_strange_storages_are_refused(identifier):
@@ -245,16 +219,29 @@ HOSTILE_CALLS = [
     (torch.load, ("other.pth",)),
     (torch.storage._load_from_bytes, (b"\x80\x02cos\nsystem\n(U\x0atouch madetR.",)),
     (torch._utils._rebuild_parameter, (os.system, True, {})),
-    (torch._utils._rebuild_wrapper_subclass, (os.system, torch.float32, (1,), (1,), 0, 0, 0, 0)),
     (torch._tensor._rebuild_from_type_v2, (os.system, os.system, ("touch made",), {})),
     (torch._tensor._rebuild_from_type_v2, (torch._tensor._rebuild_from_type_v2, 0,
                                            (os.system, 0, ("touch made",), 0), 0)),
     (torch._utils._rebuild_tensor_v2, ()),
     (torch._utils._rebuild_tensor_v2, (os.system, 0, (1,), (1,), False, {})),
     (torch._utils._rebuild_tensor_v3, (os.system, 0, (1,), (1,), False, {}, os.system)),
-    (torch._utils._rebuild_qtensor, ([os.system] * 3,)),
     (torch._tensor._rebuild_from_type_v2, ()),
 ]  # fmt: skip
+
+HOSTILE_PICKLES = {
+    "instance": b"(S'touch made'\nios\nsystem\n.",
+    "object": b"(cos\nsystem\nS'touch made'\no.",
+    "by attributes": b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(S'os'\ntRS'system'\ntR"
+    b"(S'touch made'\ntR.",
+    "attribute of an operator": b"c_operator\nattrgetter\n(S'system'\ntR(cos\n\ntR.",
+    "partial": b"cfunctools\npartial\n(cos\nsystem\nS'touch made'\ntR(tR.",
+    "dotted name": b"\x80\x04\x8c\x02os\x8c\x0bpath.system\x93(\x8c\x0atouch madetR.",
+    "state": b"(dS'__class__'\ncos\nsystem\nsb.",
+    "state of a dict": b"(d(dS'__class__'\ncos\nsystem\nsS'update'\ncos\nsystem\nsb.",
+    "state of a class": b"cos\nsystem\n(dS'__call__'\ncos\nsystem\nsb(S'touch made'\ntR.",
+    "new with names": b"\x80\x04cos\nsystem\n)}(\x8c\x07command\x8c\x0atouch madeu\x92.",
+}
+"""Pickles that call a function or change an object where they are not only read."""
 
 
 class Called:
@@ -265,15 +252,15 @@ class Called:
         return self.call
 
 
-@pytest.mark.parametrize("is_new", [True, False])
-@pytest.mark.parametrize("call", HOSTILE_CALLS)
-def test_no_call_of_a_file_runs(call, is_new, tmp_path, monkeypatch):
+def test_no_call_of_a_file_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    contents = [
-        saved(value, _use_new_zipfile_serialization=is_new)
-        for value in (Called(call), {"model": {"weight": torch.ones(2), "x": Called(call)}})
-    ]
-    contents.append(pickle.dumps(Called(call)))
+    contents = [pickle.dumps(Called(call)) for call in HOSTILE_CALLS]
+    contents += [archive(pickle) for pickle in HOSTILE_PICKLES.values()]
+    for call in HOSTILE_CALLS:
+        for value in (Called(call), {"model": {"weight": torch.ones(2), "x": Called(call)}}):
+            contents += [
+                saved(value, _use_new_zipfile_serialization=is_new) for is_new in (True, False)
+            ]
     for content in contents:
         with contextlib.suppress(WeightsError):
             read_torch_file(tmp_path / "weights.pth", content)
@@ -285,7 +272,7 @@ def test_no_call_of_a_file_runs(call, is_new, tmp_path, monkeypatch):
     [
         (archive(pickled({}), **{"constants.pkl": b""}), "holds a TorchScript program"),
         (archive(pickled({}), byteorder=b"big"), "another order of bytes"),
-        (archive(pickled({}), compression=zipfile.ZIP_DEFLATED), "is compressed"),
+        (archive(pickled({}), bytes(9999), zipfile.ZIP_DEFLATED), "is compressed"),
         (archive(pickled({})).replace(b"data.pkl", b"data.txt"), "neither a safetensors file"),
         (pickle.dumps({"a": 1}), "not one that torch.save wrote"),
         (b"no weights", "neither a safetensors file"),
