@@ -1,9 +1,9 @@
 """Division of groups of images among parts, so that each part has images of each class.
 
 First, each group goes to the part that misses most of its classes, which gives parts of the right
-sizes. Where this leaves a part without a class, groups are moved. If that does not help either, an
-integer program decides whether there is a division: groups with images of several classes make this
-a covering problem, which no count of groups answers.
+sizes. Where this leaves a part without a class, an integer program moves as few groups as it takes,
+or proves that there is no division: groups with images of several classes make this a covering
+problem, which no count of groups answers.
 """
 
 from __future__ import annotations
@@ -21,15 +21,6 @@ LARGEST_FIRST = 0.5
 """A group is placed before those that are smaller than this fraction of it; otherwise the order is
 random. With a strict order, the same large groups would be in training for every seed, and the same
 small ones in the hold-out."""
-
-MOVES_PER_GAP = 50
-"""Groups that are moved for each class that a part lacks, before the integer program decides."""
-
-RANDOM_MOVES = 0.2
-"""Fraction of these moves that are random, so that they do not go round in circles."""
-
-MAX_CANDIDATES = 100
-"""Groups of which the best one is moved."""
 
 MAX_PROGRAM_SECONDS = 60
 """Time limit of the integer programs of a division. It is reached where a hundred classes or more
@@ -76,9 +67,9 @@ def divide_groups(
     """
     _, group_of = np.unique(groups, return_inverse=True)
     images = sparse.coo_array((np.ones(len(labels), np.int64), (group_of, labels))).tocsr()
-    parts = _Parts(images, np.array(shares), np.array(fewest), rng)
+    parts = _Parts(images, np.array(shares), rng)
     parts.place_all()
-    if not parts.complete():
+    if (parts.counts < np.array(fewest)[:, None]).any():
         _Program(images, parts, np.array(fewest)).solve()
     return parts.part_of[group_of]
 
@@ -88,20 +79,20 @@ class _Parts:
 
     Args:
         images: number of images by group and class.
-        shares, fewest, rng: see `divide_groups`.
+        shares, rng: see `divide_groups`.
+
+    Attributes:
+        counts: number of images by part and class.
+        part_of: the part of each group.
     """
 
     def __init__(
-        self,
-        images: sparse.csr_array,
-        shares: NDArray[np.float64],
-        fewest: Integers,
-        rng: np.random.Generator,
+        self, images: sparse.csr_array, shares: NDArray[np.float64], rng: np.random.Generator
     ) -> None:
-        self._images, self._shares, self._fewest, self._rng = images, shares, fewest[:, None], rng
+        self._images, self._shares, self._rng = images, shares, rng
         self._fractions = images.data / images.sum(0)[images.indices]
         self._missing = np.repeat(shares[:, None], images.shape[1], axis=1)
-        self._counts = np.zeros(self._missing.shape, np.int64)
+        self.counts = np.zeros(self._missing.shape, np.int64)
         self.part_of = np.full(images.shape[0], -1)
 
     def place_all(self) -> None:
@@ -111,24 +102,6 @@ class _Parts:
         by_chance = self._rng.permutation(len(self._shares))
         for group in np.argsort(-weights).tolist():
             self.place(group, int(by_chance[np.argmin(self.costs(group)[by_chance])]))
-
-    def complete(self) -> bool:
-        """Move groups until each part has enough images of each class; return whether it has."""
-        by_class = self._images.tocsc()
-        for _ in range(1 + MOVES_PER_GAP * np.count_nonzero(self._counts < self._fewest)):
-            lacking = np.argwhere(self._counts < self._fewest)
-            if not len(lacking):
-                return True
-            part, label = self._rng.choice(lacking).tolist()
-            groups = by_class.indices[by_class.indptr[label] : by_class.indptr[label + 1]]
-            groups = self._rng.permutation(groups[self.part_of[groups] != part])[:MAX_CANDIDATES]
-            if not len(groups):
-                return False
-            if self._rng.random() < RANDOM_MOVES:
-                self.place(int(groups[0]), part)
-            else:
-                self.place(min(groups.tolist(), key=lambda each: self._loss(each, part)), part)
-        return False
 
     def costs(self, group: int) -> NDArray[np.float64]:
         """Return how much farther from its share each part is with a group than without it.
@@ -150,21 +123,10 @@ class _Parts:
         )
         if (old := self.part_of[group]) >= 0:
             self._missing[old, own] += fractions
-            self._counts[old, own] -= images
+            self.counts[old, own] -= images
         self._missing[part, own] -= fractions
-        self._counts[part, own] += images
+        self.counts[part, own] += images
         self.part_of[group] = part
-
-    def _loss(self, group: int, part: int) -> tuple[int, float]:
-        """Return the images that lack more if a group is moved to a part, and what it costs."""
-        row, old = self._row(group), self.part_of[group]
-        own, images = self._images.indices[row], self._images.data[row]
-        change = 0
-        for at, sign in ((old, -1), (part, 1)):
-            lacking = self._fewest[at] - self._counts[at, own]
-            change += np.maximum(0, lacking - sign * images).sum() - np.maximum(0, lacking).sum()
-        costs = self.costs(group)
-        return int(change), float(costs[part] - costs[old])
 
     def _row(self, group: int) -> slice:
         return slice(self._images.indptr[group], self._images.indptr[group + 1])
@@ -205,9 +167,10 @@ class _Program:
         Raises:
             IndivisibleError: There is no division.
         """
-        solution, is_proven = self._solution()
+        every_class = list(range(self._class_count))
+        solution, is_proven = self._solution(every_class)
         if solution is None:
-            labels = self._conflict() if is_proven else list(range(self._class_count))
+            labels = self._conflict() if is_proven else every_class
             raise IndivisibleError(labels, is_proven=is_proven)
         for members, by_part in zip(self._members, solution.T.tolist(), strict=True):
             own = self._parts.part_of[members[0]]
@@ -217,19 +180,18 @@ class _Program:
                     members.remove(group)
                     self._parts.place(group, part)
 
-    def _solution(self, labels: Sequence[int] | None = None) -> tuple[Integers | None, bool]:
+    def _solution(self, labels: Sequence[int]) -> tuple[Integers | None, bool]:
         """Return the number of groups by part and kind, and whether there is none for certain.
 
         Args:
-            labels: the classes of which the parts need images; by default, all.
+            labels: the classes of which the parts need images.
         """
         from scipy.optimize import Bounds, LinearConstraint, milp  # Takes half a second.
 
         sizes = np.array([len(each) for each in self._members])
         is_moved = np.ones((self._part_count, len(sizes)))
         is_moved[[self._parts.part_of[each[0]] for each in self._members], range(len(sizes))] = 0
-        all_rows = np.arange(len(self._fewest)).reshape(self._part_count, -1)
-        rows = all_rows[:, slice(None) if labels is None else labels].reshape(-1)
+        rows = np.arange(len(self._fewest)).reshape(self._part_count, -1)[:, labels].reshape(-1)
         once = sparse.hstack([sparse.eye_array(len(sizes))] * self._part_count, format="csr")
         result = milp(
             is_moved.reshape(-1),

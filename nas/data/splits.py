@@ -41,10 +41,6 @@ MIN_TRAINING_IMAGES = 2
 SUFFICIENT_IMAGES = round(2 * MIN_PART_IMAGES / MAX_VALIDATION_FRACTION / (1 - TEST_FRACTION))
 """Images of a source without splits from which on every part has `MIN_PART_IMAGES`."""
 
-_OWN_PARTS = (("search", "validation", 1), ("hold-out", "validation", 2), ("test", "test", 1))
-"""Each part that may be cut from a split of the source alone, that split, and the fewest images of
-a class in it. A part comes before one that is cut from the same images."""
-
 _SHOWN = 5
 """Most classes or groups that a message names."""
 
@@ -137,17 +133,14 @@ def split_images(
     )
     has_validation, has_test = len(validation) > 0, len(test) > 0
     numbers = groups.numbers
-    group_count = len(np.unique(numbers))
-    if group_count == 1 < len(numbers):
-        raise DataError(f"All images are in one group{_why_one(groups)}.", remedy=groups.remedy)
     validation = validation[~np.isin(numbers[validation], numbers[test])]
     train = train[~np.isin(numbers[train], numbers[np.concatenate([validation, test])])]
-    splits = {"train": labels[train]}
+    splits = {"training": labels[train]}
     splits |= {"validation": labels[validation]} if has_validation else {}
     splits |= {"test": labels[test]} if has_test else {}
     _require_enough(splits, classes, len(numbers) - sum(map(len, splits.values())))
     rng = np.random.default_rng(seed)
-    if group_count < len(numbers):
+    if len(np.unique(numbers)) < len(numbers):
         parts = _PartsOfGroups(labels, classes, groups, rng)
         return parts.split(train, validation, test, validation_fraction)
     if not has_test:
@@ -157,15 +150,6 @@ def split_images(
         train, validation = _stratified_split(train, labels, share, 2, rng)
     search, holdout = _even_split(validation, labels, _holdout_fraction(len(validation)), rng)
     return train, search, holdout, test
-
-
-def _why_one(groups: Groups) -> str:
-    """Return why all images are in one group, behind these words."""
-    if not groups.are_joined:
-        return f", {groups.names[0]!r}, as `group` in [data] tells it"
-    if groups.are_given:
-        return ", because duplicates join the groups that `group` in [data] tells"
-    return ", because duplicates join them"
 
 
 def _automatic_fraction(count: int) -> float:
@@ -193,42 +177,40 @@ def _require_enough(
         classes: Class names by label.
         left_out: Number of images that are left out, because their groups are in two splits.
     """
-    counts = {
-        split: np.bincount(labels, minlength=len(classes)) for split, labels in splits.items()
+    needs = {
+        "training": [f"{MIN_TRAINING_IMAGES} to train"],
+        "validation": ["1 for the search", "1 for the hold-out"],
+        "test": ["1 to test"],
     }
-    because = (
-        f" {left_out} images are left out, because other images of their groups are in another "
-        "split of the source."
-        if left_out
-        else ""
-    )
-    needs = [f"{MIN_TRAINING_IMAGES} to train"]
-    needs += [] if "validation" in counts else ["1 for the search", "1 for the hold-out"]
-    needs += [] if "test" in counts else ["1 to test"]
-    required = MIN_TRAINING_IMAGES + len(needs) - 1
-    has = [f"{name!r} has {n}" for name, n in zip(classes, counts["train"], strict=True)
-           if n < required]  # fmt: skip
-    if has:
-        raise DataError(
-            f"{len(has)} of {len(classes)} classes have too few training images: {_listed(has)}. "
-            f"Each class needs at least {required}: {', '.join(needs)}.{because}",
-            remedy="Add images of these classes, or remove the classes. For accuracies in steps of "
-            f"{100 / MIN_PART_IMAGES:g} points, {SUFFICIENT_IMAGES} images in all are needed.",
+    for split in ("validation", "test"):
+        needs["training"] += [] if split in splits else needs[split]
+    for split, labels in splits.items():
+        fewest = len(needs[split]) + (MIN_TRAINING_IMAGES - 1 if split == "training" else 0)
+        counts = np.bincount(labels, minlength=len(classes)).tolist()
+        has = [
+            f"{name!r} has {count}"
+            for name, count in zip(classes, counts, strict=True)
+            if count < fewest
+        ]
+        if not has:
+            continue
+        because = (
+            f" {left_out} images are left out, because other images of their groups are in "
+            "another split of the source."
+            if left_out
+            else ""
         )
-    problems = []
-    for part, split, fewest in _OWN_PARTS:
-        lacking = [name for name, n in zip(classes, counts.get(split, ()), strict=False)
-                   if n < fewest]  # fmt: skip
-        if lacking:
-            which = f"class{'es' * (len(lacking) > 1)} {_listed(map(repr, lacking))}"
-            problems.append(f"No {part} image would be of {which}.")
-    if problems:
-        needs = ["2 validation images, one for the search and one for the hold-out"]
-        needs = (needs if "validation" in counts else []) + ["a test image"] * ("test" in counts)
+        remedy = (
+            "Add images of these classes, or remove the classes. For accuracies in steps of "
+            f"{100 / MIN_PART_IMAGES:g} points, {SUFFICIENT_IMAGES} images in all are needed."
+            if split == "training"
+            else f"Add images of these classes, or give a source without a {split} split: its "
+            "images are then cut from the training images."
+        )
         raise DataError(
-            f"{' '.join(problems)} Each class needs {', and '.join(needs)}.{because}",
-            remedy="Add images of these classes to the splits, or give a source without these "
-            "splits: they are then cut from its training images.",
+            f"{len(has)} of {len(classes)} classes have too few {split} images: {_listed(has)}. "
+            f"Each class needs at least {fewest}: {', '.join(needs[split])}.{because}",
+            remedy=remedy,
         )
 
 
@@ -341,7 +323,6 @@ class _PartsOfGroups:
         if len(shares) == 1:
             return dict.fromkeys(shares, positions)
         labels, numbers = self._labels[positions], self._groups.numbers[positions]
-        self._require_groups(positions, shares)
         fewest = [MIN_TRAINING_IMAGES if part == "training" else 1 for part in shares]
         try:
             part_of = divide_groups(numbers, labels, list(shares.values()), fewest, self._rng)
@@ -349,43 +330,17 @@ class _PartsOfGroups:
             raise self._indivisible(error, positions, shares) from None
         return {part: positions[part_of == at] for at, part in enumerate(shares)}
 
-    def _require_groups(self, positions: np.ndarray, shares: Mapping[str, float]) -> None:
-        """Raise DataError if the images of a class are in fewer groups than there are parts."""
-        pairs = np.stack([self._labels[positions], self._groups.numbers[positions]], axis=1)
-        counts = np.bincount(np.unique(pairs, axis=0)[:, 0], minlength=len(self._classes))
-        lacking = np.flatnonzero(counts < len(shares))
-        if len(lacking):
-            label, count = int(lacking[0]), int(counts[lacking[0]])
-            others = [self._classes[each] for each in lacking[1:]]
-            also = f" The same is true of {_listed(map(repr, others))}." if others else ""
-            raise DataError(
-                f"The images of class {self._classes[label]!r} are in {count} "
-                f"group{'s' * (count != 1)}; {len(shares)} are needed, since no group may be in "
-                f"two of the parts {_listed(shares)}. The class is in "
-                f"{self._names(positions[self._labels[positions] == label])}.{also}",
-                remedy=self._groups.remedy,
-            )
-
     def _indivisible(
         self, error: IndivisibleError, positions: np.ndarray, shares: Mapping[str, float]
     ) -> DataError:
         """Return the error for classes whose groups cannot be divided."""
         names = _listed(repr(self._classes[label]) for label in error.labels)
         own = positions[np.isin(self._labels[positions], error.labels)]
-        if not error.is_proven:
-            return DataError(
-                f"No division by groups was found in which each of the parts {_listed(shares)} "
-                f"has images of all of the {len(error.labels)} classes {names}.",
-                remedy=self._groups.remedy,
-            )
+        first = np.unique(self._groups.numbers[own], return_index=True)[1]
+        groups = _listed(repr(self._groups.names[at]) for at in own[np.sort(first)])
         return DataError(
-            f"No division by groups gives each of the parts {_listed(shares)} images of all of "
-            f"the classes {names}. Their images are in the groups {self._names(own)}, and no group "
-            "may be in two parts.",
+            f"No division by groups {'gives' if error.is_proven else 'was found that gives'} each "
+            f"of the parts {_listed(shares)} images of the class{'es' * (len(error.labels) > 1)} "
+            f"{names}, whose images are in the groups {groups}. No group may be in two parts.",
             remedy=self._groups.remedy,
         )
-
-    def _names(self, positions: np.ndarray) -> str:
-        """Return the names of the groups of some images."""
-        first = np.unique(self._groups.numbers[positions], return_index=True)[1]
-        return _listed(repr(self._groups.names[at]) for at in positions[np.sort(first)])

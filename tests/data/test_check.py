@@ -113,7 +113,7 @@ def test_frames_with_nothing_in_them_join_no_clips(tmp_path, frame):
         (r"(\d+)_(\d)", "it has 2 groups in parentheses"),
         (r"([", "no regular expression"),
         (r"(zebra)", "matches no path, such as test/ant/ant0_1.png"),
-        (r"\.(png)$", "All images are in one group"),
+        (r"\.(png)$", "images are left out, because other images of their groups are in"),
     ],
 )
 def test_expressions_that_tell_no_groups_are_refused(photos, expression, message):
