@@ -183,13 +183,6 @@ def test_text_that_becomes_large_takes_little_memory():
         tracemalloc.stop()
 
 
-def test_other_code_reads_with_the_limits_of_pillow():
-    content = pngs_with_metadata()["PNG with a large compressed text"]
-    read(content)
-    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
-        Image.open(io.BytesIO(content))
-
-
 # Depth and colour
 
 
