@@ -158,8 +158,11 @@ def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck
     in_training = np.unique(positions[(parts[:, ::-1] == "train") & (parts != "train")])
     return DataCheck(
         source=data.source,
-        counts={part: data.class_counts_of(part) for part in PART_NAMES},
-        formats=dict(inventory.kinds),
+        counts={
+            part: dict(zip(data.classes, counts, strict=True))
+            for part, counts in data.part_class_counts.items()
+        },
+        formats={each.kind: each.count for each in data.examples},
         sizes=_sizes(inventory.sizes),
         skipped=data.skipped,
         left_out=int((inventory.parts == "left out").sum()),
@@ -180,7 +183,7 @@ def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck
 def _pairs(
     data: ImageDataset, inventory: Inventory, pairs: np.ndarray, *, is_exact: bool
 ) -> list[DuplicatePair]:
-    order = ["left out", *PART_NAMES]
+    order, labels = ["left out", *PART_NAMES], inventory.images.labels
     result = []
     for pair in pairs.tolist():
         first, second = sorted(pair, key=lambda at: order.index(str(inventory.parts[at])))
@@ -189,10 +192,7 @@ def _pairs(
                 inventory.locations[first],
                 inventory.locations[second],
                 (str(inventory.parts[first]), str(inventory.parts[second])),
-                (
-                    data.classes[int(inventory.labels[first])],
-                    data.classes[int(inventory.labels[second])],
-                ),
+                (data.classes[labels[first]], data.classes[labels[second]]),
                 is_exact,
             )
         )

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
 from nas.data.duplicates import Duplicates, cached_duplicates
-from nas.data.image_cache import Pixels, iter_chunks
+from nas.data.image_cache import ExampleFile, Pixels, iter_chunks
 from nas.data.sources import printable_line
-from nas.data.splits import (
-    MIN_PART_IMAGES,
-    SUFFICIENT_IMAGES,
-)
+from nas.data.splits import MIN_PART_IMAGES, SUFFICIENT_IMAGES
 from nas.display.progress import Advance
 from nas.errors import RequestError
 
@@ -56,23 +53,12 @@ class Images:
         return Images(self.pixels[positions], self.labels[positions])
 
 
-@dataclass(frozen=True, eq=False)
-class ImageExample:
-    """An image file of a dataset that stands for all of its kind, with its decoded pixels.
-
-    Attributes:
-        kind: What matters to reading the file, such as "PNG RGBA, alpha".
-        count: Number of images of this kind in the dataset.
-        content: Content of the file; empty if it is too large to be stored.
-        pixels: Decoded pixels, `height x width x channels` (uint8).
-        label: Position in `ImageDataset.classes`.
-    """
-
-    kind: str
-    count: int
-    content: bytes
-    pixels: np.ndarray
-    label: int
+def joined(parts: Sequence[Images]) -> Images:
+    """Return the images of several parts, one after the other, as a copy in memory."""
+    return Images(
+        np.concatenate([each.pixels[:] for each in parts]),
+        np.concatenate([each.labels for each in parts]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,30 +66,26 @@ class Inventory:
     """All images of a source that can be used, in its order.
 
     Attributes:
-        pixels: Images, `n x height x width x channels` (uint8).
-        labels: Positions in `ImageDataset.classes`, `n` (int64).
+        images: The images with their labels; the pixels of a large set stay on disk.
         parts: Part of each image, `n`; "left out" for one that would be on two sides of a split.
         locations: Where each image is, for messages.
         sizes: Width and height of each image before it was scaled, `n x 2`.
-        kinds: Number of images by kind, such as "PNG RGBA, alpha".
         cache: File for what is known about the images; None without a cache.
         are_duplicates_grouped: Whether duplicates are in one part, except those of which
             `nas.data.duplicates.joining_pairs` says why they are not.
     """
 
-    pixels: np.ndarray
-    labels: np.ndarray
+    images: Images
     parts: np.ndarray
     locations: tuple[str, ...]
     sizes: np.ndarray
-    kinds: Mapping[str, int]
     cache: Path | None = None
     are_duplicates_grouped: bool = False
 
     def duplicates(self, progress: Advance | None = None) -> Duplicates:
         """Return the duplicates among the images; looked for once, and then read from the cache."""
         is_scored = self.parts != "train"
-        return cached_duplicates(self.cache, self.pixels, is_scored, progress)
+        return cached_duplicates(self.cache, self.images.pixels, is_scored, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +105,8 @@ class ImageDataset:
         skipped_by_class: Number of these images by class name.
         layout: How splits and classes were recognised; empty if there is nothing to say.
         background: Colour behind transparent pixels, as `#rrggbb`.
-        examples: An image file of each kind that the source has; none for a source without files.
+        examples: An image file of each kind that the source has, which stands in `inventory`; none
+            for a source without files.
         inventory: All images in the order of the source; None for a dataset that was not loaded.
         metric: What judges a network: the accuracy, or the mean of the accuracies of all classes.
         unknown: Images of no class, `n x height x width x channels` (uint8); None without any.
@@ -140,7 +123,7 @@ class ImageDataset:
     skipped_by_class: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
     background: str = "#ffffff"
-    examples: tuple[ImageExample, ...] = ()
+    examples: tuple[ExampleFile, ...] = ()
     inventory: Inventory | None = None
     metric: Metric = "accuracy"
     unknown: np.ndarray | None = None
@@ -163,7 +146,7 @@ class ImageDataset:
         """
         if self.metric == "accuracy":
             return None
-        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        counts = np.array(self.part_class_counts["train"])
         return np.log(counts / counts.sum()).astype(np.float32)
 
     @property
@@ -179,29 +162,25 @@ class ImageDataset:
     @property
     def counts(self) -> dict[str, int]:
         """Number of images by part."""
-        return {
-            "train": len(self.train),
-            "search": len(self.search),
-            "holdout": len(self.holdout),
-            "test": len(self.test),
-        }
+        return {name: len(images) for name, images in self._parts.items()}
+
+    @property
+    def _parts(self) -> dict[str, Images]:
+        return {name: getattr(self, name) for name in PART_NAMES}
 
     @property
     def class_counts(self) -> dict[str, int]:
         """Number of images by class name, in all parts."""
-        labels = [part.labels for part in (self.train, self.search, self.holdout, self.test)]
-        counts = np.bincount(np.concatenate(labels), minlength=len(self.classes)).tolist()
-        return dict(zip(self.classes, counts, strict=True))
+        totals = np.sum(list(self.part_class_counts.values()), axis=0).tolist()
+        return dict(zip(self.classes, totals, strict=True))
 
     @property
     def part_class_counts(self) -> dict[str, list[int]]:
         """Number of images of each class by part, in the order of `classes`."""
-        return {part: list(self.class_counts_of(part).values()) for part in PART_NAMES}
-
-    def class_counts_of(self, part: str) -> dict[str, int]:
-        """Return the number of images of a part by class name."""
-        counts = np.bincount(getattr(self, part).labels, minlength=len(self.classes)).tolist()
-        return dict(zip(self.classes, counts, strict=True))
+        return {
+            name: np.bincount(images.labels, minlength=len(self.classes)).tolist()
+            for name, images in self._parts.items()
+        }
 
     @property
     def summary(self) -> str:
@@ -252,13 +231,8 @@ class ImageDataset:
                 raise RequestError(
                     f"Part {name!r} cannot be used here.", remedy="Parts: train, search, holdout."
                 )
-        first, *others = parts = [getattr(self, name) for name in names]
-        if not others:
-            return cast(Images, first)
-        return Images(
-            np.concatenate([each.pixels[:] for each in parts]),
-            np.concatenate([each.labels for each in parts]),
-        )
+        parts = [self._parts[name] for name in names]
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -291,7 +265,7 @@ class ImageDataset:
     def digest(self) -> str:
         """Digest of pixels, labels, class names, parts and metric: 16 hexadecimal digits."""
         digest = hashlib.sha256(repr((self.classes, self.metric)).encode())
-        for images in (self.train, self.search, self.holdout, self.test):
+        for images in self._parts.values():
             digest.update(repr(images.pixels.shape).encode())
             for chunk in iter_chunks(images.pixels):
                 digest.update(np.ascontiguousarray(chunk).data)

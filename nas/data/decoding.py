@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import tempfile
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageFile
 
 from nas.data import image_cache
-from nas.data.image_cache import CacheWriteError, DecodedImages, ExampleFile, ImageRecord
+from nas.data.image_cache import DecodedImages, ExampleFile, ImageRecord
 from nas.data.image_formats import (
     HEIC_WITHOUT_READER,
     IMAGE_FORMATS,
@@ -156,11 +157,12 @@ def _decode_to_disk(
             file.finish(_decode_all(source, size, background, add, progress))
         decoded = image_cache.read(path, size, on_disk=True)
         if decoded is None:
-            raise CacheWriteError("what was written cannot be read back, or an image has changed")
-    except CacheWriteError as error:
+            reason = "what was written cannot be read back, or an image has changed"
+            raise OSError(errno.EIO, reason)
+    except OSError as error:
         raise DataError(
             f"The decoded images need {total_bytes / 2**30:.1f} GiB in "
-            f"{printable_line(path.parent)}: {error}.",
+            f"{printable_line(path.parent)}: {error.strerror}.",
             remedy="Make room there, set XDG_CACHE_HOME to a folder on a larger disk, or use a "
             "smaller image_size.",
         ) from error
@@ -315,15 +317,20 @@ def _kind(image: ImageFile.ImageFile) -> str:
         parts.append("alpha")
     if (turn := orientation(image)) > 1:
         parts.append(f"EXIF orientation {turn}")
-    if image.format in ("JPEG", "MPO") and image.decoderconfig and image.decoderconfig[0] > 1:
-        parts.append(f"decoded at 1/{image.decoderconfig[0]}")
+    if (scale := _jpeg_scale(image)) > 1:
+        parts.append(f"decoded at 1/{scale}")
     return ", ".join(parts)
+
+
+def _jpeg_scale(image: ImageFile.ImageFile) -> int:
+    """Return the divisor of the size at which a JPEG is decoded; 1 for other images."""
+    is_jpeg = image.format in ("JPEG", "MPO") and image.decoderconfig
+    return max(1, image.decoderconfig[0]) if is_jpeg else 1
 
 
 def _full_size(image: ImageFile.ImageFile) -> tuple[int, int]:
     """Return width and height of an image file; of a JPEG that is decoded smaller, about these."""
-    scale = image.decoderconfig[0] if image.format in ("JPEG", "MPO") and image.decoderconfig else 1
-    return image.width * max(1, scale), image.height * max(1, scale)
+    return image.width * _jpeg_scale(image), image.height * _jpeg_scale(image)
 
 
 def _silhouette(image: Image.Image) -> tuple[int, int, int] | None:

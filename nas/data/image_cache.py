@@ -144,10 +144,6 @@ class DecodedImages(NamedTuple):
     record: ImageRecord
 
 
-class CacheWriteError(Exception):
-    """The cache cannot be written; the message is the reason."""
-
-
 def cache_folder() -> Path | None:
     """Return the folder of the cache, or None if there is no home folder.
 
@@ -275,11 +271,11 @@ class CacheWriter:
         self._digest = hashlib.sha256()
 
     def add(self, pixels: np.ndarray) -> None:
-        """Write the pixels of one image or of several. Raises CacheWriteError."""
+        """Write the pixels of one image or of several."""
         self._write(np.ascontiguousarray(pixels).data)
 
     def finish(self, record: ImageRecord) -> None:
-        """Write the record, its length and the digest. Raises CacheWriteError."""
+        """Write the record, its length and the digest."""
         text = record.model_dump_json().encode()
         self._write(text)
         self._write(len(text).to_bytes(_LENGTH_BYTES, "little"))
@@ -287,8 +283,7 @@ class CacheWriter:
 
     def _write(self, data: bytes | memoryview) -> None:
         self._digest.update(data)
-        with _cache_write_errors():
-            self._file.write(data)
+        self._file.write(data)
 
 
 @contextmanager
@@ -300,39 +295,22 @@ def writer(path: Path, reserved_bytes: int = 0) -> Iterator[CacheWriter]:
         reserved_bytes: Disk space to reserve before the first pixel is written.
 
     Raises:
-        CacheWriteError: The disk is full, or the folder cannot be written.
+        OSError: The disk is full, or the folder cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with _cache_write_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = unfinished.open("wb")
-        try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
             if reserved_bytes and hasattr(os, "posix_fallocate"):
-                with _cache_write_errors():
-                    # Reports a disk that is too small now, not after hours of decoding.
-                    os.posix_fallocate(file.fileno(), 0, reserved_bytes)
+                # Reports a disk that is too small now, not after hours of decoding.
+                os.posix_fallocate(file.fileno(), 0, reserved_bytes)
             yield CacheWriter(file)
-            with _cache_write_errors():
-                file.truncate()
-                file.close()
-                os.replace(unfinished, path)
-        finally:
-            with suppress(OSError):
-                file.close()
+            file.truncate()
+        os.replace(unfinished, path)
     finally:
         with suppress(OSError):
             unfinished.unlink()
     _evict_least_recently_used(path.parent)
-
-
-@contextmanager
-def _cache_write_errors() -> Iterator[None]:
-    """Turn each OSError of the block into a CacheWriteError."""
-    try:
-        yield
-    except OSError as error:
-        raise CacheWriteError(error.strerror) from error
 
 
 def write(path: Path, pixels: np.ndarray, record: ImageRecord) -> None:
@@ -342,9 +320,10 @@ def write(path: Path, pixels: np.ndarray, record: ImageRecord) -> None:
             for chunk in iter_chunks(pixels):
                 file.add(chunk)
             file.finish(record)
-    except CacheWriteError as error:
+    except OSError as error:
         warnings.warn(
-            f"The decoded images cannot be cached in {printable_line(path.parent)}: {error}.",
+            f"The decoded images cannot be cached in {printable_line(path.parent)}: "
+            f"{error.strerror}.",
             stacklevel=2,
         )
 

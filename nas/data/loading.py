@@ -18,7 +18,6 @@ from nas.data.dataset import (
     IMBALANCED,
     PART_NAMES,
     ImageDataset,
-    ImageExample,
     Images,
     Inventory,
     Metric,
@@ -26,7 +25,7 @@ from nas.data.dataset import (
 )
 from nas.data.decoding import decode, remedy_for
 from nas.data.duplicates import cached_duplicates, joining_pairs
-from nas.data.image_cache import DecodedImages, ImageRecord, Pixels, PixelsOnDisk
+from nas.data.image_cache import ImageRecord, Pixels, PixelsOnDisk
 from nas.data.sources import ClassFolders, Source, open_source, printable_line
 from nas.data.splits import groups_of, split_images
 from nas.data.unlabelled import decode_unlabelled, open_unlabelled
@@ -147,12 +146,10 @@ def load_dataset(
         groups = groups.joined(joining_pairs(duplicates, decoded.pixels, groups.numbers))
     parts = split_images(splits, labels, classes, validation_fraction, seed, groups)
     inventory = Inventory(
-        decoded.pixels,
-        labels,
+        Images(decoded.pixels, labels),
         _part_of_each(len(labels), parts),
         tuple(record.locations),
         np.array(record.sizes),
-        {each.kind: each.count for each in record.examples},
         duplicates_file,
         are_duplicates_grouped=on_duplicate == "group",
     )
@@ -173,7 +170,7 @@ def load_dataset(
         skipped_by_class=skipped_by_class,
         layout=opened.layout,
         background=colour,
-        examples=_examples(decoded, labels),
+        examples=tuple(record.examples),
         inventory=inventory,
         metric=_metric(train, classes) if metric == "auto" else metric,
     )
@@ -194,20 +191,6 @@ def _bad_images_error(record: ImageRecord, by_class: Mapping[str, int]) -> DataE
         f"{count_text(by_class)}. {'They are' if len(bad) <= 3 else 'The first three are'} "
         f"{'; '.join(bad[:3])}.",
         remedy=remedy.lstrip(),
-    )
-
-
-def _examples(decoded: DecodedImages, labels: np.ndarray) -> tuple[ImageExample, ...]:
-    """Return an image file of each kind, with its decoded pixels and its label."""
-    return tuple(
-        ImageExample(
-            each.kind,
-            each.count,
-            each.content,
-            np.asarray(decoded.pixels[each.position]),
-            int(labels[each.position]),
-        )
-        for each in decoded.record.examples
     )
 
 
@@ -329,7 +312,8 @@ def _part_of_each(count: int, parts: Sequence[np.ndarray]) -> np.ndarray:
 def _require_no_duplicates(source: str, inventory: Inventory) -> None:
     """Raise DataError for duplicates in two parts or of two classes."""
     for first, second in inventory.duplicates().pairs:
-        parts, labels = (each[[first, second]] for each in (inventory.parts, inventory.labels))
+        parts = inventory.parts[[first, second]]
+        labels = inventory.images.labels[[first, second]]
         if parts[0] != parts[1] or labels[0] != labels[1]:
             reason = "two parts" if parts[0] != parts[1] else "two classes"
             raise DataError(

@@ -16,7 +16,8 @@ from typing import Self
 
 import numpy as np
 
-from nas.data import ImageDataset, Images
+from nas.data import ImageDataset
+from nas.data.dataset import joined
 from nas.deploy import cpp_example
 from nas.deploy.answers import draw_sheet
 from nas.deploy.benchmark import draw_benchmark, time_files
@@ -356,10 +357,9 @@ class _Export:
         """
         compared = sample_images(self.data.test, COMPARED_IMAGES)
         images, examples = sample_images(self.data.search, SAMPLE_IMAGES), self.data.examples
-        stored = [each for each in examples if each.content]
-        pixels = [np.asarray(images.pixels[: len(images)]), *(each.pixels[None] for each in stored)]
-        labels = np.array([each.label for each in stored], np.int64)
-        images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
+        if self.data.inventory is not None:
+            stored = np.array([each.position for each in examples if each.content], int)
+            images = joined([images, self.data.inventory.images.take(stored)])
         files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in examples)
         return (
             ReferenceImages(compared, self.model.pixel_logits(compared.pixels)),

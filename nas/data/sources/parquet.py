@@ -118,17 +118,8 @@ def _read_footer(file: Path, split: Split, group: str) -> _Footer:
         )
     try:
         with _opened(file) as opened:
-            metadata, schema = opened.metadata, opened.schema_arrow
-            group_rows = sum(
-                metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
-            )
-            if metadata.num_rows != group_rows:
-                raise DataError(
-                    f"{printable_line(file)} is damaged: its footer states {metadata.num_rows} "
-                    f"rows, its row groups {group_rows}.",
-                    remedy=_REPLACE_FILE,
-                )
-            if metadata.num_rows < 1:
+            rows, schema = opened.metadata.num_rows, opened.schema_arrow
+            if rows < 1:
                 raise DataError(f"{printable_line(file)} has no rows.", remedy="Remove the file.")
             label_kind = _validate_columns(file, schema)
             if group and group not in schema.names:
@@ -140,7 +131,7 @@ def _read_footer(file: Path, split: Split, group: str) -> _Footer:
             return _Footer(
                 file,
                 split,
-                metadata.num_rows,
+                rows,
                 label_kind,
                 _read_class_names(file, schema, label_kind),
                 group,
@@ -246,7 +237,7 @@ def _read_samples(footer: _Footer) -> Iterator[Sample]:
     """Yield a sample for each row; the image or label of a sample is None if the row has none.
 
     Raises:
-        DataError: A label has no class name, or the file is damaged or ends early.
+        DataError: The file is damaged or ends early.
     """
     row = 0
     try:
@@ -260,9 +251,8 @@ def _read_samples(footer: _Footer) -> Iterator[Sample]:
                     content = _image_content(footer, image)
                     if isinstance(content, Path):
                         location = f"{location}: {printable_line(content)}"
-                    valid = _valid_label(footer, label)
                     name = None if group is None else str(group)
-                    yield Sample(footer.split, location, content, valid, name)
+                    yield Sample(footer.split, location, content, label, name)
                     row += 1
     except _READ_ERRORS as error:
         raise DataError(
@@ -283,14 +273,3 @@ def _image_content(footer: _Footer, image: Any) -> bytes | Path | None:
         return image
     content, path = image.get("bytes"), image.get("path")
     return footer.path.parent / path if content is None and path else content
-
-
-def _valid_label(footer: _Footer, label: Any) -> int | str | None:
-    """Return a label. Raises DataError if it has no class name."""
-    if footer.classes is not None and label is not None and not -1 <= label < len(footer.classes):
-        raise DataError(
-            f"The column label of {printable_line(footer.path)} has the value {label}, but there "
-            f"are only {len(footer.classes)} class names.",
-            remedy="Correct the labels or the names.",
-        )
-    return label

@@ -59,7 +59,7 @@ def list_tree(root: Path) -> tuple[list[Path], list[Path]]:
     own: set[Path] = set()
     pending: list[tuple[Path, set[tuple[int, int]]]] = [(root, set())]
     while pending:
-        folder, listed = pending.pop()
+        folder, above = pending.pop()
         try:
             status = folder.stat()
             with os.scandir(folder) as entries:
@@ -70,18 +70,12 @@ def list_tree(root: Path) -> tuple[list[Path], list[Path]]:
                 remedy="Make it readable, or move it out of the data.",
             ) from error
         identity = (status.st_dev, status.st_ino)
-        if identity in listed:
+        if identity in above:
             raise DataError(
-                f"{printable_line(folder)} is a link to a folder that was listed before: the links "
-                "make a loop or repeat images.",
+                f"{printable_line(folder)} is a link to a folder that it is in: the links make a "
+                "loop.",
                 remedy="Remove the link.",
             )
-        # Two splits or classes may link to the same folder, but a class must not repeat a folder.
-        # So folders below a class share one set of listed folders, and those above do not.
-        if len(folder.parts) - len(root.parts) <= 2:
-            listed = {*listed, identity}
-        else:
-            listed.add(identity)
         if folder != root and _is_own(folder, {entry.name for entry in all_entries}):
             own.add(folder)
             continue
@@ -92,7 +86,7 @@ def list_tree(root: Path) -> tuple[list[Path], list[Path]]:
             if _is_folder(entry):
                 if name not in _JUNK_FOLDERS:
                     folders.append(folder / entry.name)
-                    pending.append((folder / entry.name, listed))
+                    pending.append((folder / entry.name, {*above, identity}))
             elif name not in _JUNK_FILES:
                 files.append(folder / entry.name)
     own |= _holders_of(own, files)
