@@ -11,12 +11,11 @@ from nas.cli.architecture import Sizes
 from nas.cli.options import load_adapted_space, print_json
 from nas.display import console
 from nas.display.formatting import format_bytes, format_count, format_duration, format_size
+from nas.figures import COUNTS
 from nas.latency import runtime_names, space_kernels
 from nas.latency.build_estimate import BuildEstimate, estimate_build
 from nas.space import SearchSpace, space_names
-from nas.space.space import GraphCount
 from nas.space.summary import (
-    COUNTS,
     MAX_SAMPLES,
     Distribution,
     Options,
@@ -73,7 +72,7 @@ def list_spaces(sizes: Sizes, as_json: bool) -> None:
     console.say("One in full: nas spaces NAME. The published networks: nas spaces --references.")
 
 
-def _range_text(space: SearchSpace, count: GraphCount) -> str:
+def _range_text(space: SearchSpace, count: str) -> str:
     ends = count_range(space, count)
     return f"{format_count(ends.smallest)} to {format_count(ends.largest)}"
 
@@ -145,7 +144,7 @@ def _estimate_text(estimate: BuildEstimate) -> str:
 
 
 def _print_counts(
-    space: SearchSpace, distributions: Mapping[GraphCount, Distribution], sampled: int
+    space: SearchSpace, distributions: Mapping[str, Distribution], sampled: int
 ) -> None:
     """Print how large the networks of a space are, and the published ones among them."""
 

@@ -217,8 +217,8 @@ class NetworkAutomaton:
         visited: set[tuple[int, int]] = set()
         # Depth first. An entry is a transition to take, the offset behind its label, and the
         # transitions before it.
-        waiting: list[tuple[Transition, int, _Path]] = [
-            (each, 1, None) for each in reversed(self.initial_transitions) if each.ops[0] == ops[0]
+        waiting: list[tuple[Transition, int, tuple[Transition, ...]]] = [
+            (each, 1, ()) for each in reversed(self.initial_transitions) if each.ops[0] == ops[0]
         ]
         while waiting:
             transition, offset, before = waiting.pop()
@@ -229,7 +229,7 @@ class NetworkAutomaton:
             is_final, leaving, by_ops, lengths, skipping = self._indexes.get(state) or self._index(
                 state
             )
-            path = (transition, before)
+            path = (*before, transition)
             for following in skipping:
                 waiting.append((following, offset, path))
             for length in lengths:
@@ -238,7 +238,7 @@ class NetworkAutomaton:
             for following in leaving:
                 waiting.append((following, offset, path))
             if is_final and offset == len(ops):
-                return _choices_along(path)
+                return tuple([pair for each in path for pair in each.choices])
         raise ValueError("no network of the space has these ops")
 
     def _index(self, state: int) -> _TransitionIndex:
@@ -309,17 +309,6 @@ class NetworkAutomaton:
 
 _Way = tuple[int, Choices]
 """The cost of the blocks from a state to the end of a network, and the choices that make them."""
-
-_Path = tuple[Transition, "_Path"] | None
-"""Transitions as a linked list, the last one first."""
-
-
-def _choices_along(path: _Path) -> Choices:
-    transitions: list[Transition] = []
-    while path is not None:
-        transition, path = path
-        transitions.append(transition)
-    return tuple([pair for each in reversed(transitions) for pair in each.choices])
 
 
 class _TransitionIndex(NamedTuple):

@@ -65,20 +65,6 @@ class BlockGraph:
         ends_with_view: whether the output is a view of a larger tensor.
     """
 
-    __slots__ = (
-        "_ops_by_place",
-        "_prefix",
-        "channels",
-        "ends_with_view",
-        "graph",
-        "macs",
-        "op_sequence",
-        "params",
-        "peak_memory_bytes",
-        "shape",
-        "text",
-    )
-
     def __init__(self, graph: Graph, output: SymbolicTensor, prefix: str) -> None:
         """Check a block and count its ops.
 

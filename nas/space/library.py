@@ -6,6 +6,7 @@ import os
 import runpy
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,7 +166,18 @@ def load_definition(name_or_path: str | Path) -> SearchSpace:
         raise SpaceError(f"{path} cannot be read: {error.strerror}.") from error
     shipped = files.packaged_folder("search_spaces") / path.name
     if shipped.is_file() and shipped.read_bytes() == content:
-        path = shipped
+        return _shipped(shipped)
+    return _run(path)
+
+
+@cache
+def _shipped(path: Path) -> SearchSpace:
+    """Return the space of a file that ships, the same one each time: a space caches a lot."""
+    return _run(path)
+
+
+def _run(path: Path) -> SearchSpace:
+    """Return the space that a file defines. Raises SpaceError if it defines none."""
     with user_code(str(path)), _same_working_folder():
         try:
             space = runpy.run_path(str(path)).get("SPACE")

@@ -10,10 +10,11 @@ from typing import get_args
 import numpy as np
 
 from nas.errors import InfeasibleError, RequestError
+from nas.figures import COUNTS
 from nas.files.documents import shortened
 from nas.graph import Graph
 from nas.space.architecture import Architecture, is_number
-from nas.space.space import End, GraphCount, SearchSpace
+from nas.space.space import End, SearchSpace
 from nas.space.variation import mutate
 
 
@@ -22,7 +23,7 @@ class Limit:
     """Bounds on a count of a graph.
 
     Args:
-        name: of the count.
+        name: of the count, see `nas.figures.COUNTS`.
         smallest: lower bound, inclusive; None for none.
         largest: upper bound, inclusive; None for none.
 
@@ -35,15 +36,15 @@ class Limit:
         0.5
     """
 
-    name: GraphCount
+    name: str
     smallest: float | None = None
     largest: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(GraphCount):
+        if self.name not in COUNTS:
             raise RequestError(
                 f"There is no limit on {shortened(self.name)}.",
-                remedy=f"Limit one of {', '.join(get_args(GraphCount))}.",
+                remedy=f"Limit one of {', '.join(COUNTS)}.",
             )
         for word, bound in (("at least", self.smallest), ("at most", self.largest)):
             if bound is not None and not (is_number(bound) and bound >= 0):
@@ -157,7 +158,7 @@ def _check_range(space: SearchSpace, limit: Limit) -> None:
 
 
 def _nearest_extreme(space: SearchSpace, limits: Sequence[Limit]) -> Architecture:
-    ends = [space.extreme(count, end) for count in get_args(GraphCount) for end in get_args(End)]
+    ends = [space.extreme(count, end) for count in COUNTS for end in get_args(End)]
     return min(ends, key=lambda each: _total_violation(each, limits))
 
 

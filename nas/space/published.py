@@ -47,17 +47,10 @@ class ReferenceComparison:
 
 def compare_references(spaces: Sequence[SearchSpace]) -> list[ReferenceComparison]:
     """Return the published networks of spaces, each beside its published figures."""
-    rows = []
-    for space in spaces:
-        # Networks of one space that share their settings share the adapted space, too.
-        adapted: dict[tuple[int, bool], SearchSpace] = {}
-        rows += [_compare(space, reference, adapted) for reference in space.references]
-    return rows
+    return [_compare(space, reference) for space in spaces for reference in space.references]
 
 
-def _compare(
-    space: SearchSpace, reference: Reference, adapted: dict[tuple[int, bool], SearchSpace]
-) -> ReferenceComparison:
+def _compare(space: SearchSpace, reference: Reference) -> ReferenceComparison:
     macs = reference.macs
     row = ReferenceComparison(
         name=reference.name,
@@ -69,13 +62,10 @@ def _compare(
         source=reference.source,
     )
     try:
-        settings = (reference.image_size, reference.norm)
-        if settings not in adapted:
-            adapted[settings] = space.published(reference.name).space
-        architecture = adapted[settings].reference(reference.name)
+        architecture = space.published(reference.name)
         graph = architecture.graph
         # Reading the choices back refuses all that are not among the options.
-        is_in_space = adapted[settings].from_json(architecture.to_json()) == architecture
+        is_in_space = architecture.space.from_json(architecture.to_json()) == architecture
     except SpaceError as error:
         return replace(row, error=str(error))
     agrees = is_in_space and reference.params in (None, graph.params)

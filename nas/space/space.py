@@ -43,11 +43,8 @@ _INPUT_CHOICES = ("resolution", "dtype")
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
 
-GraphCount = Literal["macs", "params", "peak_memory_bytes"]
-"""The counts of a graph whose range over a space is known exactly."""
-
 End = Literal["smallest", "largest"]
-"""An end of such a range."""
+"""An end of the range of a count over the networks of a space."""
 
 
 @dataclass(frozen=True)
@@ -178,12 +175,22 @@ class SearchSpace:
             channels: channels of the images.
             classes: how many classes the networks tell apart.
         """
-        return replace(
-            self,
+        return self._with(
             image_size=self.image_size if image_size is None else image_size,
             channels=self.channels if channels is None else channels,
             classes=self.classes if classes is None else classes,
         )
+
+    def _with(self, **settings: Any) -> SearchSpace:
+        """Return this space with other settings, the same one each time: a space caches a lot."""
+        key = tuple(sorted(settings.items()))
+        if key not in self._adapted:
+            self._adapted[key] = replace(self, **settings)
+        return self._adapted[key]
+
+    @cached_property
+    def _adapted(self) -> dict[tuple[tuple[str, Any], ...], SearchSpace]:
+        return {}
 
     def require_classifier(self) -> None:
         """Check that a network of this space ends with one number for each class.
@@ -359,7 +366,7 @@ class SearchSpace:
 
     def as_published(self, row: Reference) -> SearchSpace:
         """Return this space with the settings of a published network."""
-        return replace(self, image_size=row.image_size, channels=3, classes=1000, norm=row.norm)
+        return self._with(image_size=row.image_size, channels=3, classes=1000, norm=row.norm)
 
     def reference(self, name: str) -> Architecture:
         """Return a reference network as an architecture of this space, at this input size.
@@ -479,8 +486,13 @@ class SearchSpace:
         """The architecture with the fewest MACs; among equals, the one with the earlier options."""
         return self.extreme("macs", "smallest")
 
-    def extreme(self, count: GraphCount, end: End) -> Architecture:
-        """Return the architecture with the smallest or largest count of all, without a search."""
+    def extreme(self, count: str, end: End) -> Architecture:
+        """Return the architecture with the smallest or largest count of all, without a search.
+
+        Args:
+            count: name of the count, see `nas.figures.COUNTS`.
+            end: which end of its range.
+        """
         if (count, end) not in self._extremes:
             best = self.automaton.extreme(
                 lambda block: getattr(block, count),
@@ -501,7 +513,7 @@ class SearchSpace:
         return DeterministicAutomaton(self.automaton)
 
     @cached_property
-    def _extremes(self) -> dict[tuple[GraphCount, str], Architecture]:
+    def _extremes(self) -> dict[tuple[str, End], Architecture]:
         return {}
 
     # Graphs

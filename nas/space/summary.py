@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from nas.errors import SpaceError
+from nas.figures import COUNTS
 from nas.graph import Graph
 from nas.space.architecture import Architecture, Value
-from nas.space.space import GraphCount, SearchSpace
+from nas.space.space import SearchSpace
 
 MAX_SAMPLES = 1000
 """Networks that a distribution is estimated from; a smaller space is enumerated instead."""
-
-COUNTS: tuple[GraphCount, ...] = get_args(GraphCount)
-"""The counts of a network: multiply-accumulates, parameters, and the peak memory in bytes."""
 
 Options = Sequence[Value] | dict[str, Any]
 """Options of a choice as plain data, see `nas.space.choice.Choice.to_json`."""
@@ -97,7 +95,7 @@ def sample_graphs(space: SearchSpace) -> list[Graph]:
     return [architecture.graph for architecture in distinct]
 
 
-def count_range(space: SearchSpace, count: GraphCount) -> CountRange:
+def count_range(space: SearchSpace, count: str) -> CountRange:
     """Return the exact range of a count over all networks of a space."""
     return CountRange(
         getattr(space.extreme(count, "smallest"), count),
@@ -105,7 +103,7 @@ def count_range(space: SearchSpace, count: GraphCount) -> CountRange:
     )
 
 
-def distribution(space: SearchSpace, count: GraphCount, sample: Sequence[Graph]) -> Distribution:
+def distribution(space: SearchSpace, count: str, sample: Sequence[Graph]) -> Distribution:
     """Return the exact range of a count, with the deciles and the median of a sample."""
     ordered = sorted(getattr(graph, count) for graph in sample)
     # A decile is the count of a network, never something between two networks.

@@ -1,7 +1,5 @@
 import copy
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +31,7 @@ def test_architecture_knows_its_space_graph_and_counts(space):
 
 def test_architectures_are_equal_where_choices_name_and_adaptation_are(space):
     architecture = space.sample(seed=0)
-    other = load_space("mobilenet_tiny", image_size=8).from_json(architecture.to_json())
+    other = replace(space).from_json(architecture.to_json())
     assert other.space is not space
     assert other == architecture
     assert hash(other) == hash(architecture)
@@ -83,14 +81,12 @@ def test_architectures_can_be_copied_with_their_space(space, copied):
     assert len({id(each.space) for each in again}) == 1
 
 
-def test_a_pickled_architecture_has_its_hash_in_every_process(space):
-    architecture = space.sample(seed=0)
+def test_the_hash_is_not_pickled():
+    """Another process has other hashes of the same strings."""
+    architecture = load_space("mobilenet_tiny", image_size=8).sample(seed=0)
+    before = pickle.dumps(Architecture(architecture.space, tuple(architecture.choices.items())))
     hash(architecture)
-    code = (
-        "import pickle, sys; a = pickle.load(sys.stdin.buffer); "
-        "assert {a: 1}[a.space.architecture(dict(a.choices))] == 1"
-    )
-    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(architecture), check=True)
+    assert pickle.dumps(architecture) == before
 
 
 def test_the_same_seed_or_generator_state_draws_the_same_architecture(space):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from nas.space import SearchSpace, Stage, load_definition, load_space, space_names
+from nas.space import SearchSpace, Stage, load_definition, load_space
 from nas.space.layers import layer_table
+from tests.spaces import WITH_EVERY_BLOCK
 
 
-@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_layers_add_up_to_the_graph(name):
     space = load_space(name, image_size=33, classes=7)
     rng = np.random.default_rng(0)
