@@ -272,8 +272,8 @@ def test_an_equal_float_stands_for_an_integer_option():
 
 
 def test_an_architecture_of_another_space_is_not_lowered():
-    with pytest.raises(SpaceError, match="of space squeezenet has no choice .* mobilenet needs"):
-        load_definition("mobilenet").lower(load_definition("squeezenet").smallest)
+    with pytest.raises(SpaceError, match="squeezenet_tiny has no choice .* mobilenet needs"):
+        load_definition("mobilenet").lower(load_definition("squeezenet_tiny").smallest)
 
 
 def test_networks_that_do_not_classify_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Mutation and crossover in the spaces that ship with the package."""
+"""Mutation and crossover in small spaces of every structure."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.errors import SpaceError
-from nas.space import SearchSpace, Stage, load_definition, space_names
+from nas.space import SearchSpace, Stage
 from nas.space.variation import crossover, mutate
+from tests.space.small_spaces import SMALL
 
-SPACES = {name: load_definition(name) for name in space_names()}
+SPACES = {name: make() for name, make in SMALL.items()}
 seeds = st.integers(0, 2**32 - 1)
 
 
