@@ -97,7 +97,7 @@ class Choice:
 
     def selected(self, choices: Mapping[str, Any]) -> Any:
         """Return the option in `choices`, or the only one where there are no alternatives."""
-        return choices.get(self.name) if len(self.options) > 1 else self.options[0]
+        return choices[self.name] if len(self.options) > 1 else self.options[0]
 
     def arguments(self, option: Value) -> Mapping[str, Any] | None:
         """Return what an option passes to the block; None leaves the block out."""

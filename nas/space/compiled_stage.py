@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import SpaceError, printable
@@ -100,9 +99,7 @@ class CompiledStage:
             )
             for depth in self.depths
         }
-        self._select_options = [_option_getter(choices) for choices in self._all_choices]
         self._block_graphs: dict[Any, BlockGraph | None] = {}
-        self._next_blocks: list[dict[Any, BlockGraph | None]] = [{} for _ in self.block_choices]
 
     # Choices
 
@@ -174,22 +171,15 @@ class CompiledStage:
     ) -> Iterator[tuple[BlockGraph, str]]:
         """Iterate over the stage's block graphs, each with the prefix of its slot names.
 
-        The block graph that follows another one is cached: searches lower thousands of networks a
-        second.
-
         Args:
             block: the last block graph before the stage.
             choices: the options by name.
             stride: of the first block.
         """
         for position in range(self.depth(choices)):
-            key = (block, stride, self._select_options[position](choices))
-            cache = self._next_blocks[position]
-            if key not in cache:
-                options = tuple([each.selected(choices) for each in self._all_choices[position]])
-                x = block.shape, block.channels
-                cache[key] = self.block_graph(x, position, options, stride)
-            following = cache[key]
+            options = tuple([each.selected(choices) for each in self._all_choices[position]])
+            x = block.shape, block.channels
+            following = self.block_graph(x, position, options, stride)
             if following is not None:
                 yield following, self.names[position]
                 block = following
@@ -390,12 +380,6 @@ class CompiledStage:
                 f"{self.where}: no block takes {', '.join(sorted(unknown))}.",
                 remedy=f"Known here: {', '.join(sorted(known - {'stride'})) or 'none'}.",
             )
-
-
-def _option_getter(choices: Sequence[Choice]) -> Callable[[Mapping[str, Any]], Any]:
-    """Return a function that reads the options of these choices as one dictionary key."""
-    names = [choice.name for choice in choices if choice.has_alternatives]
-    return itemgetter(*names) if names else lambda _: None
 
 
 def _named_options(choices: Iterable[Choice]) -> Iterator[tuple[str, tuple[Value, ...]]]:
