@@ -1,49 +1,17 @@
 import dataclasses
-import io
-import json
 import os
 import shutil
 import unicodedata
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from nas.data import load_dataset
 from nas.errors import DataError, RequestError
-
-CLASSES = ("ant", "bee", "cow")
-
-
-def plain_image(value, size=(10, 10), mode="RGB"):
-    """Return an image of one colour, which scaling does not change."""
-    return Image.new(mode, size, (value, 255 - value, 7) if mode == "RGB" else value)
-
-
-def encoded(value, **how):
-    buffer = io.BytesIO()
-    plain_image(value, **how).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def image_folder(root, per_class=6, **how):
-    for c, name in enumerate(CLASSES):
-        (root / name).mkdir(parents=True)
-        for i in range(per_class):
-            (root / name / f"{i}.png").write_bytes(encoded(50 * c + i, **how))
-    return root
-
-
-def write_parquet(path, values, labels, names=CLASSES):
-    images = [{"bytes": v if isinstance(v, bytes) else encoded(v), "path": None} for v in values]
-    label = {"names": list(names), "_type": "ClassLabel"}
-    info = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-    table = pa.table({"image": images, "label": labels})
-    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), path)
-    return path
+from tests.data.folders import CLASSES, add_classes, class_label, plain, write_parquet
+from tests.data.image_files import in_format
 
 
 def values_of(images):
@@ -85,7 +53,7 @@ def test_part_refuses_the_test_images(digits):
 
 
 def test_mean_and_std_equal_those_of_the_training_pixels(tmp_path):
-    data = load_dataset(image_folder(tmp_path), image_size=4)
+    data = load_dataset(add_classes(tmp_path), image_size=4)
     pixels = data.train.pixels.reshape(-1, 3) / 255
     np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-5)
     np.testing.assert_allclose(data.std, np.maximum(pixels.std(0), 1 / 255), rtol=1e-5)
@@ -100,7 +68,7 @@ def test_parquet_file_and_folder_names_give_the_splits(tmp_path, layout):
     for path, count in zip(paths, (8, 2), strict=True):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         values = [50 * c + i for i in range(count) for c in range(3)]
-        write_parquet(tmp_path / path, values, [0, 1, 2] * count)
+        write_parquet(tmp_path / path, values, [0, 1, 2] * count, class_label(CLASSES))
     data = load_dataset(tmp_path, image_size=8)
     assert data.counts == {"train": 15, "search": 5, "holdout": 4, "test": 6}
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
@@ -108,7 +76,7 @@ def test_parquet_file_and_folder_names_give_the_splits(tmp_path, layout):
 
 
 def test_class_without_usable_images_is_an_error(tmp_path):
-    image_folder(tmp_path)
+    add_classes(tmp_path)
     for file in (tmp_path / "bee").iterdir():
         file.write_bytes(b"broken")
     with pytest.raises(DataError, match="1 of 3 classes .* 'bee' has 0"):
@@ -117,7 +85,7 @@ def test_class_without_usable_images_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("name", [b"be\ne", b"be\xffe", b"be\x1b[31me"])
 def test_class_name_with_control_characters_is_an_error(tmp_path, name):
-    image_folder(tmp_path)
+    add_classes(tmp_path)
     os.rename(tmp_path / "bee", os.path.join(os.fsencode(tmp_path), name))
     with pytest.raises(DataError, match="class name 'be.*has control characters or is not valid"):
         load_dataset(tmp_path)
@@ -131,7 +99,7 @@ def test_parquet_file_without_split_beside_others_is_an_error(tmp_path):
 
 
 def test_classes_with_too_few_images_are_named_with_what_is_needed(tmp_path):
-    image_folder(tmp_path)
+    add_classes(tmp_path)
     for i in range(1, 6):
         (tmp_path / "bee" / f"{i}.png").unlink()
     with pytest.raises(DataError) as caught:
@@ -153,7 +121,7 @@ def test_classes_with_too_few_images_are_named_with_what_is_needed(tmp_path):
 )
 def test_a_class_needs_images_for_the_splits_that_the_source_lacks(tmp_path, splits, needed):
     for name in splits.split():
-        image_folder(tmp_path / name, per_class=needed)
+        add_classes(tmp_path / name, per_class=needed)
     data = load_dataset(tmp_path, image_size=4)
     assert min(np.bincount(data.train.labels)) >= 2
     assert min(data.counts.values()) >= 1
@@ -165,12 +133,10 @@ def test_a_class_needs_images_for_the_splits_that_the_source_lacks(tmp_path, spl
 def grey_images(path, per_class, classes=5):
     """Write a parquet file of tiny images, of which no two are equal."""
     labels = np.repeat(np.arange(classes), per_class)
-    images = []
-    for number in range(len(labels)):
-        buffer = io.BytesIO()
-        Image.fromarray(np.uint8([[number % 256, number // 256], [0, 0]])).save(buffer, "PNG")
-        images.append(buffer.getvalue())
-    return write_parquet(path, images, labels.tolist(), [f"c{c}" for c in range(classes)])
+    pixels = [np.uint8([[at % 256, at // 256], [0, 0]]) for at in range(len(labels))]
+    images = [in_format(Image.fromarray(each), "PNG") for each in pixels]
+    metadata = class_label([f"c{number}" for number in range(classes)])
+    return write_parquet(path, images, labels.tolist(), metadata)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +195,7 @@ def test_invalid_argument_is_named_in_the_error(wrong):
 
 def test_summary_says_what_was_understood(tmp_path):
     for split, count in (("training_set", 6), ("test_set", 2)):
-        image_folder(tmp_path / split, per_class=count)
+        add_classes(tmp_path / split, per_class=count)
     data = load_dataset(tmp_path, image_size=8)
     counts = data.counts
     assert data.summary == (
@@ -240,7 +206,7 @@ def test_summary_says_what_was_understood(tmp_path):
 
 
 def test_names_that_differ_in_case_or_blanks_are_reported_in_a_warning(tmp_path):
-    image_folder(tmp_path)
+    add_classes(tmp_path)
     for name in ("Bee", "bee "):
         shutil.copytree(tmp_path / "bee", tmp_path / name)
     with pytest.warns(UserWarning, match=r"only in case or blanks: 'Bee' and 'bee' and 'bee '\."):
@@ -252,16 +218,15 @@ def test_names_that_differ_in_case_or_blanks_are_reported_in_a_warning(tmp_path)
 def test_string_labels_are_compared_in_nfc(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     labels = [composed, decomposed, "cafz"] * 6
-    images = [encoded(10 * index) for index in range(18)]
-    path = tmp_path / "mine.parquet"
-    pq.write_table(pa.table({"image": images, "label": labels}), path)
+    images = [plain(10 * index) for index in range(18)]
+    path = write_parquet(tmp_path / "mine.parquet", images, labels)
     assert load_dataset(path, image_size=8).class_counts == {"cafz": 6, composed: 12}
 
 
 def test_class_names_of_parquet_files_are_compared_in_nfc(tmp_path):
     for split, form in (("training_set", "NFC"), ("test_set", "NFD")):
         names = [unicodedata.normalize(form, name) for name in ("café", "tea")]
-        write_parquet(tmp_path / f"{split}.parquet", range(12), [0, 1] * 6, names)
+        write_parquet(tmp_path / f"{split}.parquet", range(12), [0, 1] * 6, class_label(names))
     data = load_dataset(tmp_path, image_size=8)
     assert data.classes == (unicodedata.normalize("NFC", "café"), "tea")
     assert data.counts["test"] == 12
@@ -273,7 +238,7 @@ def test_unusable_rows_are_counted_by_class_name(tmp_path):
     labels: list = [0, 1, 2] * 8
     values[4] = values[7] = b"broken"
     labels[9] = None
-    path = write_parquet(tmp_path / "train.parquet", values, labels)
+    path = write_parquet(tmp_path / "train.parquet", values, labels, class_label(CLASSES))
     with pytest.raises(
         DataError,
         match=r"3 of 24 images cannot be used: bee 2, no label 1\. They are .*row 4 .*row 7 "

@@ -21,8 +21,8 @@ from nas.data.image_cache import PixelsOnDisk, cache_folder, cache_path
 from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Sample, Source, open_source
 from nas.errors import DataError
+from tests.data.folders import write_noise
 from tests.data.image_files import chunk, in_format
-from tests.data.noise_images import write_images
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def keep_on_disk(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(9, 9), (9, 9, 3)])
 def test_images_on_disk_equal_those_in_memory(tmp_path, empty_cache, monkeypatch, shape):
-    images = write_images(tmp_path / "images", shape)
+    images = write_noise(tmp_path / "images", shape)
     (images / "cow" / "7.png").write_bytes(b"broken")
     monkeypatch.setattr(image_cache, "_CHUNK_BYTES", 1000)  # Read in several parts.
     in_memory = load_dataset(images, image_size=8, on_bad_image="skip")
@@ -212,7 +212,7 @@ def test_images_on_disk_equal_those_in_memory(tmp_path, empty_cache, monkeypatch
 
 
 def test_interrupted_decoding_leaves_no_file(tmp_path, empty_cache, monkeypatch):
-    images = write_images(tmp_path / "images", (9, 9, 3))
+    images = write_noise(tmp_path / "images", (9, 9, 3))
     keep_on_disk(monkeypatch)
 
     def interrupted(*_):

@@ -15,6 +15,7 @@ from nas.data import decoding, image_cache, load_dataset
 from nas.data.image_cache import PixelsOnDisk, cache_folder
 from nas.data.sources import open_source
 from nas.errors import DataError
+from tests.data.folders import add_classes
 
 SIZE = 4
 COUNT = 12
@@ -23,11 +24,7 @@ COUNT = 12
 @pytest.fixture
 def photos(tmp_path, empty_cache) -> Path:
     """Return a folder of two classes with six coloured images each, and one bad image."""
-    for label, name in enumerate(("ant", "bee")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for index in range(6):
-            image = Image.new("RGB", (SIZE, SIZE), (50 * label + index, 0, 255))
-            image.save(tmp_path / "photos" / name / f"{index}.png")
+    add_classes(tmp_path / "photos", classes=("ant", "bee"))
     (tmp_path / "photos" / "bee" / "bad.png").write_bytes(b"no image")
     return tmp_path / "photos"
 

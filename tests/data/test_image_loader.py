@@ -8,7 +8,7 @@ from nas.data import decoding, load_dataset
 from nas.data.batches import TrainingBatches
 from nas.data.image_cache import cache_folder
 from nas.data.image_loader import PrefetchLoader, ResidentLoader, make_loader
-from tests.data.noise_images import write_images
+from tests.data.folders import write_noise
 
 CPU = torch.device("cpu")
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def test_prefetched_batches_equal_resident_ones_in_any_order_of_steps(
     tmp_path, empty_cache, monkeypatch
 ):
-    images = write_images(tmp_path / "images", (9, 9, 3))
+    images = write_noise(tmp_path / "images", (9, 9, 3))
     in_memory = load_dataset(images, image_size=8)
     for file in cache_folder().iterdir():
         file.unlink()

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from nas.space import SearchSpace, Stage, load_definition
+from nas.space import Stage, load_definition
 from nas.space.layers import layer_table
 from nas.space.published import published_graphs
+from tests.space.small_spaces import space
 from tests.spaces import OF_EVERY_STRUCTURE, WITH_EVERY_BLOCK
 
 
 def test_layers_add_up_to_the_graph():
-    for space, row, graph in published_graphs([load_definition(name) for name in WITH_EVERY_BLOCK]):
+    for whole, row, graph in published_graphs([load_definition(name) for name in WITH_EVERY_BLOCK]):
         if row.name not in OF_EVERY_STRUCTURE:
             continue
         lines = layer_table(graph).layers
@@ -21,7 +22,7 @@ def test_layers_add_up_to_the_graph():
         assert lines[0].output == graph.input_shape
         assert lines[-1].output == graph.output_shape
         stages = dict.fromkeys(layer.stage for layer in lines[1:])
-        assert list(stages) == [stage.name for stage in space.stages if stage.name in stages]
+        assert list(stages) == [stage.name for stage in whole.stages if stage.name in stages]
         assert all(
             layer.activation_bytes == 4 * np.prod(layer.output, dtype=int) for layer in lines
         )
@@ -50,19 +51,8 @@ def test_peak_layer_is_where_the_largest_tensors_are_alive():
 def test_peak_layer_counts_tensors_that_are_read_later():
     """A residual input stays alive next to the widest map of its block."""
     block = {"kernel": 3, "expand": 6}
-    space = SearchSpace(
-        "residual",
-        (
-            Stage("stem", "conv", 8, per_stage={"kernel": 3}),
-            Stage("body", "inverted_residual", 8, per_block=block),
-            Stage("head", "linear_classifier"),
-        ),
-        image_size=16,
-        channels=1,
-        classes=3,
-    )
-    graph = space.largest.graph
-    assert graph.peak_memory_bytes == 4 * (8 + 48 + 48) * 16**2
+    graph = space(Stage("body", "inverted_residual", 16, per_block=block)).largest.graph
+    assert graph.peak_memory_bytes == 4 * (16 + 96 + 96) * 8**2
     assert layer_table(graph).peak.name == "body.depthwise"
 
 
@@ -71,14 +61,7 @@ def test_an_activation_of_a_shared_tensor_has_its_own_line():
         x = build.conv(x, f"{name}.conv", width, bias=True)
         return build.add(x, build.activate(x))
 
-    space = SearchSpace(
-        "gated",
-        (Stage("body", gated, 4), Stage("head", "linear_classifier")),
-        image_size=8,
-        channels=2,
-        classes=3,
-    )
-    lines = layer_table(space.largest.graph).layers
-    assert [layer.kind for layer in lines[1:4]] == ["conv", "relu", "add"]
-    assert lines[1].fused == ["bias"]
-    assert lines[2].name == "body.relu"
+    lines = layer_table(space(Stage("body", gated, 4)).largest.graph).layers
+    assert [layer.kind for layer in lines[2:5]] == ["conv", "relu", "add"]
+    assert lines[2].fused == ["bias"]
+    assert lines[3].name == "body.relu"

@@ -26,7 +26,6 @@ def test_a_missing_space_file_is_refused(tmp_path):
         ("", "defines no SPACE"),
         ("SPACE = 3", r"mine\.py defines SPACE as 3"),
         ("import sys\nsys.exit(0)", r"mine\.py, line 2, does not run: SystemExit: 0"),
-        ("class Stop(BaseException): pass\nraise Stop('no')", r"line 2, does not run: Stop: no"),
         ("def f():\n    f()\nf()", r"line 2, does not run: RecursionError"),
         ("raise ValueError('\x1b[31m')", r"ValueError: \\x1b\[31m\."),
         ("a = 1\0", "source code .*null bytes"),

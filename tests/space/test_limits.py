@@ -58,10 +58,7 @@ def test_limits_that_exclude_each_other_name_the_nearest():
     ("bounds", "words"),
     [
         ({"largest": math.nan}, "macs is at most nan"),
-        ({"smallest": math.nan}, "macs is at least nan"),
-        ({"largest": math.inf}, "macs is at most inf"),
         ({"smallest": -math.inf}, "macs is at least -inf"),
-        ({"largest": -1}, "macs is at most -1"),
         ({"smallest": -1.5, "largest": 3}, "macs is at least -1.5"),
         ({"largest": "3"}, "macs is at most '3'"),
         ({"largest": True}, "macs is at most True"),

@@ -17,7 +17,7 @@ from tests.spaces import WITH_EVERY_BLOCK
 
 seeds = st.integers(0, 2**32 - 1)
 spaces = st.sampled_from(sorted(space_names()))
-sizes = st.sampled_from([8, 11, 16, 28, 32, 33, 64, 97, 224])
+sizes = st.sampled_from([8, 33, 64])
 
 
 @cache
@@ -84,7 +84,7 @@ def test_architectures_are_equal_exactly_when_their_graphs_are(name, size, seed)
 
 
 @settings(max_examples=30, deadline=None)
-@given(name=spaces, size=st.sampled_from([8, 32, 33]), seed=seeds)
+@given(name=spaces, size=st.sampled_from([8, 33]), seed=seeds)
 @pytest.mark.slow
 def test_the_kernels_of_a_network_are_among_those_of_its_space(name, size, seed):
     space = on(name, size)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from nas.figures import COUNTS
-from nas.space import load_definition, load_space, space_names, summary
+from nas.space import load_definition, load_space, summary
 from nas.space.elastic import MAX_SIZE
+from tests.spaces import WITH_EVERY_BLOCK
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet", "shufflenet_v1", "squeezenet"])
-def test_a_distribution_lies_within_the_exact_range(name):
-    space = load_space(name, image_size=32)
+def test_a_distribution_lies_within_the_exact_range():
+    space = load_space("shufflenet_v1", image_size=32)
     sample = summary.sample_graphs(space)
     assert len(set(sample)) == summary.MAX_SAMPLES
     assert sample == summary.sample_graphs(space)
@@ -50,10 +50,9 @@ def test_counts_beyond_64_bits_are_exact():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", space_names())
-@pytest.mark.parametrize("image_size", [32, 224])
-def test_stages_have_every_output_size_that_occurs(name, image_size):
-    space = load_space(name, image_size=image_size)
+@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
+def test_stages_have_every_output_size_that_occurs(name):
+    space = load_space(name, image_size=32)
     sizes = {row.name: row.output_sizes for row in summary.summarise_stages(space)}
     assert list(sizes) == [stage.name for stage in space.stages]
     assert sizes["head"] == [(1, 1)]
