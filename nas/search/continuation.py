@@ -7,12 +7,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas.search.objectives import Infeasible, Objective, Score, prepare_objectives
+from nas.search.objectives import (
+    Infeasible,
+    Objective,
+    Score,
+    prepare_objectives,
+    refuse_to_score,
+)
 from nas.search.storage import Storage
 from nas.search.study import front
 from nas.search.trial import Trial
-from nas.search.trial_log import TrialLog
-from nas.space import Architecture, SearchSpace
+from nas.search.trial_log import TrialLog, read_identity
+from nas.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ def limits_differ(location: Path | str, study: str, objectives: Sequence[Objecti
         study: name of the study.
         objectives: objectives of the search, with its limits.
     """
-    stored = TrialLog.stored_objectives(Storage(location), study)
+    stored, _ = read_identity(Storage(location), study)
     return stored != [(o.name, o.direction, o.limit) for o in prepare_objectives(objectives)]
 
 
@@ -87,17 +93,18 @@ def continue_with_other_limits(
     objectives = prepare_objectives(objectives)
     storage = Storage(location)
     optimised = {o.name for o in objectives if not o.limit_only}
+    stored_objectives, stored_settings = read_identity(storage, study)
     earlier = TrialLog(
         storage,
         spaces,
         [
             Objective(
-                name, _refuse_to_score, direction, limit=limit, limit_only=name not in optimised
+                name, refuse_to_score, direction, limit=limit, limit_only=name not in optimised
             )
-            for name, direction, limit in TrialLog.stored_objectives(storage, study)
+            for name, direction, limit in stored_objectives
         ],
         seed,
-        fixed_settings=TrialLog.stored_settings(storage, study) if renewed else fixed_settings,
+        fixed_settings=stored_settings if renewed else fixed_settings,
         study_name=study,
     )
     name = _next_name(study, storage.get_study_names())
@@ -202,7 +209,3 @@ def _next_name(study: str, names: Sequence[str]) -> str:
     while f"{base}.{number}" in names:
         number += 1
     return f"{base}.{number}"
-
-
-def _refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:
-    raise NotImplementedError("the trials of an earlier study have their values already")

@@ -67,8 +67,8 @@ class ArchitectureEncoder:
     """
 
     def __init__(self, spaces: Sequence[SearchSpace]) -> None:
-        self._codes: dict[tuple[str, str], dict[object, Array]] = {}
-        self._first_bit: dict[tuple[str, str], int] = {}
+        # The first bit of each choice, and the codes of its options.
+        self._codes: dict[tuple[str, str], tuple[int, dict[object, Array]]] = {}
         self._space_bit: dict[str, int] = {}
         weights: list[float] = []
         choices: list[int] = []
@@ -78,8 +78,7 @@ class ArchitectureEncoder:
             choices.append(max(choices, default=-1) + 1)
             for key, options in space.parameters.items():
                 codes, code_weights = _codes(options)
-                self._codes[space.name, key] = codes
-                self._first_bit[space.name, key] = len(weights)
+                self._codes[space.name, key] = len(weights), codes
                 weights += code_weights
                 choices += [choices[-1] + 1] * len(code_weights)
         self.bit_weights = np.array(weights)
@@ -106,9 +105,8 @@ class ArchitectureEncoder:
             name = architecture.space.name
             bits[self._space_bit[name]] = 1.0
             for key, value in architecture.choices.items():
-                code = self._codes[name, key][value]
-                first = self._first_bit[name, key]
-                bits[first : first + len(code)] = code
+                first, codes = self._codes[name, key]
+                bits[first : first + len(codes[value])] = codes[value]
             graph = architecture.graph
             buckets = np.concatenate([self._buckets(each) for each in graph.segments])
             log_sizes = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(buckets)])
@@ -118,16 +116,13 @@ class ArchitectureEncoder:
 
 def _buckets(graph: Graph) -> BucketIndices:
     """Return the bucket of each convolution and linear layer of a graph."""
-    buckets = [
-        _bucket((op.kind, graph.input_channels(op), op.shape, op.kernel, op.stride, op.groups))
+    layers = [
+        (op.kind, graph.input_channels(op), op.shape, op.kernel, op.stride, op.groups)
         for op in graph.ops
         if op.kind in ("conv", "linear")
     ]
+    buckets = [crc32(repr(each).encode()) % NUM_OP_BUCKETS for each in layers]
     return np.array(buckets, dtype=np.int16)
-
-
-def _bucket(settings: tuple[object, ...]) -> int:
-    return crc32(repr(settings).encode()) % NUM_OP_BUCKETS
 
 
 def _codes(options: Sequence[Any]) -> tuple[dict[object, Array], list[float]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.search.encoding import ArchitectureEncoder
 from nas.search.evolution import generate_offspring, mutate_if_possible, repair
@@ -320,7 +319,8 @@ class GuidedOptimizer:
         model = self._model(observations)
         values = Candidates(model, pool).acquisition_values()
         for _ in range(REFINEMENT_ROUNDS):
-            best = [pool[index] for index in _largest_first(values)[:REFINEMENT_PARENTS]]
+            order = np.argsort(-values, kind="stable")
+            best = [pool[index] for index in order[:REFINEMENT_PARENTS]]
             offspring = self._new_offspring(best, REFINEMENT_OFFSPRING, known | set(pool), rng)
             if not offspring:
                 break
@@ -378,10 +378,6 @@ class GuidedOptimizer:
                 if len(offspring) == count:
                     break
         return list(offspring)
-
-
-def _largest_first(values: Array) -> NDArray[np.intp]:
-    return np.argsort(-values, kind="stable")
 
 
 def _rank_jointly(pool: Sequence[Architecture], model: PosteriorModel, batch_size: int) -> _Plan:

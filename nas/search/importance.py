@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -80,11 +81,39 @@ def choice_importance(
     """
     encoder = ArchitectureEncoder([space])
     observed = encoder.encode(architectures)
-    draws = _Draws(space, groups)
-    encoded = encoder.encode(draws.architectures)
+    networks, before, after = _draw_changes(space, groups)
+    encoded = encoder.encode(networks)
+    combinations = {
+        group: prod(len(space.parameters[name]) for name in names)
+        for group, names in groups.items()
+    }
+
+    def importance(values: Array) -> Importance:
+        model = _Model(observed, values, encoder)
+        try:
+            explained, predicted = model.explained, model.predict(encoded)
+        except ModelError:
+            return Importance(0.0, {})
+        if explained < MIN_EXPLAINED:
+            return Importance(explained, {})
+        squares = {
+            group: float(((predicted[changed] - predicted[before]) ** 2).mean())
+            for group, changed in after.items()
+        }
+        # A group that is drawn anew keeps its options in one of `combinations` cases.
+        variances = {
+            group: (1 - 1 / combinations[group]) * square for group, square in squares.items()
+        }
+        total = sum(variances.values()) or 1.0
+        effects = {
+            group: Effect(variances[group] / total, square**0.5)
+            for group, square in squares.items()
+        }
+        return Importance(explained, effects)
+
     # On a busy machine, threads that wait for each other take ten times longer than one thread.
     with threadpool_limits(1, "blas"):
-        return [draws.importance(_Model(observed, each, encoder), encoded) for each in objectives]
+        return [importance(each) for each in objectives]
 
 
 class _Model:
@@ -93,89 +122,55 @@ class _Model:
     def __init__(
         self, observed: EncodedArchitectures, values: Array, encoder: ArchitectureEncoder
     ) -> None:
-        self.values = values
+        self._observed, self._values, self._encoder = observed, values, encoder
         self._hyperparameters = fit_hyperparameters(observed, values, encoder)
-        self._observed, self._encoder = observed, encoder
 
     @property
     def explained(self) -> float:
         """The share of the variance that is explained, by cross-validation."""
-        fold = np.arange(len(self.values)) % _FOLDS
-        squared_errors = 0.0
+        values = self._values
+        fold = np.arange(len(values)) % _FOLDS
+        predicted = np.empty_like(values)
         for each in range(_FOLDS):
             left_out = fold == each
-            predicted = self.predict(self._observed.rows(left_out), ~left_out)
-            squared_errors += float(((predicted - self.values[left_out]) ** 2).sum())
-        squares = float(((self.values - self.values.mean()) ** 2).sum())
-        return 1 - squared_errors / squares if squares > 0 else 0.0
+            predicted[left_out] = self.predict(self._observed.rows(left_out), ~left_out)
+        squares = float(((values - values.mean()) ** 2).sum())
+        return 1 - float(((predicted - values) ** 2).sum()) / squares if squares > 0 else 0.0
 
-    def predict(self, encoded: EncodedArchitectures, fitted: Mask | None = None) -> Array:
+    def predict(self, encoded: EncodedArchitectures, fitted: Mask | slice = slice(None)) -> Array:
         """Return predicted values, from all architectures or from some."""
-        chosen = np.full(len(self.values), True) if fitted is None else fitted
-        observed = self._observed.rows(chosen)
-        process = GaussianProcess(
-            observed, self.values[chosen], self._encoder, self._hyperparameters
-        )
+        observed, values = self._observed.rows(fitted), self._values[fitted]
+        process = GaussianProcess(observed, values, self._encoder, self._hyperparameters)
         return process.predict(encoded)[0]
 
 
-class _Draws:
-    """Random networks, each also with every group of choices changed by itself.
+def _draw_changes(
+    space: SearchSpace, groups: Mapping[str, Sequence[str]]
+) -> tuple[list[Architecture], list[int], dict[str, list[int]]]:
+    """Draw random networks, each also with every group of choices changed by itself.
 
-    Attributes:
-        architectures: all networks, each once.
+    Returns:
+        All networks, each once; the positions of the random ones; and, for each group, those of
+        their changed versions.
     """
+    rng = np.random.default_rng(0)
+    positions: dict[Architecture, int] = {}
 
-    def __init__(self, space: SearchSpace, groups: Mapping[str, Sequence[str]]) -> None:
-        rng = np.random.default_rng(0)
-        numbers: dict[Architecture, int] = {}
+    def position(choices: Mapping[str, Value]) -> int:
+        return positions.setdefault(space.architecture(choices), len(positions))
 
-        def number(choices: Mapping[str, Value]) -> int:
-            return numbers.setdefault(space.architecture(choices), len(numbers))
+    def drawn(names: Iterable[str]) -> dict[str, Value]:
+        options = {name: space.parameters[name] for name in names}
+        return {name: each[rng.integers(len(each))] for name, each in options.items()}
 
-        def drawn(names: Sequence[str]) -> dict[str, Value]:
-            options = {name: space.parameters[name] for name in names}
-            return {name: each[rng.integers(len(each))] for name, each in options.items()}
-
-        self._before: list[int] = []
-        self._after: dict[str, list[int]] = {name: [] for name in groups}
-        for _ in range(DRAWS):
-            choices = drawn(list(space.parameters))
-            self._before.append(number(choices))
-            for group, names in groups.items():
-                changed = choices
-                while changed == choices:
-                    changed = {**choices, **drawn(names)}
-                self._after[group].append(number(changed))
-        self._combinations = {
-            group: float(np.prod([len(space.parameters[name]) for name in names]))
-            for group, names in groups.items()
-        }
-        self.architectures = list(numbers)
-
-    def importance(self, model: _Model, encoded: EncodedArchitectures) -> Importance:
-        """Return the importance of the groups by a model of the objective."""
-        try:
-            explained = model.explained
-            predicted = model.predict(encoded)
-        except ModelError:
-            return Importance(0.0, {})
-        if explained < MIN_EXPLAINED:
-            return Importance(explained, {})
-        before = predicted[self._before]
-        squares = {
-            group: float(((predicted[after] - before) ** 2).mean())
-            for group, after in self._after.items()
-        }
-        # A group that is drawn anew keeps its options in one of `combinations` cases.
-        variances = {
-            group: (1 - 1 / self._combinations[group]) * square for group, square in squares.items()
-        }
-        total = sum(variances.values()) or 1.0
-        return Importance(
-            explained,
-            {
-                group: Effect(variances[group] / total, square**0.5)
-                for group, square in squares.items()
-            },
-        )
+    before: list[int] = []
+    after: dict[str, list[int]] = {name: [] for name in groups}
+    for _ in range(DRAWS):
+        choices = drawn(space.parameters)
+        before.append(position(choices))
+        for group, names in groups.items():
+            changed = choices
+            while changed == choices:
+                changed = {**choices, **drawn(names)}
+            after[group].append(position(changed))
+    return list(positions), before, after

@@ -43,16 +43,12 @@ def is_alive(process: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def repeat_in_background(action: Callable[[], object], interval_seconds: float) -> Iterator[None]:
-    """Call `action` at regular intervals from a thread while the context is active.
-
-    The thread ends earlier if `action` returns True.
-    """
+    """Call `action` at regular intervals from a thread while the context is active."""
     is_over = threading.Event()
 
     def repeat() -> None:
         while not is_over.wait(interval_seconds):
-            if action() is True:
-                return
+            action()
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

@@ -120,6 +120,11 @@ class Objective:
         return float(score)
 
 
+def refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:
+    """Raise NotImplementedError: the `score` of an objective that only describes known values."""
+    raise NotImplementedError("only the values of trials that have ended are known")
+
+
 ObjectivesLike = Mapping[str, Callable[[Architecture], float]] | Sequence[Objective]
 """Objectives, or functions from an architecture to a value that is minimised, by name."""
 

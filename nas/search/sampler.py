@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import SpaceError
 from nas.search.guided import GuidedOptimizer
-from nas.search.objectives import Objective, Score
+from nas.search.objectives import Objective, refuse_to_score
 from nas.search.parameters import SPACE, Parameters
-from nas.search.study import MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE
+from nas.search.study import MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE, as_list
 from nas.search.trial import State, Trial
 from nas.space import Architecture, SearchSpace
 
@@ -57,7 +57,7 @@ def suggest(
         trial: a trial of a study.
         spaces: a search space, or several, always in the same order.
     """
-    spaces = _as_list(spaces)
+    spaces = as_list(spaces)
     space_names = [space.name for space in spaces]
     space_name = space_names[0]
     if len(spaces) > 1:
@@ -116,7 +116,7 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     """
 
     def __init__(self, spaces: SearchSpace | Sequence[SearchSpace], *, seed: int = 0) -> None:
-        self._spaces = _as_list(spaces)
+        self._spaces = as_list(spaces)
         self._parameters = Parameters(self._spaces)
         self._seed = seed
         self._independent_sampler = optuna.samplers.RandomSampler(seed)
@@ -183,7 +183,7 @@ class _StudyHistory:
         self._objectives = [
             Objective(
                 f"objective{number}",
-                _refuse_to_score,
+                refuse_to_score,
                 "maximize" if direction == StudyDirection.MAXIMIZE else "minimize",
             )
             for number, direction in enumerate(directions)
@@ -234,7 +234,7 @@ class _StudyHistory:
         values = {f"constraint {key}": value for key, value in stored.constraints.items()}
         for name in sorted(values.keys() - self._limits):
             self._limits.add(name)
-            self._optimizer.add_limit(Objective(name, _refuse_to_score, limit=0.0, limit_only=True))
+            self._optimizer.add_limit(Objective(name, refuse_to_score, limit=0.0, limit_only=True))
         if state == "complete":
             values |= zip([o.name for o in self._objectives], stored.values, strict=True)
         self._optimizer.learn(
@@ -251,11 +251,3 @@ class _StudyHistory:
             return space.architecture(self._parameters.choices(space.name, parameters))
         except SpaceError:
             return None
-
-
-def _as_list(spaces: SearchSpace | Sequence[SearchSpace]) -> list[SearchSpace]:
-    return [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
-
-
-def _refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:
-    raise NotImplementedError("the objectives of an Optuna study are evaluated by its user")

@@ -315,7 +315,8 @@ class Storage:
                 time.sleep(_RETRY_PAUSES_SECONDS[min(num_failures, last)])
                 num_failures += 1
                 continue
-            self._note_answer()
+            if self._is_away:
+                self._is_away, self.available_since = False, time.monotonic()
             if num_failures:
                 self._on_message(f"{self.name} answers again")
             return result
@@ -343,10 +344,6 @@ class Storage:
         """Return the error, or None if its traceback would show a secret."""
         text = "".join(traceback.format_exception(error))
         return error if text == redact(text, self._location) else None
-
-    def _note_answer(self) -> None:
-        if self._is_away:
-            self._is_away, self.available_since = False, time.monotonic()
 
 
 def _is_damage(error: BaseException) -> bool:

@@ -33,7 +33,6 @@ from nas.search.objectives import (
     ObjectivesLike,
     prepare_objectives,
 )
-from nas.search.parameters import Parameters
 from nas.search.pareto import non_dominated
 from nas.search.proposals import (
     MODEL_SAMPLERS,
@@ -153,7 +152,7 @@ def run_search(
             remedy=f"Give the stall as a number of trials, or one of the samplers "
             f"{', '.join(MODEL_SAMPLERS)}.",
         )
-    spaces = [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
+    spaces = as_list(spaces)
     fewest = MIN_TRIALS_PER_SPACE * len(spaces) if fewest is None else fewest
     budget = Budget(trials, minutes, stall, fewest)
     objectives = prepare_objectives(objectives)
@@ -168,9 +167,8 @@ def run_search(
         study_name=study_name,
     )
     if not (log.trials or log.orphaned_trials or log.num_running):
-        parameters = Parameters(spaces)
         for each in first:
-            log.offer(Trial(each.digest, each, parameters.from_architecture(each)))
+            log.offer(Trial(each.digest, each))
     with reported(progress, "search", "trial") as report:
 
         def note_trial(trial: Trial, state: SearchProgress) -> None:
@@ -206,6 +204,11 @@ def run_search(
         stop_reason=stop_reason,
         interrupted=interrupt.is_requested,
     )
+
+
+def as_list(spaces: SearchSpace | Sequence[SearchSpace]) -> list[SearchSpace]:
+    """Return the spaces of a search, of which there may be one."""
+    return [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:

@@ -178,7 +178,7 @@ class Posterior:
     ) -> None:
         self._model, self._features, self._whitened = model, features, whitened
         self._mean = mean
-        prior = 1.0 * features.prior_variances(model.hyperparameters)
+        prior = features.prior_variances(model.hyperparameters)
         self._variance = prior - (whitened**2).sum(axis=0)
 
     def marginals(self) -> tuple[Array, Array]:
@@ -218,7 +218,7 @@ def fit_hyperparameters(
     """
     last = slice(-MAX_FITTING_OBSERVATIONS, None)
     observed, values = observed.rows(last), values[last]
-    transforms = _possible_transforms(values)
+    transforms = (False, True) if (values > 0).all() else (False,)
     likelihoods = {
         log_transform: _LogLikelihood(observed, values, encoder, log_transform)
         for log_transform in transforms
@@ -265,15 +265,13 @@ class _LogLikelihood:
         self._ops = features.ops @ features.ops.T
         distances = _distances(features, features)
         self._exponential = {length: np.exp(-distances / length) for length in LENGTHSCALES}
-        self._log_jacobian = _log_jacobian(self._y, mean, scale, log_transform)
+        # The transform's Jacobian makes likelihoods with and without logarithms comparable.
+        log_values = float((mean + scale * self._y).sum()) if log_transform else 0.0
+        self._log_jacobian = -len(values) * float(np.log(scale)) - log_values
 
     def __call__(self, hyperparameters: Hyperparameters) -> float:
-        linear_share, op_share = hyperparameters.linear_share, hyperparameters.op_share
         exponential = self._exponential[hyperparameters.lengthscale]
-        covariance = linear_share * self._linear + (1 - linear_share) * exponential
-        covariance *= 1 - op_share
-        if op_share:
-            covariance += op_share * self._ops
+        covariance = _mixture(self._linear, exponential, self._ops, hyperparameters)
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
         try:
             cholesky = np.linalg.cholesky(covariance)
@@ -285,11 +283,6 @@ class _LogLikelihood:
         log_determinant = float(np.log(np.diag(cholesky)).sum())
         fit = -0.5 * len(self._y) * float(np.log(variance))
         return fit - log_determinant + self._log_jacobian
-
-
-def _possible_transforms(values: Array) -> tuple[bool, ...]:
-    """Return the values of `Hyperparameters.log_transform` that are possible."""
-    return (False, True) if (values > 0).all() else (False,)
 
 
 def winsorised(values: Array) -> Array:
@@ -322,15 +315,6 @@ def _standardised(values: Array, log_transform: bool) -> tuple[Array, float, flo
     return (y - mean) / scale, mean, scale
 
 
-def _log_jacobian(y: Array, mean: float, scale: float, log_transform: bool) -> float:
-    """Return the logarithm of the transform's Jacobian, of `_standardised`.
-
-    It makes likelihoods with and without a log transform comparable.
-    """
-    log_values = float((mean + scale * y).sum()) if log_transform else 0.0
-    return -len(y) * float(np.log(scale)) - log_values
-
-
 class _Features(NamedTuple):
     """The features of `n` architectures, from which kernels are computed.
 
@@ -351,10 +335,8 @@ class _Features(NamedTuple):
 
     def prior_variances(self, hyperparameters: Hyperparameters) -> Array:
         """Return the diagonal of the kernel matrix, without noise, `n`."""
-        linear_share, op_share = hyperparameters.linear_share, hyperparameters.op_share
-        choices = linear_share * (self.linear**2).sum(axis=1) + 1 - linear_share
-        variances: Array = op_share * (self.ops**2).sum(axis=1) + (1 - op_share) * choices
-        return variances
+        linear, ops = (self.linear**2).sum(axis=1), (self.ops**2).sum(axis=1)
+        return _mixture(linear, np.ones_like(linear), ops, hyperparameters)
 
 
 class _FeatureMap:
@@ -440,10 +422,15 @@ def _distances(a: _Features, b: _Features) -> Array:
 
 def _kernel(a: _Features, b: _Features, hyperparameters: Hyperparameters) -> Array:
     """Return the prior covariance without noise, `n_a x n_b`; see `Hyperparameters`."""
-    linear_share, op_share = hyperparameters.linear_share, hyperparameters.op_share
-    covariance: Array = linear_share * (a.linear @ b.linear.T)
-    covariance += (1 - linear_share) * np.exp(_distances(a, b) / -hyperparameters.lengthscale)
-    covariance *= 1 - op_share
-    if op_share:
-        covariance += op_share * (a.ops @ b.ops.T)
-    return covariance
+    exponential = np.exp(_distances(a, b) / -hyperparameters.lengthscale)
+    ops = a.ops @ b.ops.T if hyperparameters.op_share else 0.0
+    return _mixture(a.linear @ b.linear.T, exponential, ops, hyperparameters)
+
+
+def _mixture(
+    linear: Array, exponential: Array, ops: Array | float, hyperparameters: Hyperparameters
+) -> Array:
+    """Return the sum of the kernels by their shares; see `Hyperparameters`."""
+    share, op_share = hyperparameters.linear_share, hyperparameters.op_share
+    mixed: Array = (1 - op_share) * (share * linear + (1 - share) * exponential) + op_share * ops
+    return mixed

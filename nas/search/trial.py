@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -49,29 +49,6 @@ class Trial:
     error: str = ""
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
-
-
-@dataclass(frozen=True)
-class StoredTrial:
-    """A trial with its status in a storage.
-
-    Attributes:
-        trial_id: Optuna's ID of the trial, which is unique in the storage.
-        state: Optuna's state. `TrialState.FAIL` means that the trial was released without a
-            result.
-        trial: the trial itself; its state is "failed", without values, if there is no result.
-        process: the process that claimed the trial, see `nas.search.liveness.this_process`, or
-            None for a trial that was added after its evaluation.
-        heartbeats: number of heartbeats of that process.
-        release_reason: reason why the trial was released, or an empty string.
-    """
-
-    trial_id: int
-    state: TrialState
-    trial: Trial
-    process: Mapping[str, Any] | None
-    heartbeats: int
-    release_reason: str
 
 
 def to_frozen_trial(
@@ -156,11 +133,22 @@ class _Result(Document):
     # A `datetime` can hold the start and the end.
     seconds: Annotated[float, Field(ge=0, lt=1e9)]
     error: str
-    ended: Annotated[float, Field(ge=0, lt=1e11)]
+    ended_at: Annotated[float, Field(ge=0, lt=1e11, alias="ended")]
 
 
-class _UserAttributes(Document):
-    """Optuna's user attributes of a trial. The stored keys are a file format."""
+class UserAttributes(Document):
+    """Optuna's user attributes of a trial. The stored keys are a file format.
+
+    Attributes:
+        digest: digest of the architecture's graph.
+        space: name of its space.
+        architecture: the architecture.
+        result: result of the evaluation; None for a trial that has none.
+        process: the process that claimed the trial; None for a trial that was added after its
+            evaluation.
+        heartbeats: number of heartbeats of that process.
+        release_reason: reason why the trial was released, or an empty string.
+    """
 
     digest: Annotated[str, Field(min_length=1)]
     space: str
@@ -169,6 +157,23 @@ class _UserAttributes(Document):
     process: ProcessRecord | None = None
     heartbeats: int = Field(0, alias="beat")
     release_reason: str = Field("", alias="given_up")
+
+
+class StoredTrial(NamedTuple):
+    """A trial with its status in a storage.
+
+    Attributes:
+        trial_id: Optuna's ID of the trial, which is unique in the storage.
+        state: Optuna's state. `TrialState.FAIL` means that the trial was released without a
+            result.
+        trial: the trial itself; its state is "failed", without values, if there is no result.
+        attributes: what else is stored with the trial.
+    """
+
+    trial_id: int
+    state: TrialState
+    trial: Trial
+    attributes: UserAttributes
 
 
 _RESULT_STATES = {
@@ -192,7 +197,7 @@ def read_stored_trial(
     Raises ValueError, with the reason, for a trial that this search cannot have written.
     """
     try:
-        attributes = _UserAttributes.model_validate(stored.user_attrs)
+        attributes = UserAttributes.model_validate(stored.user_attrs)
     except ValidationError as error:
         raise ValueError(explain(error.errors(include_url=False)[0])) from None
     result = attributes.result
@@ -210,33 +215,14 @@ def read_stored_trial(
         architecture = space.from_json(attributes.architecture.model_dump())
     except RequestError as error:
         raise ValueError(error.message[:200].rstrip(".")) from error
-    trial = Trial(
-        digest=attributes.digest,
-        architecture=architecture,
-        parameters=stored.params,
-        system_attrs=stored.system_attrs,
-    )
+    trial = Trial(attributes.digest, architecture, stored.params, system_attrs=stored.system_attrs)
     if result is not None:
-        trial = replace(
-            trial,
-            state=result.state,
-            values=result.values,
-            seconds=result.seconds,
-            error=result.error,
-            ended_at=result.ended,
-        )
-    return StoredTrial(
-        trial_id=stored._trial_id,
-        state=stored.state,
-        trial=trial,
-        process=None if attributes.process is None else attributes.process.model_dump(),
-        heartbeats=attributes.heartbeats,
-        release_reason=attributes.release_reason,
-    )
+        trial = replace(trial, **result.model_dump(exclude={"digest"}))
+    return StoredTrial(stored._trial_id, stored.state, trial, attributes)
 
 
 def _check_result(
-    stored: FrozenTrial, attributes: _UserAttributes, objectives: Sequence[Objective]
+    stored: FrozenTrial, attributes: UserAttributes, objectives: Sequence[Objective]
 ) -> None:
     """Raise ValueError if the result of a finished trial does not agree with Optuna's state."""
     result = attributes.result

@@ -6,7 +6,6 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -227,7 +226,7 @@ class TrialLog:
             self._ended_ids.add(stored.trial_id)
             if stored.state == TrialState.FAIL:
                 self._released[digest] = trial
-                self._num_deaths[digest] += stored.release_reason == _RELEASED_BY_DEATH
+                self._num_deaths[digest] += stored.attributes.release_reason == _RELEASED_BY_DEATH
             elif digest not in self._tried_digests:
                 self._append(trial)
                 ended.append(trial)
@@ -251,26 +250,6 @@ class TrialLog:
         """Return the name of the study that continues this one under other limits, or None."""
         name = self._storage.get_attribute(self._study_id, "successor")
         return None if name is None else str(name)
-
-    @staticmethod
-    def stored_objectives(
-        storage: Storage, study_name: str
-    ) -> list[tuple[str, Direction, float | None]]:
-        """Return the name, direction and limit of each objective of a study that exists."""
-        stored = _stored_identity(storage, study_name)
-        try:
-            return [(name, direction, limit) for name, direction, limit in stored["objectives"]]
-        except (TypeError, KeyError, ValueError):
-            raise _identity_error(storage, stored) from None
-
-    @staticmethod
-    def stored_settings(storage: Storage, study_name: str) -> dict[str, str]:
-        """Return the further settings that must not change of a study that exists."""
-        stored = _stored_identity(storage, study_name)
-        try:
-            return {name: stored[name] for name in stored if name not in _IDENTITY_OF_ALL}
-        except TypeError:
-            raise _identity_error(storage, stored) from None
 
     def has_too_many_deaths(self, digest: str) -> bool:
         """Whether `MAX_PROCESS_DEATHS` processes have died while they evaluated an architecture."""
@@ -301,16 +280,18 @@ class TrialLog:
 
     def _is_own(self, stored: StoredTrial) -> bool:
         """Whether this log claimed a trial."""
-        return stored.process is not None and stored.process["log"] == self._process["log"]
+        process = stored.attributes.process
+        return process is not None and process.log == self._process["log"]
 
     def _is_orphaned(self, stored: StoredTrial) -> bool:
         """Whether the process that claimed a running trial is dead."""
+        process, beats = stored.attributes.process, stored.attributes.heartbeats
         return (
             stored.state == TrialState.RUNNING
-            and stored.process is not None
+            and process is not None
             and not self._is_own(stored)
             and self._monitor.is_dead(
-                stored.trial_id, stored.process, stored.heartbeats, self._storage.available_since
+                stored.trial_id, process.model_dump(), beats, self._storage.available_since
             )
         )
 
@@ -345,8 +326,23 @@ class TrialLog:
             )
 
 
-def _stored_identity(storage: Storage, study_name: str) -> Any:
-    return storage.get_attribute(storage.get_study_id(study_name), "identity")
+def read_identity(
+    storage: Storage, study_name: str
+) -> tuple[list[tuple[str, Direction, float | None]], dict[str, str]]:
+    """Return what identifies the search of a study that exists.
+
+    Returns:
+        The name, direction and limit of each objective; and the further settings that must not
+        change.
+
+    Raises StorageError if the storage is damaged or not available.
+    """
+    stored = storage.get_attribute(storage.get_study_id(study_name), "identity")
+    try:
+        objectives = [(name, direction, limit) for name, direction, limit in stored["objectives"]]
+        return objectives, {key: stored[key] for key in stored if key not in _IDENTITY_OF_ALL}
+    except (TypeError, KeyError, ValueError):
+        raise _identity_error(storage, stored) from None
 
 
 def _identity_error(storage: Storage, stored: object) -> StorageError:

@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
@@ -67,22 +67,15 @@ def test_fork_is_another_process_than_its_parent():
     os.close(writing)
 
 
-def test_background_action_ends_with_the_context_or_when_it_returns_true():
-    calls = {"forever": 0, "twice": 0}
+def test_background_action_is_repeated_until_the_context_ends():
+    before = threading.active_count()
+    calls, was_repeated = [], threading.Event()
 
-    def call(name: str, last: int) -> bool:
-        calls[name] += 1
-        return calls[name] == last
+    def call():
+        calls.append(None)
+        if len(calls) == 3:
+            was_repeated.set()
 
-    with (
-        repeat_in_background(lambda: call("forever", -1), 0.01),
-        repeat_in_background(lambda: call("twice", 2), 0.01),
-    ):
-        end = time.monotonic() + 60
-        while calls["forever"] < 5 or calls["twice"] < 2:
-            assert time.monotonic() < end
-            time.sleep(0.005)
-    calls_before = dict(calls)
-    time.sleep(0.05)
-    assert calls == calls_before
-    assert calls["twice"] == 2
+    with repeat_in_background(call, 0.001):
+        assert was_repeated.wait(60)
+    assert threading.active_count() == before

@@ -5,6 +5,7 @@ import pytest
 
 from nas.errors import SearchError
 from nas.search import Infeasible, Objective, run_search
+from nas.search.objectives import refuse_to_score
 from nas.space import load_space
 
 SPACES = [
@@ -41,14 +42,8 @@ def test_expensive_objectives_are_not_evaluated_for_infeasible_architectures():
         evaluated.extend(batch)
         return [error(a) for a in batch]
 
-    result = run_search(
-        SPACES,
-        [
-            Objective("error", expensive),
-            Objective("macs", lambda batch: [macs(a) for a in batch], cheap=True, limit=limit),
-        ],
-        trials=40,
-    )
+    cost = Objective("macs", lambda batch: [macs(a) for a in batch], cheap=True, limit=limit)
+    result = run_search(SPACES, [Objective("error", expensive), cost], trials=20)
     assert evaluated
     assert all(macs(a) <= limit for a in evaluated)
     infeasible = [trial for trial in result.trials if trial.state == "infeasible"]
@@ -77,11 +72,9 @@ def test_reason_of_an_infeasible_architecture_is_in_its_trial():
         ]
 
     result = run_search(SPACES, [Objective("us", score, cheap=True)], trials=20)
-    trials = [
-        trial for trial in result.trials if trial.architecture.space.name == "squeezenet_tiny"
-    ]
-    assert trials
-    assert all((trial.state, trial.error) == ("infeasible", "kernel missing") for trial in trials)
+    ends = {(trial.architecture.space.name, trial.state, trial.error) for trial in result.trials}
+    assert ("squeezenet_tiny", "infeasible", "kernel missing") in ends
+    assert len(ends) == 3
 
 
 def test_search_continues_after_a_failed_trial():
@@ -132,11 +125,9 @@ def test_only_dominated_architectures_are_scored_in_part(tmp_path):
 
     objectives = [
         Objective("macs", lambda batch: [macs(each) for each in batch], cheap=True),
-        Objective(
-            "error", lambda batch: [error(each) for each in batch], score_in_rounds=error_in_rounds
-        ),
+        Objective("error", refuse_to_score, score_in_rounds=error_in_rounds),
     ]
-    result = run_search(SPACES, objectives, trials=60, seed=3)
+    result = run_search(SPACES, objectives, trials=50, seed=3)
     for number, trial in enumerate(result.trials):
         rivals = [
             rival.values["error"]
@@ -153,8 +144,7 @@ def test_only_dominated_architectures_are_scored_in_part(tmp_path):
     assert all(rounds[trial.digest] == 2 for trial in result.front)
     in_part = summary(result)
     rounds.clear()
-    for trials in (20, 60):
-        resumed = run_search(
-            SPACES, objectives, trials=trials, seed=3, storage=tmp_path / "study.jsonl"
-        )
+    journal = tmp_path / "study.jsonl"
+    for trials in (20, 50):
+        resumed = run_search(SPACES, objectives, trials=trials, seed=3, storage=journal)
     assert summary(resumed) == in_part
