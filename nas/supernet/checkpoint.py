@@ -105,14 +105,21 @@ def require_tensors(
             )
 
 
-def require_match(path: Path, record: CheckpointRecord, identity: Mapping[str, object]) -> None:
-    """Raise CheckpointError unless a checkpoint is of the training with this identity.
+def read_own(
+    path: Path, identity: Mapping[str, object]
+) -> tuple[dict[str, Tensor], CheckpointRecord] | None:
+    """Return what `read` does for a checkpoint of one training; None if there is no file.
 
     Args:
-        path: file that the record was read from, for the message.
-        record: record of the checkpoint.
+        path: the file.
         identity: fields of the record that the training has in common with its checkpoints.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another training.
     """
+    if not path.is_file():
+        return None
+    tensors, record = read(path)
     stored = record.model_dump()
     for key, expected in identity.items():
         if stored[key] != expected:
@@ -120,6 +127,7 @@ def require_match(path: Path, record: CheckpointRecord, identity: Mapping[str, o
                 f"{path} holds a training with {_difference(key, stored[key], expected)}.",
                 remedy="Train in another folder, or move this one away.",
             )
+    return tensors, record
 
 
 def _difference(key: str, stored: object, expected: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -95,28 +95,27 @@ def draw_matched(
     # In a small space, few costs are possible at all.
     targets = known[np.abs(np.log(known / spaced[:, None])).argmin(axis=1)]
     matched: list[dict[str, Architecture]] = [{} for _ in targets]
-    wanted = math.ceil(count / NUM_BUDGETS)
+    wanted, unmatched = math.ceil(count / NUM_BUDGETS), 0
 
-    def add(architecture: Architecture, own_cost: float | None) -> bool:
-        """Add an architecture to its budget, and return whether it was missing there."""
+    def candidates() -> Iterator[tuple[Architecture, float | None]]:
+        yield from zip(pool, costs, strict=True)
+        # A pool that is not full is taken to hold the whole space.
+        while len(pool) == _POOL_SIZE:
+            architecture = sample()
+            yield architecture, cost(architecture)
+
+    for architecture, own_cost in candidates():
+        if unmatched == _MAX_UNMATCHED_DRAWS or all(len(group) == wanted for group in matched):
+            break
+        unmatched += 1
         if own_cost is None:
-            return False
+            continue
         differences = np.abs(own_cost / targets - 1)
-        nearest = int(differences.argmin())
-        group = matched[nearest]
-        if len(group) == wanted or differences[nearest] > BUDGET_TOLERANCE:
-            return False
-        size = len(group)
-        group.setdefault(architecture.digest, architecture)
-        return len(group) > size
-
-    for architecture, own_cost in zip(pool, costs, strict=True):
-        add(architecture, own_cost)
-    # A pool that is not full is taken to hold the whole space.
-    unmatched = 0 if len(pool) == _POOL_SIZE else _MAX_UNMATCHED_DRAWS
-    while any(len(group) < wanted for group in matched) and unmatched < _MAX_UNMATCHED_DRAWS:
-        architecture = sample()
-        unmatched = 0 if add(architecture, cost(architecture)) else unmatched + 1
+        group = matched[int(differences.argmin())]
+        has_room = len(group) < wanted and architecture.digest not in group
+        if has_room and differences.min() <= BUDGET_TOLERANCE:
+            group[architecture.digest] = architecture
+            unmatched = 0
     alternating = [
         architecture
         for one_of_each in zip_longest(*(group.values() for group in matched))
@@ -189,39 +188,34 @@ def compare_with_standalone(
         if row.model_dump(include=set(recipe)) == recipe
     }
     for number, (architecture, own_seed) in enumerate(zip(trained, seeds, strict=True)):
-        key = architecture.digest, own_seed
-        if key not in accuracies:
+        if (architecture.digest, own_seed) not in accuracies:
+            started = time.monotonic()
             step_progress = _network_progress(number, len(trained), progress)
-            row = _train_and_evaluate(
+            accuracy = _train_and_evaluate(
                 architecture, data, settings, own_seed, published, step_progress
             )
-            jsonl.append(path, {"schema": STANDALONE_SCHEMA, **row, **recipe, "seed": own_seed})
-            accuracies[key] = float(row["holdout_accuracy"])
+            row = {
+                "schema": STANDALONE_SCHEMA,
+                "space": architecture.space.name,
+                "digest": architecture.digest,
+                "architecture": architecture.to_json(),
+                "holdout_accuracy": accuracy,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+            jsonl.append(path, {**row, **recipe, "seed": own_seed})
+            accuracies[architecture.digest, own_seed] = accuracy
     scores = evaluate(supernet, architectures, data)
     return [
-        make_ranked_network(
+        RankedNetworkRecord.of_architecture(
             architecture,
-            score,
-            accuracies[architecture.digest, seed],
-            accuracies[architecture.digest, seed + 1] if number < repeated else None,
+            supernet_accuracy=score,
+            standalone_accuracy=accuracies[architecture.digest, seed],
+            repeated_accuracy=(
+                accuracies[architecture.digest, seed + 1] if number < repeated else None
+            ),
         )
         for number, (architecture, score) in enumerate(zip(architectures, scores, strict=True))
     ]
-
-
-def make_ranked_network(
-    architecture: Architecture,
-    score: float,
-    standalone_accuracy: float,
-    repeated_accuracy: float | None = None,
-) -> RankedNetworkRecord:
-    """Return a network with its supernet score, its standalone accuracies and its counts."""
-    return RankedNetworkRecord.of_architecture(
-        architecture,
-        supernet_accuracy=score,
-        standalone_accuracy=standalone_accuracy,
-        repeated_accuracy=repeated_accuracy,
-    )
 
 
 def standalone_recipe(
@@ -239,21 +233,13 @@ def _train_and_evaluate(
     seed: int,
     published: PublishedWeights | None,
     progress: Advance | None,
-) -> dict[str, Any]:
-    started = time.monotonic()
-    graph = architecture.graph
-    start = None
+) -> float:
+    graph, start = architecture.graph, None
     if published is not None:
         device = resolve_device(settings.device)
         start = published_state(architecture, published, data, seed=seed, device=device)
     network = train_standalone(graph, data, settings, seed=seed, start=start, progress=progress)
-    return {
-        "space": architecture.space.name,
-        "digest": graph.digest,
-        "architecture": architecture.to_json(),
-        "holdout_accuracy": evaluate_network(network, data, "holdout"),
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    return evaluate_network(network, data, "holdout")
 
 
 def _network_progress(number: int, count: int, progress: Advance | None) -> Advance | None:

@@ -102,14 +102,11 @@ def run_mirroring_experiment(
     fold = np.empty(len(order), np.int64)
     fold[order] = np.arange(len(order)) % FOLDS
     folds = min(FOLDS, math.ceil(ENOUGH_CLASSIFIED * FOLDS / len(images)))
-    plain: list[NDArray[np.bool_]] = []
-    mirrored: list[NDArray[np.bool_]] = []
-    labels: list[NDArray[np.int64]] = []
+    plain, mirrored = np.zeros((2, len(images)), bool)
     for number in range(folds):
-        own = replace(data, train=images.take(np.flatnonzero(fold != number)))
-        held_out = images.take(np.flatnonzero(fold == number))
-        if not len(held_out):
-            continue
+        is_held_out = fold == number
+        own = replace(data, train=images.take(np.flatnonzero(~is_held_out)))
+        held_out = images.take(np.flatnonzero(is_held_out))
 
         def report(step: int, before: int = number * STEPS) -> None:
             if progress:
@@ -118,12 +115,10 @@ def run_mirroring_experiment(
         network = _train(own, seed + number, report)
         pixels = np.ascontiguousarray(np.flip(np.asarray(held_out.pixels), 2))
         mirror = replace(held_out, pixels=pixels)
-        plain.append(_classify(network, held_out, own) == held_out.labels)
-        mirrored.append(_classify(network, mirror, own) == held_out.labels)
-        labels.append(held_out.labels)
-    return judge_mirroring(
-        np.concatenate(plain), np.concatenate(mirrored), np.concatenate(labels), data.classes
-    )
+        plain[is_held_out] = _classify(network, held_out, own) == held_out.labels
+        mirrored[is_held_out] = _classify(network, mirror, own) == held_out.labels
+    done = fold < folds
+    return judge_mirroring(plain[done], mirrored[done], images.labels[done], data.classes)
 
 
 def judge_mirroring(

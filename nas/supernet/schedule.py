@@ -81,33 +81,28 @@ class Schedule:
             first, steps = decision.step, decision.steps
         return position + (step - first) * ((self.end - position) / (steps - first))
 
-    def is_due(self, step: int, spent_s: float) -> bool:
-        """Return whether the number of steps is to be decided anew before a step.
-
-        Args:
-            step: number of steps done.
-            spent_s: time that all of them took.
-        """
-        if self._budget_s is None:
-            return False
+    def _is_due(self, budget_s: float, step: int, spent_s: float) -> bool:
+        """Return whether the number of steps is to be decided anew before a step."""
         last, last_s = self._last
         if step - last < MIN_STEPS_OF_PACE or spent_s < self._first_decision_s:
             return False
-        if not self.decisions or spent_s - last_s > MAX_PART_SHARE * self._budget_s:
+        if not self.decisions or spent_s - last_s > MAX_PART_SHARE * budget_s:
             return True
         part = self.end / DECISIONS
         return int(self.position(step) / part) > int(self.position(last) / part)
 
     def decide(self, step: int, spent_s: float) -> ScheduleRow | None:
-        """Decide anew from the pace since the last decision, and return the decision.
+        """Decide anew from the pace since the last decision if it is time, and return the decision.
 
-        The result is None if a training without a time budget can do all its steps as ever.
+        The result is None if it is not, or if a training without a time budget can do all its steps
+        as ever.
 
         Args:
             step: number of steps done.
             spent_s: time that all of them took.
         """
-        assert self._budget_s is not None
+        if self._budget_s is None or not self._is_due(self._budget_s, step, spent_s):
+            return None
         last, last_s = self._last
         # A resumed training may repeat steps in less time than they took before.
         step_s = max(1e-9, spent_s - last_s) / (step - last)

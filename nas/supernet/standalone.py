@@ -113,16 +113,12 @@ class NetworkTrainer:
             TrainingError: the loss or the gradient is not finite; the weights were not updated.
         """
         with limit_threads(self._batch_macs):
-            return self._step(step)
-
-    def _step(self, step: int) -> NetworkStep:
-        images, labels = self._batches.batch(step)
-        (loss, accuracy), clipped_share = self.state.update(
-            self._compute(images, labels),
-            self.learning_rate(step),
-            self._settings.learning_rate,
-            f"step {step + 1} of {self.steps} of the network",
-        )
+            (loss, accuracy), clipped_share = self.state.update(
+                self._compute(*self._batches.batch(step)),
+                self.learning_rate(step),
+                self._settings.learning_rate,
+                f"step {step + 1} of {self.steps} of the network",
+            )
         return NetworkStep(loss, accuracy, clipped_share)
 
     def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
@@ -231,9 +227,8 @@ def train_network(
     }
     path, log = folder / CHECKPOINT_FILE, folder / TRAINING_LOG
     first_step = 0
-    if path.is_file():
-        tensors, record = checkpoint.read(path)
-        checkpoint.require_match(path, record, identity)
+    if saved := checkpoint.read_own(path, identity):
+        tensors, record = saved
         trainer.state.load_state_dict(tensors, path)
         first_step = record.step
     rows = checkpoint.truncate_log(log, NETWORK_TRAINING, first_step)

@@ -84,12 +84,13 @@ class Trainer:
         decisions: what was decided about the number of steps before, if the settings have a time
             budget.
         published: weights of a published network to start from; None for random ones.
+        rollbacks: how often the training went back to a checkpoint because it diverged.
 
     Attributes:
         supernet: the supernet in training mode.
         state: the weights and the optimizer.
         schedule: number of steps, and the position of each.
-        rollbacks: how often the training went back to a checkpoint because it diverged.
+        rollbacks: see above.
 
     Raises:
         DataError: the space is adapted to other data.
@@ -105,6 +106,7 @@ class Trainer:
         group: ProcessGroup = SINGLE_PROCESS,
         decisions: Sequence[ScheduleRow] = (),
         published: PublishedWeights | None = None,
+        rollbacks: int = 0,
     ) -> None:
         require_adapted(space, data)
         keep_freed_memory()
@@ -129,7 +131,7 @@ class Trainer:
             longest_s=settings.longest_seconds,
             most_steps=round(MAX_EPOCHS * self.batches.steps_per_epoch),
         )
-        self.rollbacks = 0
+        self.rollbacks = rollbacks
         self._resizing = settings.resolve_progressive_resizing(space)
         self._subnets = SubnetSampler(space, settings.random_subnets, seed)
 
@@ -172,23 +174,18 @@ class Trainer:
             DivergedError: the loss or the gradient is not finite; the weights were not updated.
         """
         with limit_threads(self._batch_macs):
-            return self._step(step)
-
-    def _step(self, step: int) -> StepResult:
-        images, labels = self.batches.batch(step)
-        size = resized_image_size(
-            self.data.image_size, self._resizing, self.schedule.position(step), self.schedule.end
-        )
-        images = resize(images, (size, size))
-        subnets = self._subnets.sample(step)
-        figures = self._shards.step(images, labels, partial(self._backward, subnets))
-        (loss, largest, smallest, *random), clipped_share = self.state.update(
-            figures,
-            self.learning_rate(step),
-            self.settings.learning_rate,
-            f"step {step + 1} of {self.schedule.steps} of the supernet {self.space.name}",
-            self.group,
-        )
+            images, labels = self.batches.batch(step)
+            position, end = self.schedule.position(step), self.schedule.end
+            size = resized_image_size(self.data.image_size, self._resizing, position, end)
+            images = resize(images, (size, size))
+            backward = partial(self._backward, self._subnets.sample(step))
+            (loss, largest, smallest, *random), clipped_share = self.state.update(
+                self._shards.step(images, labels, backward),
+                self.learning_rate(step),
+                self.settings.learning_rate,
+                f"step {step + 1} of {self.schedule.steps} of the supernet {self.space.name}",
+                self.group,
+            )
         mean_random = sum(random) / len(random) if random else None
         return StepResult(loss, largest, smallest, mean_random, clipped_share)
 

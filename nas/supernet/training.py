@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import torch
-from torch import Tensor
 
 from nas.data import ImageDataset
 from nas.display.progress import Advance
@@ -18,14 +18,13 @@ from nas.files.paths import expanded
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
-from nas.supernet.distributed import ProcessGroup, current_process_group
+from nas.supernet.distributed import current_process_group
 from nas.supernet.recipe import DivergedError
 from nas.supernet.records import (
     SCHEDULE,
     SCHEDULE_LOG,
     TRAINING,
     TRAINING_LOG,
-    CheckpointRecord,
     ScheduleRow,
 )
 from nas.supernet.settings import TrainingSettings
@@ -93,11 +92,15 @@ def train(
     folder = Path(expanded(folder))
     group = current_process_group()
     decisions = group.broadcast(_read_decisions(folder) if group.is_main else None)
-    trainer = Trainer(space, data, settings, seed, group, decisions, published)
+    make_trainer = partial(Trainer, space, data, settings, seed, group, published=published)
+    trainer = make_trainer(decisions=decisions)
     supernet_path = folder / SUPERNET_FILE
-    if group.broadcast(supernet_path.is_file()):
-        tensors, record = group.broadcast(checkpoint.read(supernet_path) if group.is_main else None)
-        checkpoint.require_match(supernet_path, record, trainer.identity())
+    # The main process reads for all, because the others may be on machines without this folder.
+    finished = group.broadcast(
+        checkpoint.read_own(supernet_path, trainer.identity()) if group.is_main else None
+    )
+    if finished is not None:
+        tensors, _ = finished
         checkpoint.require_tensors(supernet_path, tensors, trainer.supernet.state_dict())
         trainer.supernet.load_state_dict(tensors, strict=False)
         return trainer.supernet.eval()
@@ -110,7 +113,13 @@ def train(
                 _run_steps(trainer, folder, report)
             break
         except DivergedError as error:
-            trainer = _roll_back(trainer, folder, error)
+            if trainer.rollbacks == MAX_ROLLBACKS:
+                raise
+            trainer = make_trainer(
+                decisions=trainer.schedule.decisions, rollbacks=trainer.rollbacks + 1
+            )
+            if group.is_main:
+                _roll_back(trainer, folder, error)
         except torch.OutOfMemoryError as error:
             size = trainer.batches.batch_size
             raise TrainingError(
@@ -134,14 +143,14 @@ def train(
 def _run_steps(trainer: Trainer, folder: Path, progress: Advance | None) -> None:
     """Do all steps from the last checkpoint, or from the first, to the last one."""
     group, schedule = trainer.group, trainer.schedule
-    # The main process reads for all, because the others may be on machines without this folder.
-    saved = group.broadcast(
-        _read_checkpoint(folder, trainer.identity(), group) if group.is_main else None
-    )
+    # Batch norms see the shard of one process, so the number of processes changes the training.
+    identity = {**trainer.identity(), "processes": group.world_size}
+    path = folder / CHECKPOINT_FILE
+    saved = group.broadcast(checkpoint.read_own(path, identity) if group.is_main else None)
     step, earlier_s = 0, 0.0
     if saved is not None:
         tensors, record = saved
-        trainer.state.load_state_dict(tensors, folder / CHECKPOINT_FILE)
+        trainer.state.load_state_dict(tensors, path)
         step, earlier_s = record.step, record.seconds
         trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
     else:
@@ -152,10 +161,9 @@ def _run_steps(trainer: Trainer, folder: Path, progress: Advance | None) -> None
     while step < schedule.steps:
         if schedule.has_budget:
             spent_s = group.broadcast(round(earlier_s + time.monotonic() - started, 3))
-            if schedule.is_due(step, spent_s):
-                decision = schedule.decide(step, spent_s)
-                if decision is not None and group.is_main:
-                    jsonl.append(folder / SCHEDULE_LOG, decision.model_dump(by_alias=True))
+            decision = schedule.decide(step, spent_s)
+            if decision is not None and group.is_main:
+                jsonl.append(folder / SCHEDULE_LOG, decision.model_dump(by_alias=True))
         result = trainer.step(step)
         rate = trainer.learning_rate(step)
         step += 1
@@ -171,22 +179,6 @@ def _run_steps(trainer: Trainer, folder: Path, progress: Advance | None) -> None
         if is_due and step < schedule.steps:
             _write_checkpoint(folder, trainer, step, earlier_s + now - started)
             last_checkpoint = time.monotonic()
-
-
-def _read_checkpoint(
-    folder: Path, identity: dict[str, object], group: ProcessGroup
-) -> tuple[dict[str, Tensor], CheckpointRecord] | None:
-    """Return the last checkpoint of this training, or None if the folder has no checkpoint.
-
-    Raises CheckpointError for the checkpoint of another training.
-    """
-    path = folder / CHECKPOINT_FILE
-    if not path.is_file():
-        return None
-    tensors, record = checkpoint.read(path)
-    # Batch norms see the shard of one process, so the number of processes changes the training.
-    checkpoint.require_match(path, record, {**identity, "processes": group.world_size})
-    return tensors, record
 
 
 def _read_decisions(folder: Path) -> list[ScheduleRow]:
@@ -207,38 +199,23 @@ def _write_checkpoint(folder: Path, trainer: Trainer, step: int, seconds: float)
     checkpoint.write(folder / CHECKPOINT_FILE, trainer.state.state_dict(), record)
 
 
-def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
-    """Return a trainer that continues from the last checkpoint with a lower learning rate.
+def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> None:
+    """Note in the last checkpoint that a trainer continues from it with a lower learning rate.
 
     A training usually diverges because its learning rate was too high for some steps; the weights
-    of the last checkpoint are still good. Raises `error` after `MAX_ROLLBACKS` rollbacks.
+    of the last checkpoint are still good.
     """
-    if trainer.rollbacks == MAX_ROLLBACKS:
-        raise error
-    restarted = Trainer(
-        trainer.space,
-        trainer.data,
-        trainer.settings,
-        trainer.seed,
-        trainer.group,
-        trainer.schedule.decisions,
-        trainer.published,
-    )
-    restarted.rollbacks = trainer.rollbacks + 1
-    if not trainer.group.is_main:
-        return restarted
     step = 0
-    if (folder / CHECKPOINT_FILE).is_file():
-        tensors, record = checkpoint.read(folder / CHECKPOINT_FILE)
+    if saved := checkpoint.read_own(folder / CHECKPOINT_FILE, trainer.identity()):
+        tensors, record = saved
         step = record.step
-        restarted.state.load_state_dict(tensors, folder / CHECKPOINT_FILE)
-        _write_checkpoint(folder, restarted, step, record.seconds)
+        trainer.state.load_state_dict(tensors, folder / CHECKPOINT_FILE)
+        _write_checkpoint(folder, trainer, step, record.seconds)
     warnings.warn(
-        f"{error.message} Going back to step {step} with {restarted.learning_rate_factor:g} of the "
+        f"{error.message} Going back to step {step} with {trainer.learning_rate_factor:g} of the "
         "learning rate.",
         stacklevel=3,
     )
-    return restarted
 
 
 def trained_epochs(folder: Path) -> float | None:

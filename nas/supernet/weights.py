@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.machine.torch_device import map_batches
-from nas.space import Architecture, SearchSpace, load_space
+from nas.space import SearchSpace, load_space
 from nas.supernet import checkpoint
 from nas.torch_kernels import ACTIVATIONS, batch_norm
 from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph
@@ -101,17 +101,14 @@ class Supernet(SlotModule):
         return NormMoments.joined(map_batches(moments, batches, macs, device)).statistics()
 
     @torch.no_grad()
-    def extract(
-        self, network: Architecture | Graph, statistics: NormStatistics | None = None
-    ) -> dict[str, Tensor]:
+    def extract(self, graph: Graph, statistics: NormStatistics | None = None) -> dict[str, Tensor]:
         """Return copies of a subnet's weights, for `Network(graph).load_state_dict`.
 
         Args:
-            network: architecture of the space, or its graph.
+            graph: graph of an architecture of the space.
             statistics: statistics of the batch norms, from `calibrate`; by default mean 0 and
                 variance 1, as in a new network.
         """
-        graph = network if isinstance(network, Graph) else network.graph
         weights = _SlicedWeights(self, None)
         state: dict[str, Tensor] = {}
         for op in graph.ops:

@@ -22,9 +22,8 @@ from scipy.stats import kendalltau
 from nas.data import ImageDataset, Images, load_dataset
 from nas.supernet.correction import correct_for_size
 from nas.supernet.evaluation import evaluate
-from nas.supernet.ground_truth import make_ranked_network
 from nas.supernet.ranking import compute_ranking
-from nas.supernet.ranking_records import ORDER_NAMES
+from nas.supernet.ranking_records import ORDER_NAMES, RankedNetworkRecord
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 from tests.benchmarks.truth import split_images
@@ -65,9 +64,13 @@ def main() -> None:
             scores = evaluate(supernet, networks, data)
             ranking = compute_ranking(
                 [
-                    make_ranked_network(
-                        network, score, row["holdout_accuracy"], row["repeated_accuracy"]
-                    ).model_copy(update={"latency_us": row["latency_us"]})
+                    RankedNetworkRecord.of_architecture(
+                        network,
+                        supernet_accuracy=score,
+                        standalone_accuracy=row["holdout_accuracy"],
+                        repeated_accuracy=row["repeated_accuracy"],
+                        latency_us=row["latency_us"],
+                    )
                     for network, score, row in zip(networks, scores, truth["networks"], strict=True)
                 ]
             )

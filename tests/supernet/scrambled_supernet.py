@@ -24,3 +24,11 @@ def scrambled(space, seed=0):
             if parameter.dim() == 1:
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
     return supernet
+
+
+def same_weights(a, b):
+    """Return whether two modules have the same weights and buffers."""
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )

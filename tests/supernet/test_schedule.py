@@ -1,7 +1,5 @@
 """The length of a training with a time budget, on a clock whose pace is known."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -21,8 +19,7 @@ def run(step_seconds, schedule=None):
     """
     schedule, spent_s, step = schedule or Schedule(1, BUDGET_S), 0.0, 0
     while step < schedule.steps:
-        if schedule.is_due(step, spent_s):
-            schedule.decide(step, spent_s)
+        schedule.decide(step, spent_s)
         spent_s += step_seconds(spent_s)
         step += 1
     return schedule, spent_s
@@ -32,7 +29,7 @@ def test_position_without_budget_is_the_number_of_the_step():
     schedule = Schedule(7)
     assert [schedule.position(step) for step in range(8)] == list(range(8))
     assert (schedule.steps, schedule.end) == (7, 7)
-    assert not any(schedule.is_due(step, 0.0) for step in range(8))
+    assert not any(schedule.decide(step, 9.0) for step in range(8))
 
 
 def test_steady_pace_fills_the_budget_and_completes_the_schedule():
@@ -68,15 +65,6 @@ def test_budget_that_is_spent_ends_the_training_soon():
     schedule, spent_s = run(lambda spent_s: 40.0 if spent_s else 1.0)
     assert schedule.steps <= 4
     assert spent_s < 2 * BUDGET_S
-
-
-def test_recorded_decisions_give_the_same_positions():
-    noise = itertools.cycle([0.1, 0.2, 0.15])
-    schedule, _ = run(lambda _: next(noise))
-    again = Schedule(1, BUDGET_S, schedule.decisions)
-    assert again.steps == schedule.steps
-    for step in range(schedule.steps):
-        assert again.position(step) == schedule.position(step)
 
 
 def test_positions_before_a_decision_do_not_depend_on_it():
