@@ -1,6 +1,9 @@
 """Fixtures for tests that run on several kinds of storage."""
 
+from types import SimpleNamespace
+
 import pytest
+from optuna.storages._rdb.storage import _VersionManager
 
 from nas.search import liveness, trial_log
 from nas.search.liveness import this_process
@@ -8,6 +11,21 @@ from nas.search.storage import Storage
 from nas.search.trial_log import TrialLog
 from tests.search.journal_edits import open_log
 from tests.search.trials import OBJECTIVES, SETTINGS, SPACE, completed, proposed_trials
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _migrations_are_read_once():
+    """Let Optuna read its migration scripts once, instead of whenever it opens a database."""
+    create, scripts = _VersionManager._create_alembic_script, []
+
+    def create_once(manager):
+        if not scripts:
+            scripts.append(create(manager))
+        return scripts[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "_create_alembic_script", create_once)
+        yield
 
 
 @pytest.fixture
@@ -18,21 +36,16 @@ def backend(request):
 
 @pytest.fixture
 def location(backend, request, tmp_path):
-    """The location of the storage; None for memory."""
+    """The location of the storage."""
     if backend == "postgresql":
         return request.getfixturevalue("database")
-    return {
-        "memory": None,
-        "journal": tmp_path / "study.journal",
-        "sqlite": f"sqlite:///{tmp_path}/study.db",
-    }[backend]
+    return tmp_path / "study.journal" if backend == "journal" else f"sqlite:///{tmp_path}/study.db"
 
 
 @pytest.fixture
 def open_storage(location):
-    """Open the storage as another process would. All calls share one storage in memory."""
-    memory = Storage(None)
-    return lambda: memory if location is None else Storage(location)
+    """Open the storage as another process would."""
+    return lambda: Storage(location)
 
 
 @pytest.fixture
@@ -60,9 +73,27 @@ def new_remote_log(monkeypatch, new_log):
 
 
 @pytest.fixture
-def expire_heartbeats(monkeypatch):
-    """Make processes of other machines count as dead when they are checked twice."""
-    return lambda: monkeypatch.setattr(liveness, "HEARTBEAT_TIMEOUT_SECONDS", -1.0)
+def pass_time(monkeypatch):
+    """Set the clock forward that measures how long a process of another machine is silent."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def pass_seconds(seconds):
+        clock.now += seconds
+
+    return pass_seconds
+
+
+@pytest.fixture
+def orphan(pass_time):
+    """Let a log take the claims of other machines for those of dead processes."""
+
+    def watch(log):
+        log.refresh()
+        pass_time(liveness.HEARTBEAT_TIMEOUT_SECONDS + 1)
+        return log.refresh()
+
+    return watch
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nas.errors import SearchError, StorageError
-from nas.search import Objective, run_search
+from nas.search import run_search
 from nas.search.continuation import (
     continue_with_other_limits,
     end_processes,
@@ -14,32 +14,32 @@ from nas.search.continuation import (
 )
 from nas.search.objectives import Infeasible
 from nas.search.storage import Storage
+from tests.search.problems import make_objective
 from tests.search.test_study import SPACES, error, macs
-from tests.search.trials import DATABASES, for_backends
-
-SETTINGS = {"sampler": "auto"}
+from tests.search.trials import BACKENDS, for_backends
 
 
 def objectives(max_macs=None, max_params=None):
     """Return cheap multiply-accumulates, an error that costs a trial, and perhaps a limit."""
     chosen = [
-        Objective("macs", lambda batch: [macs(each) for each in batch], cheap=True, limit=max_macs),
-        Objective("error", lambda batch: [error(each) for each in batch]),
+        make_objective("macs", macs, cheap=True, limit=max_macs),
+        make_objective("error", error),
     ]
     if max_params is not None:
-        params = Objective(
-            "params",
-            lambda batch: [float(each.params) for each in batch],
-            limit=max_params,
-            limit_only=True,
-        )
-        chosen.append(params)
+        limit = {"limit": max_params, "limit_only": True}
+        chosen.append(make_objective("params", lambda each: float(each.params), **limit))
     return chosen
 
 
-def continued(location, study, limits, **settings):
+def continued(location, study, chosen, seed=0, sampler="auto", fixed=(), **settings):
     return continue_with_other_limits(
-        location, study, SPACES, objectives(**limits), seed=0, fixed_settings=SETTINGS, **settings
+        location,
+        study,
+        SPACES,
+        chosen,
+        seed=seed,
+        fixed_settings={"sampler": sampler, **dict(fixed)},
+        **settings,
     )
 
 
@@ -54,7 +54,7 @@ def test_trials_are_judged_by_the_new_limits_and_values_stay(tmp_path):
     first = search(location, {})
     ordered = sorted(macs(trial.architecture) for trial in first.trials)
     limit = ordered[15]
-    lower = continued(location, "search", {"max_macs": limit})
+    lower = continued(location, "search", objectives(limit))
     assert lower.study == "search.2"
     assert [limits_differ(location, name, objectives()) for name in ("search", "search.2")] == [
         False,
@@ -73,7 +73,7 @@ def test_trials_are_judged_by_the_new_limits_and_values_stay(tmp_path):
         p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
     }
     assert {(t.values["macs"], t.values["error"]) for t in result.front} == members
-    back = continued(location, lower.study, {})
+    back = continued(location, lower.study, objectives())
     assert back.study == "search.3"
     assert back.complete == len(result.trials) - sum(len(t.values) < 2 for t in result.trials)
     assert search(location, {}).trials == first.trials, "the earlier study is as it was"
@@ -85,9 +85,7 @@ def test_only_what_was_never_scored_is_forgotten(tmp_path):
     first = search(location, {"max_macs": limit}, sampler="random", trials=20)
     refused = {trial.digest for trial in first.trials if trial.state == "infeasible"}
     assert refused
-    raised = continue_with_other_limits(
-        location, "search", SPACES, objectives(), seed=0, fixed_settings={"sampler": "random"}
-    )
+    raised = continued(location, "search", objectives(), sampler="random")
     assert (raised.complete, raised.infeasible, raised.forgotten) == (20, 0, len(refused))
     result = search(location, {}, raised.study, sampler="random", trials=20)
     assert not refused & {trial.digest for trial in result.trials}
@@ -97,10 +95,10 @@ def test_new_limit_is_evaluated_and_one_that_is_gone_is_left_out(tmp_path):
     location = tmp_path / "study.journal"
     first = search(location, {})
     limit = sorted(trial.architecture.params for trial in first.trials)[10]
-    fewer = continued(location, "search", {"max_params": limit})
+    fewer = continued(location, "search", objectives(max_params=limit))
     small = sum(trial.architecture.params <= limit for trial in first.trials)
     assert (fewer.complete, fewer.infeasible) == (small, 30 - small)
-    again = continued(location, fewer.study, {})
+    again = continued(location, fewer.study, objectives())
     assert (again.complete, again.infeasible, again.forgotten) == (30, 0, 0)
 
 
@@ -127,24 +125,16 @@ def test_estimate_is_scored_first_once_nothing_dominates_it(tmp_path):
     members = {trial.digest for trial in first.front}
 
     def with_limit(limit):
-        is_member = Objective(
-            "is_member",
-            lambda batch: [float(each.digest in members) for each in batch],
-            limit=limit,
-            limit_only=True,
+        is_member = make_objective(
+            "is_member", lambda each: float(each.digest in members), limit=limit, limit_only=True
         )
         return [*objectives(), is_member]
 
     def without(limit):
-        return continue_with_other_limits(
-            location,
-            "search",
-            SPACES,
-            with_limit(limit),
-            seed=0,
-            fixed_settings=SETTINGS,
-            is_estimate=lambda trial: trial.digest not in members,
-        )
+        def is_estimate(trial):
+            return trial.digest not in members
+
+        return continued(location, "search", with_limit(limit), is_estimate=is_estimate)
 
     dominated = without(1.0)
     assert (dominated.complete, dominated.offered, dominated.forgotten) == (30, 0, 0)
@@ -159,35 +149,17 @@ def test_estimate_is_scored_first_once_nothing_dominates_it(tmp_path):
     assert {t.digest for t in complete} == {t.digest for t in first.trials} - members
 
 
-def on_another_device(factor, max_macs=None):
-    """Return the objectives with other costs, of a device that takes so many times as long."""
-    (cheap, error) = objectives()
-    other = replace(
-        cheap, score=lambda batch: [factor * macs(each) for each in batch], limit=max_macs
-    )
-    return [other, error]
-
-
 def test_trials_for_another_device_keep_the_values_that_do_not_depend_on_it(tmp_path):
     location = tmp_path / "study.journal"
     first = search(location, {"max_macs": 1e9})
     limit = 7 * sorted(macs(trial.architecture) for trial in first.trials)[20]
     scored = []
-    objectives = on_another_device(7.0, limit)
-    objectives[1] = replace(
-        objectives[1],
-        score=lambda batch: [scored.append(each.digest) or error(each) for each in batch],
-    )
-    settings = {"sampler": "auto", "device": "other"}
-    continuation = continue_with_other_limits(
-        location,
-        "search",
-        SPACES,
-        objectives,
-        seed=0,
-        fixed_settings=settings,
-        renewed=["macs"],
-    )
+    objectives = [
+        make_objective("macs", lambda each: 7 * macs(each), cheap=True, limit=limit),
+        make_objective("error", lambda each: scored.append(each.digest) or error(each)),
+    ]
+    device = {"device": "other"}
+    continuation = continued(location, "search", objectives, fixed=device, renewed=["macs"])
     assert (continuation.complete, continuation.infeasible) == (21, 9)
     result = run_search(
         SPACES,
@@ -195,7 +167,7 @@ def test_trials_for_another_device_keep_the_values_that_do_not_depend_on_it(tmp_
         trials=26,
         storage=location,
         study_name=continuation.study,
-        fixed_settings={"device": "other"},
+        fixed_settings=device,
     )
     for old, new in zip(first.trials, result.trials, strict=False):
         values = {"macs": 7 * old.values["macs"], "error": old.values["error"]}
@@ -205,12 +177,12 @@ def test_trials_for_another_device_keep_the_values_that_do_not_depend_on_it(tmp_
     assert not {trial.digest for trial in first.trials} & set(scored)
 
 
-@for_backends(["journal", *DATABASES])
+@for_backends(BACKENDS)
 def test_processes_of_the_earlier_study_end(location):
     search(location, {}, trials=6)
     result = search(location, {}, trials=8, shared=True)
     assert result.stop_reason == "all trials done"
-    new = continued(location, "search", {"max_macs": 1e9})
+    new = continued(location, "search", objectives(1e9))
     end_processes(location, "search", new.study)
     result = search(location, {}, trials=20, shared=True)
     assert "study search.2 continues this one" in result.stop_reason
@@ -223,10 +195,8 @@ def test_other_search_is_refused(tmp_path):
     location = tmp_path / "study.journal"
     search(location, {}, trials=4)
     with pytest.raises(SearchError, match="These settings differ: seed"):
-        continue_with_other_limits(
-            location, "search", SPACES, objectives(), seed=9, fixed_settings=SETTINGS
-        )
+        continued(location, "search", objectives(), seed=9)
     storage = Storage(location)
     storage._storage.set_study_user_attr(storage.get_study_id("search"), "identity", ["damage"])
     with pytest.raises(StorageError, match="is damaged"):
-        continued(location, "search", {})
+        continued(location, "search", objectives())

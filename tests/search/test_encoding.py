@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nas.search.encoding import ArchitectureEncoder
-from nas.space import Architecture, load_space
+from nas.space import load_space
 from tests.search.test_study import SPACES
 
 MOBILENET_V3_SMALL = load_space("mobilenet_v3_small", image_size=32)
@@ -54,18 +54,6 @@ def test_distance_is_the_sum_over_the_choices(space):
     assert sum(a != b for a, b in pairs) > 10
     for a, b in pairs:
         assert encoded_distance(encoder, a, b) == pytest.approx(choice_distance(space, a, b))
-
-
-@by_space
-def test_architectures_have_equal_rows_if_and_only_if_they_are_equal(space):
-    architectures = sample(space, 60)
-    copies = [Architecture(each.space, tuple(each.choices.items())) for each in architectures]
-    rows = ArchitectureEncoder([space]).encode(architectures)
-    again = ArchitectureEncoder([space]).encode(copies)
-    assert (rows.bits == again.bits).all()
-    assert (rows.log_sizes == again.log_sizes).all()
-    assert set(np.unique(rows.bits)) == {0, 1}
-    assert len(np.unique(rows.bits, axis=0)) == len(set(architectures))
 
 
 @by_space

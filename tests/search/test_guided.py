@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nas.search import Objective, hypervolume, posterior, run_search
+from nas.search import hypervolume, posterior, run_search
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import prepare_objectives
 from nas.search.surrogate import ModelError
@@ -58,7 +58,7 @@ def test_every_proposal_of_the_model_meets_a_cheap_limit():
 def test_expensive_limit_is_learned():
     limit = make_objective("macs", macs, limit=RARE_MACS, limit_only=True, direction="maximize")
     shares = []
-    for seed in range(3):
+    for seed in range(2):
         objectives = [limit, make_objective("additive", additive)]
         trials = run_search(SQUEEZENET, objectives, trials=40, startup=5, seed=seed).trials
         startup = [n for n, trial in enumerate(trials) if trial.state == "complete"][4] + 1
@@ -68,13 +68,6 @@ def test_expensive_limit_is_learned():
     assert np.mean(shares) > 0.4
 
 
-def late_failure_share(result):
-    """Return the share of failed trials among the last 40, some of the first having failed."""
-    failed = [trial.state == "failed" for trial in result.trials]
-    assert any(failed[:30])
-    return np.mean(failed[-40:])
-
-
 @pytest.mark.slow
 def test_choices_that_fail_are_avoided_after_a_while():
     def fail_for_xception(architecture):
@@ -82,15 +75,14 @@ def test_choices_that_fail_are_avoided_after_a_while():
             raise ValueError("evaluation failed")
         return additive(architecture)
 
-    for seed in range(2):
-        functions = {"additive": fail_for_xception, "macs": macs}
-        result = run_search([MOBILENET, SHUFFLENET], functions, trials=90, seed=seed)
-        assert late_failure_share(result) < 0.15
+    functions = {"additive": fail_for_xception, "macs": macs}
+    result = run_search([MOBILENET, SHUFFLENET], functions, trials=80, seed=0)
+    failed = [trial.state == "failed" for trial in result.trials]
+    assert any(failed[:30])
+    assert np.mean(failed[-40:]) < 0.15
 
 
 PROBLEMS = {
-    "one": [make_objective("additive", additive)],
-    "two": [make_objective("additive", additive), make_objective("macs", macs)],
     "two, one cheap": [
         make_objective("macs", macs, cheap=True),
         make_objective("additive", additive),
@@ -129,28 +121,15 @@ def test_front_dominates_more_than_that_of_random_search(problem):
         points = np.array([[o.sign * t.values[o.name] for o in objectives] for t in trials])
         return hypervolume((points - best) / (worst - best), [1.1] * len(objectives))
 
-    guided = [front_hypervolume("guided", seed) for seed in range(2)]
-    random = [front_hypervolume("random", seed) for seed in range(2)]
-    assert min(guided) > max(random)
+    random = max(front_hypervolume("random", seed) for seed in range(2))
+    assert front_hypervolume("guided", 0) > random
 
 
 ODD_VALUES = [0.0, -0.0, -1.0, 1.0, 1e12, -1e12, 1.7e308, -1.7e308, 5e-324, 1e-12]
 
 
-def search_values(values, sampler="guided", **limits):
-    """Search with two objectives of given values by trial, and fail for any warning."""
-    columns = [iter(column) for column in values]
-    objectives = [
-        Objective(f"given{number}", lambda batch, each=each: [next(each) for _ in batch], **limits)
-        for number, each in enumerate(columns)
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return run_search(SQUEEZENET, objectives, trials=20, sampler=sampler)
-
-
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -168,15 +147,21 @@ def search_values(values, sampler="guided", **limits):
 )
 @example([[0.0] * 20, [1e9] * 20])
 def test_search_never_stops_for_a_value(values):
-    result = search_values(values)
+    """The objectives have given values by trial."""
+    columns = [iter(column) for column in values]
+    functions = {
+        f"given{at}": lambda _, column=column: next(column) for at, column in enumerate(columns)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = run_search(SQUEEZENET, functions, trials=20)
     assert result.stop_reason == "all trials done"
     assert len(set(architectures(result))) == 20
     assert all(np.isfinite(volume) for _, _, volume in result.progress.history if volume)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("value", [1e12, 1e300])
-def test_one_odd_value_does_not_blind_the_search(value):
+def test_one_odd_value_does_not_blind_the_search():
     """Count the best architectures that searches find, with an odd value in an early trial."""
     every = list(SQUEEZENET.enumerate())
     best = np.quantile([additive(each) for each in every], 0.02)
@@ -196,7 +181,9 @@ def test_one_odd_value_does_not_blind_the_search(value):
         )
         return sum(additive(each) <= best for each in architectures(result))
 
-    assert search("guided", value) >= 0.5 * search("guided", None) > search("random", None)
+    half = 0.5 * search("guided", None)
+    assert half > search("random", None)
+    assert min(search("guided", value) for value in (1e12, 1e300)) >= half
 
 
 def test_random_architectures_follow_if_no_model_can_be_made(monkeypatch):

@@ -13,7 +13,7 @@ from tests.search.test_study import OBJECTIVES, SPACES, macs, summary
 
 MOBILENET = SPACES[0]
 
-TRIALS_AND_STARTUP = dict.fromkeys(SAMPLERS, (40, 20)) | {"gp": (14, 12)}
+TRIALS_AND_STARTUP = dict.fromkeys(SAMPLERS, (30, 14)) | {"gp": (13, 12)}
 """Trials, and how many of them come before the model proposes, by sampler.
 
 Optuna's Gaussian process needs half a second for a proposal, so it makes only a few.
@@ -72,7 +72,7 @@ def test_continued_search_with_failures_and_limits_equals_the_uninterrupted_one(
     ]
     expected = run_sampler(sampler, objectives)
     assert {trial.state for trial in expected.trials} == {"complete", "infeasible", "failed"}
-    for count in (2, startup - 1, startup + 1, (startup + trials) // 2, trials):
+    for count in (startup - 1, (startup + trials) // 2, trials):
         result = run_sampler(sampler, objectives, trials=count, storage=tmp_path / "study.jsonl")
     assert summary(result) == summary(expected)
     other = run_sampler(sampler, objectives, trials=startup, seed=8)
@@ -98,17 +98,9 @@ TRIALS = {"guided": 60, "tpe": 60, "nsga2": 130, "nsga3": 130}
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", TRIALS)
 def test_late_proposals_are_better_than_random_ones(sampler):
-    late = []
-    for seed in range(2):
-        result = run_search(
-            SPACES,
-            {"additive": additive},
-            trials=TRIALS[sampler],
-            seed=seed,
-            sampler=sampler,
-            startup=5,
-        )
-        late += [trial.values["additive"] for trial in result.trials[-30:]]
+    functions = {"additive": additive}
+    result = run_search(SPACES, functions, trials=TRIALS[sampler], sampler=sampler, startup=5)
+    late = [trial.values["additive"] for trial in result.trials[-30:]]
     rng = np.random.default_rng(0)
     random = [
         additive(space.sample(rng, uniform_over="choices")) for space in SPACES for _ in range(300)
@@ -116,8 +108,8 @@ def test_late_proposals_are_better_than_random_ones(sampler):
     assert np.mean(late) < np.mean(random) - 0.5 * np.std(random)
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
-@pytest.mark.parametrize("widths", [(8,), (8, 16), (4, 8, 16)])
+@pytest.mark.parametrize("sampler", ["guided", "tpe", "nsga2", "nsga3", "random"])
+@pytest.mark.parametrize("widths", [(8,), (4, 8, 16)])
 def test_space_of_a_few_networks_is_searched_completely(sampler, widths):
     stem = Stage("stem", "conv", widths, per_stage={"kernel": 3})
     stages = (stem, Stage("head", "linear_classifier"))

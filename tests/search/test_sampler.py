@@ -1,4 +1,3 @@
-import copy
 import doctest
 import math
 import pickle
@@ -41,14 +40,6 @@ def optimize(sampler, spaces, score=additive_and_macs, *, trials, study=None, **
     study = study or optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.optimize(objective, n_trials=trials, **settings)
     return study, tried
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spaces", [SPACES, SQUEEZENET], ids=["three", "one"])
-def test_study_tries_what_a_search_tries(spaces):
-    expected = run_search(spaces, {"additive": additive, "macs": macs}, trials=40, seed=3)
-    _, tried = optimize(GuidedSampler(spaces, seed=3), spaces, trials=40)
-    assert tried == [trial.architecture for trial in expected.trials]
 
 
 @pytest.mark.slow
@@ -150,11 +141,6 @@ def test_concurrent_trials_try_different_architectures(finished):
     assert suggest(study.ask(), SPACES) not in {*tried, *suggested}
 
 
-def test_several_threads_optimize_one_study():
-    study, tried = optimize(GuidedSampler(SPACES), SPACES, trials=40, n_jobs=3)
-    assert len(study.trials) == len(set(tried)) == 40
-
-
 def test_one_sampler_serves_several_studies():
     sampler = GuidedSampler(SPACES, seed=2)
     _, expected = optimize(GuidedSampler(SPACES, seed=2), SPACES, trials=15)
@@ -168,13 +154,12 @@ def test_one_sampler_serves_several_studies():
     assert tried_by_study == [expected, expected]
 
 
-@pytest.mark.parametrize(
-    "make_copy", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
-)
-def test_copy_continues_as_the_sampler_would(make_copy):
+def test_copy_continues_as_the_sampler_would():
     sampler = GuidedSampler(SPACES, seed=4)
     study, _ = optimize(sampler, SPACES, trials=14)
-    again = optuna.create_study(directions=study.directions, sampler=make_copy(sampler))
+    again = optuna.create_study(
+        directions=study.directions, sampler=pickle.loads(pickle.dumps(sampler))
+    )
     again.add_trials(study.trials)
     _, expected = optimize(None, SPACES, trials=6, study=study)
     assert optimize(None, SPACES, trials=6, study=again)[1] == expected
@@ -259,8 +244,8 @@ def test_constraints_and_pruned_trials_are_learned(how):
         feasible = [each for each in tried if each.macs <= limit]
         return len(feasible), max(each.params for each in feasible)
 
-    guided = np.mean([run(GuidedSampler(MOBILENET, seed=seed)) for seed in range(2)], axis=0)
-    drawn = np.mean([run(optuna.samplers.RandomSampler(seed=seed)) for seed in range(2)], axis=0)
+    guided = run(GuidedSampler(MOBILENET, seed=0))
+    drawn = run(optuna.samplers.RandomSampler(seed=0))
     assert guided[0] > 1.2 * drawn[0]
     assert guided[1] > drawn[1]
 

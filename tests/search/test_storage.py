@@ -11,25 +11,18 @@ import pytest
 
 from nas.errors import RequestError, StorageError
 from nas.files.storage_address import redact_address
-from nas.search import liveness, run_search, trial_log
+from nas.search import liveness, run_search
 from nas.search import storage as storage_module
-from nas.search.liveness import this_process
 from nas.search.objectives import prepare_objectives
 from nas.search.storage import Storage
-from nas.search.trial import Trial
 from nas.search.trial_log import TrialLog
 from tests.search.postgresql import PASSWORD
 from tests.search.test_study import macs
-from tests.search.trials import SPACE
+from tests.search.trials import DATABASES, SPACE, for_backends, proposed_trials
 
 OBJECTIVES = {"macs": macs, "params": lambda a: float(a.params)}
 
 SECRET = "open-sesame"
-
-
-def proposed(architecture):
-    digest = architecture.digest
-    return Trial(digest, architecture, {}, "failed", {}, 0.0)
 
 
 def full_text(error):
@@ -92,7 +85,7 @@ def test_damaged_database_file_is_an_error_at_once(tmp_path):
 def test_database_with_rows_that_optuna_cannot_read_is_an_error(tmp_path):
     path = tmp_path / "study.db"
     log = TrialLog(Storage(f"sqlite:///{path}"), [SPACE], prepare_objectives(OBJECTIVES), 0)
-    assert log.claim(proposed(SPACE.smallest))
+    assert log.claim(proposed_trials(1)[0])
     for change in (
         "UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'digest'",
         "UPDATE trials SET state = 'ODD'",
@@ -147,48 +140,34 @@ def test_tables_of_another_version_of_optuna_are_refused(database, postgresql):
     assert "no longer compatible with the table schema" in refusal_message(database)
 
 
-class Outage:
-    """An `on_trial` that stops the server after some trials and starts it again later."""
-
-    def __init__(self, server, *, after, seconds, mode="fast"):
-        self._server, self._after, self._mode = server, after, mode
-        self._restart = threading.Timer(seconds, server.start)
-        self.has_begun = False
-
-    def __call__(self, trial, progress):
-        if progress.completed == self._after and not self.has_begun:
-            self.has_begun = True
-            self._server.stop(self._mode)
-            self._restart.start()
-
-    def wait_for_end(self):
-        self._restart.join()
-
-
 @pytest.mark.slow
 @pytest.mark.postgresql
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_search_continues_after_an_outage_of_the_database(postgresql, database, mode, capfd):
     messages, calls = [], Counter()
+    restart = threading.Timer(0.5, postgresql.start)
 
     def counted_macs(architecture):
         calls[architecture.digest] += 1
         return macs(architecture)
 
-    outage = Outage(postgresql, after=12, seconds=1.0, mode=mode)
+    def begin_outage(trial, progress):
+        if progress.completed == 6:
+            postgresql.stop(mode)
+            restart.start()
+
     result = run_search(
         SPACE,
         {"macs": counted_macs},
-        trials=25,
+        trials=12,
         sampler="random",
         storage=database,
-        on_trial=outage,
+        on_trial=begin_outage,
         on_message=messages.append,
     )
-    outage.wait_for_end()
-    assert [trial.state for trial in result.trials] == ["complete"] * 25
-    assert len(calls) == 25
-    assert set(calls.values()) == {1}
+    restart.join()
+    assert [trial.state for trial in result.trials] == ["complete"] * 12
+    assert list(calls.values()) == [1] * 12
     assert len(messages) == 2
     assert messages[0].startswith(f"{redact_address(database)} does not answer (")
     assert messages[0].endswith("waiting up to 10 minutes")
@@ -205,40 +184,29 @@ def test_search_continues_after_an_outage_of_the_database(postgresql, database, 
 @pytest.mark.slow
 @pytest.mark.postgresql
 def test_search_stops_after_a_long_outage_and_can_be_resumed(postgresql, database, monkeypatch):
-    def run_test_search(**settings):
-        return run_search(
-            SPACE,
-            OBJECTIVES,
-            trials=12,
-            sampler="random",
-            storage=database,
-            shared=True,
-            **settings,
-        )
+    def stop_server(trial, progress):
+        if progress.completed == 4:
+            postgresql.stop()
 
+    settings = {"trials": 8, "sampler": "random", "storage": database}
     with monkeypatch.context() as patch:
         patch.setattr(storage_module, "STORAGE_RETRY_SECONDS", 0.5)
-        outage = Outage(postgresql, after=6, seconds=600)
         with pytest.raises(StorageError, match=r"did not answer for .* Run the same command again"):
-            run_test_search(on_trial=outage)
-        outage._restart.cancel()
+            run_search(SPACE, OBJECTIVES, **settings, on_trial=stop_server)
     postgresql.start()
-    result = run_test_search()
-    assert [trial.state for trial in result.trials] == ["complete"] * 12
+    result = run_search(SPACE, OBJECTIVES, **settings)
+    assert [trial.state for trial in result.trials] == ["complete"] * 8
     stored = Storage(database).get_trials(1)
-    assert Counter(each.state.name for each in stored)["COMPLETE"] == 12
+    assert Counter(each.state.name for each in stored)["COMPLETE"] == 8
 
 
-@pytest.mark.postgresql
-def test_remote_process_is_not_dead_directly_after_an_outage(postgresql, database, monkeypatch):
-    objectives = prepare_objectives(OBJECTIVES)
-    with monkeypatch.context() as patch:
-        remote_process = {**this_process(), "host": "another machine"}
-        patch.setattr(trial_log, "this_process", lambda: remote_process)
-        working = TrialLog(Storage(database), [SPACE], objectives, 0)
-    watching = TrialLog(Storage(database), [SPACE], objectives, 0)
+@for_backends(DATABASES[1:])
+def test_remote_process_is_not_dead_directly_after_an_outage(
+    postgresql, new_log, new_remote_log, monkeypatch
+):
+    working, watching = new_remote_log(), new_log()
     monkeypatch.setattr(liveness, "HEARTBEAT_TIMEOUT_SECONDS", 0.4)
-    assert working.claim(proposed(SPACE.smallest))
+    assert working.claim(proposed_trials(1)[0])
     watching.refresh()
     postgresql.stop()
     time.sleep(0.5)

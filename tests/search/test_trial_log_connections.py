@@ -3,8 +3,10 @@
 import threading
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
+from optuna.storages._rdb import storage as optuna_storage
 
 from nas.search import storage as storage_module
 from tests.search.trials import (
@@ -44,8 +46,10 @@ def breaking_commits(log, count, *, when, disconnect):
 
 
 @pytest.fixture
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(storage_module, "_RETRY_PAUSES_SECONDS", (0.01,))
+def no_pauses(monkeypatch):
+    """Let Optuna and the storage repeat an operation at once."""
+    monkeypatch.setattr(optuna_storage, "random", SimpleNamespace(random=lambda: 0.0))
+    monkeypatch.setattr(storage_module, "_RETRY_PAUSES_SECONDS", (0.0,))
 
 
 @pytest.mark.parametrize("count", [1, 6])
@@ -59,7 +63,7 @@ def short_pauses(monkeypatch):
     indirect=["backend"],
 )
 def test_connection_that_breaks_at_a_commit_loses_and_duplicates_nothing(
-    new_log, open_storage, short_pauses, request, when, count
+    new_log, open_storage, no_pauses, request, when, count
 ):
     log = new_log()
 

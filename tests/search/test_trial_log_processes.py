@@ -4,26 +4,23 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nas.search import liveness, trial_log
+from nas.search import trial_log
 from nas.search.liveness import this_process
-from nas.search.storage import Storage
 from nas.search.trial import to_result
 from nas.search.trial_log import MAX_PROCESS_DEATHS
 from tests.search.trials import (
     BACKENDS,
     DATABASES,
     OBJECTIVES,
-    PERSISTENT,
     completed,
     digests,
     for_backends,
+    in_threads,
     optuna_states,
     proposed_trials,
 )
@@ -44,7 +41,7 @@ time.sleep(600)
 
 
 @pytest.mark.slow
-@for_backends(PERSISTENT)
+@for_backends(BACKENDS)
 def test_claim_of_a_killed_process_is_orphaned_at_once(new_log, location, open_storage):
     watching = new_log()
     root = Path(__file__).parents[2]
@@ -66,30 +63,27 @@ def test_claim_of_a_killed_process_is_orphaned_at_once(new_log, location, open_s
 
 
 @for_backends(BACKENDS)
-def test_remote_claim_is_valid_while_its_heartbeats_continue(new_log, new_remote_log, monkeypatch):
+def test_remote_claim_is_valid_while_its_heartbeats_continue(new_log, new_remote_log, pass_time):
     working, watching = new_remote_log(), new_log()
     assert working.claim(proposed_trials(1)[0])
-    monkeypatch.setattr(liveness, "HEARTBEAT_TIMEOUT_SECONDS", 0.05)
-    for _ in range(4):
+    for _ in range(3):
         working.record_heartbeat()
-        time.sleep(0.06)
+        pass_time(61)
         watching.refresh()
         assert watching.num_running == 1
-    time.sleep(0.06)
+    pass_time(61)
     watching.refresh()
     assert digests(watching.orphaned_trials) == digests(proposed_trials(1))
 
 
 @for_backends(BACKENDS)
 def test_late_result_counts_if_nobody_claimed_the_architecture_since(
-    new_log, new_remote_log, expire_heartbeats, open_storage
+    new_log, new_remote_log, orphan, open_storage
 ):
     slow, watching = new_remote_log(), new_log()
     (proposed,) = proposed_trials(1)
     assert slow.claim(proposed)
-    expire_heartbeats()
-    watching.refresh()
-    watching.refresh()
+    orphan(watching)
     assert digests(watching.orphaned_trials) == [proposed.digest]
     slow.finish(completed(proposed))
     watching.refresh()
@@ -101,14 +95,12 @@ def test_late_result_counts_if_nobody_claimed_the_architecture_since(
 @for_backends(BACKENDS)
 @pytest.mark.parametrize("has_finished", [False, True])
 def test_late_result_is_dropped_if_another_log_claimed_the_architecture(
-    new_log, new_remote_log, expire_heartbeats, open_storage, has_finished
+    new_log, new_remote_log, orphan, open_storage, has_finished
 ):
     slow, watching = new_remote_log(), new_log()
     (proposed,) = proposed_trials(1)
     assert slow.claim(proposed)
-    expire_heartbeats()
-    watching.refresh()
-    watching.refresh()
+    orphan(watching)
     assert watching.claim(proposed)
     if has_finished:
         watching.finish(completed(proposed))
@@ -123,15 +115,13 @@ def test_late_result_is_dropped_if_another_log_claimed_the_architecture(
     assert slow.orphaned_trials == watching.orphaned_trials == []
 
 
-@for_backends(PERSISTENT)
+@for_backends(BACKENDS)
 def test_result_that_is_stored_just_before_the_release_counts(
-    new_log, new_remote_log, expire_heartbeats, monkeypatch, open_storage
+    new_log, new_remote_log, orphan, monkeypatch, open_storage
 ):
     slow, watching = new_remote_log(), new_log()
     proposed, other = proposed_trials(2)
     assert slow.claim(proposed)
-    expire_heartbeats()
-    watching.refresh()
     release_trial = watching._storage.release_trial
 
     def release_late(trial_id, reason):
@@ -140,7 +130,7 @@ def test_result_that_is_stored_just_before_the_release_counts(
 
     with monkeypatch.context() as patch:
         patch.setattr(watching._storage, "release_trial", release_late)
-        assert watching.refresh() == [completed(proposed)]
+        assert orphan(watching) == [completed(proposed)]
     assert not watching.claim(proposed)
     assert watching.claim(other)
     assert watching.orphaned_trials == []
@@ -151,21 +141,19 @@ def test_result_that_is_stored_just_before_the_release_counts(
 @for_backends(DATABASES)
 @pytest.mark.parametrize("state", ["complete", "failed"])
 def test_result_that_is_stored_during_the_release_counts_once(
-    new_log, new_remote_log, expire_heartbeats, open_storage, state
+    new_log, new_remote_log, orphan, open_storage, state
 ):
     """The result is stored, then the trial is released, then its process sets its state."""
     slow, watching = new_remote_log(), new_log()
     (proposed,) = proposed_trials(1)
     ended = completed(proposed) if state == "complete" else replace(proposed, error="no luck")
     assert slow.claim(proposed)
-    expire_heartbeats()
-    watching.refresh()
     optuna_storage = slow._storage._storage
     set_state = optuna_storage.set_trial_state_values
 
     def set_state_after_release(*arguments):
         patch.undo()
-        watching.refresh()
+        orphan(watching)
         assert watching.trials == []
         assert digests(watching.orphaned_trials) == [proposed.digest]
         return set_state(*arguments)
@@ -182,30 +170,17 @@ def test_result_that_is_stored_during_the_release_counts_once(
 @pytest.mark.slow
 @for_backends(DATABASES)
 def test_only_one_of_two_processes_ends_a_trial(new_log, open_storage):
-    log = new_log()
-    for trial in proposed_trials(12):
+    log, barrier = new_log(), threading.Barrier(2)
+    for trial in proposed_trials(4):
         assert log.claim(trial)
         (trial_id,) = log._claimed_ids.values()
-        barrier = threading.Barrier(2)
-        outcomes = []
 
-        def finish(operation, barrier=barrier, outcomes=outcomes):
+        def finish(trial_id=trial_id, trial=trial):
+            storage = open_storage()
             barrier.wait(60)
-            outcomes.append(operation())
+            return storage.finish_trial(trial_id, *to_result(completed(trial), OBJECTIVES))
 
-        result, values = to_result(completed(trial), OBJECTIVES)
-        threads = [
-            threading.Thread(
-                target=finish,
-                args=(partial(Storage.finish_trial, open_storage(), trial_id, result, values),),
-            )
-            for _ in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(outcomes) == [False, True]
+        assert sorted(in_threads(finish, 2)) == [False, True]
         log._claimed_ids.clear()
 
 

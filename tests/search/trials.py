@@ -1,5 +1,6 @@
 """Trials, objectives and storage backends that the tests of the search share."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +22,7 @@ SETTINGS = {"sampler": "x"}
 """Further settings of the search to which the trials belong."""
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
-PERSISTENT = ["journal", *DATABASES]
-BACKENDS = ["memory", *PERSISTENT]
+BACKENDS = ["journal", *DATABASES]
 
 
 def for_backends(backends):
@@ -60,6 +60,12 @@ def trials_of_every_state(seed=0):
         replace(third, error="ValueError: no luck"),
         completed(fourth, score=-1e300),
     ]
+
+
+def in_threads(action, count):
+    """Call a function in several threads at once, and return what they return."""
+    with ThreadPoolExecutor(count) as threads:
+        return [done.result() for done in [threads.submit(action) for _ in range(count)]]
 
 
 def digests(trials):
