@@ -66,15 +66,6 @@ def test_networks_that_are_right_on_all_images_are_equal():
     assert {fitted.correct(1.0, macs, "any") for macs in (1, 1000, 10**9)} == {1.0}
 
 
-def test_order_for_size_is_that_of_the_slope_alone():
-    networks = biased_networks({"mobilenet_tiny": 0.0}, noise=0.5)["mobilenet_tiny"]
-    order = [
-        logit(each.supernet_accuracy) + correction.SLOPE * math.log(each.macs) for each in networks
-    ]
-    corrected = correction.correct_for_size(networks)
-    assert np.argsort(corrected).tolist() == np.argsort(order).tolist()
-
-
 def test_offsets_of_families_are_recovered():
     true = {"mobilenet_tiny": -0.4, "squeezenet_tiny": 0.3}
     networks = biased_networks(true, noise=0.05)
@@ -93,9 +84,8 @@ def test_offsets_of_families_are_recovered():
 
 def test_noise_between_families_gives_them_one_offset():
     networks = biased_networks({"mobilenet_tiny": 0.2, "squeezenet_tiny": 0.2}, noise=0.5)
-    offsets = correction.fit_correction(ENDS, networks).offsets
-    assert len(set(offsets.values())) == 1
     fitted = correction.fit_correction(ENDS, networks)
+    assert len(set(fitted.offsets.values())) == 1
     everything = [each for own in networks.values() for each in own]
     corrected = [
         fitted.correct(each.supernet_accuracy, each.macs, each.architecture.space)

@@ -21,51 +21,50 @@ from tests.supernet.scrambled_supernet import scrambled, space_on
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
 
 
-def test_networks_trained_standalone_are_not_trained_again(digits, tmp_path, monkeypatch):
-    space = space_on(digits, "squeezenet_tiny")
+def test_networks_trained_standalone_are_not_trained_again(few_digits, tmp_path, monkeypatch):
+    space = space_on(few_digits, "squeezenet_tiny")
     supernet = scrambled(space)
     drawn = [space.sample(seed=seed) for seed in range(3)]
-    seen = []
-    first = compare_with_standalone(
-        supernet,
-        drawn[:2],
-        digits,
-        tmp_path,
-        ONE_EPOCH,
-        seed=0,
-        progress=lambda *each: seen.append(each),
-    )
-    done, total, text = seen[-1]
-    assert done == total
-    assert text == "network 2 of 2"
-    rows = [json.loads(line) for line in (tmp_path / STANDALONE_FILE).read_text().splitlines()]
-    assert [row["digest"] for row in rows] == [each.digest for each in first]
-    assert [row["holdout_accuracy"] for row in rows] == [each.standalone_accuracy for each in first]
-    for each, architecture in zip(first, drawn, strict=False):
-        assert each.macs == architecture.macs
-        assert each.supernet_accuracy == evaluate(supernet, [architecture], digits)[0]
-        assert each.architecture.space == "squeezenet_tiny"
 
+    def compare(drawn, **options):
+        settings = {"seed": 0, **options}
+        return compare_with_standalone(supernet, drawn, few_digits, tmp_path, ONE_EPOCH, **settings)
+
+    seen = []
+    first = compare(drawn[:2], repeated=1, progress=lambda *each: seen.append(each))
+    done, total, text = seen[-1]
+    assert (done, text) == (total, "network 3 of 3")
+    log = tmp_path / STANDALONE_FILE
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(row["digest"], row["seed"]) for row in rows] == [
+        (drawn[0].digest, 0), (drawn[1].digest, 0), (drawn[0].digest, 1),
+    ]  # fmt: skip
+    accuracies = [row["holdout_accuracy"] for row in rows]
+    assert [each.standalone_accuracy for each in first] == accuracies[:2]
+    assert [each.repeated_accuracy for each in first] == [accuracies[2], None]
+    scores = evaluate(supernet, drawn[:2], few_digits)
+    for each, architecture, score in zip(first, drawn, scores, strict=False):
+        assert (each.macs, each.supernet_accuracy) == (architecture.macs, score)
+        assert each.architecture.space == "squeezenet_tiny"
     trained = []
     real = standalone.train_standalone
     monkeypatch.setattr(
         ground_truth,
         "train_standalone",
-        lambda graph, *a, **k: trained.append(graph) or real(graph, *a, **k),
+        lambda graph, *a, **k: trained.append(graph.digest) or real(graph, *a, **k),
     )
     # A process that is killed while it writes leaves half a line.
-    with (tmp_path / STANDALONE_FILE).open("a") as file:
+    with log.open("a") as file:
         file.write('{"schema": 1, "spa')
     with pytest.warns(UserWarning, match="half-written"):
-        again = compare_with_standalone(supernet, drawn, digits, tmp_path, ONE_EPOCH, seed=0)
-    assert again[:2] == first
-    assert [graph.digest for graph in trained] == [again[2].digest]
-    compare_with_standalone(supernet, drawn[:1], digits, tmp_path, ONE_EPOCH, seed=1)
+        again = compare(drawn)
+    assert [each.standalone_accuracy for each in again[:2]] == accuracies[:2]
+    assert trained == [again[2].digest]
+    compare(drawn[1:2], seed=1)
     assert len(trained) == 2, "another seed is another training"
-
-    (tmp_path / STANDALONE_FILE).write_text('{"schema": 99}\n')
+    log.write_text('{"schema": 99}\n')
     with pytest.raises(CheckpointError, match="schema 99"):
-        compare_with_standalone(supernet, drawn, digits, tmp_path, ONE_EPOCH, seed=0)
+        compare(drawn)
 
 
 @pytest.mark.slow
@@ -95,17 +94,3 @@ def test_matched_draw_leaves_out_networks_without_a_cost(digits):
         draw_matched(space, 0, lambda each: 1.0, seed=0)
     with pytest.raises(RequestError, match="The cost of no architecture of mobilenet_tiny"):
         draw_matched(space, 5, lambda each: None, seed=0)
-
-
-def test_networks_are_trained_again_with_another_seed(digits, tmp_path):
-    space = space_on(digits, "squeezenet_tiny")
-    supernet = scrambled(space)
-    drawn = [space.sample(seed=seed) for seed in range(3)]
-    ranked = compare_with_standalone(
-        supernet, drawn, digits, tmp_path, ONE_EPOCH, seed=0, repeated=2
-    )
-    rows = [json.loads(line) for line in (tmp_path / STANDALONE_FILE).read_text().splitlines()]
-    assert [row["seed"] for row in rows] == [0, 0, 0, 1, 1]
-    assert [each.repeated_accuracy for each in ranked] == [
-        rows[3]["holdout_accuracy"], rows[4]["holdout_accuracy"], None,
-    ]  # fmt: skip

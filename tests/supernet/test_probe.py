@@ -1,6 +1,7 @@
 """Linear probes, against scikit-learn's logistic regression."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from nas.data import load_dataset
 from nas.space import load_space
 from nas.supernet.evaluation import predict_network
 from nas.supernet.probe import (
-    MIN_DEVIATION,
     STRENGTHS,
     features_graph,
     fit_probe,
@@ -49,15 +49,17 @@ def test_features_are_what_the_classifier_reads(network, data):
     torch.testing.assert_close(features, outputs.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
-def test_probe_is_the_logistic_regression_with_the_best_strength(network, data):
-    features = image_features(network.graph, network.tensors(), data, data.train)
-    labels = data.train.labels
-    probe = fit_probe(features, torch.from_numpy(labels), data)
-    features = features.double().numpy()
-    scaled = (features - features.mean(0)) / np.maximum(features.std(0), MIN_DEVIATION)
+@pytest.mark.parametrize(("count", "size"), [(160, 12), (48, 60)])
+def test_probe_is_the_logistic_regression_with_the_best_strength(count, size):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    features = rng.normal(size=(count, size)) + rng.normal(size=(3, size))[labels] / 2
+    data = SimpleNamespace(classes="abc", metric="accuracy")
+    probe = fit_probe(torch.from_numpy(features).float(), torch.from_numpy(labels), data)
+    scaled = (features - features.mean(0)) / features.std(0)
 
     def regression(strength):
-        return LogisticRegression(C=1 / (strength * len(labels)), max_iter=5000)
+        return LogisticRegression(C=1 / (strength * count), max_iter=5000)
 
     folds = StratifiedKFold(5, shuffle=True, random_state=1)
     errors = [
@@ -75,7 +77,7 @@ def test_probe_is_the_logistic_regression_with_the_best_strength(network, data):
         differences.append(abs(own - theirs).max() / abs(theirs).max())
     assert min(differences) < 0.03
     accuracy = cross_val_score(regression(near[0]), scaled, labels, cv=folds).mean()
-    assert (probe.predicted == labels).mean() == pytest.approx(accuracy, abs=0.06)
+    assert (probe.predicted == labels).mean() == pytest.approx(accuracy, abs=0.1)
 
 
 def test_network_with_a_probe_classifies_as_the_probe_does(network, data):

@@ -6,10 +6,8 @@ import torch
 from nas.supernet.recipe import (
     GRADIENT_RATIO,
     adaptive_clip_grad,
-    parameter_groups,
     resized_image_size,
 )
-from tests.supernet.scrambled_supernet import scrambled, space_on
 
 
 def test_adaptive_clip_grad_limits_each_gradient_by_its_tensor():
@@ -41,17 +39,3 @@ def test_first_steps_have_smaller_images():
     assert [resized_image_size(28, 0.8, step, 1000) for step in (399.9, 400.0)] == [14, 21]
     assert [resized_image_size(28, 0.8, step, 1000) for step in (799.9, 800.0)] == [21, 28]
     assert {resized_image_size(28, 0.0, step, 6) for step in range(6)} == {28}
-
-
-@pytest.mark.parametrize("depthwise", [True, False])
-def test_parameter_groups_decay_no_vectors_and_may_leave_out_depthwise_weights(digits, depthwise):
-    supernet = scrambled(space_on(digits, "mobilenet_tiny"))
-    groups = parameter_groups(supernet, 0.1, depthwise=depthwise)
-    assert [group["weight_decay"] for group in groups] == [0.1, 0]
-    names_of = {id(p): name for name, p in supernet.named_parameters()}
-    decayed, others = ({names_of[id(p)] for p in group["params"]} for group in groups)
-    assert decayed | others == set(names_of.values())
-    left_out = {name for name in names_of.values() if "depthwise.weight" in name}
-    left_out |= {"stem.weight"}  # The images are grey.
-    vectors = {name for name, p in supernet.named_parameters() if p.dim() == 1}
-    assert others == (vectors if depthwise else vectors | left_out)
