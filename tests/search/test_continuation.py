@@ -179,16 +179,16 @@ def test_trials_for_another_device_keep_the_values_that_do_not_depend_on_it(tmp_
 
 @for_backends(BACKENDS)
 def test_processes_of_the_earlier_study_end(location):
-    search(location, {}, trials=6)
-    result = search(location, {}, trials=8, shared=True)
+    search(location, {}, trials=2)
+    result = search(location, {}, trials=4, shared=True)
     assert result.stop_reason == "all trials done"
     new = continued(location, "search", objectives(1e9))
     end_processes(location, "search", new.study)
     result = search(location, {}, trials=20, shared=True)
     assert "study search.2 continues this one" in result.stop_reason
-    assert len(result.trials) == 8
-    result = search(location, {"max_macs": 1e9}, new.study, trials=20, shared=True)
-    assert (result.stop_reason, len(result.trials)) == ("all trials done", 20)
+    assert len(result.trials) == 4
+    result = search(location, {"max_macs": 1e9}, new.study, trials=6, shared=True)
+    assert (result.stop_reason, len(result.trials)) == ("all trials done", 6)
 
 
 def test_other_search_is_refused(tmp_path):

@@ -83,10 +83,6 @@ def test_choices_that_fail_are_avoided_after_a_while():
 
 
 PROBLEMS = {
-    "two, one cheap": [
-        make_objective("macs", macs, cheap=True),
-        make_objective("additive", additive),
-    ],
     "one maximised": [
         make_objective("additive", additive, direction="maximize"),
         make_objective("macs", macs),

@@ -29,7 +29,7 @@ GRID = 4
         )
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_hypervolume_of_any_points_equals_the_dominated_cells(points):
     """A small grid makes ties, duplicates and points beyond the reference common."""
     objectives = len(points[0])
@@ -46,7 +46,7 @@ def test_hypervolume_of_any_points_equals_the_dominated_cells(points):
         )
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_non_dominated_of_any_points_match_brute_force_in_order(points):
     front = non_dominated(points)
     assert [tuple(points[i]) for i in front] == sorted(brute_force_front(points))

@@ -67,29 +67,6 @@ def test_failed_and_pruned_trials_count_as_in_a_search():
     assert states == {TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_study_in_a_storage_continues_where_it_stopped(kind, tmp_path):
-    def storage():
-        if kind == "sqlite":
-            return optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
-        backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log"))
-        return optuna.storages.JournalStorage(backend)
-
-    _, uninterrupted = optimize(GuidedSampler(SPACES), SPACES, trials=24)
-    tried = []
-    for trials in (3, 9, 12):
-        study = optuna.create_study(
-            storage=storage(),
-            study_name="s",
-            directions=["minimize", "minimize"],
-            load_if_exists=True,
-            sampler=GuidedSampler(SPACES),
-        )
-        tried += optimize(None, SPACES, trials=trials, study=study)[1]
-    assert tried == uninterrupted
-
-
 def test_repeated_trials_are_one_observation():
     study, _ = optimize(GuidedSampler(MOBILENET), MOBILENET, trials=14)
     again = optuna.create_study(directions=study.directions)

@@ -162,22 +162,3 @@ def test_fitted_hyperparameters_are_the_most_likely(name):
     assert likelihoods[fitted] == pytest.approx(max(compared), abs=1e-6)
     # A coordinate search does not compare all, so the result can be a little less likely.
     assert likelihoods[fitted] > max(likelihoods.values()) - 1.5
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_prediction_errors_match_the_predicted_deviations(noise):
-    architectures = distinct_samples(SPACE, 300)
-    observed = ENCODER.encode(architectures[:100])
-    unseen = ENCODER.encode(architectures[100:])
-    ratios = []
-    for seed in range(2):
-        rng = np.random.default_rng(seed)
-        values = np.array([additive_function(SPACE, seed)(each) for each in architectures])
-        # Interactions between choices, which no sum of effects describes.
-        values += np.array([np.sin(3 * value) for value in values])
-        noisy = values + noise * rng.standard_normal(len(values))
-        hyperparameters = fit_hyperparameters(observed, noisy[:100], ENCODER)
-        model = GaussianProcess(observed, noisy[:100], ENCODER, hyperparameters)
-        means, deviations = model.predict(unseen)
-        ratios.append(np.sqrt(np.mean((means - noisy[100:]) ** 2 / deviations**2)))
-    assert 0.4 < np.mean(ratios) < 2.5

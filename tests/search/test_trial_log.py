@@ -10,6 +10,7 @@ from nas.search.storage import Storage
 from nas.search.trial_log import TrialLog
 from tests.search.trials import (
     BACKENDS,
+    FORMS,
     OBJECTIVES,
     SPACE,
     completed,
@@ -22,7 +23,7 @@ from tests.search.trials import (
 )
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_offered_trial_is_to_be_evaluated_until_a_process_does(new_log):
     log, trial = new_log(), trials_of_every_state()[0]
     log.offer(trial)
@@ -68,7 +69,7 @@ def test_trials_are_read_back_unchanged_and_optuna_knows_them(new_log, open_stor
     assert before <= stored[4].datetime_start < stored[4].datetime_complete <= datetime.now()
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_second_claim_of_an_architecture_is_refused(new_log, open_storage):
     first, second = new_log(), new_log()
     (proposed,) = proposed_trials(1)
@@ -109,7 +110,7 @@ def test_at_most_one_of_simultaneous_claims_succeeds(new_log, open_storage):
     assert log.num_running == 0
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_claims_beyond_max_trials_are_refused(new_log):
     first, second = new_log(), new_log()
     a, b, c, d = proposed_trials(4)
@@ -152,7 +153,7 @@ def test_released_claim_is_orphaned_until_another_log_claims_it(new_log):
     assert first.orphaned_trials == second.orphaned_trials == []
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_interrupted_claim_is_released(new_log, monkeypatch):
     """Ctrl-C can arrive after the claim was stored and before the log knows its trial ID."""
     log = new_log()
@@ -192,7 +193,7 @@ def test_heartbeats_and_trials_can_be_stored_at_the_same_time(new_log):
     assert log._num_heartbeats > 0
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_study_with_other_settings_is_refused(new_log):
     new_log()
     for name, value in (("seed", 1), ("fixed_settings", {"sampler": "y"})):

@@ -16,6 +16,7 @@ from nas.search.trial_log import MAX_PROCESS_DEATHS
 from tests.search.trials import (
     BACKENDS,
     DATABASES,
+    FORMS,
     OBJECTIVES,
     completed,
     digests,
@@ -62,7 +63,7 @@ def test_claim_of_a_killed_process_is_orphaned_at_once(new_log, location, open_s
     assert optuna_states(open_storage(), watching) == {orphan.digest: ["FAIL", "COMPLETE"]}
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_remote_claim_is_valid_while_its_heartbeats_continue(new_log, new_remote_log, pass_time):
     working, watching = new_remote_log(), new_log()
     assert working.claim(proposed_trials(1)[0])
@@ -76,7 +77,7 @@ def test_remote_claim_is_valid_while_its_heartbeats_continue(new_log, new_remote
     assert digests(watching.orphaned_trials) == digests(proposed_trials(1))
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_late_result_counts_if_nobody_claimed_the_architecture_since(
     new_log, new_remote_log, orphan, open_storage
 ):
@@ -92,7 +93,7 @@ def test_late_result_counts_if_nobody_claimed_the_architecture_since(
     assert optuna_states(open_storage(), slow) == {proposed.digest: ["FAIL", "COMPLETE"]}
 
 
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 @pytest.mark.parametrize("has_finished", [False, True])
 def test_late_result_is_dropped_if_another_log_claimed_the_architecture(
     new_log, new_remote_log, orphan, open_storage, has_finished
@@ -185,7 +186,7 @@ def test_only_one_of_two_processes_ends_a_trial(new_log, open_storage):
 
 
 @pytest.mark.slow
-@for_backends(BACKENDS)
+@for_backends(FORMS)
 def test_architecture_at_which_processes_die_reaches_the_limit_of_deaths(new_log, monkeypatch):
     proposed, other = proposed_trials(2)
     watching = new_log()

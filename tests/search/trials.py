@@ -23,6 +23,8 @@ SETTINGS = {"sampler": "x"}
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
 BACKENDS = ["journal", *DATABASES]
+FORMS = BACKENDS[:2]
+"""A journal and a database, for tests in which no two processes write at the same time."""
 
 
 def for_backends(backends):

@@ -59,7 +59,8 @@ def test_too_few_images_decide_nothing(images):
     assert (result.images, result.changes_class, result.is_reliable) == (0, False, False)
 
 
-def test_result_depends_on_the_seed_alone():
+def test_result_depends_on_the_seed_alone(monkeypatch):
+    monkeypatch.setattr(mirroring, "ENOUGH_CLASSIFIED", 20)
     data = make_data(NAMES, 60)
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -89,10 +89,7 @@ def test_published_network_is_a_subnet_that_computes_the_same(weights, name):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["mobilenet_v1_1.0", "mobilenet_v3_small", "shufflenet_v1_g3", "squeezenet_1.1"],
-)
+@pytest.mark.parametrize("name", ["shufflenet_v1_g3", "squeezenet_1.1"])
 def test_published_weights_fill_the_largest_network_of_the_space_within(name):
     whole, row = find_reference(name)
     published = whole.published(name)

@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="module")
 def data():
     whole = load_dataset("digits", seed=0)
-    chosen = np.random.default_rng(0).permutation(len(whole.train))[:200]
+    chosen = np.random.default_rng(0).permutation(len(whole.train))[:120]
     return replace(whole, train=whole.train.take(chosen))
 
 
@@ -49,11 +49,11 @@ def test_features_are_what_the_classifier_reads(network, data):
     torch.testing.assert_close(features, outputs.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("count", "size"), [(160, 12), (48, 60)])
+@pytest.mark.parametrize(("count", "size"), [(160, 12), (90, 100)])
 def test_probe_is_the_logistic_regression_with_the_best_strength(count, size):
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 3
-    features = rng.normal(size=(count, size)) + rng.normal(size=(3, size))[labels] / 2
+    features = rng.normal(size=(count, size)) + rng.normal(size=(3, size))[labels] / 3
     data = SimpleNamespace(classes="abc", metric="accuracy")
     probe = fit_probe(torch.from_numpy(features).float(), torch.from_numpy(labels), data)
     scaled = (features - features.mean(0)) / features.std(0)
@@ -90,4 +90,4 @@ def test_network_with_a_probe_classifies_as_the_probe_does(network, data):
     answers = predict_network(probed, data, data.search)
     assert (own == answers).mean() > 0.99
     accuracy = data.score(answers, data.search.labels)
-    assert accuracy == pytest.approx((probe.predicted == data.train.labels).mean(), abs=0.1)
+    assert accuracy == pytest.approx((probe.predicted == data.train.labels).mean(), abs=0.15)

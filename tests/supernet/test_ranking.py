@@ -73,15 +73,15 @@ def test_tau_is_that_of_equally_fast_pairs(cost):
 
 
 def test_interval_of_tau_holds_that_of_all_networks():
-    """Scores that agree with the truth by a known correlation, in 95 of 100 samples."""
+    """Scores that agree with the truth by a known correlation, in 38 of 40 samples."""
     rng = np.random.default_rng(2)
-    truth, scores = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=(100, 30)).T
+    truth, scores = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=(40, 30)).T
     expected = 2 / np.pi * np.arcsin(0.6)
     taus = [
         compute_ranking(ranked_networks(*rows, macs=[1000] * 30)).kendall_tau["supernet"]
         for rows in zip(np.tanh(scores.T) / 2 + 0.5, truth.T, strict=True)
     ]
-    assert 88 <= sum(tau.low <= expected <= tau.high for tau in taus) <= 100
+    assert sum(tau.low <= expected <= tau.high for tau in taus) >= 34
 
 
 def test_ranking_has_no_correlation_for_few_distinct_scores():
