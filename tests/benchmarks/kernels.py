@@ -12,7 +12,6 @@ the mean of the faster half of many runs.
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 from collections import defaultdict
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from scipy.stats import gmean
 
 from nas import onnx_model
 from nas.graph import Graph
@@ -28,6 +28,7 @@ from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
+from nas.latency.networks import random_weights
 from nas.latency.worker_process import timers_for
 from nas.space import load_definition, space_names
 
@@ -54,16 +55,8 @@ def published_networks(prefix: str) -> Iterator[Graph]:
 
 def node_times_us(graph: Graph) -> dict[str, float]:
     """Return the microseconds of each node of ONNX Runtime's optimised model, by node name."""
-    weights = {}
     rng = np.random.default_rng(0)
-    for op in graph.ops:
-        if op.slot is not None:
-            inputs = graph.input_channels(op)
-            shape = (op.shape[0], inputs // op.groups, op.kernel, op.kernel)
-            shape = shape[:2] if op.kind == "linear" else shape
-            scale = math.sqrt(2 / math.prod(shape[1:]))
-            weights[op.slot.name] = (rng.standard_normal(shape) * scale).astype(np.float32)
-            weights[f"{op.slot.name}.bias"] = np.zeros(op.shape[0], np.float32)
+    weights = random_weights(graph, rng)
     image = {onnx_model.INPUT: rng.random((1, *graph.input_shape), np.float32)}
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
@@ -142,7 +135,7 @@ def print_summary(table: LatencyTable, ratios: dict[str, Ratios]) -> None:
     all_ratios = [ratio for of_kind in ratios.values() for ratio in of_kind]
     for kind, of_kind in [*sorted(ratios.items()), ("all", all_ratios)]:
         values = [ratio for ratio, _ in of_kind]
-        mean = math.exp(statistics.mean(map(math.log, values)))
+        mean = gmean(values)
         above = sum(value > 1.1 for value in values)
         print(f"{kind:<28}{len(values):>8}{mean:>16.2f}{max(values):>9.2f}{above:>11}")
     print("slowest compared with ONNX Runtime:")

@@ -12,7 +12,7 @@ than when the table was built, by which all are divided; and the seconds a kerne
 build took, dispatch costs and correction included.
 
 Tables in FOLDER are not built again: run the command once more after an hour, and it says how well
-tables of an hour ago predict. FOLDER/checks.jsonl keeps every check. Run it on an idle machine.
+tables of an hour ago predict. Run it on an idle machine.
 
 With --run, times nothing, and prints the same of the whole networks that a run has timed: all of
 them, and those of its front.
@@ -109,20 +109,6 @@ def main() -> None:
                     f"{figures(check):<40}{figures(check['uncorrected'])}",
                     flush=True,
                 )
-                line = {
-                    "space": loaded.name,
-                    "image_size": size,
-                    "table": number,
-                    "runtime": options.runtime,
-                    "dtype": options.dtype,
-                    "threads": options.threads,
-                    "batch": options.batch,
-                    "age_minutes": round(age_minutes, 1),
-                    "seconds_per_kernel": seconds_per_kernel,
-                    "check": check,
-                }
-                with (options.out / "checks.jsonl").open("a") as file:
-                    file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ import math
 import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -169,7 +172,7 @@ def train(
         data,
         settings_of(change, epochs),
         seed,
-        teacher=teacher if change.teacher else None,
+        teacher=teacher,
     )
     for step in range(trainer.steps):
         trainer.step(step)
@@ -189,33 +192,32 @@ def train(
     }
 
 
-def work(tasks: Any, results: Any, options: argparse.Namespace, data: ImageDataset) -> None:
-    """Train networks until no task is left or the time is over."""
+@cache
+def load_data(source: Path) -> ImageDataset:
+    """Return the images, which each process loads once."""
+    return replace(nas.load_dataset(source, metric="accuracy"), flip_preserves_class=True)
+
+
+@cache
+def load_teacher(run: Path, space: str, source: Path) -> Teacher:
+    """Return the teacher, which each process loads once."""
+    supernet = open_run(run).supernet(space).to(resolve_device("auto"))
+    return Teacher.of_supernet(supernet, load_data(source))
+
+
+def work(task: tuple[Recipe, str, int], options: argparse.Namespace) -> dict[str, Any]:
+    """Train a network in a process of its own, and return its row."""
     torch.set_num_threads(1)
+    change, name, seed = task
     teacher = None
-    while (task := tasks.get()) is not None:
-        change, name, seed = task
-        if time.time() > options.end:
-            continue
-        if change.teacher and teacher is None:
-            supernet = open_run(options.run).supernet(options.teacher).to(resolve_device("auto"))
-            teacher = Teacher.of_supernet(supernet, data)
-        try:
-            results.put(train(change, name, seed, options.epochs, data, teacher))
-        except Exception as error:
-            results.put(
-                {"recipe": change.name, "network": name, "seed": seed, "error": repr(error)}
-            )
-    results.put(None)
+    if change.teacher:
+        teacher = load_teacher(options.run, options.teacher, options.source)
+    return train(change, name, seed, options.epochs, load_data(options.source), teacher)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """Return a table of the recipes."""
-    known = {
-        (row["recipe"], row["network"], row["seed"]): row["accuracy"]
-        for row in rows
-        if "accuracy" in row
-    }
+    known = {(row["recipe"], row["network"], row["seed"]): row["accuracy"] for row in rows}
     lines = [
         "| recipe | " + " | ".join(NETWORKS) + " | difference in points |",
         "|---|---|---|---|",
@@ -245,43 +247,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="start none after these")
-    parser.add_argument("--out", type=Path, help="file for the rows, as JSON lines")
     options = parser.parse_args()
-    options.end = time.time() + options.seconds
-    data = nas.load_dataset(options.source, metric="accuracy")
-    data = replace(data, flip_preserves_class=True)
     chosen = [
         each
         for each in RECIPES
         if (options.run or not each.teacher) and each.name in (options.recipes or [each.name])
     ]
-    context = multiprocessing.get_context("fork")
-    tasks, results = context.Queue(), context.Queue()
-    for seed in range(options.seeds):
-        for change in chosen:
-            for name in NETWORKS:
-                tasks.put((change, name, seed))
-    for _ in range(options.jobs):
-        tasks.put(None)
-    workers = [
-        context.Process(target=work, args=(tasks, results, options, data))
-        for _ in range(options.jobs)
-    ]
-    for worker in workers:
-        worker.start()
-    rows, running = [], len(workers)
-    while running:
-        row = results.get()
-        if row is None:
-            running -= 1
-            continue
-        rows.append(row)
-        text = json.dumps(row)
-        print(text, file=sys.stderr, flush=True)
-        if options.out:
-            with options.out.open("a") as file:
-                file.write(text + "\n")
+    tasks = list(product(chosen, NETWORKS, range(options.seeds)))
+    rows = []
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(partial(work, options=options), tasks):
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
     print(summary(rows))
 
 

@@ -1,16 +1,14 @@
 """Time one network in every runtime that it can be exported to: float32, and what int8 gains.
 
     python -m tests.benchmarks.runtimes [--image-size 32] [--classes 10] [--tables FOLDER]
-    python -m tests.benchmarks.runtimes --run results/overnight --picks 6
     python -m tests.benchmarks.runtimes --full-size --float-only
 
-The networks are published ones of three families, picks spread over the front of a run, or all
-published networks of all spaces at the size and with the classes of their papers. Format
-`tvm` is the library with the schedules of a latency table; kernels that the table in FOLDER lacks
-are timed first. Every file runs in a process of its own on one thread, and the files of a network
-are timed in turns. Weights are random, since latencies do not depend on them. Run it on an idle
-machine. Each file has two latencies, in the fastest rounds and the median of all rounds: where they
-differ much, neighbours had the machine.
+The networks are published ones of three families, or all published networks of all spaces at the
+size and with the classes of their papers. Format `tvm` is the library with the schedules of a
+latency table; kernels that the table in FOLDER lacks are timed first. Every file runs in a process
+of its own on one thread, and the files of a network are timed in turns. Weights are random, since
+latencies do not depend on them. Run it on an idle machine. Each file has two latencies, in the
+fastest rounds and the median of all rounds: where they differ much, neighbours had the machine.
 
     tvm / fastest   latency of the TVM library over that of the fastest other float32 file, in the
                     fastest rounds and in the median
@@ -19,36 +17,31 @@ differ much, neighbours had the machine.
 """
 
 import argparse
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import gmean
 
 from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, image_reading
 from nas.deploy.model_process import ModelProcess
-from nas.display.console import ProgressBars, print_table
+from nas.display.console import print_table
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
-from nas.opened_run import open_run
 from nas.quantisation.post_training import quantise
 from nas.run.model_card import Preprocessing
-from nas.space import Architecture, load_definition, load_space, space_names
+from nas.space import Architecture, load_definition, space_names
+from nas.space.library import find_reference
 from nas.torch_network import to_torch
 
-PUBLISHED = {
-    "mobilenet_v2_0.5": "mobilenet",
-    "mobilenet_v2_1.0": "mobilenet",
-    "mobilenet_v3_small": "mobilenet_v3_small",
-    "shufflenet_v2_0.5": "shufflenet",
-    "shufflenet_v2_1.0": "shufflenet",
-    "squeezenet_1.1": "squeezenet",
-}
-"""The space of each published network."""
+PUBLISHED = (
+    *("mobilenet_v2_0.5", "mobilenet_v2_1.0", "mobilenet_v3_small"),
+    *("shufflenet_v2_0.5", "shufflenet_v2_1.0", "squeezenet_1.1"),
+)
 
 FLOAT_FORMATS = ("tvm", "onnx", "openvino", "tflite")
 INT8_FORMATS = ("onnx-int8", "openvino-int8", "tflite-int8")
@@ -57,8 +50,8 @@ CALIBRATION_IMAGES = 32
 
 def published(image_size: int, classes: int) -> Iterator[tuple[str, Architecture]]:
     """Yield name and architecture of the published networks."""
-    for name, space_name in PUBLISHED.items():
-        space = load_space(space_name, image_size=image_size, channels=3, classes=classes)
+    for name in PUBLISHED:
+        space = find_reference(name)[0].adapt(image_size=image_size, channels=3, classes=classes)
         yield name, space.reference(name)
 
 
@@ -67,15 +60,6 @@ def published_in_full_size() -> Iterator[tuple[str, Architecture]]:
     for space in map(load_definition, space_names()):
         for reference in space.references:
             yield reference.name, space.published(reference.name)
-
-
-def spread_picks(folder: Path, count: int) -> Iterator[tuple[str, Architecture]]:
-    """Yield identifier and architecture of networks spread over the front of a run."""
-    run = open_run(folder)
-    front = run.front.sort_values("predicted_us")
-    for row in sorted({round(at) for at in np.linspace(0, len(front) - 1, count)}):
-        identifier = front.iloc[row]["id"]
-        yield identifier, run.architecture(identifier)
 
 
 def latencies_us(
@@ -106,37 +90,26 @@ def ratio_to_fastest(us: dict[str, float]) -> float:
     return us["tvm"] / min(us[each] for each in FLOAT_FORMATS if each != "tvm")
 
 
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="run folder; by default published networks")
-    parser.add_argument("--picks", type=int, default=6, help="networks of the run's front")
-    parser.add_argument("--image-size", type=int, default=32, help="of published networks")
-    parser.add_argument("--classes", type=int, default=10, help="of published networks")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--full-size", action="store_true", help="all published networks")
     parser.add_argument("--float-only", action="store_true", help="leave int8 out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
     options = parser.parse_args()
-    if options.run:
-        networks = dict(spread_picks(options.run, options.picks))
-    elif options.full_size:
-        networks = dict(published_in_full_size())
-    else:
-        networks = dict(published(options.image_size, options.classes))
+    networks = dict(
+        published_in_full_size()
+        if options.full_size
+        else published(options.image_size, options.classes)
+    )
     int8_formats = () if options.float_only else INT8_FORMATS
     tvm = open_runtime("tvm", threads=options.threads)
     table = LatencyTable.open_or_create(options.tables, tvm)
     kernels = [kernel for each in networks.values() for kernel in tvm.kernels(each.graph)]
-    bars = ProgressBars()
-    bars.begin("latency table", "timing")
-    with timers_for(tvm) as timers, bars:
-        built = build_table(
-            table, kernels, timers, progress=lambda p: bars.advance(p.done, p.total, "")
-        )
+    with timers_for(tvm) as timers:
+        built = build_table(table, kernels, timers)
     print(f"{built.added} kernels timed in {built.seconds:.0f} s, {built.failed} failed")
     rows, ratios, median_ratios = [], [], []
     gains: dict[str, list[float]] = {name: [] for name in int8_formats}
@@ -173,12 +146,12 @@ def main() -> None:
         (
             "geometric mean",
             *("",) * len(FLOAT_FORMATS),
-            f"{geometric_mean(ratios):.2f}, {geometric_mean(median_ratios):.2f}",
+            f"{gmean(ratios):.2f}, {gmean(median_ratios):.2f}",
             "",
-            *(f"{geometric_mean(gains[each]):.2f}x" for each in int8_formats),
+            *(f"{gmean(gains[each]):.2f}x" for each in int8_formats),
         )
     )
-    print(f"tvm / fastest: geometric mean {geometric_mean(ratios):.3f}, largest {max(ratios):.2f}")
+    print(f"tvm / fastest: geometric mean {gmean(ratios):.3f}, largest {max(ratios):.2f}")
     print_table(["network, us", *FLOAT_FORMATS, "tvm / fastest", "predicted", *int8_formats], rows)
 
 

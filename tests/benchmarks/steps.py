@@ -9,9 +9,8 @@ content of images does not change the time. Prints images a second, and the rati
 with all threads. What progressive resizing gains follows from the rates of its three sizes. Run it
 on an idle machine.
 
-With `--profile` it prints instead where the time of a step on one thread goes, by kind of op. With
-`--ops` it prints what the ops that have kernels of ours take in the largest network, forward and
-backward, on one thread and a shard of 32 images.
+With `--ops` it prints instead what the ops that have kernels of ours take in the largest network,
+forward and backward, on one thread and a shard of 32 images.
 
     python -m tests.benchmarks.steps --device cuda [--batches 64 256 1024]
 
@@ -98,22 +97,19 @@ def ways(cores: int) -> dict[str, Way]:
     }
 
 
-def noise(size: int, channels: int, train: int, search: int) -> ImageDataset:
-    """Return a data set of 10 classes whose images are noise."""
+def noise(size: int) -> ImageDataset:
+    """Return a dataset of 10 classes whose images are noise."""
     rng = np.random.default_rng(0)
 
     def images(count: int) -> Images:
-        pixels = rng.integers(0, 256, (count, size, size, channels), np.uint8)
+        pixels = rng.integers(0, 256, (count, size, size, 3), np.uint8)
         return Images(pixels, rng.integers(0, 10, count))
 
     classes = tuple("0123456789")
-    return ImageDataset(
-        "noise", classes, images(train), images(search), images(64), images(64), True
-    )
+    return ImageDataset("noise", classes, images(2048), images(64), images(64), images(64), True)
 
 
 def make_trainer(space: str, side: int, way: Way, device: str = "cpu") -> Trainer:
-    data = noise(side, 3, 2048, 64)
     settings = TrainingSettings(
         batch_size=way.batch,
         precision=way.precision,
@@ -122,7 +118,7 @@ def make_trainer(space: str, side: int, way: Way, device: str = "cpu") -> Traine
         device=device,
     )
     loaded = load_space(space, image_size=side, channels=3, classes=10)
-    return Trainer(loaded, data, settings, seed=0)
+    return Trainer(loaded, noise(side), settings, seed=0)
 
 
 def train_for(
@@ -163,22 +159,6 @@ def images_per_second(space: str, side: int, way: Way, seconds: float) -> float:
     return sum(rates)
 
 
-def print_profile(space: str, side: int) -> None:
-    """Print the share of each kind of op in the time of ten steps on one thread."""
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    trainer = make_trainer(space, side, Way())
-    for step in range(WARM_UP_STEPS):
-        trainer.step(step)
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile:
-        for step in range(WARM_UP_STEPS, WARM_UP_STEPS + 10):
-            trainer.step(step)
-    ops = sorted(profile.key_averages(), key=lambda op: -op.self_cpu_time_total)
-    total = sum(op.self_cpu_time_total for op in ops)
-    for op in ops[:20]:
-        print(f"{op.self_cpu_time_total / total:6.1%}  {op.key}")
-
-
 def gpu_step_s(trainer: Trainer | NetworkTrainer, seconds: float) -> tuple[float, int]:
     """Train for some seconds after a warm-up; return the seconds of a step, and the next step.
 
@@ -207,7 +187,7 @@ def network_trainer(name: str, side: int, batch: int) -> NetworkTrainer:
     """Return a trainer of a published network on noise."""
     space = find_reference(name)[0].adapt(image_size=side, channels=3, classes=10)
     settings = TrainingSettings(batch_size=batch, device="cuda", flip=True)
-    return NetworkTrainer(space.reference(name).graph, noise(side, 3, 2048, 64), settings, seed=0)
+    return NetworkTrainer(space.reference(name).graph, noise(side), settings, seed=0)
 
 
 def print_gpu(
@@ -289,7 +269,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8, help="of each way in each round")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024], help="on a GPU")
-    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--ops", action="store_true")
     options = parser.parse_args()
     if options.device == "cuda":
@@ -304,9 +283,6 @@ def main() -> None:
         return
     if options.ops:
         print_ops(options.space, options.image_size)
-        return
-    if options.profile:
-        print_profile(options.space, options.image_size)
         return
     compared = ways(os.cpu_count() or 1)
     rates: dict[str, list[float]] = {name: [] for name in compared}

@@ -20,7 +20,6 @@ import numpy as np
 
 from nas import files
 from nas.data import Images, load_dataset
-from nas.display.console import ProgressBars
 from nas.job.folder import installed_versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
@@ -40,7 +39,7 @@ def split_images(images: Images, count: int | None) -> tuple[Images, Images]:
     """
     order = np.random.default_rng(0).permutation(len(images))
     chosen, others = order[:count], order[len(order) if count is None else count :]
-    return tuple(Images(images.pixels[part], images.labels[part]) for part in (chosen, others))
+    return images.take(chosen), images.take(others)
 
 
 def enumerate_space(space):
@@ -50,38 +49,24 @@ def enumerate_space(space):
     return architectures, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def score_all(space, data, settings, folder, bars):
+def score_all(space, data, settings, folder):
     """Return the validation error of each architecture, a fraction."""
     architectures, digest = enumerate_space(space)
     cache = folder / f"{space.name}-{digest}.errors.json"
     if not cache.is_file():
-        bars.begin(f"supernet {space.name}", "step")
-        supernet = train(
-            space,
-            data,
-            folder / space.name,
-            settings,
-            seed=0,
-            progress=lambda p: bars.advance(p.step, p.steps, f"loss {p.loss:.3f}"),
-        )
-        bars.begin(f"scores of {space.name}", "network")
-        errors = []
-        for start in range(0, len(architectures), 50):
-            accuracies = evaluate(supernet, architectures[start : start + 50], data)
-            errors += [round(1 - accuracy, 6) for accuracy in accuracies]
-            bars.advance(len(errors), len(architectures))
-        files.replace(cache, json.dumps(errors))
+        supernet = train(space, data, folder / space.name, settings, seed=0)
+        accuracies = evaluate(supernet, architectures, data)
+        files.replace(cache, json.dumps([round(1 - each, 6) for each in accuracies]))
     return json.loads(cache.read_text())
 
 
-def predict_latencies(spaces, folder, bars):
+def predict_latencies(spaces, folder):
     """Return the predicted latencies in microseconds by space, from one new table."""
     runtime = open_runtime("tvm", target="cpu", threads=1, dtype="float32")
     table = LatencyTable.open_or_create(folder / "tables", runtime)
-    kernels = list({kernel: None for space in spaces for kernel in space_kernels(space, "tvm")})
-    bars.begin("kernels", "kernel")
+    kernels = [kernel for space in spaces for kernel in space_kernels(space, "tvm")]
     with timers_for(runtime) as timers:
-        build_table(table, kernels, timers, progress=lambda p: bars.advance(p.done, p.total))
+        build_table(table, kernels, timers)
     latencies = {}
     for space in spaces:
         architectures, _ = enumerate_space(space)
@@ -119,9 +104,8 @@ def main() -> None:
     spaces = [load_space(name, **sizes) for name in options.space]
     options.work.mkdir(parents=True, exist_ok=True)
     settings = TrainingSettings(epochs=options.epochs)
-    with ProgressBars() as bars:
-        errors = {s.name: score_all(s, data, settings, options.work, bars) for s in spaces}
-        latencies, device = predict_latencies(spaces, options.work, bars)
+    errors = {s.name: score_all(s, data, settings, options.work) for s in spaces}
+    latencies, device = predict_latencies(spaces, options.work)
     points = np.array(
         [
             point

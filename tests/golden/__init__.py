@@ -1,1 +1,1 @@
-"""Small recorded outputs, and the programs that record them again."""
+"""Small recorded outputs."""
