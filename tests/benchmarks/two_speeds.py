@@ -1,12 +1,9 @@
 """Errors of latencies on a core with two speeds, and what each rule of timing is worth there.
 
-    python -m tests.benchmarks.two_speeds                                       # simulated cores
-    python -m tests.benchmarks.two_speeds ../shared/data/two_speeds/trace.parquet
+    python -m tests.benchmarks.two_speeds
 
-Without a trace, workloads are timed on simulated cores, and recorded tables (`tests/golden`) are
-built on them: a correction is fitted on some recorded networks, and the others are checked twenty
-minutes later. A trace has the durations of a reference workload before and after workloads, which
-are played in its own time; workloads that take longer are made of those that follow each other.
+Workloads are timed on simulated cores, and recorded tables (`tests/golden`) are built on them: a
+correction is fitted on some recorded networks, and the others are checked twenty minutes later.
 """
 
 from __future__ import annotations
@@ -14,31 +11,22 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from nas.latency import rounds, timing
+from nas.latency import rounds
 from nas.latency.core_speed import CoreSpeed
 from nas.latency.rounds import Latency
 from tests.golden import disturbed
 from tests.golden.latency import FOLDER, Recording
 from tests.latency.test_rounds import timed_on
-from tests.latency.two_speeds import COMPUTE, MEMORY, TraceCore, TwoSpeedCore
+from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
 
 WORKLOADS = ((5, COMPUTE), (50, COMPUTE), (50, MEMORY), (500, 1.4), (2000, 1.4), (8000, 1.5))
 """Microseconds at full speed, and the factor of the slow speed."""
 
 SEEDS = 100
-
-TRACED = (
-    ("exp_8kb", 1), ("multiply_16kb", 1), ("multiply_1mb", 1), ("multiply_16mb", 1),
-    ("multiply_16mb", 2), ("multiply_16mb", 4),
-)  # fmt: skip
-"""Workloads of the trace, and in how many rows that follow each other one call runs."""
-
 
 ABLATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "as it is": lambda patch: None,
@@ -83,29 +71,6 @@ def error_text(ratios: Sequence[float | None]) -> str:
     return f"{100 * np.mean(errors):.1f}, {100 * np.quantile(errors, 0.9):.1f}, {share:.0%}"
 
 
-def trace_rows(trace: pd.DataFrame) -> dict[str, str]:
-    """Return the errors of the workloads of a trace, each timed for ten seconds at most."""
-    rows = {}
-    for name, repeated in TRACED:
-        ratios: list[float | None] = []
-        for start_s in range(80):
-            with pytest.MonkeyPatch.context() as patch:
-                core = TraceCore(trace, start_s)
-                core.install(patch)
-                patch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
-                timing.expect_full_speed(core.full_us)
-                workload = core.workload(name, repeated)
-                pause, latency = timing.Rounds(), Latency([], core.full_us)
-                while not latency.is_complete(rounds.ROUNDS) and core.now_s < start_s + 10:
-                    pause.wait()
-                    timed = timing.measure(workload, calls=1)
-                    latency = Latency([*latency.rounds, timed.round], core.full_us)
-                right_us = 1e6 * repeated * core.full_s(name, start_s)
-                ratios.append(None if latency.is_disturbed else latency.fastest_us / right_us)
-        rows[f"{repeated} x {name}"] = error_text(ratios)
-    return rows
-
-
 def table_row(
     recording: Recording, full_share: float, ablation: str, cores: int, fewest_rounds: int
 ) -> str:
@@ -131,13 +96,8 @@ def print_row(*cells: str) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("trace", type=Path, nargs="?")
     parser.add_argument("--cores", type=int, default=20, help="simulated cores of each table")
     arguments = parser.parse_args()
-    if arguments.trace is not None:
-        for name, text in trace_rows(pd.read_parquet(arguments.trace)).items():
-            print_row(name, text)
-        return
     print_row("workload", "idle", "two speeds", "two speeds, without readings")
     for us, factor in WORKLOADS:
         print_row(f"{us} us, slowed {factor:g} times", *workload_row(us, factor))

@@ -1,8 +1,7 @@
-"""Cores with two speeds, on a clock of their own, as of a cloud machine with a neighbour.
+"""A simulated core with two speeds, as of a cloud machine with a neighbour.
 
-`TwoSpeedCore` is simulated: a quarter of the time is at full speed, and slowed stretches last 10 ms
-to 7 s: computing then takes 1.5 to 1.9 times as long, and moving memory 1.2 times. `TraceCore`
-plays what was measured on such a core.
+A quarter of the time is at full speed, and slowed stretches last 10 ms to 7 s: computing then takes
+1.5 to 1.9 times as long, and moving memory 1.2 times.
 """
 
 from __future__ import annotations
@@ -10,17 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from nas.latency import core_speed, timing
-from nas.latency.core_speed import FASTEST_SHARE, FULL_SPEED_TOLERANCE, CoreSpeed
+from nas.latency.core_speed import CoreSpeed
 
 COMPUTE, MEMORY = 1.6, 1.2
 """Factors by which a slowed core takes longer."""
-
-NEAR_ROWS = 200
-"""Rows of a trace that tell what a workload takes at full speed at some time."""
 
 READING_S = 30e-6
 """Duration of a reading of the speed at full speed."""
@@ -89,77 +84,8 @@ class TwoSpeedCore:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Let timings of this process run on this core."""
-        install(self, patch)
-
-
-class TraceCore:
-    """The core of a trace, of which each row has the durations of references and workloads.
-
-    Args:
-        trace: the table, with durations in microseconds.
-        start_s: time in the trace at which the clock starts.
-    """
-
-    def __init__(self, trace: pd.DataFrame, start_s: float = 0.0) -> None:
-        self._ends_s = trace["seconds"].to_numpy()
-        columns = [str(name) for name in trace.columns[1:]]
-        durations = trace[columns].to_numpy()
-        # A reference takes longer after a sweep over memory, so that each has a full speed.
-        full = np.quantile(durations, FASTEST_SHARE, axis=0)
-        self._references = durations[:, ::2] / full[::2]
-        self._workloads = dict(zip(columns[1::2], durations[:, 1::2].T / 1e6, strict=True))
-        self._names = columns[1::2]
-        self._speed = 0.0
-        self.now_s = start_s
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-    def reading_s(self) -> float:
-        """Return the duration of the reference after the latest workload."""
-        return READING_S * self._speed
-
-    full_us = 1e6 * READING_S
-    """Duration of a reading at full speed in microseconds."""
-
-    def full_s(self, name: str, start_s: float) -> float:
-        """Return what a workload takes in the middle of stretches at full speed.
-
-        It changes with the temperature, so the next `NEAR_ROWS` of such rows count.
-        """
-        is_full = (self._references <= 1 + FULL_SPEED_TOLERANCE).all(axis=1)
-        middle = np.flatnonzero(np.convolve(is_full, np.ones(3), mode="same") == 3)
-        nearest = np.argsort(np.abs(self._ends_s[middle] - start_s))[:NEAR_ROWS]
-        return float(np.median(self._workloads[name][middle[nearest]]))
-
-    def workload(self, name: str, rows: int = 1) -> timing.Evaluate:
-        """Return what times a workload that is repeated in a number of rows."""
-        durations, at = self._workloads[name], self._names.index(name)
-
-        def evaluate(calls: int, samples: int) -> list[float]:
-            first = int(np.searchsorted(self._ends_s, self.now_s)) % (len(durations) - rows)
-            last = first + rows - 1
-            before = self._references[first, at]
-            after = self._references[last, at + 1] if at + 1 < 4 else self._references[last + 1, 0]
-            self._speed = max(before, after)
-            self.now_s += self._ends_s[last + 1] - self._ends_s[first]
-            return [durations[first : last + 1].sum()]
-
-        return evaluate
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Let timings of this process run on this core."""
-        self._speed = 1.0
-        install(self, patch)
-
-
-def install(core: TwoSpeedCore | TraceCore, patch: pytest.MonkeyPatch) -> None:
-    """Let timings of this process run on a core."""
-    patch.setattr(timing, "time", core)
-    patch.setattr(core_speed, "time", core)
-    patch.setattr(timing, "_SPEED", CoreSpeed(core.reading_s))
-    patch.setattr(timing, "_expected_s", math.inf)
-    patch.setattr(timing, "_preemptions", lambda: 0)
+        patch.setattr(timing, "time", self)
+        patch.setattr(core_speed, "time", self)
+        patch.setattr(timing, "_SPEED", CoreSpeed(self.reading_s))
+        patch.setattr(timing, "_expected_s", math.inf)
+        patch.setattr(timing, "_preemptions", lambda: 0)
