@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.errors import NasError
+from nas.errors import NasError, first_line
 from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime, open_runtime
 from nas.latency.runtime import Runtime
@@ -91,7 +91,8 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
         schedules = {kernel: schedule for kernel, (schedule, _) in timed.items()}
         if not schedules:
             kernel, error = next(iter(first.items()))
-            reason = f"{kernel} cannot be timed: {type(error).__name__}: {error}"
+            assert isinstance(error, Exception)
+            reason = f"{kernel} cannot be timed: {first_line(error)}"
             return BuildEstimate(len(kernels), reason=reason)
         start = time.perf_counter()
         if runtime.rounds > 1:

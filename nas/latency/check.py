@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.display.progress import Advance
-from nas.errors import MeasurementError, RequestError, TableError
+from nas.errors import MeasurementError, RequestError, TableError, first_line
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
 from nas.latency.networks import NetworkTimings, measure_networks
@@ -18,11 +18,7 @@ from nas.latency.prediction import Prediction
 from nas.latency.rounds import Latency, Slowdown, full_speed_us, round_to_four_digits
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import (
-    MEASURED,
-    Rounds,
-    Timing,
-)
+from nas.latency.timing import MEASURED, Rounds, Timing
 from nas.statistics import LatencyAgreement, latency_agreement, spread
 
 if TYPE_CHECKING:
@@ -477,7 +473,7 @@ def check_kernels(
                     timings[record.name].append(timing)
             # A compiler may raise anything; whatever it is, it is the result of this kernel.
             except Exception as error:
-                errors[record.name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
+                errors[record.name] = first_line(error)
             done += 1
             if progress is not None:
                 progress(done, table.runtime.rounds * len(records), record.name)

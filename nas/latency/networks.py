@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.display.progress import Advance
-from nas.errors import MeasurementError
+from nas.errors import MeasurementError, first_line
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency import rounds, timing
 from nas.latency.rounds import Latency, full_speed_us
@@ -83,34 +83,53 @@ def measure_networks(
         full_us: reading at full speed in the timings of the table, if it is known. That of all
             timings counts if it is faster.
     """
-    is_constant = runtime.has_constant_networks
-    fewest, most = (1, 1) if is_constant else (rounds.ROUNDS, rounds.MAX_ROUNDS)
+    fewest, most = (1, 1) if runtime.has_constant_networks else (rounds.ROUNDS, rounds.MAX_ROUNDS)
     end_s = time.monotonic() + (math.inf if seconds is None else seconds)
-    timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
-    timer.compile(graphs, schedules, batch)
+    errors: dict[int, str] = {}
+    done, steps = 0, len(graphs) * (1 + fewest)
+
+    @contextmanager
+    def step(index: int) -> Iterator[None]:
+        """Compile or time a network inside; what that raises is the network's error."""
+        nonlocal done
+        try:
+            yield
+        # A compiler may raise anything; whatever it is, it is the result of this network.
+        except Exception as error:
+            errors[index] = first_line(error)
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    compiled: dict[int, CompiledNetwork] = {}
+    for index, graph in enumerate(graphs):
+        with step(index):
+            compiled[index] = runtime.compile(graph, schedules, batch=batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
-    waiting = list(range(len(graphs)))
+    waiting = list(compiled)
     pause = timing.Rounds()
-    for done in range(1, most + 1):
+    for number in range(most):
+        steps = done + len(waiting) * max(1, fewest - number)
         pause.wait()
         timing.expect_full_speed(full_us)
-        for index, new in timer.time(waiting).items():
-            timings[index].append(new)
+        with runtime.timing_context():
+            for index in waiting:
+                with step(index):
+                    timed = timing.measure(compiled[index].evaluate, SAMPLE_SECONDS)
+                    timings[index].append(timed)
         full_us = full_speed_us((each.round for own in timings for each in own), full_us)
+        usable = [index for index in compiled if index not in errors]
         waiting = [
             index
-            for index, own in enumerate(timings)
-            if index not in timer.errors
-            and not NetworkTimings(tuple(own), full_us=full_us).latency.is_complete(fewest)
+            for index in usable
+            if not Latency([each.round for each in timings[index]], full_us).is_complete(fewest)
         ]
-        if not waiting or done == most or time.monotonic() >= end_s:
+        if not waiting or time.monotonic() >= end_s:
             break
         if together:
-            waiting = [index for index in range(len(graphs)) if index not in timer.errors]
-        timer.expect(len(waiting) * max(1, fewest - done))
+            waiting = usable
     return [
-        NetworkTimings(tuple(own), timer.errors.get(index), full_us)
-        for index, own in enumerate(timings)
+        NetworkTimings(tuple(own), errors.get(index), full_us) for index, own in enumerate(timings)
     ]
 
 
@@ -134,60 +153,3 @@ def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[
                 bias = rng.standard_normal(op.shape[0], np.float32) * np.float32(0.1)
                 weights[f"{op.slot_name}.bias"] = bias
     return weights
-
-
-class _NetworkTimer:
-    """Compiles and times several networks, which are identified by their index.
-
-    Args:
-        runtime: an opened runtime.
-        steps: expected number of steps, for the progress.
-        progress: function to call after each step.
-
-    Attributes:
-        errors: error of each network that could not be compiled or timed.
-    """
-
-    def __init__(self, runtime: Runtime, steps: int, progress: Advance | None) -> None:
-        self.errors: dict[int, str] = {}
-        self._steps = steps
-        self._done = 0
-        self._runtime = runtime
-        self._progress = progress
-        self._compiled: dict[int, CompiledNetwork] = {}
-
-    def compile(self, graphs: Sequence[Graph], schedules: Schedules, batch: int) -> None:
-        """Compile all networks."""
-        for index, graph in enumerate(graphs):
-            self._step(index, partial(self._compile, index, graph, schedules, batch))
-
-    def time(self, indices: Iterable[int]) -> dict[int, Timing]:
-        """Return a timing of each of these networks, without those that have an error."""
-        timings: dict[int, Timing] = {}
-        with self._runtime.timing_context():
-            for index in indices:
-                self._step(index, partial(self._time, index, timings))
-        return timings
-
-    def expect(self, timings: int) -> None:
-        """Set the number of timings that are still to be taken."""
-        self._steps = self._done + timings
-
-    def _compile(self, index: int, graph: Graph, schedules: Schedules, batch: int) -> None:
-        self._compiled[index] = self._runtime.compile(graph, schedules, batch=batch)
-
-    def _time(self, index: int, timings: dict[int, Timing]) -> None:
-        evaluate = self._compiled[index].evaluate
-        timings[index] = timing.measure(evaluate, SAMPLE_SECONDS)
-
-    def _step(self, index: int, action: Callable[[], None]) -> None:
-        """Compile or time a network, unless it has an error."""
-        if index not in self.errors:
-            try:
-                action()
-            # A compiler may raise anything; whatever it is, it is the result of this network.
-            except Exception as error:
-                self.errors[index] = f"{type(error).__name__}: {str(error).strip()[:500]}"
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._steps)
