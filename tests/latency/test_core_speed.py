@@ -1,4 +1,4 @@
-"""Readings of the speed of a core, and what they say of a simulated core with two speeds."""
+"""Readings of the speed of a core, and what they say of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 
 from nas.latency import core_speed
 from nas.latency.core_speed import CoreSpeed, SpeedSummary
-from tests.latency.two_speeds import COMPUTE, READING_S, TwoSpeedCore
 
 
 def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch):
@@ -34,24 +33,11 @@ def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch
     assert not speed.is_full(1.0), "a table knows more"
 
 
-def test_a_reading_takes_the_same_work_and_no_other_core():
-    readings = [CoreSpeed().read() for _ in range(20)]
-    assert 0 < min(readings) < 1
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_summary_of_a_core_with_two_speeds(seed, monkeypatch):
-    core = TwoSpeedCore(seed)
-    core.perf_counter = core.monotonic
-    core.install(monkeypatch)
-    speed = CoreSpeed(lambda: core.work(READING_S, COMPUTE))
-    # A second of readings beside each other, as the command takes five.
-    summary = speed.watch(20.0)
-    assert summary.full_share == pytest.approx(0.25, abs=0.12)
-    assert summary.slow_factor == pytest.approx(COMPUTE, rel=0.02)
-    assert 0.01 < summary.stretch_s < 7
-
-
-def test_an_idle_core_has_one_speed():
-    readings = np.random.default_rng(0).normal(1, 0.02, 1000) * 1e-5
-    assert SpeedSummary.of(readings, np.cumsum(readings)) == (1.0, None, None)
+def test_summary_tells_share_factor_and_stretches_of_the_slow_speed():
+    """The core is at full speed for 1 ms three times, and slowed for 1.6 and for 4.8 ms between."""
+    full, slow = [1e-5] * 100, [1.6e-5] * 100
+    readings = np.array([*full, *slow, *full, *slow * 3, *full])
+    assert SpeedSummary.of(readings, np.cumsum(readings)) == (
+        pytest.approx(3 / 9.4), pytest.approx(1.6), pytest.approx(4.8e-3),
+    )  # fmt: skip
+    assert SpeedSummary.of(readings[:100], np.cumsum(readings[:100])) == (1.0, None, None)

@@ -1,24 +1,18 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import nas.space
-from nas.errors import (
-    MissingKernelError,
-    TableError,
-)
+from nas.errors import MissingKernelError, TableError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.record import Record
 from nas.latency.timing import Timing
-from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 from tests.latency.small_table import FIRST, GRAPH, SECOND, edit
@@ -96,7 +90,7 @@ def test_prediction_counts_estimates_and_names_their_methods(table: LatencyTable
     assert (two.basis, two.estimated_launches) == ("estimated: by a simulator; by a cycle model", 2)
 
 
-@pytest.mark.parametrize("tile", ["4", [4], True, -2, 0, 10**300, 2.5])
+@pytest.mark.parametrize("tile", ["4", True, 0])
 def test_predict_refuses_invalid_schedule(table: LatencyTable, tile: Any) -> None:
     edit(table, SECOND, schedule={"winograd": tile})
     with pytest.raises(TableError, match=f"line {SECOND}: its schedule: winograd is"):
@@ -118,20 +112,6 @@ def test_large_network_waits_for_its_weights(table: LatencyTable, runtime: FakeR
     weights_mib = sum(kernel.weight_bytes for kernel in batched) / 2**20
     waiting_us = table.predict(GRAPH, large).latency_us - alone_us
     assert waiting_us == pytest.approx(20 * weights_mib, rel=0.02)
-
-
-@pytest.mark.parametrize("name", nas.space.space_names())
-def test_network_kernels_equal_kernels_of_its_blocks(name: str) -> None:
-    """Predictions rely on it: no kernel extends from one block into the next."""
-    space = nas.space.load_space(name, image_size=32)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        graph = space.sample(rng, uniform_over="choices").graph
-        by_block = [
-            kernel for segment in graph.segments for kernel in TvmRuntime().kernels(segment)
-        ]
-        assert Counter(by_block) == Counter(TvmRuntime().kernels(graph))
-        assert Counter(by_block) == Counter(TvmRuntime().kernels(Graph(graph.ops)))
 
 
 def test_new_record_changes_remembered_prediction(tmp_path: Path, runtime: FakeRuntime) -> None:

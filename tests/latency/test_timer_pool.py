@@ -140,15 +140,13 @@ def test_unequal_board_stops_the_build(tmp_path: Path) -> None:
 def test_stopped_iteration_does_not_wait_for_running_calls() -> None:
     released = threading.Event()
 
-    def ask(timer: object, kernel: Kernel) -> str:
+    def ask(timer: object, kernel: Kernel) -> None:
         if kernel == KERNELS[1]:
-            assert released.wait(10)
-        return kernel.text
+            released.wait()
 
-    start = time.monotonic()
-    for _ in TimerPool([Board("a"), Board("b")]).each(KERNELS[:2], ask):
+    for kernel, _ in TimerPool([Board("a"), Board("b")]).each(KERNELS[:2], ask):
+        assert kernel == KERNELS[0]
         break
-    assert time.monotonic() - start < 5
     released.set()
 
 

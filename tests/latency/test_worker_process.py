@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,7 @@ import pytest
 import nas.space
 from nas.errors import BoardLostError, DeviceError, MeasurementError
 from nas.kernels.kernel import Kernel
-from nas.latency import (
-    LatencyTable,
-    build_table,
-    core_scheduling,
-    open_runtime,
-    space_kernels,
-)
+from nas.latency import LatencyTable, build_table, core_scheduling, space_kernels, worker_process
 from nas.latency.timing import Timing
 from nas.latency.worker_process import WorkerTimer, timers_for
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
@@ -76,34 +69,12 @@ def test_failure_of_a_worker_fails_only_its_kernel(tmp_path: Path) -> None:
         assert table.latency_us(kernel) == latency_us(kernel)
 
 
-def test_worker_ignores_signals_to_the_process_group() -> None:
-    with WorkerTimer(FailingRuntime()) as timer:
-        timer.time_kernel(FINE)
-        pid = timer._process.pid
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            os.kill(pid, number)
-        assert timer.time_kernel(ALSO_FINE)[1].latency_us == latency_us(ALSO_FINE)
-        assert timer._process.pid == pid
-
-
-def test_timer_closed_during_start_leaves_no_worker() -> None:
-    timer = WorkerTimer(FailingRuntime())
-    errors: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            timer.time_kernel(FINE)
-        except MeasurementError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    timer.__exit__()
-    thread.join()
-    assert len(errors) == 1
-    assert timer._process.pid is None
+def test_closed_timer_starts_no_worker() -> None:
+    with WorkerTimer(FakeRuntime()) as timer:
+        pass
     with pytest.raises(MeasurementError, match="the timer is closed"):
         timer.time_kernel(FINE)
+    assert timer._process.pid is None
 
 
 UNGUARDED = """
@@ -118,15 +89,12 @@ print("timed")
 """
 
 
-@pytest.mark.parametrize("way", ["script", "stdin"])
-def test_worker_does_not_import_the_main_module(tmp_path: Path, way: str) -> None:
+def test_worker_does_not_import_the_main_module(tmp_path: Path) -> None:
     """A script without a main guard would run again in each worker, and one from stdin fail."""
-    script = tmp_path / "script.py"
-    script.write_text(UNGUARDED)
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-" if way == "stdin" else str(script)],
-        input=UNGUARDED if way == "stdin" else None,
+        [sys.executable, "-"],
+        input=UNGUARDED,
         env={**os.environ, "PYTHONPATH": path},
         cwd=tmp_path,
         capture_output=True,
@@ -171,16 +139,26 @@ class CurveRuntime(FakeRuntime):
 def test_worker_answers_all_requests() -> None:
     runtime = CurveRuntime()
     with WorkerTimer(runtime) as timer:
+        schedule, timing = timer.time_kernel(FINE)
+        assert (schedule, timing) == runtime.time_kernel(FINE)
+        assert timer.retime_kernel(FINE, schedule) == timing
         assert timer.time_dispatch() == runtime.time_dispatch()
         assert timer.time_miss_curve() == runtime.time_miss_curve()
 
 
-@pytest.mark.slow
-def test_real_runtime_runs_in_worker() -> None:
-    with WorkerTimer(open_runtime("tvm")) as timer:
-        schedule, timing = timer.time_kernel(FINE)
-        assert timing.latency_us > 0
-        assert timer.retime_kernel(FINE, schedule).latency_us > 0
+class InThisProcess:
+    """Calls functions as `ChildProcess` does, without a process."""
+
+    is_running = False
+
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, limit_s: float, start: bool = True
+    ) -> Any:
+        self.is_running = True
+        return function(*arguments)
+
+    def close(self, *, for_good: bool = False) -> None:
+        self.is_running = False
 
 
 class RemoteRuntime(FakeRuntime):
@@ -208,7 +186,8 @@ class RemoteRuntime(FakeRuntime):
 
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteRuntime:
-    monkeypatch.setattr("nas.latency.worker_process.RECONNECTION_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(worker_process, "RECONNECTION_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(worker_process, "ChildProcess", InThisProcess)
     runtime = RemoteRuntime()
     runtime.board = tmp_path / "board"
     runtime.board.write_text(runtime.fingerprint.processor)
@@ -229,7 +208,7 @@ def test_returning_board_is_asked_again(
         assert board.released == 1
         timer.time_kernel(FINE)
         board.board.unlink()
-        monkeypatch.setattr("nas.latency.worker_process.time.sleep", pause)
+        monkeypatch.setattr(worker_process.time, "sleep", pause)
         assert timer.time_kernel(ALSO_FINE)[1].latency_us == latency_us(ALSO_FINE)
     assert pauses == [0.01, 0.02]
 

@@ -152,22 +152,20 @@ def python(code: str) -> str:
     return f'{sys.executable} -c "{code}"'
 
 
-def test_meter_prints_the_joules_since_its_start():
+def test_reading_of_a_meter_is_the_next_line_that_it_prints():
     code = (
-        "import time; start = time.monotonic()\n"
-        "while True: print(8 * (time.monotonic() - start), flush=True); time.sleep(0.01)"
+        "import itertools, time\n"
+        "for joules in itertools.count(): print(joules, flush=True); time.sleep(0.01)"
     )
     meter = find_counter(python(code))
     try:
         before = meter.read()
-        time.sleep(0.3)
         called_s = time.monotonic()
         after = meter.read()
     finally:
         meter.close()
-    assert after.at_s >= called_s
-    # The lines come some milliseconds late on a busy machine.
-    assert (after.joules - before.joules) / (after.at_s - before.at_s) == pytest.approx(8, rel=0.2)
+    assert after.joules > before.joules
+    assert before.at_s <= called_s <= after.at_s
     assert meter.source.startswith("meter (")
 
 
@@ -183,12 +181,12 @@ def read_three_times(meter: Meter) -> None:
         ("print('nan')", "printed nan after 0"),
         ("print(3); print(2)", "printed 2 after 3"),
         ("raise SystemExit('no such port')", "has ended: no such port"),
-        ("import time; time.sleep(60)", "printed nothing for 0.5 s"),
+        ("import time; time.sleep(60)", "printed nothing for 0.1 s"),
     ],
 )
 def test_meter_that_does_not_work_is_an_error(code, message, monkeypatch):
     if "sleep" in code:
-        monkeypatch.setattr(energy, "METER_LIMIT_SECONDS", 0.5)
+        monkeypatch.setattr(energy, "METER_LIMIT_SECONDS", 0.1)
     meter = Meter(python(code))
     try:
         with pytest.raises(DeviceError) as caught:

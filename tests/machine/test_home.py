@@ -53,9 +53,8 @@ def test_home_of_an_account_stays(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variables", [{}, {"HOME": "/proc"}])
-def test_doctor_finds_every_runtime_without_a_home(variables):
-    done = run_nameless("-m", "nas", "doctor", "--json", **variables)
+def test_doctor_finds_every_runtime_without_a_home_that_can_be_written():
+    done = run_nameless("-m", "nas", "doctor", "--json", HOME="/proc")
     assert (done.returncode, done.stderr) == (0, "")
     runtimes = json.loads(done.stdout)["runtimes"]
     assert [each["reason"] for each in runtimes if not each["usable"]] == []

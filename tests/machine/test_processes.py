@@ -93,7 +93,7 @@ def stopped_by(number: int, before: str = "") -> str:
     return out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_stop_signals_interrupt_like_ctrl_c(number):
     assert stopped_by(number) == "stopped\n"
 
@@ -191,6 +191,8 @@ def ask(worker, what="", limit_s=TIMEOUT_S, **settings):
 def test_functions_are_called_in_one_process_that_stays(worker):
     pid = ask(worker)
     assert pid == worker.pid != os.getpid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)  # They go to the process group, and this process decides.
     assert ask(worker, "print") == worker.call(os.getpid, limit_s=TIMEOUT_S) == pid
 
 
