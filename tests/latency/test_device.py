@@ -32,7 +32,3 @@ def test_slugs_of_boards_with_many_features_are_short_and_differ() -> None:
 def test_require_match_refuses_other_device(change: dict, word: str) -> None:
     with pytest.raises(TableDeviceError, match=word):
         device().require_match(device(**change), "table.jsonl")
-
-
-def test_require_match_ignores_recorded_facts() -> None:
-    device().require_match(device(recorded={"system": "another"}), "table.jsonl")

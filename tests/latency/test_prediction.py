@@ -13,7 +13,6 @@ from nas.latency import LatencyTable, build_table
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.record import Record
 from nas.latency.timing import Timing
-from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 from tests.latency.small_table import FIRST, GRAPH, SECOND, edit
 
@@ -53,23 +52,6 @@ def test_table_holds_several_batch_sizes(table: LatencyTable, runtime: FakeRunti
         assert list(four.kernels) == runtime.kernels(GRAPH, 4)
         assert four.latency_us == pytest.approx(sum(map(latency_us, four.kernels)) + 3.5)
         assert four.latency_us > 3.9 * (before.latency_us - 3.5), "of all images together"
-
-
-def test_incomplete_dispatch_costs_predict_nothing_until_completed(
-    table: LatencyTable, runtime: FakeRuntime
-) -> None:
-    lines = table.path.read_text().splitlines(keepends=True)
-    table.path.write_text("".join(line for line in lines if '"launch"' not in line))
-    half = LatencyTable.open_or_create(table.path, runtime)
-    with pytest.raises(TableError, match="has no dispatch overhead"):
-        half.predict(GRAPH)
-    build_table(half, runtime.kernels(GRAPH), runtime)
-    assert LatencyTable.open(table.path).predict(GRAPH) == table.predict(GRAPH)
-
-
-def test_predict_names_missing_kernel(table: LatencyTable) -> None:
-    with pytest.raises(MissingKernelError, match="conv2d 16x9x9 -> 48x9x9"):
-        table.predict(three_kernels(16))
 
 
 def test_prediction_counts_estimates_and_names_their_methods(table: LatencyTable) -> None:

@@ -241,10 +241,3 @@ def test_only_line_feeds_end_lines(table: LatencyTable) -> None:
     table.path.write_text(text.replace("\n", "\r"))
     with pytest.raises(TableError, match="line 1"):
         LatencyTable.open(table.path)
-
-
-def test_open_refuses_line_that_is_not_json(table: LatencyTable) -> None:
-    with table.path.open("a") as file:
-        file.write("what?\n")
-    with pytest.raises(TableError, match=f"line {AFTER} .*JSON"):
-        LatencyTable.open(table.path)
