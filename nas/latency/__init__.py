@@ -5,9 +5,9 @@ Importing this package imports no runtime; a runtime is imported when it is open
 
 from nas.figures import Figure
 from nas.kernels.kernel import Kernel
-from nas.latency.build import BuildResult, build_table, space_kernels
+from nas.latency.build import build_table, space_kernels
 from nas.latency.check import KernelCheck, TableCheck, check_kernels, check_table
-from nas.latency.compare import Comparison, MergeResult, compare_tables, merge_tables
+from nas.latency.compare import Comparison, compare_tables, merge_tables
 from nas.latency.correction import correct_after_build, correct_table, lacks_correction
 from nas.latency.installed_runtimes import (
     available_runtimes,
@@ -15,22 +15,19 @@ from nas.latency.installed_runtimes import (
     open_runtime,
     runtime_names,
 )
-from nas.latency.networks import NetworkTimings, measure_networks
+from nas.latency.networks import measure_networks
 from nas.latency.prediction import Prediction
 from nas.latency.record import Correction
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 
 __all__ = [
-    "BuildResult",
     "Comparison",
     "Correction",
     "Figure",
     "Kernel",
     "KernelCheck",
     "LatencyTable",
-    "MergeResult",
-    "NetworkTimings",
     "Prediction",
     "Runtime",
     "TableCheck",

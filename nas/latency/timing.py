@@ -154,7 +154,6 @@ def measure(
     sample_seconds: float = SAMPLE_SECONDS,
     *,
     calls: int | None = None,
-    samples: int = SAMPLES,
 ) -> Timing:
     """Return a timing of a few samples in one round.
 
@@ -165,14 +164,13 @@ def measure(
         evaluate: function that takes the samples.
         sample_seconds: shortest duration of a sample.
         calls: calls per sample, in place of as many as fill `sample_seconds`.
-        samples: number of samples.
 
     Raises:
         MeasurementError: a sample is not above zero, however long it is.
     """
     shortest = calls or calls_per_sample(evaluate, sample_seconds)
     for factor in LONGER_SAMPLES:
-        seconds, reading_s, first_s = _take_samples(evaluate, factor * shortest, samples)
+        seconds, reading_s, first_s = _take_samples(evaluate, factor * shortest, SAMPLES)
         if min(seconds) > 0:
             break
     return Timing.from_seconds(seconds, reading_s, first_s if first_s > 0 else seconds[0])

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from nas.kernels.kernel import Kernel
-from nas.latency import Correction, LatencyTable, NetworkTimings, Prediction
+from nas.latency import Correction, LatencyTable, Prediction
 from nas.latency.check import CheckedNetwork
+from nas.latency.networks import NetworkTimings
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime

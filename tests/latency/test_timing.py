@@ -55,6 +55,9 @@ def test_measure_fills_a_millisecond_per_sample() -> None:
     slow = Clock(10e-6, *[10e-6] * timing.SAMPLES)
     timing.measure(slow, sample_seconds=2e-3)
     assert slow.calls == [200] * timing.SAMPLES
+    asked = Clock(10e-6, *[10e-6] * timing.SAMPLES)
+    timing.measure(asked, calls=7)
+    assert asked.calls == [7] * timing.SAMPLES
 
 
 def test_undisturbed_samples_repeats_preempted_samples(
@@ -83,18 +86,6 @@ def test_pinned_restores_affinity() -> None:
         assert len(os.sched_getaffinity(0)) == 1
         raise KeyboardInterrupt
     assert os.sched_getaffinity(0) == before
-
-
-def test_timing_has_as_many_samples_and_calls_as_asked() -> None:
-    calls = []
-
-    def evaluate(number: int, samples: int) -> list[float]:
-        calls.append(number)
-        return [1e-5] * samples
-
-    timed = timing.measure(evaluate, calls=7, samples=1)
-    assert set(calls) == {7}
-    assert timed.samples_us == (10.0,)
 
 
 def test_samples_get_longer_while_noise_exceeds_the_latency() -> None:
@@ -147,8 +138,8 @@ def test_timing_keeps_its_reading_and_the_first_sample_as_it_was_found(monkeypat
     monkeypatch.setattr(speed, "is_full", lambda *values: max(values) < 1.05e-5)
     seconds = iter([9e-6, 8e-6, *[5e-6] * 8])
     with timing.reading(speed):
-        timed = timing.measure(lambda calls, count: [next(seconds)], calls=1, samples=2)
-    assert timed.samples_us == (5.0, 5.0)
+        timed = timing.measure(lambda calls, count: [next(seconds)], calls=1)
+    assert timed.samples_us == (5.0,) * timing.SAMPLES
     assert (timed.reading_us, timed.first_us) == (10.0, 9.0)
     assert timed.round == (5.0, 10.0, 9.0)
 
