@@ -1,5 +1,6 @@
-"""Damages files of every kind, a few times each; `tests/benchmarks/fuzz.py` does so for hours."""
+"""Damages files of every kind, a few times each; `NAS_FUZZ_ROUNDS=60` does so for an hour."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from tests.fuzz.targets import TARGETS, Target, run, try_target
 
 pytestmark = pytest.mark.slow
 
-FAST_EXAMPLES = 12
-SLOW_EXAMPLES = 2
+ROUNDS = int(os.environ.get("NAS_FUZZ_ROUNDS", "1"))
+FAST_EXAMPLES = 12 * ROUNDS
+SLOW_EXAMPLES = 2 * ROUNDS
 
 NAMES = [target.name for target in TARGETS]
 
@@ -41,7 +43,7 @@ def test_damaged_file_is_read_correctly_or_named(corpus, name):
     @settings(
         max_examples=SLOW_EXAMPLES if target.is_slow else FAST_EXAMPLES,
         deadline=None,
-        derandomize=True,
+        derandomize=ROUNDS == 1,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

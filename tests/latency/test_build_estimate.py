@@ -13,23 +13,9 @@ from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
 from tests.latency.fake_runtime import FakeRuntime
+from tests.latency.two_speeds import TwoSpeedCore
 
 KERNELS = space_kernels(load_space("squeezenet", image_size=32), "tvm")
-
-
-class Clock:
-    """A clock that runs only when it is told to."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-    perf_counter = monotonic
-
-    def sleep(self, seconds):
-        self.now += seconds
 
 
 @dataclass
@@ -39,7 +25,7 @@ class Clocked(FakeRuntime):
     Each later timing takes 0.05 s.
     """
 
-    clock: Clock = field(default_factory=Clock)
+    clock: TwoSpeedCore = field(default_factory=lambda: TwoSpeedCore(0, full_share=1.0))
 
     def time_kernel(self, kernel):
         self.clock.sleep(3 + kernel.kernel / 2 if kernel.kind == "conv2d" else 1)

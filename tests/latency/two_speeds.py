@@ -50,6 +50,8 @@ class TwoSpeedCore:
     def monotonic(self) -> float:
         return self.now_s
 
+    perf_counter = monotonic
+
     def sleep(self, seconds: float) -> None:
         self._move(seconds, 1.0)
 
