@@ -283,7 +283,6 @@ class _TableBuilder:
     def _time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""
         full_us = self._table.full_us
-        self._timers.expect_full_speed(full_us)
         for kernel, outcome in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
             if isinstance(outcome, Exception):
                 record = self._failure(kernel, outcome)
@@ -314,7 +313,6 @@ class _TableBuilder:
             return
         self._pause.wait()
         full_us = self._table.full_us
-        self._timers.expect_full_speed(full_us)
         is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
         if is_due and self._curve_is_incomplete:
             self._time_curve()

@@ -76,7 +76,6 @@ class CoreSpeed:
         self._block: list[float] = []
         self._block_ends_at_s = -math.inf
         self._full_s: deque[float] = deque(maxlen=KEPT_BLOCKS)
-        self._known_s = math.inf
         self._was_full_at_s = math.inf
 
     def read(self) -> float:
@@ -94,15 +93,10 @@ class CoreSpeed:
         while not self._full_s:
             time.sleep(SECONDS_BETWEEN_FIRST_READINGS)
             self.read()
-        full_s = min(*self._full_s, self._known_s)
-        full = max(readings) <= (1 + FULL_SPEED_TOLERANCE) * full_s
+        full = max(readings) <= (1 + FULL_SPEED_TOLERANCE) * min(self._full_s)
         if full or self._was_full_at_s == math.inf:
             self._was_full_at_s = time.monotonic()
         return full
-
-    def expect(self, full_s: float) -> None:
-        """Take into account what another process knows of the reading at full speed."""
-        self._known_s = full_s
 
     def slowed_s(self) -> float:
         """Return the seconds since the latest readings at full speed, or since the first ones."""

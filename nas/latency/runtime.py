@@ -34,7 +34,7 @@ from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
-from nas.latency.timing import MEASURED, Timing, expect_full_speed, pinned, reading
+from nas.latency.timing import MEASURED, Timing, pinned, reading
 from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
 
@@ -189,10 +189,6 @@ class KernelTimer(ABC):
             MeasurementError: the kernel cannot be timed.
         """
         return self.time_kernel(kernel)[1]
-
-    def expect_full_speed(self, full_us: float | None) -> None:
-        """Say what the table knows of a reading of the core's speed, in microseconds."""
-        expect_full_speed(full_us)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs, by names of `Runtime.dispatch_parts`.

@@ -36,11 +36,6 @@ class TimerPool:
     def __len__(self) -> int:
         return len(self._timers)
 
-    def expect_full_speed(self, full_us: float | None) -> None:
-        """See `KernelTimer.expect_full_speed`. No timer may be timing."""
-        for timer in self._timers:
-            timer.expect_full_speed(full_us)
-
     def call_any(self, call: Callable[[KernelTimer], T]) -> T:
         """Call a function with one timer, or with the next one if its device is lost.
 

@@ -78,9 +78,6 @@ an untimed warm-up call."""
 _SPEED = CoreSpeed()
 """The speed of the cores of this process."""
 
-_expected_s = math.inf
-"""Duration of a reading at full speed that a table knows, see `expect_full_speed`."""
-
 _READ: ContextVar[CoreSpeed | None] = ContextVar("read")
 """The speed that is read beside timings, if it is not `_SPEED`."""
 
@@ -240,8 +237,6 @@ def _take_samples(
         readings; and the first sample that was taken.
     """
     speed = _READ.get(_SPEED)
-    if speed:
-        speed.expect(_expected_s)
     taken: list[tuple[float, float]] = []
     undisturbed: list[tuple[float, float]] = []
     attempts = MAX_ATTEMPTS_PER_SAMPLE * samples
@@ -264,12 +259,6 @@ def _take_samples(
     chosen = undisturbed or sorted(taken)[:samples]
     reading_s = statistics.median(reading for _, reading in chosen) if speed else None
     return [each for each, _ in chosen], reading_s, taken[0][0]
-
-
-def expect_full_speed(full_us: float | None) -> None:
-    """Say what a table knows of a reading at full speed, in microseconds; None for nothing."""
-    global _expected_s
-    _expected_s = math.inf if full_us is None else full_us / 1e6
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from nas.latency import core_scheduling
 from nas.latency.core_scheduling import CorePlan
 from nas.latency.device import Fingerprint
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
-from nas.latency.timing import Timing, expect_full_speed
+from nas.latency.timing import Timing
 from nas.machine.processes import ChildProcess
 
 KERNEL_LIMIT_SECONDS = 120.0
@@ -61,7 +61,6 @@ class WorkerTimer(KernelTimer):
         self._device = runtime.fingerprint
         self._runtime = runtime
         self._limit_s, self._plan = limit_s, plan
-        self._full_us: float | None = None
         self._is_closed = False
         runtime.release()
         self._process = ChildProcess()
@@ -88,10 +87,6 @@ class WorkerTimer(KernelTimer):
         """See `KernelTimer.retime_kernel`, and `time_kernel` for the errors."""
         timing: Timing = self._request("retime_kernel", kernel, dict(schedule))
         return timing
-
-    def expect_full_speed(self, full_us: float | None) -> None:
-        """See `KernelTimer.expect_full_speed`. The worker gets it with its next request."""
-        self._full_us = full_us
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `KernelTimer.time_dispatch`, and `time_kernel` for the errors."""
@@ -122,9 +117,7 @@ class WorkerTimer(KernelTimer):
         self._open()
         try:
             with _measurement_errors():
-                return self._process.call(
-                    _ask, self._full_us, name, *arguments, limit_s=limit_s, start=False
-                )
+                return self._process.call(_ask, name, *arguments, limit_s=limit_s, start=False)
         except TimeoutError as error:
             if self._runtime.is_remote:
                 # Starting a worker shows whether the kernel hangs or the device vanished.
@@ -192,10 +185,9 @@ def _open_runtime(runtime: Runtime, plan: CorePlan | None) -> Fingerprint:
     return runtime.fingerprint
 
 
-def _ask(full_us: float | None, name: str, *arguments: Any) -> Any:
-    """Call a method of the timer of this worker's runtime; see `expect_full_speed`."""
+def _ask(name: str, *arguments: Any) -> Any:
+    """Call a method of the timer of this worker's runtime."""
     assert _opened is not None
-    expect_full_speed(full_us)
     return getattr(_opened.timer, name)(*arguments)
 
 

@@ -29,8 +29,6 @@ def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch
         assert not speed.is_full(1.0)
         speed.read()
     assert speed.is_full(1.0)
-    speed.expect(0.9)
-    assert not speed.is_full(1.0), "a table knows more"
 
 
 def test_summary_tells_share_factor_and_stretches_of_the_slow_speed():
