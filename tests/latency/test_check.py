@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,25 @@ PUBLISHED = nas.space.load_space("squeezenet", image_size=8, channels=1)
 KERNELS = space_kernels(SPACE, "tvm")
 
 
-@pytest.fixture
-def table(tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(table, KERNELS, runtime)
-    return table
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return tables of the kernels of one space, and of both."""
+    folder, runtime = tmp_path_factory.mktemp("tables"), FakeRuntime()
+    kernels = {"table": KERNELS, "both": KERNELS + space_kernels(PUBLISHED, "tvm")}
+    paths = {name: folder / f"{name}.jsonl" for name in kernels}
+    for name, path in paths.items():
+        build_table(LatencyTable.open_or_create(path, runtime), kernels[name], runtime)
+    return paths
 
 
 @pytest.fixture
-def both(table: LatencyTable, runtime: FakeRuntime) -> LatencyTable:
-    build_table(table, space_kernels(PUBLISHED, "tvm"), runtime)
-    return table
+def table(tables: dict[str, Path], tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
+    return LatencyTable.open(shutil.copy(tables["table"], tmp_path), runtime=runtime)
+
+
+@pytest.fixture
+def both(tables: dict[str, Path], tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
+    return LatencyTable.open(shutil.copy(tables["both"], tmp_path), runtime=runtime)
 
 
 def check(table: LatencyTable, runtime: FakeRuntime, nets: int = 6, **options: Any) -> TableCheck:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,14 +108,19 @@ def test_fit_refuses_few_networks_and_inverse_order() -> None:
         fit_correction(check_of(lambda us: 1000 - us))
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> LatencyTable:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime = FakeRuntime()
-    table = LatencyTable.open_or_create(tmp_path, runtime)
+    table = LatencyTable.open_or_create(tmp_path_factory.mktemp("table"), runtime)
     for batch in (1, 4):
         kernels = [k for each in (SPACE, OTHER) for k in space_kernels(each, "tvm", batch=batch)]
         build_table(table, kernels, runtime)
-    return table
+    return table.path
+
+
+@pytest.fixture
+def table(built: Path, tmp_path: Path) -> LatencyTable:
+    return LatencyTable.open(shutil.copy(built, tmp_path), runtime=FakeRuntime())
 
 
 def add(table: LatencyTable, *records: Record | Correction) -> None:
