@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from nas.graph import Graph, Op
-from nas.kernels.fusion import weight_slot
+from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
 from nas.latency.rounds import ROUNDS
@@ -293,29 +292,19 @@ def _launch_network(repetitions: int) -> Graph:
     Its kernels are convolutions of all kinds and copies, as they alternate in a real network, and
     so small that launching dominates.
     """
-    width, size = 32, 2
-    half, wide, shape = width // 2, 3 * width, (width, size, size)
-    ops = [Op("input", (), shape)]
+    from nas.space.builder import Builder
 
-    def add(kind: str, inputs: tuple[int, ...], channels: int, **settings: Any) -> int:
-        slot = None
-        if kind == "conv":
-            slot, settings["bias"] = weight_slot(f"conv{len(ops)}", channels), True
-        ops.append(Op(kind, inputs, (channels, size, size), slot=slot, **settings))
-        return len(ops) - 1
-
-    x = 0
-    for _ in range(repetitions):
-        untouched = add("slice", (x,), half)
-        y = add("slice", (x,), half, start=half)
-        y = add("relu", (add("conv", (y,), half),), half)
-        y = add("conv", (y,), half, kernel=3, padding=1, groups=half)
-        y = add("conv", (y,), half)
-        x = add("shuffle", (add("concat", (untouched, y), width),), width, groups=2)
-        residual = x
-        x = add("relu6", (add("conv", (x,), wide),), wide)
-        x = add("conv", (x,), wide, kernel=5, padding=2, groups=wide)
-        x = add("relu6", (x,), wide)
-        x = add("add", (residual, add("conv", (x,), width)), width)
-        x = add("max_pool", (x,), width, kernel=3, padding=1)
-    return Graph(tuple(ops))
+    width = 32
+    build = Builder((width, 2, 2), norm=False, activation="relu", classes=1)
+    x = build.input
+    for number in range(repetitions):
+        untouched, y = build.split(x)
+        y = build.conv_unit(y, f"first{number}", width // 2)
+        y = build.depthwise_unit(y, f"depthwise{number}", kernel=3, activate=False)
+        y = build.conv_unit(y, f"second{number}", width // 2, activate=False)
+        x = residual = build.shuffle(build.concat(untouched, y), 2)
+        y = build.conv_unit(x, f"expand{number}", 3 * width, activate="relu6")
+        y = build.depthwise_unit(y, f"wide{number}", kernel=5, activate="relu6")
+        y = build.conv_unit(y, f"project{number}", width, activate=False)
+        x = build.max_pool(build.add(residual, y), f"pool{number}", kernel=3, stride=1)
+    return build.graph()
