@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from nas.errors import RequestError, TableError
-from nas.files.documents import MAX_BYTES
-from nas.files.foreign import HEAD_BYTES, foreign_kind
+from nas.files.documents import ForeignFileError, read_bytes
 from nas.files.jsonl import is_json
 from nas.files.paths import OpenedPath
 from nas.latency.record import HEADER_START, RECORD_START
 
 LOCK_SECONDS = 2.0
 """How long a writer waits for another writer before it gives up."""
-
-MAX_LINE_BYTES = 1 << 20
-"""Longest line that is read. The record of a kernel has about 400 bytes."""
 
 
 class TableFile:
@@ -52,31 +47,39 @@ class TableFile:
         of a table does, because another process may be writing it.
 
         Raises:
-            TableError: the file cannot be read or became shorter, a line is too long, or the last
-                line is neither complete nor the start of a line of a table.
+            TableError: the file cannot be read or became shorter, or the last line is neither
+                complete nor the start of a line of a table.
         """
-        with _opened(self.path) as file:
-            if os.fstat(file.fileno()).st_size < self._offset:
-                raise damaged(f"{self.path} lost lines while it was in use")
-            file.seek(self._offset)
-            if self._lacks_line_feed and (feed := file.read(1)):
-                if feed != b"\n":
-                    raise damaged(f"{self.path}, line {self.lines} changed while it was in use")
-                self._lacks_line_feed = False
-                self._offset += 1
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                where = f"{self.path}, line {self.lines + 1}"
-                if len(line) > MAX_LINE_BYTES:
-                    raise damaged(f"{where} has more than {MAX_LINE_BYTES >> 20} MiB")
-                has_line_feed = line.endswith(b"\n")
-                if not has_line_feed and not is_json(line):
-                    if _is_incomplete(line, RECORD_START if self.lines else HEADER_START):
-                        return
-                    raise damaged(f"{where} is not JSON: {line[:60]!r}")
-                yield line, where
-                self.lines += 1
-                self._offset += len(line)
-                self._lacks_line_feed = not has_line_feed
+        content = self._unread_bytes()
+        if self._lacks_line_feed and content:
+            if not content.startswith(b"\n"):
+                raise damaged(f"{self.path}, line {self.lines} changed while it was in use")
+            self._lacks_line_feed = False
+            self._offset += 1
+            content = content[1:]
+        for line in BytesIO(content):
+            where = f"{self.path}, line {self.lines + 1}"
+            has_line_feed = line.endswith(b"\n")
+            if not has_line_feed and not is_json(line):
+                if _is_incomplete(line, RECORD_START if self.lines else HEADER_START):
+                    return
+                raise damaged(f"{where} is not JSON: {line[:60]!r}")
+            yield line, where
+            self.lines += 1
+            self._offset += len(line)
+            self._lacks_line_feed = not has_line_feed
+
+    def _unread_bytes(self) -> bytes:
+        if self._offset == 0:
+            return _content(self.path)
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    raise damaged(f"{self.path} lost lines while it was in use")
+                file.seek(self._offset)
+                return file.read()
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
 
 
 def damaged(message: str) -> TableError:
@@ -140,31 +143,23 @@ def can_begin(path: Path) -> bool:
             f"There can be no latency table {path}: {reason}.",
             remedy="Name a folder or a .jsonl file.",
         ) from None
-    with _opened(path) as file:
-        content = file.read(MAX_LINE_BYTES)
-    return _is_incomplete(content, HEADER_START)
+    return _is_incomplete(_content(path), HEADER_START)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _content(path: Path) -> bytes:
+    """Return the content of a file. Raises TableError if it cannot be read."""
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise TableError(f"{path} is a folder.", remedy="Name a latency table, a file.")
-        if not stat.S_ISREG(status.st_mode):
-            raise TableError(f"{path} is no regular file.", remedy="Name a latency table.")
-        if status.st_size > MAX_BYTES:
-            raise damaged(f"{path} has more than {MAX_BYTES >> 20} MiB")
-        file = path.open("rb")
+        return read_bytes(path)
+    except ForeignFileError as error:
+        raise TableError(f"{path} is no latency table: {error.strerror}.") from None
     except OSError as error:
-        raise TableError(
-            f"{path} cannot be read: {error.strerror}.", remedy="Name a file that can be read."
-        ) from None
-    with file:
-        if kind := foreign_kind(file.read(HEAD_BYTES)):
-            raise TableError(f"{path} is no latency table: it is {kind}.")
-        file.seek(0)
-        yield file
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> TableError:
+    return TableError(
+        f"{path} cannot be read: {error.strerror}.", remedy="Name a file that can be read."
+    )
 
 
 def _is_incomplete(line: bytes, start: bytes) -> bool:

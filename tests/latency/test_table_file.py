@@ -149,7 +149,7 @@ def test_open_refuses_impossible_paths(tmp_path: Path, runtime: FakeRuntime) -> 
     before = sorted(tmp_path.iterdir())
     for name, words in (
         ("folder.jsonl", "is a folder"),
-        ("pipe.jsonl", "no regular file"),
+        ("pipe.jsonl", "not a regular file"),
         ("loop.jsonl", "cannot be read"),
         ("dangling.jsonl", "cannot be read"),
         ("notes", "Not a directory"),
@@ -190,19 +190,11 @@ def test_refresh_refuses_shortened_table(table: LatencyTable) -> None:
         reader.refresh()
 
 
-def test_open_refuses_too_large_files_and_lines(
-    table: LatencyTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = table.path.read_bytes()
-    with table.path.open("ab") as file:
-        file.write(b'{"record": "' + b"x" * (1 << 20))
-    with pytest.raises(TableError, match=f"line {AFTER} has more than 1 MiB"):
-        LatencyTable.open(table.path)
-    table.path.write_bytes(content)
+def test_open_refuses_too_large_files(table: LatencyTable) -> None:
     os.truncate(table.path, 10 << 30)  # A sparse file takes no space on the disk.
     with pytest.raises(TableError, match="more than 256 MiB"):
         LatencyTable.open(table.path)
-    with pytest.raises(TableError, match="no regular file"):
+    with pytest.raises(TableError, match="not a regular file"):
         LatencyTable.open("/dev/zero")
 
 
