@@ -26,8 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 import nas
 from nas.data import ImageDataset, Images
@@ -44,7 +42,6 @@ from nas.supernet.settings import (
     scaled_learning_rate,
 )
 from nas.supernet.standalone import NetworkTrainer
-from nas.torch_network import Network
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,6 @@ class Recipe:
         name: its name.
         settings: values of `TrainingSettings`; the batch and the rate are factors of the default.
         teacher: whether the networks learn from the teacher, too.
-        mix: "mixup" or "cutmix", or nothing.
         alternating: whether an image is mirrored in every other epoch, instead of at random.
         depthwise: whether the weights of depthwise convolutions decay.
     """
@@ -63,7 +59,6 @@ class Recipe:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     teacher: bool = False
-    mix: str = ""
     alternating: bool = False
     depthwise: bool = True
 
@@ -74,8 +69,6 @@ RECIPES = (
     Recipe("weight decay 5e-4", {"weight_decay": 5e-4}),
     Recipe("weight decay 5e-4, none depthwise", {"weight_decay": 5e-4}, depthwise=False),
     Recipe("alternating flips", alternating=True),
-    Recipe("mixup", mix="mixup"),
-    Recipe("CutMix", mix="cutmix"),
     Recipe("label smoothing 0.1", {"label_smoothing": 0.1}),
     Recipe("teacher", teacher=True),
     Recipe("teacher, label smoothing 0.1", {"label_smoothing": 0.1}, teacher=True),
@@ -99,47 +92,6 @@ are trained alone."""
 NETWORKS = ("mobilenet_v2_0.35", "shufflenet_v2_0.5")
 
 
-class MixingTrainer(NetworkTrainer):
-    """A trainer whose labels are shares of the classes of two mixed images."""
-
-    mix = ""
-
-    def _step(self, step: int) -> Any:
-        original = self._batches.batch
-
-        def mixed(step: int) -> tuple[Tensor, Tensor]:
-            images, labels = original(step)
-            rng = np.random.default_rng([step, 4])
-            other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-            share = float(rng.beta(0.2, 0.2) if self.mix == "mixup" else rng.random())
-            if self.mix == "mixup":
-                images = images * share + images[other] * (1 - share)
-            else:
-                size = images.shape[2]
-                side = round(size * math.sqrt(1 - share))
-                top, left = rng.integers(0, size - side + 1, 2)
-                box = np.s_[:, :, top : top + side, left : left + side]
-                images = images.clone()
-                images[box] = images[other][box]
-                share = 1 - (side / size) ** 2
-            classes = F.one_hot(labels, self.classes).float()
-            return images, classes * share + classes[other] * (1 - share)
-
-        self._batches.batch = mixed  # type: ignore[method-assign]
-        try:
-            return super()._step(step)
-        finally:
-            del self._batches.batch
-
-    def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
-        with self._settings.autocast(self.device):
-            logits = network(images).float()
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        accuracy = (logits.detach().argmax(1) == labels.argmax(1)).float().mean()
-        return torch.stack([loss.detach(), accuracy])
-
-
 def settings_of(change: Recipe, epochs: int) -> TrainingSettings:
     """Return the settings of a recipe."""
     batch = default_batch_size(resolve_device("auto"))
@@ -157,9 +109,6 @@ def train(
     space = find_reference(name)[0].adapt(
         image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )
-    kind: type[NetworkTrainer] = NetworkTrainer
-    if change.mix:
-        kind = type("Mixing", (MixingTrainer,), {"mix": change.mix, "classes": len(data.classes)})
     # This process trains one network after the other, so the module can hold what changes.
     standalone.make_batches = lambda *arguments, **_: recipe.make_batches(
         *arguments, alternating=change.alternating
@@ -167,7 +116,7 @@ def train(
     standalone.parameter_groups = lambda *arguments, **_: recipe.parameter_groups(
         *arguments, depthwise=change.depthwise
     )
-    trainer = kind(
+    trainer = NetworkTrainer(
         space.reference(name).graph,
         data,
         settings_of(change, epochs),

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 
 from nas.graph import Graph
@@ -140,9 +139,6 @@ class FakeNetwork(CompiledNetwork):
 
     launched: list[Kernel] = field(default=())  # type: ignore[assignment]
     broken: frozenset[str] = frozenset()
-
-    def run(self, image: np.ndarray) -> np.ndarray:
-        raise NotImplementedError("a fake network computes nothing")
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         if any(kernel.text in self.broken for kernel in self.launched):

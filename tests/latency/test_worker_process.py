@@ -208,7 +208,7 @@ def test_returning_board_is_asked_again(
         assert board.released == 1
         timer.time_kernel(FINE)
         board.board.unlink()
-        monkeypatch.setattr(worker_process.time, "sleep", pause)
+        monkeypatch.setattr("nas.latency.worker_process.time.sleep", pause)
         assert timer.time_kernel(ALSO_FINE)[1].latency_us == latency_us(ALSO_FINE)
     assert pauses == [0.01, 0.02]
 

@@ -1,5 +1,6 @@
 """Signals that stop a command, and children that end with their parent."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,44 +17,10 @@ from nas.machine.processes import ChildProcess
 TIMEOUT_S = 60
 """Generous: a test that needs it fails anyway."""
 
-NATIVE_CHILD = """
-import ctypes
-from nas.machine import processes
-processes.exit_with_parent(0)
-print("ready", flush=True)
-ctypes.PyDLL(None).sleep(1000)  # native code that keeps the interpreter's lock
-"""
-
-PARENT = """
-import subprocess, sys, threading, time
-children = []
-def start():
-    child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=-1, stdout=-1)
-    child.stdout.readline()
-    children.append(child)
-thread = threading.Thread(target=start)
-thread.start()
-thread.join()
-time.sleep(0.2)
-print(children[0].pid, children[0].poll(), flush=True)
-time.sleep(1000)
-"""
-
 
 def python(code: str, *arguments: str, **settings: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, **settings)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process in native code")
-def test_child_in_native_code_ends_with_its_parent_and_not_with_a_thread():
-    with python(PARENT, NATIVE_CHILD) as parent:
-        pid, status = parent.stdout.readline().split()
-        child = psutil.Process(int(pid))
-        assert status == "None"
-        parent.kill()
-        _, alive = psutil.wait_procs([child], timeout=TIMEOUT_S)
-    assert not alive
 
 
 def test_child_of_ended_parent_ends_at_once():
@@ -164,8 +131,10 @@ def act(what: str) -> object:
             os.abort()
         case "exit":
             os._exit(3)
+        case "wait":
+            time.sleep(0.1)
         case "hang":
-            time.sleep(1000)
+            ctypes.PyDLL(None).sleep(1000)  # native code that keeps the interpreter's lock
         case "refuse":
             raise MeasurementError("It cannot be done.", remedy="Do something else.")
         case "fail":
@@ -251,12 +220,20 @@ def test_process_that_is_closed_for_good_is_not_started_again(worker):
         ask(worker)
 
 
-def test_process_ends_with_its_parent_in_the_middle_of_a_call():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process in native code")
+def test_process_ends_with_its_parent_and_not_with_the_thread_that_started_it():
     code = """
+    import threading
     from nas.machine.processes import ChildProcess
     from tests.machine.test_processes import act
-    worker = ChildProcess()
-    print(worker.call(act, "", limit_s=100.0), flush=True)
+    worker, pids = ChildProcess(), []
+    def start():
+        pids.append(worker.call(act, "", limit_s=100.0))
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert worker.call(act, "wait", limit_s=100.0) == pids[0]
+    print(pids[0], flush=True)
     worker.call(act, "hang", limit_s=1000.0)
     """
     with python(code) as parent:
