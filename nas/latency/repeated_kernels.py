@@ -304,7 +304,7 @@ def _launch_network(repetitions: int) -> Graph:
         y = build.conv_unit(y, f"second{number}", width // 2, activate=False)
         x = residual = build.shuffle(build.concat(untouched, y), 2)
         y = build.conv_unit(x, f"expand{number}", 3 * width, activate="relu6")
-        y = build.depthwise_unit(y, f"wide{number}", kernel=5, activate="relu6")
+        y = build.depthwise_unit(y, f"wide{number}", kernel=3, activate="relu6")
         y = build.conv_unit(y, f"project{number}", width, activate=False)
         x = build.max_pool(build.add(residual, y), f"pool{number}", kernel=3, stride=1)
     return build.graph()

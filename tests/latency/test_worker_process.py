@@ -210,7 +210,7 @@ def test_returning_board_is_asked_again(
         board.board.unlink()
         monkeypatch.setattr("nas.latency.worker_process.time.sleep", pause)
         assert timer.time_kernel(ALSO_FINE)[1].latency_us == latency_us(ALSO_FINE)
-    assert pauses == [0.01, 0.02]
+    assert pauses[:2] == [0.01, 0.02]
 
 
 def test_absent_board_is_lost(board: RemoteRuntime) -> None:
