@@ -89,8 +89,7 @@ def test_launches_of_a_network_belong_to_its_blocks(tmp_path: Path) -> None:
         assert own == runtime.kernels(block)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["onnxruntime", "litert"])
+@pytest.mark.parametrize(("name", "dtype"), [("onnxruntime", "float32"), ("litert", "int8")])
 @pytest.mark.parametrize("space", ["mobilenet_v3_small", "shufflenet", "squeezenet"])
 def test_blocks_of_runtimes_that_convert_tensors_between_blocks(
     space: str, name: str, dtype: str

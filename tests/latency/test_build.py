@@ -53,7 +53,7 @@ def test_space_kernels_are_those_of_all_architectures_block_by_block(
     known = space_kernels(space, "tvm")
     assert len(set(known)) == len(known)
     rng, runtime = np.random.default_rng(0), TvmRuntime()
-    drawn = [space.sample(rng, uniform_over="choices") for _ in range(15)]
+    drawn = [space.sample(rng, uniform_over="choices") for _ in range(6)]
     for architecture in (space.smallest, space.largest, *drawn):
         graph = architecture.graph
         by_block = [kernel for block in graph.segments for kernel in runtime.kernels(block)]

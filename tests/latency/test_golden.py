@@ -12,6 +12,7 @@ from tests.latency.two_speeds import TwoSpeedCore
 MAX_ERROR = 0.03
 MIN_TAU = 0.95
 NAMES = ["mobilenet_tiny-8", "mobilenet_32-32", "shufflenet-96"]
+"""Recordings, the larger ones last."""
 
 
 @pytest.mark.parametrize("name", NAMES)
