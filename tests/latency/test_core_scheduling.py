@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,53 +91,41 @@ def test_processes_get_cores_of_their_own_and_hyper_threads_last(
     assert sorted(core for own in every for core in own) == list(range(8))
 
 
-def _time_repeatedly(plan: core_scheduling.CorePlan, log: Path, stop: float) -> None:
+def _time_for_ever(plan: core_scheduling.CorePlan, log: Path) -> None:
     core_scheduling.apply_plan(plan)
-    while time.monotonic() < stop:
-        outside = os.sched_getaffinity(0)
+    outside = os.sched_getaffinity(0)
+    with timing.pinned(1):
         with timing.pinned(1):
-            with timing.pinned(1):
-                pass
-            with log.open("a") as file:
-                file.write(f"in {os.getpid()} {sorted(os.sched_getaffinity(0))}\n")
-            time.sleep(0.002)
-            with log.open("a") as file:
-                file.write(f"out {os.getpid()} {sorted(outside)}\n")
+            pass
+        log.write_text(f"{outside} {os.sched_getaffinity(0)}\n")
+        time.sleep(1000)
 
 
-def test_processes_of_a_plan_time_one_at_a_time(tmp_path: Path) -> None:
-    core = min(os.sched_getaffinity(0))
-    plan = core_scheduling.CorePlan((core,), tuple(sorted(os.sched_getaffinity(0))))
-    log = tmp_path / "log"
-    context = multiprocessing.get_context("spawn")
-    stop = time.monotonic() + 30
-    processes = [context.Process(target=_time_repeatedly, args=(plan, log, stop)) for _ in range(2)]
-    for process in processes:
-        process.start()
+def test_processes_of_a_plan_time_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed while it times releases the lock."""
+    cores = os.sched_getaffinity(0)
+    plan = core_scheduling.CorePlan((min(cores),), tuple(sorted(cores)))
+    monkeypatch.setattr(core_scheduling, "_current_plan", plan)
+    log, entered = tmp_path / "log", threading.Event()
+    log.touch()
+
+    def enter() -> None:
+        with core_scheduling.reserved_cores(1):
+            entered.set()
+
+    other = multiprocessing.get_context("spawn").Process(target=_time_for_ever, args=(plan, log))
+    other.start()
+    thread = threading.Thread(target=enter)
     try:
-        while time.monotonic() < stop:
-            lines = log.read_text().split("\n")[:-1] if log.exists() else []
-            if len({line.split()[1] for line in lines}) == 2 and len(lines) > 40:
-                break
-            time.sleep(0.05)
-        # A process that is killed while it times releases the lock.
-        processes[0].kill()
-        processes[0].join()
-        before = len(log.read_text())
-        while len(log.read_text()) < before + 400 and time.monotonic() < stop:
-            time.sleep(0.01)
-        assert len(log.read_text()) >= before + 400
+        while not log.read_text().endswith("\n"):
+            assert other.is_alive()
+            time.sleep(0.02)
+        thread.start()
+        assert not entered.wait(0.2)
     finally:
-        for process in processes:
-            process.kill()
-            process.join()
-    entered = ""
-    for line in lines:
-        word, pid, cores = line.split(maxsplit=2)
-        if word == "in":
-            assert not entered
-            assert cores == str([core])
-        else:
-            assert pid == entered
-            assert cores == str(list(plan.other_cores))
-        entered = pid if word == "in" else ""
+        other.kill()
+    thread.join()
+    assert entered.is_set()
+    assert log.read_text() == f"{cores} {{{min(cores)}}}\n"
