@@ -136,7 +136,7 @@ def build_table(
 
     Raises:
         TableError: another process writes the table.
-        MeasurementError: the dispatch costs cannot be told from noise.
+        MeasurementError: the dispatch costs cannot be distinguished from noise.
         BoardLostError: no device is left.
         DeviceError: the devices are not equal.
     """

@@ -41,7 +41,7 @@ FIRST_READINGS, SECONDS_BETWEEN_FIRST_READINGS = 50, 1e-2
 BLOCK_SECONDS = 0.5
 """Shortest time of the readings that tell one full speed, which are `FIRST_READINGS` at least."""
 
-KEPT_BLOCKS = 60
+FULL_SPEED_BLOCKS = 60
 """Latest full speeds, the fastest of which counts: it changes with the temperature, and a core may
 be slowed for ten seconds."""
 
@@ -75,7 +75,7 @@ class CoreSpeed:
         self._take = take or _multiply()
         self._block: list[float] = []
         self._block_ends_at_s = -math.inf
-        self._full_s: deque[float] = deque(maxlen=KEPT_BLOCKS)
+        self._full_s: deque[float] = deque(maxlen=FULL_SPEED_BLOCKS)
         self._was_full_at_s = math.inf
 
     def read(self) -> float:

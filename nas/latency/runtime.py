@@ -199,7 +199,7 @@ class KernelTimer(ABC):
         return {}
 
     def time_miss_curve(self) -> Mapping[str, Timing]:
-        """Time the parts `nas.latency.cache_model.WEIGHT_PARTS` at this moment.
+        """Time the parts `nas.latency.cache_model.WEIGHT_PARTS` in one round.
 
         A build calls it in several rounds, because other programs leave more of a shared cache at
         some than at others. Parts that `time_dispatch` returns are timed only there.
@@ -240,7 +240,7 @@ class Runtime(ABC):
             None means that there is no limit.
         dispatch_parts: names of the costs beside the kernels that `timer` measures and `network_us`
             needs, see `nas.latency.cache_model.DispatchCosts`.
-        dispatch_seconds: seconds that timing them for a table takes on a quiet machine, by which
+        dispatch_seconds: seconds that timing them for a table takes on an idle machine, by which
             builds are planned.
         rounds: number of rounds in which a build times each kernel, at least. A timer that
             compiles a kernel anew for each wants few. A runtime whose latencies are always the
@@ -286,7 +286,7 @@ class Runtime(ABC):
     @classmethod
     @abstractmethod
     def availability(cls) -> Availability:
-        """Return whether the runtime can be used on this machine, found by trying."""
+        """Return whether the runtime can be used on this machine, by trying."""
 
     @classmethod
     def for_target(cls, target: str) -> type[Runtime]:

@@ -48,7 +48,7 @@ def correction(slope: float = 1.0, **changes: Any) -> Correction:
 
 
 def checked(predicted_us: float, *measured_us: float, **changes: Any) -> CheckedNetwork:
-    """Return a network with made-up latencies at some moments."""
+    """Return a network with made-up latencies in some rounds."""
     prediction = Prediction(predicted_us, (), (), 0.0, 0, uncorrected_us=predicted_us)
     timings = NetworkTimings(tuple(Timing((us,)) for us in measured_us))
     return CheckedNetwork(SPACE.smallest, prediction, timings, **changes)

@@ -25,7 +25,7 @@ def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch
     assert not speed.is_full(1.0)
     assert speed.is_full(0.91)
     level[0] = 1.0  # It is warm again, after some time.
-    for _ in range(core_speed.FIRST_READINGS * core_speed.KEPT_BLOCKS):
+    for _ in range(core_speed.FIRST_READINGS * core_speed.FULL_SPEED_BLOCKS):
         assert not speed.is_full(1.0)
         speed.read()
     assert speed.is_full(1.0)

@@ -156,7 +156,7 @@ def test_timing_of_a_record_that_had_one_timing_only_counts_too() -> None:
     assert (again.rounds_us, again.status, again.complete) == ((5.0, 5.05), "ok", True)
 
 
-def test_record_settles_as_unstable_after_many_rounds() -> None:
+def test_record_is_unstable_after_many_rounds() -> None:
     made = first(5.0)
     while not made.complete:
         made = made.with_timing(Timing((made.rounds_us[-1] * 0.9,)), fewest=2)

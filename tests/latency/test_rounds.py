@@ -44,7 +44,7 @@ def test_latency_without_a_round_at_full_speed_is_disturbed():
     assert latency.interval_us == (pytest.approx(8 / 1.5, rel=1e-3), 8.0)
 
 
-def test_latency_is_settled_after_enough_rounds_at_full_speed_that_agree():
+def test_latency_is_complete_after_enough_rounds_at_full_speed_that_agree():
     full, slow = Round(5.0, 10.0, 5.0), Round(5.0, 15.0, 5.0)
     assert not Latency([full] * 3 + [slow] * 9, 10.0).is_complete(4)
     assert Latency([full] * 4 + [slow] * 9, 10.0).is_complete(4)

@@ -93,10 +93,10 @@ def test_build_stops_without_boards_and_continues_later(tmp_path: Path, names: s
     with pytest.raises(BoardLostError, match=r"No board is left.*a was lost") as caught:
         build_table(table, KERNELS, boards)
     assert caught.value.exit_status == 1
-    kept = status(table)
-    failed = [name for name, error in kept.items() if error is not None]
+    errors = status(table)
+    failed = [name for name, error in errors.items() if error is not None]
     assert len(failed) == 1
-    assert len(kept) == 3 * len(names) + 1
+    assert len(errors) == 3 * len(names) + 1
     built = build_table(table, KERNELS, Board("new"))
     assert built.ok == len(KERNELS) - 1
     assert build_table(table, KERNELS, Board("new"), retry_failed=True).ok == 1
