@@ -1,34 +1,35 @@
 """What int8 costs in accuracy and saves in time, for one network of each family.
 
     python -m tests.benchmarks.int8 --data ../shared/data/cifar10 [--seeds 3] [--epochs 4]
-        [--networks mobilenet_v2_0.5 ...] [--max-drop 0.005] [--out FILE.jsonl]
+        [--networks mobilenet_v2_0.5 ...]
 
 Each network is trained for some minutes, quantised with `quantise_within`, written with formats
 `onnx` and `onnx-int8`, and run by ONNX Runtime on one thread. Accuracies are those of the files on
 the test images, which nothing before has read. Both latencies are measured in turns. Run this on an
 idle machine.
 
-    float32, int8   accuracy of the files on the test images, and the difference in points
-    agreement       share of the test images with the same class in both
-    speed           latency of float32 over that of int8
-    layers          layers that run in int8 of all layers
-    method          what recovered the accuracy on the validation images, and its drop there
+    float32, int8     accuracy of the files on the test images
+    drop_points       their difference in points
+    agreement         share of the test images with the same class in both
+    speed             latency of float32 over that of int8
+    layers            layers that run in int8 of all layers
+    method            what recovered the accuracy on the validation images
+    validation_drop   the loss of accuracy there
 """
 
 import argparse
-import json
-import statistics
 import tempfile
-import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+
+import pandas as pd
 
 from nas.data import ImageDataset, load_dataset
 from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
-from nas.deploy.int8 import MAX_DROP, quantise_within
+from nas.deploy.int8 import quantise_within
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
 from nas.supernet.settings import TrainingSettings
@@ -58,15 +59,10 @@ def train(name: str, data: ImageDataset, epochs: int, seed: int) -> TrainedModel
     return TrainedModel(architecture, network, preprocessing_of(data))
 
 
-def measure(
-    name: str, data: ImageDataset, options: argparse.Namespace, seed: int
-) -> dict[str, object]:
+def measure(name: str, data: ImageDataset, epochs: int, seed: int) -> dict[str, object]:
     """Return what one network of one seed loses and gains."""
-    start = time.perf_counter()
-    model = train(name, data, options.epochs, seed)
-    trained = time.perf_counter()
-    int8 = quantise_within(model, data, max_drop=options.max_drop)
-    quantised = time.perf_counter()
+    model = train(name, data, epochs, seed)
+    int8 = quantise_within(model, data)
     images, labels = normalised(data.test, model.preprocessing), data.test.labels
     formats = {each: model_format(each) for each in ("onnx", "onnx-int8")}
     classes, running = {}, {}
@@ -77,41 +73,23 @@ def measure(
             classes[each] = kind.load(path).logits(images).argmax(1)
             running[each] = stack.enter_context(ModelProcess(kind, path))
         timed = time_files(running, images[:1])
-    float_latency, int8_latency = (timed[each].latency.fastest_us for each in formats)
+    float_us, int8_us = (timed[each].latency.fastest_us for each in formats)
+    accuracies = {each: (own == labels).mean() for each, own in classes.items()}
+    done, layers = timed["onnx-int8"].loaded.quantised_layers
     return {
         "network": name,
         "seed": seed,
-        "macs": model.graph.macs,
-        "float_accuracy": float((classes["onnx"] == labels).mean()),
-        "int8_accuracy": float((classes["onnx-int8"] == labels).mean()),
-        "agreement": float((classes["onnx"] == classes["onnx-int8"]).mean()),
-        "float_latency_us": float_latency,
-        "int8_latency_us": int8_latency,
-        "int8_layers": timed["onnx-int8"].loaded.quantised_layers,
-        "training_seconds": trained - start,
-        "quantisation_seconds": quantised - trained,
-        "summary": int8.summary.model_dump(mode="json"),
+        "float32": accuracies["onnx"],
+        "int8": accuracies["onnx-int8"],
+        "drop_points": 100 * (accuracies["onnx"] - accuracies["onnx-int8"]),
+        "agreement": (classes["onnx"] == classes["onnx-int8"]).mean(),
+        "float32_us": float_us,
+        "int8_us": int8_us,
+        "speed": float_us / int8_us,
+        "layers": f"{done}/{layers}",
+        "method": int8.summary.method,
+        "validation_drop": int8.summary.drop,
     }
-
-
-def describe(row: dict) -> Iterator[str]:
-    """Yield the lines that show a row."""
-    summary = row["summary"]
-    drop = 100 * (row["float_accuracy"] - row["int8_accuracy"])
-    done, layers = row["int8_layers"]
-    yield (
-        f"{row['network']:<28} seed {row['seed']}  float32 {row['float_accuracy']:.4f}  "
-        f"int8 {row['int8_accuracy']:.4f}  drop {drop:+.2f} points  "
-        f"agreement {row['agreement']:.4f}  "
-        f"{row['float_latency_us']:.0f} -> {row['int8_latency_us']:.0f} us, speed "
-        f"{row['float_latency_us'] / row['int8_latency_us']:.2f}x  layers {done}/{layers}  "
-        f"method {summary['method']}"
-    )
-    for each in summary["attempts"]:
-        yield (
-            f"    {each['method']:<16} validation drop {100 * each['drop']:+.2f} points, "
-            f"agreement {each['agreement']:.4f}, {each['seconds']:.1f} s"
-        )
 
 
 def main() -> None:
@@ -120,27 +98,16 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--max-drop", type=float, default=MAX_DROP)
-    parser.add_argument("--out", type=Path, help="file to which each row is appended as JSON")
     options = parser.parse_args()
     data = load_dataset(options.data)
     rows = []
-    for name in options.networks:
-        for seed in range(options.seeds):
-            row = measure(name, data, options, seed)
-            rows.append(row)
-            print("\n".join(describe(row)), flush=True)
-            if options.out:
-                with options.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-        own = [row for row in rows if row["network"] == name]
-        drops = [100 * (row["float_accuracy"] - row["int8_accuracy"]) for row in own]
-        speeds = [row["float_latency_us"] / row["int8_latency_us"] for row in own]
-        print(
-            f"{name:<28} mean drop {statistics.mean(drops):+.2f} points, largest "
-            f"{max(drops):+.2f}; median speed {statistics.median(speeds):.2f}x\n",
-            flush=True,
-        )
+    for name, seed in product(options.networks, range(options.seeds)):
+        rows.append(measure(name, data, options.epochs, seed))
+        print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.4f}".format))
+    figures = ["drop_points", "agreement", "speed"]
+    print(table.groupby("network", sort=False)[figures].agg(["mean", "max"]).to_string())
 
 
 if __name__ == "__main__":
