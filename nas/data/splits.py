@@ -264,24 +264,21 @@ def _even_split(
     return np.sort(by_class[~is_chosen]), np.sort(by_class[is_chosen])
 
 
+@dataclass(frozen=True, eq=False)
 class _PartsOfGroups:
     """The division of images by their groups.
 
-    Args:
+    Attributes:
         labels: Label of each image.
         classes: Class names by label.
         groups: Groups of the images.
         rng: Generator of the random divisions.
     """
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        classes: tuple[str, ...],
-        groups: Groups,
-        rng: np.random.Generator,
-    ) -> None:
-        self._labels, self._classes, self._groups, self._rng = labels, classes, groups, rng
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    groups: Groups
+    rng: np.random.Generator
 
     def split(
         self,
@@ -322,10 +319,10 @@ class _PartsOfGroups:
         """Return the positions of each part, given its share of these images."""
         if len(shares) == 1:
             return dict.fromkeys(shares, positions)
-        labels, numbers = self._labels[positions], self._groups.numbers[positions]
+        labels, numbers = self.labels[positions], self.groups.numbers[positions]
         fewest = [MIN_TRAINING_IMAGES if part == "training" else 1 for part in shares]
         try:
-            part_of = divide_groups(numbers, labels, list(shares.values()), fewest, self._rng)
+            part_of = divide_groups(numbers, labels, list(shares.values()), fewest, self.rng)
         except IndivisibleError as error:
             raise self._indivisible(error, positions, shares) from None
         return {part: positions[part_of == at] for at, part in enumerate(shares)}
@@ -334,13 +331,13 @@ class _PartsOfGroups:
         self, error: IndivisibleError, positions: np.ndarray, shares: Mapping[str, float]
     ) -> DataError:
         """Return the error for classes whose groups cannot be divided."""
-        names = _listed(repr(self._classes[label]) for label in error.labels)
-        own = positions[np.isin(self._labels[positions], error.labels)]
-        first = np.unique(self._groups.numbers[own], return_index=True)[1]
-        groups = _listed(repr(self._groups.names[at]) for at in own[np.sort(first)])
+        names = _listed(repr(self.classes[label]) for label in error.labels)
+        own = positions[np.isin(self.labels[positions], error.labels)]
+        first = np.unique(self.groups.numbers[own], return_index=True)[1]
+        groups = _listed(repr(self.groups.names[at]) for at in own[np.sort(first)])
         return DataError(
             f"No division by groups {'gives' if error.is_proven else 'was found that gives'} each "
             f"of the parts {_listed(shares)} images of the class{'es' * (len(error.labels) > 1)} "
             f"{names}, whose images are in the groups {groups}. No group may be in two parts.",
-            remedy=self._groups.remedy,
+            remedy=self.groups.remedy,
         )

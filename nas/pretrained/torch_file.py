@@ -22,8 +22,6 @@ from torch import Tensor
 
 from nas.errors import WeightsError, first_line, printable
 
-DAMAGED_REMEDY = "Download it again."
-
 NO_TORCH_FILE_REMEDY = "Give a .safetensors file, or a state dict that torch.save wrote."
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -107,13 +105,16 @@ def read_torch_file(path: Path, content: bytes) -> Any:
             loaded = _Other()
     except Exception as error:
         # Reading of a damaged file can end with nearly any error.
-        reason = printable(first_line(error))[:200].rstrip(". ")
-        raise WeightsError(
-            f"{path} is damaged or incomplete: {reason}.", remedy=DAMAGED_REMEDY
-        ) from None
+        raise damaged_error(path, error) from None
     if isinstance(loaded, _Other):
         raise WeightsError(f"{path} {loaded.what}.", remedy=loaded.remedy)
     return loaded
+
+
+def damaged_error(path: Path, error: Exception) -> WeightsError:
+    """Return the error for a file that cannot be read to its end, with the reason."""
+    reason = printable(first_line(error))[:200].rstrip(". ")
+    return WeightsError(f"{path} is damaged or incomplete: {reason}.", remedy="Download it again.")
 
 
 class _Other(NamedTuple):

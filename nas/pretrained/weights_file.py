@@ -16,14 +16,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nas.errors import WeightsError, first_line, printable
+from nas.errors import WeightsError, printable
 from nas.files.documents import ForeignFileError, read_bytes, shortened_text
 from nas.files.paths import in_folder
 from nas.pretrained.state_dicts import StateDict, state_dict
 from nas.pretrained.torch_file import (
-    DAMAGED_REMEDY,
     NO_TORCH_FILE_REMEDY,
     StandIn,
+    damaged_error,
     read_torch_file,
 )
 
@@ -108,10 +108,7 @@ def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = printable(first_line(error))[:200].rstrip(". ")
-        raise WeightsError(
-            f"{path} is damaged or incomplete: {reason}.", remedy=DAMAGED_REMEDY
-        ) from None
+        raise damaged_error(path, error) from None
 
 
 def _metadata(content: bytes) -> dict[str, str]:
