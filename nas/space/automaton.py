@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import product
-from operator import itemgetter
-from typing import NamedTuple
+from operator import add, itemgetter
+from typing import Literal, NamedTuple
 
 from nas.graph import Channels, Shape
 from nas.space.architecture import Choices
@@ -23,6 +23,9 @@ from nas.space.block_graph import BlockGraph, OpSequence, input_op_id
 from nas.space.choice import Choice
 from nas.space.compiled_stage import ChosenOptions
 from nas.space.lowering import Lowering
+
+End = Literal["smallest", "largest"]
+"""An end of the range of a count over the networks of a space."""
 
 
 class Transition(NamedTuple):
@@ -269,26 +272,25 @@ class NetworkAutomaton:
 
     # Extremes
 
-    def extreme(
-        self,
-        cost: Callable[[BlockGraph], int],
-        choose: Callable[..., _Way],
-        combine: Callable[[int, int], int],
-    ) -> Choices:
-        """Return the choices of the best network; of equals the first in the order of the options.
+    def extreme(self, count: str, end: End) -> Choices:
+        """Return the choices of the network with the smallest or largest count.
+
+        Of equals it is the first in the order of the options.
 
         Args:
-            cost: of a block.
-            choose: `min` or `max`, which decides what is best.
-            combine: returns the cost of two parts together: a sum, or the larger one.
+            count: name of the count, see `nas.figures.COUNTS`.
+            end: which end of its range.
         """
+        choose = max if end == "largest" else min
+        # The peak of a network is the largest of its blocks'; other counts add up.
+        combine: Callable[[int, int], int] = max if count == "peak_memory_bytes" else add
         best: dict[int, _Way] = {}
 
         def best_of(transitions: Sequence[Transition]) -> _Way:
             ways = []
             for transition in transitions:
                 total, choices = best[transition.target]
-                own = 0 if transition.block is None else cost(transition.block)
+                own = 0 if transition.block is None else getattr(transition.block, count)
                 ways.append((combine(own, total), transition.choices + choices))
             return choose(ways, key=itemgetter(0))
 

@@ -76,7 +76,7 @@ class Choice:
                 remedy="Give one value, or a tuple of different values.",
             )
         self.options = options_left(where, name, given, left)
-        if self._bundles is not None and not self.is_categorical:
+        if self._bundles is not None and not isinstance(given[0], str):
             raise SpaceError(f"{where}: the bundles of {argument} need names, not numbers.")
         for option, bundle in (self._bundles or {}).items():
             if bundle is not None and not isinstance(bundle, Mapping):
@@ -89,11 +89,6 @@ class Choice:
     def has_alternatives(self) -> bool:
         """Whether there is more than one option."""
         return len(self.options) > 1
-
-    @property
-    def is_categorical(self) -> bool:
-        """Whether the options are names of operators rather than sizes."""
-        return isinstance(self.options[0], str)
 
     def selected(self, choices: Mapping[str, Any]) -> Any:
         """Return the option in `choices`, or the only one where there are no alternatives."""

@@ -14,7 +14,8 @@ from nas.figures import COUNTS
 from nas.files.documents import shortened
 from nas.graph import Graph
 from nas.space.architecture import Architecture, is_number
-from nas.space.space import End, SearchSpace
+from nas.space.automaton import End
+from nas.space.space import SearchSpace
 from nas.space.variation import mutate
 
 
@@ -46,17 +47,14 @@ class Limit:
                 f"There is no limit on {shortened(self.name)}.",
                 remedy=f"Limit one of {', '.join(COUNTS)}.",
             )
-        for word, bound in (("at least", self.smallest), ("at most", self.largest)):
-            if bound is not None and not (is_number(bound) and bound >= 0):
-                raise RequestError(
-                    f"The limit on {self.name} is {word} {shortened(bound)}.",
-                    remedy="Give a finite number of 0 or more.",
-                )
-        low, high = self._bounds
-        if self.smallest is self.largest is None or low > high:
+        bounds = [each for each in (self.smallest, self.largest) if each is not None]
+        are_valid = all(is_number(each) and each >= 0 for each in bounds)
+        if not bounds or not are_valid or bounds[0] > bounds[-1]:
             raise RequestError(
-                f"The limit on {self.name} is {self.smallest} to {self.largest}.",
-                remedy="Give a smallest value, a largest one that is not smaller, or both.",
+                f"The limit on {self.name} is {shortened(self.smallest)} to "
+                f"{shortened(self.largest)}.",
+                remedy="Give a smallest value, a largest one that is not smaller, or both: finite "
+                "numbers of 0 or more.",
             )
 
     @property

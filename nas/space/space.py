@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
-from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from nas.files.documents import shortened
 from nas.files.names import require_choice, require_identifier, require_name
 from nas.graph import ACTIVATIONS, BOTH_DTYPES, DEFAULT_DTYPE, Channels, Graph, Shape
 from nas.space.architecture import Architecture, Choices, Value, parse_record
-from nas.space.automaton import NetworkAutomaton
+from nas.space.automaton import End, NetworkAutomaton
 from nas.space.block_graph import CompositeGraph, OpSequence
 from nas.space.builder import Builder
 from nas.space.choice import Choice, Options
@@ -42,9 +41,6 @@ _INPUT_CHOICES = ("resolution", "dtype")
 
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
-
-End = Literal["smallest", "largest"]
-"""An end of the range of a count over the networks of a space."""
 
 
 @dataclass(frozen=True)
@@ -494,11 +490,7 @@ class SearchSpace:
             end: which end of its range.
         """
         if (count, end) not in self._extremes:
-            best = self.automaton.extreme(
-                lambda block: getattr(block, count),
-                max if end == "largest" else min,
-                max if count == "peak_memory_bytes" else add,
-            )
+            best = self.automaton.extreme(count, end)
             choices = {name: options[0] for name, options in self.parameters.items()}
             self._extremes[count, end] = self.architecture({**choices, **dict(best)})
         return self._extremes[count, end]
