@@ -100,15 +100,11 @@ def test_jpeg_with_a_second_picture_is_its_first_picture(photos, tmp_path):
     np.testing.assert_array_equal(*pixels)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [(f"wrong.{end}", kind) for end in ("jpg", "avif") for kind in ("PNG", "WEBP", "BMP", "AVIF")],
-)
-def test_image_with_the_extension_of_another_format_is_read(photos, name, kind):
-    if kind not in image_formats.IMAGE_FORMATS or "AVIF" not in image_formats.IMAGE_FORMATS:
-        pytest.skip("Pillow has no AVIF")
-    picture(7).save(photos / "cat" / name, kind)
-    assert load_dataset(photos).class_counts == {"cat": 7, "dog": 6}
+def test_images_with_the_extension_of_another_format_are_read(photos):
+    for kind in ("PNG", "WEBP", "BMP"):
+        for end in ("jpg", "webp"):
+            picture(7).save(photos / "cat" / f"{kind}.{end}", kind)
+    assert load_dataset(photos).class_counts == {"cat": 12, "dog": 6}
 
 
 @pytest.fixture
