@@ -176,37 +176,32 @@ class SearchProgress:
         return None
 
 
-class InterruptHandler:
-    """Turns a first Ctrl-C into a request to stop. A second Ctrl-C stops at once.
+@contextmanager
+def stop_requested_by_ctrl_c(on_message: Callable[[str], None]) -> Iterator[threading.Event]:
+    """Turn a first Ctrl-C into a request to stop while the context is active.
 
-    Attributes:
-        is_requested: whether a stop was requested.
+    A second Ctrl-C stops at once. In a thread other than the main one nothing is handled, because
+    Python does not allow it.
+
+    Args:
+        on_message: called with a sentence when a stop is requested.
+
+    Yields:
+        The event that is set when a stop is requested.
     """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
 
-    def __init__(self) -> None:
-        self.is_requested = False
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+        on_message("stopping after the running trial; press Ctrl-C again to stop at once")
 
-    @contextmanager
-    def installed(self, on_message: Callable[[str], None]) -> Iterator[InterruptHandler]:
-        """Handle SIGINT while the context is active.
-
-        In a thread other than the main one nothing is handled, because Python does not allow it.
-
-        Args:
-            on_message: called with a sentence when a stop is requested.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def request_stop(number: int, frame: FrameType | None) -> None:
-            if self.is_requested:
-                raise KeyboardInterrupt
-            self.is_requested = True
-            on_message("stopping after the running trial; press Ctrl-C again to stop at once")
-
-        previous: Any = signal.signal(signal.SIGINT, request_stop)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGINT, previous)
+    previous: Any = signal.signal(signal.SIGINT, request_stop)
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGINT, previous)

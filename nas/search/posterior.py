@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,13 +76,11 @@ class CheapObjectives:
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = [o for o in objectives if o.cheap]
-        self._cache: dict[Architecture, dict[str, float] | None] = {}
+        self._cached = cache(self._evaluate)
 
     def values(self, architecture: Architecture) -> dict[str, float] | None:
         """Return the values by name, smaller is better; None if the architecture is infeasible."""
-        if architecture not in self._cache:
-            self._cache[architecture] = self._evaluate(architecture)
-        return self._cache[architecture]
+        return self._cached(architecture)
 
     def first_costs(self, architectures: Sequence[Architecture]) -> list[float]:
         """Return the value of the first cheap objective of each architecture, 0 without one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import optuna
@@ -36,21 +37,14 @@ FORCED_SPACE_INTERVAL = 4
 """One in so many proposals of TPE has a given space, in turn, so that it abandons no space."""
 
 
-SamplerFactory = Callable[[int], optuna.samplers.BaseSampler]
-"""Makes an Optuna sampler from a seed."""
-
-
-def _make_tpe_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
-
-
-OPTUNA_SAMPLERS: dict[str, SamplerFactory] = {
-    "tpe": _make_tpe_sampler,
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
-    "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
-    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=0),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+OPTUNA_SAMPLERS: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
+    "tpe": partial(optuna.samplers.TPESampler, n_startup_trials=0, multivariate=True, group=True),
+    "nsga2": optuna.samplers.NSGAIISampler,
+    "nsga3": optuna.samplers.NSGAIIISampler,
+    "gp": partial(optuna.samplers.GPSampler, n_startup_trials=0),
+    "random": optuna.samplers.RandomSampler,
 }
+"""What makes each of Optuna's samplers from `seed`."""
 
 SAMPLERS = ("auto", "guided", *OPTUNA_SAMPLERS)
 """Names of samplers; "auto" is the one that measured best, "guided"."""
@@ -121,7 +115,7 @@ class OptunaProposer:
     Args:
         spaces: the spaces of the search.
         objectives: the objectives of the search.
-        make_sampler: makes the sampler.
+        make_sampler: makes the sampler from `seed`.
         seed: the seed of the search.
         startup: completed trials before the sampler proposes; by default ten for each space.
         all_parameters: whether every trial has the parameters of all spaces.
@@ -131,7 +125,7 @@ class OptunaProposer:
         self,
         spaces: Sequence[SearchSpace],
         objectives: Sequence[Objective],
-        make_sampler: SamplerFactory,
+        make_sampler: Callable[..., optuna.samplers.BaseSampler],
         *,
         seed: int,
         startup: int | None,
@@ -194,7 +188,7 @@ class OptunaProposer:
         """Return what a sampler suggests after `count` completed trials."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = self._make_sampler(seed)
+            sampler = self._make_sampler(seed=seed)
             is_space_forced = not self._all_parameters and len(self._names) > 1
             if is_space_forced and count % FORCED_SPACE_INTERVAL == 0:
                 turn = count // FORCED_SPACE_INTERVAL

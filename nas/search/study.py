@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ from nas.search.budget import (
     PLANS_IN_A_ROW,
     REASON,
     Budget,
-    InterruptHandler,
     SearchProgress,
     Stall,
+    stop_requested_by_ctrl_c,
 )
 from nas.search.feasibility import require_feasible
 from nas.search.guided import GuidedOptimizer
@@ -193,16 +194,16 @@ def run_search(
         if not log.completed_trials:
             require_feasible(spaces, objectives, seed)
         with (
-            InterruptHandler().installed(on_message) as interrupt,
+            stop_requested_by_ctrl_c(on_message) as stop,
             _claims_kept_alive(log, shared),
         ):
-            stop_reason = loop.run(interrupt)
+            stop_reason = loop.run(stop)
     return SearchResult(
         trials=log.trials,
         front=front(log.completed_trials, objectives),
         progress=loop.progress,
         stop_reason=stop_reason,
-        interrupted=interrupt.is_requested,
+        interrupted=stop.is_set(),
     )
 
 
@@ -240,8 +241,8 @@ class _SearchLoop:
     num_processed: int = 0
     attempt: int = 0
 
-    def run(self, interrupt: InterruptHandler) -> str:
-        """Evaluate trials until the budget is used up. Return the reason to stop."""
+    def run(self, stop: threading.Event) -> str:
+        """Evaluate trials until the budget is used up, or `stop` is set. Return the reason."""
         asks_model = self.budget.stall == "auto"
         if asks_model and (recorded := self.log.recorded_end()):
             return recorded
@@ -256,7 +257,7 @@ class _SearchLoop:
             stop_reason = self.progress.stop_reason(self.budget, seconds)
             if asks_model and not stop_reason:
                 stop_reason = self._model_stop_reason()
-            if stop_reason or interrupt.is_requested:
+            if stop_reason or stop.is_set():
                 return stop_reason or "interrupted"
             if self.attempt == MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE:
                 return f"no new feasible architecture in {self.attempt} proposals"

@@ -74,11 +74,11 @@ def test_signal_calls_the_current_handler_of_ctrl_c():
     code = """
     import os, signal
     from nas.machine import processes
-    from nas.search.budget import InterruptHandler
+    from nas.search.budget import stop_requested_by_ctrl_c
     processes.handle_stop_signals_like_ctrl_c()
-    with InterruptHandler().installed(print) as interrupt:
+    with stop_requested_by_ctrl_c(print) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        print(interrupt.is_requested)
+        print(stop.is_set())
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import pytest
 
 from nas.errors import RequestError
 from nas.search import Objective, hypervolume, non_dominated
-from nas.search.budget import Budget, InterruptHandler, SearchProgress
+from nas.search.budget import Budget, SearchProgress, stop_requested_by_ctrl_c
 from nas.search.trial import Trial
 from nas.space import Architecture, SearchSpace, Stage
 
@@ -129,10 +129,10 @@ def test_budget_with_a_limit_that_is_not_positive_is_refused(name, value):
 def test_first_ctrl_c_requests_a_stop_and_second_one_stops_at_once():
     messages = []
     before = signal.getsignal(signal.SIGINT)
-    with InterruptHandler().installed(messages.append) as interrupt:
-        assert not interrupt.is_requested
+    with stop_requested_by_ctrl_c(messages.append) as stop:
+        assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.is_requested
+        assert stop.is_set()
         assert len(messages) == 1
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
