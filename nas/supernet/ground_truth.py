@@ -188,22 +188,31 @@ def compare_with_standalone(
         if row.model_dump(include=set(recipe)) == recipe
     }
     for number, (architecture, own_seed) in enumerate(zip(trained, seeds, strict=True)):
-        if (architecture.digest, own_seed) not in accuracies:
-            started = time.monotonic()
-            step_progress = _network_progress(number, len(trained), progress)
-            accuracy = _train_and_evaluate(
-                architecture, data, settings, own_seed, published, step_progress
-            )
-            row = {
-                "schema": STANDALONE_SCHEMA,
-                "space": architecture.space.name,
-                "digest": architecture.digest,
-                "architecture": architecture.to_json(),
-                "holdout_accuracy": accuracy,
-                "seconds": round(time.monotonic() - started, 3),
-            }
-            jsonl.append(path, {**row, **recipe, "seed": own_seed})
-            accuracies[architecture.digest, own_seed] = accuracy
+        if (architecture.digest, own_seed) in accuracies:
+            continue
+        started, start = time.monotonic(), None
+        if published is not None:
+            device = resolve_device(settings.device)
+            start = published_state(architecture, published, data, seed=own_seed, device=device)
+        network = train_standalone(
+            architecture.graph,
+            data,
+            settings,
+            seed=own_seed,
+            start=start,
+            progress=_network_progress(number, len(trained), progress),
+        )
+        accuracy = evaluate_network(network, data, "holdout")
+        accuracies[architecture.digest, own_seed] = accuracy
+        row = {
+            "schema": STANDALONE_SCHEMA,
+            "space": architecture.space.name,
+            "digest": architecture.digest,
+            "architecture": architecture.to_json(),
+            "holdout_accuracy": accuracy,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        jsonl.append(path, {**row, **recipe, "seed": own_seed})
     scores = evaluate(supernet, architectures, data)
     return [
         RankedNetworkRecord.of_architecture(
@@ -224,22 +233,6 @@ def standalone_recipe(
     """Return what decides the weights of a standalone training, beside its network and seed."""
     start = {} if published is None else {"published": published.digest}
     return settings.identity(from_scratch=published is None) | start
-
-
-def _train_and_evaluate(
-    architecture: Architecture,
-    data: ImageDataset,
-    settings: TrainingSettings,
-    seed: int,
-    published: PublishedWeights | None,
-    progress: Advance | None,
-) -> float:
-    graph, start = architecture.graph, None
-    if published is not None:
-        device = resolve_device(settings.device)
-        start = published_state(architecture, published, data, seed=seed, device=device)
-    network = train_standalone(graph, data, settings, seed=seed, start=start, progress=progress)
-    return evaluate_network(network, data, "holdout")
 
 
 def _network_progress(number: int, count: int, progress: Advance | None) -> Advance | None:

@@ -54,11 +54,9 @@ class Supernet(SlotModule):
             if op.kind == "norm":
                 scale = float(slot.name not in zero_norms)
                 self.add_norm(op, slot.outputs.extent, scale=scale)
-            elif op.kind == "linear":
-                self.add_weight(op, (slot.outputs.extent, inputs), generator)
             else:
-                shape = (slot.outputs.extent, inputs, slot.kernel, slot.kernel)
-                self.add_weight(op, shape, generator)
+                kernel = () if op.kind == "linear" else (slot.kernel, slot.kernel)
+                self.add_weight(op, (slot.outputs.extent, inputs, *kernel), generator)
 
     def forward(self, graph: Graph, x: Tensor, statistics: NormStatistics | None = None) -> Tensor:
         """Return the logits of a subnet.
