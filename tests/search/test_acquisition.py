@@ -66,21 +66,6 @@ def test_hypervolume_improvement_without_uncertainty_is_exact(objectives):
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3, 4])
-def test_points_beyond_the_reference_improve_only_if_they_are_uncertain(objectives):
-    rng = np.random.default_rng(4)
-    front = random_front(rng, 5, objectives)
-    beyond = rng.uniform(0, 1, (10, objectives))
-    beyond[:, 0] = 1.1 + rng.uniform(0, 1, 10)
-    reference = [1.1] * objectives
-    gains = expected_hypervolume_improvement(beyond, np.zeros_like(beyond), front, reference)
-    assert (gains == 0).all()
-    # Points that may lie within the reference improve the front.
-    gains = expected_hypervolume_improvement(beyond, np.full_like(beyond, 0.5), front, reference)
-    assert (gains >= 0).all()
-    assert objectives > 3 or (gains > 0).all()
-
-
-@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
 def test_dominated_points_and_points_beyond_the_reference_are_ignored(objectives):
     rng = np.random.default_rng(5)
     observed = rng.uniform(0, 1.3, (40, objectives))

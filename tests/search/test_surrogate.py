@@ -102,19 +102,6 @@ def test_prediction_and_fantasies_match_an_explicit_inverse(hyperparameters):
     assert deviations == pytest.approx(expected[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("factor", [2.0**40, 2.0**-40, 1e12, 1e-12])
-def test_predictions_scale_with_the_units_of_the_values(factor):
-    for hyperparameters in ALL_HYPERPARAMETERS:
-        model = GaussianProcess(OBSERVED, VALUES, ENCODER, hyperparameters)
-        means, deviations = model.predict(CANDIDATES)
-        scaled_model = GaussianProcess(OBSERVED, factor * VALUES, ENCODER, hyperparameters)
-        scaled_means, scaled_deviations = scaled_model.predict(CANDIDATES)
-        assert scaled_means == pytest.approx(factor * means, rel=1e-6)
-        assert scaled_deviations == pytest.approx(factor * deviations, rel=1e-6)
-    expected = fit_hyperparameters(OBSERVED, VALUES, ENCODER)
-    assert fit_hyperparameters(OBSERVED, factor * VALUES, ENCODER) == expected
-
-
 def log_likelihood(observed, values, hyperparameters):
     """Return the log density of the values, with the variance that makes it largest."""
     model = GaussianProcess(observed, values, ENCODER, hyperparameters)

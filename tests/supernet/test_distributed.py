@@ -58,17 +58,6 @@ def test_require_single_process_refuses_a_group_of_torchrun(monkeypatch):
         require_single_process("a job")
 
 
-def test_shards_together_are_the_whole_batch(digits):
-    settings = TrainingSettings(batch_size=8, colour=0.3, flip=True)
-    cpu = torch.device("cpu")
-    whole = make_batches(digits, settings, 5, cpu).batch(3)
-    shards = [
-        make_batches(digits, settings, 5, cpu, ProcessGroup(rank, 4)).batch(3) for rank in range(4)
-    ]
-    assert torch.equal(torch.cat([images for images, _ in shards]), whole[0])
-    assert torch.equal(torch.cat([labels for _, labels in shards]), whole[1])
-
-
 def train_by_hand(space, data, settings, seed, processes):
     """Train with the sandwich rule in this process, shard after shard of every batch."""
     cpu = torch.device("cpu")

@@ -24,10 +24,11 @@ from tests.supernet.scrambled_supernet import same_weights, scrambled, space_on
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
 SETTINGS = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
 
-KILLED_IN_STEP_9 = """
+KILLED_IN_STEP_5 = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from tests.supernet.conftest import take_few
 from tests.supernet.test_standalone import train_example
 from nas.data import load_dataset
 
@@ -35,11 +36,12 @@ torch.set_num_threads(1)
 
 
 def progress(step, *_):
-    if step == 9:
+    if step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-train_example(load_dataset("digits", validation_fraction=0.5), Path(sys.argv[1]), progress)
+data = take_few(load_dataset("digits", validation_fraction=0.5))
+train_example(data, Path(sys.argv[1]), progress)
 """
 
 
@@ -65,16 +67,16 @@ def log_of(folder):
 
 
 @pytest.mark.slow
-def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
-    undisturbed = train_example(digits, tmp_path / "a")
-    command = [sys.executable, "-c", KILLED_IN_STEP_9, str(tmp_path / "b")]
+def test_killed_training_resumes_to_the_same_weights(few_digits, tmp_path):
+    undisturbed = train_example(few_digits, tmp_path / "a")
+    command = [sys.executable, "-c", KILLED_IN_STEP_5, str(tmp_path / "b")]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     steps = []
-    resumed = train_example(digits, tmp_path / "b", lambda step, *_: steps.append(step))
-    assert steps[0] == 10
+    resumed = train_example(few_digits, tmp_path / "b", lambda step, *_: steps.append(step))
+    assert steps[0] == 6
     assert same_weights(resumed, undisturbed)
     assert log_of(tmp_path / "a") == log_of(tmp_path / "b")
-    assert same_weights(train_example(digits, tmp_path / "b", pytest.fail), undisturbed)
+    assert same_weights(train_example(few_digits, tmp_path / "b", pytest.fail), undisturbed)
 
 
 def test_training_begins_with_the_weights_of_the_supernet(few_digits, tmp_path):

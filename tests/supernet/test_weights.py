@@ -79,8 +79,8 @@ def test_extracted_network_equals_the_supernet(name, size):
     space = on(name, size)
     supernet = scrambled(space)
     rng = np.random.default_rng(0)
-    drawn = [space.sample(rng), *(space.sample(rng, uniform_over="choices") for _ in range(3))]
-    for architecture in [space.smallest, space.largest, *drawn]:
+    drawn = space.sample(rng, uniform_over="choices")
+    for architecture in [space.smallest, space.largest, drawn]:
         graph = architecture.graph
         statistics = supernet.calibrate(graph, [images(8, size, seed=1)])
         network = Network(graph, torch.Generator()).eval()
