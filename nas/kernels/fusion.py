@@ -136,6 +136,29 @@ def add_kernel(ops: list[Op], kernel: Kernel, sources: Sequence[int], slot: str)
     return result
 
 
+def kernel_of_op(
+    kind: str, operands: Sequence[Operand], op: Op, epilogue: Sequence[str] = (), **layout: Any
+) -> Kernel:
+    """Return the kernel of this kind that has the window and the result of an op.
+
+    Args:
+        kind: kind of the kernel.
+        operands: what it reads.
+        op: the op.
+        epilogue: steps that are fused into it.
+        layout: further fields of `Kernel`, such as `dtype`.
+    """
+    return interned_kernel(
+        kind,
+        tuple(operands),
+        op.shape,
+        *((op.kernel, op.stride, op.padding) if kind in WINDOW_KINDS else (1, 1, 0)),
+        op.groups if kind == "conv2d" else 1,
+        tuple(epilogue),
+        **layout,
+    )
+
+
 def weight_slot(name: str, channels: int) -> Slot:
     """Return the slot of an op that no search space has."""
     return Slot(name, Channels.prefix(channels, channels))
@@ -158,14 +181,7 @@ def _launch(graph: Graph, index: int, is_fused: bytearray) -> Launch:
         epilogue.append("bias")
     end = _fuse_followers(graph, index, is_fused, epilogue, epilogue_sources)
     operands, sources = zip(*[_operand(ops, source) for source in inputs], strict=True)
-    kernel = interned_kernel(
-        anchor,
-        operands,
-        op.shape,
-        *((op.kernel, op.stride, op.padding) if anchor in WINDOW_KINDS else (1, 1, 0)),
-        op.groups if anchor == "conv2d" else 1,
-        tuple(epilogue),
-    )
+    kernel = kernel_of_op(anchor, operands, op, epilogue)
     if epilogue_sources:
         sources += tuple([_operand(ops, source)[1] for source in epilogue_sources])
     slot = op.slot.name if op.slot and kernel.has_weights else ""

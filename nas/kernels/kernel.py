@@ -63,7 +63,7 @@ class Kernel:
             blocked layout; 1 in the runtime's ordinary layout. Channels are padded to whole blocks.
         dtype: type of weights and activations, one of `nas.kernels.kernel_text.DTYPES`.
         expansion: steps after the 1x1 convolution that computes the input of a depthwise
-            convolution: `bias` and activations; None without that convolution. It has `groups`
+            convolution: `bias`, then activations; None without that convolution. It has `groups`
             outputs.
         channels_last: whether all channels of a pixel are contiguous in memory, if that is not the
             runtime's ordinary layout.
@@ -282,45 +282,14 @@ def _check_window(kernel: Kernel, plane: tuple[int, ...]) -> None:
             raise ValueError("its window does not fit its tensors")
 
 
-@lru_cache(maxsize=1 << 20)
-def interned_kernel(
-    kind: str,
-    inputs: tuple[Operand, ...],
-    output: Shape,
-    kernel: int,
-    stride: int,
-    padding: int,
-    groups: int,
-    epilogue: tuple[str, ...],
-    block: int = 1,
-    dtype: str = "float32",
-    channels_last: bool = False,
-    expansion: tuple[str, ...] | None = None,
-) -> Kernel:
-    """Return the kernel with these fields, always the same object.
+interned_kernel = lru_cache(maxsize=1 << 20)(Kernel)
+"""Return the kernel with these fields, always the same object.
 
-    The text and the hash of a kernel are then computed only once.
-    """
-    return Kernel(
-        kind,
-        inputs,
-        output,
-        kernel,
-        stride,
-        padding,
-        groups,
-        epilogue,
-        block,
-        dtype,
-        channels_last,
-        expansion,
-    )
+The text and the hash of a kernel are then computed only once.
+"""
 
-
-@lru_cache(maxsize=1 << 16)
-def interned_operand(shape: Shape) -> Operand:
-    """Return `Operand.whole(shape)`, always the same object."""
-    return Operand.whole(shape)
+interned_operand = lru_cache(maxsize=1 << 16)(Operand.whole)
+"""Return `Operand.whole(shape)`, always the same object."""
 
 
 def batched(kernels: Iterable[Kernel], batch: int) -> list[Kernel]:

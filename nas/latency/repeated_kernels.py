@@ -20,7 +20,14 @@ from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
 from nas.latency.rounds import ROUNDS
-from nas.latency.runtime import CompiledNetwork, KernelTimer, Runtime, Schedule
+from nas.latency.runtime import (
+    CompiledNetwork,
+    KernelTimer,
+    Runtime,
+    Schedule,
+    Schedules,
+    Weights,
+)
 from nas.latency.timing import Evaluate, Timing
 
 RUN_SECONDS = 5e-4
@@ -89,8 +96,10 @@ class RepeatedKernelTimer(KernelTimer):
         """Return the kernels of a network."""
 
     @abstractmethod
-    def compile(self, graph: Graph) -> CompiledNetwork:
-        """Return a network of random weights."""
+    def compile(
+        self, graph: Graph, weights: Weights | None = None, batch: int = 1
+    ) -> CompiledNetwork:
+        """Return a network that is ready to run. See `Runtime.compile`."""
 
     @property
     @abstractmethod
@@ -268,6 +277,20 @@ class RepeatedKernelRuntime(Runtime):
         A kernel that only converts a tensor is behind the op that makes the tensor: it has that
         op's position plus a fraction.
         """
+
+    def compile(
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights | None = None,
+        batch: int = 1,
+    ) -> CompiledNetwork:
+        """Load a network, which needs no schedules.
+
+        Raises:
+            MeasurementError: the runtime cannot run the network as a table predicts it.
+        """
+        return self.timer.compile(graph, weights, batch)
 
     def kernel_blocks(self, graph: Graph, batch: int = 1) -> list[int]:
         """See `Runtime.kernel_blocks`. A tensor is converted by the block that reads it."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from nas.run import candidates
-from tests.markdown import ROOT
+from tests.job.runs import edit
 from tests.mini_job import write_job
 from tests.runtimes import plugin
 
@@ -34,33 +32,27 @@ def test_example_has_fewer_than_80_lines() -> None:
 
 @pytest.mark.slow
 def test_job_runs_on_the_runtime_of_another_package_by_its_figure(
-    tmp_path: Path,
+    tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site, programs = plugin.install(tmp_path)
-    with (site / "profiler_runtime.py").open("a") as module:
-        module.write(FIGURE)
-    path = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    programs_path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PYTHONPATH": path, "PATH": programs_path}
+    plugin.use(tmp_path, monkeypatch, FIGURE)
+    monkeypatch.chdir(tmp_path)
+    job = write_job(tmp_path, spaces=["squeeze"], extra='\n[device]\nruntime = "profiler"\n')
+    edit(job, {
+        "epochs = 2": "epochs = 1", "trials = 30": "trials = 8", "measure = 10": "measure = 2",
+        "[search]": '[search]\nalso_minimize = ["weights_kib"]',
+    })  # fmt: skip
 
-    def nas(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "nas", *arguments],
-            env=environment, cwd=tmp_path, capture_output=True, text=True,
-        )  # fmt: skip
+    def nas(*arguments: object) -> str:
+        done = invoke(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    job = write_job(tmp_path, spaces=["squeeze"], extra='\n[device]\nruntime = "profiler"\n')
-    text = job.read_text().replace("trials = 30", "trials = 12")
-    text = text.replace("[search]", '[search]\nalso_minimize = ["weights_kib"]')
-    job.write_text(text.replace("measure = 10", "measure = 2"))
     nas("run", "job.toml", "--out", "out")
     rows = candidates.read(tmp_path / "out" / "trials.csv")
     assert rows["measured_us"].notna().sum() == 2
     done = rows[rows["state"] == "complete"]
     assert (done["weights_kib"] == done["params"] / 256).all()
-    front = pd.read_csv(tmp_path / "out" / "front.csv")
+    front = pd.read_csv("out/front.csv")
     least = front["weights_kib"].min()
     chosen = json.loads(nas("select", "out", "--limit", f"weights_kib={least}", "--json"))
     assert chosen["figures"] == {"weights_kib": least}
@@ -68,6 +60,5 @@ def test_job_runs_on_the_runtime_of_another_package_by_its_figure(
     assert '"column":"weights_kib","label":"weights, KiB"' in page
     assert '"name":"max_weights_kib"' in page, "a slider"
     (table,) = (tmp_path / "latency_tables").glob("*.profiler.float32.1t.jsonl")
-    front = json.loads((tmp_path / "out" / "front.json").read_text())["front"]
-    predicted = nas("predict", f"out:{front[0]['id']}", "--table", str(table), "--json")
+    predicted = nas("predict", f"out:{front['id'][0]}", "--table", table, "--json")
     assert json.loads(predicted)["predicted_us"] > 0

@@ -19,9 +19,9 @@ import math
 from collections.abc import Sequence
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.kernels.fusion import KERNEL_KINDS
-from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
-from nas.kernels.kernel_text import WINDOW_KINDS, Operand, epilogue_step
+from nas.kernels.fusion import KERNEL_KINDS, kernel_of_op
+from nas.kernels.kernel import Kernel, batched, interned_operand
+from nas.kernels.kernel_text import Operand, epilogue_step
 from nas.quantisation.network import FUSED_ACTIVATIONS, FUSING_KINDS
 
 _LARGEST_DEPTHWISE = 5
@@ -145,15 +145,7 @@ def _kernel(ops: Sequence[Op], op: Op, steps: list[str], dtype: str) -> Kernel:
         steps = [epilogue_step(op.kind, other, op.shape), *steps]
     elif kind == "copy":
         steps = [_step(op), *steps]
-    return interned_kernel(
-        kind,
-        tuple(operands),
-        op.shape,
-        *((op.kernel, op.stride, op.padding) if kind in WINDOW_KINDS else (1, 1, 0)),
-        op.groups if kind == "conv2d" else 1,
-        tuple(steps),
-        dtype=dtype,
-    )
+    return kernel_of_op(kind, operands, op, steps, dtype=dtype)
 
 
 def _step(op: Op) -> str:
@@ -166,5 +158,4 @@ def _step(op: Op) -> str:
 
 
 def _conversion(kind: str, op: Op, dtype: str) -> Kernel:
-    operands = (interned_operand(op.shape),)
-    return interned_kernel(kind, operands, op.shape, 1, 1, 0, 1, (), dtype=dtype)
+    return kernel_of_op(kind, [interned_operand(op.shape)], op, dtype=dtype)

@@ -129,7 +129,7 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
-        """See `LiteRt.compile`."""
+        """See `RepeatedKernelTimer`."""
         return LiteRtNetwork(graph, weights, threads=self.threads, dtype=self._dtype, batch=batch)
 
 
@@ -174,5 +174,5 @@ class BoardKernelTimer(LiteRtKernelTimer):
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
-        """See `LiteRt.compile`."""
+        """See `RepeatedKernelTimer`."""
         return self.load(network_file(graph, weights, self._dtype), batch)

@@ -15,15 +15,7 @@ from nas.figures import Figure
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
-from nas.latency.runtime import (
-    Availability,
-    CompiledNetwork,
-    Runtime,
-    Schedule,
-    Schedules,
-    Weights,
-    package_availability,
-)
+from nas.latency.runtime import Availability, Runtime, Schedule, package_availability
 from nas.quantisation.network import QuantisedNetwork
 from nas.runtimes.boards.address import is_remote
 from nas.runtimes.boards.runtime import TfliteBoardRuntime
@@ -100,16 +92,6 @@ class LiteRt(RepeatedKernelRuntime):
         from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 
         return LiteRtKernelTimer(self.dtype, self.threads)
-
-    def compile(
-        self,
-        graph: Graph,
-        schedules: Schedules,
-        weights: Weights | None = None,
-        batch: int = 1,
-    ) -> CompiledNetwork:
-        """Load a network. LiteRT needs no schedules."""
-        return self.timer.compile(graph, weights, batch)
 
 
 class LiteRtOnBoard(TfliteBoardRuntime, LiteRt):

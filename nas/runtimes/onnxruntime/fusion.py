@@ -12,17 +12,20 @@ have, a kernel converts it, once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
-from nas.kernels.kernel_text import WINDOW_KINDS, Operand, epilogue_step
+from nas.kernels.fusion import kernel_of_op
+from nas.kernels.kernel import Kernel, batched, interned_operand
+from nas.kernels.kernel_text import Operand, epilogue_step
 
 
 class OnnxRuntimeFusion(ABC):
     """The rules by which one dtype splits a graph into kernels."""
+
+    dtype: ClassVar[str]
 
     block: int = 1
     """Number of channels in a block of the blocked layout; 1 if there is no such layout."""
@@ -36,6 +39,14 @@ class OnnxRuntimeFusion(ABC):
         return batched(self.network_pass(graph).kernels(), batch)
 
     @abstractmethod
+    def block_passes(self, graph: Graph, *, first: bool) -> Iterable[FusionPass]:
+        """Return a pass over the ops of a block for each way in which it can stand in a network.
+
+        Args:
+            graph: the block, whose norms are folded.
+            first: whether images may enter it.
+        """
+
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """Return all kernels that a block can have in any network, each of them once.
 
@@ -47,6 +58,8 @@ class OnnxRuntimeFusion(ABC):
             first: whether images may enter it.
             batch: number of images that run at once.
         """
+        passes = self.block_passes(graph.folded, first=first)
+        return batched(dict.fromkeys(kernel for each in passes for kernel in each.kernels()), batch)
 
 
 @dataclass
@@ -114,20 +127,12 @@ class FusionPass(ABC):
         return sorted(self._nodes, key=lambda node: node.position)
 
     def _kernel(self, node: FusedNode) -> Kernel:
-        op, has_window = node.op, node.kind in WINDOW_KINDS
-        return interned_kernel(
-            node.kind,
-            node.operands,
-            op.shape,
-            *((op.kernel, op.stride, op.padding) if has_window else (1, 1, 0)),
-            op.groups if node.kind == "conv2d" else 1,
-            tuple(node.epilogue),
-            *self._layout(node),
-        )
+        layout = self._layout(node)
+        return kernel_of_op(node.kind, node.operands, node.op, node.epilogue, **layout)
 
     @abstractmethod
-    def _layout(self, node: FusedNode) -> tuple[int, str, bool]:
-        """Return `Kernel.block`, `Kernel.dtype` and `Kernel.channels_last` of a node."""
+    def _layout(self, node: FusedNode) -> dict[str, Any]:
+        """Return the fields of `Kernel` with the layout and the dtype of a node."""
 
     def _visit(self, at: int, op: Op) -> None:
         match op.kind:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
-
-import numpy as np
-import onnx
-from onnx import helper
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
@@ -19,14 +14,10 @@ from nas.latency.repeated_kernels import (
 )
 from nas.latency.runtime import Schedule, Weights
 from nas.latency.timing import Evaluate
-from nas.onnx_model import IR_VERSION, OPSET
-from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
-from nas.runtimes.onnxruntime.float32.writer import BlockedWriter
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
-from nas.runtimes.onnxruntime.int8.writer import QuantisedWriter
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
+from nas.runtimes.onnxruntime.repeated import repeat_kernel
 from nas.runtimes.onnxruntime.session import Session
-from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN
 
 MIN_COPIES = 4
 """Fewest copies of a kernel in one session."""
@@ -45,8 +36,6 @@ _MACS_PER_SECOND = {
 
 _TINY_KERNEL = Kernel.parse("copy 16x1x1 -> 16x1x1 relu")
 
-_WRITERS = {"float32": BlockedWriter, "int8": QuantisedWriter}
-
 
 class OnnxKernelTimer(RepeatedKernelTimer):
     """Compile and time kernels and networks for `nas.runtimes.onnxruntime.runtime.OnnxRuntime`.
@@ -60,13 +49,12 @@ class OnnxKernelTimer(RepeatedKernelTimer):
 
     Args:
         fusion: fusion rules of the dtype.
-        dtype: `float32`, or `int8` for networks that are quantised as an export does.
         threads: number of threads that run one kernel.
     """
 
-    def __init__(self, fusion: OnnxRuntimeFusion, dtype: str, threads: int) -> None:
+    def __init__(self, fusion: OnnxRuntimeFusion, threads: int) -> None:
         super().__init__(threads)
-        self._fusion, self._dtype = fusion, dtype
+        self._fusion = fusion
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:
         """See `RepeatedKernelTimer`."""
@@ -84,16 +72,12 @@ class OnnxKernelTimer(RepeatedKernelTimer):
 
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """See `RepeatedKernelTimer`."""
-        return self._evaluate_copies(kernel, schedule["copies"], schedule["weights"])
+        model, inputs = repeat_kernel(kernel, schedule["copies"], schedule["weights"])
+        return Session(model, inputs, threads=self.threads, optimise=False).evaluate
 
     def load_tiny_nodes(self, count: int) -> Evaluate:
         """See `RepeatedKernelTimer`."""
-        return self._evaluate_copies(_TINY_KERNEL, count, 1)
-
-    def _evaluate_copies(self, kernel: Kernel, copies: int, weight_sets: int) -> Evaluate:
-        repeated = repeat_kernel(kernel, copies, weight_sets, np.random.default_rng(0))
-        session = Session(repeated.model, repeated.inputs, threads=self.threads, optimise=False)
-        return session.evaluate
+        return self.load_copies(_TINY_KERNEL, {"copies": count, "weights": 1})
 
     def kernels(self, graph: Graph) -> list[Kernel]:
         """See `RepeatedKernelTimer`."""
@@ -103,70 +87,10 @@ class OnnxKernelTimer(RepeatedKernelTimer):
     def weight_reader(self) -> Kernel:
         """See `RepeatedKernelTimer`."""
         layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        return Kernel.parse(_WEIGHT_READERS[self._dtype].format(layout=layout))
+        return Kernel.parse(_WEIGHT_READERS[self._fusion.dtype].format(layout=layout))
 
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> OnnxRuntimeNetwork:
-        """See `OnnxRuntime.compile`."""
-        return OnnxRuntimeNetwork(
-            graph,
-            weights,
-            fusion=self._fusion,
-            threads=self.threads,
-            dtype=self._dtype,
-            batch=batch,
-        )
-
-
-class RepeatedKernel(NamedTuple):
-    """A model that runs one kernel many times.
-
-    Args:
-        model: the model.
-        inputs: shapes of its inputs by name.
-        copies: number of copies of the kernel.
-    """
-
-    model: onnx.ModelProto
-    inputs: dict[str, tuple[int, ...]]
-    copies: int
-
-
-def repeat_kernel(
-    kernel: Kernel, copies: int, weight_sets: int, rng: np.random.Generator
-) -> RepeatedKernel:
-    """Write a model that runs a kernel many times on the same inputs.
-
-    Nothing reads the outputs of all copies but the last, so they share one buffer. Only an addition
-    reads the output of the copy before, because a network overwrites that operand, too.
-
-    Args:
-        kernel: kernel to repeat.
-        copies: number of copies.
-        weight_sets: number of different sets of weights that the copies use in rotation.
-        rng: generator of the weights.
-
-    Raises:
-        MeasurementError: ONNX Runtime does not have the kernel.
-    """
-    writer = _WRITERS[kernel.dtype](kernel, weight_sets, rng)
-    for _ in range(copies):
-        writer.add_copy()
-    graph = helper.make_graph(
-        writer.nodes,
-        "repeated",
-        [
-            helper.make_tensor_value_info(name, writer.element_type(name), shape)
-            for name, shape in writer.inputs.items()
-        ],
-        [helper.make_tensor_value_info(writer.last, writer.element_type(writer.last), None)],
-        writer.initializers,
-    )
-    domains = [("", OPSET), (MICROSOFT_DOMAIN, 1), (BLOCKED_DOMAIN, 1)]
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid(*each) for each in domains],
-        ir_version=IR_VERSION,
-    )
-    return RepeatedKernel(model, writer.inputs, copies)
+        """See `RepeatedKernelTimer`."""
+        return OnnxRuntimeNetwork(graph, weights, self._fusion, threads=self.threads, batch=batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from nas import onnx_model
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.kernels.kernel import Kernel, batched
+from nas.kernels.kernel import Kernel
 from nas.latency.networks import random_weights
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.quantisation.made_up import quantised_network
 from nas.quantisation.network import native_weight_bits
-from nas.runtimes.onnxruntime.float32 import optimised as float32
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
-from nas.runtimes.onnxruntime.int8 import optimised as int8
+from nas.runtimes.onnxruntime.nodes import executed_nodes, kernel_nodes
 from nas.runtimes.onnxruntime.session import Session
 
 
@@ -32,9 +31,8 @@ class OnnxRuntimeNetwork(CompiledNetwork):
     Args:
         graph: the network.
         weights: weights of the folded graph; None for random ones.
-        fusion: fusion rules of the dtype.
+        fusion: fusion rules of the dtype; an int8 network is quantised as an export does.
         threads: number of threads that run one node.
-        dtype: `float32`, or `int8` for a network that is quantised as an export does.
         batch: number of images that run at once.
 
     Raises:
@@ -46,41 +44,26 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         self,
         graph: Graph,
         weights: Weights | None,
-        *,
         fusion: OnnxRuntimeFusion,
+        *,
         threads: int,
-        dtype: str = "float32",
         batch: int = 1,
     ) -> None:
         if weights is None:
             weights = random_weights(graph, np.random.default_rng(0))
-        if dtype == "int8":
+        if fusion.dtype == "int8":
             own = quantised_network(graph.folded, weights, native_weight_bits())
             model = onnx_model.quantised_model(own)
         else:
             model = onnx_model.model(graph, weights)
         self._batch = batch
+        inputs = {onnx_model.INPUT: (batch, *graph.input_shape)}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
             self._session = Session(
-                model,
-                {onnx_model.INPUT: (batch, *graph.input_shape)},
-                threads=threads,
-                optimise=True,
-                optimised_path=path,
+                model, inputs, threads=threads, optimise=True, optimised_path=path
             )
-            optimised = onnx.load(path)
-        if dtype == "int8":
-            launched = int8.launched_kernels(optimised)
-        else:
-            launched = float32.launched_kernels(model, optimised, fusion.block)
-        self._launched = batched(launched, batch)
-        _require_equal(self._launched, fusion.kernels(graph, batch))
-
-    @property
-    def launched(self) -> list[Kernel]:
-        """Kernels of the optimised model, in the order of its nodes."""
-        return self._launched
+            require_nodes(onnx.load(path), inputs, fusion.kernels(graph, batch))
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
@@ -93,16 +76,23 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         return self._session.evaluate(calls, samples)
 
 
-def _require_equal(launched: Sequence[Kernel], expected: Sequence[Kernel]) -> None:
-    """Raise MeasurementError unless both have the same kernels equally often."""
-    unexpected = Counter(launched) - Counter(expected)
-    missing = Counter(expected) - Counter(launched)
-    if not unexpected and not missing:
-        return
-    kernel = next(iter(unexpected or missing))
-    difference = "runs" if unexpected else "does not run"
-    raise MeasurementError(
-        f"onnxruntime {version('onnxruntime')} {difference} kernel '{kernel}', unlike the fusion "
-        "rules by which tables predict.",
-        remedy="Use a version of onnxruntime that this version of nas supports.",
-    )
+def require_nodes(
+    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]], kernels: Iterable[Kernel]
+) -> None:
+    """Raise MeasurementError unless an optimised model runs the nodes of kernels, and no others.
+
+    Args:
+        model: the model.
+        inputs: shapes of its inputs by name.
+        kernels: the kernels that a table predicts with.
+    """
+    executed = Counter(executed_nodes(model, inputs))
+    expected = Counter(node for kernel in kernels for node in kernel_nodes(kernel))
+    unexpected, missing = executed - expected, expected - executed
+    for node in (*unexpected, *missing):
+        difference = "runs" if unexpected else "does not run"
+        raise MeasurementError(
+            f"onnxruntime {version('onnxruntime')} {difference} a {node}, unlike the fusion rules "
+            "by which tables predict.",
+            remedy="Use a version of onnxruntime that this version of nas supports.",
+        )

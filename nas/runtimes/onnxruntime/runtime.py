@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
-from nas.latency.runtime import Availability, Schedules, Weights, package_availability
+from nas.latency.runtime import Availability, package_availability
 from nas.machine import this_machine
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
@@ -21,7 +21,6 @@ from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
 
 if TYPE_CHECKING:
     from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
-    from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 
 
 class OnnxRuntime(RepeatedKernelRuntime):
@@ -75,18 +74,4 @@ class OnnxRuntime(RepeatedKernelRuntime):
         """The timer of this machine; the first use imports ONNX Runtime."""
         from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
-        return OnnxKernelTimer(self.fusion, self.dtype, self.threads)
-
-    def compile(
-        self,
-        graph: Graph,
-        schedules: Schedules,
-        weights: Weights | None = None,
-        batch: int = 1,
-    ) -> OnnxRuntimeNetwork:
-        """Create a session for a network. ONNX Runtime needs no schedules.
-
-        Raises:
-            MeasurementError: ONNX Runtime does not run the kernels that a table predicts with.
-        """
-        return self.timer.compile(graph, weights, batch)
+        return OnnxKernelTimer(self.fusion, self.threads)

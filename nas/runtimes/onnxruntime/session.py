@@ -31,6 +31,9 @@ class Session:
         threads: number of threads that run one node.
         optimise: whether ONNX Runtime optimises the model as far as it can.
         optimised_path: file to which the model is written after optimising; None writes nothing.
+
+    Attributes:
+        output_shapes: shapes of the outputs by name.
     """
 
     def __init__(
@@ -59,8 +62,10 @@ class Session:
             self._binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(self._binding)
         self._outputs = list(self._binding.get_outputs())
+        self.output_shapes: dict[str, tuple[int, ...]] = {}
         for name, value in zip(names, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, value)
+            self.output_shapes[name] = tuple(value.shape())
 
     def run(self, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the first output for inputs by name."""

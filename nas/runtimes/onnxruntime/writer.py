@@ -37,7 +37,8 @@ class KernelWriter(ABC):
         self.last = ""
         self._names: set[str] = set()
         self._kernel, self._rng = kernel, rng
-        self._parameters = [self._random_parameters() for _ in range(weight_sets)]
+        sets = range(weight_sets if kernel.has_weights else 0)
+        self._parameters = [self._random_parameters() for _ in sets]
         self._copies = 0
 
     def add_copy(self) -> None:
@@ -69,7 +70,7 @@ class KernelWriter(ABC):
 
     @abstractmethod
     def _random_parameters(self) -> list[str]:
-        """Add one set of weights and biases; return their names, none if the kernel has none."""
+        """Add one set of weights and biases; return their names."""
 
     # What all dtypes share.
 

@@ -20,10 +20,10 @@ them with what the installed version really runs.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from nas.graph import ACTIVATIONS, POOLING_KINDS, Graph, Op
-from nas.kernels.kernel import Kernel, batched
 from nas.runtimes.onnxruntime.fusion import (
     FusedNode,
     FusionPass,
@@ -61,6 +61,8 @@ class BlockedFusion(OnnxRuntimeFusion):
         block: number of channels in a block, see `block_size`.
     """
 
+    dtype = "float32"
+
     def __init__(self, block: int) -> None:
         self.block = block
 
@@ -68,13 +70,10 @@ class BlockedFusion(OnnxRuntimeFusion):
         """See `OnnxRuntimeFusion.network_pass`."""
         return _BlockedPass(graph.folded, self.block, whole=True)
 
-    def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
-        """See `OnnxRuntimeFusion.block_kernels`. An image is an ordinary plain tensor."""
-        kernels: dict[Kernel, None] = {}
+    def block_passes(self, graph: Graph, *, first: bool) -> Iterable[FusionPass]:
+        """See `OnnxRuntimeFusion.block_passes`. An image is an ordinary plain tensor."""
         for enters_blocked in (False, True) if self.block > 1 else (False,):
-            fusion_pass = _BlockedPass(graph.folded, self.block, enters_preferred=enters_blocked)
-            kernels.update(dict.fromkeys(fusion_pass.kernels()))
-        return batched(kernels, batch)
+            yield _BlockedPass(graph, self.block, enters_preferred=enters_blocked)
 
 
 class _BlockedPass(FusionPass):
@@ -88,8 +87,8 @@ class _BlockedPass(FusionPass):
         super().__init__(graph, whole=whole, enters_preferred=enters_preferred)
         self._block = block
 
-    def _layout(self, node: FusedNode) -> tuple[int, str, bool]:
-        return (self._block if node.preferred else 1), "float32", False
+    def _layout(self, node: FusedNode) -> dict[str, Any]:
+        return {"block": self._block} if node.preferred else {}
 
     def _slices_preferred(self, source: int) -> bool:
         return False

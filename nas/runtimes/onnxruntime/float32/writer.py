@@ -15,8 +15,9 @@ from onnx import TensorProto
 
 from nas.errors import MeasurementError
 from nas.kernels.kernel import Kernel
-from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
 from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN, KernelWriter
+
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
 
 _ACTIVATION: dict[str, tuple[str, list[float]]] = {
     "relu": ("Relu", []),
@@ -44,8 +45,7 @@ class BlockedWriter(KernelWriter):
             case "conv2d":
                 self._conv(before)
             case "linear":
-                x = self._input("x", (kernel.inputs[0].channels,))
-                self._node("Gemm", [x, *self._weights()], transB=1)
+                self._node("Gemm", [self._x(), *self._weights()], transB=1)
             case "max_pool":
                 self._node("MaxPool", [self._x()], self._domain, **self._pool())
             case "avg_pool":
@@ -55,7 +55,7 @@ class BlockedWriter(KernelWriter):
             case "global_pool":
                 self._node("GlobalAveragePool", [self._x()], self._domain)
             case "to_blocked":
-                x = self._input("x", kernel.output)
+                x = self._input("x0", kernel.output)
                 self._node("ReorderInput", [x], BLOCKED_DOMAIN, channels_last=0)
             case "to_plain":
                 settings = {"channels": kernel.output[0], "channels_last": 0}
@@ -131,14 +131,13 @@ class BlockedWriter(KernelWriter):
         return (math.ceil(shape[0] / block) * block, *shape[1:])
 
     def _x(self, at: int = 0) -> str:
-        shape = self._kernel.inputs[at].shape
-        return self._input(f"x{at}", shape if self._reads_plain else self._padded(shape))
+        kernel, shape = self._kernel, self._kernel.inputs[at].shape
+        size = shape[:1] if kernel.kind == "linear" else shape
+        return self._input(f"x{at}", size if self._reads_plain else self._padded(size))
 
     def _random_parameters(self) -> list[str]:
         """Add weights that neither overflow nor become denormal numbers, and biases."""
         kernel = self._kernel
-        if not kernel.has_weights:
-            return []
         shape = kernel.weight_shape
         if kernel.kind == "conv2d":
             outputs, inputs = self._padded(shape)[0], shape[1]

@@ -25,11 +25,11 @@ them with what the installed version really runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
+from typing import Any
 
 from nas.graph import Graph, Op
-from nas.kernels.kernel import Kernel, batched, interned_kernel, interned_operand
 from nas.quantisation.network import FUSED_ACTIVATIONS, fused_activation
 from nas.runtimes.onnxruntime.fusion import (
     FusedNode,
@@ -45,23 +45,18 @@ LAYOUT_FREE = frozenset({"add", "relu", "hard_sigmoid", "hard_swish"})
 class QuantisedFusion(OnnxRuntimeFusion):
     """The fusion rules of int8."""
 
+    dtype = "int8"
+
     def network_pass(self, graph: Graph) -> FusionPass:
         """See `OnnxRuntimeFusion.network_pass`."""
-        return _QuantisedPass(graph.folded, whole=True)
+        return _QuantisedPass(graph.folded, whole=True, has_image=True)
 
-    def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
-        """See `OnnxRuntimeFusion.block_kernels`."""
-        graph, kernels = graph.folded, dict[Kernel, None]()
+    def block_passes(self, graph: Graph, *, first: bool) -> Iterable[FusionPass]:
+        """See `OnnxRuntimeFusion.block_passes`."""
         for enters, converted_back in product((False, True), repeat=2):
-            fusion_pass = _QuantisedPass(
-                graph, enters_preferred=enters, converted_back=converted_back
+            yield _QuantisedPass(
+                graph, has_image=first, enters_preferred=enters, converted_back=converted_back
             )
-            kernels.update(dict.fromkeys(fusion_pass.kernels()))
-        if first:
-            image = graph.input_shape
-            quantize = ("quantize", (interned_operand(image),), image, 1, 1, 0, 1, (), 1, "int8")
-            kernels[interned_kernel(*quantize)] = None
-        return batched(kernels, batch)
 
 
 class _QuantisedPass(FusionPass):
@@ -70,6 +65,7 @@ class _QuantisedPass(FusionPass):
     Args:
         graph: see `FusionPass`.
         whole: see `FusionPass`.
+        has_image: whether an image enters, which is quantised first.
         enters_preferred: see `FusionPass`.
         converted_back: whether the output of the graph is converted to channels last behind it.
     """
@@ -81,10 +77,12 @@ class _QuantisedPass(FusionPass):
         graph: Graph,
         *,
         whole: bool = False,
+        has_image: bool = False,
         enters_preferred: bool = False,
         converted_back: bool = False,
     ) -> None:
         super().__init__(graph, whole=whole, enters_preferred=enters_preferred)
+        self._has_image = has_image
         self._converted_back = self._find_converted_back(converted_back)
 
     def _find_converted_back(self, output: bool) -> list[bool]:
@@ -104,7 +102,7 @@ class _QuantisedPass(FusionPass):
 
     def nodes(self) -> list[FusedNode]:
         """See `FusionPass.nodes`."""
-        if self._whole:
+        if self._has_image:
             self._add_node("quantize", 0, self._ops[0], inputs=(0,)).position = 0.25
         return super().nodes()
 
@@ -114,9 +112,9 @@ class _QuantisedPass(FusionPass):
             dequantize = self._add_node("dequantize", last, self._ops[last], inputs=(last,))
             dequantize.position = last + 0.9
 
-    def _layout(self, node: FusedNode) -> tuple[int, str, bool]:
+    def _layout(self, node: FusedNode) -> dict[str, Any]:
         fits_any = node.kind == "copy" and LAYOUT_FREE.issuperset(node.epilogue) and node.epilogue
-        return 1, "int8", node.preferred and not fits_any
+        return {"dtype": "int8", "channels_last": node.preferred and not fits_any}
 
     def _visit_conv(self, at: int, op: Op) -> None:
         (source,) = op.inputs

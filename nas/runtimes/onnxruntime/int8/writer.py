@@ -127,8 +127,6 @@ class QuantisedWriter(KernelWriter):
     def _random_parameters(self) -> list[str]:
         """Add weights, their scales and zero points, and biases; return their names."""
         kernel = self._kernel
-        if not kernel.has_weights:
-            return []
         outputs = kernel.weight_shape[0]
         weight = self._rng.integers(-127, 128, kernel.weight_shape, np.int8)
         names = [
