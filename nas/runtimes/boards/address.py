@@ -102,12 +102,21 @@ def target_text(address: BoardAddress | None, settings: Mapping[str, object]) ->
     return f"{text}?{query}" if query else text
 
 
-def require_address(target: str, address: str | None) -> str:
-    """Return the address that the user gave for the device of a table.
+def at_address(
+    target: str,
+    of_table: Mapping[str, str],
+    address: str | None,
+    settings: Sequence[str],
+    example: str,
+) -> str:
+    """Return the target of a table of boards with the address that the user gave.
 
     Args:
         target: target in the header of the table, without an address.
+        of_table: its settings, which those of the address override.
         address: what the user gave; None for nothing.
+        settings: see `parse`.
+        example: see `parse`.
 
     Raises:
         RequestError: the user gave nothing, or no address of a board.
@@ -119,7 +128,8 @@ def require_address(target: str, address: str | None) -> str:
             remedy=f"Add --target {SCHEME}://HOST:PORT, or --target {SCHEME}://HOST:PORT/KEY for a "
             "tracker.",
         )
-    return address
+    at, own = parse(address, settings, example)
+    return target_text(at, {**of_table, **own})
 
 
 def refuse(text: str, reason: str, example: str) -> NoReturn:

@@ -42,9 +42,8 @@ class TfliteBoardRuntime(Runtime):
     @classmethod
     def at_address(cls, target: str, address: str | None) -> str:
         """See `Runtime.at_address`. Settings of the address override those of the table."""
-        given = board_address.require_address(target, address)
-        at, settings = board_address.parse(given, cls.target_settings, cls.target_example)
-        return target_text(at, {**cls.settings_of(target), **settings})
+        of_table, own = cls.settings_of(target), (cls.target_settings, cls.target_example)
+        return board_address.at_address(target, of_table, address, *own)
 
     @classmethod
     def settings_of(cls, target: str) -> dict[str, str]:

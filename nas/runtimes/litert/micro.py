@@ -9,12 +9,10 @@ TFLM. Tests compare the arena with that of its own interpreter.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import prod
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from nas.graph import Graph
 from nas.latency.networks import random_weights
 from nas.quantisation.made_up import made_up_network
 from nas.quantisation.network import QuantisedNetwork
+from nas.runtimes.memory_plan import Buffer, place
 
 FIGURES = (
     Figure(
@@ -77,19 +76,6 @@ _WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTE
 
 _INTERPRETER_BYTES = 736
 """The allocators, the planner, and the tensors of input and output."""
-
-
-class Buffer(NamedTuple):
-    """An activation that the planner places.
-
-    Attributes:
-        size: size in bytes.
-        first, last: the first and the last moment at which it is needed.
-    """
-
-    size: int
-    first: int
-    last: int
 
 
 @dataclass(frozen=True)
@@ -188,18 +174,10 @@ def planned_bytes(buffers: Iterable[Buffer]) -> int:
     Each buffer, the largest first, goes to the lowest gap between those that are placed and needed
     at the same time. Of equal ones, the last goes first.
     """
-    placed: list[tuple[int, Buffer]] = []
-    for _, buffer in sorted(
-        enumerate(buffers), key=lambda each: (each[1].size, each[0]), reverse=True
-    ):
-        offset = 0
-        for start, other in placed:
-            if other.first <= buffer.last and buffer.first <= other.last:
-                if start - offset >= buffer.size:
-                    break
-                offset = max(offset, start + other.size)
-        insort(placed, (offset, buffer), key=itemgetter(0))
-    return max(start + buffer.size for start, buffer in placed)
+    ordered = sorted(enumerate(buffers), key=lambda each: (each[1].size, each[0]), reverse=True)
+    placed = [buffer for _, buffer in ordered]
+    offsets = place(placed)
+    return max(offset + buffer.size for offset, buffer in zip(offsets, placed, strict=True))
 
 
 def _channels(name: str, operator: Any, subgraph: Any) -> int:

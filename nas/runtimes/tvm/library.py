@@ -9,7 +9,7 @@ logits = network["main"](tvm.runtime.tensor(image)).numpy()  # image: 1 x H x W 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +17,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from nas.graph import Graph
-from nas.latency.runtime import Schedules, Weights
 from nas.latency.timing import Evaluate
-from nas.runtimes.tvm.device import Device, use_threads
-from nas.runtimes.tvm.relax_network import compile_network
-from nas.schedules.templates import Templates
-
-
-def write(
-    graph: Graph,
-    schedules: Schedules,
-    weights: Weights,
-    templates: Templates,
-    device: Device,
-    path: Path,
-    texts: Mapping[str, str],
-) -> None:
-    """Write a network as a shared library for a device.
-
-    See `nas.runtimes.tvm.runtime.TvmRuntime.write_library`.
-    """
-    code = compile_network(graph, schedules, weights, templates, is_flat=False, texts=texts)
-    device.export_network(code.executable, path)
+from nas.runtimes.tvm.device import use_threads
 
 
 class Library:

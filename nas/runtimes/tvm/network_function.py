@@ -21,6 +21,7 @@ from tvm.tirx.stmt import Return
 
 from nas.kernels.fusion import Launch
 from nas.kernels.kernel import Kernel
+from nas.runtimes.memory_plan import Buffer, place
 
 ALIGNMENT_BYTES = 64
 """Kernels are compiled for tensors that begin at multiples of this address."""
@@ -121,37 +122,22 @@ def repeated_kernel(function: tirx.PrimFunc) -> tvm.IRModule:
 def plan_workspace(sequence: Sequence[Launch], unit: int) -> Workspace:
     """Return places of activations such that no two that are alive at once overlap.
 
-    Larger ones are placed first, each as low as those already placed allow (greedy by size;
-    Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference").
-
     Args:
         sequence: launches of the network, in order.
         unit: number of elements of which all offsets are multiples.
     """
-    lives: dict[int, tuple[int, int]] = {}
-    sizes: dict[int, int] = {}
-    for position, launch in enumerate(sequence):
-        lives[launch.result] = (position, position)
-        sizes[launch.result] = launch.kernel.elements(launch.kernel.output)
+    buffers: dict[int, Buffer] = {}
+    for at, launch in enumerate(sequence):
+        size = _aligned(launch.kernel.elements(launch.kernel.output), unit)
+        buffers[launch.result] = Buffer(size, at, at)
         for source in launch.sources:
-            if source in lives:
-                lives[source] = (lives[source][0], position)
-    del sizes[sequence[-1].result]
-    offsets: dict[int, int] = {}
-    for number in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        begin, end = lives[number]
-        neighbours = sorted(
-            (offsets[other], offsets[other] + sizes[other])
-            for other in offsets
-            if lives[other][0] <= end and begin <= lives[other][1]
-        )
-        lowest = 0
-        for first, after_last in neighbours:
-            if lowest + sizes[number] <= first:
-                break
-            lowest = max(lowest, _aligned(after_last, unit))
-        offsets[number] = lowest
-    return Workspace(offsets, max((offsets[each] + sizes[each] for each in sizes), default=1))
+            if source in buffers:
+                buffers[source] = buffers[source]._replace(last=at)
+    del buffers[sequence[-1].result]
+    numbers = sorted(buffers, key=lambda number: buffers[number].size, reverse=True)
+    offsets = dict(zip(numbers, place(map(buffers.__getitem__, numbers)), strict=True))
+    ends = [offset + buffers[number].size for number, offset in offsets.items()]
+    return Workspace(offsets, max(ends, default=1))
 
 
 def taking_addresses(function: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -8,7 +8,7 @@ kernels, so the network launches exactly the functions that were timed for the t
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,16 +46,6 @@ class NetworkParts(NamedTuple):
     sequence: Sequence[Launch]
     functions: Mapping[Kernel, tvm.tirx.PrimFunc]
     constants: Sequence[Sequence[NDArray[Any]]]
-
-
-EmitLaunches = Callable[
-    [relax.BlockBuilder, NetworkParts, relax.Expr, Sequence[int], str], relax.Expr
-]
-"""Emits the launches of a network and returns the last result.
-
-Its arguments are the builder, the parts of the network, the image, the shape of the output, and the
-type of all tensors.
-"""
 
 
 class NetworkCode(NamedTuple):
@@ -114,8 +104,7 @@ def compile_network(
     builder = relax.BlockBuilder()
     # A GPU runs no function that calls kernels: the host launches them.
     is_native = templates.target.kind.name != "cuda"
-    emit_launches = _emit_network_function if is_native else _emit_launches
-    _emit_main(builder, graph, parts, emit_launches, templates.dtype, is_flat)
+    _emit_main(builder, graph, parts, templates.dtype, is_flat=is_flat, is_native=is_native)
     for name, text in (texts or {}).items():
         with builder.function(name, []):
             builder.emit_func_output(tvm.ir.StringImm(text))
@@ -233,11 +222,13 @@ def _emit_main(
     builder: relax.BlockBuilder,
     graph: Graph,
     parts: NetworkParts,
-    emit_launches: EmitLaunches,
     dtype: str,
+    *,
     is_flat: bool,
+    is_native: bool,
 ) -> None:
     """Add the function `main`. See `compile_network` for the shapes of images and outputs."""
+    emit_launches = _emit_network_function if is_native else _emit_launches
     batch = parts.sequence[0].kernel.batch
 
     def shape(channels: int, height: int, width: int, *, is_output: bool) -> tuple[int, ...]:

@@ -184,10 +184,11 @@ class TvmRuntime(Runtime):
             MissingKernelError: a kernel has no schedule.
             ExportError: there is no compiler to link with.
         """
-        from nas.runtimes.tvm import library
+        from nas.runtimes.tvm.relax_network import compile_network
 
         templates, device = self.timer.templates, self.timer.device
-        library.write(graph, schedules, weights, templates, device, path, texts)
+        code = compile_network(graph, schedules, weights, templates, is_flat=False, texts=texts)
+        device.export_network(code.executable, path)
 
 
 class CudaRuntime(TvmRuntime):

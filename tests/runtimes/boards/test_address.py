@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nas.errors import RequestError
-from nas.runtimes.boards.address import BoardAddress, is_remote, parse, require_address, target_text
+from nas.runtimes.boards.address import BoardAddress, at_address, is_remote, parse, target_text
 
 EXAMPLE = "rpc://127.0.0.1:9090?npu=u65"
 
@@ -30,9 +30,15 @@ def test_text_of_a_target_is_parsed_again(
     ("text", "reason"),
     [
         ("rpc://", "needs a host and a port"),
-        ("rpc:", "needs a host and a port"),
+        ("rpc://board:many", "Port could not be cast"),
+        ("rpc://board:99999", "Port out of range"),
+        ("rpc://board:9090/two/keys", "not a tracker key"),
+        ("rpc://board:9090/pi4?boards=0", "boards is '0'"),
+        ("rpc://me:secret@board:9090", "more than an address"),
+        ("rpc://board:9090#one", "more than an address"),
         ("rpc://board:9090?triple=aarch64", "'triple' is none of npu, boards"),
         ("rpc://board:9090?npu=", "'npu' should be given once, with a value"),
+        ("rpc://board:9090?npu=a&npu=b", "'npu' should be given once"),
         ("rpc://board:9090?boards=2", "only a tracker"),
     ],
 )
@@ -50,4 +56,4 @@ def test_devices_of_this_machine_are_not_remote(target: str) -> None:
 @pytest.mark.parametrize("address", [None, "cpu"])
 def test_table_of_a_board_needs_its_address(address: str | None) -> None:
     with pytest.raises(RequestError, match="Add --target rpc://HOST:PORT"):
-        require_address("rpc?npu=u65", address)
+        at_address("rpc?npu=u65", {}, address, ["npu"], EXAMPLE)

@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 import nas
 from nas.latency.networks import random_weights
 from nas.quantisation.made_up import quantised_network
-from nas.runtimes.litert.micro import Buffer, file_memory, micro_file, network_memory, planned_bytes
+from nas.runtimes.litert.micro import file_memory, micro_file, network_memory
 from nas.runtimes.litert.runtime import LiteRt
 
 SPACES = ["mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet"]
@@ -24,34 +24,7 @@ def random_network(space, seed, image_size=32):
     return graph, quantised_network(graph.folded, weights)
 
 
-def test_a_chain_takes_two_buffers_and_a_residual_three():
-    chain = [Buffer(160, at, at + 1) for at in range(9)]
-    assert planned_bytes(chain) == 2 * 160
-    assert planned_bytes([*chain, Buffer(160, 2, 7)]) == 3 * 160
-
-
-def test_gaps_are_used_and_large_buffers_go_first():
-    # The largest at 0, the next above it; the last fits below it once the largest is gone.
-    assert planned_bytes([Buffer(100, 0, 1), Buffer(60, 1, 3), Buffer(50, 2, 3)]) == 160
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_plan_is_at_least_what_is_alive_and_at_most_all_buffers(seed):
-    rng = np.random.default_rng(seed)
-    buffers = [
-        Buffer(16 * int(size), int(first), int(first + more))
-        for size, first, more in zip(
-            rng.integers(1, 99, 30),
-            rng.integers(30, size=30),
-            rng.integers(9, size=30),
-            strict=True,
-        )
-    ]
-    alive = max(sum(b.size for b in buffers if b.first <= at <= b.last) for at in range(40))
-    assert alive <= planned_bytes(buffers) <= sum(buffer.size for buffer in buffers)
-
-
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("space", ["mobilenet_v3", "shufflenet_v1"])
 def test_memory_does_not_depend_on_weights_and_scales(space):
     graph, quantised = random_network(space, seed=1)
     memory = network_memory(graph)
@@ -73,8 +46,9 @@ def test_only_quantised_networks_have_figures():
     assert not LiteRt().network_figures(graph)
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("image_size", [32, 96])
+@pytest.mark.parametrize(
+    ("space", "image_size"), [*((space, 32) for space in SPACES), ("shufflenet", 96)]
+)
 def test_arena_is_that_of_the_interpreter(space, image_size):
     """Activations take exactly what they take there; the rest is within half a percent."""
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from nas.errors import RequestError
+from nas.errors import MissingKernelError, RequestError
 from nas.kernels.kernel import Kernel
 from nas.latency import open_runtime
 from nas.latency.timing import SAMPLES, Evaluate
 from nas.machine import this_machine
 from nas.runtimes.tvm.kernel_timer import MANY_WEIGHT_BYTES
 from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.latency.example_graphs import GRAPHS
 from tests.schedules.cpu.processors import needs_x86
 
 
@@ -30,6 +31,11 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
     assert schedule in schedules
     assert timing.latency_us > 0
     assert 1 <= len(timing.samples_us) <= SAMPLES
+
+
+def test_kernel_without_a_schedule_is_named() -> None:
+    with pytest.raises(MissingKernelError, match="conv2d 12x4x4"):
+        TvmRuntime().compile(GRAPHS["squeezenet_head"](), {})
 
 
 @pytest.mark.parametrize(("channels", "is_winograd"), [(64, True), (128, False)])

@@ -17,7 +17,7 @@ from nas.errors import DeviceError
 from nas.latency import timing
 from nas.machine import this_machine
 from nas.runtimes.tvm.cuda import compiler
-from nas.runtimes.tvm.device import LocalDevice
+from nas.runtimes.tvm.device import Device
 from nas.schedules.cuda.templates import CudaTemplates
 
 _COMPILE_MODE = "TVM_CUDA_COMPILE_MODE"
@@ -76,7 +76,7 @@ def _choose_compiler(arch: str) -> None:
         compiler.use_nvrtc(arch, toolkit)
 
 
-class CudaDevice(LocalDevice):
+class CudaDevice(Device):
     """This machine's first GPU. See `nas.runtimes.tvm.device.Device`."""
 
     def __init__(self) -> None:

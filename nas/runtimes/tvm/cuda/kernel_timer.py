@@ -42,7 +42,8 @@ class CudaKernelTimer(TvmKernelTimer):
         super().__init__("cuda", threads, dtype)
 
     def _compile_kernel(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
-        return queue.queued_evaluator(kernel, schedule, self.templates, self.device)
+        (evaluate,) = self._compile_candidates(kernel, [schedule])
+        return evaluate
 
     def _compile_candidates(
         self, kernel: Kernel, candidates: Sequence[Schedule]
@@ -105,12 +106,12 @@ class CudaKernelTimer(TvmKernelTimer):
 
     def _weight_reader(self, launches: int) -> Evaluate:
         """Compile a network that reads other weights in each of its launches."""
-        schedule = self.templates.candidates(WEIGHT_READER)[0]
-        return queue.queued_evaluator(
+        (evaluate,) = queue.queued_evaluators(
             WEIGHT_READER,
-            schedule,
+            self.templates.candidates(WEIGHT_READER)[:1],
             self.templates,
             self.device,
             launches=launches,
             weight_sets=launches,
         )
+        return evaluate

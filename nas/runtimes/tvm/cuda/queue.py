@@ -86,65 +86,29 @@ class Queue(NamedTuple):
 
 
 def queued_evaluators(
-    kernel: Kernel, schedules: Sequence[Schedule], templates: Templates, device: Device
-) -> list[Evaluate]:
-    """Compile a kernel with several schedules at once, and return what times each.
-
-    See `queued_evaluator` for the arguments, the result and the errors.
-    """
-    return _evaluators(
-        [_queue(kernel, schedule, templates) for schedule in schedules], templates, device
-    )
-
-
-def queued_evaluator(
     kernel: Kernel,
-    schedule: Schedule,
+    schedules: Sequence[Schedule],
     templates: Templates,
     device: Device,
     *,
     launches: int = LAUNCHES,
     weight_sets: int = 1,
-) -> Evaluate:
-    """Compile a kernel and return what times it in a queue that never runs empty.
+) -> list[Evaluate]:
+    """Compile a kernel with several schedules at once; return what times each in a full queue.
 
     Args:
         kernel: the kernel, which is timed on random tensors.
-        schedule: its schedule.
+        schedules: its schedules.
         templates: templates of the GPU.
         device: the GPU.
         launches: number of launches in one run.
         weight_sets: number of different sets of weights that the launches use in rotation.
 
     Returns:
-        Function that returns seconds of one launch; its `calls` are launches. It raises
+        Functions that return seconds of one launch; their `calls` are launches. They raise
         MeasurementError if launches wait for the GPU.
     """
-    queue = _queue(kernel, schedule, templates, launches, weight_sets)
-    (evaluate,) = _evaluators([queue], templates, device)
-    return evaluate
-
-
-def _queue(
-    kernel: Kernel,
-    schedule: Schedule,
-    templates: Templates,
-    launches: int = LAUNCHES,
-    weight_sets: int = 1,
-) -> Queue:
-    """Return a kernel in a queue; see `queued_evaluator` for the arguments."""
-    rng = np.random.default_rng(0)
-    dtype = templates.dtype
-    constants = random_constants(templates, kernel, schedule, rng)
-    inputs = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
-    shapes = [each.shape for each in constants]
-    module = _module(kernel, schedule, templates, shapes, launches, weight_sets)
-    arrays = [*inputs, *(each for _ in range(weight_sets) for each in constants)]
-    return Queue(module, [array.astype(dtype) for array in arrays], launches)
-
-
-def _evaluators(queues: Sequence[Queue], templates: Templates, device: Device) -> list[Evaluate]:
-    """Compile several queues at once, and return what times the kernel of each."""
+    queues = [_queue(kernel, each, templates, launches, weight_sets) for each in schedules]
     with ThreadPoolExecutor() as threads:
         executables = list(threads.map(lambda each: build(each.module, templates), queues))
     # Loading code takes the GPU from a process that is timing.
@@ -155,8 +119,21 @@ def _evaluators(queues: Sequence[Queue], templates: Templates, device: Device) -
         ]
 
 
+def _queue(
+    kernel: Kernel, schedule: Schedule, templates: Templates, launches: int, weight_sets: int
+) -> Queue:
+    """Return a kernel in a queue; see `queued_evaluators` for the arguments."""
+    rng = np.random.default_rng(0)
+    constants = random_constants(templates, kernel, schedule, rng)
+    inputs = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
+    shapes = [each.shape for each in constants]
+    module = _module(kernel, schedule, templates, shapes, launches, weight_sets)
+    arrays = [*inputs, *(each for _ in range(weight_sets) for each in constants)]
+    return Queue(module, [array.astype(templates.dtype) for array in arrays], launches)
+
+
 def _evaluator(executable: relax.VMExecutable, queue: Queue, device: Device) -> Evaluate:
-    """Return what times the kernel of a compiled queue; see `queued_evaluator`."""
+    """Return what times the kernel of a compiled queue; see `queued_evaluators`."""
     vm = device.load_network(executable)
     tensors = [device.to_device(array) for array in queue.arrays]
     launches = queue.launches

@@ -76,7 +76,5 @@ def at_address(target: str, address: str | None) -> str:
     Raises:
         RequestError: the address is missing or malformed.
     """
-    given = board_address.require_address(target, address)
     _, of_table = board_address.parse(target, _SETTINGS, _EXAMPLES)
-    at, settings = board_address.parse(given, _SETTINGS, _EXAMPLES)
-    return target_text(at, {**of_table, **settings})
+    return board_address.at_address(target, of_table, address, _SETTINGS, _EXAMPLES)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import relax, rpc
@@ -19,13 +18,14 @@ from nas.latency import timing
 from nas.runtimes.boards import connection
 from nas.runtimes.boards.address import BoardDescription
 from nas.runtimes.boards.connection import Board, Connection
+from nas.runtimes.tvm.device import Device
 from nas.runtimes.tvm.rpc import board
 from nas.runtimes.tvm.rpc.address import RpcTarget
 from nas.runtimes.tvm.rpc.toolchain import CompiledCode, linker_for
 
 
-class RemoteDevice(Board):
-    """A board behind TVM RPC. See `nas.runtimes.tvm.device.Device`, and `Board` for its session.
+class RemoteDevice(Board, Device):
+    """A board behind TVM RPC, as a `Device`. See `Board` for its session.
 
     Args:
         target: target that names the board.
@@ -77,9 +77,9 @@ class RemoteDevice(Board):
 
     def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
         """See `Device.to_device`."""
-        tvm_device = self.tvm_device
+        self.connection()
         with self.detecting_loss():
-            return tvm.runtime.tensor(np.ascontiguousarray(array), tvm_device)
+            return super().to_device(array)
 
     @contextmanager
     def timing_context(self, threads: int) -> Iterator[None]:

@@ -12,6 +12,7 @@ from tvm import relax
 
 from nas.errors import MeasurementError
 from nas.kernels.kernel import Kernel
+from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.cuda import queue
 from nas.schedules.cuda.templates import CudaTemplates
 from tests.runtimes.tvm.cuda.simulated_gpu import STEP_S, SimulatedGpu, SimulatedVm
@@ -32,13 +33,18 @@ class LoadedCode(SimulatedGpu):
         return super().load_network(executable)
 
 
+def tiny_evaluator(gpu: SimulatedGpu) -> Evaluate:
+    templates = CudaTemplates.for_arch("sm_80", "float32")
+    schedules = templates.candidates(TINY)[:1]
+    (evaluate,) = queue.queued_evaluators(TINY, schedules, templates, gpu)
+    return evaluate
+
+
 def test_latency_excludes_the_launch_of_a_short_kernel() -> None:
     for kernel_s in (3e-7, 2e-6, 4e-5):
         gpu = SimulatedGpu(kernel_s=kernel_s)
-        templates = CudaTemplates.for_arch("sm_80", "float32")
         # The clock of the host does not move, so launching takes no time on the host.
-        evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
-        assert evaluate(100, 3) == pytest.approx([kernel_s] * 3)
+        assert tiny_evaluator(gpu)(100, 3) == pytest.approx([kernel_s] * 3)
         (functions,) = gpu.networks
         assert functions["blocking_only"] == ["blocking_kernel"]
         assert functions["main"] == ["blocking_kernel"] + ["kernel"] * queue.LAUNCHES
@@ -51,7 +57,7 @@ def test_schedules_compiled_at_once_are_timed_in_their_order() -> None:
     assert len(schedules) > 1
     one_by_one, at_once = LoadedCode(), LoadedCode()
     for schedule in schedules:
-        queue.queued_evaluator(kernel, schedule, templates, one_by_one)
+        queue.queued_evaluators(kernel, [schedule], templates, one_by_one)
     evaluators = queue.queued_evaluators(kernel, schedules, templates, at_once)
     assert [evaluate(1, 1) for evaluate in evaluators] == [pytest.approx([2e-6])] * len(schedules)
     assert at_once.sources == one_by_one.sources
@@ -62,25 +68,22 @@ def test_schedules_compiled_at_once_are_timed_in_their_order() -> None:
 def test_blocking_kernel_outlasts_all_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimulatedGpu(launch_s=4e-5)
     monkeypatch.setattr(queue, "time", SimpleNamespace(perf_counter=lambda: gpu.now))
-    templates = CudaTemplates.for_arch("sm_80", "float32")
     assert queue.LAUNCHES * gpu.launch_s > queue.MIN_BLOCKING_STEPS * STEP_S
-    evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+    evaluate = tiny_evaluator(gpu)
     assert evaluate(1, 1) == pytest.approx([gpu.kernel_s])
 
 
 def test_launches_that_wait_for_the_gpu_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimulatedGpu(blocking=True)
     monkeypatch.setattr(queue, "time", SimpleNamespace(perf_counter=lambda: gpu.now))
-    templates = CudaTemplates.for_arch("sm_80", "float32")
-    evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+    evaluate = tiny_evaluator(gpu)
     with pytest.raises(MeasurementError, match="CUDA_LAUNCH_BLOCKING"):
         evaluate(1, 1)
 
 
 def test_run_that_another_process_interrupts_does_not_count() -> None:
     gpu = SimulatedGpu(stolen_s=1e-2)
-    templates = CudaTemplates.for_arch("sm_80", "float32")
-    evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+    evaluate = tiny_evaluator(gpu)
     assert evaluate(3 * queue.LAUNCHES, 1) == pytest.approx([gpu.kernel_s])
 
 
@@ -90,7 +93,7 @@ def test_blocking_kernel_counts(tmp_path: Path) -> None:
         {"blocking": queue.blocking_kernel("blocking")}, templates.target, tmp_path
     )
     steps, out = np.array([1000], np.int32), np.zeros(1, np.int32)
-    emulated.run("blocking", {"steps": steps, "out": out, "y": out})
+    emulated.run("blocking", [steps, out])
     state = 1000
     for _ in range(1000):
         state = (state * 1103515245 + 12345) % 2**32

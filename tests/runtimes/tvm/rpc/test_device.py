@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,15 +177,13 @@ def test_killed_server_is_a_lost_board(processes: Processes, code: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "kind"), [("", "server"), ("/pi4", "tracker")])
-def test_connecting_to_a_free_port_fails_within_seconds(key: str, kind: str, code: str) -> None:
+def test_connecting_to_a_free_port_fails(key: str, kind: str, code: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    start = time.monotonic()
     with pytest.raises(BoardLostError, match=f"no TVM RPC {kind} at {address}") as caught:
         _ = TvmRuntime(target=f"rpc://{address}{key}?{code}").fingerprint
     assert caught.value.exit_status == 1
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("key", ["", "/pi4"])

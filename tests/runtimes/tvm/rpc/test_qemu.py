@@ -31,16 +31,7 @@ pytestmark = [
     ),
 ]
 
-BLOCKS = [
-    "inverted_residual",
-    "shuffle_unit",
-    "fire",
-    "classifier",
-    "squeeze_excite",
-    "grouped",
-    "shuffle_v1_unit",
-    "unpadded_stem",
-]
+BLOCKS = ["inverted_residual", "shuffle_unit", "squeeze_excite", "unpadded_stem"]
 
 
 @pytest.fixture(scope="module")
