@@ -1,7 +1,8 @@
 """The canonical text of a kernel: its grammar, its operands and the steps of its epilogue.
 
-    kernel    = kind [batchN] [dtype] [blockedN | nhwc] operand... [expanded step...] -> CxHxW
-                [window] [step...]
+    kernel    = kind [batchN] [dtype] [blockedN | nhwc] operand... [expansion] -> CxHxW [window]
+                [step...]
+    expansion = expanded bias [activation...]
     operand   = CxHxW | CxHxW[start:stop]
     window    = kN sN pN gN                           kernel size, stride, padding, groups
     step      = bias | activation | shuffleN | add[:operand] | multiply[:operand]
@@ -176,7 +177,6 @@ def _split_expansion(tokens: list[str]) -> tuple[list[str], tuple[str, ...] | No
         return tokens, None
     position = tokens.index("expanded")
     steps = tuple(tokens[position + 1 :])
-    for step in steps:
-        if step not in ACTIVATIONS and step != "bias":
-            raise ValueError(f"'{step}' is no step of an expansion")
+    if steps[:1] != ("bias",) or not ACTIVATIONS.issuperset(steps[1:]):
+        raise ValueError("the steps of an expansion are not a bias and activations")
     return tokens[:position], steps

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from nas.kernels.kernel import Kernel
+from nas.kernels.kernel_text import Operand
+from nas.schedules.tir import Buffer
 
 Schedule = Mapping[str, Any]
 """Tile sizes and other settings of a kernel, as JSON can hold them.
@@ -96,6 +98,53 @@ class Templates(Protocol):
             Flat arrays in the order of the function's parameters.
         """
         ...
+
+
+class Parameters:
+    """The parameters of a kernel's function; see `Templates.function` for their order.
+
+    Buffers of what the kernel does not have are empty, and no parameters.
+
+    Args:
+        kernel: the kernel.
+        dtype: type of the elements.
+        sizes: elements of the packed weight and bias.
+        expansion_sizes: elements of the packed weight and bias of the expansion.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        dtype: str = "float32",
+        sizes: tuple[int, int] = (0, 0),
+        expansion_sizes: tuple[int, int] = (0, 0),
+    ) -> None:
+        def tensors(prefix: str, operands: Sequence[Operand]) -> list[Buffer]:
+            shapes = [operand.shape for operand in operands]
+            return [Buffer(f"{prefix}{i}", kernel.elements(s), dtype) for i, s in enumerate(shapes)]
+
+        self.kernel, self.dtype = kernel, dtype
+        self.inputs = tensors("x", kernel.inputs)
+        self.epilogue_operands = tensors("a", kernel.epilogue_operands)
+        self.weight, self.bias = (Buffer(*each, dtype) for each in zip("wb", sizes, strict=True))
+        names = ("ew", "eb")
+        self.expansion_weight, self.expansion_bias = (
+            Buffer(*each, dtype) for each in zip(names, expansion_sizes, strict=True)
+        )
+        self.output = Buffer("y", kernel.elements(kernel.output), dtype)
+
+    def in_order(self) -> list[Buffer]:
+        """Return the parameters in the order of the function."""
+        kernel = self.kernel
+        constants = [self.expansion_weight, self.expansion_bias] if kernel.is_expanded else []
+        constants += [self.weight] if kernel.has_weights else []
+        constants += [self.bias] if kernel.has_bias else []
+        return [*self.inputs, *constants, *self.epilogue_operands, self.output]
+
+
+def balanced(extent: int, max_size: int) -> int:
+    """Return the size of equal tiles that cover `extent` in as few tiles as `max_size` would."""
+    return -(-extent // -(-extent // max_size))
 
 
 _LOWERING = tvm.transform.Sequential(

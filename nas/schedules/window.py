@@ -8,10 +8,16 @@ mean. The functions here are the only ones that tell these kinds apart.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.kernels.kernel import Kernel
 from nas.schedules.tir import Expr, broadcast
+
+
+def pack_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pack weights from `channels, 1, kernel, kernel` to `kernel, kernel, channels`, flat."""
+    return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1)
 
 
 def initial_value(kernel: Kernel) -> float:

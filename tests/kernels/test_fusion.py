@@ -21,39 +21,9 @@ EXPECTED = {
         "conv2d 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
         "concat 116x7x7[0:58] 58x7x7 -> 116x7x7 shuffle2",
     ],
-    "shuffle_downsampling": [
-        "conv2d 24x9x9 -> 24x5x5 k3 s2 p1 g24 bias",
-        "conv2d 24x5x5 -> 58x5x5 k1 s1 p0 g1 bias relu",
-        "conv2d 24x9x9 -> 58x9x9 k1 s1 p0 g1 bias relu",
-        "conv2d 58x9x9 -> 58x5x5 k3 s2 p1 g58 bias",
-        "conv2d 58x5x5 -> 58x5x5 k1 s1 p0 g1 bias relu",
-        "concat 58x5x5 58x5x5 -> 116x5x5 shuffle2",
-    ],
-    "fire": [
-        "conv2d 13x7x7 -> 6x7x7 k1 s1 p0 g1 bias relu",
-        "conv2d 6x7x7 -> 21x7x7 k1 s1 p0 g1 bias relu",
-        "conv2d 6x7x7 -> 17x7x7 k3 s1 p1 g1 bias relu",
-        "concat 21x7x7 17x7x7 -> 38x7x7",
-        "max_pool 38x7x7 -> 38x4x4 k3 s2 p1 g1",
-    ],
-    "classifier": [
-        "conv2d 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias relu",
-        "global_pool 70x5x5 -> 70x1x1",
-        "linear 70x1x1 -> 11x1x1 bias",
-    ],
-    "squeezenet_head": [
-        "conv2d 12x4x4 -> 10x4x4 k1 s1 p0 g1 bias relu",
-        "global_pool 10x4x4 -> 10x1x1",
-    ],
     "residual_branches": [
         "conv2d 8x6x6 -> 16x6x6 k1 s1 p0 g1 bias",
         "conv2d 8x6x6 -> 16x6x6 k5 s1 p2 g1 bias add relu",
-    ],
-    "grouped": [
-        "conv2d 24x6x6 -> 36x6x6 k1 s1 p0 g3 bias relu",
-        "copy 36x6x6 -> 36x6x6 shuffle3",
-        "conv2d 36x6x6 -> 36x3x3 k3 s2 p1 g36 bias",
-        "conv2d 36x3x3 -> 60x3x3 k3 s1 p1 g3",
     ],
     "slices_and_sums": [
         "copy 40x5x5[13:27] -> 14x5x5 add:40x5x5[26:40]",
@@ -83,12 +53,6 @@ EXPECTED = {
         "concat 10x1x1 40x1x1[0:10] -> 20x1x1",
         "concat 10x5x5 10x5x5 -> 20x5x5 multiply",
     ],
-    "shuffle_v1_unit": [
-        "conv2d 60x6x6 -> 15x6x6 k1 s1 p0 g3 bias relu",
-        "copy 15x6x6 -> 15x6x6 shuffle3",
-        "conv2d 15x6x6 -> 15x6x6 k3 s1 p1 g15 bias",
-        "conv2d 15x6x6 -> 60x6x6 k1 s1 p0 g3 bias add relu",
-    ],
     "shuffle_v1_downsampling": [
         "avg_pool 24x7x7 -> 24x4x4 k3 s2 p1 g1",
         "conv2d 24x7x7 expanded bias relu -> 15x4x4 k3 s2 p1 g15 bias",
@@ -101,24 +65,6 @@ EXPECTED = {
         "conv2d 6x7x7 -> 17x7x7 k3 s1 p1 g1 bias relu",
         "concat 21x7x7 17x7x7 -> 38x7x7 add",
         "conv2d 38x7x7 -> 8x7x7 k1 s1 p0 g1 bias relu",
-    ],
-    "fire_with_complex_bypass": [
-        "conv2d 13x7x7 -> 38x7x7 k1 s1 p0 g1 bias",
-        "conv2d 13x7x7 -> 6x7x7 k1 s1 p0 g1 bias relu",
-        "conv2d 6x7x7 -> 21x7x7 k1 s1 p0 g1 bias relu",
-        "conv2d 6x7x7 -> 17x7x7 k3 s1 p1 g1 bias relu",
-        "concat 21x7x7 17x7x7 -> 38x7x7 add",
-        "conv2d 38x7x7 -> 8x7x7 k1 s1 p0 g1 bias relu",
-    ],
-    "unpadded_stem": [
-        "conv2d 3x33x33 -> 20x14x14 k7 s2 p0 g1 bias relu",
-        "max_pool 20x14x14 -> 20x7x7 k3 s2 p0 g1",
-    ],
-    "hidden_classifier": [
-        "conv2d 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias hard_swish",
-        "global_pool 70x5x5 -> 70x1x1",
-        "linear 70x1x1 -> 33x1x1 bias hard_swish",
-        "linear 33x1x1 -> 11x1x1 bias",
     ],
 }
 
@@ -171,17 +117,17 @@ def test_kernels_of_each_block_type(name: str) -> None:
     assert [kernel.text for kernel in TvmRuntime().kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
-def _graphs() -> list[Graph]:
-    graphs = [make() for make in GRAPHS.values()]
-    rng = np.random.default_rng(1)
-    for name in nas.space.space_names():
-        space = nas.space.load_space(name, image_size=40, classes=7)
-        graphs += [space.sample(rng).graph for _ in range(10)]
-    return graphs
+@pytest.mark.parametrize("name", [*GRAPHS, *nas.space.space_names()])
+def test_launches_cover_every_op_in_a_runnable_order(name: str) -> None:
+    if name in GRAPHS:
+        check_launches(GRAPHS[name]())
+    else:
+        space, rng = nas.space.load_space(name, image_size=40, classes=7), np.random.default_rng(1)
+        for _ in range(3):
+            check_launches(space.sample(rng).graph)
 
 
-@pytest.mark.parametrize("graph", _graphs(), ids=lambda graph: graph.digest)
-def test_launches_cover_every_op_in_a_runnable_order(graph: Graph) -> None:
+def check_launches(graph: Graph) -> None:
     launches = fusion.launches(graph, fuse_expansions=True)
     kernels = [launch.kernel for launch in launches]
     assert kernels == TvmRuntime().kernels(graph.folded), "folding norms changes nothing"
@@ -212,13 +158,6 @@ def test_tensor_multiplied_with_itself_is_both_operands() -> None:
         "copy 4x1x1 -> 4x1x1 relu",
         "copy 4x1x1 -> 4x1x1 multiply",
     ]
-
-
-@pytest.mark.parametrize("kind", ["norm", "warp"])
-def test_kernels_names_op_that_starts_no_kernel(kind: str) -> None:
-    graph = Graph((Op("input", (), (4, 2, 2)), Op(kind, (0,), (4, 2, 2))))
-    with pytest.raises(ValueError, match=f"no kernel starts with the op {kind}"):
-        TvmRuntime().kernels(graph)
 
 
 def test_winograd_weight_bytes_match_packed_weights() -> None:

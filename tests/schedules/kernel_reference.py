@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.kernels.kernel import Kernel
 from nas.kernels.kernel_text import Operand
-from nas.schedules.templates import Expansion
-
-ACTIVATIONS = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hard_swish": F.hardswish,
-    "hard_sigmoid": F.hardsigmoid,
-}
+from nas.schedules.templates import Expansion, Schedule, Templates
+from nas.torch_kernels import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,22 @@ class KernelCase:
             else None,
         )
 
+    def arguments(self, templates: Templates, schedule: Schedule) -> list[np.ndarray]:
+        """Return the arguments of a function that `templates` wrote; the output is the last."""
+        constants = templates.pack(self.kernel, schedule, self.weight, self.bias, self.expansion)
+        tensors = [flat(each, templates.dtype) for each in self.tensors]
+        split = len(self.kernel.inputs)
+        output = np.empty(self.kernel.elements(self.kernel.output), templates.dtype)
+        return [*tensors[:split], *constants, *tensors[split:], output]
+
+    def error_of(self, output: np.ndarray) -> float:
+        """Return the largest error of an output, relative to the largest value."""
+        expected = flat(self.expected)
+        return float(np.abs(output.astype(np.float32) - expected).max() / np.abs(expected).max())
+
+    @cached_property
     def expected(self) -> np.ndarray:
-        """Return the output, `batch x channels x height x width`."""
+        """The output, `batch x channels x height x width`."""
         kernel = self.kernel
         count = len(kernel.inputs)
         y = self._anchor(
@@ -91,12 +101,9 @@ class KernelCase:
         w = None if self.weight is None else torch.from_numpy(self.weight)
         b = None if self.bias is None else torch.from_numpy(self.bias)
         if self.expansion is not None:
-            steps = kernel.expansion or ()
-            has_bias = "bias" in steps
-            first = torch.from_numpy(self.expansion.bias) if has_bias else None
-            x = F.conv2d(x, torch.from_numpy(self.expansion.weight), first)
-            for step in steps:
-                x = x if step == "bias" else ACTIVATIONS[step](x)
+            x = F.conv2d(x, *map(torch.from_numpy, self.expansion))
+            for step in (kernel.expansion or ())[1:]:
+                x = ACTIVATIONS[step](x)
         if kernel.kind == "conv2d":
             assert w is not None
             return F.conv2d(x, w, b, kernel.stride, kernel.padding, 1, kernel.groups)
@@ -112,6 +119,13 @@ class KernelCase:
             return x.mean((2, 3), keepdim=True)
         assert kernel.kind in ("concat", "copy")
         return torch.cat(list(inputs), 1)
+
+
+def sweep(templates: Templates, kernel: Kernel) -> list[dict[str, Any]]:
+    """Return every schedule that timing a kernel can try, once each."""
+    first = templates.candidates(kernel)
+    schedules = [*first, *(more for each in first for more in templates.refinements(kernel, each))]
+    return [each for i, each in enumerate(schedules) if each not in schedules[:i]]
 
 
 def _read(operand: Operand, tensor: np.ndarray) -> torch.Tensor:

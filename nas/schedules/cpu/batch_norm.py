@@ -118,6 +118,7 @@ def forward(block: int, activation: str | None, eps: float, lanes: int) -> tirx.
     x, y = loops.map("x"), loops.map("y")
     scale, shift = loops.vector("scale"), loops.vector("shift")
     mean, variance = loops.vector("mean"), loops.vector("variance")
+    normalisation = _Normalisation(loops, scale, shift, mean, variance, eps)
 
     def summands(row: Expr, channel: Expr, n: int) -> tuple[Expr, Expr]:
         # The first row is near the mean, so that the difference of two large numbers is avoided.
@@ -128,22 +129,15 @@ def forward(block: int, activation: str | None, eps: float, lanes: int) -> tirx.
         offset = total / loops.rows_float(n)
         own_mean, own_variance = offset + x.load(channel, n), squares / loops.rows_float(n)
         own_variance = tirx.max(own_variance - offset * offset, broadcast(0.0, n))
-        factor = scale.load(channel, n) / tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
         return [
             mean.store(channel, own_mean, n),
             variance.store(channel, own_variance, n),
-            loops.store_coefficient(0, channel, factor, n),
-            loops.store_coefficient(
-                1,
-                channel,
-                shift.load(channel, n) - mean.load(channel, n) * loops.coefficient(0, channel, n),
-                n,
-            ),
+            *normalisation.store(channel, n),
         ]
 
     def result(row: Expr, channel: Expr, n: int) -> Stmt:
         at = loops.at(row, channel)
-        z = x.load(at, n) * loops.coefficient(0, channel, n) + loops.coefficient(1, channel, n)
+        z = loops.line(x.load(at, n), 0, channel, n)
         return y.store(at, ACTIVATIONS[activation].value(z, n), n)
 
     body = loops.sums(summands) + loops.for_channels(finish) + loops.for_rows(result)
@@ -166,18 +160,11 @@ def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx
     scale, shift = loops.vector("scale"), loops.vector("shift")
     mean, variance = loops.vector("mean"), loops.vector("variance")
     scale_gradient, shift_gradient = loops.vector("scale_gradient"), loops.vector("shift_gradient")
-
-    def prepare(channel: Expr, n: int) -> list[Stmt]:
-        factor = scale.load(channel, n) / tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
-        constant = shift.load(channel, n) - mean.load(channel, n) * loops.coefficient(0, channel, n)
-        return [
-            loops.store_coefficient(0, channel, factor, n),
-            loops.store_coefficient(1, channel, constant, n),
-        ]
+    normalisation = _Normalisation(loops, scale, shift, mean, variance, eps)
 
     def before_activation(at: Expr, channel: Expr, n: int) -> Expr:
         """Return the gradient of what the activation reads."""
-        z = x.load(at, n) * loops.coefficient(0, channel, n) + loops.coefficient(1, channel, n)
+        z = loops.line(x.load(at, n), 0, channel, n)
         return ACTIVATIONS[activation].gradient(z, gradient.load(at, n), n)
 
     def summands(row: Expr, channel: Expr, n: int) -> tuple[Expr, Expr]:
@@ -186,7 +173,7 @@ def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx
         return own, own * (x.load(at, n) - mean.load(channel, n))
 
     def finish(channel: Expr, n: int, total: Expr, products: Expr) -> list[Stmt]:
-        deviation = tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
+        deviation = normalisation.deviation(channel, n)
         slope = loops.coefficient(0, channel, n) * scale_gradient.load(channel, n)
         slope = broadcast(0.0, n) - slope / (deviation * loops.rows_float(n))
         level = loops.coefficient(0, channel, n) * shift_gradient.load(channel, n)
@@ -203,14 +190,38 @@ def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx
     def result(row: Expr, channel: Expr, n: int) -> Stmt:
         at = loops.at(row, channel)
         own = before_activation(at, channel, n) * loops.coefficient(0, channel, n)
-        line = x.load(at, n) * loops.coefficient(2, channel, n) + loops.coefficient(3, channel, n)
-        return x_gradient.store(at, own + line, n)
+        return x_gradient.store(at, own + loops.line(x.load(at, n), 2, channel, n), n)
 
-    body = loops.for_vectors(prepare) + loops.sums(summands)
+    body = loops.for_vectors(normalisation.store) + loops.sums(summands)
     body += loops.for_channels(finish) + loops.for_rows(result)
     parameters = [rows, blocks, gradient, x, scale, shift, mean, variance]
     parameters += [x_gradient, scale_gradient, shift_gradient, loops.scratch]
     return function(parameters, body, "batch_norm_backward")
+
+
+class _Normalisation(NamedTuple):
+    """The line that normalises, scales and shifts a map: coefficients 0 and 1 of each channel."""
+
+    loops: _MapLoops
+    scale: Buffer
+    shift: Buffer
+    mean: Buffer
+    variance: Buffer
+    eps: float
+
+    def deviation(self, channel: Expr, n: int) -> Expr:
+        """Return the standard deviation of `n` channels."""
+        return tirx.sqrt(self.variance.load(channel, n) + broadcast(self.eps, n))
+
+    def store(self, channel: Expr, n: int) -> list[Stmt]:
+        """Return statements that write the coefficients of `n` channels."""
+        factor = self.scale.load(channel, n) / self.deviation(channel, n)
+        shifted = self.mean.load(channel, n) * self.loops.coefficient(0, channel, n)
+        constant = self.shift.load(channel, n) - shifted
+        return [
+            self.loops.store_coefficient(0, channel, factor, n),
+            self.loops.store_coefficient(1, channel, constant, n),
+        ]
 
 
 class _MapLoops:
@@ -257,6 +268,10 @@ class _MapLoops:
         """Write one of the coefficients of `n` channels."""
         return self.scratch.store(number * self._channels + channel, value, n)
 
+    def line(self, x: Expr, number: int, channel: Expr, n: int) -> Expr:
+        """Return a line at `x`: one of the coefficients is its slope, the next its constant."""
+        return x * self.coefficient(number, channel, n) + self.coefficient(number + 1, channel, n)
+
     def for_vectors(self, body: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
         """Return statements for `(first channel, number of channels)` of each vector."""
         return loop(
@@ -275,8 +290,7 @@ class _MapLoops:
             statements = []
             for at, (offset, n) in enumerate(self._vectors):
                 for number, value in enumerate(summands(row, channel + offset, n)):
-                    total = self._sums.load(2 * at + number, n) + value
-                    statements.append(self._sums.store(2 * at + number, total, n))
+                    statements.append(self._sums.add(2 * at + number, value, n))
             return statements
 
         def task(index: Expr) -> list[Stmt]:
@@ -306,11 +320,8 @@ class _MapLoops:
             statements += loop(
                 self._chunks,
                 lambda chunk: [
-                    totals.store(
-                        number,
-                        totals.load(number, n)
-                        + self.scratch.load(self._chunk_sum(chunk, number, channel), n),
-                        n,
+                    totals.add(
+                        number, self.scratch.load(self._chunk_sum(chunk, number, channel), n), n
                     )
                     for number in range(2)
                 ],

@@ -16,6 +16,7 @@ from nas.schedules.cpu import winograd
 from nas.schedules.cpu.dense import DenseTiling, is_pointwise
 from nas.schedules.cpu.loop_nest import flattened_pixels
 from nas.schedules.cpu.loops import VectorUnit
+from nas.schedules.templates import balanced
 
 MAX_REGISTER_TILES = 2
 """Register tiles that are compiled, of all that fit; see the module's docstring."""
@@ -91,7 +92,7 @@ def _dense_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]:
         estimates.append((cycles, {**schedule, "order": "pixels", "partial_sums": sums}))
     schedules = _fewest_cycles(estimates)
     best = schedules[0]
-    t = DenseTiling.of(kernel, best, unit.lanes)
+    t = DenseTiling(kernel, best, unit.lanes)
     if t.groups * t.tiles > 1 and (t.rows > best["rows"] or t.columns > best["columns"]):
         return [best, {**best, "order": "channels"}]
     return schedules
@@ -150,7 +151,7 @@ def _winograd_candidate(kernel: Kernel, unit: VectorUnit) -> dict[str, Any]:
     m, max_bands = (2, 3) if is_small else (4, 2)
     channels = min(2, -(-kernel.output[0] // unit.lanes))
     bands = min(max_bands, -(-height // m))
-    pixels = _balanced(bands * -(-width // m), unit.tile_pixels[channels])
+    pixels = balanced(bands * -(-width // m), unit.tile_pixels[channels])
     return {"winograd": m, "bands": bands, "channels": channels, "pixels": pixels}
 
 
@@ -158,16 +159,11 @@ def _pixel_tile(kernel: Kernel, pixels: int) -> tuple[int, int]:
     """Return rows and columns of a register tile of at most so many output pixels."""
     _, height, width = kernel.output
     if is_pointwise(kernel):
-        return 1, _balanced(flattened_pixels(kernel), pixels)
+        return 1, balanced(flattened_pixels(kernel), pixels)
     if width > pixels:
-        return 1, _balanced(width, pixels)
+        return 1, balanced(width, pixels)
     rows = max(n for n in range(1, height + 1) if height % n == 0 and n * width <= pixels)
     return rows, width
-
-
-def _balanced(extent: int, max_size: int) -> int:
-    """Return the size of equal tiles that cover `extent` in as few tiles as `max_size` would."""
-    return -(-extent // -(-extent // max_size))
 
 
 def _window_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]:
@@ -176,7 +172,7 @@ def _window_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, Any]]
     schedules = []
     for vectors in sorted({min(n, max_vectors) for n in (2, 4)}):
         max_columns = max(1, min(MAX_WINDOW_COLUMNS, unit.registers // 2 // vectors))
-        columns = _balanced(width, max_columns)
+        columns = balanced(width, max_columns)
         schedules.append({"channels": vectors, "columns": columns, "order": "rows"})
     return schedules
 
@@ -188,11 +184,11 @@ def _expansion_candidates(kernel: Kernel, unit: VectorUnit) -> list[dict[str, An
     for vectors in (1, 2, 3, 4):
         if vectors > max_vectors:
             continue
-        pixels = _balanced(width, unit.tile_pixels[vectors])
+        pixels = balanced(width, unit.tile_pixels[vectors])
         schedule = {
             "channels": vectors,
             "pixels": pixels,
-            "columns": _balanced(kernel.output[2], max(1, unit.registers // 2 // vectors)),
+            "columns": balanced(kernel.output[2], max(1, unit.registers // 2 // vectors)),
             "order": "channels",
         }
         cycles = _cycles(_half_vectors(kernel.groups, unit.lanes), vectors, width, pixels, 1)

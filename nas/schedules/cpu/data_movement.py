@@ -40,9 +40,7 @@ def global_pool(
         def add_pixel(pixel: Expr) -> list[Stmt]:
             at = pixel * total_channels + operand.start + channel
             return [
-                registers.store(
-                    v, registers.load(v, n) + loop_nest.inputs[0].load(at + offset, n), n
-                )
+                registers.add(v, loop_nest.inputs[0].load(at + offset, n), n)
                 for v, (offset, n) in enumerate(vectors)
             ]
 

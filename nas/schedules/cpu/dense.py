@@ -10,7 +10,6 @@ Weights are packed by tile, output channels padded with zeros to whole vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -31,11 +30,20 @@ from nas.schedules.templates import Schedule
 from nas.schedules.tir import Expr, Stmt, broadcast, loop, sequence
 
 
-@dataclass(frozen=True)
+def is_pointwise(kernel: Kernel) -> bool:
+    """Return whether every output pixel reads only the input pixel at its own position."""
+    return kernel.kernel == 1 and kernel.stride == 1 and kernel.padding == 0
+
+
 class DenseTiling:
-    """Sizes of the loops of a dense kernel.
+    """Sizes of the loops of a dense kernel, and its constants in the order in which they read them.
 
     Args:
+        kernel: the kernel.
+        schedule: its schedule, see `function`.
+        lanes: float32 elements of a vector.
+
+    Attributes:
         groups: groups of the convolution.
         inputs: input channels of one group.
         outputs: output channels of one group.
@@ -46,58 +54,31 @@ class DenseTiling:
         tiles: tiles of output channels in one group.
     """
 
-    groups: int
-    inputs: int
-    outputs: int
-    rows: int
-    columns: int
-    taps: int
-    channels: int
-    tiles: int
-
-    @classmethod
-    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> DenseTiling:
-        """Return the loop sizes of a kernel with a schedule, for vectors of `lanes` elements."""
+    def __init__(self, kernel: Kernel, schedule: Schedule, lanes: int) -> None:
         outputs, height, width = kernel.output
+        self.groups = kernel.groups
+        self.inputs = kernel.inputs[0].channels // self.groups
+        self.outputs = outputs // self.groups
         pointwise = is_pointwise(kernel)
-        channels = schedule["channels"] * lanes
-        outputs_per_group = outputs // kernel.groups
-        return cls(
-            groups=kernel.groups,
-            inputs=kernel.inputs[0].channels // kernel.groups,
-            outputs=outputs_per_group,
-            rows=1 if pointwise else height,
-            columns=flattened_pixels(kernel) if pointwise else width,
-            taps=kernel.kernel**2,
-            channels=channels,
-            tiles=-(-outputs_per_group // channels),
-        )
+        self.rows = 1 if pointwise else height
+        self.columns = flattened_pixels(kernel) if pointwise else width
+        self.taps = kernel.kernel**2
+        self.channels: int = schedule["channels"] * lanes
+        self.tiles = -(-self.outputs // self.channels)
 
+    def pack_weight(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pack weights from `Kernel.weight_shape` to `groups, tiles, taps, inputs, channels`."""
+        shape = self.groups, self.tiles * self.channels, self.inputs, self.taps
+        padded = np.zeros(shape, np.float32)
+        padded[:, : self.outputs] = weight.reshape(self.groups, self.outputs, *shape[2:])
+        tiled = padded.reshape(self.groups, self.tiles, self.channels, self.inputs, self.taps)
+        return np.ascontiguousarray(tiled.transpose(0, 1, 4, 3, 2)).reshape(-1)
 
-def is_pointwise(kernel: Kernel) -> bool:
-    """Return whether every output pixel reads only the input pixel at its own position."""
-    return kernel.kernel == 1 and kernel.stride == 1 and kernel.padding == 0
-
-
-def pack_weight(
-    kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Pack weights from `Kernel.weight_shape` to `groups, tiles, taps, inputs, channels`, flat."""
-    t = DenseTiling.of(kernel, schedule, lanes)
-    padded = np.zeros((t.groups, t.tiles * t.channels, t.inputs, t.taps), np.float32)
-    padded[:, : t.outputs] = weight.reshape(t.groups, t.outputs, t.inputs, t.taps)
-    tiled = padded.reshape(t.groups, t.tiles, t.channels, t.inputs, t.taps)
-    return np.ascontiguousarray(tiled.transpose(0, 1, 4, 3, 2)).reshape(-1)
-
-
-def pack_bias(
-    kernel: Kernel, schedule: Schedule, lanes: int, bias: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Pack a bias of one value for each output channel to `groups, tiles, channels`, flat."""
-    t = DenseTiling.of(kernel, schedule, lanes)
-    padded = np.zeros((t.groups, t.tiles * t.channels), np.float32)
-    padded[:, : t.outputs] = bias.reshape(t.groups, t.outputs)
-    return padded.reshape(-1)
+    def pack_bias(self, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pack a bias of one value for each output channel to `groups, tiles, channels`, flat."""
+        padded = np.zeros((self.groups, self.tiles * self.channels), np.float32)
+        padded[:, : self.outputs] = bias.reshape(self.groups, self.outputs)
+        return padded.reshape(-1)
 
 
 def function(
@@ -117,7 +98,7 @@ def function(
         threads: number of threads that share the outermost loop.
         name: symbol of the function.
     """
-    t = DenseTiling.of(kernel, schedule, lanes)
+    t = DenseTiling(kernel, schedule, lanes)
     bias_size = t.groups * t.tiles * t.channels
     loop_nest = LoopNest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
     return loop_nest.function(lambda image: _DenseLoops(image, schedule, t).image(), name)
@@ -210,8 +191,7 @@ class _DenseLoops:
     def _tile(self, channels: _ChannelTile, pixels: _PixelTile) -> list[Stmt]:
         """Return the statements of one register tile: initialise, reduce, and store."""
         loop_nest, t, partial_sums = self._nest, self._t, self._schedule["partial_sums"]
-        kernel, lanes, weight = loop_nest.kernel, loop_nest.lanes, loop_nest.weight
-        assert weight is not None
+        kernel, lanes = loop_nest.kernel, loop_nest.lanes
         vectors = split_into_vectors(channels.width, lanes)
         widths = computed_widths(channels.width, lanes)
         accumulators = list(product(range(pixels.height), range(pixels.width), range(len(vectors))))
@@ -248,10 +228,9 @@ class _DenseLoops:
                         (pixels.column + j) * kernel.stride + tap_column,
                         channels.group * t.inputs + channel,
                     )
-                    total = registers.load(register(k, part), widths[v])
-                    weights = weight.load(weights_at + v * lanes, widths[v])
-                    total = total + broadcast(value, widths[v]) * weights
-                    body.append(registers.store(register(k, part), total, widths[v]))
+                    weights = loop_nest.weight.load(weights_at + v * lanes, widths[v])
+                    added = broadcast(value, widths[v]) * weights
+                    body.append(registers.add(register(k, part), added, widths[v]))
             return body
 
         statements += loop(

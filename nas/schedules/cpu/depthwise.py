@@ -8,8 +8,6 @@ the image are left out by the bounds of the loop over window rows.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.kernels.kernel import Kernel
@@ -23,11 +21,6 @@ from nas.schedules.cpu.loops import (
 )
 from nas.schedules.templates import Schedule
 from nas.schedules.tir import Expr, Stmt, broadcast, loop, sequence
-
-
-def pack_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pack weights from `channels, 1, kernel, kernel` to `kernel, kernel, channels`, flat."""
-    return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1)
 
 
 def function(
@@ -132,7 +125,7 @@ def _tile(
                     at = (line * width + x) * total_channels + operand.start + channel + offset
                     value = loop_nest.inputs[0].load(at, n)
                     weight = None
-                    if loop_nest.weight is not None:
+                    if kernel.has_weights:
                         tap_at = (tap_row * kernel.kernel + tap) * operand.channels
                         weight = loop_nest.weight.load(tap_at + channel + offset, n)
                     total = registers.load(register(j, v), n)

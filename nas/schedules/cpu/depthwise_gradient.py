@@ -80,20 +80,12 @@ def weight_gradient(kernel: int, stride: int, height: int, width: int, lanes: in
             at = ((image * out_height + row) * out_width + column) * channels + channel
 
             def add(value: Expr) -> list[Stmt]:
-                return [
-                    sums.store(
-                        number,
-                        sums.load(number, lanes)
-                        + value
-                        * padded.load(
-                            ((row * stride + tap_row) * padded_width + column * stride + tap_column)
-                            * lanes,
-                            lanes,
-                        ),
-                        lanes,
-                    )
-                    for number, (tap_row, tap_column) in enumerate(own)
-                ]
+                statements = []
+                for number, (tap_row, tap_column) in enumerate(own):
+                    tap = (row * stride + tap_row) * padded_width + column * stride + tap_column
+                    product = value * padded.load(tap * lanes, lanes)
+                    statements.append(sums.add(number, product, lanes))
+                return statements
 
             return bind(gradient.load(at, lanes), add, f"float32x{lanes}")
 

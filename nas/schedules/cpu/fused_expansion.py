@@ -11,7 +11,6 @@ accelerators").
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -35,59 +34,45 @@ from nas.schedules.templates import Schedule
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, in_range, loop, run_if, sequence
 
 
-@dataclass(frozen=True)
 class ExpansionTiling:
-    """Sizes of the loops of a depthwise convolution with an expansion.
+    """Sizes of the loops of a depthwise convolution with an expansion, and its packed constants.
 
     Args:
+        kernel: the kernel.
+        schedule: its schedule, see `function`.
+        lanes: float32 elements of a vector.
+
+    Attributes:
         inputs: input channels of the 1x1 convolution.
         channels: depthwise channels of a block, a multiple of the vector width.
         blocks: blocks of depthwise channels.
+        padded_channels: channels of all blocks.
         width: pixels of a row in the ring buffer, padding included.
         ring_size: elements of the ring buffer of one block, `kernel x width x channels`.
     """
 
-    inputs: int
-    channels: int
-    blocks: int
-    width: int
-    ring_size: int
-
-    @classmethod
-    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> ExpansionTiling:
-        """Return the loop sizes of a kernel with a schedule, for vectors of `lanes` elements."""
-        channels = schedule["channels"] * lanes
+    def __init__(self, kernel: Kernel, schedule: Schedule, lanes: int) -> None:
+        self.inputs = kernel.inputs[0].channels
+        self.channels: int = schedule["channels"] * lanes
+        self.blocks = -(-kernel.groups // self.channels)
+        self.padded_channels = self.blocks * self.channels
         columns_read = (kernel.output[2] - 1) * kernel.stride + kernel.kernel
-        width = max(kernel.inputs[0].shape[2] + kernel.padding, columns_read)
-        return cls(
-            inputs=kernel.inputs[0].channels,
-            channels=channels,
-            blocks=-(-kernel.groups // channels),
-            width=width,
-            ring_size=kernel.kernel * width * channels,
-        )
+        self.width = max(kernel.inputs[0].shape[2] + kernel.padding, columns_read)
+        self.ring_size = kernel.kernel * self.width * self.channels
 
+    def pack_weight(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pack weights of the 1x1 convolution, or of the window, to `blocks, weights, channels`.
 
-def pack_weight(
-    kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Pack weights of the 1x1 convolution, or of the window, to `blocks, weights, channels`, flat.
+        The weights of a channel come together: `channels, inputs` or `channels, 1, kernel, kernel`.
+        """
+        rows = weight.reshape(len(weight), -1)
+        padded = np.pad(rows, ((0, self.padded_channels - len(rows)), (0, 0)))
+        blocked = padded.reshape(self.blocks, self.channels, -1)
+        return np.ascontiguousarray(blocked.transpose(0, 2, 1)).reshape(-1)
 
-    The weights of a channel come together: `channels, inputs` or `channels, 1, kernel, kernel`.
-    """
-    t = ExpansionTiling.of(kernel, schedule, lanes)
-    rows = weight.reshape(kernel.groups, -1)
-    padded = np.pad(rows, ((0, t.blocks * t.channels - kernel.groups), (0, 0)))
-    blocked = padded.reshape(t.blocks, t.channels, -1)
-    return np.ascontiguousarray(blocked.transpose(0, 2, 1)).reshape(-1)
-
-
-def pack_bias(
-    kernel: Kernel, schedule: Schedule, lanes: int, bias: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Pad a bias of one value for each channel with zeros to whole blocks."""
-    t = ExpansionTiling.of(kernel, schedule, lanes)
-    return np.pad(bias, (0, t.blocks * t.channels - len(bias)))
+    def pack_bias(self, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pad a bias of one value for each channel with zeros to whole blocks."""
+        return np.pad(bias, (0, self.padded_channels - len(bias)))
 
 
 def function(
@@ -109,16 +94,9 @@ def function(
         threads: number of threads that share the loop over blocks.
         name: symbol of the function.
     """
-    t = ExpansionTiling.of(kernel, schedule, lanes)
-    padded_channels = t.blocks * t.channels
-    loop_nest = LoopNest(
-        kernel,
-        lanes,
-        threads,
-        weight_size=padded_channels * kernel.kernel**2,
-        bias_size=padded_channels,
-        expansion_size=padded_channels * t.inputs,
-    )
+    t = ExpansionTiling(kernel, schedule, lanes)
+    sizes = (kernel.kernel**2 * t.padded_channels, t.padded_channels, t.inputs * t.padded_channels)
+    loop_nest = LoopNest(kernel, lanes, threads, *sizes)
     return loop_nest.function(lambda image: _FusedLoops(image, schedule, t).image(), name)
 
 
@@ -233,9 +211,7 @@ class _FusedLoops:
         """Return the statements of a register tile of the 1x1 convolution, `count` pixels wide."""
         loop_nest, t, lanes = self._nest, self._t, self._nest.lanes
         operand = loop_nest.kernel.inputs[0]
-        weight, bias = loop_nest.expansion, loop_nest.expansion_bias
-        assert weight is not None
-        assert bias is not None
+        weight, bias = loop_nest.expansion_weight, loop_nest.expansion_bias
         widths = computed_widths(block.width, lanes)
         tile = list(product(range(count), range(len(widths))))
         registers = VectorRegisters("acc", len(tile), lanes)
@@ -253,9 +229,7 @@ class _FusedLoops:
                 pixel = line * operand.shape[2] + column + j
                 value = loop_nest.inputs[0].load(pixel * operand.shape[0] + operand.start + channel)
                 weights = weight.load(weights_at + v * lanes, widths[v])
-                total = registers.load(k, widths[v])
-                total = total + broadcast(value, widths[v]) * weights
-                body.append(registers.store(k, total, widths[v]))
+                body.append(registers.add(k, broadcast(value, widths[v]) * weights, widths[v]))
             return body
 
         statements += loop(t.inputs, step)
@@ -275,7 +249,6 @@ class _FusedLoops:
         """Return the statements of a register tile of the window, `count` output pixels wide."""
         loop_nest, t, lanes = self._nest, self._t, self._nest.lanes
         kernel, weight = loop_nest.kernel, loop_nest.weight
-        assert weight is not None
         vectors = split_into_vectors(block.width, lanes)
         widths = computed_widths(block.width, lanes)
         registers = VectorRegisters("sum", count * len(vectors), lanes)
@@ -294,8 +267,7 @@ class _FusedLoops:
                     value = self._ring.load(self._ring_row(block, line) + x, widths[v])
                     tap_at = (block.index * kernel.kernel + tap_row) * kernel.kernel + tap
                     weights = weight.load(tap_at * t.channels + v * lanes, widths[v])
-                    total = registers.load(k, widths[v]) + value * weights
-                    body.append(registers.store(k, total, widths[v]))
+                    body.append(registers.add(k, value * weights, widths[v]))
             return body
 
         top = row * kernel.stride - kernel.padding

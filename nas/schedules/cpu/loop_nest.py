@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
 
 from tvm import tirx
 
 from nas.kernels.kernel import Kernel
 from nas.schedules.epilogue import Step, apply_steps, epilogue_steps
+from nas.schedules.templates import Parameters
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, function, loop
 
 PREFETCH_MIN_WEIGHT_BYTES = 16 << 10
@@ -34,8 +34,7 @@ MAX_PREFETCHED_BYTES = 16 << 10
 """Most bytes of weights that are prefetched but not yet used: a part of the first-level cache."""
 
 
-@dataclass
-class LoopNest:
+class LoopNest(Parameters):
     """Parameters and epilogue of a kernel, and what its loop nest has to know of the target.
 
     Args:
@@ -43,35 +42,22 @@ class LoopNest:
         lanes: float32 elements of a vector register.
         threads: number of threads; with more than one, the outermost loop is parallel.
         weight_size: elements of the packed weights.
-        bias_size: elements of the packed bias.
+        bias_size: elements of the packed bias, and of that of the expansion.
         expansion_size: elements of the packed weights of the expansion.
     """
 
-    kernel: Kernel
-    lanes: int
-    threads: int
-    weight_size: int = 0
-    bias_size: int = 0
-    expansion_size: int = 0
-    inputs: list[Buffer] = field(init=False)
-    epilogue_operands: list[Buffer] = field(init=False)
-
-    def __post_init__(self) -> None:
-        kernel = self.kernel
-        self.inputs = [
-            Buffer(f"x{i}", kernel.elements(operand.shape))
-            for i, operand in enumerate(kernel.inputs)
-        ]
-        self.epilogue_operands = [
-            Buffer(f"a{i}", kernel.elements(operand.shape))
-            for i, operand in enumerate(kernel.epilogue_operands)
-        ]
-        has_expansion = kernel.is_expanded
-        self.expansion = Buffer("ew", self.expansion_size) if has_expansion else None
-        self.expansion_bias = Buffer("eb", self.bias_size) if has_expansion else None
-        self.weight = Buffer("w", self.weight_size) if kernel.has_weights else None
-        self.bias = Buffer("b", self.bias_size) if kernel.has_bias else None
-        self.output = Buffer("y", kernel.elements(kernel.output))
+    def __init__(
+        self,
+        kernel: Kernel,
+        lanes: int,
+        threads: int,
+        weight_size: int = 0,
+        bias_size: int = 0,
+        expansion_size: int = 0,
+    ) -> None:
+        sizes, expansion_sizes = (weight_size, bias_size), (expansion_size, bias_size)
+        super().__init__(kernel, "float32", sizes, expansion_sizes)
+        self.lanes, self.threads = lanes, threads
 
     @property
     def is_parallel(self) -> bool:
@@ -94,13 +80,7 @@ class LoopNest:
             ),
             parallel=threads_share_images,
         )
-        constants = [
-            buffer
-            for buffer in (self.expansion, self.expansion_bias, self.weight, self.bias)
-            if buffer is not None
-        ]
-        parameters = [*self.inputs, *constants, *self.epilogue_operands, self.output]
-        return function(parameters, statements, name)
+        return function(self.in_order(), statements, name)
 
     def _of_image(self, image: Expr, threads_share_images: bool) -> LoopNest:
         """Return the loop nest of one image of the batch."""
@@ -145,21 +125,23 @@ class LoopNest:
         )
         return self.prefetch(weight or self.weight, at + steps * step_size, vectors * self.lanes)
 
-    def prefetch(self, constants: Buffer | None, at: Expr, size: int) -> list[Stmt]:
+    def prefetch(self, constants: Buffer, at: Expr, size: int) -> list[Stmt]:
         """Return statements that prefetch constants, unless the kernel has few weights.
 
         Args:
-            constants: buffer with the constants; None if the kernel has none of them.
+            constants: buffer with the constants; none are prefetched if it is no parameter.
             at: offset of the first.
             size: number of elements.
         """
-        if constants is None or self.kernel.weight_bytes < PREFETCH_MIN_WEIGHT_BYTES:
+        is_absent = constants is self.bias and not self.kernel.has_bias
+        if is_absent or self.kernel.weight_bytes < PREFETCH_MIN_WEIGHT_BYTES:
             return []
         return [constants.prefetch(at + i) for i in range(0, size, CACHE_LINE_ELEMENTS)]
 
     def initial_sum(self, offset: Expr, width: int) -> Expr:
         """Return what accumulators start from: the packed bias at `offset`, or zeros."""
-        return self.bias.load(offset, width) if self.bias else broadcast(0.0, width)
+        has_bias = self.kernel.has_bias
+        return self.bias.load(offset, width) if has_bias else broadcast(0.0, width)
 
     def store_result(self, value: Expr, pixel: Expr, channel: Expr, width: int) -> Stmt:
         """Run the epilogue on `width` channels of an output pixel, and store them.

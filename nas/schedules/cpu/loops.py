@@ -122,6 +122,10 @@ class VectorRegisters:
         """Write the first `width` elements of a register."""
         return self._registers[index].store(0, value, width)
 
+    def add(self, index: int, value: Expr, width: int) -> Stmt:
+        """Add `width` elements to the first ones of a register."""
+        return self.store(index, self.load(index, width) + value, width)
+
     def allocate(self) -> list[Stmt]:
         """Allocate the registers for the statements that follow."""
         return [register.allocate() for register in self._registers]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.kernels.kernel import Kernel
+from nas.schedules import window
 from nas.schedules.cpu import (
     candidates,
     data_movement,
@@ -19,7 +20,10 @@ from nas.schedules.cpu import (
     fused_expansion,
     winograd,
 )
+from nas.schedules.cpu.dense import DenseTiling
+from nas.schedules.cpu.fused_expansion import ExpansionTiling
 from nas.schedules.cpu.loops import VectorUnit, vector_unit
+from nas.schedules.cpu.winograd import WinogradTiling
 from nas.schedules.templates import Expansion, Schedule
 
 
@@ -92,31 +96,19 @@ class CpuTemplates:
         if not kernel.has_weights:
             return []
         assert weight is not None
-        arguments = kernel, schedule, self.unit.lanes
-        if expansion is not None:
-            constants = [
-                fused_expansion.pack_weight(*arguments, expansion.weight),
-                fused_expansion.pack_bias(*arguments, expansion.bias),
-                fused_expansion.pack_weight(*arguments, weight),
-            ]
-        elif "winograd" in schedule:
-            constants = [winograd.pack_weight(*arguments, weight)]
-        elif kernel.is_depthwise:
-            constants = [depthwise.pack_weight(weight)]
-        else:
-            constants = [dense.pack_weight(*arguments, weight)]
-        if kernel.has_bias:
-            assert bias is not None
-            constants.append(self._pack_bias(kernel, schedule, bias))
-        return constants
+        if kernel.is_depthwise and not kernel.is_expanded:
+            return [window.pack_weight(weight), *([] if bias is None else [bias])]
+        t = self._tiling(kernel, schedule)
+        constants = [t.pack_weight(weight), *([] if bias is None else [t.pack_bias(bias)])]
+        if expansion is None:
+            return constants
+        return [t.pack_weight(expansion.weight), t.pack_bias(expansion.bias), *constants]
 
-    def _pack_bias(
-        self, kernel: Kernel, schedule: Schedule, bias: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def _tiling(
+        self, kernel: Kernel, schedule: Schedule
+    ) -> DenseTiling | ExpansionTiling | WinogradTiling:
+        """Return what packs the constants of a kernel with weights, unless it is depthwise."""
+        arguments = kernel, schedule, self.unit.lanes
         if kernel.is_expanded:
-            return fused_expansion.pack_bias(kernel, schedule, self.unit.lanes, bias)
-        if "winograd" in schedule:
-            return winograd.pack_bias(kernel, schedule, self.unit.lanes, bias)
-        if kernel.is_depthwise:
-            return np.ascontiguousarray(bias)
-        return dense.pack_bias(kernel, schedule, self.unit.lanes, bias)
+            return ExpansionTiling(*arguments)
+        return WinogradTiling(*arguments) if "winograd" in schedule else DenseTiling(*arguments)

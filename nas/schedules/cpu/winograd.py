@@ -21,7 +21,6 @@ are those of its sections 4.1 and 4.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -85,64 +84,49 @@ def applies(kernel: Kernel) -> bool:
     )
 
 
-@dataclass(frozen=True)
 class WinogradTiling:
-    """Sizes of the loops of a Winograd convolution.
+    """Sizes of the loops of a Winograd convolution, and its packed constants.
 
     Args:
+        kernel: the kernel.
+        schedule: its schedule, see `function`.
+        lanes: float32 elements of a vector.
+
+    Attributes:
         m: side of an output tile in pixels.
         n: side of an input tile in pixels, m + 2.
         inputs: input channels.
         channels: output channels of a block, a multiple of the vector width.
         blocks: blocks of output channels.
+        padded_channels: channels of all blocks.
         rows: tiles that cover the height of the output; the last may exceed it.
         columns: tiles that cover its width.
     """
 
-    m: int
-    n: int
-    inputs: int
-    channels: int
-    blocks: int
-    rows: int
-    columns: int
-
-    @classmethod
-    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> WinogradTiling:
-        """Return the loop sizes of a kernel with a schedule, for vectors of `lanes` elements."""
-        m, channels = schedule["winograd"], schedule["channels"] * lanes
+    def __init__(self, kernel: Kernel, schedule: Schedule, lanes: int) -> None:
         outputs, height, width = kernel.output
-        return cls(
-            m=m,
-            n=m + 2,
-            inputs=kernel.inputs[0].channels,
-            channels=channels,
-            blocks=-(-outputs // channels),
-            rows=-(-height // m),
-            columns=-(-width // m),
-        )
+        self.m: int = schedule["winograd"]
+        self.n = self.m + 2
+        self.inputs = kernel.inputs[0].channels
+        self.channels: int = schedule["channels"] * lanes
+        self.blocks = -(-outputs // self.channels)
+        self.padded_channels = self.blocks * self.channels
+        self.rows = -(-height // self.m)
+        self.columns = -(-width // self.m)
 
+    def pack_weight(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Transform weights of `outputs, inputs, 3, 3` to `blocks, n, n, inputs, channels`."""
+        transform = np.array(_FILTER_TRANSFORM[self.m])
+        padded = np.zeros((self.padded_channels, self.inputs, 3, 3))
+        padded[: len(weight)] = weight
+        transformed = np.einsum("ap,oipq,bq->abio", transform, padded, transform)
+        blocked = transformed.reshape(self.n, self.n, self.inputs, self.blocks, self.channels)
+        packed = blocked.transpose(3, 0, 1, 2, 4).astype(np.float32)
+        return np.ascontiguousarray(packed).reshape(-1)
 
-def pack_weight(
-    kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Transform weights of `outputs, inputs, 3, 3` to `blocks, n, n, inputs, channels`, flat."""
-    t = WinogradTiling.of(kernel, schedule, lanes)
-    transform = np.array(_FILTER_TRANSFORM[t.m])
-    padded = np.zeros((t.blocks * t.channels, t.inputs, 3, 3))
-    padded[: kernel.output[0]] = weight
-    transformed = np.einsum("ap,oipq,bq->abio", transform, padded, transform)
-    blocked = transformed.reshape(t.n, t.n, t.inputs, t.blocks, t.channels)
-    packed = blocked.transpose(3, 0, 1, 2, 4).astype(np.float32)
-    return np.ascontiguousarray(packed).reshape(-1)
-
-
-def pack_bias(
-    kernel: Kernel, schedule: Schedule, lanes: int, bias: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Pad a bias of one value for each output channel with zeros to whole blocks."""
-    t = WinogradTiling.of(kernel, schedule, lanes)
-    return np.pad(bias, (0, t.blocks * t.channels - len(bias)))
+    def pack_bias(self, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pad a bias of one value for each output channel with zeros to whole blocks."""
+        return np.pad(bias, (0, self.padded_channels - len(bias)))
 
 
 def function(
@@ -162,11 +146,9 @@ def function(
         threads: number of threads that share the tiles, then the blocks of channels, of a band.
         name: symbol of the function.
     """
-    t = WinogradTiling.of(kernel, schedule, lanes)
-    padded_channels = t.blocks * t.channels
-    loop_nest = LoopNest(
-        kernel, lanes, threads, padded_channels * t.inputs * t.n**2, padded_channels
-    )
+    t = WinogradTiling(kernel, schedule, lanes)
+    weight_size = t.padded_channels * t.inputs * t.n**2
+    loop_nest = LoopNest(kernel, lanes, threads, weight_size, t.padded_channels)
     return loop_nest.function(lambda image: _WinogradLoops(image, schedule, t).image(), name)
 
 
@@ -250,7 +232,6 @@ class _WinogradLoops:
     def _multiply(self, block: Expr, element: Expr, tiles: int) -> list[Stmt]:
         """Return the matrix product of one of the `n^2` elements: tiles by a block of channels."""
         t, lanes, weight = self._t, self._nest.lanes, self._nest.weight
-        assert weight is not None
         vectors = t.channels // lanes
 
         def register_tile(first: Expr, count: int) -> list[Stmt]:
@@ -269,8 +250,7 @@ class _WinogradLoops:
                     value_at = (element * tiles + first + j) * t.inputs + channel
                     value = self._transformed.load(value_at)
                     weights = weight.load(weights_at + v * lanes, lanes)
-                    total = registers.load(k, lanes) + broadcast(value, lanes) * weights
-                    body.append(registers.store(k, total, lanes))
+                    body.append(registers.add(k, broadcast(value, lanes) * weights, lanes))
                 return body
 
             statements += loop(t.inputs, step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 from tvm import tirx
@@ -11,48 +10,28 @@ from nas.kernels.kernel import Kernel
 from nas.schedules.cuda import grid
 from nas.schedules.cuda.grid import Grid, RegisterAllocator
 from nas.schedules.epilogue import Step, apply_step, epilogue_steps
-from nas.schedules.tir import Buffer, Expr, Stmt
+from nas.schedules.templates import Parameters
+from nas.schedules.tir import Expr, Stmt
 
 
-class KernelBody:
-    """Parameters, registers and epilogue of a kernel for one image.
+class KernelBody(Parameters):
+    """Parameters, registers and epilogue of a kernel for one image; sums are in float32.
 
-    Args:
-        kernel: kernel to write.
-        dtype: type of weights and activations; sums are in float32.
-        weight_size: elements of the packed weights.
-        bias_size: elements of the packed bias.
-        constants: further parameters, between the inputs and the weight.
+    See `Parameters` for the arguments.
 
     Attributes:
         registers: allocator of the kernel's register arrays.
-        inputs: parameters that the anchor reads.
-        epilogue_operands: parameters that the epilogue reads.
-        weight, bias, output: the other parameters.
     """
 
     def __init__(
         self,
         kernel: Kernel,
         dtype: str,
-        weight_size: int = 0,
-        bias_size: int = 0,
-        constants: Sequence[Buffer] = (),
+        sizes: tuple[int, int] = (0, 0),
+        expansion_sizes: tuple[int, int] = (0, 0),
     ) -> None:
-        self.kernel, self.dtype = kernel, dtype
+        super().__init__(kernel, dtype, sizes, expansion_sizes)
         self.registers = RegisterAllocator()
-        self.inputs = [
-            Buffer(f"x{i}", math.prod(operand.shape), dtype)
-            for i, operand in enumerate(kernel.inputs)
-        ]
-        self.epilogue_operands = [
-            Buffer(f"a{i}", math.prod(operand.shape), dtype)
-            for i, operand in enumerate(kernel.epilogue_operands)
-        ]
-        self.weight = Buffer("w", weight_size, dtype)
-        self.bias = Buffer("b", bias_size, dtype)
-        self.output = Buffer("y", math.prod(kernel.output), dtype)
-        self._constants = constants
         self._steps = epilogue_steps(kernel)
 
     def function(self, launch: Grid, body: Iterable[Stmt], name: str) -> tirx.PrimFunc:
@@ -63,11 +42,7 @@ class KernelBody:
             body: statements of one thread.
             name: symbol of the function.
         """
-        parameters = [*self.inputs, *self._constants]
-        parameters += [self.weight] if self.kernel.has_weights else []
-        parameters += [self.bias] if self.kernel.has_bias else []
-        parameters += [*self.epilogue_operands, self.output]
-        return grid.function(parameters, launch, body, name)
+        return grid.function(self.in_order(), launch, body, name)
 
     def channel_vector(self, *extents: int, max_bytes: int = grid.MAX_VECTOR_BYTES) -> int:
         """Return how many channels the epilogue can read and the output can store as one vector.

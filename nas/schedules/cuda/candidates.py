@@ -14,6 +14,7 @@ from nas.kernels.kernel import Kernel
 from nas.schedules.cuda import dense, depthwise, fused_expansion, grid, matrix_vector
 from nas.schedules.cuda.body import KernelBody
 from nas.schedules.cuda.matrix_product import SCHEDULE_KEYS
+from nas.schedules.templates import balanced
 
 DENSE_TILES = (
     (128, 64, 8, 8),
@@ -149,7 +150,7 @@ def _expansion_candidates(kernel: Kernel, dtype: str) -> list[dict[str, Any]]:
     _, height, width = kernel.output
     schedules: dict[tuple[int, int, int], dict[str, Any]] = {}
     for max_rows, max_columns, channels, thread_rows in EXPANSION_TILES:
-        rows, columns = _balanced(height, max_rows), _balanced(width, max_columns)
+        rows, columns = balanced(height, max_rows), balanced(width, max_columns)
         schedule = {
             "high": rows,
             "wide": columns,
@@ -165,11 +166,6 @@ def _expansion_candidates(kernel: Kernel, dtype: str) -> list[dict[str, Any]]:
     return list(schedules.values())[:MAX_EXPANSION_CANDIDATES]
 
 
-def _balanced(extent: int, max_size: int) -> int:
-    """Return the size of equal tiles that cover `extent` in as few tiles as `max_size` would."""
-    return -(-extent // -(-extent // max_size))
-
-
 def _matrix_vector_candidates(kernel: Kernel, dtype: str) -> list[dict[str, Any]]:
     vectors = -(-kernel.inputs[0].channels // matrix_vector.vector_width(kernel, dtype))
     return [
@@ -183,7 +179,7 @@ def _matrix_vector_candidates(kernel: Kernel, dtype: str) -> list[dict[str, Any]
 def _window_candidates(kernel: Kernel, dtype: str) -> list[dict[str, Any]]:
     schedules: dict[tuple[int, int], dict[str, Any]] = {}
     for max_columns, max_bytes in ((1, 16), (2, 16), (4, 16), (4, 8), (7, 8)):
-        columns = _balanced(kernel.output[2], max_columns)
+        columns = balanced(kernel.output[2], max_columns)
         lanes = depthwise.channel_vector(kernel, dtype, max_bytes)
         schedule = {"columns": columns, "bytes": max_bytes, "threads": 128}
         schedules.setdefault((columns, lanes), schedule)

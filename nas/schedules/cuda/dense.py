@@ -82,7 +82,7 @@ def function(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.
         ValueError: the tile does not fit, or threads cannot share it evenly.
     """
     t = tiling(kernel, schedule, dtype)
-    body = KernelBody(kernel, dtype, t.weight_size, t.bias_size)
+    body = KernelBody(kernel, dtype, (t.weight_size, t.bias_size))
     launch = Grid(t.blocks, t.threads)
     operand = kernel.inputs[0]
     input_vector = grid.vector_width(

@@ -9,8 +9,6 @@ threads share.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.kernels.kernel import Kernel
@@ -19,11 +17,6 @@ from nas.schedules.cuda import grid
 from nas.schedules.cuda.body import KernelBody
 from nas.schedules.templates import Schedule
 from nas.schedules.tir import Expr, Stmt, broadcast, in_range, loop, run_if
-
-
-def pack_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pack weights from `channels, 1, kernel, kernel` to `kernel, kernel, channels`, flat."""
-    return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1)
 
 
 def channel_vector(kernel: Kernel, dtype: str, max_bytes: int) -> int:
@@ -44,7 +37,7 @@ def function(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.
         name: symbol of the function.
     """
     channels, height, width = kernel.output
-    body = KernelBody(kernel, dtype, kernel.kernel**2 * channels, channels)
+    body = KernelBody(kernel, dtype, (kernel.kernel**2 * channels, channels))
     lanes = channel_vector(kernel, dtype, schedule["bytes"])
     columns = schedule["columns"]
     vectors, strips = channels // lanes, -(-width // columns)

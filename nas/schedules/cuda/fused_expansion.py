@@ -84,15 +84,14 @@ def shared_bytes(kernel: Kernel, schedule: Schedule, dtype: str) -> int:
 def pack_expansion(
     kernel: Kernel, schedule: Schedule, dtype: str, expansion: Expansion
 ) -> list[NDArray[np.float32]]:
-    """Pack the constants of the expansion: its weight, and its bias where it has one.
+    """Pack the weight and the bias of the expansion.
 
     The weight becomes `tiles of channels, inputs, channels of a tile`, the bias `tiles of channels,
     channels of a tile`, both flat.
     """
     t = tiling(kernel, schedule, dtype)
-    assert kernel.expansion is not None
-    constants = [t.pack_weight(expansion.weight.reshape(1, t.outputs, t.reduction))]
-    return constants + ([t.pack_bias(expansion.bias)] if "bias" in kernel.expansion else [])
+    weight = expansion.weight.reshape(1, t.outputs, t.reduction)
+    return [t.pack_weight(weight), t.pack_bias(expansion.bias)]
 
 
 def function(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.PrimFunc:
@@ -114,11 +113,8 @@ def function(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.
     _, output_height, output_width = kernel.output
     tile_rows = -(-output_height // schedule["high"])
     tile_columns = -(-output_width // schedule["wide"])
-    assert kernel.expansion is not None
-    weight = Buffer("ew", t.weight_size, dtype)
-    bias = Buffer("eb", t.bias_size, dtype)
-    constants = [weight, bias] if "bias" in kernel.expansion else [weight]
-    body = KernelBody(kernel, dtype, kernel.kernel**2 * kernel.groups, kernel.groups, constants)
+    sizes = kernel.kernel**2 * kernel.groups, kernel.groups
+    body = KernelBody(kernel, dtype, sizes, (t.weight_size, t.bias_size))
     launch = Grid((t.blocks[0], tile_rows * tile_columns, 1), t.threads)
     tile = launch.block[1]
     row, column = tile // tile_columns * schedule["high"], tile % tile_columns * schedule["wide"]
@@ -126,10 +122,10 @@ def function(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.
         dtype, operand.channels, operand.start, operand.shape[0], t.depth
     )
     covered = _CoveredPixels(kernel, schedule, row, column)
-    product = MatrixProduct(body, t, launch, weight, covered.locate, input_vector)
+    product = MatrixProduct(body, t, launch, body.expansion_weight, covered.locate, input_vector)
     expanded = Buffer("shared_expanded", t.pixels * t.channels, dtype, scope="shared")
     statements = [expanded.allocate(), *product.reduce()]
-    statements += _store_expanded(product, covered, bias, expanded)
+    statements += _store_expanded(product, covered, expanded)
     statements.append(grid.barrier())
     statements += _depthwise(product, schedule, expanded, row, column)
     return body.function(launch, statements, name)
@@ -168,14 +164,13 @@ class _CoveredPixels:
 
 
 def _store_expanded(
-    product: MatrixProduct, covered: _CoveredPixels, bias: Buffer, expanded: Buffer
+    product: MatrixProduct, covered: _CoveredPixels, expanded: Buffer
 ) -> list[Stmt]:
     """Return the statements that run the expansion's steps on the sums and store the results.
 
     Args:
         product: matrix product of the expansion.
         covered: pixels of the product.
-        bias: packed bias of the expansion.
         expanded: target in shared memory, `pixels, channels` of the tile.
     """
     t, body = product.t, product.body
@@ -185,7 +180,7 @@ def _store_expanded(
         statements, results = body.apply_steps(
             expansion_steps(body.kernel),
             values,
-            lambda step: body.registers.load(bias, first + channel, len(values)),
+            lambda step: body.registers.load(body.expansion_bias, first + channel, len(values)),
         )
         exists = covered.exists(pixel)
         inside = [select(exists, value, broadcast(0)) for value in results]
@@ -224,8 +219,7 @@ def _depthwise(
         tile_channel = item % vectors * lanes
         y, x = item // vectors // tile_width, item // vectors % tile_width
         channel = first + tile_channel
-        allocation, sums = registers.allocate(lanes)
-        statements = [allocation, *(sums.store_float32(v, broadcast(0)) for v in range(lanes))]
+        statements, sums = registers.zeros(lanes)
 
         def add_tap(tap_row: Expr, tap_column: int) -> list[Stmt]:
             line = y * kernel.stride + tap_row

@@ -142,6 +142,11 @@ class RegisterAllocator:
         array = Buffer(f"r{next(self._numbers)}", size, dtype, scope="local")
         return array.allocate(), array
 
+    def zeros(self, size: int) -> tuple[list[Stmt], Buffer]:
+        """Return the statements that make an array of `size` float32 zeros, and the array."""
+        allocation, array = self.allocate(size)
+        return [allocation, *(array.store_float32(i, broadcast(0)) for i in range(size))], array
+
     def load(
         self, source: Buffer, offset: Expr, width: int, condition: Expr = None
     ) -> tuple[list[Stmt], list[Expr]]:

@@ -17,7 +17,7 @@ from nas.schedules.cuda import grid
 from nas.schedules.cuda.body import KernelBody
 from nas.schedules.cuda.grid import Grid
 from nas.schedules.templates import Schedule
-from nas.schedules.tir import Expr, Stmt, all_of, broadcast, loop, run_if
+from nas.schedules.tir import Expr, Stmt, all_of, loop, run_if
 
 
 def applies(kernel: Kernel) -> bool:
@@ -67,13 +67,12 @@ def function(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.
     if lanes & (lanes - 1) or lanes > grid.WARP_THREADS or lanes * rows % grid.WARP_THREADS:
         raise ValueError(f"{rows} rows of {lanes} threads do not fill whole warps")
     padded_outputs, padded_inputs = _padded_shape(kernel, schedule, dtype)
-    body = KernelBody(kernel, dtype, padded_outputs * padded_inputs, outputs)
+    body = KernelBody(kernel, dtype, (padded_outputs * padded_inputs, outputs))
     width = vector_width(kernel, dtype)
     launch = Grid((padded_outputs // rows, 1, 1), (lanes, rows, 1))
     lane, row, _ = launch.thread
     output = launch.block[0] * rows + row
-    allocation, sums = body.registers.allocate(width)
-    statements = [allocation, *(sums.store_float32(v, broadcast(0)) for v in range(width))]
+    statements, sums = body.registers.zeros(width)
 
     def multiply(iteration: Expr) -> list[Stmt]:
         column = (iteration * lanes + lane) * width

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.kernels.kernel import Kernel
+from nas.schedules import window
 from nas.schedules.cuda import (
     candidates,
     data_movement,
@@ -83,7 +84,7 @@ class CudaTemplates:
         if kernel.has_weights:
             assert weight is not None
             if kernel.is_channelwise:
-                constants.append(depthwise.pack_weight(weight))
+                constants.append(window.pack_weight(weight))
             elif is_dense:
                 constants.append(dense.pack_weight(*arguments, weight))
             else:

@@ -69,15 +69,17 @@ class EmulatedKernels:
     ) -> None:
         self._launches = {name: launch_of(function) for name, function in functions.items()}
         source = cuda_source(functions, target)
-        self._parameters = {}
+        # The source may have the parameters in another order.
+        self._positions = {}
         runners = []
         for name, parameters in _SIGNATURE.findall(source):
             declared = [each.strip().rsplit(" ", 1) for each in parameters.split(",")]
-            self._parameters[name] = [word.removesuffix("_ptr") for _, word in declared]
+            names = [parameter.name for parameter in functions[name].params]
+            self._positions[name] = [names.index(word.removesuffix("_ptr")) for _, word in declared]
             types = [kind.replace("__restrict__", "").strip() for kind, _ in declared]
             runners.append(_runner_source(name, types))
-        if set(self._parameters) != set(functions):
-            raise RuntimeError(f"the source has kernels {sorted(self._parameters)}")
+        if set(self._positions) != set(functions):
+            raise RuntimeError(f"the source has kernels {sorted(self._positions)}")
         path = folder / "kernels.cpp"
         path.write_text(source + "\n".join(runners))
         library = folder / "kernels.so"
@@ -90,18 +92,18 @@ class EmulatedKernels:
             raise RuntimeError(f"g++ cannot compile {path}:\n{done.stderr[:3000]}")
         self._library = ctypes.CDLL(str(library))
 
-    def run(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Run a kernel twice, with its threads in either order.
 
         Args:
             name: symbol of the kernel.
-            arrays: arrays by parameter name; the output `y` is overwritten.
+            arrays: arguments of its function; the last, its output, is overwritten.
 
         Raises:
             RuntimeError: the kernel touches memory outside its tensors, its threads diverge at a
                 barrier, or its output depends on the order of threads.
         """
-        output = arrays["y"]
+        output = arrays[-1]
         outputs = []
         for reverse in (0, 1):
             # A float with all bits set is a NaN, and an int is -1.
@@ -111,8 +113,8 @@ class EmulatedKernels:
         if not np.array_equal(*outputs):
             raise RuntimeError(f"{name} depends on the order of its threads")
 
-    def _run_once(self, name: str, arrays: Mapping[str, np.ndarray], reverse: int) -> None:
-        ordered = [arrays[word] for word in self._parameters[name]]
+    def _run_once(self, name: str, arrays: Sequence[np.ndarray], reverse: int) -> None:
+        ordered = [arrays[position] for position in self._positions[name]]
         launch = self._launches[name]
         pointers = (ctypes.c_void_p * len(ordered))(*[array.ctypes.data for array in ordered])
         sizes = (ctypes.c_size_t * len(ordered))(*[array.nbytes for array in ordered])

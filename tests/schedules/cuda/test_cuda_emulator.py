@@ -33,9 +33,10 @@ def reversing_kernel(*, has_barrier: bool, read_offset: int = 0) -> tirx.PrimFun
 
 def run(function: tirx.PrimFunc, folder: Path) -> np.ndarray:
     target = CudaTemplates.for_arch("sm_80", "float32").target
-    arrays = {"x0": np.arange(64, dtype=np.float32), "y": np.empty(64, np.float32)}
+    output = np.empty(64, np.float32)
+    arrays = [np.arange(64, dtype=np.float32), output]
     EmulatedKernels({"k": function}, target, folder).run("k", arrays)
-    return arrays["y"]
+    return output
 
 
 def test_emulation_runs_a_block(tmp_path: Path) -> None:
