@@ -36,9 +36,9 @@ _DAMAGES = {
     ".jsonl": damages.of_json_lines,
     ".journal": damages.of_json_lines,
     ".json": damages.of_json,
-    ".csv": damages.of_csv,
-    ".toml": damages.of_toml,
-    ".py": damages.of_python,
+    ".csv": damages.of_text,
+    ".toml": damages.of_text,
+    ".py": damages.of_text,
 }
 """How files are damaged, by their suffix; others in their bytes."""
 
@@ -53,13 +53,11 @@ class Outcome:
     Attributes:
         status: exit status.
         out, err: text on stdout and stderr.
-        changed: files that the command made, changed or removed, relative to the folder.
     """
 
     status: int
     out: str
     err: str
-    changed: frozenset[str]
 
     @property
     def document(self) -> Any:
@@ -127,8 +125,9 @@ def try_target(target: Target, folder: Path, content: bytes) -> Outcome:
     try:
         with _restored(folder, target.writes), _limited(seconds):
             status, out, err = run(folder, target.command.split())
-            changed = _changes(before, _states(folder))
-            outcome = Outcome(status, out, err, changed)
+            after = _states(folder)
+            changed = {n for n in {**before, **after} if before.get(n) != after.get(n)}
+            outcome = Outcome(status, out, err)
             _check_message(target, outcome)
             strange = {name for name in changed if not _may_change(target, name, status)}
             if target.file.startswith(target.writes) and _has_grown(path, content):
@@ -237,12 +236,6 @@ def _states(folder: Path) -> dict[str, tuple[int, int]]:
         for status in [path.stat()]
         if not (path.name.endswith(".lock") and status.st_size == 0)
     }
-
-
-def _changes(
-    before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
-) -> frozenset[str]:
-    return frozenset(n for n in {**before, **after} if before.get(n) != after.get(n))
 
 
 def _peak_bytes() -> int:

@@ -11,10 +11,8 @@ from nas.errors import RequestError
 from nas.job import load_job, run_job
 from nas.job.inputs import check_device
 from nas.latency import LatencyTable
-from nas.runtimes.ethos_u import vela
 from nas.runtimes.ethos_u.runtime import EthosURuntime
 from tests.mini_job import write_job
-from tests.runtimes.ethos_u import failing_compilers
 
 pytest.importorskip("ethosu")
 
@@ -89,22 +87,6 @@ def test_job_ends_with_a_file_for_the_npu_and_labels_all_numbers(job_file, invok
     assert sum(row["cycles"] for row in report["operations"]) == report["cycles"]
     assert 0 < report["mac_utilisation"] < 1
     assert b"ethos-u" in (folder.path / "model-int8_vela.tflite").read_bytes()
-
-
-@pytest.mark.slow
-def test_crash_of_the_compiler_makes_a_network_infeasible_and_the_job_goes_on(
-    job_file, monkeypatch
-):
-    monkeypatch.setattr(vela, "_compile", failing_compilers.crash_at_third_file)
-    add_to_search(job_file, FIGURES_OF_SEARCH)
-    job_file.write_text(job_file.read_text().replace("retrain = 1", "retrain = 0"))
-    run_job(load_job(job_file), Path("out"), command="test")
-    rows = pd.read_csv("out/trials.csv")
-    crashed = rows["error"].str.contains("Vela's compiler was ended by SIGABRT", na=False)
-    assert crashed.any()
-    assert rows.loc[crashed, "measured_us"].isna().all()
-    assert (rows["state"] == "complete").any()
-    assert Path("out/report.html").exists()
 
 
 def test_unknown_part_is_refused_before_the_job_starts(job_file):

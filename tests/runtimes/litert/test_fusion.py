@@ -80,19 +80,6 @@ def test_networks_run_the_operators_of_their_kernels(name: str, dtype: str) -> N
     check(graph, dtype)
 
 
-def test_kernels_of_a_quantised_block() -> None:
-    assert [kernel.text for kernel in fusion.kernels(GRAPHS["shuffle_unit"](), "int8")] == [
-        "quantize int8 116x7x7 -> 116x7x7",
-        "copy int8 116x7x7[0:58] -> 58x7x7",
-        "copy int8 116x7x7[58:116] -> 58x7x7",
-        "conv2d int8 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
-        "conv2d int8 58x7x7 -> 58x7x7 k3 s1 p1 g58 bias",
-        "conv2d int8 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
-        "concat int8 58x7x7 58x7x7 -> 116x7x7 shuffle2",
-        "dequantize int8 116x7x7 -> 116x7x7",
-    ]
-
-
 @pytest.mark.parametrize(
     ("text", "factor"),
     [
