@@ -20,21 +20,13 @@ from nas.graph import ACTIVATIONS, POOLING_KINDS, Shape
 WINDOW_KINDS = POOLING_KINDS | {"conv2d"}
 """Kinds with a window: their texts have kernel size, stride, padding and groups."""
 
-LAYOUT_KINDS = frozenset({"to_blocked", "to_nhwc", "to_plain"})
-"""Kinds that only convert a tensor from one layout to another."""
-
-QUANTISING_KINDS = frozenset({"quantize", "dequantize"})
-"""Kinds that only convert a float32 tensor to an int8 tensor, or back."""
-
 DTYPES = ("float32", "int8")
 """Types of weights and activations; `int8` stands for signed and unsigned 8-bit integers."""
 
-KINDS = (
-    WINDOW_KINDS
-    | LAYOUT_KINDS
-    | QUANTISING_KINDS
-    | {"concat", "copy", "global_pool", "linear", "split", "view"}
-)
+_CONVERSIONS = {"to_blocked", "to_nhwc", "to_plain", "quantize", "dequantize"}
+"""Kinds that only convert a tensor to another layout, or between float32 and int8."""
+
+KINDS = WINDOW_KINDS | _CONVERSIONS | {"concat", "copy", "global_pool", "linear", "split", "view"}
 """All kinds of kernels. `copy` copies one tensor and applies its epilogue. `split` copies each
 range of channels that its inputs name into a tensor. `view` reshapes a feature map to a vector, or
 back.

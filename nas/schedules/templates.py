@@ -41,6 +41,20 @@ class Expansion(NamedTuple):
     bias: NDArray[np.float32]
 
 
+class Constants(NamedTuple):
+    """Weights and biases of a kernel; None for those that it does not have.
+
+    Args:
+        weight: weights, shaped `Kernel.weight_shape`.
+        bias: bias, one value for each output channel.
+        expansion: constants of the expansion.
+    """
+
+    weight: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+    expansion: Expansion | None = None
+
+
 class Templates(Protocol):
     """Write kernels for one TVM target.
 
@@ -77,22 +91,13 @@ class Templates(Protocol):
         """
         ...
 
-    def pack(
-        self,
-        kernel: Kernel,
-        schedule: Schedule,
-        weight: NDArray[np.float32] | None,
-        bias: NDArray[np.float32] | None,
-        expansion: Expansion | None = None,
-    ) -> list[NDArray[Any]]:
+    def pack(self, kernel: Kernel, schedule: Schedule, own: Constants) -> list[NDArray[Any]]:
         """Return the constants of a kernel as its function reads them.
 
         Args:
             kernel: kernel that the constants are for.
             schedule: schedule of the function.
-            weight: weights, shaped `Kernel.weight_shape`; None for a kernel without weights.
-            bias: bias, one value for each output channel; None for a kernel without bias.
-            expansion: constants of the expansion; None for a kernel without one.
+            own: its weights and biases.
 
         Returns:
             Flat arrays in the order of the function's parameters.
@@ -227,10 +232,6 @@ def random_constants(
     expansion = None
     if kernel.is_expanded:
         expansion = Expansion(random_weight(kernel.expansion_shape), random_bias(kernel.groups))
-    return templates.pack(
-        kernel,
-        schedule,
-        random_weight(kernel.weight_shape) if kernel.has_weights else None,
-        random_bias(kernel.output[0]) if kernel.has_bias else None,
-        expansion,
-    )
+    weight = random_weight(kernel.weight_shape) if kernel.has_weights else None
+    bias = random_bias(kernel.output[0]) if kernel.has_bias else None
+    return templates.pack(kernel, schedule, Constants(weight, bias, expansion))

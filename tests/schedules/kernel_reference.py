@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.kernels.kernel import Kernel
 from nas.kernels.kernel_text import Operand
-from nas.schedules.templates import Expansion, Schedule, Templates
+from nas.schedules.templates import Constants, Expansion, Schedule, Templates
 from nas.torch_kernels import ACTIVATIONS
 
 
@@ -25,16 +25,12 @@ class KernelCase:
         kernel: kernel to compute.
         tensors: what the kernel reads at run time, `batch x channels x height x width` each: the
             anchor's inputs, then the epilogue's operands.
-        weight: shaped `Kernel.weight_shape`; None for a kernel without weights.
-        bias: one value for each output channel; None for a kernel without bias.
-        expansion: constants of the expansion; None for a kernel without one.
+        constants: its weights and biases.
     """
 
     kernel: Kernel
     tensors: Sequence[np.ndarray]
-    weight: np.ndarray | None
-    bias: np.ndarray | None
-    expansion: Expansion | None
+    constants: Constants
 
     @classmethod
     def random(cls, kernel: Kernel, dtype: str = "float32") -> KernelCase:
@@ -48,19 +44,19 @@ class KernelCase:
         def weight_of(shape: Sequence[int]) -> np.ndarray:
             return values(*shape, scale=float(np.sqrt(2 / np.prod(shape[1:]))))
 
-        return cls(
-            kernel,
-            [values(kernel.batch, *operand.shape) for operand in kernel.operands],
+        constants = Constants(
             weight_of(kernel.weight_shape) if kernel.has_weights else None,
             values(kernel.output[0]) if kernel.has_bias else None,
             Expansion(weight_of(kernel.expansion_shape), values(kernel.groups))
             if kernel.is_expanded
             else None,
         )
+        tensors = [values(kernel.batch, *operand.shape) for operand in kernel.operands]
+        return cls(kernel, tensors, constants)
 
     def arguments(self, templates: Templates, schedule: Schedule) -> list[np.ndarray]:
         """Return the arguments of a function that `templates` wrote; the output is the last."""
-        constants = templates.pack(self.kernel, schedule, self.weight, self.bias, self.expansion)
+        constants = templates.pack(self.kernel, schedule, self.constants)
         tensors = [flat(each, templates.dtype) for each in self.tensors]
         split = len(self.kernel.inputs)
         output = np.empty(self.kernel.elements(self.kernel.output), templates.dtype)
@@ -98,10 +94,11 @@ class KernelCase:
 
     def _anchor(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         kernel, x = self.kernel, inputs[0]
-        w = None if self.weight is None else torch.from_numpy(self.weight)
-        b = None if self.bias is None else torch.from_numpy(self.bias)
-        if self.expansion is not None:
-            x = F.conv2d(x, *map(torch.from_numpy, self.expansion))
+        weight, bias, expansion = self.constants
+        w = None if weight is None else torch.from_numpy(weight)
+        b = None if bias is None else torch.from_numpy(bias)
+        if expansion is not None:
+            x = F.conv2d(x, *map(torch.from_numpy, expansion))
             for step in (kernel.expansion or ())[1:]:
                 x = ACTIVATIONS[step](x)
         if kernel.kind == "conv2d":

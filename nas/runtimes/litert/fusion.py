@@ -41,17 +41,15 @@ def kernels(graph: Graph, dtype: str, batch: int = 1) -> list[Kernel]:
         dtype: `float32` or `int8`.
         batch: number of images that run at once.
     """
-    launched = _launches(graph.folded, dtype, has_images=True, has_output=True)
-    return batched([kernel for kernel, _ in launched], batch)
+    return batched([kernel for kernel, _ in network_launches(graph, dtype)], batch)
 
 
-def kernel_positions(graph: Graph, dtype: str) -> list[float]:
-    """Return the position in `graph.folded` of the first op of each of `kernels`.
+def network_launches(graph: Graph, dtype: str) -> list[tuple[Kernel, int]]:
+    """Return the kernels for one image, each with the position of its first op in `graph.folded`.
 
     The conversions of the output come after the last op.
     """
-    launched = _launches(graph.folded, dtype, has_images=True, has_output=True)
-    return [position for _, position in launched]
+    return _launches(graph.folded, dtype, has_images=True, has_output=True)
 
 
 def block_kernels(graph: Graph, dtype: str, *, first: bool, batch: int = 1) -> list[Kernel]:

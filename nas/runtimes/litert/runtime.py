@@ -59,7 +59,7 @@ class LiteRt(RepeatedKernelRuntime):
 
     def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
         """See `RepeatedKernelRuntime.kernel_positions`."""
-        return fusion.kernel_positions(graph, self.dtype)
+        return [position for _, position in fusion.network_launches(graph, self.dtype)]
 
     def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a block, with those of the ends of a network that it may have."""

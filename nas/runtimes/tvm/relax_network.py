@@ -24,6 +24,7 @@ from nas.latency.runtime import CompiledNetwork, Schedules, Weights
 from nas.runtimes.tvm.device import Device
 from nas.runtimes.tvm.network_function import called_names, network_function, taking_addresses
 from nas.schedules.templates import (
+    Constants,
     Expansion,
     Templates,
     add_function,
@@ -99,8 +100,14 @@ def compile_network(
         name = f"kernel_{len(functions)}"
         kernels[name] = kernel
         functions[kernel] = templates.function(kernel, schedules[kernel], name)
-    constants = _Constants(schedules, weights, templates)
-    parts = NetworkParts(sequence, functions, [constants.of(launch) for launch in sequence])
+    rng = np.random.default_rng(0)
+    constants = [
+        random_constants(templates, launch.kernel, schedules[launch.kernel], rng)
+        if weights is None
+        else templates.pack(launch.kernel, schedules[launch.kernel], _constants(launch, weights))
+        for launch in sequence
+    ]
+    parts = NetworkParts(sequence, functions, constants)
     builder = relax.BlockBuilder()
     # A GPU runs no function that calls kernels: the host launches them.
     is_native = templates.target.kind.name != "cuda"
@@ -180,34 +187,16 @@ class RelaxNetwork(CompiledNetwork):
         return [statistics.mean(seconds[i : i + calls]) for i in range(0, len(seconds), calls)]
 
 
-class _Constants:
-    """The constants of a network's launches, packed as the kernels read them.
-
-    Args:
-        schedules: schedules of the kernels.
-        weights: weights of the network; None for random ones.
-        templates: templates of the device's target.
-    """
-
-    def __init__(self, schedules: Schedules, weights: Weights | None, templates: Templates) -> None:
-        self._schedules, self._weights, self._templates = schedules, weights, templates
-        self._rng = np.random.default_rng(0)
-
-    def of(self, launch: Launch) -> list[NDArray[Any]]:
-        """Return the constants of a launch in the order of its function's parameters."""
-        kernel, weights = launch.kernel, self._weights
-        schedule = self._schedules[kernel]
-        if weights is None:
-            return random_constants(self._templates, kernel, schedule, self._rng)
-        return self._templates.pack(
-            kernel,
-            schedule,
-            weights[launch.slot] if kernel.has_weights else None,
-            weights[f"{launch.slot}.bias"] if kernel.has_bias else None,
-            Expansion(weights[launch.expansion], weights[f"{launch.expansion}.bias"])
-            if kernel.is_expanded
-            else None,
-        )
+def _constants(launch: Launch, weights: Weights) -> Constants:
+    """Return the weights and biases of a launch."""
+    kernel = launch.kernel
+    return Constants(
+        weights[launch.slot] if kernel.has_weights else None,
+        weights[f"{launch.slot}.bias"] if kernel.has_bias else None,
+        Expansion(weights[launch.expansion], weights[f"{launch.expansion}.bias"])
+        if kernel.is_expanded
+        else None,
+    )
 
 
 def _batched(sequence: Sequence[Launch], batch: int) -> list[Launch]:

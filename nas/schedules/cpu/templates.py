@@ -24,7 +24,7 @@ from nas.schedules.cpu.dense import DenseTiling
 from nas.schedules.cpu.fused_expansion import ExpansionTiling
 from nas.schedules.cpu.loops import VectorUnit, vector_unit
 from nas.schedules.cpu.winograd import WinogradTiling
-from nas.schedules.templates import Expansion, Schedule
+from nas.schedules.templates import Constants, Schedule
 
 
 @dataclass
@@ -84,18 +84,11 @@ class CpuTemplates:
             return data_movement.concat(kernel, self.unit.lanes, threads, name)
         raise ValueError(f"no CPU kernel is written for a {kernel.kind}")
 
-    def pack(
-        self,
-        kernel: Kernel,
-        schedule: Schedule,
-        weight: NDArray[np.float32] | None,
-        bias: NDArray[np.float32] | None,
-        expansion: Expansion | None = None,
-    ) -> list[NDArray[np.float32]]:
+    def pack(self, kernel: Kernel, schedule: Schedule, own: Constants) -> list[NDArray[np.float32]]:
         """Return the constants of a kernel as its function reads them; see `Templates.pack`."""
-        if not kernel.has_weights:
+        weight, bias, expansion = own
+        if weight is None:
             return []
-        assert weight is not None
         if kernel.is_depthwise and not kernel.is_expanded:
             return [window.pack_weight(weight), *([] if bias is None else [bias])]
         t = self._tiling(kernel, schedule)

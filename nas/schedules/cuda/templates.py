@@ -20,7 +20,7 @@ from nas.schedules.cuda import (
     fused_expansion,
     matrix_vector,
 )
-from nas.schedules.templates import Expansion, Schedule
+from nas.schedules.templates import Constants, Schedule
 
 
 @dataclass
@@ -67,29 +67,21 @@ class CudaTemplates:
             return data_movement.concat(*arguments)
         raise ValueError(f"no CUDA kernel is written for a {kernel.kind}")
 
-    def pack(
-        self,
-        kernel: Kernel,
-        schedule: Schedule,
-        weight: NDArray[np.float32] | None,
-        bias: NDArray[np.float32] | None,
-        expansion: Expansion | None = None,
-    ) -> list[NDArray[Any]]:
+    def pack(self, kernel: Kernel, schedule: Schedule, own: Constants) -> list[NDArray[Any]]:
         """Return the constants of a kernel as its function reads them; see `Templates.pack`."""
+        weight, bias, expansion = own
         constants: list[NDArray[Any]] = []
         arguments = kernel, schedule, self.dtype
         if expansion is not None:
             constants += fused_expansion.pack_expansion(*arguments, expansion)
         is_dense = not kernel.is_channelwise and not matrix_vector.applies(kernel)
-        if kernel.has_weights:
-            assert weight is not None
+        if weight is not None:
             if kernel.is_channelwise:
                 constants.append(window.pack_weight(weight))
             elif is_dense:
                 constants.append(dense.pack_weight(*arguments, weight))
             else:
                 constants.append(matrix_vector.pack_weight(*arguments, weight))
-        if kernel.has_bias:
-            assert bias is not None
+        if bias is not None:
             constants.append(dense.pack_bias(*arguments, bias) if is_dense else bias)
         return [np.ascontiguousarray(array).astype(self.dtype) for array in constants]
