@@ -196,8 +196,11 @@ class _Storage(NamedTuple):
     content: memoryview
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
     """Reads a pickle, see the module.
+
+    It is Python's own reader that is written in Python: that in C makes room for as many objects as
+    a damaged or hostile file numbers, which may be more than the memory.
 
     Args:
         file: the pickle is read from its position on, to its end.

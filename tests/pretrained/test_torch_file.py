@@ -304,3 +304,7 @@ def test_entries_that_overlap_are_refused():
     end = end[:8] + count.to_bytes(2, "little") * 2 + size + end[16:]
     with pytest.raises(WeightsError, match="overlap"):
         read_torch_file(PATH, content[:start] + many + end)
+
+
+def test_numbers_of_objects_need_no_memory():
+    assert read_torch_file(PATH, archive(b"\x80\x02}r\xff\xff\xff\x7f.")) == {}
