@@ -64,37 +64,37 @@ def imported(script: Path):
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
-@pytest.mark.parametrize("image_size", [SIZE, 6])
-def test_script_reads_every_file_as_training_does(tmp_path, image_size):
-    how = preprocessing(3, image_size)
-    script = imported(write_script(tmp_path, how))
+def test_script_reads_every_file_as_training_does(tmp_path):
+    how = preprocessing(3, image_size=6)
+    script, values = imported(write_script(tmp_path, how)), json.loads(to_json(how))
+    path = tmp_path / "image"
     refused = []
     for name, content in image_files().items():
-        (tmp_path / "image").write_bytes(content)
-        sample = Sample("train", name, tmp_path / "image", 0)
-        in_training = decoding._decode_image(sample, SIZE, BACKGROUND)
+        path.write_bytes(content)
+        in_training = decoding._decode_image(Sample("train", name, path, 0), SIZE, BACKGROUND)
         if isinstance(in_training, str):
             refused.append(name)
             with pytest.raises(script.UnreadableImageError) as error:
-                script.network_input(tmp_path / "image")
+                script.network_input(path, values)
             assert str(error.value) == in_training, name
             continue
         pixels = in_training.pixels
         pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
         expected = normalised(Images(pixels[None], np.zeros(1, np.int64)), how)
-        values = script.network_input(tmp_path / "image")
-        assert values.dtype == np.float32
-        np.testing.assert_array_equal(values, expected, name)
+        own = script.network_input(path, values)
+        assert own.dtype == np.float32
+        np.testing.assert_array_equal(own, expected, name)
     assert len(refused) == 6
     assert len(image_files()) > 120
 
 
 def test_script_gives_a_grey_network_grey_pixels(tmp_path):
-    script = imported(write_script(tmp_path, preprocessing(1)))
+    how = preprocessing(1)
+    script = imported(write_script(tmp_path, how))
     pixels = noise(SIZE, SIZE, 3)
     (tmp_path / "colour").write_bytes(in_format(Image.fromarray(pixels), "PNG"))
     luma = pixels @ np.array([0.299, 0.587, 0.114])
-    values = script.network_input(tmp_path / "colour")
+    values = script.network_input(tmp_path / "colour", json.loads(to_json(how)))
     np.testing.assert_allclose(values[0, 0] * 0.2 + 0.4, luma / 255, atol=0.51 / 255)
 
 
@@ -107,16 +107,6 @@ def test_specification_states_what_the_code_does():
     text = " ".join(preprocessing_steps(preprocessing(3, 6)))
     for each in ("EXIF", "upper 8", BACKGROUND, "bilinear", "antialiasing", "16 pixels", "6 x 6"):
         assert each in text
-
-
-def test_script_refuses_a_rule_that_it_does_not_know(tmp_path):
-    script = write_script(tmp_path, preprocessing(3))
-    record = json.loads((tmp_path / "preprocessing.json").read_text(encoding="utf-8"))
-    record["reading"]["resize"] = "stretch"
-    (tmp_path / "preprocessing.json").write_text(json.dumps(record))
-    (tmp_path / "image").write_bytes(image_files()["PNG of mode RGB"])
-    with pytest.raises(SystemExit, match="resize 'stretch'; expected 'cover'"):
-        imported(script).network_input(tmp_path / "image")
 
 
 # The whole script, run as a user does
@@ -137,20 +127,38 @@ def script(tmp_path_factory) -> Path:
     return write_script(folder, model.preprocessing)
 
 
-def run(script: Path, *arguments: str, encoding: str = "utf-8") -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    return subprocess.run(
-        [sys.executable, script.name, *arguments],
+@pytest.fixture
+def copy(script, tmp_path) -> Path:
+    """Return the script in a copy of its folder."""
+    return shutil.copytree(script.parent, tmp_path / "copy") / script.name
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Return a function that runs a script in this process: status, output and errors."""
+
+    def run(script: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(script.parent)
+        monkeypatch.setattr(sys, "argv", [script.name, *arguments])
+        try:
+            status = imported(script).main()
+        except SystemExit as end:
+            print(end.code, file=sys.stderr)
+            status = 1
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_script_prints_class_names_on_every_terminal(script, encoding):
+    done = subprocess.run(
+        [sys.executable, script.name, "PNG"],
         cwd=script.parent,
-        env=environment,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
         capture_output=True,
         check=False,
     )
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
-def test_script_prints_class_names_on_every_terminal(script, encoding):
-    done = run(script, "PNG", encoding=encoding)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode(encoding).splitlines()
     expected = [
@@ -159,30 +167,27 @@ def test_script_prints_class_names_on_every_terminal(script, encoding):
     assert sorted(line.split()[1] for line in lines) == sorted(expected)
 
 
-def test_script_goes_on_after_an_image_that_it_does_not_read(script):
-    done = run(script, "PNG", "TIFF", "JPEG")
-    assert done.returncode == 1
-    assert done.stderr.decode().startswith("TIFF: pixels of 32 bits a channel")
-    assert done.stdout.decode().count("%") == 6
+def test_script_goes_on_after_an_image_that_it_does_not_read(script, run):
+    status, output, errors = run(script, "PNG", "TIFF", "JPEG")
+    assert status == 1
+    assert errors.startswith("TIFF: pixels of 32 bits a channel")
+    assert output.count("%") == 6
     results = script_logits(script, script.parent / "model.onnx", ["TIFF", "PNG"], script.parent)
     assert results[0].startswith("pixels of 32 bits a channel")
     assert len(results[1]) == 3
 
 
-def test_script_is_unsure_below_the_confidence_of_its_folder(script, tmp_path):
-    shutil.copytree(script.parent, tmp_path, dirs_exist_ok=True)
-    copy = tmp_path / script.name
-    (result,) = json.loads(run(copy, "PNG", "--json").stdout)
+def test_script_is_unsure_below_the_confidence_of_its_folder(copy, run):
+    (result,) = json.loads(run(copy, "PNG", "--json")[1])
     exponentials = np.exp(result["logits"])
     confidence = exponentials.max() / exponentials.sum()
     assert result["unsure"] is False
     for threshold, expected in ((confidence - 1e-3, False), (confidence + 1e-3, True)):
         how = preprocessing(3).model_copy(update={"min_confidence": float(threshold)})
-        (tmp_path / "preprocessing.json").write_text(how.model_dump_json(by_alias=True))
-        (result,) = json.loads(run(copy, "PNG", "--json").stdout)
+        copy.with_name("preprocessing.json").write_text(to_json(how))
+        (result,) = json.loads(run(copy, "PNG", "--json")[1])
         assert result["unsure"] is expected
-        lines = run(copy, "PNG").stdout.decode().splitlines()
-        assert (lines == ["unsure"]) is expected
+        assert (run(copy, "PNG")[1].splitlines() == ["unsure"]) is expected
 
 
 def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):
@@ -193,51 +198,47 @@ def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "preprocessing.json"])
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("name", "change", "reason"),
     [
-        (lambda content: LFS_POINTER, "a pointer of Git LFS"),
-        (lambda content: b"<html></html>", "a web page"),
-        (lambda content: content[: len(content) // 2], "cannot be read"),
-        (lambda content: b"", "is empty"),
-        (None, "No such file"),
+        ("model.onnx", lambda content: LFS_POINTER, "a pointer of Git LFS"),
+        ("model.onnx", lambda content: content[: len(content) // 2], "cannot be read"),
+        ("preprocessing.json", lambda content: b"", "is empty"),
+        ("preprocessing.json", lambda content: content[: len(content) // 2], "cannot be read"),
+        (
+            "preprocessing.json",
+            lambda content: content.replace(b'"cover"', b'"stretch"'),
+            "resize 'stretch'; expected 'cover'",
+        ),
+        # The network does not take an image of this size.
+        (
+            "preprocessing.json",
+            lambda content: content.replace(b'"image_size": 8', b'"image_size": 6'),
+            "model.onnx: it cannot be read",
+        ),
     ],
 )
-def test_script_names_a_file_that_it_cannot_use_in_one_line(script, name, change, reason, tmp_path):
-    shutil.copytree(script.parent, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / name
+def test_script_names_a_file_that_it_cannot_use_in_one_line(copy, run, name, change, reason):
+    path = copy.with_name(name)
     content = path.read_bytes()
-    path.unlink()
-    if change is not None:
-        path.write_bytes(change(content))
-    done = run(tmp_path / script.name, "PNG")
-    (line,) = done.stderr.decode().splitlines()
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert name in line
+    path.write_bytes(change(content))
+    assert path.read_bytes() != content
+    status, output, errors = run(copy, "PNG")
+    (line,) = errors.splitlines()
+    assert (status, output) == (1, "")
+    assert name in line or "model.onnx" in line
     assert reason in line
 
 
-def test_script_does_not_load_a_library_that_ends_early(script, tmp_path):
+def test_script_does_not_load_a_library_that_ends_early(script, run, tmp_path):
     library = Path(importlib.util.find_spec("numpy.random._pcg64").origin)
     if library.read_bytes()[:4] != b"\x7fELF":
         pytest.skip("the system has libraries of another kind")
     path = tmp_path / "model.so"
     path.write_bytes(library.read_bytes()[:-1000])
-    done = run(script, "PNG", "--model", str(path))
-    (line,) = done.stderr.decode().splitlines()
-    assert done.returncode == 1
-    assert line.startswith(f"{path}: it is cut: {path.stat().st_size} of at least ")
-
-
-def test_script_names_a_network_that_does_not_take_the_image(script, tmp_path):
-    shutil.copytree(script.parent, tmp_path, dirs_exist_ok=True)
-    how = preprocessing(3).model_copy(update={"input_name": "another"})
-    (tmp_path / "preprocessing.json").write_text(how.model_dump_json(by_alias=True))
-    done = run(tmp_path / script.name, "PNG")
-    (line,) = done.stderr.decode().splitlines()
-    assert done.returncode == 1
-    assert "model.onnx" in line
+    status, _, errors = run(script, "PNG", "--model", str(path))
+    assert status == 1
+    assert errors.startswith(f"{path}: it is cut: {path.stat().st_size} of at least ")
 
 
 def test_script_runs_the_first_format_that_it_can():
@@ -245,11 +246,12 @@ def test_script_runs_the_first_format_that_it_can():
     assert script_format(["coreml"]) is None
 
 
-def test_script_refuses_a_file_of_another_kind(script):
-    with pytest.raises(
-        ExportError, match=r"status 1 and wrote: .*expected .*\.onnx, \.tflite, \.so"
-    ):
-        script_logits(script, Path("model.pte"), ["PNG"], script.parent)
+def test_script_refuses_a_file_of_another_kind(script, run):
+    status, _, errors = run(script, "PNG", "--model", "model.pte")
+    assert (status, errors.rstrip()) == (
+        1,
+        "model.pte: expected a file with the suffix .onnx, .tflite, .so",
+    )
 
 
 def test_dataset_passes_its_background_on(tmp_path, monkeypatch):
