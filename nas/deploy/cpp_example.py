@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+import jinja2
 from PIL import ImageColor
 
 from nas.deploy.folder import ModelFolder
@@ -63,37 +64,16 @@ def write_example(folder: Path, formats: Collection[str], preprocessing: Preproc
 
 def _constants(preprocessing: Preprocessing) -> str:
     """Return `preprocessing.json` as a C++ header."""
-    reading = preprocessing.reading
-    background = ImageColor.getrgb(reading.background)
-    classes = "".join(f"    {_literal(name)},\n" for name in preprocessing.classes)
-    return f"""\
-// The numbers of preprocessing.json.
-
-#pragma once
-
-// How an image file is read.
-constexpr int MAX_PIXELS = {reading.max_pixels};
-constexpr int JPEG_DRAFT = {reading.jpeg_draft};
-constexpr int BACKGROUND[] = {_numbers(background)};
-constexpr int DECODED_SIZE = {reading.decoded_size};
-
-// The input of the network.
-constexpr int IMAGE_SIZE = {preprocessing.image_size};
-constexpr int CHANNELS = {preprocessing.channels};
-constexpr float MEAN[] = {_numbers(preprocessing.mean)};
-constexpr float STD[] = {_numbers(preprocessing.std)};
-
-// What the output means. Below this confidence the answer is "unsure".
-constexpr double MIN_CONFIDENCE = {preprocessing.min_confidence or 0};
-constexpr const char* INPUT_NAME = {_literal(preprocessing.input_name)};
-constexpr const char* OUTPUT_NAME = {_literal(preprocessing.output_name)};
-constexpr const char* CLASSES[] = {{
-{classes}}};
-"""
-
-
-def _numbers(values: Collection[float]) -> str:
-    return f"{{{', '.join(map(repr, values))}}}"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_SOURCES),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["literal"] = _literal
+    background = ImageColor.getrgb(preprocessing.reading.background)
+    template = environment.get_template(f"{_CONSTANTS}.j2")
+    return template.render(how=preprocessing, background=background)
 
 
 def _literal(text: str) -> str:
