@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,20 +33,16 @@ _BY_CHANNEL_KINDS = ACTIVATIONS | {"add", "multiply", "concat", "slice"}
 """Kinds of ops that are written in the same way for maps and vectors."""
 
 
-class _Layer(NamedTuple):
-    """An attribute of the module: a convolution or linear layer, its norm and its activations.
+class _Step(NamedTuple):
+    """A statement of `forward`: one op, or a layer with its norm and its activations.
 
     Attributes:
-        name: name of the attribute.
         positions: positions of its ops in the graph, in order.
+        name: name of the layer, an attribute of the module; empty for an op without weights.
     """
 
-    name: str
     positions: tuple[int, ...]
-
-    def path(self, index: int) -> str:
-        """Return the path of the submodule for the op with an index in `positions`."""
-        return self.name if len(self.positions) == 1 else f"{self.name}.{index}"
+    name: str
 
 
 class TorchSource:
@@ -66,25 +62,29 @@ class TorchSource:
     def tensor_names(self) -> Mapping[str, str]:
         """Names of the module's tensors by their names in a `nas.torch_network.Network`."""
         names = {}
-        for layer in self._layers.values():
-            for index, at in enumerate(layer.positions):
+        for positions, name in self._layers:
+            for index, at in enumerate(positions):
                 op = self._graph.ops[at]
+                path = name if len(positions) == 1 else f"{name}.{index}"
                 for tensor in _tensors(op):
-                    names[f"{op.slot_name}.{tensor}"] = f"{layer.path(index)}.{tensor}"
+                    names[f"{op.slot_name}.{tensor}"] = f"{path}.{tensor}"
         return names
 
     @cached_property
     def class_source(self) -> str:
         """The source of the class. It needs `torch`, `nn` and `torch.nn.functional as F`."""
-        lines = ["class Network(nn.Module):"]
-        lines += [f'    """{self._description}"""', ""]
-        lines += ["    def __init__(self) -> None:", "        super().__init__()"]
-        for layer in self._layers.values():
-            lines += self._attribute(layer)
-        lines += ["", "    def forward(self, x: torch.Tensor) -> torch.Tensor:"]
-        lines += [f'        """{self._forward_description}"""']
-        lines += [f"        {line}" for line in self._statements()]
-        return "\n".join(lines) + "\n"
+        c, h, w = self._graph.input_shape
+        attributes = "".join(f"        {line}\n" for line in self._attributes())
+        statements = "".join(f"        {line}\n" for line in self._statements())
+        return f'''class Network(nn.Module):
+    """Classify images of {c} x {h} x {w} pixels into {self._graph.output_shape[0]}."""
+
+    def __init__(self) -> None:
+        super().__init__()
+{attributes}
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits `N x classes` of normalised images `N x C x H x W`."""
+{statements}'''
 
     def module(self, tensors: Mapping[str, Tensor]) -> nn.Module:
         """Return the module with its tensors, in evaluation mode.
@@ -99,44 +99,39 @@ class TorchSource:
         network.load_state_dict({name: tensors[key] for key, name in self.tensor_names.items()})
         return network.eval()
 
-    @property
-    def _description(self) -> str:
-        c, h, w = self._graph.input_shape
-        return f"Classify images of {c} x {h} x {w} pixels into {self._graph.output_shape[0]}."
+    @cached_property
+    def _steps(self) -> list[_Step]:
+        graph, used = self._graph, set[str]()
+        steps, written = [], {0}
+        for start, op in enumerate(graph.ops):
+            if start in written:
+                continue
+            positions, name = [start], ""
+            if op.kind in WEIGHTED_KINDS:
+                name = _attribute_name(op.slot_name, used)
+                while len(readers := graph.consumers[positions[-1]]) == 1 and (
+                    graph.ops[readers[0]].kind in ACTIVATIONS | {"norm"}
+                ):
+                    positions.append(readers[0])
+            written.update(positions)
+            steps.append(_Step(tuple(positions), name))
+        return steps
 
     @property
-    def _forward_description(self) -> str:
-        return "Return the logits `N x classes` of normalised images `N x C x H x W`."
+    def _layers(self) -> list[_Step]:
+        return [step for step in self._steps if step.name]
 
     # Attributes
 
-    @cached_property
-    def _layers(self) -> dict[int, _Layer]:
-        """The layers by the position of their first op."""
-        graph = self._graph
-        layers: dict[int, _Layer] = {}
-        used: set[str] = set()
-        for start, op in enumerate(graph.ops):
-            if op.kind not in WEIGHTED_KINDS:
-                continue
-            positions = [start]
-            while len(readers := graph.consumers[positions[-1]]) == 1 and (
-                graph.ops[readers[0]].kind in ACTIVATIONS | {"norm"}
-            ):
-                positions.append(readers[0])
-            name = _attribute_name(op.slot_name, used)
-            layers[start] = _Layer(name, tuple(positions))
-        return layers
-
-    def _attribute(self, layer: _Layer) -> list[str]:
-        modules = [self._module(self._graph.ops[at]) for at in layer.positions]
-        if len(modules) == 1:
-            return [f"        self.{layer.name} = {modules[0]}"]
-        return [
-            f"        self.{layer.name} = nn.Sequential(",
-            *[f"            {module}," for module in modules],
-            "        )",
-        ]
+    def _attributes(self) -> Iterator[str]:
+        for positions, name in self._layers:
+            modules = [self._module(self._graph.ops[at]) for at in positions]
+            if len(modules) == 1:
+                yield f"self.{name} = {modules[0]}"
+            else:
+                yield f"self.{name} = nn.Sequential("
+                yield from (f"    {module}," for module in modules)
+                yield ")"
 
     def _module(self, op: Op) -> str:
         if op.kind in ACTIVATIONS:
@@ -160,53 +155,52 @@ class TorchSource:
     # Statements of `forward`
 
     def _statements(self) -> list[str]:
-        steps = self._steps()
+        ops = self._graph.ops
         last_use = {
-            source: step
-            for step, (first, _) in enumerate(steps)
-            for source in self._graph.ops[first].inputs
+            source: number
+            for number, step in enumerate(self._steps)
+            for source in ops[step.positions[0]].inputs
         }
         tensors = _Variables()
         statements = []
-        for step, (first, result) in enumerate(steps):
-            expression, is_vector = self._expression(first, tensors)
-            inputs = set(self._graph.ops[first].inputs)
-            dead = [source for source in inputs if last_use[source] == step]
-            statements.append(f"{tensors.assign(result, is_vector, dead)} = {expression}")
-        return [*statements, f"return {tensors.vector(len(self._graph.ops) - 1)}"]
+        for number, (positions, name) in enumerate(self._steps):
+            op = ops[positions[0]]
+            expression, is_vector = self._expression(op, name, tensors)
+            dead = {source for source in op.inputs if last_use[source] == number}
+            statements.append(f"{tensors.assign(positions[-1], is_vector, dead)} = {expression}")
+        return [*statements, f"return {tensors.vector(len(ops) - 1)}"]
 
-    def _steps(self) -> list[tuple[int, int]]:
-        """Return the positions of the first and the last op of each statement."""
-        steps: list[tuple[int, int]] = []
-        written = {0}
-        for at in range(len(self._graph.ops)):
-            if at not in written:
-                positions = self._layers[at].positions if at in self._layers else (at,)
-                written.update(positions)
-                steps.append((positions[0], positions[-1]))
-        return steps
-
-    def _expression(self, at: int, tensors: _Variables) -> tuple[str, bool]:
+    def _expression(self, op: Op, layer: str, tensors: _Variables) -> tuple[str, bool]:
         """Return the expression of a statement, and whether its value is a vector."""
-        op = self._graph.ops[at]
         if op.kind == "linear":
-            return f"self.{self._layers[at].name}({tensors.vector(op.inputs[0])})", True
-        if op.kind in _BY_CHANNEL_KINDS and all(each in tensors.vectors for each in op.inputs):
-            return _by_channel(op, [tensors.names[source] for source in op.inputs]), True
-        return self._map_expression(at, [tensors.map(source) for source in op.inputs]), False
+            return f"self.{layer}({tensors.vector(op.inputs[0])})", True
+        is_vector = op.kind in _BY_CHANNEL_KINDS and tensors.vectors.issuperset(op.inputs)
+        inputs = [
+            tensors.names[source] if is_vector else tensors.map(source) for source in op.inputs
+        ]
+        return self._applied(op, layer, inputs), is_vector
 
-    def _map_expression(self, at: int, inputs: list[str]) -> str:
-        op = self._graph.ops[at]
+    def _applied(self, op: Op, layer: str, inputs: Sequence[str]) -> str:
+        """Return the expression of an op that is no linear layer."""
+        x = inputs[0]
         match op.kind:
             case "conv":
-                return f"self.{self._layers[at].name}({inputs[0]})"
+                return f"self.{layer}({x})"
             case "max_pool" | "avg_pool":
-                return self._pool(op, inputs[0])
+                return self._pool(op, x)
             case "global_pool":
-                return f"{inputs[0]}.mean((2, 3), keepdim=True)"
+                return f"{x}.mean((2, 3), keepdim=True)"
             case "shuffle":
-                return f"F.channel_shuffle({inputs[0]}, {op.groups})"
-        return _by_channel(op, inputs)
+                return f"F.channel_shuffle({x}, {op.groups})"
+            case "add":
+                return " + ".join(inputs)
+            case "multiply":
+                return " * ".join(inputs)
+            case "concat":
+                return f"torch.cat([{', '.join(inputs)}], dim=1)"
+            case "slice":
+                return f"{x}[:, {op.start}:{op.start + op.shape[0]}]"
+        return f"{_activation(op)[1]}({x})"
 
     def _pool(self, op: Op, x: str) -> str:
         arguments = [x, str(op.kernel), f"stride={op.stride}"]
@@ -261,20 +255,6 @@ def _tensors(op: Op) -> tuple[str, ...]:
         case "norm":
             return ("weight", "bias", "running_mean", "running_var")
     return ()
-
-
-def _by_channel(op: Op, inputs: Sequence[str]) -> str:
-    """Return the expression of an op that torch applies to maps and vectors alike."""
-    match op.kind:
-        case "add":
-            return " + ".join(inputs)
-        case "multiply":
-            return " * ".join(inputs)
-        case "concat":
-            return f"torch.cat([{', '.join(inputs)}], dim=1)"
-        case "slice":
-            return f"{inputs[0]}[:, {op.start}:{op.start + op.shape[0]}]"
-    return f"{_activation(op)[1]}({inputs[0]})"
 
 
 def _activation(op: Op) -> tuple[str, str]:
