@@ -104,6 +104,16 @@ class LoadWindow:
     late_s: float = 0.0
     clock_mhz: float | None = None
 
+    def __add__(self, other: LoadWindow) -> LoadWindow:
+        """Return what was measured in both windows; it has no clock."""
+        return LoadWindow(
+            self.latencies + other.latencies,
+            self.waited + other.waited,
+            self.unserved + other.unserved,
+            self.busy_s + other.busy_s,
+            self.late_s + other.late_s,
+        )
+
 
 def run_window(run: Callable[[], object], load: Load, begin_s: float, end_s: float) -> LoadWindow:
     """Run a window of a load.

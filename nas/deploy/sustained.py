@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from nas.deploy.card import with_sustained
 from nas.deploy.energy import EnergyGauge, energy_gauge
 from nas.deploy.folder import CARD_PAGE, SAMPLES_FILE, SUSTAINED_FILE, ModelFolder
 from nas.deploy.formats import ModelFormat
-from nas.deploy.load import Latencies, Load, LoadWindow
+from nas.deploy.load import Load, LoadWindow
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import ReferenceImages, first_image
 from nas.display import plotting
@@ -148,12 +148,8 @@ def measure_sustained(
             file = folder.path / rows[name].file.file
             try:
                 measurement.measure(chosen[name], file, threads, image, gauge, advance)
-            except KeyboardInterrupt:
-                stopped = STOPPED
-                if not loads and not measurement.images:
-                    raise
-            except NasError as error:
-                stopped = str(error)
+            except (KeyboardInterrupt, NasError) as error:
+                stopped = str(error) if isinstance(error, NasError) else STOPPED
                 if not loads and not measurement.images:
                     raise
             if measurement.images:
@@ -181,32 +177,28 @@ def measure_sustained(
 
 @dataclass
 class _Window:
-    """A window of all processes of a load, and the temperature at its end."""
+    """A window of a load: its end, what each process measured, and the temperature at the end."""
 
-    begin_s: float
     end_s: float
     parts: Sequence[LoadWindow]
     temperature_c: float | None
 
     @property
-    def latencies(self) -> Latencies:
-        return reduce(add, (part.latencies for part in self.parts))
-
-    @property
-    def clock_mhz(self) -> float | None:
-        clocks = [part.clock_mhz for part in self.parts if part.clock_mhz is not None]
-        return round(statistics.mean(clocks)) if clocks else None
+    def total(self) -> LoadWindow:
+        """What all processes together measured."""
+        return _sum(self.parts)
 
     @property
     def record(self) -> SustainedWindow:
-        latencies = self.latencies
+        latencies = self.total.latencies
+        clocks = [part.clock_mhz for part in self.parts if part.clock_mhz is not None]
         return SustainedWindow(
             end_s=self.end_s,
             images=len(latencies),
             median_us=round_to_four_digits(latencies.quantile_us(0.5)),
             high_us=_rounded(latencies.tail_us(0.95)),
             temperature_c=self.temperature_c,
-            clock_mhz=self.clock_mhz,
+            clock_mhz=round(statistics.mean(clocks)) if clocks else None,
         )
 
 
@@ -237,7 +229,7 @@ class _Measurement:
     @property
     def images(self) -> int:
         """Number of images until now."""
-        return sum(len(part.latencies) for window in self.windows for part in window.parts)
+        return sum(len(window.total.latencies) for window in self.windows)
 
     def measure(
         self,
@@ -254,11 +246,10 @@ class _Measurement:
             ExportError: the file does not run.
             DeviceError: the counter of energy fails.
         """
-        cores: list[tuple[int, ...] | None] = [None]  # One process chooses an idle core itself.
-        if self.processes > 1:
-            cores = [None] * self.processes
-            if hasattr(os, "sched_setaffinity"):
-                cores = [*cores_of_processes(self.processes, threads)]
+        # A process without cores of its own chooses idle ones.
+        cores: list[tuple[int, ...] | None] = [None] * self.processes
+        if self.processes > 1 and hasattr(os, "sched_setaffinity"):
+            cores = [*cores_of_processes(self.processes, threads)]
         with ExitStack() as stack:
             # The processes end before the pool, whose threads wait for their answers.
             pool = stack.enter_context(ThreadPoolExecutor(self.processes))
@@ -272,11 +263,12 @@ class _Measurement:
             load = Load(time.monotonic() + START_SECONDS, self.seconds, self.rate)
             count = max(WINDOWS, math.ceil(self.seconds / MAX_WINDOW_SECONDS))
             advance(0)
-            for begin_s, end_s in pairwise(np.linspace(0, self.seconds, count + 1).tolist()):
+            ends_s = np.linspace(0, self.seconds, count + 1).tolist()
+            for begin_s, end_s in pairwise(ends_s):
                 answers = [pool.submit(each.run_window, load, begin_s, end_s) for each in running]
                 parts = [answer.result() for answer in answers]
                 temperature_c = this_machine.temperature_c()
-                self.windows.append(_Window(begin_s, end_s, parts, temperature_c))
+                self.windows.append(_Window(end_s, parts, temperature_c))
                 if gauge is not None:
                     gauge.update()
                 advance(end_s)
@@ -289,63 +281,55 @@ class _Measurement:
         Args:
             others: the loads before it; one with one process is compared with.
         """
-        parts = [part for window in self.windows for part in window.parts]
-        latencies = reduce(add, (part.latencies for part in parts))
         by_process = [
-            [window.parts[index] for window in self.windows] for index in range(self.processes)
+            _sum(parts) for parts in zip(*(each.parts for each in self.windows), strict=True)
         ]
-        counts = tuple(sum(len(part.latencies) for part in own) for own in by_process)
+        total = _sum(by_process)
         seconds = self.windows[-1].end_s
         speeds = [
-            count / (seconds if self.rate else math.fsum(part.busy_s for part in own))
-            for count, own in zip(counts, by_process, strict=True)
-            if count
+            len(each.latencies) / (seconds if self.rate else each.busy_s)
+            for each in by_process
+            if len(each.latencies)
         ]
         alone = [each for each in others if each.format == self.format and each.rate is None]
         slowdowns = []
         if self.processes > 1 and alone:
             slowdowns = [alone[0].images_per_second / speed for speed in speeds]
-        late_s = math.fsum(part.late_s for part in parts)
         return SustainedLoad(
             format=self.format,
             processes=self.processes,
             rate=self.rate,
             seconds=seconds,
-            images_by_process=counts,
+            images_by_process=tuple(len(each.latencies) for each in by_process),
             images_per_second=round_to_four_digits(sum(speeds)),
-            median_us=round_to_four_digits(latencies.quantile_us(0.5)),
-            high_us=_rounded(latencies.tail_us(0.95)),
-            p99_us=_rounded(latencies.tail_us(0.99)),
+            median_us=round_to_four_digits(total.latencies.quantile_us(0.5)),
+            high_us=_rounded(total.latencies.tail_us(0.95)),
+            p99_us=_rounded(total.latencies.tail_us(0.99)),
             slowdown=self._slowdown(),
             slowdowns_against_one=tuple(map(round_to_four_digits, slowdowns)),
-            waited=sum(part.waited for part in parts),
-            unserved=sum(part.unserved for part in parts),
-            busy_s=round_to_four_digits(math.fsum(part.busy_s for part in parts)),
-            late_us=round_to_four_digits(1e6 * late_s / len(latencies)),
-            windows=tuple(each.record for each in self.windows if len(each.latencies)),
+            waited=total.waited,
+            unserved=total.unserved,
+            busy_s=round_to_four_digits(total.busy_s),
+            late_us=round_to_four_digits(1e6 * total.late_s / len(total.latencies)),
+            windows=tuple(each.record for each in self.windows if len(each.total.latencies)),
             energy=self.energy,
         )
 
     def _slowdown(self) -> float | None:
         """Return the median latency of the end over that of the begin; None if one is not known."""
-        end_s = self.windows[-1].end_s
-        compared_s = min(COMPARED_SECONDS, COMPARED_SHARE * end_s)
-        # Windows belong to the part of the load that their middle is in.
-        first, last = (
-            [part.latencies for window in windows for part in window.parts]
-            for windows in (
-                [each for each in self.windows if each.begin_s + each.end_s < 2 * compared_s],
-                [
-                    each
-                    for each in self.windows
-                    if each.begin_s + each.end_s > 2 * (end_s - compared_s)
-                ],
-            )
+        share = min(COMPARED_SHARE, COMPARED_SECONDS / self.windows[-1].end_s)
+        count = round(share * len(self.windows))
+        begin, end = (
+            _sum(window.total for window in windows).latencies
+            for windows in (self.windows[:count], self.windows[len(self.windows) - count :])
         )
-        begin, end = (reduce(add, each, Latencies()) for each in (first, last))
         if not len(begin) or not len(end):
             return None
         return round_to_four_digits(end.quantile_us(0.5) / begin.quantile_us(0.5))
+
+
+def _sum(windows: Iterable[LoadWindow]) -> LoadWindow:
+    return reduce(add, windows, LoadWindow())
 
 
 def _rounded(us: float | None) -> float | None:
