@@ -1,7 +1,5 @@
 """Networks written as TensorFlow Lite files, against torch."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,7 @@ from nas.space.builder import Builder
 from nas.space.library import find_reference
 from nas.torch_network import folded_weights, run_graph, to_torch
 from tests.quantisation.test_post_training import quantised
-from tests.spaces import OF_EVERY_STRUCTURE, WITH_EVERY_BLOCK
+from tests.spaces import WITH_EVERY_BLOCK
 from tests.test_onnx_model import EXAMPLES, images, lowered, network
 
 UNSUPPORTED = {"avg_pool_overhanging_below"}
@@ -80,35 +78,31 @@ def run(interpreter, batch):
     return output if output.ndim == 2 else output.transpose(0, 3, 1, 2)
 
 
+XNNPACK, BUILT_IN = OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+"""The kernels of XNNPACK, and those that microcontrollers and old runtimes have."""
+
+
 @torch.inference_mode()
-def assert_runs_as_torch_does(graph, net=None, counts=(1, 3), resolver=OpResolverType.AUTO):
+def assert_runs_as_torch_does(graph, net=None, counts=(1, 3), resolvers=(XNNPACK,)):
     """Check the outputs of one interpreter for batches of different sizes."""
     net = net or network(graph)
-    interpreter = Interpreter(
-        model_content=tflite_model.model(graph, folded_weights(net)),
-        experimental_op_resolver_type=resolver,
-    )
-    for count in counts:
-        batch = images(count, graph)
-        expected = run_graph(graph, batch, net).numpy()
-        if graph.output_shape[1:] == (1, 1):
-            expected = expected[:, :, 0, 0]
-        actual = run(interpreter, batch.numpy())
-        assert actual.shape == expected.shape
-        scale = max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * scale)
+    data = tflite_model.model(graph, folded_weights(net))
+    for resolver in resolvers:
+        interpreter = Interpreter(model_content=data, experimental_op_resolver_type=resolver)
+        for count in counts:
+            batch = images(count, graph)
+            expected = run_graph(graph, batch, net).numpy()
+            if graph.output_shape[1:] == (1, 1):
+                expected = expected[:, :, 0, 0]
+            actual = run(interpreter, batch.numpy())
+            assert actual.shape == expected.shape
+            scale = max(1.0, float(np.abs(expected).max()))
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_small_graphs_run_as_in_torch(name):
-    assert_runs_as_torch_does(EXAMPLES[name]())
-
-
-@pytest.mark.parametrize("name", SUPPORTED)
-def test_small_graphs_run_as_in_torch_without_xnnpack(name):
-    """Microcontrollers and old runtimes have only the kernels of TensorFlow Lite."""
-    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    assert_runs_as_torch_does(EXAMPLES[name](), resolver=resolver)
+    assert_runs_as_torch_does(EXAMPLES[name](), resolvers=(XNNPACK, BUILT_IN))
 
 
 def test_examples_have_every_op_kind():
@@ -119,12 +113,12 @@ def test_examples_have_every_op_kind():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
 def test_networks_of_a_space_run_as_in_torch(name):
-    for graph in lowered(name)[:2]:
-        assert_runs_as_torch_does(graph, calm_network(graph))
+    graph = lowered(name)[1]
+    assert_runs_as_torch_does(graph, calm_network(graph))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OF_EVERY_STRUCTURE)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet_1.0_complex_bypass"])
 def test_published_networks_run_as_in_torch(name):
     graph = find_reference(name)[0].published(name).graph
     assert_runs_as_torch_does(graph, calm_network(graph), counts=(1,))
@@ -171,10 +165,11 @@ def test_grouped_convolution_is_one_operator():
 
 @pytest.mark.parametrize("name", ["shuffle_unit", "squeeze_excite", "grouped", "hidden_classifier"])
 def test_xnnpack_runs_the_whole_network(name):
-    interpreter = Interpreter(model_content=exported(EXAMPLES[name]()))
-    interpreter.allocate_tensors()
-    kinds = [op["op_name"] for op in interpreter._get_ops_details()]
-    assert kinds.count("DELEGATE") == 1
+    for data in (exported(EXAMPLES[name]()), int8_exported(EXAMPLES[name]())):
+        interpreter = Interpreter(model_content=data)
+        interpreter.allocate_tensors()
+        kinds = [op["op_name"] for op in interpreter._get_ops_details()]
+        assert kinds.count("DELEGATE") == 1
 
 
 def test_file_declares_its_input_and_output():
@@ -188,20 +183,6 @@ def test_file_declares_its_input_and_output():
     assert result["shape_signature"].tolist() == [-1, 7]
     signature = {"serving_default": {"inputs": ["image"], "outputs": ["logits"]}}
     assert interpreter.get_signature_list() == signature
-
-
-def test_signature_runs_any_batch():
-    graph = EXAMPLES["classifier"]()
-    runner = Interpreter(model_content=exported(graph)).get_signature_runner()
-    batch = images(5, graph).numpy().transpose(0, 2, 3, 1)
-    assert runner(image=np.ascontiguousarray(batch))["logits"].shape == (5, 11)
-
-
-def test_metadata_travels_in_the_file():
-    model = parsed(exported(EXAMPLES["stem"](), metadata={"preprocessing": '{"mean": [0.5]}'}))
-    (entry,) = model.metadata
-    assert entry.name == b"preprocessing"
-    assert model.buffers[entry.buffer].data.tobytes() == b'{"mean": [0.5]}'
 
 
 def test_weights_are_named_after_slots_and_aligned():
@@ -240,60 +221,31 @@ def test_average_that_overhangs_at_the_end_only_is_refused(padding):
         tflite_model.model(Graph(ops), {})
 
 
-def test_weights_that_do_not_fit_are_named():
-    graph = EXAMPLES["classifier"]()
-    weights = folded_weights(network(graph))
-    wrong = {**weights, "last": weights["last"][:, :, 0, 0]}
-    with pytest.raises(
-        ValueError, match=r"last\.weight is float32 .*, not float32 \(70, 10, 1, 1\)"
-    ):
-        tflite_model.model(graph, wrong)
-    del weights["linear.bias"]
-    with pytest.raises(KeyError, match=r"linear\.bias"):
-        tflite_model.model(graph, weights)
-
-
 def int8_exported(graph, **options):
     return tflite_model.quantised_model(quantised(graph), **options)
 
 
-def differences_in_steps(network, data, batch, resolver=OpResolverType.AUTO):
-    """Return the differences between a file and the simulation, in steps of the output's scale."""
-    expected = simulate(network, batch)
-    interpreter = Interpreter(model_content=data, experimental_op_resolver_type=resolver)
-    actual = run(interpreter, batch).reshape(expected.shape)
-    return np.abs(actual - expected) / network.activations[len(network.graph.ops) - 1].scale
-
-
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_int8_equals_the_simulation(name):
-    """Halves are rounded to the even integer or away from zero, which a sum can double.
+def test_int8_is_close_to_the_simulation(name):
+    """Compare outputs in steps of their scale.
 
-    A hard sigmoid behind a convolution is one operator with it, which the simulation rounds in
-    between, and a hard swish is three operators.
+    XNNPACK rounds halves to the even integer or away from zero, which a sum can double. A hard
+    sigmoid behind a convolution is one operator with it, which the simulation rounds in between,
+    and a hard swish is three operators. The kernels of TensorFlow Lite round products twice.
     """
     graph = EXAMPLES[name]()
-    network = quantised(graph)
-    data = tflite_model.quantised_model(network)
-    steps = differences_in_steps(network, data, images(8, graph).numpy())
-    if any(op.kind.startswith("hard") for op in graph.ops):
-        assert steps.mean() < 0.7
-        assert steps.max() < 6.5
-    else:
-        assert steps.mean() < 0.15
-        assert steps.max() < 1.5
-
-
-@pytest.mark.parametrize("name", SUPPORTED)
-def test_int8_without_xnnpack_is_close_to_the_simulation(name):
-    """The kernels of TensorFlow Lite round products twice."""
-    graph = EXAMPLES[name]()
-    network = quantised(graph)
-    data = tflite_model.quantised_model(network, has_hard_swish=True)
-    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    steps = differences_in_steps(network, data, images(8, graph).numpy(), resolver)
-    assert steps.mean() < 0.7
-    assert steps.max() < 8.5
+    network, batch = quantised(graph), images(8, graph).numpy()
+    data, expected = tflite_model.quantised_model(network), simulate(network, batch)
+    has_gate = any(op.kind.startswith("hard") for op in graph.ops)
+    for resolver, mean, largest in (
+        (XNNPACK, 0.7 if has_gate else 0.15, 6.5 if has_gate else 1.5),
+        (BUILT_IN, 0.7, 8.5),
+    ):
+        interpreter = Interpreter(model_content=data, experimental_op_resolver_type=resolver)
+        difference = np.abs(run(interpreter, batch).reshape(expected.shape) - expected)
+        steps = difference / network.activations[len(network.graph.ops) - 1].scale
+        assert steps.mean() < mean
+        assert steps.max() < largest
 
 
 def assert_int8_is_as_close_to_float32_as_the_simulation_is(graph):
@@ -317,13 +269,7 @@ def test_smallest_int8_networks_run_as_the_simulation(name):
     assert_int8_is_as_close_to_float32_as_the_simulation_is(lowered(name)[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WITH_EVERY_BLOCK)
-def test_sampled_int8_networks_run_as_the_simulation(name):
-    assert_int8_is_as_close_to_float32_as_the_simulation_is(lowered(name)[2])
-
-
-@pytest.mark.parametrize("name", ["shuffle_unit", "gated", "max_pool", "hidden_classifier"])
+@pytest.mark.parametrize("name", ["shuffle_unit", "gated"])
 def test_int8_output_of_an_image_does_not_depend_on_its_batch(name):
     graph = EXAMPLES[name]()
     interpreter = Interpreter(model_content=int8_exported(graph))
@@ -367,23 +313,10 @@ def test_int8_hard_sigmoid_is_part_of_the_convolution_before_it():
     ]
 
 
-def test_int8_hard_swish_is_one_operator_on_request():
+def test_int8_file_for_an_accelerator_has_int8_ends_and_a_hard_swish():
     graph = EXAMPLES["hard_swish"]()
     assert operators(int8_exported(graph))[1:-1] == ["CONV_2D", "ADD", "MUL", "MUL"]
-    requested = operators(int8_exported(graph, has_hard_swish=True))
-    assert requested[1:-1] == ["CONV_2D", "HARD_SWISH"]
-
-
-@pytest.mark.parametrize("name", ["shuffle_unit", "squeeze_excite", "grouped", "hidden_classifier"])
-def test_xnnpack_runs_the_whole_int8_network(name):
-    interpreter = Interpreter(model_content=int8_exported(EXAMPLES[name]()))
-    interpreter.allocate_tensors()
-    kinds = [op["op_name"] for op in interpreter._get_ops_details()]
-    assert kinds.count("DELEGATE") == 1
-
-
-def test_int8_weights_that_do_not_fit_are_named():
-    network = quantised(EXAMPLES["classifier"]())
-    wrong = {**network.weights, "last": network.weights["last"].astype(np.int16)}
-    with pytest.raises(ValueError, match=r"last\.weight is int16 .*, not int8 \(70, 10, 1, 1\)"):
-        tflite_model.quantised_model(replace(network, weights=wrong))
+    data = int8_exported(graph, for_accelerator=True)
+    assert operators(data) == ["CONV_2D", "HARD_SWISH"]
+    (source,) = Interpreter(model_content=data).get_input_details()
+    assert (source["dtype"], source["shape_signature"][0]) == (np.int8, 1)

@@ -47,7 +47,7 @@ which overflow with weights of eight bits and unsigned activations (ONNX Runtime
 LARGEST_WEIGHT: dict[WeightBits, int] = {7: 63, 8: 127}
 """Largest integer of a weight by its bits; the smallest is its negative."""
 
-_LARGEST_BIAS = 1 << 30
+LARGEST_BIAS = 1 << 30
 """Largest int32 bias: half of what the accumulator holds stays for the products."""
 
 _MIN_WEIGHT_SCALE = 2.0**-24
@@ -195,5 +195,5 @@ def weight_scales(
     its 32 bits.
     """
     largest = np.abs(weight).reshape(len(weight), -1).max(1) / LARGEST_WEIGHT[weight_bits]
-    for_bias = np.abs(bias) / (_LARGEST_BIAS * input_scale)
+    for_bias = np.abs(bias) / (LARGEST_BIAS * input_scale)
     return np.maximum(np.maximum(largest, for_bias), _MIN_WEIGHT_SCALE).astype(np.float32)

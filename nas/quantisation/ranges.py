@@ -38,11 +38,6 @@ class Histogram:
     high: float
     counts: NDArray[np.int64]
 
-    @property
-    def edges(self) -> NDArray[np.float64]:
-        """Limits of the bins, one more than there are bins."""
-        return np.linspace(self.low, self.high, len(self.counts) + 1)
-
 
 _ACTIVATION_LIMITS = {
     "relu": (0.0, math.inf),
@@ -154,7 +149,7 @@ def least_squares(histogram: Histogram) -> tuple[float, float]:
     The candidates cut off values beyond a limit on both sides of zero, so that a range whose
     negative part is short, such as that of a hard swish, keeps this part whole.
     """
-    edges = histogram.edges
+    edges = np.linspace(histogram.low, histogram.high, BINS + 1)
     centres = (edges[:-1] + edges[1:]) / 2
     largest = max(-histogram.low, histogram.high)
     ranges = [

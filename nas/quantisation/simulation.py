@@ -57,5 +57,4 @@ def run_batches(
                 images[start : start + _BATCH_SIZE] for start in range(0, len(images), _BATCH_SIZE)
             )
         ]
-    result: NDArray[np.float32] = torch.cat(outputs).numpy()
-    return result
+    return torch.cat(outputs).numpy()

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from nas.graph import Graph
 from nas.quantisation.network import QuantisedNetwork
 from nas.tflite_model.numbers import Float32, Int8
-from nas.tflite_model.writer import INPUT, OUTPUT, Writer
+from nas.tflite_model.writer import Writer
 
-__all__ = ["INPUT", "OUTPUT", "model", "quantised_model"]
+__all__ = ["model", "quantised_model"]
 
 
 def model(
@@ -43,7 +43,6 @@ def model(
     Raises:
         ExportError: TensorFlow Lite has no counterpart of an op.
         KeyError: the weights of a slot are missing.
-        ValueError: an op has an impossible shape or no slot, or weights do not fit their op.
     """
     folded = graph.folded
     return Writer(folded, Float32(folded, weights)).data(metadata or {})
@@ -53,32 +52,24 @@ def quantised_model(
     network: QuantisedNetwork,
     *,
     metadata: Mapping[str, str] | None = None,
-    has_hard_swish: bool = False,
-    has_float_ends: bool = True,
+    for_accelerator: bool = False,
 ) -> bytes:
     """Return the int8 file of a quantised network, for any batch size.
 
     Weights are int8 with one scale for each output channel, biases int32, activations int8. The
-    input and the output are those of `model`, in float32 unless `has_float_ends` says otherwise.
+    input and the output are those of `model`, in float32 unless the file is for an accelerator.
 
     Args:
         network: the quantised network.
         metadata: texts that travel in the file, by name.
-        has_hard_swish: whether a hard swish is one operator. Accelerators have it. XNNPACK, which
-            runs the file on a CPU, has none for int8 and is several times faster with the three
-            operators that a hard swish is written as otherwise.
-        has_float_ends: whether an operator at each end converts float32 images and logits.
-            Accelerators have no float32; their input and output are int8, and their batch is 1.
+        for_accelerator: whether the file is for an accelerator or a microcontroller, which have no
+            float32: the input and the output are int8, and the batch is 1. A hard swish is then one
+            operator. XNNPACK, which runs the file on a CPU otherwise, has none for int8 and is
+            several times faster with three operators.
 
     Raises:
         ExportError: TensorFlow Lite has no counterpart of an op.
         KeyError: the weights of a slot, or the scale of an output, are missing.
-        ValueError: an op has an impossible shape or no slot, or weights do not fit their op.
     """
-    writer = Writer(
-        network.graph,
-        Int8(network),
-        has_hard_swish=has_hard_swish,
-        has_float_ends=has_float_ends,
-    )
+    writer = Writer(network.graph, Int8(network), for_accelerator=for_accelerator)
     return writer.data(metadata or {})

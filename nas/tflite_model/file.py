@@ -77,20 +77,18 @@ class FileBuilder:
             dtype: type of its elements.
             quantisation: what its integers stand for; None for real numbers.
         """
-        tensor = self._tensor(name, shape, np.dtype(dtype), quantisation)
+        position = self._add_tensor(name, shape, np.dtype(dtype), quantisation)
         if self._any_batch:
-            tensor.shapeSignature = [-1, *shape[1:]]
-        self._tensors.append(tensor)
-        return len(self._tensors) - 1
+            self._tensors[position].shapeSignature = [-1, *shape[1:]]
+        return position
 
     def constant(
         self, name: str, array: NDArray[Any], quantisation: Quantisation | None = None
     ) -> int:
         """Add a tensor with values, and return its position."""
-        tensor = self._tensor(name, array.shape, array.dtype, quantisation)
-        tensor.buffer = self._add_buffer(np.ascontiguousarray(array).tobytes())
-        self._tensors.append(tensor)
-        return len(self._tensors) - 1
+        position = self._add_tensor(name, array.shape, array.dtype, quantisation)
+        self._tensors[position].buffer = self._add_buffer(array.tobytes())
+        return position
 
     def shared_constant(self, array: NDArray[Any], quantisation: Quantisation | None = None) -> int:
         """Return the position of a constant named after its values; equal ones are one tensor."""
@@ -165,7 +163,13 @@ class FileBuilder:
         ]
         model = schema.ModelT(
             version=SCHEMA_VERSION,
-            operatorCodes=[_operator_code(*code) for code in self._operator_codes],
+            operatorCodes=[
+                # The first 127 are also in the field of 2017.
+                schema.OperatorCodeT(
+                    deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version
+                )
+                for code, version in self._operator_codes
+            ],
             subgraphs=[subgraph],
             description=f"nas {__version__}",
             buffers=self._buffers,
@@ -176,24 +180,24 @@ class FileBuilder:
         builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
         return bytes(builder.Output())
 
-    def _tensor(
+    def _add_tensor(
         self,
         name: str,
         shape: Sequence[int],
         dtype: np.dtype[Any],
         quantisation: Quantisation | None,
-    ) -> schema.TensorT:
+    ) -> int:
         tensor = schema.TensorT(
             name=name, shape=list(shape), type=_TENSOR_TYPES[dtype], hasRank=True
         )
         if quantisation:
-            scales = np.atleast_1d(np.asarray(quantisation.scales, np.float32))
             tensor.quantization = schema.QuantizationParametersT(
-                scale=scales,
-                zeroPoint=np.full(len(scales), quantisation.zero_point, np.int64),
+                scale=quantisation.scales,
+                zeroPoint=np.full(len(quantisation.scales), quantisation.zero_point, np.int64),
                 quantizedDimension=quantisation.axis,
             )
-        return tensor
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
 
     def _add_buffer(self, data: bytes) -> int:
         self._buffers.append(schema.BufferT(data=np.frombuffer(data, np.uint8)))
@@ -201,13 +205,6 @@ class FileBuilder:
 
     def _tensor_map(self, tensors: Sequence[int]) -> list[schema.TensorMapT]:
         return [schema.TensorMapT(self._tensors[tensor].name, tensor) for tensor in tensors]
-
-
-def _operator_code(builtin: int, version: int) -> schema.OperatorCodeT:
-    """Return the schema's code of an operator; the first 127 are also in the field of 2017."""
-    return schema.OperatorCodeT(
-        deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin, version=version
-    )
 
 
 class _AligningBuilder(flatbuffers.Builder):

@@ -45,25 +45,16 @@ class Writer:
     Args:
         graph: the folded graph.
         numbers: how its numbers are written.
-        has_hard_swish: whether a hard swish is one operator.
-        has_float_ends: whether the input and the output are float32 in an int8 file, too. Without
-            them, the batch is fixed at 1.
+        for_accelerator: see `nas.tflite_model.quantised_model`.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        numbers: Numbers,
-        *,
-        has_hard_swish: bool = True,
-        has_float_ends: bool = True,
-    ) -> None:
-        self._has_hard_swish = has_hard_swish
+    def __init__(self, graph: Graph, numbers: Numbers, *, for_accelerator: bool = False) -> None:
         self._graph = graph
         self._numbers = numbers
-        self._file = FileBuilder(any_batch=has_float_ends)
+        self._file = FileBuilder(any_batch=not for_accelerator)
         self._is_int8 = numbers.dtype is np.int8
-        self._converts_ends = self._is_int8 and has_float_ends
+        self._has_hard_swish = for_accelerator or not self._is_int8
+        self._converts_ends = self._is_int8 and not for_accelerator
         self._tensors: dict[int, int] = {}
         inputs = [at for at, op in enumerate(graph.ops) if op.kind == "input"]
         self._model_outputs: list[int] = []
@@ -165,7 +156,6 @@ class Writer:
         self._finish("RESHAPE", [interleaved, self._integers(-1, h, w, c)], at, version=1)
 
     def _write_max_pool(self, at: int, op: Op) -> None:
-        op.overhangs(*self._input_size(op))  # Raises ValueError for an impossible shape.
         lowest = None if self._is_non_negative(op.inputs[0]) else self._lowest(op.inputs[0])
         x, padding = self._padded(at, op, lowest)
         self._finish("MAX_POOL_2D", [x], at, _pool_options(op, padding))
@@ -231,13 +221,13 @@ class Writer:
         """Write an op of kind `input`, and return the tensor that the model reads."""
         c, h, w = self._graph.ops[at].shape
         name = INPUT if at == 0 else f"{INPUT}_{at}"
-        if self._is_int8 and not self._converts_ends:
-            image = self._file.tensor(name, (1, h, w, c), np.int8, self._numbers.quantisation(at))
-        else:
-            image = self._file.tensor(name, (1, h, w, c), np.float32)
-        self._tensors[at] = image
         if self._converts_ends:
+            image = self._file.tensor(name, (1, h, w, c), np.float32)
             self._finish("QUANTIZE", [image], at, version=1)
+            return image
+        quantisation = self._numbers.quantisation(at)
+        image = self._file.tensor(name, (1, h, w, c), self._numbers.dtype, quantisation)
+        self._tensors[at] = image
         return image
 
     def _write_outputs(self) -> list[int]:

@@ -86,7 +86,7 @@ def quantised_file(network: QuantisedNetwork) -> bytes:
     """Return the int8 TensorFlow Lite file of a quantised network, without float32 at its ends."""
     from nas import tflite_model  # Imports the schema of ai-edge-litert.
 
-    return tflite_model.quantised_model(network, has_hard_swish=True, has_float_ends=False)
+    return tflite_model.quantised_model(network, for_accelerator=True)
 
 
 @cache

@@ -113,7 +113,7 @@ def micro_file(network: QuantisedNetwork) -> bytes:
     """Return the file of a network for TFLM: its ends are int8, a hard swish is one operator."""
     from nas import tflite_model  # Imports the schema of ai-edge-litert.
 
-    return tflite_model.quantised_model(network, has_hard_swish=True, has_float_ends=False)
+    return tflite_model.quantised_model(network, for_accelerator=True)
 
 
 def network_memory(graph: Graph) -> MicroMemory:

@@ -58,8 +58,7 @@ def repeat_kernel(kernel: Kernel, copies: int, rng: np.random.Generator) -> byte
     graph = repeated_graph(kernel, copies)
     weights = random_weights(graph, rng)
     if kernel.dtype == "int8":
-        numbers = Int8(made_up_network(graph, weights))
-        return _PartWriter(graph, numbers, has_hard_swish=False).data({})
+        return _PartWriter(graph, Int8(made_up_network(graph, weights))).data({})
     return _PartWriter(graph, Float32(graph, weights)).data({})
 
 
