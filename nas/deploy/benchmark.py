@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from nas.deploy.energy import EnergyGauge, energy_gauge
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.load import Load
-from nas.deploy.model_process import LoadedFile, ModelProcess
+from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.display import plotting
 from nas.display.formatting import format_latency
@@ -43,30 +43,6 @@ PAUSE_SECONDS = 0.02
 
 ENERGY_SECONDS = 5.0
 """How long a file runs while its energy is measured."""
-
-
-@dataclass(frozen=True)
-class TimedFile:
-    """What was measured of a file that was loaded and timed.
-
-    Attributes:
-        loaded: what the runtime said when it loaded the file.
-        latency: latency of one image.
-    """
-
-    loaded: LoadedFile
-    latency: LatencyRecord
-
-    def update(self, file: ExportedFile) -> ExportedFile:
-        """Return the record of a file with what was measured now."""
-        return file.model_copy(
-            update={
-                "versions": self.loaded.versions,
-                "quantised_layers": self.loaded.quantised_layers,
-                "peak_memory_bytes": self.loaded.peak_memory_bytes,
-                "latency": self.latency,
-            }
-        )
 
 
 def benchmark(
@@ -113,15 +89,19 @@ def benchmark(
         }
         image = first_image(samples.images, folder.preprocessing)
         bars.begin("benchmark", "timing")
-        for name, result in time_files(running, image, bars.advance).items():
-            rows[name] = FileOutcome(result.update(rows[name].file), "timed")
+        latencies, failed = time_files(running, image, bars.advance)
+        if failed:
+            raise next(iter(failed.values()))
+        for name, latency in latencies.items():
+            file = running[name].described(rows[name].file, latency=latency)
+            rows[name] = FileOutcome(file, "timed")
         if gauge is not None:
             bars.begin("energy", "file")
             for done, (name, process) in enumerate(running.items()):
                 bars.advance(done, len(running), name)
                 rows[name] = replace(rows[name], energy=_energy_at_full_load(process, gauge))
             bars.advance(len(running), len(running))
-    return sorted(rows.values(), key=_latency_or_infinity)
+    return sorted(rows.values(), key=lambda row: row.file.latency_us or math.inf)
 
 
 def _energy_at_full_load(process: ModelProcess, gauge: EnergyGauge) -> EnergyRecord:
@@ -157,57 +137,41 @@ def time_files(
     running: Mapping[str, ModelProcess],
     image: NDArray[np.float32],
     progress: Advance | None = None,
-    failed: dict[str, ExportError] | None = None,
-) -> dict[str, TimedFile]:
-    """Return the latencies of files, measured in rounds.
+) -> tuple[dict[str, LatencyRecord], dict[str, ExportError]]:
+    """Return the latencies of files, measured in rounds, and the errors of files that do not run.
+
+    A file that fails is left out, and the others are timed on.
 
     Args:
         running: process of each file by the name of its format.
         image: the image that is classified, `1 x C x H x W`. A process that has loaded its file
             classifies the image that it was loaded with.
         progress: receives the number of timings done and of all timings.
-        failed: receives the error of each file that does not run. The others are timed on, and the
-            result is without it. By default the first error is raised.
-
-    Raises:
-        ExportError: a file does not run.
     """
     total = ROUNDS * len(running)
-    loaded: dict[str, LoadedFile] = {}
     rounds: dict[str, list[Round]] = {name: [] for name in running}
-
-    @contextmanager
-    def apart(name: str) -> Iterator[None]:
-        """Leave a file that fails out of all that follows."""
-        try:
-            yield
-        except ExportError as error:
-            if failed is None:
-                raise
-            failed[name] = error
-            del rounds[name]
-
-    for name, process in running.items():
-        with apart(name):
-            loaded[name] = process.loaded or process.load(image)
+    failed: dict[str, ExportError] = {}
     pause = Rounds()
     for position in range(ROUNDS):
         pause.wait()
         for at, (name, process) in enumerate(running.items()):
-            if name not in rounds:
+            if name in failed:
                 continue
-            with apart(name):
+            try:
+                if process.loaded is None:
+                    process.load(image)
                 time.sleep(PAUSE_SECONDS)
                 rounds[name].append(process.time().round)
+            except ExportError as error:
+                failed[name] = error
+                del rounds[name]
             if progress:
                 progress(position * len(running) + at + 1, total, name)
     full_us = full_speed_us(each for own in rounds.values() for each in own)
     return {
-        name: TimedFile(
-            loaded[name], LatencyRecord.of(Latency(own, full_us), running[name].threads)
-        )
+        name: LatencyRecord.of(Latency(own, full_us), running[name].threads)
         for name, own in rounds.items()
-    }
+    }, failed
 
 
 def draw_benchmark(
@@ -266,7 +230,3 @@ def draw_benchmark(
         threads = timed[0][0].threads
         axes.set_title(f"{device}, {threads} thread(s)", loc="left", fontsize=10)
         plotting.save(figure, path)
-
-
-def _latency_or_infinity(row: FileOutcome) -> float:
-    return row.file.latency_us or math.inf

@@ -18,6 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
 from nas.data import ImageDataset
+from nas.latency.rounds import round_to_four_digits
 from nas.run.model_card import Threshold
 from nas.run.trained import Calibration, CoverageRow
 from nas.supernet.evaluation import network_logits
@@ -89,7 +90,7 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
 
     limit = math.log(_MAX_TEMPERATURE)
     result = minimize_scalar(loss, bounds=(-limit, limit), method="bounded")
-    return float(f"{math.exp(result.x):.4g}")
+    return round_to_four_digits(math.exp(result.x))
 
 
 def calibration_error(probabilities: Floats, labels: NDArray[np.int64]) -> float:
@@ -198,8 +199,7 @@ def _short_number(low: float, high: float) -> float:
 
 def _confidences(logits: Floats) -> Floats:
     """Return the largest probability of each image, `N`."""
-    confidences: Floats = softmax(logits.astype(float), axis=1).max(1)
-    return confidences
+    return softmax(logits.astype(float), axis=1).max(1)
 
 
 def _last_module(network: Network) -> torch.nn.Module | None:

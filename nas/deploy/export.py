@@ -36,6 +36,7 @@ from nas.deploy.folder import (
     remove,
 )
 from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.formats.base import silenced
 from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
@@ -435,7 +436,7 @@ class _Export:
         """Write and verify the file of one format."""
         path = self.staging / model_file.file_name
         quantised = int8 if model_file.precision == "int8" else None
-        with _export_errors(f"{path.name} could not be written", self.staging):
+        with _export_errors(f"{path.name} could not be written", self.staging), silenced():
             model_file.write(self.model, quantised, path)
         with _export_errors(f"{path.name} could not be verified", self.staging):
             return check_file(
@@ -451,16 +452,19 @@ class _Export:
 
     def _timed(self, files: Sequence[ExportedFile], running: _Running) -> list[ExportedFile]:
         """Return the records of files with their latencies. A file that fails has none."""
-        failed: dict[str, ExportError] = {}
-        timed = time_files(
+        timed, failed = time_files(
             running.processes,
             first_image(self.data.test, self.model.preprocessing),
             lambda done, total, text="": self.steps.update(f"latencies: {done} of {total} timings"),
-            failed,
         )
         for error in failed.values():
             warnings.warn(f"A verified file was not timed. {error}", stacklevel=2)
-        return [timed[file.format].update(file) if file.format in timed else file for file in files]
+        return [
+            running.processes[file.format].described(file, latency=timed[file.format])
+            if file.format in timed
+            else file
+            for file in files
+        ]
 
     def _write_script(
         self, files: Sequence[ExportedFile], samples: ReferenceImages

@@ -7,10 +7,10 @@ measured, and the libraries of two runtimes do not meet.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from nas.latency import timing
 from nas.latency.timing import Timing
 from nas.machine import this_machine
 from nas.machine.processes import ChildProcess
+from nas.run.model_card import ExportedFile
 
 LOAD_LIMIT_SECONDS = 180.0
 """How long a file may take to load; importing the slowest runtime takes 10 seconds."""
@@ -44,9 +45,9 @@ class LoadedFile:
             image took; None if the system does not say.
     """
 
-    versions: dict[str, str] = field(default_factory=dict)
-    quantised_layers: tuple[int, int] | None = None
-    peak_memory_bytes: int | None = None
+    versions: dict[str, str]
+    quantised_layers: tuple[int, int] | None
+    peak_memory_bytes: int | None
 
 
 class ModelProcess:
@@ -94,33 +95,33 @@ class ModelProcess:
             ExportError: the runtime refuses the file, or its process could not be started, died or
                 ran out of time.
         """
-        kind = type(self.model_file)
-        names = kind.__module__, kind.__qualname__
-        self.loaded = self._call(
+        layers, memory_bytes = self._call(
             _load,
-            *names,
+            type(self.model_file),
             self.path.absolute(),
             self.threads,
             self.cores,
             image,
             limit_s=LOAD_LIMIT_SECONDS,
+            start=True,
         )
+        self.loaded = LoadedFile(self.model_file.versions, layers, memory_bytes)
         return self.loaded
 
+    def described(self, file: ExportedFile, **measured: Any) -> ExportedFile:
+        """Return the record of the loaded file with what its runtime said and what was measured."""
+        return file.model_copy(update={**vars(self.loaded), **measured})
+
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits `N x classes` of normalised images `N x C x H x W`.
+        """Return the logits `N x classes` of a batch of normalised images, `N x C x H x W`.
 
         Raises ExportError; see `load`.
         """
-        logits: NDArray[np.float32] = self._call(
-            _logits, images, limit_s=RUN_LIMIT_SECONDS, start=False
-        )
-        return logits
+        return self._call(_logits, images)
 
     def time(self) -> Timing:
         """Return a timing of one image at this moment. Raises ExportError; see `load`."""
-        timed: Timing = self._call(_time, limit_s=RUN_LIMIT_SECONDS, start=False)
-        return timed
+        return self._call(_time)
 
     def run_window(self, load: Load, begin_s: float, end_s: float) -> LoadWindow:
         """Run a window of a load, see `nas.deploy.load.run_window`.
@@ -129,14 +130,17 @@ class ModelProcess:
         """
         remaining_s = max(0.0, load.start_s + load.seconds - time.monotonic())
         limit_s = remaining_s + RUN_LIMIT_SECONDS
-        window: LoadWindow = self._call(
-            _run_window, load, begin_s, end_s, limit_s=limit_s, start=False
-        )
-        return window
+        return self._call(_run_window, load, begin_s, end_s, limit_s=limit_s)
 
-    def _call(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    def _call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        limit_s: float = RUN_LIMIT_SECONDS,
+        start: bool = False,
+    ) -> Any:
         try:
-            return self._process.call(function, *arguments, **settings)
+            return self._process.call(function, *arguments, limit_s=limit_s, start=start)
         except NasError as error:
             message, remedy = error.message, error.remedy
         except (ChildProcessError, TimeoutError) as error:
@@ -165,44 +169,45 @@ class _Running:
     threads: int
 
 
-_running: _Running | None = None
+_running: _Running
+"""It is there after `_load`."""
 
 
 def _load(
-    module: str,
-    name: str,
+    kind: type[ModelFormat],
     path: Path,
     threads: int,
     cores: Sequence[int] | None,
     image: NDArray[np.float32],
-) -> LoadedFile:
+) -> tuple[tuple[int, int] | None, int | None]:
+    """Load a file; return its quantised layers and the bytes that it took, see `LoadedFile`."""
     global _running
     if cores is not None:
         os.sched_setaffinity(0, cores)
-    # The module of a format may import its runtime, which counts.
-    memory = _PeakMemory()
-    kind: type[ModelFormat] = getattr(import_module(module), name)
+    before_bytes = _memory_bytes("VmRSS")
+    if before_bytes is not None:
+        Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
     # Threads of a runtime stay on the cores on which it was loaded.
     with timing.pinned(threads):
-        loaded = kind().load(path, threads)
+        loaded = kind().open(path, threads)
         loaded.runner(image)()
     _running = _Running(loaded, image, threads)
-    return LoadedFile(loaded.versions, loaded.quantised_layers(), memory.growth_bytes())
+    peak_bytes = _memory_bytes("VmHWM")
+    if before_bytes is None or peak_bytes is None:
+        return loaded.quantised_layers(), None
+    return loaded.quantised_layers(), max(0, peak_bytes - before_bytes)
 
 
 def _logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    assert _running is not None
     return _running.loaded.logits(images)
 
 
 def _time() -> Timing:
-    assert _running is not None
     with timing.pinned(_running.threads):
         return timing.measure(_running.loaded.evaluator(_running.image))
 
 
 def _run_window(load: Load, begin_s: float, end_s: float) -> LoadWindow:
-    assert _running is not None
     with timing.pinned(_running.threads):
         window = run_window(_running.loaded.runner(_running.image), load, begin_s, end_s)
         if hasattr(os, "sched_getaffinity"):
@@ -210,28 +215,10 @@ def _run_window(load: Load, begin_s: float, end_s: float) -> LoadWindow:
         return window
 
 
-class _PeakMemory:
-    """The peak of the memory of this process since this object was made."""
-
-    def __init__(self) -> None:
-        self._before = _memory_bytes("VmRSS")
-        if self._before is not None:
-            # Resets the peak, see proc_pid_clear_refs(5).
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def growth_bytes(self) -> int | None:
-        """Return how far the peak is above the memory at the start; None if it is not known."""
-        peak = _memory_bytes("VmHWM")
-        return None if self._before is None or peak is None else max(0, peak - self._before)
-
-
 def _memory_bytes(key: str) -> int | None:
     """Return resident memory (`VmRSS`) or its peak (`VmHWM`); None if the system is not Linux."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    for line in status.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
-    return None
+    (kilobytes,) = re.findall(rf"^{key}:\s*(\d+)", status.read_text(), re.MULTILINE)
+    return int(kilobytes) * 1024

@@ -40,12 +40,11 @@ def measure_robustness(
         score: returns the accuracy of predicted classes, see `ImageDataset.score`.
     """
     pixels = np.asarray(images.pixels[: len(images)])
-    rows = []
-    for name, changed in _changes(pixels):
-        classes = model.pixel_logits(changed).argmax(1)
-        accuracy = score(classes, images.labels)
-        rows.append(RobustnessRow(change=name, accuracy=accuracy))
-    return rows
+    accuracies = {
+        name: score(model.pixel_logits(changed).argmax(1), images.labels)
+        for name, changed in _changes(pixels)
+    }
+    return [RobustnessRow(change=name, accuracy=each) for name, each in accuracies.items()]
 
 
 def measure_confidence(
@@ -99,7 +98,10 @@ def _changes(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
     for divisor in (32, 16):
         radius = pixels.shape[1] / divisor
         blur = ImageFilter.GaussianBlur(radius)
-        yield f"Gaussian blur, radius {radius:g} pixels", _each(pixels, partial(_filter, blur))
+        yield (
+            f"Gaussian blur, radius {radius:g} pixels",
+            _each(pixels, partial(Image.Image.filter, filter=blur)),
+        )
     for shift in (-0.2, 0.2):
         yield f"brightness {shift:+g} of the range", _clipped(pixels + 255 * shift)
     for quality in (50, 20):
@@ -115,11 +117,6 @@ def _each(pixels: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixel
     grey = pixels.shape[3] == 1
     changed = [change(Image.fromarray(each[:, :, 0] if grey else each)) for each in pixels]
     return np.stack([np.asarray(image) for image in changed]).reshape(pixels.shape)
-
-
-def _filter(blur: ImageFilter.GaussianBlur, image: Image.Image) -> Image.Image:
-    """Return an image after it was blurred."""
-    return image.filter(blur)
 
 
 def _compress(quality: int, image: Image.Image) -> Image.Image:

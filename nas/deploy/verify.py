@@ -98,8 +98,7 @@ class ReferenceImages:
         """Return the logits that a file of a precision should compute."""
         if precision == "float32":
             return self.logits
-        if self.int8_logits is None:
-            raise ExportError("There are no logits of a quantised network to compare with.")
+        assert self.int8_logits is not None, "int8 files are exported with these logits"
         return self.int8_logits
 
     def save(self, path: Path) -> None:
@@ -212,36 +211,30 @@ def check_file(
     )
     if not file.runs_here:
         if not model_file.runs_here:
-            model_file.load(path)
+            model_file.open(path)
         return file
     expected = reference.expected(model_file.precision)
-    loaded = process.load(first_image(reference.images, preprocessing))
-    layers = loaded.quantised_layers
+    layers = process.load(first_image(reference.images, preprocessing)).quantised_layers
     if model_file.precision == "int8" and layers is not None and not layers[0]:
         raise ExportError(
             f"{path.name} was written as int8, but none of its {layers[1]} layers runs in int8.",
             remedy="Export another int8 format.",
         )
     logits = _classify(process, reference.images, preprocessing, progress)
-    share = 1.0 if model_file.precision == "float32" else INT8_SHARE
-    difference = _require_agreement(path.name, logits, expected, model_file.tolerance, share)
+    difference = _require_agreement(path.name, logits, expected, model_file)
     accuracies = {}
     if data is not None:
         for name, images in (("accuracy", data.test), ("holdout_accuracy", data.part(*parts))):
             is_same = images is reference.images
             own = logits if is_same else _classify(process, images, preprocessing, progress)
             accuracies[name] = data.score(own.argmax(1), images.labels)
-    return file.model_copy(
-        update={
-            "versions": loaded.versions,
-            "images": len(logits),
-            **accuracies,
-            "agreement": float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
-            "difference": difference,
-            "tolerance": model_file.tolerance,
-            "peak_memory_bytes": loaded.peak_memory_bytes,
-            "quantised_layers": layers,
-        }
+    return process.described(
+        file,
+        images=len(logits),
+        **accuracies,
+        agreement=float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
+        difference=difference,
+        tolerance=model_file.tolerance,
     )
 
 
@@ -282,20 +275,14 @@ def check_script(
                 remedy="Use the packages that the card of the model names.",
             )
     logits, expected = np.array(results, np.float32), reference.expected(model_file.precision)
-    worst = kinds[int(np.abs(logits - expected).max(1).argmax())] if len(kinds) else ""
-    share = 1.0 if model_file.precision == "float32" else INT8_SHARE
+    worst = kinds[int(np.abs(logits - expected).max(1).argmax())]
+    name = f"{script.name}, most of all for files {worst},"
     return ScriptCheck(
         file=model_file.file_name,
         images=count,
         kinds={file.kind: file.count for file in stored},
         unchecked=tuple(file.kind for file in reference.files if not file.content),
-        difference=_require_agreement(
-            f"{script.name}, most of all for files {worst},",
-            logits,
-            expected,
-            model_file.tolerance,
-            share,
-        ),
+        difference=_require_agreement(name, logits, expected, model_file),
         tolerance=model_file.tolerance,
     )
 
@@ -324,7 +311,11 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
     results = []
     with shown(progress) as bars:
         bars.begin("verify", "image")
-        data, no_accuracy = _data_or_reason(card)
+        data, no_accuracy = None, ""
+        try:
+            data = load_data(card)
+        except DataError as error:
+            no_accuracy = error.message
         for recorded in card.files:
             try:
                 model_file = model_format(recorded.format)
@@ -395,14 +386,6 @@ def first_image(images: Images, preprocessing: Preprocessing) -> NDArray[np.floa
     return normalised(images.take(slice(1)), preprocessing)
 
 
-def _data_or_reason(card: ModelCard) -> tuple[ImageDataset | None, str]:
-    """Return the images that a model was trained on; None with the reason if they are not there."""
-    try:
-        return load_data(card), ""
-    except DataError as error:
-        return None, error.message
-
-
 def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
     """Yield images as the input of a network, `BATCH_SIZE` at a time."""
     for start in range(0, len(images), BATCH_SIZE):
@@ -428,12 +411,11 @@ def _require_agreement(
     name: str,
     logits: NDArray[np.float32],
     expected: NDArray[np.float32],
-    tolerance: float,
-    share: float,
+    model_file: ModelFormat,
 ) -> float:
     """Return the difference of logits, as a share of their standard deviation.
 
-    This is the largest difference of an image that a share of the images does not exceed.
+    This is the largest difference of an image, for int8 without `1 - INT8_SHARE` of the images.
 
     Raises:
         ExportError: they differ by more than the tolerance, or are not finite.
@@ -441,7 +423,8 @@ def _require_agreement(
     if logits.shape != expected.shape:
         raise ExportError(f"{name} gives logits {logits.shape}, not {expected.shape}.")
     differences = np.abs(logits - expected).max(1) / max(float(expected.std()), 1e-12)
-    difference = float(np.quantile(differences, share))
+    share = 1.0 if model_file.precision == "float32" else INT8_SHARE
+    difference, tolerance = float(np.quantile(differences, share)), model_file.tolerance
     if not difference <= tolerance:
         agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
         raise ExportError(

@@ -72,10 +72,10 @@ def measure(name: str, data: ImageDataset, epochs: int, seed: int) -> dict[str, 
             kind.write(model, int8.network if kind.precision == "int8" else None, path)
             classes[each] = kind.load(path).logits(images).argmax(1)
             running[each] = stack.enter_context(ModelProcess(kind, path))
-        timed = time_files(running, images[:1])
-    float_us, int8_us = (timed[each].latency.fastest_us for each in formats)
+        latencies, _ = time_files(running, images[:1])
+        done, layers = running["onnx-int8"].loaded.quantised_layers
+    float_us, int8_us = (latencies[each].fastest_us for each in formats)
     accuracies = {each: (own == labels).mean() for each, own in classes.items()}
-    done, layers = timed["onnx-int8"].loaded.quantised_layers
     return {
         "network": name,
         "seed": seed,

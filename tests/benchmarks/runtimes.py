@@ -80,8 +80,8 @@ def latencies_us(
             kind.write(model, network, path)
             running[name] = stack.enter_context(ModelProcess(kind, path, threads=threads))
         return {
-            name: (timed.latency.fastest_us, timed.latency.typical_us)
-            for name, timed in time_files(running, images[:1]).items()
+            name: (latency.fastest_us, latency.typical_us)
+            for name, latency in time_files(running, images[:1])[0].items()
         }
 
 

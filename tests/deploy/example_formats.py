@@ -21,10 +21,6 @@ class LoadedMatrix(LoadedModel):
     def __init__(self, matrix: np.ndarray) -> None:
         self.matrix = matrix
 
-    @property
-    def versions(self) -> dict[str, str]:
-        return {"numpy": np.__version__}
-
     def logits(self, images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1) @ self.matrix
 
@@ -35,7 +31,7 @@ class LoadedMatrix(LoadedModel):
 class Matrix(ModelFormat):
     name = "matrix"
     file_name = "model.npy"
-    companions = ()
+    packages = ("numpy",)
 
     def write(self, model, quantised, path: Path) -> None:
         raise NotImplementedError

@@ -24,7 +24,7 @@ PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 
 @pytest.fixture(scope="module")
 def logits() -> np.ndarray:
-    return digits_model("mobilenet").pixel_logits(digits().holdout.pixels)
+    return digits_model("shufflenet").pixel_logits(digits().holdout.pixels)
 
 
 @pytest.fixture(scope="module")

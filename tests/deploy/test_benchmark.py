@@ -12,6 +12,7 @@ from nas.deploy.model_process import ModelProcess
 from nas.errors import ExportError, RequestError
 from nas.run.model_card import ExportedFile, LatencyRecord
 from tests.deploy import example_formats as formats
+from tests.deploy.example_model import onnx_folder
 from tests.deploy.test_model_process import IMAGES
 from tests.latency.rounds_without_readings import latency_of
 from tests.run.test_judged import IMAGES as JUDGED
@@ -39,32 +40,21 @@ def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
     ):
         second.load(IMAGES[:1])  # A process that has loaded its file does not load it again.
         running = {"first": first, "second": second}
-        timed = time_files(running, IMAGES[:1], lambda *step: steps.append(step))
+        timed, _ = time_files(running, IMAGES[:1], lambda *step: steps.append(step))
     assert [name for _, _, name in steps] == ["first", "second"] * 3
     assert [(done, total) for done, total, _ in steps] == [(n, 6) for n in range(1, 7)]
-    for result in timed.values():
-        assert len(result.latency.rounds_us) == len(result.latency.first_us) == 3
-        assert result.latency.threads == 1
-    assert timed["second"].loaded.quantised_layers == (1, 1)
-    record = timed["second"].update(exported("x", None))
-    assert record.latency == timed["second"].latency
+    for latency in timed.values():
+        assert len(latency.rounds_us) == len(latency.first_us) == 3
+        assert latency.threads == 1
+    record = second.described(exported("x", None), latency=timed["second"])
+    assert (record.quantised_layers, record.latency) == ((1, 1), timed["second"])
     assert record.accuracy == 0.9
-
-
-def test_file_that_does_not_run_is_an_error(tmp_path):
-    np.save(tmp_path / "model.npy", np.eye(16))
-    with (
-        ModelProcess(formats.Refusing(), tmp_path / "model.npy") as process,
-        pytest.raises(ExportError, match="it is no matrix"),
-    ):
-        time_files({"x": process}, IMAGES[:1])
 
 
 @pytest.mark.slow
 def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "ROUNDS", 3)
     np.save(tmp_path / "model.npy", np.eye(16, 3, dtype=np.float32))
-    failed = {}
     with (
         ModelProcess(formats.Refusing(), tmp_path / "model.npy") as refusing,
         ModelProcess(formats.Matrix(), tmp_path / "model.npy") as killed,
@@ -78,11 +68,18 @@ def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypa
                 while killed._process.is_running:
                     time.sleep(0.01)
 
-        timed = time_files(running, IMAGES[:1], kill, failed)
+        timed, failed = time_files(running, IMAGES[:1], kill)
     assert set(timed) == {"good"}
-    assert len(timed["good"].latency.rounds_us) == 3
+    assert len(timed["good"].rounds_us) == 3
     assert "it is no matrix" in str(failed["refusing"])
     assert "ended by SIGKILL" in str(failed["killed"])
+
+
+def test_file_that_does_not_run_is_an_error(tmp_path, monkeypatch):
+    failed = {"onnx": ExportError("model.onnx: it is no model")}
+    monkeypatch.setattr(benchmark, "time_files", lambda *_: ({}, failed))
+    with pytest.raises(ExportError, match="it is no model"):
+        benchmark.benchmark(onnx_folder(tmp_path / "jf2a").path)
 
 
 def test_picture_names_every_timed_file(tmp_path):

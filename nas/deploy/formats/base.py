@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import warnings
 from abc import ABC, abstractmethod
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -31,14 +31,9 @@ PREPROCESSING_KEY = "preprocessing"
 class LoadedModel(ABC):
     """An exported file, loaded by the runtime that it is made for."""
 
-    @property
-    @abstractmethod
-    def versions(self) -> dict[str, str]:
-        """Versions of the packages that run the file, by name."""
-
     @abstractmethod
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits `N x classes` of normalised images `N x C x H x W`."""
+        """Return the logits `N x classes` of a batch of normalised images, `N x C x H x W`."""
 
     @abstractmethod
     def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
@@ -74,7 +69,7 @@ class ModelFormat(ABC):
         device_files: names of the files that `write` made of it for the device of the model, see
             `nas.latency.runtime.Runtime.device_files`; empty before.
         precision: type of weights and activations.
-        packages: packages to import, by the name that `import` takes.
+        packages: packages that run the file, by the name that `import` takes.
         runtimes: runtimes, as `[device] runtime` names them, that run its files. A search for one
             of these with a `dtype` of `precision` finds networks for the format.
         device: settings of `[device]` that a run must have for the format; empty if any device
@@ -109,7 +104,7 @@ class ModelFormat(ABC):
     @property
     def missing_packages(self) -> list[str]:
         """The packages that are not installed."""
-        return [name for name in self.packages if not _is_installed(name)]
+        return [name for name in self.packages if find_spec(name) is None]
 
     @property
     def install_command(self) -> str:
@@ -119,6 +114,11 @@ class ModelFormat(ABC):
             if self.extra
             else "pip install hardware-nas"
         )
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that run the file, by name."""
+        return package_versions(self.packages)
 
     def require_packages(self) -> None:
         """Raise RequestError with the command that installs what is missing."""
@@ -158,15 +158,26 @@ class ModelFormat(ABC):
         Raises:
             ExportError: the format has no counterpart of an op; the message names the op and a
                 format that has one.
+            Exception: the package cannot write the network.
         """
 
     @abstractmethod
     def load(self, path: Path, threads: int = 1) -> LoadedModel:
-        """Load a file that `write` wrote.
+        """Load a file that `write` wrote. Raises any exception if the runtime refuses it."""
 
-        Raises:
-            ExportError: the runtime refuses the file.
-        """
+    def open(self, path: Path, threads: int = 1) -> LoadedModel:
+        """Load a file. Raises ExportError if the runtime refuses it."""
+        with silenced():
+            try:
+                return self.load(path, threads)
+            except (NasError, OSError):
+                raise
+            # Packages raise errors of any class.
+            except Exception as error:
+                raise ExportError(
+                    f"Format '{self.name}' does not load {path}: {first_line(error)}.",
+                    remedy="Export the model again.",
+                ) from error
 
 
 def missing_op(format_name: str, op: Op) -> ExportError:
@@ -180,26 +191,14 @@ def missing_op(format_name: str, op: Op) -> ExportError:
 
 
 @contextmanager
-def export_errors(message: str, *, remedy: str = "") -> Iterator[None]:
-    """Turn the errors of an exporter or a runtime into an ExportError, and silence its warnings.
-
-    These packages raise errors of any class, for anything that they cannot do. Their warnings and
-    log messages are about themselves; import them inside of the block, too.
-
-    Args:
-        message: what failed, without a full stop.
-        remedy: what the user can do about it.
-    """
+def silenced() -> Iterator[None]:
+    """Silence the warnings and log messages of packages in a block; they are about themselves."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (NasError, OSError):
-        raise
-    except Exception as error:
-        raise ExportError(f"{message}: {first_line(error)}.", remedy=remedy) from error
     finally:
         logging.disable(disabled)
 
@@ -211,18 +210,8 @@ def package_versions(packages: Sequence[str]) -> dict[str, str]:
         packages: packages by the name that `import` takes.
     """
     distributions = _distributions()
-    names = [name for each in packages for name in distributions.get(each.partition(".")[0], ())]
+    names = [name for each in packages for name in distributions.get(each, ())]
     return {name: version(name) for name in dict.fromkeys(names)}
 
 
-@cache
-def _distributions() -> dict[str, list[str]]:
-    """Return the names of the distributions that have a package, by package."""
-    return dict(packages_distributions())
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the package around it is missing
-        return False
+_distributions = cache(packages_distributions)

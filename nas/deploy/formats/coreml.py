@@ -21,9 +21,7 @@ from nas.deploy.formats.base import (
     PREPROCESSING_KEY,
     LoadedModel,
     ModelFormat,
-    export_errors,
     missing_op,
-    package_versions,
 )
 from nas.errors import ExportError
 from nas.run.model_card import PREPROCESSING
@@ -48,26 +46,25 @@ class CoreMl(ModelFormat):
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`. Writes a folder."""
-        with export_errors("coremltools cannot convert the network"):
-            import coremltools
+        import coremltools
 
-            _register_shuffle()
-            names = model.preprocessing
-            image = coremltools.TensorType(names.input_name, (1, *model.graph.input_shape))
-            # The progress bars of the conversion cannot be turned off.
-            with redirect_stderr(io.StringIO()):
-                package = coremltools.convert(
-                    _traced(model),
-                    inputs=[image],
-                    outputs=[coremltools.TensorType(names.output_name)],
-                    convert_to="mlprogram",
-                    minimum_deployment_target=coremltools.target.iOS15,
-                    compute_precision=coremltools.precision.FLOAT32,
-                    skip_model_load=True,
-                )
-            package.user_defined_metadata[PREPROCESSING_KEY] = model.preprocessing.embedded
-            package.version = __version__
-            package.save(str(path))
+        _register_shuffle()
+        names = model.preprocessing
+        image = coremltools.TensorType(names.input_name, (1, *model.graph.input_shape))
+        # The progress bars of the conversion cannot be turned off.
+        with redirect_stderr(io.StringIO()):
+            package = coremltools.convert(
+                _traced(model),
+                inputs=[image],
+                outputs=[coremltools.TensorType(names.output_name)],
+                convert_to="mlprogram",
+                minimum_deployment_target=coremltools.target.iOS15,
+                compute_precision=coremltools.precision.FLOAT32,
+                skip_model_load=True,
+            )
+        package.user_defined_metadata[PREPROCESSING_KEY] = model.preprocessing.embedded
+        package.version = __version__
+        package.save(str(path))
 
     def load(self, path: Path, threads: int = 1) -> CoreMlModel:
         """Load a package; on other systems than macOS only check its structure.
@@ -76,14 +73,13 @@ class CoreMl(ModelFormat):
             ExportError: the package is damaged, or its input, output or classes are not those that
                 its preprocessing says.
         """
-        with export_errors(f"coremltools refuses {path}", remedy="Export the model again."):
-            import coremltools
+        import coremltools
 
-            package = coremltools.models.MLModel(
-                str(path),
-                skip_model_load=not self.runs_here,
-                compute_units=coremltools.ComputeUnit.CPU_ONLY,
-            )
+        package = coremltools.models.MLModel(
+            str(path),
+            skip_model_load=not self.runs_here,
+            compute_units=coremltools.ComputeUnit.CPU_ONLY,
+        )
         return CoreMlModel(package, path, runs_here=self.runs_here)
 
 
@@ -102,18 +98,6 @@ class CoreMlModel(LoadedModel):
         self._preprocessing = PREPROCESSING.parse(text.encode(), f"The preprocessing in {path}")
         self._check_structure(path)
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """See `LoadedModel.versions`."""
-        return package_versions(CoreMl.packages)
-
-    @property
-    def ops(self) -> list[str]:
-        """Types of the ops in the package, in order, without the constants."""
-        (function,) = self._package.get_spec().mlProgram.functions.values()
-        (block,) = function.block_specializations.values()
-        return [op.type for op in block.operations if op.type != "const"]
-
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""
         return np.concatenate([self._run(image[None]) for image in images])
@@ -126,10 +110,7 @@ class CoreMlModel(LoadedModel):
         if not self._runs_here:
             raise ExportError("Core ML runs on macOS only.", remedy="Verify the model on a Mac.")
         names = self._preprocessing
-        output: NDArray[np.float32] = self._package.predict({names.input_name: image})[
-            names.output_name
-        ]
-        return output
+        return self._package.predict({names.input_name: image})[names.output_name]
 
     def _check_structure(self, path: Path) -> None:
         """Raise ExportError if input, output and preprocessing disagree."""

@@ -18,8 +18,6 @@ from nas.deploy.formats.base import (
     PREPROCESSING_KEY,
     LoadedModel,
     ModelFormat,
-    export_errors,
-    package_versions,
 )
 
 if TYPE_CHECKING:
@@ -39,14 +37,11 @@ class ExecuTorch(ModelFormat):
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`."""
-        with export_errors("ExecuTorch cannot convert the network"):
-            program = _program(model)
-        files.replace(path, program)
+        files.replace(path, _program(model))
 
     def load(self, path: Path, threads: int = 1) -> _ExecuTorchModel:
         """See `ModelFormat.load`."""
-        with export_errors(f"ExecuTorch refuses {path}", remedy="Export the model again."):
-            return _ExecuTorchModel(path, threads)
+        return _ExecuTorchModel(path, threads)
 
 
 class _ExecuTorchModel(LoadedModel):
@@ -60,15 +55,6 @@ class _ExecuTorchModel(LoadedModel):
         portable_lib._unsafe_reset_threadpool(threads)
         self._program = Runtime.get().load_program(path.read_bytes())
         self._forward = self._program.load_method("forward")
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """See `LoadedModel.versions`."""
-        return package_versions(ExecuTorch.packages)
-
-    def text(self, name: str) -> str:
-        """Return a text that was written into the program."""
-        return str(self._program.load_method(name).execute([])[0])
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""
@@ -97,8 +83,7 @@ def _program(model: TrainedModel) -> bytes:
         partitioner=[XnnpackPartitioner()],
         constant_methods={PREPROCESSING_KEY: model.preprocessing.embedded},
     )
-    program: bytes = lowered.to_executorch().buffer
-    return program
+    return lowered.to_executorch().buffer
 
 
 def _tensor(image: NDArray[np.float32]) -> Tensor:

@@ -15,8 +15,6 @@ from nas.deploy.formats.base import (
     PREPROCESSING_KEY,
     LoadedModel,
     ModelFormat,
-    export_errors,
-    package_versions,
 )
 
 if TYPE_CHECKING:
@@ -25,16 +23,11 @@ if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.quantisation.network import QuantisedNetwork
 
-_PACKAGES = ("onnx", "onnxruntime")
-
 _INT8_LAYERS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 """Nodes of convolutions and linear layers in int8."""
 
 _FLOAT_LAYERS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul"})
 """Nodes of convolutions and linear layers in float32."""
-
-_BATCH_SIZE = 32
-"""Images of a batch when many are classified."""
 
 
 class Onnx(ModelFormat):
@@ -42,7 +35,7 @@ class Onnx(ModelFormat):
 
     name = "onnx"
     file_name = "model.onnx"
-    packages = _PACKAGES
+    packages = ("onnxruntime",)
     runtimes = ("onnxruntime",)
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
@@ -51,15 +44,13 @@ class Onnx(ModelFormat):
 
         from nas import onnx_model
 
-        with export_errors(f"Format '{self.name}' cannot write the model"):
-            proto = make_proto(model, quantised)
-            helper.set_model_props(proto, {PREPROCESSING_KEY: model.preprocessing.embedded})
-            onnx_model.save(proto, path)
+        proto = make_proto(model, quantised)
+        helper.set_model_props(proto, {PREPROCESSING_KEY: model.preprocessing.embedded})
+        onnx_model.save(proto, path)
 
     def load(self, path: Path, threads: int = 1) -> OnnxModel:
         """See `ModelFormat.load`."""
-        with export_errors(f"ONNX Runtime refuses {path}", remedy="Export the model again."):
-            return OnnxModel(path, threads)
+        return OnnxModel(path, threads)
 
 
 class OnnxInt8(Onnx):
@@ -98,19 +89,9 @@ class OnnxModel(LoadedModel):
         self._session = open_session(path, threads)
         (self._input,) = [each.name for each in self._session.get_inputs()]
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """See `LoadedModel.versions`."""
-        return package_versions(["onnxruntime"])
-
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""
-        batches = (
-            images[start : start + _BATCH_SIZE] for start in range(0, len(images), _BATCH_SIZE)
-        )
-        return np.concatenate(
-            [self._session.run(None, {self._input: batch})[0] for batch in batches]
-        )
+        return self._session.run(None, {self._input: images})[0]
 
     def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
         """See `LoadedModel.runner`."""

@@ -21,8 +21,6 @@ from nas.deploy.formats.base import (
     PREPROCESSING_KEY,
     LoadedModel,
     ModelFormat,
-    export_errors,
-    package_versions,
 )
 from nas.deploy.formats.onnx import make_proto
 
@@ -48,18 +46,16 @@ class OpenVino(ModelFormat):
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`."""
-        with export_errors("OpenVINO cannot convert the network"):
-            openvino = import_openvino()
-            proto = make_proto(model, quantised)
-            # `convert_model` would do the same, and tells its telemetry.
-            network = openvino.Core().read_model(proto.SerializeToString())
-            network.set_rt_info(model.preprocessing.embedded, PREPROCESSING_KEY)
-            openvino.save_model(network, path, compress_to_fp16=False)
+        openvino = import_openvino()
+        proto = make_proto(model, quantised)
+        # `convert_model` would do the same, and tells its telemetry.
+        network = openvino.Core().read_model(proto.SerializeToString())
+        network.set_rt_info(model.preprocessing.embedded, PREPROCESSING_KEY)
+        openvino.save_model(network, path, compress_to_fp16=False)
 
     def load(self, path: Path, threads: int = 1) -> OpenVinoModel:
         """See `ModelFormat.load`."""
-        with export_errors(f"OpenVINO refuses {path}", remedy="Export the model again."):
-            return OpenVinoModel(path, threads)
+        return OpenVinoModel(path, threads)
 
 
 class OpenVinoInt8(OpenVino):
@@ -100,11 +96,6 @@ class OpenVinoModel(LoadedModel):
             },
         )
         self._request = self._compiled.create_infer_request()
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """See `LoadedModel.versions`."""
-        return package_versions(OpenVino.packages)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""

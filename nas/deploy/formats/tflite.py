@@ -14,17 +14,12 @@ from nas.deploy.formats.base import (
     PREPROCESSING_KEY,
     LoadedModel,
     ModelFormat,
-    export_errors,
-    package_versions,
 )
 from nas.errors import ExportError
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.quantisation.network import QuantisedNetwork
-
-_BATCH_SIZE = 64
-"""Images of a batch when a model classifies many."""
 
 _WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 
@@ -69,8 +64,7 @@ class TfLiteInt8(TfLite):
         """
         from nas import tflite_model
 
-        if quantised is None:
-            raise ValueError("format 'tflite-int8' needs a quantised network")
+        assert quantised is not None
         if not any(op.kind == "conv" for op in quantised.graph.ops):
             raise ExportError(
                 "The network has no convolution that could run in int8.",
@@ -90,34 +84,34 @@ class LiteRtModel(LoadedModel):
     Args:
         path: the file.
         threads: number of threads that run one operator.
-
-    Raises:
-        ExportError: LiteRT refuses the file.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        with export_errors(f"LiteRT refuses {path}", remedy="Export the model again."):
-            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
+        self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        self._interpreter.allocate_tensors()
         (image,) = self._interpreter.get_input_details()
         (logits,) = self._interpreter.get_output_details()
         self._input, self._output = image["index"], logits["index"]
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """See `LoadedModel`."""
-        return package_versions(TfLite.packages)
-
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel`."""
-        starts = range(0, len(images), _BATCH_SIZE)
-        return np.concatenate([self._run(images[at : at + _BATCH_SIZE])() for at in starts])
+        return self.runner(images)()
 
-    def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
-        """See `LoadedModel`."""
-        return self._run(image)
+    def runner(self, image: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """See `LoadedModel`. The image may be a batch of them."""
+        interpreter = self._interpreter
+        batch = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+        interpreter.resize_tensor_input(self._input, batch.shape, strict=True)
+        interpreter.allocate_tensors()
+
+        def classify() -> NDArray[np.float32]:
+            interpreter.set_tensor(self._input, batch)
+            interpreter.invoke()
+            return interpreter.get_tensor(self._output)
+
+        return classify
 
     def quantised_layers(self) -> tuple[int, int]:
         """See `LoadedModel`. LiteRT runs a layer in the type of its tensors."""
@@ -129,21 +123,6 @@ class LiteRtModel(LoadedModel):
             if operator["op_name"] in _WEIGHTED_OPERATORS
         ]
         return sum(types == [np.int8, np.int8] for types in layers), len(layers)
-
-    def _run(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        """Return a function that classifies a batch of images, with their layout converted."""
-        interpreter = self._interpreter
-        batch = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        interpreter.resize_tensor_input(self._input, batch.shape, strict=True)
-        interpreter.allocate_tensors()
-
-        def classify() -> NDArray[np.float32]:
-            interpreter.set_tensor(self._input, batch)
-            interpreter.invoke()
-            logits: NDArray[np.float32] = interpreter.get_tensor(self._output)
-            return logits
-
-        return classify
 
 
 def _metadata(model: TrainedModel) -> dict[str, str]:

@@ -23,16 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.deploy.formats.base import LoadedModel, ModelFormat, export_errors, package_versions
+from nas.deploy.formats.base import LoadedModel, ModelFormat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nas.deploy.model import TrainedModel
     from nas.quantisation.network import QuantisedNetwork
-
-_BATCH_SIZE = 64
-"""Images of a batch when many are classified."""
 
 
 class Torch(ModelFormat):
@@ -53,8 +50,7 @@ class Torch(ModelFormat):
     def load(self, path: Path, threads: int = 1) -> TorchModel:
         """Load the weights into the class in `network.py`, without the rest of this package."""
         source = path.with_name("network.py")
-        with export_errors(f"{source} does not run", remedy="Export the model again."):
-            return TorchModel(runpy.run_path(str(source))["load"](str(path)), threads)
+        return TorchModel(runpy.run_path(str(source))["load"](str(path)), threads)
 
 
 class TorchModel(LoadedModel):
@@ -68,20 +64,12 @@ class TorchModel(LoadedModel):
     def __init__(self, network: nn.Module, threads: int) -> None:
         self._network, self._threads = network, threads
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """See `LoadedModel.versions`."""
-        return package_versions(Torch.packages)
-
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""
         import torch
 
-        starts = range(0, len(images), _BATCH_SIZE)
-        batches = [torch.from_numpy(images[start : start + _BATCH_SIZE]) for start in starts]
         with torch.inference_mode():
-            logits: NDArray[np.float32] = torch.cat([self._network(x) for x in batches]).numpy()
-        return logits
+            return self._network(torch.from_numpy(images)).numpy()
 
     def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
         """See `LoadedModel.runner`. Sets the number of threads of torch in this process."""
@@ -92,7 +80,6 @@ class TorchModel(LoadedModel):
 
         def run() -> Tensor:
             with torch.inference_mode():
-                logits: Tensor = self._network(x)
-            return logits
+                return self._network(x)
 
         return run

@@ -22,15 +22,12 @@ from nas.deploy.formats.base import (
     PREPROCESSING_KEY,
     LoadedModel,
     ModelFormat,
-    export_errors,
-    package_versions,
 )
 from nas.errors import ExportError, RequestError
 from nas.latency.timing import Evaluate
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
-    from nas.latency import LatencyTable
     from nas.latency.runtime import Schedules
     from nas.quantisation.network import QuantisedNetwork
     from nas.runtimes.tvm.library import Library
@@ -46,7 +43,7 @@ class Tvm(ModelFormat):
 
     name = "tvm"
     file_name = "model.so"
-    packages = ("tvm",)
+    packages = ("tvm", "tvm_ffi")
     runtimes = ("tvm",)
     device: ClassVar = {"runtime": "tvm", "dtype": "float32"}
 
@@ -77,23 +74,27 @@ class Tvm(ModelFormat):
         from nas.latency.build import add_missing_kernels
         from nas.runtimes.tvm.runtime import TvmRuntime
 
-        table = _require_table(model)
-        device = table.device
+        if model.table is None:
+            raise RequestError(
+                "Format 'tvm' compiles the schedules of a latency table, and there is no table.",
+                remedy="Build one on the device: nas table build --runtime tvm --space "
+                f"{model.architecture.space.name}",
+            )
+        device = model.table.device
         self.check_device(device.runtime, device.target, device.dtype)
         runtime = model.runtime
         if not isinstance(runtime, TvmRuntime):
             runtime = TvmRuntime(target=device.target, threads=device.threads, dtype=device.dtype)
         runtime.open()
-        table = LatencyTable.open(table.path, runtime=runtime)
+        table = LatencyTable.open(model.table.path, runtime=runtime)
         add_missing_kernels(table, [model.graph], runtime)
-        with export_errors("TVM cannot compile the network"):
-            runtime.write_library(
-                model.graph,
-                table.schedules(),
-                model.weights,
-                path,
-                {PREPROCESSING_KEY: model.preprocessing.embedded},
-            )
+        runtime.write_library(
+            model.graph,
+            table.schedules(),
+            model.weights,
+            path,
+            {PREPROCESSING_KEY: model.preprocessing.embedded},
+        )
         if runtime.is_remote:
             self._check_on_board(model, runtime, table.schedules())
             runtime.release()
@@ -130,8 +131,7 @@ class Tvm(ModelFormat):
         """See `ModelFormat.load`."""
         from nas.runtimes.tvm.library import Library
 
-        with export_errors(f"TVM cannot load {path}"):
-            return _TvmModel(Library(path, threads))
+        return _TvmModel(Library(path, threads))
 
 
 class _TvmModel(LoadedModel):
@@ -139,11 +139,6 @@ class _TvmModel(LoadedModel):
 
     def __init__(self, library: Library) -> None:
         self._library = library
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """See `LoadedModel.versions`."""
-        return package_versions(("tvm", "tvm_ffi"))
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""
@@ -173,15 +168,3 @@ def _machine_of(path: Path) -> bytes:
     with path.open("rb") as file:
         header = file.read(20)
     return header[4:6] + header[18:20] if header.startswith(b"\x7fELF") else b""
-
-
-def _require_table(model: TrainedModel) -> LatencyTable:
-    """Return the latency table of a model. Raises RequestError if there is none."""
-    table = model.table
-    if table is None:
-        raise RequestError(
-            "Format 'tvm' compiles the schedules of a latency table, and there is no table.",
-            remedy="Build one on the device: nas table build --runtime tvm --space "
-            f"{model.architecture.space.name}",
-        )
-    return table

@@ -1,4 +1,4 @@
-"""Small models of each family on real digits, and the checks that all formats have in common."""
+"""Small models on real digits, and the checks that all formats have in common."""
 
 from __future__ import annotations
 
@@ -15,27 +15,48 @@ from numpy.typing import NDArray
 from nas.data import load_dataset
 from nas.deploy.formats import LoadedModel, ModelFormat
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
-from nas.space import Architecture, load_space
+from nas.run.model_card import Preprocessing
+from nas.space import load_space
+from nas.space.builder import Builder
 from nas.torch_network import Network, to_torch
-
-FAMILIES = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny", "mobilenet_v3_small")
-"""A space of each family; that of MobileNetV3 has hard swish and squeeze-excite."""
 
 
 @cache
-def digits_model(space: str) -> TrainedModel:
-    """Return a small network of a space for digits. All its norms and biases have an effect."""
-    data = load_dataset("digits", validation_fraction=0.5)
+def digits_model(space: str = "squeezenet_tiny") -> TrainedModel:
+    """Return the smallest network of a space for digits. Its norms and biases have an effect."""
     settings = {"image_size": 8, "channels": 1, "classes": 10}
-    network = _small_architecture(load_space(space, **settings))
-    return TrainedModel(network, with_effective_norms(to_torch(network)), preprocessing_of(data))
+    network = load_space(space, **settings).smallest
+    return TrainedModel(network, with_effective_norms(to_torch(network)), _preprocessing())
+
+
+@cache
+def every_op_model() -> TrainedModel:
+    """Return a network for digits with an op of each kind; its architecture is None."""
+    build = Builder((1, 8, 8), norm=True, activation="hard_swish", classes=10)
+    x = build.conv_unit(build.input, "stem", 16, kernel=3)
+    y = build.depthwise_unit(build.conv_unit(x, "expand", 24), "depthwise", kernel=5)
+    gate = build.activate(build.conv(build.global_pool(y), "reduce", 8, bias=True), "relu")
+    gate = build.activate(build.conv(gate, "restore", 24, bias=True), "hard_sigmoid")
+    x = build.add(x, build.conv_unit(build.multiply(y, gate), "project", 16, activate=False))
+    left, right = build.split(x)
+    right = build.conv_unit(right, "branch", 8, groups=2, activate="relu6")
+    x = build.avg_pool(build.shuffle(build.concat(left, right), 2), "average", kernel=3, stride=2)
+    x = build.max_pool(build.conv_unit(x, "last", 24), "pool", kernel=3, stride=2)
+    build.linear(build.activate(build.linear(build.global_pool(x), "hidden", 16)), "classes", 10)
+    network = Network(build.graph(), torch.Generator().manual_seed(0))
+    return TrainedModel(None, with_effective_norms(network), _preprocessing())  # type: ignore
+
+
+@cache
+def _preprocessing() -> Preprocessing:
+    return preprocessing_of(load_dataset("digits", validation_fraction=0.5))
 
 
 @cache
 def digits_images(count: int = 20) -> NDArray[np.float32]:
     """Return normalised digits, of the part that scores candidates."""
     data = load_dataset("digits", validation_fraction=0.5)
-    return normalised(data.search, preprocessing_of(data))[:count]
+    return normalised(data.search.take(slice(count)), preprocessing_of(data))
 
 
 def with_effective_norms(network: Network) -> Network:
@@ -47,14 +68,6 @@ def with_effective_norms(network: Network) -> Network:
             elif name.endswith(("running_mean", "bias")):
                 values.normal_(0, 0.3, generator=generator)
     return network
-
-
-def _small_architecture(space) -> Architecture:
-    """Return the smallest of a few random networks that have every kind of op of their space."""
-    networks = [space.sample(seed=seed) for seed in range(8)]
-    kinds = set().union(*(network.graph.counts() for network in networks))
-    complete = [each for each in networks if set(each.graph.counts()) == kinds] or networks
-    return min(complete, key=lambda each: each.macs)
 
 
 def write(model_format: ModelFormat, model: TrainedModel, folder: Path) -> Path:

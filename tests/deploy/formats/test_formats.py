@@ -1,14 +1,28 @@
-"""The list of formats, and what happens if a package is not installed."""
+"""All formats: their list, the files that they write, and what happens if a package is missing."""
 
 from __future__ import annotations
 
+import json
 import sys
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nas.deploy.formats import all_formats, format_names, model_format
-from nas.errors import RequestError
-from tests.deploy.formats.models import run_python
+from nas.deploy.formats import ModelFormat, all_formats, format_names, model_format
+from nas.errors import ExportError, RequestError
+from nas.graph import OP_KINDS, WEIGHTED_KINDS
+from nas.quantisation.network import QuantisedNetwork
+from nas.quantisation.simulation import simulate
+from tests.deploy.formats.models import (
+    assert_computes_the_same,
+    digits_images,
+    every_op_model,
+    run_python,
+    write,
+)
+from tests.deploy.native_quantisation import quantise_here
 
 LIST = """
 import nas.deploy.formats as formats
@@ -18,25 +32,121 @@ heavy = {"torch", "tvm", "onnx", "onnxruntime", "openvino", "nncf", "executorch"
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
 
-
 WRITE = """
 from pathlib import Path
 from nas.deploy.formats import model_format
+from nas.deploy.formats.base import silenced
 from tests.deploy.formats.models import digits_model
 model_file = model_format(sys.argv[1])
 path = Path(sys.argv[2]) / model_file.file_name
-model_file.write(digits_model("squeezenet_tiny"), None, path)
+with silenced():
+    model_file.write(digits_model(), None, path)
 if not model_file.runs_here:
-    model_file.load(path)
+    model_file.open(path)
 """
+
+FORMATS = {each.name: each for each in all_formats()}
+INT8_FORMATS = [name for name, each in FORMATS.items() if each.precision == "int8"]
+SLOW = {"executorch"}
+"""Formats whose converter takes long."""
+
+
+def formats(*names: str):
+    """Return the parametrisation of a test by formats, with those marked that are slow."""
+    marked = [
+        pytest.param(each, marks=pytest.mark.slow) if each in SLOW else each for each in names
+    ]
+    return pytest.mark.parametrize("name", marked)
+
+
+def installed(name: str) -> ModelFormat:
+    """Return a format, or skip the test if its packages are missing."""
+    if missing := FORMATS[name].missing_packages:
+        pytest.skip(f"needs {', '.join(missing)}")
+    return model_format(name)
+
+
+def embedded_preprocessing(name: str, path: Path) -> str:
+    """Return the JSON that a file holds, read with the packages of its format."""
+    match name.removesuffix("-int8"):
+        case "onnx":
+            import onnx
+
+            return {each.key: each.value for each in onnx.load(path).metadata_props}[
+                "preprocessing"
+            ]
+        case "openvino":
+            from nas.deploy.formats.openvino import import_openvino
+
+            network = import_openvino().Core().read_model(path)
+            return network.get_rt_info("preprocessing").astype(str)
+        case "executorch":
+            from executorch.runtime import Runtime
+
+            program = Runtime.get().load_program(path.read_bytes())
+            return program.load_method("preprocessing").execute([])[0]
+        case "tflite":
+            from ai_edge_litert import schema_py_generated as schema
+
+            content = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+            (entry,) = content.metadata
+            assert entry.name == b"preprocessing"
+            return content.buffers[entry.buffer].data.tobytes()
+    raise ValueError(name)
+
+
+@formats("onnx", "openvino", "executorch", "tflite")
+def test_file_of_every_op_computes_what_torch_computes(name, tmp_path):
+    model, model_file = every_op_model(), installed(name)
+    assert {op.kind for op in model.network.graph.ops} == set(OP_KINDS)
+    path = write(model_file, model, tmp_path)
+    loaded = model_file.open(path)
+    assert_computes_the_same(loaded, model, digits_images(), model_file.tolerance)
+    run = loaded.runner(digits_images(3)[2:])
+    run()
+    run()
+    assert list(model_file.versions)
+    weighted = sum(op.kind in WEIGHTED_KINDS for op in model.graph.ops)
+    assert loaded.quantised_layers() in ((0, weighted), None)
+    assert (loaded.quantised_layers() is None) == (name == "executorch")
+    expected = json.loads(model.preprocessing.embedded)
+    assert json.loads(embedded_preprocessing(name, path)) == expected
+
+
+@cache
+def quantised() -> QuantisedNetwork:
+    return quantise_here(every_op_model(), digits_images(100))
+
+
+@formats(*INT8_FORMATS)
+def test_int8_file_computes_what_the_quantised_network_computes(name, tmp_path):
+    model, model_file, network = every_op_model(), installed(name), quantised()
+    path = tmp_path / model_file.file_name
+    model_file.write(model, network, path)
+    loaded = model_file.open(path)
+    images = digits_images(100)
+    expected = simulate(network, images)
+    difference = np.abs(loaded.logits(images) - expected).max() / expected.std()
+    assert difference <= model_file.tolerance
+    layers = sum(op.kind in WEIGHTED_KINDS for op in model.graph.ops)
+    assert loaded.quantised_layers() == (layers, layers)
+    expected = json.loads(model.preprocessing.embedded)
+    assert json.loads(embedded_preprocessing(name, path)) == expected
+
+
+@pytest.mark.parametrize("name", FORMATS.keys() - {"torch", "tflite-int8", "onnx-int8"})
+def test_damaged_file_is_refused_with_its_name(name, tmp_path):
+    model_file = installed(name)
+    path = tmp_path / model_file.file_name
+    path.write_bytes(b"no model" * 100)
+    with pytest.raises(ExportError, match=rf"'{name}' does not load .*{path.name}: "):
+        model_file.open(path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["torch", "onnx", "openvino", "executorch", "coreml", "tflite"])
+@formats("torch", "onnx", "openvino", "executorch", "coreml", "tflite")
 def test_exporters_write_nothing_to_the_terminal(name, tmp_path):
-    (model_file,) = [each for each in all_formats() if each.name == name]
-    if model_file.missing_packages:
-        pytest.skip(f"needs {', '.join(model_file.missing_packages)}")
+    installed(name)
     assert run_python(f"sys.stderr = sys.stdout\n{WRITE}", name, tmp_path) == ""
 
 
@@ -46,12 +156,11 @@ def test_listing_formats_imports_none_of_their_packages():
 
 @pytest.mark.parametrize("name", format_names())
 def test_missing_package_gives_the_command_that_installs_it(name, monkeypatch):
-    (model_file,) = [each for each in all_formats() if each.name == name]
-    package = model_file.packages[0].partition(".")[0]
+    package = FORMATS[name].packages[0]
     monkeypatch.setitem(sys.modules, package, None)
-    extra = f"'hardware-nas[{model_file.extra}]'" if model_file.extra else "hardware-nas"
+    extra = f"'hardware-nas[{FORMATS[name].extra}]'" if FORMATS[name].extra else "hardware-nas"
     with pytest.raises(RequestError) as refused:
         model_format(name)
     assert package in refused.value.message
     assert refused.value.remedy == f"pip install {extra}"
-    assert model_file.missing_packages
+    assert FORMATS[name].missing_packages

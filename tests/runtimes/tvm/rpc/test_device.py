@@ -119,7 +119,7 @@ def test_library_for_a_board_is_linked_here_and_checked_there(
     model, tvm_format = TrainedModel(*parts, table, runtime), model_format("tvm")
     tvm_format.write(model, None, tmp_path / "model.so")
     # The board is this machine, which therefore runs the library, too.
-    loaded = tvm_format.load(tmp_path / "model.so")
+    loaded = tvm_format.open(tmp_path / "model.so")
     assert_computes_the_same(loaded, model, digits_images(), tvm_format.tolerance)
 
     run = RelaxNetwork.run
