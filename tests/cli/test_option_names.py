@@ -22,7 +22,8 @@ COMMAND = re.compile(r"\bnas ((?:table|supernet) [a-z]+|[a-z]+)((?: [^\s`]+)*)")
 OTHER_TOOLS = {
     "supernet/distributed.py": {"--nproc-per-node"},  # torchrun
     "cli/supernet.py": {"--nproc-per-node"},
-    "deploy/run_template.py": {"--model"},  # run.py
+    "deploy/run_template.py": {"--model"},
+    "deploy/scripts.py": {"--model"},  # run.py
     "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server
     "runtimes/ethos_u/runtime.py": {"--delegate"},
     "runtimes/tvm/cuda/device.py": {"--query-gpu", "--id"},  # nvidia-smi

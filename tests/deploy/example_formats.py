@@ -74,11 +74,6 @@ class Crashing(Matrix):
         return super().load(path, threads)
 
 
-class Exiting(Matrix):
-    def load(self, path: Path, threads: int = 1) -> LoadedModel:
-        os._exit(3)
-
-
 class Hanging(Matrix):
     def load(self, path: Path, threads: int = 1) -> LoadedModel:
         time.sleep(600)

@@ -36,19 +36,15 @@ def kinds_of_rounded_outputs(graph: Graph) -> list[str]:
     return [op.kind for at, op in enumerate(graph.folded.ops) if at in rounded]
 
 
-def test_relu_is_fused_with_the_convolution_before_it():
-    assert kinds_of_rounded_outputs(EXAMPLES["inverted_residual"]()) == [
-        "input",
-        "relu6",
-        "relu6",
-        "conv",
-        "add",
-    ]
-
-
-def test_hard_swish_is_not_fused():
-    graph = EXAMPLES["hard_swish"]()
-    assert kinds_of_rounded_outputs(graph) == ["input", "conv", "hard_swish"]
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("inverted_residual", ["input", "relu6", "relu6", "conv", "add"]),
+        ("hard_swish", ["input", "conv", "hard_swish"]),
+    ],
+)
+def test_relu_is_fused_with_the_convolution_before_it_and_hard_swish_is_not(name, kinds):
+    assert kinds_of_rounded_outputs(EXAMPLES[name]()) == kinds
 
 
 def test_relu_behind_a_tensor_that_is_read_twice_is_not_fused():

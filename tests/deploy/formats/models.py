@@ -40,9 +40,11 @@ def every_op_model() -> TrainedModel:
     x = build.add(x, build.conv_unit(build.multiply(y, gate), "project", 16, activate=False))
     left, right = build.split(x)
     right = build.conv_unit(right, "branch", 8, groups=2, activate="relu6")
-    x = build.avg_pool(build.shuffle(build.concat(left, right), 2), "average", kernel=3, stride=2)
+    x = build.avg_pool(
+        build.shuffle(build.concat(left, right), 2), "average", kernel=2, stride=2, padding="valid"
+    )
     x = build.max_pool(build.conv_unit(x, "last", 24), "pool", kernel=3, stride=2)
-    build.linear(build.activate(build.linear(build.global_pool(x), "hidden", 16)), "classes", 10)
+    build.linear(build.global_pool(x), "classes", 10)
     network = Network(build.graph(), torch.Generator().manual_seed(0))
     return TrainedModel(None, with_effective_norms(network), _preprocessing())  # type: ignore
 
