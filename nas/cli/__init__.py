@@ -32,13 +32,11 @@ from nas.cli import (
 from nas.cli.options import (
     Arch,
     Batch,
-    Channels,
-    Classes,
-    ImageSize,
     Json,
     expanded_argument,
     open_table,
     print_json,
+    with_sizes,
 )
 from nas.errors import NasError, printable
 from nas.machine import processes
@@ -107,20 +105,19 @@ for _command in (
 
 
 @app.command()
+@with_sizes
 def predict(
     arch: Arch,
     table: Annotated[Path, typer.Option(help="Latency table of any device.")],
     space: Annotated[
         str | None, typer.Option(help="Python file of the search space, if it is your own.")
     ] = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
     batch: Batch = 1,
     build: Annotated[
         bool, typer.Option("--build", help="First time the kernels that the table lacks.")
     ] = False,
     as_json: Json = False,
+    **sizes: int,
 ) -> None:
     """Predict the latency of an architecture.
 
@@ -136,7 +133,6 @@ def predict(
     from nas.cli import predictions
     from nas.cli.architecture import resolve_architecture
 
-    sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     architecture = resolve_architecture(arch, sizes, space).architecture
     opened = predictions.complete(open_table(table), architecture, batch, build=build)
     prediction = opened.predict(architecture, batch)
@@ -152,22 +148,18 @@ def _print_warning(
     print(printable(f"warning: {message}"), file=sys.stderr)
 
 
-_OS_ERRORS: dict[int, tuple[str, int]] = {
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ("make room, and run the same command again", 1)
-    ),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), ("name a folder that you can write to", 1)
-    ),
-    **dict.fromkeys(
-        (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
-        ("name another file or folder", 2),
-    ),
-    **dict.fromkeys(
-        (errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG), ("name another file or folder", 2)
-    ),
-}
-"""What the user can do about an error of the operating system, and the exit status, by number."""
+def _os_error_remedy(number: int | None) -> tuple[str, int]:
+    """Return what the user can do about an error of the operating system, and the exit status."""
+    match number:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return "make room, and run the same command again", 1
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "name a folder that you can write to", 1
+        case errno.ENOENT | errno.EEXIST | errno.EISDIR | errno.ENOTDIR:
+            return "name another file or folder", 2
+        case errno.EINVAL | errno.ELOOP | errno.ENAMETOOLONG:
+            return "name another file or folder", 2
+    return "run the same command again", 1
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
@@ -177,7 +169,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError):
         if error.filename is None and not _has_temporary_folder():
             return "error: No folder for temporary files can be written to. Set TMPDIR to one.", 1
-        remedy, status = _OS_ERRORS.get(error.errno or 0, ("run the same command again", 1))
+        remedy, status = _os_error_remedy(error.errno)
         path = "" if error.filename is None else f": {error.filename}"
         problem = f"{error.strerror or error}{path}"
         return f"error: {problem}. Nothing is half-written: {remedy}.", status

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import RootModel
 
+from nas.cli.options import Sizes
 from nas.errors import RequestError, SpaceError
 from nas.files.documents import Format
 from nas.graph import is_digest_prefix
@@ -16,19 +17,12 @@ from nas.space import Architecture, Reference, SearchSpace, load_definition
 from nas.space.architecture import Choices, parse_record
 from nas.space.library import find_reference, ships
 
-MAX_FILE_BYTES = 4 << 20
-"""Largest file of one architecture: that of the largest network, layer by layer, has 60 kB."""
-
 _FILE = Format(
     RootModel[dict[str, Any]],
     "an architecture",
     RequestError,
     'Give a JSON file with {"space": name, "choices": {choice: value, ...}}.',
-    MAX_FILE_BYTES,
 )
-
-Sizes = Mapping[str, int | None]
-"""The options --image-size, --channels and --classes, None where they are not given."""
 
 
 class ResolvedArchitecture(NamedTuple):
@@ -119,7 +113,7 @@ def _from_reference(name: str, sizes: Sizes, space: str | None) -> ResolvedArchi
             f"{error.message} There is {there_is} of this name.",
             remedy=f"{error.remedy} Or give a JSON file, or RUN:ID.",
         ) from error
-    if any(size is not None for size in sizes.values()):
+    if sizes:
         return ResolvedArchitecture(holder.adapt(**sizes).reference(name), reference)
     return ResolvedArchitecture(holder.published(name), reference)
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.models import ModelDir, format_number, print_files
+from nas.cli.models import ModelDir, print_files
 from nas.cli.options import Json, Plot, check_plot, print_json
-from nas.display.formatting import format_count
+from nas.display import console
+from nas.display.formatting import format_count, format_number
 from nas.errors import ExportError, RequestError
 
 if TYPE_CHECKING:
@@ -79,7 +80,6 @@ def benchmark(
     from nas.deploy.benchmark import benchmark as time_files
     from nas.deploy.benchmark import draw_benchmark
     from nas.deploy.folder import ModelFolder
-    from nas.display import console
     from nas.machine.this_machine import processor
 
     with console.ProgressBars() as bars:
@@ -107,7 +107,6 @@ def benchmark(
 def _benchmark_sustained(model_dir: Path, plot: Path | None, as_json: bool, **options: Any) -> None:
     """Measure the sustained speed of the files, and print and draw it."""
     from nas.deploy.sustained import draw_sustained, measure_sustained
-    from nas.display import console
 
     with console.ProgressBars() as bars:
         record = measure_sustained(model_dir, progress=bars, **options)
@@ -126,7 +125,6 @@ def _benchmark_sustained(model_dir: Path, plot: Path | None, as_json: bool, **op
 
 def _print_sustained(record: SustainedRecord) -> None:
     """Print a row for each load, and what it says about the machine."""
-    from nas.display import console
 
     console.print_records(
         record.loads,
@@ -175,7 +173,6 @@ def _print_sustained(record: SustainedRecord) -> None:
 
 def _print_energy(loads: Sequence[tuple[str, str, EnergyRecord | None]]) -> None:
     """Print the energy of each load that has one, by format and load."""
-    from nas.display import console
 
     measured = [(name, text, energy) for name, text, energy in loads if energy is not None]
     if not measured:

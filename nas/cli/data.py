@@ -80,18 +80,15 @@ def _show(data: ImageDataset, check: DataCheck) -> None:
         f"equal; {check.left_out} images are left out because they would be on two sides of a split"
     )
     if check.examples:
-        console.print_table(
-            ["duplicates", "", "parts", "classes", "pixels"],
-            [
-                (
-                    each.first,
-                    each.second,
-                    " and ".join(dict.fromkeys(each.parts)),
-                    " and ".join(dict.fromkeys(each.classes)),
-                    "equal" if each.is_exact else "nearly equal",
-                )
-                for each in check.examples
-            ],
+        console.print_records(
+            check.examples,
+            {
+                "duplicates": lambda each: each.first,
+                "": lambda each: each.second,
+                "parts": lambda each: " and ".join(dict.fromkeys(each.parts)),
+                "classes": lambda each: " and ".join(dict.fromkeys(each.classes)),
+                "pixels": lambda each: "equal" if each.is_exact else "nearly equal",
+            },
             left=["", "parts", "classes", "pixels"],
         )
     for problem in check.problems:

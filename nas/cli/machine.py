@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nas.cli.options import Json, print_json
+from nas.display.console import say
 
 if TYPE_CHECKING:
     from nas.latency.core_speed import SpeedSummary
@@ -28,7 +29,6 @@ def doctor(as_json: Json = False) -> None:
     """
     from nas.deploy.formats import all_formats
     from nas.deploy.formats.base import package_versions
-    from nas.display.console import say
     from nas.latency import available_runtimes
     from nas.latency.runtime import load_problem
     from nas.latency.timing import watch_speed

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli.options import Conventions, Json, RunFolder, print_json
-from nas.display.formatting import format_bytes
+from nas.display import console
+from nas.display.formatting import format_bytes, format_number
 from nas.errors import RequestError
 from nas.run.settings import KEYS
 
@@ -26,6 +27,10 @@ ModelDir = Annotated[
 Pick = Annotated[
     list[str] | None,
     typer.Option("--pick", help="ID of a network of the run; the option may be repeated."),
+]
+
+MovedData = Annotated[
+    str | None, typer.Option(help="Where the images of the run are, if they were moved.")
 ]
 
 
@@ -48,9 +53,7 @@ def retrain(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start with newly drawn weights.")
     ] = False,
-    data: Annotated[
-        str | None, typer.Option(help="Where the images of the run are, if they were moved.")
-    ] = None,
+    data: MovedData = None,
     as_json: Json = False,
 ) -> None:
     """Train networks of a run to the end, and test each of them once.
@@ -66,7 +69,6 @@ def retrain(
     Example: nas retrain results/quickstart --pick jf2a --reference mobilenet_v2_0.5 --from-scratch
     Example: nas retrain results/photos --reference mobilenet_v2_1.0 --pretrained mobilenet_v2.pth
     """
-    from nas.display import console
     from nas.opened_run import open_run
 
     opened = open_run(run, data)
@@ -89,7 +91,6 @@ def retrain(
 
 def _print_trained(records: Sequence[TrainedRecord], images: JudgedImages) -> None:
     """Print one row for each trained network: how it was trained, and its accuracies."""
-    from nas.display import console
 
     judges = images.judging_parts
     console.print_records(
@@ -152,9 +153,7 @@ def export(
         str | None,
         typer.Option(help="cpp: also C++ programs that classify an image, for ONNX, LiteRT, TVM."),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Where the images of the run are, if they were moved.")
-    ] = None,
+    data: MovedData = None,
     as_json: Json = False,
 ) -> None:
     """Export networks of a run to files, and check each file with its own runtime.
@@ -169,7 +168,6 @@ def export(
     Example: nas export results/quickstart --pick jf2a --min-accuracy 0.98
     Example: nas export results/quickstart --pick jf2a --example cpp
     """
-    from nas.display import console
     from nas.opened_run import open_run
 
     with console.ProgressBars() as bars:
@@ -196,7 +194,6 @@ def export(
 
 def _print_exported(folder: ModelFolder, *, has_example: bool) -> None:
     """Print the files of an exported model, and how an image is classified with them."""
-    from nas.display import console
 
     print_files(folder.card.files, folder.card.data)
     console.say(f"{folder.path}: {folder.path / 'card.md'} says more.")
@@ -218,7 +215,6 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     """
     from nas.deploy.folder import ModelFolder
     from nas.deploy.verify import verify as verify_files
-    from nas.display import console
 
     with console.ProgressBars() as bars:
         result = verify_files(model_dir, progress=bars)
@@ -242,14 +238,8 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     console.say(script_text(result.script, result.no_script))
 
 
-def format_number(value: float | None, form: str) -> str:
-    """Return a cell of a table; an empty one for None."""
-    return "" if value is None else format(value, form)
-
-
 def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
     """Print one row for each file: accuracy, latency, memory, size, int8 layers and versions."""
-    from nas.display import console
 
     console.print_records(
         files,

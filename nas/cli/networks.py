@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nas.cli.architecture import ResolvedArchitecture, Sizes, resolve_architecture
-from nas.cli.options import print_json
+from nas.cli.architecture import ResolvedArchitecture, resolve_architecture
+from nas.cli.options import Sizes, print_json
 from nas.display import console
 from nas.display.formatting import format_bytes, format_count
 from nas.errors import NasError

@@ -7,10 +7,10 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
 import typer
 
@@ -120,23 +120,32 @@ Address = Annotated[
 Threads = Annotated[int, job_key("device.threads", is_bounded=True)]
 Dtype = Annotated[str, job_key("device.dtype")]
 Batch = Annotated[int, job_key("device.batch", is_bounded=True)]
-ImageSize = Annotated[
-    int | None,
-    typer.Option(
-        min=8, help="Height and width of the images in pixels; by default those of the space."
-    ),
-]
-Channels = Annotated[
-    int | None, typer.Option(min=1, help="Number of image channels; by default that of the space.")
-]
-Classes = Annotated[
-    int | None, typer.Option(min=2, help="Number of classes; by default that of the space.")
-]
 Arch = Annotated[
     str,
     typer.Argument(help="JSON file of an architecture, name of a reference network, or RUN:ID."),
 ]
 Seed = Annotated[int, job_key("seed", is_bounded=True)]
+
+
+Sizes = Mapping[str, int]
+"""The options --image-size, --channels and --classes, as far as they are given."""
+
+with_sizes = with_options(
+    image_size=Annotated[
+        int | None,
+        typer.Option(
+            min=8, help="Height and width of the images in pixels; by default those of the space."
+        ),
+    ],
+    channels=Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of image channels; by default that of the space."),
+    ],
+    classes=Annotated[
+        int | None, typer.Option(min=2, help="Number of classes; by default that of the space.")
+    ],
+)
+"""Decorator that gives a command the options of `Sizes` in place of its `**sizes`."""
 
 
 def expanded_argument(text: str) -> str:
@@ -146,29 +155,43 @@ def expanded_argument(text: str) -> str:
     return f"{option}{equals}{expanded(value)}" if is_home else text
 
 
-def run_folder(out: Path | None, settings: JobSettings, job: Path) -> Path:
-    """Return the folder for the run of a job: --out, that of the run whose job file it is, or a new
-    one that is named after the job.
+class RequestedJob(NamedTuple):
+    """The job that a command runs.
+
+    Attributes:
+        settings: its settings.
+        folder: folder of its run: --out, that of the run whose job file it is, or a new one that is
+            named after the job.
+        own_spaces: whether it continues that run, which uses its own copies of the spaces in any
+            working directory.
     """
-    from nas.job.settings import run_folder_of
 
-    return out or run_folder_of(job) or Path("results") / settings.name
+    settings: JobSettings
+    folder: Path
+    own_spaces: bool
+
+    @classmethod
+    def read(cls, job: str, out: Path | None) -> RequestedJob:
+        """Read a job.
+
+        Args:
+            job: a job file, a run folder, or the name of a packaged job.
+            out: the folder that --out names.
+        """
+        from nas.job import job_path, load_job
+        from nas.job.settings import run_folder_of
+
+        path = job_path(job)
+        settings, own_folder = load_job(path), run_folder_of(path)
+        folder = out or own_folder or Path("results") / settings.name
+        return cls(settings, folder, out is None and own_folder is not None)
 
 
-def load_adapted_space(
-    name: str, image_size: int | None, channels: int | None, classes: int | None
-) -> SearchSpace:
-    """Return a search space by its name or file, for images of these sizes."""
+def load_spaces(names: Sequence[str], sizes: Sizes) -> list[SearchSpace]:
+    """Return search spaces by their names or files, for images of these sizes."""
     from nas.space import load_definition
 
-    return load_definition(name).adapt(image_size=image_size, channels=channels, classes=classes)
-
-
-def load_adapted_spaces(
-    names: Sequence[str], image_size: int | None, channels: int | None, classes: int | None
-) -> list[SearchSpace]:
-    """Return search spaces by their names or files, for images of these sizes."""
-    return [load_adapted_space(name, image_size, channels, classes) for name in names]
+    return [load_definition(name).adapt(**sizes) for name in names]
 
 
 def open_table(path: Path) -> LatencyTable:

@@ -36,18 +36,28 @@ def to_json(
         "macs": architecture.macs,
         "params": architecture.params,
         "figures": _figures(table, architecture)[0],
-        "kernels": [
-            {
-                "kernel": kernel.text,
-                "launches": launches,
-                "latency_us": latency_us,
-                "status": table.timed_record(kernel).status,
-                "basis": table.timed_record(kernel).basis,
-                "note": table.runtime.kernel_note(kernel),
-                "rewriting_us": _rewriting_us(table, kernel, launches),
-            }
-            for kernel, launches, latency_us in prediction.by_kernel()
-        ],
+        "kernels": [_kernel_row(table, *each) for each in prediction.by_kernel()],
+    }
+
+
+def _kernel_row(
+    table: LatencyTable, kernel: Kernel, launches: int, latency_us: float
+) -> dict[str, Any]:
+    """Return what is known of all launches of a kernel.
+
+    `rewriting_us` is what they cost more because the device has no code for the kernel, and `note`
+    says in which form it runs it.
+    """
+    record, note = table.timed_record(kernel), table.runtime.kernel_note(kernel)
+    each_us = table.runtime.rewriting_us(kernel, record.schedule or {}) if note else None
+    return {
+        "kernel": kernel.text,
+        "launches": launches,
+        "latency_us": latency_us,
+        "status": record.status,
+        "basis": record.basis,
+        "note": note,
+        "rewriting_us": None if each_us is None else launches * each_us,
     }
 
 
@@ -113,20 +123,12 @@ def _show_figures(table: LatencyTable, architecture: Architecture) -> None:
             console.say(figure.note)
 
 
-def _rewriting_us(table: LatencyTable, kernel: Kernel, launches: int) -> float | None:
-    """Return what a kernel costs more because the device has no code for it; None if not known."""
-    if not table.runtime.kernel_note(kernel):
-        return None
-    schedule = table.timed_record(kernel).schedule or {}
-    each_us = table.runtime.rewriting_us(kernel, schedule)
-    return None if each_us is None else launches * each_us
-
-
 def show(table: LatencyTable, architecture: Architecture, prediction: Prediction) -> None:
     """Print a prediction."""
+    kernels = [_kernel_row(table, *each) for each in prediction.by_kernel()]
     rows = [
-        (kernel.text, launches, f"{us:.4g}", _status(table, kernel, launches))
-        for kernel, launches, us in prediction.by_kernel()
+        (row["kernel"], row["launches"], f"{row['latency_us']:.4g}", _status(row))
+        for row in kernels
     ]
     console.print_table(["kernel", "launches", "us", "status"], rows, left=["status"])
     batch = prediction.batch
@@ -141,10 +143,9 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
     if prediction.basis != MEASURED:
         console.say(f"not all of it is measured; the rest is {prediction.basis}")
     costs_us: dict[str, float] = {}
-    for kernel, launches, _ in prediction.by_kernel():
-        if us := _rewriting_us(table, kernel, launches):
-            note = table.runtime.kernel_note(kernel)
-            costs_us[note] = costs_us.get(note, 0.0) + us
+    for row in kernels:
+        if us := row["rewriting_us"]:
+            costs_us[row["note"]] = costs_us.get(row["note"], 0.0) + us
     if costs_us:
         total_us = sum(costs_us.values())
         parts = "; ".join(f"{note} {us:.4g} us" for note, us in costs_us.items())
@@ -166,11 +167,10 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
         )
 
 
-def _status(table: LatencyTable, kernel: Kernel, launches: int) -> str:
+def _status(row: Mapping[str, Any]) -> str:
     """Return the status, the basis of an estimate, and in which form the device runs the kernel."""
-    record = table.timed_record(kernel)
-    parts = [record.status, *([] if record.basis == MEASURED else [record.basis])]
-    if note := table.runtime.kernel_note(kernel):
-        cost_us = _rewriting_us(table, kernel, launches)
-        parts.append(note + ("" if cost_us is None else f" ({cost_us:.4g} us of it)"))
+    parts = [row["status"], *([] if row["basis"] == MEASURED else [row["basis"]])]
+    if row["note"]:
+        cost = "" if row["rewriting_us"] is None else f" ({row['rewriting_us']:.4g} us of it)"
+        parts.append(row["note"] + cost)
     return ", ".join(parts)

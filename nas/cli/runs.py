@@ -10,19 +10,16 @@ import typer
 from nas.cli.options import (
     Json,
     Out,
+    RequestedJob,
     RunFolder,
     command_line,
     job_key,
     print_json,
-    run_folder,
     show,
     with_options,
 )
-from nas.display.formatting import (
-    capitalised,
-    format_duration,
-    round_up,
-)
+from nas.display import console
+from nas.display.formatting import capitalised, format_duration, round_up
 from nas.errors import BudgetError, RequestError
 
 if TYPE_CHECKING:
@@ -40,20 +37,17 @@ def quickstart(out: Out = None, as_json: Json = False) -> None:
     \b
     Example: nas quickstart
     """
-    from nas.job import job_path, load_job
-
-    path = job_path("quickstart")
-    settings = load_job(path)
-    folder = run_folder(out, settings, path)
+    job = RequestedJob.read("quickstart", out)
     try:
-        _run_job(settings, folder, as_json)
+        _run_job(job, as_json)
     except BudgetError as error:
         typer.echo(
-            f"This machine is busy or slow: {settings.budget} are too short for its latency table. "
-            f"The quickstart gets {error.smallest}.",
+            f"This machine is busy or slow: {job.settings.budget} are too short for its latency "
+            f"table. The quickstart gets {error.smallest}.",
             err=True,
         )
-        _run_job(settings.model_copy(update={"budget": error.smallest}), folder, as_json)
+        longer = job.settings.model_copy(update={"budget": error.smallest})
+        _run_job(job._replace(settings=longer), as_json)
 
 
 def run(
@@ -79,29 +73,18 @@ def run(
     Example: nas run overnight.toml
     Example: nas run overnight.toml --plan
     """
-    from nas.job import job_path, load_job
-    from nas.job.settings import run_folder_of
-
-    path = job_path(job)
-    settings = load_job(path)
+    requested = RequestedJob.read(job, out)
     if plan:
-        _plan_job(settings, as_json)
+        _plan_job(requested.settings, as_json)
     else:
-        # A continued run uses its own copies of the spaces, in any working directory.
-        own_spaces = out is None and run_folder_of(path) is not None
-        _run_job(settings, run_folder(out, settings, path), as_json, own_spaces=own_spaces)
+        _run_job(requested, as_json)
 
 
-def _run_job(
-    settings: JobSettings, folder: Path, as_json: bool, *, own_spaces: bool = False
-) -> None:
+def _run_job(requested: RequestedJob, as_json: bool) -> None:
     from nas import job
-    from nas.display.console import ProgressBars
 
-    with ProgressBars() as bars:
-        result = job.run_job(
-            settings, folder, command=command_line(), progress=bars, own_spaces=own_spaces
-        )
+    with console.ProgressBars() as bars:
+        result = job.run_job(**requested._asdict(), command=command_line(), progress=bars)
     _show_result(result, as_json)
 
 
@@ -117,23 +100,14 @@ def _show_result(result: JobResult, as_json: bool) -> None:
         lines.append(f"Trained model: {model}")
         if (model / "run.py").is_file():
             lines[-1] += f". Classify an image: python {model / 'run.py'} IMAGE"
-    show(
-        {
-            "run": path,
-            "report": result.report,
-            "front": len(members),
-            "models": result.models,
-        },
-        "\n".join(lines),
-        as_json,
-    )
+    document = {"run": path, "report": result.report, "front": len(members)}
+    show({**document, "models": result.models}, "\n".join(lines), as_json)
 
 
 def _plan_job(settings: JobSettings, as_json: bool) -> None:
     from nas import job
-    from nas.display.console import ProgressBars
 
-    with ProgressBars() as bars:
+    with console.ProgressBars() as bars:
         plan = job.plan_job(settings, progress=bars)
     if as_json:
         print_json(plan)
@@ -143,7 +117,6 @@ def _plan_job(settings: JobSettings, as_json: bool) -> None:
 
 def print_plan(plan: JobPlan) -> None:
     """Print the work and the estimated time of each stage of a job as a table."""
-    from nas.display import console
     from nas.job.planning import (
         ANCHORS,
         FINALISTS,
@@ -218,21 +191,15 @@ def search(
     if worker:
         _join_search(Path(job), options, out, as_json)
         return
-    from nas.display.console import ProgressBars
-    from nas.job import job_path, load_job, search_job
-    from nas.job.settings import run_folder_of, with_options
+    from nas.job import search_job
+    from nas.job.settings import with_options
     from nas.run.run import Run
 
-    path = job_path(job)
-    settings = with_options(load_job(path), search=options)
-    folder = run_folder(out, settings, path)
-    with ProgressBars() as bars:
+    settings, folder, own_spaces = RequestedJob.read(job, out)
+    settings = with_options(settings, search=options)
+    with console.ProgressBars() as bars:
         result = search_job(
-            settings,
-            folder,
-            command=command_line(),
-            progress=bars,
-            own_spaces=run_folder_of(path) is not None,
+            settings, folder, command=command_line(), progress=bars, own_spaces=own_spaces
         )
     completed = sum(trial.state == "complete" for trial in result.trials)
     show(
@@ -254,7 +221,6 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
 
     # The main process may end during the following imports, which take seconds.
     end_with_main()
-    from nas.display.console import ProgressBars
     from nas.job.searching import join_search
     from nas.opened_run import open_run
 
@@ -265,7 +231,7 @@ def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_jso
             "settings of the run.",
             remedy="Give the option to the `nas search` that the worker joins.",
         )
-    with ProgressBars() as bars:
+    with console.ProgressBars() as bars:
         trials = join_search(open_run(folder), options.get("storage"), bars)
     show({"run": folder, "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
@@ -301,10 +267,9 @@ def retarget(
     Example: nas retarget results/overnight --table latency_tables/board.jsonl --retrain 0
     """
     from nas import job
-    from nas.display.console import ProgressBars
     from nas.opened_run import open_run
 
-    with ProgressBars() as bars:
+    with console.ProgressBars() as bars:
         result = job.retarget(
             open_run(run_folder), out, **options, command=command_line(), progress=bars
         )

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nas.cli.architecture import Sizes
-from nas.cli.options import load_adapted_space, print_json
+from nas.cli.options import Sizes, load_spaces, print_json
 from nas.display import console
 from nas.display.formatting import format_bytes, format_count, format_duration, format_size
 from nas.figures import COUNTS
@@ -53,7 +52,7 @@ def _count_kernels(space: SearchSpace, runtime: str) -> int:
 
 def list_spaces(sizes: Sizes, as_json: bool) -> None:
     """Print a line for each space that ships."""
-    spaces = [load_adapted_space(name, **sizes) for name in space_names()]
+    spaces = load_spaces(space_names(), sizes)
     if as_json:
         print_json([space_document(space) for space in spaces])
         return

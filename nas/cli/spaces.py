@@ -7,15 +7,13 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import Channels, Classes, ImageSize, Json, Seed, check_plot, load_adapted_space
+from nas.cli.options import Json, Seed, check_plot, load_spaces, with_sizes
 from nas.errors import RequestError
 
 
+@with_sizes
 def spaces(
     name: Annotated[str | None, typer.Argument(help="A space's name or Python file.")] = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
     runtime: Annotated[
         str | None, typer.Option(help="Estimate only this runtime's table; by default every one's.")
     ] = None,
@@ -46,6 +44,7 @@ def spaces(
         Path | None, typer.Option(help="Draw the space to this .png or .svg file.")
     ] = None,
     as_json: Json = False,
+    **sizes: int,
 ) -> None:
     """List the search spaces, or show one: table, size, ranges, kernels and published networks.
 
@@ -58,7 +57,6 @@ def spaces(
     from nas.cli import networks, space_tables
     from nas.space import Limit
 
-    sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     modes = {"--arch": arch is not None, "--references": references, "--sample": sample is not None}
     chosen = [option for option, is_given in modes.items() if is_given]
     if len(chosen) > 1:
@@ -87,9 +85,9 @@ def spaces(
             limits.append(Limit("macs", min_macs, max_macs))
         if max_params is not None:
             limits.append(Limit("params", largest=max_params))
-        networks.print_sample(load_adapted_space(name, **sizes), sample, limits, seed, as_json)
+        networks.print_sample(load_spaces([name], sizes)[0], sample, limits, seed, as_json)
     elif name is None:
         space_tables.list_spaces(sizes, as_json)
     else:
-        space = load_adapted_space(name, **sizes)
+        (space,) = load_spaces([name], sizes)
         space_tables.show_space(space, runtime, estimate, plot, as_json)

@@ -9,15 +9,16 @@ import typer
 
 from nas.cli.options import (
     Json,
+    RequestedJob,
     RunFolder,
     Seed,
     command_line,
     job_key,
     print_json,
-    run_folder,
     show,
     with_options,
 )
+from nas.display import console
 from nas.display.formatting import format_accuracy
 from nas.errors import RequestError
 
@@ -69,15 +70,11 @@ def train(
     Example: nas supernet train --job overnight.toml --out results/overnight
     Example: torchrun --nproc-per-node 4 -m nas supernet train --job overnight.toml
     """
-    from nas.display.console import ProgressBars
-    from nas.job import job_path, load_job
     from nas.job.supernets import train_job_supernets
     from nas.supernet.distributed import current_process_group
 
     if job is not None:
-        path = job_path(job)
-        settings = load_job(path)
-        folder = run_folder(out, settings, path)
+        settings, folder, _ = RequestedJob.read(job, out)
     elif space and "data" in options:
         settings = _settings(space, {"seed": seed, "budget": budget}, options)
         folder = out or Path("results") / settings.name
@@ -89,7 +86,7 @@ def train(
     if not current_process_group().is_main:
         train_job_supernets(settings, folder)
         return
-    with ProgressBars() as bars:
+    with console.ProgressBars() as bars:
         trained = train_job_supernets(settings, folder, command=command_line(), progress=bars)
     show(
         {"run": str(folder), "supernets": list(trained)},
@@ -155,7 +152,6 @@ def evaluate(
     Example: nas supernet evaluate results/mine mobilenet_v2_0.5 --part holdout
     """
     from nas.cli.architecture import resolve_architecture
-    from nas.display import console
     from nas.job.supernets import fit_score_correction
     from nas.opened_run import open_run
     from nas.statistics import wilson_interval
@@ -240,11 +236,10 @@ def rank(
     Example: nas supernet rank results/quickstart --nets 25 --repeated 10
     Example: nas supernet rank results/mine --nets 50
     """
-    from nas.display.console import ProgressBars
     from nas.job.supernets import rank_supernets
     from nas.opened_run import open_run
 
-    with ProgressBars() as bars:
+    with console.ProgressBars() as bars:
         ranking = rank_supernets(
             open_run(run),
             spaces=space or (),
@@ -263,37 +258,35 @@ def rank(
 
 def _print_ranking(ranking: RankingRecord) -> None:
     """Print the ranking quality of each space's supernet, and of all together."""
-    from nas.display.console import say
     from nas.supernet.ranking import MIN_DISTINCT_SCORES
 
     for name, space in ranking.spaces.items():
-        say(f"{name}: {space.nets} networks, each trained standalone. In brackets: 95%.")
+        console.say(f"{name}: {space.nets} networks, each trained standalone. In brackets: 95%.")
         if space.kendall_tau:
             _print_taus(space)
         else:
-            say(
+            console.say(
                 f"The supernet has {space.distinct_scores} distinct scores; a rank correlation "
                 f"needs at least {MIN_DISTINCT_SCORES}."
             )
-        say(
+        console.say(
             "Standalone training minus supernet score is "
             f"{space.offset.text(scale=100, sign='+')} points."
         )
     pooled = ranking.pooled
     if pooled and pooled.kendall_tau and pooled.without_offsets:
-        say(
+        console.say(
             f"All {pooled.nets} networks together: Kendall tau {pooled.kendall_tau.text()}, "
             f"without the offsets of the spaces {pooled.without_offsets.text()}."
         )
 
 
 def _print_taus(space: SpaceRanking) -> None:
-    from nas.display.console import print_records
     from nas.supernet.ranking import MAX_LATENCY_RATIO
     from nas.supernet.ranking_records import ORDER_NAMES
 
     within = f"{MAX_LATENCY_RATIO - 1:.0%} of {space.cost_name}"
-    print_records(
+    console.print_records(
         space.kendall_tau.items(),
         {
             "order by": lambda row: ORDER_NAMES[row[0]],

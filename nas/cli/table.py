@@ -11,10 +11,7 @@ import typer
 
 from nas.cli.options import (
     Batch,
-    Channels,
-    Classes,
     Dtype,
-    ImageSize,
     Json,
     Plot,
     Runtime,
@@ -24,11 +21,12 @@ from nas.cli.options import (
     Threads,
     check_plot,
     job_key,
-    load_adapted_spaces,
+    load_spaces,
     open_table,
     print_json,
     require_table_file,
     show,
+    with_sizes,
 )
 from nas.cli.table_check import check
 from nas.display import console
@@ -45,12 +43,10 @@ app = typer.Typer(help="Build, inspect and check latency tables.", no_args_is_he
 
 
 @app.command()
+@with_sizes
 def build(
     space: Spaces,
-    image_size: ImageSize = None,
     resolution: Annotated[list[float] | None, job_key("space.resolutions", "--resolution")] = None,
-    channels: Channels = None,
-    classes: Classes = None,
     runtime: Runtime = "tvm",
     target: Target = "cpu",
     threads: Threads = 1,
@@ -71,6 +67,7 @@ def build(
         typer.Option(help="At the end, time eight whole networks and fit a correction on them."),
     ] = True,
     as_json: Json = False,
+    **sizes: int,
 ) -> None:
     """Time every kernel of the spaces that the device's table lacks.
 
@@ -93,7 +90,7 @@ def build(
     )
     from nas.latency.worker_process import timers_for
 
-    spaces = load_adapted_spaces(space, image_size, channels, classes)
+    spaces = load_spaces(space, sizes)
     if resolution:
         spaces = [each.at_resolutions(sorted(resolution)) for each in spaces]
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
@@ -148,6 +145,7 @@ def build(
 
 
 @app.command("show")
+@with_sizes
 def show_table(
     table: Table,
     space: Annotated[
@@ -156,11 +154,9 @@ def show_table(
             "--space", help="Also count the kernels of this space in the table; may be repeated."
         ),
     ] = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
     batch: Batch = 1,
     as_json: Json = False,
+    **sizes: int,
 ) -> None:
     """Show what a table contains: device, speed of its kernels, noise, failures and coverage.
 
@@ -171,7 +167,7 @@ def show_table(
     from nas.latency.record import UNCERTAIN
     from nas.latency.rounds import Slowdown
 
-    spaces = load_adapted_spaces(space or [], image_size, channels, classes)
+    spaces = load_spaces(space or [], sizes)
     opened = open_table(table)
     records = opened.records("kernel")
     usable = [record for record in records if record.latency_us is not None]

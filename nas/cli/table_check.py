@@ -10,27 +10,24 @@ import typer
 from nas.cli.options import (
     Address,
     Batch,
-    Channels,
-    Classes,
     DeviceTable,
-    ImageSize,
     Json,
     Plot,
     References,
     Seed,
     check_plot,
-    load_adapted_spaces,
+    load_spaces,
     open_table_runtime,
     print_json,
     require_table_file,
+    with_sizes,
 )
 from nas.display import console
+from nas.display.formatting import format_number
 from nas.errors import RequestError, TableError
 
 if TYPE_CHECKING:
     from nas.latency import KernelCheck, TableCheck
-    from nas.latency.check import CheckedNetwork
-    from nas.statistics import LatencyAgreement
 
 _MAX_SHOWN_NETWORKS = 5
 """Random networks of a check that are shown, those with the largest errors."""
@@ -39,6 +36,7 @@ _MAX_SHOWN_KERNELS = 10
 """Kernels of a quick check that are shown, those that changed most."""
 
 
+@with_sizes
 def check(
     table: DeviceTable,
     space: Annotated[
@@ -63,14 +61,12 @@ def check(
     ] = False,
     nets: Annotated[int, typer.Option(min=1, help="Number of random networks to time.")] = 20,
     references: References = True,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
     batch: Batch = 1,
     seed: Seed = 0,
     target: Address = None,
     plot: Plot = None,
     as_json: Json = False,
+    **sizes: int,
 ) -> None:
     """Time whole networks or kernels again, and compare them with the table.
 
@@ -106,7 +102,7 @@ def check(
     if quick:
         _check_kernels(table, runtime, as_json)
         return
-    spaces = load_adapted_spaces(space or [], image_size, channels, classes)
+    spaces = load_spaces(space or [], sizes)
     opened = LatencyTable.open(table, runtime=runtime)
     rng = np.random.default_rng(seed)
     with console.ProgressBars() as bars:
@@ -138,20 +134,34 @@ def check(
 
 def _show_check(check: TableCheck) -> None:
     """Print the agreement, the published networks, and the random ones with the largest errors."""
-    rows = [_agreement_row("all", check.agreement)]
+    agreements = {"all": check.agreement}
     if check.references.networks and check.random.networks:
-        rows.append(_agreement_row("random", check.random.agreement))
-        rows.append(_agreement_row("published", check.references.agreement))
-    console.print_table(
-        ["networks", "timed", "mean error", "signed", "within 5%", "within 10%", "Kendall tau"],
-        rows,
+        agreements["random"] = check.random.agreement
+        agreements["published"] = check.references.agreement
+    console.print_records(
+        agreements.items(),
+        {
+            "networks": lambda row: row[0],
+            "timed": lambda row: row[1].nets,
+            "mean error": lambda row: f"{row[1].mape:.2%}",
+            "signed": lambda row: f"{row[1].bias:+.2%}",
+            "within 5%": lambda row: f"{row[1].within_5_percent:.0%}",
+            "within 10%": lambda row: f"{row[1].within_10_percent:.0%}",
+            "Kendall tau": lambda row: format_number(row[1].kendall_tau, ".3f") or "undefined",
+        },
     )
     random = check.random.networks
     worst = sorted(random, key=lambda each: -abs(each.relative_error))[:_MAX_SHOWN_NETWORKS]
     is_measured = check.basis == "measured"
-    console.print_table(
-        ["network", "predicted, us", f"{'measured' if is_measured else 'estimated'}, us", "error"],
-        [_network_row(each) for each in (*check.references.networks, *worst)],
+    whole = "measured" if is_measured else "estimated"
+    console.print_records(
+        (*check.references.networks, *worst),
+        {
+            "network": lambda each: each.reference or f"random, {each.architecture.space.name}",
+            "predicted, us": lambda each: f"{each.predicted_us:.4g}",
+            f"{whole}, us": lambda each: f"{each.measured_us:.4g}",
+            "error": lambda each: f"{each.relative_error:+.2%}",
+        },
     )
     if len(worst) < len(random):
         console.say(f"the {len(worst)} of {len(random)} random networks with the largest errors")
@@ -191,28 +201,6 @@ def _show_check(check: TableCheck) -> None:
     )
 
 
-def _agreement_row(name: str, agreement: LatencyAgreement) -> list[Any]:
-    tau = agreement.kendall_tau
-    return [
-        name,
-        agreement.nets,
-        f"{agreement.mape:.2%}",
-        f"{agreement.bias:+.2%}",
-        f"{agreement.within_5_percent:.0%}",
-        f"{agreement.within_10_percent:.0%}",
-        "undefined" if tau is None else f"{tau:.3f}",
-    ]
-
-
-def _network_row(network: CheckedNetwork) -> list[str]:
-    return [
-        network.reference or f"random, {network.architecture.space.name}",
-        f"{network.predicted_us:.4g}",
-        f"{network.measured_us:.4g}",
-        f"{network.relative_error:+.2%}",
-    ]
-
-
 def _check_kernels(path: Path, runtime: Any, as_json: bool) -> None:
     """Time some kernels of a table again. Raises TableError if the table does not hold."""
     from nas.latency import LatencyTable, check_kernels
@@ -235,16 +223,13 @@ def _check_kernels(path: Path, runtime: Any, as_json: bool) -> None:
 
 def _show_kernels(check: KernelCheck) -> None:
     changed = sorted(check.kernels, key=lambda each: -abs((each.ratio or 0.0) - 1))
-    console.print_table(
-        ["changed most", "table, us", "now over table"],
-        [
-            (
-                each.kernel.text,
-                f"{each.table_us:.4g}",
-                each.error or f"{each.ratio:.3f}",
-            )
-            for each in changed[:_MAX_SHOWN_KERNELS]
-        ],
+    console.print_records(
+        changed[:_MAX_SHOWN_KERNELS],
+        {
+            "changed most": lambda each: each.kernel.text,
+            "table, us": lambda each: f"{each.table_us:.4g}",
+            "now over table": lambda each: each.error or f"{each.ratio:.3f}",
+        },
     )
     for change in check.changes:
         console.say(f"note: {change}")

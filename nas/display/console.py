@@ -121,11 +121,7 @@ class ProgressBars:
             if total and done > first_done:
                 left_s = (now - first_s) / (done - first_done) * (total - done)
                 line += f", {format_duration(left_s)} left"
-            line += f"  {printable(text)}" if text else ""
-            if self._notebook_line:
-                self._notebook_line.update({"text/plain": line}, raw=True)
-            else:
-                self.note(line)
+            self._write(line + (f"  {printable(text)}" if text else ""))
         if len(text) > MAX_BAR_TEXT_CHARACTERS:
             text = f"{text[: MAX_BAR_TEXT_CHARACTERS - 3]}..."
         task = self._progress.task_ids[-1]
@@ -135,16 +131,18 @@ class ProgressBars:
         """Print a line above the bars."""
         err.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
+    def _write(self, line: str) -> None:
+        """Write a line of the current stage, where there is no terminal."""
+        if self._notebook_line:
+            self._notebook_line.update({"text/plain": line}, raw=True)
+        else:
+            self.note(line)
+
     def _end(self) -> None:
         if self._stage and not err.is_terminal:
             duration = format_duration(time.monotonic() - self._started)
-            done = (
-                f"{self._done} {self._unit}s in {duration}" if self._done else "nothing left to do"
-            )
-            if self._notebook_line:
-                self._notebook_line.update({"text/plain": f"{self._stage}: {done}"}, raw=True)
-            else:
-                self.note(f"{self._stage}: {done}")
+            done = f"{self._done} {self._unit}s in {duration}"
+            self._write(f"{self._stage}: {done if self._done else 'nothing left to do'}")
         self._stage, self._notebook_line = "", None
 
 

@@ -22,6 +22,11 @@ def listed(names: Collection[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def format_number(value: float | None, form: str) -> str:
+    """Return a number in a format of Python; nothing for None."""
+    return "" if value is None else format(value, form)
+
+
 def format_count(value: float, *, space: str = " ") -> str:
     """Return a number with three digits and an SI prefix: 1234567 as "1.23 M".
 
