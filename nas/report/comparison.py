@@ -8,7 +8,6 @@ loses in another one.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from functools import cached_property
 from itertools import combinations, pairwise, permutations
 from pathlib import Path
 from typing import Literal
-
-from scipy.stats import kendalltau
 
 from nas import files
 from nas.display.formatting import latency_unit
@@ -41,7 +38,7 @@ from nas.run import candidates
 from nas.run.candidates import Candidate, short_ids
 from nas.run.run import Run
 from nas.search import non_dominated
-from nas.statistics import spread
+from nas.statistics import MIN_NETS_FOR_KENDALL_TAU, kendall_tau, spread
 
 MAX_POINTS = 1500
 """Most architectures in a plot of the latencies of two runs; more could not be told apart."""
@@ -51,9 +48,6 @@ MAX_SWAPS = 5
 
 MIN_SWAP_RATIO = 1.03
 """Smallest ratio of two latencies that is a difference: less is what timings differ by."""
-
-MIN_NETWORKS_FOR_ORDER = 3
-"""Fewest architectures whose order is compared."""
 
 PREDICTED = "predicted"
 
@@ -352,13 +346,18 @@ def _pair(views: Sequence[_View], first: int, second: int, ids: dict[str, str]) 
         second=second,
         common=len(points),
         points=[*spread(others, max(0, MAX_POINTS - len(members))), *members],
-        agreements=[each for each in agreements if each.networks >= MIN_NETWORKS_FOR_ORDER],
+        agreements=[each for each in agreements if each],
         swaps=_swaps(members),
     )
 
 
-def _agreement(one: _View, other: _View, basis: Literal["measured", "predicted"]) -> Agreement:
-    """Compare the order of the architectures that have a latency of one kind in both runs."""
+def _agreement(
+    one: _View, other: _View, basis: Literal["measured", "predicted"]
+) -> Agreement | None:
+    """Compare the order of the architectures that have a latency of one kind in both runs.
+
+    None for fewer than `MIN_NETS_FOR_KENDALL_TAU` architectures.
+    """
     name = f"{basis}_us"
     both = [
         (getattr(each, name), getattr(other.by_digest[digest], name))
@@ -366,10 +365,10 @@ def _agreement(one: _View, other: _View, basis: Literal["measured", "predicted"]
         if digest in other.by_digest
     ]
     known = [(a, b) for a, b in both if a is not None and b is not None]
-    tau = kendalltau(*zip(*known, strict=True)).statistic if known else math.nan
-    return Agreement(
-        basis=basis, networks=len(known), kendall_tau=None if math.isnan(tau) else float(tau)
-    )
+    if len(known) < MIN_NETS_FOR_KENDALL_TAU:
+        return None
+    tau = kendall_tau(*zip(*known, strict=True))
+    return Agreement(basis=basis, networks=len(known), kendall_tau=tau)
 
 
 def _swaps(points: Sequence[CommonPoint]) -> list[Swap]:

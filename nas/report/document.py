@@ -359,12 +359,13 @@ def report_document(run: Run) -> ReportDocument:
         },
         pairs=[
             PrecisionPair(
-                id=model.record.id,
+                id=name,
                 formats=(first.file.format, second.file.format),
                 latency_us=(first.latency_us, second.latency_us),
                 accuracy=(first.accuracy, second.accuracy),
             )
-            for model, (first, second) in precision_pairs(run, models)
+            for name, pairs in precision_pairs(run, models).items()
+            for first, second in pairs
         ],
         ranked=[
             RankedNetwork(
@@ -391,8 +392,8 @@ def report_document(run: Run) -> ReportDocument:
 
 def precision_pairs(
     run: Run, models: Sequence[RunModel]
-) -> list[tuple[RunModel, tuple[FilePoint, FilePoint]]]:
-    """Return the float32 and int8 files of trained networks that were timed as the front was.
+) -> dict[str, list[tuple[FilePoint, FilePoint]]]:
+    """Return the float32 and int8 files that were timed as the front was, by their network.
 
     Files are timed on the processor that exports them, for one image. So they have a place on the
     plot of the front only if the front was timed there, with the same runtime.
@@ -402,16 +403,20 @@ def precision_pairs(
         models: its trained networks.
     """
     device, settings = run.record.device, run.settings.device
-    return [
-        (model, pair)
+
+    def is_timed_alike(point: FilePoint) -> bool:
+        return (
+            device is not None
+            and (latency := point.file.latency) is not None
+            and point.device == device.must_match.get("processor")
+            and point.file.runtime == settings.runtime
+            and (latency.threads, 1) == (settings.threads, settings.batch)
+        )
+
+    return {
+        model.record.id: [pair for pair in model.precision_pairs if is_timed_alike(pair[0])]
         for model in models
-        for pair in model.precision_pairs
-        if device is not None
-        and (latency := pair[0].file.latency) is not None
-        and pair[0].device == device.must_match.get("processor")
-        and pair[0].file.runtime == settings.runtime
-        and (latency.threads, 1) == (settings.threads, settings.batch)
-    ]
+    }
 
 
 def _rounded(values: pd.Series, digits: int) -> list[float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import pandas as pd
 from nas import files
 from nas.display.formatting import format_accuracy, format_count, latency_unit
 from nas.files.documents import Document
-from nas.latency.timing import MEASURED
 from nas.report.document import ReportDocument, precision_pairs, report_document
 from nas.report.trust import SEVERITY_NAMES
 from nas.run import candidates
@@ -85,18 +84,24 @@ def render(template: str, scripts: Sequence[str], document: Document, **values: 
         document: what the scripts of the page draw.
         **values: further values for the template.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nas.report", "templates"), autoescape=True, trim_blocks=True
-    )
-    environment.filters["count"] = partial(format_count, space="")
-    environment.filters["accuracy"] = format_accuracy
-    return environment.get_template(template).render(
+    page = _environment().get_template(template)
+    return page.render(
         document=document,
         document_json=embedded(document),
         style=_part("page.css"),
         script="\n".join(_part(f"{name}.js") for name in scripts),
         **values,
     )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nas.report", "templates"), autoescape=True, trim_blocks=True
+    )
+    environment.filters["count"] = partial(format_count, space="")
+    environment.filters["accuracy"] = format_accuracy
+    return environment
 
 
 def _part(name: str) -> str:
@@ -129,10 +134,8 @@ def _render(
     space_fronts = {
         space: front(measured[measured["space"] == space], run.objectives) for space in spaces
     }
-    pairs = precision_pairs(run, models)
     latency, accuracy, *others = [o.figure.words for o in run.objectives if o.is_optimised]
     objectives = [accuracy, latency, *others]
-    basis = candidates.basis(rows)
     return render(
         "page.html.j2",
         SCRIPTS,
@@ -157,25 +160,18 @@ def _render(
         colours={space: index % NUM_COLOURS for index, space in enumerate(spaces)},
         unit=latency_unit(rows["predicted_us"].max()),
         min_explained=MIN_EXPLAINED,
-        basis=basis,
-        calibration=record.table.calibration.text
-        if record.table and record.table.calibration
-        else "",
-        whole_network="measured" if basis == MEASURED else "whole network",
+        basis=candidates.basis(rows),
+        calibration=record.table and record.table.calibration and record.table.calibration.text,
         has_agreement=candidates.latency_agreement(rows) is not None,
         severities=SEVERITY_NAMES,
-        pairs={each.record.id: [pair for model, pair in pairs if model is each] for each in models},
+        pairs=precision_pairs(run, models),
         ranking=ranking,
         published=published_comparisons(run),
         orders=ORDER_NAMES,
         models=models,
         recipes=recipe_names(models),
-        advantages={
-            name: reason
-            for name, (_, reason) in advantages(models, is_balanced=run.images.is_balanced).items()
-        },
+        advantages=advantages(models, is_balanced=run.images.is_balanced),
         undecided=undecided_pairs(models, is_balanced=run.images.is_balanced),
         pictures=run.settings.finish.pictures,
         most_pictures=MAX_MISTAKES,
-        supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
     )

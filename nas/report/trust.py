@@ -18,7 +18,6 @@ from nas.latency.prediction import UNCERTAIN_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.run import candidates
 from nas.run.candidates import Candidate
-from nas.run.front import front
 from nas.run.models import RunModel, undecided_pairs
 from nas.run.probes import WORTHWHILE
 from nas.run.run import Run
@@ -154,13 +153,11 @@ def trust_section(run: Run) -> TrustSection:
     Raises the errors of the files of the run that are read, see `Run`.
     """
     rows = run.trials_so_far
-    members = candidates.of_table(front(rows, run.objectives))
-    facts = _Facts(run, rows, members, run.models)
-    findings = {topic: find(facts) for topic, find in _TOPICS.items()}
+    facts = _Facts(run, rows, candidates.of_table(run.front), run.models)
     shown = [
         TrustRow(topic=topic.format(judging=run.images.judging_name), **finding._asdict())
-        for topic, finding in findings.items()
-        if finding is not None
+        for topic, find in _TOPICS.items()
+        if (finding := find(facts)) is not None
     ]
     order = list(SEVERITY_NAMES)
     shown.sort(key=lambda row: order.index(row.severity))
@@ -229,12 +226,11 @@ def _ranking(facts: _Facts) -> _Finding | None:
     taus = {name: own.kendall_tau.get(order) for name, own in ranked.items() if name in spaces}
     details = [f"{name}: {_tau_text(ranked[name], tau)}." for name, tau in taus.items()]
     chance = [name for name, tau in taus.items() if tau is None or tau.low <= 0]
-    weak = [name for name, tau in taus.items() if tau is None or tau.value < MIN_RANKING_TAU]
+    counts = {name: ranked[name].kendall_tau.get("macs") for name in taus}
     counted = [
         name
         for name, tau in taus.items()
-        if tau is None
-        or ((count := ranked[name].kendall_tau.get("macs")) is not None and tau.low <= count.value)
+        if tau is None or ((count := counts[name]) is not None and tau.low <= count.value)
     ]
     if counted:
         details.append(
@@ -251,7 +247,7 @@ def _ranking(facts: _Facts) -> _Finding | None:
         )
     least = min(tau.value for tau in taus.values() if tau is not None)
     return _Finding(
-        "note" if weak or counted else "fine",
+        "note" if least < MIN_RANKING_TAU or counted else "fine",
         "Among equally fast networks, Kendall's tau of scores and trained accuracies is "
         f"{least:.2f} or more.",
         " ".join(details),
@@ -351,8 +347,10 @@ def _kernels(facts: _Facts) -> _Finding | None:
     tables = [table for table in facts.run.record.tables if table is not None]
     if not tables:
         return None
-    kernels, failed = sum(t.kernels for t in tables), sum(t.failed for t in tables)
-    unstable, disturbed = sum(t.unstable for t in tables), sum(t.disturbed for t in tables)
+    kernels, failed, unstable, disturbed = (
+        sum(getattr(table, name) for table in tables)
+        for name in ("kernels", "failed", "unstable", "disturbed")
+    )
     counts = {"failed": failed, "unstable": unstable, "disturbed": disturbed}
     parts = [f"{count} {name}" for name, count in counts.items() if count]
     if not parts:
