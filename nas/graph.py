@@ -126,8 +126,6 @@ POOLING_KINDS = frozenset(
 )
 """Kinds of ops that reduce each channel over a sliding window."""
 
-_OUTPUT_BUFFERS = {kind: needs.output_buffer for kind, needs in OP_KINDS.items()}
-
 
 class Channels(NamedTuple):
     """Which channels of a tensor in a supernet's widest network the channels of a tensor are.
@@ -426,7 +424,7 @@ class Graph:
         owner: list[int] = []  # the op whose buffer holds the output of each op
         last_use: dict[int, int] = {}
         for index, op in enumerate(self.ops):
-            output_buffer = _OUTPUT_BUFFERS[op.kind]
+            output_buffer = OP_KINDS[op.kind].output_buffer
             if output_buffer == "new":
                 owner.append(index)
             elif output_buffer == "first_input":
@@ -436,18 +434,13 @@ class Graph:
             for source in op.inputs:
                 last_use[owner[source]] = index
             last_use[owner[index]] = index
-        released: dict[int, list[int]] = {}
-        for buffer, index in last_use.items():
-            released.setdefault(index, []).append(buffer)
-        alive = 0
+        alive: dict[int, int] = {}  # the bytes of each buffer, by the op that it belongs to
         live = []
         for index, op in enumerate(self.ops):
             if owner[index] == index:
-                alive += 4 * _elements(op.shape)
-            live.append(alive)
-            alive -= sum(
-                4 * _elements(self.ops[buffer].shape) for buffer in released.get(index, ())
-            )
+                alive[index] = 4 * math.prod(op.shape)
+            live.append(sum(alive.values()))
+            alive = {buffer: size for buffer, size in alive.items() if last_use[buffer] > index}
         return live
 
     @cached_property
@@ -484,7 +477,3 @@ class Graph:
     def counts(self) -> Counter[str]:
         """Return the number of ops of each kind."""
         return Counter(op.kind for op in self.ops)
-
-
-def _elements(shape: Shape) -> int:
-    return shape[0] * shape[1] * shape[2]

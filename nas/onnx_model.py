@@ -30,6 +30,9 @@ OUTPUT = "logits"
 BATCH = "batch"
 """Name of the model's dynamic dimension."""
 
+_ELEMENTWISE = {"relu": "Relu", "hard_swish": "HardSwish", "add": "Add", "multiply": "Mul"}
+"""Operators of ONNX for kinds of ops whose only arguments are their inputs."""
+
 
 def model(graph: Graph, weights: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
     """Return the ONNX model of a graph, for any batch size.
@@ -130,19 +133,13 @@ class _Writer:
                 self._write_conv(at, op)
             case "linear":
                 self._write_linear(at, op)
-            case "relu":
-                self._write_by_channel(at, op, "Relu")
+            case kind if kind in _ELEMENTWISE:
+                self._write_by_channel(at, op, _ELEMENTWISE[kind])
             case "relu6":
                 bounds = [self._constant(np.array(bound, np.float32)) for bound in (0, 6)]
                 self._write_by_channel(at, op, "Clip", bounds)
-            case "hard_swish":
-                self._write_by_channel(at, op, "HardSwish")
             case "hard_sigmoid":
                 self._write_by_channel(at, op, "HardSigmoid", alpha=1 / 6, beta=0.5)
-            case "add":
-                self._write_by_channel(at, op, "Add")
-            case "multiply":
-                self._write_by_channel(at, op, "Mul")
             case "concat":
                 self._write_by_channel(at, op, "Concat", axis=1)
             case "slice":

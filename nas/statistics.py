@@ -205,15 +205,14 @@ def kendall_tau(first: Values, second: Values) -> float | None:
 
     The result is None if it is undefined: all values of `first`, or all of `second`, are equal.
     """
-    tau = float(kendall_taus(first, second, np.arange(len(first))[None])[0])
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(first, second).statistic)
     return None if np.isnan(tau) else tau
 
 
 def kendall_taus(
-    first: Values,
-    second: Values,
-    indices: NDArray[np.intp],
-    pairs: NDArray[np.bool_] | None = None,
+    first: Values, second: Values, indices: NDArray[np.intp], pairs: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return Kendall's tau-b of each resample; NaN where it is undefined.
 
@@ -224,11 +223,9 @@ def kendall_taus(
         first: values, `n`.
         second: values, `n`.
         indices: positions of the values of each resample, `resamples x n`.
-        pairs: the pairs that count, `n x n` and symmetric; by default all.
+        pairs: the pairs that count, `n x n` and symmetric.
     """
-    a, b = _pairwise_order(first), _pairwise_order(second)
-    if pairs is not None:
-        a, b = a * pairs, b * pairs
+    a, b = _pairwise_order(first) * pairs, _pairwise_order(second) * pairs
     both, in_a, in_b = _sums_over_pairs([a * b, a * a, b * b], indices)
     with np.errstate(invalid="ignore"):
         taus: NDArray[np.float64] = both / np.sqrt(in_a * in_b)
@@ -318,11 +315,11 @@ def latency_agreement(predicted_us: Values, measured_us: Values) -> LatencyAgree
             "Expected networks with a predicted and a measured latency, and there are none.",
             remedy="Measure at least one network.",
         )
-    errors = relative_errors(predicted_us, measured_us)
+    errors = np.asarray(predicted_us, float) / np.asarray(measured_us, float) - 1
     has_order = len(errors) >= MIN_NETS_FOR_KENDALL_TAU
     return LatencyAgreement(
         nets=len(errors),
-        mape=mape(predicted_us, measured_us),
+        mape=float(np.abs(errors).mean()),
         bias=float(errors.mean()),
         within_5_percent=float((np.abs(errors) <= 0.05).mean()),
         within_10_percent=float((np.abs(errors) <= 0.10).mean()),
@@ -330,15 +327,9 @@ def latency_agreement(predicted_us: Values, measured_us: Values) -> LatencyAgree
     )
 
 
-def relative_errors(predicted: Values, measured: Values) -> NDArray[np.float64]:
-    """Return the signed error of each prediction as a fraction of the measured value."""
-    errors: NDArray[np.float64] = np.asarray(predicted, float) / np.asarray(measured, float) - 1
-    return errors
-
-
 def mape(predicted: Values, measured: Values) -> float:
     """Return the mean absolute percentage error of predictions, as a fraction."""
-    return float(np.abs(relative_errors(predicted, measured)).mean())
+    return float(np.abs(np.asarray(predicted, float) / np.asarray(measured, float) - 1).mean())
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

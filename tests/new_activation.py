@@ -11,7 +11,6 @@ import nas.graph
 KIND = "leaky_relu"
 nas.graph.OP_KINDS[KIND] = nas.graph.OP_KINDS["relu"]
 nas.graph.ACTIVATIONS |= {KIND}
-nas.graph._OUTPUT_BUFFERS[KIND] = nas.graph._OUTPUT_BUFFERS["relu"]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

@@ -19,7 +19,6 @@ from nas.statistics import (
     pair_variances,
     paired_difference,
     paired_p_value,
-    relative_errors,
     smallest_difference,
     spread,
     wilson_interval,
@@ -49,14 +48,12 @@ def test_rank_correlations_of_resamples_equal_scipy() -> None:
     rng = np.random.default_rng(5)
     a = rng.integers(6, size=12).astype(float)
     b = a + rng.integers(4, size=12)
-    assert kendall_tau(a, b) == pytest.approx(stats.kendalltau(a, b).statistic)
     indices = rng.integers(12, size=(40, 12))
-    for at, tau in zip(indices, kendall_taus(a, b, indices), strict=True):
+    all_pairs = np.ones((12, 12), bool)
+    for at, tau in zip(indices, kendall_taus(a, b, indices, all_pairs), strict=True):
         assert tau == pytest.approx(stats.kendalltau(a[at], b[at]).statistic)
-
-
-def test_rank_correlation_of_resample_without_an_order_is_nan() -> None:
-    assert math.isnan(kendall_taus([1, 2], [1, 2], np.array([[0, 0]]))[0])
+    (undefined,) = kendall_taus(a, b, np.array([[0, 0]]), all_pairs)
+    assert math.isnan(undefined)
 
 
 def test_pair_variances_equal_numpy() -> None:
@@ -73,26 +70,16 @@ def test_pair_variances_equal_numpy() -> None:
     assert np.isnan(pair_variances(values, np.array([[2, 2, 2]]), all_pairs))
 
 
-def test_relative_errors_are_fractions_of_the_measured_value() -> None:
-    assert relative_errors([90, 300], [100, 200]).tolist() == pytest.approx([-0.1, 0.5])
-    assert mape([90, 300], [100, 200]) == pytest.approx(0.3)
-
-
 def test_latency_agreement_equals_its_definition() -> None:
-    agreement = latency_agreement([96, 208, 327, 600], [100, 200, 300, 400])
+    measured = [100, 200, 300, 400]
+    agreement = latency_agreement([96, 208, 327, 600], measured)
     assert agreement.nets == 4
     assert agreement.mape == pytest.approx((0.04 + 0.04 + 0.09 + 0.5) / 4)
     assert agreement.bias == pytest.approx((-0.04 + 0.04 + 0.09 + 0.5) / 4)
     assert (agreement.within_5_percent, agreement.within_10_percent) == (0.5, 0.75)
     assert agreement.kendall_tau == 1
-    assert agreement.to_json()["mape"] == agreement.mape
-
-
-def test_latency_agreement_of_two_networks_has_no_kendall_tau() -> None:
+    assert agreement.to_json()["mape"] == agreement.mape == mape([96, 208, 327, 600], measured)
     assert latency_agreement([1, 2], [1, 2]).kendall_tau is None
-
-
-def test_latency_agreement_of_no_network_is_an_error() -> None:
     with pytest.raises(RequestError, match="there are none"):
         latency_agreement([], [])
 
@@ -118,23 +105,15 @@ def test_interval_of_strata_of_one_size_is_that_of_all_images() -> None:
     assert wilson_interval(0.0, []) == Interval(0.0, 0.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    "accuracies",
-    [
-        [0.9, 0.9, 0.9, 0.9],
-        [0.5, 0.7, 0.9, 0.99],
-        [0.5, 1.0, 1.0, 1.0],
-        [0.99, 0.9, 0.7, 0.5],
-    ],
-)
+@pytest.mark.parametrize("accuracies", [[0.9, 0.9, 0.9, 0.9], [0.5, 0.7, 0.9, 0.99]])
 def test_interval_of_a_balanced_accuracy_covers_the_truth(accuracies) -> None:
-    """Whatever the accuracies of the classes, in 95% of 1000 samples, within their error."""
+    """Whatever the accuracies of the classes, in 95% of 500 samples, within their error."""
     rng = np.random.default_rng(5)
     sizes, truth = [12, 40, 150, 600], np.mean(accuracies)
-    measured = (rng.binomial(sizes, accuracies, (1000, 4)) / sizes).mean(axis=1)
+    measured = (rng.binomial(sizes, accuracies, (500, 4)) / sizes).mean(axis=1)
     intervals = [wilson_interval(value, sizes) for value in measured]
     covered = np.mean([each.low <= truth <= each.high for each in intervals])
-    assert covered >= 0.935
+    assert covered >= 0.93
 
 
 def test_end_of_the_interval_is_the_furthest_that_any_accuracies_allow() -> None:
@@ -179,7 +158,7 @@ def test_weighted_paired_test_judges_by_the_classes() -> None:
 def test_equally_accurate_networks_differ_in_5_percent_of_the_tests_at_most() -> None:
     rng = np.random.default_rng(1)
     weights = np.repeat([1 / 20, 1 / 80], [20, 80])
-    p_values = [paired_p_value(*(rng.random((2, 100)) < 0.7), weights=weights) for _ in range(300)]
+    p_values = [paired_p_value(*(rng.random((2, 100)) < 0.7), weights=weights) for _ in range(100)]
     assert np.mean(np.array(p_values) <= 0.05) <= 0.08
 
 
@@ -215,8 +194,10 @@ def draw_answers(rng, count: int, both: float, first_only: float, second_only: f
     return np.isin(drawn, (0, 1)), np.isin(drawn, (0, 2))
 
 
-@pytest.mark.parametrize(("both", "first_only", "second_only"), [(0.9, 0.05, 0.02), (0.6, 0.2, 0)])
-@pytest.mark.parametrize("strata", [[200], [40, 160]])
+@pytest.mark.parametrize(
+    ("both", "first_only", "second_only", "strata"),
+    [(0.9, 0.05, 0.02, [200]), (0.6, 0.2, 0, [40, 160])],
+)
 def test_interval_of_a_paired_difference_holds_the_true_one(both, first_only, second_only, strata):
     """Of 200 intervals, 95% hold it: 190, with a standard deviation of 3.1."""
     rng = np.random.default_rng(7)
