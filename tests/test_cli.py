@@ -50,8 +50,6 @@ def test_spaces_compares_published_networks(invoke, tmp_path):
     rows = document(invoke("spaces", "--references", "--json"))
     assert {row["space"] for row in rows} <= set(space_names())
     assert all(row["agrees"] for row in rows)
-    own = document(invoke("spaces", "squeezenet", "--references", "--json"))
-    assert own == [row for row in rows if row["space"] == "squeezenet"]
     path = tmp_path / "mine.py"
     text = path_of("mobilenet_v3").read_text()
     path.write_text(text.replace("params=5_483_032", "params=5_483_031"))
@@ -100,36 +98,29 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "words"),
+    ("arguments", "words"),
     [
-        (["spaces", "mobilnet"], 2, "There is no space 'mobilnet'. Spaces: efficientnet_lite"),
-        (["run", "nowhere.toml"], 2, "There is no job file nowhere.toml"),
-        (["select", "nowhere"], 2, "is not a run"),
-        (["report", "nowhere"], 2, "is not a run"),
-        (["table", "show", "nowhere.jsonl"], 2, "There is no file nowhere.jsonl"),
-        (
-            ["table", "build", "--space", "mobilenet", "--runtime", "abacus"],
-            2,
-            "Allowed: ethos_u, litert",
-        ),
-        (["predict", "nowhere:12", "--table", "x"], 2, "Or give a JSON file, or RUN:ID"),
-        (["table", "check"], 2, "Missing argument"),
-        (["table", "check", "nowhere.jsonl", "--quick"], 2, "There is no file nowhere.jsonl"),
-        (["table", "merge", "nowhere.jsonl", "--out", "x.jsonl"], 2, "There is no file"),
-        (["table", "diff", "a.jsonl", "b.jsonl", "--plot", "x.pdf"], 2, "ends in .png or .svg"),
-        (["table", "build", "--space", "mobilenet", "--batch", "0"], 2, "Invalid value for"),
-        (["dance"], 2, "No such command"),
+        (["spaces", "mobilnet"], "There is no space 'mobilnet'. Spaces: efficientnet_lite"),
+        (["run", "nowhere.toml"], "There is no job file nowhere.toml"),
+        (["select", "nowhere"], "is not a run"),
+        (["table", "show", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
+        (["table", "show", "n" * 300 + ".jsonl"], "There is no file"),
+        (["table", "build", "--space", "mobilenet", "--runtime", "abacus"], "Allowed: ethos_u, li"),
+        (["predict", "nowhere:12", "--table", "x"], "Or give a JSON file, or RUN:ID"),
+        (["table", "check"], "Missing argument"),
+        (["table", "diff", "a.jsonl", "b.jsonl", "--plot", "x.pdf"], "ends in .png or .svg"),
+        (["table", "build", "--space", "mobilenet", "--batch", "0"], "Invalid value for"),
+        (["dance"], "No such command"),
     ],
 )
 def test_wrong_request_prints_one_message_and_exits_2(
-    invoke, arguments, status, words, tmp_path, monkeypatch
+    invoke, arguments, words, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     done = invoke(*arguments)
-    assert done.returncode == status
+    assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,15 +140,6 @@ def test_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, invoke, o
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert sorted(job_folder.rglob("*")) == before
-
-
-@pytest.mark.parametrize("name", ["plot.png", "nowhere/plot.png", "plot.pdf"])
-def test_picture_that_cannot_be_written_is_a_wrong_request(invoke, tmp_path, name):
-    (tmp_path / "plot.png").mkdir()
-    done = invoke("spaces", "mobilenet_tiny", "--no-estimate", "--plot", tmp_path / name)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert name.rpartition("/")[2] in done.stderr
-    assert [path.name for path in tmp_path.rglob("*")] == ["plot.png"]
 
 
 def test_full_disk_keeps_the_old_picture(invoke, tmp_path, monkeypatch):
@@ -310,16 +292,14 @@ def test_doctor_prints_device_runtimes_and_speed(invoke, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, WITHOUT_UTF8])
-def test_names_are_utf8_whatever_the_locale(tmp_path, variables):
+def test_names_are_utf8_whatever_the_locale(tmp_path):
     shutil.copytree(EXAMPLE, tmp_path / "rün")
-    shutil.copy(EXAMPLE / "job.toml", tmp_path / "jöb.toml")
 
     def nas(*arguments):
         done = subprocess.run(
             [sys.executable, "-m", "nas", *arguments],
             cwd=tmp_path,
-            env={**os.environ, **variables},
+            env={**os.environ, **WITHOUT_UTF8},
             capture_output=True,
             check=False,
         )
@@ -333,11 +313,10 @@ def test_names_are_utf8_whatever_the_locale(tmp_path, variables):
     assert "is not valid UTF-8, which torch's files need. Rename the folder." in message
 
 
-@pytest.mark.parametrize("error", ["RuntimeError('no home')", "SystemExit('no home')"])
-def test_doctor_lists_packages_that_raise_when_they_are_imported(tmp_path, error):
+def test_doctor_lists_packages_that_raise_when_they_are_imported(tmp_path):
     packages = ("torch", "tvm", "onnxruntime", "ai_edge_litert", "ethosu")
     for name in packages:
-        (tmp_path / f"{name}.py").write_text(f"raise {error}")
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('no home')")
     code = "import sys, nas.cli; sys.path.insert(0, sys.argv[1]); del sys.argv[1]; nas.cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path, "doctor"],
@@ -349,4 +328,4 @@ def test_doctor_lists_packages_that_raise_when_they_are_imported(tmp_path, error
     assert "trains on      nothing: torch does not load" in done.stdout
     reasons = [line for line in done.stdout.splitlines() if "does not load (" in line]
     assert len(reasons) == len(packages)
-    assert all(line.endswith(f"({error.split('(')[0]}: no home)") for line in reasons)
+    assert all(line.endswith("(SystemExit: no home)") for line in reasons)

@@ -51,13 +51,20 @@ def leaky_relu(monkeypatch):
     monkeypatch.setitem(ACTIVATIONS, "leaky_relu", F.leaky_relu)
 
 
+SHAPES = [(8, 16, 8), (3, 24, 5), (2, 96, 16), (5, 58, 7), (2, 124, 9), (1, 33, 3), (2, 288, 4)]
+"""Images, channels and side of maps that the kernel divides in different ways."""
+
+
 @pytest.mark.usefixtures("leaky_relu")
-@pytest.mark.parametrize("activation", [None, *ACTIVATIONS, "leaky_relu"])
 @pytest.mark.parametrize(
-    ("images", "channels", "side"),
-    [(8, 16, 8), (3, 24, 5), (2, 96, 16), (5, 58, 7), (2, 124, 9), (1, 33, 3), (2, 288, 4)],
+    ("shape", "activation"),
+    [
+        *((SHAPES[0], activation) for activation in (None, *ACTIVATIONS, "leaky_relu")),
+        *((shape, "relu6") for shape in SHAPES[1:]),
+    ],
 )
-def test_batch_norm_equals_torch(images, channels, side, activation):
+def test_batch_norm_equals_torch(shape, activation):
+    images, channels, side = shape
     # The mean of a channel is up to a thousand times its deviation.
     offset = torch.linspace(-300, 1000, channels)[:, None, None]
     x = (random(images, channels, side, side) + offset).requires_grad_()
@@ -161,12 +168,13 @@ def test_ops_of_several_threads_and_other_layouts_are_torchs(monkeypatch):
     assert not is_ours(normalised(x))
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [5, 7])
 @pytest.mark.parametrize(
-    ("images", "channels", "height", "width"),
-    [(9, 16, 8, 8), (2, 24, 5, 7), (1, 58, 4, 4), (3, 40, 3, 11), (17, 96, 2, 2)],
-)
+    ("images", "channels", "height", "width", "kernel", "stride"),
+    [
+        (9, 16, 8, 8, 5, 1), (2, 24, 5, 7, 5, 2), (1, 58, 4, 4, 7, 1), (3, 40, 3, 11, 7, 2),
+        (17, 96, 2, 2, 5, 1),
+    ],
+)  # fmt: skip
 def test_depthwise_gradients_equal_those_of_torch(images, channels, height, width, kernel, stride):
     x = random(images, channels, height, width).requires_grad_()
     weight = random(channels, 1, kernel, kernel, seed=1).requires_grad_()

@@ -42,7 +42,8 @@ def test_command_trains_a_pick_and_a_published_network(run, invoke, monkeypatch)
         assert f"{record['test']['accuracy']:.1%}" in shown.stdout
 
 
-def test_unknown_pick_is_a_wrong_request(run, invoke):
+def test_unknown_pick_is_a_wrong_request(untrained_run, invoke):
+    run = untrained_run
     wrong = invoke("retrain", run, "--pick", front_ids(run)[-1], "--pick", "zzzz")
     assert wrong.returncode == 2
     assert "0 architectures" in wrong.stderr

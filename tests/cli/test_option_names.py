@@ -58,16 +58,17 @@ def texts() -> list[tuple[str, int, str]]:
 
 
 def iterate_texts() -> Iterator[tuple[str, int, str]]:
-    """Yield file, line and text of each string literal of the package.
+    """Yield file, line and text of each string literal of the package's files that name options.
 
     A word stands for each expression in an f-string.
     """
     root = Path(nas.__file__).parent
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        if name in OTHER_PROGRAMS:
+        source = path.read_text(encoding="utf-8")
+        if name in OTHER_PROGRAMS or not OPTION.search(source):
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(source)
         inner = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):

@@ -270,8 +270,6 @@ def notes(device, tmp_path):
     [
         ("table", "build", *TINY, "--out", "notes.jsonl"),
         ("table", "show", "notes.jsonl"),
-        ("table", "diff", "notes.jsonl", "notes.jsonl"),
-        ("table", "check", "notes.jsonl", *TINY),
         ("table", "check", "notes.jsonl", *TINY, "--fit"),
         ("table", "check", "notes.jsonl", "--quick"),
         ("predict", "squeezenet_1.1", "--table", "notes.jsonl"),
@@ -307,10 +305,3 @@ def test_failed_build_creates_no_folder(device, tmp_path, invoke, monkeypatch):
     done = invoke("table", "build", *TINY, "--out", "tables/deep")
     assert (done.returncode, done.stderr) == (1, "error: no kernels\n")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("command", [("show",), ("check", "--quick")])
-def test_impossible_file_name_is_a_wrong_request(device, invoke, command):
-    done = invoke("table", *command, "n" * 300 + ".jsonl")
-    assert done.returncode == 2
-    assert "There is no file" in done.stderr

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
 
 from nas.errors import MissingKernelError, RequestError, RunFolderError
 from nas.opened_run import open_run
@@ -269,18 +268,3 @@ def test_command_says_what_is_missing(one, other, invoke, arguments, words):
     done = invoke("report", *(each.format(one=one, other=other) for each in arguments))
     assert done.returncode == 2
     assert words in done.stderr
-
-
-@pytest.mark.browser
-def test_page_draws_fronts_and_latencies_in_a_browser(one, other, tmp_path, show):
-    named = other.rename(tmp_path / "<img src=x onerror=alert(2)>")
-    third = copy_of_example(tmp_path / "third")
-    change_record(third, {"data.digest": "0123"})
-    runs = [open_run(folder) for folder in (one, named, third)]
-    page = show(comparison.build(runs, tmp_path / "compare.html"))
-    assert page.locator("#front-plots svg[role=group]").count() == 2
-    assert page.locator(".latency-plot svg[role=group]").count() == 3
-    row = page.locator("#transfer-0 tbody tr").first
-    row.hover()
-    expect(row).to_have_class("lit")
-    assert page.locator(".point.lit").count() > 1
