@@ -1,4 +1,4 @@
-"""Damages files of every kind, a few times each; `NAS_FUZZ_ROUNDS=60` does so for an hour."""
+"""Damages files of every kind, a few times each; `NAS_FUZZ_ROUNDS=120` does so for an hour."""
 
 import os
 from pathlib import Path

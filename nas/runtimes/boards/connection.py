@@ -159,17 +159,12 @@ def count_boards(target: BoardAddress) -> int:
     """
     if not target.key:
         return 1
-    known = tracker_keys(target)
+    with closing(_connect_to_tracker(target)) as tracker:
+        known = _request_keys(tracker, target)
     count = known.count(target.key)
     if not count:
         _refuse_key(target, known)
     return min(count, target.boards or count)
-
-
-def tracker_keys(target: BoardAddress) -> list[str]:
-    """Return the key of every board of a tracker. Raises BoardLostError like `connect`."""
-    with closing(_connect_to_tracker(target)) as tracker:
-        return _request_keys(tracker, target)
 
 
 def is_alive(session: rpc.RPCSession) -> bool:

@@ -2,7 +2,7 @@
 
 The cycles of a network depend on its weights, because they are stored compressed. Where a network
 has none, they are drawn from a Laplace distribution, which those of trained networks resemble, with
-a fixed seed. They do not depend on the scales of activations beyond which of them are equal.
+a fixed seed. They do not depend on the scales of activations, which are made up as well.
 """
 
 from __future__ import annotations
@@ -16,13 +16,8 @@ from numpy.typing import NDArray
 
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency.runtime import CompiledNetwork, Weights
-from nas.quantisation.network import (
-    SHARED_SCALE_KINDS,
-    Affine,
-    QuantisedNetwork,
-    assemble,
-    scale_groups,
-)
+from nas.quantisation.made_up import made_up_network
+from nas.quantisation.network import QuantisedNetwork
 from nas.runtimes.ethos_u.configuration import Configuration
 from nas.runtimes.ethos_u.vela import Compilation, compile_file
 
@@ -32,11 +27,6 @@ WEIGHT_SEED = 0
 
 _POOL_SIZE = 1 << 20
 """Numbers from which all weights are taken: drawing each anew takes longer than compiling some."""
-
-_SIGNED = Affine(0.03, 4)
-_NON_NEGATIVE = Affine(0.02, -128)
-_UNIT = Affine(1 / 255, -128)
-"""What the int8 values of activations stand for: those of any sign, those of a ReLU, and gates."""
 
 
 class EthosUNetwork(CompiledNetwork):
@@ -67,19 +57,9 @@ def file_of(graph: Graph, weights: Weights | None = None) -> bytes:
         graph: the network.
         weights: float32 weights of the folded graph; None for random ones.
     """
-    return quantised_file(uncalibrated_network(graph, weights))
-
-
-def uncalibrated_network(graph: Graph, weights: Weights | None = None) -> QuantisedNetwork:
-    """Return a network with int8 weights, and with scales of activations that mean nothing.
-
-    Args:
-        graph: the network.
-        weights: float32 weights of the folded graph; None for random ones.
-    """
     folded = graph.folded
     own = _random_weights(folded) if weights is None else weights
-    return assemble(folded, own, _affines(folded), np.empty(0, np.float32), 8)
+    return quantised_file(made_up_network(folded, own))
 
 
 def quantised_file(network: QuantisedNetwork) -> bytes:
@@ -106,16 +86,3 @@ def _random_weights(graph: Graph) -> dict[str, NDArray[np.float32]]:
             weights[op.slot_name] = np.resize(values[: math.prod(shape)], shape)
             weights[f"{op.slot_name}.bias"] = rng.integers(-999, 1000, shape[0]).astype(np.float32)
     return weights
-
-
-def _affines(graph: Graph) -> dict[int, Affine]:
-    """Return what the values of each op's output stand for, as in a calibrated network."""
-    affines: dict[int, Affine] = {}
-    for group in scale_groups(graph):
-        kinds = {graph.ops[at].kind for at in group} - SHARED_SCALE_KINDS
-        if kinds == {"hard_sigmoid"}:
-            own = _UNIT
-        else:
-            own = _NON_NEGATIVE if kinds <= {"relu", "relu6"} else _SIGNED
-        affines |= dict.fromkeys(group, own)
-    return affines

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from nas.errors import BoardLostError
 from nas.runtimes.boards import connection
 from nas.runtimes.tvm.rpc.address import parse
 from nas.schedules.cpu.loops import this_processor
@@ -51,7 +53,10 @@ def farm(processes: Processes, code: str) -> tuple[str, list[Process]]:
     boards = [processes.start("board", str(tracker.port), "pair") for _ in range(2)]
     target = f"rpc://{tracker.address}/pair?{code}"
     deadline = time.monotonic() + START_SECONDS
-    while connection.tracker_keys(parse(target)).count("pair") < 2:
+    while True:
+        with suppress(BoardLostError):
+            if connection.count_boards(parse(target)) == 2:
+                break
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return target, boards
