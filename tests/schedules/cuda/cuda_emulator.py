@@ -84,7 +84,7 @@ class EmulatedKernels:
         path.write_text(source + "\n".join(runners))
         library = folder / "kernels.so"
         # The source reads vectors through pointers to scalars, which CUDA compilers allow.
-        options = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{EMULATION_HEADERS}"]
+        options = ["-std=c++17", "-O0", "-w", "-shared", "-fPIC", f"-I{EMULATION_HEADERS}"]
         options += ["-fno-strict-aliasing", "-ffp-contract=off"]
         command = ["g++", *options, str(path), "-o", str(library)]
         done = subprocess.run(command, capture_output=True, text=True)

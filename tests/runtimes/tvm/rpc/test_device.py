@@ -11,7 +11,7 @@ import pytest
 import nas.space
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel
-from nas.errors import BoardLostError, DeviceError, ExportError, RequestError
+from nas.errors import BoardLostError, DeviceError, ExportError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, core_speed, timing
 from nas.latency.record import Record
@@ -29,7 +29,6 @@ from tests.runtimes.outputs import check_network, first_schedules
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
 
 CONV = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
-WITH_MANY_WEIGHTS = Kernel.parse("conv2d 96x4x4 -> 96x4x4 k1 s1 p0 g1 bias relu")
 
 
 @pytest.fixture
@@ -92,15 +91,14 @@ def test_round_on_a_slowed_board_is_disturbed_in_a_later_session_too(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", [CONV, WITH_MANY_WEIGHTS])
-def test_kernels_are_timed_on_the_board(runtime: TvmRuntime, kernel: Kernel) -> None:
-    schedule, timed = runtime.timer.time_kernel(kernel)
+def test_kernels_are_timed_on_the_board(runtime: TvmRuntime) -> None:
+    schedule, timed = runtime.timer.time_kernel(CONV)
     assert timed.latency_us > 0
     assert 1 <= len(timed.samples_us) <= SAMPLES
     assert timed.reading_us is not None
     assert timed.reading_us > 0
     assert timed.reading_us != 1e6 * FullSpeed().read(), "it was taken on the board, not here"
-    assert runtime.timer.retime_kernel(kernel, schedule).latency_us > 0
+    assert runtime.timer.retime_kernel(CONV, schedule).latency_us > 0
 
 
 @pytest.mark.slow
@@ -214,12 +212,3 @@ def test_board_of_another_architecture_is_refused(server: str, code: str) -> Non
     with pytest.raises(DeviceError, match="cannot load code for aarch64") as caught:
         _ = TvmRuntime(target=target).fingerprint
     assert "Correct triple=" in caught.value.remedy
-
-
-def test_wrong_settings_are_refused_without_a_connection(code: str) -> None:
-    with pytest.raises(RequestError, match="no dtype 'int3'"):
-        TvmRuntime(target=f"rpc://127.0.0.1:1?{code}", dtype="int3").check_settings()
-    with pytest.raises(RequestError, match="threads is 0"):
-        TvmRuntime(target=f"rpc://127.0.0.1:1?{code}", threads=0).check_settings()
-    with pytest.raises(RequestError, match="needs a host and a port"):
-        TvmRuntime(target=f"rpc?{code}").check_settings()
