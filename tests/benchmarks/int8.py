@@ -75,14 +75,14 @@ def measure(name: str, data: ImageDataset, epochs: int, seed: int) -> dict[str, 
         latencies, _ = time_files(running, images[:1])
         done, layers = running["onnx-int8"].loaded.quantised_layers
     float_us, int8_us = (latencies[each].fastest_us for each in formats)
-    accuracies = {each: (own == labels).mean() for each, own in classes.items()}
+    accuracies = {each: float((own == labels).mean()) for each, own in classes.items()}
     return {
         "network": name,
         "seed": seed,
         "float32": accuracies["onnx"],
         "int8": accuracies["onnx-int8"],
         "drop_points": 100 * (accuracies["onnx"] - accuracies["onnx-int8"]),
-        "agreement": (classes["onnx"] == classes["onnx-int8"]).mean(),
+        "agreement": float((classes["onnx"] == classes["onnx-int8"]).mean()),
         "float32_us": float_us,
         "int8_us": int8_us,
         "speed": float_us / int8_us,

@@ -67,8 +67,6 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, nargs="+", default=[32])
     parser.add_argument("--runtime", default="tvm")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tables", type=int, default=3, help="tables of each space and size")
     parser.add_argument("--nets", type=int, default=12, help="random networks of each check")
     parser.add_argument("--out", type=Path)
@@ -79,7 +77,7 @@ def main() -> None:
         return
     if not options.out:
         parser.error("give --out FOLDER or --run RUN")
-    device = ["--runtime", options.runtime, "--dtype", options.dtype, "--threads", options.threads]
+    device = ["--runtime", options.runtime, "--dtype", options.dtype]
     print(
         f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}{'device':>8}  "
         f"{'mean error (signed)':<40}without the correction"
@@ -87,7 +85,7 @@ def main() -> None:
     for space in options.space:
         for size in options.image_size:
             loaded = load_space(space, image_size=size)
-            images = ["--space", space, "--image-size", size, "--batch", options.batch]
+            images = ["--space", space, "--image-size", size]
             for number in range(options.tables):
                 folder = options.out / f"{loaded.name}-{size}-{number}"
                 seconds_per_kernel = math.nan
