@@ -26,9 +26,6 @@ SCHEMA = 4
 HEADER_START = b'{"schema": 4, "record": "header", "processor": "'
 """How a header starts as it is written."""
 
-RECORD_START = b'{"record": "'
-"""How every line after the header starts as it is written."""
-
 MAX_SAMPLES = 12
 """Largest number of samples in a record."""
 

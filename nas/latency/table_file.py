@@ -15,7 +15,7 @@ from nas.errors import RequestError, TableError
 from nas.files.documents import ForeignFileError, read_bytes
 from nas.files.jsonl import is_json
 from nas.files.paths import OpenedPath
-from nas.latency.record import HEADER_START, RECORD_START
+from nas.latency.record import HEADER_START
 
 LOCK_SECONDS = 2.0
 """How long a writer waits for another writer before it gives up."""
@@ -43,12 +43,12 @@ class TableFile:
         """Yield each line that was not read yet, and its place: `mine.jsonl, line 3`.
 
         A line counts as read once the caller asks for the next one. A last line without a line feed
-        is yielded if it is complete JSON. An incomplete last line is skipped if it starts as a line
-        of a table does, because another process may be writing it.
+        is yielded if it is complete JSON. An incomplete last line is skipped, because another
+        process may be writing it.
 
         Raises:
-            TableError: the file cannot be read or became shorter, or the last line is neither
-                complete nor the start of a line of a table.
+            TableError: the file cannot be read or became shorter, or its first line is neither
+                complete nor the start of a header.
         """
         content = self._unread_bytes()
         if self._lacks_line_feed and content:
@@ -61,7 +61,7 @@ class TableFile:
             where = f"{self.path}, line {self.lines + 1}"
             has_line_feed = line.endswith(b"\n")
             if not has_line_feed and not is_json(line):
-                if _is_incomplete(line, RECORD_START if self.lines else HEADER_START):
+                if self.lines or _is_incomplete_header(line):
                     return
                 raise damaged(f"{where} is not JSON: {line[:60]!r}")
             yield line, where
@@ -143,7 +143,7 @@ def can_begin(path: Path) -> bool:
             f"There can be no latency table {path}: {reason}.",
             remedy="Name a folder or a .jsonl file.",
         ) from None
-    return _is_incomplete(_content(path), HEADER_START)
+    return _is_incomplete_header(_content(path))
 
 
 def _content(path: Path) -> bytes:
@@ -162,19 +162,14 @@ def _unreadable(path: Path, error: OSError) -> TableError:
     )
 
 
-def _is_incomplete(line: bytes, start: bytes) -> bool:
-    """Return whether a line is the start of a line of a table, and not a complete one.
-
-    Args:
-        line: the line, without a line feed.
-        start: how the lines of a table start.
-    """
-    is_ours = line.startswith(start) or start.startswith(line)
-    # Lines of a table have no other characters: `json.dumps` escapes them.
-    if not is_ours or not line.isascii() or not line.decode("ascii").isprintable():
+def _is_incomplete_header(content: bytes) -> bool:
+    """Return whether the content of a file is the start of a header, and not a complete one."""
+    is_ours = content.startswith(HEADER_START) or HEADER_START.startswith(content)
+    # A header has no other characters: `json.dumps` escapes them.
+    if not is_ours or not content.isascii() or not content.decode("ascii").isprintable():
         return False
     try:
-        json.JSONDecoder().raw_decode(line.decode("ascii"))
+        json.JSONDecoder().raw_decode(content.decode("ascii"))
     except (ValueError, RecursionError):
         return True
     return False
