@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 
 import nas
-from nas.data import Images
 from nas.supernet.evaluation import evaluate
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
@@ -54,8 +53,7 @@ def result(case: Case, source: Path, space: str, steps: int) -> str:
     """Train a supernet and return its accuracies in a line."""
     data = nas.load_dataset(source, metric="accuracy")
     chosen = np.random.default_rng(0).permutation(len(data.train))[: case.images]
-    pixels = np.asarray(data.train.pixels)[chosen]
-    data = replace(data, train=Images(pixels, data.train.labels[chosen]))
+    data = replace(data, train=data.train.take(chosen))
     loaded = space_on(data, space)
     steps = max(1, round(steps * case.share))
     epochs = steps * case.batch / len(data.train)

@@ -22,7 +22,7 @@ from statistics import mean
 import numpy as np
 
 import nas
-from nas.data import ImageDataset, Images
+from nas.data import ImageDataset
 from nas.data.dataset import Metric
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.settings import TrainingSettings
@@ -44,8 +44,7 @@ def cut(data: ImageDataset, largest: int, ratio: float, seed: int) -> ImageDatas
             for label, count in enumerate(counts)
         ]
     )
-    train = Images(np.asarray(data.train.pixels)[chosen], data.train.labels[chosen])
-    return replace(data, train=train)
+    return replace(data, train=data.train.take(chosen))
 
 
 def train_networks(arguments: argparse.Namespace, seed: int, metric: Metric) -> dict[str, float]:

@@ -82,10 +82,9 @@ class Case(NamedTuple):
 def subset(data: ImageDataset, images: int, seed: int) -> ImageDataset:
     """Return the dataset with some training images, and fewer to search and to test with."""
     chosen = np.random.default_rng(seed).permutation(len(data.train))[:images]
-    train = Images(np.asarray(data.train.pixels)[chosen], data.train.labels[chosen])
     search = data.search.take(slice(0, SEARCH_IMAGES))
     test = data.test.take(slice(0, TEST_IMAGES))
-    return replace(data, train=train, search=search, holdout=test, test=test)
+    return replace(data, train=data.train.take(chosen), search=search, holdout=test, test=test)
 
 
 def resized(data: ImageDataset, size: int) -> ImageDataset:
