@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -119,7 +120,8 @@ class TrainingBatches:
             self._mirrored_first = np.random.default_rng([seed, 2]).random(len(data.train)) < 0.5
         self._colour = colour
         self._share = share_of_batch(self.batch_size, rank, world_size)
-        self._recent_orders: tuple[tuple[int, np.ndarray], ...] = ()
+        # The loader asks for the next batch, and so for the next epoch, while this one is in use.
+        self._order = lru_cache(2)(self._permutation)
         self._loader = make_loader(data.train, device, self._batch_indices)
 
     @property
@@ -176,14 +178,9 @@ class TrainingBatches:
             batch = np.concatenate([batch, rest])
         return batch
 
-    def _order(self, epoch: int) -> np.ndarray:
-        # The loader asks for the next batch, and so for the next epoch, while this one is in use.
-        for known_epoch, order in self._recent_orders:
-            if known_epoch == epoch:
-                return order
-        order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._labels))
-        self._recent_orders = (*self._recent_orders[-1:], (epoch, order))
-        return order
+    def _permutation(self, epoch: int) -> np.ndarray:
+        """Return the order of the training images in an epoch."""
+        return np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._labels))
 
     def _jitter_colours(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Change brightness, contrast and saturation of each image by random factors."""
