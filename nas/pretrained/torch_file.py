@@ -80,8 +80,6 @@ class StandIn:
         """Take an element, as a list does."""
         self.content.append(element)
 
-    add = append
-
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
 
