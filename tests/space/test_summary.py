@@ -1,6 +1,7 @@
 """A space as a whole: distributions of counts, and the rows of its table."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from nas.figures import COUNTS
 from nas.space import load_definition, load_space, summary
 from nas.space.elastic import MAX_SIZE
+from nas.space.records import CountedNetwork
 from tests.spaces import WITH_EVERY_BLOCK
 
 
@@ -69,3 +71,8 @@ def test_a_stage_without_ops_passes_its_input_on():
     assert rows["stem"].output_sizes == [(111, 111), (109, 109)]
     assert {(27, 27), (55, 55)} <= set(rows["pool3"].output_sizes)
     assert rows["pool3"].table_stride == rows["pool3"].stride == {"1.0": 1, "1.1": 2}
+
+
+def test_records_have_a_field_for_every_count():
+    in_tables = {field.name for field in fields(summary.ReferenceCounts)}
+    assert set(COUNTS) <= in_tables & set(CountedNetwork.model_fields)

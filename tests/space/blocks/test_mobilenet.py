@@ -1,6 +1,5 @@
 import pytest
 
-from nas.errors import SpaceError
 from nas.space.blocks import BLOCKS
 from nas.space.builder import Builder
 from nas.space.elastic import Elastic
@@ -76,27 +75,6 @@ def test_version_3_bottleneck_has_no_addition(place):
     assert kinds(with_addition) == [*kinds(without), "add"]
     wider = place("inverted_residual_v3", (40, 6, 6), **{**choices, "width": 48})
     assert "add" not in kinds(wider)
-
-
-def test_operators_of_version_3_have_weights_of_their_own(place):
-    def slots(se, activation):
-        graph = place(
-            "linear_bottleneck_v3",
-            (8, 6, 6),
-            width=8,
-            stride=1,
-            kernel=3,
-            expand=3,
-            se=se,
-            activation=activation,
-        )
-        return {op.slot.name for op in graph.ops if op.slot}
-
-    pairs = [(se, activation) for se in ("none", "se") for activation in ("relu", "hard_swish")]
-    names = [slots(*pair) for pair in pairs]
-    assert len(set().union(*names)) == sum(map(len, names))
-    with pytest.raises(SpaceError, match=r"se is 'yes'\. Use one of none, se"):
-        slots("yes", "relu")
 
 
 def test_version_3_head_has_the_ops_of_the_paper(place):

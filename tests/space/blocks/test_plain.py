@@ -1,7 +1,5 @@
 import pytest
 
-from nas.errors import SpaceError
-
 
 @pytest.mark.parametrize(
     ("stride", "padding", "size"), [(1, "same", 9), (2, "same", 5), (2, "valid", 4)]
@@ -18,17 +16,6 @@ def test_padding_is_same_where_the_stride_is_dropped(place):
     """Small images drop strides; a map that is not to shrink keeps its border."""
     graph = place("conv", (3, 9, 9), width=8, stride=1, kernel=7, padding="valid")
     assert graph.output_shape == (8, 9, 9)
-
-
-def test_a_named_activation_has_weights_of_its_own(place):
-    named = place("conv", (3, 9, 9), width=8, stride=2, kernel=3, activation="hard_swish")
-    plain = place("conv", (3, 9, 9), width=8, stride=2, kernel=3)
-    assert named.ops[-1].kind == "hard_swish"
-    assert {op.slot.name for op in named.ops if op.slot} == {
-        "block.hard_swish",
-        "block.hard_swish.norm",
-    }
-    assert {op.slot.name for op in plain.ops if op.slot} == {"block", "block.norm"}
 
 
 # 3x3 windows at stride 2 over n pixels: ceil(n / 2), and ceil((n - 3) / 2) + 1 without padding.
@@ -55,8 +42,3 @@ def test_heads_end_with_the_classes(place):
     assert (graph.params, graph.macs) == (4 * 10 + 10, 4 * 10)
     graph = place("conv_classifier", (4, 5, 5))
     assert (graph.params, graph.macs) == (4 * 10 + 10, 4 * 10 * 25)
-
-
-def test_an_unknown_padding_is_refused_by_name(place):
-    with pytest.raises(SpaceError, match='padding is \'half\'. Use "same" or "valid"'):
-        place("conv", (3, 9, 9), width=8, stride=2, kernel=3, padding="half")

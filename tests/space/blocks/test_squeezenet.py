@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from nas.errors import SpaceError
 from nas.torch_network import run_graph
 
 
@@ -50,8 +49,3 @@ def test_fire_equals_torch(place, network, bypass, channels):
     elif bypass == "simple" and channels == 16:
         expected = expected + x
     torch.testing.assert_close(run_graph(graph, x, net), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_an_unknown_bypass_is_refused_by_name(place):
-    with pytest.raises(SpaceError, match="bypass is 'all'. Use one of none, simple, complex"):
-        place("fire", (16, 5, 5), width=16, squeeze=0.5, share3x3=0.5, bypass="all")
