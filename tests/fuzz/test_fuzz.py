@@ -51,10 +51,10 @@ def test_traceback_is_caught(corpus, monkeypatch):
     folder, by_name = corpus
     target = by_name["trials, select"]
 
-    def broken(*_):
+    def broken(**_):
         raise KeyError("front")
 
-    monkeypatch.setattr("nas.run.selection.select", broken)
+    monkeypatch.setattr("nas.run.selection.selection_rule", broken)
     with pytest.raises(AssertionError, match="a traceback"):
         try_target(target, folder, (folder / "run/trials.csv").read_bytes())
     monkeypatch.undo()
