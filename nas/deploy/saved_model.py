@@ -11,7 +11,6 @@ import json
 import textwrap
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -19,17 +18,14 @@ from nas import files
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, RequestError, SpaceError
-from nas.files.foreign import file_problem
 from nas.files.paths import expanded
 from nas.run.model_card import NETWORK, NetworkRecord
 from nas.space import Architecture, SearchSpace, load_space
+from nas.supernet import checkpoint
 from nas.torch_network import Network, to_torch
 
 WEIGHTS_FILE = "network.safetensors"
 SOURCE_FILE = "network.py"
-
-_RECORD_KEY = "record"
-"""The only entry of the metadata, because safetensors writes several in no fixed order."""
 
 _MAX_LINE_LENGTH = 88
 """Longest line of the source: what formatters of Python use unless told otherwise."""
@@ -54,8 +50,7 @@ def write_model(model: TrainedModel, path: Path) -> None:
     state = model.network.tensors()
     tensors = {name: state[key].detach().contiguous() for key, name in source.tensor_names.items()}
     text = record.model_dump_json(by_alias=True, exclude={"preprocessing": {"min_confidence"}})
-    metadata = {_RECORD_KEY: text}
-    files.replace(path, save(tensors, metadata))
+    files.replace(path, save(tensors, {checkpoint.RECORD_KEY: text}))
     files.replace(path.with_name(SOURCE_FILE), _source_file(model, source))
 
 
@@ -98,15 +93,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], NetworkRecord]:
             f"There is no {path.name} in {path.parent}.",
             remedy="Export the model with `nas export --format torch`.",
         )
-    if problem := file_problem(path):
-        raise NETWORK.failure(f"{path} is not a readable network: {problem}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise NETWORK.failure(f"{path} is not a readable network: {error}") from error
-    return tensors, NETWORK.parse(metadata.get(_RECORD_KEY, "").encode(), f"The record in {path}")
+    tensors, text = checkpoint.read_tensors(path, NETWORK)
+    return tensors, NETWORK.parse(text.encode(), f"The record in {path}")
 
 
 def _space_of(record: NetworkRecord, path: Path) -> SearchSpace:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,9 @@ LogRow = TypeVar("LogRow", bound=StepRow)
 
 LOG_LINES = 200
 """Approximate number of lines in a training log; enough for a plot, and small."""
+
+RECORD_KEY = "record"
+"""The only entry of the metadata, because safetensors writes several in no fixed order."""
 
 _CHECKPOINT = Format(
     CheckpointRecord,
@@ -47,9 +50,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, object
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"schema": SCHEMA, "versions": {"torch": torch.__version__}, **record}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # All metadata is one entry, because safetensors writes several entries in no fixed order.
     text = json.dumps({**content, "sha256": _checksum(stored, content)})
-    files.replace(path, save(stored, {"record": text}))
+    files.replace(path, save(stored, {RECORD_KEY: text}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
@@ -62,15 +64,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
         raise CheckpointError(
             f"There is no {path.name} in {path.parent}.", remedy="Train the supernet first."
         )
-    if problem := file_problem(path):
-        raise _CHECKPOINT.failure(f"{path} is not a readable checkpoint: {problem}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise _CHECKPOINT.failure(f"{path} is not a readable checkpoint: {error}") from error
-    text = metadata.get("record", "")
+    tensors, text = read_tensors(path, _CHECKPOINT)
     record = _CHECKPOINT.parse(text.encode(), f"The record in {path}")
     content = json.loads(text)
     if content.pop("sha256", None) != _checksum(tensors, content):
@@ -83,6 +77,24 @@ def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
                 f"{path} is damaged: tensor {name!r} has values that are not finite"
             )
     return tensors, record
+
+
+def read_tensors(path: Path, kind: Format[Any]) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a safetensors file, on the CPU, and the text of its record.
+
+    Args:
+        path: the file.
+        kind: what the record should be; its error is raised if the file is not readable.
+    """
+    if problem := file_problem(path):
+        raise kind.failure(f"{path} is not readable: {problem}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise kind.failure(f"{path} is not readable: {error}") from error
+    return tensors, metadata.get(RECORD_KEY, "")
 
 
 def require_tensors(

@@ -50,7 +50,7 @@ def make_weights_infinite(folder):
     ("damage", "message"),
     [
         (lambda folder: (folder / "supernet.safetensors").unlink(), "There is no"),
-        (cut, "not a readable checkpoint"),
+        (cut, "is not readable"),
         (flip_a_bit, "checksum does not match its weights"),
         (change_the_record, "checksum"),
         (make_weights_infinite, "tensor 'stem.weight' has values that are not finite"),
