@@ -467,7 +467,7 @@ def main() -> None:
     if options.run is not None:
         run = nas.open_run(options.run)
         path = options.out / "study.json"
-        setup = Retraining(run, run.training_settings(options.epochs), from_scratch=True)
+        setup = Retraining(run, options.epochs, from_scratch=True)
         if not path.exists():
             options.out.mkdir(parents=True, exist_ok=True)
             study = begin_study(run, setup, options)
