@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from nas.errors import ExportError, TrainingError
+from nas.errors import ExportError, RequestError, TrainingError
 from nas.run.candidates import Candidate
 from nas.run.model_card import ExportedFile
 from nas.run.progress import JobProgress, shown
@@ -150,14 +150,28 @@ class OpenedRun(Run):
         Returns:
             The folders of the models, in the order of `picks`.
 
-        Raises the errors of `nas.deploy.exporting.export`.
+        Raises the errors of `nas.deploy.exporting.checked_request`, `export` there, and
+        `nas.deploy.retrain.retrain`.
         """
-        from nas.deploy.exporting import export
-        from nas.deploy.requests import ExportRequest
+        from nas.deploy.exporting import checked_request, export
+        from nas.deploy.networks import is_trained, trained_record
+        from nas.deploy.requests import ExportRequest, RetrainRequest
+        from nas.deploy.retrain import renew_answers, retrain
 
+        if not picks:
+            raise RequestError(
+                "There is nothing to export.", remedy="Give --pick with an ID of the front."
+            )
         request = ExportRequest(**settings)
         with self._renewing_report(), shown(progress) as bars:
-            return export(self, picks, request, bars)
+            request = checked_request(self, request, bars)
+            untrained = [pick for pick in picks if not is_trained(self, pick)]
+            if untrained:
+                retrain(self, untrained, RetrainRequest(), bars)
+            names = [trained_record(self, pick).id for pick in picks]
+            for name in names:
+                renew_answers(self, name)
+            return export(self, names, request, bars)
 
     def rank(self, *, progress: JobProgress | bool | None = True, **settings: Any) -> RankingRecord:
         """Compare the supernets with networks that are trained alone.
@@ -235,7 +249,7 @@ class Pick(Candidate):
         Returns:
             The folder of the model, `models/<id>` of the run.
 
-        Raises the errors of `nas.deploy.exporting.export`.
+        Raises the errors of `OpenedRun.export`.
         """
         (folder,) = self._run.export(
             self.digest, formats=formats or None, progress=progress, **settings

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import jinja2
@@ -23,7 +22,6 @@ from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, mea
 from nas.deploy.scripts import REQUIREMENTS
 from nas.deploy.verify import sample_images
 from nas.display.formatting import format_accuracy, format_bytes, format_count, format_latency
-from nas.errors import first_line
 from nas.machine.this_machine import processor
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.run.answers import Answers
@@ -46,7 +44,7 @@ _PACKAGES = ("torch", "numpy", "PIL", "onnx")
 
 @dataclass(frozen=True)
 class ModelOrigin:
-    """Where a trained model comes from, as its card states it.
+    """Where a trained model comes from. Fields that `ModelCard` has, too, are stated there.
 
     Attributes:
         id: name of the model folder.
@@ -66,9 +64,9 @@ class ModelOrigin:
     data: ModelData
     calibration: Calibration | None = None
     threshold: Threshold | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     image_changes: str = ""
-    latencies_us: Mapping[str, float] = field(default_factory=dict)
+    latencies_us: dict[str, float] = field(default_factory=dict)
     search_device: str = ""
     search_runtime: str = ""
     search_dtype: str = ""
@@ -100,40 +98,24 @@ def make_card(
         script: what its `run.py` computed; None without one.
     """
     images = sample_images(data.holdout, MAX_IMAGES)
-    try:
-        robustness = tuple(measure_robustness(model, images, data.score))
-        confidence = tuple(measure_confidence(model, images, data.unknown))
-        unmeasured = []
-    # A card without these figures is better than exported files without a card.
-    except Exception as error:
-        robustness, confidence = (), ()
-        unmeasured = [f"Answers to changed images were not measured: {first_line(error)}."]
     device, _ = processor()
+    stated = {name: value for name, value in vars(origin).items() if name in ModelCard.model_fields}
     return ModelCard.of_architecture(
         model.architecture,
         schema=6,
-        id=origin.id,
+        **stated,
         weights_digest=weights_digest,
         image_size=model.architecture.space.image_size,
         channels=1 if model.preprocessing.channels == 1 else 3,
         classes=model.preprocessing.classes,
-        data=origin.data,
-        recipe=dict(origin.recipe),
-        image_changes=origin.image_changes,
         accuracy=accuracy,
-        robustness=robustness,
+        robustness=tuple(measure_robustness(model, images, data.score)),
         robustness_images=len(images),
-        confidence=confidence,
-        calibration=origin.calibration,
-        threshold=origin.threshold,
+        confidence=tuple(measure_confidence(model, images, data.unknown)),
         files=tuple(files),
         preprocessing=model.preprocessing,
         script=script,
         int8=int8,
-        latencies_us=dict(origin.latencies_us),
-        search_device=origin.search_device,
-        search_runtime=origin.search_runtime,
-        search_dtype=origin.search_dtype,
         device=device,
         versions={
             "nas": __version__,
@@ -141,7 +123,7 @@ def make_card(
             **package_versions(_PACKAGES),
         },
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
-        limits=(*_limits(files, int8, data), *unmeasured),
+        limits=tuple(_limits(files, int8, data)),
     )
 
 
@@ -220,7 +202,7 @@ def _template(name: str) -> jinja2.Template:
     )
     environment.filters |= {
         "bytes": format_bytes,
-        "count": partial(format_count),
+        "count": format_count,
         "ms": format_latency,
         "ms_number": lambda us: "-" if us is None else f"{us / 1000:.4g}",
         "percent": _percent,

@@ -9,14 +9,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
-from nas.data import ImageDataset
+from nas.data import ImageDataset, Images
 from nas.data.dataset import joined
 from nas.deploy import cpp_example
 from nas.deploy.answers import draw_sheet
@@ -32,7 +31,7 @@ from nas.deploy.folder import (
     SCRIPT_FILE,
     SUSTAINED_FILE,
     ModelFolder,
-    is_part_of,
+    first_part,
     remove,
 )
 from nas.deploy.formats import ModelFormat, model_format
@@ -75,6 +74,7 @@ from nas.run.model_card import (
     ScriptCheck,
     SustainedRecord,
 )
+from nas.run.progress import SilentProgress
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
@@ -104,62 +104,58 @@ class _Earlier:
     @classmethod
     def read(cls, folder: ModelFolder, weights_digest: str) -> _Earlier:
         try:
-            changed = folder.changed_files()
+            changed = set(map(first_part, folder.changed_files()))
             card = folder.card
             samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
         except (RunFolderError, CheckpointError, ExportError):
             return cls()  # Nothing was exported, or what was is damaged and is replaced.
         names = _names(card.files)
-        if card.weights_digest != weights_digest or {CARD_FILE, SAMPLES_FILE} & changed.keys():
+        if card.weights_digest != weights_digest or {CARD_FILE, SAMPLES_FILE} & changed:
             return cls(names=names)
         files = {
-            file.format: file
-            for file in card.files
-            if not any(is_part_of(name, (file.file, *file.companions)) for name in changed)
+            file.format: file for file in card.files if not changed & {file.file, *file.companions}
         }
         has_int8 = any(file.precision == "int8" for file in files.values())
         scripted = script_format([name for name, file in files.items() if file.runs_here])
         renewed_by = None
-        if (scripted and card.script is None) or any(
-            not is_part_of(each, names) for each in changed
-        ):
+        if (scripted and card.script is None) or changed - names:
             renewed_by = scripted or next(iter(files), None)
         int8 = card.int8 if has_int8 else None
         return cls(files, names, int8, samples, card.sustained, renewed_by)
 
-    def missing(self, request: ExportRequest) -> dict[str, ModelFormat]:
-        """Return the formats to write. All int8 files hold the same quantised network.
+    def missing(
+        self, formats: Mapping[str, ModelFormat], request: ExportRequest
+    ) -> dict[str, ModelFormat]:
+        """Return the formats to write, of those that are asked for and of earlier ones.
 
-        A network that loses too much accuracy is quantised again only for a stricter limit, because
-        everything was tried for the earlier one. A network whose weights have other bits than those
-        asked for is quantised again, too.
+        All int8 files hold the same quantised network: with one of them, all are written.
         """
-        chosen = {name: model_format(name) for name in dict.fromkeys(request.formats or ())}
-        missing = {name: each for name, each in chosen.items() if name not in self.files}
+        missing = {name: each for name, each in formats.items() if name not in self.files}
         if self.renewed_by and not missing:
             missing = {self.renewed_by: model_format(self.renewed_by)}
-        int8, max_drop = self.int8, _max_drop(request)
-        is_worse = int8 is not None and max_drop < min(int8.drop, int8.max_drop)
-        has_other_bits = int8 is not None and request.weight_bits not in (None, int8.weight_bits)
-        if any(each.precision == "int8" for each in missing.values()) or (
-            (is_worse or has_other_bits)
-            and any(each.precision == "int8" for each in chosen.values())
-        ):
+        decisive = {**missing, **formats} if self._has_other_int8(request) else missing
+        if any(each.precision == "int8" for each in decisive.values()):
             own = [name for name, file in self.files.items() if file.precision == "int8"]
-            missing |= {name: chosen.get(name) or model_format(name) for name in own}
+            missing |= {name: model_format(name) for name in own}
         return missing
 
-    def with_int8_logits(self, samples: ReferenceImages) -> ReferenceImages:
-        """Return the images of the earlier export if only these have int8 logits."""
-        if samples.int8_logits is not None or self.int8 is None or self.samples is None:
-            return samples
-        return self.samples
+    def _has_other_int8(self, request: ExportRequest) -> bool:
+        """Return whether the int8 network is not what is asked for.
+
+        Its weights have other bits, or it loses more accuracy than a limit that is stricter than
+        the earlier one, for which everything was tried.
+        """
+        int8 = self.int8
+        return int8 is not None and (
+            request.weight_bits not in (None, int8.weight_bits)
+            or _max_drop(request) < min(int8.drop, int8.max_drop)
+        )
 
 
 class _Steps:
     """Reports the steps of an export: the next one begins, or the current one goes on."""
 
-    def __init__(self, total: int, progress: Advance | None) -> None:
+    def __init__(self, total: int, progress: Advance) -> None:
         self._done, self._total, self._progress = -1, total, progress
 
     def begin(self, text: str) -> None:
@@ -167,53 +163,7 @@ class _Steps:
         self.update(text)
 
     def update(self, text: str) -> None:
-        if self._progress:
-            self._progress(self._done, self._total, text)
-
-    def end(self) -> None:
-        if self._progress:
-            self._progress(self._total, self._total, "")
-
-
-class _Running:
-    """The processes of the files of an export, which verify a file and later time it.
-
-    Args:
-        threads: number of threads that each runtime may use.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.processes: dict[str, ModelProcess] = {}
-        self._threads = threads
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for process in self.processes.values():
-            process.close()
-
-    def open(self, model_file: ModelFormat, path: Path) -> ModelProcess:
-        """Return a process for a file. Files that do not run here are not timed."""
-        process = ModelProcess(model_file, path, threads=self._threads)
-        if model_file.can_run(path):
-            self.processes[model_file.name] = process
-        return process
-
-    def open_earlier(self, files: Sequence[ExportedFile], folder: ModelFolder) -> None:
-        """Add processes for files that were exported before, if their packages are still there."""
-        for file in files:
-            try:
-                model_file = model_format(file.format)
-            except RequestError:  # The latency that was measured at its export stays in the card.
-                continue
-            self.open(model_file, folder.path / file.file)
-
-    def close(self, model_file: ModelFormat) -> None:
-        """End the process of a file that failed."""
-        process = self.processes.pop(model_file.name, None)
-        if process is not None:
-            process.close()
+        self._progress(self._done, self._total, text)
 
 
 def export_model(
@@ -249,12 +199,11 @@ def export_model(
         OSError: what belongs to all files cannot be written, as on a full disk. The folder is as it
             was.
     """
-    for name in request.formats or ():
-        model_format(name)
+    formats = {name: model_format(name) for name in request.formats or ()}
     with folder.staging() as staging:
         earlier = _Earlier.read(folder, digest_of_weights(model))
-        missing = earlier.missing(request)
-        steps = _Steps(len(missing) + 4, progress)
+        missing = earlier.missing(formats, request)
+        steps = _Steps(len(missing) + 4, progress or SilentProgress().advance)
         export = _Export(model, data, folder, staging, request, origin, steps)
         card = export.write(missing, earlier) if missing else export.renew_card()
     if export.failed:
@@ -291,22 +240,22 @@ class _Export:
         """
         self.steps.begin("accuracy in torch")
         accuracy = measure_accuracy(self.model, self.data, self.origin.data.judging_parts)
-        compared, samples = self._references()
         self.steps.begin("quantisation")
         int8 = None
         if int8_names := [name for name, each in formats.items() if each.precision == "int8"]:
             try:
-                int8, compared, samples = self._quantise(compared, samples)
+                int8 = self._quantise()
             except NasError as error:
                 self.failed |= dict.fromkeys(int8_names, error)
                 formats = {k: each for k, each in formats.items() if k not in int8_names}
         old = [file for name, file in earlier.files.items() if name not in formats]
-        network = None if int8 is None else int8.network
+        network, summary = (int8.network, int8.summary) if int8 else (None, None)
+        compared, samples = self._references(network)
         files = self._write_files(formats, old, compared, network)
         self.steps.begin("card")
-        summary = earlier.int8 if int8 is None else int8.summary
-        samples = earlier.with_int8_logits(samples)
-        if all(file.precision != "int8" for file in files):
+        if earlier.int8 and earlier.samples and not int8:
+            summary, samples = earlier.int8, earlier.samples
+        elif all(file.precision != "int8" for file in files):
             summary, samples = None, replace(samples, int8_logits=None)
         samples.save(self.staging / SAMPLES_FILE)
         card = make_card(
@@ -326,7 +275,7 @@ class _Export:
             outdated.remove(SUSTAINED_FILE)
         self._describe(card)
         self.folder.publish(self.staging, replaced=(outdated - _names(files)) | cpp_example.FILES)
-        self.steps.end()
+        self.steps.begin("")  # All of them are done.
         return card
 
     def renew_card(self) -> ModelCard:
@@ -351,45 +300,38 @@ class _Export:
             self.folder.publish(self.staging, replaced={MISTAKES_FILE})
         return card
 
-    def _references(self) -> tuple[ReferenceImages, ReferenceImages]:
-        """Return the images with which files are compared now, and those for the model folder.
-
-        The latter have an image file of each kind in the data, too, for `run.py`.
-        """
-        compared = sample_images(self.data.test, COMPARED_IMAGES)
-        images, examples = sample_images(self.data.search, SAMPLE_IMAGES), self.data.examples
-        if self.data.inventory is not None:
-            stored = np.array([each.position for each in examples if each.content], int)
-            images = joined([images, self.data.inventory.images.take(stored)])
-        files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in examples)
-        return (
-            ReferenceImages(compared, self.model.pixel_logits(compared.pixels)),
-            ReferenceImages(images, self.model.pixel_logits(images.pixels), files=files),
-        )
-
-    def _quantise(
-        self, compared: ReferenceImages, samples: ReferenceImages
-    ) -> tuple[Quantisation, ReferenceImages, ReferenceImages]:
-        """Return the int8 network, and the reference images with its logits."""
+    def _quantise(self) -> Quantisation:
         with _export_errors("The int8 network could not be made", self.staging):
-            int8 = quantise_within(
+            return quantise_within(
                 self.model,
                 self.data,
                 max_drop=_max_drop(self.request),
                 weight_bits=self.request.weight_bits,
                 progress=lambda method: self.steps.update(f"quantisation: {method}"),
             )
-            how = self.model.preprocessing
-            both = [
-                replace(
-                    each,
-                    int8_logits=np.concatenate(
-                        [simulate(int8.network, batch) for batch in batches(each.images, how)]
-                    ),
+
+    def _references(self, int8: QuantisedNetwork | None) -> tuple[ReferenceImages, ReferenceImages]:
+        """Return the images with which files are compared now, and those for the model folder.
+
+        The latter have an image file of each kind in the data, too, for `run.py`.
+        """
+        how = self.model.preprocessing
+
+        def with_logits(images: Images, files: Sequence[ReferenceFile] = ()) -> ReferenceImages:
+            logits, int8_logits = self.model.pixel_logits(images.pixels), None
+            if int8 is not None:
+                int8_logits = np.concatenate(
+                    [simulate(int8, batch) for batch in batches(images, how)]
                 )
-                for each in (compared, samples)
-            ]
-        return int8, both[0], both[1]
+            return ReferenceImages(images, logits, int8_logits, tuple(files))
+
+        images, examples = sample_images(self.data.search, SAMPLE_IMAGES), self.data.examples
+        if self.data.inventory is not None:
+            stored = np.array([each.position for each in examples if each.content], int)
+            images = joined([images, self.data.inventory.images.take(stored)])
+        files = [ReferenceFile(each.kind, each.count, each.content) for each in examples]
+        compared = sample_images(self.data.test, COMPARED_IMAGES)
+        return with_logits(compared), with_logits(images, files)
 
     def _write_files(
         self,
@@ -409,38 +351,50 @@ class _Export:
             int8: the quantised network; None without one.
         """
         files = list(old)
-        with _Running(self.origin.threads) as running:
+        running: dict[str, ModelProcess] = {}
+        with ExitStack() as processes:
+
+            def process_of(model_file: ModelFormat, path: Path) -> ModelProcess:
+                process = ModelProcess(model_file, path, threads=self.origin.threads)
+                return processes.enter_context(process)
+
             for name, model_file in formats.items():
                 self.steps.begin(name)
+                process = process_of(model_file, self.staging / model_file.file_name)
                 try:
-                    files.append(self._write_file(model_file, reference, int8, running))
+                    file = self._write_file(process, reference, int8)
                 except NasError as error:
                     self.failed[name] = error
-                    running.close(model_file)
+                    process.close()
                     beside = (*model_file.companions, *model_file.device_files)
                     for written in (model_file.file_name, *beside):
                         remove(self.staging / written)
+                    continue
+                files.append(file)
+                if file.runs_here:
+                    running[name] = process
             if len(files) == len(old):
                 raise IncompleteExportError(self.failed)
-            running.open_earlier(old, self.folder)
+            for file in old:
+                path = self.folder.path / file.file
+                with suppress(RequestError):  # Without its package, its latency stays as it was.
+                    model_file = model_format(file.format)
+                    if model_file.can_run(path):
+                        running[file.format] = process_of(model_file, path)
             self.steps.begin("latencies")
             return self._timed(files, running)
 
     def _write_file(
-        self,
-        model_file: ModelFormat,
-        reference: ReferenceImages,
-        int8: QuantisedNetwork | None,
-        running: _Running,
+        self, process: ModelProcess, reference: ReferenceImages, int8: QuantisedNetwork | None
     ) -> ExportedFile:
-        """Write and verify the file of one format."""
-        path = self.staging / model_file.file_name
+        """Write the file of a process, which then verifies it."""
+        model_file, path = process.model_file, process.path
         quantised = int8 if model_file.precision == "int8" else None
         with _export_errors(f"{path.name} could not be written", self.staging), silenced():
             model_file.write(self.model, quantised, path)
         with _export_errors(f"{path.name} could not be verified", self.staging):
             return check_file(
-                running.open(model_file, path),
+                process,
                 reference,
                 self.model.preprocessing,
                 data=self.data,
@@ -450,17 +404,19 @@ class _Export:
                 ),
             )
 
-    def _timed(self, files: Sequence[ExportedFile], running: _Running) -> list[ExportedFile]:
+    def _timed(
+        self, files: Sequence[ExportedFile], running: Mapping[str, ModelProcess]
+    ) -> list[ExportedFile]:
         """Return the records of files with their latencies. A file that fails has none."""
         timed, failed = time_files(
-            running.processes,
+            running,
             first_image(self.data.test, self.model.preprocessing),
             lambda done, total, text="": self.steps.update(f"latencies: {done} of {total} timings"),
         )
         for error in failed.values():
             warnings.warn(f"A verified file was not timed. {error}", stacklevel=2)
         return [
-            running.processes[file.format].described(file, latency=timed[file.format])
+            running[file.format].described(file, latency=timed[file.format])
             if file.format in timed
             else file
             for file in files
@@ -504,7 +460,10 @@ class _Export:
         sheet = draw_sheet(answers) if answers else None
         if sheet is not None:
             (staging / MISTAKES_FILE).write_bytes(sheet)
-        figure = _draw_latencies(card, staging / FIGURE_FILE)
+        is_timed = any(file.latency is not None for file in card.files)
+        if is_timed:
+            draw_benchmark(card.files, card.device, staging / FIGURE_FILE, card.data)
+        figure = FIGURE_FILE if is_timed else None
         mistakes = None if sheet is None else MISTAKES_FILE
         architecture = json.dumps(model.architecture.to_json(), indent=1)
         texts = {
@@ -557,20 +516,6 @@ def _export_errors(what: str, folder: Path) -> Iterator[None]:
         elif isinstance(error, OSError):
             remedy = "Export again."
         raise ExportError(f"{what}: {reason}.", remedy=remedy) from error
-
-
-def _draw_latencies(card: ModelCard, path: Path) -> str | None:
-    """Draw the latencies of the files of a card. Return the name of the plot; None without one."""
-    if all(file.latency is None for file in card.files):
-        return None
-    try:
-        draw_benchmark(card.files, card.device, path, card.data)
-    # The files are worth more than their plot.
-    except Exception as error:
-        remove(path)
-        warnings.warn(f"{path.name} could not be drawn: {first_line(error)}.", stacklevel=2)
-        return None
-    return path.name
 
 
 def _names(files: Sequence[ExportedFile]) -> frozenset[str]:

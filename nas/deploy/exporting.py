@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from nas.data import ImageDataset
 from nas.deploy.card import ModelOrigin
 from nas.deploy.confidence import make_threshold
@@ -15,9 +17,8 @@ from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import all_formats, model_format
 from nas.deploy.model import TrainedModel
-from nas.deploy.networks import load_trained, model_folder
+from nas.deploy.networks import load_trained
 from nas.deploy.requests import ExportRequest
-from nas.deploy.retrain import keep_answers, retrain
 from nas.errors import (
     CheckpointError,
     ExportError,
@@ -30,9 +31,10 @@ from nas.errors import (
 from nas.latency import Runtime, configured_runtime
 from nas.latency.timing import MEASURED
 from nas.machine import this_machine
+from nas.run.answers import ANSWERS, ANSWERS_FILE
 from nas.run.candidates import basis
 from nas.run.model_card import ModelCard, ModelData, Threshold
-from nas.run.progress import JobProgress, SilentProgress
+from nas.run.progress import JobProgress
 from nas.run.run import Run
 from nas.run.settings import JobSettings
 from nas.run.trained import MODELS_FOLDER, TRAINED, TRAINED_FILE, TrainedRecord
@@ -87,50 +89,48 @@ def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
         model_format(name).check_device(device.runtime, device.target, device.dtypes[0])
 
 
+def checked_request(run: Run, request: ExportRequest, progress: JobProgress) -> ExportRequest:
+    """Return a request with its formats, after a check that they can be written.
+
+    Args:
+        run: the run.
+        request: the settings of an export.
+        progress: receives a message if a default format is left out.
+
+    Raises:
+        RequestError: a format is unknown, does not exist for the device, or its package is missing;
+            or the example does not exist for the formats.
+    """
+    formats = _formats_here(run, progress) if request.formats is None else request.formats
+    check_formats(run.settings, formats)
+    if request.example is not None:
+        require_program(request.example, formats)
+    return replace(request, formats=formats)
+
+
 def export(
-    run: Run,
-    picks: Sequence[str],
-    request: ExportRequest | None = None,
-    progress: JobProgress | None = None,
+    run: Run, names: Sequence[str], request: ExportRequest, progress: JobProgress
 ) -> list[ModelFolder]:
-    """Export networks of a run. Those that are not trained to the end are trained first.
+    """Export trained networks of a run.
 
     Files that were exported before are kept, if they are as they were exported. What the request
     does not say stays as an earlier export left it; `progress` receives what changes.
 
     Args:
         run: the run.
-        picks: the beginnings of digests, such as IDs of the front, or names of published networks
-            that were trained.
-        request: the settings of the export.
+        names: names of the networks' folders in `models`.
+        request: the settings of the export, see `checked_request`.
         progress: receives stages, progress and messages.
 
     Returns:
-        The folders of the models, in the order of `picks`.
+        The folders of the models, in the order of `names`.
 
     Raises:
-        RequestError: a network or a format is unknown, or the package of a format is missing.
-        RunFolderError: the folder is in use, or has no supernet to train from.
         DataError: the images of the run are missing, or others.
         ExportError: some formats of some networks could not be exported; everything else was.
     """
-    progress, request = progress or SilentProgress(), request or ExportRequest()
-    if not picks:
-        raise RequestError(
-            "There is nothing to export.", remedy="Give --pick with an ID of the front."
-        )
-    formats = _formats_here(run, progress) if request.formats is None else request.formats
-    check_formats(run.settings, formats)
-    if request.example is not None:
-        require_program(request.example, formats)
-    untrained = [pick for pick in picks if not _is_trained(run, pick)]
-    if untrained:
-        retrain(run, untrained, progress=progress)
-    names = [model_folder(run, pick).name for pick in picks]
     _ = run.data  # Images that are missing are a wrong request, not a failed export.
-    errors = export_networks(
-        run, list(dict.fromkeys(names)), replace(request, formats=formats), progress
-    )
+    errors = export_networks(run, list(dict.fromkeys(names)), request, progress)
     if len(errors) == len(set(names)) == 1:
         raise errors[names[0]]
     if errors:
@@ -264,35 +264,19 @@ def _choose_threshold(
     )
 
 
-def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None) -> ModelOrigin:
+def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None) -> ModelOrigin:
     """Return where a trained network of a run comes from."""
-    run_record, settings, data = run.record, run.settings, run.data
-    trials = run.trials
-    rows = trials[trials["digest"] == record.digest]
-    names = {"predicted": "predicted", "measured": rows.iloc[0]["basis"]} if len(rows) else {}
-    latencies = {
-        name: float(rows.iloc[0][f"{column}_us"])
-        for column, name in names.items()
-        if rows[f"{column}_us"].notna().all()
-    }
-    if not len(rows) and (measured_us := run.measured_us.get(record.digest)) is not None:
-        latencies[basis(trials)] = measured_us
+    run_record, latencies_us = run.record, _latencies_us(run, record.digest)
     device, changes = run_record.device, run_record.image_changes
-    weights = run_record.pretrained.get(record.space)
-    pretrained = {} if weights is None else {"supernet_started_from": weights.summary}
+    pretrained = {}
+    if (weights := run_record.pretrained.get(record.space)) is not None:
+        pretrained["supernet_started_from"] = weights.summary
     if record.published is not None:
         pretrained["started_from"] = record.published.summary
     return ModelOrigin(
         id=record.id,
-        answers=keep_answers(run, record.id),
-        data=ModelData(
-            source=run.data_source or settings.data.source,
-            digest=data.digest,
-            license=settings.data.license,
-            class_counts=data.part_class_counts,
-            seed=settings.seed,
-            **{**settings.data.load_options, "metric": data.metric},
-        ),
+        answers=ANSWERS.read(run.path / MODELS_FOLDER / record.id / ANSWERS_FILE),
+        data=model_data(run),
         calibration=record.calibration,
         threshold=threshold,
         recipe={
@@ -305,15 +289,35 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None = None)
             **record.training,
         },
         image_changes="" if changes is None else changes.summary,
-        latencies_us=latencies,
-        search_device="" if device is None or not latencies else device.summary,
+        latencies_us=latencies_us,
+        search_device="" if device is None or not latencies_us else device.summary,
         **_search_settings(run, record.architecture.dtype or run.settings.device.dtypes[0]),
     )
 
 
-def _is_trained(run: Run, pick: str) -> bool:
-    records = run.trained.values()
-    return any(pick == each.id or (pick and each.digest.startswith(pick)) for each in records)
+def model_data(run: Run) -> ModelData:
+    """Return what the cards of a run's models say of its images."""
+    settings, data = run.settings, run.data
+    return ModelData(
+        source=run.data_source or settings.data.source,
+        digest=data.digest,
+        license=settings.data.license,
+        class_counts=data.part_class_counts,
+        seed=settings.seed,
+        **{**settings.data.load_options, "metric": data.metric},
+    )
+
+
+def _latencies_us(run: Run, digest: str) -> dict[str, float]:
+    """Return the latencies of a network that a run knows, by `predicted` and `measured`."""
+    trials = run.trials
+    rows = trials[trials["digest"] == digest]
+    if rows.empty:  # A published network was measured at most.
+        latencies = {basis(trials): run.measured_us.get(digest)}
+    else:
+        row = rows.iloc[0]
+        latencies = {"predicted": row["predicted_us"], row["basis"]: row["measured_us"]}
+    return {name: float(us) for name, us in latencies.items() if pd.notna(us)}
 
 
 def _runtime_of(run: Run, dtype: str | None = None) -> Runtime:

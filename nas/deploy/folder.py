@@ -163,17 +163,16 @@ class ModelFolder:
             RunFolderError: a file in the folder has the name of a new one and is from no export.
             OSError: a file cannot be written or renamed. The folder is as it was.
         """
-        self._require_own(staging)
-        unchanged = self._unchanged_sums()
+        unchanged = self._unchanged_of(staging)
         sums = {name: digest(staging / name) for name in _files_in(staging)}
         left_out = {SUMS_FILE, *(path.name for path in staging.iterdir())}
-        left_out |= {*replaced} & {_first_part(name) for name in unchanged}
+        left_out |= {*replaced} & {first_part(name) for name in unchanged}
         if self.path.is_dir():
             for source in self.path.iterdir():
                 if source.name not in left_out:
                     copy = shutil.copytree if source.is_dir() else shutil.copy2
                     copy(source, staging / source.name)
-        sums |= {each: unchanged[each] for each in unchanged if _first_part(each) not in left_out}
+        sums |= {each: unchanged[each] for each in unchanged if first_part(each) not in left_out}
         lines = [f"{sums[name]}  {name}\n" for name in sorted(sums)]
         (staging / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
         _sync(staging)
@@ -199,13 +198,16 @@ class ModelFolder:
             os.rename(self._beside / "old", self.path)
         remove(self._beside)
 
-    def _require_own(self, staging: Path) -> None:
-        """Raise RunFolderError for a file that would be replaced and is from no export."""
+    def _unchanged_of(self, staging: Path) -> dict[str, str]:
+        """Return the digests of the listed files that are unchanged.
+
+        Raises RunFolderError for a file that a new one would replace and that is from no export.
+        """
         try:
-            listed = self.sums() if (self.path / SUMS_FILE).is_file() else {}
-        except ExportError:  # A damaged list does not say what is from an export.
-            return
-        own = {*_SHARED_FILES, *map(_first_part, listed)}
+            sums = self.sums() if (self.path / SUMS_FILE).is_file() else {}
+        except ExportError:  # A damaged list says nothing of any file.
+            return {}
+        own = {*_SHARED_FILES, *map(first_part, sums)}
         for source in staging.iterdir():
             target = self.path / source.name
             if target.exists() and source.name not in own:
@@ -213,15 +215,7 @@ class ModelFolder:
                     f"{target} is not from an export, and would be replaced.",
                     remedy="Move it away, and export again.",
                 )
-
-    def _unchanged_sums(self) -> dict[str, str]:
-        """Return the digests of the listed files that are unchanged."""
-        if not (self.path / SUMS_FILE).is_file():
-            return {}
-        try:
-            sums, changed = self.sums(), self.changed_files()
-        except ExportError:  # A damaged list says of no file that it is unchanged.
-            return {}
+        changed = self.changed_files() if sums else {}
         return {name: value for name, value in sums.items() if name not in changed}
 
 
@@ -236,16 +230,6 @@ def size_bytes(path: Path) -> int:
     if path.is_dir():
         return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
     return path.stat().st_size
-
-
-def is_part_of(name: str, owners: Collection[str]) -> bool:
-    """Return whether a path in a model folder is that of a file, or of a file in a folder.
-
-    Args:
-        name: path with slashes, relative to the model folder.
-        owners: names of files and folders.
-    """
-    return _first_part(name) in owners
 
 
 def remove(path: Path) -> None:
@@ -283,8 +267,12 @@ def _read_sums(path: Path) -> dict[str, str]:
     return sums
 
 
-def _first_part(name: str) -> str:
-    """Return the file or folder that a relative path with slashes begins with."""
+def first_part(name: str) -> str:
+    """Return the file or folder that a path in a model folder begins with.
+
+    Args:
+        name: the path with slashes, relative to the model folder.
+    """
     return PurePosixPath(name).parts[0]
 
 

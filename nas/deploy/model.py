@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 _BATCH_SIZE = 64
 """Images of a batch when a network classifies many."""
-
-_NORMALISED_IMAGES = 512
-"""Images that are normalised at once, for batches that the processor's cores share."""
 
 
 class TrainedModel:
@@ -72,27 +69,30 @@ class TrainedModel:
 
         Torch computes them in float32: the reference that every exported file is compared with.
         """
-
-        @torch.inference_mode()
-        def part(start: int) -> torch.Tensor:
-            logits: torch.Tensor = self.network(
-                torch.from_numpy(images[start : start + _BATCH_SIZE])
-            )
-            return logits
-
-        starts, macs = range(0, len(images), _BATCH_SIZE), self.network.graph.macs * _BATCH_SIZE
-        parts = map_batches(part, starts, macs, torch.device("cpu"))
-        logits: NDArray[np.float32] = torch.cat(parts).numpy()
-        return logits
+        return self._logits(len(images), lambda batch: images[batch])
 
     def pixel_logits(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return the logits `N x classes` of decoded images `N x height x width x C` (uint8)."""
         how = self.preprocessing
-        parts = []
-        for start in range(0, len(pixels), _NORMALISED_IMAGES):
-            part = np.asarray(pixels[start : start + _NORMALISED_IMAGES])
-            parts.append(self.logits(normalise(part, how.image_size, how.mean, how.std)))
-        return np.concatenate(parts)
+
+        def normalised_batch(batch: slice) -> NDArray[np.float32]:
+            return normalise(np.asarray(pixels[batch]), how.image_size, how.mean, how.std)
+
+        return self._logits(len(pixels), normalised_batch)
+
+    def _logits(
+        self, count: int, normalised_batch: Callable[[slice], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        @torch.inference_mode()
+        def part(start: int) -> torch.Tensor:
+            batch = normalised_batch(slice(start, start + _BATCH_SIZE))
+            logits: torch.Tensor = self.network(torch.from_numpy(batch))
+            return logits
+
+        starts, macs = range(0, count, _BATCH_SIZE), self.network.graph.macs * _BATCH_SIZE
+        parts = map_batches(part, starts, macs, torch.device("cpu"))
+        logits: NDArray[np.float32] = torch.cat(parts).numpy()
+        return logits
 
 
 def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Preprocessing:

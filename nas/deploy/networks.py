@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nas.deploy.folder import PREPROCESSING_FILE
 from nas.deploy.model import TrainedModel
 from nas.errors import CheckpointError, RequestError, RunFolderError
 from nas.files.documents import shortened
 from nas.run.model_card import PREPROCESSING
 from nas.run.run import Run
-from nas.run.trained import MODELS_FOLDER, TRAINED, TRAINED_FILE
+from nas.run.trained import MODELS_FOLDER, TrainedRecord
 from nas.supernet import checkpoint
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.weights import Supernet
@@ -20,6 +18,16 @@ WEIGHTS_FILE = "weights.safetensors"
 """Name of the file with the trained weights, in a model's folder."""
 
 
+def require_supernet(run: Run, space: str) -> None:
+    """Raise RunFolderError unless a run holds the trained supernet of a space."""
+    if not run.has_supernet(space):
+        raise RunFolderError(
+            f"{run.path} has no trained supernet of space {shortened(space)}.",
+            remedy=f"Run its job again, or copy supernets/{space} from where it was run; "
+            "`nas retrain` can do without it, with --from-scratch.",
+        )
+
+
 def load_supernet(run: Run, space: str) -> Supernet:
     """Return the trained supernet of a space.
 
@@ -27,12 +35,7 @@ def load_supernet(run: Run, space: str) -> Supernet:
         RunFolderError: the run does not hold it.
         CheckpointError: its file is damaged, or of another space.
     """
-    if not run.has_supernet(space):
-        raise RunFolderError(
-            f"{run.path} has no trained supernet of space {shortened(space)}.",
-            remedy=f"Run its job again, or copy supernets/{space} from where it was run; "
-            "`nas retrain` can do without it, with --from-scratch.",
-        )
+    require_supernet(run, space)
     return Supernet.load(run.supernet_folder(space), run.space(space))
 
 
@@ -68,8 +71,8 @@ def load_trained(run: Run, pick: str) -> TrainedModel:
         RequestError: the run has no such network, or it is not trained.
         CheckpointError: a file of the model is missing or damaged.
     """
-    folder = model_folder(run, pick)
-    record = TRAINED.read(folder / TRAINED_FILE)
+    record = trained_record(run, pick)
+    folder = run.path / MODELS_FOLDER / record.id
     architecture = run.architecture_of(record.architecture)
     if architecture.digest != record.digest:
         raise CheckpointError(
@@ -84,18 +87,29 @@ def load_trained(run: Run, pick: str) -> TrainedModel:
     return TrainedModel(architecture, network, PREPROCESSING.read(folder / PREPROCESSING_FILE))
 
 
-def model_folder(run: Run, pick: str) -> Path:
-    """Return the folder of a trained network of a run. See `load_trained`."""
-    records = {record.id: record for record in run.trained.values()}
-    names = (
-        [pick]
-        if pick in records
-        else [name for name, record in records.items() if pick and record.digest.startswith(pick)]
-    )
-    if len(names) != 1:
-        trained = f"Trained are: {', '.join(records)}." if records else ""
+def is_trained(run: Run, pick: str) -> bool:
+    """Return whether a network of a run was trained to the end. See `load_trained`."""
+    return bool(_trained_records(run, pick))
+
+
+def trained_record(run: Run, pick: str) -> TrainedRecord:
+    """Return the record of a trained network of a run.
+
+    Raises RequestError if no trained network has the digest or the name, or if several have it.
+    """
+    records = _trained_records(run, pick)
+    if len(records) != 1:
+        names = ", ".join(record.id for record in run.trained.values())
+        trained = f"Trained are: {names}." if names else ""
         raise RequestError(
-            f"{run.path} has {len(names) or 'no'} trained networks called {shortened(pick)}.",
+            f"{run.path} has {len(records) or 'no'} trained networks called {shortened(pick)}.",
             remedy=f"Train one with `nas retrain {run.path} --pick ID`. {trained}".rstrip(),
         )
-    return run.path / MODELS_FOLDER / names[0]
+    return records[0]
+
+
+def _trained_records(run: Run, pick: str) -> list[TrainedRecord]:
+    """Return the records of the trained networks that a pick may mean."""
+    records = list(run.trained.values())
+    named = [record for record in records if record.id == pick]
+    return named or [record for record in records if pick and record.digest.startswith(pick)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from nas.display.formatting import format_latency
@@ -14,11 +14,11 @@ from nas.latency.networks import NetworkTimings
 from nas.pretrained import PublishedWeights, read_weights
 from nas.run.measurements import Measurement
 from nas.run.progress import JobProgress
+from nas.run.published import published_comparisons
 from nas.run.run import Run
 from nas.run.trained import PretrainedSummary
 from nas.space import Architecture, load_definition, space_names
 from nas.space.library import find_reference
-from nas.supernet.pretrained import published_graph
 
 
 def published_network(run: Run, name: str) -> Architecture:
@@ -44,16 +44,11 @@ def read_published(
         name: name of the network that the file should be of.
         file, conventions: see `nas.read_weights`.
 
-    Raises:
-        SpaceError: there is no such network.
-        WeightsError: the file is damaged or of another network, or no start for this one.
+    Raises WeightsError if the file is damaged or of another network.
     """
-    architecture = published_network(run, name)
     spaces = [*map(load_definition, space_names()), *run.spaces.values()]
     # `read_weights` checks the name of the conventions.
-    weights = read_weights(file, reference=name, conventions=conventions, spaces=spaces)  # type: ignore[arg-type]
-    published_graph(architecture.space, weights)
-    return weights
+    return read_weights(file, reference=name, conventions=conventions, spaces=spaces)  # type: ignore[arg-type]
 
 
 def summary_of(run: Run, weights: PublishedWeights) -> PretrainedSummary:
@@ -127,3 +122,17 @@ def measure_references(
         for each in Measurement.of_timings(architecture, None, result):
             jsonl.append(run.measurements, each.model_dump(mode="json", by_alias=True))
         progress.note(f"{name}: {format_latency(result.latency.fastest_us)} as a whole network")
+
+
+def note_comparisons(run: Run, names: Collection[str], progress: JobProgress) -> None:
+    """Say how published networks that were timed and trained compare with the run's own.
+
+    Args:
+        run: the run.
+        names: names of the published networks.
+        progress: receives a message for each.
+    """
+    for comparison in published_comparisons(run):
+        published = comparison.published
+        if published.record.id in names and published.measured_us is not None:
+            progress.note(comparison.text)

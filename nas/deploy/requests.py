@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from nas.quantisation.network import WeightBits
 
 
+_FRACTIONS = {
+    "max_accuracy_drop": "0.005 for half a point",
+    "min_confidence": "0.9",
+    "min_accuracy": "0.98",
+}
+"""Settings from 0 to 1, with an example of each."""
+
+
 @dataclass(frozen=True)
 class ExportRequest:
     """The settings of an export. None leaves a setting to what `or_else` adds.
@@ -45,12 +53,12 @@ class ExportRequest:
     example: str | None = None
 
     def __post_init__(self) -> None:
-        drop = self.max_accuracy_drop
-        if drop is not None and not 0 <= drop <= 1:
-            raise RequestError(
-                f"The accuracy that int8 may lose is {drop}.",
-                remedy="Give a fraction, such as 0.005 for half a point.",
-            )
+        for name, example in _FRACTIONS.items():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise RequestError(
+                    f"{name} is {value}.", remedy=f"Give a fraction, such as {example}."
+                )
         if self.weight_bits not in (None, 7, 8):
             raise RequestError(
                 f"An int8 weight cannot have {self.weight_bits} bits.",
@@ -61,10 +69,6 @@ class ExportRequest:
                 "Both the confidence and the accuracy of answers are given.",
                 remedy="Give min_confidence, or min_accuracy, from which it follows.",
             )
-        for name in ("min_confidence", "min_accuracy"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise RequestError(f"{name} is {value}.", remedy="Give a fraction, such as 0.98.")
 
     @classmethod
     def of_job(cls, settings: JobSettings) -> ExportRequest:
@@ -76,14 +80,12 @@ class ExportRequest:
     def of_card(cls, card: ModelCard) -> ExportRequest:
         """Return what decided an earlier export, beside its formats."""
         int8, threshold = card.int8, card.threshold
-        min_accuracy = None if threshold is None else threshold.min_accuracy
+        min_accuracy = threshold.min_accuracy if threshold else None
         return cls(
-            max_accuracy_drop=None if int8 is None else int8.max_drop,
+            max_accuracy_drop=int8.max_drop if int8 else None,
             # The files may be for a processor that needs 7 bits, which this one is not.
-            weight_bits=7 if int8 is not None and int8.weight_bits == 7 else None,
-            min_confidence=None
-            if threshold is None or min_accuracy is not None
-            else threshold.min_confidence,
+            weight_bits=7 if int8 and int8.weight_bits == 7 else None,
+            min_confidence=threshold.min_confidence if threshold and not min_accuracy else None,
             min_accuracy=min_accuracy,
         )
 

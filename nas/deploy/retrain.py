@@ -27,9 +27,10 @@ from nas.deploy.confidence import calibrate
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel, preprocessing_of
-from nas.deploy.networks import WEIGHTS_FILE, load_supernet, load_trained
+from nas.deploy.networks import WEIGHTS_FILE, load_supernet, load_trained, require_supernet
 from nas.deploy.references import (
     measure_references,
+    note_comparisons,
     published_network,
     read_published,
     summary_of,
@@ -40,17 +41,15 @@ from nas.errors import NasError, RequestError, TrainingError, as_nas_error
 from nas.files.documents import to_json
 from nas.machine.torch_device import resolve_device
 from nas.pretrained import PublishedWeights
-from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
+from nas.run.answers import ANSWERS, ANSWERS_FILE
 from nas.run.judged import JudgedImages
 from nas.run.models import advantages
-from nas.run.progress import JobProgress, SilentProgress
-from nas.run.published import published_comparisons
+from nas.run.progress import JobProgress
 from nas.run.run import Run
 from nas.run.trained import (
     MODELS_FOLDER,
     TRAINED,
     TRAINED_FILE,
-    PretrainedSummary,
     SplitAccuracy,
     TrainedRecord,
 )
@@ -144,12 +143,45 @@ class Retraining:
             return None
         return supernet
 
+    def supernet_accuracy(self, architecture: Architecture, judging: Images) -> float | None:
+        """Return what a network's supernet expects of it on some images; None without one."""
+        supernet, run = self.supernet_of(architecture), self.run
+        if supernet is None:
+            return None
+        classes = next(predict(supernet, [architecture], run.data, judging))
+        return run.record.expected(run.data.score(classes, judging.labels), architecture)
+
+    def start(
+        self, name: str, architecture: Architecture
+    ) -> tuple[dict[str, Tensor] | None, TrainingSettings]:
+        """Return the weights that a network starts with, None for new ones, and how it learns."""
+        run, settings = self.run, self.settings
+        supernet, published = self.supernet_of(architecture), self.published.get(name)
+        is_fine_tuned = published is not None or architecture.space.name in run.record.pretrained
+        if published is not None:
+            start = published_state(
+                architecture, published, run.data, seed=run.settings.seed, device=self.device
+            )
+        elif supernet is not None and not self.from_scratch:
+            start = calibrated_state(supernet, architecture.graph, run.data)
+        else:
+            return None, settings
+        if is_fine_tuned:
+            settings = run.settings.training.fine_tuned(settings, len(run.data.train))
+        return start, settings
+
+    def better_probe(self, architecture: Architecture, trained: Network) -> Network | None:
+        """Return a linear probe on published weights if it is better than the trained network."""
+        weights, data = self.probed.get(architecture.space.name), self.run.data
+        if weights is None or self.from_scratch:
+            return None
+        seed = self.run.settings.seed
+        probe = probed_network(architecture, weights, data, seed=seed, device=self.device)
+        return probe if evaluate_network(probe, data) > evaluate_network(trained, data) else None
+
 
 def retrain(
-    run: Run,
-    picks: Sequence[str],
-    request: RetrainRequest | None = None,
-    progress: JobProgress | None = None,
+    run: Run, picks: Sequence[str], request: RetrainRequest, progress: JobProgress
 ) -> list[TrainedRecord]:
     """Train networks of a run to the end, and write their accuracies into its table.
 
@@ -174,7 +206,6 @@ def retrain(
         DataError: the images of the run are missing, or others.
         TrainingError: a training diverged. The other networks were trained.
     """
-    progress, request = progress or SilentProgress(), request or RetrainRequest()
     references = request.references
     if not picks and not references:
         raise RequestError(
@@ -188,20 +219,17 @@ def retrain(
         (name,) = set(references)
         published[name] = read_published(run, name, request.pretrained, request.conventions)
     for name, architecture in chosen.items():
-        record = trained_record(run, name, architecture)
+        record = _earlier_record(run, name, architecture)
         if record is not None:
             _require_as_asked(run, record, request, published.get(name))
         elif not request.from_scratch and name not in references:
-            load_supernet(run, architecture.space.name)  # It raises an error if there is none.
+            require_supernet(run, architecture.space.name)
     setup = Retraining(run, request.epochs, request.from_scratch, published)
     with run.locked("Wait until it ends, and train then."):
         records, errors = train_networks(setup, chosen, progress)
         rivals = {name: chosen[name] for name in references if name not in errors}
         measure_references(run, rivals, progress)
-        for comparison in published_comparisons(run):
-            rival = comparison.published
-            if rival.record.id in rivals and rival.measured_us is not None:
-                progress.note(comparison.text)
+        note_comparisons(run, rivals, progress)
     if errors:
         raise next(iter(errors.values()))
     return records
@@ -218,31 +246,35 @@ def _require_as_asked(
         request: what is asked for.
         weights: the published weights from which a training of this network is asked for.
     """
+    facts: dict[str, tuple[object, object]] = {}
     if request.epochs is not None:
-        _require_equal(run, record, "epochs", record.epochs, request.epochs)
+        facts["epochs"] = record.epochs, request.epochs
     if request.from_scratch:
-        _require_equal(run, record, "start", record.start, "scratch")
+        facts["start"] = record.start, "scratch"
     if weights is not None:
-        _require_equal(run, record, "start", record.start, "published")
-        own, asked = record.published, PretrainedSummary.of(weights)
-        if own is not None:
-            _require_equal(run, record, "sha256 of its weights", own.sha256, asked.sha256)
-            _require_equal(
-                run, record, "conventions of its weights", own.conventions, asked.conventions
+        facts["start"] = record.start, "published"
+        if (own := record.published) is not None:
+            facts["sha256 of its weights"] = own.sha256, weights.file.sha256
+            facts["conventions of its weights"] = own.conventions, weights.conventions.name
+    _require_equal(run, record.id, facts)
+
+
+def _require_equal(run: Run, name: str, facts: Mapping[str, tuple[object, object]]) -> None:
+    """Raise RequestError if a fact of a trained network is not the one that is asked for.
+
+    Args:
+        run: the run.
+        name: name of the network's folder in `models`.
+        facts: what is stored and what is asked for, by the name of the fact.
+    """
+    for key, (stored, asked) in facts.items():
+        if stored != asked:
+            raise RequestError(
+                f"{run.path / MODELS_FOLDER / name} holds a network with {key} = {stored}, not "
+                f"{asked}.",
+                remedy="Move the folder away to train again. The test images are then read again, "
+                "so do not choose by their accuracy.",
             )
-
-
-def _require_equal(
-    run: Run, record: TrainedRecord, key: str, stored: object, asked: object
-) -> None:
-    """Raise RequestError if a fact of a trained network is not the one that is asked for."""
-    if stored != asked:
-        raise RequestError(
-            f"{run.path / MODELS_FOLDER / record.id} holds a network with {key} = {stored}, not "
-            f"{asked}.",
-            remedy="Move the folder away to train again. The test images are then read again, so "
-            "do not choose by their accuracy.",
-        )
 
 
 def train_networks(
@@ -262,7 +294,7 @@ def train_networks(
     """
     run = setup.run
     errors: dict[str, NasError] = {}
-    records = {name: trained_record(run, name, each) for name, each in networks.items()}
+    records = {name: _earlier_record(run, name, each) for name, each in networks.items()}
     missing = [name for name, record in records.items() if record is None]
     progress.begin("training to the end", "step")
     for number, name in enumerate(missing):
@@ -278,7 +310,7 @@ def train_networks(
             progress.note(_summary(record, run.images))
     trained = [record for record in records.values() if record is not None]
     for each in trained:
-        keep_answers(run, each.id)
+        renew_answers(run, each.id)
     run.write_trials(run.trials)
     replaced = advantages(run.models, is_balanced=run.images.is_balanced)
     for name, (better, reason) in replaced.items():
@@ -288,26 +320,21 @@ def train_networks(
     return trained, errors
 
 
-def keep_answers(run: Run, name: str) -> Answers:
-    """Return what a trained network answers on the images that judge it; write it if it is missing.
+def renew_answers(run: Run, name: str) -> None:
+    """Write what a trained network answers on the images that judge it, into its `answers.json`.
 
-    It is written anew if `[finish] pictures` has changed.
+    Nothing is done if the file is there, unless `[finish] pictures` has changed since.
 
     Args:
         run: the run.
         name: name of the network's folder in `models`.
     """
     path, pictures = run.path / MODELS_FOLDER / name / ANSWERS_FILE, run.settings.finish.pictures
-    if path.is_file():
-        answers = ANSWERS.read(path)
-        if answers.has_pictures == pictures:
-            return answers
-    model = load_trained(run, name)
+    if path.is_file() and ANSWERS.read(path).has_pictures == pictures:
+        return
     parts = run.images.judging_parts
-    logits = logits_as_chosen(model, run.data)(run.data.part(*parts))
-    answers = find_answers(logits, run.data, parts, pictures=pictures)
-    files.replace(path, to_json(answers))
-    return answers
+    logits = logits_as_chosen(load_trained(run, name), run.data)(run.data.part(*parts))
+    files.replace(path, to_json(find_answers(logits, run.data, parts, pictures=pictures)))
 
 
 def _default_epochs(run: Run) -> int:
@@ -375,15 +402,12 @@ def finalist(run: Run, pick: str) -> tuple[str, Architecture]:
     Raises:
         RequestError: the run has no such network, or several.
     """
-    architecture = run.architecture(pick)
-    record = run.trained.get(architecture.digest)
-    if record is not None:
-        return record.id, architecture
-    rows = run.trials
-    return str(rows[rows["digest"] == architecture.digest].iloc[0]["id"]), architecture
+    candidate = run.candidate(pick)
+    named = run.trained.get(candidate.digest) or candidate
+    return named.id, run.architecture(candidate.digest)
 
 
-def trained_record(run: Run, name: str, architecture: Architecture) -> TrainedRecord | None:
+def _earlier_record(run: Run, name: str, architecture: Architecture) -> TrainedRecord | None:
     """Return the record of a network that is trained already; None if it is not.
 
     Args:
@@ -399,7 +423,7 @@ def trained_record(run: Run, name: str, architecture: Architecture) -> TrainedRe
     if not path.is_file():
         return None
     record = TRAINED.read(path)
-    _require_equal(run, record, "digest", record.digest, architecture.digest)
+    _require_equal(run, name, {"digest": (record.digest, architecture.digest)})
     return record
 
 
@@ -420,8 +444,9 @@ def train_model(
     run, data, seed = setup.run, setup.run.data, setup.run.settings.seed
     folder, judging = run.path / MODELS_FOLDER / name, data.part(*run.images.judging_parts)
     published = setup.published.get(name)
-    supernet_accuracy = _supernet_accuracy(setup, architecture, judging)
-    start, settings = _start(setup, architecture, published)
+    supernet_accuracy = setup.supernet_accuracy(architecture, judging)
+    start, settings = setup.start(name, architecture)
+    teacher_space, teacher = setup.teacher or (None, None)
     network, seconds = train_network(
         architecture,
         data,
@@ -429,10 +454,10 @@ def train_model(
         settings,
         seed=seed,
         start=start,
-        teacher=setup.teacher[1] if setup.teacher else None,
+        teacher=teacher,
         progress=progress,
     )
-    probe = _better_probe(setup, architecture, network)
+    probe = setup.better_probe(architecture, network)
     network = probe or network
     calibration = calibrate(network, data)
     training = settings.identity(from_scratch=start is None)
@@ -453,7 +478,7 @@ def train_model(
         epochs=round(settings.epochs),
         seed=seed,
         training=training,
-        teacher=f"largest of {setup.teacher[0]}" if setup.teacher else None,
+        teacher=f"largest of {teacher_space}" if teacher else None,
         data_digest=data.digest,
         seconds=seconds,
         versions={
@@ -465,49 +490,6 @@ def train_model(
     files.replace(folder / TRAINED_FILE, to_json(record))
     (folder / CHECKPOINT_FILE).unlink()
     return record
-
-
-def _start(
-    setup: Retraining, architecture: Architecture, published: PublishedWeights | None
-) -> tuple[dict[str, Tensor] | None, TrainingSettings]:
-    """Return the weights that a network starts with, None for new ones, and how it is trained."""
-    run, settings = setup.run, setup.settings
-    supernet = setup.supernet_of(architecture)
-    is_fine_tuned = published is not None or architecture.space.name in run.record.pretrained
-    if published is not None:
-        start = published_state(
-            architecture, published, run.data, seed=run.settings.seed, device=setup.device
-        )
-    elif supernet is not None and not setup.from_scratch:
-        start = calibrated_state(supernet, architecture.graph, run.data)
-    else:
-        return None, settings
-    if is_fine_tuned:
-        settings = run.settings.training.fine_tuned(settings, len(run.data.train))
-    return start, settings
-
-
-def _supernet_accuracy(
-    setup: Retraining, architecture: Architecture, judging: Images
-) -> float | None:
-    """Return what the supernet expects of a network on the `judging` images; None without one."""
-    supernet, run = setup.supernet_of(architecture), setup.run
-    if supernet is None:
-        return None
-    classes = next(predict(supernet, [architecture], run.data, judging))
-    return run.record.expected(run.data.score(classes, judging.labels), architecture)
-
-
-def _better_probe(
-    setup: Retraining, architecture: Architecture, trained: Network
-) -> Network | None:
-    """Return a network with published weights and a linear probe if it beats the trained one."""
-    weights, data = setup.probed.get(architecture.space.name), setup.run.data
-    if weights is None or setup.from_scratch:
-        return None
-    seed = setup.run.settings.seed
-    probe = probed_network(architecture, weights, data, seed=seed, device=setup.device)
-    return probe if evaluate_network(probe, data) > evaluate_network(trained, data) else None
 
 
 def _save_network(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from nas.deploy.references import measure_references, published_network
+from nas.deploy.references import measure_references, note_comparisons, published_network
 from nas.deploy.retrain import Retraining, train_networks
 from nas.errors import KernelError, NasError, SpaceError
 from nas.figures import COUNTS, LATENCY
@@ -13,7 +13,6 @@ from nas.job.folder import JobRun
 from nas.job.planning import REFERENCES_SHARE
 from nas.job.source import take_over_models, trained_in_source
 from nas.run.candidates import latency_us
-from nas.run.published import published_comparisons
 from nas.space import Architecture
 from nas.statistics import spread
 
@@ -137,8 +136,5 @@ def train_references(run: JobRun) -> dict[str, NasError]:
     errors |= failed
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}
-    for comparison in published_comparisons(run):
-        published = comparison.published
-        if published.record.id in networks and published.measured_us is not None:
-            run.progress.note(comparison.text)
+    note_comparisons(run, networks, run.progress)
     return errors

@@ -1,9 +1,11 @@
-"""A network that was trained on digits for a few seconds."""
+"""A network that was trained on digits for a few seconds, and files that run in this process."""
 
 import pytest
 
+from nas.deploy import model_process
 from nas.deploy.card import ModelOrigin
 from nas.deploy.model import TrainedModel, preprocessing_of
+from nas.deploy.model_process import ModelProcess
 from nas.run.model_card import ModelData
 from nas.space import load_space
 from nas.supernet.settings import TrainingSettings
@@ -49,3 +51,17 @@ def origin(digits) -> ModelOrigin:
         latencies_us={"predicted": 12.5},
         search_device="a processor",
     )
+
+
+@pytest.fixture
+def in_process(monkeypatch) -> None:
+    """Let this process run exported files, which is faster than processes of their own."""
+    running: dict[ModelProcess, object] = {}
+
+    def call(process, function, *arguments, **limits):
+        model_process._running = running.get(process)
+        result = function(*arguments)
+        running[process] = model_process._running
+        return result
+
+    monkeypatch.setattr(ModelProcess, "_call", call)

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from nas import files
-from nas.data import ImageDataset
+from nas.data import ImageDataset, load_dataset
 from nas.files.documents import to_json
 from nas.opened_run import open_run
 from nas.run import candidates
@@ -16,6 +18,7 @@ from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
+from tests.made_once import made_once
 
 SPACE = "mobilenet_tiny"
 
@@ -82,6 +85,16 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
     )  # fmt: skip
     files.replace(folder / "run.json", to_json(record))
     return folder
+
+
+def shared_run(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that all tests share. A test that changes it needs a copy."""
+
+    def make(folder: Path) -> None:
+        data = load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
+        make_run(folder / "run", data)
+
+    return made_once(factory, "example_run", make) / "run"
 
 
 def front_ids(folder: Path) -> list[str]:

@@ -21,17 +21,18 @@ from nas.deploy import benchmark, export
 from nas.deploy.answers import find_answers
 from nas.deploy.card import _limits
 from nas.deploy.export import export_model
-from nas.deploy.folder import ModelFolder
+from nas.deploy.folder import SAMPLES_FILE, ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.requests import ExportRequest
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
-from nas.deploy.verify import verify
+from nas.deploy.verify import ReferenceImages, check_script, verify
 from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
 from nas.files.documents import to_json
-from nas.quantisation.network import LARGEST_WEIGHT, native_weight_bits
+from nas.quantisation.network import LARGEST_WEIGHT
+from nas.run.model_card import ModelCard
 from nas.space import load_definition
 from nas.torch_network import to_torch
 from tests.data.image_files import in_format, noise, with_orientation
@@ -61,6 +62,16 @@ def folder(exported, tmp_path) -> ModelFolder:
     return ModelFolder(tmp_path / "jf2a")
 
 
+@pytest.fixture
+def again(folder, trained, digits, origin):
+    """Return a function that exports the network to the folder again."""
+
+    def export_again(*formats: str, origin=origin, model=trained, data=digits, **settings):
+        return export_model(model, data, folder, ExportRequest(formats, **settings), origin)
+
+    return export_again
+
+
 def state(folder: ModelFolder) -> dict[str, tuple[int, bytes]]:
     """Return time and content of all files that are not hidden."""
     return {
@@ -70,7 +81,6 @@ def state(folder: ModelFolder) -> dict[str, tuple[int, bytes]]:
     }
 
 
-@pytest.mark.slow
 def test_folder_has_verified_files_and_their_card(exported, trained, digits):
     assert set(exported.sums()) == {
         "architecture.json",
@@ -148,14 +158,14 @@ def test_card_says_that_tensorrt_does_not_take_the_int8_file(exported, trained, 
     assert "TensorRT" not in " ".join(_limits(float32, None, digits))
 
 
-def test_same_export_again_changes_nothing(folder, trained, digits, origin):
+def test_same_export_again_changes_nothing(folder, again):
     before = state(folder)
-    export_model(trained, digits, folder, ExportRequest(FORMATS), origin)
+    again(*FORMATS)
     assert state(folder) == before
 
 
 def test_network_that_misses_its_limit_is_quantised_again_only_for_a_stricter_one(
-    folder, trained, digits, origin, monkeypatch
+    folder, again, monkeypatch
 ):
     card = folder.card
     worse = card.int8.model_copy(update={"accuracy": card.int8.float_accuracy - 0.1})
@@ -163,86 +173,74 @@ def test_network_that_misses_its_limit_is_quantised_again_only_for_a_stricter_on
     monkeypatch.setattr(ModelFolder, "card", property(lambda folder: card))
     monkeypatch.setattr(export, "quantise_within", lambda *_, **__: pytest.fail("quantised again"))
     limit = card.int8.max_drop
-    assert (
-        export_model(
-            trained, digits, folder, ExportRequest(FORMATS, max_accuracy_drop=limit), origin
-        )
-        == card
-    )
+    assert again(*FORMATS, max_accuracy_drop=limit) == card
     with pytest.raises(pytest.fail.Exception, match="quantised again"):
-        export_model(
-            trained, digits, folder, ExportRequest(FORMATS, max_accuracy_drop=limit / 2), origin
-        )
+        again(*FORMATS, max_accuracy_drop=limit / 2)
 
 
 @pytest.mark.slow
-def test_weights_get_the_bits_that_are_asked_for(trained, digits, origin, tmp_path):
-    folder = ModelFolder(tmp_path / "jf2a")
-    for bits in (native_weight_bits(), 7):
-        card = export_model(
-            trained, digits, folder, ExportRequest(["onnx-int8"], weight_bits=bits), origin
-        )
-        assert card.int8.weight_bits == bits
-        (file,) = card.files
+def test_weights_get_the_bits_that_are_asked_for_and_the_card_names_few_images(
+    folder, again, digits, in_process
+):
+    few = replace(digits, train=digits.train.take(np.arange(9)))
+    own_bits = folder.card.int8.weight_bits
+    for bits in (15 - own_bits, own_bits):
+        card = again("onnx-int8", data=few, weight_bits=bits)
+        assert [file.format for file in card.files] == ["onnx", "onnx-int8"]
+        assert (card.int8.weight_bits, card.int8.calibration_images) == (bits, 9)
         weights = [
             onnx.numpy_helper.to_array(each)
-            for each in onnx.load(folder.path / file.file).graph.initializer
+            for each in onnx.load(folder.path / "model-int8.onnx").graph.initializer
             if each.data_type == onnx.TensorProto.INT8 and len(each.dims) > 1
         ]
         assert max(np.abs(each.astype(int)).max() for each in weights) == LARGEST_WEIGHT[bits]
+    page = (folder.path / "card.md").read_text()
+    assert "calibrated on 9 training images only" in page
+    assert "in 10% of new images" in page
     before = state(folder)
-    export_model(trained, digits, folder, ExportRequest(["onnx-int8"]), origin)
+    again("onnx-int8")
     assert state(folder) == before, "no bits were asked for"
 
 
 @pytest.mark.slow
-def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, origin, tmp_path):
-    folder = ModelFolder(tmp_path / "jf2a")
-    export_model(trained, digits, folder, ExportRequest(["onnx-int8"]), origin)
-    earlier = state(folder)
-    export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
+def test_later_format_is_added_and_the_earlier_files_stay(folder, again, in_process):
+    earlier, int8 = state(folder), folder.card.int8
+    card = again("torch")
     now = state(folder)
     assert now["model-int8.onnx"] == earlier["model-int8.onnx"]
-    card = folder.card
-    assert [file.format for file in card.files] == ["onnx-int8", "onnx"]
-    assert card.int8 is not None
+    assert [file.format for file in card.files] == [*FORMATS, "torch"]
+    assert all(file.latency is not None for file in card.files)
+    assert card.int8 == int8
     assert {each.status for each in verify(folder.path).files} == {"verified"}
 
 
-@pytest.mark.slow
-def test_other_license_changes_the_descriptions_alone(trained, digits, origin, tmp_path):
-    folder = ModelFolder(tmp_path / "3f2a")
-    export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
+def test_other_license_changes_the_descriptions_alone(folder, again, origin):
     earlier = state(folder)
     data = origin.data.model_copy(update={"license": "CC0 1.0"})
-    card = export_model(
-        trained, digits, folder, ExportRequest(["onnx"]), replace(origin, data=data)
-    )
+    card = again(*FORMATS, origin=replace(origin, data=data))
     assert card.data.license == folder.card.data.license == "CC0 1.0"
     assert "CC0 1.0" in (folder.path / "card.md").read_text()
-    assert {each.status for each in verify(folder.path).files} == {"verified"}
+    folder.require_unchanged()
     now = state(folder)
     assert {name for name in earlier if now[name][1] != earlier[name][1]} <= {
         *("card.json", "card.md", "SHA256SUMS", "benchmark.svg")
     }
 
 
-@pytest.mark.slow
 def test_pictures_of_mistakes_are_in_the_card_unless_they_are_switched_off(
-    trained, digits, origin, tmp_path
+    folder, again, trained, digits, origin
 ):
-    folder = ModelFolder(tmp_path / "jf2a")
     logits = trained.pixel_logits(digits.holdout.pixels)
     shown, private = (
         replace(origin, answers=find_answers(logits, digits, pictures=pictures))
         for pictures in (True, False)
     )
-    export_model(trained, digits, folder, ExportRequest(["onnx"]), shown)
+    again(*FORMATS, origin=shown)
     page = (folder.path / "card.md").read_text()
     assert "](mistakes.jpg)" in page
     assert f"| **9** | {' | '.join(map(str, shown.answers.matrix[9, :1]))} " in page
     assert "mistakes.jpg" in folder.sums()
-    export_model(trained, digits, folder, ExportRequest(["onnx"]), private)
+    again(*FORMATS, origin=private)
     page = (folder.path / "card.md").read_text()
     assert "mistakes.jpg" not in {*folder.sums(), *(each.name for each in folder.path.iterdir())}
     assert "mistakes.jpg" not in page
@@ -251,8 +249,8 @@ def test_pictures_of_mistakes_are_in_the_card_unless_they_are_switched_off(
 
 
 @pytest.mark.slow
-def test_files_of_other_weights_are_removed(folder, trained_again, digits, origin):
-    export_model(trained_again, digits, folder, ExportRequest(["torch"]), origin)
+def test_files_of_other_weights_are_removed(folder, again, trained_again, in_process):
+    again("torch", model=trained_again)
     assert [file.format for file in folder.card.files] == ["torch"]
     assert not list(folder.path.glob("*.onnx"))
     assert not (folder.path / "run.py").exists()
@@ -261,18 +259,18 @@ def test_files_of_other_weights_are_removed(folder, trained_again, digits, origi
 
 
 @pytest.mark.slow
-def test_changed_file_is_exported_again(folder, trained, digits, origin):
+def test_changed_file_is_exported_again(folder, again, in_process):
     good = (folder.path / "model.onnx").read_bytes()
     (folder.path / "model.onnx").write_bytes(good[:-1] + b"\0")
     with pytest.raises(ExportError, match=r"model\.onnx is changed"):
         verify(folder.path)
-    export_model(trained, digits, folder, ExportRequest(FORMATS), origin)
+    again(*FORMATS)
     assert (folder.path / "model.onnx").read_bytes() == good
     folder.require_unchanged()
 
 
 def test_file_that_computes_something_else_is_an_error_and_leaves_no_file(
-    trained, trained_again, digits, origin, tmp_path, monkeypatch
+    trained, trained_again, digits, origin, tmp_path, monkeypatch, in_process
 ):
     kind = type(model_format("onnx"))
     write = kind.write
@@ -285,20 +283,6 @@ def test_file_that_computes_something_else_is_an_error_and_leaves_no_file(
     with pytest.raises(ExportError, match=r"model\.onnx does not compute what it should"):
         export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
     assert not folder.path.exists()
-
-
-@pytest.mark.slow
-def test_other_formats_are_exported_when_one_fails(trained, digits, origin, tmp_path, monkeypatch):
-    def fail(self, model, quantised, path):
-        path.write_bytes(b"half")
-        raise KeyError("shape")
-
-    monkeypatch.setattr(type(model_format("onnx")), "write", fail)
-    folder = ModelFolder(tmp_path / "jf2a")
-    with pytest.raises(ExportError, match=r"model\.onnx could not be written: KeyError: 'shape'"):
-        export_model(trained, digits, folder, ExportRequest(["onnx", "torch"]), origin)
-    assert [file.format for file in folder.card.files] == ["torch"]
-    assert not (folder.path / "model.onnx").exists()
 
 
 def fail(*arguments, **settings):
@@ -314,17 +298,17 @@ def refuse(*arguments, **settings):
     ("what", "reason"),
     [
         ("quantise", "The int8 network could not be made: RuntimeError: out of memory"),
-        ("simulate", "The int8 network could not be made: RuntimeError: out of memory"),
         ("refuse", "There are too few images"),
-        ("write", r"model-int8\.onnx could not be written: RuntimeError: out of memory"),
         ("load", r"model-int8\.onnx could not be verified: RuntimeError: out of memory"),
         ("full disk", r"model-int8\.onnx could not be written: No space left on device"),
         ("kill", r"model-int8\.onnx: the process that runs it was ended by SIGKILL"),
     ],
 )
 def test_float32_does_not_depend_on_int8(
-    trained, digits, origin, tmp_path, monkeypatch, what, reason
+    request, trained, digits, origin, tmp_path, monkeypatch, what, reason
 ):
+    if what != "kill":
+        request.getfixturevalue("in_process")
     kind = type(model_format("onnx-int8"))
     load, logits = ModelProcess.load, ModelProcess.logits
 
@@ -344,9 +328,7 @@ def test_float32_does_not_depend_on_int8(
 
     place, name, replacement = {
         "quantise": (export, "quantise_within", fail),
-        "simulate": (export, "simulate", fail),
         "refuse": (export, "quantise_within", refuse),
-        "write": (kind, "write", fail),
         "full disk": (kind, "write", full_disk),
         "load": (ModelProcess, "load", load_float32),
         "kill": (ModelProcess, "logits", kill_int8),
@@ -358,69 +340,38 @@ def test_float32_does_not_depend_on_int8(
     assert list(caught.value.failed) == ["onnx-int8"]
     assert caught.value.exit_status == 1
     assert caught.value.remedy
-    monkeypatch.undo()
     assert [file.format for file in folder.card.files] == ["onnx"]
     assert folder.card.int8 is None
     assert not (folder.path / "model-int8.onnx").exists()
-    (verified,) = verify(folder.path).files
-    assert verified.status == "verified"
+    folder.require_unchanged()
 
 
-def test_earlier_int8_file_stays_if_it_cannot_be_made_better(
-    folder, trained, digits, origin, monkeypatch
-):
+def test_earlier_int8_file_stays_if_it_cannot_be_made_better(folder, again, monkeypatch):
     before = state(folder)
     other_bits = 7 if folder.card.int8.weight_bits == 8 else 8
     monkeypatch.setattr(export, "quantise_within", fail)
     with pytest.raises(IncompleteExportError, match="out of memory"):
-        export_model(
-            trained, digits, folder, ExportRequest(FORMATS, weight_bits=other_bits), origin
-        )
+        again(*FORMATS, weight_bits=other_bits)
     assert state(folder) == before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patched", ["timing", "plot", "answers"])
-def test_verified_file_is_delivered_without_what_could_not_be_measured(
-    trained, digits, origin, tmp_path, monkeypatch, recwarn, patched
+def test_verified_file_that_cannot_be_timed_is_delivered(
+    trained, digits, origin, tmp_path, monkeypatch, in_process
 ):
-    if patched == "timing":
+    def time(process):
+        raise ExportError("model.onnx: the process that runs it was killed.")
 
-        def time(process):
-            raise ExportError("model.onnx: the process that runs it was killed.")
-
-        monkeypatch.setattr(ModelProcess, "time", time)
-    elif patched == "plot":
-        monkeypatch.setattr(export, "draw_benchmark", fail)
-    else:
-        monkeypatch.setattr("nas.deploy.card.measure_robustness", fail)
+    monkeypatch.setattr(ModelProcess, "time", time)
     folder = ModelFolder(tmp_path / "3f2a")
-    written = export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
-    page = (folder.path / "card.md").read_text()
+    with pytest.warns(UserWarning, match="A verified file was not timed"):
+        written = export_model(trained, digits, folder, ExportRequest(["onnx"]), origin)
     (file,) = written.files
-    assert (file.latency is None) == (patched == "timing")
-    has_plot = patched == "answers"
-    assert (folder.path / "benchmark.svg").exists() == ("benchmark.svg" in page) == has_plot
-    assert ("Changed images" in page) == (patched != "answers")
-    limits = " ".join(written.limits)
-    assert ("was not timed" in limits) == (patched == "timing")
-    assert ("not measured: RuntimeError: out of memory" in limits) == (patched == "answers")
-    messages = " ".join(str(each.message) for each in recwarn)
-    assert ("not timed" in messages) == (patched == "timing")
-    assert ("could not be drawn" in messages) == (patched == "plot")
-    monkeypatch.undo()
-    assert [each.status for each in verify(folder.path).files] == ["verified"]
-
-
-@pytest.mark.slow
-def test_card_says_on_how_few_images_int8_was_calibrated(trained, digits, origin, tmp_path):
-    few = replace(digits, train=digits.train.take(np.arange(9)))
-    folder = ModelFolder(tmp_path / "3f2a")
-    written = export_model(trained, few, folder, ExportRequest(["onnx-int8"]), origin)
-    assert written.int8.calibration_images == 9
-    page = (folder.path / "card.md").read_text()
-    assert "calibrated on 9 training images only" in page
-    assert "in 10% of new images" in page
+    assert file.latency is None
+    assert "model.onnx was not timed" in " ".join(written.limits)
+    assert not (folder.path / "benchmark.svg").exists()
+    assert "benchmark.svg" not in (folder.path / "card.md").read_text()
+    folder.require_unchanged()
 
 
 def test_missing_package_is_refused_before_any_work(trained, digits, origin, tmp_path, monkeypatch):
@@ -449,45 +400,44 @@ def test_verification_measures_the_same_accuracy_again(exported):
     for recorded, again in zip(exported.card.files, verification.files, strict=True):
         assert again.status == "verified"
         assert again.file.accuracy == recorded.accuracy
+    script = verification.script
+    assert (script.images, script.kinds) == (32, {}), "they are read as PNG files"
+    assert "32 images of the data (it has no image files)" in script_text(script, "")
 
 
-@pytest.mark.slow
-def test_verification_without_the_data_uses_the_images_in_the_folder(
-    trained, digits, origin, tmp_path
+def change_card(monkeypatch, card: ModelCard, **changes: object) -> None:
+    """Let every folder have a card with other fields."""
+    changed = card.model_copy(update=changes)
+    monkeypatch.setattr(ModelFolder, "card", property(lambda folder: changed))
+
+
+def test_verification_without_the_data_and_a_runtime_does_what_it_can(
+    exported, monkeypatch, in_process
 ):
-    folder = ModelFolder(tmp_path / "jf2a")
-    moved = replace(origin, data=origin.data.model_copy(update={"source": "moved/photos"}))
-    export_model(trained, digits, folder, ExportRequest(["onnx", "onnx-int8"]), moved)
-    verification = verify(folder.path)
-    assert "There is no data at moved/photos" in verification.no_accuracy
-    for each in verification.files:
-        assert each.status == "verified"
-        assert each.file.images == 32
-        assert each.file.accuracy is None
-
-
-def test_verification_without_a_runtime_names_the_command_that_installs_it(exported, monkeypatch):
-    real = model_format
+    """It uses the images in the folder, and names the command that installs the runtime."""
 
     def without_onnx(name):
         if name == "onnx":
             raise RequestError("Format 'onnx' needs onnx", remedy="pip install onnx")
-        return real(name)
+        return model_format(name)
 
     monkeypatch.setattr("nas.deploy.verify.model_format", without_onnx)
-    first, second = verify(exported.path).files
+    card = exported.card
+    change_card(monkeypatch, card, data=card.data.model_copy(update={"source": "moved/photos"}))
+    verification = verify(exported.path)
+    assert "There is no data at moved/photos" in verification.no_accuracy
+    first, second = verification.files
     assert (first.status, first.remedy) == ("not installed", "pip install onnx")
-    assert second.status == "verified"
+    assert (second.status, second.file.images, second.file.accuracy) == ("verified", 32, None)
+    assert verification.no_script == "run.py runs model.onnx, which is not installed."
 
 
-def test_verification_of_a_file_that_lost_accuracy_is_an_error(folder, monkeypatch):
-    card = folder.card
-    files = tuple(file.model_copy(update={"accuracy": file.accuracy - 0.02}) for file in card.files)
-    monkeypatch.setattr(
-        ModelFolder, "card", property(lambda self: card.model_copy(update={"files": files}))
-    )
+def test_verification_of_a_file_that_lost_accuracy_is_an_error(exported, monkeypatch, in_process):
+    files = exported.card.files
+    worse = tuple(file.model_copy(update={"accuracy": file.accuracy - 0.02}) for file in files)
+    change_card(monkeypatch, exported.card, files=worse)
     with pytest.raises(ExportError, match="has an accuracy of .* had .* at the export"):
-        verify(folder.path)
+        verify(exported.path)
 
 
 def test_folder_that_is_no_model_is_refused(tmp_path):
@@ -498,7 +448,7 @@ def test_folder_that_is_no_model_is_refused(tmp_path):
 # run.py
 
 
-@pytest.mark.parametrize("name", ["onnx", "onnx-int8", "tflite", "tflite-int8"])
+@pytest.mark.parametrize("name", ["onnx", "tflite", "tflite-int8"])
 def test_script_classifies_an_image_without_nas_and_torch(trained, digits, tmp_path, name):
     if name.startswith("tflite"):
         pytest.importorskip("ai_edge_litert")
@@ -567,7 +517,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def photo_export(photos, origin):
+def export_of_photos(photos, origin):
     """Return a function that exports a network for photos on black to a folder."""
     data = load_dataset(photos, image_size=8, background="black", write_cache=False)
     space = load_definition("squeezenet_tiny").adapt(image_size=8, channels=3, classes=2)
@@ -593,9 +543,14 @@ def photo_export(photos, origin):
     return to
 
 
+@pytest.fixture(scope="module")
+def exported_for_photos(export_of_photos, tmp_path_factory) -> ModelFolder:
+    return export_of_photos(tmp_path_factory.mktemp("models") / "3f2a")
+
+
 @pytest.mark.slow
-def test_script_is_verified_with_a_file_of_each_kind_of_image(photo_export, tmp_path):
-    folder = photo_export(tmp_path / "3f2a")
+def test_script_is_verified_with_a_file_of_each_kind_of_image(exported_for_photos):
+    folder = exported_for_photos
     script = folder.card.script
     assert script.kinds == KINDS
     assert script.unchecked == ()
@@ -624,42 +579,47 @@ def test_script_is_verified_with_a_file_of_each_kind_of_image(photo_export, tmp_
         ("Resampling.BILINEAR", "Resampling.NEAREST", ".*"),
     ],
 )
-def test_script_that_reads_images_otherwise_is_not_shipped(
-    photo_export, tmp_path, monkeypatch, right, wrong, kind
+def test_script_that_reads_images_otherwise_is_an_error(
+    exported_for_photos, tmp_path, right, wrong, kind
 ):
-    text = run_script("model.onnx")
+    folder, text = exported_for_photos.path, run_script("model.onnx")
     assert text.count(right) == 1
-    monkeypatch.setattr(export, "run_script", lambda default: text.replace(right, wrong))
+    (tmp_path / "run.py").write_text(text.replace(right, wrong))
+    shutil.copy(folder / "preprocessing.json", tmp_path)
+    samples, onnx_format = ReferenceImages.load(folder / SAMPLES_FILE), model_format("onnx")
     with pytest.raises(ExportError, match=rf"run\.py, most of all for files {kind}, does not"):
-        photo_export(tmp_path / "3f2a")
+        check_script(tmp_path / "run.py", folder / "model.onnx", onnx_format, samples)
+
+
+@pytest.mark.slow
+def test_wrong_script_is_not_shipped(export_of_photos, tmp_path, monkeypatch, in_process):
+    monkeypatch.setattr(export, "run_script", lambda default: "raise SystemExit(9)")
+    with pytest.raises(
+        ExportError, match=r"run\.py ended with status 9 .* the same export adds run\.py"
+    ):
+        export_of_photos(tmp_path / "3f2a")
     folder = ModelFolder(tmp_path / "3f2a")
     assert (folder.path / "model.onnx").exists()
     assert not (folder.path / "run.py").exists()
     assert folder.card.script is None
     verification = verify(folder.path)
     assert (verification.script, verification.no_script) == (None, "The folder has no run.py.")
-    monkeypatch.undo()
-    photo_export(tmp_path / "3f2a")
-    assert verify(folder.path).script == folder.card.script is not None
+    monkeypatch.setattr(export, "run_script", run_script)
+    assert export_of_photos(folder.path).card.script is not None
+    assert "run.py" in folder.sums()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "content"), [("run.py", None), ("card.md", b"other")])
 def test_missing_or_changed_description_is_there_after_the_next_export(
-    folder, trained, digits, origin, name, content
+    folder, again, in_process, name, content
 ):
     names, files = {*folder.sums()}, folder.card.files
     (folder.path / name).unlink()
     if content:
         (folder.path / name).write_bytes(content)
-    export_model(trained, digits, folder, ExportRequest(["onnx-int8"]), origin)
+    card = again("onnx-int8")
     assert {*folder.sums()} == names
-    assert {each.format for each in folder.card.files} == {each.format for each in files}
-    assert verify(folder.path).script is not None
-
-
-def test_images_without_files_are_read_by_the_script_as_png(exported):
-    verification = verify(exported.path)
-    assert verification.script.images == 32
-    assert verification.script.kinds == {}
-    assert "32 images of the data (it has no image files)" in script_text(verification.script, "")
+    assert {each.format for each in card.files} == {each.format for each in files}
+    assert card.script is not None
+    folder.require_unchanged()

@@ -1,12 +1,7 @@
 """The export of trained networks: the stage of a job, and the command on a run."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,11 +35,10 @@ from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.settings import DataSettings
 from tests.commands import document
-from tests.deploy.example_run import SETTINGS, change_record, front_ids, make_run
-from tests.job.runs import MAX_WAIT_S
+from tests.deploy.example_run import SETTINGS, change_record, front_ids, shared_run
 from tests.job.test_finish import Notes, train_finalists_of
+from tests.made_once import made_once
 from tests.mini_job import write_job
-from tests.small_disk import mounted, rerun_where_mounting_is_allowed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,24 +51,34 @@ def _few_rounds():
 @pytest.fixture(scope="module")
 def trained_example(tmp_path_factory) -> Path:
     """Return a run folder with two trained finalists."""
-    data = load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
-    folder = make_run(tmp_path_factory.mktemp("example") / "run", data)
-    # What the report needs; no device was opened.
-    change_record(
-        folder,
-        device={"summary": "a processor", "must_match": {}, "recorded": {}},
-        table={
-            "file": "a.jsonl", "kernels": 1, "built": 0, "failed": 0, "unstable": 0,
-            "disturbed": 0, "dispatch_us": {}, "calibration": None,
-        },
-    )  # fmt: skip
-    train_finalists_of(folder, Notes())
-    page.build(open_run(folder))
-    return folder
+    example = shared_run(tmp_path_factory)
+
+    def make(folder: Path) -> None:
+        run = shutil.copytree(example, folder / "run")
+        # What the report needs; no device was opened.
+        change_record(
+            run,
+            device={"summary": "a processor", "must_match": {}, "recorded": {}},
+            table={
+                "file": "a.jsonl", "kernels": 1, "built": 0, "failed": 0, "unstable": 0,
+                "disturbed": 0, "dispatch_us": {}, "calibration": None,
+            },
+        )  # fmt: skip
+        train_finalists_of(run, Notes())
+        page.build(open_run(run))
+
+    return made_once(tmp_path_factory, "trained_example_run", make) / "run"
+
+
+@pytest.fixture
+def scored_run(tmp_path_factory, tmp_path) -> Path:
+    """Return a run folder without trained networks."""
+    return shutil.copytree(shared_run(tmp_path_factory), tmp_path / "run")
 
 
 @pytest.fixture
 def run(trained_example, tmp_path) -> Path:
+    """Return a run folder with two trained finalists."""
     return shutil.copytree(trained_example, tmp_path / "run")
 
 
@@ -85,7 +89,7 @@ def pick(run) -> str:
 
 
 @pytest.mark.slow
-def test_command_exports_and_the_others_check_what_it_exported(run, pick, invoke):
+def test_command_exports_and_the_others_check_what_it_exported(run, pick, in_process, invoke):
     models = document(invoke("export", run, "--pick", pick, "--json"))["models"]
     (model,) = models
     assert [file["format"] for file in model["files"]] == ["onnx", "onnx-int8"]
@@ -112,7 +116,7 @@ def test_command_exports_and_the_others_check_what_it_exported(run, pick, invoke
 
 
 @pytest.mark.slow
-def test_network_that_is_not_trained_is_trained_first(run, invoke):
+def test_network_that_is_not_trained_is_trained_first(run, in_process, invoke):
     models = {path.name for path in (run / "models").iterdir()}
     rows = nas.open_run(run).trials
     untrained = next(each for each in rows["id"] if each not in models)
@@ -122,8 +126,8 @@ def test_network_that_is_not_trained_is_trained_first(run, invoke):
     ModelFolder(run / "models" / untrained).require_unchanged()
 
 
-def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monkeypatch):
-    given = []
+def test_int8_option_adds_the_int8_format_of_each_format(scored_run, invoke, monkeypatch):
+    given, command = [], ("export", scored_run, "--pick", front_ids(scored_run)[-1])
     monkeypatch.setattr(
         nas.OpenedRun, "export", lambda run, *picks, formats, **options: given.append(formats) or []
     )
@@ -132,13 +136,13 @@ def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monk
         ["--int8"],
         ["--format", "onnx-int8", "--format", "torch"],
     ):
-        assert invoke("export", run, "--pick", pick, *arguments).returncode == 0
+        assert invoke(*command, *arguments).returncode == 0
     assert given == [
         ["onnx", "torch", "onnx-int8"],
         None,
         ["onnx-int8", "torch"],
     ]
-    refused = invoke("export", run, "--pick", pick, "--format", "torch", "--int8")
+    refused = invoke(*command, "--format", "torch", "--int8")
     assert refused.returncode == 2
     assert "None of the formats torch has int8" in refused.stderr
 
@@ -149,7 +153,7 @@ def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monk
         ([], "There is nothing to export"),
         (["--pick", "zzzz"], "have an id that starts with 'zzzz'"),
         (["--pick", "PICK", "--format", "onx"], "There is no format 'onx'"),
-        (["--pick", "PICK", "--max-accuracy-drop", "-1"], "may lose is -1"),
+        (["--pick", "PICK", "--max-accuracy-drop", "-1"], "max_accuracy_drop is -1.0"),
         (["--pick", "PICK", "--weight-bits", "4"], "cannot have 4 bits"),
         (["--pick", "PICK", "--data", "nowhere"], "cannot be loaded"),
         (["--pick", "PICK", "--min-accuracy", "98"], "min_accuracy is 98.0. Give a fraction"),
@@ -164,16 +168,19 @@ def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monk
         ),
     ],
 )
-def test_wrong_request_exits_with_2_and_exports_nothing(run, pick, invoke, arguments, message):
+def test_wrong_request_exits_with_2_and_trains_nothing(scored_run, invoke, arguments, message):
+    pick = front_ids(scored_run)[-1]
     words = [pick if word == "PICK" else word for word in arguments]
-    done = invoke("export", run, *words)
+    done = invoke("export", scored_run, *words)
     assert done.returncode == 2
     assert message in done.stderr
-    assert not list((run / "models").rglob("SHA256SUMS"))
+    assert not (scored_run / "models").exists()
 
 
 @pytest.mark.slow
-def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(run, pick, tmp_path):
+def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(
+    run, pick, in_process, tmp_path
+):
     (tmp_path / "others").mkdir()
     rng = np.random.default_rng(0)
     for index in range(40):
@@ -217,7 +224,7 @@ def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(run, pick
 
 
 @pytest.mark.slow
-def test_what_an_export_does_not_say_stays_and_a_change_is_said(run, pick, invoke):
+def test_what_an_export_does_not_say_stays_and_a_change_is_said(run, pick, in_process, invoke):
     def export(*options: object) -> str:
         done = invoke("export", run, "--pick", pick, *options)
         assert done.returncode == 0, done.stderr
@@ -251,17 +258,13 @@ def test_what_an_export_does_not_say_stays_and_a_change_is_said(run, pick, invok
     assert "int8 weights have 8 bits, not 7" in said
 
 
-def test_run_without_its_images_is_refused(run, pick, monkeypatch):
-    record = json.loads((run / "run.json").read_text())
-    record["job"]["data"]["source"] = "moved/photos"
-    (run / "run.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="There is no data at moved/photos"):
-        open_run(run).export(pick)
-
-
 @pytest.mark.slow
-def test_changed_byte_and_unreadable_folders_are_named(run, pick, invoke):
+def test_missing_images_a_changed_byte_and_unreadable_folders_are_named(
+    run, pick, in_process, invoke
+):
     folder = run / "models" / pick
+    with pytest.raises(DataError, match="There is no data at moved/photos"):
+        open_run(run, "moved/photos").export(pick)
     open_run(run).export(pick, formats=["onnx"])
     path = folder / "model.onnx"
     content = bytearray(path.read_bytes())
@@ -288,7 +291,7 @@ def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> dict[
 
 
 @pytest.mark.slow
-def test_job_exports_its_finalists_and_reports_those_that_fail(run, monkeypatch):
+def test_job_exports_its_finalists_and_reports_those_that_fail(run, in_process, monkeypatch):
     progress = Notes()
     assert export_finalists(run, progress, ["onnx"]) == {}
     folders = [ModelFolder(path) for path in (run / "models").iterdir()]
@@ -308,7 +311,7 @@ def test_job_exports_its_finalists_and_reports_those_that_fail(run, monkeypatch)
 
 
 @pytest.mark.slow
-def test_model_that_cannot_be_exported_does_not_keep_others_from_it(run, monkeypatch):
+def test_model_that_cannot_be_exported_does_not_keep_others_from_it(run, in_process, monkeypatch):
     export_model, first = exporting.export_model, []
 
     def fail_once(*arguments, **settings):
@@ -333,7 +336,7 @@ def test_model_that_cannot_be_exported_does_not_keep_others_from_it(run, monkeyp
 
 @pytest.mark.slow
 def test_command_exports_the_other_picks_and_writes_the_report_when_one_fails(
-    run, invoke, monkeypatch
+    run, in_process, invoke, monkeypatch
 ):
     picks = sorted(path.name for path in (run / "models").iterdir())
     export_model = exporting.export_model
@@ -353,7 +356,7 @@ def test_command_exports_the_other_picks_and_writes_the_report_when_one_fails(
 
 
 def write_short_job(folder: Path, **changes: str) -> None:
-    """Write the mini job with one space, and one finalist that is exported.
+    """Write the mini job with one space, and two finalists that are exported.
 
     Args:
         folder: the folder of the job.
@@ -364,7 +367,7 @@ def write_short_job(folder: Path, **changes: str) -> None:
     shorter = {
         "trials = 30": "trials = 6",
         "measure = 10": "measure = 3",
-        "retrain = 0": "retrain = 1",
+        "retrain = 0": "retrain = 2",
         "export = []": 'export = ["onnx-int8", "onnx"]',
     }
     for old, new in (shorter | changes).items():
@@ -374,47 +377,10 @@ def write_short_job(folder: Path, **changes: str) -> None:
 
 
 @pytest.mark.slow
-def test_job_delivers_everything_but_a_format_that_fails(
-    job_folder, fake_device, invoke, monkeypatch
+def test_job_delivers_everything_but_what_fails_and_tries_that_again(
+    job_folder, fake_device, in_process, invoke, monkeypatch
 ):
     write_short_job(job_folder)
-
-    def fail(*arguments, **settings):
-        raise RequestError("Rounding failed.", remedy="Export in float32.")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.deploy.export.quantise_within", fail)
-        done = invoke("run", "job.toml", "--out", "out")
-        assert done.returncode == 1, "a request that was right failed"
-        (model,) = Path("out/models").iterdir()
-        weights = (model / "weights.safetensors").stat().st_mtime_ns
-        for text in (
-            f"{model.name} was not exported in all formats: onnx-int8: Rounding failed.",
-            "Export in float32. Everything else is done, see out/report.html.",
-            "[finish] export may name other formats",
-        ):
-            assert text in done.stderr
-        assert [file.format for file in ModelFolder(model).card.files] == ["onnx"]
-        assert (model / "run.py").is_file()
-        report = Path("out/report.html").read_text()
-        assert "was not exported as onnx-int8: Rounding failed." in report
-        assert "model.onnx" in report
-        again = invoke("run", "job.toml", "--out", "out")
-        assert again.returncode == 1
-        assert "onnx-int8: Rounding failed." in again.stderr
-    assert (model / "weights.safetensors").stat().st_mtime_ns == weights
-    done = invoke("run", "job.toml", "--out", "out")
-    assert done.returncode == 0, done.stderr
-    assert "was not exported" not in Path("out/report.html").read_text()
-
-
-@pytest.mark.slow
-def test_job_goes_on_when_a_finalist_cannot_be_trained(
-    job_folder, fake_device, invoke, monkeypatch
-):
-    write_short_job(
-        job_folder, **{"retrain = 0": "retrain = 2", "export = []": 'export = ["onnx"]'}
-    )
     train_model, names = retrain.train_model, []
 
     def diverge_once(setup, name, *arguments):
@@ -423,15 +389,37 @@ def test_job_goes_on_when_a_finalist_cannot_be_trained(
             raise TrainingError("The loss is not finite.", remedy="Lower learning_rate.")
         return train_model(setup, name, *arguments)
 
+    def fail(*arguments, **settings):
+        raise RequestError("Rounding failed.", remedy="Export in float32.")
+
     monkeypatch.setattr(retrain, "train_model", diverge_once)
-    done = invoke("run", "job.toml", "--out", "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.deploy.export.quantise_within", fail)
+        done = invoke("run", "job.toml", "--out", "out")
+    assert done.returncode == 1, "a request that was right failed"
     assert len(names) == 2, "the front has two members"
-    assert done.returncode == 1
-    assert f"{names[0]} was not trained: The loss is not finite." in done.stderr
-    assert [path.name for path in Path("out/models").iterdir()] == [names[1]]
-    assert ModelFolder(Path("out/models") / names[1]).card.files[0].format == "onnx"
+    (model,) = Path("out/models").iterdir()
+    assert model.name == names[1]
+    for text in (
+        f"{names[0]} was not trained: The loss is not finite.",
+        f"{model.name} was not exported in all formats: onnx-int8: Rounding failed.",
+        "Export in float32. Everything else is done, see out/report.html.",
+        "[finish] export may name other formats",
+    ):
+        assert text in done.stderr
+    assert [file.format for file in ModelFolder(model).card.files] == ["onnx"]
+    assert (model / "run.py").is_file()
     report = Path("out/report.html").read_text()
     assert f"{names[0]} was not trained to the end: The loss is not finite." in report
+    assert "was not exported as onnx-int8: Rounding failed." in report
+    assert "model.onnx" in report
+    weights = (model / "weights.safetensors").stat().st_mtime_ns
+    done = invoke("run", "job.toml", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert (model / "weights.safetensors").stat().st_mtime_ns == weights
+    report = Path("out/report.html").read_text()
+    assert "was not exported" not in report
+    assert "was not trained to the end" not in report
 
 
 @pytest.mark.parametrize("plan", [["--plan"], []])
@@ -466,57 +454,7 @@ def test_few_images_for_int8_are_said_when_the_images_are_open(digits, job_folde
         assert not any("published weights" in note for note in progress.notes), "no photos"
 
 
-COMMAND = "from nas.cli import main; main()"
-
-
-@pytest.mark.slow
-def test_export_that_is_killed_is_completed_by_the_same_command(run, pick):
-    folder = run / "models" / pick
-    arguments = [sys.executable, "-c", COMMAND, "export", str(run), "--pick", pick]
-    arguments += ["--format", "onnx"]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
-    end = time.monotonic() + MAX_WAIT_S
-    beside = folder.parent / f".{pick}.export"
-    while not (beside / "new" / "model.onnx").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (folder / "model.onnx").exists()
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ModelFolder(folder).require_unchanged()
-    assert not beside.exists()
-
-
-@pytest.mark.slow
-def test_full_disk_leaves_no_exported_file(request, trained_example, tmp_path, invoke):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if rerun_where_mounting_is_allowed(request, disk):
-        return
-    size_kb = 640 + sum(
-        4 * (1 + path.stat().st_size // 4096) + 4 for path in trained_example.rglob("*")
-    )
-    with mounted(disk, f"size={size_kb}k"):
-        run = shutil.copytree(trained_example, disk / "run")
-        pick = front_ids(run)[-1]
-        with (disk / "filler").open("wb") as file:
-            while shutil.disk_usage(disk).free > 20_000:
-                file.write(bytes(4096))
-                file.flush()
-        done = invoke("export", run, "--pick", pick)
-        assert done.returncode == 1
-        assert "No space left on device" in done.stderr
-        assert not list((run / "models").rglob("*.onnx"))
-        (disk / "filler").unlink()
-        done = invoke("export", run, "--pick", pick, "--format", "onnx")
-        assert done.returncode == 0, done.stderr
-
-
-def test_images_are_loaded_again_on_the_background_of_the_job(run, tmp_path, monkeypatch):
+def test_images_are_loaded_again_on_the_background_of_the_job(scored_run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     for name in ("bee", "cow"):
@@ -533,11 +471,10 @@ def test_images_are_loaded_again_on_the_background_of_the_job(run, tmp_path, mon
     assert data.digest != on_white.digest
     summary = {"source": source, "digest": data.digest, "classes": ["bee", "cow"]}
     change_record(
-        run,
+        scored_run,
         job=settings.model_dump(mode="json"),
         data={**summary, "class_counts": data.part_class_counts},
     )
-    opened = open_run(run)
+    opened = open_run(scored_run)
     assert opened.data.digest == data.digest
-    record = next(iter(opened.trained.values()))
-    assert exporting._origin(opened, record).data.background == "black"
+    assert exporting.model_data(opened).background == "black"

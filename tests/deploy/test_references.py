@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from nas import job as jobs
 from nas.deploy.networks import load_trained
 from nas.deploy.references import published_network, summary_of
-from nas.errors import CheckpointError, DeviceError, NasError, RequestError
+from nas.errors import CheckpointError, NasError, RequestError
 from nas.job import load_job
 from nas.opened_run import open_run
 from nas.pretrained import read_weights
@@ -22,8 +21,10 @@ from nas.space import load_definition
 from nas.supernet import settings
 from nas.supernet.settings import FINE_TUNING_RATE
 from nas.torch_network import Network
+from tests.job.runs import Notes
 from tests.job.test_pretrained import SPACE
-from tests.latency.fake_runtime import FakeRuntime, device, latency_us
+from tests.latency.fake_runtime import FakeRuntime, device, latency_us, use_fake_device
+from tests.made_once import made_once
 
 torch.set_num_threads(1)
 
@@ -53,21 +54,16 @@ RUN = Path("results/job")
 NAME = "small_1.0"
 
 
-def use_fake_device(patch, runtime=FakeRuntime):
-    patch.setattr("nas.latency.open_runtime", lambda *name, **settings: runtime())
-    for module in ("nas.job.stages", "nas.latency.worker_process"):
-        patch.setattr(f"{module}.timers_for", lambda runtime: nullcontext([runtime]))
+@pytest.fixture
+def _device(fake_device, monkeypatch) -> None:
+    monkeypatch.setattr(settings, "MANY_IMAGES", 100)  # All widths are searched.
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+@pytest.fixture
+def finished(tmp_path_factory, _device) -> Path:
     """Return a folder with a finished job, and two files of published weights."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        use_fake_device(patch)
-        patch.setattr(settings, "MANY_IMAGES", 100)  # All widths are searched.
-        patch.setattr("nas.supernet.settings.MANY_IMAGES", 100)
+
+    def make(folder: Path) -> None:
         Path("small.py").write_text(SPACE)
         Path("job.toml").write_text(JOB)
         network = load_definition("small.py").adapt(image_size=32).reference(NAME)
@@ -75,7 +71,8 @@ def finished(tmp_path_factory) -> Path:
             generator = torch.Generator().manual_seed(seed)
             torch.save(Network(network.graph, generator).state_dict(), file)
         jobs.run_job(load_job(Path("job.toml")), RUN)
-    return folder
+
+    return made_once(tmp_path_factory, "job_with_published_weights", make)
 
 
 @pytest.fixture
@@ -83,8 +80,21 @@ def run(finished, tmp_path, monkeypatch) -> Run:
     """Make a copy of the finished folder the working directory, and return its run."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    use_fake_device(monkeypatch)
-    monkeypatch.setattr("nas.supernet.settings.MANY_IMAGES", 100)
+    return open_run(RUN)
+
+
+@pytest.fixture
+def run_with_rival(tmp_path_factory, finished, tmp_path, monkeypatch) -> Run:
+    """Do as `run`, with a trained finalist and a published network that was trained likewise."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(finished, folder, dirs_exist_ok=True)
+        run = open_run(RUN)
+        run.retrain(run.front["id"].iloc[-1], **published(), epochs=1)
+
+    folder = made_once(tmp_path_factory, "run_with_a_rival", make)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return open_run(RUN)
 
 
@@ -93,9 +103,9 @@ def published(file="weights.pth", **options):
     return {"references": [NAME], "pretrained": file, "conventions": "torch", **options}
 
 
-def test_reference_from_its_file_and_a_finalist_differ_in_their_start_alone(run):
-    pick = run.front["id"].iloc[-1]
-    own, rival = run.retrain(pick, **published(), epochs=2)
+def test_reference_from_its_file_and_a_finalist_differ_in_their_start_alone(run_with_rival):
+    run = run_with_rival
+    own, rival = sorted(run.trained.values(), key=lambda record: record.id == NAME)
     assert (own.start, own.published) == ("supernet", None)
     assert rival.start == "published"
     assert (rival.epochs, rival.seed, rival.teacher) == (own.epochs, own.seed, own.teacher)
@@ -116,8 +126,8 @@ def test_reference_without_a_file_starts_from_the_supernet_or_from_scratch(run):
     assert record.training["learning_rate"] == pytest.approx(0.1)
 
 
-def test_reference_is_timed_once_and_stands_in_the_report(run, monkeypatch):
-    run.retrain(**published(), epochs=1)
+def test_reference_is_timed_once_and_stands_in_the_report(run_with_rival, monkeypatch):
+    run = run_with_rival
     network = published_network(run, NAME)
     log = (RUN / "measurements.jsonl").read_text()
     own = [line for line in map(json.loads, log.splitlines()) if line["digest"] == network.digest]
@@ -125,50 +135,30 @@ def test_reference_is_timed_once_and_stands_in_the_report(run, monkeypatch):
     assert run.measured_us[network.digest] == pytest.approx(expected, rel=1e-3)
     assert own
     assert all(line["measured_us"] == pytest.approx(expected, rel=1e-3) for line in own)
-    (model,) = run.models
+    model = next(each for each in run.models if each.record.id == NAME)
     assert model.latency_us == run.measured_us[network.digest]
     text = (RUN / "report.html").read_text()
     assert '<td class="name">1 epoch from published weights</td>' in text
     assert "published network</td>" in text
     assert f"<dt>start of {NAME}</dt><dd>{NAME} from weights.pth, SHA-256 " in text
-    use_fake_device(monkeypatch, lambda: pytest.fail("it was timed again"))
+    use_fake_device(monkeypatch, lambda **_: pytest.fail("it was timed again"))
     run.retrain(**published())
     assert (RUN / "measurements.jsonl").read_text() == log
 
 
-def test_continued_job_keeps_the_latency_of_a_reference(run):
-    run.retrain(**published(), epochs=1)
-    before = run.measured_us
+def test_continued_job_keeps_the_latency_of_a_reference(run_with_rival):
+    before, models = run_with_rival.measured_us, run_with_rival.models
     jobs.run_job(load_job(Path("job.toml")), RUN)
     assert open_run(RUN).measured_us == before
-    assert [model.record.id for model in open_run(RUN).models] == [NAME]
+    assert [each.record for each in open_run(RUN).models] == [each.record for each in models]
 
 
-class Notes(SilentProgress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-
-def unusable():
-    raise DeviceError("There is no such device.", remedy="Connect it.")
-
-
-@pytest.mark.parametrize(
-    ("runtime", "reason"),
-    [
-        (lambda: FakeRuntime(device(processor="another")), "measured on another device"),
-        (unusable, "There is no such device. Connect it."),
-    ],
-)
-def test_reference_is_trained_where_it_cannot_be_timed(run, monkeypatch, runtime, reason):
-    use_fake_device(monkeypatch, runtime)
+def test_reference_is_trained_where_it_cannot_be_timed(run, monkeypatch):
+    use_fake_device(monkeypatch, lambda **_: FakeRuntime(device(processor="another")))
     notes = Notes()
     run.retrain(references=["small_0.5"], epochs=1, progress=notes)
     assert "small_0.5: not timed. " in notes.notes[-1]
-    assert reason in notes.notes[-1]
+    assert "measured on another device" in notes.notes[-1]
     assert [model.latency_us for model in run.models] == [None]
     assert "not timed" in (RUN / "report.html").read_text()
 
@@ -204,8 +194,8 @@ def test_interrupted_training_ends_as_an_undisturbed_one(run, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_network_that_was_trained_in_another_way_is_refused(run):
-    run.retrain(**published(), epochs=1)
+def test_network_that_was_trained_in_another_way_is_refused(run_with_rival):
+    run = run_with_rival
     with pytest.raises(RequestError, match=r"start = published, not scratch.* Move the folder"):
         run.retrain(references=[NAME], from_scratch=True)
     with pytest.raises(RequestError, match=r"sha256 of its weights = .*Move the folder"):
@@ -256,8 +246,8 @@ def test_provenance_of_another_file_than_that_of_the_job_is_unknown(run):
 
 
 @pytest.mark.slow
-def test_card_names_what_a_reference_started_from(run):
-    run.retrain(**published(), epochs=1)
+def test_card_names_what_a_reference_started_from(run_with_rival, in_process):
+    run = run_with_rival
     (folder,) = run.export(NAME, formats=["onnx"])
     weights = run.record.pretrained["small"]
     assert folder.card.recipe["start"] == "published"
@@ -266,7 +256,7 @@ def test_card_names_what_a_reference_started_from(run):
     assert weights.sha256 in (folder.path / "card.md").read_text()
 
 
-def test_command_names_the_start(run, invoke):
+def test_command_names_the_start(run_with_rival, invoke):
     done = invoke(
         *("retrain", RUN, "--reference", NAME, "--pretrained", "weights.pth"),
         *("--conventions", "torch", "--epochs", 1),

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,34 +23,13 @@ from nas.run.answers import ANSWERS
 from nas.run.judged import SUFFICIENT_HOLDOUT_IMAGES
 from nas.run.progress import SilentProgress
 from nas.run.run import Run
-from nas.run.trained import TRAINED, TrainedRecord
+from nas.run.trained import TrainedRecord
 from nas.supernet.evaluation import evaluate
-from tests.deploy.example_run import SETTINGS, SPACE, change_record, front_ids, make_run
+from tests.deploy.example_run import SETTINGS, SPACE, change_record, front_ids, make_run, shared_run
+from tests.job.runs import Notes
+from tests.made_once import made_once
 
 torch.set_num_threads(1)
-
-KILLED_IN_STEP_9 = """
-import os, signal, sys
-from dataclasses import replace
-import torch
-from nas.deploy import retrain as retraining
-from nas.deploy.requests import RetrainRequest
-from nas.opened_run import open_run
-from nas.run.run import Run
-
-torch.set_num_threads(1)
-
-
-def progress(step, *_):
-    if step == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-settings = Run.training_settings
-Run.training_settings = lambda *a: replace(settings(*a), checkpoint_seconds=0)
-retraining._network_progress = lambda *a: progress
-retraining.retrain(open_run(sys.argv[1]), [sys.argv[2]], RetrainRequest(epochs=2))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +37,27 @@ def data():
     return load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
 
 
+@pytest.fixture
+def run(tmp_path_factory, tmp_path) -> Path:
+    return shutil.copytree(shared_run(tmp_path_factory), tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
-def example(tmp_path_factory, data) -> Path:
-    return make_run(tmp_path_factory.mktemp("example") / "run", data)
+def example_with_trained(tmp_path_factory) -> Path:
+    """Return a run folder in which the most accurate network of the front is trained."""
+    example = shared_run(tmp_path_factory)
+
+    def make(folder: Path) -> None:
+        run = shutil.copytree(example, folder / "run")
+        retrain(open_run(run), front_ids(run)[-1], epochs=1)
+
+    return made_once(tmp_path_factory, "example_run_with_trained", make) / "run"
 
 
 @pytest.fixture
-def run(example, tmp_path) -> Path:
-    return shutil.copytree(example, tmp_path / "run")
+def trained_run(example_with_trained, tmp_path) -> Path:
+    """Return a copy of a run folder with a trained network."""
+    return shutil.copytree(example_with_trained, tmp_path / "run")
 
 
 class Steps(SilentProgress):
@@ -147,16 +136,6 @@ def test_test_images_are_read_once_at_the_end_and_never_again(run, spied_data, m
     assert retrain(opened, pick, progress=forbid) == record
 
 
-class Said(SilentProgress):
-    """Collects the messages."""
-
-    def __init__(self) -> None:
-        self.notes = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def test_few_holdout_images_judge_a_network_with_those_of_the_search(tmp_path):
     """Its accuracies and answers are those of its predictions for both parts, one by one."""
     data = load_dataset("digits", seed=SETTINGS.seed)
@@ -164,7 +143,7 @@ def test_few_holdout_images_judge_a_network_with_those_of_the_search(tmp_path):
     assert len(data.holdout) < SUFFICIENT_HOLDOUT_IMAGES
     opened = open_run(make_run(tmp_path / "run", data))
     opened.__dict__["data"] = data
-    pick, said = front_ids(opened.path)[-1], Said()
+    pick, said = front_ids(opened.path)[-1], Notes()
     (record,) = retrain_networks(opened, [pick], RetrainRequest(epochs=1), said)
     model, architecture = load_trained(opened, pick), opened.architecture(pick)
     answers = [
@@ -193,10 +172,10 @@ def test_few_holdout_images_judge_a_network_with_those_of_the_search(tmp_path):
     assert f", on the search and hold-out images {share}; " in note
 
 
-def test_record_has_the_accuracies_of_the_saved_network(run, data):
-    pick = front_ids(run)[-1]
-    record = retrain(open_run(run), pick, epochs=3)
-    model = load_trained(open_run(run), pick)
+def test_record_has_the_accuracies_of_the_saved_network(example_with_trained, data):
+    opened = open_run(example_with_trained)
+    (record,) = opened.trained.values()
+    model = load_trained(opened, record.id)
     for split, images in ((record.holdout, data.holdout), (record.test, data.test)):
         predicted = model.logits(normalised(images, model.preprocessing)).argmax(1)
         assert split.accuracy == pytest.approx((predicted == images.labels).mean(), abs=1e-9)
@@ -204,11 +183,10 @@ def test_record_has_the_accuracies_of_the_saved_network(run, data):
         in_class = images.labels == 3
         expected = (predicted == images.labels)[in_class].mean()
         assert split.class_accuracy["3"] == pytest.approx(expected)
-    assert (record.start, record.epochs, record.seed) == ("supernet", 3, 5)
+    assert (record.start, record.epochs, record.seed) == ("supernet", 1, 5)
     assert record.supernet_accuracy is not None
     assert record.teacher == f"largest of {SPACE}"
-    folder = run / "models" / record.id
-    assert record == TRAINED.read(folder / "trained.json")
+    folder = opened.path / "models" / record.id
     assert {path.name for path in folder.iterdir()} == {
         "answers.json",
         "architecture.json",
@@ -218,27 +196,10 @@ def test_record_has_the_accuracies_of_the_saved_network(run, data):
         "weights.safetensors",
     }
     architecture = json.loads((folder / "architecture.json").read_text())
-    assert open_run(run).space(SPACE).from_json(architecture).digest == record.digest
+    assert opened.space(SPACE).from_json(architecture).digest == record.digest
 
 
-@pytest.mark.slow
-def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(run, tmp_path):
-    pick = front_ids(run)[0]
-    other = shutil.copytree(run, tmp_path / "other")
-    expected = retrain(open_run(run), pick, epochs=2)
-    command = [sys.executable, "-c", KILLED_IN_STEP_9, str(other), pick]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    folder = other / "models" / expected.id
-    assert {path.name for path in folder.iterdir()} == {"training.jsonl", "training.safetensors"}
-    steps = []
-    resumed = retrain(open_run(other), pick, epochs=2, progress=lambda step, _: steps.append(step))
-    assert steps[0] == 10
-    assert resumed.model_dump(exclude={"seconds"}) == expected.model_dump(exclude={"seconds"})
-    weights = [load_trained(open_run(each), pick).network.state_dict() for each in (run, other)]
-    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-
-
-def test_network_of_a_run_has_the_best_weights_there_are(run, data):
+def test_network_of_a_run_has_the_best_weights_there_are(run, example_with_trained, data):
     opened = open_run(run)
     pick = front_ids(run)[-1]
     (row,) = opened.trials[opened.trials["id"] == pick].to_dict("records")
@@ -247,7 +208,7 @@ def test_network_of_a_run_has_the_best_weights_there_are(run, data):
         before = opened.network(pick)(torch.from_numpy(images)).argmax(1).numpy()
     accuracy = (before == data.search.labels).mean()
     assert accuracy == pytest.approx(row["validation_accuracy"], abs=0.003)
-    retrain(opened, pick, epochs=2)
+    opened = open_run(example_with_trained)
     trained = load_trained(opened, pick).network.state_dict()
     state = opened.network(pick).state_dict()
     assert all(torch.equal(tensor, trained[name]) for name, tensor in state.items())
@@ -288,22 +249,16 @@ def test_data_that_moved_or_changed_is_refused(run, tmp_path):
         retrain(open_run(run), front_ids(run)[-1])
     job["data"]["validation_fraction"] = 0.5
     change_record(run, job=job)
-    moved = open_run(run, data_source="digits")
-    assert retrain(moved, front_ids(run)[-1], epochs=1).data_digest == data_digest(record)
+    assert open_run(run, data_source="digits").data.digest == record["data"]["digest"]
 
 
-def data_digest(record: dict) -> str:
-    digest: str = record["data"]["digest"]
-    return digest
-
-
-def test_another_training_of_a_trained_network_is_refused(run):
-    pick = front_ids(run)[-1]
-    retrain(open_run(run), pick, epochs=1)
+def test_another_training_of_a_trained_network_is_refused(trained_run):
+    opened = open_run(trained_run)
+    (record,) = opened.trained.values()
     with pytest.raises(RequestError, match=r"epochs = 1, not 2.* Move the folder away"):
-        retrain(open_run(run), pick, epochs=2)
+        retrain(opened, record.id, epochs=2)
     with pytest.raises(RequestError, match="start = supernet, not scratch"):
-        retrain(open_run(run), pick, epochs=1, from_scratch=True)
+        retrain(opened, record.id, epochs=1, from_scratch=True)
 
 
 def test_network_that_is_not_trained_is_refused_with_the_command(run):
@@ -311,15 +266,13 @@ def test_network_that_is_not_trained_is_refused_with_the_command(run):
         load_trained(open_run(run), front_ids(run)[-1])
 
 
-def test_changed_weights_are_refused(run):
-    pick = front_ids(run)[-1]
-    record = retrain(open_run(run), pick, epochs=1)
-    path = run / "models" / record.id / "weights.safetensors"
+def test_changed_weights_are_refused(trained_run):
+    (path,) = trained_run.glob("models/*/weights.safetensors")
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="checksum does not match"):
-        load_trained(open_run(run), pick)
+        load_trained(open_run(trained_run), path.parent.name)
 
 
 @pytest.mark.slow
@@ -342,16 +295,14 @@ def first(images: Images, count: int) -> Images:
     return Images(images.pixels[:count], images.labels[:count])
 
 
-def test_answers_are_written_anew_when_pictures_are_switched_off(run):
-    pick = front_ids(run)[-1]
-    record = retrain(open_run(run), pick, epochs=1)
-    path = run / "models" / record.id / "answers.json"
+def test_answers_are_written_anew_when_pictures_are_switched_off(trained_run):
+    (path,) = trained_run.glob("models/*/answers.json")
     shown = ANSWERS.read(path)
     assert shown.has_pictures
     assert all(each.picture for each in shown.mistakes)
-    job = json.loads((run / "run.json").read_text())["job"]
-    change_record(run, job={**job, "finish": {**job["finish"], "pictures": False}})
-    retrain(open_run(run), pick)
+    job = json.loads((trained_run / "run.json").read_text())["job"]
+    change_record(trained_run, job={**job, "finish": {**job["finish"], "pictures": False}})
+    retrain(open_run(trained_run), path.parent.name)
     private = ANSWERS.read(path)
     assert not any(each.picture for each in private.mistakes)
     assert (private.right, private.confused) == (shown.right, shown.confused)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from nas.data import load_dataset
 from nas.deploy.networks import load_trained
 from nas.deploy.retrain import finalist
 from nas.errors import RequestError
@@ -23,7 +22,7 @@ from nas.run.progress import SilentProgress
 from nas.run.selection import Selection
 from nas.run.trained import read_trained
 from nas.statistics import wilson_interval
-from tests.deploy.example_run import SETTINGS, front_ids, make_run
+from tests.deploy.example_run import front_ids, shared_run
 from tests.job.runs import OUT, Notes, count_lines, start_process
 
 torch.set_num_threads(1)
@@ -31,8 +30,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory) -> Path:
-    data = load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
-    return make_run(tmp_path_factory.mktemp("example") / "run", data)
+    return shared_run(tmp_path_factory)
 
 
 @pytest.fixture

@@ -12,13 +12,12 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 from PIL import Image
 
 import nas
 from nas import job as jobs
-from nas.deploy import exporting
+from nas.deploy.exporting import model_data
 from nas.deploy.verify import load_data
 from nas.errors import RequestError, RunFolderError
 from nas.job import load_job, supernets
@@ -55,7 +54,7 @@ def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, inv
 
 
 @pytest.mark.slow
-def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invoke, monkeypatch):
+def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invoke):
     """Topics above the classes: a refusal, then the key, for the run and for all that reads it.
 
     The run is written beside the images, and is not taken for a class.
@@ -78,15 +77,7 @@ def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invok
     run = nas.open_run("run")
     assert run.record.data.summary.startswith(summary)
     assert run.data.classes == ("cats", "dogs", "rose")
-    trained = SimpleNamespace(
-        id="3f2a", space="squeeze", digest="", start="supernet", epochs=1, seed=0, teacher=""
-    )
-    trained.training, trained.calibration, trained.published = {}, None, None
-    trained.is_probe = False
-    trained.architecture = SimpleNamespace(dtype=None)
-    monkeypatch.setattr(exporting, "keep_answers", lambda *_: None)
-    monkeypatch.setattr(type(run), "trials", pd.DataFrame({"digest": []}))
-    card = SimpleNamespace(image_size=8, data=exporting._origin(run, trained).data)
+    card = SimpleNamespace(image_size=8, data=model_data(run))
     assert load_data(card).digest == run.data.digest
 
 
