@@ -17,7 +17,7 @@ NAMES = ("left", "right", "ring", "disc")
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr(mirroring, "STEPS", 60)
+    monkeypatch.setattr(mirroring, "STEPS", 40)
 
 
 def test_mirroring_keeps_shapes_without_left_and_right():
@@ -35,7 +35,7 @@ def test_arrows_among_other_classes_are_named():
     assert result.images == 160, "each image is classified once"
     assert (result.changes_class, result.is_reliable) == (True, True)
     assert set(result.changed_classes) == {"left", "right"}
-    assert calls == [(step + 1, 180) for step in range(180)]
+    assert calls == [(step + 1, 120) for step in range(120)]
 
 
 def test_many_images_are_classified_in_part(monkeypatch):
