@@ -17,7 +17,7 @@ _SOURCES = Path(__file__).with_name("cpp")
 
 _PROGRAMS = {
     name: f"classify_{name.removesuffix('-int8')}.cpp"
-    for name in ("onnx", "onnx-int8", "tflite", "tflite-int8", "tvm")
+    for name in ("c", "onnx", "onnx-int8", "tflite", "tflite-int8", "tvm")
 }
 """The program that runs a file, by format."""
 
@@ -59,24 +59,24 @@ def write_example(folder: Path, formats: Collection[str], preprocessing: Preproc
         return
     for name in (*programs, "CMakeLists.txt", "classify.h"):
         (folder / name).write_bytes((_SOURCES / name).read_bytes())
-    (folder / _CONSTANTS).write_text(_constants(preprocessing), encoding="utf-8")
+    background = ImageColor.getrgb(preprocessing.reading.background)
+    write_source(_SOURCES / f"{_CONSTANTS}.j2", folder, how=preprocessing, background=background)
 
 
-def _constants(preprocessing: Preprocessing) -> str:
-    """Return `preprocessing.json` as a C++ header."""
+def write_source(template: Path, folder: Path, **values: object) -> None:
+    """Write a source in C or C++ from its template, whose name it has without `.j2`."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_SOURCES),
+        loader=jinja2.FileSystemLoader(template.parent),
         trim_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["literal"] = _literal
-    background = ImageColor.getrgb(preprocessing.reading.background)
-    template = environment.get_template(f"{_CONSTANTS}.j2")
-    return template.render(how=preprocessing, background=background)
+    text = environment.get_template(template.name).render(values)
+    (folder / template.stem).write_text(text, encoding="utf-8")
 
 
 def _literal(text: str) -> str:
-    """Return a text as a literal of C++."""
+    """Return a text as a literal of C and C++."""
     escaped = re.sub(r'[\x00-\x1f\x7f"\\?]', lambda match: f"\\{ord(match[0]):03o}", text)
     return f'"{escaped}"'

@@ -132,11 +132,12 @@ def run(*command: str | Path) -> str:
     return done.stdout.decode()
 
 
-def assert_equals_script(folder: Path, program: Path, name: str) -> None:
-    """Check that the program prints for the images what `run.py` prints."""
+def assert_equals_script(folder: Path, program: Path, name: str, script_runs: str = "") -> None:
+    """Check that the program prints for the images what `run.py` prints, of another format."""
     each = model_format(name)
     model, paths = folder / each.file_name, [folder / image for image in IMAGES]
-    python = [sys.executable, folder / "run.py", "--model", model]
+    script_model = folder / model_format(script_runs or name).file_name
+    python = [sys.executable, folder / "run.py", "--model", script_model]
     expected = np.array([result["logits"] for result in json.loads(run(*python, *paths, "--json"))])
     values = [run(program, model, path, "--logits").split() for path in paths]
     tolerance = each.tolerance * expected.std()
@@ -148,9 +149,11 @@ def assert_equals_script(folder: Path, program: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_tvm_program_prints_what_the_script_prints(tmp_path):
-    write_files(tmp_path, ["tvm"], write_table(tmp_path / "table.jsonl", digits_model()))
-    assert_equals_script(tmp_path, build(tmp_path, "tvm", tmp_path), "tvm")
+def test_programs_of_tvm_and_of_c_print_what_the_script_prints(tmp_path):
+    write_files(tmp_path, ["tvm", "c"], write_table(tmp_path / "table.jsonl", digits_model()))
+    program = build(tmp_path, "tvm", tmp_path)
+    assert_equals_script(tmp_path, program, "tvm")
+    assert_equals_script(tmp_path, program.with_name("classify_c"), "c", script_runs="tvm")
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ class Tvm(ModelFormat):
 
     name = "tvm"
     file_name = "model.so"
-    packages = ("tvm", "tvm_ffi")
+    packages: ClassVar[tuple[str, ...]] = ("tvm", "tvm_ffi")
     runtimes = ("tvm",)
     device: ClassVar = {"runtime": "tvm", "dtype": "float32"}
 
@@ -52,9 +52,13 @@ class Tvm(ModelFormat):
         super().check_device(runtime, target, dtype)
         if target == "cuda":
             raise RequestError(
-                "Format 'tvm' holds code for processors, and the run is for target 'cuda'.",
+                f"Format '{self.name}' holds code for processors; the run is for target 'cuda'.",
                 remedy="Export another format, such as onnx, which ONNX Runtime runs on GPUs.",
             )
+        self.check_compiler(target)
+
+    def check_compiler(self, target: str) -> None:
+        """Raise RequestError if nothing is installed that makes the file for a target."""
         if target.startswith("cpu") and not _has_compiler():
             raise RequestError(
                 "Format 'tvm' needs a C++ compiler to link a library, and none is installed.",
@@ -88,16 +92,17 @@ class Tvm(ModelFormat):
         runtime.open()
         table = LatencyTable.open(model.table.path, runtime=runtime)
         add_missing_kernels(table, [model.graph], runtime)
-        runtime.write_library(
-            model.graph,
-            table.schedules(),
-            model.weights,
-            path,
-            {PREPROCESSING_KEY: model.preprocessing.embedded},
-        )
+        self.write_code(model, runtime, table.schedules(), path)
         if runtime.is_remote:
             self._check_on_board(model, runtime, table.schedules())
             runtime.release()
+
+    def write_code(
+        self, model: TrainedModel, runtime: TvmRuntime, schedules: Schedules, path: Path
+    ) -> None:
+        """Compile a model for the device of an open runtime. See `write`."""
+        texts = {PREPROCESSING_KEY: model.preprocessing.embedded}
+        runtime.write_library(model.graph, schedules, model.weights, path, texts)
 
     def _check_on_board(
         self, model: TrainedModel, runtime: TvmRuntime, schedules: Schedules
@@ -127,7 +132,7 @@ class Tvm(ModelFormat):
         """See `ModelFormat.can_run`: a library of another architecture is one of a board."""
         return _machine_of(path) == _machine_of(Path(sys.executable))
 
-    def load(self, path: Path, threads: int = 1) -> _TvmModel:
+    def load(self, path: Path, threads: int = 1) -> LoadedModel:
         """See `ModelFormat.load`."""
         from nas.runtimes.tvm.library import Library
 

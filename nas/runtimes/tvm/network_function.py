@@ -9,11 +9,13 @@ workspace.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from tvm import tirx
 from tvm.tirx.buffer import buffer_data_pointer_type
@@ -51,10 +53,12 @@ class NetworkFunction(NamedTuple):
         function: function of the image, `weights` (a flat tensor) and the output. It fails if
             there is no memory for the activations.
         weights: packed constants of all launches.
+        activation_bytes: size of the memory for the activations, a multiple of `ALIGNMENT_BYTES`.
     """
 
     function: tirx.PrimFunc
     weights: NDArray[Any]
+    activation_bytes: int
 
 
 def network_function(
@@ -96,7 +100,8 @@ def network_function(
         arguments = [*sources[:split], *own_weights, *sources[split:], activation(launch.result)]
         calls.append(_call(callees[launch.kernel], arguments))
     function = tirx.PrimFunc([*tensors.values()], tirx.SeqStmt([tirx.AllocBuffer(scratch), *calls]))
-    return NetworkFunction(function.with_attr("global_symbol", "network"), weights)
+    size = _aligned(workspace.elements, unit) * np.dtype(dtype).itemsize
+    return NetworkFunction(function.with_attr("global_symbol", "network"), weights, size)
 
 
 def repeated_kernel(function: tirx.PrimFunc) -> tvm.IRModule:
@@ -145,14 +150,7 @@ def taking_addresses(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
     The machine code of the kernel is that of the function of tensors.
     """
-    addresses = [
-        tirx.Var(f"{tensor.name}_address", buffer_data_pointer_type(tensor))
-        for tensor in function.params
-    ]
-    views = [
-        tirx.DeclBuffer(tensor, data=address)
-        for tensor, address in zip(function.params, addresses, strict=True)
-    ]
+    addresses, views = _taken_by_address(function.params)
     # TVM never inlines such a scope. LLVM could reorder kernels that were inlined into a network,
     # because it is told that tensors of different names never share memory.
     name = tvm.ir.StringImm(f"{function.attrs['global_symbol']}_compute")
@@ -165,10 +163,55 @@ def taking_addresses(function: tirx.PrimFunc) -> tirx.PrimFunc:
     return result.with_attr("calling_conv", _LOWERED)
 
 
+def c_function(network: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
+    """Return the function of a network as one that a C program calls, and that allocates nothing.
+
+    Its arguments are the addresses of the image, the weights, the output, and the workspace, which
+    has the activations. It returns 0, and asks no kernel whether there was memory.
+
+    Args:
+        network: the function, see `NetworkFunction`.
+        name: name of the new function.
+    """
+    workspace, *statements = network.body.seq
+    addresses, views = _taken_by_address([*network.params, workspace.buffer])
+    calls = [tirx.Evaluate(statement.condition.a) for statement in statements]
+    body = tirx.SeqStmt([*views, *calls, Return(tirx.const(0, "int32"))])
+    result = tirx.PrimFunc(addresses, body, _INT32)
+    return result.with_attr("global_symbol", name).with_attr("calling_conv", _LOWERED)
+
+
+def scratch_bytes(function: tirx.PrimFunc) -> int:
+    """Return the largest number of bytes that a kernel allocates at once, each array aligned."""
+    sizes: list[int] = []
+
+    def add(allocation: tirx.AllocBuffer) -> None:
+        tensor = allocation.buffer
+        elements = math.prod(int(each) for each in tensor.shape)
+        sizes.append(_aligned(elements * np.dtype(tensor.dtype).itemsize, ALIGNMENT_BYTES))
+
+    tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, add))
+    return sum(sizes)
+
+
 def called_names(function: tirx.PrimFunc) -> list[str]:
     """Return the names of the kernels that the function of a network calls, in order."""
     _, *statements = function.body.seq
     return [str(statement.condition.a.op.name_hint) for statement in statements]
+
+
+def _taken_by_address(
+    tensors: Sequence[tirx.Buffer],
+) -> tuple[list[tirx.Var], list[tirx.Stmt]]:
+    """Return variables for the addresses of tensors, and the declarations of these tensors."""
+    addresses = [
+        tirx.Var(f"{tensor.name}_address", buffer_data_pointer_type(tensor)) for tensor in tensors
+    ]
+    views = [
+        tirx.DeclBuffer(tensor, data=address)
+        for tensor, address in zip(tensors, addresses, strict=True)
+    ]
+    return addresses, views
 
 
 def _address(tensor: tirx.Buffer, offset: int = 0) -> tvm.ir.Expr:

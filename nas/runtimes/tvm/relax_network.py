@@ -88,26 +88,8 @@ def compile_network(
     Raises:
         MissingKernelError: a kernel has no schedule.
     """
-    sequence = _batched(launches(graph, fuse_expansions=True), batch)
-    functions: dict[Kernel, tvm.tirx.PrimFunc] = {}
-    kernels: dict[str, Kernel] = {}
-    for kernel in dict.fromkeys(launch.kernel for launch in sequence):
-        if kernel not in schedules:
-            raise MissingKernelError(
-                f"Kernel '{kernel}' has no schedule.",
-                remedy="Add it to the table with `nas table build`.",
-            )
-        name = f"kernel_{len(functions)}"
-        kernels[name] = kernel
-        functions[kernel] = templates.function(kernel, schedules[kernel], name)
-    rng = np.random.default_rng(0)
-    constants = [
-        random_constants(templates, launch.kernel, schedules[launch.kernel], rng)
-        if weights is None
-        else templates.pack(launch.kernel, schedules[launch.kernel], _constants(launch, weights))
-        for launch in sequence
-    ]
-    parts = NetworkParts(sequence, functions, constants)
+    parts = network_parts(graph, schedules, weights, templates, batch)
+    kernels = {str(each.attrs["global_symbol"]): at for at, each in parts.functions.items()}
     builder = relax.BlockBuilder()
     # A GPU runs no function that calls kernels: the host launches them.
     is_native = templates.target.kind.name != "cuda"
@@ -118,6 +100,40 @@ def compile_network(
     lowered = lower(builder.get(), templates)
     launched = [kernels[name] for name in _launched_names(lowered, kernels)]
     return NetworkCode(generate_code(lowered, templates, is_native=is_native), launched)
+
+
+def network_parts(
+    graph: Graph,
+    schedules: Schedules,
+    weights: Weights | None,
+    templates: Templates,
+    batch: int = 1,
+    prefix: str = "",
+) -> NetworkParts:
+    """Return what the code of a network is made of. See `compile_network`.
+
+    Args:
+        graph, schedules, weights, templates, batch: as for `compile_network`.
+        prefix: text before the names of all functions.
+    """
+    sequence = _batched(launches(graph, fuse_expansions=True), batch)
+    functions: dict[Kernel, tvm.tirx.PrimFunc] = {}
+    for kernel in dict.fromkeys(launch.kernel for launch in sequence):
+        if kernel not in schedules:
+            raise MissingKernelError(
+                f"Kernel '{kernel}' has no schedule.",
+                remedy="Add it to the table with `nas table build`.",
+            )
+        name = f"{prefix}kernel_{len(functions)}"
+        functions[kernel] = templates.function(kernel, schedules[kernel], name)
+    rng = np.random.default_rng(0)
+    constants = [
+        random_constants(templates, launch.kernel, schedules[launch.kernel], rng)
+        if weights is None
+        else templates.pack(launch.kernel, schedules[launch.kernel], _constants(launch, weights))
+        for launch in sequence
+    ]
+    return NetworkParts(sequence, functions, constants)
 
 
 class RelaxNetwork(CompiledNetwork):

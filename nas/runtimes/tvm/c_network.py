@@ -1,0 +1,84 @@
+"""Networks as object files that C programs link, without a runtime of TVM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tvm
+from numpy.typing import NDArray
+
+from nas.graph import Graph
+from nas.latency.runtime import Schedules, Weights
+from nas.runtimes.tvm.network_function import (
+    c_function,
+    network_function,
+    scratch_bytes,
+    taking_addresses,
+)
+from nas.runtimes.tvm.relax_network import network_parts
+from nas.schedules.templates import Templates
+
+
+class CNetwork(NamedTuple):
+    """What the object file of a network does not hold.
+
+    Attributes:
+        weights: packed constants of all kernels, which the network reads.
+        activation_bytes: bytes of the workspace that hold activations, a multiple of 64.
+        scratch_bytes: bytes behind them that a kernel may allocate.
+    """
+
+    weights: NDArray[Any]
+    activation_bytes: int
+    scratch_bytes: int
+
+
+def write_object(
+    graph: Graph,
+    schedules: Schedules,
+    weights: Weights,
+    templates: Templates,
+    path: Path,
+    name: str,
+) -> CNetwork:
+    """Write the kernels of a network, and a function that calls them, to an object file.
+
+    The function is `int32_t NAME_network(image, weights, logits, activations)`, of arrays of floats
+    that begin at multiples of 64 bytes. Kernels that need scratch memory call the function that the
+    pointer `__TVMBackendAllocWorkspace` has, as in TVM's `c_backend_api.h`.
+
+    Args:
+        graph: the network.
+        schedules: schedules of its kernels.
+        weights: weights of the folded graph.
+        templates: templates of the device's target, for one thread.
+        path: path of the object file.
+        name: start of the names of all functions, an identifier of C.
+
+    Raises:
+        MissingKernelError: a kernel has no schedule.
+    """
+    parts = network_parts(graph, schedules, weights, templates, prefix=f"{name}_")
+    callees = {
+        kernel: tvm.ir.GlobalVar(str(function.attrs["global_symbol"]))
+        for kernel, function in parts.functions.items()
+    }
+    channels, height, width = graph.input_shape
+    network = network_function(
+        parts.sequence,
+        callees,
+        parts.constants,
+        (1, height, width, channels),
+        (1, graph.output_shape[0]),
+        templates.dtype,
+    )
+    functions = {callees[each]: taking_addresses(parts.functions[each]) for each in callees}
+    main = c_function(network.function, f"{name}_network")
+    functions[tvm.ir.GlobalVar(f"{name}_network")] = main
+    tvm.tirx.build(tvm.IRModule(functions), templates.target, "tirx").write_to_file(str(path))
+    return CNetwork(
+        network.weights,
+        network.activation_bytes,
+        max(scratch_bytes(each) for each in parts.functions.values()),
+    )
