@@ -17,14 +17,8 @@ from nas.errors import (
     NasError,
 )
 from nas.files import jsonl
+from nas.job import planning
 from nas.job.folder import JobRun
-from nas.job.planning import (
-    FINALIST_EPOCHS,
-    FINALISTS,
-    MEASURE,
-    fewest_finalists,
-    most_finalists,
-)
 from nas.job.references import affordable, published_networks, untrained
 from nas.job.source import trained_in_source
 from nas.job.trials_file import candidate_rows, write_candidates
@@ -86,7 +80,7 @@ def measure_front(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[
         timed=timed,
     )
     chosen_trials = [by_digest[digest] for digest in chosen]
-    _measure(run, chosen_trials, run.seconds_for(MEASURE))
+    _measure(run, chosen_trials, run.seconds_for(planning.MEASURE))
     write_candidates(run, trials, supernets)
     if sentence := _saturation(run):
         run.progress.note(sentence)
@@ -284,8 +278,8 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
     What an earlier start decided stays, unless the budget has changed.
     """
     settings, known = run.settings, run.record.finalists
-    fewest, most = fewest_finalists(settings), most_finalists(settings)
-    limit_s, times = run.seconds_for(FINALISTS), _EpochTimes(run)
+    fewest, most = planning.fewest_finalists(settings), planning.most_finalists(settings)
+    limit_s, times = run.seconds_for(planning.FINALISTS), _EpochTimes(run)
 
     def epochs_of(count: int, published_s: float) -> float:
         own = times.of(_finalists(run, count))
@@ -310,9 +304,9 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
     networks, _ = published_networks(run, settings.finish.references or chosen or ())
     published_s = sum(times.of(untrained(run, networks)))
     count, epochs = fewest, epochs_of(fewest, published_s)
-    while count < most and epochs * count / (count + 1) >= FINALIST_EPOCHS:
+    while count < most and epochs * count / (count + 1) >= planning.FINALIST_EPOCHS:
         more = epochs_of(count + 1, published_s)
-        if more < FINALIST_EPOCHS:
+        if more < planning.FINALIST_EPOCHS:
             break
         count, epochs = count + 1, more
     decided = FinalistsRecord(
@@ -320,7 +314,7 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
     )
     run.record.finalists = decided
     run.save()
-    spent_s = run.seconds_before(FINALISTS)
+    spent_s = run.seconds_before(planning.FINALISTS)
     beside = f"; so do the published networks {', '.join(networks)}" if networks else ""
     run.progress.note(
         f"{spent_s / 60:.1f} min of {settings.budget} are spent: finalists are {count} networks of "

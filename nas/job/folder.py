@@ -17,18 +17,10 @@ from nas import files
 from nas.display.formatting import format_duration
 from nas.errors import NasError, RunFolderError
 from nas.files.documents import to_json
+from nas.job import planning
 from nas.job.changes import limits_of, require_continuable
 from nas.job.inputs import needed_kernels
 from nas.job.live import LiveReport
-from nas.job.planning import (
-    FINALISTS,
-    MEASURE,
-    SEARCH,
-    SHARES,
-    TABLE,
-    share_s,
-    spent_before,
-)
 from nas.job.settings import JOB_FILE
 from nas.latency import Kernel, configured_runtime
 from nas.run.progress import JobProgress, SilentProgress
@@ -48,10 +40,10 @@ MAX_OVERTIME, MAX_OVERTIME_S = 1.1, 5.0
 """Factor, and seconds beside it, by which a stage may exceed its share before the user is told."""
 
 OVERTIME_REASONS = {
-    TABLE: "each kernel is compiled and timed once in any case",
-    SEARCH: "a trial that has begun is completed",
-    MEASURE: "each network is compiled and timed once in any case",
-    FINALISTS: "each finalist is trained for one epoch at least",
+    planning.TABLE: "each kernel is compiled and timed once in any case",
+    planning.SEARCH: "a trial that has begun is completed",
+    planning.MEASURE: "each network is compiled and timed once in any case",
+    planning.FINALISTS: "each finalist is trained for one epoch at least",
 }
 """Why a stage may take longer than its share of the budget."""
 
@@ -121,25 +113,22 @@ class JobRun(Run):
         """Write `run.json`, replacing it atomically."""
         files.replace(self.path / "run.json", to_json(self.record))
 
-    def require(self, key: str, value: Any, remedy: str) -> None:
-        """Record a fact of the run, or compare it with the one that an earlier start recorded.
-
-        Before the run has begun to train, another fact is recorded.
+    def require(self, what: str, recorded: object, now: object, remedy: str) -> None:
+        """Check that a run that has begun to train works on what it was started with.
 
         Args:
-            key: name of the fact, such as `data`.
-            value: value of the fact, as JSON can hold it.
+            what: what is compared, such as `data`.
+            recorded: what an earlier start recorded; None if none has.
+            now: what it is now.
             remedy: what the user should do if they differ.
 
         Raises:
             RunFolderError: they differ.
         """
-        recorded = self.record.facts.get(key, value)
-        if recorded != value and self.has_begun:
+        if self.has_begun and recorded not in (None, now):
             raise RunFolderError(
-                f"{self.path} was started with {key} {recorded}; now it is {value}.", remedy=remedy
+                f"{self.path} was started with {what} {recorded}; now it is {now}.", remedy=remedy
             )
-        self.record.facts = {**self.record.facts, key: value}
 
     @property
     def has_same_limits(self) -> bool:
@@ -148,12 +137,12 @@ class JobRun(Run):
 
     def seconds_before(self, stage: str) -> float:
         """Return the seconds that the stages before one took, in all starts of the run."""
-        return spent_before(self.record.stages, stage)
+        return planning.spent_before(self.record.stages, stage)
 
     def seconds_for(self, stage: str) -> float:
         """Return the seconds that are left of the share of a stage in the budget."""
         own = self.record.stages.get(stage, StageRecord())
-        return share_s(self.settings, stage, self.seconds_before(stage)) - own.seconds
+        return planning.share_s(self.settings, stage, self.seconds_before(stage)) - own.seconds
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -162,7 +151,7 @@ class JobRun(Run):
         The seconds of interrupted starts add up, except those of a killed process. The report that
         follows a stage does not count.
         """
-        limit_s = self.seconds_for(name) if name in SHARES else math.inf
+        limit_s = self.seconds_for(name) if name in planning.SHARES else math.inf
         stage = self.record.stages.setdefault(name, StageRecord(seconds=0.0))
         start = time.perf_counter()
         self._leave_stages_before(name)
@@ -273,14 +262,14 @@ def new_record(settings: JobSettings, command: str, /, **known: Any) -> RunRecor
         known: what a retargeted run takes over from the record of another run.
     """
     return RunRecord(
-        schema=4,
+        schema=5,
         name=settings.name,
         command=command,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         job=settings,
         versions=installed_versions(),
         stages={},
-        **{"facts": {}, **known},
+        **known,
     )
 
 

@@ -180,7 +180,6 @@ def _new_record(source: Run, settings: JobSettings, command: str, study: str) ->
     known: dict[str, Any] = {
         name: getattr(record, name) for name in _COPIED_FIELDS if name in record.model_fields_set
     }
-    known["facts"] = {name: record.facts[name] for name in ("data", "spaces")}
     known["source"] = SourceSummary(
         folder=str(source.path),
         started=record.started,

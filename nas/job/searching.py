@@ -16,6 +16,7 @@ from nas import files
 from nas.deploy.networks import load_supernet
 from nas.errors import InfeasibleError, RequestError, SearchError
 from nas.files.storage_address import redact_address
+from nas.job import planning
 from nas.job.changes import limits_of
 from nas.job.folder import JobRun
 from nas.job.inputs import require_complete
@@ -26,15 +27,6 @@ from nas.job.objectives import (
     IMAGES,
     LATENCY,
     JobObjectives,
-)
-from nas.job.planning import (
-    MIN_SCORE_IMAGES,
-    MIN_SCORES,
-    SEARCH,
-    fitting_images,
-    score_cost,
-    share_s,
-    spent_before,
 )
 from nas.job.settings import with_options
 from nas.job.supernets import fit_score_correction
@@ -210,8 +202,8 @@ def _most_trials(run: Run) -> int | None:
 
 def _limit_s(run: Run) -> float:
     """Return the seconds of the search: its share of the budget, or less if the job says so."""
-    spent_s = spent_before(run.record.stages, SEARCH)
-    limit_s = max(MIN_SEARCH_S, share_s(run.settings, SEARCH, spent_s))
+    spent_s = planning.spent_before(run.record.stages, planning.SEARCH)
+    limit_s = max(MIN_SEARCH_S, planning.share_s(run.settings, planning.SEARCH, spent_s))
     minutes = run.settings.search.minutes
     return limit_s if minutes is None else min(limit_s, 60 * minutes)
 
@@ -219,12 +211,12 @@ def _limit_s(run: Run) -> float:
 def _decide_images(run: JobRun, supernets: Mapping[str, Supernet]) -> int:
     """Return the number of validation images that score an architecture: all, if time allows."""
     images, settings = len(run.data.search), run.settings.search
-    if images <= MIN_SCORE_IMAGES:
+    if images <= planning.MIN_SCORE_IMAGES:
         return images
-    cost = score_cost(supernets.values(), run.data, run.settings.seed)
+    cost = planning.score_cost(supernets.values(), run.data, run.settings.seed)
     seconds = _limit_s(run) * settings.workers
-    scores = min(MIN_SCORES, settings.trials or MIN_SCORES)
-    fitting = fitting_images(cost, seconds, scores, images)
+    scores = min(planning.MIN_SCORES, settings.trials or planning.MIN_SCORES)
+    fitting = planning.fitting_images(cost, seconds, scores, images)
     if fitting < images:
         run.progress.note(
             f"search: {fitting} of {images} validation images score an architecture, so that "
@@ -379,7 +371,7 @@ def _search(
         trials=_most_trials(run),
         minutes=_limit_s(run) / 60,
         stall=settings.effective_stall,
-        fewest=MIN_SCORES,
+        fewest=planning.MIN_SCORES,
         seed=run.settings.seed,
         sampler=settings.sampler,
         storage=storage,

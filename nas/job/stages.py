@@ -16,17 +16,10 @@ from nas.deploy.exporting import job_formats
 from nas.deploy.formats import model_format
 from nas.display.progress import Advance
 from nas.errors import DataError, MeasurementError
+from nas.job import planning
 from nas.job.folder import JobRun
 from nas.job.inputs import JobSpaces, describe_restriction, load_images, load_job_spaces
 from nas.job.plan import too_short_error
-from nas.job.planning import (
-    KERNELS_SHARE,
-    MIN_REST,
-    SUPERNETS,
-    TABLE,
-    needs_mirroring_experiment,
-    supernet_s,
-)
 from nas.job.probes import choose_image_size, measure_probes
 from nas.latency import (
     LatencyTable,
@@ -84,7 +77,8 @@ def open_data(run: JobRun, *, own_spaces: bool = False) -> None:
     earlier, before = run.record.data, run.record.pretrained
     run.data = data = _load_images(run)
     run.progress.note(data.worth_of_an_image)
-    run.require("data", data.digest, "The data changed: use another folder with --out.")
+    remedy = "The data changed: use another folder with --out."
+    run.require("data", earlier and earlier.digest, data.digest, remedy)
     spaces = _open_spaces(run, own_spaces=own_spaces)
     run.record.data = _describe_images(run)
     is_same = earlier is not None and earlier.digest == data.digest
@@ -128,7 +122,8 @@ def _open_spaces(run: JobRun, *, own_spaces: bool) -> JobSpaces:
     opened = load_job_spaces(run.settings, run.data, sources)
     run.spaces, run.published = opened.searched, opened.published
     digests: dict[str, str] = {name: space.digest for name, space in run.spaces.items()}
-    run.require("spaces", digests, "A space changed: use another folder with --out.")
+    remedy = "A space changed: use another folder with --out."
+    run.require("spaces", run.record.spaces, digests, remedy)
     _copy_space_files(run, sources, list(opened.named))
     run.record.spaces = digests
     run.record.settings = SpaceSettings(**next(iter(run.spaces.values())).settings)
@@ -220,7 +215,7 @@ def decide_training(run: JobRun) -> None:
         shift=settings.resolve_shift(data),
         is_from_job=settings.flip is not None,
     )
-    if needs_mirroring_experiment(run.settings, data):
+    if planning.needs_mirroring_experiment(run.settings, data):
         run.progress.begin("mirroring", "step")
         changes.experiment = run_mirroring_experiment(
             data, seed=run.settings.seed, progress=run.progress.advance
@@ -244,7 +239,11 @@ def open_device(run: JobRun) -> None:
     }
     fingerprint = runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
-    run.require("device", fingerprint, "Continue on the device that the run was started on.")
+    must_match = {
+        key: _as_text(value) for key, value in {**fingerprint, "dtype": device.dtypes}.items()
+    }
+    before = run.record.device and run.record.device.must_match
+    run.require("device", before, must_match, "Continue on the device that the run was started on.")
     run.record.versions = {**run.record.versions, **runtime.fingerprint.versions}
     batches = f", batches of {device.batch} images" if device.batch > 1 else ""
     basis = ""
@@ -256,11 +255,10 @@ def open_device(run: JobRun) -> None:
         run.progress.note(
             f"only whole networks are timed: the predictions before that are {runtime.basis}"
         )
-    must_match = {**fingerprint, "dtype": device.dtypes}
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
         f"{fingerprint['runtime']} {' and '.join(device.dtypes)}{batches}{basis}",
-        must_match={key: _as_text(value) for key, value in must_match.items()},
+        must_match=must_match,
         recorded={key: _as_text(value) for key, value in recorded.items()},
     )
 
@@ -274,29 +272,26 @@ def build_latency_table(run: JobRun) -> None:
     Raises:
         JobFileError: the kernels take so long that too little of the budget would be left.
     """
-    end = time.monotonic() + max(0.0, run.seconds_for(TABLE))
-    first, *others = run.tables
-    left_s = max(0.0, end - time.monotonic())
-    run.record.table = _build(run, first, left_s / len(run.tables), run.record.table)
-    for dtype in others:
-        left_s = max(0.0, end - time.monotonic())
-        run.record.int8_table = _build(run, dtype, left_s, run.record.int8_table)
+    end = time.monotonic() + max(0.0, run.seconds_for(planning.TABLE))
+    for number, dtype in enumerate(run.tables):
+        limit_s = max(0.0, end - time.monotonic()) / (len(run.tables) - number)
+        run.record.tables = {**run.record.tables, dtype: _build(run, dtype, limit_s)}
 
 
-def _build(run: JobRun, dtype: str, limit_s: float, before: TableSummary | None) -> TableSummary:
+def _build(run: JobRun, dtype: str, limit_s: float) -> TableSummary:
     """Complete and calibrate the latency table of a dtype, and return its summary.
 
     Args:
         run: the run.
         dtype: one of those of the job.
         limit_s: seconds after which nothing is timed that needs no first timing.
-        before: the summary of an earlier start; None at the first one.
     """
     batch, start = run.settings.device.batch, time.monotonic()
-    prepare_s = run.seconds_before(TABLE)
+    prepare_s = run.seconds_before(planning.TABLE)
     table, kernels, runtime = run.tables[dtype], run.kernels[dtype], run.runtimes[dtype]
+    before = run.record.tables.get(dtype)
     missing = table.missing(kernels)
-    longest_s = ((1 - MIN_REST) * run.settings.budget_s - prepare_s) / len(run.tables)
+    longest_s = ((1 - planning.MIN_REST) * run.settings.budget_s - prepare_s) / len(run.tables)
     timed: set[str] = set()
 
     def report(done: int, total: int | None, text: str = "") -> None:
@@ -309,7 +304,9 @@ def _build(run: JobRun, dtype: str, limit_s: float, before: TableSummary | None)
 
     run.progress.begin("latency table", "kernel")
     with timers_for(runtime) as timers:
-        build_table(table, kernels, timers, seconds=KERNELS_SHARE * limit_s, progress=report)
+        build_table(
+            table, kernels, timers, seconds=planning.KERNELS_SHARE * limit_s, progress=report
+        )
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
         table.use_correction(before.calibration, batch)
@@ -379,7 +376,8 @@ def supernet_settings(run: JobRun) -> TrainingSettings:
     A training whose length the job does not set ends with its share of the budget, which is
     decided once; one whose length is set ends with it at the latest.
     """
-    limit_s = max(1.0, supernet_s(run.settings, run.seconds_before(SUPERNETS), len(run.spaces)))
+    spent_s = run.seconds_before(planning.SUPERNETS)
+    limit_s = max(1.0, planning.supernet_s(run.settings, spent_s, len(run.spaces)))
     if run.settings.training.length is not None:
         return replace(run.training_settings(), longest_seconds=limit_s)
     if run.record.supernet_seconds is None:
@@ -424,7 +422,7 @@ def train_supernets(run: JobRun, settings: TrainingSettings) -> dict[str, Supern
     supernets: dict[str, Supernet] = {}
     for name, space in run.spaces.items():
         summary = run.record.supernets.get(name) if run.has_supernet(name) else None
-        with run.stage(f"{SUPERNETS} {name}"):
+        with run.stage(f"{planning.SUPERNETS} {name}"):
             run.progress.begin(f"supernet {name}", "step")
             supernets[name] = train_supernet(
                 run.settings,

@@ -142,7 +142,7 @@ class _View:
     label: str
 
     def __post_init__(self) -> None:
-        require(self.run, "data", "spaces", "settings", "device", "table")
+        require(self.run, "data", "spaces", "settings", "device", "tables")
 
     @cached_property
     def by_digest(self) -> dict[str, Candidate]:

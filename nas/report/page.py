@@ -71,7 +71,7 @@ def build(run: Run) -> Path:
 def require(run: Run, *names: str) -> None:
     """Raise RunFolderError unless a job has come so far that its record has these fields."""
     for name in names:
-        if getattr(run.record, name) is None:
+        if not getattr(run.record, name):
             raise RUN.failure(f"{run.path / 'run.json'} has no {name} yet: the job has only begun")
 
 
@@ -161,7 +161,6 @@ def _render(
         unit=latency_unit(rows["predicted_us"].max()),
         min_explained=MIN_EXPLAINED,
         basis=candidates.basis(rows),
-        calibration=record.table and record.table.calibration and record.table.calibration.text,
         has_agreement=candidates.latency_agreement(rows) is not None,
         severities=SEVERITY_NAMES,
         pairs=precision_pairs(run, models),

@@ -344,7 +344,7 @@ def _judging_images(facts: _Facts) -> _Finding | None:
 
 
 def _kernels(facts: _Facts) -> _Finding | None:
-    tables = [table for table in facts.run.record.tables if table is not None]
+    tables = facts.run.record.tables.values()
     if not tables:
         return None
     kernels, failed, unstable, disturbed = (
@@ -676,13 +676,14 @@ def _text(sentences: Mapping[str, object]) -> str:
 def _build_command(run: Run) -> str:
     """Return the command that times kernels again of the first table of a run with unsure ones."""
     device, sizes = run.settings.device, run.record.settings
-    unsure = [bool(t and (t.failed or t.unstable or t.disturbed)) for t in run.record.tables]
+    tables = run.record.tables
+    unsure = next(name for name, t in tables.items() if t.failed or t.unstable or t.disturbed)
     words = ["nas", "table", "build"]
     for name in run.record.spaces or {}:
         words += ["--space", str(run.path / "spaces" / f"{name}.py")]
     options: dict[str, object] = {} if sizes is None else sizes.model_dump()
     options |= {"runtime": device.runtime, "batch": device.batch, "out": device.tables}
-    options |= device.runtime_options(device.dtypes[unsure.index(True)])
+    options |= device.runtime_options(unsure)
     for name, value in options.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "--retry-failed"])

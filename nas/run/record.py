@@ -290,12 +290,11 @@ class RunRecord(_RunSection):
         job: the resolved job.
         versions: versions of Python and the libraries by name.
         stages: stages that began, by name.
-        facts: values that later starts must agree with, by name.
         limits: limits of the search by key; a start with others judges the trials again.
         source: the run that this one has its supernets and scores from; None for a run of its own.
         figures: what the runtime declares of a network beside its latency.
-        data, spaces, settings, device, table: results of the first stages; None before them.
-        int8_table: the table in int8 of a job with two dtypes, whose `table` is that in float32.
+        data, spaces, settings, device: results of the first stages; None before them.
+        tables: latency tables by dtype.
         image_changes: how all trainings of the run change images; None before it was decided.
         batch_size: images of a training step of all trainings, likewise.
         spaces: digest of each space's file by name.
@@ -318,14 +317,13 @@ class RunRecord(_RunSection):
             is running or was interrupted. Empty once it has ended.
     """
 
-    schema_version: Literal[4] = Field(alias="schema")
+    schema_version: Literal[5] = Field(alias="schema")
     name: str
     command: str
     started: str
     job: JobSettings
     versions: dict[str, str]
     stages: dict[str, StageRecord]
-    facts: dict[str, JsonValue] = Field(default_factory=dict)
     limits: dict[str, JsonValue] | None = None
     source: SourceSummary | None = None
     figures: list[Figure] = Field(default_factory=list)
@@ -337,8 +335,7 @@ class RunRecord(_RunSection):
     probes: dict[Name, ProbeSummary] = Field(default_factory=dict)
     settings: SpaceSettings | None = None
     device: DeviceSummary | None = None
-    table: TableSummary | None = None
-    int8_table: TableSummary | None = None
+    tables: dict[Name, TableSummary] = Field(default_factory=dict)
     supernet_seconds: Positive | None = None
     supernets: dict[Name, SupernetSummary] = Field(default_factory=dict)
     int8_losses: dict[Name, Int8Loss] = Field(default_factory=dict)
@@ -350,11 +347,6 @@ class RunRecord(_RunSection):
     training_errors: dict[Name, str] = Field(default_factory=dict)
     export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
     remaining: list[str] = Field(default_factory=list)
-
-    @property
-    def tables(self) -> tuple[TableSummary | None, TableSummary | None]:
-        """The tables in the order of the job's dtypes, of which it has one or two."""
-        return self.table, self.int8_table
 
     def expected(self, accuracy: float, architecture: Architecture) -> float:
         """Return the accuracy that is expected of a candidate, by that of its float32 weights."""

@@ -530,7 +530,8 @@ class Run:
         from nas.latency import LatencyTable
 
         tables, device = {}, self.settings.device
-        for dtype, summary in zip(device.dtypes, self.record.tables, strict=False):
+        for dtype in device.dtypes:
+            summary = self.record.tables.get(dtype)
             if summary is None:
                 raise RunFolderError(
                     f"{self.path} has no latency table yet.", remedy="Run its job to the end first."

@@ -146,7 +146,7 @@ def test_second_job_in_one_folder_is_refused(job_folder, job):
 def test_changed_space_is_refused(job_folder_with_table, job):
     out = job_folder_with_table / "out"
     with claim(out, job) as run:
-        run.require("spaces", {"mobile": "another"}, "")
+        run.record.spaces = {"mobile": "another"}
         run.save()
         (out / "supernets" / "mobile").mkdir(parents=True)
         (out / "supernets" / "mobile" / "training.jsonl").touch()

@@ -224,8 +224,8 @@ def test_trained_networks_are_shown_with_their_training(other):
 
 
 def test_run_that_has_only_begun_cannot_be_compared(one, other):
-    change_record(other, {"table": None})
-    with pytest.raises(RunFolderError, match=r"has no table yet: the job has only begun"):
+    change_record(other, {"tables": {}})
+    with pytest.raises(RunFolderError, match=r"has no tables yet: the job has only begun"):
         compared(one, other)
 
 

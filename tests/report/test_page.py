@@ -99,7 +99,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
     ("name", "before", "after", "words"),
     [
         ("trials.csv", r"0\.\d+", "nan", "line 2 .* validation_accuracy is 'nan'"),
-        ("run.json", '"schema": 4', '"schema": 7', "has schema 7; this version reads schema 4"),
+        ("run.json", '"schema": 5', '"schema": 7', "has schema 7; this version reads schema 5"),
         ("run.json", '"spaces": {\n  "mob', '"spaces": {\n  "../../mob', r"spaces\.\.\./"),
         ("run.json", '"data": {\n  "me', '"date": {\n  "me', "has no data yet: the job has"),
         (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
@@ -120,8 +120,8 @@ def test_damaged_file_is_named_and_nothing_is_written(run, name, before, after, 
 
 
 BEGUN = {
-    "prepare": ("device", "image_changes", "batch_size", "table", "supernets"),
-    "latency table": ("table", "supernets"),
+    "prepare": ("device", "image_changes", "batch_size", "tables", "supernets"),
+    "latency table": ("tables", "supernets"),
     "supernet mobilenet_tiny": ("supernets",),
     "search": (),
 }

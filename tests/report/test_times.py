@@ -77,7 +77,7 @@ def write_table(
 
 def set_table(run: Path, name: str) -> None:
     """Set the name of the latency table of a run, which has no correction."""
-    change_record(run, {"table.calibration": None, "table.file": name})
+    change_record(run, {"tables.float32.calibration": None, "tables.float32.file": name})
 
 
 def section_of(run: Path) -> TimesSection:
@@ -119,7 +119,7 @@ def test_two_dtypes_are_compared_by_stage_and_operation(run: Path) -> None:
         run,
         {
             "job.device": record["job"]["device"] | device,
-            "int8_table": record["table"] | {"file": names["int8"]},
+            "tables.int8": record["tables"]["float32"] | {"file": names["int8"]},
         },
     )
     section = section_of(run)

@@ -89,7 +89,7 @@ def images(problems: list[str], duplicates: str) -> dict[str, Any]:
 def kernels(failed: int, unstable: int, disturbed: int) -> dict[str, Any]:
     """Set how many kernels of the latency table were not timed well."""
     counts = {"failed": failed, "unstable": unstable, "disturbed": disturbed}
-    return {f"table.{name}": count for name, count in counts.items()}
+    return {f"tables.float32.{name}": count for name, count in counts.items()}
 
 
 CLOSE = {"holdout_accuracy": lambda rows: np.where(np.arange(len(rows)) % 2, 0.95, 0.955)}
@@ -361,7 +361,7 @@ def test_failed_exports_limit_and_name_the_format(trained_run):
 def test_run_that_has_only_begun_has_a_section(run):
     for name in ("trials.csv", "hypervolume.csv", "ranking.json", "measurements.jsonl"):
         (run / name).unlink()
-    later = ("table", "device", "search", "supernets", "study", "correction", "finalists")
+    later = ("tables", "device", "search", "supernets", "study", "correction", "finalists")
     change_json(run / "run.json", lambda c: [c.pop(name) for name in later])
     shown = {each.topic: each for each in section(run).rows}
     assert shown["predicted latency"].severity == "limit"
