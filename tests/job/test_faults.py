@@ -20,7 +20,7 @@ import pytest
 
 from nas import job as jobs
 from nas.job import load_job
-from tests.job.runs import MAX_WAIT_S, count_lines, edit
+from tests.job.runs import MAX_WAIT_S, count_lines
 from tests.latency.fake_runtime import use_fake_device
 from tests.mini_job import write_job
 from tests.small_disk import change, mounted, rerun_where_mounting_is_allowed
@@ -39,23 +39,11 @@ COMMAND = [sys.executable, "-m", "tests.faults", "run", "job.toml", "--out", "ou
 ROOT = Path(__file__).parents[2]
 
 
-def write_small_job(folder: Path) -> Path:
-    path = write_job(folder, spaces=("mobile", "shuffle"))
-    return edit(path, {"trials = 30": "trials = 12", "measure = 10": "measure = 4"})
-
-
-@pytest.fixture
-def job_folder(job_folder: Path) -> Path:
-    """Return an empty current folder with the small job in it."""
-    write_small_job(job_folder)
-    return job_folder
-
-
 @pytest.fixture(scope="module")
 def expected_run(tmp_path_factory):
     """Return the run folder of a job on the fake device that ran without a fault."""
     folder = tmp_path_factory.mktemp("expected_run")
-    path = write_small_job(folder)
+    path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         use_fake_device(patch)
@@ -169,7 +157,7 @@ def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
     measurements = out / "measurements.jsonl"
     stops: list[tuple[int, Callable[[], bool]]] = [
         (signal.SIGKILL, lambda: count_timings() >= 10),
-        (signal.SIGTERM, lambda: count_timings() >= 20),
+        (signal.SIGTERM, lambda: count_timings() >= 40),
         (signal.SIGTERM, lambda: count_lines(training) >= 2),
         (signal.SIGHUP, lambda: count_lines(out / "study.journal") >= 12),
         (signal.SIGKILL, lambda: count_lines(measurements) >= 1),

@@ -54,6 +54,8 @@ def test_search_writes_trials_and_predicted_front(searched_folder):
 def test_finished_search_changes_nothing_when_repeated(copy_of_searched_folder, invoke):
     contents = {name: (OUT / name).read_bytes() for name in ("trials.csv", HISTORY_FILE)}
     before = read_run(OUT).search
+    for each in Path().glob("*.py"):  # The run has its own copies of the spaces.
+        each.unlink()
     done = invoke("search", OUT)
     assert done.returncode == 0, done.stderr
     assert "20 architectures" in done.stdout
@@ -68,8 +70,6 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
     copy_of_searched_folder, finished_job, invoke
 ):
     first = read_trials(OUT)
-    for each in Path().glob("*.py"):  # The run has its own copies of the spaces.
-        each.unlink()
     # Another job calibrates the table anew; this one's predictions stay as they were.
     (path,) = Path("latency_tables").glob("*.jsonl")
     known = LatencyTable.open(path).corrections()
