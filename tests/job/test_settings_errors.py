@@ -93,7 +93,7 @@ def text_of(lines: str) -> str:
         ('[search]\nstorage = "trials.db"\n', ["search.storage", '"journal"']),
         ("[search]\nstorage = 5\n", ["search.storage: input should be a valid string"]),
         ('[finish]\nexport = ["onnx", "onx"]\n',
-         ["finish.export has 'onx': the formats are coreml, ex"]),
+         ["finish.export has 'onx': the formats are c, coreml, ex"]),
         ("[finish]\nmin_confidence = 0.9\nmin_accuracy = 0.98\n",
          ["finish.min_accuracy is 0.98: finish.min_confidence is set, too; set one of the two"]),
         (f"[{'a' * 5000}]\n", ["is not a key"]),
