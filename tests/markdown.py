@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-LANGUAGES = {"bash", "python", "toml", "diff", "text"}
+LANGUAGES = {"bash", "python", "toml", "c", "diff", "text"}
 """Languages of fenced blocks. The tests run the first two and read the third."""
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
