@@ -20,9 +20,7 @@ from typing import Any
 import numpy as np
 
 
-import bisect
 import io
-import itertools
 import math
 import os
 import stat
@@ -229,61 +227,29 @@ def _without_metadata(
     """
     with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as stream:
         stream.seek(0)
-        if stream.read(len(_PNG_START)) == _PNG_START:
-            pixels = _PngPixels(stream)
-            yield io.BufferedReader(pixels), pixels.info
-        else:
-            yield file, {}
+        yield _split_png(stream) if stream.read(len(_PNG_START)) == _PNG_START else (file, {})
 
 
-class _PngPixels(io.RawIOBase):
-    """A PNG file without the chunks on which no pixel depends.
+def _split_png(file: IO[bytes]) -> tuple[IO[bytes], dict[str, str | bytes]]:
+    """Return a PNG without the chunks on which no pixel depends, and the metadata in these.
 
-    Attributes:
-        info: The metadata that may say how the image is to be turned, as Pillow names them.
+    The metadata are those that may say how the image is to be turned, as Pillow names them.
     """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.info: dict[str, str | bytes] = {}
-        self._file, self._position = file, 0
-        self._kept = [(0, len(_PNG_START))]
-        size, position = file.seek(0, os.SEEK_END), len(_PNG_START)
-        while position < size:
-            file.seek(position)
-            header = file.read(8)
-            length, kind = int.from_bytes(header[:4], "big"), header[4:]
-            end = position + length + 12
-            if kind == b"IEND" or not kind.isalpha() or end > size:
-                end = size  # Whatever is there, even a damaged or truncated chunk.
-            if end == size or kind[:1].isupper() or kind == b"tRNS":
-                start = self._kept.pop()[0] if self._kept[-1][1] == position else position
-                self._kept.append((start, end))
-            elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-                self.info |= _png_metadata(kind, file.read(min(length, _MAX_METADATA_BYTES)))
-            position = end
-        sizes = (end - start for start, end in self._kept)
-        self._ends = list(itertools.accumulate(sizes))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._ends[-1])[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        at = bisect.bisect_right(self._ends, self._position)
-        if at == len(self._ends):
-            return 0
-        left = self._ends[at] - self._position
-        self._file.seek(self._kept[at][1] - left)
-        content = self._file.read(min(len(buffer), left))
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
+    chunks, metadata = [_PNG_START], dict[str, str | bytes]()
+    size, position = file.seek(0, os.SEEK_END), len(_PNG_START)
+    while position < size:
+        file.seek(position)
+        header = file.read(8)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:]
+        end = position + length + 12
+        if kind == b"IEND" or not kind.isalpha() or end > size:
+            end = size  # Whatever is there, even a damaged or truncated chunk.
+        if end == size or kind[:1].isupper() or kind == b"tRNS":
+            chunks.append(header + file.read(end - position - len(header)))
+        elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            metadata |= _png_metadata(kind, file.read(min(length, _MAX_METADATA_BYTES)))
+        position = end
+    return io.BytesIO(b"".join(chunks)), metadata
 
 
 def _png_metadata(kind: bytes, content: bytes) -> dict[str, str | bytes]:
