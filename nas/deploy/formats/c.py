@@ -49,6 +49,7 @@ class C(Tvm):
     file_name = "model.o"
     companions = ("model.h", "example.c")
     packages = ()
+    runtimes = ()
 
     def check_compiler(self, target: str) -> None:
         """See `Tvm.check_compiler`."""

@@ -44,7 +44,7 @@ class Tvm(ModelFormat):
     name = "tvm"
     file_name = "model.so"
     packages: ClassVar[tuple[str, ...]] = ("tvm", "tvm_ffi")
-    runtimes = ("tvm",)
+    runtimes: ClassVar[tuple[str, ...]] = ("tvm",)
     device: ClassVar = {"runtime": "tvm", "dtype": "float32"}
 
     def check_device(self, runtime: str, target: str, dtype: str) -> None:
@@ -80,7 +80,7 @@ class Tvm(ModelFormat):
 
         if model.table is None:
             raise RequestError(
-                "Format 'tvm' compiles the schedules of a latency table, and there is no table.",
+                f"Format '{self.name}' compiles the schedules of a latency table; there is none.",
                 remedy="Build one on the device: nas table build --runtime tvm --space "
                 f"{model.architecture.space.name}",
             )
