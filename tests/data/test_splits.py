@@ -134,6 +134,7 @@ def test_groups_that_cannot_be_divided_are_named_with_what_joined_the_images(
         split(groups, [0, 1, 2] * 20, pairs=pairs)
     assert error.value.message.startswith(message)
     assert remedy in error.value.remedy
+    assert ("Duplicates joined" in error.value.remedy) == bool(pairs)
     assert "seed" not in str(error.value)
 
 

@@ -15,7 +15,9 @@ from nas.torch_network import folded_weights
 from tests.test_onnx_model import EXAMPLES, images, network
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 6.0), (-5.0, 0.0), (2.0, 3.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.0, 3.0), (0.0, 6.0), (-5.0, 0.0), (2.0, 3.0), (-3.0, -2.0)]
+)
 def test_affine_has_a_value_for_zero_and_rounds_by_half_a_scale(low, high):
     scale, zero_point = affine(low, high)
     assert -128 <= zero_point <= 127
