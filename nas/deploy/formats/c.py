@@ -52,7 +52,12 @@ class C(Tvm):
     runtimes = ()
 
     def check_compiler(self, target: str) -> None:
-        """See `Tvm.check_compiler`."""
+        """See `Tvm.check_compiler`. Objects of macOS and Windows have other formats."""
+        if not sys.platform.startswith("linux"):
+            raise RequestError(
+                f"Format 'c' is made on Linux, and this is {sys.platform}.",
+                remedy="Export it there, or another format, such as onnx.",
+            )
         compiler_for(target)
 
     def write_code(

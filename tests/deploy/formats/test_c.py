@@ -94,12 +94,15 @@ def test_two_models_run_in_one_program_and_refuse_places_that_are_not_aligned(tm
     assert np.abs(logits - np.concatenate(expected)).max() <= 1e-3 * np.std(expected)
 
 
-def test_several_threads_and_a_missing_compiler_are_refused(tmp_path, monkeypatch):
+def test_several_threads_a_missing_compiler_and_other_systems_are_refused(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="one thread, and the run is for 2"):
         C.write(model_with_table("mobilenet_tiny", tmp_path, threads=2), None, tmp_path / "model.o")
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("nas.deploy.formats.c.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="needs a C compiler for this machine"):
+        C.check_device("tvm", "cpu", "float32")
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(RequestError, match="is made on Linux, and this is darwin"):
         C.check_device("tvm", "cpu", "float32")
     assert list(tmp_path.glob("model*")) == []
