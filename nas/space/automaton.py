@@ -275,7 +275,7 @@ class NetworkAutomaton:
     def extreme(self, count: str, end: End) -> Choices:
         """Return the choices of the network with the smallest or largest count.
 
-        Of equals it is the first in the order of the options.
+        If several are equal, it is the first in the order of the options.
 
         Args:
             count: name of the count, see `nas.figures.COUNTS`.

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 _SOURCES = Path(__file__).parents[1] / "c"
 
-ALIGNMENT_BYTES = 64
-"""Arrays of a network begin at multiples of this address."""
-
 _OPTIONS = ("-O2", "-fPIC", "-std=c11")
 
 
@@ -69,6 +66,7 @@ class C(Tvm):
             RequestError: the table is one of several threads.
         """
         from nas.runtimes.tvm.c_network import write_object
+        from nas.runtimes.tvm.network_function import ALIGNMENT_BYTES
 
         if runtime.threads != 1:
             raise RequestError(
@@ -90,6 +88,7 @@ class C(Tvm):
                     folder,
                     name=name,
                     how=model.preprocessing,
+                    alignment=ALIGNMENT_BYTES,
                     activation_bytes=network.activation_bytes,
                     scratch_bytes=network.scratch_bytes,
                 )
@@ -115,9 +114,9 @@ class _CModel(LoadedModel):
         header_file = path.with_name("model.h")
         header = header_file.read_text(encoding="utf-8") if header_file.exists() else ""
         name = _declared(r"int (\w+)_run\(", header)
-        self._classes, size = (
+        self._classes, size, self._alignment = (
             int(_declared(rf"{name}_{each} = (\d+)", header))
-            for each in ("CLASSES", "WORKSPACE_BYTES")
+            for each in ("CLASSES", "WORKSPACE_BYTES", "ALIGNMENT")
         )
         with tempfile.TemporaryDirectory() as folder:
             source, library = _SOURCES / "timing.c", Path(folder) / "model.so"
@@ -127,7 +126,7 @@ class _CModel(LoadedModel):
             _run([*command, "-shared", "-o", library.name, *files, "-lm"], Path(folder))
             self._library = ctypes.CDLL(str(library))
         self._run = self._library[f"{name}_run"]
-        self._workspace = aligned((size,), np.uint8)
+        self._workspace = self._aligned((size,), np.uint8)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""
@@ -160,10 +159,17 @@ class _CModel(LoadedModel):
     ) -> tuple[list[ctypes.c_void_p], NDArray[np.float32]]:
         """Return the arguments of the network for an image `1 x C x H x W`, and its output."""
         _, channels, height, width = image.shape
-        values = aligned((height, width, channels), np.float32)
+        values = self._aligned((height, width, channels), np.float32)
         values[...] = image[0].transpose(1, 2, 0)
-        output = aligned((self._classes,), np.float32)
+        output = self._aligned((self._classes,), np.float32)
         return [_pointer(each) for each in (values, output, self._workspace)], output
+
+    def _aligned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        """Return an array of zeros that begins where the network wants its arguments."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = np.zeros(size + self._alignment, np.uint8)
+        start = -memory.ctypes.data % self._alignment
+        return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def compiler_for(target: str) -> list[str]:
@@ -190,14 +196,6 @@ def compiler_for(target: str) -> list[str]:
         f"Format 'c' needs a C compiler for {triple or 'this machine'}, and none is installed.",
         remedy=f"{remedy}. Or export another format, such as onnx.",
     )
-
-
-def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Return an array of zeros that begins at a multiple of 64 bytes."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _run(command: Sequence[str], folder: Path) -> None:

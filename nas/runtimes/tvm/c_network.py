@@ -25,7 +25,7 @@ class CNetwork(NamedTuple):
 
     Attributes:
         weights: packed constants of all kernels, which the network reads.
-        activation_bytes: bytes of the workspace that hold activations, a multiple of 64.
+        activation_bytes: bytes of the workspace that hold activations, see `NetworkFunction`.
         scratch_bytes: bytes behind them that a kernel may allocate.
     """
 
@@ -45,8 +45,8 @@ def write_object(
     """Write the kernels of a network, and a function that calls them, to an object file.
 
     The function is `int32_t NAME_network(image, weights, logits, activations)`, of arrays of floats
-    that begin at multiples of 64 bytes. Kernels that need scratch memory call the function that the
-    pointer `__TVMBackendAllocWorkspace` has, as in TVM's `c_backend_api.h`.
+    that begin at multiples of `ALIGNMENT_BYTES`. Kernels that need scratch memory call the function
+    that the pointer `__TVMBackendAllocWorkspace` has, as in TVM's `c_backend_api.h`.
 
     Args:
         graph: the network.

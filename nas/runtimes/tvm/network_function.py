@@ -173,16 +173,15 @@ def c_function(network: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
         network: the function, see `NetworkFunction`.
         name: name of the new function.
     """
-    workspace, *statements = network.body.seq
-    addresses, views = _taken_by_address([*network.params, workspace.buffer])
-    calls = [tirx.Evaluate(statement.condition.a) for statement in statements]
+    addresses, views = _taken_by_address([*network.params, network.body.seq[0].buffer])
+    calls = [tirx.Evaluate(call) for call in _kernel_calls(network)]
     body = tirx.SeqStmt([*views, *calls, Return(tirx.const(0, "int32"))])
     result = tirx.PrimFunc(addresses, body, _INT32)
     return result.with_attr("global_symbol", name).with_attr("calling_conv", _LOWERED)
 
 
 def scratch_bytes(function: tirx.PrimFunc) -> int:
-    """Return the largest number of bytes that a kernel allocates at once, each array aligned."""
+    """Return the bytes of all arrays that a kernel allocates, aligned; it never needs more."""
     sizes: list[int] = []
 
     def add(allocation: tirx.AllocBuffer) -> None:
@@ -196,8 +195,13 @@ def scratch_bytes(function: tirx.PrimFunc) -> int:
 
 def called_names(function: tirx.PrimFunc) -> list[str]:
     """Return the names of the kernels that the function of a network calls, in order."""
-    _, *statements = function.body.seq
-    return [str(statement.condition.a.op.name_hint) for statement in statements]
+    return [str(call.op.name_hint) for call in _kernel_calls(function)]
+
+
+def _kernel_calls(network: tirx.PrimFunc) -> list[tvm.ir.Call]:
+    """Return the calls of kernels in the function of a network; it compares their results."""
+    _, *statements = network.body.seq
+    return [statement.condition.a for statement in statements]
 
 
 def _taken_by_address(
