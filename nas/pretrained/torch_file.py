@@ -133,6 +133,9 @@ def _read_archive(content: bytes) -> Any:
     archive = zipfile.ZipFile(io.BytesIO(content))
     if sum(each.file_size for each in archive.infolist()) > len(content):
         raise ValueError("parts of its archive overlap, or it is compressed")
+    for each in archive.infolist():
+        # torch can be set to write no checksums, which are zero then; None is checked by nobody.
+        each.CRC = each.CRC or None  # type: ignore[assignment]
     pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
         return _Other()

@@ -109,6 +109,15 @@ def test_every_cut_is_noticed(is_new):
             read_torch_file(PATH, content[:length])
 
 
+def test_checksums_that_torch_did_not_write_are_not_missed():
+    torch.serialization.set_crc32_options(False)
+    try:
+        content = saved({"weight": torch.arange(5)})
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_torch_file(PATH, content)["weight"].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_every_changed_byte_is_noticed_or_harmless():
     content = saved({"a": torch.arange(30.0), "n": 1})
     values = content.index(torch.arange(30.0).numpy().tobytes())
