@@ -207,6 +207,8 @@ def kendall_tau(first: Values, second: Values) -> float | None:
     """
     from scipy.stats import kendalltau
 
+    if len(first) < 2:  # SciPy warns of one value, which has no order.
+        return None
     tau = float(kendalltau(first, second).statistic)
     return None if np.isnan(tau) else tau
 
