@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,29 +171,11 @@ class _CModel(LoadedModel):
 
 
 def compiler_for(target: str) -> list[str]:
-    """Return the command of a C compiler for a target, up to its options.
+    """Return the command of a C compiler for a target. Raises RequestError if there is none."""
+    from nas.runtimes.tvm.cross import c_compiler
 
-    For this machine it is the compiler of `CC`, or a usual one. For boards it is Debian's cross
-    compiler of their triple, or that of the package ziglang.
-
-    Raises:
-        RequestError: there is none.
-    """
-    if rpc_address.is_remote(target):
-        triple = rpc_address.parse(target).triple
-        names, remedy = [f"{triple}-gcc"], f"Install Debian's gcc-{triple}, or: pip install ziglang"
-    else:
-        triple = ""
-        names = [*os.environ.get("CC", "").split()[:1], "cc", "gcc", "clang"]
-        remedy = "Install gcc or clang, or: pip install ziglang"
-    if found := next((name for name in names if shutil.which(name)), None):
-        return [found]
-    if find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc", *(["-target", triple] if triple else [])]
-    raise RequestError(
-        f"Format 'c' needs a C compiler for {triple or 'this machine'}, and none is installed.",
-        remedy=f"{remedy}. Or export another format, such as onnx.",
-    )
+    is_remote = rpc_address.is_remote(target)
+    return c_compiler(rpc_address.parse(target).triple if is_remote else None)
 
 
 def _run(command: Sequence[str], folder: Path) -> None:

@@ -21,6 +21,7 @@ from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.runtime import KernelTimer, Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.tvm import dispatch_benchmarks
+from nas.runtimes.tvm.cross import code_target
 from nas.runtimes.tvm.cuda import device as cuda
 from nas.runtimes.tvm.device import CpuDevice, Device
 from nas.runtimes.tvm.kernel_cache import Activations, KernelCache
@@ -28,7 +29,6 @@ from nas.runtimes.tvm.network_function import repeated_kernel
 from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
-from nas.runtimes.tvm.rpc.toolchain import llvm_target
 from nas.runtimes.tvm.runtime import MODEL_TARGET, stored_weight_bytes
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
@@ -71,9 +71,8 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
         return cuda.resolve_target(dtype)
     if address.is_remote(target):
         board = address.parse(target)
-        code_target = llvm_target(board)
-        templates = CpuTemplates(code_target, threads)
-        return templates, RemoteDevice(board, code_target, threads)
+        processor = code_target(board.triple, board.cpu, board.features)
+        return CpuTemplates(processor, threads), RemoteDevice(board, processor, threads)
     if target.startswith(MODEL_TARGET):
         processor = _lesser_processor(target.removeprefix(MODEL_TARGET))
     else:

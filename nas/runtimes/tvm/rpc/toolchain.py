@@ -1,4 +1,4 @@
-"""Compiling and linking for a board: the target of the code generator, and a linker.
+"""Linking for a board.
 
 Shared libraries are linked on this machine if it has a linker for the board, or else on the board.
 They leave all symbols of other libraries undefined until they are loaded. So no C library of the
@@ -8,64 +8,16 @@ board is needed to link them, and a bare linker is enough.
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import tvm
 from tvm.support import cc
-from tvm.target import codegen
 
 from nas.errors import MeasurementError, RequestError
 from nas.runtimes.tvm.rpc.address import RpcTarget
-
-_ARCHITECTURE_ALIASES = re.compile(r"arm64|armv\d.*|thumbv\d.*|amd64|i[3-6]86")
-"""Architectures that LLVM accepts in a triple, but lists under another name."""
-
-_SHOW_BOARD_TARGET = (
-    "On the board: python -c 'from tvm.target import codegen as c; "
-    "print(c.llvm_get_system_triple(), c.llvm_get_system_cpu())'. If /proc/cpuinfo lacks a vector "
-    "unit of the processor, such as avx512f, add features=-avx512f."
-)
-
-
-def llvm_target(board: RpcTarget) -> tvm.target.Target:
-    """Return the target of TVM's code generator for a board.
-
-    Raises:
-        RequestError: LLVM does not know the triple, the processor or a feature. LLVM itself would
-            only warn, and compile for another processor.
-    """
-    architecture = board.triple.partition("-")[0]
-    if architecture not in codegen.llvm_get_targets() and not _ARCHITECTURE_ALIASES.fullmatch(
-        architecture
-    ):
-        raise RequestError(
-            f"TVM cannot compile for architecture '{architecture}' of triple={board.triple}.",
-            remedy=_SHOW_BOARD_TARGET,
-        )
-    if not codegen.llvm_is_valid_cpu(board.cpu, board.triple):
-        raise RequestError(
-            f"LLVM knows no {architecture} processor '{board.cpu}'.", remedy=_SHOW_BOARD_TARGET
-        )
-    target = tvm.target.Target(
-        {
-            "kind": "llvm",
-            "mtriple": board.triple,
-            "mcpu": board.cpu,
-            **({"mattr": list(board.features)} if board.features else {}),
-        }
-    )
-    for feature in board.features:
-        if codegen.llvm_cpu_has_features(feature[1:], target) != (feature[0] == "+"):
-            raise RequestError(
-                f"LLVM cannot give {board.cpu} the feature '{feature}'.",
-                remedy="Use the names that LLVM has for features, or leave it out.",
-            )
-    return target
 
 
 class CompiledCode(Protocol):

@@ -13,7 +13,7 @@ from nas.kernels.kernel import Kernel
 from nas.runtimes.tvm.kernel_timer import resolve_target
 from nas.runtimes.tvm.rpc import toolchain
 from nas.runtimes.tvm.rpc.address import parse
-from nas.runtimes.tvm.rpc.toolchain import Linker, linker_for, llvm_target
+from nas.runtimes.tvm.rpc.toolchain import Linker, linker_for
 from nas.schedules.cpu.loops import NEON, SSE, VectorUnit
 from tests.schedules.kernels import KERNELS
 
@@ -45,28 +45,6 @@ def test_all_kinds_of_kernels_compile_for_other_processors(
     header = (tmp_path / "kernels.o").read_bytes()[:20]
     assert header[:5] == b"\x7fELF\x02"
     assert struct.unpack_from("<H", header, 18) == (machine,)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("code", "why"),
-    [
-        ("triple=aarch65-linux-gnu&cpu=cortex-a72", "cannot compile for architecture 'aarch65'"),
-        ("triple=aarch64-linux-gnu&cpu=cortex-a999", "no aarch64 processor 'cortex-a999'"),
-        ("triple=x86_64-linux-gnu&cpu=cortex-a72", "no x86_64 processor 'cortex-a72'"),
-        ("triple=aarch64-linux-gnu&cpu=cortex-a72&features=+nosuch", r"feature '\+nosuch'"),
-    ],
-)
-def test_targets_unknown_to_llvm_are_refused(code: str, why: str) -> None:
-    with pytest.raises(RequestError, match=why):
-        llvm_target(parse(f"{UNUSED_ADDRESS}?{code}"))
-
-
-def test_features_reach_the_code_generator() -> None:
-    target = llvm_target(
-        parse(f"{UNUSED_ADDRESS}?triple=aarch64-linux-gnu&cpu=cortex-a72&features=+dotprod")
-    )
-    assert list(target.attrs["mattr"]) == ["+dotprod"]
 
 
 PI = "rpc://127.0.0.1:1?triple=aarch64-linux-gnu&cpu=cortex-a72"
