@@ -1,0 +1,106 @@
+"""`KitDevice`: a device that only its user reaches, and that is timed by kits.
+
+A kit is a folder with a program for the device. Its user copies the folder there, starts the
+program, and copies the file of its results back into the folder. So a command that needs timings
+writes a kit, says what to do, and ends; it goes on when it is repeated with the results.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.display.progress import Advance
+from nas.latency.runtime import Schedules
+
+if TYPE_CHECKING:
+    from nas.graph import Graph
+    from nas.kernels.kernel import Kernel
+    from nas.latency.networks import NetworkTimings
+
+RESULTS = "results.jsonl"
+"""Name of the file in the folder of a kit that its program writes."""
+
+
+class KitDevice(ABC):
+    """What a runtime provides besides `Runtime` if its device is timed by kits.
+
+    Such a runtime opens without the device, and its `fingerprint` needs no device. Its `timer` and
+    `compile` raise DeviceError.
+    """
+
+    @abstractmethod
+    def kit_contents(self, folder: Path) -> Collection[str]:
+        """Return what the kit in a folder times: texts of kernels, or digests of networks.
+
+        Nothing if the folder holds no kit, or one for another device or other versions of the code.
+        """
+
+    @abstractmethod
+    def write_kernels_kit(
+        self,
+        kernels: Sequence[Kernel],
+        spaces: Sequence[str],
+        folder: Path,
+        progress: Advance | None = None,
+    ) -> None:
+        """Write the kit that times kernels and the dispatch costs.
+
+        Args:
+            kernels: the kernels.
+            spaces: what they belong to, in words.
+            folder: the folder, which is made.
+            progress: function to call after each kernel.
+
+        Raises:
+            RequestError: there is no compiler for the device.
+        """
+
+    @abstractmethod
+    def import_kernels(
+        self, folder: Path, tables: Path | str, progress: Advance | None = None
+    ) -> Sequence[str]:
+        """Add the timings of a kit to the latency table of the device, which is made if missing.
+
+        Timings that the table has are not added twice.
+
+        Args:
+            folder: the folder of the kit, with its results.
+            tables: file or folder of the table, see `LatencyTable.open_or_create`.
+            progress: function to call after each kernel.
+
+        Returns:
+            Sentences on what is missing or doubtful.
+
+        Raises:
+            NasError: the results are damaged, or of another kit.
+        """
+
+    @abstractmethod
+    def write_networks_kit(
+        self,
+        networks: Mapping[str, Graph],
+        schedules: Schedules,
+        folder: Path,
+        progress: Advance | None = None,
+    ) -> None:
+        """Write the kit that times whole networks.
+
+        Args:
+            networks: the networks by digest.
+            schedules: schedules of all their kernels.
+            folder, progress: see `write_kernels_kit`.
+
+        Raises:
+            RequestError: there is no compiler for the device.
+        """
+
+    @abstractmethod
+    def network_timings(self, folder: Path) -> Mapping[str, NetworkTimings]:
+        """Return the timings of a kit of networks by digest, of those that were timed or failed.
+
+        Raises:
+            NasError: the results are damaged, or of another kit.
+        """
