@@ -76,7 +76,7 @@ def parse(
     key = unquote(parts.path.removeprefix("/")) if has_address else ""
     if "/" in key or ":" in key or key != key.strip():
         refuse(text, f"'{key}' is not a tracker key", example)
-    values = _parse_settings(text, parts.query, (*settings, "boards"), example)
+    values = parse_settings(text, parts.query, (*settings, "boards"), example)
     boards = values.pop("boards", None)
     if boards is not None and not (boards.isdecimal() and int(boards) > 0):
         refuse(text, f"boards is '{boards}', not a number above 0", example)
@@ -98,7 +98,12 @@ def target_text(address: BoardAddress | None, settings: Mapping[str, object]) ->
         host, _, key = address.address.partition("/")
         text += f"://{host}" + (f"/{quote(key)}" if key else "")
         given["boards"] = address.boards
-    query = "&".join(f"{name}={quote(str(v), safe='/,+:')}" for name, v in given.items() if v)
+    return with_settings(text, given)
+
+
+def with_settings(text: str, settings: Mapping[str, object]) -> str:
+    """Return a target with the settings that have a value, as `parse_settings` reads them."""
+    query = "&".join(f"{name}={quote(str(v), safe='/,+:')}" for name, v in settings.items() if v)
     return f"{text}?{query}" if query else text
 
 
@@ -140,7 +145,18 @@ def refuse(text: str, reason: str, example: str) -> NoReturn:
     )
 
 
-def _parse_settings(text: str, query: str, known: Sequence[str], example: str) -> dict[str, str]:
+def parse_settings(text: str, query: str, known: Sequence[str], example: str) -> dict[str, str]:
+    """Return the settings of a target, by name.
+
+    Args:
+        text: the target.
+        query: its part behind the question mark.
+        known: names of the settings that it may have.
+        example: a correct target, for the remedy.
+
+    Raises:
+        RequestError: a setting has another name, has no value, or is given twice.
+    """
     settings: dict[str, str] = {}
     for setting in filter(None, query.split("&")):
         name, separator, value = setting.partition("=")

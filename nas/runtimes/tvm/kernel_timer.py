@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,16 +28,10 @@ from nas.runtimes.tvm.network_function import repeated_kernel
 from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
-from nas.runtimes.tvm.runtime import MODEL_TARGET, stored_weight_bytes
+from nas.runtimes.tvm.runtime import MODEL_TARGET, kernel_versions, stored_weight_bytes
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
-
-KERNELS_VERSION = "10"
-"""Version of the loop nests, the schedules, the timing method and how networks launch kernels.
-
-It is part of the fingerprint, because latencies of different versions cannot be compared.
-"""
 
 tvm_kernels = partial(fusion.kernels, fuse_expansions=True)
 """Return the kernels of a graph as this runtime fuses them."""
@@ -147,7 +140,7 @@ class TvmKernelTimer(KernelTimer):
             processor=model,
             features=features,
             runtime="tvm",
-            versions={"apache-tvm": version("apache-tvm"), "kernels": KERNELS_VERSION},
+            versions=kernel_versions(),
             target=address.kind_of(self._target_name),
             dtype=self.templates.dtype,
             threads=self.threads,

@@ -1,4 +1,4 @@
-"""`TvmRuntime`: Apache TVM on this machine's processor, its NVIDIA GPU, or boards behind TVM RPC.
+"""`TvmRuntime`: Apache TVM on this machine's processor, its NVIDIA GPU, or another device.
 
 Importing this imports no TVM: a table of a TVM device predicts on machines without TVM.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,17 +31,29 @@ from nas.latency.runtime import (
     Weights,
     package_availability,
 )
+from nas.runtimes.tvm.kit import address as kit_address
 from nas.runtimes.tvm.rpc import address as rpc_address
 
 if TYPE_CHECKING:
     from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
     from nas.runtimes.tvm.relax_network import RelaxNetwork
 
+KERNELS_VERSION = "10"
+"""Version of the loop nests, the schedules, the timing method and how networks launch kernels.
+
+It is part of the fingerprint, because latencies of different versions cannot be compared.
+"""
+
 MODEL_TARGET = "cpu?mcpu="
 """Start of a target that ends with LLVM's name of a model of processors."""
 
 MAX_WINOGRAD_TILE = 64
 """Largest tile in a schedule. Rounding errors spoil the results of much smaller tiles already."""
+
+
+def kernel_versions() -> dict[str, str]:
+    """Return the versions of TVM and of the kernels, as fingerprints have them."""
+    return {"apache-tvm": version("apache-tvm"), "kernels": KERNELS_VERSION}
 
 
 def stored_weight_bytes(kernel: Kernel, schedule: Schedule) -> int:
@@ -65,11 +78,12 @@ class TvmRuntime(Runtime):
 
     See `nas.latency.runtime.Runtime` for the arguments. A target is `cpu`, this machine's
     processor; `cpu?mcpu=NAME`, the same processor with code for a lesser model, such as znver3;
-    `cuda`, its first GPU (`CudaRuntime`); or boards, see `nas.runtimes.tvm.rpc.address`.
+    `cuda`, its first GPU (`CudaRuntime`); boards, see `nas.runtimes.tvm.rpc.address`; or a device
+    that is reached by a kit (`nas.runtimes.tvm.kit.runtime.KitRuntime`).
     """
 
     name = "tvm"
-    targets = ("cpu", "cpu?mcpu=...", "cuda", "rpc://...")
+    targets = ("cpu", "cpu?mcpu=...", "cuda", "rpc://...", "kit:...")
     rounds = ROUNDS
     dispatch_seconds = 30.0
     dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
@@ -88,7 +102,11 @@ class TvmRuntime(Runtime):
 
     @classmethod
     def for_target(cls, target: str) -> type[Runtime]:
-        """Return `CudaRuntime` for `cuda`, and this class for all other targets."""
+        """Return `CudaRuntime` for `cuda`, `KitRuntime` for a kit, and else this class."""
+        if kit_address.is_kit(target):
+            from nas.runtimes.tvm.kit.runtime import KitRuntime
+
+            return KitRuntime
         return CudaRuntime if target == "cuda" else TvmRuntime
 
     @classmethod

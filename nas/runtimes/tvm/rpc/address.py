@@ -10,6 +10,7 @@ by these alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from nas.runtimes.boards import address as board_address
@@ -53,16 +54,26 @@ def kind_of(target: str) -> str:
 def parse(text: str) -> RpcTarget:
     """Parse a target that has an address. Raises RequestError, with an example, if it is none."""
     at, settings = board_address.parse(text, _SETTINGS, _EXAMPLES)
+    features = parse_features(text, settings, _EXAMPLES)
+    if not at.host:
+        refuse(text, "it needs a host and a port", _EXAMPLES)
+    require_processor(text, settings, _EXAMPLES)
+    return RpcTarget(**{**asdict(at), **settings, "features": features})
+
+
+def parse_features(text: str, settings: Mapping[str, str], example: str) -> tuple[str, ...]:
+    """Return the features in the settings of a target, sorted. Raises RequestError."""
     features = tuple(sorted(filter(None, settings.get("features", "").split(","))))
     if any(each[0] not in "+-" or len(each) < 2 for each in features):
-        refuse(text, "every feature starts with + or -, such as +dotprod,-crypto", _EXAMPLES)
-    target = RpcTarget(**{**asdict(at), **settings, "features": features})
-    if not target.host:
-        refuse(text, "it needs a host and a port", _EXAMPLES)
-    for name, value in (("triple", target.triple), ("cpu", target.cpu)):
-        if not value:
-            refuse(text, f"it has no {name}", _EXAMPLES)
-    return target
+        refuse(text, "every feature starts with + or -, such as +dotprod,-crypto", example)
+    return features
+
+
+def require_processor(text: str, settings: Mapping[str, str], example: str) -> None:
+    """Raise RequestError if the settings of a target lack the triple or the processor."""
+    for name in ("triple", "cpu"):
+        if name not in settings:
+            refuse(text, f"it has no {name}", example)
 
 
 def at_address(target: str, address: str | None) -> str:

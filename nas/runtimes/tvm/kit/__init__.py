@@ -1,0 +1,1 @@
+"""Devices that have only a shell: the user runs a program there, and takes its results home."""
