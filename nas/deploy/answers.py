@@ -49,12 +49,15 @@ def find_answers(
     confidences = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
     worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MAX_MISTAKES]
     images, files = judging.take(worst).pixels, _file_names(data, parts)
-    right = (classes == labels)[np.argsort(labels, kind="stable")]
+    by_class = np.argsort(labels, kind="stable")
+    # The sum of probabilities is rounded, so that the largest may be slightly above 1.
+    shown = np.minimum(confidences[by_class], 1).astype("<f4")
     return Answers(
-        schema=1,
+        schema=2,
         classes=data.classes,
         counts=tuple(np.bincount(labels, minlength=len(data.classes)).tolist()),
-        right=base64.b64encode(np.packbits(right).tobytes()).decode(),
+        right=base64.b64encode(np.packbits((classes == labels)[by_class]).tobytes()).decode(),
+        confidences=base64.b64encode(shown.tobytes()).decode(),
         confused=tuple(
             ConfusedPair(
                 label=int(pairs[0, at]), predicted=int(pairs[1, at]), images=int(counts[at])

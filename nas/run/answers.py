@@ -74,15 +74,18 @@ class Answers(Document):
         counts: number of images of each class.
         right: whether each image got its class; bits of images in the order of their classes, eight
             in a byte (`numpy.packbits`), in base64.
+        confidences: the confidence in the answer to each image, in the same order, as float32 with
+            the low byte first, in base64.
         confused: the pairs of classes that were confused, the most images first.
         mistakes: the mistakes with the largest confidence, the largest first.
         has_pictures: whether mistakes have pictures.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     classes: tuple[str, ...]
     counts: tuple[Count, ...]
     right: str
+    confidences: str
     confused: tuple[ConfusedPair, ...]
     mistakes: Annotated[tuple[Mistake, ...], Field(max_length=MAX_MISTAKES)]
     has_pictures: bool
@@ -93,6 +96,10 @@ class Answers(Document):
             raise ValueError("counts needs one number for each class")
         if len(base64.b64decode(self.right, validate=True)) != -(-sum(self.counts) // 8):
             raise ValueError("right needs one bit for each image")
+        if len(base64.b64decode(self.confidences, validate=True)) != 4 * sum(self.counts):
+            raise ValueError("confidences needs four bytes for each image")
+        if not ((self.confidence >= 0) & (self.confidence <= 1)).all():
+            raise ValueError("a confidence is not between 0 and 1")
         both: tuple[ConfusedPair | Mistake, ...] = (*self.confused, *self.mistakes)
         if any(max(each.label, each.predicted) >= len(self.classes) for each in both):
             raise ValueError("a label is beyond the classes")
@@ -103,6 +110,11 @@ class Answers(Document):
         """Whether each image got its class, in the order of their classes."""
         packed = np.frombuffer(base64.b64decode(self.right, validate=True), np.uint8)
         return np.unpackbits(packed, count=sum(self.counts)).astype(bool)
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """The confidence in the answer to each image, in the order of their classes."""
+        return np.frombuffer(base64.b64decode(self.confidences, validate=True), "<f4")
 
     @property
     def matrix(self) -> NDArray[np.int64]:

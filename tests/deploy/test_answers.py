@@ -60,6 +60,13 @@ def test_mistakes_are_the_most_confident_with_their_files_and_pictures(answers, 
         assert (decoded(mistake.picture) == np.rint(source.images[number] * 255 / 16)).all()
 
 
+def test_confidences_are_the_largest_probabilities_in_the_order_of_the_classes(answers, logits):
+    labels = digits().holdout.labels
+    largest = torch.from_numpy(logits).softmax(1).max(1).values.numpy()
+    expected = np.concatenate([largest[labels == label] for label in range(10)])
+    assert answers.confidence == pytest.approx(expected, abs=1e-6)
+
+
 def test_answers_are_read_as_they_were_written_and_without_pictures(answers, logits, tmp_path):
     (tmp_path / "answers.json").write_text(to_json(answers))
     assert ANSWERS.read(tmp_path / "answers.json") == answers

@@ -14,10 +14,11 @@ def answers_of(right: list[bool], counts: tuple[int, ...], **changes: object) ->
     """Return answers without mistakes; `right` is in the order of the classes."""
     packed = np.packbits(np.array(right, bool)).tobytes()
     fields = {
-        "schema": 1,
+        "schema": 2,
         "classes": tuple(f"class {label}" for label in range(len(counts))),
         "counts": counts,
         "right": base64.b64encode(packed).decode(),
+        "confidences": base64.b64encode(np.full(len(right), 0.9, "<f4").tobytes()).decode(),
         "confused": (),
         "mistakes": (),
         "has_pictures": False,
@@ -46,10 +47,12 @@ def test_of_unequal_classes_the_balanced_accuracy_may_say_the_opposite():
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ('"schema":1', '"schema":3', "has schema 3; this version reads schema 1"),
+        ('"schema":2', '"schema":3', "has schema 3; this version reads schema 2"),
         ('"counts":[4,4]', '"counts":[4,4,4]', "counts needs one number for each class"),
         ('"counts":[4,4]', '"counts":[4,40]', "right needs one bit for each image"),
         ('"right":"', '"right":"=', "padding"),
+        ('"confidences":"', '"confidences":"ZmZm', "four bytes for each image"),
+        ('"confidences":"ZmZmP2', '"confidences":"ZmZmQ2', "not between 0 and 1"),
         ('"confused":[]', '"confused":[{"label":2,"predicted":0,"images":1}]', "beyond the cl"),
         (
             '"mistakes":[]',
