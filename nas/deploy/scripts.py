@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nas.data import image_reading
+from nas.deploy import script_steps
 from nas.errors import ExportError
 from nas.files import foreign
 from nas.machine.processes import python_environment
@@ -28,6 +30,10 @@ REQUIREMENTS = {
 }
 """Packages that the script imports, by the format of the file that it runs."""
 
+_START = "from __future__ import annotations\n"
+
+_OWN_IMPORTS = r"(?:^from nas\.\S+ import .+\n)+"
+
 
 def script_format(formats: Collection[str]) -> str | None:
     """Return the first format that the script runs; None if it runs none of them."""
@@ -40,14 +46,27 @@ def run_script(default: str) -> str:
     Args:
         default: file of the network that it runs if no other is named.
     """
-    start = "from __future__ import annotations\n"
-    texts = [
-        inspect.getsource(module).partition(start)[2].strip() for module in (image_reading, foreign)
-    ]
-    template = Path(__file__).with_name("run_template.py").read_text(encoding="utf-8")
-    above, below = re.split(r"(?:^from nas\.\S+ import .+\n)+", template, flags=re.MULTILINE)
-    script = "\n\n\n".join([above.rstrip(), *texts, below.lstrip()])
+    template = Path(__file__).with_name("run_template.py")
+    script = standalone(template, image_reading, foreign, script_steps)
     return script.replace('"model.onnx"', f'"{default}"')
+
+
+def standalone(template: Path, *modules: ModuleType) -> str:
+    """Return the text of a script that runs without this package.
+
+    Args:
+        template: file of the script, which imports from this package in one block.
+        modules: the modules that it imports, and those that these import from this package, whose
+            texts take the place of the imports.
+    """
+    texts = [_without_imports(inspect.getsource(module).partition(_START)[2]) for module in modules]
+    above, below = re.split(_OWN_IMPORTS, template.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return "\n\n\n".join([above.rstrip(), *texts, below.lstrip()])
+
+
+def _without_imports(text: str) -> str:
+    """Return the text of a module without its imports from this package."""
+    return re.sub(_OWN_IMPORTS, "", text, flags=re.MULTILINE).strip()
 
 
 def script_logits(script: Path, model: Path, images: Sequence[str], folder: Path) -> list[Any]:

@@ -12,8 +12,8 @@ import nas
 
 PACKAGE = Path(nas.__file__).parent
 RUNTIME_PACKAGE = PACKAGE / "runtimes" / "onnxruntime"
-SCRIPT = PACKAGE / "deploy" / "run_template.py"
-"""The `run.py` of model folders, which disables telemetry itself."""
+SCRIPT = PACKAGE / "deploy" / "script_steps.py"
+"""The steps of `run.py` of model folders, which disable telemetry themselves."""
 
 TIME_AND_QUANTISE = """
 import numpy as np

@@ -1,0 +1,117 @@
+"""What the scripts of exported models do with an image file, up to the classes that they print.
+
+Each script holds a copy of this text, so that it runs without this package.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.data.image_reading import RULES, UnreadableImageError, normalise, open_image, read_pixels
+from nas.files.foreign import file_problem
+
+try:
+    import pillow_heif
+except ImportError:  # HEIC photos of phones cannot be read without it.
+    pass
+else:
+    pillow_heif.register_heif_opener()
+
+LogitsOf = Callable[[np.ndarray], np.ndarray]
+"""Returns the logits of an image, from the input of the network."""
+
+
+def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function makes of a file, or end with one line that names the file."""
+    problem = file_problem(path)
+    if not problem:
+        try:
+            return function(*arguments)
+        except Exception as error:  # Runtimes raise nearly anything.
+            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+            problem = f"it cannot be read ({type(error).__name__}: {lines[0].strip()[:300]})"
+    sys.exit(f"{path}: {problem}")
+
+
+def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return an image file as the input of the network, 1 x channels x height x width."""
+    how, channels = preprocessing["reading"], preprocessing["channels"]
+    for name, value in RULES.items():
+        if how.get(name) != value:
+            sys.exit(f"preprocessing.json has {name} {how.get(name)!r}; expected {value!r}")
+    size = how["decoded_size"]
+    with open_image(path, size, how["formats"]) as image:
+        pixels = read_pixels(image, size, how["background"], channels)
+    return normalise(
+        pixels.reshape(1, size, size, channels),
+        preprocessing["image_size"],
+        preprocessing["mean"],
+        preprocessing["std"],
+    )
+
+
+def load_onnx(path: Path) -> LogitsOf:
+    """Load a network for ONNX Runtime."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Read when ONNX Runtime is imported.
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: image})[0][0]
+
+
+def classify(
+    names: Sequence[str],
+    model: Path,
+    logits_of: LogitsOf,
+    preprocessing: dict[str, Any],
+    as_json: bool,
+) -> int:
+    """Print the classes of image files, or their logits as JSON.
+
+    Args:
+        names: paths of the files.
+        model: file of the network, for messages.
+        logits_of: returns the logits.
+        preprocessing: what `preprocessing.json` holds.
+        as_json: whether to print the logits.
+
+    Returns:
+        0, or 1 if a file is no image that can be read.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # Not every terminal shows every name.
+    results: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            values = network_input(Path(name), preprocessing)
+        except UnreadableImageError as error:
+            results.append({"image": name, "error": str(error)})
+            if not as_json:
+                print(f"{name}: {error}", file=sys.stderr)
+            continue
+        logits = use_file(model, logits_of, values)
+        confidence = np.exp(logits.astype(np.float64) - logits.max())
+        confidence /= confidence.sum()
+        unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
+        results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
+        if not as_json:
+            if len(names) > 1:
+                print(name)
+            if unsure:
+                print("unsure")
+                continue
+            for position in confidence.argsort()[::-1][:5]:
+                print(f"{confidence[position]:6.1%}  {preprocessing['classes'][position]}")
+    if as_json:
+        print(json.dumps(results))
+    return int(any("error" in result for result in results))
