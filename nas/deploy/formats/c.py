@@ -87,11 +87,9 @@ class C(Tvm):
                     name=name,
                     how=model.preprocessing,
                     alignment=ALIGNMENT_BYTES,
-                    activation_bytes=network.activation_bytes,
-                    scratch_bytes=network.scratch_bytes,
+                    workspace_bytes=network.workspace_bytes,
                 )
             _run([*compiler, *_OPTIONS, "-c", "runtime.c"], folder)
-            # The first definition of a weak symbol counts: the pointers of runtime.c have values.
             _run([*compiler, "-r", "-nostdlib", "-o", path.name, "runtime.o", "kernels.o"], folder)
             for file in (path.name, *self.companions):
                 shutil.move(folder / file, path.with_name(file))

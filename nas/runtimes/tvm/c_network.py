@@ -13,7 +13,7 @@ from nas.latency.runtime import Schedules, Weights
 from nas.runtimes.tvm.network_function import (
     c_function,
     network_function,
-    scratch_bytes,
+    scratch_arrays,
     taking_addresses,
 )
 from nas.runtimes.tvm.relax_network import network_parts
@@ -25,13 +25,11 @@ class CNetwork(NamedTuple):
 
     Attributes:
         weights: packed constants of all kernels, which the network reads.
-        activation_bytes: bytes of the workspace that hold activations, see `NetworkFunction`.
-        scratch_bytes: bytes behind them that a kernel may allocate.
+        workspace_bytes: bytes of memory that the network needs.
     """
 
     weights: NDArray[Any]
-    activation_bytes: int
-    scratch_bytes: int
+    workspace_bytes: int
 
 
 def write_object(
@@ -44,9 +42,9 @@ def write_object(
 ) -> CNetwork:
     """Write the kernels of a network, and a function that calls them, to an object file.
 
-    The function is `int32_t NAME_network(image, weights, logits, activations)`, of arrays of floats
-    that begin at multiples of `ALIGNMENT_BYTES`. Kernels that need scratch memory call the function
-    that the pointer `__TVMBackendAllocWorkspace` has, as in TVM's `c_backend_api.h`.
+    The function is `int32_t NAME_network(image, weights, logits, workspace)`, of arrays of floats
+    that begin at multiples of `ALIGNMENT_BYTES`. It returns 0, and needs no function but those of
+    the C library.
 
     Args:
         graph: the network.
@@ -65,6 +63,7 @@ def write_object(
         for kernel, function in parts.functions.items()
     }
     channels, height, width = graph.input_shape
+    scratch = {kernel: scratch_arrays(function) for kernel, function in parts.functions.items()}
     network = network_function(
         parts.sequence,
         callees,
@@ -72,13 +71,12 @@ def write_object(
         (1, height, width, channels),
         (1, graph.output_shape[0]),
         templates.dtype,
+        scratch,
     )
-    functions = {callees[each]: taking_addresses(parts.functions[each]) for each in callees}
+    functions = {
+        callees[each]: taking_addresses(parts.functions[each], scratch[each]) for each in callees
+    }
     main = c_function(network.function, f"{name}_network")
     functions[tvm.ir.GlobalVar(f"{name}_network")] = main
     tvm.tirx.build(tvm.IRModule(functions), templates.target, "tirx").write_to_file(str(path))
-    return CNetwork(
-        network.weights,
-        network.activation_bytes,
-        max(scratch_bytes(each) for each in parts.functions.values()),
-    )
+    return CNetwork(network.weights, network.workspace_bytes)

@@ -9,6 +9,7 @@ workspace.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from nas.runtimes.memory_plan import Buffer, place
 
 ALIGNMENT_BYTES = 64
 """Kernels are compiled for tensors that begin at multiples of this address."""
+
+_STACK_BYTES = 1024
+"""Size from which TVM asks a runtime for the memory of an array; smaller ones are on the stack."""
 
 _INT32 = tvm.ir.PrimType("int32")
 _LOWERED = 1
@@ -53,12 +57,13 @@ class NetworkFunction(NamedTuple):
         function: function of the image, `weights` (a flat tensor) and the output. It fails if
             there is no memory for the activations.
         weights: packed constants of all launches.
-        activation_bytes: size of the memory for the activations, a multiple of `ALIGNMENT_BYTES`.
+        workspace_bytes: size of the memory for the activations and for the arrays that kernels
+            take from their caller, a multiple of `ALIGNMENT_BYTES`.
     """
 
     function: tirx.PrimFunc
     weights: NDArray[Any]
-    activation_bytes: int
+    workspace_bytes: int
 
 
 def network_function(
@@ -68,6 +73,7 @@ def network_function(
     image_shape: Sequence[int],
     output_shape: Sequence[int],
     dtype: str,
+    scratch: Mapping[Kernel, Sequence[tirx.Buffer]] | None = None,
 ) -> NetworkFunction:
     """Return a network as a TIR function.
 
@@ -78,6 +84,8 @@ def network_function(
         image_shape: shape of the image; its elements are those of a flat one, in order.
         output_shape: shape of the output, likewise.
         dtype: type of all tensors.
+        scratch: for each kernel, the arrays that its function takes, see `taking_addresses`; by
+            default it takes none.
     """
     unit = ALIGNMENT_BYTES // np.dtype(dtype).itemsize
     workspace = plan_workspace(sequence, unit)
@@ -85,11 +93,17 @@ def network_function(
     output = sequence[-1].result
     shapes = {"image": image_shape, "weights": weights.shape, "output": output_shape}
     tensors = {name: tirx.decl_buffer(shape, dtype, name) for name, shape in shapes.items()}
-    scratch = tirx.decl_buffer((workspace.elements,), dtype, "workspace")
+    scratch_offsets, elements = {}, workspace.elements
+    for kernel, arrays in (scratch or {}).items():
+        sizes = [_aligned(_elements(array), unit) for array in arrays]
+        first = _aligned(workspace.elements, unit)
+        *scratch_offsets[kernel], end = itertools.accumulate(sizes, initial=first)
+        elements = max(elements, end)
+    memory = tirx.decl_buffer((elements,), dtype, "workspace")
 
     def activation(number: int) -> tvm.ir.Expr:
         if number in workspace.offsets:
-            return _address(scratch, workspace.offsets[number])
+            return _address(memory, workspace.offsets[number])
         return _address(tensors["output" if number == output else "image"])
 
     calls = []
@@ -97,10 +111,11 @@ def network_function(
         split = len(launch.kernel.inputs)
         sources = [activation(source) for source in launch.sources]
         own_weights = [_address(tensors["weights"], offset) for offset in offsets]
-        arguments = [*sources[:split], *own_weights, *sources[split:], activation(launch.result)]
-        calls.append(_call(callees[launch.kernel], arguments))
-    function = tirx.PrimFunc([*tensors.values()], tirx.SeqStmt([tirx.AllocBuffer(scratch), *calls]))
-    size = _aligned(workspace.elements, unit) * np.dtype(dtype).itemsize
+        arrays = [_address(memory, offset) for offset in scratch_offsets.get(launch.kernel, ())]
+        inputs = [*sources[:split], *own_weights, *sources[split:]]
+        calls.append(_call(callees[launch.kernel], [*inputs, activation(launch.result), *arrays]))
+    function = tirx.PrimFunc([*tensors.values()], tirx.SeqStmt([tirx.AllocBuffer(memory), *calls]))
+    size = _aligned(elements, unit) * np.dtype(dtype).itemsize
     return NetworkFunction(function.with_attr("global_symbol", "network"), weights, size)
 
 
@@ -145,16 +160,46 @@ def plan_workspace(sequence: Sequence[Launch], unit: int) -> Workspace:
     return Workspace(offsets, max(ends, default=1))
 
 
-def taking_addresses(function: tirx.PrimFunc) -> tirx.PrimFunc:
+def scratch_arrays(function: tirx.PrimFunc) -> list[tirx.Buffer]:
+    """Return the arrays of a kernel for which TVM would allocate memory outside the stack."""
+    arrays: list[tirx.Buffer] = []
+
+    def add(allocation: tirx.AllocBuffer) -> None:
+        array = allocation.buffer
+        if _elements(array) * np.dtype(array.dtype).itemsize >= _STACK_BYTES:
+            arrays.append(array)
+
+    tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, add))
+    return arrays
+
+
+def taking_addresses(function: tirx.PrimFunc, scratch: Sequence[tirx.Buffer] = ()) -> tirx.PrimFunc:
     """Return a function of tensors as a function of their addresses, which returns 0.
 
     The machine code of the kernel is that of the function of tensors.
+
+    Args:
+        function: the function of tensors.
+        scratch: arrays of it whose addresses the caller gives, too, after those of the tensors. The
+            function allocates all others.
     """
     addresses, views = _taken_by_address(function.params)
+    body = function.body
+    if scratch:
+        own, declarations = _taken_by_address(scratch)
+        addresses += own
+
+        def given(allocation: tirx.AllocBuffer) -> tirx.Stmt:
+            for array, declaration in zip(scratch, declarations, strict=True):
+                if array.same_as(allocation.buffer):
+                    return declaration
+            return allocation
+
+        body = tvm_ffi.structural_map(body, (tirx.AllocBuffer, given))
     # TVM never inlines such a scope. LLVM could reorder kernels that were inlined into a network,
     # because it is told that tensors of different names never share memory.
     name = tvm.ir.StringImm(f"{function.attrs['global_symbol']}_compute")
-    compute = tirx.AttrStmt(tirx.const(0, "int32"), "compute_scope", name, function.body)
+    compute = tirx.AttrStmt(tirx.const(0, "int32"), "compute_scope", name, body)
     body = tirx.SeqStmt([*views, compute, Return(tirx.const(0, "int32"))])
     # Scratch memory is allocated on this device.
     for key, number in (("device_type", tvm.cpu().dlpack_device_type()), ("device_id", 0)):
@@ -178,19 +223,6 @@ def c_function(network: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     body = tirx.SeqStmt([*views, *calls, Return(tirx.const(0, "int32"))])
     result = tirx.PrimFunc(addresses, body, _INT32)
     return result.with_attr("global_symbol", name).with_attr("calling_conv", _LOWERED)
-
-
-def scratch_bytes(function: tirx.PrimFunc) -> int:
-    """Return the bytes of all arrays that a kernel allocates, aligned; it never needs more."""
-    sizes: list[int] = []
-
-    def add(allocation: tirx.AllocBuffer) -> None:
-        tensor = allocation.buffer
-        elements = math.prod(int(each) for each in tensor.shape)
-        sizes.append(_aligned(elements * np.dtype(tensor.dtype).itemsize, ALIGNMENT_BYTES))
-
-    tvm_ffi.structural_walk(function.body, (tirx.AllocBuffer, add))
-    return sum(sizes)
 
 
 def called_names(function: tirx.PrimFunc) -> list[str]:
@@ -244,6 +276,10 @@ def _concatenated(
         for array, first in zip(arrays, firsts, strict=True):
             together[first : first + array.size] = array.reshape(-1)
     return together, offsets
+
+
+def _elements(tensor: tirx.Buffer) -> int:
+    return math.prod(int(each) for each in tensor.shape)
 
 
 def _aligned(elements: int, unit: int) -> int:
