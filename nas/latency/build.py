@@ -170,6 +170,8 @@ class _TableBuilder:
         self._min_rounds = table.runtime.rounds
         self._pause = Rounds()
         self._done = self._total = 0
+        # Kernels whose recorded timings came to an end.
+        self._ended: set[Kernel] = set()
         # Records with timings that are not appended yet.
         self._latest: dict[Kernel, Record] = {}
         self._statuses: dict[Kernel, str] = {}
@@ -197,9 +199,23 @@ class _TableBuilder:
     def _curve_is_incomplete(self) -> bool:
         return not all(each.complete for each in self._curve.values())
 
-    def _time_curve(self) -> None:
-        """Time the miss curve in one round; nothing for a runtime without one."""
-        self._pause.wait()
+    @property
+    def _full_us(self) -> float | None:
+        """Reading at full speed, as far as it is known now."""
+        known_us = [each for each in (self._table.full_us, self._timers.full_us) if each]
+        return min(known_us, default=None)
+
+    def _begin_round(self) -> None:
+        if not self._timers.is_recorded:
+            self._pause.wait()
+
+    def _time_curve(self) -> bool:
+        """Time the miss curve in one round.
+
+        Returns:
+            Whether there was one; a runtime may have none, and recorded rounds come to an end.
+        """
+        self._begin_round()
         timings = self._attempt(lambda timer: timer.time_miss_curve())
         self._curve_timed_s = time.monotonic()
         for part, timing in timings.items():
@@ -209,6 +225,7 @@ class _TableBuilder:
                 if record is None
                 else record.with_timing(timing, CURVE_ROUNDS, tolerance=MAX_CURVE_DIFFERENCE)
             )
+        return bool(timings)
 
     def _dispatch_record(self, part: str, timing: Timing) -> Record:
         basis = self._table.runtime.basis
@@ -245,7 +262,9 @@ class _TableBuilder:
                     self._time_in_a_round(list(left))
                     left = {kernel: n - 1 for kernel, n in left.items()}
                 self._append_latest()
-            while (incomplete := self._incomplete(wanted)) and self.seconds < self._limit_s:
+            while (
+                incomplete := [k for k in self._incomplete(wanted) if k not in self._ended]
+            ) and self.seconds < self._limit_s:
                 self._total += len(incomplete)
                 for group in self._groups(incomplete):
                     self._time_in_a_round(group)
@@ -253,8 +272,9 @@ class _TableBuilder:
                 record = self._record_of(kernel)
                 if record and record.status == "ok" and not record.latency.agrees():
                     self._latest[kernel] = record.model_copy(update={"status": UNSTABLE})
-            while self._curve_is_incomplete and self.seconds < self._limit_s:
-                self._time_curve()
+            has_curve = True
+            while has_curve and self._curve_is_incomplete and self.seconds < self._limit_s:
+                has_curve = self._time_curve()
 
     def _groups(self, kernels: Sequence[Kernel]) -> list[Sequence[Kernel]]:
         """Return the kernels that are timed in turn."""
@@ -267,7 +287,7 @@ class _TableBuilder:
         Timings of the first rounds may have been taken for those at full speed: all are judged by
         what is known now.
         """
-        full_us = self._table.full_us
+        full_us = self._full_us
         incomplete = []
         for kernel in kernels:
             record = self._record_of(kernel)
@@ -282,7 +302,7 @@ class _TableBuilder:
 
     def _time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""
-        full_us = self._table.full_us
+        full_us = self._full_us
         for kernel, outcome in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
             if isinstance(outcome, Exception):
                 record = self._failure(kernel, outcome)
@@ -305,14 +325,16 @@ class _TableBuilder:
         records = {
             kernel: record
             for kernel in kernels
-            if (record := self._record_of(kernel)) is not None and record.status != "failed"
+            if kernel not in self._ended
+            and (record := self._record_of(kernel)) is not None
+            and record.status != "failed"
         }
         self._total -= len(kernels) - len(records)
         if not records or self.seconds >= self._limit_s:
             self._total -= len(records)
             return
-        self._pause.wait()
-        full_us = self._table.full_us
+        self._begin_round()
+        full_us = self._full_us
         is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
         if is_due and self._curve_is_incomplete:
             self._time_curve()
@@ -322,6 +344,10 @@ class _TableBuilder:
         ):
             if isinstance(outcome, BoardLostError) and not self._timers:
                 # The kernel ran before, so the device was not lost because of it.
+                continue
+            if outcome is None:
+                self._ended.add(kernel)
+                self._total -= 1
                 continue
             self._latest[kernel] = (
                 self._failure(kernel, outcome)

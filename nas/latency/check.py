@@ -469,6 +469,7 @@ def check_kernels(
             try:
                 if record.name not in errors:
                     timing = timer.retime_kernel(Kernel.parse(record.name), record.schedule or {})
+                    assert timing is not None  # It is not recorded.
                     timings[record.name].append(timing)
             # A compiler may raise anything; whatever it is, it is the result of this kernel.
             except Exception as error:

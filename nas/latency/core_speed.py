@@ -49,6 +49,11 @@ SLOW_FACTOR = 1.2
 """Duration of a reading over the one at full speed from which a core counts as slowed."""
 
 
+def is_at_full_speed(reading: float, full: float) -> bool:
+    """Return whether a core ran at full speed at a reading, given the one at full speed."""
+    return reading <= (1 + FULL_SPEED_TOLERANCE) * full
+
+
 def _multiply() -> Callable[[], float]:
     """Return a function that takes a reading: the seconds of the workload, with warm caches."""
     matrix = np.full((SIDE, SIDE), 0.5, np.float32)
@@ -93,7 +98,7 @@ class CoreSpeed:
         while not self._full_s:
             time.sleep(SECONDS_BETWEEN_FIRST_READINGS)
             self.read()
-        full = max(readings) <= (1 + FULL_SPEED_TOLERANCE) * min(self._full_s)
+        full = is_at_full_speed(max(readings), min(self._full_s))
         if full or self._was_full_at_s == math.inf:
             self._was_full_at_s = time.monotonic()
         return full

@@ -49,30 +49,38 @@ def measure_differences(
         MeasurementError: a sample is not above zero after the largest number of rounds.
     """
     rounds: list[dict[str, float]] = []
-    samples: list[Mapping[str, float]] = []
-    while len(rounds) < MAX_ROUNDS:
+    while True:
         rounds.append({name: take() for name, take in components.items()})
         if len(rounds) >= ROUNDS:
-            shares = (
-                [each for at, each in enumerate(rounds) if at % SAMPLES != left_out]
-                for left_out in range(SAMPLES)
-            )
-            samples = [
-                costs({name: fastest_us([each[name] for each in share]) for name in components})
-                for share in shares
-            ]
-            if all(min(sample.values()) > 0 for sample in samples):
-                break
+            try:
+                return cost_timings(rounds, costs)
+            except MeasurementError:
+                if len(rounds) >= MAX_ROUNDS:
+                    raise
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
-    return _cost_timings(samples)
 
 
-def _cost_timings(samples: Sequence[Mapping[str, float]]) -> dict[str, Timing]:
-    """Return the timing of each cost from its samples in seconds.
+def cost_timings(
+    rounds: Sequence[Mapping[str, float]],
+    costs: Callable[[Mapping[str, float]], Mapping[str, float]],
+) -> dict[str, Timing]:
+    """Return costs that are differences of timings that were taken, see `measure_differences`.
+
+    Args:
+        rounds: seconds of each component in each round, by name; `ROUNDS` or more.
+        costs: see `measure_differences`.
 
     Raises:
-        MeasurementError: a sample is not above zero.
+        MeasurementError: a sample of a cost is not above zero.
     """
+    shares = (
+        [each for at, each in enumerate(rounds) if at % SAMPLES != left_out]
+        for left_out in range(SAMPLES)
+    )
+    samples = [
+        costs({name: fastest_us([each[name] for each in share]) for name in share[0]})
+        for share in shares
+    ]
     timings = {}
     for name in samples[0]:
         seconds = [sample[name] for sample in samples]

@@ -38,10 +38,12 @@ Microseconds = Annotated[float, Field(ge=1e-9, le=1e12)]
 """Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
 
 
-def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
-    """Return the first line of a new table; `basis` is that of its runtime."""
+def new_header(
+    device: Fingerprint, basis: str = MEASURED, reading: str = READING
+) -> dict[str, Any]:
+    """Return the first line of a new table; `basis` and `reading` are those of its runtime."""
     measured = {"samples": SAMPLES, "rounds": ROUNDS, "sample_seconds": SAMPLE_SECONDS}
-    timing = {**measured, "reading": READING} if basis == MEASURED else {"basis": basis}
+    timing = {**measured, "reading": reading} if basis == MEASURED else {"basis": basis}
     return {"schema": SCHEMA, "record": "header", **device.to_json(), "timing": timing}
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from nas.latency.core_speed import FASTEST_SHARE, FULL_SPEED_TOLERANCE
+from nas.latency.core_speed import FASTEST_SHARE, is_at_full_speed
 from nas.statistics import tail_quantile
 
 ROUNDS = 4
@@ -77,8 +77,8 @@ class Latency:
         """The rounds in which the core ran at full speed, as far as is known."""
         if self.full_us is None:
             return self.rounds
-        slowest_us = (1 + FULL_SPEED_TOLERANCE) * self.full_us
-        return [each for each in self.rounds if (each.reading_us or 0.0) <= slowest_us]
+        full_us = self.full_us
+        return [each for each in self.rounds if is_at_full_speed(each.reading_us or 0.0, full_us)]
 
     @property
     def is_disturbed(self) -> bool:

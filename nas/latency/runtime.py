@@ -33,6 +33,7 @@ from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
+from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
 from nas.latency.timing import MEASURED, Timing, pinned, reading
 from nas.machine import this_machine
@@ -163,7 +164,18 @@ class KernelTimer(ABC):
     """Times kernels, and what a network costs beside them, on one device.
 
     A build calls `time_kernel` once for each kernel, and then `retime_kernel` in further rounds.
+
+    Attributes:
+        is_recorded: whether it only returns timings that were taken before, each of them once.
+            Nothing then waits between rounds, and timings come to an end: `retime_kernel` returns
+            None after the last one of a kernel, and `time_dispatch` and `time_miss_curve` return
+            nothing.
+        full_us: reading of the core's speed that counts as full speed if those beside the timings
+            are slower: an overheated device was slowed at most of them. None if only those count.
     """
+
+    is_recorded: ClassVar[bool] = False
+    full_us: float | None = None
 
     @abstractmethod
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
@@ -180,10 +192,13 @@ class KernelTimer(ABC):
             MeasurementError: the kernel cannot be timed.
         """
 
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing | None:
         """Time a kernel again with a schedule that `time_kernel` returned.
 
         The default calls `time_kernel`, which fits a runtime that chooses schedules by itself.
+
+        Returns:
+            The timing; None if `is_recorded` and there is no other one.
 
         Raises:
             MeasurementError: the kernel cannot be timed.
@@ -249,6 +264,7 @@ class Runtime(ABC):
         kernel_figures: figures that are sums over the kernels of a network, such as `energy_uj`.
             `KernelTimer.time_kernel` returns the value of a kernel with its schedule, under the
             name of the figure, so that the table has it.
+        reading: what a reading of the core's speed is, see `nas.latency.core_speed`.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
     """
@@ -262,6 +278,7 @@ class Runtime(ABC):
     dispatch_seconds: ClassVar[float] = 0.0
     rounds: ClassVar[int] = 2
     kernel_figures: ClassVar[tuple[Figure, ...]] = ()
+    reading: ClassVar[str] = READING
     has_local_kernels: ClassVar[bool] = True
 
     def __init__(

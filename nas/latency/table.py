@@ -29,7 +29,6 @@ from nas.files.paths import expanded
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
-from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.prediction import BlockCosts, Prediction, joined_basis
@@ -172,7 +171,8 @@ class LatencyTable:
             with locked(lock_of(path), path):
                 if can_begin(path):  # unless another process has created it meanwhile
                     jsonl.repair(path)
-                    jsonl.append(path, new_header(runtime.fingerprint, runtime.basis))
+                    header = new_header(runtime.fingerprint, runtime.basis, runtime.reading)
+                    jsonl.append(path, header)
         return cls.open(path, runtime=runtime)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -284,7 +284,7 @@ class LatencyTable:
 
         None without readings, or if a reading is another one now.
         """
-        if (self.timing or {}).get("reading") != READING:
+        if (self.timing or {}).get("reading") != self.runtime.reading:
             return None
         return full_speed_us(
             each

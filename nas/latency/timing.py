@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
@@ -69,6 +70,22 @@ LONGER_SAMPLES = (1, 10, 100)
 
 MAX_SPREAD = 0.05
 """Interquartile range over median above which a timing is called unstable."""
+
+
+class Attempt(NamedTuple):
+    """An attempt at a sample.
+
+    Attributes:
+        seconds: seconds of one call.
+        reading_s: the slower one of the readings of the core's speed before and after it; None
+            without readings.
+        is_undisturbed: whether the thread was not preempted, and its core ran at full speed.
+    """
+
+    seconds: float
+    reading_s: float | None
+    is_undisturbed: bool
+
 
 Evaluate = Callable[[int, int], Sequence[float]]
 """A function of (calls, samples) that returns the seconds of one call, one value per sample, after
@@ -121,6 +138,23 @@ class Timing:
         )
         return cls(samples, *others)
 
+    @classmethod
+    def from_attempts(cls, attempts: Sequence[Attempt]) -> Timing:
+        """Return the timing of one round, with the attempts that count (`chosen_attempts`).
+
+        Raises:
+            MeasurementError: a sample is not above zero.
+        """
+        chosen = chosen_attempts(attempts, SAMPLES)
+        seconds = [each.seconds for each in chosen]
+        readings = [each.reading_s for each in chosen if each.reading_s is not None]
+        first_s = attempts[0].seconds
+        return cls.from_seconds(
+            seconds,
+            statistics.median(readings) if readings else None,
+            first_s if first_s > 0 else seconds[0],
+        )
+
     @property
     def latency_us(self) -> float:
         """The median of the samples with warm caches."""
@@ -167,10 +201,10 @@ def measure(
     """
     shortest = calls or calls_per_sample(evaluate, sample_seconds)
     for factor in LONGER_SAMPLES:
-        seconds, reading_s, first_s = _take_samples(evaluate, factor * shortest, SAMPLES)
-        if min(seconds) > 0:
+        attempts = _attempts(evaluate, factor * shortest, SAMPLES)
+        if all(each.seconds > 0 for each in chosen_attempts(attempts, SAMPLES)):
             break
-    return Timing.from_seconds(seconds, reading_s, first_s if first_s > 0 else seconds[0])
+    return Timing.from_attempts(attempts)
 
 
 def call_seconds(call: Callable[[], object], calls: int, samples: int) -> list[float]:
@@ -211,7 +245,7 @@ def quick_latency_us(evaluate: Evaluate) -> float:
 def undisturbed_samples(evaluate: Evaluate, calls: int, samples: int) -> list[float]:
     """Return samples during which the thread was not preempted and its core ran at full speed.
 
-    If no sample is undisturbed, the fastest of the others are returned.
+    If no sample is undisturbed, the fastest of the others are returned (`chosen_attempts`).
 
     Args:
         evaluate: function that takes the samples.
@@ -221,44 +255,49 @@ def undisturbed_samples(evaluate: Evaluate, calls: int, samples: int) -> list[fl
     Returns:
         Seconds per call, one value per sample, at least one.
     """
-    return _take_samples(evaluate, calls, samples)[0]
+    attempts = _attempts(evaluate, calls, samples)
+    return [each.seconds for each in chosen_attempts(attempts, samples)]
 
 
-def _take_samples(
-    evaluate: Evaluate, calls: int, samples: int
-) -> tuple[list[float], float | None, float]:
-    """Take samples, each between two readings of the speed; see `undisturbed_samples`.
+def chosen_attempts(attempts: Sequence[Attempt], samples: int) -> list[Attempt]:
+    """Return the attempts at samples that count: the undisturbed ones, or else the fastest ones.
+
+    Args:
+        attempts: attempts in their order, one or more.
+        samples: number of attempts to choose, at most.
+    """
+    undisturbed = [each for each in attempts if each.is_undisturbed]
+    by_duration = sorted(attempts, key=lambda each: (each.seconds, each.reading_s or 0.0))
+    return (undisturbed or by_duration)[:samples]
+
+
+def _attempts(evaluate: Evaluate, calls: int, samples: int) -> list[Attempt]:
+    """Attempt samples, each between two readings of the speed, until enough are undisturbed.
 
     There are `MAX_ATTEMPTS_PER_SAMPLE` attempts at each sample, and more until one is undisturbed,
     or the core has been slowed for `WAIT_SECONDS`.
-
-    Returns:
-        The samples in seconds per call, one or more; the median reading beside them, None without
-        readings; and the first sample that was taken.
     """
     speed = _READ.get(_SPEED)
-    taken: list[tuple[float, float]] = []
-    undisturbed: list[tuple[float, float]] = []
-    attempts = MAX_ATTEMPTS_PER_SAMPLE * samples
+    taken: list[Attempt] = []
+    undisturbed = 0
+    left = MAX_ATTEMPTS_PER_SAMPLE * samples
     before = speed.read() if speed else 0.0
     is_waiting = False
-    while len(undisturbed) < samples and (attempts > 0 or is_waiting):
-        attempts -= 1
+    while undisturbed < samples and (left > 0 or is_waiting):
+        left -= 1
         preempted_before = _preemptions()
         (seconds,) = evaluate(calls, 1)
         is_preempted = _preemptions() != preempted_before
         after = speed.read() if speed else 0.0
-        taken.append((seconds, max(before, after)))
         is_full = speed is None or speed.is_full(before, after)
-        if is_full and not is_preempted:
-            undisturbed.append(taken[-1])
+        is_undisturbed = is_full and not is_preempted
+        undisturbed += is_undisturbed
+        taken.append(Attempt(seconds, max(before, after) if speed else None, is_undisturbed))
         is_waiting = bool(
             speed and not is_full and not undisturbed and speed.slowed_s() < WAIT_SECONDS
         )
         before = after
-    chosen = undisturbed or sorted(taken)[:samples]
-    reading_s = statistics.median(reading for _, reading in chosen) if speed else None
-    return [each for each, _ in chosen], reading_s, taken[0][0]
+    return taken
 
 
 @contextmanager

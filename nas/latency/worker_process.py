@@ -83,9 +83,9 @@ class WorkerTimer(KernelTimer):
         timed: tuple[Schedule, Timing] = self._request("time_kernel", kernel)
         return timed
 
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing | None:
         """See `KernelTimer.retime_kernel`, and `time_kernel` for the errors."""
-        timing: Timing = self._request("retime_kernel", kernel, dict(schedule))
+        timing: Timing | None = self._request("retime_kernel", kernel, dict(schedule))
         return timing
 
     def time_dispatch(self) -> Mapping[str, Timing]:
