@@ -23,6 +23,7 @@ from nas.run.trained import TrainedRecord
 
 if TYPE_CHECKING:
     from nas.deploy.folder import ModelFolder
+    from nas.plans.cascade import CascadePlan
     from nas.supernet.ranking_records import RankingRecord
     from nas.supernet.weights import Supernet
     from nas.torch_network import Network
@@ -172,6 +173,12 @@ class OpenedRun(Run):
             for name in names:
                 renew_answers(self, name)
             return export(self, names, request, bars)
+
+    def cascades(self, stages: int = 2) -> CascadePlan:
+        """Return the cascades of the trained networks. See `nas.plans.cascade.plan_cascades`."""
+        from nas.plans.cascade import plan_cascades
+
+        return plan_cascades(self, stages)
 
     def rank(self, *, progress: JobProgress | bool | None = True, **settings: Any) -> RankingRecord:
         """Compare the supernets with networks that are trained alone.

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from nas import __version__
 from nas.cli import (
     benchmark,
+    cascades,
     data,
     machine,
     models,
@@ -99,7 +100,7 @@ def _set_global_options(
 for _command in (
     *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, selection.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
-    *(models.retrain, models.export, models.verify, benchmark.benchmark),
+    *(models.retrain, models.export, models.verify, benchmark.benchmark, cascades.cascade),
 ):
     app.command()(_command)
 

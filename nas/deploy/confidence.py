@@ -18,6 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
 from nas.data import ImageDataset
+from nas.display.formatting import short_number
 from nas.latency.rounds import round_to_four_digits
 from nas.run.model_card import Threshold
 from nas.run.trained import Calibration, CoverageRow
@@ -185,16 +186,7 @@ def smallest_threshold(
     end = int(reaching[-1])
     if end == len(both) - 1:
         return 0.0
-    return _short_number(float(ordered[end + 1]), float(ordered[end]))
-
-
-def _short_number(low: float, high: float) -> float:
-    """Return a number above `low` and at most `high` with as few decimals as possible."""
-    for decimals in range(1, 16):
-        number = (math.floor(low * 10**decimals) + 1) / 10**decimals
-        if low < number <= high:
-            return number
-    return high
+    return short_number(float(ordered[end + 1]), float(ordered[end]))
 
 
 def _confidences(logits: Floats) -> Floats:

@@ -99,3 +99,12 @@ def round_up(value: float, *, digits: int) -> float:
     unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
     rounded = float(f"{math.ceil(value / unit) * unit:.{digits}g}")
     return rounded if rounded >= value else float(f"{rounded + unit:.{digits}g}")
+
+
+def short_number(low: float, high: float) -> float:
+    """Return a number above `low` and at most `high` with as few decimals as possible."""
+    for decimals in range(1, 16):
+        number = (math.floor(low * 10**decimals) + 1) / 10**decimals
+        if low < number <= high:
+            return number
+    return high

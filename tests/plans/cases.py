@@ -1,0 +1,66 @@
+"""Runs whose trained networks have made-up answers: copies of the example without its files."""
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from nas.opened_run import open_run
+from nas.run.candidates import of_table
+from tests.conftest import EXAMPLE
+
+
+def copy_of_example(folder: Path) -> Path:
+    """Return a copy of the example run without the files of its networks."""
+    ignored = shutil.ignore_patterns("*.safetensors", "*.so", "*.onnx", "study.journal")
+    return shutil.copytree(EXAMPLE, folder, ignore=ignored)
+
+
+def trained_ids(run: Path) -> list[str]:
+    """Return the IDs of the trained networks of a run, the fastest first."""
+    return [model.record.id for model in open_run(run).models]
+
+
+def write_answers(run: Path, name: str, right: np.ndarray, confidences: np.ndarray) -> None:
+    """Replace what a trained network answered to the images, in the order of their classes."""
+    change(
+        run / "models" / name / "answers.json",
+        right=base64.b64encode(np.packbits(right).tobytes()).decode(),
+        confidences=base64.b64encode(confidences.astype("<f4").tobytes()).decode(),
+        confused=[],
+    )
+
+
+def change(path: Path, **changes: object) -> None:
+    """Replace fields of a JSON file; the path of one in another is written as `a__b`."""
+    document = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        place = document
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    path.write_text(json.dumps(document))
+
+
+def complementary_run(folder: Path) -> Path:
+    """Return a run whose slower networks are right where its fastest one is unsure.
+
+    The fastest network is sure of 75% of the images, and right; of the others it gets none. All
+    other networks get 95% of the images, whatever the fastest one answers.
+    """
+    run = copy_of_example(folder)
+    first, *others = trained_ids(run)
+    counts = open_run(run).models[0].answers.counts
+    rank = np.concatenate([np.arange(count) / count for count in counts])
+    write_answers(run, first, rank < 0.75, np.where(rank < 0.75, 0.9 + rank / 10, rank / 2))
+    for name in others:
+        write_answers(run, name, rank >= 0.05, np.full(len(rank), 0.8))
+    return run
+
+
+def latencies_us(run: Path) -> dict[str, float]:
+    """Return the measured latency of each trained network of the front."""
+    return {each.id: each.measured_us for each in of_table(open_run(run).trials)}
