@@ -21,6 +21,7 @@ from nas.cli import (
     benchmark,
     cascades,
     data,
+    kit,
     machine,
     models,
     runs,
@@ -71,6 +72,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(table.app, name="table")
+app.add_typer(kit.app, name="kit")
 app.add_typer(supernet.app, name="supernet")
 
 _DEBUG = False

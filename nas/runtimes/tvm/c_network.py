@@ -35,7 +35,7 @@ class CNetwork(NamedTuple):
 def write_object(
     graph: Graph,
     schedules: Schedules,
-    weights: Weights,
+    weights: Weights | None,
     templates: Templates,
     path: Path,
     name: str,
@@ -49,7 +49,7 @@ def write_object(
     Args:
         graph: the network.
         schedules: schedules of its kernels.
-        weights: weights of the folded graph.
+        weights: weights of the folded graph; None for random ones.
         templates: templates of the device's target, for one thread.
         path: path of the object file.
         name: start of the names of all functions, an identifier of C.

@@ -84,6 +84,14 @@ def applies(kernel: Kernel) -> bool:
     )
 
 
+def output_gain(m: int) -> float:
+    """Return the standard deviation of an output of one input channel, if inputs and transformed
+    weights are independent and have the standard deviation 1; the mean over the outputs of a tile.
+    """
+    inputs = np.square(np.array(_INPUT_TRANSFORM[m])).sum(axis=1)
+    return float(np.sqrt(np.square(np.array(_OUTPUT_TRANSFORM[m])) @ inputs).mean() ** 2)
+
+
 class WinogradTiling:
     """Sizes of the loops of a Winograd convolution, and its packed constants.
 

@@ -1,0 +1,92 @@
+"""`nas kit table`: programs that time kernels on a device that has only a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.cli.options import Batch, Json, Spaces, job_key, load_spaces, show, with_sizes
+from nas.display import console
+
+app = typer.Typer(
+    help="Time kernels and networks on a device that has only a shell.", no_args_is_help=True
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Make `table` a command of a group, although it is the only one."""
+
+
+@app.command()
+@with_sizes
+def table(
+    space: Spaces,
+    target: Annotated[
+        str,
+        typer.Option(help="The device: kit:NAME?triple=TRIPLE&cpu=CPU, with LLVM's names."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the kit.")],
+    resolution: Annotated[list[float] | None, job_key("space.resolutions", "--resolution")] = None,
+    batch: Batch = 1,
+    max_mb: Annotated[
+        float, typer.Option(min=1, help="Size from which on a program is split into several.")
+    ] = 200,
+    as_json: Json = False,
+    **sizes: int,
+) -> None:
+    """Write a program that times every kernel of the spaces on a device.
+
+    The program needs nothing on the device but Linux or Android: copy it there and run it, as
+    README.txt beside it says. Its results become a latency table with `nas table import`.
+
+    \b
+    Example: nas kit table --space mobilenet --image-size 32 --out kit \\
+        --target "kit:pixel-6?triple=aarch64-linux-gnu&cpu=cortex-a76"
+    """
+    from nas.latency import open_runtime, space_kernels
+    from nas.runtimes.tvm.kit import address
+
+    parsed = address.parse(target)
+    spaces = load_spaces(space, sizes)
+    if resolution:
+        spaces = [each.at_resolutions(sorted(resolution)) for each in spaces]
+    runtime = open_runtime("tvm", target=parsed.text)
+    runtime.check_batch(batch)
+    kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime, batch)]
+    from nas.runtimes.tvm.kit.program import write_table_kit
+
+    with console.ProgressBars() as bars:
+        bars.begin("kit", "item")
+        manifest = write_table_kit(
+            parsed,
+            kernels,
+            out,
+            spaces=[f"{each.name} {each.image_size}px" for each in spaces],
+            batch=batch,
+            max_mb=max_mb,
+            progress=bars.advance,
+        )
+    failed = {item.name: item.error for item in manifest.items if item.error is not None}
+    size = sum((out / name).stat().st_size for name in manifest.programs)
+    result = {
+        "kit": str(out),
+        "digest": manifest.kit,
+        "target": manifest.target,
+        "programs": list(manifest.programs),
+        "kernels": len({item.name for item in manifest.items if item.part == "kernel"}),
+        "candidates": sum(item.part == "kernel" and not item.error for item in manifest.items),
+        "failed": failed,
+        "bytes": size,
+    }
+    text = (
+        f"{out}: {', '.join(manifest.programs)} ({size / 1e6:.0f} MB) for "
+        f"{manifest.target}: {result['kernels']} kernels, {result['candidates']} candidates"
+    )
+    if failed:
+        text += f"; {len(failed)} kernels cannot be compiled, and become failed rows of the table"
+    show(
+        result, f"{text}.\nCopy it to the device and run it, as {out / 'README.txt'} says.", as_json
+    )
