@@ -20,7 +20,7 @@ from tests.mini_job import write_job
 @pytest.mark.parametrize(
     "command",
     ["", "quickstart", "run", "doctor", "spaces", "table", "table build", "table show",
-     "table check", "table diff", "table merge",
+     "table check", "table diff", "table import", "table merge",
      "supernet", "supernet train", "supernet evaluate", "supernet rank",
      "retarget", "search", "retrain", "predict", "report", "select"],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`nas table build`, `show`, `diff` and `merge`."""
+"""`nas table build`, `import`, `show`, `diff` and `merge`."""
 
 from __future__ import annotations
 
@@ -142,6 +142,50 @@ def build(
         result["calibration_error"] = problem
         text += f"\n{problem}"
     show(result, text, as_json)
+
+
+@app.command("import")
+def import_results(
+    results: Annotated[
+        Path, typer.Argument(help="results.jsonl in the folder of a kit, or that folder.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of tables, or the .jsonl file of this table.")
+    ] = Path("latency_tables"),
+    as_json: Json = False,
+) -> None:
+    """Add what a kit timed on its device to the latency table of that device.
+
+    The table is like any other. When the program of the kit has gone on, import its results again:
+    no timing is added twice.
+
+    Example: nas table import my_kit/results.jsonl
+    """
+    from nas.latency import LatencyTable
+    from nas.latency.kit import RESULTS, device_of
+
+    folder = results if results.is_dir() else results.parent
+    if results not in (folder, folder / RESULTS):
+        raise RequestError(
+            f"The results of a kit are named {RESULTS}, not {results.name}.",
+            remedy="Rename the file, in the folder of its kit.",
+        )
+    device = device_of(folder)
+    with console.ProgressBars() as bars:
+        bars.begin("latency table", "timing")
+        notes = device.import_kernels(folder, out, bars.advance)
+    table = LatencyTable.find(out, device)
+    assert table is not None  # It was made at the latest by the import.
+    status = dict(Counter(record.status for record in table.records("kernel")))
+    content: dict[str, Any] = {
+        "table": str(table.path),
+        "kernels": len(table),
+        "status": status,
+        "dispatch_us": table.dispatch.parts_us,
+        "notes": list(notes),
+    }
+    counts = ", ".join(f"{count} {name}" for name, count in status.items())
+    show(content, "\n".join([f"{table.path}: {len(table)} kernels ({counts}).", *notes]), as_json)
 
 
 @app.command("show")

@@ -126,7 +126,7 @@ class Format(Generic[DocumentType]):
     def _problem(self, error: ValidationError, where: str) -> str:
         problems = error.errors(include_url=False)
         for problem in problems:
-            if problem["loc"] == ("schema",) and problem["type"] == "literal_error":
+            if problem["loc"][-1:] == ("schema",) and problem["type"] == "literal_error":
                 return (
                     f"{where} has schema {shortened(problem['input'])}; this version reads schema "
                     f"{problem['ctx']['expected']}"

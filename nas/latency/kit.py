@@ -7,13 +7,17 @@ writes a kit, says what to do, and ends; it goes on when it is repeated with the
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.display.progress import Advance
-from nas.latency.runtime import Schedules
+from nas.errors import RequestError
+from nas.files.documents import Document, Format
+from nas.latency.device import Text
+from nas.latency.installed_runtimes import runtime_class, runtime_names
+from nas.latency.runtime import Runtime, Schedules
 
 if TYPE_CHECKING:
     from nas.graph import Graph
@@ -24,8 +28,12 @@ RESULTS = "results.jsonl"
 """Name of the file in the folder of a kit that its program writes."""
 
 
-class KitDevice(ABC):
-    """What a runtime provides besides `Runtime` if its device is timed by kits.
+MANIFEST = "kit.json"
+"""Name of the file in the folder of a kit that says what it times, and for which target."""
+
+
+class KitDevice(Runtime):
+    """A runtime whose device is timed by kits.
 
     Such a runtime opens without the device, and its `fingerprint` needs no device. Its `timer` and
     `compile` raise DeviceError.
@@ -104,3 +112,31 @@ class KitDevice(ABC):
         Raises:
             NasError: the results are damaged, or of another kit.
         """
+
+
+class _Kit(Document):
+    """What the manifests of all runtimes' kits have."""
+
+    target: Text
+
+
+_KIT = Format(_Kit, f"the {MANIFEST} of a kit", RequestError, "Restore it from the kit.")
+
+
+def device_of(folder: Path) -> KitDevice:
+    """Return the device of the kit in a folder.
+
+    Raises:
+        RequestError: the folder holds no kit, or that of a runtime that is not installed.
+    """
+    if not (folder / MANIFEST).exists():
+        raise RequestError(
+            f"There is no {folder / MANIFEST}.",
+            remedy=f"Copy {RESULTS} into the folder that `nas kit` made, and name it there.",
+        )
+    target = _KIT.read(folder / MANIFEST).target
+    for name in runtime_names():
+        cls = runtime_class(name).for_target(target)
+        if issubclass(cls, KitDevice):
+            return cls(target=target)
+    raise RequestError(f"No installed runtime has kits for the target '{target}' of {folder}.")

@@ -8,7 +8,7 @@ The cache benchmark, `weight_benchmarks`, runs kernels with more and more weight
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from nas.graph import Graph, Op
 from nas.kernels.fusion import weight_slot
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import WEIGHT_PARTS, WEIGHTS_MIB
+from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device
 from nas.schedules.templates import Templates, add_function, build, flat_type, random_constants
@@ -65,6 +66,31 @@ def launch_networks() -> dict[str, Graph]:
         "more": _chain([_FEW_CHANNELS], _TINY_KINDS),
         "many": _chain(_DIFFERENT_CHANNELS, _TINY_KINDS),
     }
+
+
+def launch_costs(
+    launched: Mapping[str, Sequence[Kernel]], seconds: Mapping[str, float]
+) -> dict[str, float]:
+    """Return what launches cost, in seconds by dispatch part.
+
+    `invocation` is what the straight line through `few` and `more` leaves for no kernels, and
+    `launch` is what a launch takes beyond that in `many`. A cost below `SMALLEST_COST_S` is that
+    one.
+
+    Args:
+        launched: kernels of each of `launch_networks`.
+        seconds: seconds of each network, by its name, and of each kernel, by its text.
+    """
+    beside_s = {
+        name: seconds[name] - sum(seconds[kernel.text] for kernel in own)
+        for name, own in launched.items()
+    }
+    few, more, many = (len(launched[name]) for name in ("few", "more", "many"))
+    slope_s = max(SMALLEST_COST_S, (beside_s["more"] - beside_s["few"]) / (more - few))
+    # A few tenths of a microsecond, which noise of a busy hour exceeds.
+    invocation_s = max(SMALLEST_COST_S, beside_s["few"] - few * slope_s)
+    launch_s = max(SMALLEST_COST_S, (beside_s["many"] - invocation_s) / many)
+    return {"launch": launch_s, "invocation": invocation_s}
 
 
 def _chain(channels: Sequence[int], kinds: Sequence[tuple[int, bool]]) -> Graph:

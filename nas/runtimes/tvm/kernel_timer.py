@@ -16,7 +16,6 @@ from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency import differences, timing
 from nas.latency.device import Fingerprint
-from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.runtime import KernelTimer, Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.tvm import dispatch_benchmarks
@@ -103,10 +102,10 @@ def _fastest(candidates: Sequence[_Candidate]) -> _Candidate:
     return min(candidates, key=lambda each: each.quick_us)
 
 
-def _half_cold_us(kernel: Kernel, schedule: Schedule, timed: Timing) -> float:
+def half_cold_us(kernel: Kernel, schedule: Schedule, warm_us: float) -> float:
     """Return about the latency of a kernel half of whose weights are in no cache."""
     cold_bytes = stored_weight_bytes(kernel, schedule) / 2
-    return timed.latency_us + 1e6 * cold_bytes / _COLD_BYTES_PER_SECOND
+    return warm_us + 1e6 * cold_bytes / _COLD_BYTES_PER_SECOND
 
 
 class TvmKernelTimer(KernelTimer):
@@ -166,7 +165,9 @@ class TvmKernelTimer(KernelTimer):
         if "winograd" not in fastest[0] or not direct or not has_many_weights:
             return fastest
         other = self._time(kernel, self._refine(kernel, direct))
-        return min(fastest, other, key=lambda each: _half_cold_us(kernel, *each))
+        return min(
+            fastest, other, key=lambda each: half_cold_us(kernel, each[0], each[1].latency_us)
+        )
 
     def _sweep(self, kernel: Kernel, schedules: Sequence[dict[str, Any]]) -> list[_Candidate]:
         """Compile a kernel with several schedules, and time each quickly."""
@@ -240,9 +241,7 @@ class TvmKernelTimer(KernelTimer):
         """Time what running a network costs beside its kernels, by dispatch part.
 
         What the networks of `dispatch_benchmarks.launch_networks` take beside their kernels counts.
-        `invocation` is what the straight line through the first two of them leaves for no kernels,
-        and `launch` is what a launch takes beyond that in the last one. A cost below
-        `SMALLEST_COST_S` is that one.
+        See `dispatch_benchmarks.launch_costs`.
         """
         if self.threads > 1:
             # The virtual machine runs on one thread, whatever its kernels do.
@@ -260,23 +259,12 @@ class TvmKernelTimer(KernelTimer):
         }
         kernels = self._compile_kernels(list(graphs.values()))
 
-        def costs(seconds: Mapping[str, float]) -> dict[str, float]:
-            beside_s = {
-                name: seconds[name] - sum(seconds[kernel.text] for kernel in own)
-                for name, own in launched.items()
-            }
-            few, more, many = (len(launched[name]) for name in ("few", "more", "many"))
-            slope_s = max(SMALLEST_COST_S, (beside_s["more"] - beside_s["few"]) / (more - few))
-            # A few tenths of a microsecond, which noise of a busy hour exceeds.
-            invocation_s = max(SMALLEST_COST_S, beside_s["few"] - few * slope_s)
-            launch_s = max(SMALLEST_COST_S, (beside_s["many"] - invocation_s) / many)
-            return {"launch": launch_s, "invocation": invocation_s}
-
         components = {
             **differences.median_timers(networks, _DISPATCH_CALLS),
             **differences.median_timers(kernels, 4 * _DISPATCH_CALLS),
         }
         with self.device.timing_context(self.threads):
+            costs = partial(dispatch_benchmarks.launch_costs, launched)
             return differences.measure_differences(components, costs)
 
     def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:

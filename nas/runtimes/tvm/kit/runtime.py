@@ -5,22 +5,32 @@ Importing this imports no TVM.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
+from nas.display.progress import Advance
 from nas.errors import DeviceError, RequestError
+from nas.latency.core_speed import SIDE
 from nas.latency.device import Fingerprint
+from nas.latency.kit import KitDevice
+from nas.latency.runtime import Schedules
 from nas.runtimes.tvm.kit import address
+from nas.runtimes.tvm.kit.manifest import MANIFEST, MANIFEST_FILE
 from nas.runtimes.tvm.runtime import TvmRuntime, kernel_versions
 
 if TYPE_CHECKING:
+    from nas.graph import Graph
+    from nas.kernels.kernel import Kernel
+    from nas.latency.networks import NetworkTimings
     from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
 
 
-class KitRuntime(TvmRuntime):
+class KitRuntime(TvmRuntime, KitDevice):
     """Kernels that TVM compiles into a program, which the user copies to the device and runs there.
 
     See `nas.runtimes.tvm.kit.address` for the targets. The device itself is never touched: what it
@@ -30,6 +40,7 @@ class KitRuntime(TvmRuntime):
         recorded: what the device said of itself, as far as it is known.
     """
 
+    reading = f"products of {SIDE} x {SIDE} matrices, by the program of a kit"
     recorded: Mapping[str, JsonValue] = {}
 
     @classmethod
@@ -85,6 +96,54 @@ class KitRuntime(TvmRuntime):
             threads=self.threads,
             recorded=dict(self.recorded),
         )
+
+    def kit_contents(self, folder: Path) -> Collection[str]:
+        """See `KitDevice.kit_contents`."""
+        try:
+            manifest = MANIFEST.read(folder / MANIFEST_FILE)
+        except RequestError:
+            return ()
+        if (manifest.target, manifest.versions) != (self.fingerprint.target, kernel_versions()):
+            return ()
+        return {item.name for item in manifest.items if item.part != "dispatch"}
+
+    def write_kernels_kit(
+        self,
+        kernels: Sequence[Kernel],
+        spaces: Sequence[str],
+        folder: Path,
+        progress: Advance | None = None,
+    ) -> None:
+        """See `KitDevice.write_kernels_kit`."""
+        program: Any = import_module("nas.runtimes.tvm.kit.program")
+        target = address.parse(self.target)
+        program.write_table_kit(target, kernels, folder, spaces=spaces, progress=progress)
+
+    def import_kernels(
+        self, folder: Path, tables: Path | str, progress: Advance | None = None
+    ) -> Sequence[str]:
+        """See `KitDevice.import_kernels`."""
+        from nas.runtimes.tvm.kit.importing import import_kernels
+
+        return import_kernels(self.target, folder, tables, progress)
+
+    def write_networks_kit(
+        self,
+        networks: Mapping[str, Graph],
+        schedules: Schedules,
+        folder: Path,
+        progress: Advance | None = None,
+    ) -> None:
+        """See `KitDevice.write_networks_kit`."""
+        program: Any = import_module("nas.runtimes.tvm.kit.program")
+        target = address.parse(self.target)
+        program.write_networks_kit(target, networks, schedules, folder, progress=progress)
+
+    def network_timings(self, folder: Path) -> Mapping[str, NetworkTimings]:
+        """See `KitDevice.network_timings`."""
+        from nas.runtimes.tvm.kit.results import Results
+
+        return Results.read(folder, "networks", self.fingerprint).network_timings()
 
     @cached_property
     def timer(self) -> TvmKernelTimer:
