@@ -23,7 +23,8 @@ from nas.run.trained import TrainedRecord
 
 if TYPE_CHECKING:
     from nas.deploy.folder import ModelFolder
-    from nas.plans.cascade import CascadePlan
+    from nas.plans.cascade import Cascade, CascadePlan
+    from nas.plans.cascade_export import CascadeRecord
     from nas.supernet.ranking_records import RankingRecord
     from nas.supernet.weights import Supernet
     from nas.torch_network import Network
@@ -179,6 +180,22 @@ class OpenedRun(Run):
         from nas.plans.cascade import plan_cascades
 
         return plan_cascades(self, stages)
+
+    def export_cascade(
+        self, cascade: Cascade, format_name: str, *, progress: JobProgress | bool | None = True
+    ) -> CascadeRecord:
+        """Export one of `cascades` to a folder that is verified and timed.
+
+        Args:
+            cascade, format_name: see `nas.plans.cascade_export.export_cascade`.
+            progress: see `Pick.export`.
+
+        Raises the errors of `nas.plans.cascade_export.export_cascade`.
+        """
+        from nas.plans.cascade_export import export_cascade
+
+        with self._renewing_report(), shown(progress) as bars:
+            return export_cascade(self, cascade, format_name, bars)
 
     def rank(self, *, progress: JobProgress | bool | None = True, **settings: Any) -> RankingRecord:
         """Compare the supernets with networks that are trained alone.

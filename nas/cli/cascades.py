@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Json, RunFolder, print_json
+from nas.cli.options import Json, MovedData, RunFolder, print_json
 from nas.display import console
 from nas.display.formatting import format_latency
 
 if TYPE_CHECKING:
     from nas.plans.cascade import Cascade
+    from nas.plans.cascade_export import CascadeRecord
 
 
 def cascade(
@@ -27,6 +29,13 @@ def cascade(
             "0 without --max-latency-ms."
         ),
     ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="Export the chosen cascade in this format, such as onnx or tvm."
+        ),
+    ] = None,
+    data: MovedData = None,
     as_json: Json = False,
 ) -> None:
     """Chain trained networks: a fast one answers what it is sure of, a slower one the rest.
@@ -38,15 +47,24 @@ def cascade(
     the most accurate one. A cascade that a paired test does not show to be more accurate than each
     single network that is as fast on average is said to be none.
 
+    With --format, the chosen cascade is exported to a folder of its own, below cascades in the run:
+    its networks, thresholds, and a run.py that says which network answered. It is verified, and
+    timed end to end on images of the data.
+
     \b
     Example: nas cascade results/quickstart
     Example: nas cascade results/quickstart --stages 3 --max-latency-ms 0.05
-    Example: nas cascade results/quickstart --max-accuracy-drop 0.005
+    Example: nas cascade results/quickstart --max-accuracy-drop 0.005 --format onnx
     """
     from nas.opened_run import open_run
 
-    plan = open_run(run).cascades(stages)
+    opened = open_run(run, data)
+    plan = opened.cascades(stages)
     chosen = plan.choose(max_latency_ms=max_latency_ms, max_accuracy_drop=max_accuracy_drop)
+    record = None
+    if format_name is not None:
+        with console.ProgressBars() as bars:
+            record = opened.export_cascade(chosen, format_name, progress=bars)
     if as_json:
         print_json(
             {
@@ -57,6 +75,7 @@ def cascade(
                 "is_better": chosen.is_better,
                 "verdict": chosen.verdict,
                 "left_out": plan.notes,
+                "exported": record,
             }
         )
         return
@@ -71,6 +90,24 @@ def cascade(
         f"{format_latency(chosen.worst_us)} at worst: sums of the networks' own."
     )
     console.say(chosen.verdict)
+    if record is not None:
+        _print_exported(run / "cascades" / chosen.name, record)
+
+
+def _print_exported(folder: Path, record: CascadeRecord) -> None:
+    """Print where an exported cascade is, and what was measured of it."""
+    images, timing = record.data, record.timing
+    alone = ", ".join(
+        f"{name} {format_latency(us)}"
+        for name, us in zip(record.cascade.networks, timing.alone_us, strict=True)
+    )
+    console.say(
+        f"{folder}: test accuracy {images.text(record.accuracy, 'test')}. On {timing.images} "
+        f"images it took {format_latency(timing.mean_us)} on average, "
+        f"{format_latency(timing.high_us)} for 95% and {format_latency(timing.worst_us)} at most, "
+        f"on {record.device}; its networks alone: {alone}."
+    )
+    console.say(f"Classify an image: python {folder / 'run.py'} IMAGE")
 
 
 def _print_curve(curve: list[Cascade]) -> None:

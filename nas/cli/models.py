@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Conventions, Json, RunFolder, print_json
+from nas.cli.options import Conventions, Json, MovedData, RunFolder, print_json
 from nas.display import console
 from nas.display.formatting import format_bytes, format_number
 from nas.errors import RequestError
@@ -27,10 +27,6 @@ ModelDir = Annotated[
 Pick = Annotated[
     list[str] | None,
     typer.Option("--pick", help="ID of a network of the run; the option may be repeated."),
-]
-
-MovedData = Annotated[
-    str | None, typer.Option(help="Where the images of the run are, if they were moved.")
 ]
 
 
@@ -204,18 +200,22 @@ def _print_exported(folder: ModelFolder, *, has_example: bool) -> None:
 
 
 def verify(model_dir: ModelDir, as_json: Json = False) -> None:
-    """Check an exported model again, on this or another machine.
+    """Check an exported model or cascade again, on this or another machine.
 
     The checksums come first. Then each file is run by its own runtime and compared with what torch
-    computed at the export, and its accuracy is measured if the images are there. Last, run.py is
-    run on an image file of each kind in the data.
+    computed at the export, and its accuracy is measured if the images are there; of a cascade, that
+    of all its networks together. Last, run.py is run on an image file of each kind in the data.
 
     \b
     Example: nas verify results/quickstart/models/jf2a
     """
     from nas.deploy.folder import ModelFolder
     from nas.deploy.verify import verify as verify_files
+    from nas.plans.cascade_export import CASCADE_FILE
 
+    if (model_dir / CASCADE_FILE).is_file():
+        _verify_cascade(model_dir, as_json)
+        return
     with console.ProgressBars() as bars:
         result = verify_files(model_dir, progress=bars)
     if as_json:
@@ -236,6 +236,27 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     if result.no_accuracy:
         console.say(f"The accuracy was not checked: {result.no_accuracy}")
     console.say(script_text(result.script, result.no_script))
+
+
+def _verify_cascade(folder: Path, as_json: bool) -> None:
+    """Verify an exported cascade, and print what that says."""
+    from nas.plans.cascade_export import CASCADE, CASCADE_FILE, verify_cascade
+
+    with console.ProgressBars() as bars:
+        result = verify_cascade(folder, bars)
+    if as_json:
+        print_json({**vars(result), "path": folder})
+        return
+    images = CASCADE.read(folder / CASCADE_FILE).data
+    for file in result.files:
+        console.say(
+            f"{file.file}: verified, difference {file.difference:.2g} of {file.tolerance:g}."
+        )
+    if result.accuracy is None:
+        console.say(f"The accuracy was not checked: {result.no_accuracy}")
+    else:
+        console.say(f"Test accuracy of the cascade: {images.text(result.accuracy, 'test')}.")
+    console.say(script_text(result.script, ""))
 
 
 def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:

@@ -91,6 +91,9 @@ Conventions = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+MovedData = Annotated[
+    str | None, typer.Option(help="Where the images of the run are, if they were moved.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default it is results/<job name>.")]
 Spaces = Annotated[

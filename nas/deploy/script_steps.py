@@ -41,6 +41,13 @@ def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     sys.exit(f"{path}: {problem}")
 
 
+def plain_output() -> None:
+    """Write escapes for characters that the terminal does not show, such as those of a name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
     """Return an image file as the input of the network, 1 x channels x height x width."""
     how, channels = preprocessing["reading"], preprocessing["channels"]
@@ -87,9 +94,7 @@ def classify(
     Returns:
         0, or 1 if a file is no image that can be read.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # Not every terminal shows every name.
+    plain_output()
     results: list[dict[str, Any]] = []
     for name in names:
         try:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.data import image_reading
-from nas.deploy import script_steps
+from nas.deploy import script_loaders, script_steps
 from nas.errors import ExportError
 from nas.files import foreign
 from nas.machine.processes import python_environment
@@ -46,9 +46,13 @@ def run_script(default: str) -> str:
     Args:
         default: file of the network that it runs if no other is named.
     """
-    template = Path(__file__).with_name("run_template.py")
-    script = standalone(template, image_reading, foreign, script_steps)
+    script = script_with_loaders(Path(__file__).with_name("run_template.py"))
     return script.replace('"model.onnx"', f'"{default}"')
+
+
+def script_with_loaders(template: Path) -> str:
+    """Return the text of a script that runs files of all `REQUIREMENTS`, see `standalone`."""
+    return standalone(template, image_reading, foreign, script_steps, script_loaders)
 
 
 def standalone(template: Path, *modules: ModuleType) -> str:
@@ -69,25 +73,30 @@ def _without_imports(text: str) -> str:
     return re.sub(_OWN_IMPORTS, "", text, flags=re.MULTILINE).strip()
 
 
-def script_logits(script: Path, model: Path, images: Sequence[str], folder: Path) -> list[Any]:
+def script_logits(
+    script: Path, model: Path | None, images: Sequence[str], folder: Path
+) -> list[Any]:
     """Run a script as a user would, and return the logits that it computes for image files.
 
     Args:
         script: path of the `run.py`.
-        model: file of the network.
+        model: file of the network; None for a cascade, which has several.
         images: names of the image files in `folder`.
         folder: working directory of the script.
 
     Returns:
-        The logits of each image, or a text that says why the script does not read it.
+        The logits of each image, or a text that says why the script does not read it. Of a cascade,
+        they are the logits of each network that classified the image.
 
     Raises:
         ExportError: the script does not run.
     """
     command = [sys.executable, str(script.absolute()), "--json"]
+    if model is not None:
+        command += ["--model", str(model.absolute())]
     try:
         done = subprocess.run(
-            [*command, "--model", str(model.absolute()), *images],
+            [*command, *images],
             cwd=folder,
             env=python_environment(),
             capture_output=True,

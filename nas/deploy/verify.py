@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from nas.files.documents import read_bytes
 from nas.run.model_card import (
     EnergyRecord,
     ExportedFile,
-    ModelCard,
+    ModelData,
     Preprocessing,
     ScriptCheck,
 )
@@ -220,13 +221,13 @@ def check_file(
             f"{path.name} was written as int8, but none of its {layers[1]} layers runs in int8.",
             remedy="Export another int8 format.",
         )
-    logits = _classify(process, reference.images, preprocessing, progress)
-    difference = _require_agreement(path.name, logits, expected, model_file)
+    logits = classify(process, reference.images, preprocessing, progress)
+    difference = require_agreement(path.name, logits, expected, model_file)
     accuracies = {}
     if data is not None:
         for name, images in (("accuracy", data.test), ("holdout_accuracy", data.part(*parts))):
             is_same = images is reference.images
-            own = logits if is_same else _classify(process, images, preprocessing, progress)
+            own = logits if is_same else classify(process, images, preprocessing, progress)
             accuracies[name] = data.score(own.argmax(1), images.labels)
     return process.described(
         file,
@@ -256,6 +257,45 @@ def check_script(
         ExportError: the script does not run or does not read a file, or its logits differ by more
             than the tolerance of the format.
     """
+    logits = np.array(run_on_files(script, model, reference), np.float32)
+    expected, kinds = reference.expected(model_file.precision), _kinds(reference)
+    worst = kinds[int(np.abs(logits - expected).max(1).argmax())]
+    name = f"{script.name}, most of all for files {worst},"
+    return script_check(
+        reference, model_file, require_agreement(name, logits, expected, model_file)
+    )
+
+
+def script_check(
+    reference: ReferenceImages, model_file: ModelFormat, difference: float
+) -> ScriptCheck:
+    """Return the record of a script whose logits differ so much from the reference."""
+    return ScriptCheck(
+        file=model_file.file_name,
+        images=len(reference.images) - len(reference.stored),
+        kinds={file.kind: file.count for file in reference.stored},
+        unchecked=tuple(file.kind for file in reference.files if not file.content),
+        difference=difference,
+        tolerance=model_file.tolerance,
+    )
+
+
+def _kinds(reference: ReferenceImages) -> list[str]:
+    """Return what the files are that a script reads for each of the reference images."""
+    count = len(reference.images) - len(reference.stored)
+    return ["PNG of decoded pixels"] * count + [file.kind for file in reference.stored]
+
+
+def run_on_files(script: Path, model: Path | None, reference: ReferenceImages) -> list[Any]:
+    """Run a `run.py` on files of the reference images, and return its logits.
+
+    Args:
+        script, model: see `nas.deploy.scripts.script_logits`.
+        reference: the images; those of files that are stored are read from these files.
+
+    Raises:
+        ExportError: the script does not run or does not read a file.
+    """
     stored = reference.stored
     count = len(reference.images) - len(stored)
     with tempfile.TemporaryDirectory(prefix="nas-script-") as folder:
@@ -267,24 +307,13 @@ def check_script(
         for name, file in zip(names[count:], stored, strict=True):
             (Path(folder) / name).write_bytes(file.content)
         results = script_logits(script, model, names, Path(folder))
-    kinds = ["PNG of decoded pixels"] * count + [file.kind for file in stored]
-    for kind, result in zip(kinds, results, strict=True):
+    for kind, result in zip(_kinds(reference), results, strict=True):
         if isinstance(result, str):
             raise ExportError(
                 f"{script.name} does not read an image of the data ({kind}): {result}.",
                 remedy="Use the packages that the card of the model names.",
             )
-    logits, expected = np.array(results, np.float32), reference.expected(model_file.precision)
-    worst = kinds[int(np.abs(logits - expected).max(1).argmax())]
-    name = f"{script.name}, most of all for files {worst},"
-    return ScriptCheck(
-        file=model_file.file_name,
-        images=count,
-        kinds={file.kind: file.count for file in stored},
-        unchecked=tuple(file.kind for file in reference.files if not file.content),
-        difference=_require_agreement(name, logits, expected, model_file),
-        tolerance=model_file.tolerance,
-    )
+    return results
 
 
 def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> FolderVerification:
@@ -313,7 +342,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
         bars.begin("verify", "image")
         data, no_accuracy = None, ""
         try:
-            data = load_data(card)
+            data = load_data(card.data, card.image_size)
         except DataError as error:
             no_accuracy = error.message
         for recorded in card.files:
@@ -354,21 +383,20 @@ def _verify_script(
     return check_script(path, model, model_format(outcome.file.format), samples), ""
 
 
-def load_data(card: ModelCard) -> ImageDataset:
+def load_data(own: ModelData, image_size: int) -> ImageDataset:
     """Return the images that a model was trained on.
+
+    Args:
+        own: what its card says of them.
+        image_size: height and width of the decoded images, in pixels.
 
     Raises DataError if they are not there, or are others than at the export.
     """
-    data = load_dataset(
-        card.data.source,
-        image_size=card.image_size,
-        seed=card.data.seed,
-        **card.data.load_options,
-    )
-    if data.digest != card.data.digest:
+    data = load_dataset(own.source, image_size=image_size, seed=own.seed, **own.load_options)
+    if data.digest != own.digest:
         raise DataError(
-            f"{card.data.source} has other images than the model was trained on: their digest is "
-            f"{data.digest}, not {card.data.digest}."
+            f"{own.source} has other images than the model was trained on: their digest is "
+            f"{data.digest}, not {own.digest}."
         )
     return data
 
@@ -392,13 +420,13 @@ def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np
         yield normalised(images.take(slice(start, start + BATCH_SIZE)), preprocessing)
 
 
-def _classify(
+def classify(
     process: ModelProcess,
     images: Images,
     preprocessing: Preprocessing,
-    progress: Advance | None,
+    progress: Advance | None = None,
 ) -> NDArray[np.float32]:
-    """Return the logits that a file computes for images."""
+    """Return the logits `N x classes` that a file, which its process has loaded, computes."""
     parts: list[NDArray[np.float32]] = []
     for batch in batches(images, preprocessing):
         parts.append(process.logits(batch))
@@ -407,7 +435,7 @@ def _classify(
     return np.concatenate(parts)
 
 
-def _require_agreement(
+def require_agreement(
     name: str,
     logits: NDArray[np.float32],
     expected: NDArray[np.float32],

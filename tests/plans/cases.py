@@ -12,10 +12,10 @@ from nas.run.candidates import of_table
 from tests.conftest import EXAMPLE
 
 
-def copy_of_example(folder: Path) -> Path:
-    """Return a copy of the example run without the files of its networks."""
-    ignored = shutil.ignore_patterns("*.safetensors", "*.so", "*.onnx", "study.journal")
-    return shutil.copytree(EXAMPLE, folder, ignore=ignored)
+def copy_of_example(folder: Path, *, has_files: bool = False) -> Path:
+    """Return a copy of the example run, with or without the files of its networks."""
+    left_out = () if has_files else ("*.safetensors", "*.so", "*.onnx", "study.journal")
+    return shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns(*left_out))
 
 
 def trained_ids(run: Path) -> list[str]:
@@ -45,17 +45,18 @@ def change(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(document))
 
 
-def complementary_run(folder: Path) -> Path:
-    """Return a run whose slower networks are right where its fastest one is unsure.
+def complementary_run(folder: Path, *, has_files: bool = False) -> Path:
+    """Return a copy of the example whose slower networks are right where its fastest one is unsure.
 
     The fastest network is sure of 75% of the images, and right; of the others it gets none. All
     other networks get 95% of the images, whatever the fastest one answers.
     """
-    run = copy_of_example(folder)
+    run = copy_of_example(folder, has_files=has_files)
     first, *others = trained_ids(run)
     counts = open_run(run).models[0].answers.counts
     rank = np.concatenate([np.arange(count) / count for count in counts])
-    write_answers(run, first, rank < 0.75, np.where(rank < 0.75, 0.9 + rank / 10, rank / 2))
+    confidences = np.where(rank < 0.75, 0.97 + rank / 30, 0.9 + rank / 25)
+    write_answers(run, first, rank < 0.75, confidences)
     for name in others:
         write_answers(run, name, rank >= 0.05, np.full(len(rank), 0.8))
     return run

@@ -1,0 +1,61 @@
+"""What the scripts of exported models load the file of a network with.
+
+Each script holds a copy of this text, so that it runs without this package.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from nas.deploy.script_steps import LogitsOf, load_onnx, use_file
+
+
+def load_tflite(path: Path) -> LogitsOf:
+    """Load a network for LiteRT."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def logits_of(image: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(entry["index"], np.ascontiguousarray(image.transpose(0, 2, 3, 1)))
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])[0]
+
+    return logits_of
+
+
+def load_tvm(path: Path) -> LogitsOf:
+    """Load a library that TVM compiled."""
+    if os.path.expanduser("~") == "~":  # TVM needs a home folder, which some containers lack.
+        os.environ["HOME"] = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    import tvm
+
+    network = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+
+    def logits_of(image: np.ndarray) -> np.ndarray:
+        values = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+        return network["main"](tvm.runtime.tensor(values)).numpy()[0]
+
+    return logits_of
+
+
+LOADERS = {".onnx": load_onnx, ".tflite": load_tflite, ".so": load_tvm}
+"""Functions that load a file, by its suffix."""
+
+
+def load_network(path: Path) -> LogitsOf:
+    """Return what gives the logits of a file, or end with one line that names it."""
+    load = LOADERS.get(path.suffix)
+    if load is None:
+        sys.exit(f"{path}: expected a file with the suffix {', '.join(LOADERS)}")
+    return use_file(path, load, path)
