@@ -72,6 +72,12 @@ class DeviceError(NasError):
     """A device or runtime is missing, or is not the expected one."""
 
 
+class DeviceAwaitedError(DeviceError):
+    """The user takes a kit to the device; then the same command goes on. It is no failure."""
+
+    exit_status = 0
+
+
 class BoardLostError(DeviceError):
     """A remote device does not answer; it may come back."""
 

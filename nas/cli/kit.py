@@ -1,4 +1,4 @@
-"""`nas kit table`: programs that time kernels on a device that has only a shell."""
+"""`nas kit table` and `networks`: programs for a device that has only a shell."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import Batch, Json, Spaces, job_key, load_spaces, show, with_sizes
+from nas.cli.options import (
+    Batch,
+    Json,
+    RunFolder,
+    Spaces,
+    job_key,
+    load_spaces,
+    show,
+    with_sizes,
+)
 from nas.display import console
 
 app = typer.Typer(
     help="Time kernels and networks on a device that has only a shell.", no_args_is_help=True
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Make `table` a command of a group, although it is the only one."""
 
 
 @app.command()
@@ -90,3 +94,25 @@ def table(
     show(
         result, f"{text}.\nCopy it to the device and run it, as {out / 'README.txt'} says.", as_json
     )
+
+
+@app.command()
+def networks(run_folder: RunFolder, as_json: Json = False) -> None:
+    """Write the kit that times the best networks of a run, or take in its results.
+
+    The kit is RUN/kits/networks. Copy it to the device, run ./kit there, and copy results.jsonl
+    back into it. The same command then replaces the predictions in the report by measurements.
+    `nas run` does both, too.
+
+    \b
+    Example: nas kit networks results/phone
+    """
+    from nas.job.finish import time_by_kit
+    from nas.opened_run import open_run
+
+    run = open_run(run_folder)
+    with console.ProgressBars() as bars:
+        waiting = time_by_kit(run, bars)
+    report = run.path / "report.html"
+    text = waiting or f"All networks of the kit are timed. Open {report}"
+    show({"run": run_folder, "report": report, "waiting": waiting or None}, text, as_json)

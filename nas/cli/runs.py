@@ -20,7 +20,7 @@ from nas.cli.options import (
 )
 from nas.display import console
 from nas.display.formatting import capitalised, format_duration, round_up
-from nas.errors import BudgetError, RequestError
+from nas.errors import BudgetError, DeviceAwaitedError, RequestError
 
 if TYPE_CHECKING:
     from nas.job import JobResult, JobSettings
@@ -89,19 +89,21 @@ def _run_job(requested: RequestedJob, as_json: bool) -> None:
 
 
 def _show_result(result: JobResult, as_json: bool) -> None:
-    members, path = result.members, result.run.path
-    example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
-    lines = [
-        f"{len(members)} networks are on the front: no other network of the run is as fast and "
-        f"has a higher score. Open {result.report} and choose, for "
-        f"example with nas select {path} --max-latency-ms {example_ms:g}"
-    ]
+    members, path, lines = result.members, result.run.path, []
+    if members:
+        example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
+        lines.append(
+            f"{len(members)} networks are on the front: no other network of the run is as fast and "
+            f"has a higher score. Open {result.report} and choose, for "
+            f"example with nas select {path} --max-latency-ms {example_ms:g}"
+        )
     for model in result.models:
         lines.append(f"Trained model: {model}")
         if (model / "run.py").is_file():
             lines[-1] += f". Classify an image: python {model / 'run.py'} IMAGE"
     document = {"run": path, "report": result.report, "front": len(members)}
-    show({**document, "models": result.models}, "\n".join(lines), as_json)
+    document |= {"models": result.models, "waiting": result.waiting or None}
+    show(document, "\n".join([*lines, *[result.waiting] * bool(result.waiting)]), as_json)
 
 
 def _plan_job(settings: JobSettings, as_json: bool) -> None:
@@ -128,13 +130,15 @@ def print_plan(plan: JobPlan) -> None:
         TABLE,
     )
 
+    by_kit = ", timed on the device by a kit" if plan.timed_by == "a kit" else ""
+    checked = by_kit or " to time, and networks to check predictions"
     work = {
         PREPARE: f"images of {plan.image_size} px, spaces and device",
-        TABLE: f"{plan.kernels} kernels to time, and networks to check predictions",
+        TABLE: f"{plan.kernels} kernels{checked}",
         SUPERNETS: ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
         ANCHORS: "networks trained alone, to compare the spaces",
         SEARCH: f"about {plan.trials} architectures, scored on {plan.score_images} images",
-        MEASURE: f"{plan.measure} whole networks",
+        MEASURE: f"{plan.measure} whole networks{by_kit}",
         FINALISTS: f"at least {plan.retrain} networks, trained and exported",
         REFERENCES: f"at most {plan.references}, timed and trained likewise",
     }
@@ -197,10 +201,14 @@ def search(
 
     settings, folder, own_spaces = RequestedJob.read(job, out)
     settings = with_options(settings, search=options)
-    with console.ProgressBars() as bars:
-        result = search_job(
-            settings, folder, command=command_line(), progress=bars, own_spaces=own_spaces
-        )
+    try:
+        with console.ProgressBars() as bars:
+            result = search_job(
+                settings, folder, command=command_line(), progress=bars, own_spaces=own_spaces
+            )
+    except DeviceAwaitedError as error:
+        show({"run": folder, "waiting": error.message}, error.message, as_json)
+        return
     completed = sum(trial.state == "complete" for trial in result.trials)
     show(
         {

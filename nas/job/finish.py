@@ -15,16 +15,20 @@ from nas.errors import (
     IncompleteExportError,
     MeasurementError,
     NasError,
+    RequestError,
 )
 from nas.files import jsonl
-from nas.job import planning
+from nas.job import kits, planning
 from nas.job.folder import JobRun
 from nas.job.references import affordable, published_networks, untrained
 from nas.job.source import trained_in_source
 from nas.job.trials_file import candidate_rows, write_candidates
-from nas.latency import measure_networks
-from nas.run.candidates import of_table
+from nas.latency import configured_runtime, measure_networks
+from nas.latency.kit import KitDevice
+from nas.report import page
+from nas.run.candidates import of_table, with_latencies
 from nas.run.front import behind, front, representatives, without_second_dtypes
+from nas.run.kits import waiting_text
 from nas.run.measurements import (
     NETWORKS_PER_ROUND,
     Measurement,
@@ -32,7 +36,9 @@ from nas.run.measurements import (
     to_time_again,
 )
 from nas.run.objectives import RunObjective
+from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord
+from nas.run.run import Run
 from nas.run.selection import Option, Selection, knee, member_options
 from nas.search import Trial
 from nas.space import Architecture
@@ -66,22 +72,14 @@ def measure_front(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[
     Raises:
         MeasurementError: no candidate could be timed.
     """
-    by_digest = {trial.digest: trial for trial in trials}
-    timed = {each.digest for each in run.timing_log}
-    timed |= trained_in_source(run).keys()  # Only a measured network is on the front.
-    chosen = to_measure(
-        # Candidates are chosen by their predictions, not by what was measured, so that a resumed
-        # run chooses the same.
-        candidate_rows(run, trials),
-        run.objectives,
-        list(run.spaces),
-        run.settings.finish.measure,
-        published=run.published_networks,
-        timed=timed,
-    )
-    chosen_trials = [by_digest[digest] for digest in chosen]
-    _measure(run, chosen_trials, run.seconds_for(planning.MEASURE))
-    write_candidates(run, trials, supernets)
+    chosen = _to_measure_of(run, candidate_rows(run, trials))
+    if isinstance(run.runtime, KitDevice):
+        kits.time_networks(run, run.runtime, chosen, run.progress)
+    else:
+        by_digest = {trial.digest: trial for trial in trials}
+        chosen_trials = [by_digest[digest] for digest in chosen]
+        _measure(run, chosen_trials, run.seconds_for(planning.MEASURE))
+    write_candidates(run, trials, supernets, also=chosen)
     if sentence := _saturation(run):
         run.progress.note(sentence)
     problems = errors_by_digest(run.timing_log)
@@ -90,6 +88,53 @@ def measure_front(run: JobRun, supernets: dict[str, Supernet], trials: Sequence[
             f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
             remedy=f"{run.measurements} has the errors; remove its lines to try again.",
         )
+
+
+def _to_measure_of(run: Run, rows: pd.DataFrame) -> list[str]:
+    """Return the digests of the candidates of a run to time, see `to_measure`.
+
+    Candidates are chosen by their predictions, not by what was measured, so that a resumed run
+    chooses the same.
+    """
+    timed = {each.digest for each in run.timing_log}
+    timed |= trained_in_source(run).keys()  # Only a measured network is on the front.
+    return to_measure(
+        rows.assign(measured_us=np.nan),
+        run.objectives,
+        list(run.spaces),
+        run.settings.finish.measure,
+        published=run.published_networks,
+        timed=timed,
+    )
+
+
+def time_by_kit(run: Run, progress: JobProgress) -> str:
+    """Take in the results of the kit of a run's networks, or write the kit; and renew the report.
+
+    Args:
+        run: the run, whose search has ended.
+        progress: receives progress and messages.
+
+    Returns:
+        What the run waits for, see `waiting_text`; empty if its networks are timed.
+
+    Raises:
+        RequestError: the device of the run is not timed by kits.
+        RunFolderError: the run has no candidates.
+    """
+    settings = run.settings.device
+    device = configured_runtime(settings.runtime, **settings.runtime_options())
+    if not isinstance(device, KitDevice):
+        raise RequestError(
+            f"The device of {run.path} is '{settings.target}', which is timed from this machine.",
+            remedy=f"Time its networks: {run.continue_command}",
+        )
+    with run.locked():
+        kits.time_networks(run, device, _to_measure_of(run, run.trials), progress)
+        problems = errors_by_digest(run.timing_log)
+        run.write_trials(with_latencies(run.trials, run.latencies, problems))
+        page.build(run)
+        return waiting_text(run)
 
 
 def _measure(run: JobRun, chosen: Sequence[Trial], limit_s: float) -> None:
@@ -252,8 +297,15 @@ def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
 
 
 def _front(run: JobRun) -> pd.DataFrame:
-    """Return the front of a run; of a network in two dtypes only the faster one."""
-    return run.front if len(run.settings.device.dtypes) == 1 else without_second_dtypes(run.front)
+    """Return the front of a run from which finalists are chosen.
+
+    Of a network in two dtypes it has only the faster one. Of a device that has not timed its kit
+    yet, it has only networks that the kit times: no others are on the front afterwards.
+    """
+    rows = run.front
+    if run.record.waiting is not None:
+        return rows[rows["digest"].isin(_to_measure_of(run, run.trials))]
+    return rows if len(run.settings.device.dtypes) == 1 else without_second_dtypes(rows)
 
 
 def _options(run: JobRun, *, by_scores: bool = False) -> list[Option]:

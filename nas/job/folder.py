@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from nas import files
 from nas.display.formatting import format_duration
 from nas.errors import NasError, RunFolderError
-from nas.files.documents import to_json
 from nas.job import planning
 from nas.job.changes import limits_of, require_continuable
 from nas.job.inputs import needed_kernels
@@ -30,7 +29,6 @@ from nas.run.settings import JobSettings
 
 if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
-    from nas.space import Architecture
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
 """Packages that decide a run's results; a runtime adds its own packages when it is opened."""
@@ -86,15 +84,6 @@ class JobRun(Run):
         """The record of the run, which the job changes; see `save`."""
         return self._record
 
-    @property
-    def published_networks(self) -> dict[str, Architecture]:
-        """The published networks whose weights supernets start from, by digest."""
-        networks = [
-            self.searched[name].reference(weights.reference.name)
-            for name, weights in self.published.items()
-        ]
-        return {each.digest: each for each in networks}
-
     @cached_property
     def kernels(self) -> dict[str, list[Kernel]]:
         """Every kernel that the architectures of the spaces can need, once each, by dtype."""
@@ -107,11 +96,10 @@ class JobRun(Run):
     @property
     def lacks_kernels(self) -> bool:
         """Whether the latency tables are not complete yet."""
-        return any(self.tables[dtype].missing(own) for dtype, own in self.kernels.items())
-
-    def save(self) -> None:
-        """Write `run.json`, replacing it atomically."""
-        files.replace(self.path / "run.json", to_json(self.record))
+        return any(
+            dtype not in self.tables or self.tables[dtype].missing(own)
+            for dtype, own in self.kernels.items()
+        )
 
     def require(self, what: str, recorded: object, now: object, remedy: str) -> None:
         """Check that a run that has begun to train works on what it was started with.
@@ -229,7 +217,7 @@ def require_run_or_empty(path: Path) -> None:
 def _has_begun(path: Path) -> bool:
     """Return whether a run folder holds a file that took training or searching to make."""
     reports = {"report.html", "front.csv", "front.json"}
-    made_before = {JOB_FILE, "run.json", "spaces", *reports}
+    made_before = {JOB_FILE, "run.json", "spaces", "kits", *reports}
     return any(
         file.is_file()
         for entry in path.iterdir()
@@ -248,7 +236,7 @@ def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun:
                 raise
             record = None  # Nothing was made by the earlier job: this is another one.
     if record is not None:
-        record.job, record.name = settings, settings.name
+        record.job, record.name, record.waiting = settings, settings.name, None
         return record
     return new_record(settings, command)
 

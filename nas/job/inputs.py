@@ -11,6 +11,7 @@ from nas.display.formatting import format_size
 from nas.errors import JobFileError, RequestError, TableError
 from nas.figures import COUNTS, Figure
 from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space_kernels
+from nas.latency.kit import KitDevice
 from nas.run.objectives import searched_figures
 from nas.run.progress import JobProgress
 from nas.run.settings import JobSettings
@@ -44,6 +45,11 @@ def check_device(settings: JobSettings) -> None:
         runtime.check_settings()
         runtime.check_batch(device.batch)
         runtime.check_predictions()
+        if isinstance(runtime, KitDevice) and device.batch > 1:
+            raise RequestError(
+                f"[device] batch is {device.batch}, and a kit times networks with one image.",
+                remedy="Use 1.",
+            )
         _check_figures(settings, dtype, COUNTS | {each.name: each for each in runtime.figures})
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from nas.job.inputs import needed_kernels
 from nas.job.objectives import LATENCY, count
 from nas.latency import Kernel, LatencyTable, Runtime
 from nas.latency.build_estimate import estimate_build_with
+from nas.latency.kit import KitDevice
 from nas.machine.torch_device import resolve_device
 from nas.run.objectives import run_objectives
 from nas.run.progress import JobProgress
@@ -61,6 +63,8 @@ class JobPlan:
         image_size: height and width of the images in pixels.
         image_changes: what happens to training images.
         idle_limits: a sentence for each limit that excludes no architecture.
+        timed_by: what times kernels and networks: `this machine`, which reaches the device, or `a
+            kit`, whose time on the device is not a part of the job's.
     """
 
     kernels: int
@@ -76,6 +80,7 @@ class JobPlan:
     image_size: int
     image_changes: str
     idle_limits: list[str]
+    timed_by: Literal["this machine", "a kit"]
 
 
 def make_plan(
@@ -129,6 +134,7 @@ def make_plan(
         image_size=data.image_size,
         image_changes=planned_image_changes(settings, data),
         idle_limits=planner.idle_limits(),
+        timed_by="a kit" if planner.has_kit else "this machine",
     )
 
 
@@ -155,6 +161,11 @@ class _Planner:
     slowest_us: float = 0.0
     table: LatencyTable | None = None
 
+    @property
+    def has_kit(self) -> bool:
+        """Whether the device is timed by kits."""
+        return isinstance(self.runtimes[0], KitDevice)
+
     def _share_s(self, stage: str) -> float:
         return planning.share_s(self.settings, stage, sum(self.seconds.values()))
 
@@ -166,7 +177,8 @@ class _Planner:
             self.table = LatencyTable.find(settings.device.tables, runtime)
             kernels = needed_kernels(self.spaces.values(), runtime, settings.device.batch)
             missing = _missing_kernels(self.table, kernels)
-            if not missing:
+            if not missing or self.has_kit:
+                self.kernels += len(missing)
                 continue
             estimate = estimate_build_with(missing, runtime)
             own_s, first_s = estimate.estimated_seconds, estimate.first_seconds
@@ -232,9 +244,8 @@ class _Planner:
             epoch_s: see `plan_training`.
         """
         settings, finish = self.settings, self.settings.finish
-        self.seconds[planning.MEASURE] = min(
-            self._share_s(planning.MEASURE), planning.NETWORK_S * finish.measure
-        )
+        measure_s = 0.0 if self.has_kit else planning.NETWORK_S * finish.measure
+        self.seconds[planning.MEASURE] = min(self._share_s(planning.MEASURE), measure_s)
         finalists = planning.fewest_finalists(settings)
         references = len(planning.possible_references(settings, self.spaces)) if finalists else 0
         both_s = self._share_s(planning.FINALISTS) if finalists else 0.0
@@ -263,7 +274,8 @@ class _Planner:
             for figure, limit, _ in others
             if figure.name in COUNTS and limit is not None
         ]
-        if latency.limit is not None:
+        # Nothing is known of the latencies on a device that has not timed its kernels.
+        if latency.limit is not None and not (self.has_kit and self.kernels):
             limit_us = 1000 * latency.limit
             objectives.append(Objective.of_each(LATENCY, self._predict, cheap=True, limit=limit_us))
         return idle_limits(list(self.spaces.values()), objectives, self.settings.seed)

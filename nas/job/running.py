@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas import latency
 from nas.deploy.exporting import check_formats, job_formats, unfinished_error
-from nas.errors import NasError
+from nas.errors import DeviceAwaitedError, NasError
 from nas.files.paths import expanded
 from nas.job import finish, planning, searching, stages
 from nas.job.folder import JobRun, claim
@@ -26,6 +26,7 @@ from nas.job.source import take_over_trained
 from nas.job.supernets import train_anchors
 from nas.job.trials_file import write_candidates
 from nas.run.candidates import Candidate
+from nas.run.kits import waiting_text
 from nas.run.progress import JobProgress, SilentProgress, shown
 from nas.run.run import Run
 from nas.run.settings import JobSettings
@@ -42,14 +43,17 @@ class JobResult:
     Args:
         run: the run.
         report: path of the report.
-        members: networks on the Pareto front, the fastest first.
+        members: networks on the Pareto front, the fastest first; none before the search.
         models: folders of the networks that were trained to the end, the pick first.
+        waiting: what the job waits for if its device is timed by kits, see `nas.run.kits`; or
+            empty.
     """
 
     run: Run
     report: Path
     members: list[Candidate]
     models: tuple[Path, ...] = ()
+    waiting: str = ""
 
 
 def run_job(
@@ -87,7 +91,10 @@ def run_job(
     if not own_spaces:
         check_networks(settings)
     with shown(progress) as bars, claim(folder, settings, command, bars) as run:
-        supernets, result = _run_until_search(run, own_spaces=own_spaces)
+        try:
+            supernets, result = _run_until_search(run, own_spaces=own_spaces)
+        except DeviceAwaitedError as error:
+            return JobResult(run, stages.write_report(run), [], waiting=error.message)
         with run.stage(planning.MEASURE):
             finish.measure_front(run, supernets, result.trials)
             take_over_trained(run)
@@ -112,7 +119,7 @@ def run_job(
                 "formats then.",
             )
         models = tuple(folder / MODELS_FOLDER / name for name in finalists)
-        return JobResult(run, report, run.members, models)
+        return JobResult(run, report, run.members, models, waiting_text(run))
 
 
 def search_job(
@@ -132,6 +139,7 @@ def search_job(
         own_spaces: see `nas.job.stages.open_data`.
 
     Raises:
+        DeviceAwaitedError: the device is timed by kits, and has not timed its kernels yet.
         NasError: see `run_job`.
     """
     require_single_process("a search")

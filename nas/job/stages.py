@@ -16,17 +16,19 @@ from nas.deploy.exporting import job_formats
 from nas.deploy.formats import model_format
 from nas.display.progress import Advance
 from nas.errors import DataError, MeasurementError
-from nas.job import planning
+from nas.job import kits, planning
 from nas.job.folder import JobRun
 from nas.job.inputs import JobSpaces, describe_restriction, load_images, load_job_spaces
 from nas.job.plan import too_short_error
 from nas.job.probes import choose_image_size, measure_probes
 from nas.latency import (
+    Kernel,
     LatencyTable,
     build_table,
     correct_after_build,
     lacks_correction,
 )
+from nas.latency.kit import KitDevice
 from nas.latency.record import DISTURBED, UNSTABLE
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
@@ -229,16 +231,23 @@ def decide_training(run: JobRun) -> None:
 def open_device(run: JobRun) -> None:
     """Open the device and its latency table, and record the device.
 
+    A device that is timed by kits may have no table yet.
+
     Raises:
         RunFolderError: it is another than at the first start of the run.
     """
     runtime, device = run.runtime, run.settings.device
-    run.tables = {
-        dtype: LatencyTable.open_or_create(device.tables, own)
+    tables = {
+        dtype: kits.open_table(run, own)
+        if isinstance(own, KitDevice)
+        else LatencyTable.open_or_create(device.tables, own)
         for dtype, own in run.runtimes.items()
     }
+    run.tables = {dtype: table for dtype, table in tables.items() if table is not None}
     fingerprint = runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
+    if isinstance(runtime, KitDevice) and run.tables:
+        recorded = run.table.device.recorded  # What the device said of itself.
     must_match = {
         key: _as_text(value) for key, value in {**fingerprint, "dtype": device.dtypes}.items()
     }
@@ -271,7 +280,11 @@ def build_latency_table(run: JobRun) -> None:
 
     Raises:
         JobFileError: the kernels take so long that too little of the budget would be left.
+        DeviceAwaitedError: a kit has to time them.
     """
+    for dtype, runtime in run.runtimes.items():
+        if isinstance(runtime, KitDevice):
+            kits.require_table(run, runtime, dtype)
     end = time.monotonic() + max(0.0, run.seconds_for(planning.TABLE))
     for number, dtype in enumerate(run.tables):
         limit_s = max(0.0, end - time.monotonic()) / (len(run.tables) - number)
@@ -287,30 +300,16 @@ def _build(run: JobRun, dtype: str, limit_s: float) -> TableSummary:
         limit_s: seconds after which nothing is timed that needs no first timing.
     """
     batch, start = run.settings.device.batch, time.monotonic()
-    prepare_s = run.seconds_before(planning.TABLE)
-    table, kernels, runtime = run.tables[dtype], run.kernels[dtype], run.runtimes[dtype]
+    table, kernels = run.tables[dtype], run.kernels[dtype]
     before = run.record.tables.get(dtype)
     missing = table.missing(kernels)
-    longest_s = ((1 - planning.MIN_REST) * run.settings.budget_s - prepare_s) / len(run.tables)
-    timed: set[str] = set()
-
-    def report(done: int, total: int | None, text: str = "") -> None:
-        timed.add(text)
-        run.progress.advance(len(timed), max(len(timed), len(missing)), text)
-        table_s = (time.monotonic() - start) * len(missing) / len(timed)
-        if MIN_TIMED_KERNELS <= len(timed) <= len(missing) and table_s > longest_s:
-            table_s *= len(run.tables)
-            raise too_short_error(run.settings, run.spaces, None, runtime, prepare_s, table_s)
-
-    run.progress.begin("latency table", "kernel")
-    with timers_for(runtime) as timers:
-        build_table(
-            table, kernels, timers, seconds=planning.KERNELS_SHARE * limit_s, progress=report
-        )
+    is_timed_here = not isinstance(run.runtimes[dtype], KitDevice)
+    if is_timed_here:
+        _time_kernels(run, dtype, missing, planning.KERNELS_SHARE * limit_s)
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
         table.use_correction(before.calibration, batch)
-    elif missing or lacks_correction(table, run.spaces.values(), batch):
+    elif is_timed_here and (missing or lacks_correction(table, run.spaces.values(), batch)):
         _calibrate(run, dtype, max(0.0, limit_s - (time.monotonic() - start)))
     needed = [table.record(kernel) for kernel in kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
@@ -341,6 +340,29 @@ def _build(run: JobRun, dtype: str, limit_s: float) -> TableSummary:
                 "them again"
             )
     return summary
+
+
+def _time_kernels(run: JobRun, dtype: str, missing: Sequence[Kernel], limit_s: float) -> None:
+    """Time the kernels that a latency table lacks, and those whose timings do not agree yet.
+
+    Raises BudgetError if that takes too much of the budget.
+    """
+    start, runtime = time.monotonic(), run.runtimes[dtype]
+    prepare_s = run.seconds_before(planning.TABLE)
+    longest_s = ((1 - planning.MIN_REST) * run.settings.budget_s - prepare_s) / len(run.tables)
+    timed: set[str] = set()
+
+    def report(done: int, total: int | None, text: str = "") -> None:
+        timed.add(text)
+        run.progress.advance(len(timed), max(len(timed), len(missing)), text)
+        table_s = (time.monotonic() - start) * len(missing) / len(timed)
+        if MIN_TIMED_KERNELS <= len(timed) <= len(missing) and table_s > longest_s:
+            table_s *= len(run.tables)
+            raise too_short_error(run.settings, run.spaces, None, runtime, prepare_s, table_s)
+
+    run.progress.begin("latency table", "kernel")
+    with timers_for(runtime) as timers:
+        build_table(run.tables[dtype], run.kernels[dtype], timers, seconds=limit_s, progress=report)
 
 
 def _calibrate(run: JobRun, dtype: str, seconds: float) -> None:

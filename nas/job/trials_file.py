@@ -19,7 +19,10 @@ from nas.supernet.weights import Supernet
 
 
 def write_candidates(
-    run: JobRun, trials: Sequence[Trial], supernets: Mapping[str, Supernet] | None = None
+    run: JobRun,
+    trials: Sequence[Trial],
+    supernets: Mapping[str, Supernet] | None = None,
+    also: Collection[str] = (),
 ) -> None:
     """Write the rows of all candidates, with what earlier starts of the run measured.
 
@@ -29,14 +32,16 @@ def write_candidates(
         supernets: the trained supernets by space, which score the measured networks on the hold-out
             images, unless an earlier start has. Without them nothing is scored or predicted, so
             that a search is interrupted for an instant only.
+        also: digests of networks that are scored likewise, because a device will time them.
     """
     measured = run.latencies
-    holdout = _holdout_before(run, measured)
+    scored = measured.keys() | set(also)
+    holdout = _holdout_before(run, scored)
     predictions: dict[str, Prediction] = {}
     if supernets is not None:
         for trial in trials:
             architecture = trial.architecture
-            if trial.digest in measured and trial.digest not in holdout:
+            if trial.digest in scored and trial.digest not in holdout:
                 supernet = supernets[architecture.space.name]
                 (score,) = evaluate(supernet, [architecture], run.data, "holdout")
                 holdout[trial.digest] = run.record.expected(score, architecture)
@@ -52,13 +57,13 @@ def write_candidates(
     run.write_trials(rows)
 
 
-def _holdout_before(run: JobRun, measured: Collection[str]) -> dict[str, float]:
-    """Return the hold-out accuracies of measured networks in the table so far, by digest."""
+def _holdout_before(run: JobRun, digests: Collection[str]) -> dict[str, float]:
+    """Return the hold-out accuracies of some networks in the table so far, by digest."""
     try:
         before = run.trials_so_far
     except RunFolderError:  # A damaged file is written anew.
         return {}
-    known = before[before["digest"].isin(measured)].dropna(subset=["holdout_accuracy"])
+    known = before[before["digest"].isin(digests)].dropna(subset=["holdout_accuracy"])
     return dict(zip(known["digest"], known["holdout_accuracy"], strict=True))
 
 

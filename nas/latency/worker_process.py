@@ -19,6 +19,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency import core_scheduling
 from nas.latency.core_scheduling import CorePlan
 from nas.latency.device import Fingerprint
+from nas.latency.kit import KitDevice
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.timing import Timing
 from nas.machine.processes import ChildProcess
@@ -163,7 +164,11 @@ def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
 
     Args:
         runtime: opened runtime.
+
+    Raises DeviceError for a device that is timed by kits.
     """
+    if isinstance(runtime, KitDevice):
+        _ = runtime.timer
     with ExitStack() as stack:
         plans: Sequence[CorePlan | None] = [None] * runtime.device_count
         if runtime.compiles_beside_timing:

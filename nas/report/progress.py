@@ -7,6 +7,7 @@ from typing import Literal
 
 from nas.files.documents import Count, Document
 from nas.run.candidates import basis
+from nas.run.kits import waiting_text
 from nas.run.run import Run
 
 
@@ -14,15 +15,15 @@ class ProgressSection(Document):
     """How far a job has come that has not ended.
 
     Attributes:
-        state: whether a process works on the run.
+        state: whether a process works on the run, or it waits for its device.
         stage: the stage that runs, or in which the job ended.
         remaining: the stages that it has not ended, in their order; `stage` is the first.
         scored: number of architectures that the search has scored.
         sentences: all of this in words.
-        command: command that continues an interrupted job; None for a running one.
+        command: command that continues an interrupted or waiting job; None for a running one.
     """
 
-    state: Literal["running", "interrupted"]
+    state: Literal["running", "interrupted", "waiting"]
     stage: str
     remaining: tuple[str, ...]
     scored: Count
@@ -35,13 +36,18 @@ def progress_section(run: Run) -> ProgressSection | None:
     remaining = run.record.remaining
     if not remaining:
         return None
-    state: Literal["running", "interrupted"] = "running" if run.is_running else "interrupted"
+    waiting = waiting_text(run)
+    state: Literal["running", "interrupted", "waiting"] = (
+        "waiting" if waiting else "running" if run.is_running else "interrupted"
+    )
     rows, history = run.trials_so_far, run.history
     shown = int((rows["state"] == "complete").sum())
     scored = max(shown, history[-1].completed if history else 0)
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     stage, *later = remaining
-    if state == "running":
+    if state == "waiting":
+        sentences = [waiting]
+    elif state == "running":
         sentences = [f"The job is running, and this is what it had at {written}. Stage: {stage}."]
     else:
         sentences = [f"The job is not running, and has not ended: it was interrupted in {stage}."]

@@ -18,6 +18,7 @@ from nas.latency.prediction import UNCERTAIN_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.run import candidates
 from nas.run.candidates import Candidate
+from nas.run.kits import networks_command, waiting_text
 from nas.run.models import RunModel, undecided_pairs
 from nas.run.probes import WORTHWHILE
 from nas.run.run import Run
@@ -138,7 +139,12 @@ class _Facts:
 
     @property
     def continue_command(self) -> str | None:
-        """Command that runs the job to its end; None while it runs."""
+        """Command that runs the job to its end; None while it runs.
+
+        If it waits for timings of whole networks, the command that takes them in.
+        """
+        if self.run.record.waiting == "networks":
+            return networks_command(self.run)
         return None if self.run.is_running else self.run.continue_command
 
     def command(self, *words: str) -> str:
@@ -189,7 +195,7 @@ def _predictions(facts: _Facts) -> _Finding:
         return _Finding(
             "limit",
             "No network was timed as a whole: all latencies are predictions of the latency table.",
-            _text({mostly_launches: launches}),
+            _text({waiting_text(facts.run): facts.run.record.waiting, mostly_launches: launches}),
             facts.continue_command,
         )
     is_measured = candidates.basis(facts.rows) == MEASURED

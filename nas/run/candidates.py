@@ -81,7 +81,7 @@ class Candidate(CountedNetwork):
         seconds: time that scoring took.
         error: reason why the architecture is infeasible or failed, or could not be measured.
         holdout_accuracy: accuracy on validation images that the search did not use; only of
-            measured networks.
+            networks that are measured, or that a device will measure.
         trained_accuracy: accuracy after the network was trained to the end, on the images that
             judge trained networks, see `nas.run.judged.JudgedImages.judging_parts`.
         test_accuracy: accuracy on the test images after that training.
@@ -377,9 +377,7 @@ def _candidate(
 ) -> Candidate:
     values = trial.values
     if latency is not None:
-        low_us, high_us = latency.interval_us
-        fields |= {"measured_us": latency.fastest_us, "measured_low_us": low_us}
-        fields |= {"measured_high_us": high_us, "disturbed": latency.is_disturbed}
+        fields |= _latency_fields(latency)
     fields["predicted_us"] = values.get("predicted_us")
     for name, digits in (("validation", 6), ("corrected", 9)):
         if f"{name}_error" in values:
@@ -395,6 +393,39 @@ def _candidate(
         device_predicted_us=_device_latencies(values),
         seconds=trial.seconds,
         **fields,
+    )
+
+
+def _latency_fields(latency: Latency) -> dict[str, Any]:
+    """Return the fields of a candidate whose latency was measured."""
+    low_us, high_us = latency.interval_us
+    return {
+        "measured_us": latency.fastest_us,
+        "measured_low_us": low_us,
+        "measured_high_us": high_us,
+        "disturbed": latency.is_disturbed,
+    }
+
+
+def with_latencies(
+    rows: pd.DataFrame, latencies: Mapping[str, Latency], problems: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return a table of candidates with what was measured since.
+
+    Args:
+        rows: the table.
+        latencies, problems: see `from_trials`.
+    """
+    return table(
+        [
+            each.model_copy(
+                update={
+                    "error": each.error or problems.get(each.digest, ""),
+                    **(_latency_fields(latencies[each.digest]) if each.digest in latencies else {}),
+                }
+            )
+            for each in of_table(rows)
+        ]
     )
 
 

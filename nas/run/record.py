@@ -34,6 +34,10 @@ class _RunSection(Document):
     model_config = ConfigDict(frozen=False, extra="allow")
 
 
+KitName = Literal["table", "networks"]
+"""What a kit in a run folder times: the kernels of the latency table, or whole networks."""
+
+
 class StageRecord(_RunSection):
     """One stage of a job.
 
@@ -315,6 +319,7 @@ class RunRecord(_RunSection):
             and format; "all" stands for all formats.
         remaining: stages that the job's latest start has not ended, in their order: the first one
             is running or was interrupted. Empty once it has ended.
+        waiting: the kit whose results the run waits for; None if it waits for nothing.
     """
 
     schema_version: Literal[5] = Field(alias="schema")
@@ -347,6 +352,7 @@ class RunRecord(_RunSection):
     training_errors: dict[Name, str] = Field(default_factory=dict)
     export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
     remaining: list[str] = Field(default_factory=list)
+    waiting: KitName | None = None
 
     def expected(self, accuracy: float, architecture: Architecture) -> float:
         """Return the accuracy that is expected of a candidate, by that of its float32 weights."""

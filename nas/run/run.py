@@ -18,7 +18,7 @@ from nas.display.formatting import format_latency
 from nas.errors import DataError, RequestError, RunFolderError
 from nas.figures import Figure
 from nas.files import jsonl
-from nas.files.documents import shortened
+from nas.files.documents import shortened, to_json
 from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath, located
 from nas.latency.rounds import Latency, Slowdown
@@ -145,6 +145,10 @@ class Run:
             RunFolderError: the folder has no `run.json`, or a damaged one.
         """
         return self._read_once("run.json", lambda path: read_run(path.parent))
+
+    def save(self) -> None:
+        """Write `run.json`, replacing it atomically."""
+        files.replace(self.path / "run.json", to_json(self.record))
 
     @property
     def settings(self) -> JobSettings:
@@ -345,6 +349,15 @@ class Run:
         """The search spaces of the run by name. See `space`, also for the errors."""
         _ = self.space_settings
         return {name: self.space(name) for name in self.record.spaces or {}}
+
+    @property
+    def published_networks(self) -> dict[str, Architecture]:
+        """The published networks whose weights supernets start from, by digest."""
+        networks = [
+            self.searched[name].reference(weights.network)
+            for name, weights in self.record.pretrained.items()
+        ]
+        return {each.digest: each for each in networks}
 
     @property
     def searched(self) -> dict[str, SearchSpace]:

@@ -145,8 +145,9 @@ class DeviceSettings(_Table):
     """Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."""
 
     target: Line = key("cpu")
-    """Device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a board;
-    cpu?mcpu=znver3 has TVM write code for a lesser processor than this one.
+    """Device: cpu, cuda (an NVIDIA GPU), rpc://HOST:PORT?triple=T&cpu=C for a board, or
+    kit:NAME?triple=T&cpu=C for a device with a shell only; cpu?mcpu=znver3 has TVM write code for a
+    lesser processor than this one.
     """
 
     threads: int = key(1, ge=1, le=4096)
