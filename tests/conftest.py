@@ -66,8 +66,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory) -> Iterator[None]:
-    """Give the session an image cache of its own."""
+    """Give the session an image cache of its own.
+
+    The package ziglang compiles the C library of a device once, for a minute, and has it then.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        users = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        if "ZIG_GLOBAL_CACHE_DIR" not in os.environ:
+            patch.setenv("ZIG_GLOBAL_CACHE_DIR", str(Path(users) / "zig"))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

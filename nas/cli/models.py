@@ -277,9 +277,7 @@ def print_files(files: Sequence[ExportedFile], images: JudgedImages) -> None:
                 file.quantised_layers and "{} of {}".format(*file.quantised_layers)
             ),
             "versions": lambda file: (
-                ", ".join(f"{k} {v}" for k, v in file.versions.items())
-                if file.runs_here
-                else "not run here"
+                file.elsewhere or ", ".join(f"{k} {v}" for k, v in file.versions.items())
             ),
         },
         left=("precision", "versions"),

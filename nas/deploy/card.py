@@ -247,10 +247,18 @@ def _limits(
     for file in files:
         if file.runs_here and file.latency is None:
             limits.append(f"{file.file} was not timed, because its process failed then.")
-        if not file.runs_here:
+        if file.emulator:
             limits.append(
-                f"{file.file} was not run: the machine that exported it has no runtime for it. "
-                "`nas verify` checks it on the device."
+                f"{file.file} was {file.elsewhere}, not by its own processor. Its accuracy and its "
+                "latency were not measured."
+            )
+        elif not file.runs_here:
+            where = "on one that can"
+            if file.format == "c":
+                where = "where there is an emulator (qemu-user). Until then it is not verified"
+            limits.append(
+                f"{file.file} was not run: the machine that exported it cannot run it. "
+                f"`nas verify` checks it {where}."
             )
     return limits
 

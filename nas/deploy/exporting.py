@@ -39,8 +39,8 @@ from nas.run.run import Run
 from nas.run.settings import JobSettings
 from nas.run.trained import MODELS_FOLDER, TRAINED, TRAINED_FILE, TrainedRecord
 
-TABLE_FORMAT = "tvm"
-"""Format that is compiled with the schedules of the latency table."""
+TABLE_FORMATS = ("c", "tvm")
+"""Formats that are compiled with the schedules of the latency table."""
 
 PORTABLE_FORMATS = ("onnx", "onnx-int8")
 """Formats for most devices. ONNX Runtime, which checks them, is always installed."""
@@ -53,11 +53,7 @@ def default_formats(settings: JobSettings) -> tuple[str, ...]:
     that what was chosen is what is shipped; then `PORTABLE_FORMATS`.
     """
     device = settings.device
-    own = [
-        each.name
-        for each in all_formats()
-        if device.runtime in each.runtimes and each.precision in device.dtypes
-    ]
+    own = [each.name for each in all_formats() if each.is_made_for(device)]
     return possible_formats(settings, [*own, *PORTABLE_FORMATS])
 
 
@@ -86,7 +82,9 @@ def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
     """
     device = settings.device
     for name in formats:
-        model_format(name).check_device(device.runtime, device.target, device.dtypes[0])
+        model_format(name).check_device(
+            device.runtime, device.target, device.dtypes[0], device.threads
+        )
 
 
 def checked_request(run: Run, request: ExportRequest, progress: JobProgress) -> ExportRequest:
@@ -141,10 +139,11 @@ def export(
 def _formats_here(run: Run, progress: JobProgress) -> Sequence[str]:
     """Return the default formats without those that need a table of another machine."""
     formats = default_formats(run.settings)
-    if TABLE_FORMAT not in formats or _has_table(run):
+    compiled = [name for name in formats if name in TABLE_FORMATS]
+    if not compiled or _has_table(run):
         return formats
-    progress.note(f"{TABLE_FORMAT} is left out: its latency table is not on this machine")
-    return [name for name in formats if name != TABLE_FORMAT]
+    progress.note(f"No {' or '.join(compiled)}: the latency table is not on this machine")
+    return [name for name in formats if name not in compiled]
 
 
 def export_networks(

@@ -54,6 +54,9 @@ MAX_ACCURACY_CHANGE = 0.005
 """Largest difference of the accuracy of a file from the one in its card, on another machine: half a
 point, the loss that int8 may have. Processors round differently."""
 
+EMULATED_IMAGES = 4
+"""Images that an emulator classifies. It takes seconds for one at 224 pixels."""
+
 BATCH_SIZE = 64
 """Images of a batch when a file or torch classifies many."""
 
@@ -102,6 +105,12 @@ class ReferenceImages:
         assert self.int8_logits is not None, "int8 files are exported with these logits"
         return self.int8_logits
 
+    def first(self, count: int) -> ReferenceImages:
+        """Return the first images with their logits, without files."""
+        part = slice(count)
+        int8_logits = None if self.int8_logits is None else self.int8_logits[part]
+        return ReferenceImages(self.images.take(part), self.logits[part], int8_logits)
+
     def save(self, path: Path) -> None:
         """Write the images and their logits as safetensors."""
         tensors = {
@@ -141,8 +150,8 @@ class FileOutcome:
 
     Attributes:
         file: the file with what was measured now.
-        status: `verified` or `timed`, `not run here` (its runtime does not exist for this system)
-            or `not installed`.
+        status: `verified` or `timed`, `not run here` (it is for another system or processor), `run
+            by qemu-arm on 4 images` or `not installed`.
         remedy: command that installs its runtime; empty if it is installed.
         energy: energy at full load; None if it was not measured.
     """
@@ -184,7 +193,8 @@ def check_file(
     """Load and run an exported file, and compare its logits with the reference.
 
     A file whose runtime does not exist for this system is only read, which checks its structure.
-    One for another kind of processor is not even read.
+    One for another kind of processor is run by an emulator on a few images, and is not even read
+    without one.
 
     Args:
         process: the process of the file, which loads it now.
@@ -201,15 +211,19 @@ def check_file(
     """
     model_file, path = process.model_file, process.path
     names = (model_file.file_name, *model_file.companions)
+    runs_here = model_file.can_run(path)
     file = ExportedFile(
         format=model_file.name,
         file=model_file.file_name,
         companions=(*model_file.companions, *model_file.device_files),
         precision=model_file.precision,
         size_bytes=sum(size_bytes(path.parent / name) for name in names),
-        runs_here=model_file.can_run(path),
+        runs_here=runs_here,
+        emulator="" if runs_here else model_file.emulator(path),
         runtime=next(iter(model_file.runtimes), ""),
     )
+    if file.emulator:
+        return _check_emulated(process, file, reference.first(EMULATED_IMAGES), preprocessing)
     if not file.runs_here:
         if not model_file.runs_here:
             model_file.open(path)
@@ -236,6 +250,28 @@ def check_file(
         agreement=float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
         difference=difference,
         tolerance=model_file.tolerance,
+    )
+
+
+def _check_emulated(
+    process: ModelProcess,
+    file: ExportedFile,
+    reference: ReferenceImages,
+    preprocessing: Preprocessing,
+) -> ExportedFile:
+    """Load and run a file in its emulator, and compare its logits with the reference."""
+    process.load(first_image(reference.images, preprocessing))
+    batches_of_one = batches(reference.images, preprocessing, 1)
+    logits = np.concatenate([process.logits(image) for image in batches_of_one])
+    expected = reference.expected(file.precision)
+    difference = require_agreement(file.file, logits, expected, process.model_file)
+    return file.model_copy(
+        update={
+            "images": len(logits),
+            "agreement": float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
+            "difference": difference,
+            "tolerance": process.model_file.tolerance,
+        }
     )
 
 
@@ -361,7 +397,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
                     progress=partial(bars.advance, text=recorded.format),
                 )
             _require_same_accuracy(recorded, checked_file)
-            status = "verified" if checked_file.runs_here else "not run here"
+            status = checked_file.elsewhere or "verified"
             results.append(FileOutcome(checked_file, status))
         script, no_script = _verify_script(folder, results, samples)
     return FolderVerification(
@@ -414,10 +450,12 @@ def first_image(images: Images, preprocessing: Preprocessing) -> NDArray[np.floa
     return normalised(images.take(slice(1)), preprocessing)
 
 
-def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
-    """Yield images as the input of a network, `BATCH_SIZE` at a time."""
-    for start in range(0, len(images), BATCH_SIZE):
-        yield normalised(images.take(slice(start, start + BATCH_SIZE)), preprocessing)
+def batches(
+    images: Images, preprocessing: Preprocessing, size: int = BATCH_SIZE
+) -> Iterator[NDArray[np.float32]]:
+    """Yield images as the input of a network, `size` at a time."""
+    for start in range(0, len(images), size):
+        yield normalised(images.take(slice(start, start + size)), preprocessing)
 
 
 def classify(

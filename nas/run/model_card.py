@@ -221,8 +221,10 @@ class ExportedFile(Document):
         size_bytes: size of the file, or of all files in the folder.
         runtime: runtime, as `[device] runtime` names it, with which a search chooses networks for
             such files, with `precision` as its dtype; empty if there is none.
-        runs_here: whether it runs on the machine that exported it. All further fields are empty if
+        runs_here: whether it runs on the machine that exported it. Most further fields are empty if
             it does not.
+        emulator: emulator that ran it for `images`, `agreement`, `difference` and `tolerance`, if
+            it does not run there; empty without one.
         versions: versions of the packages that ran the file, by name.
         images: number of test images whose logits were compared.
         accuracy: accuracy on all test images.
@@ -247,6 +249,7 @@ class ExportedFile(Document):
     size_bytes: Count
     runtime: str = ""
     runs_here: bool = True
+    emulator: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     images: Count = 0
     accuracy: Fraction | None = None
@@ -262,6 +265,15 @@ class ExportedFile(Document):
     def latency_us(self) -> float | None:
         """Latency for one image in microseconds; None if it was not measured."""
         return None if self.latency is None else self.latency.fastest_us
+
+    @property
+    def elsewhere(self) -> str:
+        """What ran it in place of the machine that exported it, in words; empty for itself."""
+        if self.runs_here:
+            return ""
+        if self.emulator:
+            return f"run by {self.emulator} on {self.images} images"
+        return "not run here"
 
     @property
     def float32_format(self) -> str:

@@ -27,13 +27,15 @@ from nas.errors import (
 from nas.job import finish
 from nas.job.folder import claim
 from nas.job.inputs import load_images
-from nas.job.settings import load_job
+from nas.job.settings import load_job, with_options
 from nas.job.stages import note_few_images
 from nas.opened_run import open_run
 from nas.report import page
 from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.settings import DataSettings
+from nas.runtimes.tvm.kit.address import EXAMPLE as KIT
+from nas.runtimes.tvm.rpc.address import EXAMPLE as BOARD
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, shared_run
 from tests.job.test_finish import Notes, train_finalists_of
@@ -442,6 +444,21 @@ def test_format_that_cannot_be_written_is_refused_before_any_work(
     assert done.returncode == 2
     assert message in done.stderr
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "threads", "formats"),
+    [
+        ("cpu", 1, ("tvm",)),
+        (BOARD, 1, ("c", "tvm")),
+        (BOARD, 4, ("tvm",)),
+        (KIT, 1, ("c",)),
+    ],
+)
+def test_default_formats_are_those_that_the_device_can_run(target, threads, formats, monkeypatch):
+    monkeypatch.setattr("nas.deploy.formats.c.c_compiler", lambda triple: ["cc"])
+    settings = with_options(SETTINGS, device={"target": target, "threads": threads})
+    assert exporting.default_formats(settings) == (*formats, "onnx", "onnx-int8")
 
 
 def test_few_images_for_int8_are_said_when_the_images_are_open(digits, job_folder):

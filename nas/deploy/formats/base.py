@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.graph import Op
     from nas.quantisation.network import QuantisedNetwork
+    from nas.run.settings import DeviceSettings
 
 PREPROCESSING_KEY = "preprocessing"
 """Name under which formats with metadata keep `nas.run.model_card.Preprocessing.embedded`."""
@@ -101,6 +102,13 @@ class ModelFormat(ABC):
         """Return whether this machine runs a file: `runs_here`, and not made for another kind."""
         return self.runs_here
 
+    def emulator(self, path: Path) -> str:
+        """Return the name of an emulator here that runs a file of another kind of machine.
+
+        Empty without one. The file is then verified, but not timed.
+        """
+        return ""
+
     @property
     def missing_packages(self) -> list[str]:
         """The packages that are not installed."""
@@ -128,11 +136,16 @@ class ModelFormat(ABC):
                 remedy=self.install_command,
             )
 
-    def check_device(self, runtime: str, target: str, dtype: str) -> None:
+    def is_made_for(self, device: DeviceSettings) -> bool:
+        """Return whether an export of a run on a device writes it if no format is named."""
+        return device.runtime in self.runtimes and self.precision in device.dtypes
+
+    def check_device(self, runtime: str, target: str, dtype: str, threads: int = 1) -> None:
         """Raise RequestError if no file can be written for a run on this device.
 
         Args:
-            runtime, target, dtype: settings of the device, as `[device]` of a job names them.
+            runtime, target, dtype, threads: settings of the device, as `[device]` of a job names
+                them.
         """
         given = {"runtime": runtime, "target": target, "dtype": dtype}
         if any(given[name] != value for name, value in self.device.items()):

@@ -2,39 +2,38 @@
 
 `model.o` holds code and weights, and needs nothing but a C library: no runtime, no allocation, no
 file and no thread. `model.h` declares the function that runs the network, and `example.c` calls it.
+
+The code is for the processor of the table: this machine's, that of boards behind TVM RPC, or that
+of a device that is reached by a kit. Of another architecture, it is run by an emulator (qemu-user)
+if there is one.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from nas.deploy.cpp_example import write_source
+from nas.deploy.formats import c_model
 from nas.deploy.formats.base import LoadedModel
+from nas.deploy.formats.c_model import OPTIONS, SOURCES, run_compiler
 from nas.deploy.formats.tvm import Tvm
 from nas.errors import RequestError
-from nas.latency.timing import Evaluate
+from nas.runtimes.tvm.cross import c_compiler, code_target, zig_triple
+from nas.runtimes.tvm.kit import address as kit_address
+from nas.runtimes.tvm.kit.address import KitTarget
 from nas.runtimes.tvm.rpc import address as rpc_address
+from nas.runtimes.tvm.rpc.address import RpcTarget
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.latency.runtime import Schedules
+    from nas.run.settings import DeviceSettings
     from nas.runtimes.tvm.runtime import TvmRuntime
-
-_SOURCES = Path(__file__).parents[1] / "c"
-
-_OPTIONS = ("-O2", "-fPIC", "-std=c11")
+    from nas.schedules.templates import Templates
 
 
 class C(Tvm):
@@ -45,6 +44,29 @@ class C(Tvm):
     companions = ("model.h", "example.c")
     packages = ()
     runtimes = ()
+    extra = "kit"
+
+    @property
+    def missing_packages(self) -> list[str]:
+        """A C compiler, if there is none: it links a program that runs the file."""
+        try:
+            c_compiler(None)
+        except RequestError:
+            return ["ziglang"]
+        return []
+
+    def is_made_for(self, device: DeviceSettings) -> bool:
+        """See `ModelFormat.is_made_for`. Other devices than this machine often lack a runtime."""
+        return device.runtime == "tvm" and processor_of(device.target) is not None
+
+    def check_device(self, runtime: str, target: str, dtype: str, threads: int = 1) -> None:
+        """See `ModelFormat.check_device`. There is no file for several threads."""
+        super().check_device(runtime, target, dtype, threads)
+        if threads != 1:
+            raise RequestError(
+                f"Format 'c' runs on one thread, and the run is for {threads}.",
+                remedy="Export format tvm, or search with [device] threads = 1.",
+            )
 
     def check_compiler(self, target: str) -> None:
         """See `Tvm.check_compiler`. Objects of macOS and Windows have other formats."""
@@ -58,139 +80,85 @@ class C(Tvm):
     def write_code(
         self, model: TrainedModel, runtime: TvmRuntime, schedules: Schedules, path: Path
     ) -> None:
-        """See `Tvm.write_code`.
-
-        Raises:
-            RequestError: the table is one of several threads.
-        """
+        """See `Tvm.write_code`."""
         from nas.runtimes.tvm.c_network import write_object
         from nas.runtimes.tvm.network_function import ALIGNMENT_BYTES
 
-        if runtime.threads != 1:
-            raise RequestError(
-                f"Format 'c' runs on one thread, and the run is for {runtime.threads}.",
-                remedy="Export format tvm, or search with [device] threads = 1.",
-            )
+        templates = _templates(runtime)
+        triple, cpu = (str(templates.target.attrs[each]) for each in ("mtriple", "mcpu"))
         compiler = compiler_for(runtime.target)
         name = f"nas_{model.network.graph.digest[:8]}"
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            templates = runtime.timer.templates
             network = write_object(
                 model.graph, schedules, model.weights, templates, folder / "kernels.o", name
             )
             (folder / "weights.bin").write_bytes(network.weights.tobytes())
-            for template in _SOURCES.glob("*.j2"):
+            for template in SOURCES.glob("*.j2"):
                 write_source(
                     template,
                     folder,
                     name=name,
                     how=model.preprocessing,
+                    triple=triple,
+                    cpu=cpu,
+                    commands=_link_commands(runtime.target),
                     alignment=ALIGNMENT_BYTES,
                     workspace_bytes=network.workspace_bytes,
                 )
-            _run([*compiler, *_OPTIONS, "-c", "runtime.c"], folder)
-            _run([*compiler, "-r", "-nostdlib", "-o", path.name, "runtime.o", "kernels.o"], folder)
+            run_compiler([*compiler, *OPTIONS, "-fPIC", "-c", "runtime.c"], folder)
+            objects = ["runtime.o", "kernels.o"]
+            run_compiler([*compiler, "-r", "-nostdlib", "-o", path.name, *objects], folder)
             for file in (path.name, *self.companions):
                 shutil.move(folder / file, path.with_name(file))
 
-    def load(self, path: Path, threads: int = 1) -> _CModel:
-        """See `ModelFormat.load`. A C compiler links a shared library of it.
+    def can_run(self, path: Path) -> bool:
+        """See `ModelFormat.can_run`."""
+        return c_model.runs_here(path)
+
+    def emulator(self, path: Path) -> str:
+        """See `ModelFormat.emulator`."""
+        return c_model.emulator_of(path)
+
+    def load(self, path: Path, threads: int = 1) -> LoadedModel:
+        """See `ModelFormat.load`. A C compiler links a library or a program of it.
 
         Raises:
-            RequestError: there is no compiler.
+            RequestError: there is no compiler, or nothing that runs it.
         """
-        return _CModel(path)
+        return c_model.load(path)
 
 
-class _CModel(LoadedModel):
-    """A network in an object file, linked into a library of this process."""
-
-    def __init__(self, path: Path) -> None:
-        header_file = path.with_name("model.h")
-        header = header_file.read_text(encoding="utf-8") if header_file.exists() else ""
-        name = _declared(r"int (\w+)_run\(", header)
-        self._classes, size, self._alignment = (
-            int(_declared(rf"{name}_{each} = (\d+)", header))
-            for each in ("CLASSES", "WORKSPACE_BYTES", "ALIGNMENT")
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = _SOURCES / "timing.c", Path(folder) / "model.so"
-            run = f"-DNAME={name}_run"
-            files = [str(each) for each in (source, path.absolute())]
-            command = [*compiler_for("cpu"), *_OPTIONS, "-D_POSIX_C_SOURCE=200809L", run]
-            _run([*command, "-shared", "-o", library.name, *files, "-lm"], Path(folder))
-            self._library = ctypes.CDLL(str(library))
-        self._run = self._library[f"{name}_run"]
-        self._workspace = self._aligned((size,), np.uint8)
-
-    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `LoadedModel.logits`."""
-        results = []
-        for image in images:
-            arguments, output = self._arguments(image[None])
-            if self._run(*arguments):
-                raise RuntimeError("the function of the network refuses its arguments")
-            results.append(output.copy())
-        return np.stack(results)
-
-    def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
-        """See `LoadedModel.runner`."""
-        arguments, _ = self._arguments(image)
-        return lambda: self._run(*arguments)
-
-    def evaluator(self, image: NDArray[np.float32]) -> Evaluate:
-        """See `LoadedModel.evaluator`. The calls are timed in C."""
-        arguments, _ = self._arguments(image)
-
-        def evaluate(calls: int, samples: int) -> Sequence[float]:
-            seconds = np.zeros(samples)
-            self._library.time_calls(*arguments, calls, samples, _pointer(seconds))
-            return [float(each) for each in seconds]
-
-        return evaluate
-
-    def _arguments(
-        self, image: NDArray[np.float32]
-    ) -> tuple[list[ctypes.c_void_p], NDArray[np.float32]]:
-        """Return the arguments of the network for an image `1 x C x H x W`, and its output."""
-        _, channels, height, width = image.shape
-        values = self._aligned((height, width, channels), np.float32)
-        values[...] = image[0].transpose(1, 2, 0)
-        output = self._aligned((self._classes,), np.float32)
-        return [_pointer(each) for each in (values, output, self._workspace)], output
-
-    def _aligned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        """Return an array of zeros that begins where the network wants its arguments."""
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = np.zeros(size + self._alignment, np.uint8)
-        start = -memory.ctypes.data % self._alignment
-        return memory[start : start + size].view(dtype).reshape(shape)
+def processor_of(target: str) -> RpcTarget | KitTarget | None:
+    """Return the processor of a target by its triple; None for this machine's."""
+    if kit_address.is_kit(target):
+        return kit_address.parse(target)
+    return rpc_address.parse(target) if rpc_address.is_remote(target) else None
 
 
 def compiler_for(target: str) -> list[str]:
     """Return the command of a C compiler for a target. Raises RequestError if there is none."""
-    from nas.runtimes.tvm.cross import c_compiler
-
-    is_remote = rpc_address.is_remote(target)
-    return c_compiler(rpc_address.parse(target).triple if is_remote else None)
+    processor = processor_of(target)
+    return c_compiler(None if processor is None else processor.triple)
 
 
-def _run(command: Sequence[str], folder: Path) -> None:
-    """Run a compiler. Raises RuntimeError with its first error if it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-        raise RuntimeError(f"{command[0]}: {lines[0].strip()[:300]}")
+def _templates(runtime: TvmRuntime) -> Templates:
+    """Return the templates of a device, which need not be there."""
+    from nas.schedules.cpu import CpuTemplates
+
+    processor = processor_of(runtime.target)
+    if processor is None:
+        return runtime.timer.templates
+    return CpuTemplates(code_target(processor.triple, processor.cpu, processor.features), 1)
 
 
-def _declared(pattern: str, header: str) -> str:
-    """Return what the header of a model declares. Raises ValueError for another header."""
-    if match := re.search(pattern, header):
-        return match[1]
-    raise ValueError("the model.h that belongs to it is not beside it")
-
-
-def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-    """Return the address of an array, which keeps the array alive."""
-    return array.ctypes.data_as(ctypes.c_void_p)
+def _link_commands(target: str) -> list[str]:
+    """Return commands that link the example for a target, up to their arguments."""
+    processor = processor_of(target)
+    if processor is None:
+        return ["cc"]
+    triple = processor.triple
+    zig = f"python -m ziglang cc -target {zig_triple(triple)}"
+    if "android" in triple:
+        return [zig, f"{triple}24-clang"]
+    return [zig, f"{triple}-gcc -static"]

@@ -25,6 +25,8 @@ from nas.deploy.formats.base import (
 )
 from nas.errors import ExportError, RequestError
 from nas.latency.timing import Evaluate
+from nas.runtimes.tvm.kit.address import is_kit
+from nas.runtimes.tvm.rpc.address import is_remote
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
@@ -47,9 +49,9 @@ class Tvm(ModelFormat):
     runtimes: ClassVar[tuple[str, ...]] = ("tvm",)
     device: ClassVar = {"runtime": "tvm", "dtype": "float32"}
 
-    def check_device(self, runtime: str, target: str, dtype: str) -> None:
+    def check_device(self, runtime: str, target: str, dtype: str, threads: int = 1) -> None:
         """See `ModelFormat.check_device`."""
-        super().check_device(runtime, target, dtype)
+        super().check_device(runtime, target, dtype, threads)
         if target == "cuda":
             raise RequestError(
                 f"Format '{self.name}' holds code for processors; the run is for target 'cuda'.",
@@ -58,7 +60,15 @@ class Tvm(ModelFormat):
         self.check_compiler(target)
 
     def check_compiler(self, target: str) -> None:
-        """Raise RequestError if nothing is installed that makes the file for a target."""
+        """Raise RequestError if nothing is installed that makes the file for a target.
+
+        Also if nothing could check it, as for a device that is reached by a kit.
+        """
+        if is_kit(target):
+            raise RequestError(
+                f"Format 'tvm' needs TVM's runtime on the device, and '{target}' has only a shell.",
+                remedy="Export format c.",
+            )
         if target.startswith("cpu") and not _has_compiler():
             raise RequestError(
                 "Format 'tvm' needs a C++ compiler to link a library, and none is installed.",
@@ -85,15 +95,17 @@ class Tvm(ModelFormat):
                 f"{model.architecture.space.name}",
             )
         device = model.table.device
-        self.check_device(device.runtime, device.target, device.dtype)
+        self.check_device(device.runtime, device.target, device.dtype, device.threads)
         runtime = model.runtime
         if not isinstance(runtime, TvmRuntime):
-            runtime = TvmRuntime(target=device.target, threads=device.threads, dtype=device.dtype)
+            own = TvmRuntime.for_target(device.target)
+            runtime = own(target=device.target, threads=device.threads, dtype=device.dtype)
+        assert isinstance(runtime, TvmRuntime)
         runtime.open()
         table = LatencyTable.open(model.table.path, runtime=runtime)
         add_missing_kernels(table, [model.graph], runtime)
         self.write_code(model, runtime, table.schedules(), path)
-        if runtime.is_remote:
+        if is_remote(runtime.target):
             self._check_on_board(model, runtime, table.schedules())
             runtime.release()
 
@@ -130,7 +142,7 @@ class Tvm(ModelFormat):
 
     def can_run(self, path: Path) -> bool:
         """See `ModelFormat.can_run`: a library of another architecture is one of a board."""
-        return _machine_of(path) == _machine_of(Path(sys.executable))
+        return machine_of(path) == machine_of(Path(sys.executable))
 
     def load(self, path: Path, threads: int = 1) -> LoadedModel:
         """See `ModelFormat.load`."""
@@ -165,7 +177,7 @@ def _has_compiler() -> bool:
     return os.name == "nt" or any(each and shutil.which(each) for each in (*named, *usual))
 
 
-def _machine_of(path: Path) -> bytes:
+def machine_of(path: Path) -> bytes:
     """Return for which processors a program or a library is, as its first bytes say.
 
     These are the class and the machine in the header of ELF files. Other systems have no boards.

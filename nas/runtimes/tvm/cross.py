@@ -1,4 +1,7 @@
-"""Code for other processors: TVM's target for them, and C compilers for their programs."""
+"""Code for other processors: TVM's target for them, and C compilers for their programs.
+
+Importing this imports no TVM.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any
-
-import tvm
-from tvm.target import codegen
+from typing import TYPE_CHECKING, Any
 
 from nas.errors import RequestError
+
+if TYPE_CHECKING:
+    import tvm
 
 EXAMPLE_TRIPLES = (
     "x86_64-linux-gnu",
@@ -51,6 +54,9 @@ def code_target(triple: str, cpu: str, features: Sequence[str] = ()) -> tvm.targ
         RequestError: LLVM does not know the triple, the processor or a feature. LLVM itself would
             only warn, and compile for another processor.
     """
+    import tvm
+    from tvm.target import codegen
+
     architecture = triple.partition("-")[0]
     known = [*codegen.llvm_get_targets()]
     if architecture not in known and not _ARCHITECTURE_ALIASES.fullmatch(architecture):
@@ -121,7 +127,7 @@ def c_compiler(triple: str | None, *, static: bool = False) -> list[str]:
     if found and not (static and has_zig):
         return [found]
     if has_zig:
-        of_triple = [] if triple is None else ["-target", _zig_triple(triple)]
+        of_triple = [] if triple is None else ["-target", zig_triple(triple)]
         return [sys.executable, "-m", "ziglang", "cc", *of_triple]
     package = "gcc" if triple is None else f"Debian's gcc-{triple}"
     raise RequestError(
@@ -130,7 +136,7 @@ def c_compiler(triple: str | None, *, static: bool = False) -> list[str]:
     )
 
 
-def _zig_triple(triple: str) -> str:
+def zig_triple(triple: str) -> str:
     """Return a triple as `zig cc` names it, with the C library musl."""
     architecture, *rest = triple.split("-")
     architecture = _ZIG_ARCHITECTURES.get(architecture, architecture)

@@ -96,12 +96,17 @@ def test_two_models_run_in_one_program_and_refuse_places_that_are_not_aligned(tm
 
 def test_several_threads_a_missing_compiler_and_other_systems_are_refused(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="one thread, and the run is for 2"):
+        C.check_device("tvm", "cpu", "float32", threads=2)
+    with pytest.raises(RequestError, match="one thread, and the run is for 2"):
         C.write(model_with_table("mobilenet_tiny", tmp_path, threads=2), None, tmp_path / "model.o")
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("nas.runtimes.tvm.cross.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="no C compiler for this machine"):
         C.check_device("tvm", "cpu", "float32")
+    with pytest.raises(RequestError, match="not installed") as refused:
+        model_format("c")
+    assert "hardware-nas[kit]" in refused.value.remedy
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(RequestError, match="is made on Linux, and this is darwin"):
         C.check_device("tvm", "cpu", "float32")

@@ -19,6 +19,7 @@ from nas.latency import LatencyTable, worker_process
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
+from nas.runtimes.tvm.kit.address import EXAMPLE
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.cpu import CpuTemplates
 from tests.deploy.formats.models import (
@@ -46,10 +47,15 @@ print(network["preprocessing"]())
 def write_table(path, model, *, threads=1, skip=0):
     """Return a table with a schedule for each kernel of a model, none of them the first one."""
     runtime = TvmRuntime(threads=threads)
+    return filled_table(path, model, runtime, runtime.timer.templates, skip=skip)
+
+
+def filled_table(path, model, runtime, templates, *, skip=0):
+    """Return a table of a device with the last of some templates' schedules for each kernel."""
     table = LatencyTable.open_or_create(path, runtime)
     with table.writing():
         for kernel in dict.fromkeys(runtime.kernels(model.graph)[skip:]):
-            schedule = runtime.timer.templates.candidates(kernel)[-1]
+            schedule = templates.candidates(kernel)[-1]
             timing = Timing((1.0,) * 10)
             table.append(Record.from_timing("kernel", timing, name=kernel.text, schedule=schedule))
     return table
@@ -178,7 +184,12 @@ def test_table_of_another_device_is_refused(field, value, error, tmp_path, folde
 
 @pytest.mark.parametrize(
     ("runtime", "target", "dtype"),
-    [("tvm", "cuda", "float32"), ("tvm", "cpu", "float16"), ("onnxruntime", "cpu", "float32")],
+    [
+        ("tvm", "cuda", "float32"),
+        ("tvm", "cpu", "float16"),
+        ("onnxruntime", "cpu", "float32"),
+        ("tvm", EXAMPLE, "float32"),
+    ],
 )
 def test_device_without_libraries_is_refused(runtime, target, dtype):
     with pytest.raises(RequestError, match="Format 'tvm'"):
