@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nas.display.progress import Advance
 from nas.errors import RequestError
-from nas.files.documents import Document, Format
+from nas.files.documents import Document, Format, shortened
 from nas.latency.device import Text
 from nas.latency.installed_runtimes import runtime_class, runtime_names
 from nas.latency.runtime import Runtime, Schedules
@@ -138,5 +138,12 @@ def device_of(folder: Path) -> KitDevice:
     for name in runtime_names():
         cls = runtime_class(name).for_target(target)
         if issubclass(cls, KitDevice):
-            return cls(target=target)
-    raise RequestError(f"No installed runtime has kits for the target '{target}' of {folder}.")
+            device = cls(target=target)
+            try:
+                device.check_target()
+            except RequestError as error:
+                raise _KIT.failure(f"{folder / MANIFEST}: {error.message.rstrip('.')}") from None
+            return device
+    raise _KIT.failure(
+        f"{folder / MANIFEST}: no installed runtime has kits for {shortened(target)}"
+    )

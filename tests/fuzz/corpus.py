@@ -12,8 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from nas.kernels.kernel import Kernel
+from nas.latency import LatencyTable
 from tests.fuzz.targets import EVALUATE, TARGETS, Target, run
 from tests.mini_job import SPACES
+from tests.runtimes.tvm.kit.simulated_device import SimulatedDevice, kernels_manifest
 
 SPACE = """
 from nas.space import SearchSpace, Stage
@@ -50,6 +53,8 @@ def make_corpus(finished: Path, folder: Path) -> list[Target]:
     (table,) = (folder / "latency_tables").glob("*.jsonl")
     shutil.copy(table, folder / "table.jsonl")
     shutil.copy(table, folder / "other.jsonl")
+    kernels = [each.name for each in LatencyTable.open(table).records("kernel")[:3]]
+    SimulatedDevice(folder / "kit", kernels_manifest([*map(Kernel.parse, kernels)])).run()
     (folder / "space.py").write_text(SPACE)
     rank = ("supernet", "rank", "run", "--nets", "3", "--epochs", "1")
     status, _, err = run(folder, rank)

@@ -325,6 +325,9 @@ TARGETS = [
     Target("table, merge", "table.jsonl",
            "table merge other.jsonl table.jsonl --out merged.jsonl --json",
            is_finite_document, ("merged.jsonl",)),
+    *(Target(f"{file}, import", f"kit/{file}",
+             "table import kit/results.jsonl --out imported.jsonl --json", is_finite_document,
+             ("imported.jsonl",), named="kit") for file in ("results.jsonl", "kit.json")),
     Target("architecture, predict", "architecture.json",
            "predict architecture.json --table table.jsonl --space run/spaces/{space}.py "
            "--image-size 8 --channels 1 --classes 10 --json", kernels_are_in_table),

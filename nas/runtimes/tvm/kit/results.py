@@ -15,14 +15,16 @@ from pydantic import Field, JsonValue, RootModel
 
 from nas.errors import RequestError
 from nas.files import jsonl
-from nas.files.documents import Count, Document, Format, Positive, Seconds, shortened
+from nas.files.documents import Count, Document, Format, shortened
 from nas.latency.core_speed import is_at_full_speed
 from nas.latency.device import Fingerprint, Object, Text
 from nas.latency.networks import NetworkTimings
-from nas.latency.record import Microseconds
 from nas.latency.rounds import full_speed_us
 from nas.latency.timing import Attempt, Timing
 from nas.runtimes.tvm.kit.manifest import MANIFEST, MANIFEST_FILE, RESULTS_FILE, Item, Manifest
+
+_Microseconds = Annotated[float, Field(ge=1e-6, le=1e12)]
+"""Microseconds, so that parts of them and sums are within the limits of latency tables."""
 
 SAME_DEVICE = ("processor", "features", "cores")
 """What a device says of itself that stays the same."""
@@ -51,7 +53,7 @@ class _Quick(Document):
 
     line: Literal["quick"]
     item: Count
-    us: Positive
+    us: _Microseconds
 
 
 class _Timing(Document):
@@ -63,7 +65,7 @@ class _Timing(Document):
     round: Count
     calls: Count
     attempts: Annotated[
-        tuple[tuple[Microseconds, Seconds, Seconds, Literal[0, 1]], ...],
+        tuple[tuple[_Microseconds, _Microseconds, _Microseconds, Literal[0, 1]], ...],
         Field(min_length=1, max_length=1000),
     ]
 
@@ -72,7 +74,7 @@ class _Speed(Document):
     """The reading at full speed, as far as the program knows it."""
 
     line: Literal["speed"]
-    full_us: Positive
+    full_us: _Microseconds
 
 
 class _End(Document):

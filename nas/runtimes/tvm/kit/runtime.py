@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -115,9 +114,10 @@ class KitRuntime(TvmRuntime, KitDevice):
         progress: Advance | None = None,
     ) -> None:
         """See `KitDevice.write_kernels_kit`."""
-        program: Any = import_module("nas.runtimes.tvm.kit.program")
+        from nas.runtimes.tvm.kit.program import write_table_kit
+
         target = address.parse(self.target)
-        program.write_table_kit(target, kernels, folder, spaces=spaces, progress=progress)
+        write_table_kit(target, kernels, folder, spaces=spaces, progress=progress)
 
     def import_kernels(
         self, folder: Path, tables: Path | str, progress: Advance | None = None
@@ -135,9 +135,10 @@ class KitRuntime(TvmRuntime, KitDevice):
         progress: Advance | None = None,
     ) -> None:
         """See `KitDevice.write_networks_kit`."""
-        program: Any = import_module("nas.runtimes.tvm.kit.program")
+        from nas.runtimes.tvm.kit.program import write_networks_kit
+
         target = address.parse(self.target)
-        program.write_networks_kit(target, networks, schedules, folder, progress=progress)
+        write_networks_kit(target, networks, schedules, folder, progress=progress)
 
     def network_timings(self, folder: Path) -> Mapping[str, NetworkTimings]:
         """See `KitDevice.network_timings`."""
