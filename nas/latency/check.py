@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.display.progress import Advance
-from nas.errors import MeasurementError, RequestError, TableError, first_line
+from nas.errors import (
+    BoardLostError,
+    DeviceError,
+    MeasurementError,
+    RequestError,
+    TableError,
+    first_line,
+)
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
 from nas.latency.networks import NetworkTimings, measure_networks
@@ -450,6 +457,7 @@ def check_kernels(
     Raises:
         TableDeviceError: the table belongs to another device.
         TableError: no kernel of the table has a latency.
+        DeviceError: the device cannot be used.
     """
     table.device.require_match(device, str(table.path))
     usable = [record for record in table.records("kernel") if record.latency_us is not None]
@@ -473,6 +481,8 @@ def check_kernels(
                     timings[record.name].append(timing)
             # A compiler may raise anything; whatever it is, it is the result of this kernel.
             except Exception as error:
+                if isinstance(error, DeviceError) and not isinstance(error, BoardLostError):
+                    raise
                 errors[record.name] = first_line(error)
             done += 1
             if progress is not None:
