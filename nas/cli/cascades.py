@@ -9,7 +9,7 @@ import typer
 
 from nas.cli.options import Json, MovedData, RunFolder, print_json
 from nas.display import console
-from nas.display.formatting import format_latency
+from nas.display.formatting import format_accuracy, format_latency
 
 if TYPE_CHECKING:
     from nas.plans.cascade import Cascade
@@ -85,9 +85,9 @@ def cascade(
     console.say(f"Accuracies are those on {plan.images}; the others chose the thresholds.")
     console.say(f"{chosen.name}: {chosen.rule}.")
     console.say(
-        f"Accuracy {chosen.accuracy_text}; latency {format_latency(chosen.mean_us)} on average, "
-        f"{format_latency(chosen.high_us)} for 95% of the images, "
-        f"{format_latency(chosen.worst_us)} at worst: sums of the networks' own."
+        f"Accuracy {format_accuracy(chosen.interval)}. Latency, the sum of its networks': "
+        f"{format_latency(chosen.mean_us)} on average, {format_latency(chosen.high_us)} for 95% of "
+        f"the images, {format_latency(chosen.worst_us)} at worst."
     )
     console.say(chosen.verdict)
     if record is not None:
@@ -121,7 +121,7 @@ def _print_curve(curve: list[Cascade]) -> None:
             "mean": lambda each: format_latency(each.mean_us),
             "95%": lambda each: format_latency(each.high_us),
             "worst": lambda each: format_latency(each.worst_us),
-            "accuracy": lambda each: each.accuracy_text,
+            "accuracy": lambda each: format_accuracy(each.interval),
             "better": lambda each: "yes" if each.is_better else "not shown",
         },
         left=("thresholds",),

@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nas.display.formatting import format_accuracy, format_latency, listed
+from nas.display.formatting import format_latency, listed
 from nas.errors import InfeasibleError, RequestError
 from nas.files.documents import Document, Fraction, Positive
 from nas.plans.cascade_answers import NetworkAnswers, Setting, chains_of
@@ -101,9 +101,9 @@ class Cascade(Document):
         return "-".join(self.networks)
 
     @property
-    def accuracy_text(self) -> str:
-        """The accuracy with its interval, see `format_accuracy`."""
-        return format_accuracy(Interval(self.accuracy, self.accuracy_low, self.accuracy_high))
+    def interval(self) -> Interval:
+        """The accuracy with its interval."""
+        return Interval(self.accuracy, self.accuracy_low, self.accuracy_high)
 
     @property
     def rule(self) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field
 from nas.errors import NasError
 from nas.figures import SELECTION_LIMITS, Figure
 from nas.files.documents import Count, Document, Fraction, Name, Positive
+from nas.report.cascades import CascadeSection, cascade_section
 from nas.report.choices import ChoicesSection, choices_section
 from nas.report.progress import ProgressSection, progress_section
 from nas.report.times import TimesSection, times_section
@@ -279,13 +280,14 @@ class ReportDocument(Document):
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
         times: where the time of the networks goes; null if none can be chosen.
+        cascades: the cascades of the trained networks; null if no two can be in one.
         choices: what good networks share; null if no network was
             scored, or a space cannot be loaded.
         trust: what limits the conclusions from all of this.
         progress: what is still missing; null if the job has ended.
     """
 
-    schema_version: Literal[4] = Field(default=4, alias="schema")
+    schema_version: Literal[5] = Field(default=5, alias="schema")
     name: str
     folder: str
     spaces: list[Name]
@@ -308,6 +310,7 @@ class ReportDocument(Document):
     hypervolume: list[Line]
     coverage: list[Line]
     times: TimesSection | None
+    cascades: CascadeSection | None
     choices: ChoicesSection | None
     trust: TrustSection
     progress: ProgressSection | None
@@ -384,6 +387,7 @@ def report_document(run: Run) -> ReportDocument:
         hypervolume=_hypervolume(run),
         coverage=_coverage(models, spaces),
         times=times_section(run),
+        cascades=cascade_section(run),
         choices=choices_section(run),
         trust=trust_section(run),
         progress=progress_section(run),

@@ -14,6 +14,7 @@ from nas.report import page as report_page
 from nas.run import candidates
 from nas.run.run import Run
 from nas.run.selection import Limits
+from tests.plans.cases import complementary_run
 from tests.report.browser import PAPER, PHONE
 from tests.report.cases import CASES
 
@@ -235,6 +236,24 @@ def test_limits_make_rows_and_points_beyond_them_pale(show, report_of):
     rows = page.locator("#front tr.beyond").evaluate_all(NETWORKS)
     points = page.locator("#front-plot .point.front.beyond").evaluate_all(NETWORKS)
     assert set(rows) == set(points) == too_slow
+
+
+def test_cascades_are_points_of_the_front_with_intervals(show, tmp_path):
+    run = open_run(complementary_run(tmp_path / "run"))
+    curve = run.cascades().curve
+    page = show(report_page.build(run))
+    better = page.locator("#front-plot .drawing .point.cascade")
+    unshown = page.locator("#front-plot .drawing .point.unshown")
+    assert better.count() == sum(each.is_better for each in curve) > 0
+    assert better.count() + unshown.count() == len(curve)
+    label = better.last.get_attribute("aria-label")
+    names = [", ".join(each.networks) for each in curve]
+    assert any(label.startswith(f"cascade {each}; ") for each in names)
+    assert "on average" in label
+    expect(page.locator("#front-plot .legend")).to_contain_text("cascade, mean latency")
+    expect(page.locator("nav.contents")).to_contain_text("Cascades")
+    page.locator("#front-axis").select_option("macs")
+    assert page.locator("#front-plot .drawing .point.cascade").count() == 0
 
 
 def test_tables_are_sorted_by_the_column_whose_head_is_pressed(show, report_of):

@@ -13,6 +13,7 @@ from nas.errors import RunFolderError
 from nas.opened_run import open_run
 from nas.report import page
 from nas.report.document import ReportDocument, report_document
+from tests.plans.cases import complementary_run, copy_of_example
 from tests.report.cases import change_record
 
 WRITTEN = ("front.csv", "front.json", "report.html")
@@ -117,6 +118,24 @@ def test_damaged_file_is_named_and_nothing_is_written(run, name, before, after, 
     with pytest.raises(RunFolderError, match=rf"{Path(name).name}.*{words}"):
         page.build(open_run(run))
     assert {each: (run / each).read_bytes() for each in WRITTEN} == contents
+
+
+def test_report_shows_cascades_and_whether_they_are_better(run, tmp_path):
+    without = embedded_document(page.build(open_run(run)).read_text())
+    assert without.cascades is None
+    for name, is_better in (("better", True), ("equal", False)):
+        own = (complementary_run if is_better else copy_of_example)(tmp_path / name)
+        text = page.build(open_run(own)).read_text()
+        section = embedded_document(text).cascades
+        assert section
+        chosen = open_run(own).cascades().choose()
+        assert section.chosen == chosen
+        assert chosen.is_better == is_better
+        start = "<p>" if is_better else '<p class="note">'
+        assert f"{start}{html.escape(chosen.verdict)}</p>" in text
+        (shown,) = re.findall(r'<section id="cascades">.*?</section>', text, re.DOTALL)
+        assert shown.count("<tr><td>") == len(section.curve)
+        assert (": shown" in shown) == any(each.is_better for each in section.curve)
 
 
 BEGUN = {

@@ -62,6 +62,13 @@ function drawFront(container, column) {
     id, kind: i ? "int8" : "float32", space: byId.get(id)?.space, x: latency_us[i] / unit.us, y: 100 * accuracy[i],
     text: [`${id}, file in ${format}`, formatPercent(accuracy[i]), formatLatency(latency_us[i])],
   })));
+  const cascades = column !== "latency_us" ? [] : (report.cascades?.curve ?? []).map((own) => ({
+    id: own.networks.join("-"), kind: own.is_better ? "cascade" : "unshown", space: null, x: own.mean_us / unit.us, y: 100 * own.accuracy,
+    low: 100 * own.accuracy_low, high: 100 * own.accuracy_high,
+    text: [`cascade ${own.networks.join(", ")}`, `${formatPercent(own.accuracy)} (${formatPercent(own.accuracy_low)} to ${formatPercent(own.accuracy_high)})`,
+      `${formatLatency(own.mean_us)} on average, ${formatLatency(own.worst_us)} at worst`,
+      `answered: ${own.answered.map((share) => formatPercent(share)).join(", ")}`],
+  }));
   const trainings = [...new Set(trained.filter((each) => each.kind === "trained").map((each) => each.training))];
   const step = axis.isMaximised ? "before" : "after";
   const bands = report.spaces.map((name, space) => ({
@@ -79,13 +86,14 @@ function drawFront(container, column) {
     x: { label: axis.label, log: "auto", format: axis.format },
     y: { label: accuracyLabel },
     clouds, bands,
-    points: [...scores, ...trained, ...files],
+    points: [...scores, ...trained, ...files, ...cascades],
     lines: [
       { name: "front of the scores", step, style: "dotted", points: stepsOf(scores, axis.isMaximised) },
       ...trainings.map((training) => ({
         name: `front, ${training}`, step,
         points: stepsOf(trained.filter((each) => each.kind === "trained" && each.training === training), axis.isMaximised),
       })),
+      { name: "cascades", style: "dashed", points: cascades.map(({ x, y }) => [x, y]).sort(([a], [b]) => a - b) },
       ...report.probes.map(({ network, accuracy }) => ({
         name: `linear probe of ${network}`, style: "dashed", points: xs.length ? [Math.min(...xs), Math.max(...xs)].map((x) => [x, 100 * accuracy]) : [],
       })),
@@ -94,7 +102,7 @@ function drawFront(container, column) {
       })),
     ],
     legend: [
-      ...(trained.length ? ["thin bars: 95% intervals"] : []),
+      ...(trained.length || cascades.length ? ["thin bars: 95% intervals"] : []),
       ...(scores.some(({ ends }) => ends && ends[0] < ends[1]) ? ["horizontal bars: what the timings leave of the latency"] : []),
       ...(bands.length ? ["wide pale bars: 95% of such networks, trained standalone"] : []),
     ],

@@ -29,8 +29,8 @@ function markerPath(shape, x, y, r) {
   }
 }
 
-const KIND_SHAPES = { trained: "star", published: "diamond", float32: "cross", int8: "cross" };
-const OPEN_KINDS = ["published", "int8"];
+const KIND_SHAPES = { trained: "star", published: "diamond", float32: "cross", int8: "cross", cascade: "down", unshown: "down" };
+const OPEN_KINDS = ["published", "int8", "unshown"];
 const shapeOf = (space) => SHAPES[(space ?? 0) % SHAPES.length];
 const colourOf = (space) => (space === null || space === undefined ? "var(--muted)" : `var(--space-${space % 6})`);
 const DASHES = { solid: null, dashed: "6 4", dotted: "2 3" };
@@ -74,7 +74,7 @@ function scaleOf(values, start, stop, axis) {
  * options.clouds: [{ name, space, points: [{ id, x, y, text }] }]: many pale points, for the pointer
  *   alone. Points may lack an ID.
  * options.points: [{ id, x, y, space, kind, low, high, ends, label, text: [lines] }]: points that
- *   the keyboard reaches, too. `kind` is `front`, `trained`, `published`, `float32` or `int8`; low
+ *   the keyboard reaches, too. `kind` is `front`, `trained`, `published`, `float32`, `int8`, `cascade` or `unshown`; low
  *   and high are the ends of a bar, and `ends` those of a horizontal one.
  * options.lines: [{ name, space, style, step: "after" | "before", points: [[x, y], ...] }].
  * options.bands: [{ name, space, points: [[x, low, high, id], ...] }]: pale vertical bars.
@@ -301,7 +301,8 @@ function legendOf({ clouds = [], points = [], lines = [], bands = [], legend = [
   const key = (...children) => svg("svg", { width: 26, height: 14, viewBox: "0 0 26 14", "aria-hidden": "true" }, ...children);
   const entry = (picture, name) => el("li", {}, picture, name);
   const names = { front: "front (supernet's score)", trained: "trained", published: "published network",
-    float32: "its file in float32", int8: "its file in int8" };
+    float32: "its file in float32", int8: "its file in int8",
+    cascade: "cascade, mean latency", unshown: "cascade that is not shown to be better" };
   const kinds = [...new Set(points.map((point) => point.kind))].filter((kind) => names[kind]);
   const entries = [
     ...clouds.filter((cloud) => cloud.name).map((cloud) => entry(
