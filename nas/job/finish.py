@@ -262,7 +262,8 @@ def train_finalists(run: JobRun) -> tuple[list[str], dict[str, NasError]]:
     if not chosen:
         run.record.training_errors = {}
         return [], {}
-    setup = Retraining(run, decided.epochs, probed=run.published)
+    probed = {name: each for name, each in run.published.items() if each.origin is None}
+    setup = Retraining(run, decided.epochs, probed=probed)
     _, errors = train_networks(setup, chosen, run.progress)
     picked = Selection(_options(run), run.images, run.models).choose()
     name, architecture = finalist(run, picked.member.digest)

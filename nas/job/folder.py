@@ -54,7 +54,7 @@ class JobRun(Run):
         has_failed: whether the job has failed or was interrupted.
         progress: receives stages, progress and messages.
         live_report: writes the report meanwhile.
-        published: published weights from which supernets start, by space; set by `open_data`.
+        published: weights from which supernets start, by space; set by `open_data`.
     """
 
     published: Mapping[str, PublishedWeights]

@@ -80,7 +80,7 @@ def check_networks(settings: JobSettings) -> None:
         SpaceError: neither a space of the job nor one that ships has a network of this name.
     """
     names = settings.finish.references or ()
-    has_weights = any(each.pretrained for each in settings.space)
+    has_weights = any(each.starts_from_weights for each in settings.space)
     if not (names or has_weights or settings.data.image_size == "auto"):
         return
     spaces = {str(at): load_definition(each.name) for at, each in enumerate(settings.space)}
@@ -138,32 +138,36 @@ def _by_name(spaces: Iterable[SearchSpace]) -> dict[str, SearchSpace]:
 def load_published(
     settings: JobSettings, spaces: Mapping[str, SearchSpace]
 ) -> dict[str, PublishedWeights]:
-    """Return the published weights from which supernets of a job start, by space.
+    """Return the weights from which supernets of a job start, by space.
+
+    They are those of published networks, and those of trained ones of runs.
 
     Args:
         settings: the settings of the job.
         spaces: its spaces, in their order.
 
     Raises:
-        JobFileError: there are none, and `image_size` is "auto".
+        JobFileError: none are published, and `image_size` is "auto"; or a run lacks the network.
         WeightsError: a file is damaged, or of a network that is not in its space.
     """
-    if not any(each.pretrained for each in settings.space):
-        if settings.data.image_size == "auto":
-            raise JobFileError(
-                'image_size = "auto" compares published weights, and no [[space]] has pretrained.',
-                remedy="Write a number of pixels, or name a file of weights with pretrained.",
-            )
-        return {}
-    from nas.pretrained import read_weights  # Imports torch.
-
-    return {
-        name: read_weights(
-            each.pretrained.file, conventions=each.pretrained.conventions, spaces=[space]
+    has_published = any(each.pretrained for each in settings.space)
+    if not has_published and settings.data.image_size == "auto":
+        raise JobFileError(
+            'image_size = "auto" compares published weights, and no [[space]] has pretrained.',
+            remedy="Write a number of pixels, or name a file of weights with pretrained.",
         )
-        for each, (name, space) in zip(settings.space, spaces.items(), strict=True)
-        if each.pretrained is not None
-    }
+    weights: dict[str, PublishedWeights] = {}
+    for each, (name, space) in zip(settings.space, spaces.items(), strict=True):
+        if each.pretrained is not None:
+            from nas.pretrained import read_weights  # Imports torch.
+
+            file, conventions = each.pretrained.file, each.pretrained.conventions
+            weights[name] = read_weights(file, conventions=conventions, spaces=[space])
+        elif each.within is not None:
+            from nas.job.within import read_trained_weights  # Imports torch.
+
+            weights[name] = read_trained_weights(each.within, space)
+    return weights
 
 
 class JobSpaces(NamedTuple):
@@ -171,12 +175,13 @@ class JobSpaces(NamedTuple):
 
     A space with published weights is restricted to the networks that the published one contains. In
     the whole space, the weights of other networks, and of the teacher, would be random ones. With
-    few images, all networks have the published widths, too.
+    few images, all networks have the published widths, too. A space with the weights of a trained
+    network of a run is restricted to what is left of that one by pruning.
 
     Attributes:
         named: the spaces that the job names, by name and in its order.
         searched: the spaces that it searches, likewise; each is that of `named`, or a part of it.
-        published: published weights from which supernets start, by name of the searched space.
+        published: weights from which supernets start, by name of the searched space.
     """
 
     named: dict[str, SearchSpace]
@@ -195,7 +200,7 @@ def load_job_spaces(
         sources: names or files of the spaces; by default those that the job names.
 
     Raises:
-        JobFileError: two spaces have the same name.
+        JobFileError: two spaces have the same name; or see `load_published`.
         WeightsError: see `load_published`.
     """
     from nas.supernet.settings import MANY_IMAGES  # Imports torch.
@@ -209,12 +214,19 @@ def load_job_spaces(
     }
     weights = load_published(settings, named)
     has_few = len(data.train) < MANY_IMAGES
-    searched = [
-        space.within(weights[name].reference.name, same_widths=has_few)
-        if name in weights
-        else space
-        for name, space in named.items()
-    ]
+    searched = []
+    for name, space in named.items():
+        if name not in weights:
+            searched.append(space)
+            continue
+        row = weights[name].reference
+        if row.is_trained:
+            from nas.job.within import require_channels  # Imports torch.
+
+            require_channels(weights[name], data)
+            space = named[name] = space.with_trained(row.name, row.choices, row.resolution)
+        # The channels of a trained network are ordered by importance, so that widths can shrink.
+        searched.append(space.within(row.name, same_widths=has_few and not row.is_trained))
     published = {
         space.name: weights[name]
         for name, space in zip(named, searched, strict=True)

@@ -177,11 +177,11 @@ def score_cost(supernets: Iterable[Supernet], data: ImageDataset, seed: int) -> 
 def fewest_finalists(settings: JobSettings) -> int:
     """Return the number of finalists of a job, at least.
 
-    Beside the pick, these are the published networks whose weights supernets start from.
+    Beside the pick, these are the networks whose weights supernets start from.
     """
     if settings.finish.retrain is not None:
         return settings.finish.retrain
-    fewest = 1 + sum(each.pretrained is not None for each in settings.space)
+    fewest = 1 + sum(each.starts_from_weights for each in settings.space)
     return max(fewest, MIN_FINALISTS) if settings.budget_s >= LONG_JOB_S else fewest
 
 
@@ -201,4 +201,4 @@ def possible_references(settings: JobSettings, spaces: Mapping[str, SearchSpace]
     """Return the published networks that a job trains, or at most trains."""
     if settings.finish.references is not None:
         return settings.finish.references
-    return [row.name for space in spaces.values() for row in space.references]
+    return [row.name for space in spaces.values() for row in space.references if not row.is_trained]

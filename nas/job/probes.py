@@ -72,13 +72,15 @@ def measure_probes(
 ) -> dict[str, ProbeSummary]:
     """Return the probes of the published networks of a job, by space.
 
+    A trained network of a run has none: it may have learned the images that would judge its probe.
+
     Args:
         settings: the settings of the job.
         data: its images.
         spaces: its spaces.
         progress: receives progress.
     """
-    published = spaces.published
+    published = {name: each for name, each in spaces.published.items() if each.origin is None}
     if not published:
         return {}
     sizes, large = _photo_sizes(data), data

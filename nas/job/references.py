@@ -49,7 +49,8 @@ def rivals(run: JobRun) -> dict[str, Architecture]:
     Their predicted latencies lie in the range of the front, or are at most `LATENCY_SLACK` times
     off, and they meet the limits of the job. The fastest come first.
     """
-    names = [row.name for space in run.spaces.values() for row in space.references]
+    rows = [row for space in run.spaces.values() for row in space.references]
+    names = [row.name for row in rows if not row.is_trained]
     front = run.front
     if not names or front.empty:
         return {}

@@ -89,7 +89,8 @@ def open_data(run: JobRun, *, own_spaces: bool = False) -> None:
     run.progress.note(data.summary)
     for name, weights in run.record.pretrained.items():
         run.progress.note(f"the supernet {name} starts from {weights.summary}")
-        run.progress.note(run.record.probes[name].text)
+        if name in run.record.probes:
+            run.progress.note(run.record.probes[name].text)
     if problems := run.record.data.problems:
         run.progress.note(f"the images: {'; '.join(problems)}")
     if data.skipped:
@@ -182,7 +183,11 @@ def note_few_images(settings: JobSettings, data: ImageDataset, progress: JobProg
     """
     images = len(data.train)
     is_photo = data.image_size >= MIN_PHOTO_SIZE and data.channels == 3
-    if images < FEW_IMAGES and is_photo and not any(each.pretrained for each in settings.space):
+    if (
+        images < FEW_IMAGES
+        and is_photo
+        and not any(each.starts_from_weights for each in settings.space)
+    ):
         progress.note(
             f"{images:,} training images are few for networks that start from random weights: with "
             "2,000 images of CIFAR-10, networks of efficientnet_lite reached 71% to 77% from "
@@ -481,7 +486,8 @@ def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequenc
     """Copy the files of the spaces into the run folder, since a user's own files may change.
 
     Until the run has begun to train, the copies are those of the latest job file. The copy of a
-    space that the job restricts, or gives other resolutions, does so, too.
+    space that the job restricts, or gives other resolutions, does so, too. It names the network of
+    a run that it is restricted to.
 
     Args:
         run: the run.
@@ -495,7 +501,8 @@ def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequenc
         copy = folder / f"{name}.py"
         if not copy.exists() or not (run.has_begun or source == copy):
             restricted = None if name == whole else name
-            files.replace(copy, library.source_of(source, restricted, each.resolutions))
+            row = run.published[name].reference if each.within else None
+            files.replace(copy, library.source_of(source, restricted, each.resolutions, row))
     for copy in folder.glob("*.py"):
         if copy.stem not in run.spaces and not run.has_begun:
             copy.unlink()

@@ -7,8 +7,9 @@ tensors by slot, as a `Network` and a supernet name them.
 from nas.pretrained.published_weights import (
     CONVENTIONS,
     Conventions,
+    Origin,
     PublishedWeights,
     read_weights,
 )
 
-__all__ = ["CONVENTIONS", "Conventions", "PublishedWeights", "read_weights"]
+__all__ = ["CONVENTIONS", "Conventions", "Origin", "PublishedWeights", "read_weights"]

@@ -113,9 +113,25 @@ _RELU_DIFFERENCE = (
 )
 
 
+class Origin(NamedTuple):
+    """The training that weights come from which no file of a library holds.
+
+    Attributes:
+        source: the run and the network, `RUN:ID`.
+        data: the images.
+        classes: names of their classes.
+        license: license of the weights; None if it is not stated.
+    """
+
+    source: str
+    data: str
+    classes: tuple[str, ...]
+    license: str | None = None
+
+
 @dataclass(frozen=True)
 class PublishedWeights:
-    """The weights of a published network.
+    """The weights of a published network, or of a trained one of a run.
 
     Attributes:
         file: the file that they were read from.
@@ -131,6 +147,7 @@ class PublishedWeights:
         license: license of the weights; None where it is not known.
         differences: in what the network here differs from the published one; empty if both compute
             the same.
+        origin: the run that trained the network; None for a published one.
     """
 
     file: WeightsFile
@@ -145,6 +162,7 @@ class PublishedWeights:
     std: tuple[float, ...] | None
     license: str | None
     differences: tuple[str, ...]
+    origin: Origin | None = None
 
     @property
     def digest(self) -> str:

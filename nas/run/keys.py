@@ -209,6 +209,14 @@ def _space_from_job_folder(name: str, info: ValidationInfo) -> str:
     return _from_job_folder(name, info) if name.endswith(".py") else name
 
 
+def run_from_job_folder(network: str, info: ValidationInfo) -> str:
+    """Return `RUN:ID` with the path of the run as that of other files. Raises ValueError."""
+    folder, _, name = network.rpartition(":")
+    if not folder or not name:
+        raise ValueError('write the folder of a run and the ID of its network, as "results/a:k3f2"')
+    return f"{_from_job_folder(folder, info)}:{name}"
+
+
 FilePath = Annotated[Line, AfterValidator(_from_job_folder)]
 """The path of a file or a folder. The context of the validation is the folder of a job file."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -44,6 +45,7 @@ from nas.run.keys import (
     keys_of,
     limit_key,
     number_or_auto,
+    run_from_job_folder,
     search_key,
     seconds_of,
     takes_place_of,
@@ -332,6 +334,18 @@ class JobSpace(_Table):
     """
 
     pretrained: PretrainedSettings | None = None
+
+    within: Annotated[Line, AfterValidator(run_from_job_folder)] | None = key(None)
+    """Trained network of a run, "RUN:ID", from whose weights the supernet starts: the space is
+    restricted to the networks that are left of it when channels, blocks and kernels are pruned.
+    """
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether its supernet starts from published weights, or from those of a run."""
+        return self.pretrained is not None or self.within is not None
+
+    _within_or_pretrained = field_validator("within")(takes_place_of("space.pretrained"))
 
 
 class SearchDevice(_Table):

@@ -51,14 +51,15 @@ class Recipe(NamedTuple):
 
 
 class PretrainedSummary(Document):
-    """The published weights from which a supernet or a network starts.
+    """The weights from which a supernet or a network starts: published ones, or those of a run.
 
     Attributes:
         file: name of the file.
         sha256: digest of the file.
-        network: the published network.
+        network: the published network, or a name for that of the run.
         conventions: what the file does not say, a name in `nas.pretrained.CONVENTIONS`.
-        source: where the file comes from; None if the user does not state it.
+        source: where the file comes from, or the run and its network; None if the user does not
+            state it.
         license: license of the weights, likewise.
         file_license: license that the file or its digest tells; None if it is not known.
         data: data set that the network was trained on; None if the user does not state it.
@@ -92,7 +93,7 @@ class PretrainedSummary(Document):
             conventions=weights.conventions.name,
             file_license=weights.license,
             restriction=restriction,
-            **{name: getattr(stated, name, None) for name in statements},
+            **{name: getattr(stated or weights.origin, name, None) for name in statements},
         )
 
     @property

@@ -65,6 +65,7 @@ def source_of(
     name_or_path: str | Path,
     restricted: str | None = None,
     resolutions: Sequence[float] | None = None,
+    trained: Reference | None = None,
 ) -> bytes:
     """Return the contents of a Python file that defines a space.
 
@@ -74,15 +75,20 @@ def source_of(
             file then makes.
         resolutions: shares of the image size that the file gives the space, see
             `SearchSpace.at_resolutions`; None for its own.
+        trained: trained network of a run that the file adds, see `SearchSpace.with_trained`.
 
     Raises SpaceError as `load_definition` does, but does not run the space's own file.
     """
     named = _restriction(name_or_path)
     path = path_of(find_reference(named.network)[0].name if named else name_or_path)
     further = _restriction(restricted) if restricted else None
-    calls = [each.call if each else "" for each in (named, further)]
+    calls = [named.call if named else ""]
     if resolutions is not None:
-        calls.insert(1, f".at_resolutions({tuple(resolutions)})")
+        calls.append(f".at_resolutions({tuple(resolutions)})")
+    if trained is not None:
+        arguments = (trained.name, dict(trained.choices), trained.resolution)
+        calls.append(f".with_trained{arguments!r}")
+    calls.append(further.call if further else "")
     line = f"\n\nSPACE = SPACE{''.join(calls)}\n" if any(calls) else ""
     return path.read_bytes() + line.encode()
 

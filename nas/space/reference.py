@@ -34,6 +34,8 @@ class Reference:
         norm: whether the published network has batch norms.
         tolerance: relative deviation of the MACs that the rounding of the published figure, or
             another convention of counting, can account for.
+        is_trained: whether it is no published network but a trained one of a run, see
+            `SearchSpace.with_trained`.
 
     Raises SpaceError for a name that breaks the rule in `nas.files.names`, or values of other
     kinds.
@@ -53,6 +55,7 @@ class Reference:
     resolution: float = 1.0
     norm: bool = True
     tolerance: float = 0.01
+    is_trained: bool = False
 
     def __post_init__(self) -> None:
         require_name(self.name, "The name of a reference", SpaceError)

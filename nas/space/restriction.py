@@ -1,4 +1,4 @@
-"""Restricts a space to the networks that a published one contains.
+"""Restricts a space to the networks that a published or a trained one contains.
 
 A network is contained if the published network has values for all of its weights:
 
@@ -6,7 +6,8 @@ A network is contained if the published network has values for all of its weight
 - Its named options are the published ones. Others make other operators, with weights of their own.
 - Its kernels may be larger. A published kernel lies in the centre of a larger one, and with zeros
   around it computes the same. Without larger kernels few networks would be left of some spaces:
-  108 of ShuffleNetV2 x0.5.
+  108 of ShuffleNetV2 x0.5. Within a trained network of a run, kernels are at most its own: that
+  network was searched for, and smaller ones are wanted.
 
 A contained network may also have to have the published widths. The channels of a published network
 have no order, so that some of them compute nothing useful without the others, while networks with
@@ -50,7 +51,12 @@ def restricted(space: SearchSpace, row: Reference, *, same_widths: bool = False)
     for name, published in _used_choices(space, row).items():
         options = space.narrowed.get(name, table[name])
         is_fixed = same_widths and name.endswith(".width")
-        left = (published,) if is_fixed else _options_left(name, options, published)
+        if is_fixed:
+            left: tuple[Value, ...] = (published,)
+        elif name.endswith(".kernel") and not row.is_trained:
+            left = options
+        else:
+            left = _options_left(options, published)
         if left != table[name]:
             narrowed[name] = left
     # The resolution of a row does not count in a space that has no choice of it.
@@ -64,10 +70,8 @@ def restricted(space: SearchSpace, row: Reference, *, same_widths: bool = False)
     return replace(inside, references=tuple(references))
 
 
-def _options_left(name: str, options: tuple[Value, ...], published: Value) -> tuple[Value, ...]:
+def _options_left(options: tuple[Value, ...], published: Value) -> tuple[Value, ...]:
     """Return the options of a choice with which a network is contained in the published one."""
-    if name.endswith(".kernel"):
-        return options
     if isinstance(published, str):
         return (published,)
     return tuple(option for option in options if option <= published)  # type: ignore[operator]

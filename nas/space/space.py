@@ -399,6 +399,33 @@ class SearchSpace:
         """
         return restricted(self, self.reference_row(name), same_widths=same_widths)
 
+    def with_trained(
+        self,
+        name: str,
+        choices: Mapping[str, Value | tuple[Value, ...]],
+        resolution: float = 1.0,
+    ) -> SearchSpace:
+        """Return this space with a trained network of a run among its references.
+
+        Args:
+            name: for the network; `within` then takes it for that of a published one. No kernel in
+                the space within a trained network is larger than its own.
+            choices: its options; those of resolution and dtype do not count.
+            resolution: share of the image size that it is run at, where the space has several.
+
+        Example:
+            >>> from nas.space import load_space
+            >>> space = load_space("mobilenet_tiny", image_size=8)
+            >>> trained = space.sample(seed=0)
+            >>> pruned = space.with_trained("run_1", trained.choices).within("run_1")
+            >>> pruned.largest.digest == trained.digest
+            True
+        """
+        own = {key: option for key, option in choices.items() if key not in _INPUT_CHOICES}
+        row = Reference(name, own, "", resolution=resolution, norm=self.norm, is_trained=True)
+        others = [each for each in self.references if each.name != name]
+        return replace(self, references=(*others, row))
+
     def at_resolutions(self, shares: Sequence[float]) -> SearchSpace:
         """Return the space whose networks can run at some shares of the image size.
 

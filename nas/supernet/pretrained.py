@@ -1,4 +1,4 @@
-"""Starts a supernet from the weights of a published network."""
+"""Starts a supernet from the weights of a published network, or of a trained one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nas.graph import Graph
 from nas.pretrained import PublishedWeights
 from nas.pretrained.layers import weighted_ops
 from nas.space import Architecture, SearchSpace
+from nas.supernet.channel_order import in_order_of_importance
 from nas.supernet.evaluation import (
     CALIBRATION_BATCH_SIZE,
     calibrated_state,
@@ -53,6 +54,9 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     values; blocks of a residual stream that it lacks compute nothing at first, since the scale of
     their last norm is zero.
 
+    The channels of a trained network of a run are first ordered by their importance, see
+    `nas.supernet.channel_order`. If its classes are those of `data`, it keeps its classifier.
+
     Kernels of a network that pads as TensorFlow does are mirrored from left to right: TensorFlow
     pads a map of an even size on its right only, and the windows of a convolution here with a
     stride begin one pixel to the left of it, as those of TensorFlow do in a mirrored image.
@@ -67,8 +71,18 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
     """
     graph = published_graph(supernet.space, published)
     source, state = _published_network(published, supernet.space, data)
-    tensors = {**state, **_norms(source, state, data)}
     *layers, classifier = weighted_ops(graph)
+    origin = published.origin
+    if origin is not None:
+        if origin.classes == data.classes:
+            slot_name = f"{classifier.slot_name}."
+            own = published.tensors.items()
+            state |= {name: tensor for name, tensor in own if name.startswith(slot_name)}
+        else:
+            state = probed_state(source, state, data)
+        state = in_order_of_importance(source, state, supernet.space, data)
+        layers.append(classifier)
+    tensors = {**state, **_norms(source, state, data)}
     for op in layers:
         assert op.slot is not None
         new = tensors[f"{op.slot.name}.weight"]
@@ -85,6 +99,8 @@ def start_from(supernet: Supernet, published: PublishedWeights, data: ImageDatas
         if op.bias or op.kind == "norm":
             bias = supernet.get_parameter(f"{op.slot.name}.bias")
             bias[outputs] = tensors[f"{op.slot.name}.bias"].to(bias)
+    if origin is not None:
+        return
     state = probed_state(graph, calibrated_state(supernet, graph, data), data)
     slot = classifier.required_slot()
     weight, bias = (supernet.get_parameter(f"{slot.name}.{name}") for name in ("weight", "bias"))
@@ -202,12 +218,12 @@ def _norms(graph: Graph, state: Mapping[str, Tensor], data: ImageDataset) -> dic
 
     Args:
         graph: the published network, with or without norms.
-        state: its state, see `_published_network`.
+        state: its state, see `_published_network`; it may have the classifier.
         data: the images.
     """
     body = features_graph(graph)
     network = Network(body, torch.Generator()).eval()
-    network.load_state_dict(dict(state))
+    network.load_state_dict({name: state[name] for name in network.tensors()})
     has_norms = any(op.kind == "norm" for op in body.ops)
     moments = NormMoments()
 

@@ -85,14 +85,15 @@ def probed_state(
 
     Args:
         graph: network for images and classes like those of `data`.
-        state: state of a `Network` of the graph; its classifier does not matter.
+        state: state of a `Network` of the graph; it may lack the classifier.
         data: only its training split is used.
     """
     images = probe_images(data)
     features = image_features(graph, state, data, images)
     probe = fit_probe(features, torch.from_numpy(images.labels), data)
-    slot = graph.ops[classifier_position(graph)].slot_name
-    weight = probe.weight.reshape(state[f"{slot}.weight"].shape)
+    classifier = graph.ops[classifier_position(graph)]
+    slot = classifier.slot_name
+    weight = probe.weight.reshape(graph.weight_shape(classifier))
     return {**state, f"{slot}.weight": weight, f"{slot}.bias": probe.bias}
 
 

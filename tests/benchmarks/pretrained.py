@@ -135,8 +135,12 @@ def find(
     published: Architecture,
     latency: Callable[[Architecture], float],
     share: float,
+    networks: int = NETWORKS,
 ) -> Architecture:
-    """Return the most accurate network that a supernet knows within a share of a latency."""
+    """Return the most accurate network that a supernet knows within a share of a latency.
+
+    It tries so many random networks, and as many variants of the best ones.
+    """
     rng = np.random.default_rng(0)
     limit = share * latency(published)
 
@@ -149,10 +153,10 @@ def find(
         new = [each for each in dict.fromkeys(networks) if each not in scores]
         scores.update(zip(new, evaluate(supernet, new, data), strict=True))
 
-    score(shrunk(rng, published, fits) for _ in range(NETWORKS))
+    score(shrunk(rng, published, fits) for _ in range(networks))
     best = sorted(scores, key=lambda each: -scores[each])[:4]
     drawn = (mutate(each, rng, changes=2) for each in itertools.cycle(best))
-    score(itertools.islice((each for each in drawn if fits(each)), NETWORKS))
+    score(itertools.islice((each for each in drawn if fits(each)), networks))
     return max(scores, key=lambda each: scores[each])
 
 

@@ -59,6 +59,11 @@ def text_of(lines: str) -> str:
          ["space.pretrained.licens is not a key", "Did you mean license?", "printable"]),
         ("[[space]]\nname = 'a'\npretrained = {file = 'a', conventions = 'keras'}\n",
          ["space.pretrained.conventions is 'keras'", "'torchvision_v3' or 'tensorflow'"]),
+        *((f"[[space]]\nname = 'a'\nwithin = '{network}'\n",
+           [f"space.within is '{network}': write the folder of a run and the ID"])
+          for network in ("results/a", ":k3f2", "results/a:")),
+        ("[[space]]\nname = 'a'\npretrained = 'w.pth'\nwithin = 'results/a:k3f2'\n",
+         ["space.within is 'results/a:k3f2': space.pretrained is set, too; set one of the two"]),
         ("[[space]]\nname = 'a'\nconventions = 'torch'\n", ["space.conventions is not a key"]),
         ("[search]\ntrails = 3\n", ["search.trails", "Did you mean trials?"]),
         ("[search]\ntrials = 0\n", ["search.trials is 0", "greater than or equal"]),

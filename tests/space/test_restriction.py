@@ -9,6 +9,7 @@ from nas.errors import SpaceError
 from nas.latency import space_kernels
 from nas.space import Reference, SearchSpace, Stage, library, load_definition, load_space
 from nas.space.library import find_reference
+from tests.space.small_spaces import SMALL
 
 NETWORKS = {
     "mobilenet_v2_1.0": 1e17,
@@ -92,6 +93,40 @@ def test_its_networks_are_those_with_the_operators_and_at_most_the_sizes(same_wi
         assert space.reference(row.name).digest == whole.reference(row.name).digest
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_networks_within_a_trained_one_are_its_parts(seed):
+    whole = toy()
+    trained = whole.sample(seed)
+    share = trained.graph.input_shape[1] / whole.image_size
+    space = whole.with_trained("run_k", trained.choices, share).within("run_k")
+    assert space.name == "within_run_k"
+    assert space.reference("run_k").digest == space.largest.digest == trained.digest
+    own = trained.choices
+
+    def is_part(choices):
+        return all(
+            value == own[name] if isinstance(value, str) else value <= own[name]
+            for name, value in choices.items()
+            if name in own
+        ) and set(choices) <= set(own)
+
+    expected = {each.digest for each in whole.enumerate() if is_part(each.choices)}
+    assert {each.digest for each in space.enumerate()} == expected
+    assert 1 <= space.size < whole.size
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_trained_network_is_in_the_space_within_it(name):
+    whole = SMALL[name]()
+    for seed in range(3):
+        trained = whole.sample(seed)
+        share = trained.graph.input_shape[1] / whole.image_size
+        space = whole.with_trained("run_k", trained.choices, share).within("run_k")
+        digests = {each.digest for each in whole.enumerate()}
+        assert {each.digest for each in space.enumerate()} <= digests
+        assert space.reference("run_k").macs == trained.macs == space.largest.macs
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_largest_network_has_the_slots_of_the_published_one(name):
     whole = find_reference(name)[0].adapt(image_size=32, classes=10)
@@ -151,6 +186,18 @@ def test_its_file_defines_it_and_the_resolutions(tmp_path):
     space = whole.at_resolutions(shares).within("mobilenet_v2_0.5")
     assert defined("within_mobilenet_v2_0.5", None, shares) == space.digest
     assert defined("mobilenet", "within_mobilenet_v2_0.5", shares) == space.digest
+
+
+def test_its_file_names_the_trained_network(tmp_path):
+    whole = load_definition("mobilenet_tiny").at_resolutions((0.5, 1.0))
+    space = whole.with_trained("run_k", whole.smallest.choices, 0.5)
+    row, within = space.reference_row("run_k"), space.within("run_k")
+    content = library.source_of("mobilenet_tiny", within.name, (0.5, 1.0), row)
+    (tmp_path / "copy.py").write_bytes(content)
+    copy = load_definition(tmp_path / "copy.py")
+    assert copy.digest == within.digest
+    assert copy.reference_row("run_k") == row
+    assert copy.reference("run_k").digest == whole.smallest.digest
 
 
 def test_it_has_the_resolutions_that_were_asked_for():

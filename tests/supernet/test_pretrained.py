@@ -10,10 +10,11 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset, Images
 from nas.data.batches import normalize
 from nas.errors import CheckpointError, WeightsError
-from nas.pretrained import CONVENTIONS, PublishedWeights, read_weights
+from nas.pretrained import CONVENTIONS, Origin, PublishedWeights, read_weights
 from nas.pretrained.layers import weighted_ops
 from nas.space import SearchSpace
 from nas.space.library import find_reference
+from nas.supernet.channel_order import channel_numbers, exchangeable
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.pretrained import published_features, published_state, start_from
 from nas.supernet.probe import image_features, probed_state
@@ -22,7 +23,7 @@ from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 from tests.pretrained.test_read_weights import SPACE, published
-from tests.supernet.scrambled_supernet import same_weights
+from tests.supernet.scrambled_supernet import TINY, same_weights, space_on
 
 
 def make_data(channels=3, count=40):
@@ -107,6 +108,102 @@ def test_published_weights_fill_the_largest_network_of_the_space_within(name):
         if op.kind != "norm":
             own = own[:, torch.tensor(slot.inputs.positions if slot.inputs else [0])]
         assert own.isfinite().all(), op.slot_name
+
+
+def trained_weights(network, architecture, data, *, classes=None):
+    """Return the weights of a network as those of a trained one of a run, and its space."""
+    space = architecture.space.with_trained("run_k", architecture.choices)
+    known = as_published(space.reference_row("run_k"), architecture, network)
+    origin = Origin("run:k", "noise", data.classes if classes is None else classes)
+    own = {"mean": tuple(data.mean.tolist()), "std": tuple(data.std.tolist())}
+    return replace(known, origin=origin, **own), space.within("run_k")
+
+
+def random_network(graph, seed=0):
+    """Return a network with random scales, shifts and statistics."""
+    generator = torch.Generator().manual_seed(seed)
+    network = Network(graph, generator).eval()
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.dim() == 1:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return network
+
+
+def logits_of(supernet, graph, images, data):
+    """Return the logits of a subnet with the statistics of the training images."""
+    network = Network(graph, torch.Generator()).eval()
+    network.load_state_dict(calibrated_state(supernet, graph, data))
+    with torch.no_grad():
+        return network(normalize(torch.from_numpy(images.pixels), data))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", TINY)
+def test_largest_subnet_computes_what_the_trained_network_did(name, channels):
+    data = make_data(channels)  # The training images are one batch of the calibration.
+    architecture = space_on(data, name).sample(seed=1)
+    network = random_network(architecture.graph)
+    known, space = trained_weights(network, architecture, data)
+    assert space.largest.digest == architecture.digest
+    supernet = Supernet(space, torch.Generator().manual_seed(0))
+    start_from(supernet, known, data)
+    ours = logits_of(supernet, space.largest.graph, data.train, data)
+    with torch.no_grad():
+        theirs = network(normalize(torch.from_numpy(data.train.pixels), data))
+    assert theirs.std(0).min() > 1e-3
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    state = published_state(space.largest, known, data, seed=5, device=torch.device("cpu"))
+    graph = space.largest.graph
+    for key, tensor in supernet.extract(graph).items():
+        if "running" not in key:
+            assert torch.equal(tensor, state[key]), key
+
+
+def test_narrow_subnets_have_the_channels_that_do_something():
+    data = make_data(count=64)
+    whole = space_on(data, "mobilenet_tiny")
+    widest = {"stem.width": 16, "stage1.width": 32, "stage1.depth": 2}
+    architecture = whole.architecture({**whole.largest.choices, **widest})
+    network, graph = random_network(architecture.graph), architecture.graph
+    numbers, rng = channel_numbers(graph), np.random.default_rng(3)
+    for group in exchangeable(graph, numbers):
+        silent = rng.permutation(list(group))[: len(group) // 2]
+        for at, op in enumerate(graph.ops):
+            if op.kind == "norm":
+                module, out = (
+                    network.slot_module(op),
+                    torch.from_numpy(np.isin(numbers[at], silent)),
+                )
+                with torch.no_grad():
+                    module.weight[out] = module.bias[out] = 0.0
+    known, space = trained_weights(network, architecture, data)
+    supernet = Supernet(space, torch.Generator().manual_seed(0))
+    start_from(supernet, known, data)
+    half = {"stem.width": 8, "stage1.width": 16}
+    pruned = space.architecture({**space.largest.choices, **half})
+    assert pruned.params < 0.4 * architecture.params
+    with torch.no_grad():
+        theirs = network(normalize(torch.from_numpy(data.train.pixels), data))
+    ours = logits_of(supernet, pruned.graph, data.train, data)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_trained_network_gets_a_probe_for_other_classes():
+    data = make_data()
+    architecture = space_on(data, "mobilenet_tiny").adapt(classes=4).sample(seed=1)
+    network = random_network(architecture.graph)
+    space = space_on(data, "mobilenet_tiny").with_trained("run_k", architecture.choices)
+    known, _ = trained_weights(network, architecture, data, classes=tuple("abcd"))
+    space = space.within("run_k")
+    supernet = Supernet(space, torch.Generator().manual_seed(0))
+    start_from(supernet, known, data)
+    graph = space.largest.graph
+    probe = probed_state(graph, calibrated_state(supernet, graph, data), data)
+    slot = graph.ops[-1].slot_name
+    for key in ("weight", "bias"):
+        own = supernet.get_parameter(f"{slot}.{key}")
+        torch.testing.assert_close(own, probe[f"{slot}.{key}"], rtol=1e-2, atol=1e-3)
 
 
 def test_norms_let_a_network_without_norms_compute_the_same():
