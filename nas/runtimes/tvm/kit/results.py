@@ -177,7 +177,7 @@ class Results:
     def network_timings(self) -> dict[str, NetworkTimings]:
         """Return the timings of each network that was timed or failed, by digest."""
         timed = {
-            name: (item, self.timings(item)) for name, (item,) in self.items("network").items()
+            name: (own[0], self.timings(own[0])) for name, own in self.items("network").items()
         }
         rounds = (each.round for _, own in timed.values() for each in own)
         full_us = full_speed_us(rounds, self.overheated_us)

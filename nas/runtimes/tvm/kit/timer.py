@@ -36,7 +36,7 @@ class RecordedTimer(KernelTimer):
         self._results = results
         self.full_us = results.overheated_us
         self._kernels = results.items("kernel")
-        self._dispatch = {name: item for name, (item,) in results.items("dispatch").items()}
+        self._dispatch = {name: own[0] for name, own in results.items("dispatch").items()}
         # Timings that the table lacks, by number of the item.
         self._left = {
             item.id: self._unseen(item, table.record(kernel))
