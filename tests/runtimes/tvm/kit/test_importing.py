@@ -305,9 +305,8 @@ def test_the_command_names_what_is_missing(
         assert printed["notes"][0].startswith("1 of 3 kernels were not timed yet")
     done = invoke("table", "show", "mine.jsonl")
     assert "bench (haswell)" in done.stdout
-    for options in (("--quick",), ("--space", "mobilenet_tiny", "--image-size", 8)):
-        done = invoke("table", "check", "mine.jsonl", *options)
-        assert (done.returncode, "is not connected to this machine" in done.stderr) == (1, True)
+    done = invoke("table", "check", "mine.jsonl", "--quick")
+    assert (done.returncode, "is not connected to this machine" in done.stderr) == (1, True)
     device.path.rename(device.folder / "mine.jsonl")
     done = invoke("table", "import", "kit/mine.jsonl")
     assert (done.returncode, "named results.jsonl" in done.stderr) == (2, True)
