@@ -88,6 +88,19 @@ def measure_confidence(
     return rows
 
 
+def as_jpeg(pixels: Pixels, quality: int) -> tuple[Pixels, list[int]]:
+    """Return images after they were compressed as JPEG, and the sizes of the files in bytes."""
+    sizes: list[int] = []
+
+    def compressed(image: Image.Image) -> Image.Image:
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=quality)
+        sizes.append(content.tell())
+        return Image.open(content)
+
+    return _each(pixels, compressed), sizes
+
+
 def _changes(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
     """Yield the name of each change and the changed images."""
     rng = np.random.default_rng(0)
@@ -105,7 +118,7 @@ def _changes(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
     for shift in (-0.2, 0.2):
         yield f"brightness {shift:+g} of the range", _clipped(pixels + 255 * shift)
     for quality in (50, 20):
-        yield f"JPEG, quality {quality}", _each(pixels, partial(_compress, quality))
+        yield f"JPEG, quality {quality}", as_jpeg(pixels, quality)[0]
 
 
 def _clipped(values: NDArray[Any]) -> Pixels:
@@ -117,10 +130,3 @@ def _each(pixels: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixel
     grey = pixels.shape[3] == 1
     changed = [change(Image.fromarray(each[:, :, 0] if grey else each)) for each in pixels]
     return np.stack([np.asarray(image) for image in changed]).reshape(pixels.shape)
-
-
-def _compress(quality: int, image: Image.Image) -> Image.Image:
-    """Return an image after it was compressed as JPEG."""
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=quality)
-    return Image.open(content)

@@ -74,13 +74,13 @@ def _without_imports(text: str) -> str:
 
 
 def script_logits(
-    script: Path, model: Path | None, images: Sequence[str], folder: Path
+    script: Path, options: Sequence[str], images: Sequence[str], folder: Path
 ) -> list[Any]:
     """Run a script as a user would, and return the logits that it computes for image files.
 
     Args:
         script: path of the `run.py`.
-        model: file of the network; None for a cascade, which has several.
+        options: its options beside `--json`.
         images: names of the image files in `folder`.
         folder: working directory of the script.
 
@@ -91,9 +91,7 @@ def script_logits(
     Raises:
         ExportError: the script does not run.
     """
-    command = [sys.executable, str(script.absolute()), "--json"]
-    if model is not None:
-        command += ["--model", str(model.absolute())]
+    command = [sys.executable, str(script.absolute()), "--json", *options]
     try:
         done = subprocess.run(
             [*command, *images],

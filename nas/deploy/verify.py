@@ -293,7 +293,9 @@ def check_script(
         ExportError: the script does not run or does not read a file, or its logits differ by more
             than the tolerance of the format.
     """
-    logits = np.array(run_on_files(script, model, reference), np.float32)
+    logits = np.array(
+        run_on_files(script, ["--model", str(model.absolute())], reference), np.float32
+    )
     expected, kinds = reference.expected(model_file.precision), _kinds(reference)
     worst = kinds[int(np.abs(logits - expected).max(1).argmax())]
     name = f"{script.name}, most of all for files {worst},"
@@ -322,11 +324,11 @@ def _kinds(reference: ReferenceImages) -> list[str]:
     return ["PNG of decoded pixels"] * count + [file.kind for file in reference.stored]
 
 
-def run_on_files(script: Path, model: Path | None, reference: ReferenceImages) -> list[Any]:
-    """Run a `run.py` on files of the reference images, and return its logits.
+def run_on_files(script: Path, options: Sequence[str], reference: ReferenceImages) -> list[Any]:
+    """Run a script on files of the reference images, and return its logits.
 
     Args:
-        script, model: see `nas.deploy.scripts.script_logits`.
+        script, options: see `nas.deploy.scripts.script_logits`.
         reference: the images; those of files that are stored are read from these files.
 
     Raises:
@@ -342,7 +344,7 @@ def run_on_files(script: Path, model: Path | None, reference: ReferenceImages) -
             )
         for name, file in zip(names[count:], stored, strict=True):
             (Path(folder) / name).write_bytes(file.content)
-        results = script_logits(script, model, names, Path(folder))
+        results = script_logits(script, options, names, Path(folder))
     for kind, result in zip(_kinds(reference), results, strict=True):
         if isinstance(result, str):
             raise ExportError(

@@ -395,7 +395,7 @@ def _check_script(folder: Path, networks: Sequence[_Network]) -> ScriptCheck:
     """
     script, reference = folder / SCRIPT_FILE, networks[0].reference
     model_file = networks[0].process.model_file
-    answers = run_on_files(script, None, reference)
+    answers = run_on_files(script, (), reference)
     difference = 0.0
     for at, network in enumerate(networks):
         classified = [position for position, own in enumerate(answers) if len(own) > at]

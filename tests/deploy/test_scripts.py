@@ -172,7 +172,7 @@ def test_script_goes_on_after_an_image_that_it_does_not_read(script, run):
     assert status == 1
     assert errors.startswith("TIFF: pixels of 32 bits a channel")
     assert output.count("%") == 6
-    results = script_logits(script, script.parent / "model.onnx", ["TIFF", "PNG"], script.parent)
+    results = script_logits(script, [], ["TIFF", "PNG"], script.parent)
     assert results[0].startswith("pixels of 32 bits a channel")
     assert len(results[1]) == 3
 
@@ -192,7 +192,7 @@ def test_script_is_unsure_below_the_confidence_of_its_folder(copy, run):
 
 def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):
     with pytest.raises(ExportError, match=r"run\.py ended with status 1 and wrote: .*missing"):
-        script_logits(script, tmp_path / "missing.onnx", ["PNG"], script.parent)
+        script_logits(script, ["--model", "missing.onnx"], ["PNG"], script.parent)
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
