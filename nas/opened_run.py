@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nas.deploy.folder import ModelFolder
     from nas.plans.cascade import Cascade, CascadePlan
     from nas.plans.cascade_export import CascadeRecord
+    from nas.plans.split_run import SplitReport
     from nas.supernet.ranking_records import RankingRecord
     from nas.supernet.weights import Supernet
     from nas.torch_network import Network
@@ -210,6 +211,36 @@ class OpenedRun(Run):
 
         with shown(progress) as bars:
             return rank_supernets(self, command="nas.open_run", progress=bars, **settings)
+
+    def split(
+        self,
+        pick: str,
+        *,
+        device: Path | str,
+        server: Path | str,
+        bandwidth_mbps: float,
+        rtt_ms: float,
+        progress: JobProgress | bool | None = True,
+        **settings: Any,
+    ) -> SplitReport:
+        """Return the best place to cut a network between a device and a server, or none.
+
+        Args:
+            pick: the beginning of the network's digest.
+            device, server: latency tables of the two machines.
+            bandwidth_mbps: bandwidth of the link between them, in megabits a second.
+            rtt_ms: round trip of the link, in milliseconds.
+            progress: see `Pick.export`.
+            settings: the other arguments of `nas.plans.split_run.split_run`.
+
+        Raises the errors of `nas.plans.split_run.split_run`.
+        """
+        from nas.plans.split import Link
+        from nas.plans.split_run import split_run
+
+        link = Link(bandwidth_mbps, rtt_ms)
+        with shown(progress) as bars:
+            return split_run(self, pick, Path(device), Path(server), link, bars, **settings)
 
     @contextmanager
     def _renewing_report(self) -> Iterator[None]:

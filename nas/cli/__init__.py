@@ -27,6 +27,7 @@ from nas.cli import (
     runs,
     selection,
     spaces,
+    split,
     supernet,
     table,
     weights,
@@ -102,7 +103,8 @@ def _set_global_options(
 for _command in (
     *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, selection.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
-    *(models.retrain, models.export, models.verify, benchmark.benchmark, cascades.cascade),
+    *(models.retrain, models.export, models.verify, benchmark.benchmark),
+    *(cascades.cascade, split.split),
 ):
     app.command()(_command)
 

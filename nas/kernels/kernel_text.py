@@ -23,10 +23,12 @@ WINDOW_KINDS = POOLING_KINDS | {"conv2d"}
 DTYPES = ("float32", "int8")
 """Types of weights and activations; `int8` stands for signed and unsigned 8-bit integers."""
 
-_CONVERSIONS = {"to_blocked", "to_nhwc", "to_plain", "quantize", "dequantize"}
+CONVERSION_KINDS = {"to_blocked", "to_nhwc", "to_plain", "quantize", "dequantize"}
 """Kinds that only convert a tensor to another layout, or between float32 and int8."""
 
-KINDS = WINDOW_KINDS | _CONVERSIONS | {"concat", "copy", "global_pool", "linear", "split", "view"}
+KINDS = (
+    WINDOW_KINDS | CONVERSION_KINDS | {"concat", "copy", "global_pool", "linear", "split", "view"}
+)
 """All kinds of kernels. `copy` copies one tensor and applies its epilogue. `split` copies each
 range of channels that its inputs name into a tensor. `view` reshapes a feature map to a vector, or
 back.

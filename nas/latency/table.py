@@ -343,12 +343,19 @@ class LatencyTable:
             FailedKernelError: a kernel of the network could not be timed.
             MeasurementError: the device cannot run the network.
         """
-        figures = dict(self.runtime.network_figures(graph))
-        for figure in self.runtime.kernel_figures:
-            figures[figure.name] = sum(
-                self._kernel_figure(kernel, figure.name) for kernel in self.runtime.kernels(graph)
-            )
-        return figures
+        return {**self.runtime.network_figures(graph), **self.kernel_figures(graph)}
+
+    def kernel_figures(self, graph: Graph) -> dict[str, float]:
+        """Return the sums of `Runtime.kernel_figures` over the kernels of a network, by name.
+
+        Raises:
+            MissingKernelError, FailedKernelError: see `figures`.
+        """
+        kernels = self.runtime.kernels(graph) if self.runtime.kernel_figures else []
+        return {
+            figure.name: sum(self._kernel_figure(kernel, figure.name) for kernel in kernels)
+            for figure in self.runtime.kernel_figures
+        }
 
     def _kernel_figure(self, kernel: Kernel, name: str) -> float:
         value = (self.timed_record(kernel).schedule or {}).get(name)

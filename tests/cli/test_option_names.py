@@ -23,7 +23,9 @@ OTHER_TOOLS = {
     "supernet/distributed.py": {"--nproc-per-node"},  # torchrun
     "cli/supernet.py": {"--nproc-per-node"},
     "deploy/run_template.py": {"--model"},
-    "deploy/scripts.py": {"--model"},  # run.py
+    "deploy/verify.py": {"--model"},  # run.py
+    "plans/split_export.py": {"--port"},  # server.py
+    "plans/split_server.py": {"--host", "--port"},
     "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server
     "runtimes/ethos_u/runtime.py": {"--delegate"},
     "runtimes/tvm/cuda/device.py": {"--query-gpu", "--id"},  # nvidia-smi

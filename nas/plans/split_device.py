@@ -1,0 +1,54 @@
+"""Classify images with a server: python device.py IMAGE... --server HOST:PORT [--json]
+
+The first part of the network runs here, and `server.py` runs the rest. The `device.py` of a split
+network is this file with the texts of the modules of `nas` that it imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from nas.deploy.script_steps import classify, load_onnx, use_file
+from nas.plans.split_wire import connected, pack, receive, unpack
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    """Print the classes of the images that the command line names."""
+    parser = argparse.ArgumentParser(description="Classify images with a server.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--server", default="127.0.0.1:8765", help="address of server.py")
+    parser.add_argument("--json", action="store_true", help="print the logits as JSON")
+    options = parser.parse_args()
+    preprocessing, split = (
+        use_file(path, lambda path=path: json.loads(path.read_text(encoding="utf-8")))
+        for path in (FOLDER / "preprocessing.json", FOLDER / "split.json")
+    )
+    model = FOLDER / "device.onnx"
+    first_part = use_file(model, load_onnx, model)
+    host, _, port = options.server.rpartition(":")
+    try:
+        server = connected((host, int(port)))
+    except (OSError, ValueError) as error:
+        sys.exit(f"{options.server}: no server.py answers there ({error})")
+
+    def logits_of(image: np.ndarray) -> np.ndarray:
+        values = first_part(image)
+        try:
+            server.sendall(pack(values, split["transfer"]))
+            return unpack(receive(server, len(preprocessing["classes"])))
+        except (OSError, ValueError) as error:
+            sys.exit(f"{options.server}: it does not answer ({error})")
+
+    with server:
+        return classify(options.images, model, logits_of, preprocessing, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Run the second part of a split network: python server.py [--host HOST] [--port PORT]
+
+It answers `device.py` over TCP. Nothing is encrypted, and anyone who can connect is answered: let
+it listen where only the device can reach it. The `server.py` of a split network is this file with
+the texts of the modules of `nas` that it imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import socket
+import socketserver
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.deploy.script_steps import LogitsOf, load_onnx, use_file
+from nas.plans.split_wire import pack, receive, unpack
+
+FOLDER = Path(__file__).resolve().parent
+
+
+class Answers(socketserver.BaseRequestHandler):
+    """Answers the messages of one connection, until it ends or sends something else.
+
+    Args:
+        logits_of: runs the second part of the network.
+        shape: channels, height and width of its input.
+        connection: what the server gives to a handler.
+    """
+
+    def __init__(self, logits_of: LogitsOf, shape: tuple[int, ...], *connection: Any) -> None:
+        self.logits_of, self.shape = logits_of, shape
+        super().__init__(*connection)
+
+    def handle(self) -> None:
+        """Receive tensors and send the logits of each."""
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            while message := receive(self.request, math.prod(self.shape)):
+                values = unpack(message).reshape(1, *self.shape)
+                self.request.sendall(pack(self.logits_of(values), "float32"))
+        except (ValueError, OSError) as error:
+            print(f"{self.client_address[0]}: {error}", flush=True)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """A server with a thread for each connection."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+def main() -> None:
+    """Answer until the process is stopped."""
+    parser = argparse.ArgumentParser(description="Run the second part of a split network.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--port", type=int, default=8765, help="port; 0 for any free one")
+    options = parser.parse_args()
+    path, model = FOLDER / "split.json", FOLDER / "server.onnx"
+    split = use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    shape, logits_of = tuple(split["shape"]), use_file(model, load_onnx, model)
+    logits_of(np.zeros((1, *shape), np.float32))  # The first call takes longer.
+    with Server((options.host, options.port), partial(Answers, logits_of, shape)) as server:
+        host, port = server.server_address[:2]
+        print(f"listening on {host!s}:{port}", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
