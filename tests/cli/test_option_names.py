@@ -16,7 +16,7 @@ from nas.cli import app
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
-COMMAND = re.compile(r"\bnas ((?:table|supernet) [a-z]+|[a-z]+)((?: [^\s`]+)*)")
+COMMAND = re.compile(r"\bnas ((?:table|supernet|kit) [a-z]+|[a-z]+)((?: [^\s`]+)*)")
 """A command and its words, up to the end of the code or of the line."""
 
 OTHER_TOOLS = {
@@ -28,6 +28,7 @@ OTHER_TOOLS = {
     "plans/split_server.py": {"--host", "--port"},
     "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server
     "runtimes/ethos_u/runtime.py": {"--delegate"},
+    "runtimes/tvm/kit/program.py": {"--expected"},  # the program of a kit
     "runtimes/tvm/cuda/device.py": {"--query-gpu", "--id"},  # nvidia-smi
 }
 """Options of other programs, by the file that names them."""

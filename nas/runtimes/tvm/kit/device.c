@@ -44,13 +44,14 @@ void pin(int *core) {
     if (sched_getaffinity(0, sizeof allowed, &allowed)) die("the system names no cores");
     if (*core >= CPU_SETSIZE || (*core >= 0 && !CPU_ISSET(*core, &allowed)))
         die("there is no core %d here; leave --core out", *core);
-    long most = -1;
-    for (int each = 0; *core < 0 || most >= 0; ++each) {
-        if (each == CPU_SETSIZE) break;
-        if (!CPU_ISSET(each, &allowed)) continue;
-        long speed = core_number(each, "cpufreq/cpuinfo_max_freq");
-        if (!speed) speed = core_number(each, "cpu_capacity");
-        if (speed >= most) most = speed, *core = each;
+    if (*core < 0) {
+        long most = -1;
+        for (int each = 0; each < CPU_SETSIZE; ++each) {
+            if (!CPU_ISSET(each, &allowed)) continue;
+            long speed = core_number(each, "cpufreq/cpuinfo_max_freq");
+            if (!speed) speed = core_number(each, "cpu_capacity");
+            if (speed >= most) most = speed, *core = each;
+        }
     }
     CPU_ZERO(&own);
     CPU_SET(*core, &own);
@@ -193,8 +194,8 @@ static const struct {
     const char *name;
     int list, bit;
 } known[] = {
-    {"neon", AT_HWCAP, 12},      {"vfp3", AT_HWCAP, 13},       {"vfp4", AT_HWCAP, 16},
-    {"hwdiv-arm", AT_HWCAP, 17}, {"hwdiv", AT_HWCAP, 18},      {"d32", AT_HWCAP, 19},
+    {"neon", AT_HWCAP, 12},      {"vfp3", AT_HWCAP, 13},  {"vfp4", AT_HWCAP, 16},
+    {"hwdiv-arm", AT_HWCAP, 17}, {"hwdiv", AT_HWCAP, 18},
 };
 #else /* RISC-V names its extensions by letters. */
 static const struct {

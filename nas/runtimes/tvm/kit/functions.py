@@ -97,7 +97,9 @@ def _templates(target: KitTarget) -> tuple[CpuTemplates, CpuTemplates]:
     return own, here
 
 
-def compile_kernel(target: KitTarget, text: str, stem: str, folder: Path) -> list[Function]:
+def compile_kernel(
+    target: KitTarget, text: str, stem: str, folder: Path, only: int | None = None
+) -> list[Function]:
     """Write object files with a kernel, once for each schedule that it is timed with.
 
     A process of its own calls it.
@@ -107,14 +109,22 @@ def compile_kernel(target: KitTarget, text: str, stem: str, folder: Path) -> lis
         text: text of the kernel.
         stem: name of the object files and start of the names of the functions.
         folder: folder of `FOLDERS`.
+        only: number of the only schedule; None for all.
+
+    Returns:
+        The functions; none, and no files, if there is no schedule of that number.
     """
     templates, _ = _templates(target)
     kernel = Kernel.parse(text)
+    schedules = _schedules(templates, kernel)
+    if only is not None:
+        schedules = schedules[only : only + 1]
     functions = [
         _function("kernel", kernel, schedule, templates, f"{stem}_{number}")
-        for number, schedule in enumerate(_schedules(templates, kernel))
+        for number, schedule in enumerate(schedules)
     ]
-    _write_kernel(target, kernel, functions, stem, folder)
+    if functions:
+        _write_kernel(target, kernel, functions, stem, folder)
     return functions
 
 

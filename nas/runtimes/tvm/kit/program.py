@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Literal
@@ -47,13 +48,14 @@ MAX_MB: Final = 200
 
 _SOURCES = Path(__file__).parent
 _PROGRAM_SOURCES = ("kit.c", "timing.c", "device.c", "results.c")
-_OPTIONS = ("-O2", "-std=gnu11", "-fno-strict-aliasing")
+_OPTIONS = ("-O2", "-std=gnu11")
 
 _MAX_PROCESSES = 8
 """Most processes that compile: each has TVM in memory."""
 
 _ITEM_SECONDS = 300.0
-"""How long all candidates of a kernel, or a network, may compile."""
+"""How long all candidates of a kernel, or a network, may compile, and how long one of them. LLVM
+never ends with some of a pooling on 32-bit Arm."""
 
 _EXPECTED_SECONDS = 1800.0
 """How long everything may run once on this machine."""
@@ -76,16 +78,17 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """The functions of one object file, or the error for which there are none.
+    """The functions of a job, or the error for which there are none.
 
-    The items of the functions have the numbers from `first_id` on.
+    The items of the functions have the numbers from `first_id` on, and `objects` are the names of
+    their object files.
     """
 
     job: _Job
-    stem: str
-    functions: Sequence[Function] = ()
-    error: str | None = None
-    object_bytes: int = 0
+    functions: Sequence[Function]
+    objects: Sequence[str]
+    object_bytes: int
+    error: str | None
     first_id: int = 0
 
 
@@ -235,27 +238,19 @@ def _compile(jobs: Sequence[_Job], folder: Path, progress: Advance | None) -> li
 
     Raises NasError if not one of them could be compiled.
     """
-    count = min(allowed_cores(), _MAX_PROCESSES, len(jobs))
-    processes = [ChildProcess() for _ in range(count)]
+    processes = [ChildProcess() for _ in range(min(allowed_cores(), _MAX_PROCESSES))]
     idle: SimpleQueue[ChildProcess] = SimpleQueue()
     for process in processes:
         idle.put(process)
 
     def run(number: int) -> _Compiled:
-        job, stem = jobs[number], f"item_{number}"
         process = idle.get()
         try:
-            made = process.call(job.compile, *job.arguments, stem, folder, limit_s=_ITEM_SECONDS)
-        except ChildProcessError as error:
-            return _Compiled(job, stem, error=f"the compiler {error}")
-        except (NasError, RuntimeError, TimeoutError) as error:
-            return _Compiled(job, stem, error=first_line(error))
+            return _compile_job(process, jobs[number], f"item_{number}", folder)
         finally:
             idle.put(process)
-        size = (folder / "device" / f"{stem}.o").stat().st_size
-        return _Compiled(job, stem, made, object_bytes=size)
 
-    executor = ThreadPoolExecutor(max(1, count))
+    executor = ThreadPoolExecutor(len(processes))
     try:
         waiting = [executor.submit(run, number) for number in range(len(jobs))]
         for done, future in enumerate(as_completed(waiting), start=1):
@@ -274,6 +269,37 @@ def _compile(jobs: Sequence[_Job], folder: Path, progress: Advance | None) -> li
         reason = next((each.error for each in compiled), "there is none")
         raise NasError(f"Nothing of what the kit should time can be compiled: {reason}.")
     return compiled
+
+
+def _compile_job(process: ChildProcess, job: _Job, stem: str, folder: Path) -> _Compiled:
+    """Compile a job; the schedules of a kernel one by one if they cannot be compiled at once."""
+    made: list[Function] = []
+    objects: list[str] = []
+
+    def attempt(own_stem: str, *only: int) -> bool | str:
+        """Return whether there was something to compile, or the error."""
+        try:
+            own = process.call(
+                job.compile, *job.arguments, own_stem, folder, *only, limit_s=_ITEM_SECONDS
+            )
+        except ChildProcessError as error:
+            return f"the compiler {error}"
+        except TimeoutError as error:
+            return f"compiling {error}"
+        except (NasError, RuntimeError) as error:
+            return first_line(error)
+        made.extend(own)
+        objects.extend([f"{own_stem}.o"] if own else [])
+        return bool(own)
+
+    outcome = attempt(stem)
+    if isinstance(outcome, str) and job.part == "kernel":
+        for number in count():
+            if not attempt(f"{stem}_{number}", number):
+                break
+    error = outcome if isinstance(outcome, str) and not made else None
+    size = sum((folder / "device" / name).stat().st_size for name in objects)
+    return _Compiled(job, made, objects, size, error)
 
 
 def _items(compiled: Iterable[_Compiled]) -> Iterator[Item]:
@@ -315,7 +341,7 @@ def _link(compiler: Sequence[str], items: str, folder: Path, share: Sequence[_Co
     """Compile and link a program from the object files in a folder, and return its path."""
     program = folder / "kit"
     (folder / "items.c").write_text(items, encoding="utf-8")
-    objects = [f"{each.stem}.o" for each in share if each.functions]
+    objects = [name for each in share for name in each.objects]
     (folder / "objects.txt").write_text("\n".join(objects), encoding="utf-8")
     sources = [str(_SOURCES / name) for name in _PROGRAM_SOURCES]
     command = [*compiler, *_OPTIONS, f"-I{_SOURCES}", "-o", program.name, "items.c", *sources]

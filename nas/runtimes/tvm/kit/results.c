@@ -65,9 +65,9 @@ static void append(void) {
             done += count;
         } else if (errno != EINTR) {
             const int error = errno;
-            if (ftruncate(descriptor, end)) /* the next start does it */;
-            die("%s cannot be written: %s. Make room, and start again: it continues", results_path,
-                strerror(error));
+            const bool whole = !ftruncate(descriptor, end); /* otherwise the next start does it */
+            die("%s cannot be written: %s. Make room, and start again%s", results_path,
+                strerror(error), whole ? "" : ": it removes the last line");
         }
     }
     if (fsync(descriptor) && errno != EINVAL && errno != EROFS)
