@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,5 +30,6 @@ def test_no_kernel_is_inlined_into_a_network(
     write_object(graph, schedules, None, templates, tmp_path / "network.o", "few")
     code = built[0].inspect_source("ll")
     network = code[code.index("@few_network(") :]
-    calls = network[: network.index("\n}")].count("call i32 @few_kernel_")
-    assert calls == len(kernels)
+    # A function of addresses may be inlined, but not the function with its loops.
+    calls = re.findall(r"call .*@few_kernel_\d+(?:_compute)?\(", network[: network.index("\n}")])
+    assert len(calls) == len(kernels)
