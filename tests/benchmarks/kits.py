@@ -1,0 +1,91 @@
+"""Compare a kit with `nas table build` on this processor: kernels, and predictions of networks.
+
+    python -m tests.benchmarks.kits --cpu znver3 --space squeezenet --image-size 32 --out FOLDER
+
+Writes a kit for this machine, runs it, and imports its results; builds the table of runtime `tvm`
+for the same space; and times the same random networks by both ways: as networks of a kit, and as
+networks of `nas table check`. --cpu is LLVM's name of this machine's processor. Run it on an idle
+machine. Steps whose files are in FOLDER are not repeated.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from nas.latency import LatencyTable, open_runtime, space_kernels
+from nas.latency.kit import RESULTS, KitDevice
+from nas.space import load_space
+from nas.statistics import latency_agreement
+from tests.benchmarks.predictions import figures, nas
+
+
+def run_kit(folder: Path) -> None:
+    """Run the programs of a kit until they are done."""
+    for program in json.loads((folder / "kit.json").read_text())["programs"]:
+        subprocess.run([folder.absolute() / program], cwd=folder, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cpu", required=True)
+    parser.add_argument("--space", default="squeezenet")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--nets", type=int, default=16)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    out: Path = options.out
+    triple = f"{platform.machine()}-linux-gnu"
+    runtime = open_runtime("tvm", target=f"kit:here?triple={triple}&cpu={options.cpu}")
+    device = cast(KitDevice, runtime)
+    space = load_space(options.space, image_size=options.image_size)
+    kernels = space_kernels(space, runtime)
+    kit, networks_kit = out / "kit", out / "networks"
+    if not (kit / RESULTS).exists():
+        device.write_kernels_kit(kernels, [space.name], kit)
+        run_kit(kit)
+    notes = device.import_kernels(kit, out / "kit.jsonl")
+    print(*notes, sep="\n")
+    of_kit = LatencyTable.open(out / "kit.jsonl", runtime=runtime)
+    wanted = ["--space", options.space, "--image-size", options.image_size]
+    built = nas("table", "build", *wanted, "--out", out / "built.jsonl")
+    of_build = LatencyTable.open(out / "built.jsonl")
+    ratios = np.array(
+        [
+            one.latency_us / other.latency_us
+            for one, other in zip(
+                map(of_kit.timed_record, kernels), map(of_build.timed_record, kernels), strict=True
+            )
+            if one.latency_us and other.latency_us
+        ]
+    )
+    low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9])
+    print(
+        f"{len(ratios)} kernels, {built['seconds']:.0f} s for the table: kit over table "
+        f"{median:.3f} (median), {low:.3f} to {high:.3f} (80% of them)"
+    )
+    checked = nas(
+        "table", "check", out / "built.jsonl", *wanted, "--nets", options.nets, "--no-references"
+    )
+    architectures = [space.from_json(row["architecture"]) for row in checked["rows"]]
+    if not (networks_kit / RESULTS).exists():
+        graphs = {each.digest: each.graph for each in architectures}
+        device.write_networks_kit(graphs, of_kit.schedules(), networks_kit)
+        run_kit(networks_kit)
+    timings = device.network_timings(networks_kit)
+    measured = [timings[each.digest].latency.fastest_us for each in architectures]
+    predicted = [of_kit.predict(each).latency_us for each in architectures]
+    rows = checked["rows"]
+    print(f"dispatch costs, us: kit {of_kit.dispatch.parts_us}, table {of_build.dispatch.parts_us}")
+    print(f"kit    {figures(latency_agreement(predicted, measured).to_json())}")
+    print(f"table  {figures(checked)}")
+    ratio = np.median([own / row["measured_us"] for own, row in zip(measured, rows, strict=True)])
+    print(f"measured networks, kit over table: {ratio:.3f} (median)")
+
+
+if __name__ == "__main__":
+    main()
