@@ -26,7 +26,7 @@ static const double CHECK_DIFFERENCE = 1e-4;
 
 static const double HOT_SECONDS = 300, PROGRESS_LINE_SECONDS = 60;
 
-volatile int stop_signal;
+static volatile sig_atomic_t stop_signal;
 const Item *volatile running;
 
 static State *states;
@@ -80,8 +80,10 @@ static void finish(const char *reason, const char *text, int status) {
     exit(status);
 }
 
+bool is_over(void) { return stop_signal || now() >= deadline; }
+
 static void wait_until(double time) {
-    while (now() < time && now() < deadline && !stop_signal) {
+    while (now() < time && !is_over()) {
         const struct timespec pause = {0, (long)(1e9 * fmin(0.5, fmax(0, time - now())))};
         nanosleep(&pause, NULL);
     }

@@ -109,8 +109,8 @@ void write_speed(double seconds);
 void write_end(const char *reason, int core);
 
 int samples_of(const Item *item);
+bool is_over(void); /* whether a signal or --minutes ends the program after the present sample */
 
-extern volatile int stop_signal; /* number of the signal that stops the program; 0 before */
 extern const Item *volatile running; /* what runs now, for messages */
 
 #endif

@@ -133,7 +133,7 @@ void know_full_speed(double seconds) { known_full = fmin(known_full, seconds); }
 /* Take the first readings, which are spread over half a second. */
 void begin_speed(void) {
     const struct timespec pause = {0, 10000000};
-    while (!full_count && !stop_signal) {
+    while (!full_count && !is_over()) {
         nanosleep(&pause, NULL);
         read_speed();
     }
@@ -171,7 +171,7 @@ static long preemptions(void) {
 int calls_for(const Item *item, double seconds) {
     prepare(item);
     double once = INFINITY;
-    for (int i = 0; i < 3; ++i) once = fmin(once, call_seconds(item, 1));
+    for (int i = 0; i < 3 && !(i && is_over()); ++i) once = fmin(once, call_seconds(item, 1));
     return once > 0 ? (int)fmin(1e9, fmax(1, ceil(seconds / once))) : 1000;
 }
 
@@ -183,7 +183,7 @@ int take_attempts(const Item *item, int calls, int samples, Attempt *attempts) {
     prepare(item);
     int count = 0, undisturbed = 0, most = ATTEMPTS_PER_SAMPLE * samples;
     double before = read_speed();
-    while (count < most && undisturbed < samples && !(count && stop_signal)) {
+    while (count < most && undisturbed < samples && !(count && is_over())) {
         Attempt *each = &attempts[count++];
         const long preempted = preemptions();
         each->before = before;
@@ -193,7 +193,7 @@ int take_attempts(const Item *item, int calls, int samples, Attempt *attempts) {
         undisturbed += is_full(each->before, each->after) && !each->preempted;
         if (count < ATTEMPTS_PER_SAMPLE * samples || undisturbed) continue;
         const struct timespec pause = {0, 10000000};
-        while (!is_full(before, before) && now() - was_full_at < WAIT_SECONDS && !stop_signal) {
+        while (!is_full(before, before) && now() - was_full_at < WAIT_SECONDS && !is_over()) {
             nanosleep(&pause, NULL);
             before = read_speed();
         }
