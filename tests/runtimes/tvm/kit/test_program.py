@@ -169,7 +169,7 @@ def test_a_full_disk_ends_the_program(
         return
     with small_disk.mounted(folder, "size=16k"):
         results = folder / "results.jsonl"
-        (folder / "rest").write_bytes(bytes(8 << 10))
+        (folder / "rest").write_bytes(bytes(12 << 10))
         done = _run(kit, "--results", str(results))
         assert done.returncode == 1
         assert "No space left on device" in done.stderr
