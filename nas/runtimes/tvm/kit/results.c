@@ -118,6 +118,7 @@ void write_timing(const Item *item, int round, int calls, const Attempt *attempt
 }
 
 void write_speed(double seconds) {
+    if (isinf(seconds)) return; /* the program ended before it knew the speed */
     begin("speed");
     add(",\"full_us\":%.6g", seconds * 1e6);
     append();
