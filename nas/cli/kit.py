@@ -51,48 +51,45 @@ def table(
         --target "kit:pixel-6?triple=aarch64-linux-gnu&cpu=cortex-a76"
     """
     from nas.latency import open_runtime, space_kernels
-    from nas.runtimes.tvm.kit import address
+    from nas.latency.kit import KitDevice, device_for
 
-    parsed = address.parse(target)
-    spaces = load_spaces(space, sizes)
-    if resolution:
-        spaces = [each.at_resolutions(sorted(resolution)) for each in spaces]
-    runtime = open_runtime("tvm", target=parsed.text)
-    runtime.check_batch(batch)
-    kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime, batch)]
-    from nas.runtimes.tvm.kit.program import write_table_kit
-
+    name = device_for(target).name
+    spaces = load_spaces(space, sizes, resolution)
+    device = open_runtime(name, target=target)
+    assert isinstance(device, KitDevice)
+    device.check_batch(batch)
+    kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     with console.ProgressBars() as bars:
         bars.begin("kit", "item")
-        manifest = write_table_kit(
-            parsed,
+        kit = device.write_kernels_kit(
             kernels,
+            [f"{each.name} {each.image_size}px" for each in spaces],
             out,
-            spaces=[f"{each.name} {each.image_size}px" for each in spaces],
+            bars.advance,
             batch=batch,
             max_mb=max_mb,
-            progress=bars.advance,
         )
-    failed = {item.name: item.error for item in manifest.items if item.error is not None}
-    size = sum((out / name).stat().st_size for name in manifest.programs)
-    result = {
-        "kit": str(out),
-        "digest": manifest.kit,
-        "target": manifest.target,
-        "programs": list(manifest.programs),
-        "kernels": len({item.name for item in manifest.items if item.part == "kernel"}),
-        "candidates": sum(item.part == "kernel" and not item.error for item in manifest.items),
-        "failed": failed,
-        "bytes": size,
-    }
     text = (
-        f"{out}: {', '.join(manifest.programs)} ({size / 1e6:.0f} MB) for "
-        f"{manifest.target}: {result['kernels']} kernels, {result['candidates']} candidates"
+        f"{out}: {', '.join(kit.programs)} ({kit.size_bytes / 1e6:.0f} MB) for "
+        f"{device.fingerprint.target}: {kit.kernels} kernels, {kit.candidates} candidates"
     )
-    if failed:
-        text += f"; {len(failed)} kernels cannot be compiled, and become failed rows of the table"
+    if kit.errors:
+        text += (
+            f"; {len(kit.errors)} kernels cannot be compiled, and become failed rows of the table"
+        )
     show(
-        result, f"{text}.\nCopy it to the device and run it, as {out / 'README.txt'} says.", as_json
+        {
+            "kit": str(out),
+            "digest": kit.digest,
+            "target": device.fingerprint.target,
+            "programs": list(kit.programs),
+            "kernels": kit.kernels,
+            "candidates": kit.candidates,
+            "failed": dict(kit.errors),
+            "bytes": kit.size_bytes,
+        },
+        f"{text}.\nCopy it to the device and run it, as {out / 'README.txt'} says.",
+        as_json,
     )
 
 

@@ -190,11 +190,22 @@ class RequestedJob(NamedTuple):
         return cls(settings, folder, out is None and own_folder is not None)
 
 
-def load_spaces(names: Sequence[str], sizes: Sizes) -> list[SearchSpace]:
-    """Return search spaces by their names or files, for images of these sizes."""
+def load_spaces(
+    names: Sequence[str], sizes: Sizes, resolutions: Sequence[float] | None = None
+) -> list[SearchSpace]:
+    """Return search spaces by their names or files, for images of these sizes.
+
+    Args:
+        names: the names or files.
+        sizes: sizes of the images.
+        resolutions: shares of the image size to choose from; None for those of the spaces.
+    """
     from nas.space import load_definition
 
-    return [load_definition(name).adapt(**sizes) for name in names]
+    spaces = [load_definition(name).adapt(**sizes) for name in names]
+    if not resolutions:
+        return spaces
+    return [each.at_resolutions(sorted(resolutions)) for each in spaces]
 
 
 def open_table(path: Path) -> LatencyTable:

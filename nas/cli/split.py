@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.models import MovedData
-from nas.cli.options import Json, Plot, RunFolder, check_plot, print_json, require_table_file
+from nas.cli.options import (
+    Json,
+    MovedData,
+    Plot,
+    RunFolder,
+    check_plot,
+    print_json,
+    require_table_file,
+)
 from nas.display import console
 from nas.display.formatting import (
     format_accuracy,

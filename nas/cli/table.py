@@ -90,9 +90,7 @@ def build(
     )
     from nas.latency.worker_process import timers_for
 
-    spaces = load_spaces(space, sizes)
-    if resolution:
-        spaces = [each.at_resolutions(sorted(resolution)) for each in spaces]
+    spaces = load_spaces(space, sizes, resolution)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     device.check_batch(batch)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]

@@ -146,8 +146,8 @@ def make_threshold(
         min_accuracy: share of the answers that must be right, from which the confidence follows.
             The threshold has no confidence if none reaches it.
     """
-    confidences, right = _confidences(logits), logits.argmax(1) == labels
-    unknown = np.zeros(0) if unknown_logits is None else _confidences(unknown_logits)
+    confidences, right = largest_probabilities(logits), logits.argmax(1) == labels
+    unknown = np.zeros(0) if unknown_logits is None else largest_probabilities(unknown_logits)
     if min_accuracy is not None:
         min_confidence = smallest_threshold(confidences, right, unknown, min_accuracy)
     answered = confidences >= (min_confidence or 0.0)
@@ -189,7 +189,7 @@ def smallest_threshold(
     return short_number(float(ordered[end + 1]), float(ordered[end]))
 
 
-def _confidences(logits: Floats) -> Floats:
+def largest_probabilities(logits: Floats) -> Floats:
     """Return the largest probability of each image, `N`."""
     return softmax(logits.astype(float), axis=1).max(1)
 

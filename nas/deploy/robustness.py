@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from scipy.special import softmax
 
 from nas.data import Images
+from nas.deploy.confidence import largest_probabilities
 from nas.deploy.model import TrainedModel
 from nas.run.model_card import ConfidenceRow, RobustnessRow
 
@@ -75,7 +75,7 @@ def measure_confidence(
         kinds["images of no class, from the user"] = unknown
     rows = []
     for name, changed in kinds.items():
-        confidence = softmax(model.pixel_logits(changed).astype(float), axis=1).max(1)
+        confidence = largest_probabilities(model.pixel_logits(changed))
         rows.append(
             ConfidenceRow(
                 images=name,

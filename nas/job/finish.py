@@ -300,8 +300,8 @@ def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
 def _front(run: JobRun) -> pd.DataFrame:
     """Return the front of a run from which finalists are chosen.
 
-    Of a network in two dtypes it has only the faster one. Of a device that has not timed its kit
-    yet, it has only networks that the kit times: no others are on the front afterwards.
+    If it has a network in two dtypes, only the faster one is returned. While a device has not timed
+    its kit, only networks of the kit are returned: no others will be on the front.
     """
     rows = run.front
     if run.record.waiting is not None:

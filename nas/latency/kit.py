@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nas.display.progress import Advance
 from nas.errors import RequestError
@@ -24,12 +25,35 @@ if TYPE_CHECKING:
     from nas.kernels.kernel import Kernel
     from nas.latency.networks import NetworkTimings
 
-RESULTS = "results.jsonl"
+RESULTS: Final = "results.jsonl"
 """Name of the file in the folder of a kit that its program writes."""
 
-
-MANIFEST = "kit.json"
+MANIFEST: Final = "kit.json"
 """Name of the file in the folder of a kit that says what it times, and for which target."""
+
+MAX_MB = 200.0
+"""Largest size of a program: a device with a shell may have little room."""
+
+
+@dataclass(frozen=True)
+class KitSummary:
+    """A kit that was written.
+
+    Attributes:
+        digest: what its results name it by.
+        programs: names of its programs.
+        size_bytes: size of all of them.
+        kernels: number of kernels.
+        candidates: number of their schedules that it times.
+        errors: why a kernel cannot be compiled, by its text.
+    """
+
+    digest: str
+    programs: tuple[str, ...]
+    size_bytes: int
+    kernels: int
+    candidates: int
+    errors: Mapping[str, str]
 
 
 class KitDevice(Runtime):
@@ -53,17 +77,24 @@ class KitDevice(Runtime):
         spaces: Sequence[str],
         folder: Path,
         progress: Advance | None = None,
-    ) -> None:
+        *,
+        batch: int = 1,
+        max_mb: float = MAX_MB,
+    ) -> KitSummary:
         """Write the kit that times kernels and the dispatch costs.
+
+        A kernel that cannot be compiled becomes a failed row of the table.
 
         Args:
             kernels: the kernels.
             spaces: what they belong to, in words.
-            folder: the folder, which is made.
+            folder: the folder, new or that of a kit without results.
             progress: function to call after each kernel.
+            batch: number of images of one inference.
+            max_mb: size of a program in megabytes from which on there are several.
 
         Raises:
-            RequestError: there is no compiler for the device.
+            RequestError: there is no compiler for the device, or the folder has something else.
         """
 
     @abstractmethod
@@ -134,16 +165,21 @@ def device_of(folder: Path) -> KitDevice:
             f"There is no {folder / MANIFEST}.",
             remedy=f"Copy {RESULTS} into the folder that `nas kit` made, and name it there.",
         )
-    target = _KIT.read(folder / MANIFEST).target
+    try:
+        return device_for(_KIT.read(folder / MANIFEST).target)
+    except RequestError as error:
+        raise _KIT.failure(f"{folder / MANIFEST}: {error.message.rstrip('.')}") from None
+
+
+def device_for(target: str) -> KitDevice:
+    """Return the device of a target. Raises RequestError if no runtime has kits for it."""
     for name in runtime_names():
         cls = runtime_class(name).for_target(target)
         if issubclass(cls, KitDevice):
             device = cls(target=target)
-            try:
-                device.check_target()
-            except RequestError as error:
-                raise _KIT.failure(f"{folder / MANIFEST}: {error.message.rstrip('.')}") from None
+            device.check_target()
             return device
-    raise _KIT.failure(
-        f"{folder / MANIFEST}: no installed runtime has kits for {shortened(target)}"
+    raise RequestError(
+        f"No installed runtime has kits for {shortened(target)}.",
+        remedy="Name a device: kit:NAME?triple=TRIPLE&cpu=CPU.",
     )

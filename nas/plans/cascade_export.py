@@ -18,10 +18,10 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.special import softmax
 
 import nas
 from nas.data import ImageDataset, Images
+from nas.deploy.confidence import largest_probabilities
 from nas.deploy.exporting import checked_request, export, model_data
 from nas.deploy.folder import (
     PREPROCESSING_FILE,
@@ -171,6 +171,10 @@ class _Network(NamedTuple):
     process: ModelProcess
     preprocessing: Preprocessing
     reference: ReferenceImages
+
+    def is_sure(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return whether it answers each image, `N`, from its logits `N x classes`."""
+        return largest_probabilities(logits) >= (self.stage.min_confidence or 0)
 
 
 def export_cascade(
@@ -343,10 +347,7 @@ def _answering(
     logits: Sequence[NDArray[np.float32]], networks: Sequence[_Network]
 ) -> NDArray[np.int64]:
     """Return which network answers each of some images, from the logits of each network."""
-    is_sure = [
-        softmax(own.astype(float), axis=1).max(1) >= (network.stage.min_confidence or 0)
-        for own, network in zip(logits, networks, strict=True)
-    ]
+    is_sure = [network.is_sure(own) for own, network in zip(logits, networks, strict=True)]
     return np.argmax(is_sure, axis=0)
 
 
@@ -402,8 +403,9 @@ def _check_script(folder: Path, networks: Sequence[_Network]) -> ScriptCheck:
         if not classified:
             break
         logits = np.array([answers[position][at] for position in classified], np.float32)
-        sure = softmax(logits.astype(float), axis=1).max(1) >= (network.stage.min_confidence or 0)
-        if (sure != [len(answers[position]) == at + 1 for position in classified]).any():
+        if (
+            network.is_sure(logits) != [len(answers[position]) == at + 1 for position in classified]
+        ).any():
             raise ExportError(
                 f"{script} does not stop at {network.stage.network} where its confidence reaches "
                 f"{network.stage.min_confidence}.",

@@ -13,12 +13,11 @@ import json
 import platform
 import subprocess
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from nas.latency import LatencyTable, open_runtime, space_kernels
-from nas.latency.kit import RESULTS, KitDevice
+from nas.latency import LatencyTable, space_kernels
+from nas.latency.kit import MANIFEST, RESULTS, device_for
 from nas.space import load_space
 from nas.statistics import latency_agreement
 from tests.benchmarks.predictions import figures, nas
@@ -26,7 +25,7 @@ from tests.benchmarks.predictions import figures, nas
 
 def run_kit(folder: Path) -> None:
     """Run the programs of a kit until they are done."""
-    for program in json.loads((folder / "kit.json").read_text())["programs"]:
+    for program in json.loads((folder / MANIFEST).read_text())["programs"]:
         subprocess.run([folder.absolute() / program], cwd=folder, check=True)
 
 
@@ -40,17 +39,16 @@ def main() -> None:
     options = parser.parse_args()
     out: Path = options.out
     triple = f"{platform.machine()}-linux-gnu"
-    runtime = open_runtime("tvm", target=f"kit:here?triple={triple}&cpu={options.cpu}")
-    device = cast(KitDevice, runtime)
+    device = device_for(f"kit:here?triple={triple}&cpu={options.cpu}")
     space = load_space(options.space, image_size=options.image_size)
-    kernels = space_kernels(space, runtime)
+    kernels = space_kernels(space, device)
     kit, networks_kit = out / "kit", out / "networks"
     if not (kit / RESULTS).exists():
         device.write_kernels_kit(kernels, [space.name], kit)
         run_kit(kit)
     notes = device.import_kernels(kit, out / "kit.jsonl")
     print(*notes, sep="\n")
-    of_kit = LatencyTable.open(out / "kit.jsonl", runtime=runtime)
+    of_kit = LatencyTable.open(out / "kit.jsonl", runtime=device)
     wanted = ["--space", options.space, "--image-size", options.image_size]
     built = nas("table", "build", *wanted, "--out", out / "built.jsonl")
     of_build = LatencyTable.open(out / "built.jsonl")

@@ -101,7 +101,7 @@ def test_front_is_that_of_all_chains_and_single_networks(seed):
 
 
 def test_latency_of_independent_networks_is_the_closed_form():
-    """Of uniform and independent confidences, a threshold passes on as large a share as it is.
+    """A threshold passes on its own share of images if confidences are uniform and independent.
 
     The mean latency is L1 + t1 L2 + t1 t2 L3, and the accuracy the mean of those of the networks.
     """

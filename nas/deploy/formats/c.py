@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from nas.deploy.cpp_example import write_source
 from nas.deploy.formats import c_model
 from nas.deploy.formats.base import LoadedModel
-from nas.deploy.formats.c_model import OPTIONS, SOURCES, run_compiler
+from nas.deploy.formats.c_model import OPTIONS, SOURCES
 from nas.deploy.formats.tvm import Tvm
 from nas.errors import RequestError
-from nas.runtimes.tvm.cross import c_compiler, code_target, zig_triple
+from nas.runtimes.tvm.cross import c_compiler, code_target, run_compiler, zig_triple
 from nas.runtimes.tvm.kit import address as kit_address
 from nas.runtimes.tvm.kit.address import KitTarget
 from nas.runtimes.tvm.rpc import address as rpc_address

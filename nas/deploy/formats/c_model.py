@@ -21,7 +21,7 @@ from nas.deploy.formats.base import LoadedModel
 from nas.deploy.formats.tvm import machine_of
 from nas.errors import RequestError
 from nas.latency.timing import Evaluate
-from nas.runtimes.tvm.cross import c_compiler, zig_triple
+from nas.runtimes.tvm.cross import c_compiler, run_compiler, zig_triple
 
 SOURCES = Path(__file__).parents[1] / "c"
 """Folder of the sources in C."""
@@ -73,14 +73,6 @@ def load(path: Path) -> LoadedModel:
     )
 
 
-def run_compiler(command: Sequence[str], folder: Path) -> None:
-    """Run a compiler. Raises RuntimeError with its first error if it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-        raise RuntimeError(f"{command[0]}: {lines[0].strip()[:300]}")
-
-
 def _emulator(path: Path) -> list[str]:
     """Return the command that runs programs for the processor of an object; empty without one."""
     try:
@@ -88,8 +80,8 @@ def _emulator(path: Path) -> list[str]:
         name, processor = _EMULATORS[architecture]
     except (KeyError, ValueError):
         return []
-    found = shutil.which(name) or shutil.which(f"{name}-static")
-    return [found, "-cpu", processor] if found else []
+    emulator = shutil.which(name) or shutil.which(f"{name}-static")
+    return [emulator, "-cpu", processor] if emulator else []
 
 
 def _is_run_by(emulator: Sequence[str], path: Path) -> bool:

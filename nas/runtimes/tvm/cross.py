@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import RequestError
@@ -123,9 +125,9 @@ def c_compiler(triple: str | None, *, static: bool = False) -> list[str]:
     else:
         names = [f"{triple}-gcc"]
     has_zig = find_spec("ziglang") is not None
-    found = next((name for name in names if shutil.which(name)), None)
-    if found and not (static and has_zig):
-        return [found]
+    installed = next((name for name in names if shutil.which(name)), None)
+    if installed and not (static and has_zig):
+        return [installed]
     if has_zig:
         of_triple = [] if triple is None else ["-target", zig_triple(triple)]
         return [sys.executable, "-m", "ziglang", "cc", *of_triple]
@@ -134,6 +136,14 @@ def c_compiler(triple: str | None, *, static: bool = False) -> list[str]:
         f"There is no C compiler for {triple or 'this machine'}.",
         remedy=f"pip install ziglang (it compiles for all processors), or install {package}.",
     )
+
+
+def run_compiler(command: Sequence[str], folder: Path) -> None:
+    """Run a compiler in a folder. Raises RuntimeError with its first error if it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+        raise RuntimeError(f"{command[0]}: {lines[0].strip()[:300]}")
 
 
 def zig_triple(triple: str) -> str:

@@ -1,4 +1,4 @@
-"""Importing what a kit found out into the latency table of its device."""
+"""Adds what a kit measured to the latency table of its device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from nas.display.progress import Advance
 from nas.files.documents import shortened_text
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table
+from nas.latency.kit import RESULTS
 from nas.latency.record import DISTURBED
-from nas.runtimes.tvm.kit.results import RESULTS_FILE, Results, require_same_device
+from nas.runtimes.tvm.kit.results import Results, require_same_device
 from nas.runtimes.tvm.kit.runtime import KitRuntime
 from nas.runtimes.tvm.kit.timer import RecordedTimer
 
@@ -34,7 +35,7 @@ def import_kernels(
     device.recorded = results.device
     table = LatencyTable.open_or_create(tables, device)
     if table.device.recorded:
-        what = f"{table.path} with those of {folder / RESULTS_FILE}"
+        what = f"{table.path} with those of {folder / RESULTS}"
         require_same_device(table.device.recorded, results.device, what)
     timer = RecordedTimer(results, table)
     wanted = [

@@ -12,9 +12,7 @@ from pydantic import Field, model_validator
 from nas.errors import RequestError
 from nas.files.documents import Count, Document, Format, Name
 from nas.latency.device import Object, Text
-
-MANIFEST_FILE: Final = "kit.json"
-RESULTS_FILE: Final = "results.jsonl"
+from nas.latency.kit import MANIFEST as MANIFEST_FILE
 
 _DIGEST_LENGTH = 16
 

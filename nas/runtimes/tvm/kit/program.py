@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import jinja2
 from tvm.target import codegen
@@ -31,20 +31,19 @@ from nas.files.documents import to_json
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import WEIGHT_PARTS, WEIGHTS_MIB
+from nas.latency.kit import MANIFEST as MANIFEST_FILE
+from nas.latency.kit import MAX_MB, RESULTS
 from nas.latency.runtime import Schedules
 from nas.machine.processes import ChildProcess
 from nas.machine.this_machine import allowed_cores
-from nas.runtimes.tvm.cross import c_compiler, code_target
+from nas.runtimes.tvm.cross import c_compiler, code_target, run_compiler
 from nas.runtimes.tvm.dispatch_benchmarks import WEIGHT_SETS_PER_MIB, launch_networks
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.kit import functions
 from nas.runtimes.tvm.kit.address import KitTarget
 from nas.runtimes.tvm.kit.functions import Function, Part
-from nas.runtimes.tvm.kit.manifest import MANIFEST_FILE, RESULTS_FILE, Item, Manifest
+from nas.runtimes.tvm.kit.manifest import Item, Manifest
 from nas.runtimes.tvm.runtime import kernel_versions
-
-MAX_MB: Final = 200
-"""Largest size of a program: a device with a shell may have little room."""
 
 _SOURCES = Path(__file__).parent
 _PROGRAM_SOURCES = ("kit.c", "timing.c", "device.c", "results.c")
@@ -224,7 +223,7 @@ def _write(
 
 def _check_folder(out: Path) -> None:
     """Raise RequestError for a folder with results, or with anything else but a kit."""
-    if (out / RESULTS_FILE).exists():
+    if (out / RESULTS).exists():
         raise RequestError(
             f"{out} has results of a kit, which another kit would not continue.",
             remedy="Import them with `nas table import`, and name another folder.",
@@ -346,13 +345,13 @@ def _link(compiler: Sequence[str], items: str, folder: Path, share: Sequence[_Co
     sources = [str(_SOURCES / name) for name in _PROGRAM_SOURCES]
     command = [*compiler, *_OPTIONS, f"-I{_SOURCES}", "-o", program.name, "items.c", *sources]
     command += ["@objects.txt", "-lm"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+    try:
+        run_compiler(command, folder)
+    except RuntimeError as error:
         raise NasError(
-            f"{compiler[0]} cannot link the program of the kit: {lines[0].strip()[:300]}",
+            f"The program of the kit cannot be linked: {error}",
             remedy="pip install ziglang: its compiler has a C library for all processors.",
-        )
+        ) from error
     return program
 
 

@@ -18,10 +18,12 @@ from nas.files import jsonl
 from nas.files.documents import Count, Document, Format, shortened
 from nas.latency.core_speed import is_at_full_speed
 from nas.latency.device import Fingerprint, Object, Text
+from nas.latency.kit import MANIFEST as MANIFEST_FILE
+from nas.latency.kit import RESULTS
 from nas.latency.networks import NetworkTimings
 from nas.latency.rounds import full_speed_us
 from nas.latency.timing import Attempt, Timing
-from nas.runtimes.tvm.kit.manifest import MANIFEST, MANIFEST_FILE, RESULTS_FILE, Item, Manifest
+from nas.runtimes.tvm.kit.manifest import MANIFEST, Item, Manifest
 
 _Microseconds = Annotated[float, Field(ge=1e-6, le=1e12)]
 """Microseconds, so that parts of them and sums are within the limits of latency tables."""
@@ -102,7 +104,7 @@ _LINES = Format(
 
 @dataclass(frozen=True)
 class Results:
-    """What a kit found out on its device.
+    """What a kit measured on its device.
 
     Args:
         manifest: what the kit times.
@@ -134,11 +136,11 @@ class Results:
             RequestError: a file is missing or damaged, or belongs to another kit, device or
                 version.
         """
-        path = folder / RESULTS_FILE
+        path = folder / RESULTS
         if not path.exists():
             raise RequestError(
                 f"There is no {path}.",
-                remedy=f"Run the kit on the device, and copy its {RESULTS_FILE} into this folder.",
+                remedy=f"Run the kit on the device, and copy its {RESULTS} into this folder.",
             )
         manifest = MANIFEST.read(folder / MANIFEST_FILE)
         _require_kit(manifest, folder, content, device)
@@ -219,7 +221,7 @@ def _require_one_device(starts: Sequence[_Start], manifest: Manifest, path: Path
             raise RequestError(
                 f"{path} has results of kit {start.kit}, but {MANIFEST_FILE} beside it "
                 f"belongs to kit {manifest.kit}.",
-                remedy=f"Copy {RESULTS_FILE} into the folder of its own kit.",
+                remedy=f"Copy {RESULTS} into the folder of its own kit.",
             )
         require_same_device(first.device, start.device, str(path))
 

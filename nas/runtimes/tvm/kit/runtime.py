@@ -16,10 +16,11 @@ from nas.display.progress import Advance
 from nas.errors import DeviceError, RequestError
 from nas.latency.core_speed import SIDE
 from nas.latency.device import Fingerprint
-from nas.latency.kit import KitDevice
+from nas.latency.kit import MANIFEST as MANIFEST_FILE
+from nas.latency.kit import MAX_MB, KitDevice, KitSummary
 from nas.latency.runtime import Schedules
 from nas.runtimes.tvm.kit import address
-from nas.runtimes.tvm.kit.manifest import MANIFEST, MANIFEST_FILE
+from nas.runtimes.tvm.kit.manifest import MANIFEST
 from nas.runtimes.tvm.runtime import TvmRuntime, kernel_versions
 
 if TYPE_CHECKING:
@@ -112,12 +113,31 @@ class KitRuntime(TvmRuntime, KitDevice):
         spaces: Sequence[str],
         folder: Path,
         progress: Advance | None = None,
-    ) -> None:
+        *,
+        batch: int = 1,
+        max_mb: float = MAX_MB,
+    ) -> KitSummary:
         """See `KitDevice.write_kernels_kit`."""
         from nas.runtimes.tvm.kit.program import write_table_kit
 
-        target = address.parse(self.target)
-        write_table_kit(target, kernels, folder, spaces=spaces, progress=progress)
+        manifest = write_table_kit(
+            address.parse(self.target),
+            kernels,
+            folder,
+            spaces=spaces,
+            batch=batch,
+            max_mb=max_mb,
+            progress=progress,
+        )
+        own = [item for item in manifest.items if item.part == "kernel"]
+        return KitSummary(
+            manifest.kit,
+            manifest.programs,
+            sum((folder / name).stat().st_size for name in manifest.programs),
+            len({item.name for item in own}),
+            sum(item.error is None for item in own),
+            {item.name: item.error for item in own if item.error is not None},
+        )
 
     def import_kernels(
         self, folder: Path, tables: Path | str, progress: Advance | None = None

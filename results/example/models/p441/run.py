@@ -6,18 +6,9 @@ The `run.py` of a model folder is this file with the texts of the modules of `na
 from __future__ import annotations
 
 import argparse
-import atexit
-import io
 import json
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 
 import io
@@ -399,16 +390,23 @@ def _smallest_size(head: bytes) -> int:
     return int(offset + size * count)
 
 
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
 try:
     import pillow_heif
 except ImportError:  # HEIC photos of phones cannot be read without it.
     pass
 else:
     pillow_heif.register_heif_opener()
-
-FOLDER = Path(__file__).resolve().parent
-
-DEFAULT_MODEL = "model.so"
 
 LogitsOf = Callable[[np.ndarray], np.ndarray]
 """Returns the logits of an image, from the input of the network."""
@@ -424,6 +422,13 @@ def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
             lines = [line for line in str(error).splitlines() if line.strip()] or [""]
             problem = f"it cannot be read ({type(error).__name__}: {lines[0].strip()[:300]})"
     sys.exit(f"{path}: {problem}")
+
+
+def plain_output() -> None:
+    """Write escapes for characters that the terminal does not show, such as those of a name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
@@ -451,6 +456,64 @@ def load_onnx(path: Path) -> LogitsOf:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda image: session.run(None, {name: image})[0][0]
+
+
+def classify(
+    names: Sequence[str],
+    model: Path,
+    logits_of: LogitsOf,
+    preprocessing: dict[str, Any],
+    as_json: bool,
+) -> int:
+    """Print the classes of image files, or their logits as JSON.
+
+    Args:
+        names: paths of the files.
+        model: file of the network, for messages.
+        logits_of: returns the logits.
+        preprocessing: what `preprocessing.json` holds.
+        as_json: whether to print the logits.
+
+    Returns:
+        0, or 1 if a file is no image that can be read.
+    """
+    plain_output()
+    results: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            values = network_input(Path(name), preprocessing)
+        except UnreadableImageError as error:
+            results.append({"image": name, "error": str(error)})
+            if not as_json:
+                print(f"{name}: {error}", file=sys.stderr)
+            continue
+        logits = use_file(model, logits_of, values)
+        confidence = np.exp(logits.astype(np.float64) - logits.max())
+        confidence /= confidence.sum()
+        unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
+        results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
+        if not as_json:
+            if len(names) > 1:
+                print(name)
+            if unsure:
+                print("unsure")
+                continue
+            for position in confidence.argsort()[::-1][:5]:
+                print(f"{confidence[position]:6.1%}  {preprocessing['classes'][position]}")
+    if as_json:
+        print(json.dumps(results))
+    return int(any("error" in result for result in results))
+
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
 
 
 def load_tflite(path: Path) -> LogitsOf:
@@ -486,6 +549,20 @@ def load_tvm(path: Path) -> LogitsOf:
 
 
 LOADERS = {".onnx": load_onnx, ".tflite": load_tflite, ".so": load_tvm}
+"""Functions that load a file, by its suffix."""
+
+
+def load_network(path: Path) -> LogitsOf:
+    """Return what gives the logits of a file, or end with one line that names it."""
+    load = LOADERS.get(path.suffix)
+    if load is None:
+        sys.exit(f"{path}: expected a file with the suffix {', '.join(LOADERS)}")
+    return use_file(path, load, path)
+
+
+FOLDER = Path(__file__).resolve().parent
+
+DEFAULT_MODEL = "model.onnx"
 
 
 def main() -> int:
@@ -495,41 +572,11 @@ def main() -> int:
     parser.add_argument("--model", default=str(FOLDER / DEFAULT_MODEL), help="file of the network")
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
     options = parser.parse_args()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # Not every terminal shows every name.
     path = FOLDER / "preprocessing.json"
     preprocessing = use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     model = Path(options.model)
-    load = LOADERS.get(model.suffix)
-    if load is None:
-        sys.exit(f"{model}: expected a file with the suffix {', '.join(LOADERS)}")
-    logits_of = use_file(model, load, model)
-    results: list[dict[str, Any]] = []
-    for name in options.images:
-        try:
-            values = network_input(Path(name), preprocessing)
-        except UnreadableImageError as error:
-            results.append({"image": name, "error": str(error)})
-            if not options.json:
-                print(f"{name}: {error}", file=sys.stderr)
-            continue
-        logits = use_file(model, logits_of, values)
-        confidence = np.exp(logits.astype(np.float64) - logits.max())
-        confidence /= confidence.sum()
-        unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
-        results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
-        if not options.json:
-            if len(options.images) > 1:
-                print(name)
-            if unsure:
-                print("unsure")
-                continue
-            for position in confidence.argsort()[::-1][:5]:
-                print(f"{confidence[position]:6.1%}  {preprocessing['classes'][position]}")
-    if options.json:
-        print(json.dumps(results))
-    return int(any("error" in result for result in results))
+    logits_of = load_network(model)
+    return classify(options.images, model, logits_of, preprocessing, options.json)
 
 
 if __name__ == "__main__":

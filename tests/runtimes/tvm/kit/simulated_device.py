@@ -13,9 +13,10 @@ from nas.files.documents import to_json
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import WEIGHT_PARTS, WEIGHTS_MIB
 from nas.latency.core_speed import FULL_SPEED_TOLERANCE
+from nas.latency.kit import MANIFEST, RESULTS
 from nas.runtimes.tvm.dispatch_benchmarks import launch_networks
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
-from nas.runtimes.tvm.kit.manifest import MANIFEST_FILE, RESULTS_FILE, Item, Manifest
+from nas.runtimes.tvm.kit.manifest import Item, Manifest
 from nas.runtimes.tvm.runtime import kernel_versions
 from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
 
@@ -89,12 +90,12 @@ class SimulatedDevice:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / MANIFEST_FILE).write_text(to_json(self.manifest))
+        (self.folder / MANIFEST).write_text(to_json(self.manifest))
         self.rounds = dict.fromkeys(range(len(self.manifest.items)), 0)
 
     @property
     def path(self) -> Path:
-        return self.folder / RESULTS_FILE
+        return self.folder / RESULTS
 
     def items(self, part: str, *names: str) -> list[Item]:
         """Return the items of a part, or those with some names."""

@@ -61,9 +61,9 @@ def imported(device: SimulatedDevice) -> tuple[LatencyTable, list[str]]:
 
 
 def record(table: LatencyTable, kernel: Kernel) -> Record:
-    found = table.record(kernel)
-    assert found is not None
-    return found
+    current = table.record(kernel)
+    assert current is not None
+    return current
 
 
 @pytest.mark.parametrize(("seed", "full_share"), [(0, 1.0), (1, 0.4), (2, 0.25)])

@@ -55,8 +55,8 @@ def test_a_table_belongs_to_the_name_of_the_device(tmp_path: Path) -> None:
     assert LatencyTable.open(table.path).runtime.at_address(EXAMPLE, OTHER_ORDER) == EXAMPLE
     with pytest.raises(RequestError, match="device of the table is 'kit:pixel-6"):
         table.runtime.at_address(EXAMPLE, EXAMPLE.replace("pixel-6", "pixel-7"))
-    found = LatencyTable.find(tmp_path, configured_runtime("tvm", target=EXAMPLE))
-    assert found is not None
-    assert found.path == table.path
+    table_there = LatencyTable.find(tmp_path, configured_runtime("tvm", target=EXAMPLE))
+    assert table_there is not None
+    assert table_there.path == table.path
     other = configured_runtime("tvm", target=EXAMPLE.replace("pixel-6", "pixel-7"))
     assert LatencyTable.find(tmp_path, other) is None
