@@ -6,6 +6,7 @@ them is imported when it is called: opening a run brings in no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,11 +177,31 @@ class OpenedRun(Run):
                 renew_answers(self, name)
             return export(self, names, request, bars)
 
-    def cascades(self, stages: int = 2) -> CascadePlan:
-        """Return the cascades of the trained networks. See `nas.plans.cascade.plan_cascades`."""
-        from nas.plans.cascade import plan_cascades
+    def cascades(
+        self,
+        stages: int = 2,
+        *,
+        server: Path | str | None = None,
+        bandwidth_mbps: float = math.nan,
+        rtt_ms: float = math.nan,
+    ) -> CascadePlan:
+        """Return the cascades of the trained networks.
 
-        return plan_cascades(self, stages)
+        Args:
+            stages: most networks of a cascade, 2 or 3.
+            server: latency table of a server on which the last network may run.
+            bandwidth_mbps, rtt_ms: the link to it, see `split`.
+
+        Raises the errors of `nas.plans.cascade.plan_cascades`.
+        """
+        from nas.latency import LatencyTable
+        from nas.plans.cascade import Server, plan_cascades
+        from nas.plans.split import Link
+
+        if server is None:
+            return plan_cascades(self, stages)
+        link = Link(bandwidth_mbps, rtt_ms)
+        return plan_cascades(self, stages, Server(LatencyTable.open(server), link))
 
     def export_cascade(
         self, cascade: Cascade, format_name: str, *, progress: JobProgress | bool | None = True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Json, MovedData, RunFolder, print_json
+from nas.cli.options import Json, MovedData, RunFolder, print_json, require_table_file
 from nas.display import console
 from nas.display.formatting import format_accuracy, format_latency
 
@@ -29,6 +30,16 @@ def cascade(
             "0 without --max-latency-ms."
         ),
     ] = None,
+    server: Annotated[
+        Path | None,
+        typer.Option(help="Latency table of a server on which the last network may run."),
+    ] = None,
+    bandwidth_mbps: Annotated[
+        float | None, typer.Option(help="Bandwidth to the server in megabits a second.")
+    ] = None,
+    rtt_ms: Annotated[
+        float | None, typer.Option(help="Round trip to the server in milliseconds.")
+    ] = None,
     format_name: Annotated[
         str | None,
         typer.Option(
@@ -47,6 +58,9 @@ def cascade(
     the most accurate one. A cascade that a paired test does not show to be more accurate than each
     single network that is as fast on average is said to be none.
 
+    With --server, the last network of a cascade may run on a server, to which the device sends the
+    pixels of an image: k31b@server.
+
     With --format, the chosen cascade is exported to a folder of its own, below cascades in the run:
     its networks, thresholds, and a run.py that says which network answered. It is verified, and
     timed end to end on images of the data.
@@ -55,11 +69,21 @@ def cascade(
     Example: nas cascade results/quickstart
     Example: nas cascade results/quickstart --stages 3 --max-latency-ms 0.05
     Example: nas cascade results/quickstart --max-accuracy-drop 0.005 --format onnx
+    Example: nas cascade results/quickstart --server server.jsonl --bandwidth-mbps 20 --rtt-ms 5
     """
     from nas.opened_run import open_run
 
     opened = open_run(run, data)
-    plan = opened.cascades(stages)
+    if server is None:
+        plan = opened.cascades(stages)
+    else:
+        require_table_file(server)
+        plan = opened.cascades(
+            stages,
+            server=server,
+            bandwidth_mbps=math.nan if bandwidth_mbps is None else bandwidth_mbps,
+            rtt_ms=math.nan if rtt_ms is None else rtt_ms,
+        )
     chosen = plan.choose(max_latency_ms=max_latency_ms, max_accuracy_drop=max_accuracy_drop)
     record = None
     if format_name is not None:

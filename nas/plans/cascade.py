@@ -5,24 +5,31 @@ confident enough goes to the next network (X. Wang et al., "IDK Cascades: Fast D
 Learning not to Overthink", UAI 2018). The thresholds are chosen on one half of the images that
 judge trained networks, and the cascade is judged on the other half, by the answers that each
 network gave.
+
+The last network may run on a server, to which a device sends the pixels of an image. Such a network
+is called `k31b@server`, and its latency is that of the link and of the table of the server.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from nas.display.formatting import format_latency, listed
-from nas.errors import InfeasibleError, RequestError
+from nas.errors import InfeasibleError, KernelError, RequestError
 from nas.files.documents import Document, Fraction, Positive
+from nas.latency import LatencyTable
 from nas.plans.cascade_answers import NetworkAnswers, Setting, chains_of
+from nas.plans.split import Link, part_us, require_kernels
+from nas.plans.split_wire import message_bytes
 from nas.run.models import RunModel
 from nas.run.run import Run
 from nas.run.selection import Limits
+from nas.space import Architecture
 from nas.statistics import Interval, spread
 
 MAX_STAGES = 3
@@ -33,6 +40,36 @@ MAX_SHOWN = 16
 
 HIGH_SHARE = 0.95
 """Share of the images whose latency is at most `Cascade.high_us`."""
+
+ON_SERVER = "@server"
+"""End of the name of a network that runs on a server."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Another machine that classifies the images of a device.
+
+    Args:
+        table: its latency table.
+        link: the link between device and server.
+    """
+
+    table: LatencyTable
+    link: Link
+
+    def latency_us(self, network: Architecture) -> float:
+        """Return how long a device waits for the answer of a network, in microseconds.
+
+        The device sends the pixels of an image, a byte a value.
+
+        Raises:
+            FailedKernelError, MissingKernelError, TableError: see `LatencyTable.predict`.
+        """
+        graph = network.graph.folded
+        require_kernels(self.table, graph, network)
+        sent = math.prod(graph.input_shape)
+        answer = message_bytes(math.prod(graph.output_shape), "float32")
+        return self.link.us(sent + answer) + part_us(self.table, graph, network)
 
 
 class Rival(Document):
@@ -99,6 +136,11 @@ class Cascade(Document):
     def name(self) -> str:
         """The names of its networks, such as "jf2a-k31b"."""
         return "-".join(self.networks)
+
+    @property
+    def is_on_server(self) -> bool:
+        """Whether its last network runs on a server."""
+        return self.networks[-1].endswith(ON_SERVER)
 
     @property
     def interval(self) -> Interval:
@@ -216,7 +258,10 @@ class CascadePlan:
         judged, chain = self.judged, setting.chain
         stages = judged.stages(chain, setting.thresholds)
         right, latencies = judged.right_of(chain, stages), judged.latencies_of(chain, stages)
-        accuracy, mean_us = judged.interval(right), float(latencies.mean())
+        accuracy = judged.interval(right)
+        # A mean of equal latencies would be rounded, and be less than each of them.
+        reached = [float((stages >= step).mean()) for step in range(len(chain))]
+        mean_us = float(judged.latencies_us[list(chain)] @ reached)
 
         def rival(at: int) -> Rival:
             gain, is_shown = judged.gain(right, at)
@@ -243,11 +288,11 @@ class CascadePlan:
             chosen_accuracy=setting.accuracy,
             rival=min(as_fast, key=lambda each: (each.is_shown and each.gain > 0, each.gain)),
             is_better=all(each.is_shown and each.gain > 0 for each in as_fast),
-            best=rival(int(judged.accuracies.argmax())),
+            best=rival(int(np.lexsort((judged.latencies_us, -judged.accuracies))[0])),
         )
 
 
-def plan_cascades(run: Run, stages: int = 2) -> CascadePlan:
+def plan_cascades(run: Run, stages: int = 2, server: Server | None = None) -> CascadePlan:
     """Return the cascades of the trained networks of a run.
 
     All networks of a cascade have one dtype. Networks whose answers, calibrated confidences or
@@ -256,10 +301,11 @@ def plan_cascades(run: Run, stages: int = 2) -> CascadePlan:
     Args:
         run: the run.
         stages: most networks of a cascade, 2 or 3.
+        server: the machine on which the last network of a cascade may run; None for no machine.
 
     Raises:
-        RequestError: the number of stages is another one, or no two networks can be in a cascade;
-            the message says why each trained network cannot.
+        RequestError: the number of stages is another one, or no two networks can be in a cascade,
+            or none runs on the server; the message says why each trained network cannot.
         CheckpointError: a record is damaged.
     """
     if not 2 <= stages <= MAX_STAGES:
@@ -276,17 +322,29 @@ def plan_cascades(run: Run, stages: int = 2) -> CascadePlan:
     by_dtype: dict[str, list[int]] = {}
     for at, model in enumerate(usable):
         by_dtype.setdefault(dtype_of(run, model), []).append(at)
-    chains = [chain for own in by_dtype.values() for chain in chains_of(own, stages)]
+    chains = [chain for own in by_dtype.values() for chain in chains_of(own, 2, stages)]
     if not chains:
         raise _too_few_error(run, {name: len(own) for name, own in by_dtype.items()}, notes)
+    names = [model.record.id for model in usable]
+    latencies = [model.measured_us for model in usable]
+    networks = list(range(len(usable)))
+    if server is not None:
+        for at, us in _served(run, usable, server).items():
+            faster = [
+                other for own in by_dtype.values() if at in own for other in own if other < at
+            ]
+            chains += [(*chain, len(names)) for chain in chains_of(faster, 1, stages - 1)]
+            names.append(names[at] + ON_SERVER)
+            latencies.append(us)
+            networks.append(at)
     images = run.images
-    own = [model.answers for model in usable if model.answers is not None]
+    own = [usable[at].answers for at in networks]
     answers = NetworkAnswers(
-        tuple(model.record.id for model in usable),
-        np.array([model.measured_us for model in usable], float),
-        np.array([each.is_right for each in own]),
-        np.array([each.confidence for each in own], float),
-        np.array(own[0].counts),
+        tuple(names),
+        np.array(latencies, float),
+        np.array([each.is_right for each in own if each is not None]),
+        np.array([each.confidence for each in own if each is not None], float),
+        np.sum([images.class_counts[part] for part in images.judging_parts], axis=0),
         images.is_balanced,
     )
     chosen, judged = answers.halves(run.settings.seed)
@@ -298,6 +356,29 @@ def plan_cascades(run: Run, stages: int = 2) -> CascadePlan:
         f"{sum(judged.counts):,} of the {images.judging_images}",
         tuple(notes),
     )
+
+
+def _served(run: Run, models: Sequence[RunModel], server: Server) -> dict[int, float]:
+    """Return the latency of the networks that a server runs, by their position.
+
+    Raises RequestError if it runs none.
+    """
+    dtype = server.table.device.dtype
+    latencies: dict[int, float] = {}
+    problems = [f"its table is of {dtype}"]
+    for at, model in enumerate(models):
+        if dtype_of(run, model) != dtype:
+            continue
+        try:
+            latencies[at] = server.latency_us(run.architecture_of(model.record.architecture))
+        except KernelError as error:
+            problems.append(error.message)
+    if not latencies:
+        raise RequestError(
+            f"The server can run no trained network of {run.path}: {problems[-1]}",
+            remedy="Build a table of the same spaces and image size on the server.",
+        )
+    return latencies
 
 
 def dtype_of(run: Run, model: RunModel) -> str:

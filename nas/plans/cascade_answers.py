@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NetworkAnswers:
-    """Answers of `m` networks, the fastest first, to the same `n` images in the order of classes.
+    """Answers of `m` networks to the same `n` images in the order of their classes.
 
     Attributes:
         names: names of the networks.
@@ -206,9 +206,9 @@ class NetworkAnswers:
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 
-def chains_of(networks: Sequence[int], stages: int) -> list[tuple[int, ...]]:
-    """Return all chains of two to `stages` of some networks, which are sorted by their latency."""
-    lengths = range(2, stages + 1)
+def chains_of(networks: Sequence[int], fewest: int, most: int) -> list[tuple[int, ...]]:
+    """Return all chains of `fewest` to `most` networks, which are sorted by their latency."""
+    lengths = range(fewest, most + 1)
     return [chain for length in lengths for chain in combinations(networks, length)]
 
 

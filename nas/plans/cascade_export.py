@@ -192,10 +192,17 @@ def export_cascade(
 
     Raises:
         InfeasibleError: the cascade is not shown to be better than a single network.
-        RequestError: there is no such format, `run.py` does not run it, or it is of another dtype.
+        RequestError: there is no such format, `run.py` does not run it, it is of another dtype, or
+            a network of the cascade runs on a server.
         DataError: the images of the run are missing, or others.
         ExportError: a file could not be exported or does not compute what it should.
     """
+    if cascade.is_on_server:
+        raise RequestError(
+            f"{cascade.name} runs on two machines, and no folder holds it.",
+            remedy="Export its networks with `nas export`, and leave the server out to export a "
+            "cascade for the device alone.",
+        )
     if not cascade.is_better:
         raise InfeasibleError(cascade.verdict, remedy="Export the single network.")
     _require_format(run, cascade, format_name)

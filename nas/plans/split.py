@@ -286,16 +286,11 @@ def plan_split(
     """
     graph = network.graph.folded
     for table in (device, server):
-        _require_kernels(table, graph, network)
-
-    def part_us(table: LatencyTable, part: Graph) -> float:
-        correction = table.correction(space=network.space.digest)
-        us = table.predict(part).uncorrected_us
-        return correction.apply(us) if correction else us
+        require_kernels(table, graph, network)
 
     def on_device(part: Graph) -> dict[str, Any]:
         return {
-            "device_us": part_us(device, part),
+            "device_us": part_us(device, part, network),
             "memory_bytes": device.runtime.activation_bytes(part),
             "weight_bytes": sum(map(device.weight_bytes, device.runtime.kernels(part))),
             "figures": device.kernel_figures(part),
@@ -304,7 +299,7 @@ def plan_split(
     answer = message_bytes(math.prod(graph.output_shape), "float32")
     rivals = [Way("device", server_us=0.0, **on_device(graph))]
     rivals += [
-        Way(name, 0.0, part_us(server, graph), sent_bytes=size, answer_bytes=answer)
+        Way(name, 0.0, part_us(server, graph, network), sent_bytes=size, answer_bytes=answer)
         for name, size in image_bytes.items()
     ]
     positions, refused = find_cuts(graph, [device.runtime, server.runtime])
@@ -314,7 +309,7 @@ def plan_split(
         first, second = halves(graph, position)
         shape = first.output_shape
         try:
-            costs = {**on_device(first), "server_us": part_us(server, second)}
+            costs = {**on_device(first), "server_us": part_us(server, second, network)}
         except KernelError as error:
             unknown[position] = error.message
             continue
@@ -337,6 +332,17 @@ def plan_split(
     )
 
 
+def part_us(table: LatencyTable, part: Graph, network: Architecture) -> float:
+    """Return the predicted latency of a part of a network in microseconds, as a table corrects it.
+
+    Raises:
+        FailedKernelError, MissingKernelError, TableError: see `LatencyTable.predict`.
+    """
+    correction = table.correction(space=network.space.digest)
+    us = table.predict(part).uncorrected_us
+    return correction.apply(us) if correction else us
+
+
 def op_name(graph: Graph, position: int) -> str:
     """Return the name of an op: the last weights before it, and what it does to their result."""
     op = graph.ops[position]
@@ -346,7 +352,7 @@ def op_name(graph: Graph, position: int) -> str:
     return ", ".join([*slots[-1:], op.kind])
 
 
-def _require_kernels(table: LatencyTable, graph: Graph, network: Architecture) -> None:
+def require_kernels(table: LatencyTable, graph: Graph, network: Architecture) -> None:
     """Raise MissingKernelError if a table lacks kernels of a whole network."""
     kernels = dict.fromkeys(table.runtime.kernels(graph))
     if missing := table.missing(kernels):

@@ -27,12 +27,16 @@ def kernels_of_parts(graph: Graph) -> list[Kernel]:
 
 
 def write_table(
-    path: Path, kernels: Iterable[Kernel], latency_us: Callable[[Kernel], float]
+    path: Path,
+    kernels: Iterable[Kernel],
+    latency_us: Callable[[Kernel], float],
+    start_us: float = START_US,
+    launch_us: float = LAUNCH_US,
 ) -> LatencyTable:
     """Write a table of a device of its own, in which kernels have these latencies."""
     runtime = FakeRuntime(device(processor=f"CPU {path.stem}"))
     table = LatencyTable.open_or_create(path, runtime)
-    costs = {"launch": LAUNCH_US, "invocation": START_US}
+    costs = {"launch": launch_us, "invocation": start_us}
     with table.writing():
         for part in TvmRuntime.dispatch_parts:
             table.append(Record.from_timing("dispatch", timing(costs.get(part, 30.0)), name=part))

@@ -5,6 +5,9 @@ import pytest
 
 from nas.errors import InfeasibleError, RequestError
 from nas.opened_run import open_run
+from nas.plans.cascade import CascadePlan
+from nas.plans.cascade_answers import NetworkAnswers, Setting
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.commands import document
 from tests.plans.cases import (
     change,
@@ -14,6 +17,7 @@ from tests.plans.cases import (
     trained_ids,
     write_answers,
 )
+from tests.plans.split_tables import kernels_of_parts, write_table
 
 
 @pytest.fixture
@@ -98,6 +102,24 @@ def test_command_prints_the_cascade_that_python_chooses(complementary, invoke):
     assert "as a paired test shows" in text
 
 
+def test_cascade_whose_first_network_answers_everything_is_as_fast_as_that_network():
+    images = 120  # The sum of so many latencies of 0.716, divided by 120, is less than 0.716.
+    answers = NetworkAnswers(
+        ("fast", "slow"),
+        np.array([0.716, 2.219]),
+        np.ones((2, images), bool),
+        np.full((2, images), 0.9),
+        np.array([images]),
+        False,
+    )
+    setting = Setting((0, 1), (0.5,), 1.0, 1.0)
+    [cascade] = CascadePlan("run", answers, answers, [setting], "images", ()).curve
+    assert cascade.mean_us == 0.716
+    assert cascade.answered == (1.0, 0.0)
+    assert cascade.rival.network == "fast"
+    assert not cascade.is_better
+
+
 def test_front_without_a_cascade_is_said(run):
     """A network that is right on all images leaves nothing to gain."""
     first, *others = trained_ids(run)
@@ -150,3 +172,57 @@ def test_network_that_answered_other_images_is_left_out(run):
     change(run / "run.json", data__class_counts__holdout=[24] * 9 + [23])
     with pytest.raises(RequestError, match=f"{ids[0]} answered other images"):
         open_run(run).cascades()
+
+
+SERVER_US = 0.01
+"""Latency of a kernel, a launch and a start on the server."""
+
+
+def server_table(run, folder, *names):
+    """Write a table of a server on which everything takes `SERVER_US`."""
+    graphs = [open_run(run).architecture(name).graph for name in names]
+    kernels = dict.fromkeys(kernel for graph in graphs for kernel in kernels_of_parts(graph))
+    path, costs = folder / "server.jsonl", (SERVER_US, SERVER_US)
+    write_table(path, kernels, lambda kernel: SERVER_US, *costs)
+    return ["--server", path], graphs
+
+
+def test_last_network_on_a_server_takes_the_link_and_the_table_of_the_server(
+    complementary, tmp_path, invoke
+):
+    first, *_, second = trained_ids(complementary)
+    server, [graph] = server_table(complementary, tmp_path, second)
+    link = ["--bandwidth-mbps", "10000", "--rtt-ms", "0.0001"]
+    limit = ["--max-latency-ms", "1", "--json"]
+    printed = document(invoke("cascade", complementary, *server, *link, *limit))
+    by_name = {"-".join(each["networks"]): each for each in printed["curve"]}
+    launches = len(TvmRuntime().kernels(graph.folded))
+    # The image has 8x8 pixels, and the answer 10 logits of 4 bytes behind a header of 16.
+    link_us = 0.1 + 8 * (64 + 16 + 40) / 10000
+    server_us = link_us + (1 + 2 * launches) * SERVER_US
+    chosen = by_name[f"{first}-{second}@server"]
+    us = latencies_us(complementary)[first]
+    assert chosen["worst_us"] == pytest.approx(us + server_us)
+    assert chosen["mean_us"] == pytest.approx(us + chosen["answered"][1] * server_us)
+    assert (chosen["accuracy"], chosen["chosen_accuracy"]) == (1.0, 1.0)
+
+
+def test_cascade_on_two_machines_is_not_exported(complementary, tmp_path, invoke):
+    first, *_, second = trained_ids(complementary)
+    server, _ = server_table(complementary, tmp_path, second)
+    link = ["--bandwidth-mbps", "1e6", "--rtt-ms", "0"]
+    limit = ["--max-latency-ms", "1", "--format", "onnx"]
+    refused = invoke("cascade", complementary, *server, *link, *limit)
+    assert refused.returncode == 2
+    assert f"{first}-{second}@server runs on two machines" in refused.stderr
+
+
+def test_wrong_servers_are_one_message(complementary, tmp_path, invoke):
+    server, _ = server_table(complementary, tmp_path)
+    refused = invoke("cascade", complementary, *server)
+    assert refused.returncode == 2
+    assert "The bandwidth is nan Mbit/s" in refused.stderr
+    refused = invoke("cascade", complementary, *server, "--bandwidth-mbps", 1, "--rtt-ms", 1)
+    assert refused.returncode == 2
+    assert "The server can run no trained network" in refused.stderr
+    assert "server.jsonl lacks" in refused.stderr

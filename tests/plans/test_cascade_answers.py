@@ -84,7 +84,7 @@ def test_settings_of_a_chain_are_the_best_of_all_thresholds(seed, is_balanced):
 def test_front_is_that_of_all_chains_and_single_networks(seed):
     answers = random_answers(seed)
     chains = [c for length in (2, 3) for c in combinations(range(3), length)]
-    assert chains_of(range(3), 3) == chains
+    assert chains_of(range(3), 2, 3) == chains
     cascades = set().union(*(every_point(answers, chain) for chain in chains))
     single = {
         (us, round(float(right.mean()), 9))
