@@ -196,8 +196,10 @@ def taking_addresses(function: tirx.PrimFunc, scratch: Sequence[tirx.Buffer] = (
             return allocation
 
         body = tvm_ffi.structural_map(body, (tirx.AllocBuffer, given))
-    # TVM never inlines such a scope. LLVM could reorder kernels that were inlined into a network,
-    # because it is told that tensors of different names never share memory.
+    # TVM makes a function of its own of such a scope. LLVM could reorder kernels that were inlined
+    # into a network, because it is told that tensors of different names never share memory. For
+    # some processors it inlines the smallest of these functions, too: see `c_network`. Every
+    # exported file is compared with torch.
     name = tvm.ir.StringImm(f"{function.attrs['global_symbol']}_compute")
     compute = tirx.AttrStmt(tirx.const(0, "int32"), "compute_scope", name, body)
     body = tirx.SeqStmt([*views, compute, Return(tirx.const(0, "int32"))])
