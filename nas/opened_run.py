@@ -140,7 +140,13 @@ class OpenedRun(Run):
             return retrain(self, picks, request, bars)
 
     def export(
-        self, *picks: str, progress: JobProgress | bool | None = True, **settings: Any
+        self,
+        *picks: str,
+        parent: Path | str | None = None,
+        version: str | None = None,
+        max_negative_flips: float | None = None,
+        progress: JobProgress | bool | None = True,
+        **settings: Any,
     ) -> list[ModelFolder]:
         """Export networks of the run to files that are checked, and renew the report.
 
@@ -148,23 +154,37 @@ class OpenedRun(Run):
 
         Args:
             picks: the beginnings of digests, or names of published networks that were trained.
+            parent: folder of the model that the one network replaces, see `nas.lifecycle.version`.
+            version: version of the network; by default the one behind that of the parent.
+            max_negative_flips: share of the judging images that may be right with the parent and
+                wrong with the network, as a fraction; by default any. With more, nothing is
+                exported.
             progress: see `Pick.export`.
             settings: the settings of the export, see `nas.deploy.requests.ExportRequest`.
 
         Returns:
             The folders of the models, in the order of `picks`.
 
-        Raises the errors of `nas.deploy.exporting.checked_request`, `export` there, and
-        `nas.deploy.retrain.retrain`.
+        Raises the errors of `nas.deploy.exporting.checked_request`, `export` there,
+        `nas.deploy.retrain.retrain`, and with a parent those of `nas.lifecycle`.
         """
         from nas.deploy.exporting import checked_request, export
         from nas.deploy.networks import is_trained, trained_record
         from nas.deploy.requests import ExportRequest, RetrainRequest
         from nas.deploy.retrain import renew_answers, retrain
+        from nas.lifecycle.version import Replacement
 
         if not picks:
             raise RequestError(
                 "There is nothing to export.", remedy="Give --pick with an ID of the front."
+            )
+        replacement = None
+        if parent is not None:
+            replacement = Replacement(Path(parent), version, max_negative_flips, len(picks))
+        elif version is not None or max_negative_flips is not None:
+            raise RequestError(
+                "A version and a limit of negative flips need the model that is replaced.",
+                remedy="Name its folder with --parent.",
             )
         request = ExportRequest(**settings)
         with self._renewing_report(), shown(progress) as bars:
@@ -175,7 +195,12 @@ class OpenedRun(Run):
             names = [trained_record(self, pick).id for pick in picks]
             for name in names:
                 renew_answers(self, name)
-            return export(self, names, request, bars)
+            if replacement is not None:
+                replacement.check(self, names[0])
+            folders = export(self, names, request, bars)
+            if replacement is not None:
+                replacement.write_version(folders[0])
+            return folders
 
     def cascades(
         self,

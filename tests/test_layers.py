@@ -22,7 +22,7 @@ LAYERS = (
     {"latency", "onnx_model", "search", "supernet", "tflite_model"},
     {"run", "runtimes"},
     {"deploy"},
-    {"plans"},
+    {"lifecycle", "plans"},
     {"report"},
     {"job"},
     {"opened_run"},

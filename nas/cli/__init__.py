@@ -22,6 +22,7 @@ from nas.cli import (
     cascades,
     data,
     kit,
+    lifecycle,
     machine,
     models,
     runs,
@@ -104,7 +105,7 @@ for _command in (
     *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, selection.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
     *(models.retrain, models.export, models.verify, benchmark.benchmark),
-    *(cascades.cascade, split.split),
+    *(cascades.cascade, split.split, lifecycle.compare),
 ):
     app.command()(_command)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas.cli.lifecycle import MaxNegativeFlips
 from nas.cli.options import Conventions, Json, MovedData, RunFolder, print_json
 from nas.display import console
 from nas.display.formatting import format_bytes, format_number
@@ -149,6 +150,19 @@ def export(
         str | None,
         typer.Option(help="cpp: also C++ programs that classify an image, for ONNX, LiteRT, TVM."),
     ] = None,
+    parent: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL_DIR",
+            help="Folder of the model that the one network replaces: version.json says what "
+            "changes, as nas compare does.",
+        ),
+    ] = None,
+    model_version: Annotated[
+        str | None,
+        typer.Option(help="Version of the network with --parent; by default the next one."),
+    ] = None,
+    max_negative_flips: MaxNegativeFlips = None,
     data: MovedData = None,
     as_json: Json = False,
 ) -> None:
@@ -163,6 +177,7 @@ def export(
     Example: nas export results/quickstart --pick jf2a --format onnx --int8
     Example: nas export results/quickstart --pick jf2a --min-accuracy 0.98
     Example: nas export results/quickstart --pick jf2a --example cpp
+    Example: nas export results/new --pick k31b --parent results/old/models/jf2a
     """
     from nas.opened_run import open_run
 
@@ -175,6 +190,9 @@ def export(
             min_confidence=min_confidence,
             min_accuracy=min_accuracy,
             example=example,
+            parent=parent,
+            version=model_version,
+            max_negative_flips=max_negative_flips,
             progress=bars,
         )
     if as_json:
@@ -186,6 +204,12 @@ def export(
         return
     for folder in folders:
         _print_exported(folder, has_example=example is not None)
+    if parent is not None:
+        from nas.lifecycle.version import version_of
+
+        version = version_of(folders[0].path)
+        assert version is not None
+        console.say(f"Version {version.version}: {version.comparison.verdict}")
 
 
 def _print_exported(folder: ModelFolder, *, has_example: bool) -> None:

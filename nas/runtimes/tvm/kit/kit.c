@@ -115,6 +115,7 @@ static void show_progress(const char *name) {
     const bool terminal = isatty(STDERR_FILENO);
     if (now() < shown + (terminal ? 0.2 : PROGRESS_LINE_SECONDS)) return;
     shown = now();
+    if (steps < done) steps = done; /* the last timings are repeated until they agree */
     const int own = done - started_done;
     const double left = own ? (shown - began) / own * (steps - done) : 0;
     char text[128];
