@@ -105,7 +105,7 @@ for _command in (
     *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, selection.select),
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
     *(models.retrain, models.export, models.verify, benchmark.benchmark),
-    *(cascades.cascade, split.split, lifecycle.compare),
+    *(cascades.cascade, split.split, lifecycle.compare, lifecycle.drift),
 ):
     app.command()(_command)
 

@@ -1,4 +1,4 @@
-"""Commands about shipped models: `nas compare`."""
+"""Commands about shipped models: `nas compare` and `nas drift`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Json, print_json
+from nas.cli.options import Json, Plot, check_plot, print_json
 from nas.display import console
+from nas.display.formatting import format_number
 
 if TYPE_CHECKING:
     from nas.lifecycle.comparison import Comparison
+    from nas.lifecycle.drift import Drift
 
 MAX_CLASSES = 20
 """Most classes of which a row is printed: those with the most negative flips."""
@@ -73,3 +75,74 @@ def show(comparison: Comparison) -> None:
     for file in comparison.files:
         console.say(f"{file.text}.")
     console.say(comparison.verdict)
+
+
+def drift(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the deployed model.")],
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="What run.py --log FILE wrote.")],
+    max_psi: Annotated[
+        float, typer.Option(help="Population stability index from which on something moved.")
+    ] = 0.1,
+    last: Annotated[
+        int | None, typer.Option(help="Number of lines from the end that count; by default all.")
+    ] = None,
+    uncertain: Annotated[
+        int, typer.Option(help="Name so many images whose label would be worth most.")
+    ] = 0,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a deployed model still sees images like those that judged it.
+
+    A model that runs as run.py --log FILE appends a line for each image: the class, the confidence,
+    brightness, contrast and sharpness, and no image. The command compares these lines with the
+    reference in the model folder, and estimates the accuracy from the confidences. The exit status
+    is 1 if something moved: a test shows it, and its population stability index is above --max-psi.
+
+    \b
+    Example: nas drift results/quickstart/models/jf2a field.jsonl
+    Example: nas drift results/quickstart/models/jf2a field.jsonl --last 1000 --uncertain 20
+    """
+    from nas.lifecycle.drift import find_drift
+
+    check_plot(plot)
+    result = find_drift(model, log, max_psi=max_psi, last=last, uncertain=uncertain)
+    if plot is not None:
+        from nas.lifecycle.drift_figure import draw_drift
+
+        draw_drift(model, log, result, last, plot)
+    if as_json:
+        print_json({**dict(result), "moved": result.moved, "verdict": result.verdict})
+    else:
+        _show_drift(result)
+    if result.moved:
+        raise typer.Exit(1)
+
+
+def _show_drift(drift: Drift) -> None:
+    """Print what a log says."""
+    console.print_records(
+        drift.measures,
+        {
+            "measure": lambda each: each.name,
+            "reference": lambda each: format_number(each.reference, ".3f"),
+            "field": lambda each: format_number(each.field, ".3f"),
+            "stability index": lambda each: f"{each.psi:.3f}",
+            "p-value": lambda each: f"{each.p_value:.2g}",
+            "moved": lambda each: "yes" if each.moved else "no",
+        },
+        left=("measure",),
+    )
+    if drift.unsure is not None and drift.unsure_reference is not None:
+        console.say(
+            f"{drift.unsure:.1%} of the answers are unsure; of the reference, "
+            f"{drift.unsure_reference:.1%}."
+        )
+    if drift.unreadable or drift.damaged:
+        console.say(
+            f"{drift.unreadable:,} images could not be read, and {drift.damaged:,} lines of the "
+            "log are not whole."
+        )
+    for name in drift.uncertain:
+        console.say(f"label: {name}")
+    console.say(drift.verdict)

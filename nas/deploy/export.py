@@ -39,6 +39,7 @@ from nas.deploy.formats.base import silenced
 from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.reference import REFERENCE_FILE, field_reference
 from nas.deploy.requests import ExportRequest
 from nas.deploy.robustness import MAX_IMAGES, measure_confidence
 from nas.deploy.scripts import run_script, script_format
@@ -258,11 +259,14 @@ class _Export:
         elif all(file.precision != "int8" for file in files):
             summary, samples = None, replace(samples, int8_logits=None)
         samples.save(self.staging / SAMPLES_FILE)
+        digest, judges = digest_of_weights(self.model), self.origin.data.judging_parts
+        reference = field_reference(self.model, self.data, judges, digest)
+        (self.staging / REFERENCE_FILE).write_text(to_json(reference), encoding="utf-8")
         card = make_card(
             self.model,
             self.data,
             self.origin,
-            weights_digest=digest_of_weights(self.model),
+            weights_digest=digest,
             accuracy=accuracy,
             files=files,
             int8=summary,

@@ -1,4 +1,4 @@
-"""Classify images: python run.py IMAGE... [--model FILE] [--json]
+"""Classify images: python run.py IMAGE... [--model FILE] [--json] [--log FILE]
 
 The `run.py` of a model folder is this file with the texts of the modules of `nas` that it imports.
 """
@@ -8,9 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from nas.deploy.script_loaders import load_network
+from nas.deploy.script_log import FIGURES, append_line, image_figures
 from nas.deploy.script_steps import classify, use_file
 
 FOLDER = Path(__file__).resolve().parent
@@ -24,12 +29,48 @@ def main() -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--model", default=str(FOLDER / DEFAULT_MODEL), help="file of the network")
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
+    parser.add_argument("--log", type=Path, help="append a line for each image, for nas drift")
+    parser.add_argument("--log-paths", action="store_true", help="with the paths of the images")
     options = parser.parse_args()
-    path = FOLDER / "preprocessing.json"
-    preprocessing = use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    preprocessing = read_json("preprocessing.json")
+    note = None
+    if options.log:
+        digest = read_json("reference.json")["weights_digest"]
+        note = partial(write_line, options.log, digest, options.log_paths)
     model = Path(options.model)
     logits_of = load_network(model)
-    return classify(options.images, model, logits_of, preprocessing, options.json)
+    return classify(options.images, model, logits_of, preprocessing, options.json, note)
+
+
+def read_json(name: str) -> dict:
+    """Return the contents of a JSON file of the folder."""
+    path = FOLDER / name
+    return use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_line(
+    log: Path,
+    digest: str,
+    has_path: bool,
+    name: str,
+    pixels: np.ndarray | None,
+    probabilities: np.ndarray | None,
+) -> None:
+    """Append a line on an image to a log."""
+    line: dict[str, object] = {"time": round(time.time(), 3), "model": digest}
+    if has_path:
+        line["image"] = name
+    if pixels is not None and probabilities is not None:
+        line["class"] = int(probabilities.argmax())
+        line["confidence"] = round(float(probabilities.max()), 6)
+        figures = image_figures(pixels)[0]
+        line.update(
+            (each, round(float(own), 6)) for each, own in zip(FIGURES, figures, strict=True)
+        )
+    try:
+        append_line(log, line)
+    except OSError as error:
+        sys.exit(f"{log}: it cannot be written ({error.strerror})")
 
 
 if __name__ == "__main__":

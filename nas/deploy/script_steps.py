@@ -28,6 +28,9 @@ else:
 LogitsOf = Callable[[np.ndarray], np.ndarray]
 """Returns the logits of an image, from the input of the network."""
 
+Note = Callable[[str, "np.ndarray | None", "np.ndarray | None"], None]
+"""Receives the path of an image, its pixels and the probabilities of its classes."""
+
 
 def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function makes of a file, or end with one line that names the file."""
@@ -48,8 +51,8 @@ def plain_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
-    """Return an image file as the input of the network, 1 x channels x height x width."""
+def decoded(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return the pixels of an image file, 1 x height x width x channels (uint8)."""
     how, channels = preprocessing["reading"], preprocessing["channels"]
     for name, value in RULES.items():
         if how.get(name) != value:
@@ -57,12 +60,18 @@ def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
     size = how["decoded_size"]
     with open_image(path, size, how["formats"]) as image:
         pixels = read_pixels(image, size, how["background"], channels)
-    return normalise(
-        pixels.reshape(1, size, size, channels),
-        preprocessing["image_size"],
-        preprocessing["mean"],
-        preprocessing["std"],
-    )
+    return pixels.reshape(1, size, size, channels)
+
+
+def as_input(pixels: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return decoded pixels as the input of the network, 1 x channels x height x width."""
+    size, mean, std = (preprocessing[name] for name in ("image_size", "mean", "std"))
+    return normalise(pixels, size, mean, std)
+
+
+def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return an image file as the input of the network, 1 x channels x height x width."""
+    return as_input(decoded(path, preprocessing), preprocessing)
 
 
 def load_onnx(path: Path) -> LogitsOf:
@@ -81,6 +90,7 @@ def classify(
     logits_of: LogitsOf,
     preprocessing: dict[str, Any],
     as_json: bool,
+    note: Note | None = None,
 ) -> int:
     """Print the classes of image files, or their logits as JSON.
 
@@ -90,6 +100,8 @@ def classify(
         logits_of: returns the logits.
         preprocessing: what `preprocessing.json` holds.
         as_json: whether to print the logits.
+        note: receives each file with its decoded pixels and the probabilities of the classes; None
+            for both if it cannot be read.
 
     Returns:
         0, or 1 if a file is no image that can be read.
@@ -98,17 +110,21 @@ def classify(
     results: list[dict[str, Any]] = []
     for name in names:
         try:
-            values = network_input(Path(name), preprocessing)
+            pixels = decoded(Path(name), preprocessing)
         except UnreadableImageError as error:
             results.append({"image": name, "error": str(error)})
+            if note is not None:
+                note(name, None, None)
             if not as_json:
                 print(f"{name}: {error}", file=sys.stderr)
             continue
-        logits = use_file(model, logits_of, values)
+        logits = use_file(model, logits_of, as_input(pixels, preprocessing))
         confidence = np.exp(logits.astype(np.float64) - logits.max())
         confidence /= confidence.sum()
         unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
         results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
+        if note is not None:
+            note(name, pixels, confidence)
         if not as_json:
             if len(names) > 1:
                 print(name)

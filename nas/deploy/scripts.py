@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.data import image_reading
-from nas.deploy import script_loaders, script_steps
+from nas.deploy import script_loaders, script_log, script_steps
 from nas.errors import ExportError
 from nas.files import foreign
 from nas.machine.processes import python_environment
@@ -52,7 +52,8 @@ def run_script(default: str) -> str:
 
 def script_with_loaders(template: Path) -> str:
     """Return the text of a script that runs files of all `REQUIREMENTS`, see `standalone`."""
-    return standalone(template, image_reading, foreign, script_steps, script_loaders)
+    modules = (image_reading, foreign, script_steps, script_log, script_loaders)
+    return standalone(template, *modules)
 
 
 def standalone(template: Path, *modules: ModuleType) -> str:

@@ -50,6 +50,7 @@ def main() -> None:
     print(*notes, sep="\n")
     of_kit = LatencyTable.open(out / "kit.jsonl", runtime=device)
     wanted = ["--space", options.space, "--image-size", options.image_size]
+    wanted += ["--channels", space.channels, "--classes", space.classes]
     built = nas("table", "build", *wanted, "--out", out / "built.jsonl")
     of_build = LatencyTable.open(out / "built.jsonl")
     ratios = np.array(

@@ -1,4 +1,4 @@
-"""Classify images: python run.py IMAGE... [--model FILE] [--json]
+"""Classify images: python run.py IMAGE... [--model FILE] [--json] [--log FILE]
 
 The `run.py` of a model folder is this file with the texts of the modules of `nas` that it imports.
 """
@@ -8,7 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 
 import io
@@ -411,6 +415,9 @@ else:
 LogitsOf = Callable[[np.ndarray], np.ndarray]
 """Returns the logits of an image, from the input of the network."""
 
+Note = Callable[[str, "np.ndarray | None", "np.ndarray | None"], None]
+"""Receives the path of an image, its pixels and the probabilities of its classes."""
+
 
 def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function makes of a file, or end with one line that names the file."""
@@ -431,8 +438,8 @@ def plain_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
-    """Return an image file as the input of the network, 1 x channels x height x width."""
+def decoded(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return the pixels of an image file, 1 x height x width x channels (uint8)."""
     how, channels = preprocessing["reading"], preprocessing["channels"]
     for name, value in RULES.items():
         if how.get(name) != value:
@@ -440,12 +447,18 @@ def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
     size = how["decoded_size"]
     with open_image(path, size, how["formats"]) as image:
         pixels = read_pixels(image, size, how["background"], channels)
-    return normalise(
-        pixels.reshape(1, size, size, channels),
-        preprocessing["image_size"],
-        preprocessing["mean"],
-        preprocessing["std"],
-    )
+    return pixels.reshape(1, size, size, channels)
+
+
+def as_input(pixels: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return decoded pixels as the input of the network, 1 x channels x height x width."""
+    size, mean, std = (preprocessing[name] for name in ("image_size", "mean", "std"))
+    return normalise(pixels, size, mean, std)
+
+
+def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+    """Return an image file as the input of the network, 1 x channels x height x width."""
+    return as_input(decoded(path, preprocessing), preprocessing)
 
 
 def load_onnx(path: Path) -> LogitsOf:
@@ -464,6 +477,7 @@ def classify(
     logits_of: LogitsOf,
     preprocessing: dict[str, Any],
     as_json: bool,
+    note: Note | None = None,
 ) -> int:
     """Print the classes of image files, or their logits as JSON.
 
@@ -473,6 +487,8 @@ def classify(
         logits_of: returns the logits.
         preprocessing: what `preprocessing.json` holds.
         as_json: whether to print the logits.
+        note: receives each file with its decoded pixels and the probabilities of the classes; None
+            for both if it cannot be read.
 
     Returns:
         0, or 1 if a file is no image that can be read.
@@ -481,17 +497,21 @@ def classify(
     results: list[dict[str, Any]] = []
     for name in names:
         try:
-            values = network_input(Path(name), preprocessing)
+            pixels = decoded(Path(name), preprocessing)
         except UnreadableImageError as error:
             results.append({"image": name, "error": str(error)})
+            if note is not None:
+                note(name, None, None)
             if not as_json:
                 print(f"{name}: {error}", file=sys.stderr)
             continue
-        logits = use_file(model, logits_of, values)
+        logits = use_file(model, logits_of, as_input(pixels, preprocessing))
         confidence = np.exp(logits.astype(np.float64) - logits.max())
         confidence /= confidence.sum()
         unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
         results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
+        if note is not None:
+            note(name, pixels, confidence)
         if not as_json:
             if len(names) > 1:
                 print(name)
@@ -503,6 +523,43 @@ def classify(
     if as_json:
         print(json.dumps(results))
     return int(any("error" in result for result in results))
+
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIGURES = ("brightness", "contrast", "sharpness")
+"""What `image_figures` returns of an image."""
+
+
+def image_figures(pixels: np.ndarray) -> np.ndarray:
+    """Return brightness, contrast and sharpness of decoded images, `N x 3`.
+
+    They are the mean and the standard deviation of the grey values, which are from 0 to 1, and the
+    mean absolute difference of neighbours.
+
+    Args:
+        pixels: images `N x height x width x channels` (uint8).
+    """
+    grey = pixels.mean(-1, dtype=np.float32) / 255
+    down, right = (np.abs(np.diff(grey, axis=axis)).mean((1, 2)) for axis in (1, 2))
+    return np.stack([grey.mean((1, 2)), grey.std((1, 2)), (down + right) / 2], axis=1)
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a line to a log, behind one that a killed process may have left unfinished."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            start = b"" if file.read(1) == b"\n" else b"\n"
+        else:
+            start = b""
+        file.write(start + json.dumps(line).encode() + b"\n")
 
 
 import atexit
@@ -571,12 +628,48 @@ def main() -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--model", default=str(FOLDER / DEFAULT_MODEL), help="file of the network")
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
+    parser.add_argument("--log", type=Path, help="append a line for each image, for nas drift")
+    parser.add_argument("--log-paths", action="store_true", help="with the paths of the images")
     options = parser.parse_args()
-    path = FOLDER / "preprocessing.json"
-    preprocessing = use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    preprocessing = read_json("preprocessing.json")
+    note = None
+    if options.log:
+        digest = read_json("reference.json")["weights_digest"]
+        note = partial(write_line, options.log, digest, options.log_paths)
     model = Path(options.model)
     logits_of = load_network(model)
-    return classify(options.images, model, logits_of, preprocessing, options.json)
+    return classify(options.images, model, logits_of, preprocessing, options.json, note)
+
+
+def read_json(name: str) -> dict:
+    """Return the contents of a JSON file of the folder."""
+    path = FOLDER / name
+    return use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_line(
+    log: Path,
+    digest: str,
+    has_path: bool,
+    name: str,
+    pixels: np.ndarray | None,
+    probabilities: np.ndarray | None,
+) -> None:
+    """Append a line on an image to a log."""
+    line: dict[str, object] = {"time": round(time.time(), 3), "model": digest}
+    if has_path:
+        line["image"] = name
+    if pixels is not None and probabilities is not None:
+        line["class"] = int(probabilities.argmax())
+        line["confidence"] = round(float(probabilities.max()), 6)
+        figures = image_figures(pixels)[0]
+        line.update(
+            (each, round(float(own), 6)) for each, own in zip(FIGURES, figures, strict=True)
+        )
+    try:
+        append_line(log, line)
+    except OSError as error:
+        sys.exit(f"{log}: it cannot be written ({error.strerror})")
 
 
 if __name__ == "__main__":
