@@ -1,4 +1,4 @@
-"""`nas kit table` and `networks`: programs for a device that has only a shell."""
+"""`nas kit table`, `calibrate` and `networks`: programs for a device that has only a shell."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nas.cli.options import (
     Spaces,
     job_key,
     load_spaces,
+    open_table,
     show,
     with_sizes,
 )
@@ -91,6 +92,40 @@ def table(
         f"{text}.\nCopy it to the device and run it, as {out / 'README.txt'} says.",
         as_json,
     )
+
+
+@app.command()
+@with_sizes
+def calibrate(
+    table: Annotated[Path, typer.Argument(help="Latency table that a kit made.")],
+    space: Spaces,
+    out: Annotated[Path, typer.Option(help="Folder of the kit.")],
+    as_json: Json = False,
+    **sizes: int,
+) -> None:
+    """Write the kit of a few whole networks, or correct a table by its results.
+
+    In a network, kernels find their tensors in slower caches than alone, so that what a kit alone
+    predicts is too fast. Copy this kit to the device, run ./kit there, and copy results.jsonl back
+    into it. The same command then fits a correction of all predictions.
+
+    Example: nas kit calibrate latency_tables/pixel-6.jsonl --space mobilenet --out calibration
+    """
+    from nas.latency import LatencyTable
+    from nas.latency.correction import correct_by_kit
+    from nas.latency.kit import device_for
+
+    device = device_for(open_table(table).device.target)
+    opened = LatencyTable.open(table, runtime=device)
+    with console.ProgressBars() as bars:
+        bars.begin("kit", "network")
+        correction = correct_by_kit(opened, load_spaces(space, sizes), device, out, bars.advance)
+    if correction is None:
+        text = f"{out}: copy it to the device and run it, as {out / 'README.txt'} says."
+    else:
+        text = f"{table}: predictions are corrected: {correction.text}"
+    document = {"table": table, "kit": out, "correction": correction and correction.to_json()}
+    show(document, text, as_json)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from nas.display.progress import Advance
 from nas.errors import KernelError, MeasurementError, RequestError
-from nas.latency.check import DrawnNetwork, TableCheck, check_networks
+from nas.latency.check import CheckedNetwork, DrawnNetwork, TableCheck, check_networks
+from nas.latency.kit import RESULTS, KitDevice
 from nas.latency.record import Correction, CorrectionNetwork
 from nas.latency.rounds import Latency, readings_us, round_to_four_digits
 from nas.latency.runtime import Runtime
@@ -213,6 +215,58 @@ def correct_after_build(
         table, networks, runtime, batch=batch, seconds=seconds, progress=progress
     )
     return correct_table(table, check, spaces)
+
+
+def correct_by_kit(
+    table: LatencyTable,
+    spaces: Sequence[SearchSpace],
+    device: KitDevice,
+    folder: Path,
+    progress: Advance | None = None,
+) -> Correction | None:
+    """Fit a correction on networks that a kit timed on its device, or write the kit.
+
+    The networks are those of `correct_after_build`.
+
+    Args:
+        table: table of the device that covers the spaces.
+        spaces: search spaces, adapted to the images.
+        device: the device.
+        folder: folder of the kit; the kit is written if it has no results.
+        progress: function to call after each network of a kit that is written.
+
+    Returns:
+        The correction; None if the kit was written.
+
+    Raises:
+        RequestError: fewer than `MIN_NETWORKS` networks have a latency or were timed.
+        MeasurementError: measured latencies fall as predicted ones rise.
+        NasError: the results are damaged, or of another kit.
+    """
+    drawn = spread_networks(table, spaces, FITTED_NETWORKS, np.random.default_rng(0))
+    networks = {architecture.digest: architecture for _, architecture in drawn}
+    if len(networks) < MIN_NETWORKS:
+        raise RequestError(
+            f"{table.path} has all kernels of only {len(networks)} networks of the spaces.",
+            remedy=f"A correction needs {MIN_NETWORKS}: import the results of the whole kit first.",
+        )
+    if not (folder / RESULTS).exists():
+        graphs = {digest: architecture.graph for digest, architecture in networks.items()}
+        device.write_networks_kit(graphs, table.schedules(), folder, progress)
+        return None
+    timings = device.network_timings(folder)
+    timed = [
+        CheckedNetwork(architecture, table.predict(architecture), timings[digest])
+        for digest, architecture in networks.items()
+        if digest in timings and timings[digest].timings
+    ]
+    if len(timed) < MIN_NETWORKS:
+        raise RequestError(
+            f"{folder / RESULTS} has the timings of {len(timed)} of the {len(networks)} networks.",
+            remedy="Start the program of the kit again, which continues. If the table has changed "
+            "since, name a new folder.",
+        )
+    return correct_table(table, TableCheck(tuple(timed)), spaces)
 
 
 def spread_networks(

@@ -8,7 +8,8 @@ All networks are points of `mobilenet_32`. The rivals, each trained from newly d
 - `cascade`: the small or the middle one answers, and the large one where that is not confident;
 - `exit`: the large network with an exit behind a stage, the block `pool_classifier`. Both
   classifiers are trained together, and the exit learns from the last one, too. This training has as
-  many multiply-accumulates as those of the cascade beside which the exit stands in `EXITS`.
+  many multiply-accumulates as those of the cascade beside which the exit stands in `EXITS`, or with
+  `--equal-epochs` as many epochs as each network of the cascade.
 
 Each classifier gets one temperature, and each confidence threshold is chosen, on the search and
 hold-out images. For every limit of the mean latency, the chain and the threshold with the highest
@@ -216,7 +217,8 @@ def train(task: tuple[str, int], options: argparse.Namespace) -> list[tuple[Answ
     if name.startswith("exit"):
         kind = ExitTrainer
         rivals = (EXITS[name.split()[1]], "large")
-        epochs *= sum(known[each].macs for each in rivals) / graph.macs
+        if not options.equal_epochs:
+            epochs *= sum(known[each].macs for each in rivals) / graph.macs
     trainer = kind(graph, data, TrainingSettings(epochs=epochs), seed)
     for step in range(trainer.steps):
         trainer.step(step)
@@ -379,6 +381,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="tvm")
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
     parser.add_argument("--out", type=Path, help="JSON file of the result")
+    parser.add_argument("--equal-epochs", action="store_true", help="for all networks")
     parser.add_argument("--quick", action="store_true", help="few images and one seed")
     options = parser.parse_args()
     if options.quick:

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.kits --cpu znver3 --space squeezenet --image-size 32 --out FOLDER
 
 Writes a kit for this machine, runs it, and imports its results; builds the table of runtime `tvm`
-for the same space; and times the same random networks by both ways: as networks of a kit, and as
-networks of `nas table check`. --cpu is LLVM's name of this machine's processor. Run it on an idle
-machine. Steps whose files are in FOLDER are not repeated.
+for the same space; corrects both on whole networks; and times the same random networks by both
+ways: as networks of a kit, and as networks of `nas table check`. --cpu is LLVM's name of this
+machine's processor. Run it on an idle machine. Steps whose files are in FOLDER are not repeated.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.latency import LatencyTable, space_kernels
+from nas.latency.correction import correct_by_kit, lacks_correction
 from nas.latency.kit import MANIFEST, RESULTS, device_for
 from nas.space import load_space
 from nas.statistics import latency_agreement
@@ -70,6 +71,11 @@ def main() -> None:
     checked = nas(
         "table", "check", out / "built.jsonl", *wanted, "--nets", options.nets, "--no-references"
     )
+    if lacks_correction(of_kit, [space]):
+        if not (out / "calibration" / RESULTS).exists():
+            correct_by_kit(of_kit, [space], device, out / "calibration")
+            run_kit(out / "calibration")
+        correct_by_kit(of_kit, [space], device, out / "calibration")
     architectures = [space.from_json(row["architecture"]) for row in checked["rows"]]
     if not (networks_kit / RESULTS).exists():
         graphs = {each.digest: each.graph for each in architectures}
@@ -77,11 +83,15 @@ def main() -> None:
         run_kit(networks_kit)
     timings = device.network_timings(networks_kit)
     measured = [timings[each.digest].latency.fastest_us for each in architectures]
-    predicted = [of_kit.predict(each).latency_us for each in architectures]
+    predicted = [of_kit.predict(each) for each in architectures]
     rows = checked["rows"]
     print(f"dispatch costs, us: kit {of_kit.dispatch.parts_us}, table {of_build.dispatch.parts_us}")
-    print(f"kit    {figures(latency_agreement(predicted, measured).to_json())}")
-    print(f"table  {figures(checked)}")
+    for name, own_us, of_table in (
+        ("corrected", [each.latency_us for each in predicted], checked),
+        ("uncorrected", [each.uncorrected_us for each in predicted], checked["uncorrected"]),
+    ):
+        print(f"kit, {name}: {figures(latency_agreement(own_us, measured).to_json())}")
+        print(f"table, {name}: {figures(of_table)}")
     ratio = np.median([own / row["measured_us"] for own, row in zip(measured, rows, strict=True)])
     print(f"measured networks, kit over table: {ratio:.3f} (median)")
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nas.latency import space_kernels
+from nas.latency import LatencyTable, space_kernels
+from nas.latency.kit import device_for
 from nas.runtimes.tvm.kit.manifest import MANIFEST
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_definition
+from tests.commands import document
+from tests.job.fake_kits import TARGET, FakeKitDevice, run_kit
+from tests.latency.fake_runtime import latency_us
+
+EXAMPLE_TABLE = next((Path(__file__).parents[2] / "latency_tables").glob("*.jsonl"))
 
 TINY = ("--space", "mobilenet_tiny", "--image-size", 8)
 
@@ -50,3 +57,41 @@ def test_targets_that_are_no_device_are_refused(
     assert done.returncode == 2
     assert reason in done.stderr
     assert not (tmp_path / "kit").exists()
+
+
+def test_networks_of_a_kit_correct_the_table(tmp_path: Path, monkeypatch, invoke) -> None:
+    FakeKitDevice.use(monkeypatch)
+    space = load_definition("mobilenet_tiny").adapt(image_size=8)
+    device = device_for(TARGET)
+    device.write_kernels_kit(space_kernels(space, device), ["tiny 8px"], tmp_path / "kit")
+    run_kit(tmp_path / "kit")
+    device.import_kernels(tmp_path / "kit", tmp_path / "phone.jsonl")
+    command = ["kit", "calibrate", tmp_path / "phone.jsonl", *TINY, "--out", tmp_path / "networks"]
+    written = document(invoke(*command, "--json"))
+    assert written["correction"] is None
+    run_kit(tmp_path / "networks", share=0.5)
+    refused = invoke(*command)
+    assert refused.returncode == 2
+    assert "has the timings of 6 of the 12 networks" in refused.stderr
+    run_kit(tmp_path / "networks")
+    fitted = document(invoke(*command, "--json"))["correction"]
+    assert fitted["nets"] == 12
+    table = LatencyTable.open(tmp_path / "phone.jsonl")
+    predicted, measured = [], []
+    for each in table.corrections()[0].networks:
+        architecture = space.from_json(each.architecture)
+        prediction = table.predict(architecture)
+        own = fitted["slope"] * prediction.uncorrected_us + fitted["invocation_us"]
+        assert prediction.latency_us == pytest.approx(own)
+        predicted.append(prediction.uncorrected_us)
+        measured.append(1.2 * sum(map(latency_us, device.kernels(architecture.graph))))
+
+    def error(slope: float, us: float) -> float:
+        return float(np.abs((slope * np.array(predicted) + us) / measured - 1).mean())
+
+    least = min(error(slope, us) for slope in np.arange(0.8, 1.6, 0.01) for us in range(-9, 9))
+    assert error(fitted["slope"], fitted["invocation_us"]) <= least + 1e-3
+    # A table of a device that is timed from here has no kits.
+    refused = invoke("kit", "calibrate", EXAMPLE_TABLE, *TINY, "--out", tmp_path / "other")
+    assert refused.returncode == 2
+    assert "No installed runtime has kits for 'cpu'" in refused.stderr

@@ -22,8 +22,11 @@ COMMAND = re.compile(r"\bnas ((?:table|supernet|kit) [a-z]+|[a-z]+)((?: [^\s`]+)
 OTHER_TOOLS = {
     "supernet/distributed.py": {"--nproc-per-node"},  # torchrun
     "cli/supernet.py": {"--nproc-per-node"},
-    "deploy/run_template.py": {"--model"},
-    "deploy/verify.py": {"--model"},  # run.py
+    "cli/lifecycle.py": {"--log"},  # run.py
+    "deploy/run_template.py": {"--log", "--log-paths", "--model"},
+    "deploy/script_log.py": {"--log"},
+    "deploy/verify.py": {"--model"},
+    "lifecycle/drift.py": {"--log"},
     "plans/split_export.py": {"--port"},  # server.py
     "plans/split_server.py": {"--host", "--port"},
     "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server
