@@ -264,8 +264,12 @@ class ImageDataset:
     @cached_property
     def digest(self) -> str:
         """Digest of pixels, labels, class names, parts and metric: 16 hexadecimal digits."""
+        return self.digest_of(*PART_NAMES)
+
+    def digest_of(self, *names: str) -> str:
+        """Return the digest of some parts, as that of all of them."""
         digest = hashlib.sha256(repr((self.classes, self.metric)).encode())
-        for images in self._parts.values():
+        for images in map(self._parts.__getitem__, names):
             digest.update(repr(images.pixels.shape).encode())
             for chunk in iter_chunks(images.pixels):
                 digest.update(np.ascontiguousarray(chunk).data)

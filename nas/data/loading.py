@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
@@ -22,13 +23,14 @@ from nas.data.dataset import (
     Inventory,
     Metric,
     count_text,
+    joined,
 )
 from nas.data.decoding import decode, remedy_for
 from nas.data.duplicates import cached_duplicates, joining_pairs
-from nas.data.image_cache import ImageRecord, Pixels, PixelsOnDisk
+from nas.data.image_cache import ImageRecord, Pixels, PixelsOnDisk, iter_chunks
 from nas.data.sources import ClassFolders, Source, open_source, printable_line
 from nas.data.splits import groups_of, split_images
-from nas.data.unlabelled import decode_unlabelled, open_unlabelled
+from nas.data.unlabelled import decode_unlabelled, open_unlabelled, with_channels
 from nas.display.progress import Advance
 from nas.errors import DataError
 from nas.files.names import require_choice
@@ -52,6 +54,7 @@ def load_dataset(
     on_duplicate: OnDuplicate = "warn",
     metric: Literal["auto", "accuracy", "balanced_accuracy"] = "auto",
     background: str = "white",
+    extra: Sequence[str | Path] = (),
     unknown: str | Path | None = None,
     progress: Advance | bool | None = True,
     write_cache: bool = True,
@@ -88,6 +91,9 @@ def load_dataset(
             classes; "auto" takes the latter if a class has `IMBALANCED` times the training images
             of another one.
         background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
+        extra: Further folders of images of these classes, such as labelled ones from the field. All
+            of their images are for training; the other parts stay as they are without them. Images
+            that are in another part, too, are left out.
         unknown: Folder of images of no class, which are no part of the digest. They tell how many
             such images a trained network would answer.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function that
@@ -174,12 +180,56 @@ def load_dataset(
         inventory=inventory,
         metric=_metric(train, classes) if metric == "auto" else metric,
     )
+    for folder in extra:
+        data = _with_extra(
+            data, open_source(folder, class_folders, group), on_bad_image, write_cache=write_cache
+        )
     if unlabelled is None:
         return data
     pixels = decode_unlabelled(
         unlabelled, data.image_size, data.channels, colour, write_cache=write_cache
     )
     return replace(data, unknown=pixels)
+
+
+def _with_extra(
+    data: ImageDataset, source: Source, on_bad_image: OnBadImage, *, write_cache: bool
+) -> ImageDataset:
+    """Return a dataset whose training images are followed by those of another source.
+
+    Raises:
+        DataError: The source has another class, or images that cannot be used.
+    """
+    decoded = decode(source, data.image_size, background=data.background, write_cache=write_cache)
+    record = decoded.record
+    classes, labels, bad_labels = _number_classes(source, record)
+    if record.bad and on_bad_image == "fail":
+        raise _bad_images_error(record, _count_by_class(classes, bad_labels))
+    position = {name: label for label, name in enumerate(data.classes)}
+    if others := [name for name in classes if name not in position]:
+        raise DataError(
+            f"The further images in {source.name} have the class {printable_line(others[0])}, "
+            f"which {data.source} does not have.",
+            remedy=f"Its classes are {count_text(data.class_counts)}.",
+        )
+    pixels = with_channels(np.asarray(decoded.pixels), data.channels)
+    judging = {
+        hashlib.sha256(image.tobytes()).digest()
+        for part in (data.search, data.holdout, data.test)
+        for chunk in iter_chunks(part.pixels)
+        for image in chunk
+    }
+    is_new = np.array(
+        [hashlib.sha256(image.tobytes()).digest() not in judging for image in pixels], bool
+    )
+    if not is_new.all():
+        warnings.warn(
+            f"{np.sum(~is_new)} of {len(pixels)} further images in {source.name} are left out: "
+            "they are among the images that judge networks.",
+            stacklevel=3,
+        )
+    own = np.array([position[name] for name in classes], np.int64)[labels[is_new]]
+    return replace(data, train=joined([data.train, Images(pixels[is_new], own)]))
 
 
 def _bad_images_error(record: ImageRecord, by_class: Mapping[str, int]) -> DataError:

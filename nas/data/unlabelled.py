@@ -68,6 +68,11 @@ def decode_unlabelled(
     pixels = np.asarray(
         decode(source, image_size, background=background, write_cache=write_cache).pixels
     )
+    return with_channels(pixels, channels)
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Return images with 1 channel or 3, `n x height x width x channels` (uint8)."""
     if channels == 1 and pixels.shape[3] == 3:
         grey = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels]
         return np.stack(grey)[..., None]

@@ -300,6 +300,7 @@ def model_data(run: Run) -> ModelData:
     return ModelData(
         source=run.data_source or settings.data.source,
         digest=data.digest,
+        judging_digest=data.digest_of(*run.images.judging_parts),
         license=settings.data.license,
         class_counts=data.part_class_counts,
         seed=settings.seed,

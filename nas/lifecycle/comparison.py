@@ -238,9 +238,7 @@ def _require_same_images(before: Judged, now: Judged) -> None:
     """Raise RequestError unless two models were judged by the same images."""
     for what, one, other in (
         ("classes", before.answers.classes, now.answers.classes),
-        ("images", before.data.digest, now.data.digest),
-        ("seeds of the splits", before.data.seed, now.data.seed),
-        ("numbers of images", before.answers.counts, now.answers.counts),
+        ("images", before.data.judging_digest, now.data.judging_digest),
         ("metrics", before.data.metric, now.data.metric),
     ):
         if one != other:

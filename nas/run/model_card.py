@@ -158,6 +158,7 @@ class ModelData(JudgedImages, DataOptions):
     Attributes:
         source: name or path of the data source.
         digest: digest of all images and labels.
+        judging_digest: digest of those that judge it.
         license: license of the data; empty if it is not stated.
         class_counts: number of images of each class by part: `train`, `search`, `holdout` and
             `test`.
@@ -166,6 +167,7 @@ class ModelData(JudgedImages, DataOptions):
 
     source: str
     digest: str
+    judging_digest: str
     license: str = ""
     class_counts: dict[str, list[Count]]
     seed: Count
@@ -644,7 +646,7 @@ class ModelCard(CountedNetwork):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[6] = Field(default=6, alias="schema")
+    schema_version: Literal[7] = Field(default=7, alias="schema")
     weights_digest: Digest
     image_size: Side
     channels: Literal[1, 3]

@@ -485,12 +485,13 @@ class Run:
 
         summary, settings = self.images, self.settings
         source = self.data_source or settings.data.source
+        extra = [self._located(folder) for folder in settings.data.extra]
         try:
             data = load_dataset(
                 self._located(source),
                 image_size=self.space_settings["image_size"],
                 seed=settings.seed,
-                **settings.data.load_options,
+                **{**settings.data.load_options, "extra": extra},
                 unknown=settings.data.unknown and self._located(settings.data.unknown),
             )
         except DataError as error:

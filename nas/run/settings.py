@@ -104,6 +104,11 @@ class DataOptions(Document):
     background: str = key("white", max_length=100)
     """Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb"."""
 
+    extra: tuple[FilePath, ...] = free_key((), strict=False)
+    """Further folders of images of these classes, such as labelled ones from the field: all of them
+    are for training, and judge nothing.
+    """
+
     @property
     def load_options(self) -> dict[str, Any]:
         """The options as arguments of `nas.data.load_dataset`."""

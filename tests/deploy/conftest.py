@@ -42,6 +42,7 @@ def origin(digits) -> ModelOrigin:
             source="digits",
             digest=digits.digest,
             license="CC BY 4.0",
+            judging_digest="0123",
             class_counts=digits.part_class_counts,
             validation_fraction=VALIDATION_FRACTION,
             seed=0,

@@ -76,6 +76,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
             source="digits",
             digest=data.digest,
             classes=list(data.classes),
+            judging_digest="0123",
             class_counts=data.part_class_counts,
         ),
         spaces={SPACE: space.digest},

@@ -91,6 +91,7 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
         "model.onnx",
         "preprocessing.json",
         "run.py",
+        "reference.json",
         "verification.safetensors",
     }
     exported.require_unchanged()

@@ -84,7 +84,7 @@ def test_models_of_other_images_or_without_files_are_refused(run, tmp_path, invo
     assert refused.returncode == 2
     assert "not an exported model" in refused.stderr
     models = [Judged.of_folder(path) for path in (first, last)]
-    changed = models[1]._replace(data=models[1].data.model_copy(update={"digest": "0000"}))
+    changed = models[1]._replace(data=models[1].data.model_copy(update={"judging_digest": "0000"}))
     with pytest.raises(RequestError, match="judged by other images"):
         compare_models(models[0], changed)
 
