@@ -4,8 +4,10 @@
 
 Writes a kit for this machine, runs it, and imports its results; builds the table of runtime `tvm`
 for the same space; corrects both on whole networks; and times the same random networks by both
-ways: as networks of a kit, and as networks of `nas table check`. --cpu is LLVM's name of this
-machine's processor. Run it on an idle machine. Steps whose files are in FOLDER are not repeated.
+ways: as networks of a kit, and as networks of `nas table check`. Kernels with scratch memory
+allocate it in each call where the table is built, and get it in a kit, as in format `c`. --cpu is
+LLVM's name of this machine's processor. Run it on an idle machine. Steps whose files are in FOLDER
+are not repeated.
 """
 
 import argparse
@@ -19,6 +21,9 @@ import numpy as np
 from nas.latency import LatencyTable, space_kernels
 from nas.latency.correction import correct_by_kit, lacks_correction
 from nas.latency.kit import MANIFEST, RESULTS, device_for
+from nas.runtimes.tvm.network_function import scratch_arrays
+from nas.schedules.cpu import CpuTemplates
+from nas.schedules.cpu.loops import this_processor
 from nas.space import load_space
 from nas.statistics import latency_agreement
 from tests.benchmarks.predictions import figures, nas
@@ -54,20 +59,20 @@ def main() -> None:
     wanted += ["--channels", space.channels, "--classes", space.classes]
     built = nas("table", "build", *wanted, "--out", out / "built.jsonl")
     of_build = LatencyTable.open(out / "built.jsonl")
-    ratios = np.array(
-        [
-            one.latency_us / other.latency_us
-            for one, other in zip(
-                map(of_kit.timed_record, kernels), map(of_build.timed_record, kernels), strict=True
-            )
-            if one.latency_us and other.latency_us
-        ]
-    )
-    low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9])
-    print(
-        f"{len(ratios)} kernels, {built['seconds']:.0f} s for the table: kit over table "
-        f"{median:.3f} (median), {low:.3f} to {high:.3f} (80% of them)"
-    )
+    templates = CpuTemplates(this_processor(), 1)
+    ratios: dict[bool, list[float]] = {False: [], True: []}
+    for kernel in kernels:
+        one, other = of_kit.timed_record(kernel), of_build.timed_record(kernel)
+        if one.latency_us and other.latency_us and one.schedule:
+            function = templates.function(kernel, one.schedule, "main")
+            ratios[bool(scratch_arrays(function))].append(one.latency_us / other.latency_us)
+    print(f"{built['seconds']:.0f} s for the table")
+    for has_scratch, own in ratios.items():
+        low, median, high = np.quantile(own, [0.1, 0.5, 0.9]) if own else [np.nan] * 3
+        print(
+            f"{len(own)} kernels {'with' if has_scratch else 'without'} scratch memory: kit over "
+            f"table {median:.3f} (median), {low:.3f} to {high:.3f} (80% of them)"
+        )
     checked = nas(
         "table", "check", out / "built.jsonl", *wanted, "--nets", options.nets, "--no-references"
     )
