@@ -97,7 +97,7 @@ def cascade(
                 "curve": plan.curve,
                 "chosen": chosen,
                 "is_better": chosen.is_better,
-                "verdict": chosen.verdict,
+                "verdict": plan.verdict_of(chosen),
                 "left_out": plan.notes,
                 "exported": record,
             }
@@ -113,7 +113,7 @@ def cascade(
         f"{format_latency(chosen.mean_us)} on average, {format_latency(chosen.high_us)} for 95% of "
         f"the images, {format_latency(chosen.worst_us)} at worst."
     )
-    console.say(chosen.verdict)
+    console.say(plan.verdict_of(chosen))
     if record is not None:
         _print_exported(run / "cascades" / chosen.name, record)
 

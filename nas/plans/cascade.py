@@ -164,7 +164,7 @@ class Cascade(Document):
         rival, best = self.rival, self.best
         if not self.is_better:
             return (
-                f"No cascade is shown to be better than a single network: {self.name} is "
+                f"{self.name} is not shown to be better than a single network: it is "
                 f"{rival.points} than {rival.network}, which is as fast, and a paired test shows "
                 "no such gain."
             )
@@ -205,6 +205,17 @@ class CascadePlan:
     def curve(self) -> list[Cascade]:
         """Cascades from the fastest to the most accurate, at most `MAX_SHOWN`."""
         return [self._cascade(setting) for setting in spread(self.front, MAX_SHOWN)]
+
+    def verdict_of(self, chosen: Cascade) -> str:
+        """Return whether a cascade is better than a single network, and if not, which one is."""
+        better = [each for each in self.curve if each.is_better]
+        if chosen.is_better or not better:
+            return chosen.verdict
+        best = max(better, key=lambda each: each.rival.gain)
+        return (
+            f"{chosen.verdict} {len(better)} of the curve are, such as {best.name} with a mean of "
+            f"{format_latency(best.mean_us)}: it is {best.rival.points} than {best.rival.network}."
+        )
 
     def choose(
         self, *, max_latency_ms: float | None = None, max_accuracy_drop: float | None = None

@@ -36,7 +36,7 @@ def cascade_section(run: Run) -> CascadeSection | None:
     chosen, verdict = None, ""
     try:
         chosen = plan.choose()
-        verdict = chosen.verdict
+        verdict = plan.verdict_of(chosen)
     except InfeasibleError as error:
         verdict = error.message
     return CascadeSection(

@@ -5,7 +5,7 @@ import pytest
 
 from nas.errors import InfeasibleError, RequestError
 from nas.opened_run import open_run
-from nas.plans.cascade import CascadePlan
+from nas.plans.cascade import Cascade, CascadePlan
 from nas.plans.cascade_answers import NetworkAnswers, Setting
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.commands import document
@@ -85,11 +85,25 @@ def test_cascade_that_the_test_does_not_tell_from_a_network_is_said_to_be_none(r
     """The networks of the example are nearly equal on digits."""
     shown = document(invoke("cascade", run, "--json"))
     assert shown["is_better"] is False
-    assert shown["verdict"].startswith("No cascade is shown to be better than a single network")
+    assert "is not shown to be better than a single network" in shown["verdict"]
     done = invoke("cascade", run, "--stages", 3)
     assert done.returncode == 0, done.stderr
     assert "not shown" in done.stdout
     assert "120 of the 240 hold-out images" in done.stdout
+
+
+def test_verdict_names_a_cascade_that_is_better_if_the_chosen_one_is_not(complementary):
+    """A second network that gains nothing over the first one makes a cascade that is no better."""
+    first, second, *_ = trained_ids(complementary)
+    plan = open_run(complementary).cascades()
+    better = plan.choose(max_latency_ms=1)
+    assert plan.verdict_of(better) == better.verdict
+    worse = Cascade(**{**dict(better), "networks": (second, first), "is_better": False})
+    verdict = plan.verdict_of(worse)
+    assert verdict.startswith(f"{second}-{first} is not shown to be better")
+    best = max((each for each in plan.curve if each.is_better), key=lambda each: each.rival.gain)
+    assert f"such as {best.name} with a mean of" in verdict
+    assert CascadePlan(**{**vars(plan), "front": []}).verdict_of(worse) == worse.verdict
 
 
 def test_command_prints_the_cascade_that_python_chooses(complementary, invoke):

@@ -128,11 +128,12 @@ def test_report_shows_cascades_and_whether_they_are_better(run, tmp_path):
         text = page.build(open_run(own)).read_text()
         section = embedded_document(text).cascades
         assert section
-        chosen = open_run(own).cascades().choose()
+        plan = open_run(own).cascades()
+        chosen = plan.choose()
         assert section.chosen == chosen
         assert chosen.is_better == is_better
         start = "<p>" if is_better else '<p class="note">'
-        assert f"{start}{html.escape(chosen.verdict)}</p>" in text
+        assert f"{start}{html.escape(plan.verdict_of(chosen))}</p>" in text
         (shown,) = re.findall(r'<section id="cascades">.*?</section>', text, re.DOTALL)
         assert shown.count("<tr><td>") == len(section.curve)
         assert (": shown" in shown) == any(each.is_better for each in section.curve)
