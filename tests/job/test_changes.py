@@ -21,7 +21,8 @@ from tests.job.runs import OUT, edit, load_study, read_trials
 ROOT = Path(__file__).parents[2]
 
 FREE = {
-    *("name", "budget", "data.source", "data.unknown", "data.license", "training.device"),
+    *("name", "budget", "training.device"),
+    *("data.extra", "data.source", "data.unknown", "data.license"),
     *("space.pretrained.source", "space.pretrained.license", "space.pretrained.data"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
@@ -85,7 +86,7 @@ def test_refusal_names_keys_values_and_what_may_change(run):
     for text in (
         "budget",
         "limits",
-        "[data] source, license and unknown",
+        "[data] extra, source, license and unknown",
         "measure, retrain, references, export",
         "pictures",
     ):
