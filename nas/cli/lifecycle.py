@@ -82,7 +82,7 @@ def drift(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="What run.py --log FILE wrote.")],
     max_psi: Annotated[
         float, typer.Option(help="Population stability index from which on something moved.")
-    ] = 0.1,
+    ] = 0.05,
     last: Annotated[
         int | None, typer.Option(help="Number of lines from the end that count; by default all.")
     ] = None,
