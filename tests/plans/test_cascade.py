@@ -1,5 +1,7 @@
 """Cascades of a run: what is chosen, what is said of it, and which networks are in none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,7 +105,7 @@ def test_verdict_names_a_cascade_that_is_better_if_the_chosen_one_is_not(complem
     assert verdict.startswith(f"{second}-{first} is not shown to be better")
     best = max((each for each in plan.curve if each.is_better), key=lambda each: each.rival.gain)
     assert f"such as {best.name} with a mean of" in verdict
-    assert CascadePlan(**{**vars(plan), "front": []}).verdict_of(worse) == worse.verdict
+    assert replace(plan, front=[]).verdict_of(worse) == worse.verdict
 
 
 def test_command_prints_the_cascade_that_python_chooses(complementary, invoke):
