@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -180,10 +180,9 @@ def load_dataset(
         inventory=inventory,
         metric=_metric(train, classes) if metric == "auto" else metric,
     )
-    for folder in extra:
-        data = _with_extra(
-            data, open_source(folder, class_folders, group), on_bad_image, write_cache=write_cache
-        )
+    if extra:
+        sources = [open_source(folder, class_folders, group) for folder in extra]
+        data = _with_extra(data, sources, on_bad_image, write_cache=write_cache)
     if unlabelled is None:
         return data
     pixels = decode_unlabelled(
@@ -193,9 +192,41 @@ def load_dataset(
 
 
 def _with_extra(
-    data: ImageDataset, source: Source, on_bad_image: OnBadImage, *, write_cache: bool
+    data: ImageDataset, sources: Iterable[Source], on_bad_image: OnBadImage, *, write_cache: bool
 ) -> ImageDataset:
-    """Return a dataset whose training images are followed by those of another source.
+    """Return a dataset whose training images are followed by those of other sources.
+
+    Raises the errors of `_further_images`.
+    """
+    judging = {
+        image_digest
+        for part in (data.search, data.holdout, data.test)
+        for image_digest in _digests(part.pixels)
+    }
+    train = [data.train]
+    for source in sources:
+        train += [_further_images(data, source, judging, on_bad_image, write_cache=write_cache)]
+    return replace(data, train=joined(train))
+
+
+def _digests(pixels: Pixels) -> list[bytes]:
+    """Return the digest of the pixels of each image."""
+    return [
+        hashlib.sha256(image.tobytes()).digest() for chunk in iter_chunks(pixels) for image in chunk
+    ]
+
+
+def _further_images(
+    data: ImageDataset,
+    source: Source,
+    judging: Container[bytes],
+    on_bad_image: OnBadImage,
+    *,
+    write_cache: bool,
+) -> Images:
+    """Return the images of a source of further images, with the labels of a dataset.
+
+    Images whose digests are among `judging` are left out.
 
     Raises:
         DataError: The source has another class, or images that cannot be used.
@@ -213,23 +244,15 @@ def _with_extra(
             remedy=f"Its classes are {count_text(data.class_counts)}.",
         )
     pixels = with_channels(np.asarray(decoded.pixels), data.channels)
-    judging = {
-        hashlib.sha256(image.tobytes()).digest()
-        for part in (data.search, data.holdout, data.test)
-        for chunk in iter_chunks(part.pixels)
-        for image in chunk
-    }
-    is_new = np.array(
-        [hashlib.sha256(image.tobytes()).digest() not in judging for image in pixels], bool
-    )
+    is_new = np.array([each not in judging for each in _digests(pixels)], bool)
     if not is_new.all():
         warnings.warn(
             f"{np.sum(~is_new)} of {len(pixels)} further images in {source.name} are left out: "
             "they are among the images that judge networks.",
-            stacklevel=3,
+            stacklevel=4,
         )
     own = np.array([position[name] for name in classes], np.int64)[labels[is_new]]
-    return replace(data, train=joined([data.train, Images(pixels[is_new], own)]))
+    return Images(pixels[is_new], own)
 
 
 def _bad_images_error(record: ImageRecord, by_class: Mapping[str, int]) -> DataError:
