@@ -57,6 +57,18 @@ class Interval:
         return f"{value} ({low} to {high})"
 
 
+def gain_text(gain: Interval) -> str:
+    """Return a difference of accuracies in words.
+
+    >>> gain_text(Interval(-0.012, -0.021, -0.003))
+    '1.2 points (0.3 to 2.1) less accurate'
+    """
+    sign = 1 if gain.value >= 0 else -1
+    low, high = sorted([sign * gain.low, sign * gain.high])
+    points, interval = Interval(abs(gain.value), low, high).text(1, scale=100).split(" ", 1)
+    return f"{points} points {interval} {'more' if sign > 0 else 'less'} accurate"
+
+
 def wilson_interval(accuracy: float, strata: Sequence[float]) -> Interval:
     """Return the interval of an accuracy, or of the mean of the accuracies of some strata.
 

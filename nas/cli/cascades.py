@@ -35,11 +35,12 @@ def cascade(
         typer.Option(help="Latency table of a server on which the last network may run."),
     ] = None,
     bandwidth_mbps: Annotated[
-        float | None, typer.Option(help="Bandwidth to the server in megabits a second.")
-    ] = None,
+        float,
+        typer.Option(help="Bandwidth to the server in megabits a second.", show_default=False),
+    ] = math.nan,
     rtt_ms: Annotated[
-        float | None, typer.Option(help="Round trip to the server in milliseconds.")
-    ] = None,
+        float, typer.Option(help="Round trip to the server in milliseconds.", show_default=False)
+    ] = math.nan,
     format_name: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +57,7 @@ def cascade(
     the stored answers of each network. The command prints the curve of the best cascades, and the
     one to choose: the fastest that loses at most --max-accuracy-drop; with --max-latency-ms alone,
     the most accurate one. A cascade that a paired test does not show to be more accurate than each
-    single network that is as fast on average is said to be none.
+    single network that is as fast on average is said not to be better.
 
     With --server, the last network of a cascade may run on a server, to which the device sends the
     pixels of an image: k31b@server.
@@ -74,16 +75,9 @@ def cascade(
     from nas.opened_run import open_run
 
     opened = open_run(run, data)
-    if server is None:
-        plan = opened.cascades(stages)
-    else:
+    if server is not None:
         require_table_file(server)
-        plan = opened.cascades(
-            stages,
-            server=server,
-            bandwidth_mbps=math.nan if bandwidth_mbps is None else bandwidth_mbps,
-            rtt_ms=math.nan if rtt_ms is None else rtt_ms,
-        )
+    plan = opened.cascades(stages, server=server, bandwidth_mbps=bandwidth_mbps, rtt_ms=rtt_ms)
     chosen = plan.choose(max_latency_ms=max_latency_ms, max_accuracy_drop=max_accuracy_drop)
     record = None
     if format_name is not None:

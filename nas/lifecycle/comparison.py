@@ -20,7 +20,7 @@ from nas.errors import ExportError, RequestError
 from nas.files.documents import Count, Document, Fraction, Positive
 from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
 from nas.run.model_card import ModelCard, ModelData
-from nas.statistics import Interval, wilson_interval
+from nas.statistics import Interval, gain_text
 
 
 class ClassChange(Document):
@@ -61,13 +61,20 @@ class FileChange(Document):
     joules_now: Positive | None = None
 
     @property
+    def latency_ratio(self) -> float | None:
+        """Latency now over that before; None if they cannot be compared."""
+        if self.us_now is None or self.us_before is None:
+            return None
+        return self.us_now / self.us_before
+
+    @property
     def text(self) -> str:
         """The changes in words, a clause."""
         changes = [f"{format_bytes(self.bytes_now)}, before {format_bytes(self.bytes_before)}"]
         if self.us_now is not None and self.us_before is not None:
             changes.append(
                 f"{format_latency(self.us_now)}, before {format_latency(self.us_before)}, "
-                f"{self.us_now / self.us_before:.2f} times as long"
+                f"{self.latency_ratio:.2f} times as long"
             )
         if self.joules_now is not None and self.joules_before is not None:
             changes.append(f"{self.joules_now / self.joules_before:.2f} times the energy")
@@ -109,22 +116,16 @@ class Comparison(Document):
     @property
     def verdict(self) -> str:
         """The changes in one sentence."""
-        value, low, high = self.gain
-        sign = 1 if value >= 0 else -1
-        points = Interval(abs(value), *sorted([sign * low, sign * high])).text(1, scale=100)
-        amount, interval = points.split(" ", 1)
         shown = "as a paired test shows" if self.is_shown else "which a paired test does not show"
         text = (
-            f"{self.now} is {amount} points {interval} {'more' if sign > 0 else 'less'} accurate "
-            f"than {self.before}, {shown}; {self.negative_flips:,} of {self.images:,} images "
+            f"{self.now} is {gain_text(Interval(*self.gain))} than {self.before}, {shown}; "
+            f"{self.negative_flips:,} of {self.images:,} images "
             f"({self.negative_share:.1%}) were right and are wrong now, {self.positive_flips:,} "
             "the other way round"
         )
-        timed = [each for each in self.files if each.us_before and each.us_now]
-        if timed:
-            first = timed[0]
-            ratio = (first.us_now or 0) / (first.us_before or 1)
-            text += f"; as {first.format} it takes {ratio:.2f} times as long"
+        for file in self.files:
+            if file.latency_ratio is not None:
+                return f"{text}; as {file.format} it takes {file.latency_ratio:.2f} times as long."
         return f"{text}."
 
     def require_flips(self, most: float | None) -> None:
@@ -204,9 +205,9 @@ def compare_models(before: Judged, now: Judged) -> Comparison:
         before=before.name,
         now=now.name,
         images=int(counts.sum()),
-        accuracy_before=_accuracy(before),
-        accuracy_now=_accuracy(now),
-        gain=(gain.value, gain.low, gain.high),
+        accuracy_before=_ends(before.answers.accuracy(is_balanced=is_balanced)),
+        accuracy_now=_ends(now.answers.accuracy(is_balanced=is_balanced)),
+        gain=_ends(gain),
         is_shown=now.answers.difference(before.answers, is_balanced=is_balanced) != 0,
         negative_flips=int(flips.sum()),
         positive_flips=int((right[1] & ~right[0]).sum()),
@@ -224,14 +225,8 @@ def compare_models(before: Judged, now: Judged) -> Comparison:
     )
 
 
-def _accuracy(model: Judged) -> tuple[float, float, float]:
-    """Return the accuracy of a model with the ends of its interval."""
-    counts = np.array(model.answers.counts)
-    weights = np.repeat(1 / np.maximum(1, counts), counts) if model.data.is_balanced else None
-    accuracy = float(np.average(model.answers.is_right, weights=weights))
-    strata = counts.tolist() if model.data.is_balanced else [int(counts.sum())]
-    interval = wilson_interval(accuracy, strata)
-    return accuracy, interval.low, interval.high
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
 
 
 def _require_same_images(before: Judged, now: Judged) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -113,7 +114,7 @@ class Replacement:
             raise RequestError(
                 f"{self.networks} networks cannot replace one.", remedy="Give one --pick."
             )
-        Judged.of_folder(self.parent)
+        _ = self._judged  # A parent that cannot be read is an error before any work.
         if self.version is not None:
             _require_later(self.version, self._parent_version)
 
@@ -135,14 +136,12 @@ class Replacement:
                 remedy="Copy the folder of the parent to another place, and name the copy.",
             )
         network = Judged(name, ANSWERS.read(folder / ANSWERS_FILE), model_data(run))
-        comparison = compare_models(Judged.of_folder(self.parent), network)
-        comparison.require_flips(self.max_negative_flips)
+        compare_models(self._judged, network).require_flips(self.max_negative_flips)
 
     def write_version(self, folder: ModelFolder) -> ModelVersion:
         """Write the version of the exported successor, and what it changes, to its folder."""
-        old = version_of(self.parent)
         version = self.version or next_version(self._parent_version)
-        comparison = compare_models(Judged.of_folder(self.parent), Judged.of_folder(folder.path))
+        comparison = compare_models(self._judged, Judged.of_folder(folder.path))
         today = datetime.now(UTC).date().isoformat()
         entry = VersionEntry(version=version, date=today, changes=comparison.verdict)
         record = ModelVersion(
@@ -151,17 +150,24 @@ class Replacement:
             parent_version=self._parent_version,
             parent_digest=digest(self.parent / SUMS_FILE),
             comparison=comparison,
-            log=(entry, *(() if old is None else old.log)),
+            log=(entry, *(() if self._old is None else self._old.log)),
         )
         with folder.staging() as staging:
             (staging / VERSION_FILE).write_text(to_json(record), encoding="utf-8")
             folder.publish(staging)
         return record
 
+    @cached_property
+    def _judged(self) -> Judged:
+        return Judged.of_folder(self.parent)
+
+    @cached_property
+    def _old(self) -> ModelVersion | None:
+        return version_of(self.parent)
+
     @property
     def _parent_version(self) -> str:
-        old = version_of(self.parent)
-        return FIRST_VERSION if old is None else old.version
+        return FIRST_VERSION if self._old is None else self._old.version
 
 
 def _require_later(version: str, parent: str) -> None:

@@ -30,7 +30,7 @@ from nas.run.models import RunModel
 from nas.run.run import Run
 from nas.run.selection import Limits
 from nas.space import Architecture
-from nas.statistics import Interval, spread
+from nas.statistics import Interval, gain_text, spread
 
 MAX_STAGES = 3
 """Most networks of a cascade."""
@@ -92,12 +92,8 @@ class Rival(Document):
 
     @property
     def points(self) -> str:
-        """The difference in words, such as "1.2 points (0.3 to 2.1) more accurate than jf2a"."""
-        sign = 1 if self.gain >= 0 else -1
-        ends = sorted([sign * self.gain_low, sign * self.gain_high])
-        points = Interval(abs(self.gain), ends[0], ends[1]).text(1, scale=100)
-        value, interval = points.split(" ", 1)
-        return f"{value} points {interval} {'more' if sign > 0 else 'less'} accurate"
+        """The difference in words, such as "1.2 points (0.3 to 2.1) more accurate"."""
+        return gain_text(Interval(self.gain, self.gain_low, self.gain_high))
 
 
 class Cascade(Document):
@@ -341,9 +337,8 @@ def plan_cascades(run: Run, stages: int = 2, server: Server | None = None) -> Ca
     networks = list(range(len(usable)))
     if server is not None:
         for at, us in _served(run, usable, server).items():
-            faster = [
-                other for own in by_dtype.values() if at in own for other in own if other < at
-            ]
+            of_dtype = by_dtype[dtype_of(run, usable[at])]
+            faster = [other for other in of_dtype if other < at]
             chains += [(*chain, len(names)) for chain in chains_of(faster, 1, stages - 1)]
             names.append(names[at] + ON_SERVER)
             latencies.append(us)

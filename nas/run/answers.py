@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,7 +12,13 @@ from pydantic import Field, model_validator
 
 from nas.errors import CheckpointError
 from nas.files.documents import Count, Document, Format, Fraction
-from nas.statistics import MAX_P_VALUE, Interval, paired_difference, paired_p_value
+from nas.statistics import (
+    MAX_P_VALUE,
+    Interval,
+    paired_difference,
+    paired_p_value,
+    wilson_interval,
+)
 
 ANSWERS_FILE = "answers.json"
 """Name of the file with the answers of a trained network, in its folder."""
@@ -138,6 +145,15 @@ class Answers(Document):
         """Return the share of so many images in those of a class."""
         return images / max(1, self.counts[label])
 
+    def accuracy(self, *, is_balanced: bool) -> Interval:
+        """Return the accuracy with its 95% interval.
+
+        Args:
+            is_balanced: whether all classes count alike, rather than all images.
+        """
+        accuracy = float(np.average(self.is_right, weights=self._weights(is_balanced=is_balanced)))
+        return wilson_interval(accuracy, self._strata(is_balanced=is_balanced))
+
     def gain(self, other: Answers, *, is_balanced: bool) -> Interval:
         """Return the accuracy of this network minus that of another one, with its 95% interval.
 
@@ -147,7 +163,7 @@ class Answers(Document):
             other: the answers of the other network.
             is_balanced: whether all classes count alike, rather than all images.
         """
-        strata = self.counts if is_balanced else [sum(self.counts)]
+        strata = self._strata(is_balanced=is_balanced)
         return paired_difference(self.is_right, other.is_right, strata)
 
     def difference(self, other: Answers, *, is_balanced: bool) -> int:
@@ -163,12 +179,18 @@ class Answers(Document):
             1 if this network is more accurate, -1 if the other one is, and 0 if no difference is
             shown.
         """
-        weights = np.repeat(1 / np.maximum(1, self.counts), self.counts)
-        gain = (self.is_right.astype(int) - other.is_right) @ (
-            weights if is_balanced else np.ones(len(weights))
-        )
-        p_value = paired_p_value(self.is_right, other.is_right, weights if is_balanced else None)
+        weights = self._weights(is_balanced=is_balanced)
+        gain = np.average(self.is_right.astype(int) - other.is_right, weights=weights)
+        p_value = paired_p_value(self.is_right, other.is_right, weights)
         return int(np.sign(gain)) if p_value <= MAX_P_VALUE else 0
+
+    def _weights(self, *, is_balanced: bool) -> NDArray[np.float64] | None:
+        """Return the weight of each image in an accuracy; None if all images count alike."""
+        return np.repeat(1 / np.maximum(1, self.counts), self.counts) if is_balanced else None
+
+    def _strata(self, *, is_balanced: bool) -> Sequence[int]:
+        """Return the number of images of each stratum, see `nas.statistics.wilson_interval`."""
+        return self.counts if is_balanced else [sum(self.counts)]
 
 
 ANSWERS = Format(

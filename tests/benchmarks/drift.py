@@ -74,10 +74,10 @@ def main() -> None:
         alarms, shown, moved = 0, 0, Counter[str]()
         for _ in range(DAYS):
             day = rng.choice(len(classes), images, p=shares)
-            found = measures(reference, values[day], classes[day])
-            names = [each.name for each in found if each.moved]
+            compared = measures(reference, values[day], classes[day])
+            names = [each.name for each in compared if each.moved]
             alarms += bool(names)
-            shown += any(each.p_value <= MAX_P_VALUE for each in found)
+            shown += any(each.p_value <= MAX_P_VALUE for each in compared)
             moved.update(names)
         rows.append((name, alarms, shown, ", ".join(f"{each} {n}" for each, n in moved.items())))
     print_table(["drift", "days with an alarm, of 100", "with a low p-value", "what moved"], rows)

@@ -71,9 +71,9 @@ def test_hundred_days_without_drift_have_at_most_one_alarm():
     own = reference(rng)
     alarms = shown = 0
     for _ in range(100):
-        found = measures(own, *draw(rng, DAY))
-        alarms += any(each.moved for each in found)
-        shown += any(each.p_value <= 0.01 for each in found)
+        compared = measures(own, *draw(rng, DAY))
+        alarms += any(each.moved for each in compared)
+        shown += any(each.p_value <= 0.01 for each in compared)
     assert alarms <= 1
     # The tests alone keep their level, too: all days share one reference.
     assert shown <= 6
@@ -91,8 +91,8 @@ def test_what_moved_is_found_in_500_images(changes, moved):
     rng = np.random.default_rng(1)
     own = reference(rng)
     for _ in range(10):
-        found = measures(own, *draw(rng, 500, **changes))
-        assert {each.name for each in found if each.moved} == moved
+        compared = measures(own, *draw(rng, 500, **changes))
+        assert {each.name for each in compared if each.moved} == moved
 
 
 def photos(folder: Path, images: np.ndarray, change=lambda image: image) -> list[Path]:
@@ -176,7 +176,7 @@ def test_changed_images_are_found(change, moved, tmp_path, test_images, invoke):
     assert moved in printed["moved"]
     assert printed["verdict"].startswith("Drift in 300 images")
     assert "image" not in _lines(log)[0]
-    # Of the last images alone, as many count.
+    # With --last, only so many lines count.
     last = json.loads(invoke("drift", MODEL, log, "--last", 50, "--json").stdout)
     assert last["images"] == 50
 
