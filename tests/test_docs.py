@@ -7,6 +7,7 @@ of networks, trials and minutes are replaced by small ones. Blocks that are mark
 """
 
 import importlib
+import itertools
 import json
 import re
 import shutil
@@ -21,9 +22,15 @@ from PIL import Image
 
 import nas.files
 from nas.cli import app
+from nas.deploy.reference import FieldReference
 from nas.job import JobSettings, load_job
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
+from nas.lifecycle.drift import Drift
+from nas.lifecycle.version import ModelVersion
+from nas.run.answers import Answers
+from nas.run.model_card import ModelCard
+from nas.run.record import RunRecord
 from nas.run.settings import KEYS
 from nas.space import SearchSpace, load_definition, load_space
 from tests import markdown
@@ -193,6 +200,26 @@ def test_every_command_is_documented():
 
     for name in names(typer.main.get_command(app), ["nas"]):
         assert name in described, f"{name} is on no page"
+
+
+@pytest.mark.parametrize(
+    ("file", "record"),
+    [
+        ("card.json", ModelCard),
+        ("answers.json", Answers),
+        ("reference.json", FieldReference),
+        ("run.json", RunRecord),
+        ("nas drift --json", Drift),
+        ("version.json", ModelVersion),
+    ],
+)
+def test_governance_names_each_field_of_a_file(file, record):
+    rows = [row.strip("|").split("|") for row in markdown.read("docs/governance.md").splitlines()]
+    table = [row for row in rows if len(row) == 5]
+    files = itertools.accumulate((row[0].strip() for row in table), lambda a, b: b or a)
+    own = [row[1] for name, row in zip(files, table, strict=True) if name == f"`{file}`"]
+    fields = re.findall(r"`(\w+)`", " ".join(own))
+    assert sorted(fields) == sorted({*record.model_fields} - {"schema_version"})
 
 
 # Job files

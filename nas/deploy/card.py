@@ -18,7 +18,15 @@ from nas.data import ImageDataset, Images, Part
 from nas.deploy.folder import SUSTAINED_FILE
 from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
-from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
+from nas.deploy.robustness import (
+    ATTACK_STEPS,
+    ATTACKED_IMAGES,
+    CONFIDENT,
+    MAX_IMAGES,
+    measure_attacks,
+    measure_confidence,
+    measure_robustness,
+)
 from nas.deploy.scripts import REQUIREMENTS
 from nas.deploy.verify import sample_images
 from nas.display.formatting import format_accuracy, format_bytes, format_count, format_latency
@@ -35,6 +43,7 @@ from nas.run.model_card import (
     SustainedRecord,
     Threshold,
 )
+from nas.run.settings import CardSettings
 from nas.run.trained import Calibration
 from nas.statistics import wilson_interval
 from nas.supernet.evaluation import accuracy_by_class
@@ -49,6 +58,7 @@ class ModelOrigin:
     Attributes:
         id: name of the model folder.
         data: the images that it was trained on, and how to load them again.
+        statements: what the job file says for the card.
         calibration: its temperature and its confidence; None if that was not measured.
         threshold: from which confidence on it answers; None if it always answers.
         recipe: settings of its training.
@@ -62,6 +72,7 @@ class ModelOrigin:
 
     id: str
     data: ModelData
+    statements: CardSettings = field(default_factory=CardSettings)
     calibration: Calibration | None = None
     threshold: Threshold | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +96,7 @@ def make_card(
     int8: Int8Summary | None,
     script: ScriptCheck | None,
 ) -> ModelCard:
-    """Return the card of a model, with its answers to changed images measured on the hold-out.
+    """Return the card of a model, with its answers to changed and attacked images measured.
 
     Args:
         model: the trained model.
@@ -98,11 +109,12 @@ def make_card(
         script: what its `run.py` computed; None without one.
     """
     images = sample_images(data.holdout, MAX_IMAGES)
+    judging = sample_images(data.part(*origin.data.judging_parts), ATTACKED_IMAGES)
     device, _ = processor()
     stated = {name: value for name, value in vars(origin).items() if name in ModelCard.model_fields}
     return ModelCard.of_architecture(
         model.architecture,
-        schema=7,
+        schema=8,
         **stated,
         weights_digest=weights_digest,
         image_size=model.architecture.space.image_size,
@@ -111,6 +123,8 @@ def make_card(
         accuracy=accuracy,
         robustness=tuple(measure_robustness(model, images, data.score)),
         robustness_images=len(images),
+        attacks=tuple(measure_attacks(model, judging, data.score)),
+        attack_images=len(judging),
         confidence=tuple(measure_confidence(model, images, data.unknown)),
         files=tuple(files),
         preprocessing=model.preprocessing,
@@ -167,6 +181,7 @@ def render_card(
         card=card,
         sustained=card.sustained and render_sustained(card.sustained),
         confident=CONFIDENT,
+        attack_steps=ATTACK_STEPS,
         steps=preprocessing_steps(card.preprocessing),
         requirements=REQUIREMENTS[card.script_file.format] if card.script_file else "",
         figure=figure,

@@ -283,15 +283,17 @@ class _Export:
         return card
 
     def renew_card(self) -> ModelCard:
-        """Return the card of the exported model with its license, threshold and mistakes.
+        """Return the card of the exported model with what an export can change alone.
 
-        No file of a format depends on these. The card is written if they are new.
+        License, statements, threshold and mistakes: no file of a format depends on them. The card
+        is written if they are new.
         """
         before, answers = self.folder.card, self.origin.answers
         images = sample_images(self.data.holdout, MAX_IMAGES)
         card = before.model_copy(
             update={
                 "data": before.data.model_copy(update={"license": self.origin.data.license}),
+                "statements": self.origin.statements,
                 "preprocessing": self.model.preprocessing,
                 "threshold": self.origin.threshold,
                 "confidence": tuple(measure_confidence(self.model, images, self.data.unknown)),

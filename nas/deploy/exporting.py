@@ -276,6 +276,7 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None) -> Mod
         id=record.id,
         answers=ANSWERS.read(run.path / MODELS_FOLDER / record.id / ANSWERS_FILE),
         data=model_data(run),
+        statements=run.settings.card,
         calibration=record.calibration,
         threshold=threshold,
         recipe={

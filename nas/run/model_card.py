@@ -21,7 +21,7 @@ from nas.files.documents import (
 from nas.latency.rounds import Latency, round_to_four_digits
 from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
-from nas.run.settings import DataOptions
+from nas.run.settings import CardSettings, DataOptions
 from nas.run.trained import Calibration
 from nas.space.records import CountedNetwork, NetworkFacts, SpaceSettings
 
@@ -171,6 +171,11 @@ class ModelData(JudgedImages, DataOptions):
     license: str = ""
     class_counts: dict[str, list[Count]]
     seed: Count
+
+    @property
+    def source_name(self) -> str:
+        """The last part of the source, because a path says much about a person's machine."""
+        return self.source.rstrip("/").rpartition("/")[2]
 
 
 class LatencyRecord(Document):
@@ -519,7 +524,7 @@ class Int8Summary(Document):
 
 
 class RobustnessRow(Document):
-    """The accuracy on images that were changed in one way.
+    """The accuracy on images that were changed or attacked in one way.
 
     Attributes:
         change: what was done to the images, with its strength.
@@ -620,6 +625,7 @@ class ModelCard(CountedNetwork):
         image_size: height and width of the images, in pixels.
         channels: number of channels of the images.
         classes: names of the classes in the order of the logits.
+        statements: what the job file says for the card.
         data: the images.
         recipe: settings of the training.
         image_changes: how training images were mirrored and shifted, and why; empty if the run
@@ -627,6 +633,9 @@ class ModelCard(CountedNetwork):
         accuracy: accuracy in torch.
         robustness: accuracy on changed images; `robustness_images` of the hold-out images.
         robustness_images: number of images of each row of `robustness`.
+        attacks: accuracy without and under attacks of an adversary who knows the network;
+            `attack_images` of the images that judge trained networks.
+        attack_images: number of images of each row of `attacks`.
         confidence: confidence on inputs like the data and unlike it.
         calibration: its temperature and its confidence; None if that was not measured.
         threshold: from which confidence on it answers; None if it always answers.
@@ -646,17 +655,20 @@ class ModelCard(CountedNetwork):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[7] = Field(default=7, alias="schema")
+    schema_version: Literal[8] = Field(default=8, alias="schema")
     weights_digest: Digest
     image_size: Side
     channels: Literal[1, 3]
     classes: tuple[str, ...]
+    statements: CardSettings
     data: ModelData
     recipe: dict[str, JsonValue]
     image_changes: str = ""
     accuracy: ModelAccuracy
     robustness: tuple[RobustnessRow, ...]
     robustness_images: Count
+    attacks: tuple[RobustnessRow, ...]
+    attack_images: Count
     confidence: tuple[ConfidenceRow, ...]
     calibration: Calibration | None = None
     threshold: Threshold | None = None

@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from nas.supernet.settings import TrainingSettings
 
 
+MAX_STATEMENT = 10_000
+"""Most characters of a statement for the cards of models, two pages."""
+
+
 class _Table(BaseModel):
     """A TOML table that refuses unknown keys and values of another type."""
 
@@ -554,6 +558,28 @@ class FinishSettings(_Table):
     )
 
 
+class CardSettings(_Table):
+    """The table `[card]`: what the cards of exported models repeat, and `nas` cannot know."""
+
+    intended_use: str = free_key("", max_length=MAX_STATEMENT)
+    """What the models are for, and by whom they are used."""
+
+    misuse: str = free_key("", max_length=MAX_STATEMENT)
+    """What the models must not be used for, though somebody may."""
+
+    human_oversight: str = free_key("", max_length=MAX_STATEMENT)
+    """Who checks the answers of the models, and can overrule or stop them."""
+
+    monitoring: str = free_key("", max_length=MAX_STATEMENT)
+    """Plan of what is watched after the shipment, how often, and what is done then."""
+
+    contact: str = free_key("", max_length=MAX_STATEMENT)
+    """Who answers questions and receives reports of errors."""
+
+    data_origin: str = free_key("", max_length=MAX_STATEMENT)
+    """Where the images come from, how they were chosen, and who labelled them."""
+
+
 class JobSettings(_Table):
     """The settings of a whole job file; jobs/overnight.toml shows every key.
 
@@ -579,6 +605,7 @@ class JobSettings(_Table):
 
     search: SearchSettings = Field(default_factory=SearchSettings)
     finish: FinishSettings = Field(default_factory=FinishSettings)
+    card: CardSettings = Field(default_factory=CardSettings)
 
     @property
     def budget_s(self) -> float:

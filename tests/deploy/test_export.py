@@ -33,6 +33,7 @@ from nas.errors import ExportError, IncompleteExportError, RequestError, RunFold
 from nas.files.documents import to_json
 from nas.quantisation.network import LARGEST_WEIGHT
 from nas.run.model_card import ModelCard
+from nas.run.settings import CardSettings
 from nas.space import load_definition
 from nas.torch_network import to_torch
 from tests.data.image_files import in_format, noise, with_orientation
@@ -109,6 +110,10 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
     assert int8.quantised_layers[0] == int8.quantised_layers[1] > 0
     assert abs(int8.accuracy - card.accuracy.test) < 0.05
     assert card.int8.attempts
+    assert card.attack_images == 200
+    clean, weak, strong = (row.accuracy for row in card.attacks)
+    assert clean >= weak >= strong
+    assert "each pixel value by up to 8 of 255" in (exported.path / "card.md").read_text()
     assert card.digest == trained.architecture.graph.digest
     assert json.loads((exported.path / "architecture.json").read_text()) == (
         trained.architecture.to_json()
@@ -221,6 +226,25 @@ def test_other_license_changes_the_descriptions_alone(folder, again, origin):
     card = again(*FORMATS, origin=replace(origin, data=data))
     assert card.data.license == folder.card.data.license == "CC0 1.0"
     assert "CC0 1.0" in (folder.path / "card.md").read_text()
+    folder.require_unchanged()
+    now = state(folder)
+    assert {name for name in earlier if now[name][1] != earlier[name][1]} <= {
+        *("card.json", "card.md", "SHA256SUMS", "benchmark.svg")
+    }
+
+
+def test_statements_of_the_job_change_the_descriptions_alone(folder, again, origin):
+    earlier = state(folder)
+    page = (folder.path / "card.md").read_text()
+    assert all(f"| {name} | not stated |" in page for name in ("intended use", "contact"))
+    assert "Origin and labels: not stated" in page
+    said = CardSettings(intended_use="Sorts parcels | letters,\nby day.", data_origin="Our belt.")
+    card = again(*FORMATS, origin=replace(origin, statements=said))
+    assert card.statements == folder.card.statements == said
+    page = (folder.path / "card.md").read_text()
+    assert "| intended use | Sorts parcels \\| letters, by day. |" in page
+    assert "| misuse | not stated |" in page
+    assert "Origin and labels: Our belt." in page
     folder.require_unchanged()
     now = state(folder)
     assert {name for name in earlier if now[name][1] != earlier[name][1]} <= {

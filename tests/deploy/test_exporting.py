@@ -208,10 +208,12 @@ def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(
     record = json.loads((run / "run.json").read_text())
     record["job"]["data"]["unknown"] = str(tmp_path / "others")
     record["job"]["finish"]["min_accuracy"] = share
+    record["job"]["card"] = {"contact": "models@example.org"}
     (run / "run.json").write_text(json.dumps(record))
     open_run(run).export(pick, formats=["onnx"])
     folder.require_unchanged()
     card = folder.card
+    assert card.statements.contact == "models@example.org"
     assert card.threshold.unknown == 40
     assert card.threshold.min_confidence >= threshold.min_confidence
     assert card.threshold.accuracy >= share

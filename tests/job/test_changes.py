@@ -27,6 +27,8 @@ FREE = {
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
     *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
     *("finish.references", "finish.min_confidence", "finish.min_accuracy"),
+    *("card.intended_use", "card.misuse", "card.human_oversight", "card.monitoring"),
+    *("card.contact", "card.data_origin"),
 }
 """Keys that a run can always change, beside its limits."""
 
