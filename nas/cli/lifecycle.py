@@ -1,4 +1,4 @@
-"""Commands about shipped models: `nas compare` and `nas drift`."""
+"""Commands about shipped models: `nas compare`, `nas drift` and `nas bundle`."""
 
 from __future__ import annotations
 
@@ -146,3 +146,38 @@ def _show_drift(drift: Drift) -> None:
     for name in drift.uncertain:
         console.say(f"label: {name}")
     console.say(drift.verdict)
+
+
+def bundle(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of an exported model.")],
+    out: Annotated[Path, typer.Option(help="File of the bundle, which ends in .tar.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Private key on an elliptic curve (PEM), which signs the bundle."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write an exported model as one file for its devices.
+
+    The bundle has the files of the model, their digests, a bill of materials (CycloneDX) and
+    install.py, which a device runs. With --key it is signed in the format of OpenSSF Model Signing;
+    nothing is sent anywhere. Check it with: nas verify BUNDLE --public-key KEY
+
+    \b
+    Example: nas bundle results/quickstart/models/jf2a --out jf2a-1.0.tar
+    Example: nas bundle results/quickstart/models/jf2a --out jf2a-1.0.tar --key private.pem
+    """
+    from nas.lifecycle.bundle import write_bundle
+
+    manifest = write_bundle(model, out, key=key)
+    if as_json:
+        print_json({"path": out, "is_signed": key is not None, **manifest})
+        return
+    signed = "signed" if key is not None else "not signed"
+    count = len(manifest["files"])
+    console.say(
+        f"{out}: version {manifest['version']} of {manifest['name']}, {count} files, {signed}."
+    )
+    console.say(
+        f"On a device: tar -xf {out.name} install.py; python3 install.py {out.name} --to DIR"
+    )

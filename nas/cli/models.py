@@ -223,29 +223,56 @@ def _print_exported(folder: ModelFolder, *, has_example: bool) -> None:
         console.say(f"Compile the C++ example: cmake -S {folder.path} -B BUILD")
 
 
-def verify(model_dir: ModelDir, as_json: Json = False) -> None:
+def verify(
+    model_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="Folder models/ID of a run, a copy of it, or a bundle."
+        ),
+    ],
+    public_key: Annotated[
+        Path | None,
+        typer.Option(help="Public key (PEM) whose owner must have signed the bundle."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check an exported model or cascade again, on this or another machine.
 
     The checksums come first. Then each file is run by its own runtime and compared with what torch
     computed at the export, and its accuracy is measured if the images are there; of a cascade, that
     of all its networks together. Last, run.py is run on an image file of each kind in the data.
 
+    Of a bundle, or a folder with an unpacked one, --public-key checks the signature before all.
+
     \b
     Example: nas verify results/quickstart/models/jf2a
+    Example: nas verify jf2a-1.0.tar --public-key public.pem
     """
-    from nas.deploy.folder import ModelFolder
-    from nas.deploy.verify import verify as verify_files
+    from nas.lifecycle.bundle import open_bundle
     from nas.plans.cascade_export import CASCADE_FILE
 
-    if (model_dir / CASCADE_FILE).is_file():
+    if public_key is not None or model_dir.is_file():
+        with open_bundle(model_dir, public_key=public_key) as folder:
+            _verify_model(folder, model_dir, as_json)
+        if public_key is None and not as_json:
+            console.say("The signature was not checked: --public-key names the key.")
+    elif (model_dir / CASCADE_FILE).is_file():
         _verify_cascade(model_dir, as_json)
-        return
+    else:
+        _verify_model(model_dir, model_dir, as_json)
+
+
+def _verify_model(folder: Path, model_dir: Path, as_json: bool) -> None:
+    """Verify the folder of the model that a user named, and print what that says."""
+    from nas.deploy.folder import ModelFolder
+    from nas.deploy.verify import verify as verify_files
+
     with console.ProgressBars() as bars:
-        result = verify_files(model_dir, progress=bars)
+        result = verify_files(folder, progress=bars)
     if as_json:
         print_json({**vars(result), "path": model_dir})
         return
-    images = ModelFolder(model_dir).card.data
+    images = ModelFolder(folder).card.data
     console.print_records(
         result.files,
         {

@@ -22,11 +22,12 @@ COMMAND = re.compile(r"\bnas ((?:table|supernet|kit) [a-z]+|[a-z]+)((?: [^\s`]+)
 OTHER_TOOLS = {
     "supernet/distributed.py": {"--nproc-per-node"},  # torchrun
     "cli/supernet.py": {"--nproc-per-node"},
-    "cli/lifecycle.py": {"--log"},  # run.py
+    "cli/lifecycle.py": {"--log", "--to"},  # run.py and install.py
     "deploy/run_template.py": {"--log", "--log-paths", "--model"},
     "deploy/script_log.py": {"--log"},
     "deploy/verify.py": {"--model"},
     "lifecycle/drift.py": {"--log"},
+    "lifecycle/install_template.py": {"--allow-older", "--public-key", "--test", "--to"},
     "plans/split_export.py": {"--port"},  # server.py
     "plans/split_server.py": {"--host", "--port"},
     "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server
