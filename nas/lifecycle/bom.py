@@ -37,26 +37,19 @@ def bill_of_materials(card: ModelCard, version: str, digests: Mapping[str, str])
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    versions = {**card.versions}
+    versions = dict(card.versions)
+    components = [_data(card), {"type": "device", "bom-ref": "device", "name": card.device}]
+    for name, digest in sorted(digests.items()):
+        hashes = [{"alg": "SHA-256", "content": digest}]
+        own = {"type": "file", "bom-ref": f"file:{name}", "name": name, "hashes": hashes}
+        components.append(own)
+    needs = {}
     for file in card.files:
         versions |= file.versions
-    model = _model(card, version)
-    components = [_data(card), {"type": "device", "bom-ref": "device", "name": card.device}]
-    components += [
-        {
-            "type": "file",
-            "bom-ref": f"file:{name}",
-            "name": name,
-            "hashes": [{"alg": "SHA-256", "content": digest}],
-        }
-        for name, digest in sorted(digests.items())
-    ]
-    components += [_package(name, versions[name]) for name in sorted(versions)]
-    needs = {
-        f"file:{file.file}": [_package(*each)["bom-ref"] for each in sorted(file.versions.items())]
-        for file in card.files
-        if f"file:{file.file}" in {each["bom-ref"] for each in components}
-    }
+        if file.file in digests:  # Not of a format that is a folder.
+            packages = sorted(file.versions.items())
+            needs[f"file:{file.file}"] = [_package(*each)["bom-ref"] for each in packages]
+    components += [_package(*each) for each in sorted(versions.items())]
     needs["model"] = [each["bom-ref"] for each in components]
     serial = uuid.uuid5(uuid.NAMESPACE_OID, json.dumps([card.id, version, sorted(digests.items())]))
     document = {
@@ -68,12 +61,10 @@ def bill_of_materials(card: ModelCard, version: str, digests: Mapping[str, str])
         "metadata": {
             "timestamp": card.exported,
             "tools": {"components": [_package("nas", card.versions["nas"], is_tool=True)]},
-            "component": model,
+            "component": _model(card, version),
         },
         "components": components,
-        "dependencies": [
-            {"ref": name, "dependsOn": others} for name, others in sorted(needs.items())
-        ],
+        "dependencies": [{"ref": each, "dependsOn": needs[each]} for each in sorted(needs)],
     }
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
@@ -84,6 +75,22 @@ def bill_of_materials(card: ModelCard, version: str, digests: Mapping[str, str])
 
 def _model(card: ModelCard, version: str) -> Json:
     """Return the component of the model, with its card."""
+    stated = card.statements
+    considerations: Json = {"technicalLimitations": [*card.limits]}
+    if stated.intended_use:
+        considerations["useCases"] = [stated.intended_use]
+    if stated.misuse:
+        risk = {"name": stated.misuse, "mitigationStrategy": stated.human_oversight}
+        considerations["ethicalConsiderations"] = [risk]
+    others = {
+        "weights_digest": card.weights_digest,
+        "macs": card.macs,
+        "params": card.params,
+        "recipe": json.dumps(card.recipe, sort_keys=True),
+        "human_oversight": stated.human_oversight,
+        "monitoring": stated.monitoring,
+        "contact": stated.contact,
+    }
     return {
         "type": "machine-learning-model",
         "bom-ref": "model",
@@ -102,16 +109,10 @@ def _model(card: ModelCard, version: str) -> Json:
                 "outputs": [{"format": f"logits of {len(card.classes)} classes"}],
             },
             "quantitativeAnalysis": {"performanceMetrics": [*_metrics(card)]},
-            "considerations": {"technicalLimitations": [*card.limits]},
+            "considerations": considerations,
         },
         "properties": [
-            {"name": f"nas:{name}", "value": str(value)}
-            for name, value in (
-                ("weights_digest", card.weights_digest),
-                ("macs", card.macs),
-                ("params", card.params),
-                ("recipe", json.dumps(card.recipe, sort_keys=True)),
-            )
+            {"name": f"nas:{name}", "value": str(value)} for name, value in others.items() if value
         ],
     }
 
@@ -129,6 +130,9 @@ def _metrics(card: ModelCard) -> Iterator[Json]:
     for row in card.robustness:
         interval = data.interval(row.accuracy, "holdout", images=card.robustness_images)
         yield _metric(data.metric, f"hold-out, change: {row.change}", interval)
+    for row in card.attacks:
+        interval = data.interval(row.accuracy, *data.judging_parts, images=card.attack_images)
+        yield _metric(data.metric, f"{data.judging_name}, attack: {row.change}", interval)
     for file in card.files:
         if (interval := data.interval(file.accuracy, "test")) is not None:
             yield _metric(data.metric, f"test, {file.file}", interval)
@@ -148,12 +152,13 @@ def _metric(name: str, images: str, interval: Interval | None) -> Json:
 def _data(card: ModelCard) -> Json:
     """Return the component of the images, with their license."""
     counts = ", ".join(f"{count:,} {part}" for part, count in card.data.counts.items())
+    name = card.data.source_name
     result: Json = {
         "type": "data",
         "bom-ref": "data",
-        "name": card.data.source,
-        "description": f"Images: {counts}",
-        "data": [{"type": "dataset", "name": card.data.source}],
+        "name": name,
+        "description": f"Images: {counts}. {card.statements.data_origin}".strip(),
+        "data": [{"type": "dataset", "name": name}],
         "properties": [{"name": "nas:digest", "value": card.data.digest}],
     }
     if card.data.license:

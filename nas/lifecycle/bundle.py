@@ -62,13 +62,13 @@ def write_bundle(model: Path, out: Path, *, key: Path | None = None) -> dict[str
     folder = ModelFolder(model)
     folder.require_unchanged()
     card, digests = folder.card, folder.sums()
-    replaced = version_of(model)
+    replaced = version_of(folder.path)
     version = FIRST_VERSION if replaced is None else replaced.version
     with tempfile.TemporaryDirectory(prefix="nas-bundle-") as temporary:
         staging = Path(temporary, f"{card.id}-{version}")
         for name in (*digests, SUMS_FILE):
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model / name, staging / name)
+            shutil.copyfile(folder.path / name, staging / name)
         bom = bill_of_materials(card, version, digests)
         for name, text in ((BOM_FILE, bom), (INSTALL_FILE, _install_script())):
             (staging / name).write_text(text, encoding="utf-8")

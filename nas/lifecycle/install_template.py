@@ -129,7 +129,10 @@ def test(folder: Path, expected: dict | None, command: str | None, work: Path) -
         (work / f"image{at}").write_bytes(image)
     names = [f"image{at}" for at in range(count)]
     printed = run([sys.executable, str(folder.absolute() / "run.py"), "--json", *names], work)
-    logits = [each.get("logits", []) for each in json.loads(printed)]
+    try:
+        logits = [each.get("logits", []) for each in json.loads(printed)]
+    except ValueError:
+        raise BundleError(f"run.py printed no JSON: {printed[:100]!r}.") from None
     flat = struct.unpack(f"<{count * classes}f", values(expected["logits"]))
     allowed = expected["tolerance"] * statistics.pstdev(flat)
     right = 0

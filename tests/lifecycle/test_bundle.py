@@ -260,6 +260,7 @@ def test_bill_of_materials_says_what_the_card_says(folder, signed):
     assert float(ends["lowerBound"]) == pytest.approx(interval.low, abs=1e-4)
     assert float(ends["upperBound"]) == pytest.approx(interval.high, abs=1e-4)
     assert len([1 for _, part in metrics if part.startswith("test, class ")]) == 10
+    assert len([1 for _, part in metrics if "attack: " in part]) == len(card["attacks"])
     latency = metrics["latency in microseconds", f"model.onnx, one image on {card['device']}"]
     assert float(latency["value"]) == pytest.approx(
         card["files"][0]["latency"]["fastest_us"], rel=1e-3
@@ -281,8 +282,18 @@ def test_bill_of_materials_says_what_the_card_says(folder, signed):
 
 def test_bill_of_materials_is_checked_by_the_schema(folder):
     card = folder.card
-    data = card.data.model_copy(update={"license": "cc-by-4.0"})
-    bom = json.loads(bill_of_materials(card.model_copy(update={"data": data}), "1.0", {}))
+    data = card.data.model_copy(update={"license": "cc-by-4.0", "source": "/home/me/digits"})
+    stated = {"intended_use": "letters", "misuse": "cheques", "human_oversight": "a clerk"}
+    statements = card.statements.model_copy(update={**stated, "data_origin": "Kassel"})
+    other = card.model_copy(update={"data": data, "statements": statements})
+    bom = json.loads(bill_of_materials(other, "1.0", {}))
     assert bom["components"][0]["licenses"] == [{"license": {"id": "CC-BY-4.0"}}]
+    assert bom["components"][0]["description"].endswith("359 test. Kassel")
+    considerations = bom["metadata"]["component"]["modelCard"]["considerations"]
+    assert considerations["useCases"] == ["letters"]
+    assert considerations["ethicalConsiderations"] == [
+        {"name": "cheques", "mitigationStrategy": "a clerk"}
+    ]
+    assert "/home/me" not in json.dumps(bom)
     with pytest.raises(ExportError, match="not be valid CycloneDX"):
         bill_of_materials(card, "1.0", {"model.onnx": "no digest"})

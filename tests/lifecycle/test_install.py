@@ -134,6 +134,7 @@ def test_versions_follow_each_other(bundle, tmp_path, install):
         (FAST_SCRIPT.replace('10]}', '9]}'), "0 of 32 images"),
         (FAST_SCRIPT.replace("flat = ", "flat = [float('nan')] * 320 or "), "0 of 32 images"),
         (FAST_SCRIPT + "\nraise SystemExit(3)", "status 3"),
+        ("print('hello')", "printed no JSON: b'hello"),
         ("print('[]')", "0 of 32 images"),
         ("print('[{\"error\": 1}]')", "0 of 32 images"),
     ],
