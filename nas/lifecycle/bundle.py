@@ -83,7 +83,7 @@ def write_bundle(model: Path, out: Path, *, key: Path | None = None) -> dict[str
         }
         text = json.dumps(manifest, indent=1) + "\n"
         (staging / MANIFEST_FILE).write_text(text, encoding="utf-8")
-        with _as_export_errors():  # A file may have changed since the check of the folder.
+        with _as_export_errors(model):  # A file may have changed since the check of the folder.
             unpacking.check_files(staging)
         if key is not None:
             _sign(staging, key)
@@ -112,7 +112,7 @@ def open_bundle(path: Path, *, public_key: Path | None = None) -> Iterator[Path]
             raise RequestError(f"There is no {each}.", remedy="Name a file that exists.")
     with tempfile.TemporaryDirectory(prefix="nas-bundle-") as temporary:
         folder = path.resolve() if path.is_dir() else Path(temporary, "bundle")
-        with _as_export_errors():
+        with _as_export_errors(path):
             if path.is_dir():
                 unpacking.check_files(folder)
             else:
@@ -124,12 +124,12 @@ def open_bundle(path: Path, *, public_key: Path | None = None) -> Iterator[Path]
 
 
 @contextmanager
-def _as_export_errors() -> Iterator[None]:
+def _as_export_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except BundleError as error:
         raise ExportError(
-            str(error), remedy="Get the bundle again from where it was made, or make a new one."
+            f"{path}: {error}", remedy="Get the bundle from where it was made, or make a new one."
         ) from None
 
 
@@ -165,7 +165,7 @@ def _sign(folder: Path, key: Path) -> None:
     except Exception as error:
         raise RequestError(
             f"{key} cannot sign: {error}.",
-            remedy="Make a key without a password: "
+            remedy="Make a key on an elliptic curve, without a password: "
             "openssl ecparam -name prime256v1 -genkey -noout -out private.pem",
         ) from None
     signer.set_hashing_config(own).sign(folder, folder / SIGNATURE_FILE)

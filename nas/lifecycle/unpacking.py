@@ -19,9 +19,12 @@ SIGNATURE_FILE = "model.sig"
 MAX_REASON_CHARACTERS = 300
 """Longest reason in a message: some of `model_signing` list every file."""
 
+_DAMAGES = (tarfile.TarError, ValueError, FileExistsError, NotADirectoryError, IsADirectoryError)
+"""What a damaged tar file raises: also for an impossible size, and for a file that is a folder."""
+
 
 class BundleError(Exception):
-    """A bundle is damaged, or is not what it should be; the text is a sentence."""
+    """A bundle is damaged, or is not what it should be; the text says how, a sentence."""
 
 
 def unpack(bundle: Path, folder: Path) -> dict[str, Any]:
@@ -44,9 +47,9 @@ def unpack(bundle: Path, folder: Path) -> dict[str, Any]:
         with tarfile.open(bundle, "r:") as tar:
             for entry in tar:
                 if not entry.isreg() or entry.issparse() or not is_inside(entry.name):
-                    raise BundleError(f"{bundle}: {entry.name!r} is no plain file inside of it.")
+                    raise BundleError(f"{entry.name!r} is no plain file inside of the bundle.")
                 if entry.name in names:
-                    raise BundleError(f"{bundle} has {entry.name} twice.")
+                    raise BundleError(f"The bundle has {entry.name} twice.")
                 names.add(entry.name)
                 path = folder / entry.name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,8 +57,8 @@ def unpack(bundle: Path, folder: Path) -> dict[str, Any]:
                 assert source is not None, "only links and folders have no content"
                 with source, path.open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (tarfile.TarError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise BundleError(f"{bundle} is no bundle, or is damaged: {error}.") from None
+    except _DAMAGES as error:
+        raise BundleError(f"This is no bundle, or a damaged one: {error}.") from None
     return check_files(folder)
 
 
@@ -71,17 +74,17 @@ def check_files(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: there is no {MANIFEST_FILE} in it.")
+        raise BundleError(f"This is no bundle: there is no {MANIFEST_FILE} in it.")
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["schema"] != 1:
-            raise BundleError(f"{path} has schema {manifest['schema']!r}, and 1 is read.")
+            raise BundleError(f"{MANIFEST_FILE} has schema {manifest['schema']!r}, and 1 is read.")
         expected = {str(name): str(value) for name, value in manifest["files"].items()}
         is_named = re.fullmatch(r"\w[\w.-]*", manifest["name"])
         if not is_named or not re.fullmatch(r"\d{1,6}(\.\d{1,6}){1,2}", manifest["version"]):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BundleError(f"{path} is no manifest of a bundle.") from None
+        raise BundleError(f"{MANIFEST_FILE} is not that of a bundle.") from None
     present = {
         each.relative_to(folder).as_posix()
         for each in folder.rglob("*")
@@ -89,11 +92,11 @@ def check_files(folder: Path) -> dict[str, Any]:
     }
     for name in sorted(expected.keys() | present - {MANIFEST_FILE, SIGNATURE_FILE}):
         if name not in expected:
-            raise BundleError(f"{folder / name} is no file of the bundle.")
+            raise BundleError(f"{name} is no file of the bundle.")
         if name not in present:
-            raise BundleError(f"{folder} is not whole: {name} is missing.")
+            raise BundleError(f"{name!r} is missing.")
         if sha256(folder / name) != expected[name]:
-            raise BundleError(f"{folder / name} is not as it was bundled.")
+            raise BundleError(f"{name} is not as it was bundled.")
     return manifest
 
 
@@ -109,7 +112,7 @@ def check_signature(folder: Path, public_key: Path) -> None:
             `model-signing` is not installed.
     """
     if not (folder / SIGNATURE_FILE).is_file():
-        raise BundleError(f"{folder} is not signed: there is no {SIGNATURE_FILE} in it.")
+        raise BundleError(f"The bundle is not signed: there is no {SIGNATURE_FILE} in it.")
     try:
         from model_signing import verifying
     except ImportError as error:
@@ -117,15 +120,17 @@ def check_signature(folder: Path, public_key: Path) -> None:
             "The signature cannot be checked, because a package is not installed: "
             f"pip install model-signing pyopenssl ({error})."
         ) from None
+    # Wrong keys and signatures raise errors of several libraries.
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    except Exception as error:
+        reason = f"is no public key on an elliptic curve in PEM: {error}"
+        raise BundleError(f"{public_key} {reason}.") from None
+    try:
         verifier.verify(folder, folder / SIGNATURE_FILE)
-    # Damaged keys and signatures raise errors of several libraries; all mean the same here.
     except Exception as error:
         reason = f"{type(error).__name__} {error}".strip()[:MAX_REASON_CHARACTERS]
-        raise BundleError(
-            f"{folder} is not signed by the owner of {public_key}: {reason}."
-        ) from None
+        raise BundleError(f"The owner of {public_key} did not sign the bundle: {reason}.") from None
 
 
 def is_inside(name: str) -> bool:

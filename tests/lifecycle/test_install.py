@@ -183,7 +183,7 @@ def test_damaged_bundles_and_signatures_change_nothing(bundle, folder, tmp_path,
         assert done.stderr.startswith("error: ")
     for path, key, message in (
         (newer, public, "is not signed"),
-        (signed, other, "is not signed by"),
+        (signed, other, "did not sign the bundle"),
         (tmp_path / "none", public, "No such file"),
     ):
         done = install(path, "--public-key", key, "--allow-older")
