@@ -34,18 +34,19 @@ def main() -> int:
     parser.add_argument("--test", help="command in place of run.py, whose status 0 is a success")
     parser.add_argument("--allow-older", action="store_true", help="go back to an earlier version")
     options = parser.parse_args()
-    options.to.mkdir(parents=True, exist_ok=True)
-    with open(options.to / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        work = options.to / ".new"
-        shutil.rmtree(work, ignore_errors=True)  # What a killed installation left.
-        try:
-            print(install(options, work))
-        except (BundleError, OSError) as error:
-            print(f"error: {error} The version that was installed stays.", file=sys.stderr)
-            return 1
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    work = options.to / ".new"
+    try:
+        options.to.mkdir(parents=True, exist_ok=True)
+        with open(options.to / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            shutil.rmtree(work, ignore_errors=True)  # What a killed installation left.
+            try:
+                print(install(options, work))
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except (BundleError, OSError, ValueError) as error:
+        print(f"error: {error} The version that was installed stays.", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from subprocess import DEVNULL
 
 import numpy as np
 import pytest
@@ -194,6 +195,38 @@ def test_damaged_bundles_and_signatures_change_nothing(bundle, folder, tmp_path,
     done = install(signed, "--public-key", public, "--allow-older", "--test", "true")
     assert done.returncode == 0, done.stderr
     assert "was not checked" not in done.stdout
+
+
+def test_other_faults_are_errors_without_a_traceback(bundle, script, tmp_path, install):
+    assert install(bundle).returncode == 0
+    newer = rebundled(bundle, tmp_path / "newer.tar", {}, "1.1")
+    current = tmp_path / "to" / "current"
+    (current / "manifest.json").write_text("{")
+    for command in (
+        [newer, "--to", tmp_path / "to"],
+        [newer, "--to", newer],
+        ["nowhere://model", "--to", tmp_path / "other"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-I", script, *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
+    # A damaged version can be replaced.
+    assert install(newer, "--allow-older").returncode == 0
+    assert running(tmp_path / "to") == "1.1"
+
+
+def test_two_installations_wait_for_each_other(bundle, script, tmp_path):
+    root = tmp_path / "to"
+    newer = rebundled(bundle, tmp_path / "newer.tar", {}, "1.1")
+    commands = [[sys.executable, script, each, "--to", root] for each in (bundle, newer)] * 3
+    started = [subprocess.Popen(each, stdout=DEVNULL, stderr=DEVNULL) for each in commands]
+    for each in started:
+        each.wait()
+    assert running(root) == "1.1"
+    assert {each.name for each in root.iterdir()} == {"versions", "current", ".lock"}
 
 
 def test_a_key_without_the_package_that_checks_it_is_an_error(bundle, script, tmp_path):
