@@ -24,6 +24,7 @@ from nas import files
 from nas.data import ImageDataset, Images
 from nas.deploy.answers import find_answers
 from nas.deploy.confidence import calibrate
+from nas.deploy.exits import EXIT_FILE, part_of, renew_exit_answers
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel, preprocessing_of
@@ -54,6 +55,7 @@ from nas.run.trained import (
     TrainedRecord,
 )
 from nas.space import Architecture
+from nas.space.exits import EXIT, trained_graph, with_exit
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import (
@@ -155,15 +157,16 @@ class Retraining:
         self, name: str, architecture: Architecture
     ) -> tuple[dict[str, Tensor] | None, TrainingSettings]:
         """Return the weights that a network starts with, None for new ones, and how it learns."""
-        run, settings = self.run, self.settings
+        run, settings, graph = self.run, self.settings, trained_graph(architecture)
         supernet, published = self.supernet_of(architecture), self.published.get(name)
         is_fine_tuned = published is not None or architecture.space.name in run.record.pretrained
         if published is not None:
+            seed = run.settings.seed
             start = published_state(
-                architecture, published, run.data, seed=run.settings.seed, device=self.device
+                architecture, published, run.data, seed=seed, device=self.device, graph=graph
             )
         elif supernet is not None and not self.from_scratch:
-            start = calibrated_state(supernet, architecture.graph, run.data)
+            start = calibrated_state(supernet, graph, run.data)
         else:
             return None, settings
         if is_fine_tuned:
@@ -323,12 +326,14 @@ def train_networks(
 def renew_answers(run: Run, name: str) -> None:
     """Write what a trained network answers on the images that judge it, into its `answers.json`.
 
-    Nothing is done if the file is there, unless `[finish] pictures` has changed since.
+    Nothing is done if the file is there, unless `[finish] pictures` has changed since. The answers
+    of its exit are written into a file of their own.
 
     Args:
         run: the run.
         name: name of the network's folder in `models`.
     """
+    renew_exit_answers(run, name)
     path, pictures = run.path / MODELS_FOLDER / name / ANSWERS_FILE, run.settings.finish.pictures
     if path.is_file() and ANSWERS.read(path).has_pictures == pictures:
         return
@@ -350,7 +355,8 @@ def measure_epoch(setup: Retraining, architecture: Architecture) -> float:
     teacher = setup.teacher[1] if setup.teacher else None
     settings = replace(setup.settings, epochs=_TIMED_EPOCHS)
     data = setup.run.data
-    trainer = NetworkTrainer(architecture.graph, data, settings, seed=0, teacher=teacher)
+    graph = trained_graph(architecture)
+    trainer = NetworkTrainer(graph, data, settings, seed=0, teacher=teacher)
     durations: list[float] = []
     while len(durations) < trainer.steps and (
         len(durations) < _WARM_UP_STEPS + _TIMED_STEPS
@@ -447,7 +453,7 @@ def train_model(
     supernet_accuracy = setup.supernet_accuracy(architecture, judging)
     start, settings = setup.start(name, architecture)
     teacher_space, teacher = setup.teacher or (None, None)
-    network, seconds = train_network(
+    trained, seconds = train_network(
         architecture,
         data,
         folder,
@@ -457,11 +463,16 @@ def train_model(
         teacher=teacher,
         progress=progress,
     )
-    probe = setup.better_probe(architecture, network)
+    has_exit = architecture.space.exit is not None
+    network = part_of(trained, architecture.graph) if has_exit else trained
+    probe, early = setup.better_probe(architecture, network), None
+    if has_exit and probe is None:
+        early = part_of(trained, with_exit(architecture).prefix)
+        calibrate(early, data)
     network = probe or network
     calibration = calibrate(network, data)
     training = settings.identity(from_scratch=start is None)
-    _save_network(folder, architecture, network, setup, training)
+    _save_network(folder, architecture, network, early, setup, training)
     classify, int8 = _as_chosen(run, architecture, network, judging)
     record = TrainedRecord.of_architecture(
         architecture,
@@ -496,10 +507,11 @@ def _save_network(
     folder: Path,
     architecture: Architecture,
     network: Network,
+    early: Network | None,
     setup: Retraining,
     training: dict[str, Any],
 ) -> None:
-    """Write the weights, and what it takes to classify images with them."""
+    """Write the weights, also those of an exit, and what it takes to classify images with them."""
     record = {
         "space": architecture.space.name,
         "settings": architecture.space.settings,
@@ -510,6 +522,9 @@ def _save_network(
         "seed": setup.run.settings.seed,
     }
     checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)
+    if early is not None:
+        own = {key: each for key, each in early.tensors().items() if key.startswith(f"{EXIT}.")}
+        checkpoint.write(folder / EXIT_FILE, own, record)
     preprocessing = preprocessing_of(setup.run.data, network.graph.input_shape[1])
     files.replace(folder / PREPROCESSING_FILE, to_json(preprocessing))
     text = json.dumps(architecture.to_json(), indent=1)

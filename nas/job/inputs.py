@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nas.data import ImageDataset, load_dataset
-from nas.display.formatting import format_size
+from nas.display.formatting import format_size, listed
 from nas.errors import JobFileError, RequestError, TableError
 from nas.figures import COUNTS, Figure
+from nas.graph import DEFAULT_DTYPE
 from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space_kernels
 from nas.latency.kit import KitDevice
 from nas.run.objectives import searched_figures
@@ -73,12 +74,25 @@ def _check_figures(settings: JobSettings, dtype: str, known: Mapping[str, Figure
 
 
 def check_networks(settings: JobSettings) -> None:
-    """Check the published weights and networks that a job names, before anything is written.
+    """Check the exits, weights and networks that a job names, before anything is written.
 
     Raises:
         JobFileError, WeightsError: see `load_published`.
-        SpaceError: neither a space of the job nor one that ships has a network of this name.
+        RequestError: the device does not run networks with an exit.
+        SpaceError: neither a space of the job nor one that ships has a network of this name, or a
+            space has no such stage for an exit.
     """
+    device = settings.device
+    for each in settings.space:
+        if each.exit is None:
+            continue
+        if device.dtypes != (DEFAULT_DTYPE,) or device.batch > 1:
+            raise RequestError(
+                f"[[space]] has exit = {each.exit}, and [device] dtype {listed(device.dtypes)} and "
+                f"batch {device.batch}: an exit decides image by image, in {DEFAULT_DTYPE}.",
+                remedy=f'Use dtype = "{DEFAULT_DTYPE}" and batch = 1, or leave exit out.',
+            )
+        load_definition(each.name).with_exit(each.exit)
     names = settings.finish.references or ()
     has_weights = any(each.starts_from_weights for each in settings.space)
     if not (names or has_weights or settings.data.image_size == "auto"):
@@ -208,10 +222,11 @@ def load_job_spaces(
     sizes = {"image_size": data.image_size, "channels": data.channels, "classes": len(data.classes)}
     sources = sources or [each.name for each in settings.space]
     loaded = _by_name(load_definition(source).adapt(**sizes) for source in sources)
-    named = {
-        name: space if each.resolutions is None else space.at_resolutions(each.resolutions)
-        for each, (name, space) in zip(settings.space, loaded.items(), strict=True)
-    }
+    named = {}
+    for each, (name, space) in zip(settings.space, loaded.items(), strict=True):
+        if each.resolutions is not None:
+            space = space.at_resolutions(each.resolutions)
+        named[name] = space if each.exit is None else space.with_exit(each.exit)
     weights = load_published(settings, named)
     has_few = len(data.train) < MANY_IMAGES
     searched = []

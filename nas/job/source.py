@@ -8,17 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from nas import files
+from nas.deploy.exits import EXIT_FILE
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
 from nas.deploy.networks import WEIGHTS_FILE
 from nas.job.folder import JobRun
-from nas.run.answers import ANSWERS_FILE
+from nas.run.answers import ANSWERS_FILE, EXIT_ANSWERS_FILE
 from nas.run.run import Run
 from nas.run.trained import MODELS_FOLDER, TRAINED_FILE, read_trained
 from nas.supernet.records import TRAINING_LOG
 
 _MODEL_FILES = (
     *(WEIGHTS_FILE, ARCHITECTURE_FILE, PREPROCESSING_FILE, TRAINING_LOG, ANSWERS_FILE),
-    TRAINED_FILE,
+    *(EXIT_FILE, EXIT_ANSWERS_FILE, TRAINED_FILE),
 )
 """What a training leaves in a model's folder; the last file says that the others are complete."""
 

@@ -486,8 +486,8 @@ def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequenc
     """Copy the files of the spaces into the run folder, since a user's own files may change.
 
     Until the run has begun to train, the copies are those of the latest job file. The copy of a
-    space that the job restricts, or gives other resolutions, does so, too. It names the network of
-    a run that it is restricted to.
+    space that the job restricts, or gives other resolutions or an exit, does so, too. It names the
+    network of a run that it is restricted to.
 
     Args:
         run: the run.
@@ -502,7 +502,8 @@ def _copy_space_files(run: JobRun, sources: Sequence[str | Path], named: Sequenc
         if not copy.exists() or not (run.has_begun or source == copy):
             restricted = None if name == whole else name
             row = run.published[name].reference if each.within else None
-            files.replace(copy, library.source_of(source, restricted, each.resolutions, row))
+            text = library.source_of(source, restricted, each.resolutions, row, each.exit)
+            files.replace(copy, text)
     for copy in folder.glob("*.py"):
         if copy.stem not in run.spaces and not run.has_begun:
             copy.unlink()

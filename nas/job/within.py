@@ -84,7 +84,12 @@ def _error(network: str, message: str, remedy: str) -> JobFileError:
 def _table_digest(space: SearchSpace) -> str:
     """Return a digest of the table of a space, whatever is left of it and whatever its images."""
     table = replace(
-        space.whole, name="table", references=(), resolutions=(1.0,), dtypes=("float32",)
+        space.whole,
+        name="table",
+        references=(),
+        resolutions=(1.0,),
+        dtypes=("float32",),
+        exit=None,
     )
     return table.adapt(image_size=224, channels=3, classes=10).digest
 

@@ -23,6 +23,9 @@ from nas.statistics import (
 ANSWERS_FILE = "answers.json"
 """Name of the file with the answers of a trained network, in its folder."""
 
+EXIT_ANSWERS_FILE = "exit_answers.json"
+"""Name of the same file for the exit of a trained network."""
+
 MAX_MISTAKES = 40
 """Most mistakes that a record has, and most pictures on a page."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from nas.run import candidates
-from nas.run.answers import ANSWERS, ANSWERS_FILE, Answers
+from nas.run.answers import ANSWERS, ANSWERS_FILE, EXIT_ANSWERS_FILE, Answers
 from nas.run.candidates import Candidate
 from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
 from nas.run.trained import MODELS_FOLDER, Recipe, TrainedRecord, read_trained
@@ -45,6 +45,7 @@ class RunModel:
         candidate: its row among the candidates; None for a published network.
         measured_us: latency of the whole network in microseconds; None if it was not timed.
         answers: what it answered on the images that judge it; None if that is not known.
+        exit_answers: what its exit answered on them; None if it has no exit.
         export_errors: why formats were not exported, by format; "all" stands for all of them.
     """
 
@@ -53,6 +54,7 @@ class RunModel:
     candidate: Candidate | None
     measured_us: float | None = None
     answers: Answers | None = None
+    exit_answers: Answers | None = None
     export_errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -203,12 +205,15 @@ def read_models(
     for digest, record in trained.items():
         folder = run / MODELS_FOLDER / record.id
         card = CARD.read(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else None
-        answers = ANSWERS.read(folder / ANSWERS_FILE) if (folder / ANSWERS_FILE).is_file() else None
+        answers, exit_answers = (
+            ANSWERS.read(folder / name) if (folder / name).is_file() else None
+            for name in (ANSWERS_FILE, EXIT_ANSWERS_FILE)
+        )
         exported = {"all", *(file.format for file in card.files)} if card else set()
         errors = export_errors.get(record.id, {})
         errors = {name: error for name, error in errors.items() if name not in exported}
         candidate, latency_us = by_digest.get(digest), measured_us.get(digest)
         if candidate is not None and candidate.measured_us is not None:
             latency_us = candidate.measured_us
-        models.append(RunModel(record, card, candidate, latency_us, answers, errors))
+        models.append(RunModel(record, card, candidate, latency_us, answers, exit_answers, errors))
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))

@@ -349,6 +349,11 @@ class JobSpace(_Table):
     restricted to the networks that are left of it when channels, blocks and kernels are pruned.
     """
 
+    exit: Line | None = key(None)
+    """Stage behind which finalists have a second classifier, which can answer easy images early:
+    nas cascade then compares it with chains of networks.
+    """
+
     @property
     def starts_from_weights(self) -> bool:
         """Whether its supernet starts from published weights, or from those of a run."""

@@ -66,6 +66,7 @@ def source_of(
     restricted: str | None = None,
     resolutions: Sequence[float] | None = None,
     trained: Reference | None = None,
+    exit_stage: str | None = None,
 ) -> bytes:
     """Return the contents of a Python file that defines a space.
 
@@ -76,6 +77,7 @@ def source_of(
         resolutions: shares of the image size that the file gives the space, see
             `SearchSpace.at_resolutions`; None for its own.
         trained: trained network of a run that the file adds, see `SearchSpace.with_trained`.
+        exit_stage: stage behind which its networks have an exit; None for none.
 
     Raises SpaceError as `load_definition` does, but does not run the space's own file.
     """
@@ -89,6 +91,7 @@ def source_of(
         arguments = (trained.name, dict(trained.choices), trained.resolution)
         calls.append(f".with_trained{arguments!r}")
     calls.append(further.call if further else "")
+    calls.append(f".with_exit({exit_stage!r})" if exit_stage else "")
     line = f"\n\nSPACE = SPACE{''.join(calls)}\n" if any(calls) else ""
     return path.read_bytes() + line.encode()
 

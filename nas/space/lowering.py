@@ -11,6 +11,7 @@ from nas.graph import DEFAULT_DTYPE, Channels, Graph, Op, Shape
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph, OpSequence, input_op_id
 from nas.space.compiled_stage import ChosenOptions, InputTensor
+from nas.space.exits import exit_graphs
 
 if TYPE_CHECKING:
     from nas.space.space import SearchSpace
@@ -130,4 +131,6 @@ class Lowering:
                     if key not in seen:
                         seen.add(key)
                         yield graph
+                if stage.stage.name == self._space.exit:
+                    yield from exit_graphs(self._space, iter(outputs.values()))
                 inputs = outputs

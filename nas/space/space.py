@@ -24,6 +24,7 @@ from nas.space.choice import Choice, Options
 from nas.space.compiled_stage import ChosenOptions, CompiledStage, require_mapping
 from nas.space.counting import DeterministicAutomaton
 from nas.space.elastic import MAX_SIZE
+from nas.space.exits import exit_graphs, require_exit
 from nas.space.lowering import Lowering
 from nas.space.reference import Reference, unknown_reference_error
 from nas.space.restriction import restricted
@@ -64,6 +65,8 @@ class SearchSpace:
         narrowed: the options that are left of those in the table, by name of the choice; see
             `within`.
         dtypes: types of weights and activations that a network can have; see `in_both_dtypes`.
+        exit: name of the stage behind which trained networks have a second classifier, see
+            `nas.space.exits`; None for no exit.
 
     Raises SpaceError for a table that makes no network, naming the stage.
 
@@ -100,6 +103,7 @@ class SearchSpace:
     references: tuple[Reference, ...] = ()
     narrowed: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     dtypes: tuple[str, ...] = (DEFAULT_DTYPE,)
+    exit: str | None = None
 
     def __post_init__(self) -> None:
         require_name(self.name, "The name of a space", SpaceError)
@@ -136,6 +140,7 @@ class SearchSpace:
                 remedy="Use another name: dtype is the type of weights and activations.",
             )
         _require_unique(f"{where}: two stages are", [stage.name for stage in self.stages])
+        require_exit(self)
         in_stages = [each for stage in self.compiled_stages for each in stage.parameters()]
         names = [name for name, _ in (*self._network_parameters, *in_stages)]
         _require_unique(f"{where}: two choices are", names)
@@ -443,6 +448,16 @@ class SearchSpace:
         rows = [replace(row, resolution=max(shares, default=1.0)) for row in self.references]
         return replace(self, resolutions=tuple(shares), references=tuple(rows))
 
+    def with_exit(self, stage: str) -> SearchSpace:
+        """Return the space whose trained networks have an exit behind a stage.
+
+        Example:
+            >>> from nas.space import load_space
+            >>> load_space("mobilenet", image_size=32).with_exit("stage3").exit
+            'stage3'
+        """
+        return replace(self, exit=stage)
+
     @cached_property
     def whole(self) -> SearchSpace:
         """The space with all options of its table."""
@@ -563,8 +578,10 @@ class SearchSpace:
         """Iterate over every block by itself, for every input shape that can reach it.
 
         Kernels depend on nothing beyond the neighbouring block, so the kernels of these graphs are
-        those of all architectures, found without enumerating the architectures.
+        those of all architectures, found without enumerating the architectures. Exits are blocks,
+        too.
         """
+        yield from exit_graphs(self)
         seen: set[Any] = set()
         for transition in self.automaton.all_transitions():
             if transition.block is not None:
@@ -576,7 +593,7 @@ class SearchSpace:
     def block_graphs_with_slots(self) -> Iterator[Graph]:
         """Iterate over blocks with the slots of the space; together they use every slot.
 
-        The weights of a supernet are allocated from these graphs.
+        The weights of a supernet are allocated from these graphs, also those of exits.
         """
         return self._lowering.block_graphs_with_slots()
 
@@ -617,6 +634,8 @@ class SearchSpace:
         blocks = [graph.text for graph in graphs]
         slots = [op.slot for graph in graphs for op in graph.ops]
         settings = [self.name, self.activation, self.norm, self.settings]
+        if self.exit:
+            settings.append(self.exit)
         if self.narrowed:
             settings.append({name: list(options) for name, options in self.narrowed.items()})
         text = json.dumps([*settings, wide, table, blocks, slots])

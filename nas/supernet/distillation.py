@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -104,6 +105,38 @@ def distillation_loss(
     label_loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     teacher_loss = F.cross_entropy(logits, probabilities)
     return (1 - TEACHER_SHARE) * label_loss + TEACHER_SHARE * teacher_loss
+
+
+class Classifiers(NamedTuple):
+    """Adjusted logits of the classifiers of a network in training, see `nas.space.exits`.
+
+    Attributes:
+        last: those of the last classifier, `N x classes`.
+        early: those of its exit, likewise; None for a network without an exit.
+    """
+
+    last: Tensor
+    early: Tensor | None
+
+    @classmethod
+    def of(
+        cls, output: Tensor, classes: int, log_priors: np.ndarray | Tensor | None = None
+    ) -> Classifiers:
+        """Return the logits in an output of `nas.space.exits.trained_graph`.
+
+        Args:
+            output: `N x classes`, or `N x 2 classes` with those of the exit first.
+            classes: number of classes.
+            log_priors: see `nas.supernet.recipe.adjusted`.
+        """
+        *early, last = (adjusted(own, log_priors) for own in output.float().split(classes, 1))
+        return cls(last, early[0] if early else None)
+
+    def total_loss(self, loss: Tensor, labels: Tensor) -> Tensor:
+        """Return a loss of the last classifier and that of the exit, which learns from the last."""
+        if self.early is None:
+            return loss
+        return loss + distillation_loss(self.early, labels, self.last.detach().softmax(1))
 
 
 def parameters_digest(state: Mapping[str, Tensor]) -> str:

@@ -116,6 +116,7 @@ def published_state(
     *,
     seed: int,
     device: torch.device,
+    graph: Graph | None = None,
 ) -> dict[str, Tensor]:
     """Return the weights with which a published network, or a part of it, learns some images.
 
@@ -128,13 +129,14 @@ def published_state(
         data: the images.
         seed: seed of what the published network lacks.
         device: device that computes the statistics.
+        graph: what learns; by default the network without an exit.
 
     Raises:
         WeightsError: the network is not in its space.
     """
     supernet = Supernet(architecture.space, torch.Generator().manual_seed(seed))
     start_from(supernet, published, data)
-    return calibrated_state(supernet.to(device), architecture.graph, data)
+    return calibrated_state(supernet.to(device), graph or architecture.graph, data)
 
 
 def probed_network(

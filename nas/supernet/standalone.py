@@ -21,12 +21,12 @@ from nas.display.progress import Advance
 from nas.graph import Graph
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.space import Architecture
+from nas.space.exits import trained_graph
 from nas.supernet import checkpoint
 from nas.supernet.captured import CapturedStep
-from nas.supernet.distillation import Teacher, distillation_loss, parameters_digest
+from nas.supernet.distillation import Classifiers, Teacher, distillation_loss, parameters_digest
 from nas.supernet.recipe import (
     TrainingState,
-    adjusted,
     learning_rate,
     make_batches,
     parameter_groups,
@@ -56,7 +56,7 @@ class NetworkTrainer:
     """A network with its optimizer and its batches.
 
     Args:
-        graph: network for images and classes like those of `data`.
+        graph: network for images and classes like those of `data`, see also `trained_graph`.
         data: only its training split is used.
         settings: training settings; those that choose and teach subnets are ignored.
         seed: seed of the weights, the order of the images and the augmentation.
@@ -84,7 +84,7 @@ class NetworkTrainer:
         keep_freed_memory()
         self._settings, self._teacher = settings, teacher
         self.device = resolve_device(settings.device)
-        priors = data.log_priors
+        self._classes, priors = len(data.classes), data.log_priors
         self._log_priors = None if priors is None else torch.from_numpy(priors).to(self.device)
         network = to_torch(graph, seed=seed)
         if start is not None:
@@ -122,12 +122,16 @@ class NetworkTrainer:
         return NetworkStep(loss, accuracy, clipped_share)
 
     def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
-        """Compute the gradients of a network; return its loss and its accuracy on the images."""
+        """Compute the gradients of a network; return its loss and its accuracy on the images.
+
+        Both are those of the last classifier.
+        """
         with self._settings.autocast(self.device):
-            logits = network(images)
-        loss = self._loss(adjusted(logits.float(), self._log_priors), labels, images)
-        loss.backward()
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+            output = network(images)
+        classifiers = Classifiers.of(output, self._classes, self._log_priors)
+        loss = self._loss(classifiers.last, labels, images)
+        classifiers.total_loss(loss, labels).backward()
+        accuracy = (output[:, -self._classes :].detach().argmax(1) == labels).float().mean()
         return torch.stack([loss.detach(), accuracy])
 
     def _loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
@@ -198,13 +202,14 @@ def train_network(
         folder: folder for `training.jsonl` and the checkpoint, which stays there at the end.
         settings: training settings; those that choose and teach subnets are ignored.
         seed: seed of the order of the images, the augmentation and newly drawn weights.
-        start: initial weights, see `nas.supernet.evaluation.calibrated_state`; newly drawn ones by
-            default.
+        start: initial weights of its `trained_graph`, see
+            `nas.supernet.evaluation.calibrated_state`; newly drawn ones by default.
         teacher: network to learn from, beside the labels.
         progress: called after every step with the loss and the accuracy of its batch.
 
     Returns:
-        The network in evaluation mode, and the seconds of the training over all starts.
+        The network, with its exit if it has one, in evaluation mode, and the seconds of the
+        training over all starts.
 
     Raises:
         CheckpointError: the folder has a training of another network, data set, seed or settings,
@@ -212,7 +217,7 @@ def train_network(
         TrainingError: the loss or the gradient is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = NetworkTrainer(architecture.graph, data, settings, seed, start, teacher)
+    trainer = NetworkTrainer(trained_graph(architecture), data, settings, seed, start, teacher)
     identity = {
         "space": architecture.space.name,
         "space_digest": architecture.space.digest,

@@ -6,6 +6,7 @@ import numpy as np
 
 from nas.graph import Graph
 from nas.space import Architecture, SearchSpace
+from nas.space.exits import trained_graph
 
 
 class SubnetSampler:
@@ -35,7 +36,7 @@ class SubnetSampler:
     def sample(self, step: int) -> list[Graph]:
         """Return the subnets of a step: the largest one, the smallest one, and the random ones.
 
-        The result depends on the seed and the step alone.
+        They have the exit of the space. The result depends on the seed and the step alone.
         """
         rng = np.random.default_rng([self._seed, 2, step])
         largest = self._with_random_alternatives(self._space.largest, rng)
@@ -43,7 +44,7 @@ class SubnetSampler:
         random = [
             self._space.sample(rng, uniform_over="choices") for _ in range(self._random_subnets)
         ]
-        return [each.graph for each in (largest, smallest, *random)]
+        return [trained_graph(each) for each in (largest, smallest, *random)]
 
     def _with_random_alternatives(
         self, architecture: Architecture, rng: np.random.Generator

@@ -15,12 +15,12 @@ from nas.graph import Graph
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
+from nas.supernet.distillation import Classifiers
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.evaluation import require_adapted
 from nas.supernet.pretrained import start_from
 from nas.supernet.recipe import (
     TrainingState,
-    adjusted,
     learning_rate,
     make_batches,
     parameter_groups,
@@ -195,6 +195,7 @@ class Trainer:
         """Add the gradients of all subnets of a step on some images to those of a supernet.
 
         All subnets but the first, the largest one, learn from its output (in-place distillation).
+        The figures are those of the last classifiers; exits learn beside them.
 
         Returns:
             The loss of the largest subnet, and the accuracy of each subnet.
@@ -204,11 +205,11 @@ class Trainer:
         accuracies: list[Tensor] = []
         for graph in subnets:
             with self.settings.autocast(self.device):
-                logits = supernet(graph, images)
-            logits = adjusted(logits.float(), self.data.log_priors)
-            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-            loss.backward()
-            logits = logits.detach()
+                output = supernet(graph, images)
+            classifiers = Classifiers.of(output, self.space.classes, self.data.log_priors)
+            loss = F.cross_entropy(classifiers.last, targets, label_smoothing=smoothing)
+            classifiers.total_loss(loss, labels).backward()
+            logits = classifiers.last.detach()
             if not losses:
                 targets, smoothing = logits.softmax(1), 0.0
             losses.append(loss.detach())

@@ -27,7 +27,7 @@ import json
 import math
 import multiprocessing
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
@@ -40,24 +40,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 import nas
 from nas.data import ImageDataset
 from nas.data.dataset import joined
 from nas.deploy.confidence import fit_temperature
 from nas.display.console import print_table
-from nas.graph import Graph, Op
+from nas.graph import Graph
 from nas.job.folder import installed_versions
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
 from nas.machine import this_machine
 from nas.space import Architecture, SearchSpace, load_space
-from nas.space.blocks.plain import pool_classifier
-from nas.space.elastic import Elastic
+from nas.space.exits import ExitNetwork, with_exit
 from nas.statistics import paired_difference, wilson_interval
-from nas.supernet.distillation import distillation_loss
 from nas.supernet.evaluation import network_logits
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkTrainer
@@ -71,9 +67,6 @@ NETWORKS = {
 
 EXITS = {"stage1": "small", "stage2": "middle"}
 """The stage behind which an exit stands, and the first network of the rival cascade."""
-
-EXIT_WIDTH = 128
-"""Channels of the 1x1 convolution of an exit, half of those of the last classifier."""
 
 LEVELS = 101
 """Thresholds of each chain: quantiles of the confidences, and one that no answer reaches."""
@@ -109,29 +102,6 @@ Chain = tuple[Stage, ...]
 """One classifier, or two of which the second one answers where the first is not confident."""
 
 
-class ExitNetwork(NamedTuple):
-    """A network with an exit behind a stage.
-
-    Attributes:
-        whole: both classifiers; the output is the classes of the exit, then those of the last.
-        prefix: from the image to the exit.
-        rest: from the output of the stage to the last classifier.
-    """
-
-    whole: Graph
-    prefix: Graph
-    rest: Graph
-
-
-class ExitTrainer(NetworkTrainer):
-    """Trains `ExitNetwork.whole` on the labels; the exit learns from the last classifier, too."""
-
-    def _loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        early, last = logits.chunk(2, 1)
-        taught = distillation_loss(early, labels, last.detach().softmax(1))
-        return F.cross_entropy(last, labels) + taught
-
-
 def network(space: SearchSpace, name: str) -> Architecture:
     """Return a network of `NETWORKS`."""
     stem, widths, depths = NETWORKS[name]
@@ -141,47 +111,16 @@ def network(space: SearchSpace, name: str) -> Architecture:
     return space.architecture(dict.fromkeys(space.parameters, 3) | choices)
 
 
-def with_exit(architecture: Architecture, stage: str) -> ExitNetwork:
-    """Return a network with an exit behind the last block of a stage."""
-    graph = architecture.graph
-    names = [name.split(".")[0] for _, name in graph.blocks]
-    blocks = len(names) - names[::-1].index(stage)
-    source = sum(len(block.graph.ops) - 1 for block, _ in graph.blocks[:blocks])
-    shape = graph.ops[source].shape
-    build = architecture.space.new_builder(shape, graph.blocks[blocks - 1][0].channels)
-    pool_classifier(build, build.input, "exit", width=Elastic.of(EXIT_WIDTH))
-    branch = build.graph()
-    ops = appended(graph.ops, branch, source)
-    ends = (len(ops) - 1, len(graph.ops) - 1)
-    classes = architecture.space.classes
-    both = Op("concat", ends, (2 * classes, 1, 1))
-    behind = [
-        op._replace(inputs=tuple(each - source for each in op.inputs))
-        for op in graph.ops[source + 1 :]
-    ]
-    return ExitNetwork(
-        whole=Graph((*ops, both)),
-        prefix=Graph(appended(graph.ops[: source + 1], branch, source)),
-        rest=Graph((Op("input", (), shape), *behind)),
-    )
-
-
-def appended(ops: Sequence[Op], branch: Graph, source: int) -> tuple[Op, ...]:
-    """Return ops with those of a graph behind them, whose input is the op at `source`."""
-    offset = len(ops) - 1
-    moved = [
-        op._replace(inputs=tuple(source if each == 0 else offset + each for each in op.inputs))
-        for op in branch.ops[1:]
-    ]
-    return (*ops, *moved)
+def parts_of(space: SearchSpace, stage: str) -> ExitNetwork:
+    """Return the large network with an exit behind a stage."""
+    return with_exit(network(space.with_exit(stage), "large"))
 
 
 def graphs(space: SearchSpace) -> dict[str, Graph]:
     """Return the graphs that are trained, by name: `small`, ..., `exit stage1`, ..."""
-    large = network(space, "large")
     return {
         **{name: network(space, name).graph for name in NETWORKS},
-        **{f"exit {stage}": with_exit(large, stage).whole for stage in EXITS},
+        **{f"exit {stage}": parts_of(space, stage).whole for stage in EXITS},
     }
 
 
@@ -213,13 +152,11 @@ def train(task: tuple[str, int], options: argparse.Namespace) -> list[tuple[Answ
     name, seed = task
     data = load_data(options.source, options.image_size, options.quick)
     known = graphs(space_for(data))
-    graph, epochs, kind = known[name], options.epochs, NetworkTrainer
-    if name.startswith("exit"):
-        kind = ExitTrainer
+    graph, epochs = known[name], options.epochs
+    if name.startswith("exit") and not options.equal_epochs:
         rivals = (EXITS[name.split()[1]], "large")
-        if not options.equal_epochs:
-            epochs *= sum(known[each].macs for each in rivals) / graph.macs
-    trainer = kind(graph, data, TrainingSettings(epochs=epochs), seed)
+        epochs *= sum(known[each].macs for each in rivals) / graph.macs
+    trainer = NetworkTrainer(graph, data, TrainingSettings(epochs=epochs), seed)
     for step in range(trainer.steps):
         trainer.step(step)
     halves = (joined([data.search, data.holdout]), data.test)
@@ -249,8 +186,8 @@ def predict(
     runtime = open_runtime(options.runtime, threads=1)
     table = LatencyTable.open_or_create(options.tables, runtime)
     alone = {name: Graph(network(space, name).graph.ops) for name in NETWORKS}
-    parts = {stage: with_exit(network(space, "large"), stage) for stage in EXITS}
-    needed = [*alone.values(), *(part for each in parts.values() for part in each[1:])]
+    parts = {stage: parts_of(space, stage) for stage in EXITS}
+    needed = [*alone.values(), *(part for each in parts.values() for part in each[1:3])]
     kernels = [kernel for each in needed for kernel in runtime.kernels(each)]
     with timers_for(runtime) as timers:
         build_table(table, kernels, timers, seconds=0 if options.quick else None)
