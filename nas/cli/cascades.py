@@ -57,7 +57,8 @@ def cascade(
     the stored answers of each network. The command prints the curve of the best cascades, and the
     one to choose: the fastest that loses at most --max-accuracy-drop; with --max-latency-ms alone,
     the most accurate one. A cascade that a paired test does not show to be more accurate than each
-    single network that is as fast on average is said not to be better.
+    single network that is as fast on average is said not to be better. A network with an exit is a
+    cascade, too: k31b@exit answers what it is sure of, and the rest of k31b the other images.
 
     With --server, the last network of a cascade may run on a server, to which the device sends the
     pixels of an image: k31b@server.
@@ -98,12 +99,15 @@ def cascade(
         )
         return
     _print_curve(plan.curve)
+    if any(each.has_exit for each in [*plan.curve, chosen]):
+        console.say("*: latencies of a network up to its exit and behind it are predicted.")
     for note in plan.notes:
         console.say(f"In no cascade: {note}.")
     console.say(f"Accuracies are those on {plan.images}; the others chose the thresholds.")
     console.say(f"{chosen.name}: {chosen.rule}.")
+    basis = "predicted" if chosen.has_exit else "the sum of its networks'"
     console.say(
-        f"Accuracy {format_accuracy(chosen.interval)}. Latency, the sum of its networks': "
+        f"Accuracy {format_accuracy(chosen.interval)}. Latency, {basis}: "
         f"{format_latency(chosen.mean_us)} on average, {format_latency(chosen.high_us)} for 95% of "
         f"the images, {format_latency(chosen.worst_us)} at worst."
     )
@@ -136,7 +140,7 @@ def _print_curve(curve: list[Cascade]) -> None:
             "cascade": lambda each: each.name,
             "thresholds": lambda each: ", ".join(f"{own:.5g}" for own in each.thresholds),
             "answered": lambda each: ", ".join(f"{own:.0%}" for own in each.answered),
-            "mean": lambda each: format_latency(each.mean_us),
+            "mean": lambda each: f"{format_latency(each.mean_us)}{' *' * each.has_exit}",
             "95%": lambda each: format_latency(each.high_us),
             "worst": lambda each: format_latency(each.worst_us),
             "accuracy": lambda each: format_accuracy(each.interval),

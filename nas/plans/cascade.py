@@ -8,6 +8,9 @@ network gave.
 
 The last network may run on a server, to which a device sends the pixels of an image. Such a network
 is called `k31b@server`, and its latency is that of the link and of the table of the server.
+
+A network with an exit (`nas.space.exits`) is a chain of its own: `k31b@exit`, the part of it up to
+the exit, and the rest of k31b. The table of the run predicts the latencies of both.
 """
 
 from __future__ import annotations
@@ -20,8 +23,15 @@ from functools import cached_property
 import numpy as np
 
 from nas.display.formatting import format_latency, listed
-from nas.errors import InfeasibleError, KernelError, RequestError
+from nas.errors import (
+    InfeasibleError,
+    KernelError,
+    MissingKernelError,
+    NasError,
+    RequestError,
+)
 from nas.files.documents import Document, Fraction, Positive
+from nas.graph import DEFAULT_DTYPE
 from nas.latency import LatencyTable
 from nas.plans.cascade_answers import NetworkAnswers, Setting, chains_of
 from nas.plans.split import Link, part_us, require_kernels
@@ -30,6 +40,7 @@ from nas.run.models import RunModel
 from nas.run.run import Run
 from nas.run.selection import Limits
 from nas.space import Architecture
+from nas.space.exits import with_exit
 from nas.statistics import Interval, gain_text, spread
 
 MAX_STAGES = 3
@@ -43,6 +54,9 @@ HIGH_SHARE = 0.95
 
 ON_SERVER = "@server"
 """End of the name of a network that runs on a server."""
+
+ON_EXIT = "@exit"
+"""End of the name of the part of a network that ends with its exit."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +144,13 @@ class Cascade(Document):
 
     @property
     def name(self) -> str:
-        """The names of its networks, such as "jf2a-k31b"."""
-        return "-".join(self.networks)
+        """The names of its networks, such as "jf2a-k31b", or "k31b@exit"."""
+        return self.networks[0] if self.has_exit else "-".join(self.networks)
+
+    @property
+    def has_exit(self) -> bool:
+        """Whether it is one network with an exit, whose latencies are predicted."""
+        return self.networks[0].endswith(ON_EXIT)
 
     @property
     def is_on_server(self) -> bool:
@@ -251,10 +270,10 @@ class CascadePlan:
         if within:  # The front begins with the fastest one, and ends with the most accurate one.
             return self._cascade(within[-1 if drop is None else 0])
         nearest = fast[-1] if fast else self.front[0]
-        names = "-".join(self.chosen.names[at] for at in nearest.chain)
+        name = self._cascade(nearest).name
         loss = 100 * (self.chosen.accuracies.max() - nearest.accuracy)
         raise InfeasibleError(
-            f"No cascade of {self.run} is within the limits. The nearest is {names}, with a mean "
+            f"No cascade of {self.run} is within the limits. The nearest is {name}, with a mean "
             f"latency of {format_latency(nearest.mean_us)} and an accuracy {loss:.1f} points below "
             "that of the most accurate network, on the images that choose thresholds.",
             remedy="Relax --max-latency-ms or --max-accuracy-drop, or allow --stages 3.",
@@ -281,7 +300,8 @@ class CascadePlan:
                 is_shown=is_shown,
             )
 
-        as_fast = [rival(int(at)) for at in np.flatnonzero(judged.latencies_us <= mean_us)]
+        as_fast = [rival(at) for at in judged.rivals if judged.latencies_us[at] <= mean_us]
+        best = max(judged.rivals, key=lambda at: (judged.accuracies[at], -judged.latencies_us[at]))
         return Cascade(
             networks=tuple(judged.names[at] for at in chain),
             thresholds=setting.thresholds,
@@ -295,7 +315,7 @@ class CascadePlan:
             chosen_accuracy=setting.accuracy,
             rival=min(as_fast, key=lambda each: (each.is_shown and each.gain > 0, each.gain)),
             is_better=all(each.is_shown and each.gain > 0 for each in as_fast),
-            best=rival(int(np.lexsort((judged.latencies_us, -judged.accuracies))[0])),
+            best=rival(best),
         )
 
 
@@ -303,7 +323,7 @@ def plan_cascades(run: Run, stages: int = 2, server: Server | None = None) -> Ca
     """Return the cascades of the trained networks of a run.
 
     All networks of a cascade have one dtype. Networks whose answers, calibrated confidences or
-    measured latency are not known are in no cascade.
+    measured latency are not known are in no cascade. A network with an exit is also one by itself.
 
     Args:
         run: the run.
@@ -330,11 +350,26 @@ def plan_cascades(run: Run, stages: int = 2, server: Server | None = None) -> Ca
     for at, model in enumerate(usable):
         by_dtype.setdefault(dtype_of(run, model), []).append(at)
     chains = [chain for own in by_dtype.values() for chain in chains_of(own, 2, stages)]
-    if not chains:
-        raise _too_few_error(run, {name: len(own) for name, own in by_dtype.items()}, notes)
     names = [model.record.id for model in usable]
     latencies = [model.measured_us for model in usable]
-    networks = list(range(len(usable)))
+    own_answers = [model.answers for model in usable]
+    rests = []
+    for model in usable:
+        if model.exit_answers is None:
+            continue
+        name = model.record.id
+        try:
+            parts_us = _parts_us(run, model)
+        except NasError as error:
+            notes.append(f"{name}{ON_EXIT} has no predicted latency: {error.message.rstrip('.')}")
+            continue
+        rests.append(len(names) + 1)
+        chains.append((len(names), len(names) + 1))
+        names += [f"{name}{ON_EXIT}", name]
+        latencies += parts_us
+        own_answers += [model.exit_answers, model.answers]
+    if not chains:
+        raise _too_few_error(run, {name: len(own) for name, own in by_dtype.items()}, notes)
     if server is not None:
         for at, us in _served(run, usable, server).items():
             of_dtype = by_dtype[dtype_of(run, usable[at])]
@@ -342,16 +377,16 @@ def plan_cascades(run: Run, stages: int = 2, server: Server | None = None) -> Ca
             chains += [(*chain, len(names)) for chain in chains_of(faster, 1, stages - 1)]
             names.append(names[at] + ON_SERVER)
             latencies.append(us)
-            networks.append(at)
+            own_answers.append(usable[at].answers)
     images = run.images
-    own = [usable[at].answers for at in networks]
     answers = NetworkAnswers(
         tuple(names),
         np.array(latencies, float),
-        np.array([each.is_right for each in own if each is not None]),
-        np.array([each.confidence for each in own if each is not None], float),
+        np.array([each.is_right for each in own_answers if each is not None]),
+        np.array([each.confidence for each in own_answers if each is not None], float),
         np.sum([images.class_counts[part] for part in images.judging_parts], axis=0),
         images.is_balanced,
+        frozenset(rests),
     )
     chosen, judged = answers.halves(run.settings.seed)
     return CascadePlan(
@@ -362,6 +397,28 @@ def plan_cascades(run: Run, stages: int = 2, server: Server | None = None) -> Ca
         f"{sum(judged.counts):,} of the {images.judging_images}",
         tuple(notes),
     )
+
+
+def _parts_us(run: Run, model: RunModel) -> list[float]:
+    """Return the predicted latency of a network up to its exit, and of its rest, in microseconds.
+
+    Raises:
+        RequestError: the device of the run does not run networks with an exit.
+        NasError: the table of the run is not there, or lacks a kernel.
+    """
+    if dtype_of(run, model) != DEFAULT_DTYPE or run.settings.device.batch > 1:
+        raise RequestError(f"an exit decides image by image, in {DEFAULT_DTYPE}")
+    network, table = run.architecture_of(model.record.architecture), run.table
+    parts = with_exit(network)
+    kernels = [
+        kernel for part in (parts.prefix, parts.rest) for kernel in table.runtime.kernels(part)
+    ]
+    if missing := table.missing(dict.fromkeys(kernels)):
+        raise MissingKernelError(
+            f"{table.path.name} lacks {len(missing)} of its kernels, such as '{missing[0]}'; "
+            f"`{run.continue_command}` times them"
+        )
+    return [part_us(table, part, network) for part in (parts.prefix, parts.rest)]
 
 
 def _served(run: Run, models: Sequence[RunModel], server: Server) -> dict[int, float]:

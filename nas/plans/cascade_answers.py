@@ -65,6 +65,8 @@ class NetworkAnswers:
         confidences: confidence of each answer, `m x n`.
         counts: number of images of each class; their sum is `n`.
         is_balanced: whether all classes count alike in an accuracy, rather than all images.
+        rests: positions of those that only go on where an exit has stopped: they end a chain, and
+            are no rivals, since they classify nothing alone.
     """
 
     names: tuple[str, ...]
@@ -73,6 +75,7 @@ class NetworkAnswers:
     confidences: Floats
     counts: NDArray[np.int64]
     is_balanced: bool
+    rests: frozenset[int] = frozenset()
 
     def of(self, images: NDArray[np.bool_]) -> NetworkAnswers:
         """Return the answers to some of the images.
@@ -87,6 +90,7 @@ class NetworkAnswers:
             self.confidences[:, images],
             np.bincount(self._labels[images], minlength=len(self.counts)),
             self.is_balanced,
+            self.rests,
         )
 
     def halves(self, seed: int) -> tuple[NetworkAnswers, NetworkAnswers]:
@@ -108,6 +112,11 @@ class NetworkAnswers:
     def accuracies(self) -> Floats:
         """Accuracy of each network, `m`."""
         return np.round(self.is_right @ self.weights, 12)
+
+    @property
+    def rivals(self) -> list[int]:
+        """Positions of the networks that can stand alone."""
+        return [at for at in range(len(self.names)) if at not in self.rests]
 
     def stages(self, chain: Sequence[int], thresholds: Sequence[float]) -> NDArray[np.int64]:
         """Return which network of a chain answers each image, `n`: 0 for its first one."""
@@ -163,7 +172,7 @@ class NetworkAnswers:
         have as few decimals as possible.
         """
         settings = [setting for chain in chains for setting in self.settings(chain)]
-        networks = np.column_stack([self.latencies_us, -self.accuracies])
+        networks = np.column_stack([self.latencies_us, -self.accuracies])[self.rivals]
         points = [*networks.tolist(), *((each.mean_us, -each.accuracy) for each in settings)]
         first = len(networks)
         return [self._short(settings[at - first]) for at in non_dominated(points) if at >= first]

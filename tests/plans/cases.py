@@ -9,7 +9,10 @@ import numpy as np
 
 from nas.opened_run import open_run
 from nas.run.candidates import of_table
+from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.space.exits import with_exit
 from tests.conftest import EXAMPLE
+from tests.plans.split_tables import write_table
 
 
 def copy_of_example(folder: Path, *, has_files: bool = False) -> Path:
@@ -23,10 +26,12 @@ def trained_ids(run: Path) -> list[str]:
     return [model.record.id for model in open_run(run).models]
 
 
-def write_answers(run: Path, name: str, right: np.ndarray, confidences: np.ndarray) -> None:
+def write_answers(
+    run: Path, name: str, right: np.ndarray, confidences: np.ndarray, file: str = "answers.json"
+) -> None:
     """Replace what a trained network answered to the images, in the order of their classes."""
     change(
-        run / "models" / name / "answers.json",
+        run / "models" / name / file,
         right=base64.b64encode(np.packbits(right).tobytes()).decode(),
         confidences=base64.b64encode(confidences.astype("<f4").tobytes()).decode(),
         confused=[],
@@ -65,3 +70,37 @@ def complementary_run(folder: Path, *, has_files: bool = False) -> Path:
 def latencies_us(run: Path) -> dict[str, float]:
     """Return the measured latency of each trained network of the front."""
     return {each.id: each.measured_us for each in of_table(open_run(run).trials)}
+
+
+def run_with_exit(folder: Path, *, kernel_us: float = 0.01) -> tuple[Path, str]:
+    """Return a copy of the example whose most accurate network has an exit, and the ID of that one.
+
+    All kernels, launches and starts take `kernel_us` by the table of the run. The network is right
+    on all images but 5%, and its exit on 75%, of which it is sure, and on no others. No other
+    network has answers.
+    """
+    run = copy_of_example(folder)
+    models = open_run(run).models
+    own = max(models, key=lambda model: model.record.space.startswith("mobilenet"))
+    for model in models:
+        if model is not own:
+            (run / model.folder / "answers.json").unlink()
+    name, space = own.record.id, own.record.space
+    with (run / "spaces" / f"{space}.py").open("a") as file:
+        file.write('\nSPACE = SPACE.with_exit("stage1")\n')
+    counts = own.answers.counts
+    rank = np.concatenate([np.arange(count) / count for count in counts])
+    shutil.copy(run / own.folder / "answers.json", run / own.folder / "exit_answers.json")
+    write_answers(run, name, rank >= 0.05, np.full(len(rank), 0.8))
+    confidences = np.where(rank < 0.75, 0.97 + rank / 40, 0.4 + rank / 4)
+    write_answers(run, name, rank < 0.75, confidences, file="exit_answers.json")
+    parts = with_exit(open_run(run).architecture(name))
+    kernels = [kernel for part in parts[1:3] for kernel in TvmRuntime().kernels(part)]
+    table = json.loads((run / "run.json").read_text())["tables"]["float32"]["file"]
+    (run / "tables").mkdir()
+    costs = (kernel_us, kernel_us)
+    write_table(run / "tables" / table, dict.fromkeys(kernels), lambda kernel: kernel_us, *costs)
+    change(
+        run / "run.json", job__device__tables=str(run / "tables"), tables__float32__calibration=None
+    )
+    return run, name

@@ -9,13 +9,16 @@ from nas.errors import InfeasibleError, RequestError
 from nas.opened_run import open_run
 from nas.plans.cascade import Cascade, CascadePlan
 from nas.plans.cascade_answers import NetworkAnswers, Setting
+from nas.report.page import build
 from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.space.exits import with_exit
 from tests.commands import document
 from tests.plans.cases import (
     change,
     complementary_run,
     copy_of_example,
     latencies_us,
+    run_with_exit,
     trained_ids,
     write_answers,
 )
@@ -242,3 +245,69 @@ def test_wrong_servers_are_one_message(complementary, tmp_path, invoke):
     assert refused.returncode == 2
     assert "The server can run no trained network" in refused.stderr
     assert "server.jsonl lacks" in refused.stderr
+
+
+KERNEL_US = 0.001
+"""Latency of each kernel, launch and start of the table of `run_with_exit`."""
+
+
+def test_a_network_with_an_exit_is_a_cascade_by_the_table_and_the_answers(tmp_path, invoke):
+    run, name = run_with_exit(tmp_path / "run", kernel_us=KERNEL_US)
+    plan = open_run(run).cascades()
+    assert plan.judged.names == (name, f"{name}@exit", name)
+    parts = with_exit(open_run(run).architecture(name))
+    prefix_us, rest_us = (
+        (1 + 2 * len(TvmRuntime().kernels(part))) * KERNEL_US for part in (parts.prefix, parts.rest)
+    )
+    chosen = plan.choose(max_latency_ms=1)
+    assert (chosen.name, chosen.networks) == (f"{name}@exit", (f"{name}@exit", name))
+    assert chosen.has_exit
+    # The exit is right where it is sure, and the rest on the other quarter of the images.
+    assert (chosen.accuracy, chosen.chosen_accuracy) == (1.0, 1.0)
+    assert chosen.answered == pytest.approx((0.75, 0.25), abs=0.05)
+    assert chosen.mean_us == pytest.approx(prefix_us + chosen.answered[1] * rest_us)
+    assert chosen.worst_us == pytest.approx(prefix_us + rest_us)
+    # The exit alone is a rival; the rest is none, though it is as accurate as the whole network.
+    assert chosen.rival.network == f"{name}@exit"
+    assert chosen.best.network == name
+    assert chosen.best.latency_us == latencies_us(run)[name] > chosen.mean_us
+    shown = invoke("cascade", run, "--max-latency-ms", 1)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{name}@exit answers from a confidence of" in shown.stdout
+    assert f"and {name} the rest" in shown.stdout
+    assert "Latency, predicted: " in shown.stdout
+    assert "behind it are predicted" in shown.stdout
+    assert "(@exit)" in build(open_run(run)).read_text()
+
+
+def test_an_exit_without_a_predicted_latency_is_said_with_the_remedy(tmp_path, invoke):
+    run, name = run_with_exit(tmp_path / "run")
+    table = next((run / "tables").iterdir())
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if "-> 128x" not in line))
+    refused = invoke("cascade", run)
+    assert refused.returncode == 2
+    assert f"{name}@exit has no predicted latency: {table.name} lacks " in refused.stderr
+    assert "`nas run " in refused.stderr
+    table.unlink()
+    assert "has no predicted latency" in invoke("cascade", run).stderr
+    change(run / "run.json", job__device__batch=2)
+    assert "an exit decides image by image, in float32" in invoke("cascade", run).stderr
+
+
+def test_rests_dominate_nothing_and_are_no_rivals():
+    """The rest of a network is as fast as nothing and as accurate as the network."""
+    answers = NetworkAnswers(
+        ("whole", "whole@exit", "whole"),
+        np.array([10.0, 4.0, 0.5]),
+        np.array([[True] * 4, [True, True, False, False], [True] * 4]),
+        np.array([[0.9] * 4, [0.9, 0.8, 0.5, 0.4], [0.9] * 4]),
+        np.array([4]),
+        False,
+        frozenset({2}),
+    )
+    front = answers.front([(1, 2)])
+    assert [(each.mean_us, each.accuracy) for each in front] == [(4.125, 0.75), (4.25, 1.0)]
+    assert answers.of(np.array([True] * 4)).rivals == [0, 1]
+    cascade = CascadePlan("run", answers, answers, front, "images", ()).curve[-1]
+    assert (cascade.rival.network, cascade.best.network) == ("whole@exit", "whole")

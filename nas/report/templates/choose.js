@@ -63,7 +63,7 @@ function drawFront(container, column) {
     text: [`${id}, file in ${format}`, formatPercent(accuracy[i]), formatLatency(latency_us[i])],
   })));
   const cascades = column !== "latency_us" ? [] : (report.cascades?.curve ?? []).map((own) => ({
-    id: own.networks.join("-"), kind: own.is_better ? "cascade" : "unshown", space: null, x: own.mean_us / unit.us, y: 100 * own.accuracy,
+    id: own.networks[0].endsWith("@exit") ? own.networks[0] : own.networks.join("-"), kind: own.is_better ? "cascade" : "unshown", space: null, x: own.mean_us / unit.us, y: 100 * own.accuracy,
     low: 100 * own.accuracy_low, high: 100 * own.accuracy_high,
     text: [`cascade ${own.networks.join(", ")}`, `${formatPercent(own.accuracy)} (${formatPercent(own.accuracy_low)} to ${formatPercent(own.accuracy_high)})`,
       `${formatLatency(own.mean_us)} on average, ${formatLatency(own.worst_us)} at worst`,
