@@ -28,6 +28,7 @@ from nas.errors import (
     TableError,
     as_nas_error,
 )
+from nas.files.paths import without_folders
 from nas.latency import Runtime, configured_runtime
 from nas.latency.timing import MEASURED
 from nas.machine import this_machine
@@ -298,14 +299,15 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None) -> Mod
 def model_data(run: Run) -> ModelData:
     """Return what the cards of a run's models say of its images."""
     settings, data = run.settings, run.data
+    extra = tuple(map(without_folders, settings.data.extra))
     return ModelData(
-        source=run.data_source or settings.data.source,
+        source=without_folders(run.data_source or settings.data.source),
         digest=data.digest,
         judging_digest=data.digest_of(*run.images.judging_parts),
         license=settings.data.license,
         class_counts=data.part_class_counts,
         seed=settings.seed,
-        **{**settings.data.load_options, "metric": data.metric},
+        **{**settings.data.load_options, "metric": data.metric, "extra": extra},
     )
 
 

@@ -7,8 +7,10 @@ compared with those of torch for the pixels that training decoded.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,8 +29,9 @@ from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.scripts import script_logits
 from nas.display.progress import Advance
-from nas.errors import DataError, ExportError, RequestError
+from nas.errors import DataError, ExportError, RequestError, RunFolderError
 from nas.files.documents import read_bytes
+from nas.files.paths import expanded
 from nas.run.model_card import (
     EnergyRecord,
     ExportedFile,
@@ -37,6 +40,7 @@ from nas.run.model_card import (
     ScriptCheck,
 )
 from nas.run.progress import JobProgress, shown
+from nas.run.record import read_run
 
 SAMPLE_IMAGES = 32
 """Images in a model folder, with which it is verified where its data is not. They have less than
@@ -380,7 +384,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
         bars.begin("verify", "image")
         data, no_accuracy = None, ""
         try:
-            data = load_data(card.data, card.image_size)
+            data = load_data(card.data, card.image_size, folder.path)
         except DataError as error:
             no_accuracy = error.message
         for recorded in card.files:
@@ -421,19 +425,25 @@ def _verify_script(
     return check_script(path, model, model_format(outcome.file.format), samples), ""
 
 
-def load_data(own: ModelData, image_size: int) -> ImageDataset:
+def load_data(own: ModelData, image_size: int, folder: Path) -> ImageDataset:
     """Return the images that a model was trained on.
 
     Args:
         own: what its card says of them.
         image_size: height and width of the decoded images, in pixels.
+        folder: folder of the model. If a run has it, the run knows the place of the images.
 
     Raises DataError if they are not there, or are others than at the export.
     """
-    data = load_dataset(own.source, image_size=image_size, seed=own.seed, **own.load_options)
+    source, options = own.source, own.load_options
+    with suppress(RunFolderError):
+        settings = read_run(folder.resolve().parent.parent).job.data
+        if os.path.lexists(expanded(settings.source)):
+            source, options["extra"] = settings.source, settings.extra
+    data = load_dataset(source, image_size=image_size, seed=own.seed, **options)
     if data.digest != own.digest:
         raise DataError(
-            f"{own.source} has other images than the model was trained on: their digest is "
+            f"{source} has other images than the model was trained on: their digest is "
             f"{data.digest}, not {own.digest}."
         )
     return data

@@ -42,6 +42,12 @@ def located(path: str, folder: str | Path) -> str:
     return below if not os.path.lexists(here) and os.path.lexists(below) else path
 
 
+def without_folders(path: str) -> str:
+    """Return the last part of an absolute path, and any other path or name as it is."""
+    here = expanded(path)
+    return os.path.basename(here.rstrip("/")) if os.path.isabs(here) else path
+
+
 def working_folder() -> str:
     """Return the working folder; an empty text if it was deleted."""
     try:

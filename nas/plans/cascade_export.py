@@ -278,7 +278,8 @@ def verify_cascade(path: Path | str, progress: JobProgress) -> CascadeVerificati
     with _running(folder.path, record.stages) as networks:
         files = tuple(map(_check, networks))
         try:
-            data = load_data(record.data, networks[0].preprocessing.reading.decoded_size)
+            size = networks[0].preprocessing.reading.decoded_size
+            data = load_data(record.data, size, folder.path)
         except DataError as error:
             no_accuracy = error.message
         else:

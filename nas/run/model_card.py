@@ -156,7 +156,8 @@ class ModelData(JudgedImages, DataOptions):
     """The images that a model was trained and tested on, and how to load them again.
 
     Attributes:
-        source: name or path of the data source.
+        source: name or path of the data source; as in `extra`, the last part of an absolute path,
+            which says much about a machine and its users.
         digest: digest of all images and labels.
         judging_digest: digest of those that judge it.
         license: license of the data; empty if it is not stated.
@@ -171,11 +172,6 @@ class ModelData(JudgedImages, DataOptions):
     license: str = ""
     class_counts: dict[str, list[Count]]
     seed: Count
-
-    @property
-    def source_name(self) -> str:
-        """The last part of the source, because a path says much about a person's machine."""
-        return self.source.rstrip("/").rpartition("/")[2]
 
 
 class LatencyRecord(Document):

@@ -17,6 +17,7 @@ from nas.deploy.folder import ModelFolder
 from nas.deploy.model import normalised
 from nas.deploy.networks import load_trained
 from nas.deploy.sustained import measure_sustained
+from nas.deploy.verify import load_data
 from nas.errors import (
     DataError,
     ExportError,
@@ -496,4 +497,8 @@ def test_images_are_loaded_again_on_the_background_of_the_job(scored_run, tmp_pa
     )
     opened = open_run(scored_run)
     assert opened.data.digest == data.digest
-    assert exporting.model_data(opened).background == "black"
+    own = exporting.model_data(opened)
+    assert (own.background, own.source) == ("black", "icons"), "the card does not name folders"
+    assert load_data(own, 8, scored_run / "models" / "jf2a").digest == data.digest
+    with pytest.raises(DataError, match="There is no data at icons"):
+        load_data(own, 8, tmp_path / "copy")

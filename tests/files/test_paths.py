@@ -13,7 +13,7 @@ import nas
 from nas.cli.options import expanded_argument
 from nas.deploy.folder import ModelFolder
 from nas.errors import NasError, RequestError
-from nas.files.paths import OpenedPath, expanded, in_folder, located
+from nas.files.paths import OpenedPath, expanded, in_folder, located, without_folders
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,3 +115,16 @@ def test_what_is_opened_stays_opened_in_another_folder(home):
     assert table.path == work / "mine.jsonl"
     assert run.path == work / "run"
     assert os.listdir(home) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/home/me/photos/", "photos"),
+        ("~/work/photos", "photos"),
+        ("data/photos", "data/photos"),
+        ("digits", "digits"),
+    ],
+)
+def test_folders_of_absolute_paths_are_left_out(path, name):
+    assert without_folders(path) == name

@@ -68,6 +68,13 @@ def test_all_keys_but_data_and_space_have_defaults(tmp_path):
     assert [space.name for space in job.space] == ["mobilenet"]
 
 
+def test_statement_for_the_cards_has_a_limit(tmp_path):
+    text = f"{MINIMAL}\n[card]\nmisuse = "
+    assert load(tmp_path, f"{text}{'x' * 10_000!r}").card.misuse == "x" * 10_000
+    with pytest.raises(JobFileError, match="card.misuse"):
+        load(tmp_path, f"{text}{'x' * 10_001!r}")
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [

@@ -78,7 +78,7 @@ def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invok
     assert run.record.data.summary.startswith(summary)
     assert run.data.classes == ("cats", "dogs", "rose")
     card = SimpleNamespace(image_size=8, data=model_data(run))
-    assert load_data(card.data, card.image_size).digest == run.data.digest
+    assert load_data(card.data, card.image_size, Path("run/models/a")).digest == run.data.digest
 
 
 @pytest.fixture
