@@ -152,7 +152,7 @@ def _metric(name: str, images: str, interval: Interval | None) -> Json:
 def _data(card: ModelCard) -> Json:
     """Return the component of the images, with their license."""
     counts = ", ".join(f"{count:,} {part}" for part, count in card.data.counts.items())
-    name = card.data.source_name
+    name = card.data.source
     result: Json = {
         "type": "data",
         "bom-ref": "data",
