@@ -321,7 +321,7 @@ def test_bill_of_materials_says_what_the_card_says(folder, signed):
 
 def test_bill_of_materials_is_checked_by_the_schema(folder):
     card = folder.card
-    data = card.data.model_copy(update={"license": "cc-by-4.0", "source": "/home/me/digits"})
+    data = card.data.model_copy(update={"license": "cc-by-4.0"})
     stated = {"intended_use": "letters", "misuse": "cheques", "human_oversight": "a clerk"}
     statements = card.statements.model_copy(update={**stated, "data_origin": "Kassel"})
     other = card.model_copy(update={"data": data, "statements": statements})
@@ -333,6 +333,5 @@ def test_bill_of_materials_is_checked_by_the_schema(folder):
     assert considerations["ethicalConsiderations"] == [
         {"name": "cheques", "mitigationStrategy": "a clerk"}
     ]
-    assert "/home/me" not in json.dumps(bom)
     with pytest.raises(ExportError, match="not be valid CycloneDX"):
         bill_of_materials(card, "1.0", {"model.onnx": "no digest"})
