@@ -20,9 +20,9 @@ from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import (
     ATTACK_STEPS,
-    ATTACKED_IMAGES,
     CONFIDENT,
     MAX_IMAGES,
+    attacked_images,
     measure_attacks,
     measure_confidence,
     measure_robustness,
@@ -109,7 +109,8 @@ def make_card(
         script: what its `run.py` computed; None without one.
     """
     images = sample_images(data.holdout, MAX_IMAGES)
-    judging = sample_images(data.part(*origin.data.judging_parts), ATTACKED_IMAGES)
+    attacked = attacked_images(model.network.graph.macs)
+    judging = sample_images(data.part(*origin.data.judging_parts), attacked)
     device, _ = processor()
     stated = {name: value for name, value in vars(origin).items() if name in ModelCard.model_fields}
     return ModelCard.of_architecture(

@@ -22,8 +22,12 @@ from nas.run.model_card import ConfidenceRow, RobustnessRow
 MAX_IMAGES = 1000
 """Most images of a row: the standard error of an accuracy is then at most 1.6 points."""
 
-ATTACKED_IMAGES = 200
-"""Most images of an attack, which costs as much as 60 classifications of each."""
+MAX_ATTACKED_IMAGES, MIN_ATTACKED_IMAGES = 200, 50
+"""Most and fewest images of an attack."""
+
+ATTACK_MACS = 10**12
+"""Multiply-accumulates of all attacks on a network, up to a minute of one core: a large network is
+attacked with fewer images."""
 
 ATTACK_BOUNDS = (2, 8)
 """Largest changes of a pixel value by an attack, of 255."""
@@ -60,6 +64,13 @@ def measure_robustness(
         for name, changed in _changes(pixels)
     }
     return [RobustnessRow(change=name, accuracy=each) for name, each in accuracies.items()]
+
+
+def attacked_images(macs: int) -> int:
+    """Return the number of images of an attack on a network with so many multiply-accumulates."""
+    # A step classifies each image, and its gradient costs twice as much.
+    affordable = ATTACK_MACS // (3 * ATTACK_STEPS * len(ATTACK_BOUNDS) * macs)
+    return min(MAX_ATTACKED_IMAGES, max(MIN_ATTACKED_IMAGES, affordable))
 
 
 def measure_attacks(

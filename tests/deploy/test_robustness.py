@@ -15,6 +15,7 @@ from nas.deploy.robustness import (
     ATTACK_BOUNDS,
     ATTACK_STEPS,
     attacked,
+    attacked_images,
     measure_attacks,
     measure_confidence,
     measure_robustness,
@@ -22,6 +23,13 @@ from nas.deploy.robustness import (
 from nas.deploy.verify import sample_images
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("macs", "images"), [(10**6, 200), (10**8, 166), (3 * 10**8, 55), (10**10, 50)]
+)
+def test_large_networks_are_attacked_with_fewer_images(macs, images):
+    assert attacked_images(macs) == images
 
 
 @pytest.mark.parametrize("channels", [1, 3])
