@@ -106,7 +106,7 @@ for _command in (
     *(data.data, machine.doctor, spaces.spaces, weights.weights),
     *(models.retrain, models.export, models.verify, benchmark.benchmark),
     *(cascades.cascade, split.split, lifecycle.compare, lifecycle.drift),
-    lifecycle.bundle,
+    *(lifecycle.federate, lifecycle.bundle),
 ):
     app.command()(_command)
 

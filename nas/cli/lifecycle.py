@@ -1,4 +1,4 @@
-"""Commands about shipped models: `nas compare`, `nas drift` and `nas bundle`."""
+"""Commands about shipped models: `nas compare`, `nas drift`, `nas federate` and `nas bundle`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from nas.cli.options import Json, Plot, check_plot, print_json
 from nas.display import console
 from nas.display.formatting import format_number
+from nas.errors import RequestError
 
 if TYPE_CHECKING:
     from nas.lifecycle.comparison import Comparison
@@ -117,6 +118,57 @@ def drift(
         _show_drift(result)
     if result.moved:
         raise typer.Exit(1)
+
+
+def federate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of an exported model.")],
+    out: Annotated[Path, typer.Option(help="New folder, of the app or of the new model.")],
+    clients: Annotated[
+        int | None, typer.Option(help="Write an app whose server waits for so many clients.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Take these weights back, which the server stored.")
+    ] = None,
+    max_negative_flips: MaxNegativeFlips = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune an exported model on images that stay on their devices, with Flower.
+
+    With --clients, the command writes an app for Flower from the files of format torch: a server
+    averages the weights that its clients send, each of which trains on a folder of its own. The app
+    runs without this package. With --weights, what its server stored becomes a new model folder:
+    the same formats are quantised and verified as by nas export, and compared with the model on the
+    images that judged it.
+
+    \b
+    Example: nas federate old/jf2a --clients 5 --out app
+    Example: nas federate old/jf2a --weights app/federated.safetensors --out new
+    """
+    if (clients is None) == (weights is None):
+        raise RequestError(
+            "An app is written, or weights are taken back.",
+            remedy="Give either --clients or --weights.",
+        )
+    from nas.lifecycle.federation import take_back, write_app
+
+    if clients is not None:
+        write_app(model, clients, out)
+        if as_json:
+            print_json({"path": out})
+        else:
+            console.say(f"{out}: start it with start.py, and set its options in pyproject.toml.")
+        return
+    assert weights is not None
+    with console.ProgressBars() as bars:
+        bars.begin("take back", "step")
+        version = take_back(
+            model, weights, out, max_negative_flips=max_negative_flips, progress=bars.advance
+        )
+    if as_json:
+        print_json({"path": out, "version": version.version, **dict(version.comparison)})
+        return
+    show(version.comparison)
+    console.say(f"Version {version.version}: {out}")
 
 
 def _show_drift(drift: Drift) -> None:

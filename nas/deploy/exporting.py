@@ -208,7 +208,7 @@ def _export(run: Run, name: str, request: ExportRequest, progress: JobProgress) 
         before = folder.card
         request = request.or_else(ExportRequest.of_card(before))
     request = request.or_else(ExportRequest.of_job(run.settings))
-    threshold = _choose_threshold(model, run.data, request)
+    threshold = choose_threshold(model, run.data, request)
     model.preprocessing = model.preprocessing.model_copy(
         update={"min_confidence": threshold and threshold.min_confidence}
     )
@@ -249,7 +249,7 @@ def _changes(before: ModelCard, now: ModelCard) -> Iterator[str]:
         yield "its sustained speed is no part of the card any more: measure it again"
 
 
-def _choose_threshold(
+def choose_threshold(
     model: TrainedModel, data: ImageDataset, request: ExportRequest
 ) -> Threshold | None:
     """Return from which confidence on a model answers; None if it answers every image."""

@@ -135,7 +135,10 @@ class Replacement:
                 f"{name} would replace itself.",
                 remedy="Copy the folder of the parent to another place, and name the copy.",
             )
-        network = Judged(name, ANSWERS.read(folder / ANSWERS_FILE), model_data(run))
+        self.require_flips(Judged(name, ANSWERS.read(folder / ANSWERS_FILE), model_data(run)))
+
+    def require_flips(self, network: Judged) -> None:
+        """Check how many images were right with the parent and are wrong now. See `check`."""
         compare_models(self._judged, network).require_flips(self.max_negative_flips)
 
     def write_version(self, folder: ModelFolder) -> ModelVersion:

@@ -28,6 +28,11 @@ OTHER_TOOLS = {
     "deploy/verify.py": {"--model"},
     "lifecycle/drift.py": {"--log"},
     "lifecycle/install_template.py": {"--allow-older", "--public-key", "--test", "--to"},
+    "lifecycle/federated_start.py": {
+        *("--server", "--name", "--images", "--root-certificates"),  # start.py
+        *("--insecure", "--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile", "--superlink"),
+        *("--disable-runtime-dependency-installation", "--node-config", "--port", "--stream"),
+    },
     "plans/split_export.py": {"--port"},  # server.py
     "plans/split_server.py": {"--host", "--port"},
     "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server

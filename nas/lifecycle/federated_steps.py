@@ -1,0 +1,205 @@
+"""What a client and the server of federated fine-tuning do with images and weights.
+
+Each app holds a copy of this text, so that it runs without this package. Nothing here needs Flower.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load, save
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from nas.data.image_reading import UnreadableImageError
+from nas.deploy.script_steps import as_input, decoded
+
+BATCH_SIZE = 32
+
+MOMENTUM = 0.9
+
+JUDGING_SHARE = 10
+"""One of so many images of a client judges the weights, and is not trained on."""
+
+
+def read_folder(folder: Path, preprocessing: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the decoded images `N x height x width x channels` of a folder, and their labels `N`.
+
+    Files that are no images are left out, and named on stderr.
+
+    Args:
+        folder: folder with a sub-folder for each class, which may be missing.
+        preprocessing: what `preprocessing.json` holds.
+
+    Raises:
+        ValueError: a sub-folder is no class, or there is no image.
+    """
+    classes = list(preprocessing["classes"])
+    names = sorted(each.name for each in folder.iterdir() if each.is_dir())
+    if unknown := [name for name in names if name not in classes]:
+        raise ValueError(f"{folder} has {unknown[0]}; expected folders named {', '.join(classes)}")
+    pixels, labels = [], []
+    for name in names:
+        for path in sorted((folder / name).iterdir()):
+            try:
+                pixels.append(decoded(path, dict(preprocessing)))
+            except UnreadableImageError as error:
+                print(f"{path} is left out: {error}", file=sys.stderr)
+            else:
+                labels.append(classes.index(name))
+    if not labels:
+        raise ValueError(f"{folder} has no image in folders named {', '.join(classes)}")
+    return np.concatenate(pixels), np.array(labels)
+
+
+def batches(
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    preprocessing: Mapping[str, Any],
+    generator: np.random.Generator | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images as the input of the network with their labels, in random order if asked for."""
+    order = np.arange(len(labels)) if generator is None else generator.permutation(len(labels))
+    for start in range(0, len(order), BATCH_SIZE):
+        own = order[start : start + BATCH_SIZE]
+        images = torch.from_numpy(as_input(pixels[own], dict(preprocessing)))
+        yield images, torch.from_numpy(labels[own])
+
+
+def proximal_term(parameters: Sequence[Tensor], start: Sequence[Tensor], mu: float) -> Tensor:
+    """Return `mu / 2` times the squared distance from the weights that the server sent.
+
+    This is the term of FedProx (Li et al. 2020, "Federated optimization in heterogeneous
+    networks"); without it, the training is that of FedAvg.
+    """
+    squares = [(own - sent).square().sum() for own, sent in zip(parameters, start, strict=True)]
+    return 0.5 * mu * torch.stack(squares).sum()
+
+
+def fine_tune(
+    network: nn.Module,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    preprocessing: Mapping[str, Any],
+    *,
+    epochs: int,
+    learning_rate: float,
+    mu: float,
+    trains_norms: bool,
+    seed: int,
+) -> None:
+    """Train the weights of a network on images.
+
+    Args:
+        network: the network.
+        pixels, labels, preprocessing: see `batches`.
+        epochs: passes over the images.
+        learning_rate: step of SGD.
+        mu: see `proximal_term`.
+        trains_norms: whether the statistics of the norms become those of the images, too.
+        seed: seed of the order of the images.
+    """
+    parameters, generator = list(network.parameters()), np.random.default_rng(seed)
+    start = [each.detach().clone() for each in parameters]
+    optimizer = torch.optim.SGD(parameters, learning_rate, momentum=MOMENTUM)
+    network.train(trains_norms)
+    for _ in range(epochs):
+        for images, classes in batches(pixels, labels, preprocessing, generator):
+            if len(classes) == 1:  # It has no variance.
+                continue
+            loss = F.cross_entropy(network(images), classes)
+            if mu:
+                loss = loss + proximal_term(parameters, start, mu)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+@torch.inference_mode()
+def count_right(
+    network: nn.Module, pixels: np.ndarray, labels: np.ndarray, preprocessing: Mapping[str, Any]
+) -> int:
+    """Return the number of images that a network classifies correctly."""
+    network.eval()
+    return sum(
+        int((network(images).argmax(1) == classes).sum())
+        for images, classes in batches(pixels, labels, preprocessing)
+    )
+
+
+def weights_of(network: nn.Module, *, has_norms: bool) -> dict[str, np.ndarray]:
+    """Return what clients and server send each other, in order of names.
+
+    These are the trained weights, and the statistics of the norms if they are trained as well.
+    """
+    names = {name for name, _ in network.named_parameters()}
+    return {
+        name: each.numpy()
+        for name, each in sorted(network.state_dict().items())
+        if name in names or (has_norms and each.is_floating_point())
+    }
+
+
+def norms_of(network: nn.Module) -> bytes:
+    """Return the statistics of the norms before the first round."""
+    return save({name: each.numpy() for name, each in network.named_buffers()})
+
+
+def load_weights(
+    network: nn.Module, arrays: Sequence[np.ndarray], norms: bytes, *, has_norms: bool
+) -> None:
+    """Give a network the arrays of `weights_of` and, where these have none, the norms."""
+    own = dict(zip(weights_of(network, has_norms=has_norms), arrays, strict=True))
+    tensors = {**load(norms), **own}
+    network.load_state_dict({name: torch.from_numpy(each) for name, each in tensors.items()})
+
+
+def refusal(arrays: Sequence[np.ndarray], sent: Sequence[np.ndarray], weight: float) -> str:
+    """Return why an answer of a client cannot be averaged; empty if it can.
+
+    Args:
+        arrays: the weights that it sent.
+        sent: the weights that it got.
+        weight: how much it counts.
+    """
+    if [each.shape for each in arrays] != [each.shape for each in sent]:
+        return "its weights have other shapes than those of the network"
+    if broken := sum(not np.isfinite(each).all() for each in arrays):
+        return f"{broken} of its {len(arrays)} tensors have values that are NaN or infinite"
+    if not (np.isfinite(weight) and weight > 0):
+        return f"its number of images is {weight}"
+    return ""
+
+
+def write_round(
+    path: Path, weights: Mapping[str, np.ndarray], record: Mapping[str, object]
+) -> None:
+    """Replace the file of the weights; a server that is killed leaves the old one or the new one.
+
+    Args:
+        path: the safetensors file.
+        weights: the weights by name.
+        record: the number of rounds, and what they were made with.
+    """
+    stored = {name: np.ascontiguousarray(each, np.float32) for name, each in weights.items()}
+    temporary = path.with_name(f".{path.name}.unfinished")
+    with temporary.open("wb") as file:
+        file.write(save(stored, {"record": json.dumps(record)}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_round(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the weights, in order of names, and the record of a file of `write_round`."""
+    with safe_open(str(path), framework="np") as file:
+        record = json.loads((file.metadata() or {})["record"])
+        return {name: file.get_tensor(name) for name in sorted(file.keys())}, record

@@ -1,0 +1,256 @@
+"""Federated fine-tuning: an app for Flower from an exported model, and its weights taken back.
+
+The app runs in an environment of its own, without this package: Flower needs older versions of
+libraries than this package is tested with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, JsonValue
+
+from nas import files
+from nas.data import image_reading
+from nas.deploy import script_steps
+from nas.deploy.answers import find_answers
+from nas.deploy.card import ModelOrigin
+from nas.deploy.confidence import calibrate
+from nas.deploy.export import export_model
+from nas.deploy.exporting import TABLE_FORMATS, choose_threshold
+from nas.deploy.folder import PREPROCESSING_FILE, ModelFolder, digest
+from nas.deploy.int8 import logits_as_chosen
+from nas.deploy.model import TrainedModel
+from nas.deploy.requests import ExportRequest
+from nas.deploy.saved_model import SOURCE_FILE, WEIGHTS_FILE, load_model
+from nas.deploy.scripts import standalone
+from nas.deploy.torch_source import TorchSource
+from nas.deploy.verify import load_data
+from nas.display.progress import Advance
+from nas.errors import CheckpointError, RequestError
+from nas.files import foreign
+from nas.files.documents import Digest, Document, Format, to_json
+from nas.lifecycle.comparison import Judged
+from nas.lifecycle.version import ModelVersion, Replacement
+from nas.run.answers import ANSWERS_FILE
+from nas.supernet import checkpoint
+
+APP_FILES = {
+    "federated_client.py": "client_app.py",
+    "federated_server.py": "server_app.py",
+    "federated_start.py": "start.py",
+}
+"""Files of this folder, and what they are called in an app."""
+
+REQUIREMENTS = ("flwr>=1.42,<2", "numpy", "pillow", "safetensors", "torch")
+"""What the environment of an app needs. Secure aggregation is in no fixed interface of Flower."""
+
+_STEPS = "nas.lifecycle.federated_steps"
+"""What the files of an app import as `steps`."""
+
+_STATISTICS = (".running_mean", ".running_var")
+"""Endings of the names of statistics, which clients with noise or masks do not send."""
+
+_FACTS = (
+    *("data", "statements", "image_changes", "latencies_us"),
+    *("search_device", "search_runtime", "search_dtype"),
+)
+"""What the card says of the network with any weights."""
+
+_PROJECT = """\
+[project]
+name = "federated-{name}"
+version = "1.0.0"
+description = "Fine-tunes network {name} on images that stay where they are."
+dependencies = [{requirements}]
+
+[tool.flwr.app]
+publisher = "local"
+
+[tool.flwr.app.components]
+serverapp = "server_app:app"
+clientapp = "client_app:app"
+
+[tool.flwr.app.config]
+model = "{model}"
+# The server waits for so many clients before it starts.
+clients = {clients}
+rounds = 10
+# Of each client in a round.
+epochs = 1
+learning-rate = 0.01
+# FedProx: how much weights that leave those of the server cost. FedAvg has 0.
+proximal-mu = 0.0
+# Differential privacy: the noise over the largest change of a client, which is clipped. 0 has none.
+noise = 0.0
+clip = 1.0
+# Whether the server sees the sum of the weights alone.
+secure-aggregation = false
+# How long the server waits for the clients of a round.
+round-seconds = 3600
+# File of the server with the weights after the last round, from which it continues.
+weights = "federated.safetensors"
+"""
+
+
+class FederatedRecord(Document):
+    """The record in the weights that the server of an app stores.
+
+    Attributes:
+        model: SHA-256 of the `network.safetensors` of the model.
+        rounds: number of rounds that are done.
+        settings: settings of the app, by the names in its `pyproject.toml`.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    model: Digest
+    rounds: Annotated[int, Field(ge=1)]
+    settings: dict[str, JsonValue]
+
+
+FEDERATED = Format(
+    FederatedRecord,
+    "the weights of federated fine-tuning",
+    CheckpointError,
+    "Copy federated.safetensors again from the folder of the server.",
+)
+
+
+def write_app(model: Path, clients: int, out: Path) -> None:
+    """Write an app for Flower that fine-tunes an exported model on images of its clients.
+
+    Args:
+        model: folder of the model, with the files of format `torch`.
+        clients: number of clients for which its server waits.
+        out: folder of the app, which must be new.
+
+    Raises:
+        RequestError: the model was not exported as `torch`, there are less than two clients, or the
+            folder has something in it.
+        ExportError, RunFolderError: a file of the model is changed, or nothing was exported.
+    """
+    folder = _torch_folder(model)
+    if clients < 2:
+        raise RequestError(f"{clients} clients share nothing.", remedy="Give at least two.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out} is not empty.", remedy="Give a new folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (SOURCE_FILE, WEIGHTS_FILE, PREPROCESSING_FILE):
+        shutil.copy2(folder.path / name, out / name)
+    here = Path(__file__).parent
+    steps = standalone(here / "federated_steps.py", image_reading, foreign, script_steps)
+    texts = {own: (here / name).read_text(encoding="utf-8") for name, own in APP_FILES.items()}
+    texts = {name: text.replace(_STEPS, "steps") for name, text in texts.items()}
+    texts["steps.py"] = steps
+    texts["pyproject.toml"] = _PROJECT.format(
+        name=folder.card.id,
+        requirements=", ".join(f'"{each}"' for each in REQUIREMENTS),
+        model=digest(folder.path / WEIGHTS_FILE),
+        clients=clients,
+    )
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+
+
+def take_back(
+    model: Path,
+    weights: Path,
+    out: Path,
+    *,
+    max_negative_flips: float | None = None,
+    progress: Advance | None = None,
+) -> ModelVersion:
+    """Export a model with the weights of its federated fine-tuning, as its next version.
+
+    The temperature is fitted again, and the files are quantised and verified as `nas export` does.
+    The norms stay those of the clients' images: those of the model's own images would undo most of
+    what the clients taught it.
+
+    Args:
+        model: folder of the model that the app was made from, as it was exported.
+        weights: what the server of the app stored.
+        out: folder of the new model, which must be new.
+        max_negative_flips: share of the images that judged the model that may be right with it and
+            wrong with the new one, as a fraction; by default any.
+        progress: receives the steps of the export.
+
+    Raises:
+        RequestError: the weights are of another model, or the folder exists.
+        CheckpointError: the file of the weights is damaged.
+        DataError: the images of the model are not here, or others.
+        ExportError: a format could not be exported, or too many images are wrong now.
+    """
+    folder = _torch_folder(model)
+    if out.exists():
+        raise RequestError(f"{out} exists.", remedy="Give a new folder with --out.")
+    replacement = Replacement(model, max_negative_flips=max_negative_flips)
+    card, trained = folder.card, load_model(model)
+    record = _load_weights(trained, weights, digest(folder.path / WEIGHTS_FILE))
+    data = load_data(card.data, trained.preprocessing.reading.decoded_size, folder.path)
+    calibration = calibrate(trained.network, data)
+    parts = card.data.judging_parts
+    answers = find_answers(
+        logits_as_chosen(trained, data)(data.part(*parts)), data, parts, pictures=False
+    )
+    replacement.require_flips(Judged(out.name, answers, card.data))
+    formats = [each.format for each in card.files if each.format not in TABLE_FORMATS]
+    request = ExportRequest(formats=formats).or_else(ExportRequest.of_card(card))
+    threshold = choose_threshold(trained, data, request)
+    trained.preprocessing = trained.preprocessing.model_copy(
+        update={"min_confidence": threshold and threshold.min_confidence}
+    )
+    origin = ModelOrigin(
+        id=out.name,
+        calibration=calibration,
+        threshold=threshold,
+        recipe={**card.recipe, "federated": {**record.settings, "rounds": record.rounds}},
+        threads=next((each.latency.threads for each in card.files if each.latency), 1),
+        answers=answers,
+        **{name: getattr(card, name) for name in _FACTS},
+    )
+    result = ModelFolder(out)
+    export_model(trained, data, result, request, origin, progress)
+    files.replace(out / ANSWERS_FILE, to_json(answers))
+    return replacement.write_version(result)
+
+
+def _torch_folder(model: Path) -> ModelFolder:
+    """Return the folder of a model. Raises RequestError if it has no files of format `torch`."""
+    folder = ModelFolder(model)
+    folder.require_unchanged()
+    if not (folder.path / WEIGHTS_FILE).is_file():
+        raise RequestError(
+            f"{model} has no {WEIGHTS_FILE}.",
+            remedy="Export the model with `nas export --format torch`.",
+        )
+    return folder
+
+
+def _load_weights(model: TrainedModel, path: Path, expected: str) -> FederatedRecord:
+    """Give a model the weights that a server stored, and return their record.
+
+    Raises:
+        RequestError: they are of another model than that with the digest `expected`.
+        CheckpointError: the file is damaged.
+    """
+    tensors, text = checkpoint.read_tensors(path, FEDERATED)
+    record = FEDERATED.parse(text.encode(), f"The record in {path}")
+    if record.model != expected:
+        raise RequestError(
+            f"{path} has weights of another model.", remedy="Name the model of the app."
+        )
+    state = model.network.tensors()
+    names = {
+        key: name
+        for key, name in TorchSource(model.network.graph).tensor_names.items()
+        if name in tensors or not name.endswith(_STATISTICS)
+    }
+    checkpoint.require_tensors(path, tensors, {name: state[key] for key, name in names.items()})
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise FEDERATED.failure(f"{path}: tensor {name!r} has values that are not finite")
+    model.network.load_state_dict(state | {key: tensors[name] for key, name in names.items()})
+    return record

@@ -1,0 +1,348 @@
+"""Apps for federated fine-tuning: what their two sides do, and the way back of the weights."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas.deploy.folder import ModelFolder
+from nas.deploy.formats import model_format
+from nas.deploy.networks import load_trained
+from nas.deploy.saved_model import load_model, write_model
+from nas.deploy.script_steps import as_input
+from nas.deploy.torch_source import TorchSource
+from nas.errors import CheckpointError, ExportError, RequestError
+from nas.lifecycle.federated_steps import (
+    count_right,
+    fine_tune,
+    load_weights,
+    norms_of,
+    proximal_term,
+    read_folder,
+    read_round,
+    refusal,
+    weights_of,
+    write_round,
+)
+from nas.lifecycle.federation import APP_FILES, take_back, write_app
+from nas.lifecycle.version import version_of
+from nas.opened_run import open_run
+from tests.commands import document
+from tests.flower import FlowerApp, flower_python
+from tests.plans.cases import copy_of_example
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model of the example run, with the files of format `torch`."""
+    run = open_run(copy_of_example(tmp_path_factory.mktemp("federated") / "run", has_files=True))
+    folder = ModelFolder(run.path / "models" / "tb41")
+    with folder.staging() as staging:
+        write_model(load_trained(run, "tb41"), staging / "network.safetensors")
+        card = json.loads((folder.path / "card.json").read_text())
+        card["files"] = [each for each in card["files"] if each["format"] != "onnx-int8"]
+        (staging / "card.json").write_text(json.dumps(card))
+        folder.publish(staging)
+    return run, folder.path
+
+
+@pytest.fixture
+def app(exported, tmp_path):
+    write_app(exported[1], 3, tmp_path / "app")
+    return tmp_path / "app"
+
+
+@pytest.fixture
+def network(exported):
+    """The plain module of the model, as an app has it."""
+    model = load_model(exported[1])
+    return TorchSource(model.network.graph).module(model.network.tensors())
+
+
+def write_images(folder, run, positions):
+    """Write test images of a run as a client has them."""
+    test = run.data.test
+    for at in positions:
+        path = folder / run.data.classes[test.labels[at]] / f"{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(test.pixels[at]).squeeze()).save(path)
+
+
+def preprocessing_of(folder):
+    return json.loads((folder / "preprocessing.json").read_text())
+
+
+def test_files_of_an_app_do_without_this_package(app, tmp_path, exported):
+    run, _ = exported
+    write_images(tmp_path / "photos", run, range(30))
+    settings = tomllib.loads((app / "pyproject.toml").read_text())
+    assert settings["tool"]["flwr"]["app"]["config"]["clients"] == 3
+    for name in (*APP_FILES.values(), "steps.py"):
+        text = (app / name).read_text()
+        compile(text, name, "exec")
+        assert "nas." not in "".join(line for line in text.splitlines() if "import" in line)
+    program = """
+import sys; sys.modules["nas"] = None
+import json, pathlib, network, steps
+preprocessing = json.loads(pathlib.Path("preprocessing.json").read_text())
+pixels, labels = steps.read_folder(pathlib.Path(sys.argv[1]), preprocessing)
+print(len(labels), steps.count_right(network.load(), pixels, labels, preprocessing))
+"""
+    command = [sys.executable, "-c", program, tmp_path / "photos"]
+    environment = {**os.environ, "PYTHONPATH": str(app)}
+    done = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    test = run.data.test
+    logits = load_trained(run, "tb41").pixel_logits(test.pixels[:30])
+    assert done.stdout.split() == ["30", str((logits.argmax(1) == test.labels[:30]).sum())]
+
+
+def test_start_switches_telemetry_off_and_names_the_program(app, tmp_path):
+    programs, photos = tmp_path / "bin", tmp_path / 'my "photos"'
+    programs.mkdir()
+    photos.mkdir()
+    (programs / "python").symlink_to(sys.executable)
+    for name in ("flower-superlink", "flower-supernode", "flwr"):
+        program = programs / name
+        program.write_text(
+            '#!/bin/sh\necho "$FLWR_TELEMETRY_ENABLED $FLWR_DISABLE_UPDATE_CHECK"\n'
+            'for each in "$@"; do echo "$each"; done\n'
+        )
+        program.chmod(0o755)
+
+    def started(*arguments):
+        command = [programs / "python", app / "start.py", *arguments]
+        environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        telemetry, *printed = done.stdout.splitlines()
+        assert telemetry == "0 1"
+        return printed
+
+    assert started("server") == ["--disable-runtime-dependency-installation", "--insecure"]
+    assert "--insecure" not in started("server", "--ssl-certfile", "own.pem")
+    client = started("client", "--name", "north", "--images", photos, "--server", "here:9000")
+    values = client[client.index("--node-config") + 1]
+    assert tomllib.loads(values.replace(" images", "\nimages")) == {
+        "name": "north",
+        "images": str(photos),
+    }
+    assert client[: client.index("--node-config")] == ["--superlink", "here:9000", "--insecure"]
+    assert started("run", "--run-config", "rounds=3")[-2:] == ["--run-config", "rounds=3"]
+    home = tomllib.loads((app / ".flwr" / "config.toml").read_text())
+    assert home["superlink"]["server"] == {"address": "127.0.0.1:8000", "insecure": True}
+
+
+def test_clients_read_folders_of_classes(tmp_path, exported, capsys):
+    run, folder = exported
+    preprocessing = preprocessing_of(folder)
+    write_images(tmp_path, run, range(12))
+    (tmp_path / "3").mkdir(exist_ok=True)
+    (tmp_path / "3" / "broken.png").write_bytes(b"no image")
+    pixels, labels = read_folder(tmp_path, preprocessing)
+    order = sorted(range(12), key=lambda at: (run.data.test.labels[at], f"{at}.png"))
+    assert labels.tolist() == [run.data.test.labels[at] for at in order]
+    np.testing.assert_array_equal(pixels, run.data.test.pixels[:12][order])
+    assert "broken.png is left out" in capsys.readouterr().err
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ValueError, match="has cat; expected folders named 0, 1"):
+        read_folder(tmp_path, preprocessing)
+
+
+def test_proximal_term_is_half_the_squared_distance_and_pulls_back():
+    rng = torch.Generator().manual_seed(0)
+    start = [torch.randn(3, 2, generator=rng), torch.randn(4, generator=rng)]
+    own = [(each + torch.randn(each.shape, generator=rng)).requires_grad_() for each in start]
+    term = proximal_term(own, start, mu=0.3)
+    flat = torch.cat([(a - b).flatten() for a, b in zip(own, start, strict=True)])
+    assert term.item() == pytest.approx(0.15 * (flat @ flat).item())
+    term.backward()
+    for each, sent in zip(own, start, strict=True):
+        torch.testing.assert_close(each.grad, 0.3 * (each.detach() - sent))
+
+
+@pytest.mark.parametrize("trains_norms", [False, True])
+def test_fine_tuning_learns_and_leaves_the_norms_if_asked(network, exported, trains_norms):
+    run, folder = exported
+    preprocessing, test = preprocessing_of(folder), run.data.test
+    # Other classes than the network knows, so that there is something to learn.
+    pixels, labels = np.asarray(test.pixels[:65]), (test.labels[:65] + 1) % 10
+    sent = {name: each.copy() for name, each in weights_of(network, has_norms=False).items()}
+    norms, distances = norms_of(network), {}
+    for mu in (0.0, 5.0):
+        load_weights(network, list(sent.values()), norms, has_norms=False)
+        before = count_right(network, pixels, labels, preprocessing)
+        fine_tune(
+            network,
+            pixels,
+            labels,
+            preprocessing,
+            epochs=20,
+            learning_rate=0.01,
+            mu=mu,
+            trains_norms=trains_norms,
+            seed=0,
+        )
+        own = weights_of(network, has_norms=False)
+        distances[mu] = sum(((own[name] - sent[name]) ** 2).sum() for name in sent)
+        if not mu:
+            assert count_right(network, pixels, labels, preprocessing) > before + 8
+        assert (norms_of(network) == norms) == (not trains_norms)
+    assert 0 < distances[5.0] < distances[0.0] / 2
+
+
+@pytest.mark.parametrize("has_norms", [False, True])
+def test_weights_survive_the_network_and_the_file(network, tmp_path, has_norms):
+    weights = weights_of(network, has_norms=has_norms)
+    assert any("running_var" in name for name in weights) == has_norms
+    changed = {name: each + 1 for name, each in weights.items()}
+    path = tmp_path / "federated.safetensors"
+    write_round(path, changed, {"rounds": 3})
+    stored, record = read_round(path)
+    assert record == {"rounds": 3}
+    assert list(stored) == list(changed)
+    norms = norms_of(network)
+    load_weights(network, list(stored.values()), norms, has_norms=has_norms)
+    for name, each in weights_of(network, has_norms=has_norms).items():
+        np.testing.assert_array_equal(each, changed[name])
+    assert (norms_of(network) == norms) == (not has_norms)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (lambda arrays: arrays[0].fill(np.nan), "1 of its 2 tensors"),
+        (lambda arrays: arrays[1].__setitem__(0, -np.inf), "1 of its 2 tensors"),
+        (lambda arrays: arrays.pop(), "other shapes"),
+        (lambda arrays: arrays.reverse(), "other shapes"),
+    ],
+)
+def test_answers_that_cannot_be_averaged_are_refused(broken, reason):
+    sent = [np.ones((2, 3), np.float32), np.ones(4, np.float32)]
+    answer = [each.copy() for each in sent]
+    assert refusal(answer, sent, 10) == ""
+    assert "images is nan" in refusal(answer, sent, float("nan"))
+    assert "images is 0" in refusal(answer, sent, 0)
+    broken(answer)
+    assert reason in refusal(answer, sent, 10)
+
+
+def test_app_needs_files_for_torch_clients_and_room(exported, tmp_path):
+    run, folder = exported
+    with pytest.raises(RequestError, match=r"has no network\.safetensors"):
+        write_app(run.path / "models" / "m37e", 3, tmp_path / "app")
+    with pytest.raises(RequestError, match="1 clients"):
+        write_app(folder, 1, tmp_path / "app")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "notes").touch()
+    with pytest.raises(RequestError, match="is not empty"):
+        write_app(folder, 2, tmp_path / "app")
+
+
+@pytest.fixture
+def stored(app, network, tmp_path):
+    """Weights as the server of the app stores them, and what they are in the network."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: each * rng.normal(1, 0.02, each.shape).astype(np.float32)
+        for name, each in weights_of(network, has_norms=True).items()
+    }
+    config = tomllib.loads((app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    record = {"schema": 1, "model": config["model"], "rounds": 4, "settings": config}
+    write_round(tmp_path / "federated.safetensors", weights, record)
+    return tmp_path / "federated.safetensors", weights, record
+
+
+@pytest.mark.slow
+def test_weights_come_back_as_the_next_version(exported, stored, network, tmp_path, invoke):
+    run, folder = exported
+    path, weights, _ = stored
+    out = tmp_path / "new"
+    printed = document(invoke("federate", folder, "--weights", path, "--out", out, "--json"))
+    assert printed["version"] == "1.1"
+    version = version_of(out)
+    assert (version.parent, version.comparison.now) == ("tb41", "new")
+    card = ModelFolder(out).card
+    assert card.recipe["federated"]["rounds"] == 4
+    # The table of the device is not at hand, so that TVM has nothing to compile with.
+    assert [each.format for each in card.files] == ["onnx"]
+    ModelFolder(out).require_unchanged()
+    verified = invoke("verify", out)
+    assert verified.returncode == 0, verified.stderr
+    # The temperature divides the logits, so that each is the same multiple of what is expected.
+    load_weights(network, list(weights.values()), norms_of(network), has_norms=True)
+    pixels = np.asarray(run.data.test.pixels[:20])
+    images = as_input(pixels, preprocessing_of(folder))
+    expected = network(torch.from_numpy(images)).detach().numpy()
+    logits = model_format("onnx").load(out / "model.onnx").logits(images)
+    scale = (logits * expected).sum() / (expected**2).sum()
+    np.testing.assert_allclose(logits, scale * expected, atol=1e-3 * np.abs(logits).max())
+
+
+def test_other_weights_are_refused(exported, stored, tmp_path):
+    _, folder = exported
+    path, weights, record = stored
+    write_round(path, weights, {**record, "model": "0" * 64})
+    with pytest.raises(RequestError, match="weights of another model"):
+        take_back(folder, path, tmp_path / "new")
+    first = next(iter(weights))
+    write_round(path, {**weights, first: np.full_like(weights[first], np.inf)}, record)
+    with pytest.raises(CheckpointError, match=f"'{first}' has values that are not finite"):
+        take_back(folder, path, tmp_path / "new")
+    write_round(path, {name: each for name, each in weights.items() if name != first}, record)
+    with pytest.raises(CheckpointError, match=f"has no tensor '{first}'"):
+        take_back(folder, path, tmp_path / "new")
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(CheckpointError, match="is not readable"):
+        take_back(folder, path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_that_are_wrong_too_often_are_not_exported(exported, stored, tmp_path):
+    _, folder = exported
+    path, weights, record = stored
+    write_round(path, {name: np.zeros_like(each) for name, each in weights.items()}, record)
+    with pytest.raises(ExportError, match="are wrong with new"):
+        take_back(folder, path, tmp_path / "new", max_negative_flips=0.5)
+    assert not (tmp_path / "new").exists()
+
+
+def test_command_writes_an_app_or_takes_weights(exported, tmp_path, invoke):
+    _, folder = exported
+    done = invoke("federate", folder, "--clients", 2, "--out", tmp_path / "app")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "app" / "start.py").is_file()
+    both = invoke("federate", folder, "--out", tmp_path / "other")
+    assert (both.returncode, both.stdout) == (2, "")
+    assert "either --clients or --weights" in both.stderr
+
+
+@pytest.mark.long
+def test_real_processes_average_and_leave_a_broken_client_out(exported, app, tmp_path, network):
+    python = flower_python()
+    for number, name in enumerate(("one", "two", "broken")):
+        write_images(tmp_path / name, exported[0], range(number, 90, 3))
+    with FlowerApp(app, python, has_nan=True) as flower:
+        flower.start_server()
+        for name in ("one", "two", "broken"):
+            flower.start_client(name, tmp_path / name)
+        flower.run(rounds=2)
+        flower.wait_for_round(1)
+        flower.kill("server")  # It continues with the round that it stored.
+        flower.start_server()
+        flower.run(rounds=2)
+        flower.wait_for_round(2)
+        assert "Client broken (node" in flower.log("run")
+        assert "1 of 2 rounds are done" in flower.log("run")
+    stored, record = read_round(flower.weights)
+    assert record["settings"]["clients"] == 3
+    before = weights_of(network, has_norms=True)
+    assert all(np.isfinite(each).all() for each in stored.values())
+    assert any((each != before[name]).any() for name, each in stored.items())
