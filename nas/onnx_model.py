@@ -27,6 +27,9 @@ INPUT = "image"
 OUTPUT = "logits"
 """Name of the model's output."""
 
+FEATURES = "features"
+"""Name of a tensor that the prefix of a network gives and its rest reads."""
+
 BATCH = "batch"
 """Name of the model's dynamic dimension."""
 
@@ -34,7 +37,9 @@ _ELEMENTWISE = {"relu": "Relu", "hard_swish": "HardSwish", "add": "Add", "multip
 """Operators of ONNX for kinds of ops whose only arguments are their inputs."""
 
 
-def model(graph: Graph, weights: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
+def model(
+    graph: Graph, weights: Mapping[str, NDArray[np.float32]], *, features: int | None = None
+) -> onnx.ModelProto:
     """Return the ONNX model of a graph, for any batch size.
 
     The input is `image`, float32 `batch x channels x height x width`. The output is `logits`,
@@ -45,13 +50,20 @@ def model(graph: Graph, weights: Mapping[str, NDArray[np.float32]]) -> onnx.Mode
         graph: graph to write. Norms are folded before it is written (`graph.folded`).
         weights: weights of `graph.folded`, as `nas.torch_network.folded_weights` returns them. They
             become initialisers called `<slot>.weight` and `<slot>.bias`.
+        features: position in `graph.folded` of an op whose output, a map, is a second output of the
+            model, `features`; None for no such output.
 
     Raises:
         KeyError: the weights of a slot are missing.
         ValueError: an op has an unknown kind, an impossible shape or no slot, weights do not fit
             their op, or runtimes disagree about an average.
     """
-    return _model(graph.folded, _Writer(graph.folded, weights))
+    writer = _Writer(graph.folded, weights)
+    proto = _model(graph.folded, writer)
+    if features is not None:
+        rename(proto, writer.map_of(features), FEATURES)
+        proto.graph.output.append(_value_info(FEATURES, graph.folded.ops[features].shape))
+    return proto
 
 
 def quantised_model(network: QuantisedNetwork) -> onnx.ModelProto:
@@ -81,6 +93,15 @@ def _model(folded: Graph, writer: _Writer) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+
+
+def rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    """Give a tensor of a model another name, in all nodes and among inputs and outputs."""
+    for each in (*model.graph.input, *model.graph.output):
+        each.name = new if each.name == old else each.name
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
@@ -118,7 +139,7 @@ class _Writer:
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._graph = graph
         self._weights = weights
-        self._used_names = {INPUT, OUTPUT}
+        self._used_names = {INPUT, OUTPUT, FEATURES}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._maps = {0: self._finish(0, INPUT)}
         self._vectors: dict[int, str] = {}
@@ -226,6 +247,10 @@ class _Writer:
         self._write_pool(at, op, "AveragePool", count_include_pad=int(op.padding > 0))
 
     # Tensors
+
+    def map_of(self, at: int) -> str:
+        """Return the name of an op's output, which must be a map."""
+        return self._maps[at]
 
     def _map(self, at: int) -> str:
         """Return the name of an op's output as a map."""

@@ -65,7 +65,7 @@ def cascade(
 
     With --format, the chosen cascade is exported to a folder of its own, below cascades in the run:
     its networks, thresholds, and a run.py that says which network answered. It is verified, and
-    timed end to end on images of the data.
+    timed end to end on images of the data. A network with an exit becomes two ONNX files.
 
     \b
     Example: nas cascade results/quickstart
@@ -123,6 +123,9 @@ def _print_exported(folder: Path, record: CascadeRecord) -> None:
         f"{name} {format_latency(us)}"
         for name, us in zip(record.cascade.networks, timing.alone_us, strict=True)
     )
+    if timing.whole_us is not None:
+        ratio = timing.mean_us / timing.whole_us
+        alone += f"; the network without its exit: {format_latency(timing.whole_us)} ({ratio:.2f})"
     console.say(
         f"{folder}: test accuracy {images.text(record.accuracy, 'test')}. On {timing.images} "
         f"images it took {format_latency(timing.mean_us)} on average, "

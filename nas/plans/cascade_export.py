@@ -59,6 +59,7 @@ from nas.machine import this_machine
 from nas.machine.processes import ChildProcess
 from nas.plans.cascade import HIGH_SHARE, Cascade, dtype_of
 from nas.plans.cascade_timing import time_images
+from nas.plans.exit_files import format_of, write_exit
 from nas.run.model_card import PREPROCESSING, ExportedFile, ModelData, Preprocessing, ScriptCheck
 from nas.run.progress import JobProgress
 from nas.run.run import Run
@@ -97,6 +98,7 @@ class CascadeTiming(Document):
         answered: number of these that each network answered.
         mean_us, high_us, worst_us: mean, 95% and largest of the latencies of the images.
         alone_us: mean latency of each network alone, on the same images in the same rounds.
+        whole_us: likewise that of the whole network without its exit, if it has one.
         threads: number of threads that the runtime may use.
     """
 
@@ -106,6 +108,7 @@ class CascadeTiming(Document):
     high_us: Positive
     worst_us: Positive
     alone_us: tuple[Positive, ...]
+    whole_us: Positive | None = None
     threads: Annotated[int, Field(ge=1)]
 
 
@@ -182,7 +185,8 @@ def export_cascade(
 ) -> CascadeRecord:
     """Export a cascade of a run to the folder `cascades/<names>`, and verify and time it there.
 
-    Its networks are exported to their own folders first, as by `nas export`.
+    Its networks are exported to their own folders first, as by `nas export`. A network with an exit
+    is exported without it there, and as its two parts to the folder of the cascade.
 
     Args:
         run: the run.
@@ -207,14 +211,21 @@ def export_cascade(
         raise InfeasibleError(cascade.verdict, remedy="Export the single network.")
     _require_format(run, cascade, format_name)
     request = checked_request(run, ExportRequest(formats=(format_name,)), progress)
-    models = export(run, cascade.networks, request, progress)
+    exported = cascade.networks[1:] if cascade.has_exit else cascade.networks
+    models = export(run, exported, request, progress)
     folder, data = cascade_folder(run, cascade), model_data(run)
     threads = min(run.settings.device.threads, this_machine.allowed_cores())
     progress.begin(f"cascade {cascade.name}", "step")
     with folder.staging() as staging:
+        if cascade.has_exit:
+            files = write_exit(run, models[0], staging)
+        else:
+            files = [_copy_stage(model, staging, format_name) for model in models]
         stages = [
-            _copy_stage(model, staging, format_name, threshold)
-            for model, threshold in zip(models, (*cascade.thresholds, None), strict=True)
+            CascadeStage(network=name, file=file, min_confidence=threshold)
+            for name, file, threshold in zip(
+                cascade.networks, files, (*cascade.thresholds, None), strict=True
+            )
         ]
         judging = run.data.part(*data.judging_parts)
         with _running(staging, stages) as networks:
@@ -225,7 +236,8 @@ def export_cascade(
             accuracy = _accuracy(networks, run.data, run.data.test)
             holdout_accuracy = _accuracy(networks, run.data, judging)
             progress.advance(len(networks) + 1, len(networks) + 2, "latency")
-            timing = _time(networks, sample_images(judging, TIMED_IMAGES), threads)
+            whole = models[0].path if cascade.has_exit else None
+            timing = _time(networks, sample_images(judging, TIMED_IMAGES), threads, whole)
             record = CascadeRecord(
                 cascade=cascade,
                 stages=tuple(stages),
@@ -296,6 +308,11 @@ def verify_cascade(path: Path | str, progress: JobProgress) -> CascadeVerificati
 
 def _require_format(run: Run, cascade: Cascade, name: str) -> None:
     """Raise RequestError unless a format holds the networks, and `run.py` runs it."""
+    if cascade.has_exit and name != "onnx":
+        raise RequestError(
+            f"{cascade.name} cannot be exported as {name}: its two parts are ONNX files.",
+            remedy="Use --format onnx.",
+        )
     (dtype,) = {dtype_of(run, model) for model in run.models if model.record.id in cascade.networks}
     if name in REQUIREMENTS and model_format(name).precision == dtype:
         return
@@ -307,9 +324,7 @@ def _require_format(run: Run, cascade: Cascade, name: str) -> None:
     )
 
 
-def _copy_stage(
-    model: ModelFolder, staging: Path, format_name: str, threshold: float | None
-) -> CascadeStage:
+def _copy_stage(model: ModelFolder, staging: Path, format_name: str) -> ExportedFile:
     """Copy the file of an exported network, and what verifies it, to the folder of a cascade."""
     file = next(each for each in model.card.files if each.format == format_name)
     if not file.runs_here:
@@ -324,7 +339,7 @@ def _copy_stage(
         source = model.path / name
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         copy(source, folder / name)
-    return CascadeStage(network=model.path.name, file=file, min_confidence=threshold)
+    return file
 
 
 @contextmanager
@@ -334,7 +349,7 @@ def _running(folder: Path, stages: Sequence[CascadeStage]) -> Iterator[list[_Net
         networks = []
         for stage in stages:
             own = folder / stage.network
-            process = ModelProcess(model_format(stage.file.format), own / stage.file.file)
+            process = ModelProcess(format_of(stage.file), own / stage.file.file)
             networks.append(
                 _Network(
                     stage,
@@ -367,30 +382,39 @@ def _accuracy(networks: Sequence[_Network], data: ImageDataset, images: Images) 
     return data.score(classes, images.labels)
 
 
-def _time(networks: Sequence[_Network], images: Images, threads: int) -> CascadeTiming:
-    """Time a cascade end to end on some images."""
+def _time(
+    networks: Sequence[_Network], images: Images, threads: int, whole: Path | None
+) -> CascadeTiming:
+    """Time a cascade end to end on some images, beside its networks and a whole one in a folder."""
+    files = [(type(each.process.model_file), each.process.path.absolute()) for each in networks]
+    inputs = [normalised(images, each.preprocessing) for each in networks]
+    if whole is not None:
+        format_ = model_format("onnx")
+        files.append((type(format_), (whole / format_.file_name).absolute()))
+        inputs.append(inputs[0])
     process = ChildProcess()
     try:
         stages, seconds, alone = process.call(
             time_images,
-            type(networks[0].process.model_file),
-            [each.process.path.absolute() for each in networks],
+            files,
             threads,
             [each.stage.min_confidence for each in networks[:-1]],
-            [normalised(images, each.preprocessing) for each in networks],
+            inputs,
             limit_s=TIMING_LIMIT_SECONDS,
         )
     except (ChildProcessError, TimeoutError, RuntimeError) as error:
         raise ExportError(f"The process that times the cascade: {error}.") from error
     finally:
         process.close()
+    alone_us = (1e6 * alone.mean(0)).tolist()
     return CascadeTiming(
         images=len(images),
         answered=tuple(np.bincount(stages, minlength=len(networks)).tolist()),
         mean_us=1e6 * float(seconds.mean()),
         high_us=1e6 * float(np.quantile(seconds, HIGH_SHARE)),
         worst_us=1e6 * float(seconds.max()),
-        alone_us=tuple((1e6 * alone.mean(0)).tolist()),
+        alone_us=tuple(alone_us[: len(networks)]),
+        whole_us=alone_us[-1] if whole is not None else None,
         threads=threads,
     )
 

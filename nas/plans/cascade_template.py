@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.data.image_reading import UnreadableImageError
 from nas.deploy.script_loaders import load_network
-from nas.deploy.script_steps import network_input, plain_output, use_file
+from nas.deploy.script_steps import OutputsOf, network_input, open_onnx, plain_output, use_file
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -37,7 +37,7 @@ def main() -> int:
     for stage in stages:
         stage["preprocessing"] = read_json(FOLDER / stage["network"] / "preprocessing.json")
         stage["path"] = FOLDER / stage["network"] / stage["file"]["file"]
-        stage["logits_of"] = load_network(stage["path"])
+        stage["outputs_of"] = load_stage(stage["path"])
     results = [classify_image(name, stages) for name in options.images]
     if options.json:
         print(json.dumps(results))
@@ -47,10 +47,19 @@ def main() -> int:
     return int(any("error" in result for result in results))
 
 
+def load_stage(path: Path) -> OutputsOf:
+    """Return what gives the logits of a file, and of a prefix also what the rest reads."""
+    if path.name in ("prefix.onnx", "rest.onnx"):
+        return use_file(path, open_onnx, path)
+    logits_of = load_network(path)
+    return lambda image: [logits_of(image)[None]]
+
+
 def classify_image(name: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return which network answers an image file, and the logits of all that classified it."""
     inputs: dict[int, np.ndarray] = {}
     logits: list[list[float]] = []
+    features: list[np.ndarray] = []
     for stage in stages:
         size = stage["preprocessing"]["image_size"]
         try:
@@ -58,7 +67,8 @@ def classify_image(name: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
                 inputs[size] = network_input(Path(name), stage["preprocessing"])
         except UnreadableImageError as error:
             return {"image": name, "error": str(error)}
-        own = use_file(stage["path"], stage["logits_of"], inputs[size])
+        values = features[0] if features else inputs[size]
+        (own,), *features = use_file(stage["path"], stage["outputs_of"], values)
         logits.append(own.tolist())
         probabilities = np.exp(own.astype(np.float64) - own.max())
         probabilities /= probabilities.sum()

@@ -22,8 +22,7 @@ def confidence(logits: NDArray[np.float32]) -> float:
 
 
 def time_images(
-    kind: type[ModelFormat],
-    paths: Sequence[Path],
+    files: Sequence[tuple[type[ModelFormat], Path]],
     threads: int,
     thresholds: Sequence[float],
     inputs: Sequence[NDArray[np.float32]],
@@ -33,23 +32,22 @@ def time_images(
     The time of a cascade is that of its networks and of the decisions between them, in Python.
 
     Args:
-        kind: format of the files.
-        paths: file of each network.
+        files: format and file of each network, and of further ones that are timed alone.
         threads: number of threads that the runtime may use.
         thresholds: smallest confidence of an answer of each network but the last.
-        inputs: for each network, the images `n x C x H x W`.
+        inputs: for each file, the images `n x C x H x W`.
 
     Returns:
         Which network answers each image, `n`; the seconds of the cascade for each, `n`; and those
-        of each network alone, `n x networks`. Seconds are medians of `ROUNDS`.
+        of each file alone, `n x files`. Seconds are medians of `ROUNDS`.
     """
     with timing.pinned(threads):
-        loaded = [kind().open(path, threads) for path in paths]
+        loaded = [kind().open(path, threads) for kind, path in files]
         logits = [
             [model.logits(image[None])[0] for image in images]
             for model, images in zip(loaded, inputs, strict=True)
         ]
-        seconds = np.zeros((ROUNDS, len(inputs[0]), 1 + len(paths)))
+        seconds = np.zeros((ROUNDS, len(inputs[0]), 1 + len(files)))
         stages = np.zeros(len(inputs[0]), int)
         for round_seconds in seconds:
             for at, images in enumerate(zip(*inputs, strict=True)):
@@ -79,5 +77,5 @@ def _answer(
         runners[at]()
         if confidence(logits[at]) >= threshold:
             return at
-    runners[-1]()
+    runners[len(thresholds)]()
     return len(thresholds)

@@ -96,12 +96,7 @@ def _write_part(part: Graph, model: TrainedModel, path: Path) -> None:
 
     proto = onnx_model.model(part, model.weights)
     is_first = path.name == DEVICE_FILE
-    old, new = (onnx_model.OUTPUT if is_first else onnx_model.INPUT), "activation"
-    for each in (*proto.graph.input, *proto.graph.output):
-        each.name = new if each.name == old else each.name
-    for node in proto.graph.node:
-        for names in (node.input, node.output):
-            names[:] = [new if name == old else name for name in names]
+    onnx_model.rename(proto, onnx_model.OUTPUT if is_first else onnx_model.INPUT, "activation")
     onnx_model.save(proto, path)
 
 

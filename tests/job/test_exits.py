@@ -81,6 +81,8 @@ def test_the_table_has_what_predicts_both_parts_and_the_run_continues(folder):
         )
         == []
     )
+    names = open_run(OUT).cascades().judged.names
+    assert {f"{each.record.id}@exit" for each in run.models} <= set(names)
     files = {path: path.read_bytes() for path in run.path.glob(f"models/*/{EXIT_FILE}")}
     assert len(files) == 2
     jobs.run_job(load_job(Path("job.toml")), OUT)

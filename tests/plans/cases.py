@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.graph import Graph
 from nas.opened_run import open_run
 from nas.run.candidates import of_table
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space.exits import with_exit
+from nas.supernet import checkpoint
+from nas.torch_network import to_torch
 from tests.conftest import EXAMPLE
 from tests.plans.split_tables import write_table
 
@@ -72,14 +75,17 @@ def latencies_us(run: Path) -> dict[str, float]:
     return {each.id: each.measured_us for each in of_table(open_run(run).trials)}
 
 
-def run_with_exit(folder: Path, *, kernel_us: float = 0.01) -> tuple[Path, str]:
+def run_with_exit(
+    folder: Path, *, kernel_us: float = 0.01, has_files: bool = False
+) -> tuple[Path, str]:
     """Return a copy of the example whose most accurate network has an exit, and the ID of that one.
 
     All kernels, launches and starts take `kernel_us` by the table of the run. The network is right
     on all images but 5%, and its exit on 75%, of which it is sure, and on no others. No other
-    network has answers.
+    network has answers. The files of networks are those of the example, and the weights of the exit
+    are random ones, so that it is sure of some images.
     """
-    run = copy_of_example(folder)
+    run = copy_of_example(folder, has_files=has_files)
     models = open_run(run).models
     own = max(models, key=lambda model: model.record.space.startswith("mobilenet"))
     for model in models:
@@ -103,4 +109,16 @@ def run_with_exit(folder: Path, *, kernel_us: float = 0.01) -> tuple[Path, str]:
     change(
         run / "run.json", job__device__tables=str(run / "tables"), tables__float32__calibration=None
     )
+    if has_files:
+        _write_exit(run / own.folder, parts.whole)
     return run, name
+
+
+def _write_exit(folder: Path, whole: Graph) -> None:
+    """Write random weights of an exit to the folder of a model."""
+    _, record = checkpoint.read(folder / "weights.safetensors")
+    tensors = to_torch(whole, seed=0).tensors()
+    tensors["exit.linear.weight"] *= 3
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith("exit.")}
+    fields = record.model_dump(exclude={"schema_version", "sha256"}, exclude_none=True)
+    checkpoint.write(folder / "exit.safetensors", own, fields)

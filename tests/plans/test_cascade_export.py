@@ -190,14 +190,15 @@ def test_images_are_timed_with_the_networks_that_they_need(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((30, 1, 4, 4)).astype(np.float32)
     paths = []
-    for scale in (0.3, 3.0):
+    for scale in (0.3, 3.0, 1.0):
         matrix = scale * rng.standard_normal((16, formats.CLASSES))
         paths.append(tmp_path / f"{scale}.npy")
         np.save(paths[-1], matrix.astype(np.float32))
-    stages, seconds, alone = time_images(formats.Matrix, paths, 1, [0.7], [images, images])
+    files = [(formats.Matrix, path) for path in paths]  # The last one is timed alone only.
+    stages, seconds, alone = time_images(files, 1, [0.7], [images] * 3)
     logits = images.reshape(30, 16) @ np.load(paths[0])
     sure = softmax(logits.astype(float), axis=1).max(1) >= 0.7
     assert stages.tolist() == (~sure).astype(int).tolist()
     assert 0 < sure.sum() < 30
     assert (seconds > 0).all()
-    assert alone.shape == (30, 2)
+    assert alone.shape == (30, 3)

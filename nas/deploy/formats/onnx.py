@@ -91,13 +91,18 @@ class OnnxModel(LoadedModel):
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`."""
-        return self._session.run(None, {self._input: images})[0]
+        return self.outputs(images)[0]
+
+    def outputs(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return all outputs of the file for a batch; the logits are the first one."""
+        return self._session.run(None, {self._input: images})
 
     def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
         """See `LoadedModel.runner`."""
         binding = self._session.io_binding()
         binding.bind_cpu_input(self._input, np.ascontiguousarray(image))
-        binding.bind_output(self._session.get_outputs()[0].name, "cpu")
+        for output in self._session.get_outputs():
+            binding.bind_output(output.name, "cpu")
         return lambda: self._session.run_with_iobinding(binding)
 
     def quantised_layers(self) -> tuple[int, int]:

@@ -415,6 +415,9 @@ else:
 LogitsOf = Callable[[np.ndarray], np.ndarray]
 """Returns the logits of an image, from the input of the network."""
 
+OutputsOf = Callable[[np.ndarray], Sequence[np.ndarray]]
+"""Returns the outputs of a file, each with one row, the logits first."""
+
 Note = Callable[[str, "np.ndarray | None", "np.ndarray | None"], None]
 """Receives the path of an image, its pixels and the probabilities of its classes."""
 
@@ -461,14 +464,20 @@ def network_input(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
     return as_input(decoded(path, preprocessing), preprocessing)
 
 
-def load_onnx(path: Path) -> LogitsOf:
-    """Load a network for ONNX Runtime."""
+def open_onnx(path: Path) -> OutputsOf:
+    """Load a file for ONNX Runtime, which may have several outputs."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Read when ONNX Runtime is imported.
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image})[0][0]
+    return lambda values: session.run(None, {name: values})
+
+
+def load_onnx(path: Path) -> LogitsOf:
+    """Load a network for ONNX Runtime."""
+    outputs_of = open_onnx(path)
+    return lambda image: outputs_of(image)[0][0]
 
 
 def classify(
