@@ -92,9 +92,11 @@ class FlowerApp:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def log(self, name: str) -> str:
-        """Return what a part has written."""
-        return (self.folder / f"{name}.log").read_text()
+    def wait_for_log(self, name: str, text: str) -> list[str]:
+        """Wait until a part has written a text, and return the lines with it."""
+        path = self.folder / f"{name}.log"
+        self._wait(lambda: text in path.read_text(), f"{path} has no {text!r}")
+        return [line for line in path.read_text().splitlines() if text in line]
 
     def __enter__(self) -> FlowerApp:
         return self

@@ -20,6 +20,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 
+HOME = FOLDER / ".flwr"
+
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -32,11 +34,12 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder with a sub-folder for each class")
     parser.add_argument("--root-certificates", type=Path, help="certificates of a server with TLS")
     own, rest = parser.parse_known_args()
+    HOME.mkdir(exist_ok=True)
     environment = {
         **os.environ,
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_HOME": str(FOLDER / ".flwr"),
+        "FLWR_HOME": str(HOME),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     certificates = own.root_certificates and str(own.root_certificates.resolve())
@@ -44,6 +47,8 @@ def main() -> None:
     if own.part == "server":
         trust = [] if "--ssl-certfile" in rest else ["--insecure"]
         command = ["flower-superlink", "--disable-runtime-dependency-installation", *trust]
+        # A server that was killed knows its clients again.
+        command += ["--database", str(HOME / "server.db")]
     elif own.part == "client":
         if own.images is None or not own.images.is_dir():
             parser.error(f"--images {own.images}: expected a folder with a sub-folder per class")
@@ -69,8 +74,7 @@ def write_address(server: str, certificates: str | None) -> None:
     """Write where `flwr run` sends the app."""
     trust = f"root-certificates = {json.dumps(certificates)}" if certificates else "insecure = true"
     text = f'[superlink]\ndefault = "server"\n\n[superlink.server]\naddress = "{server}"\n{trust}\n'
-    (FOLDER / ".flwr").mkdir(exist_ok=True)
-    (FOLDER / ".flwr" / "config.toml").write_text(text, encoding="utf-8")
+    (HOME / "config.toml").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -135,9 +135,9 @@ def main() -> None:
             if number == 1 and options.restart:
                 app.kill("server")
                 app.start_server()
-                app.run(**settings)
-        refused = [line for line in app.log("run").splitlines() if "is left out" in line]
-        print("\n".join(refused))
+                app.run(**settings, clients=len(names) - options.kill)
+        if options.nan:
+            print("\n".join(app.wait_for_log("run", "is left out")))
 
 
 if __name__ == "__main__":

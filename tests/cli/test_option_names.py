@@ -31,7 +31,13 @@ OTHER_TOOLS = {
     "lifecycle/federated_start.py": {
         *("--server", "--name", "--images", "--root-certificates"),  # start.py
         *("--insecure", "--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile", "--superlink"),
-        *("--disable-runtime-dependency-installation", "--node-config", "--port", "--stream"),
+        *(
+            "--disable-runtime-dependency-installation",
+            "--database",
+            "--node-config",
+            "--port",
+            "--stream",
+        ),
     },
     "plans/split_export.py": {"--port"},  # server.py
     "plans/split_server.py": {"--host", "--port"},
