@@ -100,12 +100,12 @@ def cascade(
         return
     _print_curve(plan.curve)
     if any(each.has_exit for each in [*plan.curve, chosen]):
-        console.say("*: latencies of a network up to its exit and behind it are predicted.")
+        console.say("*: the shares of a network up to its exit and behind it are predicted.")
     for note in plan.notes:
         console.say(f"In no cascade: {note}.")
     console.say(f"Accuracies are those on {plan.images}; the others chose the thresholds.")
     console.say(f"{chosen.name}: {chosen.rule}.")
-    basis = "predicted" if chosen.has_exit else "the sum of its networks'"
+    basis = "in predicted shares" if chosen.has_exit else "the sum of its networks'"
     console.say(
         f"Accuracy {format_accuracy(chosen.interval)}. Latency, {basis}: "
         f"{format_latency(chosen.mean_us)} on average, {format_latency(chosen.high_us)} for 95% of "

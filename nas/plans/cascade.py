@@ -10,7 +10,7 @@ The last network may run on a server, to which a device sends the pixels of an i
 is called `k31b@server`, and its latency is that of the link and of the table of the server.
 
 A network with an exit (`nas.space.exits`) is a chain of its own: `k31b@exit`, the part of it up to
-the exit, and the rest of k31b. The table of the run predicts the latencies of both.
+the exit, and the rest of k31b. The table of the run predicts both shares of its measured latency.
 """
 
 from __future__ import annotations
@@ -400,7 +400,10 @@ def plan_cascades(run: Run, stages: int = 2, server: Server | None = None) -> Ca
 
 
 def _parts_us(run: Run, model: RunModel) -> list[float]:
-    """Return the predicted latency of a network up to its exit, and of its rest, in microseconds.
+    """Return the latency of a network up to its exit, and that of its rest, in microseconds.
+
+    Both are predicted, and scaled as the measured latency of the network is to its predicted one:
+    what the table gets wrong favours neither the exit nor the single networks.
 
     Raises:
         RequestError: the device of the run does not run networks with an exit.
@@ -409,16 +412,17 @@ def _parts_us(run: Run, model: RunModel) -> list[float]:
     if dtype_of(run, model) != DEFAULT_DTYPE or run.settings.device.batch > 1:
         raise RequestError(f"an exit decides image by image, in {DEFAULT_DTYPE}")
     network, table = run.architecture_of(model.record.architecture), run.table
-    parts = with_exit(network)
-    kernels = [
-        kernel for part in (parts.prefix, parts.rest) for kernel in table.runtime.kernels(part)
-    ]
+    exit_network = with_exit(network)
+    whole, *parts = (network.graph, exit_network.prefix, exit_network.rest)
+    kernels = [kernel for part in (whole, *parts) for kernel in table.runtime.kernels(part)]
     if missing := table.missing(dict.fromkeys(kernels)):
         raise MissingKernelError(
             f"{table.path.name} lacks {len(missing)} of its kernels, such as '{missing[0]}'; "
             f"`{run.continue_command}` times them"
         )
-    return [part_us(table, part, network) for part in (parts.prefix, parts.rest)]
+    assert model.measured_us is not None, "networks that were not timed are in no cascade"
+    scale = model.measured_us / part_us(table, whole, network)
+    return [scale * part_us(table, part, network) for part in parts]
 
 
 def _served(run: Run, models: Sequence[RunModel], server: Server) -> dict[int, float]:
