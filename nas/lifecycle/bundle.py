@@ -104,12 +104,17 @@ def open_bundle(path: Path, *, public_key: Path | None = None) -> Iterator[Path]
         The folder, which exists within the block; that of an unpacked bundle is `path`.
 
     Raises:
-        RequestError: there is no such bundle or key.
+        RequestError: there is no such bundle or key, or the file does not end in `.tar`.
         ExportError: the bundle is damaged, or was not signed with the key.
     """
     for each in (path, public_key):
         if each is not None and not each.exists():
             raise RequestError(f"There is no {each}.", remedy="Name a file that exists.")
+    if path.is_file() and path.suffix != ".tar":
+        raise RequestError(
+            f"{path} is not an exported model.",
+            remedy="Name the folder of a model, or a bundle, which ends in .tar.",
+        )
     with tempfile.TemporaryDirectory(prefix="nas-bundle-") as temporary:
         folder = path.resolve() if path.is_dir() else Path(temporary, "bundle")
         with _as_export_errors(path):
