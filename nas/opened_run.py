@@ -217,10 +217,10 @@ class OpenedRun(Run):
             server: latency table of a server on which the last network may run.
             bandwidth_mbps, rtt_ms: the link to it, see `split`.
 
-        Raises the errors of `nas.plans.cascade.plan_cascades`.
+        Raises the errors of `nas.plans.cascade_members.plan_cascades`.
         """
         from nas.latency import LatencyTable
-        from nas.plans.cascade import Server, plan_cascades
+        from nas.plans.cascade_members import Server, plan_cascades
         from nas.plans.split import Link
 
         if server is None:

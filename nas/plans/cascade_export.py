@@ -57,7 +57,8 @@ from nas.errors import (
 from nas.files.documents import Count, Document, Format, Fraction, Name, Positive, to_json
 from nas.machine import this_machine
 from nas.machine.processes import ChildProcess
-from nas.plans.cascade import HIGH_SHARE, Cascade, dtype_of
+from nas.plans.cascade import HIGH_SHARE, Cascade
+from nas.plans.cascade_members import dtype_of
 from nas.plans.cascade_timing import time_images
 from nas.plans.exit_files import format_of, write_exit
 from nas.run.model_card import PREPROCESSING, ExportedFile, ModelData, Preprocessing, ScriptCheck

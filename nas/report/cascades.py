@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nas.errors import InfeasibleError, RequestError
 from nas.files.documents import Document
-from nas.plans.cascade import Cascade, plan_cascades
+from nas.plans.cascade import Cascade
+from nas.plans.cascade_members import plan_cascades
 from nas.run.run import Run
 
 
