@@ -208,10 +208,7 @@ def _export(run: Run, name: str, request: ExportRequest, progress: JobProgress) 
         before = folder.card
         request = request.or_else(ExportRequest.of_card(before))
     request = request.or_else(ExportRequest.of_job(run.settings))
-    threshold = choose_threshold(model, run.data, request)
-    model.preprocessing = model.preprocessing.model_copy(
-        update={"min_confidence": threshold and threshold.min_confidence}
-    )
+    threshold = set_threshold(model, run.data, request)
     progress.begin(f"export {name}", "step")
     origin = _origin(run, record, threshold)
     card = export_model(model, run.data, folder, request, origin, progress.advance)
@@ -249,19 +246,26 @@ def _changes(before: ModelCard, now: ModelCard) -> Iterator[str]:
         yield "its sustained speed is no part of the card any more: measure it again"
 
 
-def choose_threshold(
+def set_threshold(
     model: TrainedModel, data: ImageDataset, request: ExportRequest
 ) -> Threshold | None:
-    """Return from which confidence on a model answers; None if it answers every image."""
-    if not (request.min_confidence or request.min_accuracy):
-        return None
-    return make_threshold(
-        model.pixel_logits(data.holdout.pixels),
-        data.holdout.labels,
-        None if data.unknown is None else model.pixel_logits(data.unknown),
-        min_confidence=request.min_confidence,
-        min_accuracy=request.min_accuracy,
+    """Give a model the confidence from which on it answers, and return what that does.
+
+    Returns None for a model that answers every image.
+    """
+    threshold = None
+    if request.min_confidence or request.min_accuracy:
+        threshold = make_threshold(
+            model.pixel_logits(data.holdout.pixels),
+            data.holdout.labels,
+            None if data.unknown is None else model.pixel_logits(data.unknown),
+            min_confidence=request.min_confidence,
+            min_accuracy=request.min_accuracy,
+        )
+    model.preprocessing = model.preprocessing.model_copy(
+        update={"min_confidence": threshold and threshold.min_confidence}
     )
+    return threshold
 
 
 def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None) -> ModelOrigin:

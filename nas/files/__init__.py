@@ -6,7 +6,9 @@ This module itself replaces files, and finds the folders that are shipped with t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nas.errors import RequestError
@@ -43,6 +45,26 @@ def replace(path: Path, content: str | bytes) -> None:
         raise with_path(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside a path, which takes its place at the end of the block without an error.
+
+    Args:
+        path: path that does not exist, or is an empty folder.
+
+    Raises RequestError for another path.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RequestError(f"{path} is not empty.", remedy="Name a new folder with --out.")
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+        staging = Path(temporary) / "folder"
+        staging.mkdir()
+        yield staging
+        os.replace(staging, path)
 
 
 def check_output_path(path: Path, what: str, suffixes: Sequence[str]) -> None:

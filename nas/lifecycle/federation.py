@@ -20,7 +20,7 @@ from nas.deploy.answers import find_answers
 from nas.deploy.card import ModelOrigin
 from nas.deploy.confidence import calibrate
 from nas.deploy.export import export_model
-from nas.deploy.exporting import TABLE_FORMATS, choose_threshold
+from nas.deploy.exporting import TABLE_FORMATS, set_threshold
 from nas.deploy.folder import PREPROCESSING_FILE, ModelFolder, digest
 from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel
@@ -79,7 +79,7 @@ model = "{model}"
 # The server waits for so many clients before it starts.
 clients = {clients}
 rounds = 10
-# Of each client in a round.
+# Passes over the images of each client in a round.
 epochs = 1
 learning-rate = 0.01
 # FedProx: how much weights that leave those of the server cost. FedAvg has 0.
@@ -135,11 +135,6 @@ def write_app(model: Path, clients: int, out: Path) -> None:
     folder = _torch_folder(model)
     if clients < 2:
         raise RequestError(f"{clients} clients share nothing.", remedy="Give at least two.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} is not empty.", remedy="Give a new folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (SOURCE_FILE, WEIGHTS_FILE, PREPROCESSING_FILE):
-        shutil.copy2(folder.path / name, out / name)
     here = Path(__file__).parent
     steps = standalone(here / "federated_steps.py", image_reading, foreign, script_steps)
     texts = {own: (here / name).read_text(encoding="utf-8") for name, own in APP_FILES.items()}
@@ -151,8 +146,11 @@ def write_app(model: Path, clients: int, out: Path) -> None:
         model=digest(folder.path / WEIGHTS_FILE),
         clients=clients,
     )
-    for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+    with files.new_folder(out) as staging:
+        for name in (SOURCE_FILE, WEIGHTS_FILE, PREPROCESSING_FILE):
+            shutil.copy2(folder.path / name, staging / name)
+        for name, text in texts.items():
+            (staging / name).write_text(text, encoding="utf-8")
 
 
 def take_back(
@@ -198,10 +196,7 @@ def take_back(
     replacement.require_flips(Judged(out.name, answers, card.data))
     formats = [each.format for each in card.files if each.format not in TABLE_FORMATS]
     request = ExportRequest(formats=formats).or_else(ExportRequest.of_card(card))
-    threshold = choose_threshold(trained, data, request)
-    trained.preprocessing = trained.preprocessing.model_copy(
-        update={"min_confidence": threshold and threshold.min_confidence}
-    )
+    threshold = set_threshold(trained, data, request)
     origin = ModelOrigin(
         id=out.name,
         calibration=calibration,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nas import files
 from nas.data import image_reading
 from nas.deploy import script_steps
 from nas.deploy.folder import PREPROCESSING_FILE
@@ -29,7 +28,7 @@ from nas.deploy.verify import (
     run_on_files,
     sample_images,
 )
-from nas.errors import ExportError, RequestError
+from nas.errors import ExportError
 from nas.files import foreign
 from nas.files.documents import to_json
 from nas.graph import Graph
@@ -72,20 +71,14 @@ def export_split(
     """
     if way.position is None or way.transfer is None:
         raise ValueError(f"{way.name} is no cut")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(f"{folder} is not empty.", remedy="Name a new folder with --out.")
     progress.begin("export the split", "step")
     parts = dict(zip((DEVICE_FILE, SERVER_FILE), halves(model.graph, way.position), strict=True))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".split-", dir=folder.parent) as temporary:
-        staging = Path(temporary) / "split"
-        staging.mkdir()
+    with files.new_folder(folder) as staging:
         for name, part in parts.items():
             _write_part(part, model, staging / name)
         _write_texts(run, model, way, plan, staging)
         progress.advance(1, 2, "verifying")
         _verify(run, model, way.transfer, parts[SERVER_FILE], staging)
-        os.replace(staging, folder)
     progress.advance(2, 2)
     return folder
 

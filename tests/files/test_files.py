@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from nas import files
+from nas.errors import RequestError
 
 
 def test_replace_writes_text_and_bytes(tmp_path):
@@ -45,3 +46,34 @@ def test_file_that_a_killed_process_left_is_removed(tmp_path):
     files.remove_unfinished(tmp_path)
     assert list(path.parent.iterdir()) == [path]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_new_folder_takes_its_place_as_a_whole(tmp_path, exists):
+    path = tmp_path / "parent" / "new"
+    if exists:
+        path.mkdir(parents=True)
+    with files.new_folder(path) as staging:
+        (staging / "file").write_text("text")
+        assert not (path / "file").exists()
+    assert (path / "file").read_text() == "text"
+    assert os.listdir(path.parent) == ["new"]
+
+
+def test_new_folder_leaves_nothing_behind_after_an_error(tmp_path):
+    def fail():
+        with files.new_folder(tmp_path / "new") as staging:
+            (staging / "file").write_text("text")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert os.listdir(tmp_path) == []
+
+
+def test_new_folder_replaces_no_file_and_no_folder_with_files(tmp_path):
+    (tmp_path / "file").write_text("text")
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(RequestError, match="is not empty"), files.new_folder(path):
+            pass
+    assert (tmp_path / "file").read_text() == "text"
