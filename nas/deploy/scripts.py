@@ -32,7 +32,7 @@ REQUIREMENTS = {
 
 _START = "from __future__ import annotations\n"
 
-_OWN_IMPORTS = r"(?:^from nas\.\S+ import .+\n)+"
+_OWN_IMPORTS = r"(?:^from nas\.\S+ import (?:\([^)]*\)|.+)\n)+"
 
 
 def script_format(formats: Collection[str]) -> str | None:

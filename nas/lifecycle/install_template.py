@@ -20,7 +20,14 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from nas.lifecycle.unpacking import MANIFEST_FILE, BundleError, check_signature, sha256, unpack
+from nas.lifecycle.unpacking import (
+    MANIFEST_FILE,
+    BundleError,
+    check_signature,
+    numbers,
+    sha256,
+    unpack,
+)
 
 TEST_LIMIT_SECONDS = 300
 
@@ -94,11 +101,6 @@ def install(options: argparse.Namespace, work: Path) -> str:
         if each.name not in (name, installed):
             shutil.rmtree(each, ignore_errors=True)
     return f"Version {version} of {manifest['name']} runs: {current}"
-
-
-def numbers(version: str) -> list[int]:
-    """Return the numbers of a version, which are compared from the first on."""
-    return [int(each) for each in version.split(".")]
 
 
 def test(folder: Path, expected: dict | None, command: str | None, work: Path) -> None:

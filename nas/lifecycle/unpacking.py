@@ -16,6 +16,9 @@ from typing import Any
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "model.sig"
 
+VERSION_PATTERN = r"\d{1,6}(\.\d{1,6}){1,2}"
+"""Pattern of a version of a model."""
+
 MAX_REASON_CHARACTERS = 300
 """Longest reason in a message: some of `model_signing` list every file."""
 
@@ -81,7 +84,7 @@ def check_files(folder: Path) -> dict[str, Any]:
             raise BundleError(f"{MANIFEST_FILE} has schema {manifest['schema']!r}, and 1 is read.")
         expected = {str(name): str(value) for name, value in manifest["files"].items()}
         is_named = re.fullmatch(r"\w[\w.-]*", manifest["name"])
-        if not is_named or not re.fullmatch(r"\d{1,6}(\.\d{1,6}){1,2}", manifest["version"]):
+        if not is_named or not re.fullmatch(VERSION_PATTERN, manifest["version"]):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BundleError(f"{MANIFEST_FILE} is not that of a bundle.") from None
@@ -131,6 +134,11 @@ def check_signature(folder: Path, public_key: Path) -> None:
     except Exception as error:
         reason = f"{type(error).__name__} {error}".strip()[:MAX_REASON_CHARACTERS]
         raise BundleError(f"The owner of {public_key} did not sign the bundle: {reason}.") from None
+
+
+def numbers(version: str) -> list[int]:
+    """Return the numbers of a version, which are compared from the first on."""
+    return [int(each) for each in version.split(".")]
 
 
 def is_inside(name: str) -> bool:

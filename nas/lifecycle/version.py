@@ -16,6 +16,7 @@ from nas.deploy.folder import SUMS_FILE, ModelFolder, digest
 from nas.errors import CheckpointError, RequestError
 from nas.files.documents import Digest, Document, Format, Name, to_json
 from nas.lifecycle.comparison import Comparison, Judged, compare_models
+from nas.lifecycle.unpacking import VERSION_PATTERN, numbers
 from nas.run.answers import ANSWERS, ANSWERS_FILE
 from nas.run.run import Run
 from nas.run.trained import MODELS_FOLDER
@@ -25,9 +26,7 @@ VERSION_FILE = "version.json"
 FIRST_VERSION = "1.0"
 """Version of a model that replaces none."""
 
-_VERSION = r"\d{1,6}(\.\d{1,6}){1,2}"
-
-VersionText = Annotated[str, Field(pattern=f"^{_VERSION}$")]
+VersionText = Annotated[str, Field(pattern=f"^{VERSION_PATTERN}$")]
 
 
 class VersionEntry(Document):
@@ -175,12 +174,11 @@ class Replacement:
 
 def _require_later(version: str, parent: str) -> None:
     """Raise RequestError unless a version is one, and behind that of its parent."""
-    if not re.fullmatch(_VERSION, version):
+    if not re.fullmatch(VERSION_PATTERN, version):
         raise RequestError(
             f"{version!r} is no version.", remedy="Give two or three numbers, such as 1.2."
         )
-    numbers = [[int(each) for each in text.split(".")] for text in (version, parent)]
-    if numbers[0] <= numbers[1]:
+    if numbers(version) <= numbers(parent):
         raise RequestError(
             f"Version {version} is not behind {parent}, the version of the parent.",
             remedy=f"Leave it out for {next_version(parent)}.",
