@@ -242,7 +242,7 @@ def verify(
     computed at the export, and its accuracy is measured if the images are there; of a cascade, that
     of all its networks together. Last, run.py is run on an image file of each kind in the data.
 
-    Of a bundle, or a folder with an unpacked one, --public-key checks the signature before all.
+    A bundle, or a folder with an unpacked one, may be signed: --public-key checks that first.
 
     \b
     Example: nas verify results/quickstart/models/jf2a

@@ -58,8 +58,8 @@ def renew_exit_answers(run: Run, pick: str) -> None:
     folder, parts = _folder(run, pick), run.images.judging_parts
     if not (folder / EXIT_FILE).is_file() or (folder / EXIT_ANSWERS_FILE).is_file():
         return
-    prefix = with_exit(load_trained(run, pick).architecture).prefix
-    early = part_of(load_with_exit(run, pick), prefix)
+    network = run.architecture_of(trained_record(run, pick).architecture)
+    early = part_of(load_with_exit(run, pick), with_exit(network).prefix)
     logits = network_logits(early, run.data, run.data.part(*parts))
     answers = find_answers(logits, run.data, parts, pictures=False)
     files.replace(folder / EXIT_ANSWERS_FILE, to_json(answers))
