@@ -1,5 +1,7 @@
 """Classify images: python run.py IMAGE... [--model FILE] [--json] [--log FILE]
 
+With --check in place of images, it says whether it answers here as it did at its export.
+
 The `run.py` of a model folder is this file with the texts of the modules of `nas` that it imports.
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.deploy.script_check import check
 from nas.deploy.script_loaders import load_network
 from nas.deploy.script_log import FIGURES, append_line, image_figures
 from nas.deploy.script_steps import classify, use_file
@@ -26,12 +29,17 @@ DEFAULT_MODEL = "model.onnx"
 def main() -> int:
     """Print the classes of the images that the command line names."""
     parser = argparse.ArgumentParser(description="Classify images.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
     parser.add_argument("--model", default=str(FOLDER / DEFAULT_MODEL), help="file of the network")
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
     parser.add_argument("--log", type=Path, help="append a line for each image, for nas drift")
     parser.add_argument("--log-paths", action="store_true", help="with the paths of the images")
+    parser.add_argument(
+        "--check", action="store_true", help="compare the answers here with those of the export"
+    )
     options = parser.parse_args()
+    if bool(options.images) == options.check:
+        parser.error("expected images, or --check without them")
     preprocessing = read_json("preprocessing.json")
     note = None
     if options.log:
@@ -39,6 +47,8 @@ def main() -> int:
         note = partial(write_line, options.log, digest, options.log_paths)
     model = Path(options.model)
     logits_of = load_network(model)
+    if options.check:
+        return check(FOLDER / "card.json", model, logits_of, preprocessing)
     return classify(options.images, model, logits_of, preprocessing, options.json, note)
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -54,14 +54,14 @@ def plain_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def decoded(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+def decoded(file: Path | IO[bytes], preprocessing: dict[str, Any]) -> np.ndarray:
     """Return the pixels of an image file, 1 x height x width x channels (uint8)."""
     how, channels = preprocessing["reading"], preprocessing["channels"]
     for name, value in RULES.items():
         if how.get(name) != value:
             sys.exit(f"preprocessing.json has {name} {how.get(name)!r}; expected {value!r}")
     size = how["decoded_size"]
-    with open_image(path, size, how["formats"]) as image:
+    with open_image(file, size, how["formats"]) as image:
         pixels = read_pixels(image, size, how["background"], channels)
     return pixels.reshape(1, size, size, channels)
 

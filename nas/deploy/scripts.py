@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.data import image_reading
-from nas.deploy import script_loaders, script_log, script_steps
+from nas.deploy import script_check, script_loaders, script_log, script_steps
 from nas.errors import ExportError
 from nas.files import foreign
 from nas.machine.processes import python_environment
@@ -46,14 +46,14 @@ def run_script(default: str) -> str:
     Args:
         default: file of the network that it runs if no other is named.
     """
-    script = script_with_loaders(Path(__file__).with_name("run_template.py"))
+    script = script_with_loaders(Path(__file__).with_name("run_template.py"), script_check)
     return script.replace('"model.onnx"', f'"{default}"')
 
 
-def script_with_loaders(template: Path) -> str:
+def script_with_loaders(template: Path, *modules: ModuleType) -> str:
     """Return the text of a script that runs files of all `REQUIREMENTS`, see `standalone`."""
-    modules = (image_reading, foreign, script_steps, script_log, script_loaders)
-    return standalone(template, *modules)
+    common = (image_reading, foreign, script_steps, script_log, script_loaders)
+    return standalone(template, *common, *modules)
 
 
 def standalone(template: Path, *modules: ModuleType) -> str:

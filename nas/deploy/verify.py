@@ -27,6 +27,7 @@ from nas.deploy.folder import SAMPLES_FILE, SCRIPT_FILE, ModelFolder, size_bytes
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.script_check import INT8_SHARE
 from nas.deploy.scripts import script_logits
 from nas.display.progress import Advance
 from nas.errors import DataError, ExportError, RequestError, RunFolderError
@@ -49,10 +50,6 @@ SAMPLE_IMAGES = 32
 COMPARED_IMAGES = 512
 """Most test images whose logits are compared at the export. Simulating int8 takes 30 times as long
 as running it; the accuracy is measured on all test images."""
-
-INT8_SHARE = 0.99
-"""Share of the images whose logits must be within the tolerance in int8. Runtimes round halves
-differently; in a deep network a few images are far off, as they are from float32."""
 
 MAX_ACCURACY_CHANGE = 0.005
 """Largest difference of the accuracy of a file from the one in its card, on another machine: half a

@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
-from nas.deploy.folder import SCRIPT_FILE, SUMS_FILE, ModelFolder, digest
+from nas.deploy.folder import SUMS_FILE, ModelFolder, digest
 from nas.deploy.scripts import standalone
-from nas.deploy.verify import INT8_SHARE
 from nas.errors import ExportError, RequestError
 from nas.lifecycle import unpacking
 from nas.lifecycle.bom import BOM_FILE, bill_of_materials
 from nas.lifecycle.unpacking import MANIFEST_FILE, SIGNATURE_FILE, BundleError
 from nas.lifecycle.version import FIRST_VERSION, version_of
-from nas.run.model_card import ModelCard
 
 INSTALL_FILE = "install.py"
 
@@ -74,11 +72,10 @@ def write_bundle(model: Path, out: Path, *, key: Path | None = None) -> dict[str
             (staging / name).write_text(text, encoding="utf-8")
         digests |= {name: digest(staging / name) for name in (BOM_FILE, INSTALL_FILE, SUMS_FILE)}
         manifest = {
-            "schema": 1,
+            "schema": 2,
             "name": card.id,
             "version": version,
             "formats": {file.format: file.file for file in card.files},
-            "test": _script_test(card) if SCRIPT_FILE in digests else None,
             "files": dict(sorted(digests.items())),
         }
         text = json.dumps(manifest, indent=1) + "\n"
@@ -141,22 +138,6 @@ def _as_export_errors(path: Path) -> Iterator[None]:
 def _install_script() -> str:
     """Return the text of `install.py`."""
     return standalone(Path(__file__).with_name("install_template.py"), unpacking)
-
-
-def _script_test(card: ModelCard) -> dict[str, Any] | None:
-    """Return how a device tests `run.py` with the images of the folder; None without a script.
-
-    The names are those of the logits in `verification.safetensors`; the share of the images and
-    the tolerance are those of `nas verify`.
-    """
-    if card.script is None or (file := card.script_file) is None:
-        return None
-    is_int8 = file.precision == "int8"
-    return {
-        "logits": "int8_logits" if is_int8 else "logits",
-        "share": INT8_SHARE if is_int8 else 1.0,
-        "tolerance": card.script.tolerance,
-    }
 
 
 def _sign(folder: Path, key: Path) -> None:

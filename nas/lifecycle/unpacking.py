@@ -69,8 +69,8 @@ def check_files(folder: Path) -> dict[str, Any]:
     """Check that a folder has the files of its manifest, as they were, and no others.
 
     Returns:
-        The manifest: `name`, `version`, `formats`, `test` and the SHA-256 digest of each file of
-        `files`, which are all but the manifest and the signature.
+        The manifest: `name`, `version`, `formats`, and in `files` the SHA-256 digest of each file
+        but the manifest and the signature.
 
     Raises:
         BundleError: a file is missing, changed or none of the bundle, or the manifest is damaged.
@@ -80,8 +80,8 @@ def check_files(folder: Path) -> dict[str, Any]:
         raise BundleError(f"This is no bundle: there is no {MANIFEST_FILE} in it.")
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
-        if manifest["schema"] != 1:
-            raise BundleError(f"{MANIFEST_FILE} has schema {manifest['schema']!r}, and 1 is read.")
+        if manifest["schema"] != 2:
+            raise BundleError(f"{MANIFEST_FILE} has schema {manifest['schema']!r}, and 2 is read.")
         expected = {str(name): str(value) for name, value in manifest["files"].items()}
         is_named = re.fullmatch(r"\w[\w.-]*", manifest["name"])
         if not is_named or not re.fullmatch(VERSION_PATTERN, manifest["version"]):

@@ -23,11 +23,14 @@ OTHER_TOOLS = {
     "supernet/distributed.py": {"--nproc-per-node"},  # torchrun
     "cli/supernet.py": {"--nproc-per-node"},
     "cli/lifecycle.py": {"--log", "--to"},  # run.py and install.py
-    "deploy/run_template.py": {"--log", "--log-paths", "--model"},
+    "deploy/run_template.py": {"--check", "--log", "--log-paths", "--model"},
+    "deploy/script_check.py": {"--check"},
     "deploy/script_log.py": {"--log"},
     "deploy/verify.py": {"--model"},
     "lifecycle/drift.py": {"--log"},
-    "lifecycle/install_template.py": {"--allow-older", "--public-key", "--test", "--to"},
+    "lifecycle/install_template.py": {
+        *("--allow-older", "--check", "--public-key", "--test", "--to"),
+    },
     "lifecycle/federated_start.py": {
         *("--server", "--name", "--images", "--root-certificates"),  # start.py
         *("--insecure", "--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile", "--superlink"),

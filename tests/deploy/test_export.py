@@ -616,6 +616,20 @@ def test_script_that_reads_images_otherwise_is_an_error(
         check_script(tmp_path / "run.py", folder / "model.onnx", onnx_format, samples)
 
 
+@pytest.mark.parametrize(("right", "wrong"), [("", ""), ("BILINEAR", "NEAREST")])
+def test_script_finds_out_that_it_reads_images_otherwise(
+    exported_for_photos, tmp_path, right, wrong
+):
+    folder = shutil.copytree(exported_for_photos.path, tmp_path / "copy")
+    script = folder / "run.py"
+    script.write_text(script.read_text().replace(right, wrong))
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == (right != wrong), done.stderr
+    assert "have the answers of the export" in done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_wrong_script_is_not_shipped(export_of_photos, tmp_path, monkeypatch, in_process):
     monkeypatch.setattr(export, "run_script", lambda default: "raise SystemExit(9)")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from nas.data import Images, decoding
 from nas.data.image_reading import RULES
@@ -29,6 +30,7 @@ from nas.errors import ExportError
 from nas.files.documents import to_json
 from nas.run.model_card import Preprocessing
 from tests.data.image_files import image_files, in_format, noise
+from tests.deploy.example_model import model_with_script
 
 SIZE = 8
 BACKGROUND = "#3060c0"
@@ -252,6 +254,67 @@ def test_script_refuses_a_file_of_another_kind(script, run):
         1,
         "model.pte: expected a file with the suffix .onnx, .tflite, .so",
     )
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory) -> Path:
+    """Return the script of a folder with the card and the images of its export."""
+    return model_with_script(tmp_path_factory.mktemp("checked") / "jc80").path / "run.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("labels", lambda values: values, "model.onnx: 32 of 32 images have the answers"),
+        ("logits", lambda values: values + 0.1, "model.onnx: 0 of 32 images"),
+        ("logits", lambda values: values * np.nan, "model.onnx: 0 of 32 images"),
+        ("logits", lambda values: values[:, :-1], "model.onnx: 0 of 32 images"),
+        ("pixels", lambda values: np.concatenate([255 - values[:1], values[1:]]), ": 31 of 32"),
+        (
+            "file_kinds",
+            lambda values: np.frombuffer(b'[["JPEG L", 9]]', np.uint8),
+            "images of the data (JPEG L) are not read here: not an image in one of the formats",
+        ),
+    ],
+)
+def test_script_compares_its_answers_with_those_of_the_export(
+    checked, run, tmp_path, name, change, expected
+):
+    script = shutil.copytree(checked.parent, tmp_path / "copy") / checked.name
+    samples = script.with_name("verification.safetensors")
+    tensors = load_file(samples)
+    file = {"file_0": np.frombuffer(b"no JPEG", np.uint8)}
+    save_file({**tensors, **file, name: change(tensors[name]).copy()}, samples)
+    status, output, errors = run(script, "--check")
+    assert expected in output + errors
+    assert status == (name != "labels")
+
+
+def test_script_checks_a_file_of_int8_by_its_own_logits(checked, run, tmp_path):
+    script = shutil.copytree(checked.parent, tmp_path / "copy") / checked.name
+    samples, card = (script.with_name(each) for each in ("verification.safetensors", "card.json"))
+    tensors, content = load_file(samples), json.loads(card.read_text())
+    content["files"][0]["precision"] = "int8"
+    card.write_text(json.dumps(content))
+    for wrong, expected in ((1, 0), (2, 1)):  # One image in 32 may be far off.
+        logits = tensors["logits"].copy()
+        logits[:wrong] += 1
+        save_file({**tensors, "logits": logits * 0, "int8_logits": logits}, samples)
+        assert run(script, "--check")[0] == expected
+
+
+def test_script_says_what_it_cannot_check(checked, run, tmp_path):
+    script = shutil.copytree(checked.parent, tmp_path / "copy") / checked.name
+    for arguments in ((), ("PNG", "--check")):
+        assert "expected images, or --check without them" in run(script, *arguments)[2]
+    shutil.copyfile(script.with_name("model.onnx"), tmp_path / "other.onnx")
+    other = str(tmp_path / "other.onnx")
+    assert run(script, "--check", "--model", other)[1:] == (
+        "",
+        f"{other}: expected a file that the export compared: model.onnx\n",
+    )
+    script.with_name("verification.safetensors").write_bytes(b"")
+    assert "verification.safetensors: it is empty" in run(script, "--check")[2]
 
 
 def test_dataset_passes_its_background_on(tmp_path, monkeypatch):

@@ -6,29 +6,9 @@ import json
 import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-
-from nas.deploy.folder import ModelFolder
-from nas.deploy.scripts import run_script
-from nas.files.documents import to_json
-from nas.run.model_card import CARD_FILE
-from tests.deploy.example_model import onnx_folder
-
-
-def model_with_script(path: Path) -> ModelFolder:
-    """Return a copy of a model of the example run whose `run.py` runs its one file."""
-    folder = onnx_folder(path)
-    card = folder.card
-    assert card.script is not None
-    script = card.script.model_copy(update={"file": "model.onnx"})
-    with folder.staging() as staging:
-        (staging / CARD_FILE).write_text(to_json(card.model_copy(update={"script": script})))
-        (staging / "run.py").write_text(run_script("model.onnx"))
-        folder.publish(staging)
-    return folder
 
 
 def write_keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -86,7 +66,6 @@ def rebundled(
     version: str = "1.0",
     *,
     names: Collection[str] | None = None,
-    **fields: Any,
 ) -> Path:
     """Write a bundle with some other files, and a manifest that agrees with them.
 
@@ -96,10 +75,9 @@ def rebundled(
         files: the other files.
         version: its version.
         names: names of the files that it has; by default all.
-        fields: further fields of its manifest.
     """
     own = {**contents(bundle), **files}
-    manifest = {**json.loads(own.pop("manifest.json")), "version": version, **fields}
+    manifest = {**json.loads(own.pop("manifest.json")), "version": version}
     own = {name: own[name] for name in own if names is None or name in names}
     manifest["files"] = {name: hashlib.sha256(own[name]).hexdigest() for name in own}
     return write_tar(path, {**own, "manifest.json": json.dumps(manifest).encode()})

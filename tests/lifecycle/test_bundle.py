@@ -198,7 +198,7 @@ def test_entries_outside_of_the_folder_are_refused(signed, tmp_path, entry):
         ({"manifest.json": b"{}"}, "is not that of a bundle"),
         ({"manifest.json": b"["}, "is not that of a bundle"),
         ({"manifest.json": b"[" * 100_000}, "is not that of a bundle"),
-        ({"manifest.json": b'{"schema": 2}'}, "has schema 2"),
+        ({"manifest.json": b'{"schema": 1}'}, "has schema 1"),
         ({"a": b"", "a/b": b""}, "a damaged one"),
         ({}, "no bundle"),
     ],
@@ -209,7 +209,7 @@ def test_damaged_bundles_are_refused(tmp_path, files, message):
         open_bundle(write_tar(tmp_path / "b.tar", files)),
     ):
         pass
-    manifest = b'{"schema": 1, "name": "a", "version": "1/../../b", "files": {}}'
+    manifest = b'{"schema": 2, "name": "a", "version": "1/../../b", "files": {}}'
     with (
         pytest.raises(ExportError, match="is not that of a bundle"),
         open_bundle(write_tar(tmp_path / "b.tar", {"manifest.json": manifest})),
@@ -222,7 +222,7 @@ def test_random_changes_of_a_small_bundle_are_refused_or_harmless(tmp_path):
     rng = np.random.default_rng(0)
     files = {"run.py": b"x" * 300, "folder/a": b"hello"}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = {"schema": 1, "name": "a", "version": "1.0", "files": digests}
+    manifest = {"schema": 2, "name": "a", "version": "1.0", "files": digests}
     files["manifest.json"] = json.dumps(manifest).encode()
     bundle = write_tar(tmp_path / "b.tar", files)
     content = bundle.read_bytes()[: 10 << 9]

@@ -27,7 +27,8 @@ from tuf.api.metadata import (
 from tuf.ngclient import FetcherInterface, Updater
 
 from nas.lifecycle.bundle import write_bundle
-from tests.lifecycle.bundles import contents, model_with_script, rebundled
+from tests.deploy.example_model import model_with_script
+from tests.lifecycle.bundles import contents, rebundled
 
 DAY = timedelta(days=1)
 

@@ -1,5 +1,7 @@
 """Classify images: python run.py IMAGE... [--model FILE] [--json] [--log FILE]
 
+With --check in place of images, it says whether it answers here as it did at its export.
+
 The `run.py` of a model folder is this file with the texts of the modules of `nas` that it imports.
 """
 
@@ -400,7 +402,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -441,14 +443,14 @@ def plain_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def decoded(path: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+def decoded(file: Path | IO[bytes], preprocessing: dict[str, Any]) -> np.ndarray:
     """Return the pixels of an image file, 1 x height x width x channels (uint8)."""
     how, channels = preprocessing["reading"], preprocessing["channels"]
     for name, value in RULES.items():
         if how.get(name) != value:
             sys.exit(f"preprocessing.json has {name} {how.get(name)!r}; expected {value!r}")
     size = how["decoded_size"]
-    with open_image(path, size, how["formats"]) as image:
+    with open_image(file, size, how["formats"]) as image:
         pixels = read_pixels(image, size, how["background"], channels)
     return pixels.reshape(1, size, size, channels)
 
@@ -626,6 +628,77 @@ def load_network(path: Path) -> LogitsOf:
     return use_file(path, load, path)
 
 
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+INT8_SHARE = 0.99
+"""Share of the images whose logits must be within the tolerance in int8. Runtimes round halves
+differently; in a deep network a few images are far off, as they are from float32."""
+
+
+def check(card: Path, model: Path, logits_of: LogitsOf, preprocessing: dict[str, Any]) -> int:
+    """Classify the images of a model folder, and compare their logits with those of the export.
+
+    Args:
+        card: `card.json` of the folder.
+        model: file of the network.
+        logits_of: returns its logits.
+        preprocessing: what `preprocessing.json` holds.
+
+    Returns:
+        0, or 1 if too many images have other logits.
+    """
+    plain_output()
+    content = use_file(card, lambda: json.loads(card.read_text(encoding="utf-8")))
+    known = {each["file"]: each for each in content["files"] if each["tolerance"] is not None}
+    if model.name not in known:
+        sys.exit(f"{model}: expected a file that the export compared: {', '.join(known)}")
+    is_int8 = known[model.name]["precision"] == "int8"
+    samples = card.with_name("verification.safetensors")
+    tensors = use_file(samples, read_tensors, samples)
+    kinds = json.loads(tensors["file_kinds"].tobytes())
+    stored = [
+        (kind, each) for at, (kind, _) in enumerate(kinds) if len(each := tensors[f"file_{at}"])
+    ]
+    expected = tensors["int8_logits" if is_int8 else "logits"]
+    images = [each[None] for each in tensors["pixels"][: len(expected) - len(stored)]]
+    for kind, each in stored:
+        try:
+            images.append(decoded(io.BytesIO(each.tobytes()), preprocessing))
+        except UnreadableImageError as error:
+            sys.exit(f"images of the data ({kind}) are not read here: {error}")
+    allowed = known[model.name]["tolerance"] * expected.std()
+    right = 0
+    for pixels, logits in zip(images, expected, strict=True):
+        own = use_file(model, logits_of, as_input(pixels, preprocessing))
+        right += own.shape == logits.shape and bool((np.abs(own - logits) <= allowed).all())
+    text = f"{model.name}: {right} of {len(images)} images have the answers of the export"
+    if right < int((INT8_SHARE if is_int8 else 1.0) * len(images)):
+        print(f"{text}. Use another format on this machine.", file=sys.stderr)
+        return 1
+    print(f"{text}.")
+    return 0
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a safetensors file whose types are those of `verification`."""
+    types = {"F32": "<f4", "I64": "<i8", "U8": "u1"}
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    tensors = {}
+    for name, each in json.loads(content[8:start]).items():
+        first, last = (start + offset for offset in each["data_offsets"])
+        values = np.frombuffer(content[first:last], types[each["dtype"]])
+        tensors[name] = values.reshape(each["shape"])
+    return tensors
+
+
 FOLDER = Path(__file__).resolve().parent
 
 DEFAULT_MODEL = "model.onnx"
@@ -634,12 +707,17 @@ DEFAULT_MODEL = "model.onnx"
 def main() -> int:
     """Print the classes of the images that the command line names."""
     parser = argparse.ArgumentParser(description="Classify images.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
     parser.add_argument("--model", default=str(FOLDER / DEFAULT_MODEL), help="file of the network")
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
     parser.add_argument("--log", type=Path, help="append a line for each image, for nas drift")
     parser.add_argument("--log-paths", action="store_true", help="with the paths of the images")
+    parser.add_argument(
+        "--check", action="store_true", help="compare the answers here with those of the export"
+    )
     options = parser.parse_args()
+    if bool(options.images) == options.check:
+        parser.error("expected images, or --check without them")
     preprocessing = read_json("preprocessing.json")
     note = None
     if options.log:
@@ -647,6 +725,8 @@ def main() -> int:
         note = partial(write_line, options.log, digest, options.log_paths)
     model = Path(options.model)
     logits_of = load_network(model)
+    if options.check:
+        return check(FOLDER / "card.json", model, logits_of, preprocessing)
     return classify(options.images, model, logits_of, preprocessing, options.json, note)
 
 
