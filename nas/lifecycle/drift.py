@@ -12,9 +12,7 @@ mean confidences (Guillory et al. 2021, "Predicting with confidence on unseen di
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 from scipy import stats
 
 from nas.deploy.folder import ModelFolder
@@ -49,6 +48,24 @@ MIN_EXPECTED = 5
 MEASURES = ("confidence", *FIGURES)
 
 Floats = NDArray[np.float64]
+
+
+class _Line(Document):
+    """What a line of a log must have."""
+
+    model: str
+    time: float
+    image: str | None = None
+
+
+class _Image(_Line):
+    """The line of an image that could be read."""
+
+    predicted: Count = Field(alias="class")
+    confidence: float
+    brightness: float
+    contrast: float
+    sharpness: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,25 +177,25 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
     lines = text.splitlines()
     before = 0 if last is None else max(0, len(lines) - last)
     for number, content in enumerate(lines[before:], start=before + 1):
-        line = _whole_line(content)
-        if line is None:
+        try:
+            line = (_Image if '"class"' in content else _Line).model_validate_json(content)
+        except ValidationError:
             damaged += 1
             continue
-        if line["model"] != model.weights_digest:
+        if line.model != model.weights_digest:
             raise RequestError(
-                f"{path}, line {number} was written by another model: {line['model'][:12]}, and "
-                f"not {model.weights_digest[:12]}.",
+                f"{path}, line {number} was written by another model: {line.model[:12]}, and not "
+                f"{model.weights_digest[:12]}.",
                 remedy="Let each version of a model write a log of its own.",
             )
-        times.append(line["time"])
-        if "class" not in line:
+        times.append(line.time)
+        if not isinstance(line, _Image):
             unreadable += 1
-            continue
-        if line["class"] >= len(model.predicted):
+        elif line.predicted >= len(model.predicted):
             damaged += 1
-            continue
-        rows.append([line["class"], *(line[name] for name in MEASURES)])
-        names.append(line.get("image", f"line {number}"))
+        else:
+            rows.append([line.predicted, *(getattr(line, name) for name in MEASURES)])
+            names.append(line.image or f"line {number}")
     if not rows:
         raise RequestError(
             f"{path} has no image that was classified.",
@@ -327,20 +344,3 @@ def _holm(p_values: Sequence[float]) -> list[float]:
     corrected[order] = np.minimum(1, np.maximum.accumulate(factors * np.array(p_values)[order]))
     result: list[float] = corrected.tolist()
     return result
-
-
-def _whole_line(content: str) -> Mapping[str, Any] | None:
-    """Return a line of a log; None if it is not one."""
-    try:
-        line = json.loads(content)
-    except ValueError:
-        return None
-    if not isinstance(line, dict) or not isinstance(line.get("model"), str):
-        return None
-    numbers = [line.get("time")]
-    if "class" in line:
-        numbers += [line["class"], *(line.get(name) for name in MEASURES)]
-        if not isinstance(line["class"], int) or line["class"] < 0:
-            return None
-    known = (isinstance(each, int | float) and math.isfinite(each) for each in numbers)
-    return line if all(known) else None

@@ -30,12 +30,9 @@ def draw_drift(folder: Path, log: Path, drift: Drift, last: int | None, path: Pa
     panels = figure.subplots(2, 3).ravel()
     for axes, measure in zip(panels, drift.measures, strict=False):
         if measure.name == "classes":
-            shares = [
-                np.array(each) / sum(each)
-                for each in (reference.predicted, np.bincount(own.classes, minlength=1))
-            ]
             edges = np.arange(len(reference.predicted) + 1) - 0.5
-            shares[1] = np.pad(shares[1], (0, len(edges) - 1 - len(shares[1])))
+            counts = np.array(reference.predicted), np.histogram(own.classes, edges)[0]
+            shares = [each / each.sum() for each in counts]
         else:
             expected = np.array(getattr(reference, measure.name))
             values = own.values[:, MEASURES.index(measure.name)]

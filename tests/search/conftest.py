@@ -44,8 +44,8 @@ def location(backend, request, tmp_path):
 
 @pytest.fixture
 def open_storage(location):
-    """Open the storage as another process would."""
-    return lambda: Storage(location)
+    """Open the storage as another process would; what it waits for is printed."""
+    return lambda: Storage(location, on_message=print)
 
 
 @pytest.fixture
