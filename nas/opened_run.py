@@ -155,7 +155,7 @@ class OpenedRun(Run):
         Args:
             picks: the beginnings of digests, or names of published networks that were trained.
             parent: folder of the model that the one network replaces, see `nas.lifecycle.version`.
-            version: version of the network; by default the one behind that of the parent.
+            version: version of the network; by default the one after that of the parent.
             max_negative_flips: share of the judging images that may be right with the parent and
                 wrong with the network, as a fraction; by default any. With more, nothing is
                 exported.
@@ -181,6 +181,7 @@ class OpenedRun(Run):
         replacement = None
         if parent is not None:
             replacement = Replacement(Path(parent), version, max_negative_flips, len(picks))
+            replacement.check_images(self)
         elif version is not None or max_negative_flips is not None:
             raise RequestError(
                 "A version and a limit of negative flips need the model that is replaced.",

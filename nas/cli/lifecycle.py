@@ -45,8 +45,9 @@ def compare(
     Example: nas compare results/first/models/jf2a results/second/models/k31b
     Example: nas compare old/jf2a new/k31b --max-negative-flips 0.01
     """
-    from nas.lifecycle.comparison import Judged, compare_models
+    from nas.lifecycle.comparison import Judged, check_limit, compare_models
 
+    check_limit(max_negative_flips)
     comparison = compare_models(Judged.of_folder(before), Judged.of_folder(now))
     if as_json:
         print_json({**dict(comparison), "verdict": comparison.verdict})
@@ -88,7 +89,11 @@ def drift(
         int | None, typer.Option(help="Number of lines from the end that count; by default all.")
     ] = None,
     uncertain: Annotated[
-        int, typer.Option(help="Name so many images whose label would be worth most.")
+        int,
+        typer.Option(
+            help="Name so many images whose label would be worth most: by the paths that run.py "
+            "--log-paths wrote, or else by lines of the log."
+        ),
     ] = 0,
     plot: Plot = None,
     as_json: Json = False,
@@ -98,7 +103,8 @@ def drift(
     A model that runs as run.py --log FILE appends a line for each image: the class, the confidence,
     brightness, contrast and sharpness, and no image. The command compares these lines with the
     reference in the model folder, and estimates the accuracy from the confidences. The exit status
-    is 1 if something moved: a test shows it, and its population stability index is above --max-psi.
+    is 1 if something moved: a test shows it, and its population stability index is above --max-psi;
+    or if no image could be read.
 
     \b
     Example: nas drift results/quickstart/models/jf2a field.jsonl
@@ -148,6 +154,10 @@ def federate(
         raise RequestError(
             "An app is written, or weights are taken back.",
             remedy="Give either --clients or --weights.",
+        )
+    if clients is not None and max_negative_flips is not None:
+        raise RequestError(
+            "An app has no limit of negative flips.", remedy="Give it with --weights."
         )
     from nas.lifecycle.federation import take_back, write_app
 
@@ -232,4 +242,5 @@ def bundle(
     )
     console.say(
         f"On a device: tar -xf {out.name} install.py; python3 install.py {out.name} --to DIR"
+        f"{' --public-key KEY' if key is not None else ''}"
     )

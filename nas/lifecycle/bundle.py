@@ -25,8 +25,9 @@ from nas.deploy.scripts import standalone
 from nas.errors import ExportError, RequestError
 from nas.lifecycle import unpacking
 from nas.lifecycle.bom import BOM_FILE, bill_of_materials
-from nas.lifecycle.unpacking import MANIFEST_FILE, SIGNATURE_FILE, BundleError
+from nas.lifecycle.unpacking import MANIFEST_FILE, SIGNATURE_FILE, BundleError, WrongKeyError
 from nas.lifecycle.version import FIRST_VERSION, version_of
+from nas.run.model_card import CARD_FILE
 
 INSTALL_FILE = "install.py"
 
@@ -47,7 +48,8 @@ def write_bundle(model: Path, out: Path, *, key: Path | None = None) -> dict[str
         The manifest, see `nas.lifecycle.unpacking.check_files`.
 
     Raises:
-        RequestError: a package of the extra `bundle` is missing, or the key cannot be used.
+        RequestError: a package of the extra `bundle` is missing, the key cannot be used, or the
+            folder is that of a cascade.
         RunFolderError, CheckpointError: the folder is no exported model, or a file is damaged.
         ExportError: the folder is not as it was exported.
     """
@@ -57,8 +59,14 @@ def write_bundle(model: Path, out: Path, *, key: Path | None = None) -> dict[str
             f"A bundle needs packages that are not installed: {', '.join(missing)}.",
             remedy="pip install 'hardware-nas[bundle]'",
         )
+    _require_files(key)
     folder = ModelFolder(model)
     folder.require_unchanged()
+    if not (folder.path / CARD_FILE).is_file():
+        raise RequestError(
+            f"{model} has no {CARD_FILE}: a cascade cannot be bundled.",
+            remedy="Name the folder models/<id> of a run.",
+        )
     card, digests = folder.card, folder.sums()
     replaced = version_of(folder.path)
     version = FIRST_VERSION if replaced is None else replaced.version
@@ -101,12 +109,16 @@ def open_bundle(path: Path, *, public_key: Path | None = None) -> Iterator[Path]
         The folder, which exists within the block; that of an unpacked bundle is `path`.
 
     Raises:
-        RequestError: there is no such bundle or key, or the file does not end in `.tar`.
+        RequestError: there is no such bundle or key, the file does not end in `.tar`, the folder is
+            no unpacked bundle, or the key is no public key.
         ExportError: the bundle is damaged, or was not signed with the key.
     """
-    for each in (path, public_key):
-        if each is not None and not each.exists():
-            raise RequestError(f"There is no {each}.", remedy="Name a file that exists.")
+    _require_files(path, public_key)
+    if path.is_dir() and not (path / MANIFEST_FILE).is_file():
+        raise RequestError(
+            f"{path} is no unpacked bundle: there is no {MANIFEST_FILE} in it.",
+            remedy="Name a bundle, or leave --public-key out.",
+        )
     if path.is_file() and path.suffix != ".tar":
         raise RequestError(
             f"{path} is not an exported model.",
@@ -125,10 +137,21 @@ def open_bundle(path: Path, *, public_key: Path | None = None) -> Iterator[Path]
         yield folder
 
 
+def _require_files(*paths: Path | None) -> None:
+    """Raise RequestError unless there are files or folders at all paths that are not None."""
+    for each in paths:
+        if each is not None and not each.exists():
+            raise RequestError(f"There is no {each}.", remedy="Name a file that exists.")
+
+
 @contextmanager
 def _as_export_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except WrongKeyError as error:
+        raise RequestError(
+            str(error), remedy="Make it from the private key: openssl ec -in private.pem -pubout"
+        ) from None
     except BundleError as error:
         raise ExportError(
             f"{path}: {error}", remedy="Get the bundle from where it was made, or make a new one."

@@ -7,7 +7,7 @@ Regression-Free Model Updates"): users notice it even if the accuracy rises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +85,7 @@ class Comparison(Document):
     """What changes if one model takes the place of another one.
 
     Attributes:
-        before, now: IDs of the models.
+        before, now: the models, see `Judged.name`.
         images: number of images that both answered.
         accuracy_before, accuracy_now: accuracies on them, with the ends of their 95% intervals.
         gain: accuracy now minus before, with the ends of its 95% interval.
@@ -134,31 +134,31 @@ class Comparison(Document):
         Args:
             most: largest share, as a fraction; None for any.
 
-        Raises:
-            RequestError: the limit is no fraction.
-            ExportError: the share is larger.
+        Raises ExportError if the share is larger.
         """
-        if most is None:
-            return
-        if not 0 <= most <= 1:
-            raise RequestError(
-                f"max_negative_flips is {most}.", remedy="Give a fraction, such as 0.01."
-            )
-        if self.negative_share > most:
+        if most is not None and self.negative_share > most:
             raise ExportError(
                 f"{self.negative_flips:,} of {self.images:,} images ({self.negative_share:.2%}) "
                 f"that {self.before} gets right are wrong with {self.now}, and {most:.2%} are "
                 "allowed.",
-                remedy="Choose another network, train it with another seed, or allow more with "
-                "--max-negative-flips.",
+                remedy="Choose another network, train it longer or with another seed, or allow "
+                "more with --max-negative-flips.",
             )
+
+
+def check_limit(max_negative_flips: float | None) -> None:
+    """Raise RequestError unless a limit of negative flips is a fraction, or None."""
+    if max_negative_flips is not None and not 0 <= max_negative_flips <= 1:
+        raise RequestError(
+            f"max_negative_flips is {max_negative_flips}.", remedy="Give a fraction, such as 0.01."
+        )
 
 
 class Judged(NamedTuple):
     """A trained network with its answers to the images that judge it.
 
     Attributes:
-        name: its ID.
+        name: its ID, with its version if it has one.
         answers: the answers.
         data: the images.
         card: its card; None if it was not exported.
@@ -188,13 +188,34 @@ class Judged(NamedTuple):
             )
         return cls(card.id, ANSWERS.read(path / ANSWERS_FILE), card.data, card)
 
+    def require_same_images(self, classes: Sequence[str], data: ModelData, name: str) -> None:
+        """Check that the same images judge another network.
+
+        Args:
+            classes: its classes.
+            data: its images.
+            name: what it is called.
+
+        Raises RequestError if they are others.
+        """
+        for what, own, other in (
+            ("classes", list(self.answers.classes), list(classes)),
+            ("images", self.data.judging_digest, data.judging_digest),
+            ("metrics", self.data.metric, data.metric),
+        ):
+            if own != other:
+                raise RequestError(
+                    f"{self.name} and {name} were judged by other {what}: {own} and {other}.",
+                    remedy="Compare models of runs with the same images, seed and splits.",
+                )
+
 
 def compare_models(before: Judged, now: Judged) -> Comparison:
     """Return what changes if one model takes the place of another one.
 
     Raises RequestError if they were not judged by the same images.
     """
-    _require_same_images(before, now)
+    before.require_same_images(now.answers.classes, now.data, now.name)
     is_balanced, counts = now.data.is_balanced, np.array(now.answers.counts)
     right = before.answers.is_right, now.answers.is_right
     flips = right[0] & ~right[1]
@@ -227,20 +248,6 @@ def compare_models(before: Judged, now: Judged) -> Comparison:
 
 def _ends(interval: Interval) -> tuple[float, float, float]:
     return interval.value, interval.low, interval.high
-
-
-def _require_same_images(before: Judged, now: Judged) -> None:
-    """Raise RequestError unless two models were judged by the same images."""
-    for what, one, other in (
-        ("classes", before.answers.classes, now.answers.classes),
-        ("images", before.data.judging_digest, now.data.judging_digest),
-        ("metrics", before.data.metric, now.data.metric),
-    ):
-        if one != other:
-            raise RequestError(
-                f"{before.name} and {now.name} were judged by other {what}: {one} and {other}.",
-                remedy="Compare models of runs with the same images, seed and splits.",
-            )
 
 
 def _file_changes(before: ModelCard | None, now: ModelCard | None) -> Iterator[FileChange]:

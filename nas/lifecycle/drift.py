@@ -27,7 +27,7 @@ from nas.deploy.folder import ModelFolder
 from nas.deploy.reference import REFERENCE, REFERENCE_FILE, FieldReference
 from nas.deploy.script_log import FIGURES
 from nas.display.formatting import listed
-from nas.errors import RequestError
+from nas.errors import MeasurementError, RequestError
 from nas.files.documents import Count, Document, Fraction
 
 MAX_P_VALUE = 0.01
@@ -38,6 +38,9 @@ MAX_PSI = 0.05
 
 The usual 0.1 misses another mix of classes in 500 images, which have 0.02 without any drift.
 """
+
+MIN_IMAGES = 100
+"""Of fewer images, the verdict says that they are few."""
 
 BINS = 10
 """Bins of an index, with equal shares of the reference."""
@@ -145,6 +148,8 @@ class Drift(Document):
     def verdict(self) -> str:
         """Whether something moved, a sentence."""
         images = f"{self.images:,} images from {self.first} to {self.last}"
+        if self.images < MIN_IMAGES:
+            images += ", which are too few to be sure"
         change = 100 * (self.estimated_accuracy - self.accuracy)
         estimate = (
             f"the accuracy is estimated at {self.estimated_accuracy:.1%}, {change:+.1f} points "
@@ -163,7 +168,9 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
         model: the reference of the model that wrote it.
         last: number of lines from the end that count; None for all.
 
-    Raises RequestError if it cannot be read, has no image, or another model wrote it.
+    Raises:
+        RequestError: it cannot be read, has no image, or another model wrote it.
+        MeasurementError: none of its images could be read.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -196,9 +203,14 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
         else:
             rows.append([line.predicted, *(getattr(line, name) for name in MEASURES)])
             names.append(line.image or f"line {number}")
+    if not rows and unreadable:
+        raise MeasurementError(
+            f"None of the {unreadable:,} images in {path} could be read.",
+            remedy="Look at the camera, and at what writes the files.",
+        )
     if not rows:
         raise RequestError(
-            f"{path} has no image that was classified.",
+            f"{path} has no image in its {len(lines) - before:,} lines.",
             remedy="Name the file that run.py --log wrote.",
         )
     values = np.array(rows, float)
@@ -233,14 +245,15 @@ def find_drift(
         RequestError: the log cannot be read, has no image, or another model wrote it; a number is
             out of its range; or the folder has no reference.
         CheckpointError: a file of the model is damaged.
+        MeasurementError: none of the images could be read.
     """
-    for name, value, valid in (
-        ("max_psi", max_psi, max_psi >= 0),
-        ("last", last, last is None or last > 0),
-        ("uncertain", uncertain, uncertain >= 0),
+    for name, value, valid, least in (
+        ("max_psi", max_psi, max_psi >= 0, "zero or more"),
+        ("last", last, last is None or last > 0, "a number above zero"),
+        ("uncertain", uncertain, uncertain >= 0, "zero or more"),
     ):
         if not valid:
-            raise RequestError(f"{name} is {value}.", remedy="Give a number above zero.")
+            raise RequestError(f"{name} is {value}.", remedy=f"Give {least}.")
     reference = reference_of(folder)
     own = read_log(log, reference, last=last)
     threshold = ModelFolder(folder).preprocessing.min_confidence

@@ -27,7 +27,9 @@ PROGRAMS = Path(sys.executable).parent
 
 def main() -> None:
     """Become the program of Flower that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("server", "client", "run"))
     parser.add_argument("--server", default="127.0.0.1:8000", help="address of the server")
     parser.add_argument("--name", default=socket.gethostname(), help="name of the client")

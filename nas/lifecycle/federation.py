@@ -176,7 +176,7 @@ def take_back(
         progress: receives the steps of the export.
 
     Raises:
-        RequestError: the weights are of another model, or the folder exists.
+        RequestError: there are no weights, they are of another model, or the folder exists.
         CheckpointError: the file of the weights is damaged.
         DataError: the images of the model are not here, or others.
         ExportError: a format could not be exported, or too many images are wrong now.
@@ -184,6 +184,8 @@ def take_back(
     folder = _torch_folder(model)
     if out.exists():
         raise RequestError(f"{out} exists.", remedy="Give a new folder with --out.")
+    if not weights.is_file():
+        raise RequestError(f"{weights} is no file.", remedy="Name what the server stored.")
     replacement = Replacement(model, max_negative_flips=max_negative_flips)
     card, trained = folder.card, load_model(model)
     record = _load_weights(trained, weights, digest(folder.path / WEIGHTS_FILE))
@@ -193,12 +195,12 @@ def take_back(
     answers = find_answers(
         logits_as_chosen(trained, data)(data.part(*parts)), data, parts, pictures=False
     )
-    replacement.require_flips(Judged(out.name, answers, card.data))
+    replacement.require_flips(Judged(card.id, answers, card.data))
     formats = [each.format for each in card.files if each.format not in TABLE_FORMATS]
     request = ExportRequest(formats=formats).or_else(ExportRequest.of_card(card))
     threshold = set_threshold(trained, data, request)
     origin = ModelOrigin(
-        id=out.name,
+        id=card.id,
         calibration=calibration,
         threshold=threshold,
         recipe={**card.recipe, "federated": {**record.settings, "rounds": record.rounds}},

@@ -50,7 +50,11 @@ def main() -> int:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except (BundleError, OSError, ValueError) as error:
-        print(f"error: {error} The version that was installed stays.", file=sys.stderr)
+        reason = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            reason = f"{error.filename}: {error.strerror}."
+        kept = " The version that was installed stays." if (options.to / "current").exists() else ""
+        print(f"error: {reason}{kept}", file=sys.stderr)
         return 1
     return 0
 
@@ -85,7 +89,7 @@ def install(options: argparse.Namespace, work: Path) -> str:
     if current.is_dir() and not options.allow_older:
         before = json.loads((current / MANIFEST_FILE).read_bytes())["version"]
         if numbers(version) <= numbers(before):
-            raise BundleError(f"Version {version} is not behind {before}: give --allow-older.")
+            raise BundleError(f"Version {version} is not later than {before}: give --allow-older.")
     test(folder, options.test)
     versions = options.to / "versions"
     versions.mkdir(exist_ok=True)

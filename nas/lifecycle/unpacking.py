@@ -30,6 +30,10 @@ class BundleError(Exception):
     """A bundle is damaged, or is not what it should be; the text says how, a sentence."""
 
 
+class WrongKeyError(BundleError):
+    """A file is no public key that signatures can be checked with."""
+
+
 def unpack(bundle: Path, folder: Path) -> dict[str, Any]:
     """Write the files of a bundle to an empty folder, and check them.
 
@@ -111,7 +115,8 @@ def check_signature(folder: Path, public_key: Path) -> None:
         public_key: file of the public key, in PEM.
 
     Raises:
-        BundleError: there is no signature, another key or for other files made it, or the package
+        WrongKeyError: the file is no public key.
+        BundleError: there is no signature, it is of another key or for other files, or the package
             `model-signing` is not installed.
     """
     if not (folder / SIGNATURE_FILE).is_file():
@@ -128,11 +133,11 @@ def check_signature(folder: Path, public_key: Path) -> None:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:
         reason = f"is no public key on an elliptic curve in PEM: {error}"
-        raise BundleError(f"{public_key} {reason}.") from None
+        raise WrongKeyError(f"{public_key} {reason}.") from None
     try:
         verifier.verify(folder, folder / SIGNATURE_FILE)
     except Exception as error:
-        reason = f"{type(error).__name__} {error}".strip()[:MAX_REASON_CHARACTERS]
+        reason = (str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS].rstrip(".")
         raise BundleError(f"The owner of {public_key} did not sign the bundle: {reason}.") from None
 
 

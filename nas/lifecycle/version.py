@@ -15,7 +15,7 @@ from nas.deploy.exporting import model_data
 from nas.deploy.folder import SUMS_FILE, ModelFolder, digest
 from nas.errors import CheckpointError, RequestError
 from nas.files.documents import Digest, Document, Format, Name, to_json
-from nas.lifecycle.comparison import Comparison, Judged, compare_models
+from nas.lifecycle.comparison import Comparison, Judged, check_limit, compare_models
 from nas.lifecycle.unpacking import VERSION_PATTERN, numbers
 from nas.run.answers import ANSWERS, ANSWERS_FILE
 from nas.run.run import Run
@@ -78,7 +78,7 @@ def version_of(path: Path) -> ModelVersion | None:
 
 
 def next_version(parent: str) -> str:
-    """Return the version behind another one.
+    """Return the version after another one.
 
     >>> next_version("1.9")
     '1.10'
@@ -93,13 +93,14 @@ class Replacement:
 
     Args:
         parent: folder of the model that is replaced.
-        version: version of the successor; by default the one behind that of the parent.
+        version: version of the successor; by default the one after that of the parent.
         max_negative_flips: share of the images that may be right with the parent and wrong with
             its successor, as a fraction; by default any.
         networks: number of networks that are exported.
 
     Raises:
-        RequestError: several networks replace one, or the version is not behind that of the parent.
+        RequestError: several networks replace one, the limit is no fraction, or the version is not
+            later than that of the parent.
         RunFolderError, ExportError, CheckpointError: see `Judged.of_folder`.
     """
 
@@ -109,6 +110,7 @@ class Replacement:
     networks: int = 1
 
     def __post_init__(self) -> None:
+        check_limit(self.max_negative_flips)
         if self.networks != 1:
             raise RequestError(
                 f"{self.networks} networks cannot replace one.", remedy="Give one --pick."
@@ -116,6 +118,10 @@ class Replacement:
         _ = self._judged  # A parent that cannot be read is an error before any work.
         if self.version is not None:
             _require_later(self.version, self._parent_version)
+
+    def check_images(self, run: Run) -> None:
+        """Raise RequestError if other images judge the networks of a run than the parent."""
+        self._judged.require_same_images(run.data.classes, model_data(run), str(run.path))
 
     def check(self, run: Run, name: str) -> None:
         """Check that a trained network of a run may replace the parent.
@@ -125,7 +131,7 @@ class Replacement:
             name: ID of the network.
 
         Raises:
-            RequestError: it was judged by other images, or is in the same folder.
+            RequestError: it is in the same folder.
             ExportError: too many images were right and are wrong now.
         """
         folder = run.path / MODELS_FOLDER / name
@@ -138,17 +144,16 @@ class Replacement:
 
     def require_flips(self, network: Judged) -> None:
         """Check how many images were right with the parent and are wrong now. See `check`."""
-        compare_models(self._judged, network).require_flips(self.max_negative_flips)
+        self._compare(network).require_flips(self.max_negative_flips)
 
     def write_version(self, folder: ModelFolder) -> ModelVersion:
         """Write the version of the exported successor, and what it changes, to its folder."""
-        version = self.version or next_version(self._parent_version)
-        comparison = compare_models(self._judged, Judged.of_folder(folder.path))
+        comparison = self._compare(Judged.of_folder(folder.path))
         today = datetime.now(UTC).date().isoformat()
-        entry = VersionEntry(version=version, date=today, changes=comparison.verdict)
+        entry = VersionEntry(version=self._version, date=today, changes=comparison.verdict)
         record = ModelVersion(
-            version=version,
-            parent=comparison.before,
+            version=self._version,
+            parent=self._judged.name,
             parent_version=self._parent_version,
             parent_digest=digest(self.parent / SUMS_FILE),
             comparison=comparison,
@@ -159,6 +164,13 @@ class Replacement:
             folder.publish(staging)
         return record
 
+    def _compare(self, network: Judged) -> Comparison:
+        """Return what changes for users. The names have versions: the IDs may be the same."""
+        return compare_models(
+            self._judged._replace(name=f"{self._judged.name} {self._parent_version}"),
+            network._replace(name=f"{network.name} {self._version}"),
+        )
+
     @cached_property
     def _judged(self) -> Judged:
         return Judged.of_folder(self.parent)
@@ -168,18 +180,22 @@ class Replacement:
         return version_of(self.parent)
 
     @property
+    def _version(self) -> str:
+        return self.version or next_version(self._parent_version)
+
+    @property
     def _parent_version(self) -> str:
         return FIRST_VERSION if self._old is None else self._old.version
 
 
 def _require_later(version: str, parent: str) -> None:
-    """Raise RequestError unless a version is one, and behind that of its parent."""
+    """Raise RequestError unless a version is one, and later than that of its parent."""
     if not re.fullmatch(VERSION_PATTERN, version):
         raise RequestError(
             f"{version!r} is no version.", remedy="Give two or three numbers, such as 1.2."
         )
     if numbers(version) <= numbers(parent):
         raise RequestError(
-            f"Version {version} is not behind {parent}, the version of the parent.",
+            f"Version {version} is not later than {parent}, the version of the parent.",
             remedy=f"Leave it out for {next_version(parent)}.",
         )

@@ -22,7 +22,7 @@ COMMAND = re.compile(r"\bnas ((?:table|supernet|kit) [a-z]+|[a-z]+)((?: [^\s`]+)
 OTHER_TOOLS = {
     "supernet/distributed.py": {"--nproc-per-node"},  # torchrun
     "cli/supernet.py": {"--nproc-per-node"},
-    "cli/lifecycle.py": {"--log", "--to"},  # run.py and install.py
+    "cli/lifecycle.py": {"--log", "--log-paths", "--to"},  # run.py and install.py
     "deploy/run_template.py": {"--check", "--log", "--log-paths", "--model"},
     "deploy/script_check.py": {"--check"},
     "deploy/script_log.py": {"--log"},

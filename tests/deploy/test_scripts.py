@@ -307,12 +307,15 @@ def test_script_says_what_it_cannot_check(checked, run, tmp_path):
     script = shutil.copytree(checked.parent, tmp_path / "copy") / checked.name
     for arguments in ((), ("PNG", "--check")):
         assert "expected images, or --check without them" in run(script, *arguments)[2]
+    assert "--log-paths needs --log" in run(script, "PNG", "--log-paths")[2]
     shutil.copyfile(script.with_name("model.onnx"), tmp_path / "other.onnx")
     other = str(tmp_path / "other.onnx")
     assert run(script, "--check", "--model", other)[1:] == (
         "",
         f"{other}: expected a file that the export compared: model.onnx\n",
     )
+    log = ("PNG", "--log", str(tmp_path / "log"), "--model", other)
+    assert "--log needs a file of this folder" in run(script, *log)[2]
     script.with_name("verification.safetensors").write_bytes(b"")
     assert "verification.safetensors: it is empty" in run(script, "--check")[2]
 

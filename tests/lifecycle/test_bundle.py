@@ -140,8 +140,9 @@ def test_every_changed_byte_is_seen(signed, keys, tmp_path):
             open_bundle(write_tar(tmp_path / "b.tar", other), public_key=keys[1]),
         ):
             pass
-    for size in range(0, signed.stat().st_size, 40_000):
-        (tmp_path / "b.tar").write_bytes(signed.read_bytes()[:size])
+    whole = signed.read_bytes().rstrip(b"\0")  # Blocks of zeros follow the last file.
+    for size in range(0, len(whole), 40_000):
+        (tmp_path / "b.tar").write_bytes(whole[:size])
         with pytest.raises(ExportError), open_bundle(tmp_path / "b.tar"):
             pass
 
@@ -174,12 +175,12 @@ def test_other_signatures_are_refused(folder, signed, keys, tmp_path, invoke):
     assert "The bundle is not signed: there is no model.sig in it" in done.stderr
     for key in (keys[0], signed):  # No public keys.
         with (
-            pytest.raises(ExportError, match=f"{key} is no public key"),
+            pytest.raises(RequestError, match=f"{key} is no public key"),
             open_bundle(signed, public_key=key),
         ):
             pass
-    done = invoke("verify", signed, "--public-key", tmp_path / "none")
-    assert done.returncode == 2
+    for path, key in ((signed, tmp_path / "none"), (folder.path, keys[1])):
+        assert invoke("verify", path, "--public-key", key).returncode == 2
 
 
 @pytest.mark.parametrize("entry", [*hostile_entries()], ids=lambda each: f"{each.name}-{each.type}")
@@ -260,7 +261,11 @@ def test_entry_twice_is_refused(signed, tmp_path):
 def test_wrong_requests_write_nothing(folder, keys, tmp_path, invoke, monkeypatch):
     out = tmp_path / "out.tar"
     assert "ends in .tar" in invoke("bundle", folder.path, "--out", tmp_path / "a.zip").stderr
-    for key, reason in ((keys[1], "cannot sign"), (folder.path / "run.py", "cannot sign")):
+    for key, reason in (
+        (keys[1], "cannot sign"),
+        (folder.path / "run.py", "cannot sign"),
+        (tmp_path / "none", "There is no"),
+    ):
         done = invoke("bundle", folder.path, "--out", out, "--key", key)
         assert done.returncode == 2
         assert reason in done.stderr
@@ -269,6 +274,15 @@ def test_wrong_requests_write_nothing(folder, keys, tmp_path, invoke, monkeypatc
     done = invoke("bundle", changed, "--out", out)
     assert done.returncode == 1
     assert "run.py is changed" in done.stderr
+    for name in ("run.py", "card.json"):  # Neither is there in the folder of a cascade.
+        (changed / name).unlink()
+    sums = (changed / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (changed / "SHA256SUMS").write_text(
+        "".join(line for line in sums if line.split()[1] not in ("run.py", "card.json"))
+    )
+    done = invoke("bundle", changed, "--out", out)
+    assert done.returncode == 2
+    assert "a cascade cannot be bundled" in done.stderr
     done = invoke("bundle", tmp_path, "--out", out)
     assert done.returncode == 2
     find_spec = bundles.find_spec

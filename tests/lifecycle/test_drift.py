@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from nas.data import load_dataset
 from nas.deploy.reference import FieldReference
 from nas.deploy.script_log import append_line, image_figures
-from nas.errors import RequestError
+from nas.errors import MeasurementError, RequestError
 from nas.lifecycle.drift import MEASURES, _holm, _psi, find_drift, measures, read_log, reference_of
 from tests.commands import document
 from tests.conftest import EXAMPLE
@@ -201,13 +201,19 @@ def test_unfinished_lines_and_unreadable_images_are_counted(tmp_path, test_image
     assert subprocess.run(command, check=False, capture_output=True).returncode == 1
     own = read_log(log, reference_of(MODEL))
     assert (len(own.names), own.damaged, own.unreadable) == (3, 1, 1)
+    assert "which are too few to be sure" in find_drift(MODEL, log).verdict
+    log.unlink()
+    command = [sys.executable, MODEL / "run.py", "--log", log, tmp_path / "broken.png"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 1
+    with pytest.raises(MeasurementError, match="None of the 1 images in .* could be read"):
+        find_drift(MODEL, log)
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
         (None, (), "cannot be read"),
-        ("", (), "no image that was classified"),
+        ("", (), "has no image in its 0 lines"),
         ('{"time": 1, "model": "ffff"}\n', (), "line 1 was written by another model: ffff"),
         ("", ("--last", "0"), "last is 0"),
         ("", ("--max-psi", "-1"), "max_psi is -1"),

@@ -270,8 +270,9 @@ def test_weights_come_back_as_the_next_version(exported, stored, network, tmp_pa
     printed = document(invoke("federate", folder, "--weights", path, "--out", out, "--json"))
     assert printed["version"] == "1.1"
     version = version_of(out)
-    assert (version.parent, version.comparison.now) == ("tb41", "new")
+    assert (version.parent, version.comparison.now) == ("tb41", "tb41 1.1")
     card = ModelFolder(out).card
+    assert (card.id, version.comparison.before) == ("tb41", "tb41 1.0")
     assert card.recipe["federated"]["rounds"] == 4
     # The table of the device is not at hand, so that TVM has nothing to compile with.
     assert [each.format for each in card.files] == ["onnx"]
@@ -304,6 +305,8 @@ def test_other_weights_are_refused(exported, stored, tmp_path):
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(CheckpointError, match="is not readable"):
         take_back(folder, path, tmp_path / "new")
+    with pytest.raises(RequestError, match="is no file"):
+        take_back(folder, tmp_path, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -311,7 +314,7 @@ def test_weights_that_are_wrong_too_often_are_not_exported(exported, stored, tmp
     _, folder = exported
     path, weights, record = stored
     write_round(path, {name: np.zeros_like(each) for name, each in weights.items()}, record)
-    with pytest.raises(ExportError, match="are wrong with new"):
+    with pytest.raises(ExportError, match="are wrong with tb41 1.1"):
         take_back(folder, path, tmp_path / "new", max_negative_flips=0.5)
     assert not (tmp_path / "new").exists()
 
@@ -324,6 +327,11 @@ def test_command_writes_an_app_or_takes_weights(exported, tmp_path, invoke):
     both = invoke("federate", folder, "--out", tmp_path / "other")
     assert (both.returncode, both.stdout) == (2, "")
     assert "either --clients or --weights" in both.stderr
+    limit = ("--max-negative-flips", 0.1)
+    assert (
+        invoke("federate", folder, "--clients", 2, "--out", tmp_path / "b", *limit).returncode == 2
+    )
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.long

@@ -106,7 +106,7 @@ def test_versions_follow_each_other(bundle, tmp_path, install):
     assert "is installed already" in done.stdout
     done = install(versions["1.9"])
     assert (done.returncode, running(root)) == (1, "2.0")
-    assert "Version 1.9 is not behind 2.0: give --allow-older" in done.stderr
+    assert "Version 1.9 is not later than 2.0: give --allow-older" in done.stderr
     same = rebundled(bundle, tmp_path / "same.tar", {"card.md": b"other"}, "2.0")
     assert install(same).returncode == 1
     assert install(versions["1.9"], "--allow-older").returncode == 0
@@ -188,6 +188,7 @@ def test_other_faults_are_errors_without_a_traceback(bundle, script, tmp_path, i
         [newer, "--to", tmp_path / "to"],
         [newer, "--to", newer],
         ["nowhere://model", "--to", tmp_path / "other"],
+        [tmp_path / "none", "--to", tmp_path / "other"],
     ):
         done = subprocess.run(
             [sys.executable, "-I", script, *command], capture_output=True, text=True, check=False
@@ -195,6 +196,8 @@ def test_other_faults_are_errors_without_a_traceback(bundle, script, tmp_path, i
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
         assert "Traceback" not in done.stderr
+        stays = "The version that was installed stays." in done.stderr
+        assert stays == (command[-1] == tmp_path / "to")
     # A damaged version can be replaced.
     assert install(newer, "--allow-older").returncode == 0
     assert running(tmp_path / "to") == "1.1"

@@ -8,6 +8,7 @@ import pytest
 
 from nas.deploy.folder import ModelFolder
 from nas.errors import ExportError, RequestError
+from nas.files.documents import to_json
 from nas.lifecycle.comparison import Judged, compare_models
 from nas.lifecycle.version import next_version, version_of
 from nas.opened_run import open_run
@@ -48,8 +49,6 @@ def test_comparison_counts_each_image(run, is_balanced):
     comparison.require_flips(share)
     with pytest.raises(ExportError, match=f"{comparison.negative_flips} of 240 images"):
         comparison.require_flips(share - 1e-6)
-    with pytest.raises(RequestError, match=r"max_negative_flips is 2\."):
-        comparison.require_flips(2)
 
 
 def test_command_compares_models_and_refuses_regressions(run, invoke):
@@ -71,6 +70,8 @@ def test_command_compares_models_and_refuses_regressions(run, invoke):
     assert refused.returncode == 1
     assert "are allowed" in refused.stderr
     assert f"{first.name} is" in refused.stdout
+    refused = invoke("compare", last, first, "--max-negative-flips", "2")
+    assert (refused.returncode, refused.stdout) == (2, "")
 
 
 def test_models_of_other_images_or_without_files_are_refused(run, tmp_path, invoke):
@@ -89,7 +90,7 @@ def test_models_of_other_images_or_without_files_are_refused(run, tmp_path, invo
         compare_models(models[0], changed)
 
 
-def test_export_writes_the_version_behind_that_of_the_parent(run, tmp_path, invoke):
+def test_export_writes_the_version_after_that_of_the_parent(run, tmp_path, invoke):
     first, second, *_ = trained_ids(run)
     old = shutil.copytree(run / "models" / first, tmp_path / first)
     export = ["export", run, "--pick", second, "--format", "onnx", "--parent"]
@@ -113,11 +114,12 @@ def test_export_writes_the_version_behind_that_of_the_parent(run, tmp_path, invo
     ("options", "status", "message"),
     [
         (["--parent", "{own}"], 2, "would replace itself"),
-        (["--parent", "{old}", "--model-version", "1.0"], 2, "not behind 1.0"),
+        (["--parent", "{old}", "--model-version", "1.0"], 2, "not later than 1.0"),
         (["--parent", "{old}", "--model-version", "one"], 2, "is no version"),
         (["--parent", "{old}", "--pick", "{other}"], 2, "2 networks cannot replace one"),
         (["--model-version", "1.1"], 2, "Name its folder with --parent"),
         (["--parent", "{old}", "--max-negative-flips", "0"], 1, "0.00% are allowed"),
+        (["--parent", "{old}", "--max-negative-flips", "5"], 2, "max_negative_flips is 5"),
     ],
 )
 def test_wrong_versions_export_nothing(run, tmp_path, invoke, options, status, message):
@@ -132,3 +134,17 @@ def test_wrong_versions_export_nothing(run, tmp_path, invoke, options, status, m
     assert message in done.stderr
     after = {path: path.read_bytes() for path in (run / "models").rglob("*") if path.is_file()}
     assert {k: v for k, v in after.items() if k in before} == before
+
+
+def test_parent_of_other_images_is_refused_before_a_network_is_trained(run, tmp_path, invoke):
+    first, *_ = trained_ids(run)
+    old = ModelFolder(shutil.copytree(run / "models" / first, tmp_path / "old"))
+    data = old.card.data.model_copy(update={"judging_digest": "0000"})
+    with old.staging() as staging:
+        (staging / "card.json").write_text(to_json(old.card.model_copy(update={"data": data})))
+        old.publish(staging)
+    untrained = next(each.id for each in open_run(run).members if each.id not in trained_ids(run))
+    refused = invoke("export", run, "--pick", untrained, "--parent", old.path)
+    assert refused.returncode == 2
+    assert f"{first} and {run} were judged by other images" in " ".join(refused.stderr.split())
+    assert not (run / "models" / untrained).exists()

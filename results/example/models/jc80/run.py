@@ -718,12 +718,16 @@ def main() -> int:
     options = parser.parse_args()
     if bool(options.images) == options.check:
         parser.error("expected images, or --check without them")
+    model = Path(options.model)
+    if options.log_paths and not options.log:
+        parser.error("--log-paths needs --log")
+    if options.log and model.resolve().parent != FOLDER:
+        parser.error("--log needs a file of this folder, whose weights each line names")
     preprocessing = read_json("preprocessing.json")
     note = None
     if options.log:
         digest = read_json("reference.json")["weights_digest"]
         note = partial(write_line, options.log, digest, options.log_paths)
-    model = Path(options.model)
     logits_of = load_network(model)
     if options.check:
         return check(FOLDER / "card.json", model, logits_of, preprocessing)
