@@ -48,7 +48,11 @@ def compare(
     from nas.lifecycle.comparison import Judged, check_limit, compare_models
 
     check_limit(max_negative_flips)
-    comparison = compare_models(Judged.of_folder(before), Judged.of_folder(now))
+    models = [Judged.of_folder(each) for each in (before, now)]
+    if models[0].name == models[1].name:  # Two versions of a network.
+        pairs = zip(models, (before, now), strict=True)
+        models = [model._replace(name=str(path)) for model, path in pairs]
+    comparison = compare_models(*models)
     if as_json:
         print_json({**dict(comparison), "verdict": comparison.verdict})
     else:

@@ -151,7 +151,7 @@ def test_the_whole_life_of_a_model(tmp_path):
 
     # The update is compared, signed and installed, and sees in the dark.
     comparison = document(run_nas("compare", first, second, "--json"))
-    assert (comparison["before"], comparison["now"]) == (record.id, "second")
+    assert (comparison["before"], comparison["now"]) == (str(first), str(second))
     update = tmp_path / "1.1.tar"
     document(run_nas("bundle", second, "--out", update, "--key", private, "--json"))
     assert device.install(update).returncode == 0
