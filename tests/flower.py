@@ -1,7 +1,7 @@
 """Processes of an app for Flower, from the Python of an environment that has it.
 
-NAS_REQUIRE_FLOWER names that Python; without it, tests that need it are skipped. CI has none: to
-install Flower and to run its processes takes minutes. By hand:
+NAS_REQUIRE_FLOWER names that Python; without it, tests that need it are skipped. `.ci/run` makes
+such an environment. By hand:
 
     python -m venv flower
     flower/bin/pip install "flwr>=1.42,<2" torch safetensors pillow numpy
@@ -58,19 +58,19 @@ class FlowerApp:
         self._python, self._running = python, dict[str, subprocess.Popen[bytes]]()
         with socket.socket() as own:
             own.bind(("127.0.0.1", 0))
-            self._port = own.getsockname()[1]
+            self.port = own.getsockname()[1]
         if has_nan:
             path = folder / "client_app.py"
             path.write_text(path.read_text().replace(_WEIGHTS, _WEIGHTS + _NAN_WEIGHTS))
 
     def start_server(self) -> None:
         """Start the server, and wait until it answers."""
-        self._start("server", "server", "--port", self._port)
+        self._start("server", "server", "--port", self.port)
         self._wait(self._answers, "the server does not answer")
 
-    def start_client(self, name: str, images: Path) -> None:
-        """Start a client."""
-        self._start(name, "client", "--name", name, "--images", images)
+    def start_client(self, name: str, images: Path, *, port: int | None = None) -> None:
+        """Start a client, which may connect to another port than that of the server."""
+        self._start(name, "client", "--name", name, "--images", images, port=port)
 
     def run(self, **settings: object) -> None:
         """Start the training with settings of the app's run config."""
@@ -105,17 +105,23 @@ class FlowerApp:
         for name in list(self._running):
             self.kill(name)
 
-    def _start(self, name: str, part: str, *arguments: object) -> None:
-        server = () if part == "server" else ("--server", f"127.0.0.1:{self._port}")
+    def _start(self, name: str, part: str, *arguments: object, port: int | None = None) -> None:
+        server = () if part == "server" else ("--server", f"127.0.0.1:{port or self.port}")
         command = [self._python, self.folder / "start.py", part, *server, *arguments]
+        # Clients on one machine share its cores: with more threads they would wait for each other.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with (self.folder / f"{name}.log").open("a") as log:
             self._running[name] = subprocess.Popen(
-                list(map(str, command)), stdout=log, stderr=log, start_new_session=True
+                list(map(str, command)),
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
             )
 
     def _answers(self) -> bool:
         with socket.socket() as own:
-            return own.connect_ex(("127.0.0.1", self._port)) == 0
+            return own.connect_ex(("127.0.0.1", self.port)) == 0
 
     def _wait(self, has_happened: Callable[[], bool], problem: str) -> None:
         end = time.monotonic() + SECONDS_OF_A_ROUND
