@@ -28,7 +28,7 @@ from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalFile
 from nas.search.objectives import Direction
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
+    from sqlalchemy.engine import URL, Connection
 
 STORAGE_RETRY_SECONDS = 600.0
 """A search waits at most so long for a database that does not answer."""
@@ -70,6 +70,8 @@ def _open_database(url: URL) -> RDBStorage:
             "options": f"-c idle_in_transaction_session_timeout={MAX_LOCK_SECONDS}s",
         }
     connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
+    if is_sqlite:
+        _create_tables(url, connect_args)
     # A server has few connections, by default 100: a process that works for hours holds one.
     pool = {} if is_sqlite else {"pool_pre_ping": True, "pool_size": 1}
     storage = RDBStorage(
@@ -79,8 +81,29 @@ def _open_database(url: URL) -> RDBStorage:
     if is_sqlite:
         # SQLite has no row locks: two processes that end one trial at the same time can both read
         # that it is running. With an immediate transaction the second one waits.
-        event.listen(storage.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+        event.listen(storage.engine, "begin", _begin_immediately)
     return storage
+
+
+def _create_tables(url: URL, connect_args: Mapping[str, Any]) -> None:
+    """Create Optuna's tables in an SQLite database, all or none.
+
+    Optuna creates each table and each index in a transaction of its own. A process that fails
+    between them, because another one creates the same table, would leave a table without its
+    index for ever: then two studies can have one name, and no process can open either.
+    """
+    from optuna.storages._rdb.models import BaseModel
+    from sqlalchemy import create_engine, event
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(url, poolclass=NullPool, connect_args=dict(connect_args))
+    event.listen(engine, "begin", _begin_immediately)
+    with engine.begin() as connection:
+        BaseModel.metadata.create_all(connection)
+
+
+def _begin_immediately(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class Storage:

@@ -1,3 +1,4 @@
+import contextlib
 import re
 import sqlite3
 import sys
@@ -8,6 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from optuna.storages._rdb.models import BaseModel
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
 from nas.errors import RequestError, StorageError
 from nas.files.storage_address import redact_address
@@ -221,3 +226,26 @@ def test_remote_process_is_not_dead_directly_after_an_outage(
     time.sleep(0.5)
     watching.refresh()
     assert watching.num_running == 0
+
+
+def test_database_has_whole_tables_after_a_process_failed_while_it_made_them(tmp_path):
+    address, failed = f"sqlite:///{tmp_path}/study.db", []
+
+    def fail_once(connection, cursor, statement, *_):
+        if statement.lstrip().startswith("CREATE UNIQUE INDEX") and not failed:
+            failed.append(statement)
+            raise OperationalError(statement, None, Exception("table trials already exists"))
+
+    event.listen(Engine, "before_cursor_execute", fail_once)
+    try:
+        storages = [Storage(address) for _ in range(2)]
+    finally:
+        event.remove(Engine, "before_cursor_execute", fail_once)
+    assert failed
+    studies = {each.create_study("search", ["minimize"], ["macs"]) for each in storages}
+    assert len(studies) == 1
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        for table in ("studies", "trials", "version_info"):
+            declared = {each.name for each in BaseModel.metadata.tables[table].indexes}
+            made = {row[1] for row in database.execute(f"PRAGMA index_list({table})")}
+            assert declared <= made
