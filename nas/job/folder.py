@@ -114,6 +114,12 @@ class JobRun(Run):
             RunFolderError: they differ.
         """
         if self.has_begun and recorded not in (None, now):
+            if isinstance(recorded, dict) and isinstance(now, dict):
+                names = [each for each in recorded | now if recorded.get(each) != now.get(each)]
+                recorded, now = (
+                    ", ".join(f"{each} {values.get(each, 'not set')}" for each in names)
+                    for values in (recorded, now)
+                )
             raise RunFolderError(
                 f"{self.path} was started with {what} {recorded}; now it is {now}.", remedy=remedy
             )

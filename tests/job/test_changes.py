@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from nas import job as jobs
 from nas.errors import DataError, NasError, RunFolderError
 from nas.job import load_job
+from nas.job.folder import JobRun
 from nas.opened_run import open_run
 from nas.run.record import read_run
 from nas.run.settings import KEYS
@@ -266,3 +268,14 @@ def test_job_is_corrected_until_it_trains(run):
     jobs.run_job(load_job(run), OUT)
     assert {path.stem for path in (OUT / "spaces").iterdir()} == {"squeeze"}
     assert set(read_trials(OUT)["space"]) == {"squeeze"}
+
+
+def test_refusal_of_another_device_names_what_differs():
+    run = SimpleNamespace(has_begun=True, path="results/run")
+    before, now = {"processor": "A76", "threads": "1"}, {"processor": "A72", "threads": "1"}
+    JobRun.require(run, "device", before, dict(before), "")
+    with pytest.raises(RunFolderError) as error:
+        JobRun.require(run, "device", before, now, "Go on there.")
+    assert error.value.message == (
+        "results/run was started with device processor A76; now it is processor A72."
+    )
