@@ -52,7 +52,8 @@ def main() -> int:
         note = partial(write_line, options.log, digest, options.log_paths)
     logits_of = load_network(model)
     if options.check:
-        return check(FOLDER / "card.json", model, logits_of, preprocessing)
+        samples = FOLDER / "verification.safetensors"
+        return check(read_json("card.json"), samples, model, logits_of, preprocessing)
     return classify(options.images, model, logits_of, preprocessing, options.json, note)
 
 

@@ -158,7 +158,7 @@ class Judged(NamedTuple):
     """A trained network with its answers to the images that judge it.
 
     Attributes:
-        name: its ID, with its version if it has one.
+        name: what it is called: its ID, with a version where two versions are compared.
         answers: the answers.
         data: the images.
         card: its card; None if it was not exported.

@@ -40,7 +40,7 @@ The usual 0.1 misses another mix of classes in 500 images, which have 0.02 witho
 """
 
 MIN_IMAGES = 100
-"""Of fewer images, the verdict says that they are few."""
+"""Number of images below which the verdict calls them too few."""
 
 BINS = 10
 """Bins of an index, with equal shares of the reference."""

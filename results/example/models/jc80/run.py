@@ -642,11 +642,18 @@ INT8_SHARE = 0.99
 differently; in a deep network a few images are far off, as they are from float32."""
 
 
-def check(card: Path, model: Path, logits_of: LogitsOf, preprocessing: dict[str, Any]) -> int:
+def check(
+    card: dict[str, Any],
+    samples: Path,
+    model: Path,
+    logits_of: LogitsOf,
+    preprocessing: dict[str, Any],
+) -> int:
     """Classify the images of a model folder, and compare their logits with those of the export.
 
     Args:
-        card: `card.json` of the folder.
+        card: what `card.json` holds.
+        samples: `verification.safetensors` of the folder.
         model: file of the network.
         logits_of: returns its logits.
         preprocessing: what `preprocessing.json` holds.
@@ -655,12 +662,10 @@ def check(card: Path, model: Path, logits_of: LogitsOf, preprocessing: dict[str,
         0, or 1 if too many images have other logits.
     """
     plain_output()
-    content = use_file(card, lambda: json.loads(card.read_text(encoding="utf-8")))
-    known = {each["file"]: each for each in content["files"] if each["tolerance"] is not None}
+    known = {each["file"]: each for each in card["files"] if each["tolerance"] is not None}
     if model.name not in known:
         sys.exit(f"{model}: expected a file that the export compared: {', '.join(known)}")
     is_int8 = known[model.name]["precision"] == "int8"
-    samples = card.with_name("verification.safetensors")
     tensors = use_file(samples, read_tensors, samples)
     kinds = json.loads(tensors["file_kinds"].tobytes())
     stored = [
@@ -730,7 +735,8 @@ def main() -> int:
         note = partial(write_line, options.log, digest, options.log_paths)
     logits_of = load_network(model)
     if options.check:
-        return check(FOLDER / "card.json", model, logits_of, preprocessing)
+        samples = FOLDER / "verification.safetensors"
+        return check(read_json("card.json"), samples, model, logits_of, preprocessing)
     return classify(options.images, model, logits_of, preprocessing, options.json, note)
 
 
