@@ -255,7 +255,10 @@ class RepeatedKernelTimer(KernelTimer):
 
 
 class RepeatedKernelRuntime(Runtime):
-    """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself."""
+    """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself.
+
+    Unless `is_remote`, kernels and networks run in this process.
+    """
 
     rounds = ROUNDS
     dispatch_seconds = 16.0
@@ -269,6 +272,15 @@ class RepeatedKernelRuntime(Runtime):
     @abstractmethod
     def timer(self) -> RepeatedKernelTimer:
         """The timer of this machine; the first use imports the runtime's packages."""
+
+    @property
+    def compiles_beside_timing(self) -> bool:
+        """See `Runtime.compiles_beside_timing`."""
+        return not self.is_remote
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """See `Runtime.timing_context`."""
+        return timing.pinned(self.threads)
 
     @abstractmethod
     def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:

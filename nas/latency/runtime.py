@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import RequestError, first_line
+from nas.errors import DeviceError, RequestError, first_line
 from nas.figures import Figure
 from nas.graph import Graph
 from nas.kernels import fusion
@@ -35,7 +35,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
-from nas.latency.timing import MEASURED, Timing, pinned, reading
+from nas.latency.timing import MEASURED, Timing, reading
 from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
 
@@ -231,9 +231,9 @@ class KernelTimer(ABC):
 class Runtime(ABC):
     """Compile, time and predict kernels and networks on one device.
 
-    A subclass must define `name`, `availability`, `timer` and `compile`. Everything else has a
-    default that fits a runtime on this machine's processor that launches fused kernels one after
-    the other.
+    A subclass must define `name`, `availability`, `timer` and `compile`, and `fingerprint` for
+    targets other than this machine's processor. Everything else has a default that fits a device
+    that launches fused kernels one after the other, whatever processor it is.
 
     Creating a runtime must be cheap, touch no device and import nothing heavy: latency tables
     create one to predict with, also on machines that do not have the runtime. The device is used
@@ -405,9 +405,12 @@ class Runtime(ABC):
     def compiles_beside_timing(self) -> bool:
         """Whether some processes compile for the device while another one times on it.
 
-        They then share the cores of this machine as `nas.latency.core_scheduling` plans.
+        They then share the cores of this machine as `nas.latency.core_scheduling` plans. False
+        means that one process asks the timer, one kernel after the other. Return True only if the
+        timer times nothing outside of `nas.latency.timing.pinned`, in which no two processes are at
+        the same time.
         """
-        return not self.is_remote and self.fingerprint.target.startswith("cpu")
+        return False
 
     # How networks split into kernels, and how kernels compose. Nothing here touches the device.
 
@@ -537,19 +540,28 @@ class Runtime(ABC):
     def timing_context(self) -> AbstractContextManager[None]:
         """Return a context in which nothing disturbs timings of whole networks.
 
-        The default pins this thread to as many cores as it uses threads, whose speed is read beside
-        the timings; no speed is read of another machine, or beside estimates. Override it with
-        `nas.latency.timing.reading` to read the speed of a device.
+        The default does not touch this thread and reads no speed, because only the runtime knows on
+        which processor its networks run. Override it with `nas.latency.timing.pinned` if they run
+        in this thread: it keeps the thread on as many cores as it uses threads, and reads their
+        speed beside the timings. `nas.latency.timing.reading` reads the speed of another device.
         """
-        is_here = self.network_basis == MEASURED and not self.is_remote
-        return pinned(self.threads) if is_here else reading(None)
+        return reading(None)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """The device and the settings for which its latencies are valid.
 
-        The default describes this machine's processor with the versions of `availability`.
+        The default describes this machine's processor, which is target `cpu`, with the versions of
+        `availability`.
+
+        Raises:
+            DeviceError: the target is another device, which the runtime has to describe.
         """
+        if self.is_remote or not self.target.startswith("cpu"):
+            raise DeviceError(
+                f"Runtime '{self.name}' does not say which device '{self.target}' is.",
+                remedy="Its package has to define `fingerprint`: docs/runtimes.md.",
+            )
         processor, features = this_machine.processor()
         return Fingerprint(
             processor=processor,

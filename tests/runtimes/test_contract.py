@@ -282,10 +282,12 @@ def test_large_networks_launch_their_kernels(case: Case, runtime: Runtime, name:
         check_launches(compiled, runtime.kernels(graph))
 
 
-def test_speed_is_read_beside_networks_that_are_measured(runtime: Runtime) -> None:
+def test_speed_is_read_beside_networks_that_are_measured(case: Case, runtime: Runtime) -> None:
+    """The contract does not know on which processor the networks of a plug-in run."""
     with runtime.timing_context():
         timed = timing.measure(lambda calls, samples: [1e-3] * samples)
-    assert (timed.reading_us is not None) == (runtime.network_basis == MEASURED)
+    is_known = runtime.network_basis == MEASURED and case.name != "profiler"
+    assert (timed.reading_us is not None) == is_known
 
 
 def test_networks_of_random_weights_are_timed(case: Case, runtime: Runtime) -> None:

@@ -128,6 +128,11 @@ class TvmRuntime(Runtime):
         """Whether the target is a board behind TVM RPC."""
         return rpc_address.is_remote(self.target)
 
+    @property
+    def compiles_beside_timing(self) -> bool:
+        """See `Runtime.compiles_beside_timing`; a board is timed by one process."""
+        return not self.is_remote
+
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a network; depthwise convolutions take their expansion."""
         return fusion.kernels(graph, batch, fuse_expansions=True)
@@ -224,7 +229,6 @@ class CudaRuntime(TvmRuntime):
 
     dtypes = ("float32", "float16")
     max_batch = 1
-    compiles_beside_timing = True
     rounds = 4  # Few, because two timings of a kernel on an H100 differed by 1%.
 
     def check_threads(self) -> None:
