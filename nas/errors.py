@@ -153,7 +153,11 @@ class InfeasibleError(SearchError):
 
 def first_line(error: BaseException) -> str:
     """Return the class of an error and the first line of its message, at most 500 characters."""
-    lines = [type(error).__name__, *str(error).strip().splitlines()]
+    try:
+        text = str(error)
+    except Exception:  # The text of an error of another package is its own code.
+        text = ""
+    lines = [type(error).__name__, *text.strip().splitlines()]
     return ": ".join(lines[:2])[:500]
 
 

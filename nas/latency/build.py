@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from nas.display.progress import Advance
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.kernels.kernel import Kernel
+from nas.latency import timer_answers
 from nas.latency.installed_runtimes import default_runtime
 from nas.latency.record import DISTURBED, UNSTABLE, Record
 from nas.latency.runtime import KernelTimer, Runtime
@@ -189,7 +190,7 @@ class _TableBuilder:
         """
         if again or self._table.lacks_dispatch():
             before_us = {} if self._table.lacks_dispatch() else self._table.dispatch.parts_us
-            for part, timing in self._attempt(lambda timer: timer.time_dispatch()).items():
+            for part, timing in self._attempt(timer_answers.time_dispatch).items():
                 if timing.latency_us < before_us.get(part, math.inf):
                     self._table.append(self._dispatch_record(part, timing))
             self._time_curve()
@@ -216,7 +217,7 @@ class _TableBuilder:
             Whether there was one; a runtime may have none, and recorded rounds come to an end.
         """
         self._begin_round()
-        timings = self._attempt(lambda timer: timer.time_miss_curve())
+        timings = self._attempt(timer_answers.time_miss_curve)
         self._curve_timed_s = time.monotonic()
         for part, timing in timings.items():
             record = self._curve.get(part)
@@ -303,7 +304,7 @@ class _TableBuilder:
     def _time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""
         full_us = self._full_us
-        for kernel, outcome in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
+        for kernel, outcome in self._timers.each(kernels, timer_answers.time_kernel):
             if isinstance(outcome, Exception):
                 record = self._failure(kernel, outcome)
             else:
@@ -340,7 +341,9 @@ class _TableBuilder:
             self._time_curve()
         for kernel, outcome in self._timers.each(
             list(records),
-            lambda timer, each: timer.retime_kernel(each, records[each].schedule or {}),
+            lambda timer, each: timer_answers.retime_kernel(
+                timer, each, records[each].schedule or {}
+            ),
         ):
             if isinstance(outcome, BoardLostError) and not self._timers:
                 # The kernel ran before, so the device was not lost because of it.
@@ -361,8 +364,10 @@ class _TableBuilder:
         return self._latest.get(kernel) or self._table.record(kernel)
 
     def _failure(self, kernel: Kernel, error: Exception) -> Record:
-        is_ours = isinstance(error, NasError)
-        message = str(error)[:_MAX_ERROR_CHARACTERS] if is_ours else first_line(error)
+        text = str(error) if isinstance(error, NasError) else first_line(error)
+        # Text that a program printed in another encoding has characters that no file can hold.
+        text = text.encode("utf-8", "backslashreplace").decode()[:_MAX_ERROR_CHARACTERS]
+        message = text or type(error).__name__
         return Record(kind="kernel", name=kernel.text, status="failed", error=message)
 
     # Records and progress.

@@ -19,7 +19,15 @@ from nas.latency.rounds import (
     Round,
     round_to_four_digits,
 )
-from nas.latency.timing import ESTIMATED, MEASURED, SAMPLE_SECONDS, SAMPLES, Timing
+from nas.latency.timing import (
+    ESTIMATED,
+    LONGEST_US,
+    MEASURED,
+    SAMPLE_SECONDS,
+    SAMPLES,
+    SHORTEST_US,
+    Timing,
+)
 
 SCHEMA = 4
 
@@ -34,8 +42,8 @@ UNSTABLE = "unstable"
 UNCERTAIN = (DISTURBED, UNSTABLE)
 """Statuses of records that predict, flagged."""
 
-Microseconds = Annotated[float, Field(ge=1e-9, le=1e12)]
-"""Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
+Microseconds = Annotated[float, Field(ge=SHORTEST_US, le=LONGEST_US)]
+"""Microseconds within the limits of a latency."""
 
 
 def new_header(
@@ -69,6 +77,26 @@ HEADER_FORMAT = Format(
 )
 
 
+def kept_samples(samples_us: Sequence[float]) -> tuple[float, ...]:
+    """Return samples of a timing for a record, `MAX_SAMPLES` at most, with the same median.
+
+    Of more samples, those at evenly spaced ranks stay, in ascending order: as many below the median
+    as above it, with the fastest and the slowest.
+    """
+    if len(samples_us) <= MAX_SAMPLES:
+        return tuple(samples_us)
+    ascending = sorted(samples_us)
+    half, is_odd = divmod(len(ascending), 2)
+    below = (MAX_SAMPLES - is_odd) // 2
+    ranks = [step * (half - 1) // (below - 1) for step in range(below)]
+    middle = ascending[half : half + is_odd]
+    return (
+        *(ascending[rank] for rank in ranks),
+        *middle,
+        *(ascending[-1 - rank] for rank in reversed(ranks)),
+    )
+
+
 class Record(Document):
     """A kernel or a dispatch cost of a latency table.
 
@@ -80,7 +108,7 @@ class Record(Document):
             predict, flagged; or `failed`, with an error and without a latency.
         latency_us: `nas.latency.rounds.Latency.fastest_us`; the median of `samples_us` if it was
             timed in one round. None if failed.
-        samples_us: samples of the fastest timing.
+        samples_us: samples of the fastest timing, see `kept_samples`.
         rounds_us, readings_us, first_us: every timing of a kernel or a miss curve, in order, see
             `nas.latency.rounds.Round`; the last two are empty without readings.
         full_us: reading at full speed, as far as it was known when the record was written.
@@ -154,7 +182,7 @@ class Record(Document):
             name=name,
             status="unstable" if timing.is_unstable else "ok",
             latency_us=timing.latency_us,
-            samples_us=timing.samples_us[:MAX_SAMPLES],
+            samples_us=kept_samples(timing.samples_us),
             schedule=None if schedule is None else dict(schedule),
             basis=basis,
         )
@@ -180,7 +208,7 @@ class Record(Document):
         """
         fastest = min(self.samples_us, timing.samples_us, key=statistics.median)
         changes = {
-            "samples_us": fastest[:MAX_SAMPLES],
+            "samples_us": kept_samples(fastest),
             "supersedes": None,
             "line": 0,
         }

@@ -181,8 +181,9 @@ class KernelTimer(ABC):
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Find the fastest schedule of a kernel and time it.
 
-        Whatever it raises becomes a failed row of the table, and networks that need the kernel are
-        infeasible.
+        Whatever it raises, and whatever else it returns, becomes a failed row of the table, and
+        networks that need the kernel are infeasible. Only a DeviceError ends the build: no kernel
+        can be timed on the device then.
 
         Returns:
             The schedule, from which the kernel can be built again, with the kernel's value of each

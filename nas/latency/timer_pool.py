@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from nas.errors import BoardLostError, DeviceError
+from nas.errors import BoardLostError, DeviceError, MeasurementError
 from nas.kernels.kernel import Kernel
 from nas.latency.runtime import KernelTimer
 
@@ -147,3 +147,5 @@ def _outcome(
         return call(timer, kernel)
     except Exception as error:
         return error
+    except SystemExit as error:
+        return MeasurementError(f"it called sys.exit({error.code!r})")

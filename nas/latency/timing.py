@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 from nas.errors import MeasurementError
@@ -37,6 +38,9 @@ ESTIMATED = "estimated: "
 
 if sys.platform != "win32":
     import resource
+
+SHORTEST_US, LONGEST_US = 1e-9, 1e12
+"""Limits of a latency in microseconds, which no clock reaches and sums and ratios can bear."""
 
 SAMPLES = 3
 """Samples of one timing; its latency is their median."""
@@ -67,6 +71,9 @@ timing that has an undisturbed sample takes `MAX_ATTEMPTS_PER_SAMPLE` attempts a
 
 LONGER_SAMPLES = (1, 10, 100)
 """Factors by which samples get longer while one of them is not above zero."""
+
+_MAX_SHOWN_CHARACTERS = 200
+"""Longest list of samples that a message shows."""
 
 MAX_SPREAD = 0.05
 """Interquartile range over median above which a timing is called unstable."""
@@ -108,11 +115,26 @@ class Timing:
         reading_us: duration of the reading of the core's speed beside the samples; None if no speed
             was read.
         first_us: the first sample, whatever disturbed it; None if samples are not taken one by one.
+
+    Raises:
+        MeasurementError: there is no sample, or a value is no number within the limits of a
+            latency.
     """
 
     samples_us: tuple[float, ...]
     reading_us: float | None = None
     first_us: float | None = None
+
+    def __post_init__(self) -> None:
+        samples = tuple(self.samples_us)
+        others = [each for each in (self.reading_us, self.first_us) if each is not None]
+        if not samples or not all(map(_is_latency_us, (*samples, *others))):
+            given = ", ".join(map(str, (*samples, *others))) or "no sample"
+            raise MeasurementError(
+                f"Timing gave {given[:_MAX_SHOWN_CHARACTERS]} in us, which is no latency.",
+                remedy="Time it again on an idle machine.",
+            )
+        object.__setattr__(self, "samples_us", tuple(map(float, samples)))
 
     @classmethod
     def from_seconds(
@@ -124,19 +146,12 @@ class Timing:
         """Return the timing with these values in seconds.
 
         Raises:
-            MeasurementError: there is no sample, or one is not finite and above zero.
+            MeasurementError: there is no sample, or a value is no number within the limits of a
+                latency.
         """
-        samples = tuple(round_to_four_digits(value * 1e6) for value in seconds)
-        if not samples or not all(math.isfinite(each) and each > 0 for each in samples):
-            raise MeasurementError(
-                f"Timing gave {list(samples)} us, which is no latency.",
-                remedy="Time it again on an idle machine.",
-            )
-        others = (
-            None if value is None else round_to_four_digits(value * 1e6)
-            for value in (reading_s, first_s)
-        )
-        return cls(samples, *others)
+        samples = (_rounded_us(each) for each in seconds)
+        others = (None if each is None else _rounded_us(each) for each in (reading_s, first_s))
+        return cls(tuple(samples), *others)
 
     @classmethod
     def from_attempts(cls, attempts: Sequence[Attempt]) -> Timing:
@@ -178,6 +193,18 @@ class Timing:
     def is_unstable(self) -> bool:
         """Whether the samples disagree by more than `MAX_SPREAD`."""
         return self.spread > MAX_SPREAD
+
+
+def _rounded_us(seconds: float) -> float:
+    """Return seconds in microseconds; what is no number stays as it is, and is no latency."""
+    return round_to_four_digits(seconds * 1e6) if isinstance(seconds, Real) else seconds
+
+
+def _is_latency_us(value: object) -> bool:
+    """Return whether a value, which another package may have made, is a latency."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return SHORTEST_US <= float(value) <= LONGEST_US
 
 
 def measure(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
-from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError
+from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
 from nas.kernels.kernel import Kernel
 from nas.latency import core_scheduling
 from nas.latency.core_scheduling import CorePlan
@@ -201,7 +201,7 @@ def _measurement_errors() -> Iterator[None]:
     """Turn what a compiler raises, and the death of its process, into a MeasurementError."""
     try:
         yield
-    except (DeviceError, MeasurementError):
+    except (DeviceError, MeasurementError, TimeoutError):
         raise
     except NasError as error:
         raise MeasurementError(error.message, remedy=error.remedy) from error
@@ -209,3 +209,6 @@ def _measurement_errors() -> Iterator[None]:
         raise MeasurementError(f"the compiler's process {error}") from error
     except RuntimeError as error:
         raise MeasurementError(str(error)) from error
+    # The answer of a timer of another package raises anything while it is read.
+    except Exception as error:
+        raise MeasurementError(f"the answer cannot be read: {first_line(error)}") from error
