@@ -15,7 +15,7 @@ from nas.deploy.confidence import make_threshold
 from nas.deploy.cpp_example import require_program
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
-from nas.deploy.formats import all_formats, model_format
+from nas.deploy.formats import all_formats, format_names, model_format
 from nas.deploy.model import TrainedModel
 from nas.deploy.networks import load_trained
 from nas.deploy.requests import ExportRequest
@@ -88,13 +88,37 @@ def check_formats(settings: JobSettings, formats: Sequence[str]) -> None:
         )
 
 
+def shipping_problem(settings: JobSettings) -> str:
+    """Return why no exported file runs as the search of a job times networks, and what remains.
+
+    It is a sentence for the user, or "" if there is such a file: a runtime without a format of its
+    own, or whose formats refuse the target, finds networks whose shipped latency is another.
+    """
+    device, reasons = settings.device, []
+    for each in all_formats():
+        is_made = each.is_made_for(device)
+        if not is_made and device.runtime not in each.runtimes:
+            continue
+        try:
+            check_formats(settings, [each.name])
+        except RequestError as error:
+            reasons.append(error.message)
+            continue
+        if is_made:
+            return ""
+    reason = " ".join(reasons) or f"No format is for runtime '{device.runtime}'."
+    others = possible_formats(settings, format_names())
+    rest = f"Other runtimes run {', '.join(others)}, with latencies that the search does not know."
+    return f"no exported file runs as the search times networks: {reason} {rest}"
+
+
 def checked_request(run: Run, request: ExportRequest, progress: JobProgress) -> ExportRequest:
     """Return a request with its formats, after a check that they can be written.
 
     Args:
         run: the run.
         request: the settings of an export.
-        progress: receives a message if a default format is left out.
+        progress: receives a message if a default format is left out, and `shipping_problem`.
 
     Raises:
         RequestError: a format is unknown, does not exist for the device, or its package is missing;
@@ -102,6 +126,8 @@ def checked_request(run: Run, request: ExportRequest, progress: JobProgress) -> 
     """
     formats = _formats_here(run, progress) if request.formats is None else request.formats
     check_formats(run.settings, formats)
+    if problem := shipping_problem(run.settings):
+        progress.note(problem)
     if request.example is not None:
         require_program(request.example, formats)
     return replace(request, formats=formats)

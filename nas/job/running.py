@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas import latency
-from nas.deploy.exporting import check_formats, job_formats, unfinished_error
+from nas.deploy.exporting import (
+    check_formats,
+    job_formats,
+    shipping_problem,
+    unfinished_error,
+)
 from nas.errors import DeviceAwaitedError, NasError
 from nas.files.paths import expanded
 from nas.job import finish, planning, searching, stages
@@ -159,6 +164,8 @@ def _run_until_search(
     """Run all stages up to the search, and return the supernets and the result of the search."""
 
     with run.stage(planning.PREPARE):
+        if problem := shipping_problem(run.settings):
+            run.progress.note(problem)
         stages.open_data(run, own_spaces=own_spaces)
         run.record.remaining = planning.planned_stages(
             run.settings, run.spaces, search_only=search_only
@@ -200,6 +207,8 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     check_formats(settings, job_formats(settings))
     check_device(settings)
     check_networks(settings)
+    if problem := shipping_problem(settings):
+        progress.note(problem)
     size = choose_image_size(settings, progress)
     data = load_images(settings, progress, image_size=size, write_cache=False)
     progress.note(data.worth_of_an_image)

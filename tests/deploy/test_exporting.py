@@ -14,12 +14,15 @@ import nas
 from nas.data import load_dataset
 from nas.deploy import benchmark, exporting, retrain
 from nas.deploy.folder import ModelFolder
+from nas.deploy.formats import ModelFormat
 from nas.deploy.model import normalised
 from nas.deploy.networks import load_trained
+from nas.deploy.requests import ExportRequest
 from nas.deploy.sustained import measure_sustained
 from nas.deploy.verify import load_data
 from nas.errors import (
     DataError,
+    DeviceError,
     ExportError,
     NasError,
     RequestError,
@@ -28,6 +31,7 @@ from nas.errors import (
 from nas.job import finish
 from nas.job.folder import claim
 from nas.job.inputs import load_images
+from nas.job.running import plan_job, run_job
 from nas.job.settings import load_job, with_options
 from nas.job.stages import note_few_images
 from nas.opened_run import open_run
@@ -462,6 +466,61 @@ def test_default_formats_are_those_that_the_device_can_run(target, threads, form
     monkeypatch.setattr("nas.deploy.formats.c.c_compiler", lambda triple: ["cc"])
     settings = with_options(SETTINGS, device={"target": target, "threads": threads})
     assert exporting.default_formats(settings) == (*formats, "onnx", "onnx-int8")
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ({"target": "cuda"}, "Format 'tvm' holds code for processors"),
+        ({"target": "cuda", "dtype": "float16"}, "Format 'tvm' holds code for processors"),
+        ({"runtime": "profiler"}, "No format is for runtime 'profiler'"),
+        ({}, ""),
+        ({"target": "cpu?mcpu=znver3"}, ""),
+        ({"target": BOARD, "threads": 4}, ""),
+        ({"target": KIT}, ""),
+        *(
+            ({"runtime": runtime, "dtype": dtype}, "")
+            for runtime in ("onnxruntime", "litert")
+            for dtype in ("float32", "int8", ["float32", "int8"])
+        ),
+        ({"runtime": "litert", "target": "rpc://127.0.0.1:9090"}, ""),
+        ({"runtime": "ethos_u", "target": "ethos-u55-128", "dtype": "int8"}, ""),
+    ],
+)
+def test_target_for_which_no_file_is_shipped_is_named(device, reason, monkeypatch):
+    """All runtimes and their targets, on a machine with the packages of all formats."""
+    monkeypatch.setattr("nas.deploy.formats.c.c_compiler", lambda triple: ["cc"])
+    monkeypatch.setattr(ModelFormat, "require_packages", lambda self: None)
+    problem = exporting.shipping_problem(with_options(SETTINGS, device=device))
+    assert reason in problem
+    assert bool(problem) == bool(reason)
+    if reason:
+        _, rest = problem.split("Other runtimes run ")
+        assert {"onnx", "onnx-int8"} <= set(rest.split(", ")[:-1])
+        assert not {"c", "tvm"} & set(rest.split(", "))
+
+
+def test_missing_compiler_is_why_no_file_is_shipped(monkeypatch):
+    monkeypatch.setattr("nas.deploy.formats.tvm._has_compiler", lambda: False)
+    assert "needs a C++ compiler" in exporting.shipping_problem(SETTINGS)
+
+
+@pytest.mark.parametrize("start", [run_job, plan_job, None])
+def test_job_and_export_say_that_no_file_is_shipped(start, job, tmp_path_factory, monkeypatch):
+    def absent(*arguments, **settings):
+        raise DeviceError("There is no GPU.")
+
+    monkeypatch.setattr("nas.latency.open_runtime", absent)
+    settings, progress = with_options(job, device={"target": "cuda"}), Notes()
+    if start is None:
+        run = nas.open_run(shared_run(tmp_path_factory))
+        monkeypatch.setattr(type(run), "settings", settings)
+        exporting.checked_request(run, ExportRequest(), progress)
+    else:
+        arguments = [settings] if start is plan_job else [settings, Path("out")]
+        with pytest.raises(DeviceError):
+            start(*arguments, progress=progress)
+    assert "Format 'tvm' holds code for processors" in progress.notes[0]
 
 
 def test_few_images_for_int8_are_said_when_the_images_are_open(digits, job_folder):

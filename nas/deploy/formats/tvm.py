@@ -51,12 +51,12 @@ class Tvm(ModelFormat):
 
     def check_device(self, runtime: str, target: str, dtype: str, threads: int = 1) -> None:
         """See `ModelFormat.check_device`."""
-        super().check_device(runtime, target, dtype, threads)
-        if target == "cuda":
+        if (runtime, target) == ("tvm", "cuda"):
             raise RequestError(
                 f"Format '{self.name}' holds code for processors; the run is for target 'cuda'.",
                 remedy="Export another format, such as onnx, which ONNX Runtime runs on GPUs.",
             )
+        super().check_device(runtime, target, dtype, threads)
         self.check_compiler(target)
 
     def check_compiler(self, target: str) -> None:
