@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import subprocess
@@ -22,6 +23,9 @@ from nas.schedules.cuda.templates import CudaTemplates
 
 _COMPILE_MODE = "TVM_CUDA_COMPILE_MODE"
 """Environment variable in which TVM finds whether to compile with `nvrtc` or `nvcc`."""
+
+_PCI_ADDRESS_BYTES = 16
+"""Room for the address of a GPU, which has 12 characters and a zero."""
 
 _NVIDIA_SMI_SECONDS = 20
 """Longest time that `nvidia-smi` may take."""
@@ -108,14 +112,37 @@ class CudaDevice(Device):
         }
 
 
+def _pci_address() -> str | None:
+    """Return where CUDA's first GPU is on the PCI bus, such as `0000:1B:00.0`; None if unknown.
+
+    CUDA counts the GPUs of CUDA_VISIBLE_DEVICES in the order of CUDA_DEVICE_ORDER, and `nvidia-smi`
+    all GPUs by their addresses, so that their first GPUs may be two.
+    """
+    device = ctypes.c_int()
+    address = ctypes.create_string_buffer(_PCI_ADDRESS_BYTES)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    status = (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetPCIBusId(address, _PCI_ADDRESS_BYTES, device)
+    )
+    return None if status else address.value.decode()
+
+
 def _driver_settings() -> dict[str, str | None]:
-    """Return what `nvidia-smi` reports of the first GPU; None if it is missing or fails."""
+    """Return what `nvidia-smi` reports of CUDA's first GPU; None if it is missing or fails."""
     properties = {
         "driver": "driver_version",
         "power_limit": "power.limit",
         "clock": "clocks.max.sm",
     }
-    query = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(properties.values())}"]
+    address = _pci_address()
+    if address is None:
+        return dict.fromkeys(properties)
+    query = ["nvidia-smi", f"--id={address}", f"--query-gpu={','.join(properties.values())}"]
     try:
         completed = subprocess.run(
             [*query, "--format=csv,noheader"],
