@@ -27,6 +27,9 @@ from nas.runtimes.litert.session import Session
 if TYPE_CHECKING:
     from nas.runtimes.boards.tflite_board import FileOnBoard, TfliteBoard
 
+_POOLING = "AVERAGE_POOL_2D"
+"""Name of the operator of average pooling."""
+
 MIN_COPIES = 2
 """Fewest copies of a kernel in one file."""
 
@@ -70,13 +73,18 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
             MeasurementError: XNNPACK lacks the kernel. It takes one part of a network, so that what
                 lies beyond such a kernel runs without it too, as no kernel alone shows.
         """
-        if self._dtype == "int8" and kernel.kind == "avg_pool":
+        is_lacking = self._dtype == "int8" and kernel.kind == "avg_pool"
+        if is_lacking and not self.is_pooled_by_a_delegate(kernel):
             raise MeasurementError(
                 "XNNPACK has no average pooling in int8, and leaves the network around it to "
                 "LiteRT's own kernels.",
                 remedy="Use float32, or a space without average pooling.",
             )
         return super().time_kernel(kernel)
+
+    def is_pooled_by_a_delegate(self, kernel: Kernel) -> bool:
+        """Return whether another delegate than XNNPACK takes the pooling of a kernel."""
+        return False
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:
         """See `RepeatedKernelTimer`. XNNPACK gives every copy weights of its own."""
@@ -158,6 +166,14 @@ class BoardKernelTimer(LiteRtKernelTimer):
         """
         schedule, timed = super().time_kernel(kernel)
         return {**schedule, **self._delegated.get(kernel, {})}, timed
+
+    def is_pooled_by_a_delegate(self, kernel: Kernel) -> bool:
+        """See `LiteRtKernelTimer`. The board's delegate says what it takes of a file."""
+        if not self._board.describe().delegate:
+            return False
+        data = self.write_copies(kernel, self.choose_copies(kernel))
+        file = self.load(data, kernel.batch)
+        return file.delegated.get(_POOLING, 0) == file.operators[_POOLING]
 
     def load(self, data: bytes, batch: int = 1) -> FileOnBoard:
         """See `LiteRtKernelTimer`."""

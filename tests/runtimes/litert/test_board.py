@@ -23,6 +23,7 @@ from tests.runtimes.board_servers import CONV_2D, board_server, compile_delegate
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
 
 CONV = Kernel.parse("conv2d int8 16x8x8 -> 32x8x8 k1 s1 p0 g1 bias relu6")
+POOLING = Kernel.parse("avg_pool int8 24x8x8 -> 24x4x4 k2 s2 p0 g1")
 CHAIN = Kernel.parse("conv2d int8 32x8x8 -> 32x8x8 k3 s1 p1 g32 bias relu6")
 
 
@@ -121,11 +122,30 @@ def test_delegate_of_the_board_is_in_fingerprint_and_rows(tmp_path: Path, graph:
         assert timed.latency_us * copies > 150
         schedule, timed = runtime.timer.time_kernel(CHAIN)
         assert schedule["delegated_operators"] == 0
+        with pytest.raises(MeasurementError, match="no average pooling in int8"):
+            runtime.timer.time_kernel(POOLING)
         assert min(runtime.compile(graph, {}).evaluate(1, 2)) > 200e-6
         runtime.release()
         # The table has no address; its target is opened with one.
         target = f"rpc://{process.address}"
         assert LiteRtOnBoard.at_address(fingerprint.target, target) == target
+
+
+@pytest.mark.slow
+def test_pooling_in_int8_is_timed_if_the_delegate_takes_it(tmp_path: Path) -> None:
+    """XNNPACK has none; 1 is the code of average pooling in TensorFlow Lite's schema."""
+    library = compile_delegate(tmp_path)
+    with board_server(delegate=library, delegate_options=("takes=1",)) as process:
+        runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
+        schedule, timed = runtime.timer.time_kernel(POOLING)
+        assert schedule["delegated_operators"] == schedule["copies"]
+        assert timed.latency_us > 0
+        runtime.release()
+
+
+def test_pooling_in_int8_is_refused_without_a_delegate(runtime: Runtime) -> None:
+    with pytest.raises(MeasurementError, match="no average pooling in int8"):
+        runtime.timer.time_kernel(POOLING)
 
 
 @pytest.mark.slow
