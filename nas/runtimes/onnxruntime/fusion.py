@@ -21,6 +21,12 @@ from nas.kernels.fusion import kernel_of_op
 from nas.kernels.kernel import Kernel, batched, interned_operand
 from nas.kernels.kernel_text import Operand, epilogue_step
 
+RULES_VERSION = "1.31"
+"""Version of onnxruntime from whose optimised models the rules were derived.
+
+Compiling a network compares them with what the installed version really runs.
+"""
+
 
 class OnnxRuntimeFusion(ABC):
     """The rules by which one dtype splits a graph into kernels."""

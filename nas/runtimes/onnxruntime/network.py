@@ -20,9 +20,16 @@ from nas.latency.networks import random_weights
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.quantisation.made_up import quantised_network
 from nas.quantisation.network import native_weight_bits
-from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
+from nas.runtimes.onnxruntime.fusion import RULES_VERSION, OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.nodes import executed_nodes, kernel_nodes
 from nas.runtimes.onnxruntime.session import Session
+
+_WITHOUT_A_RULE = (
+    "The rules do not cover this network, whatever the version. Time it with another runtime or "
+    "dtype, or leave the block with this operation out of the space. An exported file runs all the "
+    "same, and `nas benchmark` times it."
+)
+"""What a user can do where the installed version is that of the rules."""
 
 
 class OnnxRuntimeNetwork(CompiledNetwork):
@@ -91,8 +98,12 @@ def require_nodes(
     unexpected, missing = executed - expected, expected - executed
     for node in (*unexpected, *missing):
         difference = "runs" if unexpected else "does not run"
+        installed = version("onnxruntime")
         raise MeasurementError(
-            f"onnxruntime {version('onnxruntime')} {difference} a {node}, unlike the fusion rules "
-            "by which tables predict.",
-            remedy="Use a version of onnxruntime that this version of nas supports.",
+            f"onnxruntime {installed} {difference} a {node}, unlike the fusion rules by which "
+            "tables predict.",
+            remedy=_WITHOUT_A_RULE
+            if installed.startswith(f"{RULES_VERSION}.")
+            else f"The rules are those of {RULES_VERSION}: pip install "
+            f"'onnxruntime=={RULES_VERSION}.*', and build the table anew.",
         )

@@ -11,6 +11,7 @@ import pytest
 from nas.errors import MeasurementError
 from nas.kernels.kernel import Kernel, batched
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion
+from nas.runtimes.onnxruntime.fusion import RULES_VERSION
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 from nas.runtimes.onnxruntime.repeated import repeat_kernel
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -63,8 +64,21 @@ def test_repeated_kernel_computes_a_convolution() -> None:
         np.testing.assert_allclose(output.reshape(9, 16), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_network_whose_kernels_differ_from_the_rules_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("installed", "remedy"),
+    [
+        (f"{RULES_VERSION}.7", "another runtime or dtype"),
+        (f"{RULES_VERSION}0.0", f"pip install 'onnxruntime=={RULES_VERSION}.*'"),
+    ],
+)
+def test_network_whose_kernels_differ_from_the_rules_is_refused(
+    installed: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version is advised only if the installed one is not that of the rules."""
+    monkeypatch.setattr("nas.runtimes.onnxruntime.network.version", lambda package: installed)
     other = BlockedFusion(8 if OnnxRuntime().fusion.block == 16 else 16)
     graph = GRAPHS["squeezenet_head"]()
-    with pytest.raises(MeasurementError, match=r"onnxruntime .* runs a .*Conv of"):
+    with pytest.raises(MeasurementError, match=rf"onnxruntime {installed} runs a .*Conv") as error:
         OnnxRuntimeNetwork(graph, None, other, threads=1)
+    assert remedy in error.value.remedy
+    assert ("pip install" in error.value.remedy) == ("pip install" in remedy)

@@ -13,9 +13,6 @@ layout). Whether an op works on blocks depends on its channels only:
 So the kernels of a block of the network depend on that block and on whether the tensor that enters
 it is plain or blocked. `BlockedFusion.block_kernels` returns the kernels of both cases. A tensor is
 converted by the block that reads it.
-
-The rules were derived from models that onnxruntime 1.31 had optimised. Compiling a network compares
-them with what the installed version really runs.
 """
 
 from __future__ import annotations

@@ -18,9 +18,6 @@ the tensor shares its range with one that has negative values, by a concatenatio
 project has such networks, and they are refused. There are no int8 kernels for hard sigmoid and hard
 swish. Their kernels here are the conversion to float32, the function, and the conversion back,
 which always run together.
-
-The rules were derived from models that onnxruntime 1.31 had optimised. Compiling a network compares
-them with what the installed version really runs.
 """
 
 from __future__ import annotations
