@@ -111,8 +111,8 @@ References = Annotated[
         "--references/--no-references", help="Time the published networks of the spaces too."
     ),
 ]
-Runtime = Annotated[str, job_key("device.runtime")]
-Target = Annotated[str, job_key("device.target")]
+Runtime = Annotated[str | None, job_key("device.runtime")]
+Target = Annotated[str | None, job_key("device.target")]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -121,7 +121,7 @@ Address = Annotated[
     ),
 ]
 Threads = Annotated[int, job_key("device.threads", is_bounded=True)]
-Dtype = Annotated[str, job_key("device.dtype")]
+Dtype = Annotated[str | None, job_key("device.dtype")]
 Batch = Annotated[int, job_key("device.batch", is_bounded=True)]
 Arch = Annotated[
     str,

@@ -47,10 +47,10 @@ app = typer.Typer(help="Build, inspect and check latency tables.", no_args_is_he
 def build(
     space: Spaces,
     resolution: Annotated[list[float] | None, job_key("space.resolutions", "--resolution")] = None,
-    runtime: Runtime = "tvm",
-    target: Target = "cpu",
+    runtime: Runtime = None,
+    target: Target = None,
     threads: Threads = 1,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     batch: Batch = 1,
     out: Annotated[
         Path, typer.Option(help="Folder of tables, or the .jsonl file of this table.")
@@ -73,7 +73,8 @@ def build(
 
     At the end, eight whole networks are timed, and a factor and a constant, fitted on them, correct
     all predictions. The command may be stopped at any time, and continues when it is started again.
-    One table holds the kernels of several batch sizes. --resolution may be repeated.
+    One table holds the kernels of several batch sizes. --resolution may be repeated. Without
+    --runtime it is tvm, or the one that alone has the target.
 
     \b
     Example: nas table build --space mobilenet --space shufflenet --image-size 32
@@ -88,10 +89,18 @@ def build(
         open_runtime,
         space_kernels,
     )
+    from nas.latency.installed_runtimes import completed_device
     from nas.latency.worker_process import timers_for
+    from nas.run.settings import DeviceSettings
 
     spaces = load_spaces(space, sizes, resolution)
-    device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
+    given = {"runtime": runtime, "target": target, "dtype": dtype}
+    chosen = completed_device(
+        {name: value for name, value in given.items() if value is not None}, dict(DeviceSettings())
+    )
+    device = open_runtime(
+        chosen["runtime"], target=chosen["target"], threads=threads, dtype=chosen["dtype"]
+    )
     device.check_batch(batch)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     table = LatencyTable.open_or_create(out, device)

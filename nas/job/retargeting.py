@@ -24,6 +24,7 @@ from nas.job.searching import has_study, trials_storage
 from nas.job.settings import JOB_FILE, with_options
 from nas.job.source import take_over
 from nas.latency import LatencyTable
+from nas.latency.installed_runtimes import completed_device
 from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord, RunRecord, SourceSummary, read_run
 from nas.run.run import Run
@@ -134,7 +135,8 @@ def _device_options(
         own = {"runtime": device.runtime, "threads": device.threads, "dtype": device.dtype}
         target = opened.runtime.at_address(device.target, options.get("target"))
         options = {**own, **options, "target": target}
-    return {**options, "tables": str(table)}
+    completed = completed_device(options, dict(settings.device))
+    return {**options, **completed, "tables": str(table)}
 
 
 def _name_of(folder: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from nas.errors import DeviceError, RequestError, first_line
 from nas.latency.runtime import Availability, Runtime
@@ -59,6 +61,59 @@ def default_runtime(name: str) -> Runtime:
     """
     cls = runtime_class(name)
     return configured_runtime(name, target=cls.targets[0], dtype=cls.dtypes[0])
+
+
+def completed_device(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the runtime, the target and the dtype of a device of which some are given.
+
+    A target without a runtime belongs to the default runtime if that has targets of its kind, and
+    otherwise to the one that accepts it. A runtime without the default target or dtype has its only
+    one. What remains open is the default, which the runtime may refuse with what it has.
+
+    Args:
+        given: some of the settings `runtime`, `target` and `dtype`.
+        defaults: all of them.
+
+    Raises:
+        RequestError: several runtimes have the target.
+    """
+    device = {name: given.get(name, defaults[name]) for name in ("runtime", "target", "dtype")}
+    if "target" in given and "runtime" not in given and device["target"] != defaults["target"]:
+        device["runtime"] = _runtime_with(device["target"], device["runtime"])
+    if device["runtime"] not in RUNTIMES.names or device.items() <= defaults.items():
+        return device
+    cls = runtime_class(device["runtime"])
+    if "target" not in given and len(cls.targets) == 1:
+        (device["target"],) = cls.targets
+    dtypes = cls.for_target(device["target"]).dtypes
+    if "dtype" not in given and len(dtypes) == 1:
+        (device["dtype"],) = dtypes
+    return device
+
+
+def _runtime_with(target: str, default: str) -> str:
+    """Return the name of the runtime with a target; the default one if none accepts it."""
+    if default in RUNTIMES.names and _has_kind(runtime_class(default), target):
+        return default
+    accepting = []
+    for name in runtime_names():
+        with suppress(RequestError):
+            runtime_class(name).for_target(target)(target=target).check_target()
+            accepting.append(name)
+    if len(accepting) > 1:
+        raise RequestError(
+            f"The runtimes {', '.join(accepting)} have target '{target}', and none is named.",
+            remedy="Name one: runtime in [device] of a job file, or --runtime.",
+        )
+    return accepting[0] if accepting else default
+
+
+def _has_kind(cls: type[Runtime], target: str) -> bool:
+    """Return whether a runtime lists a target, or one that begins alike, such as `rpc://...`."""
+    return any(
+        target.startswith(each.removesuffix("...")) if each.endswith("...") else target == each
+        for each in cls.targets
+    )
 
 
 def open_runtime(

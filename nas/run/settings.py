@@ -153,7 +153,9 @@ class DeviceSettings(_Table):
     """
 
     runtime: str = key("tvm", min_length=1, max_length=64)
-    """Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."""
+    """Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's; by default tvm, or
+    the one that alone has the target.
+    """
 
     target: Line = key("cpu")
     """Device: cpu, cuda (an NVIDIA GPU), rpc://HOST:PORT?triple=T&cpu=C for a board, or
@@ -167,8 +169,8 @@ class DeviceSettings(_Table):
     dtype: Annotated[str | tuple[str, ...], BeforeValidator(check_dtype)] = key(
         DEFAULT_DTYPE, min_length=1, max_length=64
     )
-    """Type of weights and activations: float32, float16 or int8, if the runtime has it; with
-    ["float32", "int8"], the search chooses one for each network.
+    """Type of weights and activations: float32, float16 or int8, if the runtime has it, by default
+    float32 or the only one; with ["float32", "int8"], the search chooses one for each network.
     """
 
     batch: int = key(1, ge=1, le=1 << 20)
@@ -176,6 +178,20 @@ class DeviceSettings(_Table):
 
     tables: FilePath = key("latency_tables", validate_default=True)
     """Folder of latency tables, or one .jsonl file."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_leave_out_what_follows(cls, value: Any) -> Any:
+        """Add the runtime of a target that one alone has, and its only target and dtype."""
+        if not isinstance(value, dict) or value.keys().isdisjoint({"runtime", "target"}):
+            return value
+        defaults = {name: cls.model_fields[name].default for name in ("runtime", "target", "dtype")}
+        given = {name: value[name] for name in defaults if name in value}
+        if len(given) == len(defaults) or not all(isinstance(v, str) for v in given.values()):
+            return value
+        from nas.latency.installed_runtimes import completed_device
+
+        return {**value, **completed_device(given, defaults)}
 
     @property
     def dtypes(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from nas.errors import TableError
+from nas.errors import DeviceError, TableError
 from nas.latency import Kernel, LatencyTable, space_kernels
 from nas.latency.correction import FITTED_NETWORKS
 from nas.latency.record import Record, new_header
@@ -295,6 +295,26 @@ def test_merge_never_overwrites_a_file(notes, invoke):
     done = invoke("table", "merge", "a.jsonl", "notes.jsonl", "--out", "c.jsonl")
     assert done.returncode == 1
     assert not (notes / "c.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ("tvm", "cpu", "float32")),
+        (["--target", "ethos-u55-128"], ("ethos_u", "ethos-u55-128", "int8")),
+        (["--runtime", "onnxruntime", "--dtype", "int8"], ("onnxruntime", "cpu", "int8")),
+    ],
+)
+def test_device_is_that_of_the_options_that_are_given(options, expected, invoke, monkeypatch):
+    opened = []
+
+    def absent(name, *, target, threads, dtype):
+        opened.append((name, target, dtype))
+        raise DeviceError("It is not here.")
+
+    monkeypatch.setattr("nas.latency.open_runtime", absent)
+    assert invoke("table", "build", *TINY, *options).returncode == 1
+    assert opened == [expected]
 
 
 def test_failed_build_creates_no_folder(device, tmp_path, invoke, monkeypatch):

@@ -9,9 +9,12 @@ from typing import NoReturn
 import pytest
 
 from nas.errors import DeviceError, RequestError
-from nas.latency import available_runtimes, open_runtime, runtime_names
+from nas.latency import available_runtimes, installed_runtimes, open_runtime, runtime_names
 from nas.latency import runtime as contract
 from nas.latency.installed_runtimes import RUNTIMES, runtime_class
+from nas.latency.runtime import Runtime
+from nas.run.settings import DeviceSettings
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime
 
 ERRORS = [
@@ -88,3 +91,56 @@ def test_runtime_whose_class_does_not_load_is_listed_with_its_reason(
     assert first.reason == "Its package is broken. Install it again."
     with pytest.warns(UserWarning, match="Its package is broken"):
         assert runtime_names() == others
+
+
+DEFAULTS = {"runtime": "tvm", "target": "cpu", "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, DEFAULTS),
+        ({"target": "ethos-u55-128"}, {"runtime": "ethos_u", "dtype": "int8"}),
+        ({"target": "ethos-u65-256:Ethos_U65_High_End"}, {"runtime": "ethos_u", "dtype": "int8"}),
+        ({"runtime": "ethos_u", "target": "ethos-u55-32"}, {"dtype": "int8"}),
+        ({"target": "ethos-u55-128", "dtype": "float32"}, {"runtime": "ethos_u"}),
+        ({"runtime": "onnxruntime"}, {}),
+        ({"target": "cuda"}, {}),
+        ({"target": "rpc://127.0.0.1:9090"}, {}),
+        ({"target": "no-such-device"}, {}),
+        ({"runtime": "no_such_runtime", "target": "ethos-u55-128"}, {}),
+        ({"runtime": "ethos_u"}, {"dtype": "int8"}),
+    ],
+)
+def test_device_has_the_only_runtime_and_dtype_of_its_target(
+    given: dict[str, str], expected: dict[str, str]
+) -> None:
+    completed = installed_runtimes.completed_device(given, DEFAULTS)
+    assert completed == {**DEFAULTS, **given, **expected}
+
+
+class OneNpu(TvmRuntime):
+    """A runtime with one target and one dtype."""
+
+    name = "one_npu"
+    targets = ("npu",)
+    dtypes = ("int8",)
+
+
+@pytest.mark.parametrize("given", [{"target": "npu"}, {"runtime": "one"}])
+def test_plug_in_with_one_target_needs_no_other_option(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = installed_runtimes.RUNTIMES
+    monkeypatch.setattr(OneNpu, "for_target", classmethod(lambda cls, target: cls))
+    monkeypatch.setattr(OneNpu, "check_target", Runtime.check_target)
+    points = {**point._entry_points, "one": None}
+    monkeypatch.setattr(point, "_entry_points", points)
+    monkeypatch.setitem(point._loaded, "one", OneNpu)
+    expected = {"runtime": "one", "target": "npu", "dtype": "int8"}
+    assert installed_runtimes.completed_device(given, DEFAULTS) == expected
+    assert DeviceSettings.model_validate(given).model_dump().items() >= expected.items()
+    points["two"] = None
+    monkeypatch.setitem(point._loaded, "two", OneNpu)
+    with pytest.raises(RequestError, match="The runtimes one, two have target 'npu'"):
+        installed_runtimes.completed_device({"target": "npu"}, DEFAULTS)

@@ -148,6 +148,10 @@ class EthosURuntime(Runtime):
             return target
         return super().at_address(target, address)
 
+    def check_target(self) -> None:
+        """See `Runtime.check_target`. Names of Vela's file are checked with the settings."""
+        _ = self._system
+
     def check_settings(self) -> None:
         """See `Runtime.check_settings`. Vela's names are checked if it is installed."""
         system = self._system

@@ -18,9 +18,7 @@ pytest.importorskip("ethosu")
 
 DEVICE = """
 [device]
-runtime = "ethos_u"
 target = "ethos-u55-128"
-dtype = "int8"
 tables = "tables"
 """
 
@@ -90,7 +88,8 @@ def test_job_ends_with_a_file_for_the_npu_and_labels_all_numbers(job_file, invok
 
 
 def test_unknown_part_is_refused_before_the_job_starts(job_file):
-    job_file.write_text(job_file.read_text().replace("ethos-u55-128", "ethos-u99-1"))
+    named = 'runtime = "ethos_u"\ntarget = "ethos-u99-1"'
+    job_file.write_text(job_file.read_text().replace('target = "ethos-u55-128"', named))
     with pytest.raises(RequestError, match="no target 'ethos-u99-1'.*ethos-u55-128"):
         check_device(load_job(job_file))
 
