@@ -6,7 +6,7 @@ The `server_app.py` of an app is this file; it imports `steps.py`, the text of `
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import network
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
-from flwr.common import ndarrays_to_parameters
+from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.server import LegacyContext, ServerConfig
 from flwr.server.strategy import FedAvg as PlainFedAvg
 from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
@@ -22,13 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, Strategy
 from flwr.supercore import log
 
-from nas.lifecycle.federated_steps import (
-    norms_of,
-    read_round,
-    refusal,
-    weights_of,
-    write_round,
-)
+from nas.lifecycle.federated_steps import Rounds, norms_of, refusal, weights_of
 
 MODEL_FILE = "network.safetensors"
 
@@ -39,10 +33,16 @@ app = ServerApp()
 
 
 class Checked(Strategy):
-    """Leaves answers out that cannot be averaged, before a strategy sees them."""
+    """Leaves answers out that cannot be averaged, and stores what the others led to.
 
+    Attributes:
+        rounds: what was stored.
+        needed: number of clients that the noise is scaled for; None without noise.
+    """
+
+    rounds: Rounds
     current: list[np.ndarray]
-    needs_all = False
+    needed: int | None = None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, *rest: Any
@@ -54,13 +54,22 @@ class Checked(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the answers that can be; with noise a round needs those of all clients."""
-        replies = list(replies)
+        """Average the answers that can be.
+
+        The average of k answers moves by `clip / k` with one client. Flower adds the noise for all
+        n clients to it, also if answers are missing, so that k of them would have the noise of
+        `noise * k / n`: with noise, a round has the answers of all clients, or changes nothing.
+        """
         accepted = [each for each in replies if each.has_error() or self.accepts(each)]
-        if len(accepted) < len(replies) and self.needs_all:
-            log(WARNING, "The noise is for all clients: this round changes nothing.")
+        answers = sum(not each.has_error() for each in accepted)
+        if self.needed is not None and answers != self.needed:
+            text = "%d of %d clients have answered, and the noise is for all: "
+            log(WARNING, text + "this round changes nothing.", answers, self.needed)
             return None, None
-        return super().aggregate_train(server_round, accepted)
+        arrays, metrics = super().aggregate_train(server_round, accepted)
+        if arrays is not None:
+            self.rounds.store(arrays.to_numpy_ndarrays())
+        return arrays, metrics
 
     def accepts(self, reply: Message) -> bool:
         """Return whether an answer can be averaged; the log says of whom and why not."""
@@ -68,7 +77,8 @@ class Checked(Strategy):
         try:
             [arrays] = content.array_records.values()
             weight = content["metrics"]["num-examples"]
-            problem = refusal(arrays.to_numpy_ndarrays(), self.current, weight)
+            own, is_private = arrays.to_numpy_ndarrays(), self.needed is not None
+            problem = refusal(own, self.current, weight, is_private=is_private)
         except (KeyError, TypeError, ValueError) as error:
             problem = f"it cannot be read ({error})"
         if not problem:
@@ -86,80 +96,85 @@ class Average(Checked, FedAvg):
 class PrivateAverage(Checked, DifferentialPrivacyServerSideFixedClipping):
     """The average of clipped changes with noise, for differential privacy of the clients."""
 
-    needs_all = True
+
+class MaskedAverage(PlainFedAvg):
+    """The average of weights that the server sees only the sum of.
+
+    Flower has secure aggregation for the strategies of `flwr.server` alone.
+    """
+
+    rounds: Rounds
+
+    def aggregate_fit(self, *results: Any) -> Any:
+        """Store what the answers led to."""
+        parameters, metrics = super().aggregate_fit(*results)
+        if parameters is not None:
+            self.rounds.store(parameters_to_ndarrays(parameters))
+        return parameters, metrics
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Fine-tune the network, from the last round that was stored on."""
     run = context.run_config
-    path, clients, noise = Path(run["weights"]), run["clients"], run["noise"]
-    if noise and run["secure-aggregation"]:
+    clients, noise, is_masked = run["clients"], run["noise"], run["secure-aggregation"]
+    if noise and is_masked:
         raise ValueError("Flower has no noise with secure aggregation: switch one of them off.")
     model = network.load(MODEL_FILE)
-    has_norms = not (noise or run["secure-aggregation"])
-    weights, norms = weights_of(model, has_norms=has_norms), norms_of(model)
-    record = {"model": run["model"]}
-    if path.is_file():
-        weights, record = read_round(path)
-    if record["model"] != run["model"]:
-        raise ValueError(f"{path} has weights of another model: move it away.")
-    done = record.get("rounds", 0)
-    log(INFO, "%d of %d rounds are done. Waiting for %d clients.", done, run["rounds"], clients)
+    weights, norms = weights_of(model, has_norms=not (noise or is_masked)), norms_of(model)
+    rounds = Rounds(Path(run["weights"]), weights, run)
+    text = "%d of %d rounds are done. Waiting for %d clients."
+    log(INFO, text, rounds.done, run["rounds"], clients)
     while len(list(grid.get_node_ids())) < clients:
         time.sleep(1)
+    if is_masked:
+        average_masked(grid, context, norms, rounds)
+    else:
+        average(grid, context, norms, rounds)
+    if rounds.done < run["rounds"]:
+        raise RuntimeError(
+            f"{rounds.done} of {run['rounds']} rounds are done, since the log has rounds without "
+            "enough answers: start the run again."
+        )
 
-    def store(number: int, arrays: list[np.ndarray]) -> None:
-        if number:
-            own = {"schema": 1, "model": run["model"], "rounds": done + number}
-            named = dict(zip(weights, arrays, strict=True))
-            write_round(path, named, {**own, "settings": dict(run)})
 
-    rounds = run["rounds"] - done
-    if run["secure-aggregation"]:
-        average_masked(grid, context, list(weights.values()), norms, rounds, store)
-        return
+def average(grid: Grid, context: Context, norms: bytes, rounds: Rounds) -> None:
+    """Average weights, or changes of them with noise."""
+    run = context.run_config
+    clients, noise = run["clients"], run["noise"]
     strategy: Average | PrivateAverage
     if noise:
         # A round has exactly so many clients as the noise is scaled for.
         plain = FedAvg(1e-9, 0.0, min_train_nodes=clients, min_available_nodes=clients)
         strategy = PrivateAverage(plain, noise, run["clip"], clients)
+        strategy.needed = clients
     else:
         strategy = Average(fraction_evaluate=0.0)
+    strategy.rounds = rounds
     strategy.start(
         grid,
-        ArrayRecord(list(weights.values())),
-        rounds,
+        ArrayRecord(list(rounds.weights.values())),
+        run["rounds"] - rounds.done,
         run["round-seconds"],
         train_config=ConfigRecord({"norms": norms}),
-        evaluate_fn=lambda number, arrays: store(number, arrays.to_numpy_ndarrays()),
     )
 
 
-def average_masked(
-    grid: Grid,
-    context: Context,
-    weights: list[np.ndarray],
-    norms: bytes,
-    rounds: int,
-    store: Callable[[int, list[np.ndarray]], None],
-) -> None:
-    """Average weights that the server sees only the sum of, which all clients count equally in.
-
-    Flower has secure aggregation for the strategies of `flwr.server` alone.
-    """
-    strategy = PlainFedAvg(
+def average_masked(grid: Grid, context: Context, norms: bytes, rounds: Rounds) -> None:
+    """Average weights that the server sees only the sum of, which all clients count equally in."""
+    run, weights = context.run_config, list(rounds.weights.values())
+    strategy = MaskedAverage(
         fraction_evaluate=0.0,
         initial_parameters=ndarrays_to_parameters(weights),
         on_fit_config_fn=lambda _: {"norms": norms},
-        evaluate_fn=lambda number, arrays, _: store(number, arrays),
     )
+    strategy.rounds = rounds
     workflow = SecAggPlusWorkflow(
         1.0,
         MASKS_NEEDED,
         max_weight=1.0,
         clipping_range=2 * max(float(np.abs(each).max()) for each in weights),
-        timeout=context.run_config["round-seconds"],
+        timeout=run["round-seconds"],
     )
-    legacy = LegacyContext(context, ServerConfig(rounds), strategy)
-    DefaultWorkflow(workflow)(grid, legacy)
+    config = ServerConfig(run["rounds"] - rounds.done)
+    DefaultWorkflow(workflow)(grid, LegacyContext(context, config, strategy))

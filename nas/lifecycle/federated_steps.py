@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -162,21 +162,86 @@ def load_weights(
     network.load_state_dict({name: torch.from_numpy(each) for name, each in tensors.items()})
 
 
-def refusal(arrays: Sequence[np.ndarray], sent: Sequence[np.ndarray], weight: float) -> str:
+def refusal(
+    arrays: Sequence[np.ndarray],
+    sent: Sequence[np.ndarray],
+    weight: float,
+    *,
+    is_private: bool = False,
+) -> str:
     """Return why an answer of a client cannot be averaged; empty if it can.
 
     Args:
         arrays: the weights that it sent.
         sent: the weights that it got.
         weight: how much it counts.
+        is_private: whether noise hides the client, which is scaled for clients that count the same.
     """
     if [each.shape for each in arrays] != [each.shape for each in sent]:
         return "its weights have other shapes than those of the network"
     if broken := sum(not np.isfinite(each).all() for each in arrays):
         return f"{broken} of its {len(arrays)} tensors have values that are NaN or infinite"
+    if all(np.array_equal(own, each) for own, each in zip(arrays, sent, strict=True)):
+        return "it trained nothing: its weights are those that it got"
     if not (np.isfinite(weight) and weight > 0):
         return f"its number of images is {weight}"
+    if is_private and weight != 1:
+        return f"it counts {weight} times, where all count once"
     return ""
+
+
+class Rounds:
+    """The rounds that are done, and the file with the weights after the last of them.
+
+    Args:
+        path: the safetensors file, which may be missing.
+        weights: weights of the model in order of names, with which the first round begins.
+        settings: settings of the app.
+
+    Attributes:
+        weights: weights with which the next round begins.
+        done: number of rounds that are done.
+
+    Raises:
+        ValueError: the file is of another model or other settings, or is damaged.
+    """
+
+    def __init__(
+        self, path: Path, weights: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    ) -> None:
+        self.path, self.settings = path, dict(settings)
+        self.weights, self.done = dict(weights), 0
+        if not path.is_file():
+            return
+        try:
+            stored, record = read_round(path)
+            model, done, before = record["model"], int(record["rounds"]), record["settings"]
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{path} is damaged ({error}): move it away.") from None
+        if model != settings["model"]:
+            raise ValueError(f"{path} has weights of another model: move it away.")
+        # All rounds count for what is said of the privacy of the clients.
+        for name in ("noise", "secure-aggregation"):
+            if before.get(name) != settings[name]:
+                raise ValueError(
+                    f"{path} has rounds with {name} = {before.get(name)}, and this run has "
+                    f"{settings[name]}: move the file away, or set {name} as before."
+                )
+        shapes = {name: each.shape for name, each in stored.items()}
+        expected = {name: each.shape for name, each in weights.items()}
+        if different := sorted(dict(shapes.items() ^ expected.items())):
+            raise ValueError(
+                f"{path}: tensor {different[0]} has shape {shapes.get(different[0])}, expected "
+                f"{expected.get(different[0])}: move the file away."
+            )
+        self.weights, self.done = stored, done
+
+    def store(self, arrays: Sequence[np.ndarray]) -> None:
+        """Count a round, and store the weights that it led to."""
+        self.weights = dict(zip(self.weights, arrays, strict=True))
+        self.done += 1
+        record = {"schema": 1, "model": self.settings["model"], "rounds": self.done}
+        write_round(self.path, self.weights, {**record, "settings": self.settings})
 
 
 def write_round(

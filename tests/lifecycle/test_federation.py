@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from nas.deploy.script_steps import as_input
 from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, ExportError, RequestError
 from nas.lifecycle.federated_steps import (
+    Rounds,
     count_right,
     fine_tune,
     load_weights,
@@ -228,12 +231,50 @@ def test_weights_survive_the_network_and_the_file(network, tmp_path, has_norms):
 )
 def test_answers_that_cannot_be_averaged_are_refused(broken, reason):
     sent = [np.ones((2, 3), np.float32), np.ones(4, np.float32)]
-    answer = [each.copy() for each in sent]
-    assert refusal(answer, sent, 10) == ""
+    answer = [each + 1 for each in sent]
+    assert refusal(answer, sent, 10) == refusal(answer, sent, 1, is_private=True) == ""
+    assert "it trained nothing" in refusal(sent, sent, 10)
+    assert "counts 2 times" in refusal(answer, sent, 2, is_private=True)
     assert "images is nan" in refusal(answer, sent, float("nan"))
     assert "images is 0" in refusal(answer, sent, 0)
     broken(answer)
     assert reason in refusal(answer, sent, 10)
+
+
+SETTINGS = {"model": "0" * 64, "noise": 0.5, "secure-aggregation": False, "clients": 3}
+
+
+def test_rounds_are_counted_and_continued(tmp_path):
+    path, weights = tmp_path / "federated.safetensors", {"a": np.zeros(3), "b": np.zeros((2, 2))}
+    rounds = Rounds(path, weights, SETTINGS)
+    assert (rounds.done, rounds.weights, path.exists()) == (0, weights, False)
+    for number in (1, 2):
+        rounds.store([np.full(3, number), np.full((2, 2), -number)])
+    # Another number of clients is no other noise for each.
+    again = Rounds(path, weights, {**SETTINGS, "clients": 2})
+    assert again.done == 2
+    assert again.weights["b"].tolist() == [[-2, -2], [-2, -2]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights", "message"),
+    [
+        ({"model": "1" * 64}, {"a": (3,)}, "another model"),
+        ({"noise": 0.4}, {"a": (3,)}, "rounds with noise = 0.5, and this run has 0.4"),
+        ({"secure-aggregation": True}, {"a": (3,)}, "rounds with secure-aggregation = False"),
+        ({}, {"b": (3,)}, "tensor a has shape (3,), expected None"),
+        ({}, {"a": (3,), "b": (1,)}, "tensor b has shape None, expected (1,)"),
+        ({}, {"a": (3, 1)}, "tensor a has shape (3,), expected (3, 1)"),
+    ],
+)
+def test_rounds_of_something_else_are_refused(tmp_path, changes, weights, message):
+    path = tmp_path / "federated.safetensors"
+    Rounds(path, {"a": np.zeros(3)}, SETTINGS).store([np.ones(3)])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Rounds(path, {name: np.zeros(shape) for name, shape in weights.items()}, SETTINGS | changes)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match="is damaged"):
+        Rounds(path, {"a": np.zeros(3)}, SETTINGS)
 
 
 def test_app_needs_files_for_torch_clients_and_room(exported, tmp_path):
@@ -354,3 +395,24 @@ def test_real_processes_average_and_leave_a_broken_client_out(exported, app, tmp
     before = weights_of(network, has_norms=True)
     assert all(np.isfinite(each).all() for each in stored.values())
     assert any((each != before[name]).any() for name, each in stored.items())
+
+
+def test_noise_of_flower_hides_each_client(app, tmp_path):
+    """Measured against a client's share of the average, the noise is never less than asked for."""
+    noise, clip, clients = 0.5, 3.0, 4
+    done = subprocess.run(
+        [flower_python(), Path(__file__).with_name("private_rounds.py").absolute()],
+        cwd=app,
+        env={**os.environ, "PYTHONPATH": str(app)},
+        input=json.dumps([noise, clip, clients]),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])
+    answers = {row["case"]: row for row in rows}
+    assert [name for name, row in answers.items() if row["stored"]] == ["all"]
+    deviation, share = answers["all"]["deviation"], answers["all"]["share"]
+    assert deviation == pytest.approx(noise * clip / clients, rel=0.01)
+    assert share == pytest.approx(clip / clients, rel=1e-3)
+    assert deviation / share == pytest.approx(noise, rel=0.02)
