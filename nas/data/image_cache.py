@@ -19,6 +19,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from nas import files
 from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Source, Split, printable_line
 from nas.machine.home import lasting_home
@@ -297,9 +298,10 @@ def writer(path: Path, reserved_bytes: int = 0) -> Iterator[CacheWriter]:
     Raises:
         OSError: The disk is full, or the folder cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = files.unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        files.remove_unfinished(path.parent)
         with unfinished.open("wb") as file:
             if reserved_bytes and hasattr(os, "posix_fallocate"):
                 # Reports a disk that is too small now, not after hours of decoding.

@@ -6,14 +6,23 @@ This module itself replaces files, and finds the folders that are shipped with t
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nas.errors import RequestError
+from nas.machine.process_identity import host, is_alive, this_process
 
-_UNFINISHED_SUFFIX = ".unfinished"
+_UNFINISHED = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d+)\.unfinished")
+"""Names of `unfinished`: a digest of the host, the ID of the process and its start in 10 ms."""
+
+MAX_UNFINISHED_S = 86400
+"""Age at which a file of another machine's process counts as left: none is written that long."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -34,7 +43,7 @@ def replace(path: Path, content: str | bytes) -> None:
     Raises OSError if that fails; the old file stays.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED_SUFFIX}")
+    temporary = unfinished(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -91,14 +100,35 @@ def check_output_path(path: Path, what: str, suffixes: Sequence[str]) -> None:
         raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files of `replace` that killed processes left in a folder.
+def unfinished(path: Path) -> Path:
+    """Return the path beside a file under which this process writes it, before it is renamed."""
+    process = this_process()
+    started = round(100 * process["started"])
+    name = f".{path.name}.{_host_digest()}-{process['pid']}-{started}.unfinished"
+    return path.with_name(name)
 
-    Args:
-        folder: a folder in which no other process writes.
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files of `unfinished` that dead processes left in a folder and those below it.
+
+    Files of living processes stay: others may write beside the one that works on a folder, such as
+    a report. Of a process on another machine nobody knows whether it lives, only the file's age.
     """
-    for path in folder.rglob(f".*{_UNFINISHED_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    for path in folder.rglob(".*.unfinished"):
+        if (match := _UNFINISHED.fullmatch(path.name)) is None:
+            continue
+        written_on, pid, started = match.groups()
+        with suppress(OSError):  # It is gone by now, or another user's: it disturbs nobody.
+            if written_on == _host_digest():
+                is_left = not is_alive({"pid": int(pid), "started": int(started) / 100})
+            else:
+                is_left = time.time() - path.stat().st_mtime > MAX_UNFINISHED_S
+            if is_left:
+                path.unlink()
+
+
+def _host_digest() -> str:
+    return f"{zlib.crc32(host().encode()):08x}"
 
 
 def with_path(error: OSError, path: Path) -> OSError:

@@ -118,7 +118,7 @@ def to_result(
 
 
 class ProcessRecord(Document):
-    """The process that claimed a trial, see `nas.search.liveness.this_process`, and its log."""
+    """The process that claimed a trial, see `nas.machine.process_identity`, and its log."""
 
     host: str
     pid: Annotated[int, Field(gt=0, lt=2**31)]

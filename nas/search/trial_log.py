@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import SearchError, StorageError
 from nas.files.documents import shortened, shortened_text
+from nas.machine.process_identity import this_process
 from nas.search.journal import RESTORE_REMEDY
-from nas.search.liveness import LivenessMonitor, this_process
+from nas.search.liveness import LivenessMonitor
 from nas.search.objectives import Direction, Objective
 from nas.search.parameters import Parameters
 from nas.search.storage import Storage

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas import files
 from nas.data import decoding, image_cache, load_dataset
 from nas.data.image_cache import PixelsOnDisk, cache_folder
 from nas.data.sources import open_source
@@ -204,3 +205,15 @@ def test_eviction_removes_only_files_of_the_cache(photos):
     assert len(left) == image_cache.MAX_CACHED_DATASETS + 2
     assert {"photos.json", "mine.images"} < left
     assert left.isdisjoint(file.name for file in cached[:3])
+
+
+def test_file_that_a_killed_process_left_is_removed(photos, monkeypatch):
+    cache_folder().mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        killed = {**files.this_process(), "started": 0.0}
+        patch.setattr(files, "this_process", lambda: killed)
+        left = files.unfinished(cache_folder() / "photos.images")
+    left.touch()
+    digest_of(photos)
+    assert cached_file().suffix == ".images"
+    assert not left.exists()

@@ -48,6 +48,40 @@ def test_file_that_a_killed_process_left_is_removed(tmp_path):
     assert path.read_text() == "old"
 
 
+def test_file_that_a_living_process_writes_stays(tmp_path, monkeypatch):
+    path, fsync = tmp_path / "deep" / "file", os.fsync
+    path.parent.mkdir()
+
+    def clean_up_beside(descriptor):
+        files.remove_unfinished(tmp_path)
+        return fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", clean_up_beside)
+    files.replace(path, "new")
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_file_of_another_machine_stays_for_a_day(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "host", lambda: "another")
+        left = files.unfinished(tmp_path / "file")
+    left.touch()
+    files.remove_unfinished(tmp_path)
+    assert left.exists()
+    day_before = left.stat().st_mtime - files.MAX_UNFINISHED_S - 1
+    os.utime(left, (day_before, day_before))
+    files.remove_unfinished(tmp_path)
+    assert not left.exists()
+
+
+def test_other_files_stay(tmp_path):
+    for name in ("mine.unfinished", ".mine.unfinished", ".mine.1.unfinished"):
+        (tmp_path / name).touch()
+    files.remove_unfinished(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_new_folder_takes_its_place_as_a_whole(tmp_path, exists):
     path = tmp_path / "parent" / "new"

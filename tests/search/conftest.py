@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from optuna.storages._rdb.storage import _VersionManager
 
+from nas.machine.process_identity import this_process
 from nas.search import liveness, trial_log
-from nas.search.liveness import this_process
 from nas.search.storage import Storage
 from nas.search.trial_log import TrialLog
 from tests.search.journal_edits import open_log

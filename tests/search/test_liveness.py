@@ -7,15 +7,12 @@ import threading
 
 import pytest
 
-from nas.search.liveness import (
-    LivenessMonitor,
-    repeat_in_background,
-    this_process,
-)
+from nas.machine.process_identity import this_process
+from nas.search.liveness import LivenessMonitor, repeat_in_background
 
 CHILD = """
 import json, time
-from nas.search.liveness import this_process
+from nas.machine.process_identity import this_process
 print(json.dumps(this_process()), flush=True)
 time.sleep(600)
 """
@@ -51,20 +48,6 @@ def test_stopped_child_is_alive(child):
 def test_process_that_reuses_an_id_is_not_taken_for_the_dead_one():
     own = this_process()
     assert LivenessMonitor().is_dead(0, {**own, "started": own["started"] - 60}, 0)
-
-
-def test_fork_is_another_process_than_its_parent():
-    own = this_process()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        fork = this_process()
-        os.write(writing, b"%d %d" % (fork["pid"], fork["host"] == own["host"]))
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reading, 100).split() == [b"%d" % child, b"1"]
-    os.close(reading)
-    os.close(writing)
 
 
 def test_background_action_is_repeated_until_the_context_ends():

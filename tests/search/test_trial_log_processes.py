@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nas.machine.process_identity import this_process
 from nas.search import trial_log
-from nas.search.liveness import this_process
 from nas.search.trial import to_result
 from nas.search.trial_log import MAX_PROCESS_DEATHS
 from tests.search.trials import (
