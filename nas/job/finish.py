@@ -133,8 +133,8 @@ def time_by_kit(run: Run, progress: JobProgress) -> str:
         kits.time_networks(run, device, _to_measure_of(run, run.trials), progress)
         problems = errors_by_digest(run.timing_log)
         run.write_trials(with_latencies(run.trials, run.latencies, problems))
-        page.build(run)
-        return waiting_text(run)
+    page.build(run)  # Within the lock, the page would say that a job runs.
+    return waiting_text(run)
 
 
 def _measure(run: JobRun, chosen: Sequence[Trial], limit_s: float) -> None:

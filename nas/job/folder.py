@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas import files
 from nas.display.formatting import format_duration
-from nas.errors import NasError, RunFolderError
+from nas.errors import RunFolderError
 from nas.job import planning
 from nas.job.changes import limits_of, require_continuable
 from nas.job.inputs import needed_kernels
@@ -188,7 +188,8 @@ def claim(
         command: command that the run names as what made it.
         progress: receives stages, progress and messages.
 
-    A job that fails or is interrupted leaves a report that says so.
+    A job that fails, crashes or is interrupted leaves a report that says so. After SIGKILL the next
+    `nas report` does, since nobody holds the lock.
 
     Raises:
         RunFolderError: another process works in the folder, it belongs to another job, or it holds
@@ -205,7 +206,7 @@ def claim(
         run.save()
         try:
             yield run
-        except (NasError, KeyboardInterrupt):
+        except BaseException:  # Whatever ends the job: the last report says that it runs.
             run.has_failed = True
             run.live_report.after_failure()
             raise

@@ -156,6 +156,18 @@ def test_networks_command_takes_in_results_and_renews_the_report(
     assert predicted.trials[before.columns].equals(before)
 
 
+def test_page_of_an_interrupted_job_says_so_when_its_networks_are_timed(
+    predicted: Run, invoke: Callable[..., CompletedProcess[str]]
+) -> None:
+    predicted.record.remaining = ["export"]
+    predicted.save()
+    run_kit(NETWORKS_KIT)
+    assert "are timed" in invoke("kit", "networks", OUT).stdout
+    page = (OUT / "report.html").read_text()
+    assert "it was interrupted in export" in page
+    assert f"nas run {OUT}/job.toml" in page
+
+
 def test_networks_command_writes_the_kit_anew_that_is_lost(
     predicted: Run, invoke: Callable[..., CompletedProcess[str]]
 ) -> None:

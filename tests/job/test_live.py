@@ -174,12 +174,18 @@ def test_reports_take_a_hundredth_of_the_search(small_job, monkeypatch):
     assert len(pauses) >= 3
 
 
-def test_failed_job_leaves_a_report_that_says_where_it_ended(small_job, sections, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [SearchError("The search went wrong."), ZeroDivisionError(), KeyboardInterrupt(), SystemExit()],
+)
+def test_failed_job_leaves_a_report_that_says_where_it_ended(
+    small_job, sections, monkeypatch, error
+):
     def fail(*_, **__):
-        raise SearchError("The search went wrong.")
+        raise error
 
     monkeypatch.setattr("nas.job.searching.search_spaces", fail)
-    with pytest.raises(SearchError):
+    with pytest.raises(type(error)):
         jobs.run_job(small_job, OUT)
     section, _ = sections[-1]
     assert (section.state, section.stage) == ("interrupted", "search")
