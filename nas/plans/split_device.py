@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.deploy.script_steps import classify, load_onnx, use_file
-from nas.plans.split_wire import connected, pack, receive, unpack
+from nas.plans.split_wire import connected, pack, receive, seconds, send, unpack
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -24,6 +24,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Classify images with a server.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--server", default="127.0.0.1:8765", help="address of server.py")
+    parser.add_argument(
+        "--answer-seconds", type=seconds, default=30.0, help="how long to wait for the server"
+    )
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
     options = parser.parse_args()
     preprocessing, split = (
@@ -33,16 +36,17 @@ def main() -> int:
     model = FOLDER / "device.onnx"
     first_part = use_file(model, load_onnx, model)
     host, _, port = options.server.rpartition(":")
+    limit_s = options.answer_seconds
     try:
-        server = connected((host, int(port)))
+        server = connected((host, int(port)), limit_s)
     except (OSError, ValueError) as error:
         sys.exit(f"{options.server}: no server.py answers there ({error})")
 
     def logits_of(image: np.ndarray) -> np.ndarray:
         values = first_part(image)
         try:
-            server.sendall(pack(values, split["transfer"]))
-            return unpack(receive(server, len(preprocessing["classes"])))
+            send(server, pack(values, split["transfer"]), limit_s)
+            return unpack(receive(server, len(preprocessing["classes"]), limit_s))
         except (OSError, ValueError) as error:
             sys.exit(f"{options.server}: it does not answer ({error})")
 

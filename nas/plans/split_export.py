@@ -137,16 +137,16 @@ def _verify(run: Run, model: TrainedModel, transfer: str, second: Graph, folder:
     )
     sent = [unpack(pack(each, transfer)).reshape(each.shape) for each in tensors]
     reference = ReferenceImages(images, server.logits(np.stack(sent)))
-    with _running(folder / "server.py") as address:
+    with running(folder / "server.py") as address:
         results = run_on_files(folder / "device.py", ["--server", address], reference)
     logits: NDArray[np.float32] = np.array(results, np.float32)
     require_agreement("server.py behind device.py", logits, reference.logits, onnx)
 
 
 @contextmanager
-def _running(script: Path) -> Iterator[str]:
-    """Run a `server.py` at a free port, and yield its address."""
-    command = [sys.executable, str(script.absolute()), "--port", "0"]
+def running(script: Path, *options: str) -> Iterator[str]:
+    """Run a `server.py` with options at a free port, and yield its address."""
+    command = [sys.executable, str(script.absolute()), "--port", "0", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=python_environment()
     ) as process:

@@ -19,31 +19,34 @@ from typing import Any
 import numpy as np
 
 from nas.deploy.script_steps import LogitsOf, load_onnx, use_file
-from nas.plans.split_wire import pack, receive, unpack
+from nas.plans.split_wire import pack, receive, seconds, send, unpack
 
 FOLDER = Path(__file__).resolve().parent
 
 
 class Answers(socketserver.BaseRequestHandler):
-    """Answers the messages of one connection, until it ends or sends something else.
+    """Answers the messages of one connection, until it ends, falls silent or sends something else.
 
     Args:
         logits_of: runs the second part of the network.
         shape: channels, height and width of its input.
+        idle_s: how long it waits for a message, and for the other side to take an answer.
         connection: what the server gives to a handler.
     """
 
-    def __init__(self, logits_of: LogitsOf, shape: tuple[int, ...], *connection: Any) -> None:
-        self.logits_of, self.shape = logits_of, shape
+    def __init__(
+        self, logits_of: LogitsOf, shape: tuple[int, ...], idle_s: float, *connection: Any
+    ) -> None:
+        self.logits_of, self.shape, self.idle_s = logits_of, shape, idle_s
         super().__init__(*connection)
 
     def handle(self) -> None:
         """Receive tensors and send the logits of each."""
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            while message := receive(self.request, math.prod(self.shape)):
+            while message := receive(self.request, math.prod(self.shape), self.idle_s):
                 values = unpack(message).reshape(1, *self.shape)
-                self.request.sendall(pack(self.logits_of(values), "float32"))
+                send(self.request, pack(self.logits_of(values), "float32"), self.idle_s)
         except (ValueError, OSError) as error:
             print(f"{self.client_address[0]}: {error}", flush=True)
 
@@ -60,12 +63,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run the second part of a split network.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--port", type=int, default=8765, help="port; 0 for any free one")
+    parser.add_argument(
+        "--idle-seconds", type=seconds, default=300.0, help="when to leave a device that is silent"
+    )
     options = parser.parse_args()
     path, model = FOLDER / "split.json", FOLDER / "server.onnx"
     split = use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     shape, logits_of = tuple(split["shape"]), use_file(model, load_onnx, model)
     logits_of(np.zeros((1, *shape), np.float32))  # The first call takes longer.
-    with Server((options.host, options.port), partial(Answers, logits_of, shape)) as server:
+    answers = partial(Answers, logits_of, shape, options.idle_seconds)
+    with Server((options.host, options.port), answers) as server:
         host, port = server.server_address[:2]
         print(f"listening on {host!s}:{port}", flush=True)
         server.serve_forever()

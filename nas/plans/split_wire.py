@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -22,6 +23,8 @@ As int8, the range from the smallest to the largest value of each tensor has 256
 _HEADER = struct.Struct("<IIff")
 
 _LARGEST_FLOAT16 = 65504.0
+
+_SECONDS_OF_A_DAY = 86400
 
 
 def message_bytes(values: int, transfer: str) -> int:
@@ -56,34 +59,64 @@ def unpack(message: bytes) -> np.ndarray:
     return values * np.float32(scale) + np.float32(low) if transfer == "int8" else values
 
 
-def connected(address: tuple[str, int]) -> socket.socket:
-    """Return a connection that sends each message at once."""
-    connection = socket.create_connection(address)
+def seconds(text: str) -> float:
+    """Return the limit that an option gives. Raises ValueError for none within a day."""
+    value = float(text)
+    if not 0 < value <= _SECONDS_OF_A_DAY:
+        raise ValueError(f"{text} is no limit")
+    return value
+
+
+def connected(address: tuple[str, int], limit_s: float) -> socket.socket:
+    """Return a connection that sends each message at once, made and used within a limit."""
+    connection = socket.create_connection(address, limit_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
-def receive(connection: socket.socket, values: int) -> bytes:
+def send(connection: socket.socket, message: bytes, limit_s: float) -> None:
+    """Send a message. Raises TimeoutError if the other side does not take it within the limit."""
+    connection.settimeout(limit_s)
+    try:
+        connection.sendall(message)
+    except TimeoutError:
+        raise TimeoutError(f"a message was not taken within {limit_s:g} s") from None
+
+
+def receive(connection: socket.socket, values: int, limit_s: float) -> bytes:
     """Return the next message of a connection, with at most so many values; b"" at its end.
 
-    Raises ValueError for anything else, such as a message that ends early.
+    Raises ValueError for anything else, such as a message that ends early, and TimeoutError if the
+    whole message does not come within the limit.
     """
-    header = _receive_exactly(connection, _HEADER.size)
-    if not header:
-        return b""
-    size = _HEADER.unpack(header)[1] if len(header) == _HEADER.size else 0
-    if not 0 < size <= 4 * values:
-        raise ValueError(f"a message of {size} bytes came, and {4 * values} are the most")
-    content = _receive_exactly(connection, size)
+    end_s = time.monotonic() + limit_s
+    try:
+        header = _receive_exactly(connection, _HEADER.size, end_s)
+        if not header:
+            return b""
+        size = _HEADER.unpack(header)[1] if len(header) == _HEADER.size else 0
+        if not 0 < size <= 4 * values:
+            raise ValueError(f"a message of {size} bytes came, and {4 * values} are the most")
+        content = _receive_exactly(connection, size, end_s)
+    except TimeoutError:
+        raise TimeoutError(f"no whole message came within {limit_s:g} s") from None
     if len(content) != size:
         raise ValueError("a message ended early")
     return header + content
 
 
-def _receive_exactly(connection: socket.socket, size: int) -> bytes:
-    """Return so many bytes, or fewer if the connection ends before."""
+def _receive_exactly(connection: socket.socket, size: int, end_s: float) -> bytes:
+    """Return so many bytes, or fewer if the connection ends before.
+
+    Raises TimeoutError at the time `end_s`: a limit for each `recv` alone would let a peer that
+    sends byte by byte hold the connection.
+    """
     content = b""
     while len(content) < size:
+        remaining_s = end_s - time.monotonic()
+        if remaining_s <= 0:
+            raise TimeoutError
+        connection.settimeout(remaining_s)
         chunk = connection.recv(size - len(content))
         if not chunk:
             break

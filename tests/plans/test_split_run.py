@@ -191,7 +191,7 @@ def exported(run, tables, tmp_path_factory) -> Path:
 @pytest.fixture
 def server(exported):
     """Run the exported server, and return its address."""
-    with split_export._running(exported / "server.py") as address:
+    with split_export.running(exported / "server.py") as address:
         yield address
 
 
@@ -244,6 +244,39 @@ def test_device_without_a_server_ends_with_one_line(exported, tmp_path, run):
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(r"127\.0\.0\.1:1: no server\.py answers there \(.+\)\n", done.stderr)
+
+
+def test_device_leaves_servers_that_fall_silent(exported, server, tmp_path, run):
+    """One accepts and says nothing, one sends half a message, one is frozen before it accepts."""
+    names = save_pictures(run.data.test.pixels[:1], tmp_path)
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    addresses = ["{}:{}".format(*each.getsockname()) for each in listening]
+    command = [sys.executable, exported / "device.py", *names, "--answer-seconds", "2", "--server"]
+    devices = [
+        subprocess.Popen([*command, address], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
+        for address in addresses
+    ]
+    silent, _ = listening[0].accept()
+    half, _ = listening[1].accept()
+    half.sendall(pack(np.zeros(10), "float32")[:-3])
+    ended = [each.communicate(timeout=300) for each in devices]
+    for each in (silent, half, *listening):
+        each.close()
+    for device, address, (out, error) in zip(devices, addresses, ended, strict=True):
+        assert (device.returncode, out) == (1, "")
+        assert error == f"{address}: it does not answer (no whole message came within 2 s)\n"
+
+
+def test_server_leaves_devices_that_fall_silent(exported, tmp_path, run):
+    names = save_pictures(run.data.test.pixels[:1], tmp_path)
+    with split_export.running(exported / "server.py", "--idle-seconds", "0.5") as address:
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port))) as silent:
+            silent.settimeout(300)
+            assert silent.recv(10) == b""
+        command = [sys.executable, exported / "device.py", *names, "--server", address]
+        done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_description_says_where_the_network_is_cut(exported, run):
