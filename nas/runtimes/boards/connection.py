@@ -6,13 +6,17 @@ server or tracker that does not answer in time is a `BoardLostError`.
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import socket
+import stat
 import struct
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from tvm import rpc
@@ -25,6 +29,9 @@ from nas.runtimes.boards.address import BoardAddress, BoardDescription
 ANSWER_SECONDS = 10.0
 """Longest time that a server or tracker may take to answer. An idle one takes milliseconds."""
 
+SILENCE_SECONDS = 300.0
+"""Longest time in which a board may say nothing while it works: twelve runs of 25 s each."""
+
 T = TypeVar("T")
 
 
@@ -34,10 +41,23 @@ class Connection(NamedTuple):
     Args:
         session: session, which ends when the last object that came from it is gone.
         board: address of the board for messages; a tracker may have several boards.
+        sockets: descriptors of its sockets by their inodes.
     """
 
     session: rpc.RPCSession
     board: str
+    sockets: Mapping[int, int]
+
+    def end(self) -> None:
+        """End the session at once.
+
+        What belongs to it then fails, and its destruction too, instead of waiting for the board.
+        """
+        for inode, descriptor in self.sockets.items():
+            with suppress(OSError):  # TVM has closed it.
+                if os.fstat(descriptor).st_ino == inode:
+                    with _copy(descriptor) as own:
+                        own.shutdown(socket.SHUT_RDWR)
 
 
 class Board(ABC):
@@ -113,12 +133,15 @@ class Board(ABC):
         except NasError:
             raise
         except Exception as error:
-            lost = self._connection
-            if lost is None or is_alive(lost.session):
+            lost, is_silent = self._connection, os.strerror(errno.EAGAIN) in str(error)
+            # The answer to an earlier request may still come from a board that was silent.
+            if lost is None or (not is_silent and is_alive(lost.session)):
                 raise
+            lost.end()
             self.release()
+            reason = f"it said nothing for {SILENCE_SECONDS:g} s" if is_silent else None
             raise BoardLostError(
-                f"The board {lost.board} was lost ({error_line(error)}).",
+                f"The board {lost.board} was lost ({reason or error_line(error)}).",
                 remedy="Check its power and network, and that its RPC server runs.",
             ) from error
 
@@ -131,8 +154,7 @@ def connect(target: BoardAddress) -> Connection:
             or the tracker has no free board.
     """
     if not target.key:
-        session = _open_session(target.address, target.host, target.port, "")
-        return Connection(session, target.address)
+        return _open_session(target.address, target.host, target.port, "")
     with closing(_connect_to_tracker(target)) as tracker:
         known = _request_keys(tracker, target)
         if target.key not in known:
@@ -148,7 +170,7 @@ def connect(target: BoardAddress) -> Connection:
         except (OSError, ValueError) as error:
             _refuse_tracker(target, error)
     board = f"{host}:{port} (board '{target.key}' of the tracker {target.host}:{target.port})"
-    return Connection(_open_session(board, host, port, matching), board)
+    return _open_session(board, host, port, matching)
 
 
 def count_boards(target: BoardAddress) -> int:
@@ -184,9 +206,10 @@ def error_line(error: Exception) -> str:
     return error_lines[-1][:300]
 
 
-def _open_session(board: str, host: str, port: int, key: str) -> rpc.RPCSession:
+def _open_session(board: str, host: str, port: int, key: str) -> Connection:
+    before = _sockets_to(port)
     try:
-        return call_with_limit(lambda: rpc.connect(host, port, key))
+        session = call_with_limit(lambda: rpc.connect(host, port, key))
     except TimeoutError as error:
         raise BoardLostError(
             f"The TVM RPC server {board} does not answer within {ANSWER_SECONDS:.0f} s.",
@@ -197,6 +220,39 @@ def _open_session(board: str, host: str, port: int, key: str) -> rpc.RPCSession:
             f"There is no TVM RPC server at {board} ({first_line(error)}).",
             remedy="Start one on the board; docs/remote-boards.md has the commands.",
         ) from error
+    sockets = {inode: own for inode, own in _sockets_to(port).items() if inode not in before}
+    for descriptor in sockets.values():
+        _limit_silence(descriptor)
+    return Connection(session, board, sockets)
+
+
+def _sockets_to(port: int) -> dict[int, int]:
+    """Return the descriptors of the connections of this process to a port, by their inodes.
+
+    TVM does not say which socket it uses.
+    """
+    sockets = {}
+    folder = Path("/dev/fd")
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        with suppress(OSError):  # It is closed by now, or not connected.
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode):
+                with _copy(int(name)) as own:
+                    if own.family != socket.AF_UNIX and own.getpeername()[1] == port:
+                        sockets[status.st_ino] = int(name)
+    return sockets
+
+
+def _limit_silence(descriptor: int) -> None:
+    """Let TVM's client, which would wait for ever, fail when a board says or takes nothing."""
+    limit = struct.pack("ll", int(SILENCE_SECONDS), int(SILENCE_SECONDS % 1 * 1e6))
+    with _copy(descriptor) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+def _copy(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=os.dup(descriptor))
 
 
 def call_with_limit(action: Callable[[], T], limit_s: float | None = None) -> T:

@@ -85,6 +85,7 @@ class TfliteBoard(Board):
             try:
                 answer: dict[str, Any] = json.loads(connection.call_with_limit(call, limit_s))
             except TimeoutError as error:
+                current.end()
                 self.release()
                 raise BoardLostError(
                     f"The board {current.board} did not answer within {limit_s:.0f} s.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,10 @@ class Device(ABC):
     def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
         """Copy an array to the device."""
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.tvm_device)
+
+    def detecting_loss(self) -> AbstractContextManager[None]:
+        """Return a context whose errors are BoardLostErrors if the device no longer answers."""
+        return nullcontext()
 
     def timing_context(self, threads: int) -> AbstractContextManager[None]:
         """Return a context in which nothing disturbs timings of kernels that use `threads`.

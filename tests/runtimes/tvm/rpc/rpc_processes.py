@@ -89,9 +89,17 @@ class Process:
     def kill(self) -> None:
         """Kill the process and its children, one of which may serve a session and outlive it."""
         with suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(self.pid)
-            for process in [parent, *parent.children(recursive=True)]:
+            for process in self._with_children():
                 process.kill()
+
+    def freeze(self) -> None:
+        """Stop the process and its children; they may be killed, but do nothing else."""
+        for process in self._with_children():
+            process.suspend()
+
+    def _with_children(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.pid)
+        return [parent, *parent.children(recursive=True)]
 
 
 def _serve(port: int, kind: str, *tracker: str) -> None:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nas.space
@@ -172,6 +173,31 @@ def test_killed_server_is_a_lost_board(processes: Processes, code: str) -> None:
         runtime.timer.time_kernel(CONV)
     with pytest.raises(BoardLostError, match="no TVM RPC server at"):
         runtime.timer.time_kernel(CONV)
+
+
+def test_frozen_server_is_a_lost_board(
+    processes: Processes, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = processes.start("server")
+    runtime = TvmRuntime(target=f"rpc://{process.address}?{code}")
+    graph = GRAPHS["classifier"]()
+    network = runtime.compile(graph, first_schedules(runtime, graph))
+    runtime.release()
+    del network
+    monkeypatch.setattr(connection, "SILENCE_SECONDS", 1.5)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 60.0)
+    network = runtime.compile(graph, first_schedules(runtime, graph))
+    assert min(network.evaluate(1, 2)) > 0
+    process.freeze()
+    lost = rf"board {process.address} was lost \(it said nothing for 1\.5 s\)"
+    with pytest.raises(BoardLostError, match=lost), runtime.timing_context():
+        network.evaluate(1, 2)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    # The session has ended: nothing waits for the board again, not even for what is deleted.
+    with pytest.raises((BoardLostError, RuntimeError)):
+        network.run(np.zeros(graph.input_shape, np.float32))
+    with pytest.raises(BoardLostError, match="does not answer within"):
+        runtime.compile(graph, first_schedules(runtime, graph))
 
 
 @pytest.mark.parametrize(("key", "kind"), [("", "server"), ("/pi4", "tracker")])
