@@ -200,11 +200,24 @@ class ChildProcess:
 
     def _exchange(self, child: _Child, message: Any, limit_s: float) -> Any:
         """Send a message, and return the answer."""
+        is_late = threading.Event()
+
+        def end_late() -> None:
+            is_late.set()
+            child.process.kill()
+
+        # A stopped process takes no message that is larger than the pipe, and may send half of one.
+        watch = threading.Timer(limit_s, end_late)
+        watch.daemon = True
+        watch.start()
         try:
             child.pipe.send(message)
             if child.pipe.poll(limit_s):
                 return child.pipe.recv()
         except (EOFError, OSError):
+            if is_late.is_set():
+                self.close()
+                raise TimeoutError(f"took more than {limit_s:.4g} s") from None
             if self._child is not child:
                 raise ChildProcessError("was closed") from None
             text = child.end_text()
@@ -214,6 +227,8 @@ class ChildProcess:
         except BaseException:
             self.close()
             raise
+        finally:
+            watch.cancel()
         self.close()
         raise TimeoutError(f"took more than {limit_s:.4g} s")
 

@@ -204,6 +204,16 @@ def test_error_of_the_function_is_raised(worker, what, kind, message):
     assert ask(worker) == pid
 
 
+def test_process_that_is_stopped_takes_no_longer_than_the_limit(worker):
+    """It reads nothing: a message that is larger than the pipe would be sent for ever."""
+    pid = ask(worker)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError, match=r"^took more than 0\.5 s$"):
+        worker.call(len, bytes(1 << 24), limit_s=0.5)
+    assert not psutil.pid_exists(pid)
+    assert worker.call(len, bytes(1 << 24), limit_s=TIMEOUT_S) == 1 << 24
+
+
 def test_process_that_ended_between_calls_is_replaced(worker):
     process = psutil.Process(ask(worker))
     process.kill()
