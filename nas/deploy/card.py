@@ -60,7 +60,7 @@ class ModelOrigin:
         data: the images that it was trained on, and how to load them again.
         statements: what the job file says for the card.
         calibration: its temperature and its confidence; None if that was not measured.
-        threshold: from which confidence on it answers; None if it always answers.
+        threshold: from which confidence on it answers, as was asked; None if nobody asked.
         recipe: settings of its training.
         image_changes: how its training images were mirrored and shifted, and why.
         latencies_us: latency that the search knew, by `predicted` and `measured`.

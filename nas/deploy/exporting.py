@@ -174,7 +174,12 @@ def _formats_here(run: Run, progress: JobProgress) -> Sequence[str]:
 
 
 def export_networks(
-    run: Run, names: Sequence[str], request: ExportRequest, progress: JobProgress
+    run: Run,
+    names: Sequence[str],
+    request: ExportRequest,
+    progress: JobProgress,
+    *,
+    in_job: bool = False,
 ) -> dict[str, NasError]:
     """Export trained networks of a run; one that fails does not keep the others from it.
 
@@ -184,6 +189,8 @@ def export_networks(
         request: the settings of the export with its formats. What it does not say is taken from an
             earlier export of the network, and then from the job.
         progress: receives stages, progress and messages.
+        in_job: whether the job exports its finalists. The job then decides whether they have a
+            threshold, and which one, whatever an earlier export decided.
 
     Returns:
         The error of each network that could not be exported in all formats, by its name.
@@ -191,7 +198,7 @@ def export_networks(
     errors: dict[str, NasError] = {}
     for name in names if request.formats else ():
         try:
-            _export(run, name, request, progress)
+            _export(run, name, request, progress, in_job=in_job)
         # The other models must not be lost, whatever goes wrong with this one.
         except Exception as error:
             errors[name] = as_nas_error(error, ExportError)
@@ -221,8 +228,10 @@ def unfinished_error(
     return result
 
 
-def _export(run: Run, name: str, request: ExportRequest, progress: JobProgress) -> None:
-    """Export one trained network of a run."""
+def _export(
+    run: Run, name: str, request: ExportRequest, progress: JobProgress, *, in_job: bool
+) -> None:
+    """Export one trained network of a run. See `export_networks`."""
     folder = ModelFolder(run.path / MODELS_FOLDER / name)
     model = load_trained(run, name)
     record = TRAINED.read(folder.path / TRAINED_FILE)
@@ -232,7 +241,8 @@ def _export(run: Run, name: str, request: ExportRequest, progress: JobProgress) 
     before = None
     with suppress(CheckpointError):
         before = folder.card
-        request = request.or_else(ExportRequest.of_card(before))
+        earlier = ExportRequest.of_card(before)
+        request = request.or_else(earlier.without_threshold if in_job else earlier)
     request = request.or_else(ExportRequest.of_job(run.settings))
     threshold = set_threshold(model, run.data, request)
     progress.begin(f"export {name}", "step")
@@ -255,7 +265,9 @@ def _has_table(run: Run) -> bool:
 
 def _changes(before: ModelCard, now: ModelCard) -> Iterator[str]:
     """Yield what an export changed of what an earlier one had decided, as clauses."""
-    if now.threshold is None and before.threshold is not None:
+    if before.threshold is not None and (
+        before.preprocessing.min_confidence and not now.preprocessing.min_confidence
+    ):
         yield f"every image is answered now; before, {before.threshold.summary}"
     if now.int8 is not None and before.int8 is not None:
         if now.int8.weight_bits != before.int8.weight_bits:
@@ -277,10 +289,10 @@ def set_threshold(
 ) -> Threshold | None:
     """Give a model the confidence from which on it answers, and return what that does.
 
-    Returns None for a model that answers every image.
+    Returns None if nobody asked for one, not even for none: for a confidence of 0.
     """
     threshold = None
-    if request.min_confidence or request.min_accuracy:
+    if request.min_confidence is not None or request.min_accuracy is not None:
         threshold = make_threshold(
             model.pixel_logits(data.holdout.pixels),
             data.holdout.labels,
@@ -289,7 +301,7 @@ def set_threshold(
             min_accuracy=request.min_accuracy,
         )
     model.preprocessing = model.preprocessing.model_copy(
-        update={"min_confidence": threshold and threshold.min_confidence}
+        update={"min_confidence": (threshold and threshold.min_confidence) or None}
     )
     return threshold
 

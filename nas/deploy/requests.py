@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class ExportRequest:
         weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs. Files
             for x86 processors without VNNI instructions need 7.
         min_confidence: confidence below which the model answers unsure, 0 for none; by default that
-            of an earlier export, or what the job says, as for `min_accuracy`.
+            of an earlier export, also 0, or what the job says, as for `min_accuracy`.
         min_accuracy: share of answers to hold-out images that must be right, as a fraction, from
             which the confidence follows.
         example: "cpp" for C++ programs that classify an image with the exported files. Those that a
@@ -81,13 +81,19 @@ class ExportRequest:
         """Return what decided an earlier export, beside its formats."""
         int8, threshold = card.int8, card.threshold
         min_accuracy = threshold.min_accuracy if threshold else None
+        is_given = threshold is not None and min_accuracy is None
         return cls(
             max_accuracy_drop=int8.max_drop if int8 else None,
             # The files may be for a processor that needs 7 bits, which this one is not.
             weight_bits=7 if int8 and int8.weight_bits == 7 else None,
-            min_confidence=threshold.min_confidence if threshold and not min_accuracy else None,
+            min_confidence=threshold.min_confidence if is_given else None,
             min_accuracy=min_accuracy,
         )
+
+    @property
+    def without_threshold(self) -> ExportRequest:
+        """The request, which leaves the threshold to what `or_else` adds."""
+        return replace(self, min_confidence=None, min_accuracy=None)
 
     def or_else(self, other: ExportRequest) -> ExportRequest:
         """Return the request with what another one says where this one says nothing."""

@@ -422,13 +422,16 @@ def _verify_script(
     return check_script(path, model, model_format(outcome.file.format), samples), ""
 
 
-def load_data(own: ModelData, image_size: int, folder: Path) -> ImageDataset:
+def load_data(
+    own: ModelData, image_size: int, folder: Path, *, with_unknown: bool = False
+) -> ImageDataset:
     """Return the images that a model was trained on.
 
     Args:
         own: what its card says of them.
         image_size: height and width of the decoded images, in pixels.
         folder: folder of the model. If a run has it, the run knows the place of the images.
+        with_unknown: whether to load the images of no class, which the run alone knows.
 
     Raises DataError if they are not there, or are others than at the export.
     """
@@ -437,6 +440,7 @@ def load_data(own: ModelData, image_size: int, folder: Path) -> ImageDataset:
         settings = read_run(folder.resolve().parent.parent).job.data
         if os.path.lexists(expanded(settings.source)):
             source, options["extra"] = settings.source, settings.extra
+        options["unknown"] = settings.unknown if with_unknown else None
     data = load_dataset(source, image_size=image_size, seed=own.seed, **options)
     if data.digest != own.digest:
         raise DataError(

@@ -418,7 +418,7 @@ def export_finalists(run: JobRun, finalists: Sequence[str]) -> dict[str, NasErro
         record has the reasons by format; under "all" if none was written.
     """
     request = ExportRequest(job_formats(run.settings))
-    errors = export_networks(run, finalists, request, run.progress)
+    errors = export_networks(run, finalists, request, run.progress, in_job=True)
     run.record.export_errors = {
         name: {format_: own.message for format_, own in error.failed.items()}
         if isinstance(error, IncompleteExportError)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, JsonValue
 
 from nas import files
-from nas.data import image_reading
+from nas.data import ImageDataset, image_reading
 from nas.deploy import script_steps
 from nas.deploy.answers import find_answers
 from nas.deploy.card import ModelOrigin
@@ -30,12 +30,13 @@ from nas.deploy.scripts import standalone
 from nas.deploy.torch_source import TorchSource
 from nas.deploy.verify import load_data
 from nas.display.progress import Advance
-from nas.errors import CheckpointError, RequestError
+from nas.errors import CheckpointError, DataError, RequestError
 from nas.files import foreign
 from nas.files.documents import Digest, Document, Format, to_json
 from nas.lifecycle.comparison import Judged
 from nas.lifecycle.version import ModelVersion, Replacement
 from nas.run.answers import ANSWERS_FILE
+from nas.run.model_card import ModelCard
 from nas.supernet import checkpoint
 
 APP_FILES = {
@@ -178,7 +179,8 @@ def take_back(
     Raises:
         RequestError: there are no weights, they are of another model, or the folder exists.
         CheckpointError: the file of the weights is damaged.
-        DataError: the images of the model are not here, or others.
+        DataError: the images of the model are not here, or others; or those of no class with which
+            its threshold was chosen are not.
         ExportError: a format could not be exported, or too many images are wrong now.
     """
     folder = _torch_folder(model)
@@ -189,7 +191,7 @@ def take_back(
     replacement = Replacement(model, max_negative_flips=max_negative_flips)
     card, trained = folder.card, load_model(model)
     record = _load_weights(trained, weights, digest(folder.path / WEIGHTS_FILE))
-    data = load_data(card.data, trained.preprocessing.reading.decoded_size, folder.path)
+    data = _data_of(card, trained.preprocessing.reading.decoded_size, folder)
     calibration = calibrate(trained.network, data)
     parts = card.data.judging_parts
     answers = find_answers(
@@ -212,6 +214,20 @@ def take_back(
     export_model(trained, data, result, request, origin, progress)
     files.replace(out / ANSWERS_FILE, to_json(answers))
     return replacement.write_version(result)
+
+
+def _data_of(card: ModelCard, image_size: int, folder: ModelFolder) -> ImageDataset:
+    """Return the images of a model. Raises DataError if those of its threshold are not here."""
+    data = load_data(card.data, image_size, folder.path, with_unknown=True)
+    expected = card.threshold.unknown if card.threshold else 0
+    actual = 0 if data.unknown is None else len(data.unknown)
+    if actual < expected:
+        raise DataError(
+            f"The threshold of {card.id} was chosen with {expected} images of no class, and "
+            f"{actual} are here.",
+            remedy="Name the folder models/<id> of its run, in the folder where the job was run.",
+        )
+    return data
 
 
 def _torch_folder(model: Path) -> ModelFolder:

@@ -553,8 +553,8 @@ class Threshold(Document):
     """The confidence from which on a model answers, and what that means for the hold-out images.
 
     Attributes:
-        min_confidence: smallest confidence of an answer; None if none reaches `min_accuracy`, so
-            that everything is answered.
+        min_confidence: smallest confidence of an answer; 0 if every image is to be answered; None
+            if none reaches `min_accuracy`, so that every image is answered.
         min_accuracy: share of right answers that was asked for; None if the confidence was.
         images: number of hold-out images.
         answered: number of these that are answered.
@@ -586,6 +586,8 @@ class Threshold(Document):
             if self.unknown:
                 text += f" and {self.unknown} images of no class"
             return f"{text}, so every image is answered"
+        if not self.min_confidence and self.min_accuracy is None:
+            return "every image is answered, as was asked"
         text = (
             f"answers from a confidence of {self.min_confidence:.7g} on: {self.answered} of "
             f"{self.images} hold-out images"
@@ -634,7 +636,7 @@ class ModelCard(CountedNetwork):
         attack_images: number of images of each row of `attacks`.
         confidence: confidence on inputs like the data and unlike it.
         calibration: its temperature and its confidence; None if that was not measured.
-        threshold: from which confidence on it answers; None if it always answers.
+        threshold: from which confidence on it answers, as was asked; None if nobody asked.
         files: the exported files.
         preprocessing: how an image becomes the input, as in `preprocessing.json`.
         script: what `run.py` computed; None without a script.

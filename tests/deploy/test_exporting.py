@@ -263,7 +263,14 @@ def test_what_an_export_does_not_say_stays_and_a_change_is_said(run, pick, in_pr
     said = export("--format", "onnx", "--min-confidence", 0)
     assert "every image is answered now; before, answers from a confidence of 0.9 on" in said
     assert folder.preprocessing.min_confidence is None
+    assert (
+        "The threshold: every image is answered, as was asked."
+        in (folder.path / "card.md").read_text()
+    )
+    job = json.loads((run / "run.json").read_text())["job"]
+    change_record(run, job={**job, "finish": {**job["finish"], "min_confidence": 0.7}})
     said = export("--format", "onnx-int8", "--weight-bits", 8)
+    assert folder.preprocessing.min_confidence is None, "what was asked for stays, also none"
     assert "int8 weights have 8 bits, not 7" in said
 
 
@@ -289,14 +296,39 @@ def test_missing_images_a_changed_byte_and_unreadable_folders_are_named(
         assert "is not an exported model" in done.stderr
 
 
-def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> dict[str, NasError]:
+def export_finalists(
+    folder: Path, progress: Notes, formats: list[str], **changes: object
+) -> dict[str, NasError]:
     settings = load_job(folder / "job.toml")
-    own = settings.finish.model_copy(update={"export": tuple(formats)})
+    own = settings.finish.model_copy(update={"export": tuple(formats), **changes})
     names = sorted(path.name for path in (folder / "models").iterdir())
     with claim(folder, settings.model_copy(update={"finish": own}), progress=progress) as claimed:
         errors = finish.export_finalists(claimed, names)
         claimed.save()
         return errors
+
+
+@pytest.mark.slow
+def test_threshold_of_a_finalist_is_that_of_the_job(run, pick, in_process):
+    folder, progress = ModelFolder(run / "models" / pick), Notes()
+    for each in folder.path.parent.iterdir():
+        if each.name != pick:
+            shutil.rmtree(each)
+    open_run(run).export(pick, formats=["onnx"], min_confidence=0.9)
+
+    def threshold_of(**asked: float) -> tuple[float | None, float | None]:
+        none = {"min_confidence": None, "min_accuracy": None}
+        assert not export_finalists(run, progress, ["onnx"], **none | asked)
+        own = folder.card.threshold
+        return folder.preprocessing.min_confidence, own and own.min_accuracy
+
+    assert threshold_of(min_confidence=0.6) == (0.6, None)
+    assert threshold_of(min_accuracy=0.01) == (None, 0.01), "all answers are right often enough"
+    assert threshold_of() == (None, None)
+    notes = [each for each in progress.notes if "every image is answered now" in each]
+    assert len(notes) == 1
+    open_run(run).export(pick, formats=["onnx"], min_confidence=0)
+    assert threshold_of(min_confidence=0.8) == (0.8, None)
 
 
 @pytest.mark.slow

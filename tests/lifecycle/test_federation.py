@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,7 +20,7 @@ from nas.deploy.networks import load_trained
 from nas.deploy.saved_model import load_model, write_model
 from nas.deploy.script_steps import as_input
 from nas.deploy.torch_source import TorchSource
-from nas.errors import CheckpointError, ExportError, RequestError
+from nas.errors import CheckpointError, DataError, ExportError, RequestError
 from nas.lifecycle.federated_steps import (
     Rounds,
     count_right,
@@ -38,7 +39,7 @@ from nas.lifecycle.version import version_of
 from nas.opened_run import open_run
 from tests.commands import document
 from tests.flower import FlowerApp, flower_python
-from tests.plans.cases import copy_of_example
+from tests.plans.cases import change, copy_of_example
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +329,34 @@ def test_weights_come_back_as_the_next_version(exported, stored, network, tmp_pa
     logits = model_format("onnx").load(out / "model.onnx").logits(images)
     scale = (logits * expected).sum() / (expected**2).sum()
     np.testing.assert_allclose(logits, scale * expected, atol=1e-3 * np.abs(logits).max())
+
+
+@pytest.mark.slow
+def test_threshold_is_chosen_with_the_images_of_no_class(exported, stored, tmp_path):
+    """Without all of them, more would be answered than the accuracy allows."""
+    run, path = exported[0], stored[0]
+    own, others = tmp_path / "run", tmp_path / "others"
+    shutil.copytree(run.path, own)
+    others.mkdir()
+    for at in range(4):  # As sure as any digit is, and of no class.
+        Image.fromarray(np.asarray(run.data.test.pixels[at]).squeeze()).save(others / f"{at}.png")
+    folder = ModelFolder(own / "models" / "tb41")
+    change(own / "run.json", job__data__unknown=str(others))
+    with folder.staging() as staging:
+        shutil.copy2(folder.path / "card.json", staging)
+        asked = {"min_confidence": 0.5, "min_accuracy": 0.9, "images": 240}
+        known = {"answered": 200, "right": 190, "unknown": 4, "unknown_answered": 1}
+        change(staging / "card.json", threshold={**asked, **known})
+        folder.publish(staging)
+    take_back(folder.path, path, tmp_path / "new")
+    threshold = ModelFolder(tmp_path / "new").card.threshold
+    assert (threshold.unknown, threshold.min_accuracy) == (4, 0.9)
+    (others / "0.png").unlink()
+    with pytest.raises(DataError, match="chosen with 4 images of no class, and 3 are here"):
+        take_back(folder.path, path, tmp_path / "other")
+    with pytest.raises(DataError, match="chosen with 4 images of no class, and 0 are here"):
+        take_back(shutil.copytree(folder.path, tmp_path / "copy"), path, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_other_weights_are_refused(exported, stored, tmp_path):
