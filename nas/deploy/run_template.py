@@ -10,15 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from nas.deploy.script_check import check
 from nas.deploy.script_loaders import load_network
-from nas.deploy.script_log import FIGURES, append_line, image_figures
+from nas.deploy.script_log import ImageLog
 from nas.deploy.script_steps import classify, use_file
 
 FOLDER = Path(__file__).resolve().parent
@@ -46,46 +42,21 @@ def main() -> int:
     if options.log and model.resolve().parent != FOLDER:
         parser.error("--log needs a file of this folder, whose weights each line names")
     preprocessing = read_json("preprocessing.json")
-    note = None
+    log = None
     if options.log:
         digest = read_json("reference.json")["weights_digest"]
-        note = partial(write_line, options.log, digest, options.log_paths)
+        log = ImageLog(options.log, digest, options.log_paths)
     logits_of = load_network(model)
     if options.check:
         samples = FOLDER / "verification.safetensors"
         return check(read_json("card.json"), samples, model, logits_of, preprocessing)
-    return classify(options.images, model, logits_of, preprocessing, options.json, note)
+    return classify(options.images, model, logits_of, preprocessing, options.json, log)
 
 
 def read_json(name: str) -> dict:
     """Return the contents of a JSON file of the folder."""
     path = FOLDER / name
     return use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
-
-
-def write_line(
-    log: Path,
-    digest: str,
-    has_path: bool,
-    name: str,
-    pixels: np.ndarray | None,
-    probabilities: np.ndarray | None,
-) -> None:
-    """Append a line on an image to a log."""
-    line: dict[str, object] = {"time": round(time.time(), 3), "model": digest}
-    if has_path:
-        line["image"] = name
-    if pixels is not None and probabilities is not None:
-        line["class"] = int(probabilities.argmax())
-        line["confidence"] = round(float(probabilities.max()), 6)
-        figures = image_figures(pixels)[0]
-        line.update(
-            (each, round(float(own), 6)) for each, own in zip(FIGURES, figures, strict=True)
-        )
-    try:
-        append_line(log, line)
-    except OSError as error:
-        sys.exit(f"{log}: it cannot be written ({error.strerror})")
 
 
 if __name__ == "__main__":

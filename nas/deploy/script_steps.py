@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from nas.data.image_reading import RULES, UnreadableImageError, normalise, open_image, read_pixels
+from nas.deploy.script_log import ImageLog
 from nas.files.foreign import file_problem
 
 try:
@@ -30,9 +31,6 @@ LogitsOf = Callable[[np.ndarray], np.ndarray]
 
 OutputsOf = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Returns the outputs of a file, each with one row, the logits first."""
-
-Note = Callable[[str, "np.ndarray | None", "np.ndarray | None"], None]
-"""Receives the path of an image, its pixels and the probabilities of its classes."""
 
 
 def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -99,7 +97,7 @@ def classify(
     logits_of: LogitsOf,
     preprocessing: dict[str, Any],
     as_json: bool,
-    note: Note | None = None,
+    log: ImageLog | None = None,
 ) -> int:
     """Print the classes of image files, or their logits as JSON.
 
@@ -109,8 +107,7 @@ def classify(
         logits_of: returns the logits.
         preprocessing: what `preprocessing.json` holds.
         as_json: whether to print the logits.
-        note: receives each file with its decoded pixels and the probabilities of the classes; None
-            for both if it cannot be read.
+        log: gets a line for each file, after its answer is printed.
 
     Returns:
         0, or 1 if a file is no image that can be read.
@@ -122,26 +119,42 @@ def classify(
             pixels = decoded(Path(name), preprocessing)
         except UnreadableImageError as error:
             results.append({"image": name, "error": str(error)})
-            if note is not None:
-                note(name, None, None)
-            if not as_json:
-                print(f"{name}: {error}", file=sys.stderr)
-            continue
-        logits = use_file(model, logits_of, as_input(pixels, preprocessing))
-        confidence = np.exp(logits.astype(np.float64) - logits.max())
-        confidence /= confidence.sum()
-        unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
-        results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
-        if note is not None:
-            note(name, pixels, confidence)
+            if log is not None:
+                log.note(name, error=str(error))
+        else:
+            logits = use_file(model, logits_of, as_input(pixels, preprocessing))
+            confidence = probabilities_of(logits)
+            unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
+            results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
+            if log is not None:
+                log.note(name, pixels, confidence)
         if not as_json:
-            if len(names) > 1:
-                print(name)
-            if unsure:
-                print("unsure")
-                continue
-            for position in confidence.argsort()[::-1][:5]:
-                print(f"{confidence[position]:6.1%}  {preprocessing['classes'][position]}")
+            print_answer(results[-1], preprocessing["classes"], has_name=len(names) > 1)
+            if log is not None:
+                log.write()
     if as_json:
         print(json.dumps(results))
+        if log is not None:
+            log.write()
     return int(any("error" in result for result in results))
+
+
+def print_answer(result: dict[str, Any], classes: Sequence[str], *, has_name: bool) -> None:
+    """Print the most probable classes of an image file, or why there are none."""
+    if "error" in result:
+        print(f"{result['image']}: {result['error']}", file=sys.stderr)
+        return
+    if has_name:
+        print(result["image"])
+    if result["unsure"]:
+        print("unsure")
+        return
+    probabilities = probabilities_of(np.array(result["logits"]))
+    for position in probabilities.argsort()[::-1][:5]:
+        print(f"{probabilities[position]:6.1%}  {classes[position]}")
+
+
+def probabilities_of(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of the classes."""
+    values = np.exp(logits.astype(np.float64) - logits.max())
+    return values / values.sum()

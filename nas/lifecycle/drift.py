@@ -12,6 +12,9 @@ mean confidences (Guillory et al. 2021, "Predicting with confidence on unseen di
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +30,14 @@ from nas.deploy.folder import ModelFolder
 from nas.deploy.reference import REFERENCE, REFERENCE_FILE, FieldReference
 from nas.deploy.script_log import FIGURES
 from nas.display.formatting import listed
-from nas.errors import MeasurementError, RequestError
-from nas.files.documents import Count, Document, Fraction
+from nas.errors import MeasurementError, RequestError, printable
+from nas.files.documents import (
+    MAX_REASON_CHARACTERS,
+    Count,
+    Document,
+    Fraction,
+    shortened_text,
+)
 
 MAX_P_VALUE = 0.01
 """Largest corrected p-value of a difference: one day of 100 without drift may have one."""
@@ -50,6 +59,9 @@ MIN_EXPECTED = 5
 
 MEASURES = ("confidence", *FIGURES)
 
+_GZIP_START = b"\x1f\x8b"
+"""What a log begins with that was compressed when it was rotated, whatever its name is."""
+
 Floats = NDArray[np.float64]
 
 
@@ -59,6 +71,7 @@ class _Line(Document):
     model: str
     time: float
     image: str | None = None
+    error: str | None = None
 
 
 class _Image(_Line):
@@ -173,14 +186,18 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
         MeasurementError: none of its images could be read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
+        content = path.read_bytes()
+        if content.startswith(_GZIP_START):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RequestError(
-            f"{path} cannot be read: {error.strerror}.",
+            f"{path} cannot be read: {reason}.",
             remedy="Name the file that run.py --log wrote.",
         ) from None
+    text = content.decode("utf-8", errors="replace")
     rows, names, times = [], [], []
-    unreadable = damaged = 0
+    unreadable, damaged = Counter[str](), 0
     lines = text.splitlines()
     before = 0 if last is None else max(0, len(lines) - last)
     for number, content in enumerate(lines[before:], start=before + 1):
@@ -197,16 +214,19 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
             )
         times.append(line.time)
         if not isinstance(line, _Image):
-            unreadable += 1
+            unreadable[line.error or "the log does not say why"] += 1
         elif line.predicted >= len(model.predicted):
             damaged += 1
         else:
             rows.append([line.predicted, *(getattr(line, name) for name in MEASURES)])
             names.append(line.image or f"line {number}")
     if not rows and unreadable:
+        ((reason, count),) = unreadable.most_common(1)
         raise MeasurementError(
-            f"None of the {unreadable:,} images in {path} could be read.",
-            remedy="Look at the camera, and at what writes the files.",
+            f"None of the {unreadable.total():,} images in {path} could be read; {count:,} of "
+            f"them: {printable(shortened_text(reason, MAX_REASON_CHARACTERS))}.",
+            remedy="Run `run.py --check` on the device. If that is right there, look at the camera "
+            "and at what writes the files.",
         )
     if not rows:
         raise RequestError(
@@ -219,7 +239,7 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
         values[:, 0].astype(int),
         names,
         (min(times), max(times)),
-        unreadable,
+        unreadable.total(),
         damaged,
     )
 

@@ -16,7 +16,14 @@ import numpy as np
 
 from nas.data.image_reading import UnreadableImageError
 from nas.deploy.script_loaders import load_network
-from nas.deploy.script_steps import OutputsOf, network_input, open_onnx, plain_output, use_file
+from nas.deploy.script_steps import (
+    OutputsOf,
+    network_input,
+    open_onnx,
+    plain_output,
+    probabilities_of,
+    use_file,
+)
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -70,8 +77,7 @@ def classify_image(name: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
         values = features[0] if features else inputs[size]
         (own,), *features = use_file(stage["path"], stage["outputs_of"], values)
         logits.append(own.tolist())
-        probabilities = np.exp(own.astype(np.float64) - own.max())
-        probabilities /= probabilities.sum()
+        probabilities = probabilities_of(own)
         if probabilities.max() >= (stage["min_confidence"] or 0):
             break
     result = {"image": name, "stage": len(logits), "network": stage["network"], "logits": logits}

@@ -27,7 +27,7 @@ OTHER_TOOLS = {
     "deploy/script_check.py": {"--check"},
     "deploy/script_log.py": {"--log"},
     "deploy/verify.py": {"--model"},
-    "lifecycle/drift.py": {"--log"},
+    "lifecycle/drift.py": {"--check", "--log"},
     "lifecycle/install_template.py": {
         *("--allow-older", "--check", "--public-key", "--test", "--to"),
     },

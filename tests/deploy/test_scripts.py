@@ -192,6 +192,32 @@ def test_script_is_unsure_below_the_confidence_of_its_folder(copy, run):
         assert (run(copy, "PNG")[1].splitlines() == ["unsure"]) is expected
 
 
+@pytest.mark.parametrize("log", ["nowhere/log", ".", "/dev/full"])
+def test_answers_do_without_a_log_that_cannot_be_written(copy, run, log):
+    if log == "/dev/full" and not Path(log).exists():
+        pytest.skip("the system has no device that is always full")
+    copy.with_name("reference.json").write_text('{"weights_digest": "ab"}')
+    for options in ((), ("--json",)):
+        plain = run(copy, "PNG", "TIFF", "JPEG", *options)
+        logged = run(copy, "PNG", "TIFF", "JPEG", *options, "--log", log)
+        assert logged[:2] == plain[:2]
+        (line,) = set(logged[2].splitlines()) - set(plain[2].splitlines())
+        assert line.startswith(f"{Path(log)}: the log cannot be written (")
+        assert len(logged[2].splitlines()) == len(plain[2].splitlines()) + 1
+
+
+def test_log_says_why_an_image_is_not_read(copy, run):
+    copy.with_name("reference.json").write_text('{"weights_digest": "ab"}')
+    for options in ((), ("--json",)):
+        run(copy, "TIFF", "PNG", "--log", "log", *options)
+    lines = [json.loads(line) for line in copy.with_name("log").read_text().splitlines()]
+    assert [sorted(line) for line in lines] == [
+        ["error", "model", "time"],
+        ["brightness", "class", "confidence", "contrast", "model", "sharpness", "time"],
+    ] * 2
+    assert lines[0]["error"].startswith("pixels of 32 bits")
+
+
 def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):
     with pytest.raises(ExportError, match=r"run\.py ended with status 1 and wrote: .*missing"):
         script_logits(script, ["--model", "missing.onnx"], ["PNG"], script.parent)

@@ -1,5 +1,6 @@
 """Drift in the log of a deployed model: what is compared, found and refused."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -199,14 +200,28 @@ def test_unfinished_lines_and_unreadable_images_are_counted(tmp_path, test_image
     (tmp_path / "broken.png").write_bytes(b"no image")
     command = [sys.executable, MODEL / "run.py", "--log", log, paths[0], tmp_path / "broken.png"]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 1
+    own_digest = reference_of(MODEL).weights_digest
     own = read_log(log, reference_of(MODEL))
     assert (len(own.names), own.damaged, own.unreadable) == (3, 1, 1)
     assert "which are too few to be sure" in find_drift(MODEL, log).verdict
     log.unlink()
-    command = [sys.executable, MODEL / "run.py", "--log", log, tmp_path / "broken.png"]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 1
-    with pytest.raises(MeasurementError, match="None of the 1 images in .* could be read"):
+    for reason in ("not an image", "AttributeError: getexif", "not an image"):
+        line = {"time": 1.0, "model": own_digest, "error": reason}
+        append_line(log, line)
+    reasons = "None of the 3 images in .* could be read; 2 of them: not an image"
+    with pytest.raises(MeasurementError, match=reasons) as error:
         find_drift(MODEL, log)
+    assert "run.py --check" in error.value.remedy
+
+
+def test_compressed_log_is_read_whatever_its_name_is(usual_log, tmp_path):
+    whole = gzip.compress(usual_log.read_bytes())
+    (tmp_path / "log.1").write_bytes(whole)
+    assert find_drift(MODEL, tmp_path / "log.1") == find_drift(MODEL, usual_log)
+    for damaged in (whole[:-20], whole[:10] + b"no" + whole[12:], whole[:3]):
+        (tmp_path / "log.1").write_bytes(damaged)
+        with pytest.raises(RequestError, match=r"log\.1 cannot be read: \w"):
+            find_drift(MODEL, tmp_path / "log.1")
 
 
 @pytest.mark.parametrize(
