@@ -11,6 +11,7 @@ import io
 import math
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,21 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import PIL
 from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+
+OLDEST = {"Python": (3, 10), "Pillow": (10, 1)}
+"""Oldest versions with all that is used here. With older ones, files would seem to be damaged."""
+
+_VERSIONS = {
+    "Python": sys.version_info[:2],
+    "Pillow": tuple(map(int, PIL.__version__.split(".")[:2])),
+}
+
+for _name, _oldest in OLDEST.items():
+    if _VERSIONS[_name] < _oldest:
+        _here, _least = (".".join(map(str, each)) for each in (_VERSIONS[_name], _oldest))
+        sys.exit(f"{_name} {_here} is here; expected {_least} or later. Install a newer {_name}.")
 
 RULES: dict[str, str | int | bool] = {
     "frame": "first",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from nas import __version__
 from nas.data import ImageDataset, Images, Part
+from nas.data.image_reading import OLDEST
 from nas.deploy.folder import SUSTAINED_FILE
 from nas.deploy.formats.base import package_versions
 from nas.deploy.model import TrainedModel, preprocessing_steps
@@ -184,7 +186,8 @@ def render_card(
         confident=CONFIDENT,
         attack_steps=ATTACK_STEPS,
         steps=preprocessing_steps(card.preprocessing),
-        requirements=REQUIREMENTS[card.script_file.format] if card.script_file else "",
+        requirements=shlex.join(REQUIREMENTS[card.script_file.format] if card.script_file else ()),
+        python=".".join(map(str, OLDEST["Python"])),
         figure=figure,
         by_class={
             name: _accuracy_of(value, count)

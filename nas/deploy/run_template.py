@@ -1,6 +1,7 @@
 """Classify images: python run.py IMAGE... [--model FILE] [--json] [--log FILE]
 
-With --check in place of images, it says whether it answers here as it did at its export.
+With --check in place of images, it says whether it answers here as it did at its export. `card.md`
+names the packages that it needs, with their versions.
 
 The `run.py` of a model folder is this file with the texts of the modules of `nas` that it imports.
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from nas.data.image_reading import UnreadableImageError
 from nas.deploy.script_steps import LogitsOf, as_input, decoded, plain_output, use_file
@@ -52,6 +53,7 @@ def check(
     ]
     expected = tensors["int8_logits" if is_int8 else "logits"]
     images = [each[None] for each in tensors["pixels"][: len(expected) - len(stored)]]
+    require_reading(tensors["pixels"][:1], preprocessing)
     for kind, each in stored:
         try:
             images.append(decoded(io.BytesIO(each.tobytes()), preprocessing))
@@ -68,6 +70,23 @@ def check(
         return 1
     print(f"{text}.")
     return 0
+
+
+def require_reading(pixels: np.ndarray, preprocessing: dict[str, Any]) -> None:
+    """End with one line if an image file without losses is not read as it was written.
+
+    Args:
+        pixels: decoded pixels, `1 x height x width x channels` (uint8).
+        preprocessing: what `preprocessing.json` holds.
+    """
+    file = io.BytesIO()
+    Image.fromarray(pixels[0].squeeze(-1) if pixels.shape[-1] == 1 else pixels[0]).save(file, "PNG")
+    try:
+        is_same = np.array_equal(decoded(file, preprocessing), pixels)
+    except UnreadableImageError as error:
+        sys.exit(f"images are not read here: {error}")
+    if not is_same:
+        sys.exit("images are not read here as at the export: a PNG has other pixels")
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

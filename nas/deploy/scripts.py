@@ -21,14 +21,17 @@ from nas.machine.processes import python_environment
 RUN_LIMIT_SECONDS = 300.0
 """How long the script may take for a few dozen images; importing a runtime takes seconds."""
 
+_IMAGES = ("numpy", f"pillow>={'.'.join(map(str, image_reading.OLDEST['Pillow']))}")
+
 REQUIREMENTS = {
-    "onnx": "onnxruntime numpy pillow",
-    "onnx-int8": "onnxruntime numpy pillow",
-    "tflite": "ai-edge-litert numpy pillow",
-    "tflite-int8": "ai-edge-litert numpy pillow",
-    "tvm": "apache-tvm numpy pillow",
+    "onnx": ("onnxruntime>=1.12", *_IMAGES),  # See `nas.onnx_model.IR_VERSION`.
+    "onnx-int8": ("onnxruntime>=1.12", *_IMAGES),
+    "tflite": ("ai-edge-litert>=2.3,<3", *_IMAGES),
+    "tflite-int8": ("ai-edge-litert>=2.3,<3", *_IMAGES),
+    # Version 0.1.15 of the second one crashes parts of the first one.
+    "tvm": ("apache-tvm>=0.27,<0.28", "apache-tvm-ffi>=0.1.14.post0,<0.1.15", *_IMAGES),
 }
-"""Packages that the script imports, by the format of the file that it runs."""
+"""Packages that the script imports, as pip takes them, by the format of the file that it runs."""
 
 _START = "from __future__ import annotations\n"
 

@@ -46,7 +46,7 @@ APP_FILES = {
 }
 """Files of this folder, and what they are called in an app."""
 
-REQUIREMENTS = ("flwr>=1.42,<2", "numpy", "pillow", "safetensors", "torch")
+REQUIREMENTS = ("flwr>=1.42,<2", "numpy", "pillow>=10.1", "safetensors", "torch")
 """What the environment of an app needs. Secure aggregation is in no fixed interface of Flower."""
 
 _STEPS = "nas.lifecycle.federated_steps"

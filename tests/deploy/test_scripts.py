@@ -6,11 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import warnings
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -25,9 +29,10 @@ from nas.deploy.model import (
     preprocessing_of,
     preprocessing_steps,
 )
-from nas.deploy.scripts import run_script, script_format, script_logits
+from nas.deploy.scripts import REQUIREMENTS, run_script, script_format, script_logits
 from nas.errors import ExportError
 from nas.files.documents import to_json
+from nas.onnx_model import IR_VERSION, OPSET
 from nas.run.model_card import Preprocessing
 from tests.data.image_files import image_files, in_format, noise
 from tests.deploy.example_model import model_with_script
@@ -314,6 +319,47 @@ def test_script_compares_its_answers_with_those_of_the_export(
     status, output, errors = run(script, "--check")
     assert expected in output + errors
     assert status == (name != "labels")
+
+
+def test_script_and_its_check_name_a_pillow_that_is_too_old(checked, run, monkeypatch):
+    monkeypatch.delattr(Image.Image, "has_transparency_data")  # As before Pillow 10.1.
+    status, output, errors = run(checked, "--check")
+    assert (status, output) == (1, "")
+    assert errors.startswith("images are not read here: AttributeError: ")
+    monkeypatch.setattr(PIL, "__version__", "9.4.0")
+    for arguments in (("--check",), ("image.png",)):
+        assert run(checked, *arguments) == (
+            1,
+            "",
+            "Pillow 9.4 is here; expected 10.1 or later. Install a newer Pillow.\n",
+        )
+
+
+def test_check_sees_an_image_that_is_read_otherwise(checked, run, monkeypatch):
+    convert = Image.Image.convert
+    monkeypatch.setattr(
+        Image.Image, "convert", lambda *own: convert(*own).point(lambda value: value // 2)
+    )
+    status, output, errors = run(checked, "--check")
+    assert (status, output) == (1, "")
+    assert "a PNG has other pixels" in errors
+
+
+def test_versions_that_a_device_needs_are_those_of_this_package():
+    """What runs the files here is what is known to run them."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    own = [*project["dependencies"], *project["optional-dependencies"]["tflite"]]
+    own = {Requirement(each).name: Requirement(each).specifier for each in own}
+    needed = [Requirement(each) for each in {*chain.from_iterable(REQUIREMENTS.values())}]
+    assert {each.name for each in needed} == {
+        *("onnxruntime", "ai-edge-litert", "apache-tvm", "apache-tvm-ffi", "numpy", "pillow")
+    }
+    for each in needed:
+        if each.name not in ("onnxruntime", "numpy"):  # Older ones can run the files, too.
+            assert each.specifier == own[each.name], each.name
+    # The oldest release that reads the format of ONNX files, by its own table of versions.
+    assert (IR_VERSION, OPSET) == (8, 17)
+    assert "onnxruntime>=1.12" in REQUIREMENTS["onnx"]
 
 
 def test_script_checks_a_file_of_int8_by_its_own_logits(checked, run, tmp_path):
