@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
+import filecmp
 import os
 import shlex
 import shutil
@@ -29,6 +29,9 @@ from nas.lifecycle.unpacking import (
 
 TEST_LIMIT_SECONDS = 300
 
+REPAIRED = ".repaired"
+"""What the name of a version ends in that takes the place of a damaged one."""
+
 
 def main() -> int:
     """Install the bundle that the command line names."""
@@ -40,10 +43,17 @@ def main() -> int:
     parser.add_argument("--allow-older", action="store_true", help="go back to an earlier version")
     options = parser.parse_args()
     work = options.to / ".new"
+    # Whoever may enter the folder may read its versions, such as the user of a service.
+    os.umask(os.umask(0o022) & 0o022)
     try:
         options.to.mkdir(parents=True, exist_ok=True)
         with open(options.to / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise BundleError(
+                    f"{lock.name} cannot be locked: {error.strerror}. Install to a local disk."
+                ) from None
             shutil.rmtree(work, ignore_errors=True)  # What a killed installation left.
             try:
                 print(install(options, work))
@@ -84,10 +94,14 @@ def install(options: argparse.Namespace, work: Path) -> str:
     version = manifest["version"]
     name = f"{version}-{sha256(folder / MANIFEST_FILE)[:12]}"
     installed = Path(os.readlink(current)).name if current.is_symlink() else ""
-    if installed == name:
+    is_same = installed.removesuffix(REPAIRED) == name
+    if is_same and has_files(current, folder):
         return f"Version {version} is installed already."
-    if current.is_dir() and not options.allow_older:
-        before = json.loads((current / MANIFEST_FILE).read_bytes())["version"]
+    if is_same:
+        print(f"The files of {current} are not those of the bundle, and are replaced.")
+        name += "" if installed.endswith(REPAIRED) else REPAIRED
+    elif installed and current.is_dir() and not options.allow_older:
+        before = installed.partition("-")[0]
         if numbers(version) <= numbers(before):
             raise BundleError(f"Version {version} is not later than {before}: give --allow-older.")
     test(folder, options.test)
@@ -100,9 +114,17 @@ def install(options: argparse.Namespace, work: Path) -> str:
     os.replace(work / "current", current)
     os.sync()
     for each in versions.iterdir():
-        if each.name not in (name, installed):
+        # A damaged version is none to go back to: the one before it stays.
+        if each.name != name and (each.name == installed) == is_same:
             shutil.rmtree(each, ignore_errors=True)
     return f"Version {version} of {manifest['name']} runs: {current}"
+
+
+def has_files(installed: Path, folder: Path) -> bool:
+    """Return whether the folder of a version has all files of another folder, as they are there."""
+    names = [str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()]
+    filecmp.clear_cache()
+    return filecmp.cmpfiles(folder, installed, names, shallow=False)[1:] == ([], [])
 
 
 def test(folder: Path, command: str | None) -> None:

@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -45,9 +46,9 @@ def script(bundle):
 def install(script, tmp_path):
     """Return a function that installs a bundle to the folder `to`."""
 
-    def run(bundle, *options):
+    def run(bundle, *options, umask=-1):
         command = [sys.executable, "-I", script, bundle, "--to", tmp_path / "to", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False, umask=umask)
 
     return run
 
@@ -112,6 +113,45 @@ def test_versions_follow_each_other(bundle, tmp_path, install):
     assert install(versions["1.9"], "--allow-older").returncode == 0
     assert running(root) == "1.9"
     assert entries(root) == ({"versions", "current", ".lock"}, {"2.0", "1.9"})
+
+
+def test_a_version_can_be_read_by_other_users_whatever_the_umask_is(bundle, tmp_path, install):
+    root = tmp_path / "to"
+    newer = rebundled(bundle, tmp_path / "newer.tar", {"folder/file": b""}, "1.1")
+    for made, umask in ((bundle, 0o077), (newer, 0o027)):
+        assert install(made, umask=umask).returncode == 0
+        for each in (root, *root.rglob("*")):
+            needed = 0o755 if each.is_dir() else 0o644
+            assert each.stat().st_mode & 0o777 == needed, each
+    last = rebundled(bundle, tmp_path / "last.tar", {}, "1.3")
+    assert install(last, umask=0o002).returncode == 0
+    assert (root / "current").stat().st_mode & 0o777 == 0o775, "who may write is as asked"
+
+
+def test_a_damaged_version_is_repaired_by_its_bundle(bundle, tmp_path, install):
+    root = tmp_path / "to"
+    newer = rebundled(bundle, tmp_path / "newer.tar", {}, "1.1")
+    for made in (bundle, newer):
+        assert install(made).returncode == 0
+    for damage in (
+        lambda folder: (folder / "model.onnx").write_bytes(b"no network"),
+        lambda folder: (folder / "run.py").unlink(),
+        lambda folder: (folder / "manifest.json").write_bytes(b"{"),
+        lambda folder: shutil.rmtree(folder.resolve()),
+    ):
+        damage(root / "current")
+        done = install(newer)
+        assert (done.returncode, running(root)) == (0, "1.1"), done.stderr
+        for name, content in contents(newer).items():
+            assert (root / "current" / name).read_bytes() == content
+        assert "installed already" not in done.stdout
+        assert entries(root) == ({"versions", "current", ".lock"}, {"1.0", "1.1"})
+        assert len(list((root / "versions").iterdir())) == 2, "the version before it stays"
+    (root / "current" / "field.jsonl").write_bytes(b"what the service writes")
+    assert "installed already" in install(newer).stdout
+    (root / "current" / "manifest.json").write_bytes(b"{")
+    assert install(bundle).returncode == 1, "what is older stays so"
+    assert install(rebundled(bundle, tmp_path / "last.tar", {}, "1.2")).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -182,10 +222,9 @@ def test_damaged_bundles_and_signatures_change_nothing(bundle, folder, tmp_path,
 def test_other_faults_are_errors_without_a_traceback(bundle, script, tmp_path, install):
     assert install(bundle).returncode == 0
     newer = rebundled(bundle, tmp_path / "newer.tar", {}, "1.1")
-    current = tmp_path / "to" / "current"
-    (current / "manifest.json").write_text("{")
+    broken = write_tar(tmp_path / "broken.tar", {"manifest.json": b"{"})
     for command in (
-        [newer, "--to", tmp_path / "to"],
+        [broken, "--to", tmp_path / "to"],
         [newer, "--to", newer],
         ["nowhere://model", "--to", tmp_path / "other"],
         [tmp_path / "none", "--to", tmp_path / "other"],
@@ -198,9 +237,7 @@ def test_other_faults_are_errors_without_a_traceback(bundle, script, tmp_path, i
         assert "Traceback" not in done.stderr
         stays = "The version that was installed stays." in done.stderr
         assert stays == (command[-1] == tmp_path / "to")
-    # A damaged version can be replaced.
-    assert install(newer, "--allow-older").returncode == 0
-    assert running(tmp_path / "to") == "1.1"
+    assert running(tmp_path / "to") == "1.0"
 
 
 def test_two_installations_wait_for_each_other(bundle, script, tmp_path):
