@@ -152,7 +152,8 @@ class ModelFolder:
     def publish(self, staging: Path, *, replaced: Collection[str] = ()) -> None:
         """Put the staging folder in the place of the model folder, whose other files it gets.
 
-        `SHA256SUMS` then lists its files and those of earlier exports that are unchanged.
+        `SHA256SUMS` then lists its files and those of earlier exports that are unchanged. Whoever
+        may read the model folder may read the new files.
 
         Args:
             staging: folder from `staging`; its files were verified.
@@ -165,6 +166,7 @@ class ModelFolder:
         """
         unchanged = self._unchanged_of(staging)
         sums = {name: digest(staging / name) for name in _files_in(staging)}
+        new = [staging, staging / SUMS_FILE, *staging.rglob("*")]
         left_out = {SUMS_FILE, *(path.name for path in staging.iterdir())}
         left_out |= {*replaced} & {first_part(name) for name in unchanged}
         if self.path.is_dir():
@@ -175,6 +177,8 @@ class ModelFolder:
         sums |= {each: unchanged[each] for each in unchanged if first_part(each) not in left_out}
         lines = [f"{sums[name]}  {name}\n" for name in sorted(sums)]
         (staging / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+        if self.path.is_dir():
+            files.share(new, self.path)
         _sync(staging)
         if self.path.exists():
             os.rename(self.path, self._beside / "old")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import stat
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,7 +40,8 @@ def packaged_folder(name: str) -> Path:
 def replace(path: Path, content: str | bytes) -> None:
     """Replace a file atomically: readers see the old content or the new one, never a part.
 
-    The content is written to a file in the same folder, synced to the disk, and renamed.
+    The content is written to a file in the same folder, synced to the disk, and renamed. Whoever
+    could read the old file can read the new one.
 
     Raises OSError if that fails; the old file stays.
     """
@@ -49,6 +52,8 @@ def replace(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        with suppress(OSError):  # There is no old file, or the file system has no permissions.
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise with_path(error, path) from None
@@ -56,12 +61,21 @@ def replace(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def share(paths: Iterable[Path], folder: Path) -> None:
+    """Let whoever may read a folder read the files and folders in it, whatever the umask is."""
+    with suppress(OSError):  # Some file systems have no permissions.
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        for path in paths:
+            is_entered = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+            path.chmod(mode & (0o777 if is_entered else 0o666))
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder beside a path, which takes its place at the end of the block without an error.
 
     Args:
-        path: path that does not exist, or is an empty folder.
+        path: path that does not exist, or is an empty folder, whose permissions stay.
 
     Raises RequestError for another path.
     """
@@ -73,6 +87,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         staging = Path(temporary) / "folder"
         staging.mkdir()
         yield staging
+        if path.exists():
+            share([staging, *staging.rglob("*")], path)
         os.replace(staging, path)
 
 

@@ -87,6 +87,20 @@ def test_second_export_keeps_earlier_files_and_replaces_folders_as_a_whole(folde
     folder.require_unchanged()
 
 
+def test_new_files_can_be_read_by_whom_the_folder_can_be(folder):
+    folder.path.chmod(0o755)
+    (folder.path / "weights").touch(0o600)
+    before = os.umask(0o077)
+    try:
+        export(folder, {"model.tflite": b"new", "package/other.bin": b"other"})
+    finally:
+        os.umask(before)
+    for name in (".", "package", "package/other.bin", "model.tflite", SUMS_FILE, "weights"):
+        path = folder.path / name
+        expected = 0o600 if name == "weights" else 0o755 if path.is_dir() else 0o644
+        assert path.stat().st_mode & 0o777 == expected, path
+
+
 def test_replaced_files_are_removed_unless_they_were_changed(folder):
     export(folder, {"a": b"1", "b": b"2"})
     (folder.path / "b").write_bytes(b"mine")

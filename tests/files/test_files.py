@@ -17,6 +17,18 @@ def test_replace_writes_text_and_bytes(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_replaced_file_can_be_read_by_whom_the_old_one_could_be(tmp_path):
+    path, before = tmp_path / "file", os.umask(0o077)
+    try:
+        files.replace(path, "old")
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(0o644)
+        files.replace(path, "new")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_failed_replace_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.replace(path, "old")
@@ -80,6 +92,29 @@ def test_other_files_stay(tmp_path):
         (tmp_path / name).touch()
     files.remove_unfinished(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_new_folder_can_be_read_by_whom_the_empty_one_could_be(tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new").chmod(0o755)
+    before = os.umask(0o077)
+    try:
+        for path in (tmp_path / "new", tmp_path / "own"):
+            with files.new_folder(path) as staging:
+                (staging / "deep").mkdir()
+                (staging / "deep" / "run").write_text("text")
+                (staging / "deep" / "run").chmod(0o700)
+                (staging / "file").write_text("text")
+    finally:
+        os.umask(before)
+    modes = {
+        path: [(path / name).stat().st_mode & 0o777 for name in (".", "deep", "deep/run", "file")]
+        for path in tmp_path.iterdir()
+    }
+    assert modes == {
+        tmp_path / "new": [0o755, 0o755, 0o755, 0o644],
+        tmp_path / "own": [0o700, 0o700, 0o700, 0o600],
+    }
 
 
 @pytest.mark.parametrize("exists", [True, False])
