@@ -20,7 +20,9 @@ from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, RequestError, SpaceError
 from nas.files.paths import expanded
 from nas.run.model_card import NETWORK, NetworkRecord
+from nas.run.trained import MODELS_FOLDER
 from nas.space import Architecture, SearchSpace, load_space
+from nas.space.library import load_shipped
 from nas.supernet import checkpoint
 from nas.torch_network import Network, to_torch
 
@@ -60,7 +62,8 @@ def load_model(path: Path | str, *, space: SearchSpace | None = None) -> Trained
     Args:
         path: folder with `network.safetensors`, or that file.
         space: search space of the network. None means the run's copy of the space's file if the
-            folder is `models/<id>` in a run, and otherwise the space that ships with this package.
+            folder is `models/<id>` in a folder with `run.json`, and otherwise the space that ships
+            with this package.
             The copy is code: load only models of runs that you trust.
 
     Raises:
@@ -99,9 +102,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], NetworkRecord]:
 
 def _space_of(record: NetworkRecord, path: Path) -> SearchSpace:
     """Return the space of a network from the run around the model's folder, or by its name."""
-    name = record.architecture.space
-    copy = path.resolve().parent.parent.parent / "spaces" / f"{name}.py"
-    return load_space(copy if copy.is_file() else name, **record.settings.model_dump())
+    name, settings = record.architecture.space, record.settings.model_dump()
+    models = path.resolve().parent.parent
+    copy = models.parent / "spaces" / f"{name}.py"
+    # A copy of the folder may lie anywhere, and what lies beside it may be anyone's.
+    is_in_run = models.name == MODELS_FOLDER and (models.parent / "run.json").is_file()
+    if is_in_run and copy.is_file():
+        return load_space(copy, **settings)
+    return load_shipped(name, **settings)
 
 
 def _network(

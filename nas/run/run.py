@@ -39,6 +39,7 @@ from nas.run.selection import Limits, Option, Selection, file_options, member_op
 from nas.run.settings import JobSettings, SearchSettings
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
+from nas.space.library import load_shipped
 from nas.supernet.ranking_records import RankingRecord, read_ranking
 from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
 
@@ -444,7 +445,7 @@ class Run:
         """
         space = self.spaces.get(record.space)
         if space is None:
-            space = load_space(record.space, **self.space_settings)
+            space = load_shipped(record.space, **self.space_settings)
         return space.from_json(record.model_dump())
 
     def _unknown_id_error(self, digest: str, matches: int) -> RequestError:

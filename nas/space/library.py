@@ -46,8 +46,12 @@ def path_of(name_or_path: str | Path) -> Path:
         )
     if text in space_names():
         return files.packaged_folder("search_spaces") / f"{text}.py"
-    raise SpaceError(
-        f"There is no space {shortened(text)}.",
+    raise _unknown_space_error(text)
+
+
+def _unknown_space_error(name: str) -> SpaceError:
+    return SpaceError(
+        f"There is no space {shortened(name)}.",
         remedy=f"Spaces: {', '.join(space_names())}; or give the path of a Python file.",
     )
 
@@ -145,6 +149,20 @@ def load_space(
     )
     space.require_classifier()
     return space
+
+
+def load_shipped(
+    name: str, *, image_size: int | None = None, channels: int = 3, classes: int = 10
+) -> SearchSpace:
+    """Load a search space that ships with the package, by a name that stands in a file.
+
+    Whatever the name is, no other code runs. See `load_space` for the arguments.
+
+    Raises SpaceError for another name.
+    """
+    if not ships(name):
+        raise _unknown_space_error(name)
+    return load_space(name, image_size=image_size, channels=channels, classes=classes)
 
 
 def load_definition(name_or_path: str | Path) -> SearchSpace:

@@ -14,7 +14,8 @@ from torch.nn import functional as F  # noqa: N812
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.machine.torch_device import map_batches
-from nas.space import SearchSpace, load_space
+from nas.space import SearchSpace
+from nas.space.library import load_shipped
 from nas.supernet import checkpoint
 from nas.torch_kernels import ACTIVATIONS, batch_norm
 from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph
@@ -157,7 +158,7 @@ class Supernet(SlotModule):
         path = Path(folder) / SUPERNET_FILE
         tensors, record = checkpoint.read(path)
         if space is None and record.settings is not None:
-            space = load_space(record.space, **record.settings.model_dump())
+            space = load_shipped(record.space, **record.settings.model_dump())
         if space is None or record.space_digest != space.digest:
             other = "an unknown one" if space is None else f"{space.name} ({space.digest})"
             raise CheckpointError(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import nas
 from nas.deploy.formats import model_format
@@ -113,8 +114,6 @@ def test_missing_and_damaged_weights_are_refused(tmp_path):
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     path = write(model_format("torch"), digits_model("mobilenet_tiny"), tmp_path)
     with safe_open(str(path), framework="np") as file:
         metadata = file.metadata()
@@ -150,4 +149,30 @@ def test_space_of_a_user_comes_from_the_run_or_as_an_argument(tmp_path):
     assert nas.load_model(folder, space=space).architecture == architecture
     (tmp_path / "run" / "spaces").mkdir()
     shutil.copy(own, tmp_path / "run" / "spaces")
+    with pytest.raises(RequestError, match="no space 'own'.*space="):
+        nas.load_model(folder)  # Nothing says that this is a run.
+    (tmp_path / "run" / "run.json").write_text("{}")
     assert nas.load_model(folder).architecture == architecture
+    copy = shutil.copytree(folder, tmp_path / "run" / "copies" / "mine")
+    with pytest.raises(RequestError, match="no space 'own'.*space="):
+        nas.load_model(copy)
+
+
+def test_no_code_runs_but_that_of_a_run(tmp_path, monkeypatch):
+    """A file of weights comes from anywhere: its space is a name, never a file beside it."""
+    code = "from pathlib import Path; Path('ran').touch()"
+    for path in ("tmp/a/spaces/mobilenet_tiny.py", "tmp/a/spaces/own.py.py", "tmp/a/b/own.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(code)
+    (tmp_path / "tmp" / "a" / "b" / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "tmp" / "a" / "b")
+    path = write(model_format("torch"), digits_model("mobilenet_tiny"), tmp_path / "tmp/a/b/c")
+    assert nas.load_model("c").architecture == digits_model("mobilenet_tiny").architecture
+    tensors = load_file(path)
+    with safe_open(str(path), framework="np") as file:
+        metadata = file.metadata()
+    metadata["record"] = metadata["record"].replace('"mobilenet_tiny"', '"own.py"')
+    save_file(tensors, path, metadata)
+    with pytest.raises(RequestError, match=r"no space 'own\.py'"):
+        nas.load_model("c")
+    assert not list(tmp_path.rglob("ran"))
