@@ -14,7 +14,7 @@ from nas.latency import LatencyTable
 from nas.run.objectives import DEVICE_LATENCY, device_figures
 from nas.run.run import Run
 from nas.search import Infeasible, Objective
-from nas.search.objectives import IsHopeless, Score
+from nas.search.objectives import Estimate, IsHopeless, Score
 from nas.space import Architecture
 from nas.supernet.evaluation import RoundsScore, evaluate_in_rounds, round_ends
 from nas.supernet.records import ScoreCorrection
@@ -30,9 +30,12 @@ CORRECTED_ERROR = "corrected_error"
 """Name of that error after its correction for size, which such a search minimises instead."""
 
 IMAGES = "score_images"
-"""Name of the number of images on which an architecture was scored; see `evaluate_in_rounds`."""
+"""Name of the number of images on which an architecture was scored; see `evaluate_in_rounds`.
 
-DEVICE_FREE = (ERROR, CORRECTED_ERROR, IMAGES, *COUNTS)
+It is recorded only, and so is the error in the supernet beside its correction.
+"""
+
+DEVICE_FREE = (ERROR, CORRECTED_ERROR, *COUNTS)
 """Names of the objectives whose values are the same for all devices."""
 
 
@@ -56,7 +59,6 @@ class JobObjectives:
     ) -> None:
         self._run, self._supernets, self._correction = run, supernets, correction
         self._batch = run.settings.device.batch
-        self._scores: dict[str, RoundsScore] = {}
         self._rounds: dict[tuple[object, ...], list[RoundsScore]] = {}
         """The rounds of each network, whose score is the same in every dtype."""
         self._figures: dict[str, Mapping[str, float]] = {}
@@ -92,14 +94,6 @@ class JobObjectives:
         objectives.append(
             Objective.of_each(main, self._score_error, score_in_rounds=self._score_error_in_rounds)
         )
-        # The main objective has scored the architecture when those after it are evaluated.
-        if self._correction is not None:
-            objectives.append(Objective.of_each(ERROR, self._raw_error, limit=1.0, limit_only=True))
-        images = self._images
-        if images < len(self._run.data.search) or len(round_ends(images)) > 1:
-            objectives.append(
-                Objective.of_each(IMAGES, self._image_count, limit=images, limit_only=True)
-            )
         return objectives
 
     @property
@@ -158,11 +152,13 @@ class JobObjectives:
     def _score_error(self, architecture: Architecture) -> Score:
         return self._score_error_in_rounds(architecture, lambda error: False)
 
-    def _score_error_in_rounds(self, architecture: Architecture, is_hopeless: IsHopeless) -> float:
+    def _score_error_in_rounds(
+        self, architecture: Architecture, is_hopeless: IsHopeless
+    ) -> Estimate:
         """Score an architecture in its supernet, on a part of the images if it is hopeless."""
         choices = [pair for pair in architecture.choices.items() if pair[0] != "dtype"]
         rounds = self._rounds.setdefault((architecture.space.name, *choices), [])
-        self._scores[architecture.digest] = score = evaluate_in_rounds(
+        score = evaluate_in_rounds(
             self._supernets[architecture.space.name],
             architecture,
             self._run.data,
@@ -170,7 +166,12 @@ class JobObjectives:
             rounds,
             self._images,
         )
-        return self._error(architecture, score.accuracy)
+        recorded: dict[str, float] = {}
+        if self._correction is not None:
+            recorded[ERROR] = 1 - self._run.record.expected(score.accuracy, architecture)
+        if self._images < len(self._run.data.search) or len(round_ends(self._images)) > 1:
+            recorded[IMAGES] = float(score.images)
+        return Estimate(self._error(architecture, score.accuracy), recorded=recorded)
 
     def _error(self, architecture: Architecture, accuracy: float) -> float:
         """Return the error that the search minimises, from the accuracy in the supernet."""
@@ -179,13 +180,6 @@ class JobObjectives:
             return 1 - accuracy
         space = architecture.space.name
         return 1 - self._correction.correct(accuracy, architecture.macs, space)
-
-    def _raw_error(self, architecture: Architecture) -> Score:
-        accuracy = self._scores[architecture.digest].accuracy
-        return 1 - self._run.record.expected(accuracy, architecture)
-
-    def _image_count(self, architecture: Architecture) -> Score:
-        return float(self._scores[architecture.digest].images)
 
 
 def count(name: str, architecture: Architecture) -> float:

@@ -292,7 +292,7 @@ def _judge_trials_again(
         objectives.all(),
         seed=run.settings.seed,
         fixed_settings={"sampler": run.settings.search.sampler, **objectives.fixed_settings()},
-        is_estimate=lambda trial: trial.values.get(IMAGES, images) < images,
+        is_estimate=lambda trial: trial.recorded.get(IMAGES, images) < images,
         renewed=renewed,
     )
 
@@ -415,7 +415,7 @@ class _SearchProgressDisplay:
             return
         self._completed_here += 1
         space = trial.architecture.space.name
-        accuracy = 1 - trial.values[ERROR]
+        accuracy = 1 - trial.known_values[ERROR]
         self._best[space] = max(self._best.get(space, 0.0), accuracy)
         rate = self._completed_here / max(1e-9, time.monotonic() - self._start)
         best = ", ".join(f"{name} {value:.1%}" for name, value in self._best.items())
@@ -450,11 +450,11 @@ def _write_front(path: Path, members: Sequence[Trial]) -> None:
             "digest": trial.digest,
             "space": trial.architecture.space.name,
             **{
-                accuracy: round(1 - trial.values[error], 9)
+                accuracy: round(1 - trial.known_values[error], 9)
                 for error, accuracy in errors.items()
-                if error in trial.values
+                if error in trial.known_values
             },
-            **{name: value for name, value in trial.values.items() if name not in errors},
+            **{name: value for name, value in trial.known_values.items() if name not in errors},
         }
         for trial in members
     ]

@@ -375,7 +375,7 @@ def from_trials(
 def _candidate(
     trial: Trial, prediction: Prediction | None, latency: Latency | None, **fields: Any
 ) -> Candidate:
-    values = trial.values
+    values = trial.known_values
     if latency is not None:
         fields |= _latency_fields(latency)
     fields["predicted_us"] = values.get("predicted_us")

@@ -153,13 +153,13 @@ def judge_again(
         the end.
     """
     if trial.state == "failed":
-        return replace(trial, values={})
+        return replace(trial, values={}, recorded={})
     known = {name: value for name, value in trial.values.items() if name not in renewed}
     # Where all modelled values are known, only a limit can be new: it is evaluated now.
     is_scored = all(
         o.name in known for o in objectives if not (o.cheap or o.limit_only or o.name in renewed)
     )
-    values: dict[str, float] = {}
+    judged = replace(trial, values={})
     reasons: list[str] = []
     for objective in objectives:
         score: Score
@@ -171,15 +171,12 @@ def judge_again(
             continue
         if isinstance(score, Infeasible):
             reasons.append(score.reason)
-            if score.value is None:
-                continue
-            score = score.value
-        values[objective.name] = score
+        judged = judged.with_score(objective.name, score)
     if reasons:
-        return replace(trial, state="infeasible", values=values, error=reasons[0])
-    if len(values) < len(objectives):
+        return replace(judged, state="infeasible", error=reasons[0])
+    if len(judged.values) < len(objectives):
         return None
-    return replace(trial, state="complete", values=values, error="")
+    return replace(judged, state="complete", error="")
 
 
 def _split_exposed_estimates(

@@ -25,6 +25,23 @@ class Infeasible:
     value: float | None = None
 
 
+class Estimate(float):
+    """A value with what is known about it beside the number.
+
+    Attributes:
+        recorded: further values by name, which a search stores with the trial. Nothing in the
+            search reads them.
+    """
+
+    recorded: Mapping[str, float]
+
+    def __new__(cls, value: float, *, recorded: Mapping[str, float] | None = None) -> Estimate:
+        """Return the value as a float that has these attributes."""
+        self = super().__new__(cls, value)
+        self.recorded = recorded or {}
+        return self
+
+
 Score = float | Infeasible
 
 Direction = Literal["minimize", "maximize"]
@@ -112,12 +129,14 @@ class Objective:
         """Return a score, or `Infeasible` if it is beyond the limit or no finite number."""
         if isinstance(score, Infeasible):
             return score
+        if not isinstance(score, Estimate):
+            score = float(score)
         if not math.isfinite(score):
             return Infeasible(f"{self.name} is {score}")
         if self.limit is not None and self.sign * score > self.sign * self.limit:
             reason = f"{self.name} {score:.6g} is beyond the limit {self.limit:.6g}"
-            return Infeasible(reason, float(score))
-        return float(score)
+            return Infeasible(reason, score)
+        return score
 
 
 def refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:

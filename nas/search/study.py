@@ -344,27 +344,23 @@ def _evaluate(
         objectives: objectives of the search, the cheap ones first.
         completed: trials that may dominate it.
     """
-    values: dict[str, float] = {}
+    trial = proposed
     start = time.perf_counter()
     state: State = "complete"
     error = ""
     try:
         for objective in objectives:
-            score = objective.evaluate_in_rounds(
-                proposed.architecture, _dominance_test(objective, objectives, values, completed)
-            )
+            is_hopeless = _dominance_test(objective, objectives, trial.values, completed)
+            score = objective.evaluate_in_rounds(trial.architecture, is_hopeless)
+            trial = trial.with_score(objective.name, score)
             if isinstance(score, Infeasible):
                 state, error = "infeasible", score.reason
-                if score.value is not None:
-                    values[objective.name] = score.value
                 break
-            values[objective.name] = score
     except Exception as exception:  # An objective is the user's code; its failure is a result.
         state, error = "failed", first_line(exception)
     return replace(
-        proposed,
+        trial,
         state=state,
-        values=values,
         seconds=round(time.perf_counter() - start, 6),
         error=error,
         ended_at=round(time.time(), 6),

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from nas.errors import RequestError
 from nas.files.documents import Document, explain, shortened
-from nas.search.objectives import Objective
+from nas.search.objectives import Estimate, Infeasible, Objective, Score
 from nas.search.parameters import Parameters
 from nas.space import Architecture, SearchSpace
 from nas.space.records import ArchitectureRecord
@@ -34,6 +34,7 @@ class Trial:
             ruled the architecture out, "failed" if an objective raised an exception.
         values: values by objective name. A trial that is not complete has the values that were
             known when it ended.
+        recorded: further values by name, see `nas.search.objectives.Estimate`.
         seconds: duration of the evaluation.
         error: reason why the trial is not complete, or an empty string.
         system_attrs: attributes that Optuna's sampler attached to the trial.
@@ -49,6 +50,22 @@ class Trial:
     error: str = ""
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
+    recorded: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def known_values(self) -> dict[str, float]:
+        """The values of the objectives, and those that are recorded only."""
+        return {**self.values, **self.recorded}
+
+    def with_score(self, name: str, score: Score) -> Trial:
+        """Return the trial with the score of one objective, if it has a value."""
+        value = score.value if isinstance(score, Infeasible) else score
+        if value is None:
+            return self
+        trial = replace(self, values={**self.values, name: float(value)})
+        if isinstance(value, Estimate):
+            trial = replace(trial, recorded={**self.recorded, **value.recorded})
+        return trial
 
 
 def to_frozen_trial(
@@ -108,6 +125,7 @@ def to_result(
         "digest": trial.digest,
         "state": trial.state,
         "values": trial.values,
+        "recorded": trial.recorded,
         "seconds": trial.seconds,
         "error": trial.error,
         "ended": trial.ended_at,
@@ -130,6 +148,7 @@ class _Result(Document):
     digest: str
     state: State
     values: dict[str, float]
+    recorded: dict[str, float]
     # A `datetime` can hold the start and the end.
     seconds: Annotated[float, Field(ge=0, lt=1e9)]
     error: str

@@ -22,7 +22,7 @@ from nas.space import SearchSpace
 
 DEFAULT_STUDY_NAME = "search"
 
-FORMAT = 6
+FORMAT = 7
 """Version of the attributes that this module stores with a study and its trials."""
 
 _IDENTITY_OF_ALL = ("format", "spaces", "objectives", "seed")

@@ -5,7 +5,7 @@ import pytest
 
 from nas.errors import SearchError
 from nas.search import Infeasible, Objective, run_search
-from nas.search.objectives import refuse_to_score
+from nas.search.objectives import Estimate, refuse_to_score
 from nas.space import load_space
 
 SPACES = [
@@ -62,6 +62,37 @@ def test_given_architectures_are_evaluated_before_all_others(tmp_path):
     assert [trial.digest for trial in searched(5).trials[:2]] == [each.digest for each in first]
     digests = [trial.digest for trial in searched(8).trials]
     assert len(set(digests)) == len(digests) == 8
+
+
+def test_recorded_value_is_stored_and_changes_no_proposal(tmp_path):
+    journal = tmp_path / "study.journal"
+
+    def recorded(architecture):
+        number = float(architecture.params % 7)
+        return Estimate(error(architecture), recorded={"number": number})
+
+    objectives = {"macs": macs, "error": recorded}
+    result = run_search(SPACES, objectives, trials=30, seed=1, storage=journal)
+    plain = run_search(SPACES, {**objectives, "error": error}, trials=30, seed=1)
+    assert summary(result) == summary(plain)
+    assert [t.digest for t in result.front] == [t.digest for t in plain.front]
+    expected = [{"number": float(t.architecture.params % 7)} for t in result.trials]
+    assert [trial.recorded for trial in result.trials] == expected
+    resumed = run_search(SPACES, objectives, trials=30, seed=1, storage=journal)
+    assert resumed.trials == result.trials
+
+
+def test_value_beyond_a_limit_is_recorded_as_others_are():
+    def recorded(architecture):
+        return Estimate(macs(architecture), recorded={"params": architecture.params})
+
+    smallest = min(macs(space.smallest) for space in SPACES)
+    limited = Objective.of_each("macs", recorded, limit=2 * smallest)
+    result = run_search(SPACES, [limited], trials=5)
+    beyond = [trial for trial in result.trials if trial.state == "infeasible"]
+    assert beyond
+    assert all(t.recorded == {"params": t.architecture.params} for t in beyond)
+    assert all(t.values == {"macs": macs(t.architecture)} for t in beyond)
 
 
 def test_reason_of_an_infeasible_architecture_is_in_its_trial():

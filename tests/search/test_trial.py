@@ -28,6 +28,7 @@ from tests.search.trials import completed, proposed_trials
         (ADDED, put("5", "user_attrs", "result", "values", "macs"), "result.values.macs is "),
         (ADDED, put(10**400, "user_attrs", "result", "values", "macs"), "result.values.macs is "),
         (ADDED, put({"macs": 1.0}, "user_attrs", "result", "values"), "but the search has"),
+        (ADDED, put({"n": "5"}, "user_attrs", "result", "recorded"), "result.recorded.n is "),
         (ADDED, put(-1, "user_attrs", "result", "seconds"), "result.seconds is "),
         (ADDED, put(4, "state"), "WAITING"),
         (ADDED, put(0, "state"), "its state is RUNNING, but it names no process"),
@@ -66,7 +67,7 @@ def test_lost_line_does_not_give_an_architecture_the_result_of_another(tmp_path)
     ("edit", "message"),
     [
         (put("x", "user_attr", "identity"), "is damaged: the study's attribute 'identity' is 'x'"),
-        (put({}, "user_attr", "identity"), "has format None; this version reads format 6"),
+        (put({}, "user_attr", "identity"), "has format None; this version reads format 7"),
         (put(99, "user_attr", "identity", "format"), "has format 99; this version reads"),
         (put("odd", "user_attr", "identity", "added"), "These settings differ: added"),
     ],

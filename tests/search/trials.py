@@ -50,7 +50,8 @@ def proposed_trials(count, seed=0):
 def completed(trial, score=0.5):
     """Return a trial with values of all objectives."""
     values = {"macs": float(trial.architecture.macs), "params": 7.0, "score": score}
-    return replace(trial, state="complete", values=values, seconds=1.25)
+    recorded = {"images": 250.0}
+    return replace(trial, state="complete", values=values, recorded=recorded, seconds=1.25)
 
 
 def trials_of_every_state(seed=0):
