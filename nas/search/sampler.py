@@ -15,11 +15,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import SpaceError
+from nas.errors import SearchError, SpaceError
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective, refuse_to_score
 from nas.search.parameters import SPACE, Parameters
@@ -56,12 +56,15 @@ def suggest(
     Args:
         trial: a trial of a study.
         spaces: a search space, or several, always in the same order.
+
+    Raises:
+        SearchError: earlier trials of the study have other options of a choice.
     """
     spaces = as_list(spaces)
     space_names = [space.name for space in spaces]
     space_name = space_names[0]
     if len(spaces) > 1:
-        space_name = trial.suggest_categorical(SPACE, space_names)
+        space_name = _suggest_option(trial, SPACE, space_names)
     space = spaces[space_names.index(space_name)]
     parameter_names = Parameters(spaces).names(space_name)
     choices: dict[str, Any] = {}
@@ -69,7 +72,7 @@ def suggest(
     def suggest_choice(key: str) -> None:
         if key in space.parameters and key not in choices:
             options = space.parameters[key]
-            choices[key] = trial.suggest_categorical(parameter_names[key], options)
+            choices[key] = _suggest_option(trial, parameter_names[key], options)
 
     for choice in space.network_choices:
         suggest_choice(choice.name)
@@ -78,6 +81,28 @@ def suggest(
         for key, _ in stage.active_parameters(choices):
             suggest_choice(key)
     return space.architecture(choices)
+
+
+def _suggest_option(trial: optuna.trial.BaseTrial, name: str, options: Sequence[Any]) -> Any:
+    """Return what a trial suggests for a parameter, whose options are those of earlier trials."""
+    try:
+        return trial.suggest_categorical(name, options)
+    except ValueError as error:
+        if not isinstance(trial, optuna.Trial):
+            raise
+        distribution = CategoricalDistribution(options)
+        for earlier in trial.study.get_trials(deepcopy=False):
+            known = earlier.distributions.get(name, distribution)
+            if known != distribution:
+                break
+        else:
+            raise
+        raise SearchError(
+            f"The study {trial.study.study_name} is about another space: the options of "
+            f"{name} are {', '.join(map(repr, options))}, and in its trial {earlier.number} they "
+            f"are {', '.join(map(repr, getattr(known, 'choices', [known])))}.",
+            remedy="Give the space of the earlier trials, or use another study.",
+        ) from error
 
 
 class GuidedSampler(optuna.samplers.BaseSampler):

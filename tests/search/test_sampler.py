@@ -1,16 +1,19 @@
 import doctest
 import math
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
+from nas.errors import SearchError
 from nas.search import GuidedSampler, run_search, suggest
 from nas.search import sampler as sampler_module
-from nas.space import load_space
+from nas.space import SearchSpace, Stage, load_space
 from tests.search.problems import additive
 from tests.search.test_study import SPACES, macs
 
@@ -65,6 +68,49 @@ def test_failed_and_pruned_trials_count_as_in_a_search():
     assert tried == [trial.architecture for trial in expected]
     states = {trial.state for trial in study.trials}
     assert states == {TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED}
+
+
+def space_with(widths, name="mine"):
+    """Return a space whose stem has one of several widths."""
+    stages = (
+        Stage("stem", "conv", widths, per_stage={"kernel": 3}),
+        Stage("body", "fire", (16, 32), (1, 2), per_block={"squeeze": 0.5, "share3x3": 0.5}),
+        Stage("head", "conv_classifier"),
+    )
+    return SearchSpace(name, stages).adapt(image_size=8, channels=1, classes=10)
+
+
+@pytest.mark.parametrize("make_sampler", [GuidedSampler, lambda _: RandomSampler(0)])
+@pytest.mark.parametrize(
+    ("earlier", "later", "difference"),
+    [
+        (
+            space_with((4, 8)),
+            space_with((4, 8, 12)),
+            "the options of mine.stem.width are 4, 8, 12, and in its trial 0 they are 4, 8.",
+        ),
+        (
+            [space_with((4, 8)), space_with((4, 8), "other")],
+            [space_with((4, 8)), space_with((4, 8), "third")],
+            "the options of space are 'mine', 'third', and in its trial 0 they are 'mine', 'other'",
+        ),
+    ],
+)
+def test_study_of_another_space_is_refused_with_the_difference(
+    earlier, later, difference, make_sampler
+):
+    def sizes(architecture):
+        return architecture.params, macs(architecture)
+
+    study, _ = optimize(make_sampler(earlier), earlier, sizes, trials=3)
+    study.sampler = make_sampler(later)
+    with pytest.raises(SearchError, match=re.escape(difference)):
+        optimize(None, later, sizes, trials=1, study=study)
+    # The study goes on with its own space.
+    study.sampler = make_sampler(earlier)
+    optimize(None, earlier, sizes, trials=2, study=study)
+    states = [trial.state for trial in study.trials]
+    assert states == [*[TrialState.COMPLETE] * 3, TrialState.FAIL, *[TrialState.COMPLETE] * 2]
 
 
 def test_repeated_trials_are_one_observation():
