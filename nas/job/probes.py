@@ -108,18 +108,21 @@ def measure_probes(
 def _probe(
     published: PublishedWeights, space: SearchSpace, data: ImageDataset, judges: Sequence[Part]
 ) -> ProbeAtSize:
-    """Fit the probe of a published network, and classify images that it does not learn."""
+    """Fit the probe of a published network, and classify images that it does not learn.
+
+    The hold-out images only judge: an image size is chosen by the others.
+    """
     learned = probe_images(data)
     features = published_features(published, space, data, learned)
     probe = fit_probe(features, torch.from_numpy(learned.labels), data)
     unseen = data.part("search", "holdout")
     answers = probe.classify(published_features(published, space, data, unseen))
-    everything = np.concatenate([probe.predicted, answers])
+    choosing = np.concatenate([probe.predicted, answers[: len(data.search)]])
     judged = slice(0 if "search" in judges else len(data.search), None)
     return ProbeAtSize(
         image_size=data.image_size,
-        accuracy=data.score(everything, np.concatenate([learned.labels, unseen.labels])),
-        images=len(everything),
+        accuracy=data.score(choosing, np.concatenate([learned.labels, data.search.labels])),
+        images=len(choosing),
         judged=data.score(answers[judged], unseen.labels[judged]),
         macs=space.reference(published.reference.name).graph.macs,
     )

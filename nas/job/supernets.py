@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nas import files
@@ -27,6 +27,7 @@ from nas.space import Architecture
 from nas.supernet.correction import fit_correction
 from nas.supernet.distributed import current_process_group, require_single_process
 from nas.supernet.ground_truth import (
+    Judges,
     compare_with_standalone,
     draw_matched,
     standalone_recipe,
@@ -44,7 +45,8 @@ from nas.supernet.weights import Supernet
 
 RANKING = "ranking.json"
 ANCHORS = "anchors.json"
-"""Names of the files with networks of a run that were trained alone, in the run folder."""
+"""Names of the files with networks of a run that were trained alone, in the run folder: what
+supernets are worth, by the hold-out, and what the search reads, by its own images."""
 
 
 def train_job_supernets(
@@ -104,8 +106,9 @@ def train_job_supernets(
 def fit_score_correction(run: Run) -> ScoreCorrection | None:
     """Return the correction of scores with which the search of a run begins.
 
-    It is fitted to the networks that `rank_supernets` trained, if it was called before. The result
-    is None if the job leaves the scores as they are, or a supernet is not trained.
+    It is fitted to the anchors, which the job or `rank_supernets` trained before the search, if
+    there are any. The result is None if the job leaves the scores as they are, or a supernet is not
+    trained.
     """
     supernets = run.record.supernets
     if not run.settings.search.correct_scores or not supernets.keys() >= run.spaces.keys():
@@ -117,20 +120,19 @@ def fit_score_correction(run: Run) -> ScoreCorrection | None:
         ]
         for name, space in run.spaces.items()
     }
-    return fit_correction(ends, _trained_alone(run))
+    return fit_correction(ends, _anchors(run))
 
 
-def _trained_alone(run: Run) -> dict[str, tuple[RankedNetworkRecord, ...]]:
-    """Return networks of each space that were trained alone: those of a ranking, or the anchors.
+def _anchors(run: Run) -> dict[str, tuple[RankedNetworkRecord, ...]]:
+    """Return the networks of each space that were trained alone, judged on images of the search.
 
-    The result is empty if a space has too few in both.
+    The result is empty if a space has too few.
     """
-    for name in (RANKING, ANCHORS):
-        ranking = read_ranking(run.path, name)
-        ranked = {} if ranking is None else ranking.spaces
-        networks = {space: ranked[space].networks for space in run.spaces if space in ranked}
-        if all(len(networks.get(space, ())) >= MIN_ANCHORS for space in run.spaces):
-            return networks
+    anchors = read_ranking(run.path, ANCHORS)
+    ranked = {} if anchors is None else anchors.spaces
+    networks = {space: ranked[space].networks for space in run.spaces if space in ranked}
+    if all(len(networks.get(space, ())) >= MIN_ANCHORS for space in run.spaces):
+        return networks
     return {}
 
 
@@ -150,8 +152,9 @@ def rank_supernets(
     They start from random weights, or from the published ones that their supernet started from.
     The networks are equally fast within each of five budgets by the latency table of the run, or
     have equal MACs if it has no table. Networks that were trained before with the same recipe are
-    not trained again. The result is also written to `ranking.json` in the run folder. See
-    `nas.supernet.ranking_records` for the statistics.
+    not trained again. The result is also written to `ranking.json` in the run folder. Before the
+    search, the networks are its anchors, too: `anchors.json` has them, judged on images of the
+    search. See `nas.supernet.ranking_records` for the statistics.
 
     Args:
         run: the run.
@@ -177,16 +180,21 @@ def rank_supernets(
                 f"{run.path} has no space {name!r}.", remedy=f"It has: {', '.join(run.spaces)}."
             )
     with run.locked("Wait until it ends, and rank then."):
-        return _rank(
+        names: dict[Judges, str] = {"holdout": RANKING}
+        if run.record.study is None:
+            names["search"] = ANCHORS
+        rankings = _rank(
             run,
             progress or SilentProgress(),
             spaces or list(run.spaces),
+            names,
             nets=nets,
             repeated=repeated,
             epochs=epochs,
             seed=seed,
             command=command,
         )
+        return rankings["holdout"]
 
 
 def train_anchors(run: JobRun) -> None:
@@ -200,16 +208,16 @@ def train_anchors(run: JobRun) -> None:
     Raises:
         TrainingError: standalone training failed.
     """
-    if not _trained_alone(run):
+    if not _anchors(run):
         _rank(
             run,
             run.progress,
             list(run.spaces),
+            {"search": ANCHORS},
             nets=run.settings.anchors,
             seed=run.settings.seed,
             length=ANCHOR_EPOCHS,
             command=run.record.command,
-            file=ANCHORS,
         )
 
 
@@ -217,6 +225,7 @@ def _rank(
     run: Run,
     progress: JobProgress,
     spaces: Sequence[str],
+    names: Mapping[Judges, str],
     *,
     nets: int,
     seed: int,
@@ -224,15 +233,14 @@ def _rank(
     epochs: int | None = None,
     length: float = 1.0,
     command: str = "",
-    file: str = RANKING,
-) -> RankingRecord:
-    """Write and return the ranking of supernets; see `rank_supernets` for the other arguments.
+) -> dict[Judges, RankingRecord]:
+    """Write and return rankings of supernets; see `rank_supernets` for the other arguments.
 
     Args:
+        names: name of the file that is written, by the split that judges the standalone trainings.
         length: epochs of standalone training over those of the supernet, unless `epochs` is given.
-        file: name of the file that is written.
     """
-    networks: dict[str, list[RankedNetworkRecord]] = {}
+    judged: dict[Judges, dict[str, list[RankedNetworkRecord]]] = {part: {} for part in names}
     recipes: dict[str, TrainingSettings] = {}
     latency_us = _predictions(run, progress)
     published = load_published(run.settings, run.spaces)
@@ -257,27 +265,33 @@ def _rank(
             published=published.get(name),
             progress=progress.advance,
         )
-        networks[name] = [
-            network.model_copy(update={"latency_us": latency_us(each) if latency_us else None})
-            for network, each in zip(ranked, drawn, strict=True)
-        ]
-    document = {
-        "schema": RANKING_SCHEMA,
-        "command": command,
-        "versions": installed_versions(),
-        "data": {"source": run.data.source, "digest": run.data.digest, **run.data.counts},
-        "seed": seed,
-        "recipes": {
-            name: standalone_recipe(recipe, published.get(name)) for name, recipe in recipes.items()
-        },
-        "spaces": {name: compute_ranking(own) for name, own in networks.items()},
-        "pooled": compute_pooled_ranking([each for own in networks.values() for each in own])
-        if len(networks) > 1
-        else None,
-    }
-    ranking = RankingRecord.model_validate(document)
-    files.replace(run.path / file, to_json(ranking))
-    return ranking
+        latencies = [latency_us(each) if latency_us else None for each in drawn]
+        for part, networks in judged.items():
+            networks[name] = [
+                network.model_copy(update={"latency_us": latency})
+                for network, latency in zip(ranked[part], latencies, strict=True)
+            ]
+    rankings = {}
+    for part, networks in judged.items():
+        images = {"source": run.data.source, "digest": run.data.digest, **run.data.counts}
+        document = {
+            "schema": RANKING_SCHEMA,
+            "command": command,
+            "versions": installed_versions(),
+            "data": {**images, "judges": part},
+            "seed": seed,
+            "recipes": {
+                name: standalone_recipe(recipe, published.get(name))
+                for name, recipe in recipes.items()
+            },
+            "spaces": {name: compute_ranking(own) for name, own in networks.items()},
+            "pooled": compute_pooled_ranking([each for own in networks.values() for each in own])
+            if len(networks) > 1
+            else None,
+        }
+        rankings[part] = RankingRecord.model_validate(document)
+        files.replace(run.path / names[part], to_json(rankings[part]))
+    return rankings
 
 
 def _predictions(run: Run, progress: JobProgress) -> Callable[[Architecture], float | None] | None:

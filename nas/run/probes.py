@@ -15,7 +15,7 @@ class ProbeAtSize(Document):
     Attributes:
         image_size: height and width of the images, in pixels.
         accuracy: accuracy on images that it did not learn: the training images by cross-validation,
-            and those of search and hold-out.
+            and those of the search. They choose an image size, so the hold-out is not among them.
         images: number of these images.
         judged: accuracy on the images that judge trained networks, see `nas.run.judged`.
         macs: multiply-accumulates of the network for one image.

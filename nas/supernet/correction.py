@@ -3,8 +3,9 @@
 Among networks of equal size, a supernet's scores order networks well. Over all sizes they do not: a
 supernet that has seen few images underrates its large networks, and supernets of different spaces
 score on different scales. A correction adds a slope over the logarithm of the multiply-accumulates,
-and an offset for each space if networks of it were trained standalone. It works on the scale of
-logits, where the correction of an accuracy near one is small.
+and an offset for each space if networks of it were trained standalone. These are judged on images
+of the search: it maximises the corrected scores, and the hold-out judges what it chooses. A
+correction works on the scale of logits, where that of an accuracy near one is small.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -26,6 +26,11 @@ from nas.supernet.records import STANDALONE, STANDALONE_SCHEMA
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
+
+Judges = Literal["search", "holdout"]
+"""A split whose images judge networks that were trained standalone."""
+
+JUDGES: tuple[Judges, ...] = get_args(Judges)
 
 STANDALONE_FILE = "standalone.jsonl"
 """Name of the file with a line for each network that was trained standalone, in a run's folder."""
@@ -148,11 +153,10 @@ def compare_with_standalone(
     repeated: int = 0,
     published: PublishedWeights | None = None,
     progress: Advance | None = None,
-) -> list[RankedNetworkRecord]:
+) -> dict[Judges, list[RankedNetworkRecord]]:
     """Score architectures with a supernet and train each of them standalone.
 
-    The supernet scores on the search split, as in a search; the standalone accuracy is measured on
-    the hold-out split, so that the two do not share the errors of one sample of images.
+    The supernet scores on the search split, as in a search.
 
     Args:
         supernet: supernet that was trained on `data`.
@@ -168,6 +172,11 @@ def compare_with_standalone(
             random ones.
         progress: called after every training step.
 
+    Returns:
+        The networks by the split that judges their standalone trainings. On the hold-out, these do
+        not share the errors of one sample of images with the scores; what a search reads is judged
+        on its own split.
+
     Raises:
         TrainingError: a standalone training diverges.
         CheckpointError: `STANDALONE_FILE` has a line that is not a record.
@@ -182,8 +191,8 @@ def compare_with_standalone(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STANDALONE_FILE
     jsonl.repair(path)
-    accuracies = {
-        (row.digest, row.seed): row.holdout_accuracy
+    accuracies: dict[tuple[str, int], dict[Judges, float]] = {
+        (row.digest, row.seed): {"search": row.search_accuracy, "holdout": row.holdout_accuracy}
         for row in jsonl.read(path, STANDALONE)
         if row.model_dump(include=set(recipe)) == recipe
     }
@@ -202,29 +211,33 @@ def compare_with_standalone(
             start=start,
             progress=_network_progress(number, len(trained), progress),
         )
-        accuracy = evaluate_network(network, data, "holdout")
-        accuracies[architecture.digest, own_seed] = accuracy
+        own: dict[Judges, float] = {part: evaluate_network(network, data, part) for part in JUDGES}
+        accuracies[architecture.digest, own_seed] = own
         row = {
             "schema": STANDALONE_SCHEMA,
             "space": architecture.space.name,
             "digest": architecture.digest,
             "architecture": architecture.to_json(),
-            "holdout_accuracy": accuracy,
+            "search_accuracy": own["search"],
+            "holdout_accuracy": own["holdout"],
             "seconds": round(time.monotonic() - started, 3),
         }
         jsonl.append(path, {**row, **recipe, "seed": own_seed})
     scores = evaluate(supernet, architectures, data)
-    return [
-        RankedNetworkRecord.of_architecture(
-            architecture,
-            supernet_accuracy=score,
-            standalone_accuracy=accuracies[architecture.digest, seed],
-            repeated_accuracy=(
-                accuracies[architecture.digest, seed + 1] if number < repeated else None
-            ),
-        )
-        for number, (architecture, score) in enumerate(zip(architectures, scores, strict=True))
-    ]
+    return {
+        part: [
+            RankedNetworkRecord.of_architecture(
+                architecture,
+                supernet_accuracy=score,
+                standalone_accuracy=accuracies[architecture.digest, seed][part],
+                repeated_accuracy=(
+                    accuracies[architecture.digest, seed + 1][part] if number < repeated else None
+                ),
+            )
+            for number, (architecture, score) in enumerate(zip(architectures, scores, strict=True))
+        ]
+        for part in JUDGES
+    }
 
 
 def standalone_recipe(

@@ -34,7 +34,8 @@ class RankedNetworkRecord(NetworkFacts):
     Attributes:
         macs: multiply-accumulates of the network for one image.
         supernet_accuracy: accuracy with the supernet's weights on the search split.
-        standalone_accuracy: accuracy after standalone training on the hold-out split.
+        standalone_accuracy: accuracy after standalone training: on the hold-out split in
+            `ranking.json`, on the search split in `anchors.json`.
         latency_us: predicted latency in microseconds; None without a latency table.
         repeated_accuracy: accuracy after standalone training with another seed; None if it was
             trained once.
@@ -111,12 +112,17 @@ class PooledRanking(Document):
 
 
 class RankingRecord(Document):
-    """`ranking.json`: the supernets of a run compared with standalone training.
+    """The supernets of a run compared with standalone training.
+
+    `ranking.json` judges standalone networks on the hold-out, so that the two do not share the
+    errors of one sample of images. `anchors.json` judges them on the images of the search, which
+    reads no others; see `nas.supernet.correction`.
 
     Attributes:
         command: command line that made the file.
         versions: versions of Python and the libraries by name.
-        data: the images that networks were trained and scored on.
+        data: the images that networks were trained and scored on, and the split by which
+            standalone networks are judged.
         seed: seed with which the networks were drawn and trained.
         recipes: settings of the standalone training by space.
         spaces: ranking by space.

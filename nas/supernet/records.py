@@ -125,7 +125,7 @@ class CheckpointRecord(Document):
     sha256: str | None = None
 
 
-STANDALONE_SCHEMA: Final = 2
+STANDALONE_SCHEMA: Final = 3
 """Version of the format of `standalone.jsonl`."""
 
 
@@ -134,6 +134,7 @@ class StandaloneRow(NetworkFacts):
 
     Attributes:
         space: name of the space.
+        search_accuracy: accuracy on the validation images of the search.
         holdout_accuracy: accuracy on validation images that the search does not use.
         seconds: duration of the training.
         space_digest: digest of the space.
@@ -142,8 +143,9 @@ class StandaloneRow(NetworkFacts):
         seed: seed of the training.
     """
 
-    schema_version: Literal[2] = Field(alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     space: Name
+    search_accuracy: Fraction
     holdout_accuracy: Fraction
     seconds: Seconds
     space_digest: str

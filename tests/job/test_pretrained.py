@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from nas import job as jobs
+from nas.data import load_dataset
 from nas.deploy import retrain
 from nas.errors import JobFileError, RunFolderError, WeightsError
 from nas.files import jsonl
@@ -254,7 +255,7 @@ def test_probe_of_the_published_network_is_recorded(trained):
     judged = [evaluate_network(network, data, part) for part in ("search", "holdout")]
     counts = [len(data.search), len(data.holdout)]
     assert probe.own.judged == pytest.approx(np.average(judged, weights=counts), abs=0.02)
-    assert probe.own.images == sum(counts) + len(data.train)
+    assert probe.own.images == len(data.train) + len(data.search)
     assert f"a linear probe of small_1.0 reaches {probe.own.accuracy:.1%} at 8 px" in probe.text
 
 
@@ -266,6 +267,20 @@ def test_probes_of_photos_are_measured_at_the_sizes_that_they_have(job, monkeypa
     assert [each.image_size for each in probe.sizes] == [8, 12, 16]
     assert probe.image_size == probe.own.image_size == 12
     assert min(each.accuracy for each in probe.sizes) > 0.9
+
+
+def test_hold_out_images_only_judge_a_probe(job, monkeypatch):
+    """They have no part in what an image size is chosen by."""
+    known = opened(job).record.probes[NAME].own
+
+    def permuted(*arguments, **options):
+        data = load_dataset(*arguments, **options)
+        return replace(data, holdout=replace(data.holdout, labels=1 - data.holdout.labels))
+
+    monkeypatch.setattr("nas.job.inputs.load_dataset", permuted)
+    other = opened(job).record.probes[NAME].own
+    assert (other.accuracy, other.images) == (known.accuracy, known.images)
+    assert other.judged != known.judged
 
 
 @pytest.mark.parametrize("is_better", [True, False])

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
 from nas import job as jobs
+from nas.data import load_dataset
 from nas.files import jsonl
-from nas.job import objectives, supernets
+from nas.job import load_job, objectives, supernets
 from nas.job.settings import with_options
 from nas.latency import Correction, LatencyTable
 from nas.opened_run import open_run
@@ -21,6 +24,7 @@ from nas.run import candidates
 from nas.run.candidates import HISTORY_FILE
 from nas.run.record import read_run
 from nas.supernet.ranking_records import read_ranking
+from nas.supernet.records import STANDALONE
 from tests.commands import document
 from tests.job.runs import (
     MAX_WAIT_S,
@@ -32,6 +36,7 @@ from tests.job.runs import (
     read_trials,
     start_process,
 )
+from tests.mini_job import write_job
 
 
 def test_search_writes_trials_and_predicted_front(searched_folder):
@@ -252,8 +257,54 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
     networks = sum(len(space.networks) for space in ranking.spaces.values())
     assert correction.networks == networks >= 12
     assert correction.offsets.keys() == {"mobile", "shuffle", "squeeze"}
+    accuracies = {
+        row.digest: (row.search_accuracy, row.holdout_accuracy)
+        for row in jsonl.read(OUT / "standalone.jsonl", STANDALONE)
+    }
+    for name, rankings in (("anchors.json", 0), ("ranking.json", 1)):
+        for space in read_ranking(OUT, name).spaces.values():
+            for each in space.networks:
+                assert each.standalone_accuracy == accuracies[each.digest][rankings]
     report = (OUT / "report.html").read_text()
     assert f"{networks} networks that were trained alone" in report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranked", [False, True])
+def test_search_is_the_same_with_other_labels_of_hold_out_images(
+    tmp_path, monkeypatch, fake_device, ranked
+):
+    """What chooses among networks reads no image that judges the chosen ones."""
+    monkeypatch.chdir(tmp_path)
+    job = load_job(write_job(tmp_path, spaces=("mobile", "squeeze")))
+    job = with_options(job, search={"trials": 12, "anchors": 4})
+
+    def permuted(*arguments, **options):
+        data = load_dataset(*arguments, **options)
+        labels = np.random.default_rng(0).permutation(data.holdout.labels)
+        return replace(data, holdout=replace(data.holdout, labels=labels))
+
+    found = []
+    for out, load in (("as is", load_dataset), ("permuted", permuted)):
+        for module in ("nas.job.inputs", "nas.data"):
+            monkeypatch.setattr(f"{module}.load_dataset", load)
+        if ranked:
+            supernets.train_job_supernets(job, Path(out))
+            open_run(out).rank(nets=4, repeated=0, epochs=1)
+        result = jobs.search_job(job, Path(out))
+        networks = jsonl.read(Path(out, "standalone.jsonl"), STANDALONE)
+        found.append(
+            (
+                read_run(Path(out)).correction,
+                [(trial.digest, trial.values) for trial in result.trials],
+                [row.holdout_accuracy for row in networks],
+            )
+        )
+    (first, trials, judged), (second, same_trials, judged_otherwise) = found
+    assert judged != judged_otherwise
+    assert first.networks >= 8
+    assert first == second
+    assert trials == same_trials
 
 
 @pytest.mark.slow

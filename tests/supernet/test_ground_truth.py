@@ -31,7 +31,8 @@ def test_networks_trained_standalone_are_not_trained_again(few_digits, tmp_path,
         return compare_with_standalone(supernet, drawn, few_digits, tmp_path, ONE_EPOCH, **settings)
 
     seen = []
-    first = compare(drawn[:2], repeated=1, progress=lambda *each: seen.append(each))
+    judged = compare(drawn[:2], repeated=1, progress=lambda *each: seen.append(each))
+    first = judged["holdout"]
     done, total, text = seen[-1]
     assert (done, text) == (total, "network 3 of 3")
     log = tmp_path / STANDALONE_FILE
@@ -42,7 +43,12 @@ def test_networks_trained_standalone_are_not_trained_again(few_digits, tmp_path,
     accuracies = [row["holdout_accuracy"] for row in rows]
     assert [each.standalone_accuracy for each in first] == accuracies[:2]
     assert [each.repeated_accuracy for each in first] == [accuracies[2], None]
+    on_search = [row["search_accuracy"] for row in rows]
+    assert on_search != accuracies
+    assert [each.standalone_accuracy for each in judged["search"]] == on_search[:2]
+    assert [each.repeated_accuracy for each in judged["search"]] == [on_search[2], None]
     scores = evaluate(supernet, drawn[:2], few_digits)
+    assert [each.supernet_accuracy for each in judged["search"]] == scores
     for each, architecture, score in zip(first, drawn, scores, strict=False):
         assert (each.macs, each.supernet_accuracy) == (architecture.macs, score)
         assert each.architecture.space == "squeezenet_tiny"
@@ -57,7 +63,7 @@ def test_networks_trained_standalone_are_not_trained_again(few_digits, tmp_path,
     with log.open("a") as file:
         file.write('{"schema": 1, "spa')
     with pytest.warns(UserWarning, match="half-written"):
-        again = compare(drawn)
+        again = compare(drawn)["holdout"]
     assert [each.standalone_accuracy for each in again[:2]] == accuracies[:2]
     assert trained == [again[2].digest]
     compare(drawn[1:2], seed=1)
