@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from nas.data.division import divide_groups
 from nas.data.duplicates import Duplicates, cached_duplicates
 from nas.data.image_cache import ExampleFile, Pixels, iter_chunks
 from nas.data.sources import printable_line
@@ -40,24 +41,53 @@ class Images:
     Attributes:
         pixels: Images, `n x height x width x channels` (uint8).
         labels: Positions in `ImageDataset.classes`, `n` (int64).
+        groups: Number of the group of each image, `n` (int64), see `nas.data.splits.Groups`; by
+            default, each image is in one of its own.
     """
 
     pixels: Pixels
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, positions: np.ndarray | slice) -> Images:
-        """Return the images at these positions, with their labels."""
-        return Images(self.pixels[positions], self.labels[positions])
+        """Return the images at these positions, with their labels and groups."""
+        groups = None if self.groups is None else self.groups[positions]
+        return Images(self.pixels[positions], self.labels[positions], groups)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether some of the images are in one group."""
+        return self.groups is not None and len(np.unique(self.groups)) < len(self)
+
+    def folds(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Return a fold from 0 to `count` - 1 for each image, `n` (int64).
+
+        The images of each class are spread evenly over the folds, and no group is in two of them.
+        """
+        if self.groups is not None and self.has_groups:
+            return divide_groups(self.groups, self.labels, [1 / count] * count, [0] * count, rng)
+        order = rng.permutation(len(self))
+        order = order[np.argsort(self.labels[order], kind="stable")]
+        folds = np.empty(len(self), np.int64)
+        folds[order] = np.arange(len(self)) % count
+        return folds
 
 
 def joined(parts: Sequence[Images]) -> Images:
     """Return the images of several parts, one after the other, as a copy in memory."""
+    known = [each.groups for each in parts if each.groups is not None]
+    free = 1 + max((int(each.max(initial=0)) for each in known), default=0)
+    numbers = []
+    for each in parts:
+        numbers.append(np.arange(free, free + len(each)) if each.groups is None else each.groups)
+        free += len(each)
     return Images(
         np.concatenate([each.pixels[:] for each in parts]),
         np.concatenate([each.labels for each in parts]),
+        np.concatenate(numbers),
     )
 
 

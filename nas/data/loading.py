@@ -162,7 +162,8 @@ def load_dataset(
     if on_duplicate == "fail":
         _require_no_duplicates(opened.name, inventory)
     train, search, holdout, test = (
-        Images(_select(decoded.pixels, positions), labels[positions]) for positions in parts
+        Images(_select(decoded.pixels, positions), labels[positions], groups.numbers[positions])
+        for positions in parts
     )
     data = ImageDataset(
         source=opened.name,

@@ -68,6 +68,7 @@ from nas.supernet.evaluation import (
     predict_network,
 )
 from nas.supernet.pretrained import probed_network, published_state
+from nas.supernet.probe_choice import FOLDS, is_probe_better
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkTrainer, train_network
 from nas.supernet.training import CHECKPOINT_FILE
@@ -173,14 +174,32 @@ class Retraining:
             settings = run.settings.training.fine_tuned(settings, len(run.data.train))
         return start, settings
 
-    def better_probe(self, architecture: Architecture, trained: Network) -> Network | None:
-        """Return a linear probe on published weights if it is better than the trained network."""
+    def cross_validates(self, architecture: Architecture) -> bool:
+        """Return whether `better_probe` trains a network once more, on parts of the images."""
+        is_probed = architecture.space.name in self.probed and not self.from_scratch
+        return is_probed and "search" in self.run.images.judging_parts
+
+    def better_probe(
+        self, architecture: Architecture, trained: Network, progress: Advance | None = None
+    ) -> Network | None:
+        """Return a linear probe on published weights if it is better than the trained network.
+
+        Images that judge networks do not choose between them: training images do if those of the
+        search judge, too.
+        """
         weights, data = self.probed.get(architecture.space.name), self.run.data
         if weights is None or self.from_scratch:
             return None
-        seed = self.run.settings.seed
-        probe = probed_network(architecture, weights, data, seed=seed, device=self.device)
-        return probe if evaluate_network(probe, data) > evaluate_network(trained, data) else None
+        seed, device, training = self.run.settings.seed, self.device, self.run.settings.training
+        probe = probed_network(architecture, weights, data, seed=seed, device=device)
+        if self.cross_validates(architecture):
+            settings = training.fine_tuned(self.settings, len(data.train) // FOLDS)
+            is_better = is_probe_better(
+                architecture, weights, data, settings, seed=seed, device=device, progress=progress
+            )
+        else:
+            is_better = evaluate_network(probe, data) > evaluate_network(trained, data)
+        return probe if is_better else None
 
 
 def retrain(
@@ -465,7 +484,7 @@ def train_model(
     )
     has_exit = architecture.space.exit is not None
     network = part_of(trained, architecture.graph) if has_exit else trained
-    probe, early = setup.better_probe(architecture, network), None
+    probe, early = setup.better_probe(architecture, network, progress), None
     if has_exit and probe is None:
         early = part_of(trained, with_exit(architecture).prefix)
         calibrate(early, data)

@@ -42,6 +42,7 @@ from nas.run.run import Run
 from nas.run.selection import Option, Selection, knee, member_options
 from nas.search import Trial
 from nas.space import Architecture
+from nas.supernet.probe_choice import FOLDS
 from nas.supernet.trainer import MAX_EPOCHS
 from nas.supernet.weights import Supernet
 
@@ -262,8 +263,7 @@ def train_finalists(run: JobRun) -> tuple[list[str], dict[str, NasError]]:
     if not chosen:
         run.record.training_errors = {}
         return [], {}
-    probed = {name: each for name, each in run.published.items() if each.origin is None}
-    setup = Retraining(run, decided.epochs, probed=probed)
+    setup = _retraining(run, decided.epochs)
     _, errors = train_networks(setup, chosen, run.progress)
     picked = Selection(_options(run), run.images, run.models).choose()
     name, architecture = finalist(run, picked.member.digest)
@@ -275,6 +275,12 @@ def train_finalists(run: JobRun) -> tuple[list[str], dict[str, NasError]]:
             errors |= own
     run.record.training_errors = {each: error.message for each, error in errors.items()}
     return sorted(chosen.keys() - errors.keys(), key=[name, *chosen].index), errors
+
+
+def _retraining(run: JobRun, epochs: int) -> Retraining:
+    """Return what finalists of a job are trained with, for so many epochs."""
+    probed = {name: each for name, each in run.published.items() if each.origin is None}
+    return Retraining(run, epochs, probed=probed)
 
 
 def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
@@ -335,9 +341,11 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
     limit_s, times = run.seconds_for(planning.FINALISTS), _EpochTimes(run)
 
     def epochs_of(count: int, published_s: float) -> float:
-        own = times.of(_finalists(run, count))
+        networks = _finalists(run, count)
+        own = times.of(networks)
         export_s = sum(_export_s(run, epoch_s) for epoch_s in own)
-        return (limit_s - export_s) / max(1e-9, sum(own) + published_s)
+        own_s = sum(own) + sum(times.of_validation(networks))
+        return (limit_s - export_s) / max(1e-9, own_s + published_s)
 
     def allowed(epochs: float) -> int:
         return int(np.clip(epochs, 1, settings.training.epochs or MAX_EPOCHS))
@@ -384,7 +392,7 @@ class _EpochTimes:
     """
 
     def __init__(self, run: JobRun) -> None:
-        self._setup = Retraining(run, epochs=1)
+        self._setup = _retraining(run, epochs=1)
         self._progress = run.progress
         self._seconds: dict[str, float] = {}
 
@@ -396,6 +404,12 @@ class _EpochTimes:
             self._seconds[name] = measure_epoch(self._setup, networks[name])
             self._progress.advance(len(self._seconds), None, name)
         return [self._seconds[name] for name in networks]
+
+    def of_validation(self, networks: Mapping[str, Architecture]) -> list[float]:
+        """Return the seconds by which a choice between weights prolongs an epoch of networks."""
+        own = {name: each for name, each in networks.items() if self._setup.cross_validates(each)}
+        # Each of the trainings leaves out one of so many parts of the images.
+        return [(FOLDS - 1) * epoch_s for epoch_s in self.of(own)]
 
 
 def _export_s(run: JobRun, epoch_s: float) -> float:

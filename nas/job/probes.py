@@ -114,7 +114,7 @@ def _probe(
     """
     learned = probe_images(data)
     features = published_features(published, space, data, learned)
-    probe = fit_probe(features, torch.from_numpy(learned.labels), data)
+    probe = fit_probe(features, learned, data)
     unseen = data.part("search", "holdout")
     answers = probe.classify(published_features(published, space, data, unseen))
     choosing = np.concatenate([probe.predicted, answers[: len(data.search)]])
@@ -137,7 +137,7 @@ def _resized(data: ImageDataset, size: int) -> ImageDataset:
         pixels = torch.from_numpy(np.asarray(chosen.pixels)).permute(0, 3, 1, 2)
         pixels = torch.cat([resize(part.float(), (size, size)) for part in pixels.split(100)])
         rounded = pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-        return Images(rounded.contiguous().numpy(), chosen.labels)
+        return replace(chosen, pixels=rounded.contiguous().numpy())
 
     return replace(
         data,

@@ -642,9 +642,8 @@ def _probes(facts: _Facts) -> _Finding | None:
     is_small = any(each.gain > WORTHWHILE for each in probes)
     details = {f"{capitalised(each.text)}.": True for each in probes} | {
         f"{listed(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
-        "linear probe, which was right on more of the search images than what was trained.": bool(
-            probed
-        )
+        "linear probe, which was right on more images than what was trained; the images that judge "
+        "them did not choose.": bool(probed)
     }
     return _Finding(
         "limit" if is_worse else "note" if is_small else "fine", finding, _text(details)

@@ -162,7 +162,7 @@ class TrainedRecord(RunNetwork):
         start: initial weights: those of the supernet, published ones, or newly drawn ones.
         published: the published weights from which it started; None for another start.
         is_probe: whether its weights are published ones with a linear probe, which was right on
-            more of the search images than what was trained.
+            more images than what was trained; see `nas.deploy.retrain.Retraining.better_probe`.
         supernet_accuracy: accuracy on the images of `holdout` with the supernet's weights, before
             the training; None for a network without a supernet. Of a network that was chosen in
             int8, it is less the expected loss.

@@ -98,9 +98,7 @@ def run_mirroring_experiment(
             is_reliable=False,
         )
     images = _choose_images(data.train, np.random.default_rng([seed, 2]))
-    order = np.argsort(images.labels, kind="stable")
-    fold = np.empty(len(order), np.int64)
-    fold[order] = np.arange(len(order)) % FOLDS
+    fold = images.folds(FOLDS, np.random.default_rng([seed, 3]))
     folds = min(FOLDS, math.ceil(ENOUGH_CLASSIFIED * FOLDS / len(images)))
     plain, mirrored = np.zeros((2, len(images)), bool)
     for number in range(folds):

@@ -90,14 +90,14 @@ def probed_state(
     """
     images = probe_images(data)
     features = image_features(graph, state, data, images)
-    probe = fit_probe(features, torch.from_numpy(images.labels), data)
+    probe = fit_probe(features, images, data)
     classifier = graph.ops[classifier_position(graph)]
     slot = classifier.slot_name
     weight = probe.weight.reshape(graph.weight_shape(classifier))
     return {**state, f"{slot}.weight": weight, f"{slot}.bias": probe.bias}
 
 
-def fit_probe(features: Tensor, labels: Tensor, data: ImageDataset) -> Probe:
+def fit_probe(features: Tensor, images: Images, data: ImageDataset) -> Probe:
     """Fit a linear probe.
 
     It is a multinomial logistic regression with L2 regularisation, whose strength has the smallest
@@ -105,10 +105,10 @@ def fit_probe(features: Tensor, labels: Tensor, data: ImageDataset) -> Probe:
 
     Args:
         features: features of `N` images, `N x features`.
-        labels: their classes `N` (int64).
+        images: the images; no group of them is in two folds.
         data: has the number of classes, and the metric.
     """
-    classes = len(data.classes)
+    classes, labels = len(data.classes), torch.from_numpy(images.labels)
     mean = features.mean(0)
     deviation = features.std(0, correction=0).clamp_min(MIN_DEVIATION)
     features = (features - mean) / deviation
@@ -119,7 +119,8 @@ def fit_probe(features: Tensor, labels: Tensor, data: ImageDataset) -> Probe:
         basis = torch.linalg.svd(features, full_matrices=False).Vh
     else:
         basis = torch.eye(features.shape[1])
-    features, folds = features @ basis.T, _folds(labels)
+    features = features @ basis.T
+    folds = torch.from_numpy(images.folds(FOLDS, np.random.default_rng(0)))
     fitted = [torch.zeros(classes, 1 + features.shape[1]) for _ in range(FOLDS)]
     logits, worse = torch.zeros(len(labels), classes), 0
     error, best, predicted = math.inf, STRENGTHS[0], labels
@@ -152,15 +153,6 @@ def image_features(
     device = next(iter(own.values())).device
     outputs = torch.from_numpy(folded_outputs(body, own, data, device)(images))
     return outputs.reshape(len(images), body.output_shape[0], -1).mean(2)
-
-
-def _folds(labels: Tensor) -> Tensor:
-    """Return the fold of each image; the images of a class are spread evenly over the folds."""
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
-    order = order[labels[order].argsort(stable=True)]
-    folds = torch.empty_like(labels)
-    folds[order] = torch.arange(len(labels)) % FOLDS
-    return folds
 
 
 def _fit(

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from nas.data import load_dataset
+from nas.data import Images, load_dataset
+from nas.data.dataset import joined
 from nas.errors import DataError, RequestError
 from tests.data.folders import CLASSES, add_classes, class_label, plain, write_parquet
 from tests.data.image_files import in_format
@@ -251,3 +252,42 @@ def test_unusable_rows_are_counted_by_class_name(tmp_path):
     assert sum(skipped.counts.values()) == 21
     again = load_dataset(path, on_bad_image="skip")
     assert again.summary == skipped.summary, "the cache keeps the counts"
+
+
+@pytest.mark.parametrize("has_groups", [True, False])
+def test_folds_have_their_share_of_each_class_and_whole_groups(has_groups):
+    labels = np.repeat([0, 1, 2], [60, 90, 30])
+    groups = np.arange(180) // 3 if has_groups else None
+    images = Images(np.zeros((180, 2, 2, 1), np.uint8), labels, groups)
+    folds = images.folds(3, np.random.default_rng(0))
+    counts = np.array([np.bincount(labels[folds == fold]) for fold in range(3)])
+    assert np.abs(counts - np.array([20, 30, 10])).max() <= (3 if has_groups else 0)
+    if has_groups:
+        assert all(len(set(folds[groups == group])) == 1 for group in range(60))
+
+
+def test_joined_parts_have_the_groups_of_their_source_and_others_have_none():
+    pixels, labels = np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int64)
+    first = Images(pixels, labels, np.array([4, 4, 7]))
+    last = Images(pixels, labels, np.array([2, 7, 2]))
+    both = joined([first, Images(pixels, labels), last]).take(slice(1, 9)).groups
+    assert both[[0, 1, 5, 6, 7]].tolist() == [4, 7, 2, 7, 2]
+    assert len({*both[2:5].tolist(), 2, 4, 7}) == 6
+    assert not joined([Images(pixels, labels)] * 2).has_groups
+
+
+def test_images_of_a_part_have_the_groups_that_its_source_tells(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(48):
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"pet{number // 3}-{number}.png")
+    data = load_dataset(tmp_path, group=r"(pet\d+)-")
+    numbers = []
+    for part in (data.train, data.search, data.holdout, data.test):
+        assert part.has_groups
+        # Three images of a cat and three of a dog have one name.
+        assert set(np.unique(part.groups, return_counts=True)[1].tolist()) == {6}
+        numbers += set(part.groups.tolist())
+    assert len(numbers) == len(set(numbers)) == 16

@@ -20,6 +20,7 @@ from nas.job.folder import claim
 from nas.job.stages import open_data
 from nas.opened_run import open_run
 from nas.pretrained import read_weights
+from nas.run import judged
 from nas.run.probes import ProbeAtSize
 from nas.run.record import read_run
 from nas.run.settings import PretrainedSettings
@@ -284,9 +285,13 @@ def test_hold_out_images_only_judge_a_probe(job, monkeypatch):
 
 
 @pytest.mark.parametrize("is_better", [True, False])
-def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(
-    trained, is_better, monkeypatch
+@pytest.mark.parametrize("search_judges", [True, False])
+def test_finalist_is_a_probe_where_images_that_do_not_judge_say_so(
+    trained, is_better, search_judges, monkeypatch
 ):
+    """Training images choose where those of the search judge, too, and those of the search else."""
+    if not search_judges:
+        monkeypatch.setattr(judged, "SUFFICIENT_HOLDOUT_IMAGES", 1)
     with claim(RUN, load_job(trained)) as run:
         open_data(run)
         (architecture,) = run.published_networks.values()
@@ -297,10 +302,19 @@ def test_finalist_is_a_probe_where_that_is_right_on_more_search_images(
         slot = architecture.graph.ops[-1].slot_name
 
         def accuracy(network, data):
+            assert not search_judges
             is_probe = torch.equal(network.tensors()[f"{slot}.weight"], state[f"{slot}.weight"])
             return 0.5 + 0.1 * (is_probe == is_better)
 
+        def cross_validate(network, published, data, settings, **others):
+            assert search_judges
+            rate = settings.learning_rate / FINE_TUNING_RATE * MANY_IMAGES
+            assert rate == pytest.approx(0.1 * (len(data.train) // 2))
+            assert (network, published, settings.epochs) == (architecture, weights, 1)
+            return is_better
+
         monkeypatch.setattr(retrain, "evaluate_network", accuracy)
+        monkeypatch.setattr(retrain, "is_probe_better", cross_validate)
         setup = retrain.Retraining(run, epochs=1, probed=run.published)
         record = retrain.train_model(setup, "own", architecture)
     assert record.is_probe == is_better

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from nas.data import load_dataset
+from nas.data import Images, load_dataset
 from nas.space import load_space
 from nas.supernet.evaluation import predict_network
 from nas.supernet.probe import (
@@ -55,7 +55,7 @@ def test_probe_is_the_logistic_regression_with_the_best_strength(count, size):
     labels = np.arange(count) % 3
     features = rng.normal(size=(count, size)) + rng.normal(size=(3, size))[labels] / 3
     data = SimpleNamespace(classes="abc", metric="accuracy")
-    probe = fit_probe(torch.from_numpy(features).float(), torch.from_numpy(labels), data)
+    probe = fit_probe(torch.from_numpy(features).float(), Images(features, labels), data)
     scaled = (features - features.mean(0)) / features.std(0)
 
     def regression(strength):
@@ -85,7 +85,7 @@ def test_network_with_a_probe_classifies_as_the_probe_does(network, data):
     probed = Network(network.graph, torch.Generator()).eval()
     probed.load_state_dict(state)
     features = image_features(network.graph, state, data, data.train)
-    probe = fit_probe(features, torch.from_numpy(data.train.labels), data)
+    probe = fit_probe(features, data.train, data)
     own = probe.classify(image_features(network.graph, state, data, data.search))
     answers = predict_network(probed, data, data.search)
     assert (own == answers).mean() > 0.99
