@@ -52,6 +52,10 @@ def find_answers(
     by_class = np.argsort(labels, kind="stable")
     # The sum of probabilities is rounded, so that the largest may be slightly above 1.
     shown = np.minimum(confidences[by_class], 1).astype("<f4")
+    groups = b""
+    if judging.groups is not None and judging.has_groups:
+        numbers = np.unique(judging.groups, return_inverse=True)[1]
+        groups = numbers[by_class].astype("<u4").tobytes()
     return Answers(
         schema=2,
         classes=data.classes,
@@ -75,6 +79,7 @@ def find_answers(
             for at, pixels in zip(worst.tolist(), np.asarray(images[:]), strict=True)
         ),
         has_pictures=pictures,
+        groups=base64.b64encode(groups).decode(),
     )
 
 

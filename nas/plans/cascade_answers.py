@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.division import divide_groups
 from nas.display.formatting import short_number
 from nas.search import non_dominated
 from nas.statistics import (
@@ -67,6 +68,7 @@ class NetworkAnswers:
         is_balanced: whether all classes count alike in an accuracy, rather than all images.
         rests: positions of those that only go on where an exit has stopped: they end a chain, and
             are no rivals, since they classify nothing alone.
+        groups: number of the group of each image, `n`; None if each image is in one of its own.
     """
 
     names: tuple[str, ...]
@@ -76,6 +78,7 @@ class NetworkAnswers:
     counts: NDArray[np.int64]
     is_balanced: bool
     rests: frozenset[int] = frozenset()
+    groups: NDArray[np.int64] | None = None
 
     def of(self, images: NDArray[np.bool_]) -> NetworkAnswers:
         """Return the answers to some of the images.
@@ -91,11 +94,18 @@ class NetworkAnswers:
             np.bincount(self._labels[images], minlength=len(self.counts)),
             self.is_balanced,
             self.rests,
+            None if self.groups is None else self.groups[images],
         )
 
     def halves(self, seed: int) -> tuple[NetworkAnswers, NetworkAnswers]:
-        """Return the answers to a random half of the images of each class, and to the others."""
+        """Return the answers to a random half of the images of each class, and to the others.
+
+        No group is in both halves, which may then have some images more or less.
+        """
         rng = np.random.default_rng(seed)
+        if self.groups is not None:
+            half = divide_groups(self.groups, self._labels, [0.5, 0.5], [0, 0], rng)
+            return self.of(half == 0), self.of(half == 1)
         first = [rng.permutation(np.arange(count) < count // 2) for count in self.counts]
         is_first = np.concatenate(first)
         return self.of(is_first), self.of(~is_first)

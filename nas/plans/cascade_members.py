@@ -152,6 +152,7 @@ def _answers(run: Run, members: Sequence[_Member]) -> NetworkAnswers:
         np.sum([images.class_counts[part] for part in images.judging_parts], axis=0),
         images.is_balanced,
         frozenset(at for at, each in enumerate(members) if each.is_rest),
+        answers[0].group,
     )
 
 

@@ -89,6 +89,8 @@ class Answers(Document):
         confused: the pairs of classes that were confused, the most images first.
         mistakes: the mistakes with the largest confidence, the largest first.
         has_pictures: whether mistakes have pictures.
+        groups: number of the group of each image, in the same order, as uint32 with the low byte
+            first, in base64; empty if each image is in one of its own.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
@@ -99,6 +101,7 @@ class Answers(Document):
     confused: tuple[ConfusedPair, ...]
     mistakes: Annotated[tuple[Mistake, ...], Field(max_length=MAX_MISTAKES)]
     has_pictures: bool
+    groups: str = ""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Answers:
@@ -108,6 +111,10 @@ class Answers(Document):
             raise ValueError("right needs one bit for each image")
         if len(base64.b64decode(self.confidences, validate=True)) != 4 * sum(self.counts):
             raise ValueError("confidences needs four bytes for each image")
+        if self.groups and len(base64.b64decode(self.groups, validate=True)) != 4 * sum(
+            self.counts
+        ):
+            raise ValueError("groups needs four bytes for each image")
         if not ((self.confidence >= 0) & (self.confidence <= 1)).all():
             raise ValueError("a confidence is not between 0 and 1")
         both: tuple[ConfusedPair | Mistake, ...] = (*self.confused, *self.mistakes)
@@ -125,6 +132,14 @@ class Answers(Document):
     def confidence(self) -> NDArray[np.float32]:
         """The confidence in the answer to each image, in the order of their classes."""
         return np.frombuffer(base64.b64decode(self.confidences, validate=True), "<f4")
+
+    @property
+    def group(self) -> NDArray[np.int64] | None:
+        """The number of the group of each image, in the order of their classes; None if none is."""
+        if not self.groups:
+            return None
+        numbers = np.frombuffer(base64.b64decode(self.groups, validate=True), "<u4")
+        return numbers.astype(np.int64)
 
     @property
     def matrix(self) -> NDArray[np.int64]:

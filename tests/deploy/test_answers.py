@@ -76,6 +76,17 @@ def test_answers_are_read_as_they_were_written_and_without_pictures(answers, log
     assert (private.right, private.confused) == (answers.right, answers.confused)
 
 
+def test_groups_of_images_are_in_the_order_of_the_classes(logits):
+    data, rng = digits(), np.random.default_rng(0)
+    numbers = rng.choice([3, 70, 500, 9000], len(data.holdout))
+    grouped = replace(data, holdout=replace(data.holdout, groups=numbers))
+    own = find_answers(logits, grouped, pictures=False).group
+    expected = np.concatenate([numbers[data.holdout.labels == label] for label in range(10)])
+    assert np.array_equal(np.unique(expected)[own], expected)
+    single = replace(data, holdout=replace(data.holdout, groups=np.arange(len(numbers))))
+    assert find_answers(logits, single, pictures=False).group is None
+
+
 def test_photos_are_named_below_their_source():
     data = load_dataset(PHOTOS, image_size=48)
     train, holdout = (

@@ -1,5 +1,6 @@
 """Chains of networks: thresholds against an enumeration of all, latencies against closed forms."""
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -148,6 +149,19 @@ def test_halves_divide_the_images_of_each_class():
     balanced = random_answers(1, counts=(8, 1, 5), is_balanced=True).halves(seed=3)[0]
     parts = np.split(balanced.is_right[0], [4])
     assert balanced.accuracies[0] == pytest.approx(np.mean([part.mean() for part in parts]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_group_is_in_both_halves(seed):
+    """Frames of one video answer alike: thresholds chosen on some would be judged by the others."""
+    groups = np.random.default_rng(seed).integers(12, size=60)
+    answers = replace(random_answers(1, counts=(20, 25, 15)), groups=groups)
+    first, second = answers.halves(seed)
+    assert set(first.groups).isdisjoint(second.groups)
+    assert sorted([*first.groups, *second.groups]) == sorted(groups)
+    both = np.concatenate([first.confidences, second.confidences], axis=1)
+    assert sorted(map(tuple, both.T)) == sorted(map(tuple, answers.confidences.T))
+    assert first.counts.sum() == pytest.approx(30, abs=6)
 
 
 def test_gain_is_judged_by_the_exact_paired_test():
