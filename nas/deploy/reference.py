@@ -32,7 +32,8 @@ class FieldReference(Document):
 
     Attributes:
         weights_digest: digest of the weights.
-        accuracy: accuracy on these images.
+        accuracy: share of right answers to these images, by whatever metric the model is judged:
+            the mean of confidences estimates no other one.
         predicted: number of images that got each class.
         confidence, brightness, contrast, sharpness: of each image, see
             `nas.deploy.script_log.image_figures`; each sorted by itself.
@@ -83,7 +84,7 @@ def field_reference(
     values: list[Any] = [tuple(column) for column in in_order.T.tolist()]
     return FieldReference(
         weights_digest=weights_digest,
-        accuracy=data.score(classes, images.labels),
+        accuracy=float((classes == images.labels).mean()),
         predicted=tuple(np.bincount(classes, minlength=len(data.classes)).tolist()),
         confidence=values[0],
         **dict(zip(FIGURES, values[1:], strict=True)),

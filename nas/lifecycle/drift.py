@@ -135,7 +135,7 @@ class Drift(Document):
         measures: what was compared.
         unsure_reference, unsure: share of answers below the confidence of the model's threshold;
             None without a threshold.
-        accuracy: accuracy on the reference.
+        accuracy: share of right answers on the reference, see `FieldReference`.
         estimated_accuracy: what the accuracy is now, estimated from the confidences.
         uncertain: images whose label is worth most: those with the smallest confidence.
     """

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from nas.data import load_dataset
-from nas.deploy.reference import FieldReference
+from nas.data import ImageDataset, Images, load_dataset
+from nas.deploy.reference import FieldReference, field_reference
 from nas.deploy.script_log import append_line, image_figures
 from nas.errors import MeasurementError, RequestError
 from nas.lifecycle.drift import MEASURES, _holm, _psi, find_drift, measures, read_log, reference_of
@@ -190,6 +191,29 @@ def test_estimated_accuracy_follows_confidences(tmp_path):
         append_line(tmp_path / "log", line | dict.fromkeys(MEASURES[1:], 0.5))
     expected = own.accuracy - np.mean(own.confidence) + np.clip(lower, 0, 1).mean()
     assert find_drift(MODEL, tmp_path / "log").estimated_accuracy == pytest.approx(expected)
+
+
+def test_share_of_right_answers_is_estimated_where_classes_are_judged_alike(tmp_path):
+    """With other images of the same kind, the estimate is what a count of the answers gives.
+
+    The classes have 90% and 10% of the images, and 95% and 50% of these get right answers.
+    """
+    rng = np.random.default_rng(0)
+    labels = (rng.random(2000) < 0.1).astype(np.int64)
+    sure = np.where(labels == 0, 0.95, 0.5)
+    right = rng.random(2000) < sure
+    pixels = rng.integers(0, 256, (2000, 4, 4, 1), np.uint8)
+    logits = np.zeros((2000, 2))
+    logits[np.arange(2000), np.where(right, labels, 1 - labels)] = np.log(sure / (1 - sure)) + 1e-6
+    images = Images(pixels, labels)
+    data = ImageDataset(
+        "made-up", ("a", "b"), images, images, images, images, None, metric="balanced_accuracy"
+    )
+    model = SimpleNamespace(pixel_logits=lambda own: logits[: len(own)])
+    reference = field_reference(model, data, ("holdout",), "0" * 64)
+    assert reference.accuracy == pytest.approx(right.mean())
+    assert reference.accuracy == pytest.approx(np.mean(reference.confidence), abs=0.02)
+    assert data.score(logits.argmax(1), labels) == pytest.approx(0.72, abs=0.06)
 
 
 def test_unfinished_lines_and_unreadable_images_are_counted(tmp_path, test_images):
