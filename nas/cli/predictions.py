@@ -35,7 +35,7 @@ def to_json(
         "uncertain_dispatch": table.uncertain_dispatch,
         "macs": architecture.macs,
         "params": architecture.params,
-        "figures": _figures(table, architecture)[0],
+        "figures": _figures(table, architecture, prediction.batch)[0],
         "kernels": [_kernel_row(table, *each) for each in prediction.by_kernel()],
     }
 
@@ -94,7 +94,9 @@ def complete(
     return writable
 
 
-def _figures(table: LatencyTable, architecture: Architecture) -> tuple[Mapping[str, float], str]:
+def _figures(
+    table: LatencyTable, architecture: Architecture, batch: int
+) -> tuple[Mapping[str, float], str]:
     """Return the costs that table and runtime know beside latency, and why they are not known."""
     runtime = table.runtime
     if not runtime.figures:
@@ -104,14 +106,14 @@ def _figures(table: LatencyTable, architecture: Architecture) -> tuple[Mapping[s
         if not availability.usable:
             return {}, availability.reason
     try:
-        return table.figures(architecture.graph), ""
+        return table.figures(architecture.graph, batch), ""
     except (KernelError, MeasurementError) as error:
         return {}, error.message
 
 
-def _show_figures(table: LatencyTable, architecture: Architecture) -> None:
+def _show_figures(table: LatencyTable, architecture: Architecture, batch: int) -> None:
     known = table.runtime.figures
-    values, problem = _figures(table, architecture)
+    values, problem = _figures(table, architecture, batch)
     for figure in known:
         if figure.name in values:
             console.say(f"{figure.label}: {figure.scale * values[figure.name]:.4g}")
@@ -139,7 +141,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
         f"and their launches, {format_count(architecture.macs)} MACs"
         f"{' per image' if images else ''}"
     )
-    _show_figures(table, architecture)
+    _show_figures(table, architecture, batch)
     if prediction.basis != MEASURED:
         console.say(f"not all of it is measured; the rest is {prediction.basis}")
     costs_us: dict[str, float] = {}

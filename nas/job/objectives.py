@@ -144,7 +144,7 @@ class JobObjectives:
         if digest not in self._figures:
             try:
                 table = self._run.tables[self._run.dtype_of(architecture)]
-                self._figures[digest] = table.figures(architecture.graph)
+                self._figures[digest] = table.figures(architecture.graph, self._batch)
             except (KernelError, MeasurementError) as error:
                 return Infeasible(error.message)
         return float(self._figures[digest][name])

@@ -334,8 +334,12 @@ class LatencyTable:
         """
         return self.timed_record(kernel).latency_us or 0.0
 
-    def figures(self, graph: Graph) -> dict[str, float]:
+    def figures(self, graph: Graph, batch: int = 1) -> dict[str, float]:
         """Return the costs of a network beside its latency, by the names in `Runtime.figures`.
+
+        Args:
+            graph: the network.
+            batch: number of images at once, whose kernels are added up.
 
         Raises:
             MissingKernelError: a kernel of the network is not in the table, or has no value of a
@@ -343,15 +347,15 @@ class LatencyTable:
             FailedKernelError: a kernel of the network could not be timed.
             MeasurementError: the device cannot run the network.
         """
-        return {**self.runtime.network_figures(graph), **self.kernel_figures(graph)}
+        return {**self.runtime.network_figures(graph), **self.kernel_figures(graph, batch)}
 
-    def kernel_figures(self, graph: Graph) -> dict[str, float]:
+    def kernel_figures(self, graph: Graph, batch: int = 1) -> dict[str, float]:
         """Return the sums of `Runtime.kernel_figures` over the kernels of a network, by name.
 
         Raises:
             MissingKernelError, FailedKernelError: see `figures`.
         """
-        kernels = self.runtime.kernels(graph) if self.runtime.kernel_figures else []
+        kernels = self.runtime.kernels(graph, batch) if self.runtime.kernel_figures else []
         return {
             figure.name: sum(self._kernel_figure(kernel, figure.name) for kernel in kernels)
             for figure in self.runtime.kernel_figures

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from nas.figures import Figure
 from nas.latency import LatencyTable, open_runtime
+from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
 from tests.cli.small_table import (
     HEAD,
@@ -17,6 +19,7 @@ from tests.cli.small_table import (
     write_table,
 )
 from tests.commands import document
+from tests.latency.fake_runtime import FakeRuntime
 
 
 @pytest.fixture
@@ -58,6 +61,21 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
         "corrected by the table's calibration on whole networks; without it 0.0375 ms",
     ):
         assert words in text
+
+
+def test_figures_of_kernels_are_those_of_the_batch(arguments, tmp_path, invoke, monkeypatch):
+    """The table has no kernel of single images."""
+    monkeypatch.setattr(TvmRuntime, "kernel_figures", (Figure("energy_uj", "energy, uJ"),))
+    texts = [each.text for each in FakeRuntime().kernels(load_space("small.py").largest.graph, 4)]
+    assert set(texts).isdisjoint((STEM, POOL, HEAD))
+    costs = [
+        kernel(text, 1.0).model_copy(update={"schedule": {"energy_uj": energy}})
+        for text, energy in zip(texts, (40.0, 8.0, 5.0), strict=True)
+    ]
+    write_table(tmp_path / "mine.jsonl", *dispatch(), *costs)
+    shown = document(invoke(*arguments, "--batch", 4, "--json"))
+    assert (shown["batch"], shown["figures"]) == (4, {"energy_uj": 53.0})
+    assert "\nenergy, uJ: 53\n" in invoke(*arguments, "--batch", 4).stdout
 
 
 @pytest.mark.slow

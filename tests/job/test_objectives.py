@@ -12,10 +12,12 @@ from nas import job as jobs
 from nas.errors import InfeasibleError, MissingKernelError, TableError
 from nas.figures import Figure
 from nas.graph import Graph
-from nas.job import load_job
+from nas.job import load_job, stages
 from nas.job.folder import claim
+from nas.job.objectives import JobObjectives
 from nas.job.settings import with_options
 from nas.kernels import fusion
+from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -31,7 +33,8 @@ from tests.job.runs import (
     read_completed_trials,
     read_trials,
 )
-from tests.latency.fake_runtime import FakeRuntime
+from tests.latency.fake_runtime import FakeRuntime, latency_us
+from tests.mini_job import write_job
 
 ENERGY = Figure("energy_uj", "energy, uJ")
 
@@ -132,6 +135,36 @@ def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, jo
     done = done.assign(error=lambda table: 1 - candidates.score(table))
     expected = front_digests(done, "predicted_us", "energy_uj", "error")
     assert {trial.digest for trial in result.front} == expected == front_of_report()
+
+
+def test_figure_of_kernels_is_that_of_the_batch_of_the_job(job_folder, fake_device, monkeypatch):
+    monkeypatch.setattr(TvmRuntime, "kernel_figures", (ENERGY,))
+    monkeypatch.setattr(FakeRuntime, "time_kernel", with_energy)
+    monkeypatch.setattr(
+        FakeRuntime, "retime_kernel", lambda own, kernel, _: own.time_kernel(kernel)[1]
+    )
+    path = write_job(job_folder, spaces=("squeeze",), extra="\n[device]\nbatch = 4\n")
+    job = with_options(load_job(path), search={"also_minimize": ("energy_uj",)})
+    with claim(OUT, job) as run:
+        stages.open_data(run)
+        stages.open_device(run)
+        stages.build_latency_table(run)
+        (energy,) = (each for each in JobObjectives(run, {}).all() if each.name == "energy_uj")
+        network = run.spaces["squeeze"].largest
+        # No kernel of single images is in the table.
+        timed = [Kernel.parse(each.name) for each in run.table.records("kernel")]
+        assert {kernel.batch for kernel in timed} == {4}
+        kernels = fusion.kernels(network.graph, 4, fuse_expansions=True)
+        assert energy.score([network]) == [sum(map(energy_of, kernels))]
+
+
+def energy_of(kernel: Kernel) -> float:
+    return 1.0 + kernel.macs % 97
+
+
+def with_energy(runtime: FakeRuntime, kernel: Kernel) -> tuple[dict[str, object], Timing]:
+    schedule = {"tile": 1, "energy_uj": energy_of(kernel)}
+    return schedule, Timing((latency_us(kernel),) * 10)
 
 
 def test_figure_that_a_kernel_lacks_is_an_error_that_names_it(
