@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +43,8 @@ MAX_JOINED_GROUPS = 3
 MAX_COMPARED = 100_000
 """Most images of which all pairs are compared, in less than a minute on two cores. Of larger sets
 only those pairs are, of which one image scores networks."""
+
+_DIGEST_BYTES = 32
 
 _SIDE = 8
 _REFERENCES = 3000
@@ -79,19 +80,45 @@ def cached_duplicates(
     """Return what `find_duplicates` finds, from a file after the first time.
 
     Args:
-        cache: file, which is written if it is missing or damaged; None for no file.
+        cache: file, which is written if it is missing or damaged; None for no file. Where
+            `is_scored` matters, its digest is added to the name.
         pixels, is_scored, progress: see `find_duplicates`.
     """
-    if cache is not None:
-        with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(cache) as stored:
-            return Duplicates(stored["exact"], stored["near"])
+    if cache is not None and is_scored is not None and len(pixels) > MAX_COMPARED:
+        scored = hashlib.sha256(np.packbits(is_scored).data).hexdigest()[:16]
+        cache = cache.with_name(f"{cache.stem}-{scored}{cache.suffix}")
+    stored = None if cache is None else _read(cache)
+    if stored is not None:
+        return stored
     duplicates = find_duplicates(pixels, is_scored, progress)
     if cache is not None:
         with suppress(OSError):
-            content = io.BytesIO()
-            np.savez_compressed(content, exact=duplicates.exact, near=duplicates.near)
-            files.replace(cache, content.getvalue())
+            _write(cache, duplicates)
     return duplicates
+
+
+def _read(cache: Path) -> Duplicates | None:
+    """Return the duplicates in a file; None if it is missing or damaged.
+
+    The digest is compared first: damaged arrays make NumPy raise nearly anything.
+    """
+    try:
+        content = cache.read_bytes()
+    except OSError:
+        return None
+    arrays, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(arrays).digest() != digest:
+        return None
+    with np.load(io.BytesIO(arrays)) as stored:
+        return Duplicates(stored["exact"], stored["near"])
+
+
+def _write(cache: Path, duplicates: Duplicates) -> None:
+    """Replace a file by the arrays of duplicates and the digest of these."""
+    content = io.BytesIO()
+    np.savez_compressed(content, exact=duplicates.exact, near=duplicates.near)
+    digest = hashlib.sha256(content.getbuffer()).digest()
+    files.replace(cache, content.getvalue() + digest)
 
 
 def find_duplicates(

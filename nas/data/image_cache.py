@@ -35,8 +35,8 @@ _CHUNK_BYTES = 1 << 26
 
 _SUFFIX = ".images"
 
-DUPLICATES_SUFFIX = ".duplicates.npz"
-"""End of the name of the file beside cached images that has their duplicates."""
+_DUPLICATES_SUFFIX = ".duplicates"
+"""End of the names of the files beside cached images that have their duplicates."""
 
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
@@ -191,6 +191,17 @@ def cache_path(source: Source, size: int, background: str = "#ffffff") -> Path |
     return folder / f"{key}{_SUFFIX}"
 
 
+def duplicates_path(images: Path, *content: object) -> Path:
+    """Return the path of the file with the duplicates among cached images.
+
+    Args:
+        images: Path of the cached images, which depends on the files of their source.
+        content: What else the images depend on, such as `ImageRecord.files`.
+    """
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return images.with_name(f"{images.stem}-{key}{_DUPLICATES_SUFFIX}")
+
+
 def file_state(path: Path) -> str:
     """Return a text that changes when a file is changed, created or removed."""
     try:
@@ -336,7 +347,8 @@ def _evict_least_recently_used(folder: Path) -> None:
         by_last_use = sorted(cached, key=lambda path: path.stat().st_mtime)
         for path in by_last_use[:-MAX_CACHED_DATASETS]:
             path.unlink(missing_ok=True)
-            path.with_suffix(DUPLICATES_SUFFIX).unlink(missing_ok=True)
+            for file in folder.glob(f"{path.stem}*{_DUPLICATES_SUFFIX}"):
+                file.unlink(missing_ok=True)
 
 
 def iter_chunks(pixels: Pixels) -> Iterator[np.ndarray]:

@@ -141,7 +141,7 @@ def load_dataset(
     _warn_about_similar_names(opened.name, classes)
     duplicates_file = None
     if write_cache and (cache := image_cache.cache_path(opened, size, colour)) is not None:
-        duplicates_file = cache.with_suffix(image_cache.DUPLICATES_SUFFIX)
+        duplicates_file = image_cache.duplicates_path(cache, record.files)
     splits = np.array(record.splits)
     groups = groups_of(record.groups, record.locations)
     if on_duplicate == "group":

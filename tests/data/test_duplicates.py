@@ -104,9 +104,24 @@ def test_found_duplicates_are_kept_and_a_damaged_file_is_replaced(photos, tmp_pa
     cache = tmp_path / "found.npz"
     first = cached_duplicates(cache, pixels)
     assert cached_duplicates(cache, pixels[:0]).exact.tolist() == first.exact.tolist() != []
-    cache.write_bytes(b"PK damaged")
-    assert cached_duplicates(cache, pixels).exact.tolist() == first.exact.tolist()
-    assert cached_duplicates(cache, pixels[:0]).exact.tolist() == first.exact.tolist()
+    content = cache.read_bytes()
+    half = len(content) // 2
+    noise = np.random.default_rng(0).bytes(8)
+    damaged = [content[:at] for at in (0, 1, 40, half, len(content) - 1)]
+    damaged += [content[:at] + noise + content[at + 8 :] for at in (4, 60, half)]
+    for each in (b"PK damaged", *damaged):
+        cache.write_bytes(each)
+        assert cached_duplicates(cache, pixels).exact.tolist() == first.exact.tolist()
+        assert cached_duplicates(cache, pixels[:0]).exact.tolist() == first.exact.tolist()
+
+
+def test_pairs_of_many_images_are_kept_by_what_is_scored(photos, tmp_path, monkeypatch):
+    pixels = np.concatenate([photos, np.stack([brighter(photos[2]), brighter(photos[9])])])
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 10)
+    for at, other in ((0, 2), (1, 9), (0, 2)):
+        is_scored = np.arange(len(pixels)) == len(photos) + at
+        found = cached_duplicates(tmp_path / "found", pixels, is_scored)
+        assert [other, len(photos) + at] in found.near.tolist()
 
 
 def star(count, centre=0):
