@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from nas.data.dataset import IMBALANCED, PART_NAMES, ImageDataset, Inventory
+from nas.data.duplicates import Duplicates
 from nas.display.progress import Advance
+from nas.errors import DataError
 
 FEW_IMAGES = 10
 """A class with fewer images than this can hardly be learned or judged."""
@@ -38,9 +40,9 @@ class DuplicatePair:
 
     @property
     def is_harmful(self) -> bool:
-        """Whether they are in two parts, or of two classes."""
-        are_parted = self.parts[0] != self.parts[1] and "left out" not in self.parts
-        return are_parted or self.classes[0] != self.classes[1]
+        """Whether they are in two parts, or of two classes; what is left out harms nothing."""
+        is_alike = self.parts[0] == self.parts[1] and self.classes[0] == self.classes[1]
+        return not is_alike and "left out" not in self.parts
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck
     inventory = data.inventory
     if inventory is None:
         raise ValueError("the dataset was not loaded from a source")
-    duplicates = inventory.duplicates(progress)
+    duplicates = _with_used_first(inventory.duplicates(progress), inventory.parts)
     pairs = [
         *_pairs(data, inventory, duplicates.exact, is_exact=True),
         *_pairs(data, inventory, duplicates.near, is_exact=False),
@@ -174,10 +176,46 @@ def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck
         },
         exact=len(duplicates.exact),
         near=len(duplicates.near),
-        conflicts=sum(each.classes[0] != each.classes[1] for each in pairs),
+        conflicts=sum(each.is_harmful and len(set(each.classes)) > 1 for each in pairs),
         examples=tuple(sorted(pairs, key=lambda each: not each.is_harmful)[:MAX_EXAMPLES]),
         are_duplicates_grouped=inventory.are_duplicates_grouped,
     )
+
+
+def require_no_duplicates(data: ImageDataset) -> None:
+    """Raise DataError for duplicates in two parts or of two classes of a loaded dataset."""
+    for pair in check_data(data).examples[:1]:  # Harmful ones are first.
+        if pair.is_harmful:
+            reason = "two parts" if pair.parts[0] != pair.parts[1] else "two classes"
+            raise DataError(
+                f"{data.source} has duplicates in {reason}, such as {pair.first} and "
+                f"{pair.second}.",
+                remedy='Remove them (`nas data` lists them), or set on_duplicate = "group".',
+            )
+
+
+def _with_used_first(duplicates: Duplicates, parts: np.ndarray) -> Duplicates:
+    """Return duplicates in which a training image stands for all that equal it.
+
+    Without one, another image stands for them; one that is left out only if all are.
+
+    Args:
+        duplicates: duplicates, of which the first of equal images stands for all.
+        parts: part of each image.
+    """
+    rank = np.select(
+        [parts == each for each in PART_NAMES], range(len(PART_NAMES)), len(PART_NAMES)
+    )
+    first = np.arange(len(parts))
+    first[duplicates.exact[:, 1]] = duplicates.exact[:, 0]
+    order = np.argsort(rank, kind="stable")
+    originals, at = np.unique(first[order], return_index=True)
+    chosen = np.arange(len(parts))
+    chosen[originals] = order[at]
+    stands_for = chosen[first]
+    others = np.flatnonzero(stands_for != np.arange(len(parts)))
+    near = np.unique(np.sort(stands_for[duplicates.near], axis=1), axis=0)
+    return Duplicates(np.stack([stands_for[others], others], axis=1), near)
 
 
 def _pairs(

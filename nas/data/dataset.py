@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.data.division import divide_groups
 from nas.data.duplicates import Duplicates, cached_duplicates
-from nas.data.image_cache import ExampleFile, Pixels, iter_chunks
+from nas.data.image_cache import ExampleFile, Pixels, iter_chunks, joined_pixels
 from nas.data.sources import printable_line
 from nas.data.splits import MIN_PART_IMAGES, SUFFICIENT_IMAGES
 from nas.display.progress import Advance
@@ -77,7 +77,7 @@ class Images:
 
 
 def joined(parts: Sequence[Images]) -> Images:
-    """Return the images of several parts, one after the other, as a copy in memory."""
+    """Return the images of several parts, one after the other; see `joined_pixels`."""
     known = [each.groups for each in parts if each.groups is not None]
     free = 1 + max((int(each.max(initial=0)) for each in known), default=0)
     numbers = []
@@ -85,7 +85,7 @@ def joined(parts: Sequence[Images]) -> Images:
         numbers.append(np.arange(free, free + len(each)) if each.groups is None else each.groups)
         free += len(each)
     return Images(
-        np.concatenate([each.pixels[:] for each in parts]),
+        joined_pixels([each.pixels for each in parts]),
         np.concatenate([each.labels for each in parts]),
         np.concatenate(numbers),
     )
@@ -93,7 +93,7 @@ def joined(parts: Sequence[Images]) -> Images:
 
 @dataclass(frozen=True, eq=False)
 class Inventory:
-    """All images of a source that can be used, in its order.
+    """All images of a source that can be used, in its order, and behind them further ones.
 
     Attributes:
         images: The images with their labels; the pixels of a large set stay on disk.
@@ -114,7 +114,7 @@ class Inventory:
 
     def duplicates(self, progress: Advance | None = None) -> Duplicates:
         """Return the duplicates among the images; looked for once, and then read from the cache."""
-        is_scored = self.parts != "train"
+        is_scored = ~np.isin(self.parts, ["train", "left out"])
         return cached_duplicates(self.cache, self.images.pixels, is_scored, progress)
 
 
@@ -254,7 +254,9 @@ class ImageDataset:
     def part(self, *names: Part) -> Images:
         """Return a part that training and search may read, or several such parts, one by one.
 
-        Several are a copy in memory. Raises RequestError for the name of another part.
+        Several are a copy in memory unless they are on disk.
+
+        Raises RequestError for the name of another part.
         """
         for name in names:
             if name not in ("train", "search", "holdout"):

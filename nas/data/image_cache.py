@@ -11,12 +11,13 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from nas import files
@@ -42,21 +43,26 @@ _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
 
 
-class PixelsOnDisk:
-    """A selection of the images of an array on disk, each read when it is indexed.
+class SelectedPixels:
+    """A selection of the images of some arrays, in memory or on disk, each read when it is indexed.
 
     Args:
-        stored: Array of images, `m x height x width x channels` (uint8).
-        positions: Positions in `stored` of the selected images, `n`.
+        arrays: Arrays of images, `m x height x width x 1` or `3` (uint8).
+        positions: Positions of the selected images, `n`, counted over all arrays.
+        channels: Channels of the selection, to which the images are converted.
     """
 
-    def __init__(self, stored: np.ndarray, positions: np.ndarray) -> None:
-        self._stored, self._positions = stored, positions
+    def __init__(
+        self, arrays: Sequence[np.ndarray], positions: np.ndarray, channels: int | None = None
+    ) -> None:
+        self.arrays, self.positions = tuple(arrays), positions
+        self._ends = np.cumsum([len(each) for each in arrays])
+        self._channels = channels or arrays[0].shape[3]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the selection, `n x height x width x channels`."""
-        return (len(self._positions), *self._stored.shape[1:])
+        return (len(self.positions), *self.arrays[0].shape[1:3], self._channels)
 
     @property
     def nbytes(self) -> int:
@@ -64,14 +70,64 @@ class PixelsOnDisk:
         return int(np.prod(self.shape))
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self.positions)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        return np.asarray(self._stored[self._positions[index]])
+        chosen = self.positions[index]
+        pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        array_of = np.searchsorted(self._ends, chosen, side="right")
+        for at in np.unique(array_of).tolist():
+            own, stored = array_of == at, self.arrays[at]
+            first = self._ends[at] - len(stored)
+            pixels[own] = with_channels(stored[chosen[own] - first], self._channels)
+        return pixels
 
 
-Pixels = np.ndarray | PixelsOnDisk
+Pixels = np.ndarray | SelectedPixels
 """Images `n x height x width x channels` (uint8), in memory or on disk."""
+
+
+def select(pixels: np.ndarray, positions: np.ndarray) -> Pixels:
+    """Return some images of an array; images on disk stay there."""
+    return SelectedPixels([pixels], positions) if is_on_disk(pixels) else pixels[positions]
+
+
+def joined_pixels(parts: Sequence[Pixels]) -> Pixels:
+    """Return the images of several parts, one after the other, with the channels of the first.
+
+    They are a copy in memory, unless some of them are on disk, where they stay.
+    """
+    channels = parts[0].shape[3]
+    if not any(map(is_on_disk, parts)):
+        return np.concatenate([with_channels(each[:], channels) for each in parts])
+    return view_of(parts)
+
+
+def view_of(parts: Sequence[Pixels]) -> SelectedPixels:
+    """Return the images of several parts as `joined_pixels` does, none of them copied."""
+    arrays: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    first = 0
+    for each in parts:
+        is_selection = isinstance(each, SelectedPixels)
+        positions.append(first + (each.positions if is_selection else np.arange(len(each))))
+        arrays += each.arrays if is_selection else [each]
+        first = sum(map(len, arrays))
+    return SelectedPixels(arrays, np.concatenate(positions), parts[0].shape[3])
+
+
+def is_on_disk(pixels: Pixels) -> bool:
+    """Return whether some of the images are on disk."""
+    arrays = pixels.arrays if isinstance(pixels, SelectedPixels) else (pixels,)
+    return any(isinstance(each, np.memmap) for each in arrays)
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Return images with 1 channel or 3, `n x height x width x channels` (uint8)."""
+    if channels == 1 and pixels.shape[3] == 3:
+        grey = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels]
+        return np.stack(grey)[..., None]
+    return np.broadcast_to(pixels, (*pixels.shape[:3], channels))
 
 
 class ExampleFile(BaseModel):

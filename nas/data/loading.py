@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +12,7 @@ import numpy as np
 from PIL import ImageColor
 
 from nas.data import image_cache
+from nas.data.check import require_no_duplicates
 from nas.data.dataset import (
     IMBALANCED,
     PART_NAMES,
@@ -22,15 +20,20 @@ from nas.data.dataset import (
     Images,
     Inventory,
     Metric,
-    count_text,
-    joined,
 )
-from nas.data.decoding import decode, remedy_for
+from nas.data.decoding import decode
 from nas.data.duplicates import cached_duplicates, joining_pairs
-from nas.data.image_cache import ImageRecord, Pixels, PixelsOnDisk, iter_chunks
-from nas.data.sources import ClassFolders, Source, open_source, printable_line
+from nas.data.further import read_further, with_further
+from nas.data.image_cache import ImageRecord, select
+from nas.data.labels import (
+    bad_images_error,
+    count_by_class,
+    number_classes,
+    warn_about_similar_names,
+)
+from nas.data.sources import ClassFolders, Source, open_source
 from nas.data.splits import groups_of, split_images
-from nas.data.unlabelled import decode_unlabelled, open_unlabelled, with_channels
+from nas.data.unlabelled import decode_unlabelled, open_unlabelled
 from nas.display.progress import Advance
 from nas.errors import DataError
 from nas.files.names import require_choice
@@ -38,8 +41,6 @@ from nas.files.names import require_choice
 OnBadImage = Literal["fail", "skip"]
 
 OnDuplicate = Literal["warn", "group", "fail"]
-
-_NO_LABEL = "no label"
 
 
 def load_dataset(
@@ -93,7 +94,7 @@ def load_dataset(
         background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
         extra: Further folders of images of these classes, such as labelled ones from the field. All
             of their images are for training; the other parts stay as they are without them. Images
-            that are in another part, too, are left out.
+            that are in another part, too, or whose group is, are left out.
         unknown: Folder of images of no class, which are no part of the digest. They tell how many
             such images a trained network would answer.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or a function that
@@ -134,11 +135,11 @@ def load_dataset(
         decoded = decode(opened, size, report, background=colour, write_cache=write_cache)
     record = decoded.record
     _warn_about_silhouettes(opened, record, background)
-    classes, labels, bad_labels = _number_classes(opened, record)
-    skipped_by_class = _count_by_class(classes, bad_labels)
+    classes, labels, bad_labels = number_classes(opened, record)
+    skipped_by_class = count_by_class(classes, bad_labels)
     if record.bad and on_bad_image == "fail":
-        raise _bad_images_error(record, skipped_by_class)
-    _warn_about_similar_names(opened.name, classes)
+        raise bad_images_error(record, skipped_by_class)
+    warn_about_similar_names(opened.name, classes)
     duplicates_file = None
     if write_cache and (cache := image_cache.cache_path(opened, size, colour)) is not None:
         duplicates_file = image_cache.duplicates_path(cache, record.files)
@@ -159,10 +160,8 @@ def load_dataset(
         duplicates_file,
         are_duplicates_grouped=on_duplicate == "group",
     )
-    if on_duplicate == "fail":
-        _require_no_duplicates(opened.name, inventory)
     train, search, holdout, test = (
-        Images(_select(decoded.pixels, positions), labels[positions], groups.numbers[positions])
+        Images(select(decoded.pixels, positions), labels[positions], groups.numbers[positions])
         for positions in parts
     )
     data = ImageDataset(
@@ -182,90 +181,24 @@ def load_dataset(
         metric=_metric(train, classes) if metric == "auto" else metric,
     )
     if extra:
-        sources = [open_source(folder, class_folders, group) for folder in extra]
-        data = _with_extra(data, sources, on_bad_image, write_cache=write_cache)
+        further = [
+            read_further(
+                data,
+                open_source(folder, class_folders, group),
+                skips_bad=on_bad_image == "skip",
+                write_cache=write_cache,
+            )
+            for folder in extra
+        ]
+        data = with_further(data, inventory, record.groups, further)
+    if on_duplicate == "fail":
+        require_no_duplicates(data)
     if unlabelled is None:
         return data
     pixels = decode_unlabelled(
         unlabelled, data.image_size, data.channels, colour, write_cache=write_cache
     )
     return replace(data, unknown=pixels)
-
-
-def _with_extra(
-    data: ImageDataset, sources: Iterable[Source], on_bad_image: OnBadImage, *, write_cache: bool
-) -> ImageDataset:
-    """Return a dataset whose training images are followed by those of other sources.
-
-    Raises the errors of `_further_images`.
-    """
-    judging = {
-        image_digest
-        for part in (data.search, data.holdout, data.test)
-        for image_digest in _digests(part.pixels)
-    }
-    train = [data.train]
-    for source in sources:
-        train += [_further_images(data, source, judging, on_bad_image, write_cache=write_cache)]
-    return replace(data, train=joined(train))
-
-
-def _digests(pixels: Pixels) -> list[bytes]:
-    """Return the digest of the pixels of each image."""
-    return [
-        hashlib.sha256(image.tobytes()).digest() for chunk in iter_chunks(pixels) for image in chunk
-    ]
-
-
-def _further_images(
-    data: ImageDataset,
-    source: Source,
-    judging: Container[bytes],
-    on_bad_image: OnBadImage,
-    *,
-    write_cache: bool,
-) -> Images:
-    """Return the images of a source of further images, with the labels of a dataset.
-
-    Images whose digests are among `judging` are left out.
-
-    Raises:
-        DataError: The source has another class, or images that cannot be used.
-    """
-    decoded = decode(source, data.image_size, background=data.background, write_cache=write_cache)
-    record = decoded.record
-    classes, labels, bad_labels = _number_classes(source, record)
-    if record.bad and on_bad_image == "fail":
-        raise _bad_images_error(record, _count_by_class(classes, bad_labels))
-    position = {name: label for label, name in enumerate(data.classes)}
-    if others := [name for name in classes if name not in position]:
-        raise DataError(
-            f"The further images in {source.name} have the class {printable_line(others[0])}, "
-            f"which {data.source} does not have.",
-            remedy=f"Its classes are {count_text(data.class_counts)}.",
-        )
-    pixels = with_channels(np.asarray(decoded.pixels), data.channels)
-    is_new = np.array([each not in judging for each in _digests(pixels)], bool)
-    if not is_new.all():
-        warnings.warn(
-            f"{np.sum(~is_new)} of {len(pixels)} further images in {source.name} are left out: "
-            "they are among the images that judge networks.",
-            stacklevel=4,
-        )
-    own = np.array([position[name] for name in classes], np.int64)[labels[is_new]]
-    return Images(pixels[is_new], own)
-
-
-def _bad_images_error(record: ImageRecord, by_class: Mapping[str, int]) -> DataError:
-    """Return the error for images that cannot be used, given their number by class."""
-    bad = record.bad
-    remedy = f'{remedy_for(bad)} Replace them, move them away, or set on_bad_image = "skip".'
-    return DataError(
-        f"{len(bad)} of {len(bad) + len(record.labels)} images cannot be used: "
-        f"{count_text(by_class)}. {'They are' if len(bad) <= 3 else 'The first three are'} "
-        f"{'; '.join(bad[:3])}.",
-        remedy=remedy.lstrip(),
-    )
 
 
 def _metric(train: Images, classes: Sequence[str]) -> Metric:
@@ -307,91 +240,9 @@ def _warn_about_silhouettes(source: Source, record: ImageRecord, background: str
     )
 
 
-def _select(pixels: np.ndarray, positions: np.ndarray) -> Pixels:
-    """Return some images of an array; images on disk stay there."""
-    return PixelsOnDisk(pixels, positions) if isinstance(pixels, np.memmap) else pixels[positions]
-
-
-def _number_classes(
-    source: Source, record: ImageRecord
-) -> tuple[tuple[str, ...], np.ndarray, list[int | None]]:
-    """Return the class names, and the position among them of each image that can be used, and not.
-
-    A class without an image that can be used is still a class. Names that are equal in the Unicode
-    form NFC are one class, because systems write accents in different forms.
-
-    Raises:
-        DataError: A label has no class name, or a class name is not one line of text.
-    """
-    if source.classes is not None:
-        unknown = set(record.label_values) - set(range(len(source.classes)))
-        if unknown:
-            raise DataError(
-                f"{source.name} has label {min(unknown, key=str)}, but only {len(source.classes)} "
-                "class names.",
-                remedy="Correct the labels or the names.",
-            )
-        name_of: dict[int | str, str] = dict(enumerate(source.classes))
-    else:
-        name_of = {value: str(value) for value in record.label_values}
-    name_of = {value: unicodedata.normalize("NFC", name) for value, name in name_of.items()}
-    if any(isinstance(value, str) for value in name_of):
-        classes = tuple(sorted(set(name_of.values())))
-    else:
-        classes = tuple(dict.fromkeys(name_of.values()))
-    label_of = {name: label for label, name in enumerate(classes)}
-    position = {value: label_of[name] for value, name in name_of.items()}
-    labels = np.array([position[label] for label in record.labels], np.int64)
-    bad_labels = [None if label is None else position[label] for label in record.bad_labels]
-    for name in classes:
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-            raise DataError(
-                f"{source.name} has the class name {name!a}, which has control characters or "
-                "is not valid UTF-8.",
-                remedy="Rename the class.",
-            )
-    return classes, labels, bad_labels
-
-
-def _count_by_class(classes: tuple[str, ...], labels: Iterable[int | None]) -> dict[str, int]:
-    """Return the number of labels of each class that has any, and of those that are missing."""
-    counts = Counter(labels)
-    missing = {_NO_LABEL: counts[None]} if counts[None] else {}
-    return {name: counts[i] for i, name in enumerate(classes) if counts[i]} | missing
-
-
-def _warn_about_similar_names(source: str, classes: tuple[str, ...]) -> None:
-    """Warn of class names that differ only in case or in blanks."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in classes:
-        alike["".join(name.split()).casefold()].append(name)
-    groups = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
-    if groups:
-        warnings.warn(
-            f"Class names in {source} differ only in case or blanks: "
-            f"{printable_line('; '.join(groups))}. They are different classes; rename them if they "
-            "are meant to be one.",
-            stacklevel=3,
-        )
-
-
 def _part_of_each(count: int, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return the name of the part of each image."""
     names = np.full(count, "left out")
     for name, positions in zip(PART_NAMES, parts, strict=True):
         names[positions] = name
     return names
-
-
-def _require_no_duplicates(source: str, inventory: Inventory) -> None:
-    """Raise DataError for duplicates in two parts or of two classes."""
-    for first, second in inventory.duplicates().pairs:
-        parts = inventory.parts[[first, second]]
-        labels = inventory.images.labels[[first, second]]
-        if parts[0] != parts[1] or labels[0] != labels[1]:
-            reason = "two parts" if parts[0] != parts[1] else "two classes"
-            raise DataError(
-                f"{source} has duplicates in {reason}, such as {inventory.locations[first]} and "
-                f"{inventory.locations[second]}.",
-                remedy='Remove them (`nas data` lists them), or set on_duplicate = "group".',
-            )

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from nas.data.decoding import decode
+from nas.data.image_cache import with_channels
 from nas.data.sources import Sample, Source, printable_line
 from nas.data.sources.tree import is_image_file, list_tree
 from nas.errors import DataError
@@ -69,11 +69,3 @@ def decode_unlabelled(
         decode(source, image_size, background=background, write_cache=write_cache).pixels
     )
     return with_channels(pixels, channels)
-
-
-def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Return images with 1 channel or 3, `n x height x width x channels` (uint8)."""
-    if channels == 1 and pixels.shape[3] == 3:
-        grey = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels]
-        return np.stack(grey)[..., None]
-    return np.broadcast_to(pixels, (*pixels.shape[:3], channels))

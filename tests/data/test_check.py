@@ -66,6 +66,44 @@ def test_duplicates_are_refused_if_the_job_says_so(photos):
         load_dataset(photos, image_size=SIDE, on_duplicate="fail")
 
 
+def test_duplicates_of_what_is_left_out_are_allowed(tmp_path):
+    """The first photo of a train folder is in the test folder, too, and so is its group."""
+    rng = np.random.default_rng(0)
+    for folder, count in (("train", 12), ("test", 2)):
+        for name in ("ant", "bee"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / name / f"{name}{index}.png")
+    for name in ("ant", "bee"):
+        (tmp_path / "train" / name / f"{name}0.png").write_bytes(
+            (tmp_path / "test" / name / f"{name}0.png").read_bytes()
+        )
+    options = {"image_size": 8, "group": r"([a-z]+\d+)\."}
+    data = load_dataset(tmp_path, on_duplicate="fail", **options)
+    assert (data.inventory.parts == "left out").sum() == 4
+    # Of three equal images, the first is left out; the others are in two parts.
+    content = (tmp_path / "test" / "ant" / "ant0.png").read_bytes()
+    (tmp_path / "train" / "ant" / "other.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"in two parts, such as .*other\.png and .*ant0\.png"):
+        load_dataset(tmp_path, on_duplicate="fail", **options)
+
+
+def test_every_copy_of_a_training_image_is_counted(tmp_path):
+    """The first of three equal images is a test image, and so is the last."""
+    rng = np.random.default_rng(0)
+    for folder, count in (("test", 3), ("train", 12)):
+        for name in ("ant", "bee"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / name / f"{index}.png")
+    content = (tmp_path / "train" / "ant" / "0.png").read_bytes()
+    for place in ("ant/0.png", "ant/2.png"):
+        (tmp_path / "test" / place).write_bytes(content)
+    assert check_data(load_dataset(tmp_path, image_size=8)).leaked["test"] == 2
+
+
 def test_images_of_one_group_are_on_one_side(photos):
     data = load_dataset(photos, image_size=SIDE, group=r"([a-z]+\d+)_")
     parts, locations = data.inventory.parts, data.inventory.locations

@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 
 from nas.data import decoding, image_cache, image_reading, load_dataset
 from nas.data.decoding import decode
-from nas.data.image_cache import PixelsOnDisk, cache_folder, cache_path
+from nas.data.image_cache import SelectedPixels, cache_folder, cache_path
 from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Sample, Source, open_source
 from nas.errors import DataError
@@ -202,7 +202,7 @@ def test_images_on_disk_equal_those_in_memory(tmp_path, empty_cache, monkeypatch
     first = load_dataset(images, image_size=8, on_bad_image="skip")
     again = load_dataset(images, image_size=8, on_bad_image="skip", progress=pytest.fail)
     for on_disk in (first, again):
-        assert isinstance(on_disk.train.pixels, PixelsOnDisk)
+        assert isinstance(on_disk.train.pixels, SelectedPixels)
         assert on_disk.train.pixels.shape == in_memory.train.pixels.shape
         assert on_disk.train.pixels.nbytes == in_memory.train.pixels.nbytes
         assert on_disk.digest == in_memory.digest

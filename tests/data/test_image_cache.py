@@ -13,7 +13,7 @@ from PIL import Image
 
 from nas import files
 from nas.data import decoding, image_cache, load_dataset
-from nas.data.image_cache import PixelsOnDisk, cache_folder
+from nas.data.image_cache import SelectedPixels, cache_folder
 from nas.data.sources import open_source
 from nas.errors import DataError
 from tests.data.folders import add_classes
@@ -151,7 +151,7 @@ def test_images_are_not_cached_without_a_home_folder(
     with pytest.warns(UserWarning, match="no home folder.*XDG_CACHE_HOME"):
         data = load_dataset(photos, image_size=SIZE, on_bad_image="skip")
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert isinstance(data.train.pixels, PixelsOnDisk) == (location == "disk")
+    assert isinstance(data.train.pixels, SelectedPixels) == (location == "disk")
     reds = [int(value) for part in (data.train, data.test) for value in part.pixels[:][:, 0, 0, 0]]
     assert set(reds) < {*range(6), *range(50, 56)}
     assert len(data.digest) == 16
