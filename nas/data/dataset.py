@@ -98,7 +98,7 @@ class Inventory:
     Attributes:
         images: The images with their labels; the pixels of a large set stay on disk.
         parts: Part of each image, `n`; "left out" for one that would be on two sides of a split.
-        locations: Where each image is, for messages.
+        locations: Where each image is below its source, for messages and records.
         sizes: Width and height of each image before it was scaled, `n x 2`.
         cache: File for what is known about the images; None without a cache.
         are_duplicates_grouped: Whether duplicates are in one part, except those of which

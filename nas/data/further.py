@@ -19,6 +19,7 @@ from nas.data.labels import bad_images_error, count_by_class, number_classes
 from nas.data.sources import Source, printable_line
 from nas.data.splits import groups_of
 from nas.errors import DataError
+from nas.files.paths import without_folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ def read_further(
     record = decoded.record
     classes, labels, bad_labels = number_classes(source, record)
     if record.bad and not skips_bad:
-        raise bad_images_error(record, count_by_class(classes, bad_labels))
+        raise bad_images_error(source.name, record, count_by_class(classes, bad_labels))
     position = {name: label for label, name in enumerate(data.classes)}
     if others := [name for name in classes if name not in position]:
         raise DataError(
@@ -113,6 +114,11 @@ def _extended(inventory: Inventory, further: Sequence[FurtherImages]) -> Invento
     """Return an inventory with further images, all of them for training."""
     labels = np.concatenate([inventory.images.labels, *(each.labels for each in further)])
     records = [each.record for each in further]
+    places = [
+        f"{without_folders(each.name)}/{place}"
+        for each in further
+        for place in each.record.locations
+    ]
     cache = inventory.cache
     if cache is not None:
         keys = [(each.cache.name, each.record.files) for each in further if each.cache is not None]
@@ -126,7 +132,7 @@ def _extended(inventory: Inventory, further: Sequence[FurtherImages]) -> Invento
         parts=np.concatenate(
             [inventory.parts, np.full(len(labels) - len(inventory.parts), "train")]
         ),
-        locations=(*inventory.locations, *(place for each in records for place in each.locations)),
+        locations=(*inventory.locations, *places),
         sizes=np.concatenate([inventory.sizes, *(each.sizes for each in records)]),
         cache=cache,
     )

@@ -25,7 +25,7 @@ from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Source, Split, printable_line
 from nas.machine.home import lasting_home
 
-VERSION = 6
+VERSION = 7
 """Version of the decoding and of the file format. Files of another version are never read."""
 
 MAX_CACHED_DATASETS = 8
@@ -157,7 +157,7 @@ class ImageRecord(BaseModel):
         grey: Whether all images that can be used are grey.
         labels: Label of each image that can be used, as the source stores it.
         splits: Split of each of these images.
-        locations: Where each of them is, for messages.
+        locations: Where each of them is, see `nas.data.sources.Sample`.
         groups: Group of each of them, see `nas.data.sources.Sample`.
         sizes: Width and height of each of them before it was scaled.
         bad: Location and reason of each image that cannot be used.

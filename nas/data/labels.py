@@ -59,12 +59,12 @@ def number_classes(
     return classes, labels, bad_labels
 
 
-def bad_images_error(record: ImageRecord, by_class: Mapping[str, int]) -> DataError:
-    """Return the error for images that cannot be used, given their number by class."""
+def bad_images_error(source: str, record: ImageRecord, by_class: Mapping[str, int]) -> DataError:
+    """Return the error for images of a source that cannot be used, given their number by class."""
     bad = record.bad
     remedy = f'{remedy_for(bad)} Replace them, move them away, or set on_bad_image = "skip".'
     return DataError(
-        f"{len(bad)} of {len(bad) + len(record.labels)} images cannot be used: "
+        f"{len(bad)} of {len(bad) + len(record.labels)} images of {source} cannot be used: "
         f"{count_text(by_class)}. {'They are' if len(bad) <= 3 else 'The first three are'} "
         f"{'; '.join(bad[:3])}.",
         remedy=remedy.lstrip(),

@@ -138,7 +138,7 @@ def load_dataset(
     classes, labels, bad_labels = number_classes(opened, record)
     skipped_by_class = count_by_class(classes, bad_labels)
     if record.bad and on_bad_image == "fail":
-        raise bad_images_error(record, skipped_by_class)
+        raise bad_images_error(opened.name, record, skipped_by_class)
     warn_about_similar_names(opened.name, classes)
     duplicates_file = None
     if write_cache and (cache := image_cache.cache_path(opened, size, colour)) is not None:

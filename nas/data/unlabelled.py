@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.data.decoding import decode
 from nas.data.image_cache import with_channels
-from nas.data.sources import Sample, Source, printable_line
+from nas.data.sources import Sample, Source, place_in, printable_line
 from nas.data.sources.tree import is_image_file, list_tree
 from nas.errors import DataError
 from nas.files.paths import expanded, in_folder
@@ -46,7 +46,7 @@ def open_unlabelled(folder: str | Path, data_source: str | Path | Source) -> Sou
     images = [file for file in list_tree(path)[1] if is_image_file(file)]
     if not images:
         raise DataError(f"The folder {name} of unknown images has no image.", remedy=_REMEDY)
-    samples = [Sample("train", printable_line(file), file, 0) for file in images]
+    samples = [Sample("train", place_in(path, file), file, 0) for file in images]
     return Source(name, samples, len(samples), ("unknown",), root=path, files=tuple(images))
 
 

@@ -108,7 +108,7 @@ def _file_names(data: ImageDataset, parts: Sequence[Part]) -> list[str]:
         return []
     # The images of a part are in the order of the source.
     places = np.concatenate([np.flatnonzero(data.inventory.parts == each) for each in parts])
-    return [data.inventory.locations[at].removeprefix(f"{data.source}/") for at in places]
+    return [data.inventory.locations[at] for at in places]
 
 
 def _data_uri(pixels: NDArray[np.uint8]) -> str:

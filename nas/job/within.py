@@ -10,6 +10,7 @@ from nas.data import ImageDataset
 from nas.deploy.networks import WEIGHTS_FILE, load_trained, trained_record
 from nas.errors import JobFileError, NasError
 from nas.files.names import MAX_NAME_CHARACTERS, name_like
+from nas.files.paths import without_folders
 from nas.pretrained import CONVENTIONS, Origin, PublishedWeights
 from nas.pretrained.weights_file import WeightsFile
 from nas.run.run import Run
@@ -61,7 +62,11 @@ def read_trained_weights(network: str, space: SearchSpace) -> PublishedWeights:
         std=preprocessing.std,
         license=None,
         differences=(),
-        origin=Origin(network, "" if data is None else data.source, preprocessing.classes),
+        origin=Origin(
+            without_folders(network),
+            "" if data is None else without_folders(data.source),
+            preprocessing.classes,
+        ),
     )
 
 

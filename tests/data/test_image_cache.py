@@ -8,15 +8,18 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from nas import files
 from nas.data import decoding, image_cache, load_dataset
+from nas.data.decoding import decode
 from nas.data.image_cache import SelectedPixels, cache_folder
 from nas.data.sources import open_source
+from nas.data.unlabelled import open_unlabelled
 from nas.errors import DataError
-from tests.data.folders import add_classes
+from tests.data.folders import add_classes, write_parquet
 
 SIZE = 4
 COUNT = 12
@@ -217,3 +220,27 @@ def test_file_that_a_killed_process_left_is_removed(photos, monkeypatch):
     digest_of(photos)
     assert cached_file().suffix == ".images"
     assert not left.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "unknown"])
+def test_places_say_nothing_about_the_machine(photos, tmp_path, monkeypatch, kind):
+    """A cache that an absolute path filled is read for a relative one, and the other way round."""
+    monkeypatch.chdir(photos.parent)
+    source = photos
+    if kind == "parquet":
+        labels = [name for name in ("ant", "bee") for _ in range(8)]
+        files = [photos / name / f"{at % 6}.png" for at, name in enumerate(labels)]
+        paths = [{"path": str(file)} for file in files]
+        source = write_parquet(photos.parent / "photos.parquet", pa.array(paths), labels)
+
+    def places(path: Path) -> list[str]:
+        if kind == "unknown":
+            decoded = decode(open_unlabelled(path, "digits"), SIZE)
+        else:
+            decoded = decode(open_source(path), SIZE)
+        return [*decoded.record.locations, *decoded.record.bad]
+
+    first = places(source)
+    assert first
+    assert not any(str(tmp_path) in each for each in first)
+    assert places(Path(source.name)) == first

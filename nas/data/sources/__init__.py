@@ -22,6 +22,7 @@ from nas.data.sources.base import (
     Sample,
     Source,
     Split,
+    place_in,
     printable_line,
 )
 from nas.data.sources.image_folder import open_image_folder
@@ -36,6 +37,7 @@ __all__ = [
     "Source",
     "Split",
     "open_source",
+    "place_in",
     "printable_line",
 ]
 

@@ -46,7 +46,8 @@ class Sample(NamedTuple):
 
     Attributes:
         split: Split of the image.
-        location: Where the image is, for messages: a path, or a file and a row.
+        location: Where the image is, for messages and records: a path, or a file and a row, below
+            the source's root, so that it says nothing about this machine; see `place_in`.
         image: Path of an image file, content of one, or pixels `height x width [x 3]` (uint8);
             None if the image is missing.
         label: Label as stored; None or -1 if the label is missing.
@@ -97,6 +98,12 @@ class Source:
 def printable_line(text: str | Path) -> str:
     """Return a path or another text as one short line of printable characters."""
     return shortened_text(printable(str(text)).replace("\n", "\\n"), _MAX_LINE_CHARACTERS)
+
+
+def place_in(root: Path, file: Path) -> str:
+    """Return where a file of a source is, below the root of the source."""
+    is_inside = file != root and file.is_relative_to(root)
+    return printable_line(file.relative_to(root) if is_inside else file.name)
 
 
 def split_of_name(name: str) -> Split | None:

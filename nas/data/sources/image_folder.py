@@ -18,6 +18,7 @@ from nas.data.sources.base import (
     Sample,
     Source,
     Split,
+    place_in,
     printable_line,
     split_of_name,
 )
@@ -110,7 +111,7 @@ def open_image_folder(
     label_of = {name: label for label, name in enumerate(classes)}
     groups = _groups(root, list(placed), group) if group else {}
     samples = [
-        Sample(split, printable_line(file), file, label_of[class_of[names]], groups.get(file))
+        Sample(split, place_in(root, file), file, label_of[class_of[names]], groups.get(file))
         for file, (split, names) in placed.items()
     ]
     used = set(below)

@@ -19,7 +19,14 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import parquet
 
-from nas.data.sources.base import Sample, Source, Split, printable_line, split_from_path
+from nas.data.sources.base import (
+    Sample,
+    Source,
+    Split,
+    place_in,
+    printable_line,
+    split_from_path,
+)
 from nas.errors import DataError, first_line
 from nas.files.foreign import file_problem
 
@@ -92,7 +99,7 @@ def open_parquet(root: Path, files: list[Path], group: str = "") -> Source:
             )
     return Source(
         printable_line(root),
-        (sample for footer in footers for sample in _read_samples(footer)),
+        (sample for footer in footers for sample in _read_samples(root, footer)),
         sum(footer.rows for footer in footers),
         first.classes,
         root=root,
@@ -233,8 +240,12 @@ def _read_class_names(file: Path, schema: pa.Schema, label_kind: str) -> tuple[s
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
-def _read_samples(footer: _Footer) -> Iterator[Sample]:
+def _read_samples(root: Path, footer: _Footer) -> Iterator[Sample]:
     """Yield a sample for each row; the image or label of a sample is None if the row has none.
+
+    Args:
+        root: The file or folder that was opened.
+        footer: What is known of the file.
 
     Raises:
         DataError: The file is damaged or ends early.
@@ -247,10 +258,10 @@ def _read_samples(footer: _Footer) -> Iterator[Sample]:
                 images, labels, *groups = (batch.column(name).to_pylist() for name in columns)
                 own = groups[0] if groups else [None] * len(images)
                 for image, label, group in zip(images, labels, own, strict=True):
-                    location = f"{printable_line(footer.path)}, row {row}"
+                    location = f"{place_in(root, footer.path)}, row {row}"
                     content = _image_content(footer, image)
                     if isinstance(content, Path):
-                        location = f"{location}: {printable_line(content)}"
+                        location = f"{location}: {place_in(footer.path.parent, content)}"
                     name = None if group is None else str(group)
                     yield Sample(footer.split, location, content, label, name)
                     row += 1

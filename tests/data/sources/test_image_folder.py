@@ -25,11 +25,7 @@ def photos(tmp_path) -> Path:
 
 
 def labels_by_file(source) -> dict[str, str]:
-    root = str(source.root)
-    return {
-        os.path.relpath(sample.location, root): source.classes[sample.label]
-        for sample in source.samples
-    }
+    return {sample.location: source.classes[sample.label] for sample in source.samples}
 
 
 def splits_by_class(source) -> Counter[tuple[str, str]]:
@@ -166,10 +162,10 @@ def test_broken_link_or_pipe_is_a_bad_image(photos, kind, name):
         extra.symlink_to("gone/image.png")
     else:
         os.mkfifo(extra)
-    with pytest.raises(DataError, match=rf"1 of 19 images cannot be used: .*/bee/{name} \("):
+    with pytest.raises(DataError, match=rf"1 of 19 images of .* cannot be used: .* bee/{name} \("):
         load_dataset(photos)
     (skipped,) = load_dataset(photos, on_bad_image="skip").skipped
-    assert f"/bee/{name} (" in skipped
+    assert skipped.startswith(f"bee/{name} (")
 
 
 def test_ignored_files_are_reported_in_a_warning(photos):

@@ -218,7 +218,7 @@ def test_image_files_named_by_rows_are_decoded_again_after_a_change(
     os.utime(path.parent / "3.png", ns=(1, 1))
     assert red(load_dataset(path, image_size=2)) == [0, 1, 2, *range(4, 12), 200]
     (path.parent / "4.png").unlink()
-    with pytest.raises(DataError, match=r"row 4: .*/4\.png \(.*No such file"):
+    with pytest.raises(DataError, match=r"row 4: 4\.png \(.*No such file"):
         load_dataset(path, image_size=2)
     (path.parent / "4.png").write_bytes(IMAGES[4])
     assert len(red(load_dataset(path, image_size=2))) == 12
@@ -228,7 +228,7 @@ def test_rows_with_an_invalid_path_are_bad_images(tmp_path, empty_cache):
     images = [{"bytes": image, "path": None} for image in IMAGES]
     paths = ["a\0b.png", "x" * 5000, "", "https://example.org/a.png", "."]
     images[3:8] = [{"bytes": None, "path": path} for path in paths]
-    with pytest.raises(DataError, match=r"5 of 12 images cannot be used: .*row 3"):
+    with pytest.raises(DataError, match=r"5 of 12 images of .* cannot be used: .*row 3"):
         load_dataset(write_parquet(tmp_path / "a.parquet", images, LABELS))
 
 
