@@ -23,6 +23,7 @@ def data(
     class_folders: Annotated[str, job_key("data.class_folders")] = "auto",
     group: Annotated[str, job_key("data.group")] = "",
     on_duplicate: Annotated[str, job_key("data.on_duplicate")] = "warn",
+    resize: Annotated[str, job_key("data.resize")] = "cover",
     as_json: Json = False,
 ) -> None:
     """Show what is in a dataset and what is wrong with it.
@@ -46,6 +47,7 @@ def data(
             class_folders=class_folders,  # type: ignore[arg-type]
             group=group,
             on_duplicate=on_duplicate,  # type: ignore[arg-type]
+            resize=resize,  # type: ignore[arg-type]
             on_bad_image="skip",
             progress=bars.advance,
         )

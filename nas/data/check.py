@@ -63,6 +63,7 @@ class DataCheck:
         conflicts: number of pairs of duplicates of two classes.
         examples: some pairs, harmful ones first.
         are_duplicates_grouped: see `nas.data.dataset.Inventory`.
+        lost_to_crop: see `nas.data.dataset.ImageDataset`.
     """
 
     source: str
@@ -78,6 +79,7 @@ class DataCheck:
     conflicts: int
     examples: tuple[DuplicatePair, ...]
     are_duplicates_grouped: bool
+    lost_to_crop: str
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -125,6 +127,8 @@ class DataCheck:
             problems.append(f"{have} fewer than {FEW_IMAGES} images: {shown}")
         if self.imbalance >= IMBALANCED:
             problems.append(f"the largest class has {self.imbalance:.1f} times the smallest one's")
+        if self.lost_to_crop:
+            problems.append(self.lost_to_crop)
         if self.skipped:
             problems.append(f"{len(self.skipped)} images cannot be read and are left out")
         return problems
@@ -179,6 +183,7 @@ def check_data(data: ImageDataset, progress: Advance | None = None) -> DataCheck
         conflicts=sum(each.is_harmful and len(set(each.classes)) > 1 for each in pairs),
         examples=tuple(sorted(pairs, key=lambda each: not each.is_harmful)[:MAX_EXAMPLES]),
         are_duplicates_grouped=inventory.are_duplicates_grouped,
+        lost_to_crop=data.lost_to_crop,
     )
 
 

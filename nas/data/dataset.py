@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,12 @@ Part = Literal["train", "search", "holdout"]
 
 PART_NAMES = {"train": "train", "search": "search", "holdout": "hold-out", "test": "test"}
 """What the parts of a dataset are called in messages, by their attributes."""
+
+MAX_CROP_LOSS = 0.5
+"""Largest share of an image that the crop may cut off without a warning: 44% of photos of 16:9."""
+
+MIN_CROPPED_SHARE = 0.01
+"""Smallest share of the images that lose more from which a warning says so."""
 
 _MAX_CLASSES_IN_LINE = 10
 
@@ -135,6 +142,7 @@ class ImageDataset:
         skipped_by_class: Number of these images by class name.
         layout: How splits and classes were recognised; empty if there is nothing to say.
         background: Colour behind transparent pixels, as `#rrggbb`.
+        resize: How oblong images became squares, one of `nas.data.image_reading.RESIZES`.
         examples: An image file of each kind that the source has, which stands in `inventory`; none
             for a source without files.
         inventory: All images in the order of the source; None for a dataset that was not loaded.
@@ -153,6 +161,7 @@ class ImageDataset:
     skipped_by_class: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
     background: str = "#ffffff"
+    resize: str = "cover"
     examples: tuple[ExampleFile, ...] = ()
     inventory: Inventory | None = None
     metric: Metric = "accuracy"
@@ -249,6 +258,23 @@ class ImageDataset:
             f"{2 * MIN_PART_IMAGES} and {MIN_PART_IMAGES} images, make it "
             f"{100 / MIN_PART_IMAGES:g} points. With fewer images, cross-validate: run the job "
             "with several seeds, each of which splits the images in another way"
+        )
+
+    @property
+    def lost_to_crop(self) -> str:
+        """How many images lose much to the crop to squares, and what to do; empty for few."""
+        if self.resize != "cover" or self.inventory is None:
+            return ""
+        sizes = self.inventory.sizes
+        lost = 1 - sizes.min(1) / sizes.max(1)
+        count = int((lost > MAX_CROP_LOSS).sum())
+        if count < MIN_CROPPED_SHARE * len(lost):
+            return ""
+        return (
+            f"{count} of {len(lost)} images ({count / len(lost):.0%}) lose more than "
+            f"{MAX_CROP_LOSS:.0%} of their pixels (up to {math.floor(100 * lost.max())}%) to the "
+            "crop to the centre, which may cut away what they show; "
+            'set resize = "contain" in [data], which fits whole images in, with a border'
         )
 
     def part(self, *names: Part) -> Images:

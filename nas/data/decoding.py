@@ -68,6 +68,20 @@ _IMAGES_PER_TASK = 32
 """Images that a thread decodes at a time: handing over a task costs as much as decoding one."""
 
 
+class _Reading(NamedTuple):
+    """How images are read.
+
+    Attributes:
+        size: Side of the decoded images, in pixels.
+        background: Colour behind transparent pixels, as `#rrggbb`.
+        resize: One of `nas.data.image_reading.RESIZES`.
+    """
+
+    size: int
+    background: str = "#ffffff"
+    resize: str = "cover"
+
+
 class _Image(NamedTuple):
     """An image of a source, decoded.
 
@@ -92,9 +106,10 @@ def decode(
     progress: Advance | None = None,
     *,
     background: str = "#ffffff",
+    resize: str = "cover",
     write_cache: bool = True,
 ) -> DecodedImages:
-    """Decode the images of a source, scaled and cropped to squares, or read them from the cache.
+    """Decode the images of a source, scaled to squares, or read them from the cache.
 
     Cached images are used if no file of the source has been changed, added or removed since. A
     cache that cannot be read or written costs time only, unless the images need more than
@@ -105,26 +120,28 @@ def decode(
         size: Side of the decoded images, in pixels.
         progress: Called from time to time while images are decoded.
         background: Colour behind transparent pixels, as `#rrggbb`.
+        resize: How they become squares, one of `nas.data.image_reading.RESIZES`.
         write_cache: Whether to add the images to the cache; it is read in any case.
 
     Raises:
         DataError: No image can be used, or the disk has no room for images that do not fit in
             memory.
     """
+    how = _Reading(size, background, resize)
     on_disk = source.root is not None and source.count * size * size * 3 > MAX_BYTES_IN_MEMORY
-    path = image_cache.cache_path(source, size, background)
+    path = image_cache.cache_path(source, size, background, resize)
     if path is not None:
         cached = image_cache.read(path, size, on_disk=on_disk, touch=write_cache)
         if cached is not None:
             return cached
     if on_disk and path is not None and write_cache:
-        return _decode_to_disk(source, size, background, path, progress)
+        return _decode_to_disk(source, how, path, progress)
     if on_disk:
         with tempfile.TemporaryDirectory(prefix="nas-images-") as folder:
             # The mapped pixels stay readable after the file has been removed.
-            return _decode_to_disk(source, size, background, Path(folder) / "images", progress)
+            return _decode_to_disk(source, how, Path(folder) / "images", progress)
     images: list[np.ndarray] = []
-    record = _decode_all(source, size, background, images.append, progress)
+    record = _decode_all(source, how, images.append, progress)
     pixels = np.stack(images if record.grey else [_to_rgb(image) for image in images])
     pixels = pixels[:, :, :, None] if record.grey else pixels
     if path is not None and write_cache:
@@ -140,22 +157,22 @@ def remedy_for(bad: Sequence[str]) -> str:
 
 
 def _decode_to_disk(
-    source: Source, size: int, background: str, path: Path, progress: Advance | None
+    source: Source, how: _Reading, path: Path, progress: Advance | None
 ) -> DecodedImages:
     """Decode images into a file of the cache and leave the pixels there.
 
     Raises:
         DataError: No image can be used, or the file cannot be written.
     """
-    total_bytes = source.count * size * size * 3
+    total_bytes = source.count * how.size * how.size * 3
     try:
         with image_cache.writer(path, total_bytes) as file:
 
             def add(image: np.ndarray) -> None:
                 file.add(_to_rgb(image))
 
-            file.finish(_decode_all(source, size, background, add, progress))
-        decoded = image_cache.read(path, size, on_disk=True)
+            file.finish(_decode_all(source, how, add, progress))
+        decoded = image_cache.read(path, how.size, on_disk=True)
         if decoded is None:
             reason = "what was written cannot be read back, or an image has changed"
             raise OSError(errno.EIO, reason)
@@ -176,8 +193,7 @@ def _to_rgb(image: np.ndarray) -> np.ndarray:
 
 def _decode_all(
     source: Source,
-    size: int,
-    background: str,
+    how: _Reading,
     add: Callable[[np.ndarray], None],
     progress: Advance | None,
 ) -> ImageRecord:
@@ -189,7 +205,7 @@ def _decode_all(
     record = ImageRecord()
     label_values: set[int | str] = set()
     examples = _Examples()
-    decoded = _decode_samples(source, size, background, record.files)
+    decoded = _decode_samples(source, how, record.files)
     for done, (sample, image) in enumerate(decoded, start=1):
         label = None if sample.label == -1 else sample.label
         if label is not None:
@@ -204,7 +220,7 @@ def _decode_all(
             examples.add(sample, image.kind, position=len(record.labels))
             if image.silhouette is not None:
                 record.silhouettes += 1
-                record.invisible += _is_invisible(image.silhouette, background)
+                record.invisible += _is_invisible(image.silhouette, how.background)
             record.labels.append(label)
             record.splits.append(sample.split)
             record.locations.append(sample.location)
@@ -255,19 +271,18 @@ class _Examples:
 
 
 def _decode_samples(
-    source: Source, size: int, background: str, files: dict[str, str]
+    source: Source, how: _Reading, files: dict[str, str]
 ) -> Iterator[tuple[Sample, _Image | str]]:
     """Yield each sample, decoded, or with the reason why it cannot be used.
 
     Args:
         source: Opened source.
-        size: Side of the decoded images, in pixels.
-        background: Colour behind transparent pixels.
+        how: How images are read.
         files: Receives the state of image files that the source did not list; see `ImageRecord`.
     """
 
     def decode_task(samples: list[Sample]) -> list[_Image | str]:
-        return [_decode_image(sample, size, background) for sample in samples]
+        return [_decode_image(sample, how) for sample in samples]
 
     remaining = iter(source.samples)
     listed = set(source.files)
@@ -284,24 +299,26 @@ def _decode_samples(
             yield from zip(samples, images, strict=True)
 
 
-def _decode_image(sample: Sample, size: int, background: str = "#ffffff") -> _Image | str:
+def _decode_image(sample: Sample, how: _Reading) -> _Image | str:
     """Return a decoded image, or the reason why it cannot be used; see `image_reading`."""
     content = sample.image
     if content is None:
         return "no image"
     try:
         if isinstance(content, np.ndarray):
-            pixels = read_pixels(Image.fromarray(content), size, background)
+            pixels = read_pixels(
+                Image.fromarray(content), how.size, how.background, None, how.resize
+            )
             return _Image(pixels, (content.shape[1], content.shape[0]))
         if is_raw(content):
             return RAW
         file = io.BytesIO(content) if isinstance(content, bytes) else content
-        with open_image(file, size, tuple(IMAGE_FORMATS)) as image:
+        with open_image(file, how.size, tuple(IMAGE_FORMATS)) as image:
             is_large = image.width * image.height > _MAX_CONCURRENT_IMAGE_PIXELS
             with _LARGE_IMAGE_LOCK if is_large else nullcontext():
                 image.load()
                 kind, own_size = _kind(image), _full_size(image)
-                pixels = read_pixels(image, size, background)
+                pixels = read_pixels(image, how.size, how.background, None, how.resize)
                 return _Image(pixels, own_size, kind, _silhouette(image))
     except UnknownFormatError:
         assert not isinstance(content, np.ndarray)

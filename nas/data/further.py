@@ -49,7 +49,8 @@ def read_further(
     Raises:
         DataError: The source has another class, or images that cannot be used.
     """
-    decoded = decode(source, data.image_size, background=data.background, write_cache=write_cache)
+    how = {"background": data.background, "resize": data.resize}
+    decoded = decode(source, data.image_size, **how, write_cache=write_cache)
     record = decoded.record
     classes, labels, bad_labels = number_classes(source, record)
     if record.bad and not skips_bad:
@@ -62,7 +63,7 @@ def read_further(
             remedy=f"Its classes are {count_text(data.class_counts)}.",
         )
     own = np.array([position[name] for name in classes], np.int64)[labels]
-    cache = image_cache.cache_path(source, data.image_size, data.background)
+    cache = image_cache.cache_path(source, data.image_size, **how)
     return FurtherImages(source.name, decoded.pixels, own, record, cache)
 
 

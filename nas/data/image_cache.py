@@ -214,13 +214,16 @@ def cache_folder() -> Path | None:
     return home and home / ".cache" / "nas" / "images"
 
 
-def cache_path(source: Source, size: int, background: str = "#ffffff") -> Path | None:
+def cache_path(
+    source: Source, size: int, background: str = "#ffffff", resize: str = "cover"
+) -> Path | None:
     """Return the path of a source's cached images, which depends on the state of all its files.
 
     Args:
         source: Opened source.
         size: Side of the decoded images, in pixels.
         background: Colour behind transparent pixels.
+        resize: One of `nas.data.image_reading.RESIZES`.
 
     Returns:
         The path, whether or not the file exists; None for a source without files, and without a
@@ -241,7 +244,16 @@ def cache_path(source: Source, size: int, background: str = "#ffffff") -> Path |
     states = [(str(path).removeprefix(root), file_state(path)) for path in source.files]
     formats = sorted(IMAGE_FORMATS)
     content = json.dumps(
-        [VERSION, size, background, formats, source.labelling, os.path.realpath(root), states]
+        [
+            VERSION,
+            size,
+            background,
+            resize,
+            formats,
+            source.labelling,
+            os.path.realpath(root),
+            states,
+        ]
     )
     key = hashlib.sha256(content.encode()).hexdigest()[:32]
     return folder / f"{key}{_SUFFIX}"

@@ -44,18 +44,21 @@ RULES: dict[str, str | int | bool] = {
     "bit_depth": "upper 8 bits",
     "transparency": "composited on background",
     "grey": "ITU-R 601-2",
-    "resize": "cover",
     "crop": "centre",
     "interpolation": "bilinear",
     "antialias": True,
 }
-"""How an image is read, apart from its size and the background behind transparent pixels.
+"""How an image is read, apart from its size, the background and which of `RESIZES` it is.
 
 `max_pixels`: larger images are refused, because decoding one takes more than about 0.5 GB. For a
 JPEG, which can be decoded at a fraction of its size, the decoded pixels count. `jpeg_draft`: a JPEG
 is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both sides have at least
 `jpeg_draft` times the size asked for. `nas.run.model_card.ImageReading` describes the others.
 """
+
+RESIZES = ("cover", "contain")
+"""How an image fits into the square: its shorter side fills it, and what is beyond is cropped; or
+its longer side does, and the border has the colour of the background."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -132,15 +135,20 @@ def open_image(
 
 
 def read_pixels(
-    image: Image.Image, size: int, background: str, channels: int | None = None
+    image: Image.Image,
+    size: int,
+    background: str,
+    channels: int | None = None,
+    resize: str = "cover",
 ) -> np.ndarray:
-    """Return the pixels of an image, scaled and cropped to a square.
+    """Return the pixels of an image, scaled to a square.
 
     Args:
         image: image from `open_image`, or made of an array.
         size: height and width of the square.
         background: colour behind transparent pixels, as `PIL.ImageColor` reads it.
         channels: 1 for grey pixels, 3 for RGB; by default those of the image.
+        resize: one of `RESIZES`.
 
     Returns:
         Pixels (uint8), `size x size` if they are grey and `size x size x 3` if they are RGB.
@@ -155,12 +163,33 @@ def read_pixels(
         image = image.transpose(turn)
     if channels == 1:
         image = image.convert("L")
-    if image.size != (size, size):
+    if resize == "contain" and image.width != image.height:
+        image = _with_border(image, size, background, channels)
+    elif image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     if channels == 3 and pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return pixels
+
+
+def _with_border(
+    image: Image.Image, size: int, background: str, channels: int | None
+) -> Image.Image:
+    """Return an oblong image of mode L or RGB as a square with borders of one colour.
+
+    It is what `PIL.ImageOps.pad` makes of it, except that no side becomes 0.
+    """
+    red, green, blue = ImageColor.getrgb(background)[:3]
+    if channels != 1 and not red == green == blue:
+        image = image.convert("RGB")
+    longest = max(image.size)
+    width, height = (max(1, round(side / longest * size)) for side in image.size)
+    colour = ImageColor.getcolor(background, image.mode)
+    canvas = Image.new(image.mode, (size, size), colour)
+    place = round((size - width) * 0.5), round((size - height) * 0.5)
+    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), place)
+    return canvas
 
 
 def orientation(image: Image.Image) -> int:

@@ -42,6 +42,8 @@ OnBadImage = Literal["fail", "skip"]
 
 OnDuplicate = Literal["warn", "group", "fail"]
 
+Resize = Literal["cover", "contain"]
+
 
 def load_dataset(
     source: str | Path | Source,
@@ -55,6 +57,7 @@ def load_dataset(
     on_duplicate: OnDuplicate = "warn",
     metric: Literal["auto", "accuracy", "balanced_accuracy"] = "auto",
     background: str = "white",
+    resize: Resize = "cover",
     extra: Sequence[str | Path] = (),
     unknown: str | Path | None = None,
     progress: Advance | bool | None = True,
@@ -70,8 +73,8 @@ def load_dataset(
     Args:
         source: "digits" or the name of a plug-in; a path: parquet files in the Hugging Face
             layout, or a folder with a sub-folder for each class; or an opened source.
-        image_size: Side of the images, in pixels; larger and oblong images are scaled and cropped
-            to the centre. The default depends on the source.
+        image_size: Side of the images, in pixels, to which others are scaled. The default depends
+            on the source.
         validation_fraction: Fraction of the training images that are used for validation, in
             (0, 1). By default as many as accuracies need: `VALIDATION_FRACTION`, and more of a
             small set.
@@ -91,7 +94,9 @@ def load_dataset(
         metric: What judges networks: the accuracy; the balanced accuracy, the mean of those of all
             classes; "auto" takes the latter if a class has `IMBALANCED` times the training images
             of another one.
-        background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
+        background: Colour behind transparent pixels and of borders: a name of CSS, or `#rrggbb`.
+        resize: How oblong images become squares: "cover" crops them to the centre, "contain" fits
+            them in with a border.
         extra: Further folders of images of these classes, such as labelled ones from the field. All
             of their images are for training; the other parts stay as they are without them. Images
             that are in another part, too, or whose group is, are left out.
@@ -116,6 +121,7 @@ def load_dataset(
         ("class_folders", class_folders, get_args(ClassFolders)),
         ("on_duplicate", on_duplicate, get_args(OnDuplicate)),
         ("metric", metric, ("auto", *get_args(Metric))),
+        ("resize", resize, get_args(Resize)),
     ):
         require_choice(value, choices, option, DataError)
     if validation_fraction is not None and not 0 < validation_fraction < 1:
@@ -131,8 +137,9 @@ def load_dataset(
     opened = open_source(source, class_folders, group)
     unlabelled = None if unknown is None else open_unlabelled(unknown, source)
     size = image_size or opened.image_size
+    how = {"background": colour, "resize": resize}
     with reported(progress, "images", "image", at_once=False) as report:
-        decoded = decode(opened, size, report, background=colour, write_cache=write_cache)
+        decoded = decode(opened, size, report, **how, write_cache=write_cache)
     record = decoded.record
     _warn_about_silhouettes(opened, record, background)
     classes, labels, bad_labels = number_classes(opened, record)
@@ -141,7 +148,7 @@ def load_dataset(
         raise bad_images_error(opened.name, record, skipped_by_class)
     warn_about_similar_names(opened.name, classes)
     duplicates_file = None
-    if write_cache and (cache := image_cache.cache_path(opened, size, colour)) is not None:
+    if write_cache and (cache := image_cache.cache_path(opened, size, **how)) is not None:
         duplicates_file = image_cache.duplicates_path(cache, record.files)
     splits = np.array(record.splits)
     groups = groups_of(record.groups, record.locations)
@@ -176,6 +183,7 @@ def load_dataset(
         skipped_by_class=skipped_by_class,
         layout=opened.layout,
         background=colour,
+        resize=resize,
         examples=tuple(record.examples),
         inventory=inventory,
         metric=_metric(train, classes) if metric == "auto" else metric,
@@ -196,7 +204,7 @@ def load_dataset(
     if unlabelled is None:
         return data
     pixels = decode_unlabelled(
-        unlabelled, data.image_size, data.channels, colour, write_cache=write_cache
+        unlabelled, data.image_size, data.channels, **how, write_cache=write_cache
     )
     return replace(data, unknown=pixels)
 

@@ -54,8 +54,9 @@ def decode_unlabelled(
     source: Source,
     image_size: int,
     channels: int,
-    background: str,
     *,
+    background: str,
+    resize: str = "cover",
     write_cache: bool = True,
 ) -> np.ndarray:
     """Return the images of a source, `n x image_size x image_size x channels` (uint8).
@@ -66,6 +67,8 @@ def decode_unlabelled(
         DataError: No image can be read.
     """
     pixels = np.asarray(
-        decode(source, image_size, background=background, write_cache=write_cache).pixels
+        decode(
+            source, image_size, background=background, resize=resize, write_cache=write_cache
+        ).pixels
     )
     return with_channels(pixels, channels)

@@ -105,7 +105,7 @@ def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Prepr
     """
     return Preprocessing(
         schema=3,
-        reading=image_reading(data.image_size, data.background),
+        reading=image_reading(data.image_size, data.background, data.resize),
         image_size=image_size or data.image_size,
         channels=data.channels,
         mean=tuple(float(value) for value in data.mean),
@@ -116,14 +116,17 @@ def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Prepr
     )
 
 
-def image_reading(decoded_size: int, background: str = "#ffffff") -> ImageReading:
+def image_reading(
+    decoded_size: int, background: str = "#ffffff", resize: str = "cover"
+) -> ImageReading:
     """Return how `nas.data` reads image files.
 
     Args:
         decoded_size: height and width of the decoded images, in pixels.
         background: colour behind transparent pixels, as `#rrggbb`.
+        resize: one of `nas.data.image_reading.RESIZES`.
     """
-    fields = {"formats": tuple(IMAGE_FORMATS), "background": background, **RULES}
+    fields = {"formats": tuple(IMAGE_FORMATS), "background": background, "resize": resize, **RULES}
     return ImageReading.model_validate({**fields, "decoded_size": decoded_size})
 
 
@@ -146,6 +149,17 @@ def preprocessing_steps(preprocessing: Preprocessing) -> list[str]:
         if preprocessing.channels == 1
         else "Grey images and palettes become RGB."
     )
+    if reading.resize == "cover":
+        geometry = (
+            f"its shorter side has {size} pixels, and cropped to the {size} x {size} pixels in its "
+            f"centre: `PIL.ImageOps.fit(image, ({size}, {size}), Image.Resampling.BILINEAR)`."
+        )
+    else:
+        geometry = (
+            f"its longer side has {size} pixels, and put in the centre of {size} x {size} pixels "
+            f"of {reading.background}: `PIL.ImageOps.pad(image, ({size}, {size}), "
+            f'Image.Resampling.BILINEAR, "{reading.background}")`.'
+        )
     steps = [
         f"The file is opened ({', '.join(reading.formats)}; at most {reading.max_pixels} pixels). "
         f"A JPEG is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both sides "
@@ -154,9 +168,7 @@ def preprocessing_steps(preprocessing: Preprocessing) -> list[str]:
         "Of 16 bits a channel the upper 8 count. Pixels of 32 bits are refused.",
         f"An image with transparency is composited on {reading.background}.",
         colours,
-        f"The image is resized with bilinear interpolation and antialiasing so that its shorter "
-        f"side has {size} pixels, and cropped to the {size} x {size} pixels in its centre: "
-        f"`PIL.ImageOps.fit(image, ({size}, {size}), Image.Resampling.BILINEAR)`.",
+        f"The image is resized with bilinear interpolation and antialiasing so that {geometry}",
         f"The values are divided by 255, reduced by {mean} and divided by {std}.",
     ]
     if preprocessing.image_size != size:

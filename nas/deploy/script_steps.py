@@ -15,7 +15,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from nas.data.image_reading import RULES, UnreadableImageError, normalise, open_image, read_pixels
+from nas.data.image_reading import (
+    RESIZES,
+    RULES,
+    UnreadableImageError,
+    normalise,
+    open_image,
+    read_pixels,
+)
 from nas.deploy.script_log import ImageLog
 from nas.files.foreign import file_problem
 
@@ -58,9 +65,11 @@ def decoded(file: Path | IO[bytes], preprocessing: dict[str, Any]) -> np.ndarray
     for name, value in RULES.items():
         if how.get(name) != value:
             sys.exit(f"preprocessing.json has {name} {how.get(name)!r}; expected {value!r}")
+    if (resize := how.get("resize")) not in RESIZES:
+        sys.exit(f"preprocessing.json has resize {resize!r}; expected {' or '.join(RESIZES)}")
     size = how["decoded_size"]
     with open_image(file, size, how["formats"]) as image:
-        pixels = read_pixels(image, size, how["background"], channels)
+        pixels = read_pixels(image, size, how["background"], channels, resize)
     return pixels.reshape(1, size, size, channels)
 
 

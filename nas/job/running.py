@@ -212,6 +212,8 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
     size = choose_image_size(settings, progress)
     data = load_images(settings, progress, image_size=size, write_cache=False)
     progress.note(data.worth_of_an_image)
+    if data.lost_to_crop:
+        progress.note(f"the images: {data.lost_to_crop}")
     spaces = load_job_spaces(settings, data)
     probes = measure_probes(settings, data, spaces, progress)
     device = settings.device

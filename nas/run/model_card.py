@@ -52,10 +52,11 @@ class ImageReading(Document):
         bit_depth: how pixels of 16 bits a channel get 8. Grey pixels of 32 bits, with a sign or of
             floating-point numbers are refused.
         transparency: what happens to it, before the image is resized.
-        background: colour that is seen through transparent pixels, as `#rrggbb`.
+        background: colour that is seen through transparent pixels and of borders, as `#rrggbb`.
         grey: how colours become grey where `channels` is 1: 0.299 R + 0.587 G + 0.114 B.
-        resize: "cover" means that the shorter side gets `decoded_size` pixels.
-        crop: which part of the longer side stays.
+        resize: "cover" means that the shorter side gets `decoded_size` pixels; "contain" that the
+            longer one does, and that the image is in the centre between borders.
+        crop: which part of the longer side stays with "cover".
         interpolation: kind of interpolation, that of `PIL.Image.Resampling.BILINEAR`.
         antialias: whether the triangle of the interpolation is as wide as the scale demands.
         decoded_size: height and width of the resized image, in pixels.
@@ -71,7 +72,7 @@ class ImageReading(Document):
     transparency: Literal["composited on background"]
     background: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
     grey: Literal["ITU-R 601-2"]
-    resize: Literal["cover"]
+    resize: Literal["cover", "contain"]
     crop: Literal["centre"]
     interpolation: Literal["bilinear"]
     antialias: Literal[True]

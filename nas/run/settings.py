@@ -106,7 +106,12 @@ class DataOptions(Document):
     """
 
     background: str = key("white", max_length=100)
-    """Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb"."""
+    """Colour behind transparent pixels and of borders: a name of CSS such as "white", or
+    "#rrggbb".
+    """
+
+    resize: Literal["cover", "contain"] = key("cover")
+    """How oblong images become squares: cover crops them to the centre, contain adds borders."""
 
     extra: tuple[FilePath, ...] = free_key((), strict=False)
     """Further folders of images of these classes, such as labelled ones from the field: all of them

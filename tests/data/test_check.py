@@ -66,6 +66,49 @@ def test_duplicates_are_refused_if_the_job_says_so(photos):
         load_dataset(photos, image_size=SIDE, on_duplicate="fail")
 
 
+def write_sizes(folder, sizes):
+    """Write two classes of images of these sizes, width and height."""
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (folder / name).mkdir(parents=True)
+        for index, (width, height) in enumerate(sizes):
+            pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_images_that_the_crop_cuts_away_are_warned_of(tmp_path):
+    lines = write_sizes(tmp_path / "lines", [(480, 24), (24, 480)] + [(32, 24)] * 18)
+    check = check_data(load_dataset(lines, image_size=16))
+    (problem,) = (each for each in check.problems if "crop" in each)
+    assert "4 of 40 images (10%)" in problem
+    assert "up to 95%" in problem
+    assert 'set resize = "contain" in [data]' in problem
+    whole = check_data(load_dataset(lines, image_size=16, resize="contain"))
+    assert not any("crop" in each for each in whole.problems)
+    photos = write_sizes(tmp_path / "photos", [(160, 90), (90, 160)] * 10)
+    assert check_data(load_dataset(photos, image_size=16)).lost_to_crop == ""
+    with pytest.raises(DataError, match="resize"):
+        load_dataset(photos, image_size=16, resize="stretch")
+
+
+def test_whole_images_show_what_the_crop_cuts_away(tmp_path):
+    """The classes differ in the left third of images of 48 x 16 pixels alone."""
+    for name, level in (("ant", 0), ("bee", 255)):
+        (tmp_path / name).mkdir()
+        for index in range(20):
+            pixels = np.full((16, 48), 90 + index, np.uint8)
+            pixels[:, :16] = level
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    spread = {}
+    for resize in ("cover", "contain"):
+        train = load_dataset(tmp_path, image_size=16, resize=resize).train
+        by_class = [train.pixels[train.labels == label].mean(0) for label in (0, 1)]
+        spread[resize] = np.abs(by_class[1] - by_class[0]).max()
+    assert spread["cover"] < 20
+    assert spread["contain"] > 250
+
+
 def test_duplicates_of_what_is_left_out_are_allowed(tmp_path):
     """The first photo of a train folder is in the test folder, too, and so is its group."""
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageOps
 from torch.nn import functional
 
 from nas.data import image_reading
@@ -274,6 +274,30 @@ def test_shorter_side_is_resized_and_the_centre_cropped(width, height):
     top, left = (new_height - 16) // 2, (new_width - 16) // 2
     result = read(in_format(Image.fromarray(pixels), "PNG"), 16)
     np.testing.assert_allclose(result, whole[top : top + 16, left : left + 16], atol=1.01)
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 40), (40, 60), (8, 30), (480, 24), (7, 9)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whole_image_is_fitted_in_between_borders(width, height, channels):
+    image = Image.fromarray(noise(height, width, 3)).convert("L" if channels == 1 else "RGB")
+    result = read_pixels(image, 16, "#3060c0", channels, "contain")
+    expected = ImageOps.pad(image, (16, 16), Image.Resampling.BILINEAR, "#3060c0")
+    np.testing.assert_array_equal(result, np.asarray(expected))
+    longest = max(width, height)
+    inside = np.array([round(16 * height / longest), round(16 * width / longest)])
+    behind = [(0x30 * 299 + 0x60 * 587 + 0xC0 * 114) / 1000] if channels == 1 else [48, 96, 192]
+    is_border = np.abs(result.reshape(16, 16, -1) - np.array(behind)).max(2) < 1
+    assert (~is_border).any(1).sum() == inside[0]
+    assert (~is_border).any(0).sum() == inside[1]
+
+
+def test_no_image_is_too_long_to_be_fitted_in():
+    image = Image.new("L", (2000, 3), 200)
+    result = read_pixels(image, 16, "black", None, "contain")
+    assert (result == 200).sum() == 16
+    coloured = read_pixels(image, 16, "red", None, "contain")
+    assert coloured.shape == (16, 16, 3)
+    assert (coloured == [255, 0, 0]).all(2).sum() == 15 * 16
 
 
 @pytest.mark.parametrize(

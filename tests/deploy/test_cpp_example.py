@@ -62,9 +62,12 @@ def _compiler():
 
 @pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.slow
-@pytest.mark.parametrize(("channels", "image_size"), [(3, 6), (1, SIZE)])
-def test_program_reads_every_file_as_the_script_does(tmp_path, channels, image_size):
-    how = preprocessing(channels, image_size)
+@pytest.mark.parametrize(
+    ("channels", "image_size", "resize"),
+    [(3, 6, "cover"), (1, SIZE, "cover"), (3, SIZE, "contain"), (1, SIZE, "contain")],
+)
+def test_program_reads_every_file_as_the_script_does(tmp_path, channels, image_size, resize):
+    how = preprocessing(channels, image_size, resize)
     script, program = imported(write_script(tmp_path, how)), tmp_path / "input"
     values_of = json.loads(to_json(how))
     write_example(tmp_path, ["onnx"], how)

@@ -41,10 +41,10 @@ SIZE = 8
 BACKGROUND = "#3060c0"
 
 
-def preprocessing(channels: int, image_size: int = SIZE) -> Preprocessing:
+def preprocessing(channels: int, image_size: int = SIZE, resize: str = "cover") -> Preprocessing:
     return Preprocessing(
         schema=3,
-        reading=image_reading(SIZE, BACKGROUND),
+        reading=image_reading(SIZE, BACKGROUND, resize),
         image_size=image_size,
         channels=channels,
         mean=(0.4, 0.5, 0.6)[:channels],
@@ -71,14 +71,16 @@ def imported(script: Path):
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
-def test_script_reads_every_file_as_training_does(tmp_path):
-    how = preprocessing(3, image_size=6)
+@pytest.mark.parametrize("resize", ["cover", "contain"])
+def test_script_reads_every_file_as_training_does(tmp_path, resize):
+    how = preprocessing(3, 6, resize)
+    reading = decoding._Reading(SIZE, BACKGROUND, resize)
     script, values = imported(write_script(tmp_path, how)), json.loads(to_json(how))
     path = tmp_path / "image"
     refused = []
     for name, content in image_files().items():
         path.write_bytes(content)
-        in_training = decoding._decode_image(Sample("train", name, path, 0), SIZE, BACKGROUND)
+        in_training = decoding._decode_image(Sample("train", name, path, 0), reading)
         if isinstance(in_training, str):
             refused.append(name)
             with pytest.raises(script.UnreadableImageError) as error:
@@ -109,7 +111,7 @@ def test_specification_states_what_the_code_does():
     how = preprocessing(3)
     stated = how.reading.model_dump()
     assert {name: stated[name] for name in RULES} == RULES
-    assert set(stated) - set(RULES) == {"formats", "background", "decoded_size"}
+    assert set(stated) - set(RULES) == {"formats", "background", "resize", "decoded_size"}
     assert json.loads(how.embedded)["reading"] == json.loads(how.reading.model_dump_json())
     text = " ".join(preprocessing_steps(preprocessing(3, 6)))
     for each in ("EXIF", "upper 8", BACKGROUND, "bilinear", "antialiasing", "16 pixels", "6 x 6"):
@@ -241,7 +243,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9
         (
             "preprocessing.json",
             lambda content: content.replace(b'"cover"', b'"stretch"'),
-            "resize 'stretch'; expected 'cover'",
+            "resize 'stretch'; expected cover or contain",
         ),
         # The network does not take an image of this size.
         (
@@ -392,17 +394,26 @@ def test_script_says_what_it_cannot_check(checked, run, tmp_path):
     assert "verification.safetensors: it is empty" in run(script, "--check")[2]
 
 
-def test_dataset_passes_its_background_on(tmp_path, monkeypatch):
+def test_dataset_passes_its_background_and_borders_on(tmp_path, monkeypatch):
     from nas.data import load_dataset
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("bee", "cow"):
         (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(5):
-            content = in_format(Image.new("RGBA", (SIZE, SIZE), (index, 0, 0, 0)), "PNG")
+            content = in_format(Image.new("RGBA", (SIZE, 4), (index, 0, 0, 255 * index)), "PNG")
             (tmp_path / "images" / name / f"{index}.png").write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = load_dataset(tmp_path / "images", image_size=SIZE, background=BACKGROUND)
-    assert data.train.pixels[0, 0, 0].tolist() == [0x30, 0x60, 0xC0]
-    assert preprocessing_of(data).reading.background == BACKGROUND
+        data = load_dataset(
+            tmp_path / "images", image_size=SIZE, background=BACKGROUND, resize="contain"
+        )
+    colours = data.train.pixels[:, :, 0].tolist()
+    behind = [0x30, 0x60, 0xC0]
+    assert all(each[:2] == each[6:] == [behind] * 2 for each in colours)
+    assert {each[3][2] for each in colours} <= {behind[2], 0}
+    reading = preprocessing_of(data).reading
+    assert (reading.background, reading.resize) == (BACKGROUND, "contain")
+    text = " ".join(preprocessing_steps(preprocessing_of(data)))
+    assert "longer side has 8 pixels" in text
+    assert "PIL.ImageOps.pad" in text

@@ -191,6 +191,18 @@ def test_plan_says_what_one_image_is_worth(job_folder, fake_device, invoke):
     assert done.stderr.count("one hold-out image is 0.42 points of accuracy") == 1
 
 
+def test_plan_says_how_many_images_the_crop_cuts_away(job_folder, fake_device, invoke):
+    for name in ("ant", "bee"):
+        (job_folder / "lines" / name).mkdir(parents=True)
+        for index in range(20):
+            image = Image.effect_noise((64, 16), 50 + index)
+            image.save(job_folder / "lines" / name / f"{index}.png")
+    path = job_folder / "job.toml"
+    path.write_text(path.read_text().replace('"digits"', '"lines"\nimage_size = 8'))
+    done = invoke("run", "job.toml", "--plan")
+    assert "40 of 40 images (100%) lose more than 50%" in " ".join(done.stderr.split())
+
+
 def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
     path = write_job(job_folder_with_table, extra='\n[[space]]\nname = "mobile.py"\n')
     with pytest.raises(JobFileError, match="Two spaces of the job are called mobile"):

@@ -211,6 +211,12 @@ inline Image read_image(const char* path) {
     return image;
 }
 
+// Return a colour as a grey level.
+template <typename Value>
+std::uint8_t luma(const Value* colour) {
+    return std::uint8_t((19595 * colour[0] + 38470 * colour[1] + 7471 * colour[2] + 0x8000) >> 16);
+}
+
 // Return an image whose rows are resized with bilinear interpolation and antialiasing, as Pillow
 // does it, and which is then transposed, so that a second call resizes the columns.
 //
@@ -252,17 +258,41 @@ std::vector<Value> resize_rows(const std::vector<Value>& pixels, int width, int 
     return result;
 }
 
+// Return an oblong image in the centre of a square, between borders that have the background.
+inline std::vector<std::uint8_t> with_border(const std::vector<std::uint8_t>& pixels, int width,
+                                             int height) {
+    const double longest = std::max(width, height);
+    const int columns = std::max(1, int(std::nearbyint(width / longest * DECODED_SIZE)));
+    const int rows = std::max(1, int(std::nearbyint(height / longest * DECODED_SIZE)));
+    std::vector<std::uint8_t> inside = resize_rows(pixels, width, height, 0, width, columns);
+    inside = resize_rows(inside, height, columns, 0, height, rows);
+    const int left = int(std::nearbyint((DECODED_SIZE - columns) * 0.5));
+    const int top = int(std::nearbyint((DECODED_SIZE - rows) * 0.5));
+    std::vector<std::uint8_t> result(std::size_t(DECODED_SIZE) * DECODED_SIZE * CHANNELS);
+    for (int y = 0; y < DECODED_SIZE; ++y)
+        for (int x = 0; x < DECODED_SIZE; ++x)
+            for (int c = 0; c < CHANNELS; ++c) {
+                const int column = x - left, row = y - top;
+                const bool is_inside = column >= 0 && column < columns && row >= 0 && row < rows;
+                result[(std::size_t(y) * DECODED_SIZE + x) * CHANNELS + c] =
+                    is_inside ? inside[(std::size_t(row) * columns + column) * CHANNELS + c]
+                    : CHANNELS == 1 ? luma(BACKGROUND)
+                                    : std::uint8_t(BACKGROUND[c]);
+            }
+    return result;
+}
+
 // Return an image file as the input of the network, height x width x channels.
 inline std::vector<float> network_input(const char* path) {
     Image image = read_image(path);
     std::vector<std::uint8_t> pixels = std::move(image.rgb);
     if (CHANNELS == 1) {
-        for (std::size_t i = 0; i < pixels.size() / 3; ++i)
-            pixels[i] = std::uint8_t((19595 * pixels[3 * i] + 38470 * pixels[3 * i + 1] +
-                                      7471 * pixels[3 * i + 2] + 0x8000) >> 16);
+        for (std::size_t i = 0; i < pixels.size() / 3; ++i) pixels[i] = luma(&pixels[3 * i]);
         pixels.resize(pixels.size() / 3);
     }
-    if (image.width != DECODED_SIZE || image.height != DECODED_SIZE) {
+    if (IS_WHOLE_IMAGE && image.width != image.height) {
+        pixels = with_border(pixels, image.width, image.height);
+    } else if (image.width != DECODED_SIZE || image.height != DECODED_SIZE) {
         // The square in the centre is resized. Pillow 13 begins with the columns of some tall
         // images, so that some of their bytes differ by 1.
         const double side = std::min(image.width, image.height);
