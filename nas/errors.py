@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+MAX_SHOWN_CHARACTERS = 60
+"""Longest part of a value that a message repeats."""
+
 
 class NasError(Exception):
     """Base class of all errors; `str(error)` is the message followed by the remedy.
@@ -181,3 +184,11 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def shortened_text(text: str, limit: int = MAX_SHOWN_CHARACTERS) -> str:
+    """Return a text of at most `limit` characters, without its middle if it is longer."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"

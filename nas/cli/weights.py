@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli.options import Conventions, Json, show
+from nas.errors import shortened_text
 
 if TYPE_CHECKING:
     from nas.pretrained import PublishedWeights
@@ -96,8 +97,6 @@ def _text(read: PublishedWeights) -> str:
 
 
 def _names(names: tuple[str, ...]) -> str:
-    from nas.files.documents import shortened_text
-
     more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(map(shortened_text, names[:MAX_NAMED])) + more
 

@@ -17,14 +17,11 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from nas.errors import NasError, printable
+from nas.errors import NasError, printable, shortened_text
 from nas.files.foreign import foreign_kind
 
 MAX_BYTES = 256 << 20
 """Largest file that is read: a journal of 10,000 trials has 40 MB, a large latency table 2 MB."""
-
-MAX_SHOWN_CHARACTERS = 60
-"""Longest part of a value that a message repeats."""
 
 MAX_REASON_CHARACTERS = 300
 """Longest explanation in a message: some explanations of pydantic repeat the whole value."""
@@ -182,14 +179,6 @@ def field_name(location: Sequence[int | str]) -> str:
 def shortened(value: Any) -> str:
     """Return the `repr` of a value, without its middle if it is long."""
     return shortened_text(repr(value))
-
-
-def shortened_text(text: str, limit: int = MAX_SHOWN_CHARACTERS) -> str:
-    """Return a text of at most `limit` characters, without its middle if it is longer."""
-    if len(text) <= limit:
-        return text
-    half = (limit - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
 
 
 def to_json(record: Document) -> str:

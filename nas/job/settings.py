@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from nas import files
 from nas.deploy.formats import format_names
-from nas.errors import JobFileError, printable
-from nas.files.documents import read_bytes, shortened_text
+from nas.errors import JobFileError, printable, shortened_text
+from nas.files.documents import read_bytes
 from nas.files.names import name_like
 from nas.files.paths import expanded, in_folder
 from nas.job.settings_errors import describe_problems, option_error

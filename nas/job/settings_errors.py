@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from nas.errors import RequestError, printable
-from nas.files.documents import shortened, shortened_text
+from nas.errors import RequestError, printable, shortened_text
+from nas.files.documents import shortened
 from nas.files.storage_address import may_hold_password
 from nas.run.keys import table_of
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,12 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from nas.data.image_formats import RAW, is_raw
 from nas.data.image_reading import UnreadableImageError
+from nas.data.sources.image_folder import open_image_folder
+from nas.data.sources.tree import list_tree
 from nas.deploy.script_steps import as_input, decoded
+from nas.errors import DataError
 
 BATCH_SIZE = 32
 
@@ -30,33 +35,42 @@ JUDGING_SHARE = 10
 """One of so many images of a client judges the weights, and is not trained on."""
 
 
+MIN_IMAGES = 3
+"""Fewest images of a client: one judges the weights, and one alone has no variance."""
+
+
 def read_folder(folder: Path, preprocessing: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return the decoded images `N x height x width x channels` of a folder, and their labels `N`.
 
-    Files that are no images are left out, and named on stderr.
+    The folder is read as that of a job. Images that cannot be read are left out, and named on
+    stderr.
 
     Args:
         folder: folder with a sub-folder for each class, which may be missing.
         preprocessing: what `preprocessing.json` holds.
 
     Raises:
-        ValueError: a sub-folder is no class, or there is no image.
+        DataError: a sub-folder is no class, or there are fewer images than `MIN_IMAGES`.
     """
-    classes = list(preprocessing["classes"])
-    names = sorted(each.name for each in folder.iterdir() if each.is_dir())
-    if unknown := [name for name in names if name not in classes]:
-        raise ValueError(f"{folder} has {unknown[0]}; expected folders named {', '.join(classes)}")
+    classes = preprocessing["classes"]
+    source = open_image_folder(folder, *list_tree(folder), classes=classes)
+    label_of = {unicodedata.normalize("NFC", name): label for label, name in enumerate(classes)}
     pixels, labels = [], []
-    for name in names:
-        for path in sorted((folder / name).iterdir()):
-            try:
-                pixels.append(decoded(path, dict(preprocessing)))
-            except UnreadableImageError as error:
-                print(f"{path} is left out: {error}", file=sys.stderr)
-            else:
-                labels.append(classes.index(name))
-    if not labels:
-        raise ValueError(f"{folder} has no image in folders named {', '.join(classes)}")
+    for sample in source.samples:
+        try:
+            if is_raw(sample.image):
+                raise UnreadableImageError(RAW)
+            pixels.append(decoded(sample.image, dict(preprocessing)))
+        except UnreadableImageError as error:
+            print(f"{folder / sample.location} is left out: {error}", file=sys.stderr)
+        else:
+            labels.append(label_of[source.classes[sample.label]])
+    if len(labels) < MIN_IMAGES:
+        raise DataError(
+            f"{folder} has {len(labels)} image{'s' * (len(labels) != 1)} that can be used; "
+            f"expected {MIN_IMAGES} or more, of which one judges the weights.",
+            remedy="Add images, or leave this client out.",
+        )
     return np.concatenate(pixels), np.array(labels)
 
 

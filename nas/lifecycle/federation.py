@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, JsonValue
 
-from nas import files
-from nas.data import ImageDataset, image_reading
+from nas import errors, files
+from nas.data import ImageDataset, image_formats, image_reading
+from nas.data.sources import base, image_folder, tree
 from nas.deploy import script_steps
 from nas.deploy.answers import find_answers
 from nas.deploy.card import ModelOrigin
@@ -51,6 +52,12 @@ REQUIREMENTS = ("flwr>=1.42,<2", "numpy", "pillow>=10.1", "safetensors", "torch"
 
 _STEPS = "nas.lifecycle.federated_steps"
 """What the files of an app import as `steps`."""
+
+_STEPS_MODULES = (
+    *(errors, foreign, image_formats, base, tree, image_folder),
+    *(image_reading, script_steps),
+)
+"""Modules whose texts `steps` holds: a client reads images and folders as a job does."""
 
 _STATISTICS = (".running_mean", ".running_var")
 """Endings of the names of statistics, which clients with noise or masks do not send."""
@@ -137,7 +144,7 @@ def write_app(model: Path, clients: int, out: Path) -> None:
     if clients < 2:
         raise RequestError(f"{clients} clients share nothing.", remedy="Give at least two.")
     here = Path(__file__).parent
-    steps = standalone(here / "federated_steps.py", image_reading, foreign, script_steps)
+    steps = standalone(here / "federated_steps.py", *_STEPS_MODULES)
     texts = {own: (here / name).read_text(encoding="utf-8") for name, own in APP_FILES.items()}
     texts = {name: text.replace(_STEPS, "steps") for name, text in texts.items()}
     texts["steps.py"] = steps

@@ -16,8 +16,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nas.errors import WeightsError, printable
-from nas.files.documents import ForeignFileError, read_bytes, shortened_text
+from nas.errors import WeightsError, printable, shortened_text
+from nas.files.documents import ForeignFileError, read_bytes
 from nas.files.paths import in_folder
 from nas.pretrained.state_dicts import StateDict, state_dict
 from nas.pretrained.torch_file import (

@@ -24,8 +24,9 @@ from pydantic import (
     model_validator,
 )
 
+from nas.errors import shortened_text
 from nas.figures import COUNTS, SEARCH_LIMITS
-from nas.files.documents import Document, shortened_text
+from nas.files.documents import Document
 from nas.graph import DEFAULT_DTYPE
 from nas.run.keys import (
     MAX_MINUTES,

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import SearchError, StorageError
-from nas.files.documents import shortened, shortened_text
+from nas.errors import SearchError, StorageError, shortened_text
+from nas.files.documents import shortened
 from nas.machine.process_identity import this_process
 from nas.search.journal import RESTORE_REMEDY
 from nas.search.liveness import LivenessMonitor

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas import files
-from nas.errors import SpaceError, printable
-from nas.files.documents import read_bytes, shortened, shortened_text
+from nas.errors import SpaceError, printable, shortened_text
+from nas.files.documents import read_bytes, shortened
 from nas.files.paths import expanded, in_folder
 from nas.space.reference import Reference, unknown_reference_error
 from nas.space.restriction import AT_WIDTHS, WITHIN

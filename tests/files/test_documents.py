@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from nas import errors
 from nas.errors import RunFolderError
 from nas.files import documents
 from nas.files.documents import Count, Document, Format, Fraction
@@ -77,4 +78,4 @@ def test_too_large_file_is_refused(tmp_path):
 
 def test_message_repeats_only_the_ends_of_a_long_value():
     assert documents.shortened("a" * 10) == repr("a" * 10)
-    assert len(documents.shortened("a" * 10_000)) <= documents.MAX_SHOWN_CHARACTERS
+    assert len(documents.shortened("a" * 10_000)) <= errors.MAX_SHOWN_CHARACTERS

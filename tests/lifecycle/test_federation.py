@@ -1,5 +1,6 @@
 """Apps for federated fine-tuning: what their two sides do, and the way back of the weights."""
 
+import ast
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,12 @@ def test_files_of_an_app_do_without_this_package(app, tmp_path, exported):
         text = (app / name).read_text()
         compile(text, name, "exec")
         assert "nas." not in "".join(line for line in text.splitlines() if "import" in line)
+        defined = [
+            node.name
+            for node in ast.parse(text).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        ]
+        assert len(set(defined)) == len(defined), "no text of a module hides a part of another"
     program = """
 import sys; sys.modules["nas"] = None
 import json, pathlib, network, steps
@@ -157,7 +165,36 @@ def test_clients_read_folders_of_classes(tmp_path, exported, capsys):
     np.testing.assert_array_equal(pixels, run.data.test.pixels[:12][order])
     assert "broken.png is left out" in capsys.readouterr().err
     (tmp_path / "cat").mkdir()
-    with pytest.raises(ValueError, match="has cat; expected folders named 0, 1"):
+    assert len(read_folder(tmp_path, preprocessing)[1]) == 12, "a folder without images is empty"
+    shutil.copyfile(next(tmp_path.glob("[!3]/*.png")), tmp_path / "cat" / "0.png")
+    with pytest.raises(DataError, match="the folder cat with images; expected folders named 0, 1"):
+        read_folder(tmp_path, preprocessing)
+
+
+def test_a_client_folder_is_read_as_that_of_a_job(tmp_path, exported):
+    """Junk, names as a Mac writes them, folders of dates, one class, and too few images."""
+    run, folder = exported
+    preprocessing = preprocessing_of(folder)
+    preprocessing["classes"][3] = "caf\u00e9"
+    test = run.data.test
+    rows = {label: np.flatnonzero(test.labels == label)[:4] for label in (0, 3)}
+    for label, name in ((0, "0/2024-05-01"), (3, unicodedata.normalize("NFD", "caf\u00e9"))):
+        (tmp_path / name).mkdir(parents=True)
+        for at in rows[label]:
+            Image.fromarray(test.pixels[at].squeeze()).save(tmp_path / name / f"{at}.png")
+    (tmp_path / "@eaDir" / "0").mkdir(parents=True)
+    (tmp_path / "@eaDir" / "0" / "thumb.png").write_bytes(b"junk")
+    for name in ("0/.DS_Store", "0/Thumbs.db", ".ipynb_checkpoints"):
+        (tmp_path / name).write_bytes(b"junk")
+    pixels, labels = read_folder(tmp_path, preprocessing)
+    assert labels.tolist() == [0] * 4 + [3] * 4
+    expected = np.concatenate([test.pixels[rows[label]] for label in (0, 3)])
+    assert sorted(map(bytes, pixels)) == sorted(map(bytes, expected))
+    shutil.rmtree(tmp_path / "0")
+    assert read_folder(tmp_path, preprocessing)[1].tolist() == [3] * 4
+    for file in [*next(tmp_path.glob("caf*")).iterdir()][1:]:
+        file.unlink()
+    with pytest.raises(DataError, match="has 1 image that can be used; expected 3 or more"):
         read_folder(tmp_path, preprocessing)
 
 

@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from nas.errors import printable
-from nas.files.documents import shortened_text
+from nas.errors import printable, shortened_text
 
 EXPECTED_LAYOUTS = (
     "Expected parquet files with the columns image and label, or a folder with a sub-folder for "

@@ -45,6 +45,7 @@ def open_image_folder(
     files: list[Path],
     class_folders: ClassFolders = "auto",
     group: str = "",
+    classes: Collection[str] = (),
 ) -> Source:
     """Return the source of an image folder.
 
@@ -63,17 +64,22 @@ def open_image_folder(
             folders may be topics.
         group: Regular expression with one group, which is searched in the path of each image below
             the root; the group is what it shows. Empty for no groups.
+        classes: The classes of a trained network, of which the folder may have some only, and
+            folders without images; those of the folder by default.
 
     Raises:
-        DataError: `group` tells no groups. There are no class folders, a class folder has no image,
-            a broken link stands where a class folder may stand, or it is not clear which folders
-            are splits or classes.
+        DataError: A folder is none of `classes`. `group` tells no groups. There are no class
+            folders, a class folder has no image, a broken link stands where a class folder may
+            stand, or it is not clear which folders are splits or classes.
     """
     images = [file for file in files if is_image_file(file) or _is_broken_link(file)]
     below_root = {file: _folders_between(root, file.parent) for file in images}
     images.sort(key=lambda file: (below_root[file], _normalise(file.name)))
     all_folders = [_folders_between(root, folder) for folder in folders]
-    start = () if class_folders == "top" else _single_folder(below_root.values(), all_folders)
+    known = {_normalise(name) for name in classes}
+    start: _Folders = ()
+    if class_folders != "top":
+        start = _single_folder(below_root.values(), all_folders, known)
     base = root.joinpath(*start)
     below = {file: below_root[file][len(start) :] for file in images}
     splits = _find_splits(base, below.values())
@@ -92,23 +98,31 @@ def open_image_folder(
         else:
             placed[file] = split, names[first:]
     class_of = _class_by_path({names for _, names in placed.values()}, class_folders)
-    _require_images(
-        base,
-        [names[len(start) :] for names in all_folders if names[: len(start)] == start],
-        set(class_of.values()),
-        splits,
-        class_folders,
-    )
+    own = set(class_of.values())
+    if unknown := sorted(own - known if known else ()):
+        raise DataError(
+            f"{printable_line(base)} has the folder {_join(unknown[:1])} with images; expected "
+            f"folders named {_join(sorted(known))}.",
+            remedy="Rename the folder, or move it away.",
+        )
+    if not known:
+        _require_images(
+            base,
+            [names[len(start) :] for names in all_folders if names[: len(start)] == start],
+            own,
+            splits,
+            class_folders,
+        )
     if class_folders != "lowest":
         _require_clear_classes(base, [names for _, names in placed.values()], class_folders)
     if not placed:
         content = f"{len(images)} images but no sub-folder for each class"
         raise DataError(
             f"{printable_line(root)} has {content if images else 'no images'}.",
-            remedy=EXPECTED_LAYOUTS,
+            remedy=f"Expected folders named {_join(sorted(known))}." if known else EXPECTED_LAYOUTS,
         )
-    classes = tuple(sorted(set(class_of.values())))
-    label_of = {name: label for label, name in enumerate(classes)}
+    names_of_classes = tuple(sorted(own))
+    label_of = {name: label for label, name in enumerate(names_of_classes)}
     groups = _groups(root, list(placed), group) if group else {}
     samples = [
         Sample(split, place_in(root, file), file, label_of[class_of[names]], groups.get(file))
@@ -120,7 +134,7 @@ def open_image_folder(
         printable_line(root),
         samples,
         len(samples),
-        classes,
+        names_of_classes,
         root=root,
         files=tuple(placed),
         labelling=hashlib.sha256(
@@ -181,14 +195,18 @@ def _is_no_class(name: str) -> bool:
     return _NOT_A_CLASS.fullmatch(name.lower()) is not None
 
 
-def _single_folder(images: Collection[_Folders], folders: Collection[_Folders]) -> _Folders:
+def _single_folder(
+    images: Collection[_Folders], folders: Collection[_Folders], classes: Collection[str]
+) -> _Folders:
     """Return the path to the folder that holds everything, as an unpacked archive often has one.
 
-    It ends above a split, above folders that are named like dates, and where images are.
+    It ends above a split, above a known class, above folders that are named like dates, and where
+    images are.
 
     Args:
         images: The folders between the root and each image.
         folders: The path of each folder below the root.
+        classes: The classes that are known.
     """
     start: _Folders = ()
     while images:
@@ -198,7 +216,7 @@ def _single_folder(images: Collection[_Folders], folders: Collection[_Folders]) 
         if len(inside) != 1 or any(len(n) < 2 or _is_no_class(n[1]) for n in next_names):
             break
         name = inside.pop()
-        if split_of_name(name):
+        if split_of_name(name) or name in classes:
             break
         start = (*start, name)
     return start

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nas.display.progress import Advance
-from nas.files.documents import shortened_text
+from nas.errors import shortened_text
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table
 from nas.latency.kit import RESULTS
