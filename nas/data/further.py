@@ -49,8 +49,8 @@ def read_further(
     Raises:
         DataError: The source has another class, or images that cannot be used.
     """
-    how = {"background": data.background, "resize": data.resize}
-    decoded = decode(source, data.image_size, **how, write_cache=write_cache)
+    size, background, resize = data.image_size, data.background, data.resize
+    decoded = decode(source, size, background=background, resize=resize, write_cache=write_cache)
     record = decoded.record
     classes, labels, bad_labels = number_classes(source, record)
     if record.bad and not skips_bad:
@@ -63,7 +63,7 @@ def read_further(
             remedy=f"Its classes are {count_text(data.class_counts)}.",
         )
     own = np.array([position[name] for name in classes], np.int64)[labels]
-    cache = image_cache.cache_path(source, data.image_size, **how)
+    cache = image_cache.cache_path(source, size, background, resize)
     return FurtherImages(source.name, decoded.pixels, own, record, cache)
 
 

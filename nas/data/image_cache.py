@@ -48,15 +48,19 @@ class SelectedPixels:
 
     Args:
         arrays: Arrays of images, `m x height x width x 1` or `3` (uint8).
-        positions: Positions of the selected images, `n`, counted over all arrays.
+        positions: Positions of the selected images, `n`, counted over all arrays; all by default.
         channels: Channels of the selection, to which the images are converted.
     """
 
     def __init__(
-        self, arrays: Sequence[np.ndarray], positions: np.ndarray, channels: int | None = None
+        self,
+        arrays: Sequence[np.ndarray],
+        positions: np.ndarray | None = None,
+        channels: int | None = None,
     ) -> None:
-        self.arrays, self.positions = tuple(arrays), positions
+        self.arrays = tuple(arrays)
         self._ends = np.cumsum([len(each) for each in arrays])
+        self.positions = np.arange(self._ends[-1]) if positions is None else positions
         self._channels = channels or arrays[0].shape[3]
 
     @property
@@ -109,9 +113,9 @@ def view_of(parts: Sequence[Pixels]) -> SelectedPixels:
     positions: list[np.ndarray] = []
     first = 0
     for each in parts:
-        is_selection = isinstance(each, SelectedPixels)
-        positions.append(first + (each.positions if is_selection else np.arange(len(each))))
-        arrays += each.arrays if is_selection else [each]
+        own = each if isinstance(each, SelectedPixels) else SelectedPixels([each])
+        positions.append(first + own.positions)
+        arrays += own.arrays
         first = sum(map(len, arrays))
     return SelectedPixels(arrays, np.concatenate(positions), parts[0].shape[3])
 

@@ -57,14 +57,18 @@ def read_folder(folder: Path, preprocessing: Mapping[str, Any]) -> tuple[np.ndar
     label_of = {unicodedata.normalize("NFC", name): label for label, name in enumerate(classes)}
     pixels, labels = [], []
     for sample in source.samples:
+        path, label = sample.image, sample.label
+        assert source.classes is not None
+        assert isinstance(path, Path)
+        assert isinstance(label, int)
         try:
-            if is_raw(sample.image):
+            if is_raw(path):
                 raise UnreadableImageError(RAW)
-            pixels.append(decoded(sample.image, dict(preprocessing)))
+            pixels.append(decoded(path, dict(preprocessing)))
         except UnreadableImageError as error:
-            print(f"{folder / sample.location} is left out: {error}", file=sys.stderr)
+            print(f"{path} is left out: {error}", file=sys.stderr)
         else:
-            labels.append(label_of[source.classes[sample.label]])
+            labels.append(label_of[source.classes[label]])
     if len(labels) < MIN_IMAGES:
         raise DataError(
             f"{folder} has {len(labels)} image{'s' * (len(labels) != 1)} that can be used; "
