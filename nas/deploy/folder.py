@@ -18,7 +18,7 @@ import filelock
 
 from nas import files
 from nas.errors import ExportError, RunFolderError
-from nas.files.documents import read_bytes, shortened
+from nas.files.documents import read_text_bytes, shortened
 from nas.files.foreign import file_problem
 from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath
@@ -252,7 +252,7 @@ def _files_in(folder: Path) -> list[str]:
 def _read_sums(path: Path) -> dict[str, str]:
     """Return the digests in a `SHA256SUMS` by file. Raises ExportError for a damaged file."""
     try:
-        lines = read_bytes(path, _MAX_SUMS_BYTES).decode("utf-8").splitlines()
+        lines = read_text_bytes(path, _MAX_SUMS_BYTES).decode("utf-8").splitlines()
     except UnicodeDecodeError:
         lines = [""]
     except OSError as error:

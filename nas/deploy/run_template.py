@@ -57,7 +57,7 @@ def main() -> int:
 def read_json(name: str) -> dict:
     """Return the contents of a JSON file of the folder."""
     path = FOLDER / name
-    return use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    return use_file(path, lambda: json.loads(path.read_bytes()))
 
 
 if __name__ == "__main__":

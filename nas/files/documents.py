@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nas.errors import NasError, printable, shortened_text
-from nas.files.foreign import foreign_kind
+from nas.files.foreign import foreign_kind, without_mark
 
 MAX_BYTES = 256 << 20
 """Largest file that is read: a journal of 10,000 trials has 40 MB, a large latency table 2 MB."""
@@ -100,9 +100,9 @@ class Format(Generic[DocumentType]):
         return self.parse(self.content(path), str(path))
 
     def content(self, path: Path) -> bytes:
-        """Return the content of a file. Raises `error` if it cannot be read (`read_bytes`)."""
+        """Return the text of a file. Raises `error` if it cannot be read (`read_text_bytes`)."""
         try:
-            return read_bytes(path, self.max_bytes)
+            return read_text_bytes(path, self.max_bytes)
         except ForeignFileError as error:
             # The remedy is for a damaged file; the file itself may be intact.
             raise self.error(f"{path} is not {self.name}: {error.strerror}.") from None
@@ -154,6 +154,14 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     if kind := foreign_kind(content):
         raise ForeignFileError(0, f"it is {kind}", str(path))
     return content
+
+
+def read_text_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the content of a file of text, without the byte order mark that Windows writes.
+
+    Raises OSError as `read_bytes` does; text in UTF-16 is of a foreign kind.
+    """
+    return without_mark(read_bytes(path, limit))
 
 
 def explain(problem: Any) -> str:

@@ -1,4 +1,4 @@
-"""Recognises files that are not what their name says: pointers, web pages, cut libraries.
+"""Recognises files that are not what their name says: pointers, web pages, cut libraries, UTF-16.
 
 The `run.py` of an exported model holds a copy of this text, so that it imports the standard library
 only.
@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from pathlib import Path
@@ -25,6 +26,20 @@ _FOREIGN_KINDS = {
 }
 """What files of other kinds begin with, and what they are."""
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What many programs of Windows write before text in UTF-8."""
+
+_UTF_16 = re.compile(
+    rb"\xff\xfe(?:[\t\n\r -~]\0){2}|\xfe\xff(?:\0[\t\n\r -~]){2}"
+    rb"|(?:[\t\n\r -~]\0){4}|(?:\0[\t\n\r -~]){4}"
+)
+"""How text in UTF-16 begins: with a byte order mark or without, in either order of the bytes."""
+
+_UTF_16_KIND = (
+    "text in UTF-16, which Windows PowerShell writes with > and Notepad as Unicode, and has to be "
+    "saved as UTF-8"
+)
+
 _ELF_HEADERS = {1: ("I", 32, 46), 2: ("Q", 40, 58)}
 """Type and position of the offset of an ELF file's sections, and position of their size and number,
 for 32 and 64 bits."""
@@ -36,8 +51,15 @@ def foreign_kind(head: bytes) -> str:
     The text is empty for a kind that is none of those that take the place of other files. Any
     content that begins with "<" counts as a web page.
     """
-    start = head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _UTF_16.match(head):
+        return _UTF_16_KIND
+    start = without_mark(head[:HEAD_BYTES]).lstrip()
     return next((what for first, what in _FOREIGN_KINDS.items() if start.startswith(first)), "")
+
+
+def without_mark(content: bytes) -> bytes:
+    """Return the content of a text file without the byte order mark that it may begin with."""
+    return content.removeprefix(BYTE_ORDER_MARK)
 
 
 def file_problem(path: Path) -> str:

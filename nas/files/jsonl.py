@@ -15,7 +15,7 @@ from typing import Any
 from nas.errors import NasError
 from nas.files import with_path
 from nas.files.documents import DocumentType, Format
-from nas.files.foreign import HEAD_BYTES, foreign_kind
+from nas.files.foreign import HEAD_BYTES, foreign_kind, without_mark
 
 DEFAULT_START = b'{"schema": '
 """Start of the first line of most files."""
@@ -40,7 +40,7 @@ def repair(path: Path, start: bytes = DEFAULT_START) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-        actual = head[: len(start)]
+        actual = without_mark(head)[: len(start)]
         if actual != start[: len(actual)]:
             kind = foreign_kind(head) or "another kind of file"
             raise NasError(

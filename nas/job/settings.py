@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from nas import files
 from nas.deploy.formats import format_names
 from nas.errors import JobFileError, printable, shortened_text
-from nas.files.documents import read_bytes
+from nas.files.documents import read_text_bytes
 from nas.files.names import name_like
 from nas.files.paths import expanded, in_folder
 from nas.job.settings_errors import describe_problems, option_error
@@ -78,7 +78,7 @@ def load_job(path: Path) -> JobSettings:
     path = Path(expanded(path))
     # Errors of the validation are not chained, because they may repeat a password.
     try:
-        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
+        text = read_text_bytes(path, MAX_BYTES).decode("utf-8")
     except OSError as error:
         raise _file_error(path, f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from nas.errors import RequestError, TableError
 from nas.files.documents import ForeignFileError, read_bytes
+from nas.files.foreign import without_mark
 from nas.files.jsonl import is_json
 from nas.files.paths import OpenedPath
 from nas.latency.record import HEADER_START
@@ -71,7 +72,10 @@ class TableFile:
 
     def _unread_bytes(self) -> bytes:
         if self._offset == 0:
-            return _content(self.path)
+            content = _content(self.path)
+            text = without_mark(content)
+            self._offset = len(content) - len(text)
+            return text
         try:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < self._offset:
@@ -143,7 +147,7 @@ def can_begin(path: Path) -> bool:
             f"There can be no latency table {path}: {reason}.",
             remedy="Name a folder or a .jsonl file.",
         ) from None
-    return _is_incomplete_header(_content(path))
+    return _is_incomplete_header(without_mark(_content(path)))
 
 
 def _content(path: Path) -> bytes:

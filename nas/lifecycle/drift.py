@@ -30,14 +30,9 @@ from nas.deploy.folder import ModelFolder
 from nas.deploy.reference import REFERENCE, REFERENCE_FILE, FieldReference
 from nas.deploy.script_log import FIGURES
 from nas.display.formatting import listed
-from nas.errors import MeasurementError, RequestError, printable
-from nas.files.documents import (
-    MAX_REASON_CHARACTERS,
-    Count,
-    Document,
-    Fraction,
-    shortened_text,
-)
+from nas.errors import MeasurementError, RequestError, printable, shortened_text
+from nas.files.documents import MAX_REASON_CHARACTERS, Count, Document, Fraction
+from nas.files.foreign import foreign_kind, without_mark
 
 MAX_P_VALUE = 0.01
 """Largest corrected p-value of a difference: one day of 100 without drift may have one."""
@@ -186,16 +181,20 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
         MeasurementError: none of its images could be read.
     """
     try:
-        content = path.read_bytes()
-        if content.startswith(_GZIP_START):
-            content = gzip.decompress(content)
+        stored = path.read_bytes()
+        if stored.startswith(_GZIP_START):
+            stored = gzip.decompress(stored)
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RequestError(
             f"{path} cannot be read: {reason}.",
             remedy="Name the file that run.py --log wrote.",
         ) from None
-    text = content.decode("utf-8", errors="replace")
+    if kind := foreign_kind(stored):
+        raise RequestError(
+            f"{path} is no log: it is {kind}.", remedy="Name the file that run.py --log wrote."
+        )
+    text = without_mark(stored).decode("utf-8", errors="replace")
     rows, names, times = [], [], []
     unreadable, damaged = Counter[str](), 0
     lines = text.splitlines()

@@ -87,5 +87,5 @@ def received(message: Message, *, has_norms: bool) -> Network:
 def own_images(context: Context) -> tuple[dict, np.ndarray, np.ndarray]:
     """Return how images are read, and the decoded images and labels of this client."""
     path = Path(__file__).with_name("preprocessing.json")
-    preprocessing = json.loads(path.read_text(encoding="utf-8"))
+    preprocessing = json.loads(path.read_bytes())
     return preprocessing, *read_folder(Path(context.node_config["images"]), preprocessing)

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parent
 
 def read_json(path: Path) -> Any:
     """Return the contents of a JSON file."""
-    return use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    return use_file(path, lambda: json.loads(path.read_bytes()))
 
 
 def main() -> int:

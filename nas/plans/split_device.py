@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the logits as JSON")
     options = parser.parse_args()
     preprocessing, split = (
-        use_file(path, lambda path=path: json.loads(path.read_text(encoding="utf-8")))
+        use_file(path, lambda path=path: json.loads(path.read_bytes()))
         for path in (FOLDER / "preprocessing.json", FOLDER / "split.json")
     )
     model = FOLDER / "device.onnx"

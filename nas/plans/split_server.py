@@ -68,7 +68,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     path, model = FOLDER / "split.json", FOLDER / "server.onnx"
-    split = use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    split = use_file(path, lambda: json.loads(path.read_bytes()))
     shape, logits_of = tuple(split["shape"]), use_file(model, load_onnx, model)
     logits_of(np.zeros((1, *shape), np.float32))  # The first call takes longer.
     answers = partial(Answers, logits_of, shape, options.idle_seconds)

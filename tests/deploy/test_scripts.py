@@ -97,6 +97,16 @@ def test_script_reads_every_file_as_training_does(tmp_path, resize):
     assert len(image_files()) > 120
 
 
+def test_script_reads_json_with_a_byte_order_mark(tmp_path):
+    how = preprocessing(3)
+    script = imported(write_script(tmp_path, how))
+    (tmp_path / "preprocessing.json").write_text(to_json(how), encoding="utf-8-sig")
+    assert script.read_json("preprocessing.json") == json.loads(to_json(how))
+    (tmp_path / "preprocessing.json").write_text(to_json(how), encoding="utf-16")
+    with pytest.raises(SystemExit, match="it is text in UTF-16"):
+        script.read_json("preprocessing.json")
+
+
 def test_script_gives_a_grey_network_grey_pixels(tmp_path):
     how = preprocessing(1)
     script = imported(write_script(tmp_path, how))

@@ -24,6 +24,15 @@ def test_record_is_read_and_unknown_fields_are_ignored(tmp_path):
     assert THING.read(path) == Thing(name="a", count=3, parts=(1.0, 2.5))
 
 
+def test_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    path = tmp_path / "thing.json"
+    path.write_text('{"name": "a"}', encoding="utf-8-sig")
+    assert THING.read(path) == Thing(name="a")
+    path.write_text('{"name": "a"}', encoding="utf-16")
+    with pytest.raises(RunFolderError, match="thing.json is not a thing: it is text in UTF-16"):
+        THING.read(path)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

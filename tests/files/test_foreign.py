@@ -32,7 +32,15 @@ FOREIGN = {
     "HTML or XML": b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
     "gzip": gzip.compress(b"{}"),
     "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(100),
+    "in UTF-16, which Windows": '{"schema": 1}'.encode("utf-16"),
+    "in UTF-16, which Windows PowerShell": '{"schema": 1}'.encode("utf-16-le"),
+    "text in UTF-16": b"\xfe\xff" + "[data]".encode("utf-16-be"),
+    "be saved as UTF-8": "name".encode("utf-16-be"),
 }
+
+
+NO_TEXT = [struct.pack("<Q", length) + b'{"a":' for length in (0xFEFF, 0x7BFEFF, 0x610062)]
+"""Beginnings of safetensors files whose headers have lengths that look like text in UTF-16."""
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
@@ -43,7 +51,9 @@ def test_foreign_files_are_named(kind, tmp_path):
     assert kind in file_problem(path)
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"a": "<"}', b"\x08\x09", b"a", b"\xff" * 100])
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"a": "<"}', b"\x08\x09", b"a", b"\xff" * 100, *NO_TEXT]
+)
 def test_others_are_not(content, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)

@@ -112,3 +112,17 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         jsonl.append(tmp_path / "log.jsonl", {"value": float("nan")})
     assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    jsonl.append(path, record(1))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"sch')
+    with pytest.warns(UserWarning, match="half-written"):
+        assert jsonl.repair(path)
+    jsonl.append(path, record(2))
+    assert values(path) == [1, 2]
+    path.write_bytes(path.read_text(encoding="utf-8-sig").encode("utf-16"))
+    for attempt in (values, jsonl.repair):
+        with pytest.raises(NasError, match="text in UTF-16, .* saved as UTF-8"):
+            attempt(path)

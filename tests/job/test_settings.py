@@ -204,7 +204,7 @@ def test_recorded_command_lacks_only_the_password(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\xff\xfe" + MINIMAL.encode("utf-16-le"), "is not UTF-8 (at byte 0)"),
+        (b"\xff\xfe" + MINIMAL.encode("utf-16-le"), "it is text in UTF-16, which Windows"),
         (b"a = " + b"1" * 2**20, "cannot be read: it has more than 1 MiB"),
         (b"\0" * 1000, "is not TOML"),
         (b"", "data is missing"),

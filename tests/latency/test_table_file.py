@@ -86,7 +86,6 @@ OTHER_FILES = {
     "blanks": b"  ",
     "a line feed": b"\n",
     "zeros": b"\0" * 99,
-    "a byte order mark": b"\xef\xbb\xbf" + json.dumps(new_header(device())).encode() + b"\n",
     "a torn header and more": b'{"schema": 4, "record": "header", "proc\nmore',
     "a list": b"[" * 200_000,
     "a header and more in one line": json.dumps(new_header(device())).encode() + b" more",
@@ -107,6 +106,26 @@ def test_open_leaves_other_files_unchanged(
         assert caught.value.remedy
         assert path.read_bytes() == content
         assert list(tmp_path.iterdir()) == [path], "no lock beside it"
+
+
+def test_byte_order_mark_is_no_part_of_a_table(table: LatencyTable, runtime: FakeRuntime) -> None:
+    path, lines = (
+        table.path.with_name("of_windows.jsonl"),
+        len(table.path.read_bytes().split(b"\n")),
+    )
+    path.write_bytes(b"\xef\xbb\xbf" + table.path.read_bytes())
+    reader = LatencyTable.open(path)
+    assert reader.predict(GRAPH) == table.predict(GRAPH)
+    own = LatencyTable.open_or_create(path, runtime)
+    with own.writing():
+        own.append(timed(runtime.kernels(GRAPH)[0]))
+    assert len(path.read_bytes().split(b"\n")) == lines + 1
+    reader.refresh()
+    assert reader.predict(GRAPH) == LatencyTable.open(path).predict(GRAPH)
+    path.write_text(table.path.read_text(), encoding="utf-16")
+    for attempt in (LatencyTable.open_or_create, LatencyTable.find):
+        with pytest.raises(TableError, match="is no latency table: it is text in UTF-16"):
+            attempt(path, runtime)
 
 
 @pytest.mark.parametrize("tail", [b"{}", b"12"])

@@ -248,6 +248,17 @@ def test_compressed_log_is_read_whatever_its_name_is(usual_log, tmp_path):
             find_drift(MODEL, tmp_path / "log.1")
 
 
+def test_a_log_from_windows_loses_no_line(usual_log, tmp_path):
+    text, log = usual_log.read_text(encoding="utf-8"), tmp_path / "log.jsonl"
+    expected = read_log(usual_log, reference_of(MODEL))
+    log.write_text(text, encoding="utf-8-sig", newline="\r\n")
+    own = read_log(log, reference_of(MODEL))
+    assert (own.names, own.damaged) == (expected.names, expected.damaged)
+    log.write_text(text, encoding="utf-16")
+    with pytest.raises(RequestError, match="is no log: it is text in UTF-16, .* saved as UTF-8"):
+        read_log(log, reference_of(MODEL))
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [

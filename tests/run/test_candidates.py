@@ -170,6 +170,13 @@ def test_missing_file_and_other_table_are_refused(tmp_path):
         read_csv(path, CANDIDATE)
 
 
+def test_byte_order_mark_is_no_part_of_a_table(tmp_path):
+    path, own = tmp_path / "trials.csv", candidate()
+    write_csv(path, {name: cell for name, cell in own.cells.items() if cell is not None})
+    path.write_text(path.read_text(), encoding="utf-8-sig", newline="\r\n")
+    assert read_csv(path, CANDIDATE) == [own]
+
+
 SPACE = load_definition("mobilenet_tiny")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from nas.data.image_formats import KNOWN_EXTENSIONS
 from nas.data.sources.base import printable_line
 from nas.errors import DataError
+from nas.files.foreign import without_mark
 
 _JUNK_FOLDERS = frozenset(
     (
@@ -121,7 +122,7 @@ def _is_table(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            start = file.readline(1000)
+            start = without_mark(file.readline(1000))
     except OSError:
         return False
     return start.startswith(_TABLE_START) and _TABLE_MARK in start
