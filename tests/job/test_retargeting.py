@@ -263,6 +263,8 @@ def test_device_is_that_of_the_options_the_table_or_the_run(source, monkeypatch)
         "tables": "latency_tables",
     }
     assert (settings.budget, settings.search.trials) == ("30m", None)
+    chosen = settings_of(target="ethos-u55-128")[1].device
+    assert (chosen.runtime, chosen.dtype) == ("ethos_u", "int8"), "what has the target"
     path = Path("mine.jsonl")
     LatencyTable.open_or_create(path, FakeRuntime(device(threads=8)))
     _, settings = settings_of(table=path)
