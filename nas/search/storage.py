@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
@@ -39,6 +43,12 @@ MAX_LOCK_SECONDS = 60
 A process that is stopped while it writes would otherwise block all others.
 """
 
+ANSWER_SECONDS = 180.0
+"""A database that has not answered an operation for so long gets another connection.
+
+Others may hold its locks for `MAX_LOCK_SECONDS`.
+"""
+
 _RETRY_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses between the attempts of an operation; the last one is repeated."""
 
@@ -51,8 +61,13 @@ Optuna creates its tables without a lock, so processes that do it at the same ti
 Result = TypeVar("Result")
 
 
-def _open_database(url: URL) -> RDBStorage:
-    """Open Optuna's storage in a database, which may be shared by many processes."""
+def _open_database(url: URL, connections: WeakSet[Any]) -> RDBStorage:
+    """Open Optuna's storage in a database, which may be shared by many processes.
+
+    Args:
+        url: address of the database.
+        connections: receives the driver's connections to a server.
+    """
     from sqlalchemy import event
 
     if url.drivername in ("postgresql", "postgres"):
@@ -73,7 +88,10 @@ def _open_database(url: URL) -> RDBStorage:
     if is_sqlite:
         _create_tables(url, connect_args)
     # A server has few connections, by default 100: a process that works for hours holds one.
-    pool = {} if is_sqlite else {"pool_pre_ping": True, "pool_size": 1}
+    pool: dict[str, Any] = {}
+    if not is_sqlite:
+        pool = {"pool_pre_ping": True, "pool_size": 1}
+        pool["pool_events"] = [(lambda opened, _: connections.add(opened), "connect")]
     storage = RDBStorage(
         url.render_as_string(hide_password=False),
         engine_kwargs={**pool, "connect_args": connect_args},
@@ -135,6 +153,7 @@ class Storage:
         self._location = location
         self._journal: JournalFile | None = None
         self._damage: StorageError | None = None
+        self._connections: WeakSet[Any] = WeakSet()
         self._storage = self._retry(self._open)
 
     def _open(self) -> BaseStorage:
@@ -150,7 +169,7 @@ class Storage:
 
         for pause in (*_OPENING_PAUSES_SECONDS, None):
             try:
-                return _open_database(url)
+                return _open_database(url, self._connections)
             except (ImportError, NoSuchModuleError, ArgumentError, TypeError, ValueError) as error:
                 raise RequestError(
                     f"{self.name} cannot be opened: {self._reason(error)}.",
@@ -315,7 +334,8 @@ class Storage:
             if self._damage is not None:
                 raise self._damage
             try:
-                result = operation()
+                with self._limited_silence():
+                    result = operation()
             except (*DAMAGE_ERRORS, StorageInternalError) as error:
                 if _is_damage(error):
                     self._damage = self._damage_error(error)
@@ -343,6 +363,31 @@ class Storage:
             if num_failures:
                 self._on_message(f"{self.name} answers again")
             return result
+
+    @contextmanager
+    def _limited_silence(self) -> Iterator[None]:
+        """Cut the connections to a server at the limit, so that what waits for it fails.
+
+        The driver has no limit, and the system notices only machines that vanish: for one whose
+        processes are frozen it still takes what is sent.
+        """
+        if self._location is None or not is_address(self._location):
+            yield
+            return
+        watch = threading.Timer(ANSWER_SECONDS, self._cut_connections)
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def _cut_connections(self) -> None:
+        for each in list(self._connections):
+            with suppress(OSError):  # It is closed by now.
+                if not each.closed:
+                    with socket.socket(fileno=os.dup(each.fileno())) as own:
+                        own.shutdown(socket.SHUT_RDWR)
 
     def _damage_error(self, error: BaseException) -> StorageError:
         """Return the error of a storage whose content Optuna cannot read."""

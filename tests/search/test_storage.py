@@ -1,5 +1,7 @@
 import contextlib
+import os
 import re
+import signal
 import sqlite3
 import sys
 import threading
@@ -184,6 +186,26 @@ def test_search_continues_after_an_outage_of_the_database(postgresql, database, 
     assert {each.state.name for each in stored} <= {"COMPLETE", "FAIL"}
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+@pytest.mark.postgresql
+def test_connection_whose_server_is_frozen_is_replaced(database, monkeypatch):
+    """The system still takes what is sent to a frozen process, so that the driver would wait."""
+    storage = Storage(database)
+    storage.create_study("frozen", ["minimize"], ["macs"])
+
+    def server_process():
+        with storage._storage._backend.engine.connect() as connection:
+            return connection.exec_driver_sql("select pg_backend_pid()").scalar()
+
+    frozen = server_process()
+    monkeypatch.setattr(storage_module, "ANSWER_SECONDS", 0.5)
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        assert storage.get_study_names() == ["frozen"]
+        assert server_process() != frozen
+    finally:
+        os.kill(frozen, signal.SIGCONT)
 
 
 @pytest.mark.slow
