@@ -18,6 +18,9 @@ _FEATURES = re.compile(r"(avx|fma|f16c|sse4|amx|asimd|neon|sve|fphp|dotprod|vnni
 """Processor flags that change which instructions a compiled kernel uses."""
 
 
+QUERY_LIMIT_SECONDS = 20.0
+"""How long a system's command may take to name the processor."""
+
 _V1_FILES = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 """Files with the CPU quota of a control group of version 1, and with its period."""
 
@@ -31,7 +34,9 @@ def processor() -> tuple[str, tuple[str, ...]]:
     model = platform.processor() or platform.machine()
     if platform.system() == "Darwin":
         query = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        model = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+        model = subprocess.run(
+            query, capture_output=True, text=True, check=True, timeout=QUERY_LIMIT_SECONDS
+        ).stdout.strip()
     return f"{model} {platform.machine()}", ()
 
 

@@ -30,6 +30,9 @@ EXAMPLE_TRIPLES = (
 )
 """Triples of usual devices."""
 
+COMPILER_LIMIT_SECONDS = 1800.0
+"""How long a compiler may take; the largest network takes minutes on a slow machine."""
+
 _ARCHITECTURE_ALIASES = re.compile(r"arm64|armv\d.*|thumbv\d.*|amd64|i[3-6]86")
 """Architectures that LLVM accepts in a triple, but lists under another name."""
 
@@ -140,7 +143,18 @@ def c_compiler(triple: str | None, *, static: bool = False) -> list[str]:
 
 def run_compiler(command: Sequence[str], folder: Path) -> None:
     """Run a compiler in a folder. Raises RuntimeError with its first error if it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMPILER_LIMIT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        limit = f"{COMPILER_LIMIT_SECONDS:g} s"
+        raise RuntimeError(f"{command[0]}: it had not ended after {limit}") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
         raise RuntimeError(f"{command[0]}: {lines[0].strip()[:300]}")

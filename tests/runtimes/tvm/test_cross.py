@@ -71,3 +71,9 @@ def test_a_missing_compiler_is_an_error_that_names_the_remedy(
     with pytest.raises(RequestError, match="no C compiler for riscv64-linux-gnu") as error:
         c_compiler("riscv64-linux-gnu")
     assert "pip install ziglang" in error.value.remedy
+
+
+def test_compiler_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(cross, "COMPILER_LIMIT_SECONDS", 0.2)
+    with pytest.raises(RuntimeError, match=r"^sleep: it had not ended after 0\.2 s$"):
+        cross.run_compiler(["sleep", "600"], tmp_path)

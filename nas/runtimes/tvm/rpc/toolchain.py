@@ -19,6 +19,9 @@ from tvm.support import cc
 from nas.errors import MeasurementError, RequestError
 from nas.runtimes.tvm.rpc.address import RpcTarget
 
+LINKER_LIMIT_SECONDS = 300.0
+"""How long the linker may take; a library takes milliseconds."""
+
 
 class CompiledCode(Protocol):
     """A module or an executable of TVM."""
@@ -55,8 +58,10 @@ class Linker:
         assert self.command is not None
         command = [*self.command, "-shared", "-o", output, *objects]
         try:
-            completed = subprocess.run(command, capture_output=True, text=True)
-        except OSError as error:
+            completed = subprocess.run(
+                command, capture_output=True, text=True, timeout=LINKER_LIMIT_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
             raise MeasurementError(f"{self.command[0]} does not run: {error}.") from error
         if completed.returncode:
             message = (completed.stderr or completed.stdout).strip() or "no reason given"

@@ -116,3 +116,10 @@ def test_failing_linker_is_quoted(programs: Path) -> None:
         MeasurementError, match=r"cannot link for the board: kernel.o: wrong format"
     ):
         Linker([command]).export(Objects(), programs / "out.so")
+
+
+def test_linker_that_hangs_is_ended(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "LINKER_LIMIT_SECONDS", 0.2)
+    command = install(programs, "ld", "exec /bin/sleep 600")
+    with pytest.raises(MeasurementError, match=r"ld does not run: .* timed out after 0\.2 seconds"):
+        Linker([command]).export(Objects(), programs / "out.so")
