@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,13 +183,14 @@ def test_frozen_server_is_a_lost_board(
     runtime = TvmRuntime(target=f"rpc://{process.address}?{code}")
     graph = GRAPHS["classifier"]()
     network = runtime.compile(graph, first_schedules(runtime, graph))
-    runtime.release()
-    del network
-    monkeypatch.setattr(connection, "SILENCE_SECONDS", 1.5)
-    monkeypatch.setattr(connection, "ANSWER_SECONDS", 60.0)
-    network = runtime.compile(graph, first_schedules(runtime, graph))
     assert min(network.evaluate(1, 2)) > 0
     process.freeze()
+    monkeypatch.setattr(connection, "SILENCE_SECONDS", 1.5)
+    (descriptor,) = connection._sockets_to(process.port).values()
+    with connection._copy(descriptor) as own:
+        set_before = own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+    assert struct.unpack("ll", set_before) == (300, 0)
+    connection._limit_silence(descriptor)
     lost = rf"board {process.address} was lost \(it said nothing for 1\.5 s\)"
     with pytest.raises(BoardLostError, match=lost), runtime.timing_context():
         network.evaluate(1, 2)
