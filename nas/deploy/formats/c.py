@@ -10,6 +10,7 @@ if there is one.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from nas.run.settings import DeviceSettings
     from nas.runtimes.tvm.runtime import TvmRuntime
     from nas.schedules.templates import Templates
+
+_KERNELS = "kernels"
+"""Start of the names of the functions that TVM compiles."""
 
 
 class C(Tvm):
@@ -83,22 +87,30 @@ class C(Tvm):
         """See `Tvm.write_code`."""
         from nas.runtimes.tvm.c_network import write_object
         from nas.runtimes.tvm.network_function import ALIGNMENT_BYTES
+        from nas.runtimes.tvm.object_file import hide_functions
 
         templates = _templates(runtime)
         triple, cpu = (str(templates.target.attrs[each]) for each in ("mtriple", "mcpu"))
         compiler = compiler_for(runtime.target)
-        name = f"nas_{model.network.graph.digest[:8]}"
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
+            kernels, weights = folder / "kernels.o", folder / "weights.bin"
             network = write_object(
-                model.graph, schedules, model.weights, templates, folder / "kernels.o", name
+                model.graph, schedules, model.weights, templates, kernels, _KERNELS
             )
-            (folder / "weights.bin").write_bytes(network.weights.tobytes())
+            weights.write_bytes(network.weights.tobytes())
+            # Two files that share a name and hold anything else, such as another training of the
+            # network, would each answer for the other where a program has both.
+            held = kernels.read_bytes() + weights.read_bytes()
+            held += model.preprocessing.embedded.encode()
+            name = f"nas_{model.network.graph.digest[:8]}_{hashlib.sha256(held).hexdigest()[:8]}"
+            hide_functions(kernels, f"{name}_")
             for template in SOURCES.glob("*.j2"):
                 write_source(
                     template,
                     folder,
                     name=name,
+                    network=f"{name}_{_KERNELS}_network",
                     how=model.preprocessing,
                     triple=triple,
                     cpu=cpu,
@@ -107,7 +119,7 @@ class C(Tvm):
                     workspace_bytes=network.workspace_bytes,
                 )
             run_compiler([*compiler, *OPTIONS, "-fPIC", "-c", "runtime.c"], folder)
-            objects = ["runtime.o", "kernels.o"]
+            objects = ["runtime.o", kernels.name]
             run_compiler([*compiler, "-r", "-nostdlib", "-o", path.name, *objects], folder)
             for file in (path.name, *self.companions):
                 shutil.move(folder / file, path.with_name(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -89,6 +90,13 @@ def assert_computes_the_same(
     assert np.abs(loaded.logits(images) - expected).max() <= limit
     reversed_images = np.ascontiguousarray(images[::-1])
     assert np.abs(loaded.logits(reversed_images) - expected[::-1]).max() <= limit
+
+
+def defined_symbols(path: Path, *, hidden: bool) -> set[str]:
+    """Return the names that an object file defines for other objects."""
+    text = subprocess.run(["readelf", "-sW", path], stdout=-1, check=True, text=True).stdout
+    defined = re.findall(r" (?:GLOBAL|WEAK) +(DEFAULT|HIDDEN) +\w*\d (\S+)$", text, re.MULTILINE)
+    return {name for visibility, name in defined if (visibility == "HIDDEN") == hidden}
 
 
 def run_python(code: str, *arguments: str | Path, hidden: tuple[str, ...] = ()) -> str:

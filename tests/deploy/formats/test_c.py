@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import ExifTags, Image
 
+from nas.data.image_reading import normalise, open_image, read_pixels
+from nas.deploy.cpp_example import write_source
 from nas.deploy.formats import model_format
 from nas.deploy.formats.c import compiler_for
-from nas.deploy.model import TrainedModel
+from nas.deploy.formats.c_model import SOURCES
+from nas.deploy.model import TrainedModel, image_reading
 from nas.errors import RequestError
+from nas.run.model_card import Preprocessing
 from tests.deploy.formats.models import (
     assert_computes_the_same,
+    defined_symbols,
     digits_images,
     every_op_model,
     write,
@@ -51,7 +61,8 @@ def test_program_needs_the_c_library_alone_and_names_the_class_of_raw_pixels(tmp
     model = model_with_table("mobilenet_tiny", tmp_path)
     path = written(model, tmp_path)
     build(path.parent, "-nostdlib", "-shared", "-Wl,--no-undefined", path.name, "-lc", "-lm")
-    build(path.parent, "-std=c11", "-Wall", "-Werror", "example.c", path.name, "-o", "example")
+    strict = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+    build(path.parent, "-std=c11", *strict, "example.c", path.name, "-o", "example")
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
     answers = [
         subprocess.run(path.parent / "example", input=image.tobytes(), stdout=-1, check=True).stdout
@@ -63,17 +74,34 @@ def test_program_needs_the_c_library_alone_and_names_the_class_of_raw_pixels(tmp
     assert (short.returncode, short.stderr) == (1, b"expected an image of 64 bytes\n")
 
 
-def test_two_models_run_in_one_program_and_refuse_places_that_are_not_aligned(tmp_path):
-    program, names, expected = "", [], []
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, TrainedModel]:
+    """Return two networks, and the first one with other weights, by the paths of their files."""
+    files = {}
+    for space, factor in (("mobilenet_tiny", 1), ("squeezenet_tiny", 1), ("mobilenet_tiny", 0.5)):
+        folder = tmp_path_factory.mktemp(space)
+        model = model_with_table(space, folder)
+        network = deepcopy(model.network)
+        with torch.no_grad():
+            for each in network.parameters():
+                each.mul_(factor)
+        model = TrainedModel(model.architecture, network, model.preprocessing, model.table)
+        files[written(model, folder)] = model
+    return files
+
+
+def name_of(path: Path) -> str:
+    (name,) = re.findall(r"int (\w+)_run\(", path.with_name("model.h").read_text())
+    return name
+
+
+@pytest.mark.parametrize("links", ["objects", "libraries"])
+def test_program_has_several_networks_and_two_trainings_of_one(three, links, tmp_path):
+    """The linker takes the first function of a name that it finds in a shared library."""
     image = digits_images()[:1]
-    for space in ("mobilenet_tiny", "squeezenet_tiny"):
-        (tmp_path / space).mkdir()
-        model = model_with_table(space, tmp_path / space)
-        path = written(model, tmp_path / space)
-        name = f"nas_{model.network.graph.digest[:8]}"
-        program += f'#include "{path.with_name("model.h")}"\n'
-        names.append(name)
-        expected.append(model.logits(image))
+    names = [name_of(path) for path in three]
+    assert len(set(names)) == 3
+    program = "".join(f'#include "{path.with_name("model.h")}"\n' for path in three)
     values = ", ".join(map(str, image.transpose(0, 2, 3, 1).ravel()))
     runs = "".join(
         f"    static _Alignas(64) char {name}_memory[{name}_WORKSPACE_BYTES];\n"
@@ -87,11 +115,72 @@ def test_two_models_run_in_one_program_and_refuse_places_that_are_not_aligned(tm
         f"static const _Alignas(64) float image[] = {{{values}}};\n"
         f"static _Alignas(64) float logits[10];\nint main(void) {{\n{runs}    return 0;\n}}\n"
     )
-    files = [f"{space}/model/model.o" for space in ("mobilenet_tiny", "squeezenet_tiny")]
-    build(tmp_path, "-std=c11", "main.c", *files, "-o", "both", "-lm")
-    output = subprocess.run(tmp_path / "both", stdout=-1, check=True).stdout
-    logits = np.array(output.split(), float).reshape(2, 10)
-    assert np.abs(logits - np.concatenate(expected)).max() <= 1e-3 * np.std(expected)
+    files = [*three]
+    if links == "libraries":
+        files = [tmp_path / f"lib{name}.so" for name in names]
+        for path, library in zip(three, files, strict=True):
+            strict = ("-Wl,--fatal-warnings", "-Wl,-z,defs", "-Wl,-z,text")
+            build(tmp_path, "-shared", "-fPIC", *strict, path, "-o", library, "-lm")
+    build(tmp_path, "-std=c11", "main.c", *files, "-o", "main", "-lm")
+    output = subprocess.run(tmp_path / "main", stdout=-1, check=True).stdout
+    logits = np.array(output.split(), float).reshape(3, 10)
+    expected = np.concatenate([model.logits(image) for model in three.values()])
+    assert np.abs(logits - expected).max() <= 1e-3 * np.std(expected)
+
+
+def test_network_has_the_same_names_again_and_hides_what_is_not_public(three, tmp_path):
+    path, model = next(iter(three.items()))
+    name = name_of(path)
+    assert name.startswith(f"nas_{model.architecture.digest[:8]}_")
+    assert name_of(written(model, tmp_path)) == name
+    public = {f"{name}_{each}" for each in ("run", "mean", "std", "class_names")}
+    assert defined_symbols(path, hidden=False) == public
+    assert all(each.startswith(f"{name}_") for each in defined_symbols(path, hidden=True))
+
+
+def photos(folder: Path) -> list[Path]:
+    """Return files with an orientation, transparency, a palette, or more pixels than are needed."""
+    colours = np.add.outer(np.arange(96) * 2, np.arange(150))[:, :, None] % (97, 143, 256)
+    rgb = Image.fromarray(colours.astype(np.uint8))
+    grey, alpha = rgb.convert("L"), Image.linear_gradient("L").resize(rgb.size)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    paths = [folder / f"{number}.jpg" for number in range(6)]
+    rgb.save(paths[0], "JPEG", exif=turned)
+    grey.save(paths[1], "JPEG", exif=turned)
+    Image.merge("RGBA", (*rgb.split(), alpha)).save(paths[2], "PNG")
+    Image.merge("LA", (grey, alpha)).save(paths[3], "PNG", exif=turned)
+    rgb.quantize(16).save(paths[4], "PNG", transparency=3)
+    rgb.convert("CMYK").save(paths[5], "JPEG")
+    return paths
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 8), (3, 6)])
+def test_command_of_the_example_reads_a_photo_as_training_does(channels, size, tmp_path):
+    (mean, std), decoded_size = np.full((2, channels), 0.5), 8
+    how = Preprocessing(
+        reading=image_reading(decoded_size, "#20a0f0"),
+        image_size=size,
+        channels=channels,
+        mean=tuple(mean),
+        std=tuple(std),
+        classes=("one", "two"),
+    )
+    write_source(SOURCES / "example.c.j2", tmp_path, how=how, commands=())
+    comment = (tmp_path / "example.c").read_text().partition("*/")[0]
+    (code,) = re.findall(r'python -c "([^"]+)"', comment)
+    for path in photos(tmp_path):
+        with open_image(path, decoded_size, how.reading.formats) as image:
+            pixels = read_pixels(image, decoded_size, how.reading.background, channels)
+        pixels = pixels.reshape(1, decoded_size, decoded_size, channels)
+        command = code.replace("photo.jpg", path.name)
+        subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
+        raw = np.frombuffer((tmp_path / "image.raw").read_bytes(), np.uint8)
+        values = raw.reshape(1, size, size, channels)
+        own = normalise(values, size, mean, std)
+        # Pillow rounds to bytes twice: after each of the two directions.
+        rounding = 0 if size == decoded_size else 1.01 / 255 / std.min()
+        assert np.abs(own - normalise(pixels, size, mean, std)).max() <= rounding
 
 
 def test_several_threads_a_missing_compiler_and_other_systems_are_refused(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from nas.data import load_dataset
 from nas.deploy.formats import c_model, model_format
+from nas.deploy.formats.c import compiler_for
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import EMULATED_IMAGES, ReferenceImages, check_file
@@ -28,6 +29,7 @@ from nas.runtimes.tvm.kit import address
 from nas.schedules.cpu import CpuTemplates
 from tests.deploy.formats.models import (
     assert_computes_the_same,
+    defined_symbols,
     digits_images,
     digits_model,
     every_op_model,
@@ -90,6 +92,31 @@ def test_object_of_every_op_needs_the_c_library_alone(device: str, tmp_path: Pat
     # Functions of every compiler for 32-bit Arm, as its ABI names them.
     of_the_abi = {name for name in undefined if device == "arm" and name.startswith("__aeabi_")}
     assert undefined - OF_THE_LINKER - of_the_abi <= OF_THE_C_LIBRARY
+    (name,) = re.findall(r"int (\w+)_run\(", path.with_name("model.h").read_text())
+    public = {f"{name}_{each}" for each in ("run", "mean", "std", "class_names")}
+    assert defined_symbols(path, hidden=False) == public
+    assert all(each.startswith(f"{name}_") for each in defined_symbols(path, hidden=True))
+
+
+@pytest.mark.slow
+@pytest.mark.qemu
+@pytest.mark.usefixtures("emulators")
+def test_program_beside_a_network_converts_half_precision(tmp_path: Path) -> None:
+    """The compiler's function takes its argument in another register than that of TVM's code."""
+    _, path = written("riscv64", digits_model("mobilenet_tiny"), tmp_path)
+    (path.parent / "main.c").write_text(
+        '#include "model.h"\n#include <stdio.h>\n'
+        "static _Alignas(MODEL_ALIGNMENT) char memory[MODEL_WORKSPACE_BYTES];\n"
+        "int main(int count, char **arguments) {\n"
+        "    volatile _Float16 half = (_Float16)(count + 0.5f);\n"
+        '    printf("%g %s", (double)half, arguments[0]);\n'
+        "    return MODEL_RUN((float *)(memory + 4), (float *)memory, memory) != -1;\n}\n"
+    )
+    compiler = [*compiler_for(f"kit:device?{TARGETS['riscv64']}"), "-static", "-o", "main"]
+    subprocess.run([*compiler, "main.c", path.name, "-lm"], cwd=path.parent, check=True)
+    command = ["qemu-riscv64-static", "./main"]
+    done = subprocess.run(command, cwd=path.parent, stdout=-1, check=True, text=True)
+    assert done.stdout == "1.5 ./main"
 
 
 @pytest.mark.slow
