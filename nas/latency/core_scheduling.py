@@ -8,7 +8,9 @@ that no core is idle while another one is timing.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +18,18 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
-
 from nas.machine import this_machine
 
 MAX_COMPILING_WORKERS = 2
 """Workers that compile while another one is timing: compiling a kernel takes about twice as long
 as timing it."""
 
+LOAD_SECONDS = 0.1
+"""How long the load of the cores is observed, before idle ones are chosen."""
+
 _CORES = Path("/sys/devices/system/cpu")
+
+_TIMES = Path("/proc/stat")
 
 
 class ProcessLock:
@@ -140,10 +145,10 @@ def cores_of_processes(processes: int, threads: int) -> list[tuple[int, ...]]:
         threads: number of threads of each.
     """
     allowed = frozenset(os.sched_getaffinity(0))
-    load = psutil.cpu_percent(interval=0.1, percpu=True)
+    loads = core_loads()
 
     def rank(core: int) -> tuple[int, float]:
-        return sum(other < core for other in siblings(core) & allowed), load[core]
+        return sum(other < core for other in siblings(core) & allowed), loads.get(core, 1.0)
 
     cores = sorted(allowed, key=rank)
     return [tuple(sorted(cores[first * threads :][:threads])) for first in range(processes)]
@@ -160,8 +165,37 @@ def siblings(core: int, cores: Path = _CORES) -> set[int]:
     return hyper_threads
 
 
+def core_loads(times: Path = _TIMES) -> dict[int, float]:
+    """Return the share of the next `LOAD_SECONDS` in which each core works, by its number.
+
+    A core that is switched off is missing, and so may be others in a container.
+
+    Args:
+        times: file with the time that each core has spent at what: see proc(5), `/proc/stat`.
+    """
+    before = _core_times(times)
+    time.sleep(LOAD_SECONDS)
+    loads = {}
+    for core, (idle, total) in _core_times(times).items():
+        earlier_idle, earlier_total = before.get(core, (idle, total))
+        loads[core] = 1 - (idle - earlier_idle) / max(1, total - earlier_total)
+    return loads
+
+
+def _core_times(times: Path) -> dict[int, tuple[int, int]]:
+    """Return how long each core has idled, and since when it has been counted, in ticks."""
+    if not times.exists():  # The system is not Linux.
+        return {}
+    cores = {}
+    for number, text in re.findall(r"^cpu(\d+) (.+)$", times.read_text(), re.MULTILINE):
+        # user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user and nice.
+        ticks = [int(each) for each in text.split()[:8]]
+        cores[int(number)] = sum(ticks[3:5]), sum(ticks)
+    return cores
+
+
 @cache
 def _idlest_cores(cores: frozenset[int], count: int) -> tuple[int, ...]:
     """Return the least busy cores, chosen once so that all timings of a process use the same."""
-    load = psutil.cpu_percent(interval=0.1, percpu=True)
-    return tuple(sorted(cores, key=lambda core: load[core])[:count])
+    loads = core_loads()
+    return tuple(sorted(cores, key=lambda core: loads.get(core, 1.0))[:count])

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,51 @@ def test_processes_get_cores_of_their_own_and_hyper_threads_last(
     machine: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(8, 4)
-    monkeypatch.setattr(core_scheduling.psutil, "cpu_percent", lambda **options: [0.0] * 8)
+    monkeypatch.setattr(core_scheduling, "core_loads", dict)
     cores = core_scheduling.cores_of_processes(4, threads=1)
     assert len({min(core_scheduling.siblings(core)) for (core,) in cores}) == 4
     every = core_scheduling.cores_of_processes(4, threads=2)
     assert sorted(core for own in every for core in own) == list(range(8))
+
+
+def times(**idle: int) -> str:
+    """Return a `/proc/stat` in which cores have idled some of 1000 ticks each."""
+    lines = [f"{core} {900 - own} 20 30 {own - 7} 7 10 10 30 500 0\n" for core, own in idle.items()]
+    return f"cpu  1 2 3 4 5 6 7 8 9 10\n{''.join(lines)}intr 12 0\nctxt 7\n"
+
+
+@pytest.fixture
+def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a `/proc/stat` of a machine whose second core is switched off."""
+    path = tmp_path / "stat"
+    path.write_text("".join(f"cpu{core} 0 0 0 0 0 0 0 0 0 0\n" for core in (0, 2, 3)))
+    later = times(cpu0=300, cpu2=800, cpu3=550)
+    monkeypatch.setattr(core_scheduling.time, "sleep", lambda _: path.write_text(later))
+    return path
+
+
+def test_loads_belong_to_the_numbers_of_the_cores(stat: Path, tmp_path: Path) -> None:
+    loads = core_scheduling.core_loads(stat)
+    assert loads == pytest.approx({0: 0.7, 2: 0.2, 3: 0.45})
+    assert core_scheduling.core_loads(tmp_path / "missing") == {}
+
+
+def test_idle_cores_are_chosen_where_a_core_is_switched_off(
+    stat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = partial(core_scheduling.core_loads, stat)
+    monkeypatch.setattr(core_scheduling, "core_loads", loads)
+    monkeypatch.setattr(core_scheduling, "_idlest_cores", core_scheduling._idlest_cores.__wrapped__)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3})
+    monkeypatch.setattr(core_scheduling, "siblings", lambda core: {core})
+    start = stat.read_text()
+    with core_scheduling.reserved_cores(1) as cores:
+        assert cores == (2,)
+    stat.write_text(start)
+    assert core_scheduling.cores_of_processes(3, threads=1) == [(2,), (3,), (0,)]
+    stat.write_text(start)
+    monkeypatch.setattr(this_machine, "allowed_cores", lambda: 3)
+    assert core_scheduling.plan_workers(2)[0].timing_cores == (2, 3)
 
 
 def _time_for_ever(plan: core_scheduling.CorePlan, log: Path) -> None:
