@@ -85,8 +85,8 @@ class ModelProcess:
         self.close()
 
     def close(self) -> None:
-        """End the process."""
-        self._process.close()
+        """End the process; no call starts another, not even one of another thread."""
+        self._process.close(for_good=True)
 
     def load(self, image: NDArray[np.float32]) -> LoadedFile:
         """Load the file and classify one image, `1 x C x H x W`, which calls of `time` repeat.

@@ -88,3 +88,11 @@ def test_runtime_that_hangs_is_ended(path, monkeypatch):
         pytest.raises(ExportError, match="took more than 3 s"),
     ):
         process.load(IMAGES[:1])
+
+
+def test_closed_process_starts_no_other(path):
+    """A thread that loads a file when Ctrl-C ends the block would wait for a new process."""
+    with ModelProcess(formats.Matrix(), path) as process:
+        process.load(IMAGES[:1])
+    with pytest.raises(ExportError, match="the process that runs it is closed"):
+        process.load(IMAGES[:1])

@@ -109,16 +109,16 @@ def compile_kernel(
         text: text of the kernel.
         stem: name of the object files and start of the names of the functions.
         folder: folder of `FOLDERS`.
-        only: number of the only schedule; None for all.
+        only: number of the only schedule, below `count_schedules`; None for all.
 
     Returns:
-        The functions; none, and no files, if there is no schedule of that number.
+        The functions.
     """
     templates, _ = _templates(target)
     kernel = Kernel.parse(text)
     schedules = _schedules(templates, kernel)
     if only is not None:
-        schedules = schedules[only : only + 1]
+        schedules = [schedules[only]]
     functions = [
         _function("kernel", kernel, schedule, templates, f"{stem}_{number}")
         for number, schedule in enumerate(schedules)
@@ -126,6 +126,12 @@ def compile_kernel(
     if functions:
         _write_kernel(target, kernel, functions, stem, folder)
     return functions
+
+
+def count_schedules(target: KitTarget, text: str) -> int:
+    """Return how many schedules `compile_kernel` times a kernel with."""
+    templates, _ = _templates(target)
+    return len(_schedules(templates, Kernel.parse(text)))
 
 
 def _write_kernel(

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -275,28 +274,33 @@ def _compile_job(process: ChildProcess, job: _Job, stem: str, folder: Path) -> _
     made: list[Function] = []
     objects: list[str] = []
 
-    def attempt(own_stem: str, *only: int) -> bool | str:
-        """Return whether there was something to compile, or the error."""
+    def ask(function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the answer of the process, or the error as text."""
         try:
-            own = process.call(
-                job.compile, *job.arguments, own_stem, folder, *only, limit_s=_ITEM_SECONDS
-            )
+            return process.call(function, *arguments, limit_s=_ITEM_SECONDS)
         except ChildProcessError as error:
             return f"the compiler {error}"
         except TimeoutError as error:
             return f"compiling {error}"
         except (NasError, RuntimeError) as error:
             return first_line(error)
+
+    def attempt(own_stem: str, *only: int) -> str | None:
+        """Compile functions; return the error if they cannot be."""
+        own: list[Function] | str = ask(job.compile, *job.arguments, own_stem, folder, *only)
+        if isinstance(own, str):
+            return own
         made.extend(own)
         objects.extend([f"{own_stem}.o"] if own else [])
-        return bool(own)
+        return None
 
-    outcome = attempt(stem)
-    if isinstance(outcome, str) and job.part == "kernel":
-        for number in count():
-            if not attempt(f"{stem}_{number}", number):
-                break
-    error = outcome if isinstance(outcome, str) and not made else None
+    error = attempt(stem)
+    if error is not None and job.part == "kernel":
+        schedules: int | str = ask(functions.count_schedules, *job.arguments)
+        for number in range(schedules if isinstance(schedules, int) else 0):
+            attempt(f"{stem}_{number}", number)
+    if made:
+        error = None
     size = sum((folder / "device" / name).stat().st_size for name in objects)
     return _Compiled(job, made, objects, size, error)
 
