@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -190,9 +191,13 @@ static void know_line(char *text, State *states, int *core) {
 /* Open the file, and take in what earlier runs of the kit wrote. Returns their core, or -1. */
 int open_results(const char *path, State *states) {
     results_path = path;
-    descriptor = open(path, O_RDWR | O_CREAT, 0666);
+    descriptor = open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
     FILE *file = descriptor < 0 ? NULL : fdopen(dup(descriptor), "r");
     if (!file) die("%s cannot be opened: %s", path, strerror(errno));
+    /* The lock ends with the program. Some file systems have none. */
+    if (flock(descriptor, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+        die("another program of a kit is running, which writes %s: two would slow each other. Wait "
+            "for its end, or stop it", path);
     char *text = NULL;
     size_t size = 0;
     off_t end = 0;

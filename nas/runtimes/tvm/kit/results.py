@@ -6,6 +6,7 @@ Importing this imports no TVM.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,13 @@ class Results:
         for each in lines:
             if isinstance(each, _Failed | _Quick | _Timing) and each.item >= len(manifest.items):
                 raise _LINES.failure(f"{path} has item {each.item}, which its kit has not")
+        if repeated := _repeated_rounds(lines):
+            warnings.warn(
+                f"{path}: {repeated} rounds were timed twice. Programs that time at the same time "
+                "slow each other: remove the file on the device, and let one program time "
+                "everything again.",
+                stacklevel=2,
+            )
         made = {item.id: item.error for item in manifest.items if item.error}
         failed = {each.item: each.error for each in lines if isinstance(each, _Failed)}
         speeds = [each.full_us for each in lines if isinstance(each, _Speed)]
@@ -243,6 +251,14 @@ def require_same_device(
                 remedy="Make a kit with another name for each device, such as kit:phone-1 and "
                 "kit:phone-2, and keep their results apart.",
             )
+
+
+def _repeated_rounds(lines: Iterable[object]) -> int:
+    """Return the number of rounds of an item that are there with different timings."""
+    timings = {
+        (each.item, each.round, each.attempts) for each in lines if isinstance(each, _Timing)
+    }
+    return len(timings) - len({(item, number) for item, number, _ in timings})
 
 
 def _attempts(

@@ -133,6 +133,17 @@ def test_an_import_continues_where_the_last_one_ended(device: SimulatedDevice) -
     assert fresh.dispatch.parts_us == table.dispatch.parts_us
 
 
+def test_rounds_that_two_programs_timed_are_named(device: SimulatedDevice) -> None:
+    device.run()
+    (item,) = device.items("kernel", FEW[0].text)[:1]
+    device.rounds[item.id] = 1
+    device.start()
+    device.time(item, rounds=2)
+    device.end()
+    with pytest.warns(UserWarning, match=r"results\.jsonl: 2 rounds were timed twice\. Programs"):
+        imported(device)
+
+
 def test_rounds_that_a_file_has_twice_count_once(device: SimulatedDevice) -> None:
     device.start()
     device.time_kernels(rounds=2)

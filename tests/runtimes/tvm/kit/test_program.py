@@ -134,6 +134,18 @@ def test_a_killed_program_continues(kit: Path) -> None:
     _check_finished(kit)
 
 
+def test_a_second_program_is_refused_until_the_first_one_ends(kit: Path) -> None:
+    with subprocess.Popen([kit / "kit"], cwd=kit, stderr=subprocess.PIPE) as first:
+        assert first.stderr is not None
+        first.stderr.readline()  # the progress after the first timing
+        second = _run(kit, "--minutes", "0.01")
+        first.kill()
+    assert second.returncode == 1
+    assert "another program of a kit is running, which writes results.jsonl" in second.stderr
+    assert [line["line"] for line in _lines(kit)].count("start") == 1
+    assert _run(kit, "--minutes", "0.01").returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_program_says_how_to_continue(kit: Path, number: signal.Signals) -> None:
     with subprocess.Popen([kit / "kit"], cwd=kit, stderr=subprocess.PIPE) as stopped:
@@ -225,6 +237,50 @@ def test_a_kernel_that_cannot_be_compiled_is_an_item_with_an_error(tmp_path: Pat
     with pytest.raises(NasError, match="Nothing of what the kit should time"):
         program.write_networks_kit(HERE, graphs, {}, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+class _Compiler:
+    """Calls functions in this process, and fails to compile as a test says."""
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self._errors = iter(errors)
+
+    def call(self, function: Any, *arguments: Any, limit_s: float) -> Any:
+        if function is functions.compile_kernel and (error := next(self._errors)):
+            raise error
+        return function(*arguments)
+
+
+class _Closed(_Compiler):
+    def call(self, function: Any, *arguments: Any, limit_s: float) -> Any:
+        next(self._errors)
+        raise ChildProcessError("is closed")
+
+
+def test_schedules_are_compiled_one_by_one_after_a_crash(tmp_path: Path) -> None:
+    for name in functions.FOLDERS:
+        (tmp_path / name).mkdir()
+    text = next(each for own in KERNELS.values() for each in own if "pool" in each)
+    count = functions.count_schedules(HERE, text)
+    assert count > 2
+    job = program._Job("kernel", text, functions.compile_kernel, (HERE, text))
+    crash, slow = ChildProcessError("was ended by SIGSEGV"), TimeoutError("took more than 1 s")
+    process: Any = _Compiler(crash, slow, *[None] * (count - 1))
+    compiled = program._compile_job(process, job, "item", tmp_path)
+    assert compiled.error is None
+    assert list(compiled.objects) == [f"item_{number}.o" for number in range(1, count)]
+    everything = functions.compile_kernel(HERE, text, "item", tmp_path)
+    assert [each.schedule for each in compiled.functions] == [
+        each.schedule for each in everything[1:]
+    ]
+
+
+def test_a_process_that_is_closed_is_not_asked_for_ever(tmp_path: Path) -> None:
+    """Ctrl-C closes it, and then waits for the threads that ask."""
+    text = next(each for own in KERNELS.values() for each in own)
+    job = program._Job("kernel", text, functions.compile_kernel, (HERE, text))
+    compiled = program._compile_job(_Closed(None, None, None), job, "item", tmp_path)  # type: ignore[arg-type]
+    assert compiled.error == "the compiler is closed"
 
 
 def test_a_large_kit_has_several_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
