@@ -24,7 +24,7 @@ from nas.data.image_reading import (
     read_pixels,
 )
 from nas.deploy.script_log import ImageLog
-from nas.files.foreign import file_problem
+from nas.files.foreign import NOTHING_RUNS, file_problem, may_run_from
 
 try:
     import pillow_heif
@@ -49,6 +49,8 @@ def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         except Exception as error:  # Runtimes raise nearly anything.
             lines = [line for line in str(error).splitlines() if line.strip()] or [""]
             problem = f"it cannot be read ({type(error).__name__}: {lines[0].strip()[:300]})"
+            if path.suffix == ".so" and not may_run_from(path):
+                problem = f"{NOTHING_RUNS}: copy the folder to another disk"
     sys.exit(f"{path}: {problem}")
 
 

@@ -85,6 +85,17 @@ def file_problem(path: Path) -> str:
     return ""
 
 
+NOTHING_RUNS = "nothing may be run from its disk, which is mounted with the option noexec"
+"""Why a program or a library cannot be used where `may_run_from` is false."""
+
+
+def may_run_from(path: Path) -> bool:
+    """Return whether the disk of a file or folder lets programs be run and libraries be loaded."""
+    if not hasattr(os, "ST_NOEXEC"):  # The system has no such disks, or does not say.
+        return True
+    return not os.statvfs(path).f_flag & os.ST_NOEXEC
+
+
 def _smallest_size(head: bytes) -> int:
     """Return the least size of the shared library that begins with these bytes; 0 for other files.
 

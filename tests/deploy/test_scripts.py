@@ -36,6 +36,7 @@ from nas.onnx_model import IR_VERSION, OPSET
 from nas.run.model_card import Preprocessing
 from tests.data.image_files import image_files, in_format, noise
 from tests.deploy.example_model import model_with_script
+from tests.small_disk import mounted, rerun_where_mounting_is_allowed
 
 SIZE = 8
 BACKGROUND = "#3060c0"
@@ -284,6 +285,23 @@ def test_script_does_not_load_a_library_that_ends_early(script, run, tmp_path):
     status, _, errors = run(script, "PNG", "--model", str(path))
     assert status == 1
     assert errors.startswith(f"{path}: it is cut: {path.stat().st_size} of at least ")
+
+
+def test_library_on_a_disk_from_which_nothing_may_be_run_is_named_as_such(
+    script, run, tmp_path, request
+):
+    library = Path(importlib.util.find_spec("numpy.random._pcg64").origin)
+    if rerun_where_mounting_is_allowed(request, tmp_path):
+        return
+    path = tmp_path / "model.so"
+    with mounted(tmp_path, "size=32m,noexec"):
+        shutil.copy(library, path)
+        status, _, errors = run(script, "PNG", "--model", str(path))
+        assert status == 1
+        assert errors.startswith(f"{path}: nothing may be run from its disk")
+        with pytest.raises(ExportError, match=r"nothing may be run from its disk") as refused:
+            model_format("tvm").open(path)
+        assert refused.value.remedy == "Copy the model to another disk."
 
 
 def test_script_runs_the_first_format_that_it_can():

@@ -7,6 +7,8 @@ import importlib.util
 import os
 import re
 import struct
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ import nas
 from nas.deploy.folder import ModelFolder
 from nas.errors import CheckpointError, DataError, ExportError, NasError, StorageError, TableError
 from nas.files import jsonl
-from nas.files.foreign import file_problem, foreign_kind
+from nas.files.foreign import file_problem, foreign_kind, may_run_from
 from nas.run.measurements import MEASUREMENTS
 from nas.search.storage import Storage
 from nas.supernet import checkpoint
+from tests.small_disk import mounted, rerun_where_mounting_is_allowed
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
@@ -152,3 +155,16 @@ def test_no_message_advises_to_delete_a_file():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert id(node) in docs or not advice.search(node.value)
+
+
+def test_disk_from_which_nothing_may_be_run_is_known(tmp_path, request):
+    if rerun_where_mounting_is_allowed(request, tmp_path):
+        return
+    for options, allowed in (("size=64k,noexec", False), ("size=64k", True)):
+        with mounted(tmp_path, options):
+            assert may_run_from(tmp_path) is allowed
+            program = tmp_path / "program"
+            program.write_text("#!/bin/sh\n")
+            program.chmod(0o755)
+            with nullcontext() if allowed else pytest.raises(PermissionError):
+                subprocess.run([program], check=True)

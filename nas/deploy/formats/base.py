@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import ExportError, NasError, RequestError, first_line
+from nas.files.foreign import NOTHING_RUNS, may_run_from
 from nas.latency.timing import Evaluate, call_seconds
 
 if TYPE_CHECKING:
@@ -187,9 +188,11 @@ class ModelFormat(ABC):
                 raise
             # Packages raise errors of any class.
             except Exception as error:
+                reason, remedy = first_line(error), "Export the model again."
+                if path.suffix == ".so" and not may_run_from(path):
+                    reason, remedy = NOTHING_RUNS, "Copy the model to another disk."
                 raise ExportError(
-                    f"Format '{self.name}' does not load {path}: {first_line(error)}.",
-                    remedy="Export the model again.",
+                    f"Format '{self.name}' does not load {path}: {reason}.", remedy=remedy
                 ) from error
 
 

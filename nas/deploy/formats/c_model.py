@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nas.deploy.formats.base import LoadedModel
 from nas.deploy.formats.tvm import machine_of
 from nas.errors import RequestError
 from nas.latency.timing import Evaluate
-from nas.runtimes.tvm.cross import c_compiler, run_compiler, zig_triple
+from nas.runtimes.tvm.cross import c_compiler, programs_folder, run_compiler, zig_triple
 
 SOURCES = Path(__file__).parents[1] / "c"
 """Folder of the sources in C."""
@@ -137,13 +138,13 @@ class _NativeModel(LoadedModel):
     def __init__(self, path: Path) -> None:
         header = _Header(path)
         self._classes, self._alignment = header.classes, header.alignment
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = SOURCES / "timing.c", Path(folder) / "model.so"
+        with programs_folder() as folder:
+            source, library = SOURCES / "timing.c", folder / "model.so"
             run = f"-DNAME={header.name}_run"
             files = [str(each) for each in (source, path.absolute())]
             options = [*OPTIONS, "-fPIC", "-D_POSIX_C_SOURCE=200809L", run]
             command = [*c_compiler(None), *options, "-shared", "-o", library.name, *files, "-lm"]
-            run_compiler(command, Path(folder))
+            run_compiler(command, folder)
             self._library = ctypes.CDLL(str(library))
         self._run = self._library[f"{header.name}_run"]
         self._workspace = self._aligned((header.workspace_bytes,), np.uint8)
@@ -206,8 +207,9 @@ class _ProgramModel(LoadedModel):
     def __init__(self, path: Path, emulator: Sequence[str]) -> None:
         header = _Header(path)
         self.image_shape, self._classes = header.image_shape, header.classes
-        self._folder = tempfile.TemporaryDirectory(prefix="nas-c-")
-        program = Path(self._folder.name) / "program"
+        self._files = ExitStack()
+        weakref.finalize(self, self._files.close)
+        program = self._files.enter_context(programs_folder()) / "program"
         self._command = [*emulator, str(program)]
         compiler = c_compiler(None)
         if emulator:  # A static program needs no library of the device.

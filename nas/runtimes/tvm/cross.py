@@ -10,13 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import RequestError
+from nas.errors import NasError, RequestError
+from nas.files.foreign import NOTHING_RUNS, may_run_from
 
 if TYPE_CHECKING:
     import tvm
@@ -158,6 +161,29 @@ def run_compiler(command: Sequence[str], folder: Path) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
         raise RuntimeError(f"{command[0]}: {lines[0].strip()[:300]}")
+
+
+@contextmanager
+def programs_folder() -> Iterator[Path]:
+    """Yield a temporary folder for programs and libraries that are run here.
+
+    It is in the folder for temporary files, or in another one that Python uses for them if nothing
+    may be run from there.
+
+    Raises:
+        NasError: nothing may be run from any of them.
+    """
+    usual = tempfile.gettempdir()
+    others = [usual, "/tmp", "/var/tmp", os.getcwd()]
+    places = [each for each in others if os.access(each, os.W_OK) and may_run_from(Path(each))]
+    if not places:
+        raise NasError(
+            f"A program is to be run from the folder for temporary files, {usual}, and "
+            f"{NOTHING_RUNS}.",
+            remedy="Set TMPDIR to a folder on a disk from which programs can be run.",
+        )
+    with tempfile.TemporaryDirectory(prefix="nas-", dir=places[0]) as folder:
+        yield Path(folder)
 
 
 def zig_triple(triple: str) -> str:

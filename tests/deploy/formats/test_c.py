@@ -29,6 +29,7 @@ from tests.deploy.formats.models import (
     write,
 )
 from tests.deploy.formats.test_tvm import model_with_table, write_table
+from tests.small_disk import mounted, rerun_where_mounting_is_allowed
 
 C = model_format("c")
 
@@ -136,6 +137,18 @@ def test_network_has_the_same_names_again_and_hides_what_is_not_public(three, tm
     public = {f"{name}_{each}" for each in ("run", "mean", "std", "class_names")}
     assert defined_symbols(path, hidden=False) == public
     assert all(each.startswith(f"{name}_") for each in defined_symbols(path, hidden=True))
+
+
+def test_network_is_run_where_nothing_may_be_run_from_the_temporary_folder(
+    three, tmp_path, request, monkeypatch
+):
+    if rerun_where_mounting_is_allowed(request, tmp_path):
+        return
+    path, model = next(iter(three.items()))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with mounted(tmp_path, "size=32m,noexec"):
+        assert C.can_run(path)
+        assert_computes_the_same(C.open(path), model, digits_images(), C.tolerance)
 
 
 def photos(folder: Path) -> list[Path]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from nas.errors import RequestError
+from nas.errors import NasError, RequestError
 from nas.runtimes.tvm import cross
 from nas.runtimes.tvm.cross import c_compiler, code_target
 
@@ -77,3 +78,14 @@ def test_compiler_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(cross, "COMPILER_LIMIT_SECONDS", 0.2)
     with pytest.raises(RuntimeError, match=r"^sleep: it had not ended after 0\.2 s$"):
         cross.run_compiler(["sleep", "600"], tmp_path)
+
+
+def test_without_any_folder_for_programs_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross, "may_run_from", lambda path: False)
+    with (
+        pytest.raises(NasError, match="mounted with the option noexec") as refused,
+        cross.programs_folder(),
+    ):
+        pass
+    assert tempfile.gettempdir() in refused.value.message
+    assert "TMPDIR" in refused.value.remedy

@@ -12,7 +12,6 @@ import json
 import math
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from nas.latency.kit import MAX_MB, RESULTS
 from nas.latency.runtime import Schedules
 from nas.machine.processes import ChildProcess
 from nas.machine.this_machine import allowed_cores
-from nas.runtimes.tvm.cross import c_compiler, code_target, run_compiler
+from nas.runtimes.tvm.cross import c_compiler, code_target, programs_folder, run_compiler
 from nas.runtimes.tvm.dispatch_benchmarks import WEIGHT_SETS_PER_MIB, launch_networks
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.kit import functions
@@ -180,8 +179,7 @@ def _write(
         "host": c_compiler(None),
     }
     _check_folder(out)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with programs_folder() as folder:
         for name in functions.FOLDERS:
             (folder / name).mkdir()
         compiled = _compile(jobs, folder, progress)
