@@ -53,6 +53,7 @@ def quantised_model(
     *,
     metadata: Mapping[str, str] | None = None,
     for_accelerator: bool = False,
+    for_micro: bool = False,
 ) -> bytes:
     """Return the int8 file of a quantised network, for any batch size.
 
@@ -66,10 +67,18 @@ def quantised_model(
             float32: the input and the output are int8, and the batch is 1. A hard swish is then one
             operator. XNNPACK, which runs the file on a CPU otherwise, has none for int8 and is
             several times faster with three operators.
+        for_micro: whether the file is for TensorFlow Lite Micro on such a device. Its older copies
+            read the first scale alone of a FULLY_CONNECTED operator, whatever its version is, so
+            that linear layers are convolutions there, which have scales by channel in all copies.
 
     Raises:
         ExportError: TensorFlow Lite has no counterpart of an op.
         KeyError: the weights of a slot, or the scale of an output, are missing.
     """
-    writer = Writer(network.graph, Int8(network), for_accelerator=for_accelerator)
+    writer = Writer(
+        network.graph,
+        Int8(network),
+        for_accelerator=for_accelerator or for_micro,
+        has_linear=not for_micro,
+    )
     return writer.data(metadata or {})

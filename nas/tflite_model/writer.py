@@ -46,10 +46,19 @@ class Writer:
         graph: the folded graph.
         numbers: how its numbers are written.
         for_accelerator: see `nas.tflite_model.quantised_model`.
+        has_linear: whether a linear layer is an operator of its own, and not a convolution.
     """
 
-    def __init__(self, graph: Graph, numbers: Numbers, *, for_accelerator: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        numbers: Numbers,
+        *,
+        for_accelerator: bool = False,
+        has_linear: bool = True,
+    ) -> None:
         self._graph = graph
+        self._has_linear = has_linear
         self._numbers = numbers
         self._file = FileBuilder(any_batch=not for_accelerator)
         self._is_int8 = numbers.dtype is np.int8
@@ -128,6 +137,16 @@ class Writer:
             self._finish("CONV_2D", inputs, at, schema.Conv2DOptionsT(**options), version=version)
 
     def _write_linear(self, at: int, op: Op) -> None:
+        if not self._has_linear:
+            inputs = [*self._inputs(op), *self._parameters(at, (0, 2, 3, 1))]
+            conv = schema.Conv2DOptionsT(
+                padding=schema.Padding.VALID,
+                strideW=1,
+                strideH=1,
+                fusedActivationFunction=self._activation(at),
+            )
+            self._finish("CONV_2D", inputs, at, conv, version=3)
+            return
         inputs = [*self._inputs(op), *self._parameters(at, (0, 1))]
         options = schema.FullyConnectedOptionsT(
             fusedActivationFunction=self._activation(at), keepNumDims=True
@@ -391,11 +410,14 @@ class Writer:
 
         Args:
             at: position of the op.
-            order: for each dimension of the weight in the file, the one of torch's weight.
+            order: for each dimension of the weight in the file, the one of torch's weight; that of
+                a linear layer is one of 1 x 1 pixels if there are four.
         """
         slot = self._graph.ops[at].slot_name
         parameters = self._numbers.parameters(at, self._fused_activation(at))
         weight, bias, weight_scales, bias_scales = parameters
+        if weight.ndim < len(order):
+            weight = weight[:, :, None, None]
         quantisations = [
             None if scales is None else Quantisation(scales, axis=axis)
             for scales, axis in ((weight_scales, order.index(0)), (bias_scales, 0))

@@ -54,7 +54,6 @@ _OPERATOR_BYTES = {
     "CONCATENATION": 88,
     "CONV_2D": 108,
     "DEPTHWISE_CONV_2D": 108,
-    "FULLY_CONNECTED": 96,
     "HARD_SWISH": 32,
     "MAX_POOL_2D": 72,
     "MEAN": 74,
@@ -72,7 +71,7 @@ _OPERATOR_BYTES = {
 operator takes in TFLM's interpreter on a machine of 64 bits. With pointers of 32 bits, and without
 what only compressed weights need, a convolution takes about 24 bytes less."""
 
-_WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+_WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 
 _INTERPRETER_BYTES = 736
 """The allocators, the planner, and the tensors of input and output."""
@@ -110,10 +109,10 @@ class MicroMemory:
 
 
 def micro_file(network: QuantisedNetwork) -> bytes:
-    """Return the file of a network for TFLM: its ends are int8, a hard swish is one operator."""
+    """Return the file of a network for TFLM, see `nas.tflite_model.quantised_model`."""
     from nas import tflite_model  # Imports the schema of ai-edge-litert.
 
-    return tflite_model.quantised_model(network, for_accelerator=True)
+    return tflite_model.quantised_model(network, for_micro=True)
 
 
 def network_memory(graph: Graph) -> MicroMemory:

@@ -6,9 +6,11 @@ import tempfile
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 import nas
+from nas import tflite_model
 from nas.latency.networks import random_weights
 from nas.quantisation.made_up import quantised_network
 from nas.runtimes.litert.micro import file_memory, micro_file, network_memory
@@ -34,6 +36,30 @@ def test_memory_does_not_depend_on_weights_and_scales(space):
     assert memory.file_bytes == pytest.approx(real.file_bytes, abs=1024)
     assert memory.activation_bytes == real.activation_bytes
     assert memory.operators == real.operators
+
+
+def test_only_convolutions_have_a_scale_for_each_channel():
+    """Older copies of TFLM read the first scale alone of other operators, whatever the version."""
+    graph, quantised = random_network("mobilenet_tiny", seed=1)
+    data = micro_file(quantised)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
+    (subgraph,) = model.subgraphs
+    scales = {
+        at: 0 if tensor.quantization is None else np.size(tensor.quantization.scale)
+        for at, tensor in enumerate(subgraph.tensors)
+    }
+    readers = {
+        model.operatorCodes[operator.opcodeIndex].builtinCode
+        for operator in subgraph.operators
+        if any(scales[tensor] > 1 for tensor in operator.inputs)
+    }
+    kinds = schema.BuiltinOperator
+    assert readers == {kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D}
+    # It computes what the file for other devices computes.
+    image = np.random.default_rng(0).integers(-128, 128, (1, *graph.input_shape[1:], 3), np.int8)
+    other = tflite_model.quantised_model(quantised, for_accelerator=True)
+    difference = litert_output(data, image).astype(int) - litert_output(other, image)
+    assert np.abs(difference).max() <= 1
 
 
 def test_only_quantised_networks_have_figures():
