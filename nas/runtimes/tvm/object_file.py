@@ -27,14 +27,14 @@ class _Layout(NamedTuple):
 
     Attributes:
         sections: offset and format of the place of the table of sections in the file's header.
-        count: offset and format of the size and the number of its rows.
+        rows: offset and format of the size and the number of its rows.
         section: a row: name, type, flags, address, offset, size, link, and others.
         symbol: a symbol: its name first.
         info, visibility, defined_in: fields of a symbol.
     """
 
     sections: tuple[int, str]
-    count: tuple[int, str]
+    rows: tuple[int, str]
     section: str
     symbol: str
     info: int
@@ -68,7 +68,7 @@ def hide_functions(path: Path, prefix: str) -> None:
         struct.pack_into(order + fields, content, place, *values)
 
     (start,) = read(*layout.sections)
-    size, count = read(*layout.count)
+    size, count = read(*layout.rows)
     places = [start + at * size for at in range(count)]
     sections = [read(place, layout.section) for place in places]
     table = next((each for each in sections if each[1] == _SYMBOL_TABLE), None)
