@@ -69,7 +69,12 @@ class Lowering:
         return Op("input", (), (channels, size, size), dtype=dtype)
 
     def strides_for(self, network_options: ChosenOptions) -> tuple[int, ...]:
-        """Return the stride of each stage for network-wide options; see `SearchSpace.strides`."""
+        """Return the stride of each stage for network-wide options; see `SearchSpace.strides`.
+
+        A network has the same strides in a space that is narrowed: they follow from the whole one.
+        """
+        if self._space.narrowed:
+            return self._space.whole.strides_for(network_options)
         if network_options not in self._strides:
             chosen = {
                 choice.name: option

@@ -236,8 +236,8 @@ class SearchSpace:
 
         The table holds the strides for large images. For small images the first strides become 1,
         one stage after another, until the map that reaches the last stage keeps `smallest_map`
-        pixels a side behind the largest kernels. A network whose table shrinks the image by 32
-        shrinks one of 32 pixels by 8.
+        pixels a side behind the largest kernels of the `whole` space. A network whose table shrinks
+        the image by 32 shrinks one of 32 pixels by 8.
         """
         return self.strides_for(tuple(choice.options[0] for choice in self.network_choices))
 

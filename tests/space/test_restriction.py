@@ -58,6 +58,17 @@ def toy() -> SearchSpace:
     )
 
 
+@pytest.mark.parametrize(("name", "image_size"), [("squeezenet", 50), ("mobilenet", 33)])
+def test_network_with_small_kernels_has_the_same_strides_in_the_space_within_it(name, image_size):
+    """SqueezeNet's stem with a kernel of 3 leaves a larger map than the 7 that the space allows."""
+    space = load_space(name, image_size=image_size)
+    for seed in range(4):
+        network = space.sample(seed=seed) if seed else space.smallest
+        inside = space.with_trained("mine", dict(network.choices)).within("mine")
+        assert inside.reference("mine").graph.digest == network.digest
+        assert inside.largest.digest == network.digest
+
+
 @pytest.mark.parametrize("same_widths", [False, True])
 def test_its_networks_are_those_with_the_operators_and_at_most_the_sizes(same_widths):
     whole = toy()
