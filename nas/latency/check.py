@@ -15,6 +15,7 @@ from nas.errors import (
     DeviceError,
     MeasurementError,
     RequestError,
+    SpaceError,
     TableError,
     first_line,
 )
@@ -319,11 +320,17 @@ def _correction_networks(
 
 
 def published_networks(spaces: Sequence[SearchSpace]) -> list[DrawnNetwork]:
-    """Return the published networks of the spaces with their names; equal ones occur once."""
+    """Return the published networks of the spaces with their names; equal ones occur once.
+
+    A space whose table has a network, but not at one of its resolutions, does not have it here.
+    """
     published: dict[str, DrawnNetwork] = {}
     for space in spaces:
         for each in space.references:
-            architecture = space.reference(each.name)
+            try:
+                architecture = space.reference(each.name)
+            except SpaceError:  # `nas spaces` says why it is no network of the space.
+                continue
             published.setdefault(architecture.graph.digest, (each.name, architecture))
     return list(published.values())
 

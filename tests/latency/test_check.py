@@ -26,7 +26,11 @@ from nas.latency import (
     space_kernels,
 )
 from nas.latency import check as check_module
-from nas.latency.check import MAX_CORRECTION_NETWORKS, MIN_CORRECTION_NETWORKS
+from nas.latency.check import (
+    MAX_CORRECTION_NETWORKS,
+    MIN_CORRECTION_NETWORKS,
+    published_networks,
+)
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime, device, latency_us
@@ -112,6 +116,22 @@ def test_check_draws_same_different_networks_from_same_seed(
         assert each.measured_us == pytest.approx(1.1 * own, rel=1e-3)
         assert each.prediction == table.predict(each.architecture)
     assert first.retiming_spread == 0
+
+
+def test_published_networks_are_those_at_a_resolution_of_the_space() -> None:
+    """One row of the space runs at half of the image size, the others at all of it."""
+    large = nas.space.load_space("mobilenet", image_size=64)
+    first, *others = large.references
+    rows = (replace(first, resolution=0.5), *others)
+    names = [each.name for each in others]
+    for shares, expected in (
+        ((0.5, 0.75), [first.name]),
+        ((0.75, 1.0), names),
+        ((0.5, 1.0), [first.name, *names]),
+        ((0.25, 0.75), []),
+    ):
+        space = replace(large, resolutions=shares, references=rows)
+        assert [name for name, _ in published_networks([space])] == expected
 
 
 def test_check_times_published_networks_and_never_draws_them(
