@@ -173,7 +173,7 @@ def _sign(folder: Path, key: Path) -> None:
     # A wrong key raises errors of several libraries.
     except Exception as error:
         raise RequestError(
-            f"{key} cannot sign: {error}.",
+            f"{key} cannot sign: {unpacking.key_problem(error)}.",
             remedy="Make a key on an elliptic curve, without a password: "
             "openssl ecparam -name prime256v1 -genkey -noout -out private.pem",
         ) from None

@@ -132,13 +132,21 @@ def check_signature(folder: Path, public_key: Path) -> None:
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:
-        reason = f"is no public key on an elliptic curve in PEM: {error}"
+        reason = f"is no public key on an elliptic curve in PEM: {key_problem(error)}"
         raise WrongKeyError(f"{public_key} {reason}.") from None
     try:
         verifier.verify(folder, folder / SIGNATURE_FILE)
     except Exception as error:
         reason = (str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS].rstrip(".")
         raise BundleError(f"The owner of {public_key} did not sign the bundle: {reason}.") from None
+
+
+def key_problem(error: Exception) -> str:
+    """Return why a key cannot be used, a clause, from what `model_signing` raised for it."""
+    if isinstance(error, AttributeError):  # It reads the curve of any key, also of RSA.
+        kind = type(error.obj).__name__.removesuffix("PublicKey").removesuffix("PrivateKey")
+        return f"it is a key of the kind {kind}, on no elliptic curve"
+    return (str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS].rstrip(".?")
 
 
 def numbers(version: str) -> list[int]:

@@ -11,6 +11,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -256,6 +258,28 @@ def test_entry_twice_is_refused(signed, tmp_path):
     bundle = write_tar(tmp_path / "b.tar", contents(signed), tarfile.TarInfo("run.py"))
     with pytest.raises(ExportError, match=r"has run\.py twice"), open_bundle(bundle):
         pass
+
+
+@pytest.mark.parametrize("kind", ["RSA", "Ed25519"])
+def test_a_key_of_another_kind_is_named(folder, signed, tmp_path, kind):
+    if kind == "RSA":
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    else:
+        key = ed25519.Ed25519PrivateKey.generate()
+    private, public = tmp_path / "own.pem", tmp_path / "own.pub"
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    public.write_bytes(
+        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    with pytest.raises(RequestError, match=f"cannot sign: it is a key of the kind {kind}"):
+        write_bundle(folder.path, tmp_path / "a.tar", key=private)
+    with (
+        pytest.raises(RequestError, match=f"in PEM: it is a key of the kind {kind}"),
+        open_bundle(signed, public_key=public),
+    ):
+        pass
+    assert not (tmp_path / "a.tar").exists()
 
 
 def test_wrong_requests_write_nothing(folder, keys, tmp_path, invoke, monkeypatch):
