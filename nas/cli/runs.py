@@ -121,7 +121,9 @@ def print_plan(plan: JobPlan) -> None:
     """Print the work and the estimated time of each stage of a job as a table."""
     from nas.job.planning import (
         ANCHORS,
+        EXPORT,
         FINALISTS,
+        LOSSES,
         MEASURE,
         PREPARE,
         REFERENCES,
@@ -137,9 +139,11 @@ def print_plan(plan: JobPlan) -> None:
         TABLE: f"{plan.kernels} kernels{checked}",
         SUPERNETS: ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
         ANCHORS: "networks trained alone, to compare the spaces",
+        LOSSES: "networks quantised, to know what int8 loses in each space",
         SEARCH: f"about {plan.trials} architectures, scored on {plan.score_images} images",
         MEASURE: f"{plan.measure} whole networks{by_kit}",
-        FINALISTS: f"at least {plan.retrain} networks, trained and exported",
+        FINALISTS: f"{plan.retrain} networks for {plan.finalist_epochs} epochs",
+        EXPORT: "these networks, as files to deploy",
         REFERENCES: f"at most {plan.references}, timed and trained likewise",
     }
     console.say(plan.data)

@@ -43,17 +43,10 @@ from nas.run.selection import Option, Selection, knee, member_options
 from nas.search import Trial
 from nas.space import Architecture
 from nas.supernet.probe_choice import FOLDS
-from nas.supernet.trainer import MAX_EPOCHS
 from nas.supernet.weights import Supernet
 
 FIRST_SHARE = 0.6
 """Share of the time for timing networks after which those whose timings agree are timed no more."""
-
-EXPORT_FILE_S = 3.0
-"""Seconds to export, verify and time one file, beside what its images take."""
-
-EXPORT_PASSES = 0.5
-"""Time in which the images of an exported file are classified, over that of a training on them."""
 
 SATURATED_NETWORKS = 10
 """Networks with the highest hold-out accuracies that the images should tell apart."""
@@ -337,18 +330,15 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
     What an earlier start decided stays, unless the budget has changed.
     """
     settings, known = run.settings, run.record.finalists
-    fewest, most = planning.fewest_finalists(settings), planning.most_finalists(settings)
+    fewest = planning.fewest_finalists(settings)
     limit_s, times = run.seconds_for(planning.FINALISTS), _EpochTimes(run)
 
     def epochs_of(count: int, published_s: float) -> float:
         networks = _finalists(run, count)
         own = times.of(networks)
-        export_s = sum(_export_s(run, epoch_s) for epoch_s in own)
+        export_s = sum(planning.export_s(settings, run.data, epoch_s) for epoch_s in own)
         own_s = sum(own) + sum(times.of_validation(networks))
         return (limit_s - export_s) / max(1e-9, own_s + published_s)
-
-    def allowed(epochs: float) -> int:
-        return int(np.clip(epochs, 1, settings.training.epochs or MAX_EPOCHS))
 
     def choose_references(epochs: Callable[[float], int]) -> list[str] | None:
         if settings.finish.references is not None:
@@ -361,18 +351,13 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
         if known.references is None:
             known.references = choose_references(lambda _: known.epochs)
         return known
-    chosen = choose_references(lambda published_s: allowed(epochs_of(fewest, published_s)))
+    chosen = choose_references(
+        lambda published_s: planning.allowed_epochs(settings, epochs_of(fewest, published_s))
+    )
     networks, _ = published_networks(run, settings.finish.references or chosen or ())
     published_s = sum(times.of(untrained(run, networks)))
-    count, epochs = fewest, epochs_of(fewest, published_s)
-    while count < most and epochs * count / (count + 1) >= planning.FINALIST_EPOCHS:
-        more = epochs_of(count + 1, published_s)
-        if more < planning.FINALIST_EPOCHS:
-            break
-        count, epochs = count + 1, more
-    decided = FinalistsRecord(
-        budget=settings.budget, count=count, epochs=allowed(epochs), references=chosen
-    )
+    count, epochs = planning.decide_finalists(settings, lambda count: epochs_of(count, published_s))
+    decided = FinalistsRecord(budget=settings.budget, count=count, epochs=epochs, references=chosen)
     run.record.finalists = decided
     run.save()
     spent_s = run.seconds_before(planning.FINALISTS)
@@ -410,14 +395,6 @@ class _EpochTimes:
         own = {name: each for name, each in networks.items() if self._setup.cross_validates(each)}
         # Each of the trainings leaves out one of so many parts of the images.
         return [(FOLDS - 1) * epoch_s for epoch_s in self.of(own)]
-
-
-def _export_s(run: JobRun, epoch_s: float) -> float:
-    """Return the seconds to export a network, from those of an epoch of its training."""
-    formats, data = len(job_formats(run.settings)), run.data
-    images = len(data.test) + len(data.search) + len(data.holdout)
-    share = EXPORT_PASSES * images / len(data.train)
-    return formats * (EXPORT_FILE_S + share * epoch_s)
 
 
 def export_finalists(run: JobRun, finalists: Sequence[str]) -> dict[str, NasError]:

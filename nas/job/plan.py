@@ -1,6 +1,6 @@
 """The plan of a job: what it would do and for how long, from measurements of a few seconds.
 
-It follows the rule by which a running job shares its budget, see `nas.job.planning`.
+It asks `nas.job.planning` what each stage will do, as the stages of a running job do.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from nas.display.formatting import format_duration
 from nas.errors import BudgetError, KernelError, MeasurementError
 from nas.figures import COUNTS
 from nas.job import planning
-from nas.job.inputs import needed_kernels
+from nas.job.inputs import JobSpaces, needed_kernels, require_complete
+from nas.job.int8_losses import measure_losses_s
 from nas.job.objectives import LATENCY, count
-from nas.latency import Kernel, LatencyTable, Runtime
+from nas.latency import Kernel, LatencyTable, Runtime, lacks_correction
 from nas.latency.build_estimate import estimate_build_with
+from nas.latency.correction import FITTED_NETWORKS
 from nas.latency.kit import KitDevice
+from nas.latency.timing import MEASURED
 from nas.machine.torch_device import resolve_device
 from nas.run.objectives import run_objectives
 from nas.run.progress import JobProgress
 from nas.run.record import describe_image_changes, describe_shift
 from nas.run.settings import JobSettings
-from nas.search.feasibility import idle_limits
+from nas.search.feasibility import idle_limits, require_feasible
 from nas.search.objectives import Infeasible, Objective, Score
 from nas.space import Architecture, SearchSpace
 from nas.supernet.settings import default_batch_size
@@ -56,9 +59,11 @@ class JobPlan:
         trials: number of architectures after which the search is expected to end.
         score_images: number of validation images that score an architecture.
         measure: number of whole networks to time.
-        retrain: number of finalists; the smallest one if the time decides.
+        retrain: number of finalists.
+        finalist_epochs: number of epochs of each of them.
         references: number of published networks; the largest one if time and latencies decide.
-        seconds: expected duration by stage.
+        seconds: expected duration by stage, see `nas.job.planning.planned_stages`. The supernets
+            are one stage here.
         data: what was understood of the images, in one line.
         image_size: height and width of the images in pixels.
         image_changes: what happens to training images.
@@ -74,6 +79,7 @@ class JobPlan:
     score_images: int
     measure: int
     retrain: int
+    finalist_epochs: int
     references: int
     seconds: dict[str, float]
     data: str
@@ -86,40 +92,55 @@ class JobPlan:
 def make_plan(
     settings: JobSettings,
     data: ImageDataset,
-    spaces: Mapping[str, SearchSpace],
+    spaces: JobSpaces,
     runtimes: Sequence[Runtime],
     progress: JobProgress,
     prepare_s: float,
+    *,
+    timed: ImageDataset | None = None,
 ) -> JobPlan:
     """Return what a job would do and for how long, from measurements of a few seconds.
 
     Args:
         settings: the settings of the job.
-        data, spaces, runtimes: its images, spaces and opened runtimes, one for each dtype.
+        data, spaces: its images and spaces.
+        runtimes: its opened runtimes, one for each dtype; without any, its latency tables count as
+            complete.
         progress: receives progress.
         prepare_s: seconds that opening these took.
+        timed: a part of the images in the size of the spaces, by which speeds are measured; by
+            default all of them.
 
     Raises:
         JobFileError: the budget is too short for the latency table.
+        InfeasibleError, TableError: see `_Planner.check_limits`.
         MeasurementError: no kernel can be timed.
     """
     progress.begin("plan", "measurement")
-    steps = len(spaces) + 2
-    planner = _Planner(settings, data, spaces, runtimes, {planning.PREPARE: prepare_s})
+    timed, has_losses = timed or data, len(settings.device.dtypes) > 1
+    steps = len(spaces.searched) + 2 + has_losses
+    planner = _Planner(settings, data, spaces.searched, runtimes, {planning.PREPARE: prepare_s})
     planner.plan_table()
+    idle = planner.check_limits()
     progress.advance(1, steps)
     untrained = [
-        Supernet(space, torch.Generator().manual_seed(settings.seed)) for space in spaces.values()
+        Supernet(space, torch.Generator().manual_seed(settings.seed))
+        for space in spaces.searched.values()
     ]
-    score = planning.score_cost(untrained, data, settings.seed)
+    score = planning.score_cost(untrained, timed, settings.seed)
     progress.advance(2, steps)
     epoch_s = {}
-    for done, (name, space) in enumerate(spaces.items(), start=3):
-        epoch_s[name] = _epoch_s(space, data, settings)
+    for done, (name, space) in enumerate(spaces.searched.items(), start=3):
+        is_published = name in spaces.published
+        of_part_s = _epoch_s(space, timed, settings, is_published=is_published)
+        epoch_s[name] = of_part_s * len(data.train) / len(timed.train)
         progress.advance(done, steps)
     epochs = planner.plan_training(epoch_s)
+    if has_losses:
+        planner.seconds[planning.LOSSES] = measure_losses_s(untrained, timed, settings.seed)
+        progress.advance(steps, steps)
     images, trials = planner.plan_search(score)
-    finalists, references = planner.plan_finish(epoch_s)
+    finalists, finalist_epochs, references = planner.plan_finish(epoch_s)
     return JobPlan(
         kernels=planner.kernels,
         uncertain=planner.uncertain,
@@ -128,12 +149,13 @@ def make_plan(
         score_images=images,
         measure=settings.finish.measure,
         retrain=finalists,
+        finalist_epochs=finalist_epochs,
         references=references,
         seconds={name: round(each, 1) for name, each in planner.seconds.items()},
         data=data.summary,
-        image_size=data.image_size,
+        image_size=timed.image_size,
         image_changes=planned_image_changes(settings, data),
-        idle_limits=planner.idle_limits(),
+        idle_limits=idle,
         timed_by="a kit" if planner.has_kit else "this machine",
     )
 
@@ -143,7 +165,7 @@ class _Planner:
     """Plans the stages of a job in their order.
 
     Attributes:
-        settings, data, spaces, runtimes: see `make_plan`.
+        settings, data, spaces, runtimes: see `make_plan`; `spaces` are those that are searched.
         seconds: expected duration by stage, of those that are planned.
         kernels, uncertain: see `JobPlan`.
         table: the latency table of the last runtime, as far as it is there; None without any.
@@ -164,21 +186,30 @@ class _Planner:
     @property
     def has_kit(self) -> bool:
         """Whether the device is timed by kits."""
-        return isinstance(self.runtimes[0], KitDevice)
+        return any(isinstance(each, KitDevice) for each in self.runtimes)
 
-    def _share_s(self, stage: str) -> float:
-        return planning.share_s(self.settings, stage, sum(self.seconds.values()))
+    @property
+    def spent_s(self) -> float:
+        """Seconds of the stages that are planned."""
+        return sum(self.seconds.values())
 
     def plan_table(self) -> None:
         """Plan the latency tables, from the timings of a few kernels that they lack."""
-        most_s = planning.KERNELS_SHARE * self._share_s(planning.TABLE) / len(self.runtimes)
-        settings, table_s = self.settings, 0.0
+        settings, batch, table_s, check_s = self.settings, self.settings.device.batch, 0.0, 0.0
+        share_s = planning.share_s(settings, planning.TABLE, self.spent_s)
+        most_s = planning.KERNELS_SHARE * share_s / max(1, len(self.runtimes))
         for runtime in self.runtimes:
-            self.table = LatencyTable.find(settings.device.tables, runtime)
-            kernels = needed_kernels(self.spaces.values(), runtime, settings.device.batch)
-            missing = _missing_kernels(self.table, kernels)
-            if not missing or self.has_kit:
-                self.kernels += len(missing)
+            self.table = table = LatencyTable.find(settings.device.tables, runtime)
+            missing = _missing_kernels(table, needed_kernels(self.spaces.values(), runtime, batch))
+            self.kernels += len(missing)
+            if self.has_kit:
+                continue
+            if missing or table is None or lacks_correction(table, self.spaces.values(), batch):
+                is_timed = runtime.network_basis == MEASURED
+                check_s += is_timed * FITTED_NETWORKS * planning.NETWORK_S
+            if table is None or table.lacks_dispatch():
+                table_s += runtime.dispatch_seconds
+            if not missing:
                 continue
             estimate = estimate_build_with(missing, runtime)
             own_s, first_s = estimate.estimated_seconds, estimate.first_seconds
@@ -188,13 +219,14 @@ class _Planner:
                 untimed = min(1.0, (own_s - most_s) / (own_s - first_s))
                 self.uncertain += round(len(missing) * untimed)
                 own_s = max(most_s, first_s)
-            self.kernels += len(missing)
             self.slowest_us = max(self.slowest_us, estimate.slowest_us)
-            table_s += own_s + runtime.dispatch_seconds
+            table_s += own_s
         prepare_s = self.seconds[planning.PREPARE]
-        if prepare_s + table_s > (1 - planning.MIN_REST) * settings.budget_s:
-            raise too_short_error(settings, self.spaces, self.table, runtime, prepare_s, table_s)
-        self.seconds[planning.TABLE] = table_s
+        if table_s and prepare_s + table_s > (1 - planning.MIN_REST) * settings.budget_s:
+            raise too_short_error(
+                settings, self.spaces, self.table, self.runtimes[-1], prepare_s, table_s
+            )
+        self.seconds[planning.TABLE] = table_s + check_s
 
     def plan_training(self, epoch_s: Mapping[str, float]) -> dict[str, float]:
         """Plan the supernets and their anchors, and return the epochs by space.
@@ -202,21 +234,16 @@ class _Planner:
         Args:
             epoch_s: seconds of an epoch of each supernet.
         """
-        settings, length = self.settings, self.settings.training.length or {}
-        own_s = planning.supernet_s(settings, sum(self.seconds.values()), len(epoch_s))
-        if "minutes" in length:
-            own_s = min(60 * length["minutes"], own_s)
+        limit_s = planning.supernet_s(self.settings, self.spent_s, len(epoch_s))
         epochs = {
-            name: min(length.get("epochs", math.inf), own_s / each)
+            name: planning.supernet_epochs(self.settings, limit_s, each)
             for name, each in epoch_s.items()
         }
-        self.seconds[planning.SUPERNETS] = sum(
-            epochs[name] * each for name, each in epoch_s.items()
-        )
-        if settings.anchors:
-            self.seconds[planning.ANCHORS] = (
-                self.seconds[planning.SUPERNETS] * planning.ANCHOR_COST * settings.anchors
-            )
+        training_s = sum(epochs[name] * each for name, each in epoch_s.items())
+        self.seconds[planning.SUPERNETS] = training_s
+        if self.settings.anchors:
+            anchors_s = training_s * planning.ANCHOR_COST * self.settings.anchors
+            self.seconds[planning.ANCHORS] = anchors_s
         return epochs
 
     def plan_search(self, score: tuple[float, float]) -> tuple[int, int]:
@@ -225,50 +252,71 @@ class _Planner:
         Args:
             score: seconds that a score takes in any case, and those of each image.
         """
-        settings, search_s = self.settings.search, self._share_s(planning.SEARCH)
-        images = planning.fitting_images(
-            score, search_s, planning.MIN_SCORES, len(self.data.search)
-        )
-        trial_s = score[0] + images * score[1] + planning.PROPOSAL_S
-        wanted = settings.trials or math.inf
-        if settings.effective_stall == "auto":
+        settings, search = self.settings, self.settings.search
+        limit_s = planning.search_s(settings, self.spent_s)
+        images = planning.score_images(settings, score, limit_s, len(self.data.search))
+        trial_s = (score[0] + images * score[1] + planning.PROPOSAL_S) / search.workers
+        wanted = search.trials or math.inf
+        if search.effective_stall == "auto":
             wanted = min(wanted, planning.MIN_SCORES)
-        trials = max(1, int(min(wanted, search_s / trial_s)))
+        trials = max(1, int(min(wanted, limit_s / trial_s)))
         self.seconds[planning.SEARCH] = trials * trial_s
         return images, trials
 
-    def plan_finish(self, epoch_s: Mapping[str, float]) -> tuple[int, int]:
-        """Plan the stages after the search, and return the finalists and published networks.
+    def plan_finish(self, epoch_s: Mapping[str, float]) -> tuple[int, int, int]:
+        """Plan the stages after the search.
 
         Args:
             epoch_s: see `plan_training`.
-        """
-        settings, finish = self.settings, self.settings.finish
-        measure_s = 0.0 if self.has_kit else planning.NETWORK_S * finish.measure
-        self.seconds[planning.MEASURE] = min(self._share_s(planning.MEASURE), measure_s)
-        finalists = planning.fewest_finalists(settings)
-        references = len(planning.possible_references(settings, self.spaces)) if finalists else 0
-        both_s = self._share_s(planning.FINALISTS) if finalists else 0.0
-        if (most_epochs := settings.training.epochs) is not None:
-            # The epochs of the supernets are the most of the finalists, too.
-            mean_s = planning.NETWORK_COST * float(np.mean(list(epoch_s.values())))
-            most = planning.most_finalists(settings) + references
-            both_s = min(both_s, most * (most_epochs * mean_s + planning.EXPORT_S))
-        self.seconds[planning.FINALISTS] = both_s
-        if references:
-            own_s = both_s * references / (finalists + references)
-            if finish.references is None:
-                own_s = min(own_s, planning.REFERENCES_SHARE * settings.budget_s)
-            self.seconds[planning.FINALISTS] -= own_s
-            self.seconds[planning.REFERENCES] = own_s
-        return finalists, references
 
-    def idle_limits(self) -> list[str]:
+        Returns:
+            The number of finalists, that of their epochs, and that of published networks.
+        """
+        settings = self.settings
+        share_s = planning.share_s(settings, planning.MEASURE, self.spent_s)
+        measure_s = 0.0 if self.has_kit else planning.NETWORK_S * settings.finish.measure
+        self.seconds[planning.MEASURE] = min(share_s, measure_s)
+        if settings.finish.retrain == 0:
+            return 0, 0, 0
+        limit_s = planning.share_s(settings, planning.FINALISTS, self.spent_s)
+        network_s = planning.NETWORK_COST * float(np.mean(list(epoch_s.values())))
+        export_s = planning.export_s(settings, self.data, network_s)
+
+        def epochs_of(count: int, published: float) -> float:
+            return (limit_s - count * export_s) / ((count + published) * network_s)
+
+        fewest = planning.fewest_finalists(settings)
+        possible = trained = len(planning.possible_references(settings, self.spaces))
+        if settings.finish.references is None:
+            while trained and not planning.affords_references(
+                settings,
+                planning.allowed_epochs(settings, epochs_of(fewest, trained)),
+                trained * network_s,
+            ):
+                trained -= 1
+        finalists, epochs = planning.decide_finalists(
+            settings, lambda count: epochs_of(count, trained)
+        )
+        self.seconds[planning.FINALISTS] = finalists * epochs * network_s
+        self.seconds[planning.EXPORT] = finalists * export_s
+        if possible:
+            self.seconds[planning.REFERENCES] = trained * epochs * network_s
+        return finalists, epochs, trained
+
+    def check_limits(self) -> list[str]:
         """Return what `nas.search.feasibility.idle_limits` says before the table is complete.
 
         No network is assumed to be slower than if each of its kernels took `slowest_us`.
+
+        Raises:
+            InfeasibleError: the job would end at once, because no architecture meets the limits.
+            TableError: the table of a further device lacks kernels.
         """
-        latency, *others = run_objectives(self.settings.search, ())
+        search, spaces = self.settings.search, list(self.spaces.values())
+        for device in search.device:
+            table = LatencyTable.open(device.table)
+            require_complete(table, spaces, self.settings.device.batch)
+        latency, *others = run_objectives(search, ())
         objectives = [
             Objective.of_each(figure.name, partial(count, figure.name), cheap=True, limit=limit)
             for figure, limit, _ in others
@@ -278,7 +326,9 @@ class _Planner:
         if latency.limit is not None and not (self.has_kit and self.kernels):
             limit_us = 1000 * latency.limit
             objectives.append(Objective.of_each(LATENCY, self._predict, cheap=True, limit=limit_us))
-        return idle_limits(list(self.spaces.values()), objectives, self.settings.seed)
+        known = [each for each in objectives if each.name != LATENCY or not self.kernels]
+        require_feasible(spaces, known, self.settings.seed)
+        return idle_limits(spaces, objectives, self.settings.seed)
 
     def _predict(self, architecture: Architecture) -> Score:
         batch = self.settings.device.batch
@@ -347,10 +397,14 @@ def planned_image_changes(settings: JobSettings, data: ImageDataset) -> str:
     return describe_image_changes(training.resolve_flip(data), shift)
 
 
-def _epoch_s(space: SearchSpace, data: ImageDataset, settings: JobSettings) -> float:
-    """Return the time to train a supernet for one epoch."""
+def _epoch_s(
+    space: SearchSpace, data: ImageDataset, settings: JobSettings, *, is_published: bool
+) -> float:
+    """Return the time to train a supernet for one epoch, from published weights or random ones."""
     device, macs = resolve_device(settings.training.device), space.largest.macs
     training = settings.training.settings(batch_size=default_batch_size(device))
+    if is_published:
+        training = settings.training.fine_tuned(training, len(data.train))
     batch = min(training.batch_size, len(data.train))
     images = batch if device.type == "cuda" else min(batch, max(4, _TIMED_MACS // macs))
     timed = replace(training, batch_size=images)

@@ -1,21 +1,25 @@
 """Shares the budget of a job among its stages.
 
 A running job fixes no counts: a stage begins with its share of the time that is left, and what it
-does not need is left to the stages after it. `nas.job.plan` follows the same rule with costs that
-are measured in seconds.
+does not need is left to the stages after it. What a stage does in its time is decided here, too:
+the stages ask with what they have measured, and `nas.job.plan` asks beforehand with costs that are
+measured in seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from nas.data import ImageDataset
+from nas.deploy.exporting import job_formats
 from nas.run.record import StageRecord
 from nas.run.settings import JobSettings
 from nas.space import SearchSpace
 from nas.supernet.evaluation import measure_score
+from nas.supernet.trainer import MAX_EPOCHS
 from nas.supernet.weights import Supernet
 
 PREPARE = "prepare"
@@ -60,8 +64,14 @@ training shows that; see docs/ranking.md.
 ANCHOR_COST = NETWORK_COST * ANCHOR_EPOCHS
 """Time of an anchor over that of its supernet."""
 
-EXPORT_S = 3.0
-"""Time to export a small finalist in the default formats."""
+EXPORT_FILE_S = 3.0
+"""Seconds to export, verify and time one file, beside what its images take."""
+
+EXPORT_PASSES = 0.5
+"""Time in which the images of an exported file are classified, over that of a training on them."""
+
+MIN_SEARCH_S = 20.0
+"""Seconds of a search for which the stages before it have left no time."""
 
 MIN_SCORES = 300
 """Scores of a search before its model may end it, for which it leaves out images if it has no time
@@ -146,7 +156,52 @@ def supernet_s(settings: JobSettings, spent_s: float, spaces: int) -> float:
     Anchors of their spaces are paid from the same share.
     """
     networks = spaces * (1 + ANCHOR_COST * settings.anchors)
-    return share_s(settings, SUPERNETS, spent_s) / networks
+    return max(1.0, share_s(settings, SUPERNETS, spent_s) / networks)
+
+
+def supernet_epochs(settings: JobSettings, limit_s: float, epoch_s: float) -> float:
+    """Return the epochs of a supernet.
+
+    Args:
+        settings: the settings of the job.
+        limit_s: seconds that its training may take, see `supernet_s`.
+        epoch_s: seconds of an epoch.
+    """
+    length = settings.training.length or {}
+    limit_s = min(limit_s, 60 * length.get("minutes", math.inf))
+    return min(length.get("epochs", MAX_EPOCHS), limit_s / epoch_s)
+
+
+def search_s(settings: JobSettings, spent_s: float) -> float:
+    """Return the seconds of the search: its share of the budget, or less if the job says so.
+
+    Args:
+        settings: the settings of the job.
+        spent_s: seconds that the stages before it took.
+    """
+    limit_s = max(MIN_SEARCH_S, share_s(settings, SEARCH, spent_s))
+    minutes = settings.search.minutes
+    return limit_s if minutes is None else min(limit_s, 60 * minutes)
+
+
+def fewest_scores(settings: JobSettings) -> int:
+    """Return the number of scores that a search should have time for."""
+    return min(MIN_SCORES, settings.search.trials or MIN_SCORES)
+
+
+def score_images(
+    settings: JobSettings, score: tuple[float, float], seconds: float, images: int
+) -> int:
+    """Return the number of images that score an architecture: all, if time allows.
+
+    Args:
+        settings: the settings of the job, whose workers score at the same time.
+        score: see `fitting_images`.
+        seconds: duration of the search.
+        images: number of all images.
+    """
+    seconds *= settings.search.workers
+    return fitting_images(score, seconds, fewest_scores(settings), images)
 
 
 def fitting_images(score: tuple[float, float], seconds: float, scores: float, images: int) -> int:
@@ -190,6 +245,46 @@ def most_finalists(settings: JobSettings) -> int:
     if settings.finish.retrain is not None:
         return settings.finish.retrain
     return max(fewest_finalists(settings), MAX_FINALISTS)
+
+
+def allowed_epochs(settings: JobSettings, epochs: float) -> int:
+    """Return the epochs of each finalist if the budget pays for so many."""
+    return int(np.clip(epochs, 1, settings.training.epochs or MAX_EPOCHS))
+
+
+def decide_finalists(settings: JobSettings, epochs_of: Callable[[int], float]) -> tuple[int, int]:
+    """Return the number of finalists of a job, and the epochs that each of them gets.
+
+    Args:
+        settings: the settings of the job.
+        epochs_of: returns the epochs for which the budget pays if so many finalists share it.
+    """
+    count, most = fewest_finalists(settings), most_finalists(settings)
+    epochs = epochs_of(count)
+    while count < most and epochs * count / (count + 1) >= FINALIST_EPOCHS:
+        more = epochs_of(count + 1)
+        if more < FINALIST_EPOCHS:
+            break
+        count, epochs = count + 1, more
+    return count, allowed_epochs(settings, epochs)
+
+
+def export_s(settings: JobSettings, data: ImageDataset, epoch_s: float) -> float:
+    """Return the seconds to export a network, from those of an epoch of its training."""
+    images = len(data.test) + len(data.search) + len(data.holdout)
+    share = EXPORT_PASSES * images / len(data.train)
+    return len(job_formats(settings)) * (EXPORT_FILE_S + share * epoch_s)
+
+
+def affords_references(settings: JobSettings, epochs: int, epoch_s: float) -> bool:
+    """Return whether a budget trains published networks that the job does not name.
+
+    Args:
+        settings: the settings of the job.
+        epochs: epochs of each network.
+        epoch_s: seconds of an epoch of all these networks together.
+    """
+    return epochs * epoch_s <= REFERENCES_SHARE * settings.budget_s
 
 
 def needs_mirroring_experiment(settings: JobSettings, data: ImageDataset) -> bool:

@@ -9,8 +9,8 @@ from nas.deploy.references import measure_references, note_comparisons, publishe
 from nas.deploy.retrain import Retraining, train_networks
 from nas.errors import KernelError, NasError, SpaceError
 from nas.figures import COUNTS, LATENCY
+from nas.job import planning
 from nas.job.folder import JobRun
-from nas.job.planning import REFERENCES_SHARE
 from nas.job.source import take_over_models, trained_in_source
 from nas.run.candidates import latency_us
 from nas.space import Architecture
@@ -84,7 +84,7 @@ def affordable(
     epoch_s: Callable[[Mapping[str, Architecture]], float],
     epochs: Callable[[float], int],
 ) -> list[str]:
-    """Return as many `rivals` as `REFERENCES_SHARE` of the budget trains.
+    """Return as many `rivals` as the budget trains.
 
     They lie at even distances in the order of their latencies, from the fastest one to the slowest
     one with which as many can be trained.
@@ -100,7 +100,7 @@ def affordable(
     for count, reach in ((count, reach) for count in most for reach in most if reach >= count):
         chosen = spread(list(possible)[:reach], count)
         own_s = epoch_s(untrained(run, {name: possible[name] for name in chosen}))
-        if epochs(own_s) * own_s <= REFERENCES_SHARE * run.settings.budget_s:
+        if planning.affords_references(run.settings, epochs(own_s), own_s):
             return chosen
     return []
 

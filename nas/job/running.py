@@ -222,7 +222,7 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
         for dtype in device.dtypes
     ]
     prepare_s = time.perf_counter() - start
-    plan = make_plan(settings, data, spaces.searched, runtimes, progress, prepare_s)
+    plan = make_plan(settings, data, spaces, runtimes, progress, prepare_s)
     stages.note_few_images(settings, data, progress)
     for probe in probes.values():
         progress.note(probe.text)

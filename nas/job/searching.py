@@ -49,9 +49,6 @@ from nas.search.storage import Storage
 from nas.space import Architecture
 from nas.supernet.weights import Supernet
 
-MIN_SEARCH_S = 20.0
-"""Seconds of a search for which the stages before it have left no time."""
-
 FIGURE_SAMPLES, FIGURE_GENERATIONS = 10, 5
 """Random architectures of each space, and generations of an evolution from them, whose figures are
 checked before the job: a figure takes its runtime up to some tenths of a second."""
@@ -201,26 +198,25 @@ def _most_trials(run: Run) -> int | None:
 
 
 def _limit_s(run: Run) -> float:
-    """Return the seconds of the search: its share of the budget, or less if the job says so."""
+    """Return the seconds of the search of a run."""
     spent_s = planning.spent_before(run.record.stages, planning.SEARCH)
-    limit_s = max(MIN_SEARCH_S, planning.share_s(run.settings, planning.SEARCH, spent_s))
-    minutes = run.settings.search.minutes
-    return limit_s if minutes is None else min(limit_s, 60 * minutes)
+    return planning.search_s(run.settings, spent_s)
 
 
 def _decide_images(run: JobRun, supernets: Mapping[str, Supernet]) -> int:
-    """Return the number of validation images that score an architecture: all, if time allows."""
-    images, settings = len(run.data.search), run.settings.search
+    """Return the number of validation images that score an architecture, see `score_images`."""
+    images = len(run.data.search)
     if images <= planning.MIN_SCORE_IMAGES:
         return images
     cost = planning.score_cost(supernets.values(), run.data, run.settings.seed)
-    seconds = _limit_s(run) * settings.workers
-    scores = min(planning.MIN_SCORES, settings.trials or planning.MIN_SCORES)
-    fitting = planning.fitting_images(cost, seconds, scores, images)
+    limit_s = _limit_s(run)
+    fitting = planning.score_images(run.settings, cost, limit_s, images)
     if fitting < images:
+        workers = run.settings.search.workers
         run.progress.note(
             f"search: {fitting} of {images} validation images score an architecture, so that "
-            f"{scores} scores fit into {seconds / 60:.1f} min"
+            f"{planning.fewest_scores(run.settings)} scores fit into {limit_s / 60:.1f} min"
+            f"{f' of {workers} workers' if workers > 1 else ''}"
         )
     return fitting
 

@@ -404,7 +404,7 @@ def supernet_settings(run: JobRun) -> TrainingSettings:
     decided once; one whose length is set ends with it at the latest.
     """
     spent_s = run.seconds_before(planning.SUPERNETS)
-    limit_s = max(1.0, planning.supernet_s(run.settings, spent_s, len(run.spaces)))
+    limit_s = planning.supernet_s(run.settings, spent_s, len(run.spaces))
     if run.settings.training.length is not None:
         return replace(run.training_settings(), longest_seconds=limit_s)
     if run.record.supernet_seconds is None:

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from nas.errors import JobFileError
+from nas.errors import InfeasibleError, JobFileError
 from nas.job import JobSettings, planning
 from nas.job import plan as plans
+from nas.job.inputs import JobSpaces
 from nas.job.planning import (
     ANCHORS,
     EXPORT,
     FINALISTS,
+    MAX_FINALISTS,
     MEASURE,
     MIN_SCORE_IMAGES,
     MIN_SCORES,
@@ -21,24 +23,28 @@ from nas.job.planning import (
     SUPERNETS,
     TABLE,
     fitting_images,
+    planned_stages,
+    score_images,
     share_s,
     spent_before,
     supernet_s,
 )
 from nas.latency.build_estimate import BuildEstimate
+from nas.latency.correction import FITTED_NETWORKS
 from nas.run.progress import SilentProgress
 from nas.run.record import StageRecord
+from nas.run.settings import KEYS
 from tests.job.runs import open_spaces
 from tests.latency.fake_runtime import FakeRuntime
 
 
-def make_settings(budget="1h", *, training=None, search=None, **finish):
+def make_settings(budget="1h", *, dtype="float32", training=None, search=None, **finish):
     return JobSettings.model_validate(
         {
             "budget": budget,
             "data": {"source": "digits"},
             "space": [{"name": "mobilenet_tiny"}, {"name": "squeezenet_tiny"}],
-            "device": {"tables": "no_tables"},
+            "device": {"tables": "no_tables", "dtype": dtype},
             "training": training or {},
             "search": search or {},
             "finish": finish,
@@ -99,29 +105,95 @@ def test_images_of_a_score_follow_from_the_time_of_the_search():
 def plan(monkeypatch, tmp_path, digits):
     """Return a function that plans a job on a device whose costs are known."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plans, "_epoch_s", lambda *_: 2.0)
+    monkeypatch.setattr(plans, "measure_losses_s", lambda *_: 7.0)
     monkeypatch.setattr(planning, "measure_score", lambda *_: (0.5, 0.001))
 
-    def make(*arguments, build_s=30.0, **settings):
+    def make(*arguments, build_s=30.0, epoch_s=2.0, **settings):
+        monkeypatch.setattr(plans, "_epoch_s", lambda *_, **__: epoch_s)
         estimate = BuildEstimate(8, build_s, first_seconds=10.0, slowest_us=2.0)
         monkeypatch.setattr(plans, "estimate_build_with", lambda *_: estimate)
         job = make_settings(*arguments, **settings)
         spaces = open_spaces(job)
-        return plans.make_plan(job, digits, spaces, [FakeRuntime()], SilentProgress(), 10.0)
+        spaces = JobSpaces(spaces, spaces, {})
+        runtimes = [FakeRuntime() for _ in job.device.dtypes]
+        return plans.make_plan(job, digits, spaces, runtimes, SilentProgress(), 10.0)
 
     return make
 
 
+CHECK_S = FITTED_NETWORKS * NETWORK_S
+"""Seconds in which a new table is compared with whole networks."""
+
+
 def test_plan_fills_the_budget(plan):
-    hour = plan("1h")
-    assert list(hour.seconds) == [PREPARE, TABLE, SUPERNETS, ANCHORS, SEARCH, MEASURE, FINALISTS]
-    assert sum(hour.seconds.values()) == pytest.approx(3600, abs=1)
-    assert (hour.seconds[PREPARE], hour.seconds[TABLE]) == (10, 60)
-    assert hour.seconds[SUPERNETS] == pytest.approx(2.0 * sum(hour.epochs.values()), abs=0.1)
+    hour = plan("1h", epoch_s=8.0)
+    assert sum(hour.seconds.values()) == pytest.approx(3600, abs=5 * 2.0), "whole epochs"
+    assert (hour.seconds[PREPARE], hour.seconds[TABLE]) == (10, 60 + CHECK_S)
+    assert hour.seconds[SUPERNETS] == pytest.approx(8.0 * sum(hour.epochs.values()), abs=0.1)
     assert hour.trials == MIN_SCORES
-    assert (hour.kernels > 0, hour.measure, hour.retrain) == (True, 20, 3)
-    assert plan("10m").retrain == 1
+    assert (hour.kernels > 0, hour.measure) == (True, 20)
+    # A supernet of a job ends with 200 epochs, and so does a finalist.
+    fast = plan("8h", epoch_s=1.0)
+    assert set(fast.epochs.values()) == {fast.finalist_epochs} == {200}
+
+
+def test_plan_has_the_finalists_of_the_job(plan):
+    # A network costs a quarter of its supernet, a finalist gets 30 epochs before there are more.
+    few = plan("10m", epoch_s=8.0)
+    assert few.retrain == 1
+    assert few.seconds[FINALISTS] == few.finalist_epochs * 2.0
+    assert plan("1h", epoch_s=8.0).retrain == MAX_FINALISTS
+    assert plan("1h", epoch_s=800.0).retrain == 3
     assert plan("10m", retrain=4).retrain == 4
+    one_s = plan("1h", export=["onnx"]).seconds[EXPORT]
+    two_s = plan("1h", export=["onnx", "torch"]).seconds[EXPORT]
+    assert two_s == pytest.approx(2 * one_s, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"retrain": 0},
+        {"search": {"anchors": 0}},
+        {"references": ["mobilenet_v2_0.5"]},
+        {"dtype": ["float32", "int8"]},
+    ],
+)
+def test_plan_has_the_stages_of_the_job(plan, settings):
+    planned = list(plan("1h", **settings).seconds)
+    job = make_settings("1h", **settings)
+    names = planned_stages(job, open_spaces(job))
+    assert planned == list(
+        dict.fromkeys(name.partition(" mobile")[0] for name in names if "squeeze" not in name)
+    )
+
+
+CHANGES = {
+    "budget": {"budget": "50m"},
+    "device.dtype": {"dtype": ["float32", "int8"]},
+    "training.epochs": {"training": {"epochs": 3}},
+    "training.minutes": {"training": {"minutes": 0.5}},
+    "search.trials": {"search": {"trials": 40}},
+    "search.minutes": {"search": {"minutes": 0.5}},
+    "search.workers": {"search": {"workers": 3}},
+    "search.stall": {"search": {"stall": 50}},
+    "search.sampler": {"search": {"sampler": "random"}},
+    "search.anchors": {"search": {"anchors": 9}},
+    "search.correct_scores": {"search": {"correct_scores": False}},
+    "finish.measure": {"measure": 3},
+    "finish.retrain": {"retrain": 1},
+    "finish.references": {"references": ["mobilenet_v2_0.5"]},
+    "finish.export": {"export": ["onnx"]},
+}
+"""A change of each key that decides how long a stage takes, beside those that change its costs."""
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_plan_depends_on_each_key_that_decides_times(plan, key):
+    usual = {"budget": "1h", "epoch_s": 8.0}
+    assert key in KEYS
+    assert plan(**usual).seconds != plan(**usual | CHANGES[key]).seconds
 
 
 def test_plan_says_how_many_kernels_cannot_be_timed_until_they_agree(plan):
@@ -129,7 +201,8 @@ def test_plan_says_how_many_kernels_cannot_be_timed_until_they_agree(plan):
     short = plan("20m", build_s=1010.0)
     time_s = 0.7 * share_s(make_settings("20m"), TABLE, 10.0)
     assert short.uncertain == pytest.approx(short.kernels * (1010 - time_s) / 1000, abs=1)
-    assert short.seconds[TABLE] == pytest.approx(time_s + FakeRuntime.dispatch_seconds, abs=0.1)
+    table_s = time_s + FakeRuntime.dispatch_seconds + CHECK_S
+    assert short.seconds[TABLE] == pytest.approx(table_s, abs=0.1)
 
 
 def test_plan_follows_the_numbers_of_the_job_file(plan):
@@ -137,7 +210,7 @@ def test_plan_follows_the_numbers_of_the_job_file(plan):
     assert set(chosen.epochs.values()) == {5}
     assert chosen.trials == 40
     assert chosen.seconds[MEASURE] == pytest.approx(4 * NETWORK_S)
-    assert chosen.seconds[FINALISTS] == 0
+    assert FINALISTS not in chosen.seconds
     assert sum(chosen.seconds.values()) < 600
     minutes = plan("1h", training={"minutes": 1.0})
     assert minutes.seconds[SUPERNETS] == 120
@@ -146,9 +219,40 @@ def test_plan_follows_the_numbers_of_the_job_file(plan):
     assert len(np.unique(list(too_many.epochs.values()))) == 1, "equal time"
 
 
+def test_planned_search_has_the_time_and_the_workers_of_the_job(plan):
+    wanted = {"trials": 10_000, "minutes": 2.0}
+    trial_s = 0.5 + 300 * 0.001 + PROPOSAL_S
+    alone = plan("1h", search=wanted)
+    assert (alone.score_images, alone.trials) == (300, int(120 / trial_s))
+    assert alone.seconds[SEARCH] == pytest.approx(120, abs=trial_s)
+    four = plan("1h", search=wanted | {"workers": 4})
+    # In four times the time, 300 scores fit in with all 479 images.
+    trial_s = 0.5 + 479 * 0.001 + PROPOSAL_S
+    assert (four.score_images, four.trials) == (479, int(4 * 120 / trial_s))
+    assert four.seconds[SEARCH] == pytest.approx(120, abs=trial_s)
+    # A job searches for 20 seconds although the stages before the search have used its budget.
+    none_left = plan("5m", build_s=205.0, training={"minutes": 100.0}, search={"trials": 10_000})
+    assert none_left.seconds[SEARCH] >= 20 - trial_s
+
+
+@pytest.mark.parametrize(
+    ("search", "seconds"),
+    [({}, 900.0), ({"minutes": 2.0}, 120.0), ({"minutes": 2.0, "workers": 4}, 480.0)],
+)
+def test_images_of_a_score_suffice_for_the_scores_of_all_workers(search, seconds):
+    cost, images = (0.5, 0.001), 5000
+    settings = make_settings(search=search)
+    limit_s = min(900.0, 60 * search.get("minutes", 60.0))
+    assert score_images(settings, cost, limit_s, images) == fitting_images(
+        cost, seconds, MIN_SCORES, images
+    )
+    few = make_settings(search=search | {"trials": 10})
+    assert score_images(few, cost, limit_s, images) == images
+
+
 def test_a_limit_that_excludes_nothing_is_said(plan):
     assert plan("1h").idle_limits == []
-    limits = {"max_latency_ms": 1500, "max_params": 10**9, "max_macs": 1000}
+    limits = {"max_latency_ms": 1500, "max_params": 10**9, "max_macs": 10_000}
     params, latency = plan("1h", search=limits).idle_limits
     assert params.startswith(
         "the limit params 1,000,000,000 excludes nothing: the most that one of"
@@ -159,24 +263,31 @@ def test_a_limit_that_excludes_nothing_is_said(plan):
     assert plan("1h", search={"max_latency_ms": 0.01}).idle_limits == []
 
 
+def test_limits_that_nothing_meets_end_a_plan_as_they_end_the_job(plan):
+    with pytest.raises(InfeasibleError, match="Nothing meets the limit params 10"):
+        plan("1h", search={"max_params": 10})
+
+
 def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
-    without = plan("1h")
+    without = plan("1h", epoch_s=8.0, retrain=3)
     assert (without.references, REFERENCES in without.seconds) == (0, False)
-    named = plan("1h", references=["mobilenet_v2_0.5"])
+    named = plan("1h", epoch_s=8.0, retrain=3, references=["mobilenet_v2_0.5"])
     assert named.references == 1
-    assert named.seconds[REFERENCES] == pytest.approx(without.seconds[FINALISTS] / 4, abs=0.1)
-    assert sum(named.seconds.values()) == pytest.approx(3600, abs=1)
+    assert named.seconds[REFERENCES] == pytest.approx(named.seconds[FINALISTS] / 3, abs=0.1)
+    assert sum(named.seconds.values()) == pytest.approx(3600, abs=4 * 2.0)
     assert plan("1h", references=["mobilenet_v2_0.5"], retrain=0).references == 0
     names = [f"mobilenet_v2_{width}" for width in (0.35, 0.5, 0.75, 1.0)]
     monkeypatch.setattr(planning, "possible_references", lambda *_: names)
-    chosen = plan("1h")
-    assert chosen.references == 4
-    assert chosen.seconds[REFERENCES] == pytest.approx(360)
-    assert sum(chosen.seconds.values()) == pytest.approx(3600, abs=1)
+    chosen = plan("1h", epoch_s=8.0, retrain=3)
+    # A tenth of the budget trains those that the job does not name.
+    epoch_s = 2.0 * chosen.finalist_epochs
+    assert chosen.seconds[REFERENCES] == pytest.approx(chosen.references * epoch_s, abs=0.1)
+    assert chosen.seconds[REFERENCES] <= 360 < (chosen.references + 1) * epoch_s
+    assert sum(chosen.seconds.values()) == pytest.approx(3600, abs=7 * 2.0)
     few = plan("1h", training={"epochs": 5}, search={"trials": 40})
-    each_s = 5 * planning.NETWORK_COST * 2.0 + planning.EXPORT_S
-    both_s = few.seconds[FINALISTS] + few.seconds[REFERENCES]
-    assert both_s == pytest.approx((5 + 4) * each_s, abs=0.2)
+    assert (few.references, few.finalist_epochs) == (4, 5)
+    assert few.seconds[FINALISTS] == pytest.approx(few.retrain * 5 * 0.5)
+    assert few.seconds[REFERENCES] == pytest.approx(4 * 5 * 0.5)
 
 
 def test_budget_that_is_too_short_names_what_would_work(plan):

@@ -212,7 +212,7 @@ def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
 def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, monkeypatch):
     plan = JobPlan(
         kernels=0, uncertain=0, epochs={"mobile": 1}, trials=1, score_images=4, measure=1,
-        retrain=0, references=0, seconds={"prepare": 1.0},
+        retrain=0, finalist_epochs=0, references=0, seconds={"prepare": 1.0},
         data="16 images of 2 classes: dark 8, light 8", image_size=8,
         image_changes="nothing changes", timed_by="this machine",
         idle_limits=["the limit macs 9 excludes nothing"],
