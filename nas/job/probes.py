@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from nas.data import ImageDataset, Images, Part
+from nas.display.formatting import listed
+from nas.errors import BudgetError, InfeasibleError
 from nas.job.inputs import JobSpaces, load_images, load_job_spaces
+from nas.job.plan import make_plan
+from nas.latency import Runtime
 from nas.pretrained import PublishedWeights
 from nas.run.judged import judging_parts
 from nas.run.probes import ProbeAtSize, ProbeSummary
@@ -26,23 +32,39 @@ PROBE_SIZES = (64, 96, 128, 160, 192, 224)
 MAX_OTHER_IMAGES = 300
 """Most images of each part that a probe at another size than the job's learns or classifies."""
 
+MIN_EPOCHS = 5
+"""Fewest epochs of a supernet from published weights that an image size has to leave. The rankings
+of docs/ranking.md are of eight epochs and more; published weights need fewer."""
+
+MIN_NETWORKS = 100
+"""Fewest networks of a search that an image size has to leave. After so many, `guided` misses 0 to
+2% of the hypervolume of four known fronts, and 0.3 to 4% after half as many; see docs/search.md."""
+
 MAX_DATASET_IMAGES = 5000
 """Most images of a dataset that is decoded a second time for other sizes."""
 
 
 def choose_image_size(
-    settings: JobSettings, progress: JobProgress, known: int | None = None
+    settings: JobSettings,
+    progress: JobProgress,
+    known: int | None = None,
+    *,
+    open_runtimes: Callable[[], Sequence[Runtime]],
 ) -> int | None:
     """Return the image size of a job at the first start of its run; None for that of its settings.
 
     With `image_size = "auto"`, it is the size with the fewest operations at which the probe is
     within a point of the best one. With several published networks, it is the largest of theirs.
-    The probes of all sizes have the same images, at most `MAX_OTHER_IMAGES` of each part.
+    The probes of all sizes have the same images, at most `MAX_OTHER_IMAGES` of each part. If the
+    budget pays for too few epochs or networks at this size, it is the size with the most operations
+    at which it pays for enough, see `MIN_EPOCHS` and `MIN_NETWORKS`.
 
     Args:
         settings: the settings of the job.
         progress: receives progress, and why the size was chosen.
         known: the size at an earlier start of the run, which is returned.
+        open_runtimes: returns the runtimes of the job's device, whose latency tables take a part of
+            the budget; none if they are not needed.
 
     Raises:
         JobFileError: the job has no published weights.
@@ -51,13 +73,45 @@ def choose_image_size(
         return None
     if known is not None:
         return known
+    start = time.perf_counter()
     data = load_images(settings, progress, write_cache=False)
     data = load_images(settings, progress, image_size=_photo_sizes(data)[-1], write_cache=False)
     spaces = load_job_spaces(settings, data)
     probes = measure_probes(settings, _resized(data, data.image_size), spaces, progress)
-    size = max(each.worthwhile.image_size for each in probes.values())
+    wanted = max(each.worthwhile.image_size for each in probes.values())
+    macs: Counter[int] = Counter()
     for each in probes.values():
-        progress.note(f'image_size = "auto" chooses {size} px: {each.text}')
+        macs.update({probe.image_size: probe.macs for probe in each.compared})
+    smaller = sorted((size for size in macs if macs[size] < macs[wanted]), key=macs.__getitem__)
+    runtimes, why, size = open_runtimes(), [], wanted
+    for size in (wanted, *reversed(smaller)):
+        at_size = spaces._replace(
+            searched={name: each.adapt(image_size=size) for name, each in spaces.searched.items()}
+        )
+        prepare_s = time.perf_counter() - start
+        part = _resized(data, size)
+        try:
+            plan = make_plan(settings, data, at_size, runtimes, progress, prepare_s, timed=part)
+        except (BudgetError, InfeasibleError) as error:
+            is_slow = isinstance(error, BudgetError)
+            reason = "its latency table takes too much time" if is_slow else "no network is allowed"
+            why.append(f"at {size} px {reason}")
+            continue
+        epochs, networks = min(plan.epochs.values()), plan.trials
+        if epochs >= min(MIN_EPOCHS, settings.training.epochs or MIN_EPOCHS) and networks >= min(
+            MIN_NETWORKS, settings.search.trials or MIN_NETWORKS
+        ):
+            break
+        why.append(
+            f"at {size} px the budget pays for {epochs:.2g} epochs and about {networks} networks"
+        )
+    text = f"{wanted} px has the fewest operations within a point of the best probe"
+    if why:
+        text += (
+            f", but {listed(why)}; {MIN_EPOCHS} epochs of a supernet and {MIN_NETWORKS} networks "
+            "of the search are the fewest that are worth it"
+        )
+    progress.note(f'image_size = "auto" chooses {size} px: {text}')
     return size
 
 
@@ -91,11 +145,15 @@ def measure_probes(
     if max(sizes) > data.image_size:
         large = load_images(settings, SilentProgress(), image_size=max(sizes), write_cache=False)
     rows: dict[str, list[ProbeAtSize]] = {name: [] for name in published}
+    has_more = max(map(len, (data.train, data.search, data.holdout))) > MAX_OTHER_IMAGES
     for number, size in enumerate(sizes):
-        own = data if size == data.image_size else _resized(large, size)
+        is_own = size == data.image_size
+        images = [data] if is_own else []
+        if not is_own or (has_more and len(sizes) > 1):  # Equal numbers of images are compared.
+            images.insert(0, _resized(large, size))
         for name, weights in published.items():
             space = spaces.searched[name].adapt(image_size=size)
-            rows[name].append(_probe(weights, space, own, judges))
+            rows[name] += [_probe(weights, space, each, judges) for each in images]
         progress.advance(number + 1, len(sizes), f"{size} px")
     return {
         name: ProbeSummary(

@@ -64,20 +64,21 @@ MIN_TIMED_KERNELS = 16
 """Kernels after which a build can tell whether the budget is too short for it."""
 
 
-def open_data(run: JobRun, *, own_spaces: bool = False) -> None:
+def open_data(run: JobRun, *, own_spaces: bool = False, needs_device: bool = True) -> None:
     """Open the data and the spaces, and record them. They must be the same at every start.
 
     Args:
         run: the run.
         own_spaces: whether a run that continues takes its own copies of the spaces, and not the
             files that the job names. A retargeted run always does.
+        needs_device: whether the job times networks on its device after that.
 
     Raises:
         DataError: the images are missing or unreadable.
         RunFolderError: the data or a space is another one than at the first start of the run.
     """
     earlier, before = run.record.data, run.record.pretrained
-    run.data = data = _load_images(run)
+    run.data = data = _load_images(run, needs_device=needs_device)
     run.progress.note(data.worth_of_an_image)
     remedy = "The data changed: use another folder with --out."
     run.require("data", earlier and earlier.digest, data.digest, remedy)
@@ -98,13 +99,18 @@ def open_data(run: JobRun, *, own_spaces: bool = False) -> None:
         run.progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
 
 
-def _load_images(run: JobRun) -> ImageDataset:
+def _load_images(run: JobRun, *, needs_device: bool) -> ImageDataset:
     """Return the images of a run, in the size that an earlier start chose."""
     earlier, sizes = run.record.data, run.record.settings
     has_source = run.has_begun or (earlier and earlier.source == run.settings.data.source)
     known = sizes.image_size if sizes and has_source else None
     try:
-        size = choose_image_size(run.settings, run.progress, known)
+        size = choose_image_size(
+            run.settings,
+            run.progress,
+            known,
+            open_runtimes=lambda: list(run.runtimes.values()) if needs_device else [],
+        )
         return load_images(run.settings, run.progress, image_size=size)
     except DataError as error:
         if not run.has_begun:

@@ -95,7 +95,7 @@ def train_job_supernets(
             for name, space in spaces.items()
         }
     with claim(folder, settings, command, progress) as run:
-        open_data(run)
+        open_data(run, needs_device=False)
         decide_training(run)
         recipe, _ = group.broadcast((run.training_settings(), run.data.image_size))
         trained = train_supernets(run, recipe)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from nas.display.formatting import format_count, listed
 from nas.files.documents import Count, Document, Fraction, Name
 
@@ -34,7 +36,8 @@ class ProbeSummary(Document):
     Attributes:
         network: name of the network.
         image_size: the image size of the run.
-        sizes: the probes by image size, the smallest first.
+        sizes: the probes by image size, the smallest first. Where other sizes have a part of the
+            images, the size of the run has two probes: of this part, and of all images.
     """
 
     network: Name
@@ -43,8 +46,19 @@ class ProbeSummary(Document):
 
     @property
     def own(self) -> ProbeAtSize:
-        """The probe at the image size of the run."""
-        return next(each for each in self.sizes if each.image_size == self.image_size)
+        """The probe of most images at the image size of the run."""
+        own = [each for each in self.sizes if each.image_size == self.image_size]
+        return max(own, key=lambda each: each.images)
+
+    @property
+    def compared(self) -> list[ProbeAtSize]:
+        """The probes of equal numbers of images, of the number that most of them have.
+
+        One that learned more images is more accurate at any size.
+        """
+        counts = Counter(each.images for each in self.sizes)
+        images = max(counts, key=lambda count: (counts[count], count))
+        return [each for each in self.sizes if each.images == images]
 
     @property
     def worthwhile(self) -> ProbeAtSize:
@@ -52,30 +66,40 @@ class ProbeSummary(Document):
 
         A smaller image may have more of them: below some sizes, the first strides become 1.
         """
-        best = max(each.accuracy for each in self.sizes)
-        good = [each for each in self.sizes if each.accuracy >= best - WORTHWHILE]
+        best = max(each.accuracy for each in self.compared)
+        good = [each for each in self.compared if each.accuracy >= best - WORTHWHILE]
         return min(good, key=lambda each: each.macs)
 
     @property
     def gain(self) -> float:
-        """What the accuracy would gain by the size of `worthwhile`, in [0, 1]."""
-        return max(0.0, self.worthwhile.accuracy - self.own.accuracy)
+        """What the accuracy would gain by the size of `worthwhile`, in [0, 1].
+
+        It is 0 if no probe at the size of the run can be compared with it.
+        """
+        own = [each for each in self.compared if each.image_size == self.image_size]
+        return max(0.0, self.worthwhile.accuracy - own[0].accuracy) if own else 0.0
 
     @property
     def text(self) -> str:
         """What the probes reach, and what another image size would gain, without the full stop."""
         reached = [
             f"{each.accuracy:.1%} at {each.image_size} px ({format_count(each.macs)} MACs)"
-            for each in self.sizes
+            for each in self.compared
         ]
+        own, compared = self.own, self.compared
         text = (
             f"a linear probe of {self.network} reaches {listed(reached)}, of "
-            f"{self.own.images:,} images that it did not learn"
+            f"{compared[0].images:,} images that it did not learn"
         )
+        if own not in compared:
+            text += (
+                f", and with all images {own.accuracy:.1%} at {own.image_size} px, of "
+                f"{own.images:,}"
+            )
         other = self.worthwhile
         if self.gain > WORTHWHILE:
             text += (
                 f"; image_size = {other.image_size} would gain {100 * self.gain:.1f} points with "
-                f"{other.macs / self.own.macs:.1f} times the operations"
+                f"{other.macs / own.macs:.1f} times the operations"
             )
         return text

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from nas import job as jobs
 from nas.data import load_dataset
 from nas.deploy import retrain
-from nas.errors import JobFileError, RunFolderError, WeightsError
+from nas.errors import BudgetError, JobFileError, RunFolderError, WeightsError
 from nas.files import jsonl
 from nas.job import load_job, probes, supernets
 from nas.job.folder import claim
@@ -21,7 +22,7 @@ from nas.job.stages import open_data
 from nas.opened_run import open_run
 from nas.pretrained import read_weights
 from nas.run import judged
-from nas.run.probes import ProbeAtSize
+from nas.run.probes import ProbeAtSize, ProbeSummary
 from nas.run.record import read_run
 from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
@@ -378,6 +379,8 @@ def use_accuracies(monkeypatch, accuracies):
         )
 
     monkeypatch.setattr(probes, "_probe", probe)
+    plan = SimpleNamespace(epochs={NAME: probes.MIN_EPOCHS}, trials=probes.MIN_NETWORKS)
+    monkeypatch.setattr(probes, "make_plan", lambda *_, **__: plan)
     return used
 
 
@@ -389,9 +392,13 @@ def test_image_size_is_the_smallest_one_that_is_nearly_as_accurate(
     progress = Notes()
     supernets.train_job_supernets(load_job(auto_job), RUN, progress=progress)
     (why,) = [note for note in progress.notes if note.startswith("image_size")]
-    assert why.startswith(f'image_size = "auto" chooses {chosen} px: a linear probe of small_1.0')
-    assert f"{at_64:.1%} at 64 px (" in why
-    assert f"{at_96:.1%} at 96 px (" in why
+    assert why == (
+        f'image_size = "auto" chooses {chosen} px: {chosen} px has the fewest operations within a '
+        "point of the best probe"
+    )
+    (probe,) = [note for note in progress.notes if "a linear probe of small_1.0" in note]
+    assert f"{at_64:.1%} at 64 px (" in probe
+    assert f"{at_96:.1%} at 96 px (" in probe
     assert sum("one hold-out image is" in note for note in progress.notes) == 1
     run = open_run(RUN)
     assert run.settings.data.image_size == load_job(RUN / "job.toml").data.image_size == "auto"
@@ -430,11 +437,82 @@ def test_image_size_suffices_for_each_published_network(auto_job, monkeypatch):
     accuracies = {"small_1.0": {64: 0.9, 96: 0.9}, "small_0.5": {64: 0.8, 96: 0.9}}
     used = use_accuracies(monkeypatch, accuracies)
     progress = Notes()
-    assert probes.choose_image_size(load_job(auto_job), progress) == 96
+    assert probes.choose_image_size(load_job(auto_job), progress, open_runtimes=list) == 96
     assert used == [64, 64, 96, 96]
     assert [note.partition(" px")[0] for note in progress.notes] == [
         'image_size = "auto" chooses 96'
-    ] * 2
+    ]
+
+
+@pytest.mark.parametrize(
+    ("at_96", "at_64", "settings", "chosen"),
+    [
+        ((5, 100), (9, 300), "", 96),
+        ((4.9, 300), (9, 300), "", 64),
+        ((9, 99), (9, 300), "", 64),
+        ((9, 40), (9, 300), "[search]\ntrials = 40", 96),
+        ((1.1, 36), (2.0, 60), "", 64),
+        (None, (9, 300), "", 64),
+    ],
+)
+def test_image_size_leaves_the_training_and_the_search_enough(
+    auto_job, monkeypatch, at_96, at_64, settings, chosen
+):
+    """The plan of each size has so many epochs and networks, or no time for its table."""
+    use_accuracies(monkeypatch, {"small_1.0": {32: 0.5, 64: 0.7, 96: 0.9}})
+    text = auto_job.read_text().replace("epochs = 1", "epochs = 9")
+    auto_job.write_text(f"{text}\n{settings}\n")
+    planned = {96: at_96, 64: at_64}
+
+    def make_plan(settings, data, spaces, *_, timed):
+        assert {each.image_size for each in spaces.searched.values()} == {timed.image_size}
+        if planned[timed.image_size] is None:
+            raise BudgetError("too short", remedy="", smallest="9h")
+        epochs, networks = planned[timed.image_size]
+        return SimpleNamespace(epochs={NAME: 90, "other": epochs}, trials=networks)
+
+    monkeypatch.setattr(probes, "make_plan", make_plan)
+    progress = Notes()
+    assert probes.choose_image_size(load_job(auto_job), progress, open_runtimes=list) == chosen
+    (why,) = progress.notes
+    assert ("the fewest that are worth it" in why) == (chosen == 64)
+    if at_96 == (1.1, 36):
+        assert "at 96 px the budget pays for 1.1 epochs and about 36 networks and at 64 px" in why
+
+
+def test_probes_of_equal_numbers_of_images_are_compared(job, monkeypatch):
+    monkeypatch.setattr(probes, "PROBE_SIZES", (8, 12, 16))
+    monkeypatch.setattr(probes, "MAX_OTHER_IMAGES", 10)
+    write_photos("others", 60, 17, 20)
+    job.write_text(JOB.replace('photos"\nimage_size = 8', 'others"\nimage_size = 12'))
+    summary = opened(job).record.probes[NAME]
+    assert [each.image_size for each in summary.sizes] == [8, 12, 12, 16]
+    assert {each.images for each in summary.compared} == {3 * 10}
+    assert [each.image_size for each in summary.compared] == [8, 12, 16]
+    assert summary.own.images > 60
+    assert summary.text.count("% at 12 px") == 2
+    assert "of 30 images that it did not learn, and with all images 1" in summary.text
+
+
+def test_a_probe_of_more_images_is_no_reason_for_a_size():
+    """The probes of 300 photos say 192 px; that of all photos at 64 px learned more."""
+    macs = {64: 10, 192: 90}
+    rows = [(64, 0.583, 300), (64, 0.851, 3068), (192, 0.715, 300)]
+    sizes = [
+        ProbeAtSize(
+            image_size=size, accuracy=accuracy, images=images, judged=accuracy, macs=macs[size]
+        )
+        for size, accuracy, images in rows
+    ]
+    summary = ProbeSummary(network="net", image_size=64, sizes=tuple(sizes))
+    assert summary.own == sizes[1]
+    assert summary.worthwhile == sizes[2]
+    assert summary.gain == pytest.approx(0.132)
+    assert summary.text == (
+        "a linear probe of net reaches 58.3% at 64 px (10 MACs) and 71.5% at 192 px (90 MACs), of "
+        "300 images that it did not learn, and with all images 85.1% at 64 px, of 3,068; "
+        "image_size = 192 would gain 13.2 points with 9.0 times the operations"
+    )
 
 
 def test_plan_says_which_image_size_it_would_choose(auto_job, monkeypatch):
