@@ -640,7 +640,9 @@ def _probes(facts: _Facts) -> _Finding | None:
         )
     probed = [model.record.id for model in own if model.record.is_probe]
     is_small = any(each.gain > WORTHWHILE for each in probes)
-    details = {f"{capitalised(each.text)}.": True for each in probes} | {
+    details = {
+        f"{capitalised(each.text)}.": bool(own) or each is not best_probe for each in probes
+    } | {
         f"{listed(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
         "linear probe, which was right on more images than what was trained; the images that judge "
         "them did not choose.": bool(probed)

@@ -349,6 +349,26 @@ def test_one_disturbed_member_is_a_note_and_hides_no_noise(run, monkeypatch, typ
     assert shown.finding.startswith(f"1 of {len(open_run(run).members)} latencies of the front")
 
 
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_each_probe_is_described_once(run, trained_run, is_trained):
+    folder = trained_run if is_trained else run
+    probe = {"image_size": 8, "images": 900, "macs": 10_000}
+    names = ["one", "other"]
+    probes = {
+        name: {
+            "network": name,
+            "image_size": 8,
+            "sizes": [probe | {"accuracy": value, "judged": value}],
+        }
+        for name, value in zip(names, (0.5, 0.6), strict=True)
+    }
+    change(folder, record={"probes": probes})
+    found = row(folder, "linear probe")
+    text = f"{found.finding} {found.details}"
+    for name in names:
+        assert text.count(f"inear probe of {name} reaches") == 1
+
+
 def test_failed_exports_limit_and_name_the_format(trained_run):
     name = open_run(trained_run).models[0].record.id
     change(trained_run, record={"export_errors": {name: {"coreml": "It is not installed."}}})
