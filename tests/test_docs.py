@@ -25,6 +25,7 @@ from nas.cli import app
 from nas.deploy.reference import FieldReference
 from nas.job import JobSettings, load_job
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
+from nas.latency.correction import FITTED_NETWORKS
 from nas.latency.worker_process import timers_for
 from nas.lifecycle.drift import Drift
 from nas.lifecycle.version import ModelVersion
@@ -90,6 +91,14 @@ def of_language(language: str) -> list[Block]:
 
 
 # Pages
+
+
+def test_networks_of_a_build_are_as_many_as_the_documentation_says():
+    numbers = {"eight": 8, "ten": 10, "twelve": 12, "sixteen": 16, "twenty": 20}
+    text = " ".join(map(markdown.read, PAGES))
+    said = re.findall(r"(?:ends with|fit on|a table by) (\w+)\s+whole\s+networks", text)
+    assert len(said) >= 4
+    assert {numbers[word] for word in said} == {FITTED_NETWORKS}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -64,14 +64,14 @@ def build(
     ] = False,
     calibrate: Annotated[
         bool,
-        typer.Option(help="At the end, time eight whole networks and fit a correction on them."),
+        typer.Option(help="At the end, time whole networks and fit a correction on them."),
     ] = True,
     as_json: Json = False,
     **sizes: int,
 ) -> None:
     """Time every kernel of the spaces that the device's table lacks.
 
-    At the end, eight whole networks are timed, and a factor and a constant, fitted on them, correct
+    At the end, some whole networks are timed, and a factor and a constant, fitted on them, correct
     all predictions. The command may be stopped at any time, and continues when it is started again.
     One table holds the kernels of several batch sizes. --resolution may be repeated. Without
     --runtime it is tvm, or the one that alone has the target.

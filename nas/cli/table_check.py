@@ -76,7 +76,7 @@ def check(
 
     With --quick, 40 kernels are timed again instead, which takes a minute. With --fit, networks
     that are spread over the latencies of the spaces are timed, and a factor and a constant, fitted
-    on them, correct all predictions from then on; a build does so with eight networks.
+    on them, correct all predictions from then on. A build does so, too.
 
     \b
     Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32

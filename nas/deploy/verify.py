@@ -234,7 +234,7 @@ def check_file(
     if model_file.precision == "int8" and layers is not None and not layers[0]:
         raise ExportError(
             f"{path.name} was written as int8, but none of its {layers[1]} layers runs in int8.",
-            remedy="Export another int8 format.",
+            remedy="Use another int8 format.",
         )
     logits = classify(process, reference.images, preprocessing, progress)
     difference = require_agreement(path.name, logits, expected, model_file)
@@ -510,7 +510,7 @@ def require_agreement(
             f"{name} does not compute what it should: its logits differ from the reference by "
             f"{difference:.3g} of their standard deviation, and {tolerance:g} is allowed. "
             f"{agreement:.1%} of the images get the same class.",
-            remedy="The file was not exported. Export another format.",
+            remedy="Use another format.",
         )
     return difference
 
