@@ -9,6 +9,27 @@ see `nas.latency.Runtime.figures`. Importing this imports nothing heavy, because
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class LatencyUnit(NamedTuple):
+    """A unit in which people read latencies; files have microseconds.
+
+    Attributes:
+        name: name of the unit.
+        us: microseconds in one unit.
+    """
+
+    name: str
+    us: float
+
+
+NETWORK_UNIT = LatencyUnit("ms", 1000.0)
+"""The unit of the latency of a network: in tables, plots, sliders, messages and limits. It is the
+same for all networks, so that a number can be read in one place and typed in another."""
+
+KERNEL_UNIT = LatencyUnit("µs", 1.0)
+"""The unit of the parts of a network: of kernels, launches and stages."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +59,14 @@ class Figure:
         """The label without its unit, for a sentence."""
         return self.label.split(",")[0]
 
+    @property
+    def unit(self) -> str:
+        """The unit of the label; empty if it has none."""
+        return self.label.partition(", ")[2]
+
     def text(self, value: float) -> str:
         """Return a value with the unit of the label, such as "256 KiB"."""
-        unit = self.label.partition(", ")[2]
-        return f"{self.scale * value:,.7g} {unit}".rstrip()
+        return f"{self.scale * value:,.7g} {self.unit}".rstrip()
 
     @property
     def limit_name(self) -> str:
@@ -54,8 +79,14 @@ class Figure:
         return f"{'Smallest' if self.is_maximised else 'Largest'} {self.meaning}."
 
 
-LATENCY = Figure("latency_ms", "latency, ms", "latency in milliseconds")
+LATENCY = Figure("latency_ms", f"latency, {NETWORK_UNIT.name}", "latency in milliseconds")
 """The latency on the device of a run, measured or predicted."""
+
+
+def predicted_latency(column: str, words: str = "predicted latency") -> Figure:
+    """Return the figure of a column of predicted latencies, whose values are microseconds."""
+    return Figure(column, f"{words}, {NETWORK_UNIT.name}", scale=1 / NETWORK_UNIT.us)
+
 
 ACCURACY = Figure(
     "accuracy",

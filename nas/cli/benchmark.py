@@ -11,7 +11,7 @@ import typer
 from nas.cli.models import ModelDir, print_files
 from nas.cli.options import Json, Plot, check_plot, print_json
 from nas.display import console
-from nas.display.formatting import format_count, format_number
+from nas.display.formatting import format_count, format_number, latency_number
 from nas.errors import ExportError, RequestError
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _print_energy(loads: Sequence[tuple[str, str, EnergyRecord | None]]) -> None
 
 
 def _milliseconds(latency_us: float | None) -> str:
-    return format_number(None if latency_us is None else latency_us / 1000, ".4g")
+    return "" if latency_us is None else latency_number(latency_us)
 
 
 def _first_to_last(values: Sequence[float | None]) -> str:

@@ -11,7 +11,7 @@ import typer
 from nas.cli.lifecycle import MaxNegativeFlips
 from nas.cli.options import Conventions, Json, MovedData, RunFolder, print_json
 from nas.display import console
-from nas.display.formatting import format_bytes, format_number
+from nas.display.formatting import format_bytes, format_number, latency_number
 from nas.errors import RequestError
 from nas.run.settings import KEYS
 
@@ -339,7 +339,7 @@ def _latency(file: ExportedFile) -> str:
     if file.latency is None:
         return ""
     fastest, typical, slowest = (
-        f"{us / 1000:.4g}"
+        latency_number(us)
         for us in (file.latency.fastest_us, file.latency.typical_us, file.latency.slowest_us)
     )
     return f"{fastest} ({typical}, {slowest}){', disturbed' * file.latency.is_disturbed}"

@@ -7,8 +7,9 @@ from typing import Any
 
 from nas.cli.options import command_line
 from nas.display import console
-from nas.display.formatting import format_count, format_latency
+from nas.display.formatting import format_count, format_kernel_latency, format_latency
 from nas.errors import KernelError, MeasurementError, MissingKernelError
+from nas.figures import KERNEL_UNIT
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, Prediction
 from nas.latency.build import add_missing_kernels
@@ -132,7 +133,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
         (row["kernel"], row["launches"], f"{row['latency_us']:.4g}", _status(row))
         for row in kernels
     ]
-    console.print_table(["kernel", "launches", "us", "status"], rows, left=["status"])
+    console.print_table(["kernel", "launches", KERNEL_UNIT.name, "status"], rows, left=["status"])
     batch = prediction.batch
     images = f" for {batch} images" if batch > 1 else ""
     console.say(
@@ -150,7 +151,7 @@ def show(table: LatencyTable, architecture: Architecture, prediction: Prediction
             costs_us[row["note"]] = costs_us.get(row["note"], 0.0) + us
     if costs_us:
         total_us = sum(costs_us.values())
-        parts = "; ".join(f"{note} {us:.4g} us" for note, us in costs_us.items())
+        parts = "; ".join(f"{note} {format_kernel_latency(us)}" for note, us in costs_us.items())
         console.say(
             f"{format_latency(total_us)} of it ({total_us / prediction.uncorrected_us:.0%}) are "
             f"operations that the device needs because it runs kernels in another form: {parts}"
@@ -173,6 +174,7 @@ def _status(row: Mapping[str, Any]) -> str:
     """Return the status, the basis of an estimate, and in which form the device runs the kernel."""
     parts = [row["status"], *([] if row["basis"] == MEASURED else [row["basis"]])]
     if row["note"]:
-        cost = "" if row["rewriting_us"] is None else f" ({row['rewriting_us']:.4g} us of it)"
+        us = row["rewriting_us"]
+        cost = "" if us is None else f" ({format_kernel_latency(us)} of it)"
         parts.append(row["note"] + cost)
     return ", ".join(parts)

@@ -30,7 +30,9 @@ from nas.cli.options import (
 )
 from nas.cli.table_check import check
 from nas.display import console
+from nas.display.formatting import format_kernel_latency
 from nas.errors import RequestError
+from nas.figures import KERNEL_UNIT
 
 if TYPE_CHECKING:
     from nas.latency import Comparison, LatencyTable
@@ -246,7 +248,9 @@ def show_table(
         f"{table}\n{device.processor}, {device.runtime} ({versions}), {device.dtype}, "
         f"{device.threads} thread(s)"
     )
-    costs = ", ".join(f"{part} {us:.3g} us" for part, us in content["dispatch_us"].items())
+    costs = ", ".join(
+        f"{part} {format_kernel_latency(us, 3)}" for part, us in content["dispatch_us"].items()
+    )
     status = ", ".join(f"{count} {name}" for name, count in content["status"].items())
     console.say(f"{len(records)} kernels ({status}); dispatch: {costs or 'not measured'}")
     for basis, count in content["basis"].items():
@@ -265,7 +269,8 @@ def show_table(
     if slowdown is not None:
         console.say(f"latencies are those of the fastest rounds; kernels {slowdown.text}")
     console.print_table(
-        ["kind", "kernels", "share of time", "smallest, us", "median, us", "largest, us",
+        ["kind", "kernels", "share of time",
+         *(f"{name}, {KERNEL_UNIT.name}" for name in ("smallest", "median", "largest")),
          "median GFLOP/s", "best"],
         [
             (kind, row["kernels"], f"{row['share_of_time']:.1%}",
@@ -363,7 +368,8 @@ def _show_comparison(comparison: Comparison, most: int) -> None:
     """Print the largest changes, the ratios of each kind, and the counts."""
     for difference in comparison.device_differences:
         console.say(f"another device: {difference}")
-    columns = ["changed most", "before, us", "after, us", "ratio", "before is", "after is"]
+    latencies = [f"{when}, {KERNEL_UNIT.name}" for when in ("before", "after")]
+    columns = ["changed most", *latencies, "ratio", "before is", "after is"]
     rows = [
         (
             change.key,

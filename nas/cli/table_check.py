@@ -23,8 +23,9 @@ from nas.cli.options import (
     with_sizes,
 )
 from nas.display import console
-from nas.display.formatting import format_number
+from nas.display.formatting import format_number, latency_number
 from nas.errors import RequestError, TableError
+from nas.figures import KERNEL_UNIT, NETWORK_UNIT
 
 if TYPE_CHECKING:
     from nas.latency import KernelCheck, TableCheck
@@ -158,8 +159,8 @@ def _show_check(check: TableCheck) -> None:
         (*check.references.networks, *worst),
         {
             "network": lambda each: each.reference or f"random, {each.architecture.space.name}",
-            "predicted, us": lambda each: f"{each.predicted_us:.4g}",
-            f"{whole}, us": lambda each: f"{each.measured_us:.4g}",
+            f"predicted, {NETWORK_UNIT.name}": lambda each: latency_number(each.predicted_us),
+            f"{whole}, {NETWORK_UNIT.name}": lambda each: latency_number(each.measured_us),
             "error": lambda each: f"{each.relative_error:+.2%}",
         },
     )
@@ -227,7 +228,7 @@ def _show_kernels(check: KernelCheck) -> None:
         changed[:_MAX_SHOWN_KERNELS],
         {
             "changed most": lambda each: each.kernel.text,
-            "table, us": lambda each: f"{each.table_us:.4g}",
+            f"table, {KERNEL_UNIT.name}": lambda each: f"{each.table_us:.4g}",
             "now over table": lambda each: each.error or f"{each.ratio:.3f}",
         },
     )

@@ -11,7 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nas.display import plotting
+from nas.figures import KERNEL_UNIT, NETWORK_UNIT
 from nas.latency import Comparison, TableCheck
+from nas.latency.check import CheckedNetwork
 from nas.latency.timing import MEASURED
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
@@ -35,12 +37,20 @@ def draw_check(check: TableCheck, title: str, path: Path) -> None:
         for space in spaces:
             own = [each for each in networks.networks if each.architecture.space.name == space]
             if own:
-                points = [(each.measured_us, each.predicted_us) for each in own]
+                points = [_in_unit(each) for each in own]
                 groups[f"{space}: {len(own)} {kind}"] = points
-    names = [(each.measured_us, each.predicted_us, each.name) for each in check.references.networks]
+    names = [(*_in_unit(each), each.name) for each in check.references.networks]
     whole = "measured" if check.basis == MEASURED else "estimated"
-    labels = f"{whole}, µs (whole network)", "predicted, µs (the table's kernels and launches)"
+    labels = (
+        f"{whole}, {NETWORK_UNIT.name} (whole network)",
+        f"predicted, {NETWORK_UNIT.name} (the table's kernels and launches)",
+    )
     _draw_pairs(groups, labels, title, path, names)
+
+
+def _in_unit(network: CheckedNetwork) -> tuple[float, float]:
+    """Return the measured and the predicted latency in the unit of networks."""
+    return network.measured_us / NETWORK_UNIT.us, network.predicted_us / NETWORK_UNIT.us
 
 
 def draw_comparison(comparison: Comparison, names: tuple[str, str], path: Path) -> None:
@@ -57,7 +67,7 @@ def draw_comparison(comparison: Comparison, names: tuple[str, str], path: Path) 
         groups.setdefault(change.kind, []).append((pair[0] or 1.0, pair[1] or 1.0))
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     title = f"median ratio {comparison.median_ratio:.3f} of {len(comparison.ratios)} rows"
-    labels = f"{names[0]}, µs", f"{names[1]}, µs"
+    labels = f"{names[0]}, {KERNEL_UNIT.name}", f"{names[1]}, {KERNEL_UNIT.name}"
     _draw_pairs({f"{kind}: {len(own)}": own for kind, own in ordered}, labels, title, path)
 
 

@@ -31,7 +31,13 @@ from nas.deploy.robustness import (
 )
 from nas.deploy.scripts import REQUIREMENTS
 from nas.deploy.verify import sample_images
-from nas.display.formatting import format_accuracy, format_bytes, format_count, format_latency
+from nas.display.formatting import (
+    format_accuracy,
+    format_bytes,
+    format_count,
+    format_latency,
+    latency_number,
+)
 from nas.machine.this_machine import processor
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.run.answers import Answers
@@ -223,7 +229,7 @@ def _template(name: str) -> jinja2.Template:
         "bytes": format_bytes,
         "count": format_count,
         "ms": format_latency,
-        "ms_number": lambda us: "-" if us is None else f"{us / 1000:.4g}",
+        "ms_number": lambda us: "-" if us is None else latency_number(us),
         "percent": _percent,
         "accuracy_of": _accuracy_of,
         "cell": _cell,

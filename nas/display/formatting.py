@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from nas.figures import KERNEL_UNIT, NETWORK_UNIT
 
 if TYPE_CHECKING:
     from nas.statistics import Interval
@@ -73,25 +75,18 @@ def format_accuracy(accuracy: Interval | None) -> str:
 
 
 def format_latency(latency_us: float) -> str:
-    """Return a latency given in microseconds in milliseconds: 1234.56 as "1.235 ms"."""
-    return f"{latency_us / 1000:.4g} ms"
+    """Return the latency of a network in milliseconds: 1234.56 microseconds as "1.235 ms"."""
+    return f"{latency_number(latency_us)} {NETWORK_UNIT.name}"
 
 
-class LatencyUnit(NamedTuple):
-    """The unit of the latencies in a report.
-
-    Attributes:
-        name: name of the unit.
-        us: microseconds in one unit.
-    """
-
-    name: str
-    us: float
+def latency_number(latency_us: float) -> str:
+    """Return the number of `format_latency`, for a column whose head has the unit."""
+    return f"{latency_us / NETWORK_UNIT.us:.4g}"
 
 
-def latency_unit(slowest_us: float) -> LatencyUnit:
-    """Return microseconds if all networks are faster than a millisecond, else milliseconds."""
-    return LatencyUnit("µs", 1.0) if slowest_us < 1000 else LatencyUnit("ms", 1000.0)
+def format_kernel_latency(latency_us: float, digits: int = 4) -> str:
+    """Return the latency of a part of a network in microseconds: "12.35 µs"."""
+    return f"{latency_us / KERNEL_UNIT.us:.{digits}g} {KERNEL_UNIT.name}"
 
 
 def round_up(value: float, *, digits: int) -> float:

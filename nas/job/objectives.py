@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from nas.errors import KernelError, MeasurementError
-from nas.figures import COUNTS
+from nas.figures import COUNTS, Figure, predicted_latency
 from nas.job.inputs import require_complete
 from nas.latency import LatencyTable
 from nas.run.objectives import DEVICE_LATENCY, device_figures
@@ -22,6 +22,9 @@ from nas.supernet.weights import Supernet
 
 LATENCY = "predicted_us"
 """Name of the objective that is the latency on the job's own device."""
+
+PREDICTED = predicted_latency(LATENCY)
+"""The figure of this objective."""
 
 ERROR = "validation_error"
 """Name of the error of an architecture in its supernet."""
@@ -75,11 +78,11 @@ class JobObjectives:
         """Return the latency on every device, the counts with a limit, and the validation error."""
         latency, _, *others = self._run.objectives
         limit_us = None if latency.limit is None else 1000 * latency.limit
-        objectives = [self._latency(LATENCY, None, limit_us)]
+        objectives = [self._latency(PREDICTED, None, limit_us)]
         for figure, limit, is_optimised in others:
             name = figure.name
             if name in self._others:
-                objectives.append(self._latency(name, self._others[name], limit))
+                objectives.append(self._latency(figure, self._others[name], limit))
                 continue
             objective = Objective.of_each(
                 name,
@@ -126,9 +129,12 @@ class JobObjectives:
         facts = {name: _device_digest(table) for name, table in tables.items()}
         return {**facts, "batch": str(self._batch)}
 
-    def _latency(self, name: str, table: LatencyTable | None, limit_us: float | None) -> Objective:
+    def _latency(
+        self, figure: Figure, table: LatencyTable | None, limit_us: float | None
+    ) -> Objective:
         """Return the latency by a table, or on the job's own device in the network's dtype."""
-        return Objective.of_each(name, partial(self._predict, table), cheap=True, limit=limit_us)
+        predict = partial(self._predict, table)
+        return Objective.of_each(figure.name, predict, cheap=True, limit=limit_us, figure=figure)
 
     def _predict(self, table: LatencyTable | None, architecture: Architecture) -> Score:
         if table is None:

@@ -21,7 +21,7 @@ from nas.figures import COUNTS
 from nas.job import planning
 from nas.job.inputs import JobSpaces, needed_kernels, require_complete
 from nas.job.int8_losses import measure_losses_s
-from nas.job.objectives import LATENCY, count
+from nas.job.objectives import LATENCY, PREDICTED, count
 from nas.latency import Kernel, LatencyTable, Runtime, lacks_correction
 from nas.latency.build_estimate import estimate_build_with
 from nas.latency.correction import FITTED_NETWORKS
@@ -325,7 +325,11 @@ class _Planner:
         # Nothing is known of the latencies on a device that has not timed its kernels.
         if latency.limit is not None and not (self.has_kit and self.kernels):
             limit_us = 1000 * latency.limit
-            objectives.append(Objective.of_each(LATENCY, self._predict, cheap=True, limit=limit_us))
+            objectives.append(
+                Objective.of_each(
+                    LATENCY, self._predict, cheap=True, limit=limit_us, figure=PREDICTED
+                )
+            )
         known = [each for each in objectives if each.name != LATENCY or not self.kernels]
         require_feasible(spaces, known, self.settings.seed)
         return idle_limits(spaces, objectives, self.settings.seed)

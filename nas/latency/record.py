@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, JsonValue, model_validator
 
+from nas.display.formatting import format_kernel_latency
 from nas.errors import TableError
 from nas.files.documents import Count, Document, Format
 from nas.latency.core_speed import READING
@@ -336,8 +337,9 @@ class Correction(Document):
         sign = "-" if self.invocation_us < 0 else "+"
         return (
             f"{self.slope:.4f} x the sum of kernels and dispatch costs {sign} "
-            f"{abs(self.invocation_us):.3g} us, fitted on {self.nets} whole networks, whose mean "
-            f"error was {self.mape_before:.2%}; {self.mape_after:.2%} is expected for others"
+            f"{format_kernel_latency(abs(self.invocation_us), 3)}, fitted on {self.nets} whole "
+            f"networks, whose mean error was {self.mape_before:.2%}; {self.mape_after:.2%} is "
+            "expected for others"
         )
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 from nas import files
-from nas.display.formatting import latency_unit
 from nas.errors import NasError, RequestError
 from nas.latency import LatencyTable
 from nas.latency.timing import MEASURED
@@ -78,12 +77,10 @@ def build(runs: Sequence[Run], out: Path) -> Path:
             remedy="Choose another name: --out compare.html.",
         )
     document = compare_runs(runs)
-    latencies = [member.latency_us for run in document.runs for member in run.front]
     text = render(
         "comparison.html.j2",
         SCRIPTS,
         document,
-        unit=latency_unit(max(latencies, default=1.0)),
         min_swap_ratio=MIN_SWAP_RATIO,
     )
     files.replace(out, text)

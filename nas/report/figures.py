@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas.display import plotting
-from nas.display.formatting import latency_unit
 from nas.display.plotting import STYLE, group_style, set_plain_ticks, shade_band
 from nas.errors import RequestError
+from nas.figures import NETWORK_UNIT as UNIT
 from nas.latency.timing import MEASURED
 from nas.run import candidates
 from nas.run.candidates import latency_us
@@ -93,8 +93,7 @@ def draw_front(run: Run) -> Figure:
     axes = figure.subplots()
     rows, models = run.trials, run.models
     complete = rows[rows["state"] == "complete"]
-    unit = latency_unit(rows["predicted_us"].max())
-    predicted, whole_network = complete["predicted_us"] / unit.us, latency_us(complete) / unit.us
+    predicted, whole_network = complete["predicted_us"] / UNIT.us, latency_us(complete) / UNIT.us
     scores = 100 * candidates.score(complete)
     latency, whole = (
         ("latency", "measured")
@@ -118,7 +117,7 @@ def draw_front(run: Run) -> Figure:
     timed = [model for model in models if model.latency_us is not None]
     points = {
         model.record.id: (
-            (model.latency_us or 0.0) / unit.us,
+            (model.latency_us or 0.0) / UNIT.us,
             100 * model.record.holdout.accuracy,
         )
         for model in timed
@@ -132,7 +131,7 @@ def draw_front(run: Run) -> Figure:
                 axes, np.array([points[m.record.id] for m in alike]), linestyle="--", zorder=4,
                 label=f"trained for {name}",
             )  # fmt: skip
-    axes.set_xlabel(f"{latency}, {unit.name} (edged: {whole}; pale: predicted)")
+    axes.set_xlabel(f"{latency}, {UNIT.name} (edged: {whole}; pale: predicted)")
     stars = ",\nstars: trained, bars: 95% intervals" if models else ""
     if any(model.is_published for model in timed):
         stars += ",\ndiamonds: published networks"
@@ -177,21 +176,20 @@ def draw_latency_agreement(run: Run) -> Figure:
     """Draw predicted over measured latency, with the line where both are equal."""
     rows = run.trials
     both = rows.dropna(subset=["predicted_us", "measured_us"])
-    unit = latency_unit(rows["predicted_us"].max())
     figure = Figure(figsize=(ONE_COLUMN, 3.1))
     axes = figure.subplots()
     for index, space in enumerate(run.record.spaces or {}):
         own = both[both["space"] == space]
         axes.scatter(
-            own["measured_us"] / unit.us, own["predicted_us"] / unit.us, s=14, label=space,
+            own["measured_us"] / UNIT.us, own["predicted_us"] / UNIT.us, s=14, label=space,
             **group_style(index),
         )  # fmt: skip
-    limit = 1.05 * both[["measured_us", "predicted_us"]].to_numpy(float).max() / unit.us
+    limit = 1.05 * both[["measured_us", "predicted_us"]].to_numpy(float).max() / UNIT.us
     axes.plot([0, limit], [0, limit], color="black", linewidth=0.8)
     shade_band(axes, [0, limit], [0, 0.9 * limit], [0, 1.1 * limit], "±10%")
     axes.set(xlim=(0, limit), ylim=(0, limit))
     whole = "measured" if candidates.basis(rows) == MEASURED else "estimated"
-    axes.set_xlabel(f"{whole}, {unit.name} (whole network)")
-    axes.set_ylabel(f"predicted, {unit.name}")
+    axes.set_xlabel(f"{whole}, {UNIT.name} (whole network)")
+    axes.set_ylabel(f"predicted, {UNIT.name}")
     axes.legend()
     return figure

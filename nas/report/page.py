@@ -14,7 +14,8 @@ import jinja2
 import pandas as pd
 
 from nas import files
-from nas.display.formatting import format_accuracy, format_count, latency_unit
+from nas.display.formatting import format_accuracy, format_count, latency_number
+from nas.figures import KERNEL_UNIT, NETWORK_UNIT
 from nas.files.documents import Document
 from nas.report.document import ReportDocument, precision_pairs, report_document
 from nas.report.trust import SEVERITY_NAMES
@@ -89,7 +90,7 @@ def render(template: str, scripts: Sequence[str], document: Document, **values: 
         document=document,
         document_json=embedded(document),
         style=_part("page.css"),
-        script="\n".join(_part(f"{name}.js") for name in scripts),
+        script="\n".join([_units(), *(_part(f"{name}.js") for name in scripts)]),
         **values,
     )
 
@@ -101,7 +102,17 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["count"] = partial(format_count, space="")
     environment.filters["accuracy"] = format_accuracy
+    environment.filters["latency"] = latency_number
+    environment.globals["unit"] = NETWORK_UNIT
     return environment
+
+
+def _units() -> str:
+    """Return the units of latencies as constants of the scripts: `unit` and `kernelUnit`."""
+    units = {"unit": NETWORK_UNIT, "kernelUnit": KERNEL_UNIT}
+    return "\n".join(
+        f"const {name} = {json.dumps(unit._asdict())};" for name, unit in units.items()
+    )
 
 
 def _part(name: str) -> str:
@@ -158,7 +169,6 @@ def _render(
             for space, own in space_fronts.items()
         },
         colours={space: index % NUM_COLOURS for index, space in enumerate(spaces)},
-        unit=latency_unit(rows["predicted_us"].max()),
         min_explained=MIN_EXPLAINED,
         basis=candidates.basis(rows),
         has_agreement=candidates.latency_agreement(rows) is not None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from nas.figures import ACCURACY, COUNTS, LATENCY, SEARCH_LIMITS, Figure
+from nas.figures import ACCURACY, COUNTS, LATENCY, SEARCH_LIMITS, Figure, predicted_latency
 from nas.run.settings import SearchSettings
 
 DEVICE_LATENCY = "predicted_us "
@@ -45,7 +45,7 @@ def searched_figures(search: SearchSettings, declared: Iterable[Figure]) -> dict
 def device_figures(search: SearchSettings) -> list[Figure]:
     """Return the latencies on the further devices of a search, in microseconds."""
     return [
-        Figure(f"{DEVICE_LATENCY}{name}", f"predicted latency on {name}, ms", scale=1e-3)
+        predicted_latency(f"{DEVICE_LATENCY}{name}", f"predicted latency on {name}")
         for name in (device.name for device in search.device)
     ]
 

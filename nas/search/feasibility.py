@@ -125,14 +125,10 @@ def idle_limits(
             is_maximised = objective.direction == "maximize"
             word, extreme = ("least", min(values)) if is_maximised else ("most", max(values))
             sentences.append(
-                f"the limit {objective.name} {_number(objective.limit)} excludes nothing: the "
-                f"{word} that one of {len(architectures)} architectures has is {_number(extreme)}"
+                f"the limit {objective.limit_text} excludes nothing: the {word} that one of "
+                f"{len(architectures)} architectures has is {objective.text(extreme)}"
             )
     return sentences
-
-
-def _number(value: float | None) -> str:
-    return f"{value:,.0f}" if value is not None and abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _require_limit_met(objective: Objective, architectures: Sequence[Architecture]) -> None:
@@ -141,13 +137,13 @@ def _require_limit_met(objective: Objective, architectures: Sequence[Architectur
     values = [(objective.sign * s, a) for s, a in scores if not isinstance(s, Infeasible)]
     if not values:
         reason = next(s.reason for s, _ in scores if isinstance(s, Infeasible))
-        raise InfeasibleError(f"No architecture has a {objective.name}: {reason}.")
+        raise InfeasibleError(f"No architecture has a {objective.words}: {reason}.")
     best, nearest = min(values, key=lambda pair: pair[0])
     assert objective.limit is not None
     if best > objective.sign * objective.limit:
         raise InfeasibleError(
-            f"Nothing meets the limit {objective.name} {objective.limit:.6g}: the nearest of "
-            f"{len(values)} architectures has {objective.sign * best:.6g} ({nearest.space.name}).",
+            f"Nothing meets the limit {objective.limit_text}: the nearest of {len(values)} "
+            f"architectures has {objective.text(objective.sign * best)} ({nearest.space.name}).",
             remedy="Raise the limit, or give a space with smaller networks.",
         )
 
@@ -156,6 +152,7 @@ def _values_and_limits(objectives: Sequence[Objective], architecture: Architectu
     texts = []
     for objective in objectives:
         (score,) = objective.score([architecture])
-        value = "none" if isinstance(score, Infeasible) else f"{score:.6g}"
-        texts.append(f"{objective.name} {value} (limit {objective.limit:.6g})")
+        value = "none" if isinstance(score, Infeasible) else objective.text(score)
+        limit = objective.limit or 0.0
+        texts.append(f"{objective.words} {value} (limit {objective.text(limit)})")
     return ", ".join(texts)

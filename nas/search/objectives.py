@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from nas.errors import RequestError
+from nas.figures import Figure
 from nas.files.names import require_choice
 from nas.space import Architecture
 
@@ -70,6 +71,7 @@ class Objective:
             It estimates the value in several rounds, ever more precisely. After each round it may
             give the best value that is still plausible to its second argument; if that returns
             true, the estimate so far is good enough.
+        figure: how messages name the objective and its values; None for its name and plain numbers.
 
     Raises RequestError for a direction that is spelt otherwise, and a limit that is not finite.
     """
@@ -81,6 +83,7 @@ class Objective:
     limit: float | None = None
     limit_only: bool = False
     score_in_rounds: Callable[[Architecture, IsHopeless], Score] | None = None
+    figure: Figure | None = None
 
     def __post_init__(self) -> None:
         require_choice(self.direction, get_args(Direction), f"The direction of {self.name}")
@@ -105,6 +108,22 @@ class Objective:
     def sign(self) -> float:
         """The factor that turns values into ones that are minimised: 1 or -1."""
         return 1.0 if self.direction == "minimize" else -1.0
+
+    @property
+    def words(self) -> str:
+        """What messages call it."""
+        return self.figure.words if self.figure else self.name
+
+    @property
+    def limit_text(self) -> str:
+        """Its name and its limit for a message."""
+        return f"{self.words} {self.text(self.limit or 0.0)}"
+
+    def text(self, value: float) -> str:
+        """Return a value for a message, with a unit if its figure has one."""
+        if self.figure is None:
+            return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.6g}"
+        return f"{self.figure.scale * value:,.6g} {self.figure.unit}".rstrip()
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Score]:
         """Return the value of each architecture, or `Infeasible`.
@@ -132,9 +151,9 @@ class Objective:
         if not isinstance(score, Estimate):
             score = float(score)
         if not math.isfinite(score):
-            return Infeasible(f"{self.name} is {score}")
+            return Infeasible(f"{self.words} is {score}")
         if self.limit is not None and self.sign * score > self.sign * self.limit:
-            reason = f"{self.name} {score:.6g} is beyond the limit {self.limit:.6g}"
+            reason = f"{self.words} {self.text(score)} is beyond the limit {self.text(self.limit)}"
             return Infeasible(reason, score)
         return score
 

@@ -142,7 +142,7 @@ def test_show_names_estimates_and_corrections(tmp_path, invoke):
     text = words(invoke("table", "show", path).stdout)
     assert "1 of the kernels are estimated: by a model" in text
     assert "uncertain dispatch costs: invocation" in text
-    assert "2.0000 x the sum of kernels and dispatch costs - 1.5 us, fitted on 20" in text
+    assert "2.0000 x the sum of kernels and dispatch costs - 1.5 µs, fitted on 20" in text
 
 
 def test_check_prints_and_draws_the_errors(built, tmp_path, invoke):

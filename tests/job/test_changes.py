@@ -152,7 +152,7 @@ def test_limit_that_goes_down_and_up_judges_all_trials_again(run):
     beyond = known[known["state"] == "infeasible"]
     assert len(beyond) == 6
     assert beyond["validation_accuracy"].notna().all(), "what is known stays"
-    assert beyond["error"].str.contains("predicted_us .* is beyond the limit").all()
+    assert beyond["error"].str.contains("predicted latency .* ms is beyond the limit").all()
     members = json.loads((OUT / "front.json").read_text())["front"]
     assert all(member["measured_us"] <= limit_us for member in members)
     study = load_study(OUT)

@@ -1,6 +1,7 @@
 """Limits, further objectives and further devices of a search."""
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -73,11 +74,14 @@ def test_limit_that_nothing_meets_is_refused_before_training(job_folder_with_tab
     impossible = with_options(job, search=limit_setting(limit, 0.99 * smallest))
     if name != "predicted_us":  # A limit on a count is checked before anything is timed.
         shutil.rmtree("latency_tables")
+    words, text = name, f"{smallest:,.6g}"
+    if name == "predicted_us":
+        words, text = "predicted latency", f"{smallest / 1000:,.6g} ms"
     with pytest.raises(
-        InfeasibleError, match=f"Nothing meets the limit {name} .* has {smallest:.6g} "
+        InfeasibleError, match=f"Nothing meets the limit {words} .* has {re.escape(text)} "
     ):
         jobs.search_job(impossible, OUT)
-    with pytest.raises(InfeasibleError, match=f"has {smallest:.6g} ") as raised:
+    with pytest.raises(InfeasibleError, match=f"has {re.escape(text)} ") as raised:
         jobs.run_job(impossible, OUT)
     assert raised.value.exit_status == 1
     assert not (OUT / "supernets").exists()
@@ -245,7 +249,7 @@ def test_further_device_adds_an_objective_and_its_own_front(folder_with_supernet
 
 def test_limit_on_a_further_device_that_nothing_meets_is_refused(folder_with_supernets):
     path = write_slow_device_table(Path("cray.jsonl"))
-    with pytest.raises(InfeasibleError, match="Nothing meets the limit predicted_us cray 0.001: "):
+    with pytest.raises(InfeasibleError, match="the limit predicted latency on cray 1e-06 ms: "):
         jobs.search_job(load_job_with_device(path, max_latency_ms=1e-6), OUT)
 
 

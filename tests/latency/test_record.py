@@ -167,5 +167,5 @@ def test_correction_is_one_line() -> None:
     fitted = correction(1.25, invocation_us=-5.0)
     assert fitted.apply(100) == 120
     assert fitted.apply(3) == 3, "no latency is zero or below"
-    assert fitted.text.startswith("1.2500 x the sum of kernels and dispatch costs - 5 us, fitted")
+    assert fitted.text.startswith("1.2500 x the sum of kernels and dispatch costs - 5 µs, fitted")
     assert "error was 50.00%; 1.00% is expected" in fitted.text

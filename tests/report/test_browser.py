@@ -192,7 +192,7 @@ def test_address_keeps_the_limits_and_the_pick(show, report_of):
     other.click()
     fragment = page.url.partition("#")[2]
     again = show(report, fragment=fragment)
-    for name in ("latency, µs, exactly", "parameters, exactly"):
+    for name in ("latency, ms, exactly", "parameters, exactly"):
         field = again.get_by_label(name)
         expect(field).to_have_value(page.get_by_label(name).input_value())
         assert float(field.input_value()) > 0

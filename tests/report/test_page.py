@@ -13,6 +13,7 @@ from nas.errors import RunFolderError
 from nas.opened_run import open_run
 from nas.report import page
 from nas.report.document import ReportDocument, report_document
+from nas.run import candidates
 from tests.plans.cases import complementary_run, copy_of_example
 from tests.report.cases import change_record
 
@@ -182,3 +183,16 @@ def test_report_says_that_the_front_of_a_search_is_predicted(run):
     assert f"scored 300 architectures, of which this page has {scored}." in sentences
     assert "The front is predicted: no network was timed as a whole yet." in sentences
     assert "Not begun: measure the front, export." in sentences
+
+
+def test_latencies_have_one_unit_in_tables_plots_and_limits(untrained_run):
+    """Architectures that were tried and not scored do not decide the unit."""
+    rows = candidates.read(untrained_run / "trials.csv")
+    slow = rows.index[-1]
+    rows.loc[slow, ["state", "predicted_us"]] = "infeasible", 5e6
+    candidates.write(rows, untrained_run / "trials.csv")
+    text = page.build(open_run(untrained_run)).read_text()
+    assert '<th class="number">predicted, ms</th>' in text
+    assert 'const unit = {"name": "ms", "us": 1000.0};' in text
+    assert '"label":"latency, ms"' in text
+    assert "latency, µs" not in text

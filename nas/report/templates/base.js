@@ -48,9 +48,14 @@ function formatBytes(count) {
   return `${formatNumber(count / 1024 ** (isLarge ? 2 : 1), 3)} ${isLarge ? "MiB" : "KiB"}`;
 }
 
-/** Return the unit of a page's latencies: microseconds if all are below a millisecond. */
-function latencyUnit(slowest_us) {
-  return slowest_us < 1000 ? { name: "µs", us: 1 } : { name: "ms", us: 1000 };
+/** Return the latency of a network with its unit, see nas/figures.py. */
+function formatLatency(us) {
+  return `${formatNumber(us / unit.us)} ${unit.name}`;
+}
+
+/** Return the latency of a part of a network with its unit. */
+function formatKernelLatency(us) {
+  return `${formatNumber(us / kernelUnit.us, 3)} ${kernelUnit.name}`;
 }
 
 /** The box beside the pointer. Its lines are also in the label of what it describes. */

@@ -1,9 +1,6 @@
 /* The plots of the page that compares runs. A run has the colour and marker of its position. */
 
 const { runs, pairs } = report;
-const unit = latencyUnit(runs.flatMap((run) => run.front)
-  .reduce((slowest, { latency_us }) => Math.max(slowest, latency_us), 0));
-const formatLatency = (us) => `${formatNumber(us / unit.us)} ${unit.name}`;
 
 /** Draw the fronts of some runs over one pair of axes. */
 function drawFronts(container, shown) {

@@ -1,6 +1,6 @@
 /* Plots: points and lines over two axes, as SVG that fits its container. */
 
-const MARGIN = { left: 60, right: 18, top: 14, bottom: 46 };
+const MARGIN = { left: 74, right: 18, top: 14, bottom: 46 };
 const SHAPES = ["circle", "triangle", "square", "diamond", "down", "cross"];
 const MAX_DISTANCE = 24; // pixels from the pointer to the point that it points at
 

@@ -1,8 +1,6 @@
 /* The state of the page of a run: its networks, the limits, and the network that is picked. */
 
 const columns = report.networks;
-const unit = latencyUnit(columns.predicted_us.reduce((a, b) => Math.max(a ?? 0, b ?? 0), 0));
-const formatLatency = (us) => `${formatNumber(us / unit.us)} ${unit.name}`;
 
 /** Every architecture that the search scored: { id, space, accuracy, latency_us, ...costs }. */
 const networks = columns.id.map((id, index) => ({
@@ -20,12 +18,11 @@ const byId = new Map(networks.map((network) => [network.id, network]));
 const members = report.members.map((member) => ({ ...byId.get(member.id), ...member }));
 const memberById = new Map(members.map((member) => [member.id, member]));
 
-/** The limits, by the names that `nas select` has for them. Latencies are shown in the unit of the plots. */
-const LIMITS = Object.fromEntries(report.limits.map(({ name, column, label, scale, is_maximised, is_whole }) => [name,
-  column === "latency_ms"
-    ? { label: `latency, ${unit.name}`, value: (network) => network.latency_us / 1000, scale: 1000 / unit.us }
-    : { label, value: (network) => network[column], scale, isSmallest: is_maximised, isWhole: is_whole },
-]));
+/** The limits, by the names that `nas select` has for them. */
+const LIMITS = Object.fromEntries(report.limits.map(({ name, column, label, scale, is_maximised, is_whole }) => [name, {
+  label, scale, isSmallest: is_maximised, isWhole: is_whole,
+  value: column === "latency_ms" ? (network) => network.latency_us / 1000 : (network) => network[column],
+}]));
 const limits = Object.fromEntries(Object.keys(LIMITS).map((name) => [name, null]));
 let chosenId = null; // what was chosen by hand; null for what the limits say
 let equals = []; // the most accurate member within the limits, and those that the images do not tell from it

@@ -44,8 +44,6 @@ function percentilesText({ samples, median_us, p95_us, p99_us, slowest_us }) {
 
 function drawTimes(container, section) {
   const timesById = new Map(section.networks.map((network) => [network.id, network]));
-  const own = latencyUnit(Math.max(...section.kernels.map((kernel) => kernel.warm_us), 0));
-  const time = (us) => `${formatNumber(us / own.us, 3)} ${own.name}`;
   const select = el("select", { id: "times-network", onchange: draw },
     el("option", { value: "" }, "the pick"), section.networks.map(({ id }) => el("option", { value: id }, id)));
   const types = el("span", { role: "group", "aria-label": "type of weights and activations" });
@@ -82,7 +80,7 @@ function drawTimes(container, section) {
     const all = network.tables.map((each) => stagesOf(section, each));
     const most_us = Math.max(...all.flat(2).flatMap((stage) => stage.launches.map((launch) => launch.us)));
     const { dtype, predicted_us } = table;
-    const extra = [`start ${time(table.start_us)}`, ...(table.correction_us ? [`correction ${time(table.correction_us)}`] : [])];
+    const extra = [`start ${formatKernelLatency(table.start_us)}`, ...(table.correction_us ? [`correction ${formatKernelLatency(table.correction_us)}`] : [])];
     const timed = type === 0 && network.latency ? ` Timed as a whole network: ${percentilesText(network.latency)}.` : "";
     body.replaceChildren(
       el("p", {}, el("strong", {}, `${network.id}${network.tables.length > 1 ? ` in ${dtype}` : ""}: predicted ${formatLatency(predicted_us)}`),
@@ -102,7 +100,7 @@ function drawTimes(container, section) {
   /** Return one bar for a whole network, with a segment for each stage. */
   function stripOf(id, stages) {
     const total_us = stages.reduce((sum, stage) => sum + stage.us, 0);
-    const text = stages.map((stage) => `${stage.name} ${time(stage.us)} (${formatPercent(stage.us / total_us, 0)})`);
+    const text = stages.map((stage) => `${stage.name} ${formatKernelLatency(stage.us)} (${formatPercent(stage.us / total_us, 0)})`);
     return el("div", { class: "strip", role: "img", "aria-label": `${id}: ${text.join(", ")}` }, stages.map((stage, index) => {
       const share = stage.us / total_us;
       return el("span", { class: `strip-stage${index % 2 ? " odd" : ""}`, style: `width:${(100 * share).toFixed(2)}%`,
@@ -129,13 +127,13 @@ function drawTimes(container, section) {
     const most_us = Math.max(...sums.flat().map(us));
     const rows = names.flatMap((name, at) => network.tables.map((table, which) => el("tr", {},
       which ? null : el("th", { scope: "row", rowspan: 2 }, name), el("td", {}, table.dtype),
-      el("td", { class: "bar-cell" }, timeBar(partsOf(sums[which][at]), most_us)), el("td", { class: "number" }, time(us(sums[which][at]))))));
+      el("td", { class: "bar-cell" }, timeBar(partsOf(sums[which][at]), most_us)), el("td", { class: "number" }, formatKernelLatency(us(sums[which][at]))))));
     const differences = network.differences.map(({ label, stage, times_us: [a, b] }) => el("li", {},
-      `${label} (${stage}): ${time(a)} in ${first.dtype}, ${time(b)} in ${second.dtype}, ${b > a ? `${formatNumber(b / a, 2)} times as long` : `${formatNumber(a / b, 2)} times as fast`}`));
+      `${label} (${stage}): ${formatKernelLatency(a)} in ${first.dtype}, ${formatKernelLatency(b)} in ${second.dtype}, ${b > a ? `${formatNumber(b / a, 2)} times as long` : `${formatNumber(a / b, 2)} times as fast`}`));
     return el("div", { class: "columns" },
       el("table", { class: "types" }, el("caption", {}, `${first.dtype} and ${second.dtype} by stage`), el("tbody", {}, rows)),
       el("div", {}, el("p", {}, `The operations that differ most, with their launches:`), el("ol", {}, differences),
-        el("p", {}, el("small", {}, `Kernels that only one of the two has, such as conversions: ${time(network.unmatched_us[0])} in ${first.dtype}, ${time(network.unmatched_us[1])} in ${second.dtype}.`))));
+        el("p", {}, el("small", {}, `Kernels that only one of the two has, such as conversions: ${formatKernelLatency(network.unmatched_us[0])} in ${first.dtype}, ${formatKernelLatency(network.unmatched_us[1])} in ${second.dtype}.`))));
   }
 
   /** Return the bars of all kernels. One of them is in the order of the Tab key; arrows move on. */
@@ -147,11 +145,11 @@ function drawTimes(container, section) {
         onpointermove: (event) => tooltip.show(event.clientX, event.clientY, lines), onpointerleave: () => tooltip.hide(),
         onfocus: ({ target }) => showBelow(target, lines), onblur: () => tooltip.hide() },
       el("span", { class: "kernel-label" }, kernel.label, flags ? el("em", {}, ` ${flags}`) : null),
-      timeBar(partsOf([launch]), most_us), el("span", { class: "kernel-time" }, time(launch.us)));
+      timeBar(partsOf([launch]), most_us), el("span", { class: "kernel-time" }, formatKernelLatency(launch.us)));
     };
     const list = el("ol", { class: "kernels", "aria-label": "kernels in the order of their launches" }, stages.map((stage) =>
       el("li", { class: "kernel-stage" },
-        el("span", { class: "kernel-head" }, el("strong", {}, stage.name), ` ${time(stage.us)}, ${formatPercent(stage.us / predicted_us, 0)}`),
+        el("span", { class: "kernel-head" }, el("strong", {}, stage.name), ` ${formatKernelLatency(stage.us)}, ${formatPercent(stage.us / predicted_us, 0)}`),
         el("ol", {}, stage.launches.map(row)))));
     const rows = [...list.querySelectorAll(".kernel")];
     rows[0]?.setAttribute("tabindex", 0);
@@ -174,16 +172,16 @@ function drawTimes(container, section) {
 
   function linesOf({ kernel, us, warm_us, cold_us, launch_us }) {
     const cold = kernel.cold_us === null ? [] : [
-      `with its weights in no cache ${time(kernel.cold_us)}, by their size`];
+      `with its weights in no cache ${formatKernelLatency(kernel.cold_us)}, by their size`];
     const flags = flagsOf(kernel);
-    return [kernel.label, `${time(us)} together`, `kernel ${time(warm_us)}`, ...(cold_us ? [`waiting for weights ${time(cold_us)}`] : []),
-      `launch ${time(launch_us)}`, ...cold, ...(flags ? [flags] : []), kernel.text];
+    return [kernel.label, `${formatKernelLatency(us)} together`, `kernel ${formatKernelLatency(warm_us)}`, ...(cold_us ? [`waiting for weights ${formatKernelLatency(cold_us)}`] : []),
+      `launch ${formatKernelLatency(launch_us)}`, ...cold, ...(flags ? [flags] : []), kernel.text];
   }
 
   function kernelTable(stages, predicted_us) {
     const heads = ["stage", "kernel", "kernel time", "weights in no cache", "waiting for weights", "launch", "together", "share", "in the latency table"];
     const rows = stages.flatMap((stage) => stage.launches.map(({ kernel, us, warm_us, cold_us, launch_us }) => {
-      const numbers = [time(warm_us), kernel.cold_us === null ? "–" : time(kernel.cold_us), time(cold_us), time(launch_us), time(us), formatPercent(us / predicted_us)];
+      const numbers = [formatKernelLatency(warm_us), kernel.cold_us === null ? "–" : formatKernelLatency(kernel.cold_us), formatKernelLatency(cold_us), formatKernelLatency(launch_us), formatKernelLatency(us), formatPercent(us / predicted_us)];
       const flags = flagsOf(kernel);
       return el("tr", {}, el("td", {}, stage.name), el("td", {}, kernel.label), numbers.map((text) => el("td", { class: "number" }, text)),
         el("td", {}, el("code", {}, kernel.text), flags ? `, ${flags}` : null));
