@@ -58,10 +58,10 @@ def is_probe_better(
         probe = probed_network(architecture, published, own, seed=seed, device=device)
         start = published_state(architecture, published, own, seed=seed, device=device)
 
-        def report(step: int, steps: int | None, text: str = "", before: int = fold) -> None:
+        def report(done: int, total: int | None, text: str = "", before: int = fold) -> None:
             if progress:
-                count = steps or 0
-                progress(before * count + step, FOLDS * count, "compared with a linear probe")
+                steps = total or 0
+                progress(before * steps + done, FOLDS * steps, "compared with a linear probe")
 
         trained = train_standalone(
             architecture.graph, own, settings, seed=seed, start=start, progress=report
