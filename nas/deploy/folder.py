@@ -14,12 +14,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-import filelock
-
 from nas import files
 from nas.errors import ExportError, RunFolderError
 from nas.files.documents import read_text_bytes, shortened
 from nas.files.foreign import file_problem
+from nas.files.locks import Lock, LockHeldError
 from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath
 from nas.run.model_card import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
@@ -124,18 +123,24 @@ class ModelFolder:
         The hidden folder is removed at the end of the block, unless `publish` has put it in place.
 
         Raises:
-            RunFolderError: another process exports to the folder, or the path is a file.
+            RunFolderError: another process exports to the folder, it cannot be locked, or the path
+                is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file.", remedy="Move it away.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock_file = self.path.parent / f".{self.path.name}.lock"
-        lock = filelock.FileLock(lock_file, timeout=0)
+        lock = Lock(lock_file, is_removed=True)
         try:
-            lock.acquire()
-        except filelock.Timeout:
+            lock.acquire(timeout_s=0)
+        except LockHeldError:
             raise RunFolderError(
                 f"Another process exports to {self.path}.", remedy="Wait until it has ended."
+            ) from None
+        except OSError as error:
+            raise RunFolderError(
+                f"{lock_file}: {error.strerror}.",
+                remedy="Use a run on a local disk that this user can write to.",
             ) from None
         staging = self._beside / "new"
         try:
@@ -145,8 +150,6 @@ class ModelFolder:
             yield staging
         finally:
             self._clean_up()
-            # Nobody waits for the lock, so its file can go while it is held.
-            lock_file.unlink(missing_ok=True)
             lock.release()
 
     def publish(self, staging: Path, *, replaced: Collection[str] = ()) -> None:

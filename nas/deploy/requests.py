@@ -81,12 +81,12 @@ class ExportRequest:
         """Return what decided an earlier export, beside its formats."""
         int8, threshold = card.int8, card.threshold
         min_accuracy = threshold.min_accuracy if threshold else None
-        is_given = threshold is not None and min_accuracy is None
+        min_confidence = threshold.min_confidence if threshold else None
         return cls(
             max_accuracy_drop=int8.max_drop if int8 else None,
             # The files may be for a processor that needs 7 bits, which this one is not.
             weight_bits=7 if int8 and int8.weight_bits == 7 else None,
-            min_confidence=threshold.min_confidence if is_given else None,
+            min_confidence=min_confidence if min_accuracy is None else None,
             min_accuracy=min_accuracy,
         )
 

@@ -461,7 +461,7 @@ class LatencyTable:
         Raises:
             TableError: it is called outside `writing`, or the latency is not usable.
         """
-        if not self._lock.is_locked:
+        if not self._lock.is_held:
             raise TableError("A latency table grows only inside `with table.writing():`.")
         before = self._current.get(record.key)
         line = self._file.lines + 1

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from nas.errors import RequestError, TableError
 from nas.files.documents import ForeignFileError, read_bytes
 from nas.files.foreign import without_mark
 from nas.files.jsonl import is_json
+from nas.files.locks import Lock, LockHeldError
 from nas.files.paths import OpenedPath
 from nas.latency.record import HEADER_START
 
@@ -100,21 +99,25 @@ def unwritable(path: Path, reason: str | None) -> TableError:
     return TableError(f"{path} cannot be written: {reason}.", remedy="Name another file or folder.")
 
 
-def lock_of(path: Path) -> FileLock:
-    """Return the lock of a table, the same one for all symbolic links to it."""
-    return FileLock(f"{os.path.realpath(path)}.lock")
+def lock_of(path: Path) -> Lock:
+    """Return the lock of a table, the same one for all symbolic links to it.
+
+    Its file is hidden: `latency_tables/*` means tables.
+    """
+    own = Path(os.path.realpath(path))
+    return Lock(own.with_name(f".{own.name}.lock"), is_removed=True)
 
 
 @contextmanager
-def locked(lock: FileLock, path: Path) -> Iterator[None]:
+def locked(lock: Lock, path: Path) -> Iterator[None]:
     """Hold the lock of a table while inside.
 
     Raises:
         TableError: another process holds the lock, or it cannot be created.
     """
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout as error:
+        lock.acquire(LOCK_SECONDS)
+    except LockHeldError as error:
         raise TableError(
             f"Another process is writing {path}.",
             remedy="Wait until it is done; what it adds is kept.",

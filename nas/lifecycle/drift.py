@@ -194,14 +194,13 @@ def read_log(path: Path, model: FieldReference, *, last: int | None = None) -> F
         raise RequestError(
             f"{path} is no log: it is {kind}.", remedy="Name the file that run.py --log wrote."
         )
-    text = without_mark(stored).decode("utf-8", errors="replace")
     rows, names, times = [], [], []
     unreadable, damaged = Counter[str](), 0
-    lines = text.splitlines()
+    lines = without_mark(stored).decode("utf-8", errors="replace").splitlines()
     before = 0 if last is None else max(0, len(lines) - last)
-    for number, content in enumerate(lines[before:], start=before + 1):
+    for number, text in enumerate(lines[before:], start=before + 1):
         try:
-            line = (_Image if '"class"' in content else _Line).model_validate_json(content)
+            line = (_Image if '"class"' in text else _Line).model_validate_json(text)
         except ValidationError:
             damaged += 1
             continue

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import filelock
 import pandas as pd
 
 from nas import files
@@ -19,6 +18,7 @@ from nas.errors import DataError, RequestError, RunFolderError
 from nas.figures import Figure
 from nas.files import jsonl
 from nas.files.documents import shortened, to_json
+from nas.files.locks import Lock, LockHeldError
 from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath, located
 from nas.latency.rounds import Latency, Slowdown
@@ -110,12 +110,18 @@ class Run:
     ) -> Iterator[None]:
         """Keep other processes from writing to the folder while the context is active.
 
-        Raises RunFolderError, with the remedy, if another process does.
+        Raises RunFolderError, with the remedy, if another process does; and if the folder cannot be
+        locked.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=_LOCK_WAIT_S)
+        lock = Lock(self.path / ".lock")
         try:
-            lock.acquire()
-        except filelock.Timeout:
+            lock.acquire(_LOCK_WAIT_S)
+        except OSError as error:
+            raise RunFolderError(
+                f"{lock.path}: {error.strerror}.",
+                remedy="Use a folder on a local disk that this user can write to.",
+            ) from None
+        except LockHeldError:
             raise RunFolderError(
                 f"Another process is running a job in {self.path}.",
                 remedy=remedy,
@@ -129,14 +135,7 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether a process works on the run."""
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        if not Path(lock.lock_file).exists():
-            return False
-        try:
-            with lock:
-                return False
-        except filelock.Timeout:
-            return True
+        return Lock(self.path / ".lock").is_held_elsewhere()
 
     @property
     def record(self) -> RunRecord:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
 from optuna.storages.journal import BaseJournalBackend
 
 from nas.errors import StorageError, first_line
 from nas.files import jsonl
 from nas.files.foreign import HEAD_BYTES, foreign_kind
+from nas.files.locks import Lock
 
 DAMAGE_ERRORS = (
     ArithmeticError,
@@ -51,7 +51,7 @@ class JournalFile(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = filelock.FileLock(f"{path}.lock", poll_interval=0.01)
+        self._lock = Lock(f"{path}.lock")
         # The ends of the lines that were read, in bytes.
         self._ends = [0]
         with self._file_errors():
@@ -82,9 +82,9 @@ class JournalFile(BaseJournalBackend):
         """Append operations as complete lines. They are on the disk when this method returns."""
         try:
             self._lock.acquire()
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             raise StorageError(
-                f"{self._lock.lock_file} cannot be locked: {first_line(error)}.",
+                f"{self._lock.path} cannot be locked: {first_line(error)}.",
                 remedy="Use a folder on a local disk that this user can write to.",
             ) from error
         try:

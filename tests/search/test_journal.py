@@ -178,7 +178,7 @@ def test_process_that_is_killed_while_it_holds_the_lock_leaves_no_lock(tmp_path)
     path = tmp_path / "study.journal"
     subprocess.run([sys.executable, "-c", KILLED_WHILE_LOCKED, path], check=False)
     waiting = JournalFile(path)._lock
-    waiting.acquire(timeout=0)
+    waiting.acquire(timeout_s=0)
     waiting.release()
 
 

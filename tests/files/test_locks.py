@@ -1,0 +1,115 @@
+"""Locks between processes: who waits, what a dead process leaves, and file systems without any."""
+
+import errno
+import fcntl
+import glob
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from nas.deploy.folder import ModelFolder
+from nas.errors import RunFolderError, StorageError, TableError
+from nas.files.locks import Lock, LockHeldError
+from nas.latency.table_file import lock_of, locked
+from nas.run.run import Run
+from nas.search.journal import JournalFile
+
+COUNTING = """
+import sys
+from pathlib import Path
+from nas.files.locks import Lock
+lock, counter = Lock(sys.argv[1], is_removed=True), Path(sys.argv[2])
+for _ in range(100):
+    lock.acquire()
+    counter.write_text(str(int(counter.read_text()) + 1))
+    lock.release()
+"""
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def without_locks(request, monkeypatch):
+    """Let no file be locked, as on some network disks; return the system's reason."""
+
+    def refuse(*_):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    return os.strerror(request.param)
+
+
+def test_processes_take_turns_while_the_file_of_the_lock_comes_and_goes(tmp_path):
+    counter, lock = tmp_path / "counter", tmp_path / "lock"
+    counter.write_text("0")
+    command = [sys.executable, "-c", COUNTING, lock, counter]
+    started = [subprocess.Popen(command) for _ in range(4)]
+    assert [each.wait() for each in started] == [0] * 4
+    assert counter.read_text() == "400"
+    assert not lock.exists()
+
+
+def test_lock_is_held_once_and_by_one_thread(tmp_path):
+    lock, other = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
+    assert not other.is_held_elsewhere()
+    for _ in range(2):
+        lock.acquire()
+    for _ in range(2):
+        assert lock.is_held
+        assert other.is_held_elsewhere()
+        refused = []
+
+        def wait(own, refused=refused):
+            try:
+                own.acquire(timeout_s=0)
+            except LockHeldError:
+                refused.append(own)
+
+        for each in (lock, other):
+            thread = threading.Thread(target=wait, args=(each,))
+            thread.start()
+            thread.join()
+        assert refused == [lock, other]
+        lock.release()
+    assert not lock.is_held
+    assert not other.is_held_elsewhere()
+    other.acquire(timeout_s=0)
+    other.release()
+
+
+def test_file_system_without_locks_is_named_with_the_file(tmp_path, without_locks):
+    reason = f"it cannot be locked: {without_locks}"
+    with pytest.raises(RunFolderError) as error, ModelFolder(tmp_path / "jf2a").staging():
+        pass
+    assert error.value.message == f"{tmp_path}/.jf2a.lock: {reason}."
+    with pytest.raises(RunFolderError) as error, Run(tmp_path).locked():
+        pass
+    assert error.value.message == f"{tmp_path}/.lock: {reason}."
+    table = tmp_path / "table.jsonl"
+    with pytest.raises(TableError) as error, locked(lock_of(table), table):
+        pass
+    assert error.value.message == f"{table} cannot be written: {reason}."
+    journal = JournalFile(tmp_path / "study.journal")
+    with pytest.raises(StorageError, match=f"study.journal.lock cannot be locked: .*{reason}"):
+        journal.append_logs([{}])
+    # No empty file is left that would look like somebody's lock.
+    assert [each.name for each in tmp_path.iterdir()] == ["study.journal"]
+
+
+def test_reading_needs_no_lock(tmp_path, without_locks):
+    assert not Run(tmp_path).is_running
+    (tmp_path / ".lock").touch()
+    assert not Run(tmp_path).is_running
+    assert JournalFile(tmp_path / "study.journal").read_logs(0) is not None
+
+
+def test_locks_of_tables_are_no_files_among_them(tmp_path):
+    table = tmp_path / "table.jsonl"
+    table.touch()
+    (tmp_path / "link.jsonl").symlink_to(table.name)
+    with locked(lock_of(table), table):
+        assert sorted(glob.glob(f"{tmp_path}/*")) == [f"{tmp_path}/link.jsonl", str(table)]
+        with pytest.raises(LockHeldError):
+            lock_of(tmp_path / "link.jsonl").acquire(timeout_s=0)
+    assert len(list(tmp_path.iterdir())) == 2
