@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -13,10 +14,15 @@ from nas.job.inputs import require_complete
 from nas.latency import LatencyTable
 from nas.run.objectives import DEVICE_LATENCY, device_figures
 from nas.run.run import Run
-from nas.search import Infeasible, Objective
-from nas.search.objectives import Estimate, IsHopeless, Score
+from nas.search import Estimate, Infeasible, Objective
+from nas.search.objectives import IsHopeless, Score
 from nas.space import Architecture
-from nas.supernet.evaluation import RoundsScore, evaluate_in_rounds, round_ends
+from nas.supernet.evaluation import (
+    RoundsScore,
+    evaluate_in_rounds,
+    round_ends,
+    sampling_variance,
+)
 from nas.supernet.records import ScoreCorrection
 from nas.supernet.weights import Supernet
 
@@ -40,6 +46,10 @@ It is recorded only, and so is the error in the supernet beside its correction.
 
 DEVICE_FREE = (ERROR, CORRECTED_ERROR, *COUNTS)
 """Names of the objectives whose values are the same for all devices."""
+
+
+_LEAST_DEVIATION = 1e-6
+"""A score on a part of the images stays an estimate where the loss of int8 leaves no accuracy."""
 
 
 class JobObjectives:
@@ -177,7 +187,14 @@ class JobObjectives:
             recorded[ERROR] = 1 - self._run.record.expected(score.accuracy, architecture)
         if self._images < len(self._run.data.search) or len(round_ends(self._images)) > 1:
             recorded[IMAGES] = float(score.images)
-        return Estimate(self._error(architecture, score.accuracy), recorded=recorded)
+        error, variance = self._error(architecture, score.accuracy), 0.0
+        if score.images < self._images:
+            deviation = math.sqrt(sampling_variance(score.correct, score.images, self._images))
+            # The error is no linear function of the accuracy if it is corrected for size.
+            worse = self._error(architecture, max(0.0, score.accuracy - deviation))
+            better = self._error(architecture, min(1.0, score.accuracy + deviation))
+            variance = max(worse - better, _LEAST_DEVIATION) ** 2 / 4
+        return Estimate(error, variance=variance, recorded=recorded)
 
     def _error(self, architecture: Architecture, accuracy: float) -> float:
         """Return the error that the search minimises, from the accuracy in the supernet."""

@@ -24,7 +24,6 @@ from nas.job.objectives import (
     CORRECTED_ERROR,
     DEVICE_FREE,
     ERROR,
-    IMAGES,
     LATENCY,
     JobObjectives,
 )
@@ -280,7 +279,6 @@ def _judge_trials_again(
         study: name of the earlier study.
         renewed: names of the objectives whose values depend on a device that has changed.
     """
-    images = run.record.score_images or len(run.data.search)
     return continue_with_other_limits(
         storage,
         study,
@@ -288,7 +286,6 @@ def _judge_trials_again(
         objectives.all(),
         seed=run.settings.seed,
         fixed_settings={"sampler": run.settings.search.sampler, **objectives.fixed_settings()},
-        is_estimate=lambda trial: trial.recorded.get(IMAGES, images) < images,
         renewed=renewed,
     )
 

@@ -13,7 +13,7 @@
 
 from nas.search.budget import SearchProgress
 from nas.search.feasibility import require_feasible
-from nas.search.objectives import Infeasible, Objective
+from nas.search.objectives import Estimate, Infeasible, Objective
 from nas.search.pareto import hypervolume, non_dominated
 from nas.search.proposals import SAMPLERS
 from nas.search.sampler import GuidedSampler, suggest
@@ -22,6 +22,7 @@ from nas.search.trial import Trial
 
 __all__ = [
     "SAMPLERS",
+    "Estimate",
     "GuidedSampler",
     "Infeasible",
     "Objective",

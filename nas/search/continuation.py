@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,10 +62,12 @@ def continue_with_other_limits(
     *,
     seed: int,
     fixed_settings: Mapping[str, str],
-    is_estimate: Callable[[Trial], bool] = lambda trial: False,
     renewed: Collection[str] = (),
 ) -> Continuation:
     """Make a study with the trials of another one, judged by other limits.
+
+    A trial that was dominated can have estimates as values, see `nas.search.objectives.Estimate`.
+    The search evaluates it again if nothing dominates it any more.
 
     For another device, the values that depend on it are `renewed`. The durations of the earlier
     trials do not count then: they were spent for the earlier device.
@@ -81,8 +83,6 @@ def continue_with_other_limits(
             the earlier study; the ones that are limits only may differ.
         seed: seed of the search.
         fixed_settings: further settings of the search by name, with the sampler.
-        is_estimate: whether the values of a complete trial are less precise than those of others,
-            because it was dominated. The search evaluates such a trial again if it no longer is.
         renewed: names of objectives whose values are evaluated again. With any, the earlier study
             may have other fixed settings, such as those of another device.
 
@@ -110,7 +110,7 @@ def continue_with_other_limits(
     name = _next_name(study, storage.get_study_names())
     judged = [judge_again(trial, objectives, renewed) for trial in earlier.trials]
     known = [trial for trial in judged if trial is not None]
-    trials, exposed = _split_exposed_estimates(known, objectives, is_estimate)
+    trials, exposed = _split_exposed_estimates(known, objectives)
     log = TrialLog(
         storage, spaces, objectives, seed, fixed_settings=fixed_settings, study_name=name
     )
@@ -153,13 +153,14 @@ def judge_again(
         the end.
     """
     if trial.state == "failed":
-        return replace(trial, values={}, recorded={})
+        return replace(trial, values={}, recorded={}, variances={})
     known = {name: value for name, value in trial.values.items() if name not in renewed}
     # Where all modelled values are known, only a limit can be new: it is evaluated now.
     is_scored = all(
         o.name in known for o in objectives if not (o.cheap or o.limit_only or o.name in renewed)
     )
-    judged = replace(trial, values={})
+    variances = {name: each for name, each in trial.variances.items() if name in known}
+    judged = replace(trial, values={}, variances=variances)
     reasons: list[str] = []
     for objective in objectives:
         score: Score
@@ -180,11 +181,9 @@ def judge_again(
 
 
 def _split_exposed_estimates(
-    trials: Sequence[Trial],
-    objectives: Sequence[Objective],
-    is_estimate: Callable[[Trial], bool],
+    trials: Sequence[Trial], objectives: Sequence[Objective]
 ) -> tuple[list[Trial], list[Trial]]:
-    """Return the trials without those on the front whose values are only estimates, and the latter.
+    """Return the trials without those on the front that have estimates as values, and the latter.
 
     What dominated them does not meet the limits any more, or is slower on this device.
     """
@@ -192,7 +191,7 @@ def _split_exposed_estimates(
     estimates: list[Trial] = []
     while True:
         complete = [trial for trial in trials if trial.state == "complete"]
-        exposed = {t.digest: t for t in front(complete, objectives) if is_estimate(t)}
+        exposed = {t.digest: t for t in front(complete, objectives) if t.variances}
         if not exposed:
             return trials, estimates
         estimates += exposed.values()

@@ -337,9 +337,11 @@ class GuidedOptimizer:
             known = self._observations(fitted_at)
             fitted = {}
             for objective in known.expensive:
-                architectures, values = known.of_objective(objective)
+                architectures, values, variances = known.of_objective(objective)
                 observed = self._encoder.encode(architectures)
-                fitted[objective.name] = fit_hyperparameters(observed, values, self._encoder)
+                fitted[objective.name] = fit_hyperparameters(
+                    observed, values, self._encoder, variances
+                )
             self._hyperparameters = fitted_at, fitted
         return PosteriorModel(observations, self._encoder, self._cheap, self._hyperparameters[1])
 

@@ -30,16 +30,22 @@ class Estimate(float):
     """A value with what is known about it beside the number.
 
     Attributes:
+        variance: variance of the deviation of the value from the one that the search would like to
+            know, such as that of a score on a part of the images from the score on all of them; 0
+            for a value that is as precise as the values of an objective can be.
         recorded: further values by name, which a search stores with the trial. Nothing in the
             search reads them.
     """
 
+    variance: float
     recorded: Mapping[str, float]
 
-    def __new__(cls, value: float, *, recorded: Mapping[str, float] | None = None) -> Estimate:
+    def __new__(
+        cls, value: float, *, variance: float = 0.0, recorded: Mapping[str, float] | None = None
+    ) -> Estimate:
         """Return the value as a float that has these attributes."""
         self = super().__new__(cls, value)
-        self.recorded = recorded or {}
+        self.variance, self.recorded = variance, recorded or {}
         return self
 
 
@@ -70,7 +76,7 @@ class Objective:
         score_in_rounds: a function that a search calls with one architecture in place of `score`.
             It estimates the value in several rounds, ever more precisely. After each round it may
             give the best value that is still plausible to its second argument; if that returns
-            true, the estimate so far is good enough.
+            true, the estimate so far is good enough, and its variance says how precise it is.
         figure: how messages name the objective and its values; None for its name and plain numbers.
 
     Raises RequestError for a direction that is spelt otherwise, and a limit that is not finite.

@@ -185,12 +185,17 @@ class Observations:
             total += excess / (excess.max(initial=0.0) or 1.0)
         return total
 
-    def of_objective(self, objective: Objective) -> tuple[list[Architecture], Array]:
-        """Return the architectures with a value of an objective, and these values."""
-        trials = [t for t in self.trials if objective.name in t.values]
+    def of_objective(self, objective: Objective) -> tuple[list[Architecture], Array, Array]:
+        """Return the architectures with a value of an objective, these values and variances.
+
+        The variances are those of estimates, see `nas.search.objectives.Estimate`.
+        """
+        name = objective.name
+        trials = [t for t in self.trials if name in t.values]
         return (
             [t.architecture for t in trials],
-            np.array([objective.sign * t.values[objective.name] for t in trials]),
+            np.array([objective.sign * t.values[name] for t in trials]),
+            np.array([t.variances.get(name, 0.0) for t in trials]),
         )
 
     def successes(self) -> tuple[list[Architecture], Array] | None:
@@ -282,18 +287,18 @@ class PosteriorModel:
     def _fitted_process(
         self, objective: Objective, hyperparameters: Hyperparameters
     ) -> GaussianProcess:
-        architectures, values = self.observations.of_objective(objective)
+        architectures, values, variances = self.observations.of_objective(objective)
         if len(values) > MAX_MODEL_OBSERVATIONS:
             informative = _most_informative(self.observations, architectures)
             architectures = [architectures[index] for index in informative]
-            values = values[informative]
+            values, variances = values[informative], variances[informative]
         observed = self.encoder.encode(architectures)
         # Values of zero or less can have come since the hyperparameters were fitted, and a limit of
         # zero or less has no logarithm that a prediction can be compared with.
         limit = objective.limit
         if (values <= 0).any() or (limit is not None and objective.sign * limit <= 0):
             hyperparameters = replace(hyperparameters, log_transform=False)
-        return GaussianProcess(observed, values, self.encoder, hyperparameters)
+        return GaussianProcess(observed, values, self.encoder, hyperparameters, variances)
 
     @property
     def front_hypervolume(self) -> float:

@@ -35,8 +35,11 @@ class Hyperparameters:
             `op_share` leaves.
         lengthscale: of the exponential kernel, as a share of the mean distance.
         noise_variance: variance of the observation noise, as a share of the kernel's variance.
+            The deviations of estimates come on top of it, see `GaussianProcess`.
         op_share: share of the variance that is a sum over the network's ops.
         log_transform: whether the process models the logarithms of the values.
+        shared_deviation: share of the deviation of an estimate that more precise estimates are
+            taken to have in common with it.
     """
 
     linear_share: float
@@ -44,6 +47,7 @@ class Hyperparameters:
     noise_variance: float
     op_share: float = 0.0
     log_transform: bool = False
+    shared_deviation: float = 0.0
 
 
 INITIAL_HYPERPARAMETERS = Hyperparameters(linear_share=0.5, lengthscale=0.3, noise_variance=1e-2)
@@ -53,6 +57,7 @@ NOISE_VARIANCES = (1e-4, 1e-2, 0.1)
 OP_SHARES = (0.0, 0.3, 0.6, 0.95)
 LINEAR_SHARES = (0.2, 0.5, 0.8)
 LENGTHSCALES = (0.1, 0.3, 1.0)
+SHARED_DEVIATIONS = (0.0, 0.5, 0.9)
 
 MAX_MAGNITUDE = 1e100
 """Values beyond it are taken for it: the squares of larger ones leave the range of a float."""
@@ -72,6 +77,15 @@ INNER_QUANTILES = (0.25, 0.1, 0.05)
 """Lower quantiles that, with their counterparts, span the width of the values.
 
 The first width that is not zero counts, since more than half of the values can be equal.
+"""
+
+_MAX_VARIANCE_ITERATIONS = 10
+"""Iterations by which the variance of a process beside deviations of known variance is found."""
+
+MIN_PROCESS_VARIANCE = 1e-3
+"""Least variance of a process, of the standardised values, that deviations leave to it.
+
+Where the deviations explain all differences, the values still may differ by a thirtieth of them.
 """
 
 _JITTER = 1e-8
@@ -94,11 +108,16 @@ class GaussianProcess:
     `winsorised`), and the variance of the process is the one that maximises the marginal
     likelihood.
 
+    An estimate deviates from the value that is modelled, with a variance that is known. Estimates
+    by the first images of the same sample share a part of their deviation, see
+    `_relative_deviations`. Predictions are of values without such a deviation.
+
     Args:
         observed: `n` architectures.
         values: `n`, the values of the objective; above zero for a log transform.
         encoder: the encoder of `observed`.
         hyperparameters: see `fit_hyperparameters`.
+        variances: `n`, of the deviations of estimates; by default all 0.
 
     Raises ModelError if the covariance of the observations has no Cholesky factor.
     """
@@ -109,16 +128,23 @@ class GaussianProcess:
         values: Array,
         encoder: ArchitectureEncoder,
         hyperparameters: Hyperparameters,
+        variances: Array | None = None,
     ) -> None:
         y, self._mean, self._scale = _standardised(values, hyperparameters.log_transform)
+        if variances is not None:
+            variances = _standardised_variances(
+                variances, values, self._scale, hyperparameters.log_transform
+            )
         self._feature_map = _FeatureMap(observed, y, encoder)
         self.hyperparameters = hyperparameters
         self._features = self._feature_map(observed)
         covariance = _kernel(self._features, self._features, hyperparameters)
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
-        if not np.isfinite(covariance).all():
-            raise ModelError("the covariance of the observations is not finite")
         try:
+            if variances is not None and variances.any():
+                covariance += _relative_deviations(covariance, y, variances, hyperparameters)
+            if not np.isfinite(covariance).all():
+                raise ModelError("the covariance of the observations is not finite")
             self._cholesky = cho_factor(covariance, lower=True, overwrite_a=True)
         except LinAlgError as error:
             raise ModelError(f"the covariance of the observations: {error}") from error
@@ -202,25 +228,31 @@ class Posterior:
 
 
 def fit_hyperparameters(
-    observed: EncodedArchitectures, values: Array, encoder: ArchitectureEncoder
+    observed: EncodedArchitectures,
+    values: Array,
+    encoder: ArchitectureEncoder,
+    variances: Array | None = None,
 ) -> Hyperparameters:
     """Return the hyperparameters with the largest marginal likelihood, by coordinate search.
 
     Compares values of a grid by the marginal likelihood (Rasmussen and Williams 2006, equation
     5.8) of the last `MAX_FITTING_OBSERVATIONS` observations: first the share of ops and the noise,
     for the values and, if all are above zero, for their logarithms; then the linear share and the
-    lengthscale; then the share of ops and the noise again.
+    lengthscale; then the share of ops and the noise again; and at last, if there are estimates, the
+    share of their deviations that is common.
 
     Args:
         observed: `n` architectures.
         values: `n`, their values.
         encoder: the encoder of `observed`.
+        variances: `n`, see `GaussianProcess`.
     """
     last = slice(-MAX_FITTING_OBSERVATIONS, None)
     observed, values = observed.rows(last), values[last]
+    variances = np.zeros_like(values) if variances is None else variances[last]
     transforms = (False, True) if (values > 0).all() else (False,)
     likelihoods = {
-        log_transform: _LogLikelihood(observed, values, encoder, log_transform)
+        log_transform: _LogLikelihood(observed, values, encoder, variances, log_transform)
         for log_transform in transforms
     }
 
@@ -240,10 +272,13 @@ def fit_hyperparameters(
         replace(best, linear_share=linear_share, lengthscale=lengthscale)
         for linear_share, lengthscale in product(LINEAR_SHARES, LENGTHSCALES)
     )
-    return most_likely(
+    best = most_likely(
         replace(best, op_share=op_share, noise_variance=noise)
         for op_share, noise in product(OP_SHARES, NOISE_VARIANCES)
     )
+    if not variances.any():
+        return best
+    return most_likely(replace(best, shared_deviation=share) for share in SHARED_DEVIATIONS)
 
 
 class _LogLikelihood:
@@ -257,9 +292,11 @@ class _LogLikelihood:
         observed: EncodedArchitectures,
         values: Array,
         encoder: ArchitectureEncoder,
+        variances: Array,
         log_transform: bool,
     ) -> None:
         self._y, mean, scale = _standardised(values, log_transform)
+        self._variances = _standardised_variances(variances, values, scale, log_transform)
         features = _FeatureMap(observed, self._y, encoder)(observed)
         self._linear = features.linear @ features.linear.T
         self._ops = features.ops @ features.ops.T
@@ -274,6 +311,10 @@ class _LogLikelihood:
         covariance = _mixture(self._linear, exponential, self._ops, hyperparameters)
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
         try:
+            if self._variances.any():
+                covariance += _relative_deviations(
+                    covariance, self._y, self._variances, hyperparameters
+                )
             cholesky = np.linalg.cholesky(covariance)
         except LinAlgError:  # These hyperparameters make no model.
             return -np.inf
@@ -313,6 +354,49 @@ def _standardised(values: Array, log_transform: bool) -> tuple[Array, float, flo
     if np.ptp(y) < MIN_SPREAD or scale < MIN_SPREAD:
         scale = 1.0
     return (y - mean) / scale, mean, scale
+
+
+def _standardised_variances(
+    variances: Array, values: Array, scale: float, log_transform: bool
+) -> Array:
+    """Return the variances of deviations of values, in the units of the standardised values."""
+    standardised: Array = variances / (scale * values if log_transform else scale) ** 2
+    return standardised
+
+
+def _relative_deviations(
+    covariance: Array, y: Array, variances: Array, hyperparameters: Hyperparameters
+) -> Array:
+    """Return the covariance of the deviations of estimates, in units of the process's variance.
+
+    Scores on `n` of `N` images deviate from those on all by a variance that is proportional to
+    `1 / n - 1 / N`. If every score is on the first images of the same sample, the deviations of two
+    scores of one network have the smaller of their variances as covariance; different networks
+    are right about some of the same images, and have a share of it.
+
+    The variance of the process is the one with which `n` is the expected value of
+    `y.T @ inverse(covariance of y) @ y`. Where nothing deviates, that is the variance that
+    maximises the marginal likelihood.
+
+    Args:
+        covariance: `n x n`, of the observations without deviations, as a multiple of the process's.
+        y: `n`, the standardised values.
+        variances: `n`, of the deviations of `y`.
+        hyperparameters: with the share that is common.
+
+    Raises LinAlgError if the covariance of the observations has no Cholesky factor.
+    """
+    deviations = hyperparameters.shared_deviation * np.minimum.outer(variances, variances)
+    deviations[np.diag_indices_from(deviations)] = variances
+    variance = 1.0
+    for _ in range(_MAX_VARIANCE_ITERATIONS):
+        cholesky = np.linalg.cholesky(covariance + deviations / variance)
+        whitened = solve_triangular(cholesky, y, lower=True, check_finite=False)
+        previous, variance = variance, max(MIN_PROCESS_VARIANCE, whitened @ whitened / len(y))
+        if abs(variance - previous) < 1e-3 * previous:
+            break
+    relative: Array = deviations / variance
+    return relative
 
 
 class _Features(NamedTuple):

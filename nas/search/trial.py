@@ -35,6 +35,8 @@ class Trial:
         values: values by objective name. A trial that is not complete has the values that were
             known when it ended.
         recorded: further values by name, see `nas.search.objectives.Estimate`.
+        variances: variances of the values that deviate from what the search would like to know, by
+            objective name, see there.
         seconds: duration of the evaluation.
         error: reason why the trial is not complete, or an empty string.
         system_attrs: attributes that Optuna's sampler attached to the trial.
@@ -51,6 +53,7 @@ class Trial:
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
     recorded: dict[str, float] = field(default_factory=dict)
+    variances: dict[str, float] = field(default_factory=dict)
 
     @property
     def known_values(self) -> dict[str, float]:
@@ -65,6 +68,8 @@ class Trial:
         trial = replace(self, values={**self.values, name: float(value)})
         if isinstance(value, Estimate):
             trial = replace(trial, recorded={**self.recorded, **value.recorded})
+            if value.variance:
+                trial = replace(trial, variances={**self.variances, name: value.variance})
         return trial
 
 
@@ -126,6 +131,7 @@ def to_result(
         "state": trial.state,
         "values": trial.values,
         "recorded": trial.recorded,
+        "variances": trial.variances,
         "seconds": trial.seconds,
         "error": trial.error,
         "ended": trial.ended_at,
@@ -149,6 +155,7 @@ class _Result(Document):
     state: State
     values: dict[str, float]
     recorded: dict[str, float]
+    variances: dict[str, Annotated[float, Field(gt=0)]]
     # A `datetime` can hold the start and the end.
     seconds: Annotated[float, Field(ge=0, lt=1e9)]
     error: str

@@ -199,6 +199,18 @@ def largest_plausible_accuracy(correct: int, images: int, total: int) -> float:
     return (share + z**2 / (2 * size) + z * deviation) / (1 + z**2 / size)
 
 
+def sampling_variance(correct: int, images: int, total: int) -> float:
+    """Return the variance of the deviation of a sample's accuracy from that on all images.
+
+    It is above 0 also where all or none of the answers are correct (Laplace's rule of succession).
+
+    Args:
+        correct, images, total: see `largest_plausible_accuracy`.
+    """
+    share = (correct + 1) / (images + 2)
+    return share * (1 - share) * (1 / images - 1 / total)
+
+
 def accuracy_by_class(
     data: ImageDataset, predictions: np.ndarray, labels: np.ndarray
 ) -> tuple[float, dict[str, float | None]]:

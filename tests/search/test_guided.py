@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nas.search import hypervolume, posterior, run_search
+from nas.search.encoding import ArchitectureEncoder
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import prepare_objectives
 from nas.search.surrogate import ModelError
@@ -80,6 +82,29 @@ def test_choices_that_fail_are_avoided_after_a_while():
     failed = [trial.state == "failed" for trial in result.trials]
     assert any(failed[:30])
     assert np.mean(failed[-40:]) < 0.15
+
+
+@pytest.mark.parametrize("expensive", [additive, macs])
+def test_model_believes_an_estimate_less_than_a_precise_value(expensive):
+    objectives = prepare_objectives({"value": expensive})
+    trials = run_search(MOBILENET, objectives, trials=20, sampler="random").trials
+    true = expensive(trials[12].architecture)
+    spread = np.std([trial.values["value"] for trial in trials])
+    encoder = ArchitectureEncoder([MOBILENET])
+    errors = []
+    for variance in (None, spread**2, 100 * spread**2):
+        variances = {} if variance is None else {"value": variance}
+        lucky = replace(trials[12], values={"value": true - spread}, variances=variances)
+        known = [*trials[:12], lucky, *trials[13:]]
+        observations = posterior.Observations(objectives, known, known)
+        model = posterior.PosteriorModel(
+            observations, encoder, posterior.CheapObjectives(objectives), {}
+        )
+        (mean,), _ = model.processes["value"].predict(encoder.encode([lucky.architecture]))
+        errors.append(abs(mean - true) / spread)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.7
+    assert errors[2] < 0.65 * errors[0]
 
 
 PROBLEMS = {

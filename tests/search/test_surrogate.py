@@ -1,7 +1,9 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.stats import multivariate_normal
 
 from nas.search import surrogate
@@ -11,6 +13,7 @@ from nas.search.surrogate import (
     LINEAR_SHARES,
     NOISE_VARIANCES,
     OP_SHARES,
+    SHARED_DEVIATIONS,
     GaussianProcess,
     Hyperparameters,
     fit_hyperparameters,
@@ -100,6 +103,108 @@ def test_prediction_and_fantasies_match_an_explicit_inverse(hyperparameters):
     means, deviations = model.predict(CANDIDATES)
     assert means == pytest.approx(expected[0], rel=1e-5)
     assert deviations == pytest.approx(expected[1], rel=1e-3)
+
+
+ESTIMATED = np.arange(60) % 3 > 0
+"""Which of the observed architectures have an estimate as value, in `estimates`."""
+
+
+def estimates(hyperparameters, *, shared, level=1.0, seed=2):
+    """Return estimates of the values, their variances, and the covariance of their deviations.
+
+    Two thirds of the values deviate, by the errors of a Brownian motion that is followed up to
+    different times, which estimates share in part, and by their own.
+    """
+    rng = np.random.default_rng(seed)
+    variances = np.where(ESTIMATED, level * VALUES.var() * rng.choice([0.3, 1.0], 60), 0.0)
+    covariance = np.diag((1 - shared) * variances)
+    covariance += shared * np.minimum(variances[:, None], variances[None, :])
+    deviations = np.linalg.cholesky(covariance + 1e-9 * np.eye(60)) @ rng.standard_normal(60)
+    return VALUES + deviations, variances, covariance
+
+
+def covariance_of_estimates(model, values, deviations):
+    """Return `y`, its mean and scale, the variance of the process, and the covariance of `y`."""
+    hyperparameters = model.hyperparameters
+    y, mean, scale = standardised(values, hyperparameters)
+    if hyperparameters.log_transform:
+        deviations = deviations / np.outer(values, values)
+    exact = prior_covariance(model, OBSERVED) + hyperparameters.noise_variance * np.eye(60)
+
+    def covariance(variance):
+        return variance * exact + deviations / scale**2
+
+    def excess(variance):
+        return y @ np.linalg.solve(covariance(variance), y) - len(y)
+
+    variance = brentq(excess, 1e-3, 1e3)
+    return y, mean, scale, variance, covariance(variance)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.7])
+@pytest.mark.parametrize("hyperparameters", ALL_HYPERPARAMETERS[:4], ids=str)
+def test_prediction_from_estimates_matches_an_explicit_inverse(hyperparameters, shared):
+    hyperparameters = replace(hyperparameters, shared_deviation=shared)
+    values, variances, deviations = estimates(hyperparameters, shared=shared)
+    model = GaussianProcess(OBSERVED, values, ENCODER, hyperparameters, variances)
+    y, mean, scale, variance, covariance = covariance_of_estimates(model, values, deviations)
+    prior = variance * prior_covariance(model, OBSERVED, CANDIDATES)
+    cross = prior[60:, :60] @ np.linalg.inv(covariance)
+    left = np.diag(prior)[60:] - np.einsum("ij,ij->i", cross, prior[60:, :60])
+    means, predicted = model.predict(CANDIDATES)
+    assert means == pytest.approx(mean + scale * cross @ y, abs=1e-3 * scale)
+    expected = scale * np.sqrt(left + variance * hyperparameters.noise_variance)
+    assert predicted == pytest.approx(expected, rel=1e-3)
+
+
+def test_logarithms_of_estimates_deviate_in_proportion_to_the_value():
+    hyperparameters = ALL_HYPERPARAMETERS[-1]
+    share = 0.2
+    in_logarithms = GaussianProcess(
+        OBSERVED,
+        np.log(VALUES),
+        ENCODER,
+        replace(hyperparameters, log_transform=False),
+        np.full(60, share**2) * ESTIMATED,
+    )
+    model = GaussianProcess(
+        OBSERVED, VALUES, ENCODER, hyperparameters, (share * VALUES * ESTIMATED) ** 2
+    )
+    mean, deviation = in_logarithms.predict(CANDIDATES)
+    expected = np.exp(mean + deviation**2 / 2)
+    assert model.predict(CANDIDATES)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_less_precise_observation_moves_the_prediction_less():
+    moved = []
+    for variance in (0.0, 0.1, 1.0, 10.0):
+        variances = np.where(np.arange(60) == 7, variance * VALUES.var(), 0.0)
+        means = []
+        for change in (-0.5, 0.5):
+            values = VALUES + np.where(np.arange(60) == 7, change * VALUES.std(), 0.0)
+            model = GaussianProcess(OBSERVED, values, ENCODER, ALL_HYPERPARAMETERS[0], variances)
+            means.append(model.predict(OBSERVED)[0][7])
+        moved.append(means[1] - means[0])
+    assert moved == sorted(moved, reverse=True)
+    assert moved[0] > 0.8 * VALUES.std()
+    assert moved[3] < 0.2 * VALUES.std()
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_what_estimates_have_in_common_is_learned(shared):
+    values, variances, _ = estimates(ALL_HYPERPARAMETERS[0], shared=shared, level=2.0)
+    fitted = fit_hyperparameters(OBSERVED, values, ENCODER, variances)
+    likelihoods = {}
+    for each in SHARED_DEVIATIONS:
+        hyperparameters = replace(fitted, shared_deviation=each)
+        model = GaussianProcess(OBSERVED, values, ENCODER, hyperparameters, variances)
+        deviations = np.diag((1 - each) * variances)
+        deviations += each * np.minimum(variances[:, None], variances[None, :])
+        y, *_, covariance = covariance_of_estimates(model, values, deviations)
+        likelihoods[each] = multivariate_normal.logpdf(y, cov=covariance)
+    assert fitted.shared_deviation == max(likelihoods, key=likelihoods.get) == shared
+    exact = fit_hyperparameters(OBSERVED, VALUES, ENCODER)
+    assert fit_hyperparameters(OBSERVED, VALUES, ENCODER, np.zeros(60)) == exact
 
 
 def log_likelihood(observed, values, hyperparameters):

@@ -29,6 +29,7 @@ from tests.search.trials import completed, proposed_trials
         (ADDED, put(10**400, "user_attrs", "result", "values", "macs"), "result.values.macs is "),
         (ADDED, put({"macs": 1.0}, "user_attrs", "result", "values"), "but the search has"),
         (ADDED, put({"n": "5"}, "user_attrs", "result", "recorded"), "result.recorded.n is "),
+        (ADDED, put({"n": 0.0}, "user_attrs", "result", "variances"), "result.variances.n is "),
         (ADDED, put(-1, "user_attrs", "result", "seconds"), "result.seconds is "),
         (ADDED, put(4, "state"), "WAITING"),
         (ADDED, put(0, "state"), "its state is RUNNING, but it names no process"),

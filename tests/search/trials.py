@@ -51,7 +51,8 @@ def completed(trial, score=0.5):
     """Return a trial with values of all objectives."""
     values = {"macs": float(trial.architecture.macs), "params": 7.0, "score": score}
     recorded = {"images": 250.0}
-    return replace(trial, state="complete", values=values, recorded=recorded, seconds=1.25)
+    known = {"values": values, "recorded": recorded, "variances": {"score": 0.01}}
+    return replace(trial, state="complete", seconds=1.25, **known)
 
 
 def trials_of_every_state(seed=0):

@@ -18,6 +18,7 @@ from nas.supernet.evaluation import (
     largest_plausible_accuracy,
     predict,
     round_ends,
+    sampling_variance,
 )
 from nas.torch_network import Network, to_torch
 from tests.supernet.scrambled_supernet import TINY, scrambled, space_on
@@ -151,3 +152,14 @@ def test_largest_plausible_accuracy_is_seldom_exceeded(images, accuracy):
     assert (bounds < accuracy).mean() < 0.004  # 0.0013 if the counts were normally distributed
     assert (bounds < accuracy + 6.5 * (accuracy * (1 - accuracy) / images) ** 0.5).mean() > 0.9
     assert (bounds <= 1).all()
+
+
+@pytest.mark.parametrize(("images", "accuracy"), [(250, 0.1), (1000, 0.7), (250, 0.95), (10, 0.5)])
+def test_sampling_variance_is_that_of_samples_without_replacement(images, accuracy):
+    total = 2000
+    correct = round(accuracy * total)
+    samples = np.random.default_rng(0).hypergeometric(correct, total - correct, images, 20000)
+    variances = [sampling_variance(int(each), images, total) for each in samples]
+    assert np.mean(variances) == pytest.approx((samples / images).var(), rel=0.1)
+    for each in (0, images):
+        assert 0 < sampling_variance(each, images, total) < 1 / images**2
