@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas.search.covariance import Hyperparameters
 from nas.search.encoding import ArchitectureEncoder
 from nas.search.evolution import generate_offspring, mutate_if_possible, repair
 from nas.search.feasibility import Constraints
@@ -22,7 +23,7 @@ from nas.search.posterior import (
     SuccessModel,
     non_dominated_layers,
 )
-from nas.search.surrogate import Hyperparameters, ModelError, fit_hyperparameters
+from nas.search.surrogate import ModelError, fit_hyperparameters
 from nas.search.trial import Trial
 from nas.space import Architecture, SearchSpace
 

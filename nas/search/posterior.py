@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.search.acquisition import expected_hypervolume_improvement
+from nas.search.covariance import Hyperparameters
 from nas.search.encoding import ArchitectureEncoder, EncodedArchitectures
 from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import Array, hypervolume, non_dominated
@@ -19,7 +20,6 @@ from nas.search.surrogate import (
     MAX_MAGNITUDE,
     MIN_SPREAD,
     GaussianProcess,
-    Hyperparameters,
     winsorised,
 )
 from nas.search.trial import Trial

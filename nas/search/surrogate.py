@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 
+from nas.search.covariance import (
+    FeatureMap,
+    Features,
+    Hyperparameters,
+    bit_distances,
+    kernel,
+    mixture,
+    relative_deviations,
+)
 from nas.search.encoding import ArchitectureEncoder, EncodedArchitectures
 from nas.search.pareto import Array
 
@@ -18,36 +26,6 @@ MAX_FITTING_OBSERVATIONS = 150
 
 The time of a marginal likelihood grows with their cube, and dozens of likelihoods are compared.
 """
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The hyperparameters of a Gaussian process over architectures.
-
-    With `linear` a linear kernel over choices and sizes, `ops` a linear kernel over counts of ops
-    and `d` the distance of two architectures as a share of the mean distance, the kernel is
-
-        op_share * ops
-        + (1 - op_share) * (linear_share * linear + (1 - linear_share) * exp(-d / lengthscale))
-
-    Attributes:
-        linear_share: share of the linear kernel over choices and sizes in the variance that
-            `op_share` leaves.
-        lengthscale: of the exponential kernel, as a share of the mean distance.
-        noise_variance: variance of the observation noise, as a share of the kernel's variance.
-            The deviations of estimates come on top of it, see `GaussianProcess`.
-        op_share: share of the variance that is a sum over the network's ops.
-        log_transform: whether the process models the logarithms of the values.
-        shared_deviation: share of the deviation of an estimate that more precise estimates are
-            taken to have in common with it.
-    """
-
-    linear_share: float
-    lengthscale: float
-    noise_variance: float
-    op_share: float = 0.0
-    log_transform: bool = False
-    shared_deviation: float = 0.0
 
 
 INITIAL_HYPERPARAMETERS = Hyperparameters(linear_share=0.5, lengthscale=0.3, noise_variance=1e-2)
@@ -79,15 +57,6 @@ INNER_QUANTILES = (0.25, 0.1, 0.05)
 The first width that is not zero counts, since more than half of the values can be equal.
 """
 
-_MAX_VARIANCE_ITERATIONS = 10
-"""Iterations by which the variance of a process beside deviations of known variance is found."""
-
-MIN_PROCESS_VARIANCE = 1e-3
-"""Least variance of a process, of the standardised values, that deviations leave to it.
-
-Where the deviations explain all differences, the values still may differ by a thirtieth of them.
-"""
-
 _JITTER = 1e-8
 """Added to the diagonal of a covariance matrix, so that it has a Cholesky factor."""
 
@@ -110,7 +79,7 @@ class GaussianProcess:
 
     An estimate deviates from the value that is modelled, with a variance that is known. Estimates
     by the first images of the same sample share a part of their deviation, see
-    `_relative_deviations`. Predictions are of values without such a deviation.
+    `nas.search.covariance.relative_deviations`. Predictions are of values without a deviation.
 
     Args:
         observed: `n` architectures.
@@ -135,14 +104,14 @@ class GaussianProcess:
             variances = _standardised_variances(
                 variances, values, self._scale, hyperparameters.log_transform
             )
-        self._feature_map = _FeatureMap(observed, y, encoder)
+        self._feature_map = FeatureMap(observed, y, encoder)
         self.hyperparameters = hyperparameters
         self._features = self._feature_map(observed)
-        covariance = _kernel(self._features, self._features, hyperparameters)
+        covariance = kernel(self._features, self._features, hyperparameters)
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
         try:
             if variances is not None and variances.any():
-                covariance += _relative_deviations(covariance, y, variances, hyperparameters)
+                covariance += relative_deviations(covariance, y, variances, hyperparameters)
             if not np.isfinite(covariance).all():
                 raise ModelError("the covariance of the observations is not finite")
             self._cholesky = cho_factor(covariance, lower=True, overwrite_a=True)
@@ -164,7 +133,7 @@ class GaussianProcess:
     def posterior(self, candidates: EncodedArchitectures) -> Posterior:
         """Return the joint posterior of `m` architectures."""
         features = self._feature_map(candidates)
-        cross = _kernel(self._features, features, self.hyperparameters)
+        cross = kernel(self._features, features, self.hyperparameters)
         mean = cross.T @ self._weights
         whitened = solve_triangular(self._cholesky[0], cross, lower=True, check_finite=False)
         return Posterior(self, features, whitened, mean)
@@ -200,7 +169,7 @@ class Posterior:
     """
 
     def __init__(
-        self, model: GaussianProcess, features: _Features, whitened: Array, mean: Array
+        self, model: GaussianProcess, features: Features, whitened: Array, mean: Array
     ) -> None:
         self._model, self._features, self._whitened = model, features, whitened
         self._mean = mean
@@ -220,7 +189,7 @@ class Posterior:
         believer of Ginsbourger et al. 2010).
         """
         hyperparameters = self._model.hyperparameters
-        covariance = _kernel(self._features.row(index), self._features, hyperparameters)[0]
+        covariance = kernel(self._features.row(index), self._features, hyperparameters)[0]
         covariance = covariance - self._whitened[:, index] @ self._whitened
         variance = max(self._variance[index], 1e-10) + hyperparameters.noise_variance
         self._whitened = np.vstack([self._whitened, covariance / np.sqrt(variance)])
@@ -297,10 +266,10 @@ class _LogLikelihood:
     ) -> None:
         self._y, mean, scale = _standardised(values, log_transform)
         self._variances = _standardised_variances(variances, values, scale, log_transform)
-        features = _FeatureMap(observed, self._y, encoder)(observed)
+        features = FeatureMap(observed, self._y, encoder)(observed)
         self._linear = features.linear @ features.linear.T
         self._ops = features.ops @ features.ops.T
-        distances = _distances(features, features)
+        distances = bit_distances(features, features)
         self._exponential = {length: np.exp(-distances / length) for length in LENGTHSCALES}
         # The transform's Jacobian makes likelihoods with and without logarithms comparable.
         log_values = float((mean + scale * self._y).sum()) if log_transform else 0.0
@@ -308,11 +277,11 @@ class _LogLikelihood:
 
     def __call__(self, hyperparameters: Hyperparameters) -> float:
         exponential = self._exponential[hyperparameters.lengthscale]
-        covariance = _mixture(self._linear, exponential, self._ops, hyperparameters)
+        covariance = mixture(self._linear, exponential, self._ops, hyperparameters)
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
         try:
             if self._variances.any():
-                covariance += _relative_deviations(
+                covariance += relative_deviations(
                     covariance, self._y, self._variances, hyperparameters
                 )
             cholesky = np.linalg.cholesky(covariance)
@@ -362,159 +331,3 @@ def _standardised_variances(
     """Return the variances of deviations of values, in the units of the standardised values."""
     standardised: Array = variances / (scale * values if log_transform else scale) ** 2
     return standardised
-
-
-def _relative_deviations(
-    covariance: Array, y: Array, variances: Array, hyperparameters: Hyperparameters
-) -> Array:
-    """Return the covariance of the deviations of estimates, in units of the process's variance.
-
-    Scores on `n` of `N` images deviate from those on all by a variance that is proportional to
-    `1 / n - 1 / N`. If every score is on the first images of the same sample, the deviations of two
-    scores of one network have the smaller of their variances as covariance; different networks
-    are right about some of the same images, and have a share of it.
-
-    The variance of the process is the one with which `n` is the expected value of
-    `y.T @ inverse(covariance of y) @ y`. Where nothing deviates, that is the variance that
-    maximises the marginal likelihood.
-
-    Args:
-        covariance: `n x n`, of the observations without deviations, as a multiple of the process's.
-        y: `n`, the standardised values.
-        variances: `n`, of the deviations of `y`.
-        hyperparameters: with the share that is common.
-
-    Raises LinAlgError if the covariance of the observations has no Cholesky factor.
-    """
-    deviations = hyperparameters.shared_deviation * np.minimum.outer(variances, variances)
-    deviations[np.diag_indices_from(deviations)] = variances
-    variance = 1.0
-    for _ in range(_MAX_VARIANCE_ITERATIONS):
-        cholesky = np.linalg.cholesky(covariance + deviations / variance)
-        whitened = solve_triangular(cholesky, y, lower=True, check_finite=False)
-        previous, variance = variance, max(MIN_PROCESS_VARIANCE, whitened @ whitened / len(y))
-        if abs(variance - previous) < 1e-3 * previous:
-            break
-    relative: Array = deviations / variance
-    return relative
-
-
-class _Features(NamedTuple):
-    """The features of `n` architectures, from which kernels are computed.
-
-    Attributes:
-        linear: `n x (d + 3)`, centred bits and sizes.
-        weighted_bits: `n x d`, bits times the roots of their weights in the distance.
-        squared_norms: `n`, of the rows of `weighted_bits`.
-        ops: `n x NUM_OP_BUCKETS`, centred counts.
-    """
-
-    linear: Array
-    weighted_bits: Array
-    squared_norms: Array
-    ops: Array
-
-    def row(self, index: int) -> _Features:
-        return _Features(*(each[index : index + 1] for each in self))
-
-    def prior_variances(self, hyperparameters: Hyperparameters) -> Array:
-        """Return the diagonal of the kernel matrix, without noise, `n`."""
-        linear, ops = (self.linear**2).sum(axis=1), (self.ops**2).sum(axis=1)
-        return _mixture(linear, np.ones_like(linear), ops, hyperparameters)
-
-
-class _FeatureMap:
-    """Maps encoded architectures to features, scaled by the observed architectures.
-
-    Args:
-        observed: `n` architectures.
-        y: `n`, their standardised values.
-        encoder: the encoder of `observed`.
-    """
-
-    def __init__(
-        self, observed: EncodedArchitectures, y: Array, encoder: ArchitectureEncoder
-    ) -> None:
-        self._bits_mean = observed.bits.mean(axis=0)
-        self._sizes_mean = observed.log_sizes.mean(axis=0)
-        self._sizes_scale = np.maximum(observed.log_sizes.std(axis=0), 1e-6)
-        self._linear_norm = _root_mean_squared_norm(self._centred(observed))
-        self._ops_mean = observed.op_counts.mean(axis=0)
-        self._ops_norm = _root_mean_squared_norm(observed.op_counts - self._ops_mean)
-        importance = _importance(observed.bits - self._bits_mean, y, encoder.choice_of_bit)
-        self._bit_weights = encoder.bit_weights * importance
-        self._bit_weights = self._bit_weights / max(1e-9, self._mean_distance(observed))
-
-    def _centred(self, encoded: EncodedArchitectures) -> Array:
-        sizes = (encoded.log_sizes - self._sizes_mean) / self._sizes_scale
-        return np.hstack([encoded.bits - self._bits_mean, sizes])
-
-    def _mean_distance(self, observed: EncodedArchitectures) -> float:
-        """Return the mean distance of two observed architectures, the unit of lengthscales."""
-        frequency = observed.bits.mean(axis=0)
-        return float((self._bit_weights * 2 * frequency * (1 - frequency)).sum())
-
-    def __call__(self, encoded: EncodedArchitectures) -> _Features:
-        weighted_bits = encoded.bits * np.sqrt(self._bit_weights)
-        return _Features(
-            self._centred(encoded) / self._linear_norm,
-            weighted_bits,
-            (weighted_bits**2).sum(axis=1),
-            (encoded.op_counts - self._ops_mean) / self._ops_norm,
-        )
-
-
-def _root_mean_squared_norm(rows: Array) -> float:
-    """Return the divisor that gives a linear kernel the mean variance 1."""
-    return float(np.sqrt(max(1e-9, float((rows**2).sum(axis=1).mean()))))
-
-
-def _importance(centred_bits: Array, y: Array, choice_of_bit: Array) -> Array:
-    """Return the importance of the choice that each bit belongs to, `d`, at least 0.2.
-
-    The importance of a choice is the standard deviation of the summed effects of its bits in a
-    ridge regression on all bits, relative to the mean over the choices.
-
-    Args:
-        centred_bits: `n x d`.
-        y: `n`, the standardised values.
-        choice_of_bit: `d`, see `ArchitectureEncoder`.
-    """
-    count = len(y)
-    gram = centred_bits.T @ centred_bits + 0.1 * count * 0.25 * np.eye(centred_bits.shape[1])
-    effects = np.linalg.solve(gram, centred_bits.T @ y)
-    deviations = np.array(
-        [
-            (centred_bits[:, choice_of_bit == choice] @ effects[choice_of_bit == choice]).std()
-            for choice in range(choice_of_bit.max() + 1)
-        ]
-    )
-    relative = deviations / max(1e-9, float(deviations.mean()))
-    importance: Array = (0.2 + relative)[choice_of_bit]
-    return importance
-
-
-def _distances(a: _Features, b: _Features) -> Array:
-    """Return the weighted number of different bits, `n_a x n_b`."""
-    distances: Array = (
-        a.squared_norms[:, None]
-        + b.squared_norms[None, :]
-        - 2 * a.weighted_bits @ b.weighted_bits.T
-    )
-    return np.maximum(distances, 0.0)
-
-
-def _kernel(a: _Features, b: _Features, hyperparameters: Hyperparameters) -> Array:
-    """Return the prior covariance without noise, `n_a x n_b`; see `Hyperparameters`."""
-    exponential = np.exp(_distances(a, b) / -hyperparameters.lengthscale)
-    ops = a.ops @ b.ops.T if hyperparameters.op_share else 0.0
-    return _mixture(a.linear @ b.linear.T, exponential, ops, hyperparameters)
-
-
-def _mixture(
-    linear: Array, exponential: Array, ops: Array | float, hyperparameters: Hyperparameters
-) -> Array:
-    """Return the sum of the kernels by their shares; see `Hyperparameters`."""
-    share, op_share = hyperparameters.linear_share, hyperparameters.op_share
-    mixed: Array = (1 - op_share) * (share * linear + (1 - share) * exponential) + op_share * ops
-    return mixed

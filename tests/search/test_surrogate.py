@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import multivariate_normal
 
-from nas.search import surrogate
+from nas.search.covariance import Hyperparameters, kernel
 from nas.search.encoding import ArchitectureEncoder
 from nas.search.surrogate import (
     LENGTHSCALES,
@@ -15,7 +15,6 @@ from nas.search.surrogate import (
     OP_SHARES,
     SHARED_DEVIATIONS,
     GaussianProcess,
-    Hyperparameters,
     fit_hyperparameters,
 )
 from nas.space import load_space
@@ -50,7 +49,7 @@ VALUES = np.abs(VALUES + np.random.default_rng(1).normal(0, 0.3, 60))
 def prior_covariance(model, *groups):
     """Return the prior covariance of several groups of architectures together, without noise."""
     features = [model._feature_map(each) for each in groups]
-    blocks = [[surrogate._kernel(a, b, model.hyperparameters) for b in features] for a in features]
+    blocks = [[kernel(a, b, model.hyperparameters) for b in features] for a in features]
     return np.block(blocks)
 
 
