@@ -25,6 +25,7 @@ from nas.latency.timing import Timing
 from nas.opened_run import open_run
 from nas.run import candidates
 from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.supernet import evaluation
 from tests.job.runs import (
     OUT,
     all_networks,
@@ -184,6 +185,39 @@ def test_figure_that_a_kernel_lacks_is_an_error_that_names_it(
 
 def front_of_report() -> set[str]:
     return {member.digest for member in open_run(OUT).members}
+
+
+def test_scores_of_few_images_are_estimates_and_the_images_are_no_objective(
+    folder_with_supernets, job, monkeypatch
+):
+    # The search has too few images for rounds, and too few networks that are hopeless for sure.
+    monkeypatch.setattr(evaluation, "MIN_ROUND_IMAGES", 10)
+    monkeypatch.setattr(evaluation, "ROUND_DEVIATIONS", 0.5)
+    result = jobs.search_job(with_options(job, search={"trials": 16}), OUT)
+    assert load_study(OUT).metric_names == ["predicted_us", "corrected_error"]
+    record = open_run(OUT).record
+    correction, images = record.correction, record.score_images
+    rows = read_completed_trials(OUT).set_index("digest")
+    in_part = [trial for trial in result.trials if rows["score_images"][trial.digest] < images]
+    assert 0 < len(in_part) < len(result.trials) == 16
+    assert not {trial.digest for trial in in_part} & {trial.digest for trial in result.front}
+    for trial in result.trials:
+        assert set(trial.values) == {"predicted_us", "corrected_error"}
+        assert set(trial.recorded) == {"validation_error", "score_images"}
+        assert bool(trial.variances) == (trial in in_part)
+        right = 1 - trial.recorded["validation_error"]
+        assert rows["validation_accuracy"][trial.digest] == pytest.approx(right, abs=1e-6)
+    compared = 0
+    for trial in in_part:
+        right, used = 1 - trial.recorded["validation_error"], trial.recorded["score_images"]
+        if 0.04 < right < 0.96:  # Beyond, the slope changes too much within a deviation.
+            compared += 1
+            corrected = 1 - trial.values["corrected_error"]
+            # The slope of the correction, which is linear in logits.
+            slope = correction.scale * corrected * (1 - corrected) / (right * (1 - right))
+            expected = slope * (right * (1 - right) * (1 / used - 1 / images)) ** 0.5
+            assert trial.variances["corrected_error"] ** 0.5 == pytest.approx(expected, rel=0.25)
+    assert compared
 
 
 def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
