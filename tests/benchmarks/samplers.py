@@ -311,7 +311,7 @@ def main() -> None:
 
 
 def update_table(rows: pd.DataFrame, file: Path) -> None:
-    """Write rows to a table and draw its figure. Rows of other searches stay in the table."""
+    """Write rows to a table, and draw those of exact scores. Rows of other searches stay in it."""
     if file.exists():
         previous = pd.read_csv(file)
         new = rows.set_index(COLUMNS_OF_A_SEARCH).index
@@ -319,7 +319,7 @@ def update_table(rows: pd.DataFrame, file: Path) -> None:
         rows = pd.concat([previous[~is_replaced], rows])
     rows = rows.sort_values([*COLUMNS_OF_A_SEARCH, "evaluations"])
     files.replace(file, rows.to_csv(index=False))
-    draw_figure(rows, file.with_suffix(".png"))
+    draw_figure(rows[rows["scores"] == "exact"], file.with_suffix(".png"))
 
 
 def draw_figure(rows: pd.DataFrame, path: Path) -> None:
@@ -329,12 +329,11 @@ def draw_figure(rows: pd.DataFrame, path: Path) -> None:
     problems = rows["space"].unique()
     figure, panels = plt.subplots(1, len(problems), figsize=(4 * len(problems), 3.6), squeeze=False)
     for axes, problem in zip(panels[0], problems, strict=True):
-        of_problem = rows[rows["space"] == problem].groupby(COLUMNS_OF_A_SEARCH[1:])
-        for (sampler, latency, scores), own in of_problem:
+        of_problem = rows[rows["space"] == problem].groupby(["sampler", "latency"])
+        for (sampler, latency), own in of_problem:
             # The axis is logarithmic, so a regret of zero is drawn at its lower end.
             shown = own[["regret_percent", "low", "high"]].clip(lower=0.01)
             label = f"{sampler}, latency known" if latency == "cheap" else sampler
-            label += ", in rounds" if scores == "rounds" else ""
             axes.fill_between(own["evaluations"], shown["low"], shown["high"], alpha=0.15, lw=0)
             axes.plot(own["evaluations"], shown["regret_percent"], "o-", markersize=3, label=label)
         axes.set(title=problem, xlabel="trials", xscale="log", yscale="log", ylim=(0.008, 60))
