@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.data import image_cache
-from nas.data.dataset import ImageDataset, Images, Inventory, count_text, joined
+from nas.data.dataset import PART_NAMES, ImageDataset, Images, Inventory, count_text, joined
 from nas.data.decoding import decode
 from nas.data.duplicates import joining_pairs
 from nas.data.image_cache import ImageRecord, Pixels, iter_chunks, select, view_of, with_channels
@@ -97,7 +97,14 @@ def with_further(
     judged = set[bytes]()
     for images in (data.search, data.holdout, data.test):
         judged.update(_digests(images.pixels, data.channels))
-    train, parts = [data.train], inventory.parts.copy()
+    # Further images may join groups, so all parts get the new numbers.
+    own = {
+        name: replace(
+            getattr(data, name), groups=numbers.numbers[:count][inventory.parts[:count] == name]
+        )
+        for name in PART_NAMES
+    }
+    train, parts = [own["train"]], inventory.parts.copy()
     for each in further:
         end = count + len(each.labels)
         digests = _digests(each.pixels, data.channels)
@@ -105,10 +112,12 @@ def with_further(
         is_left_out = is_equal | is_grouped[count:end]
         _warn_about_left_out(each.name, is_equal, is_left_out)
         chosen = np.flatnonzero(~is_left_out)
-        train.append(Images(select(each.pixels, chosen), each.labels[chosen]))
+        groups = numbers.numbers[count:end][chosen]
+        train.append(Images(select(each.pixels, chosen), each.labels[chosen], groups))
         parts[count:end][is_left_out] = "left out"
         count = end
-    return replace(data, train=joined(train), inventory=replace(inventory, parts=parts))
+    own["train"] = joined(train)
+    return replace(data, **own, inventory=replace(inventory, parts=parts))
 
 
 def _extended(inventory: Inventory, further: Sequence[FurtherImages]) -> Inventory:

@@ -128,6 +128,23 @@ def test_groups_with_images_that_judge_are_left_out(patients, tmp_path):
     assert set(patients_of(data, "left out")) == set(judging)
 
 
+@pytest.mark.parametrize("on_duplicate", ["warn", "group"])
+def test_further_images_are_in_the_groups_of_others(patients, tmp_path, on_duplicate):
+    options = {"image_size": SIDE, "group": PATIENT, "on_duplicate": on_duplicate}
+    learned = sorted(set(patients_of(load_dataset(patients, **options), "train")))
+    extra = add_further(tmp_path, [*learned, "c99"], np.random.default_rng(1))
+    data = load_dataset(patients, extra=[extra], **options)
+    owners = patients_of(data, "train")
+    for count in (2, 3):
+        folds = data.train.folds(count, np.random.default_rng(0)).tolist()
+        by_patient = {(owner, fold) for owner, fold in zip(owners, folds, strict=True)}
+        assert len(by_patient) == len(set(owners)) == len(learned) + 1
+    for part in ("search", "holdout", "test"):
+        of_part = list(zip(patients_of(data, part), getattr(data, part).groups, strict=True))
+        assert len(set(of_part)) == len({owner for owner, _ in of_part})
+        assert not {number for _, number in of_part} & set(data.train.groups)
+
+
 @pytest.mark.parametrize("on_duplicate", ["warn", "group", "fail"])
 def test_near_duplicates_of_images_that_judge(patients, tmp_path, on_duplicate):
     """A brighter photo of the test part is warned of, left out with its group, or refused."""
