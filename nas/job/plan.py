@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -168,9 +168,9 @@ class _Planner:
         settings, data, spaces, runtimes: see `make_plan`; `spaces` are those that are searched.
         seconds: expected duration by stage, of those that are planned.
         kernels, uncertain: see `JobPlan`.
-        table: the latency table of the last runtime, as far as it is there; None without any.
-        slowest_us: latency of the slowest of the kernels that were timed because a table lacks
-            them; 0 if none does.
+        tables: the latency table of each dtype, as far as it is there; None without any.
+        slowest_us: latency of the slowest of the kernels that were timed because the table of a
+            dtype lacks them; of these dtypes.
     """
 
     settings: JobSettings
@@ -180,8 +180,13 @@ class _Planner:
     seconds: dict[str, float]
     kernels: int = 0
     uncertain: int = 0
-    slowest_us: float = 0.0
-    table: LatencyTable | None = None
+    tables: dict[str, LatencyTable | None] = field(default_factory=dict)
+    slowest_us: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def _runtimes(self) -> dict[str, Runtime]:
+        """The runtimes by dtype; without any, the job times nothing."""
+        return dict(zip(self.settings.device.dtypes, self.runtimes, strict=False))
 
     @property
     def has_kit(self) -> bool:
@@ -198,8 +203,8 @@ class _Planner:
         settings, batch, table_s, check_s = self.settings, self.settings.device.batch, 0.0, 0.0
         share_s = planning.share_s(settings, planning.TABLE, self.spent_s)
         most_s = planning.KERNELS_SHARE * share_s / max(1, len(self.runtimes))
-        for runtime in self.runtimes:
-            self.table = table = LatencyTable.find(settings.device.tables, runtime)
+        for dtype, runtime in self._runtimes.items():
+            self.tables[dtype] = table = LatencyTable.find(settings.device.tables, runtime)
             missing = _missing_kernels(table, needed_kernels(self.spaces.values(), runtime, batch))
             self.kernels += len(missing)
             if self.has_kit:
@@ -219,13 +224,12 @@ class _Planner:
                 untimed = min(1.0, (own_s - most_s) / (own_s - first_s))
                 self.uncertain += round(len(missing) * untimed)
                 own_s = max(most_s, first_s)
-            self.slowest_us = max(self.slowest_us, estimate.slowest_us)
+            self.slowest_us[dtype] = estimate.slowest_us
             table_s += own_s
         prepare_s = self.seconds[planning.PREPARE]
         if table_s and prepare_s + table_s > (1 - planning.MIN_REST) * settings.budget_s:
-            raise too_short_error(
-                settings, self.spaces, self.table, self.runtimes[-1], prepare_s, table_s
-            )
+            tables = list(zip(self.runtimes, self.tables.values(), strict=True))
+            raise too_short_error(settings, self.spaces, tables, prepare_s, table_s)
         self.seconds[planning.TABLE] = table_s + check_s
 
     def plan_training(self, epoch_s: Mapping[str, float]) -> dict[str, float]:
@@ -306,7 +310,8 @@ class _Planner:
     def check_limits(self) -> list[str]:
         """Return what `nas.search.feasibility.idle_limits` says before the table is complete.
 
-        No network is assumed to be slower than if each of its kernels took `slowest_us`.
+        No network is assumed to be slower than if each of its kernels took `slowest_us`. Without
+        runtimes, nothing is known of the latencies.
 
         Raises:
             InfeasibleError: the job would end at once, because no architecture meets the limits.
@@ -323,7 +328,7 @@ class _Planner:
             if figure.name in COUNTS and limit is not None
         ]
         # Nothing is known of the latencies on a device that has not timed its kernels.
-        if latency.limit is not None and not (self.has_kit and self.kernels):
+        if latency.limit is not None and self.tables and not (self.has_kit and self.kernels):
             limit_us = 1000 * latency.limit
             objectives.append(
                 Objective.of_each(
@@ -335,11 +340,14 @@ class _Planner:
         return idle_limits(spaces, objectives, self.settings.seed)
 
     def _predict(self, architecture: Architecture) -> Score:
-        batch = self.settings.device.batch
-        if self.table is None or self.slowest_us:
-            return self.slowest_us * len(self.runtimes[-1].kernels(architecture.graph, batch))
+        device = self.settings.device
+        dtype = device.dtype_of(architecture.graph)
+        table, slowest_us = self.tables[dtype], self.slowest_us.get(dtype)
+        if table is None or slowest_us is not None:
+            kernels = self._runtimes[dtype].kernels(architecture.graph, device.batch)
+            return (slowest_us or 0.0) * len(kernels)
         try:
-            return self.table.predict(architecture, batch).latency_us
+            return table.predict(architecture, device.batch).latency_us
         except KernelError as error:
             return Infeasible(error.message)
 
@@ -347,29 +355,31 @@ class _Planner:
 def too_short_error(
     settings: JobSettings,
     spaces: Mapping[str, SearchSpace],
-    table: LatencyTable | None,
-    runtime: Runtime,
+    tables: Sequence[tuple[Runtime, LatencyTable | None]],
     prepare_s: float,
     table_s: float,
 ) -> BudgetError:
-    """Return the error for a budget of which the latency table leaves too little.
+    """Return the error for a budget of which the latency tables leave too little.
 
     Args:
         settings: the settings of the job.
         spaces: its spaces by name.
-        table: its latency table; None if there is none yet.
-        runtime: its runtime.
-        prepare_s: seconds before the table.
-        table_s: seconds that the table takes.
+        tables: its runtimes with their latency tables; None for one that is not there yet.
+        prepare_s: seconds before the tables.
+        table_s: seconds that the tables take.
     """
     batch = settings.device.batch
     missing = {
-        name: set(_missing_kernels(table, needed_kernels([space], runtime, batch)))
+        name: {
+            (number, kernel)
+            for number, (runtime, table) in enumerate(tables)
+            for kernel in _missing_kernels(table, needed_kernels([space], runtime, batch))
+        }
         for name, space in spaces.items()
     }
     available_s = (1 - planning.MIN_REST) * settings.budget_s - prepare_s
     kernel_s = table_s / max(1, len(set().union(*missing.values())))
-    fitting: dict[str, set[Kernel]] = {}
+    fitting: dict[str, set[tuple[int, Kernel]]] = {}
     for name in sorted(missing, key=lambda each: len(missing[each])):
         if kernel_s * len(missing[name].union(*fitting.values())) <= available_s:
             fitting[name] = missing[name]

@@ -369,7 +369,8 @@ def _time_kernels(run: JobRun, dtype: str, missing: Sequence[Kernel], limit_s: f
         table_s = (time.monotonic() - start) * len(missing) / len(timed)
         if MIN_TIMED_KERNELS <= len(timed) <= len(missing) and table_s > longest_s:
             table_s *= len(run.tables)
-            raise too_short_error(run.settings, run.spaces, None, runtime, prepare_s, table_s)
+            tables = [(runtime, None)]
+            raise too_short_error(run.settings, run.spaces, tables, prepare_s, table_s)
 
     run.progress.begin("latency table", "kernel")
     with timers_for(runtime) as timers:

@@ -558,8 +558,7 @@ class Run:
 
     def dtype_of(self, architecture: Architecture) -> str:
         """Return the type of weights and activations of a candidate of the run."""
-        dtypes = self.settings.device.dtypes
-        return architecture.graph.dtype if len(dtypes) > 1 else dtypes[0]
+        return self.settings.device.dtype_of(architecture.graph)
 
     def training_settings(
         self, epochs: float | None = None, seconds: float | None = None

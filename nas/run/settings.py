@@ -27,7 +27,7 @@ from pydantic import (
 from nas.errors import shortened_text
 from nas.figures import COUNTS, SEARCH_LIMITS
 from nas.files.documents import Document
-from nas.graph import DEFAULT_DTYPE
+from nas.graph import DEFAULT_DTYPE, Graph
 from nas.run.keys import (
     MAX_MINUTES,
     MAX_SEED,
@@ -203,6 +203,10 @@ class DeviceSettings(_Table):
     def dtypes(self) -> tuple[str, ...]:
         """The type of weights and activations, or `BOTH_DTYPES` if networks differ in it."""
         return (self.dtype,) if isinstance(self.dtype, str) else self.dtype
+
+    def dtype_of(self, graph: Graph) -> str:
+        """Return the type of weights and activations in which a network runs."""
+        return graph.dtype if len(self.dtypes) > 1 else self.dtypes[0]
 
     def runtime_options(self, dtype: str | None = None) -> dict[str, Any]:
         """Return the arguments of `open_runtime` beside the name; by default of the first dtype."""

@@ -108,14 +108,14 @@ def plan(monkeypatch, tmp_path, digits):
     monkeypatch.setattr(plans, "measure_losses_s", lambda *_: 7.0)
     monkeypatch.setattr(planning, "measure_score", lambda *_: (0.5, 0.001))
 
-    def make(*arguments, build_s=30.0, epoch_s=2.0, **settings):
+    def make(*arguments, build_s=30.0, epoch_s=2.0, has_device=True, runtime=None, **settings):
         monkeypatch.setattr(plans, "_epoch_s", lambda *_, **__: epoch_s)
         estimate = BuildEstimate(8, build_s, first_seconds=10.0, slowest_us=2.0)
         monkeypatch.setattr(plans, "estimate_build_with", lambda *_: estimate)
         job = make_settings(*arguments, **settings)
         spaces = open_spaces(job)
         spaces = JobSpaces(spaces, spaces, {})
-        runtimes = [FakeRuntime() for _ in job.device.dtypes]
+        runtimes = [(runtime or FakeRuntime)() for _ in job.device.dtypes] if has_device else []
         return plans.make_plan(job, digits, spaces, runtimes, SilentProgress(), 10.0)
 
     return make
@@ -267,6 +267,35 @@ def test_a_limit_that_excludes_nothing_is_said(plan):
 def test_limits_that_nothing_meets_end_a_plan_as_they_end_the_job(plan):
     with pytest.raises(InfeasibleError, match="Nothing meets the limit params 10"):
         plan("1h", search={"max_params": 10})
+
+
+def test_plan_without_a_device_knows_no_latencies(plan):
+    """A job that trains its supernets elsewhere plans for its image size."""
+    search = {"max_latency_ms": 0.001, "max_params": 10}
+    with pytest.raises(InfeasibleError, match="params"):
+        plan(has_device=False, search=search)
+    trained = plan(has_device=False, search={"max_latency_ms": 0.001})
+    assert trained.kernels == trained.seconds[TABLE] == 0
+    assert trained.trials > 0
+    assert trained.idle_limits == []
+
+
+def test_latencies_in_each_dtype_are_those_of_its_own_runtime(plan):
+    """Nothing says that a limit excludes nothing if it excludes networks in the first dtype."""
+
+    class WithFewKernels(FakeRuntime):
+        made = 0
+
+        def __post_init__(self):
+            type(self).made += 1
+            self.has_few = self.made > 1
+
+        def kernels(self, graph, batch=1):
+            kernels = super().kernels(graph, batch)
+            return kernels[:1] if self.has_few else kernels
+
+    both = {"dtype": ["float32", "int8"], "search": {"max_latency_ms": 0.02}}
+    assert plan("1h", runtime=WithFewKernels, **both).idle_limits == []
 
 
 def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
