@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.data import ImageDataset, Images, Part
+from nas.data import ImageDataset, Images
 from nas.deploy.model import TrainedModel, normalised
 from nas.errors import RequestError
 from nas.machine.torch_device import map_batches
@@ -30,7 +30,7 @@ CALIBRATION_IMAGES = 256
 """Training images that the ranges of activations are measured on; all if there are fewer."""
 
 VALIDATION_IMAGES = 5000
-"""Most validation images that compare int8 with float32. If 2% of the images change their class,
+"""Most images of the search that compare int8 with float32. If 2% of the images change their class,
 the standard error of the loss is 0.2 points, and more images cost minutes for each method."""
 
 _BATCH_SIZE = 64
@@ -58,21 +58,19 @@ def quantise_within(
     *,
     max_drop: float = MAX_DROP,
     weight_bits: WeightBits | None = None,
-    parts: Sequence[Part] = ("search", "holdout"),
     progress: Callable[[str], None] | None = None,
 ) -> Quantisation:
     """Return an int8 version of a model, if possible one that loses little accuracy.
 
     The ranges of activations are first the whole ranges that training images have, and if the loss
-    on validation images is above the limit, those with the least squared error. Test images are not
-    read.
+    on the validation images of the search is above the limit, those with the least squared error.
+    The hold-out and the test images judge what is chosen here, so they are not read.
 
     Args:
         model: the trained model.
         data: the images that it was trained on.
         max_drop: largest loss of accuracy, as a fraction.
         weight_bits: bits of a weight; `native_weight_bits` by default.
-        parts: parts of the data whose images are the validation images.
         progress: receives the name of the current method.
 
     Raises:
@@ -84,7 +82,7 @@ def quantise_within(
             remedy="Give a fraction from 0 to 1, such as 0.005 for half a point.",
         )
     bits = weight_bits or native_weight_bits()
-    validation = _validation_images([data.part(each) for each in parts])
+    validation = _batches(data.search, stratified_sample(data.search, VALIDATION_IMAGES))
     labels = np.concatenate([images.labels for images in validation])
 
     def classes(
@@ -160,15 +158,6 @@ def _logits(
 
     macs = model.graph.macs * _BATCH_SIZE
     return np.concatenate(map_batches(part, batches, macs, torch.device("cpu")))
-
-
-def _validation_images(parts: Sequence[Images]) -> list[Images]:
-    """Return a sample of the validation images in batches, with as many of a part as it has."""
-    share = min(1.0, VALIDATION_IMAGES / sum(map(len, parts)))
-    batches = []
-    for part in parts:
-        batches += _batches(part, stratified_sample(part, round(share * len(part))))
-    return batches
 
 
 def _batches(images: Images, positions: NDArray[np.int64]) -> list[Images]:

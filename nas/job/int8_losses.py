@@ -87,5 +87,5 @@ def _loss(data: ImageDataset, supernet: Supernet, architecture: Architecture) ->
     network = to_torch(architecture)
     network.load_state_dict(calibrated_state(supernet, graph, data))
     model = TrainedModel(architecture, network, preprocessing_of(data, graph.input_shape[1]))
-    summary = quantise_within(model, data, parts=("search",)).summary
+    summary = quantise_within(model, data).summary
     return round(summary.float_accuracy - summary.accuracy, 6)

@@ -476,7 +476,7 @@ class Int8Attempt(Document):
 
     Attributes:
         method: the method.
-        accuracy: accuracy of the quantised network on the validation images.
+        accuracy: accuracy of the quantised network on validation images of the search.
         drop: accuracy of the float32 network on these images, less this accuracy.
         agreement: share of these images that got the class that float32 gives them.
         seconds: time of the method with its evaluation.
@@ -497,7 +497,8 @@ class Int8Summary(Document):
         weight_bits: bits of a weight: 8, or 7 for x86 processors without VNNI instructions.
         calibration_images: number of training images that the ranges of activations come from.
         calibration_digest: digest of these images.
-        validation_images: number of validation images that compare float32 with int8.
+        validation_images: number of images of the search that compare float32 with int8; no others
+            choose the method.
         float_accuracy: accuracy of the float32 network on these images.
         accuracy: accuracy of the quantised network that was exported on the same images.
         max_drop: largest difference of the two that was asked for.
