@@ -261,8 +261,8 @@ def _limits(
         )
     if int8 is not None and int8.drop > int8.max_drop:
         limits.append(
-            f"int8 loses {100 * int8.drop:.1f} points on the "
-            f"validation images of the search, more than the {100 * int8.max_drop:g} points asked for."
+            f"int8 loses {100 * int8.drop:.1f} points on validation images of the search, more "
+            f"than the {100 * int8.max_drop:g} points asked for."
         )
     if any(file.format == "onnx-int8" for file in files):
         limits.append(
