@@ -73,9 +73,14 @@ class Images:
         """Return a fold from 0 to `count` - 1 for each image, `n` (int64).
 
         The images of each class are spread evenly over the folds, and no group is in two of them.
+        Few groups may be in fewer folds. Where they would all be in one, groups are divided.
         """
         if self.groups is not None and self.has_groups:
-            return divide_groups(self.groups, self.labels, [1 / count] * count, [0] * count, rng)
+            shares = [1 / count] * count
+            folds = divide_groups(self.groups, self.labels, shares, [0] * count, rng)
+            used, numbers = np.unique(folds, return_inverse=True)
+            if len(used) > 1:
+                return numbers.astype(np.int64)
         order = rng.permutation(len(self))
         order = order[np.argsort(self.labels[order], kind="stable")]
         folds = np.empty(len(self), np.int64)

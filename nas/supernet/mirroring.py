@@ -9,7 +9,6 @@ and without, this compares the same network on the same images, so that few imag
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -99,7 +98,8 @@ def run_mirroring_experiment(
         )
     images = _choose_images(data.train, np.random.default_rng([seed, 2]))
     fold = images.folds(FOLDS, np.random.default_rng([seed, 3]))
-    folds = min(FOLDS, math.ceil(ENOUGH_CLASSIFIED * FOLDS / len(images)))
+    classified = np.cumsum(np.bincount(fold))
+    folds = min(len(classified), int(np.searchsorted(classified, ENOUGH_CLASSIFIED)) + 1)
     plain, mirrored = np.zeros((2, len(images)), bool)
     for number in range(folds):
         is_held_out = fold == number

@@ -121,12 +121,12 @@ def fit_probe(features: Tensor, images: Images, data: ImageDataset) -> Probe:
         basis = torch.eye(features.shape[1])
     features = features @ basis.T
     folds = torch.from_numpy(images.folds(FOLDS, np.random.default_rng(0)))
-    fitted = [torch.zeros(classes, 1 + features.shape[1]) for _ in range(FOLDS)]
+    fitted = [torch.zeros(classes, 1 + features.shape[1]) for _ in range(int(folds.max()) + 1)]
     logits, worse = torch.zeros(len(labels), classes), 0
     error, best, predicted = math.inf, STRENGTHS[0], labels
     with limit_threads(0):
         for strength in STRENGTHS:  # The strongest first, whose solution is near to zeros.
-            for fold in range(FOLDS):
+            for fold in range(len(fitted)):
                 inside, outside = folds != fold, folds == fold
                 own = _fit(features[inside], labels[inside], weights, strength, fitted[fold])
                 logits[outside] = features[outside] @ own[:, 1:].T + own[:, 0]

@@ -266,6 +266,19 @@ def test_folds_have_their_share_of_each_class_and_whole_groups(has_groups):
         assert all(len(set(folds[groups == group])) == 1 for group in range(60))
 
 
+@pytest.mark.parametrize(("groups", "is_divided"), [(1, True), (2, False), (3, False), (4, False)])
+def test_folds_of_few_groups_are_not_empty(groups, is_divided):
+    labels, numbers = np.arange(48) % 2, np.arange(48) // 2 % groups
+    images = Images(np.zeros((48, 2, 2, 1), np.uint8), labels, numbers)
+    for seed in range(5):
+        folds = images.folds(5, np.random.default_rng(seed))
+        sizes = np.bincount(folds)
+        assert len(sizes) >= 2
+        assert sizes.all()
+        by_group = {(group, fold) for group, fold in zip(numbers, folds, strict=True)}
+        assert (len(by_group) > groups) == is_divided
+
+
 def test_joined_parts_have_the_groups_of_their_source_and_others_have_none():
     pixels, labels = np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int64)
     first = Images(pixels, labels, np.array([4, 4, 7]))

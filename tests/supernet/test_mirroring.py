@@ -44,6 +44,15 @@ def test_many_images_are_classified_in_part(monkeypatch):
     assert run_mirroring_experiment(make_data(NAMES, 200), seed=0).images == 30
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_images_of_few_groups_are_classified(groups):
+    data = make_data(("ring", "disc"), 60)
+    train = replace(data.train, groups=np.arange(60) // 2 % groups)
+    result = run_mirroring_experiment(replace(data, train=train), seed=0)
+    assert result.images == 60
+    assert not result.changes_class
+
+
 def test_nothing_is_decided_where_nothing_can_be_learned():
     data = make_data(NAMES, 90)
     labels = np.random.default_rng(1).permutation(data.train.labels)
