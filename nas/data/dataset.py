@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from nas.data.division import divide_groups
+from nas.data.division import divide_into_folds
 from nas.data.duplicates import Duplicates, cached_duplicates
 from nas.data.image_cache import ExampleFile, Pixels, iter_chunks, joined_pixels
 from nas.data.sources import printable_line
@@ -70,22 +70,9 @@ class Images:
         return self.groups is not None and len(np.unique(self.groups)) < len(self)
 
     def folds(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a fold from 0 to `count` - 1 for each image, `n` (int64).
-
-        The images of each class are spread evenly over the folds, and no group is in two of them.
-        Few groups may be in fewer folds. Where they would all be in one, groups are divided.
-        """
-        if self.groups is not None and self.has_groups:
-            shares = [1 / count] * count
-            folds = divide_groups(self.groups, self.labels, shares, [0] * count, rng)
-            used, numbers = np.unique(folds, return_inverse=True)
-            if len(used) > 1:
-                return numbers.astype(np.int64)
-        order = rng.permutation(len(self))
-        order = order[np.argsort(self.labels[order], kind="stable")]
-        folds = np.empty(len(self), np.int64)
-        folds[order] = np.arange(len(self)) % count
-        return folds
+        """Return the fold of each image, `n` (int64), see `divide_into_folds`."""
+        groups = np.arange(len(self)) if self.groups is None else self.groups
+        return divide_into_folds(groups, self.labels, count, rng)
 
 
 def joined(parts: Sequence[Images]) -> Images:

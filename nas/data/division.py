@@ -74,6 +74,30 @@ def divide_groups(
     return parts.part_of[group_of]
 
 
+def divide_into_folds(
+    groups: Integers, labels: Integers, count: int, rng: np.random.Generator
+) -> Integers:
+    """Return a fold from 0 to `count` - 1 for each image; none that has a number is empty.
+
+    The images of each class are spread evenly over the folds, and no group is in two of them. Few
+    groups may be in fewer folds. Where they would all be in one, groups are divided.
+
+    Args:
+        groups, labels, rng: See `divide_groups`.
+        count: Most folds.
+    """
+    if len(np.unique(groups)) < len(groups):
+        parts = divide_groups(groups, labels, [1 / count] * count, [0] * count, rng)
+        used, numbers = np.unique(parts, return_inverse=True)
+        if len(used) > 1:
+            return numbers.astype(np.int64)
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), np.int64)
+    folds[order] = np.arange(len(labels)) % count
+    return folds
+
+
 class _Parts:
     """The part of each group, and what the parts still miss.
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.division import divide_groups
+from nas.data.division import divide_into_folds
 from nas.display.formatting import short_number
 from nas.search import non_dominated
 from nas.statistics import (
@@ -100,11 +100,12 @@ class NetworkAnswers:
     def halves(self, seed: int) -> tuple[NetworkAnswers, NetworkAnswers]:
         """Return the answers to a random half of the images of each class, and to the others.
 
-        No group is in both halves, which may then have some images more or less.
+        No group is in both halves, which may then have some images more or less. Groups that would
+        all be in one half are divided.
         """
         rng = np.random.default_rng(seed)
         if self.groups is not None:
-            half = divide_groups(self.groups, self._labels, [0.5, 0.5], [0, 0], rng)
+            half = divide_into_folds(self.groups, self._labels, 2, rng)
             return self.of(half == 0), self.of(half == 1)
         first = [rng.permutation(np.arange(count) < count // 2) for count in self.counts]
         is_first = np.concatenate(first)

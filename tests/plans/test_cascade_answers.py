@@ -164,6 +164,12 @@ def test_no_group_is_in_both_halves(seed):
     assert first.counts.sum() == pytest.approx(30, abs=6)
 
 
+def test_halves_of_a_single_group_have_images():
+    answers = replace(random_answers(1, counts=(8, 6)), groups=np.zeros(14, np.int64))
+    first, second = answers.halves(seed=3)
+    assert first.counts.tolist() == second.counts.tolist() == [4, 3]
+
+
 def test_gain_is_judged_by_the_exact_paired_test():
     right = np.array([True] * 90 + [False] * 10)
     other = np.array([True] * 80 + [False] * 17 + [True] * 3)
