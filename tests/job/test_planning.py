@@ -1,10 +1,12 @@
 """The shares of the stages of a job in its budget, and its plan."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from nas.errors import InfeasibleError, JobFileError
-from nas.job import JobSettings, planning
+from nas.job import JobSettings, int8_losses, planning
 from nas.job import plan as plans
 from nas.job.inputs import JobSpaces
 from nas.job.planning import (
@@ -296,6 +298,20 @@ def test_latencies_in_each_dtype_are_those_of_its_own_runtime(plan):
 
     both = {"dtype": ["float32", "int8"], "search": {"max_latency_ms": 0.02}}
     assert plan("1h", runtime=WithFewKernels, **both).idle_limits == []
+
+
+def test_losses_of_int8_take_longer_for_the_first_network_alone(monkeypatch):
+    clock = [0.0]
+    durations = iter([5.0, 1.0, 2.0, 0.5])
+
+    def lose(*_):
+        clock[0] += next(durations)
+
+    monkeypatch.setattr(int8_losses, "_loss", lose)
+    monkeypatch.setattr(int8_losses.time, "perf_counter", lambda: clock[0])
+    spaces = open_spaces(make_settings()).values()
+    supernets = [SimpleNamespace(space=space) for space in spaces]
+    assert int8_losses.measure_losses_s(supernets, None, 0) == 5 + 9 * 1 + 2 + 9 * 0.5
 
 
 def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
