@@ -65,6 +65,8 @@ class Lock:
         if not self._own.depth:
             if self._is_removed and self._is_file(self._own.descriptor):
                 self.path.unlink(missing_ok=True)
+            # A child that was forked in the meantime has the descriptor open, too.
+            fcntl.flock(self._own.descriptor, fcntl.LOCK_UN)
             os.close(self._own.descriptor)
 
     def is_held_elsewhere(self) -> bool:
@@ -72,7 +74,8 @@ class Lock:
         with suppress(OSError):  # There is no file, or nobody can lock it.
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Two who look do not see each other, and NFS has no other lock for what is not written.
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError as error:
                 return error.errno in _HELD
             finally:

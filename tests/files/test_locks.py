@@ -78,6 +78,39 @@ def test_lock_is_held_once_and_by_one_thread(tmp_path):
     other.release()
 
 
+def test_lock_that_is_released_is_free_though_a_child_has_its_file_open(tmp_path):
+    lock, (read, write) = Lock(tmp_path / "lock"), os.pipe()
+    lock.acquire()
+    child = os.fork()
+    if not child:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    lock.release()
+    try:
+        Lock(lock.path).acquire(timeout_s=0)
+    finally:
+        os.close(write)
+        os.waitpid(child, 0)
+        os.close(read)
+
+
+def test_two_who_look_for_a_lock_do_not_see_each_other(tmp_path, monkeypatch):
+    lock, flock = Lock(tmp_path / "lock"), fcntl.flock
+    lock.path.touch()
+    seen = []
+
+    def look_too(*arguments):
+        flock(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", flock)
+            seen.append(lock.is_held_elsewhere())
+
+    monkeypatch.setattr(fcntl, "flock", look_too)
+    assert not lock.is_held_elsewhere()
+    assert seen == [False]
+
+
 def test_file_system_without_locks_is_named_with_the_file(tmp_path, without_locks):
     reason = f"it cannot be locked: {without_locks}"
     with pytest.raises(RunFolderError) as error, ModelFolder(tmp_path / "jf2a").staging():
