@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ class ImageLog:
 
     def write(self) -> None:
         """Append the lines of the images noted; say once on standard error if that fails."""
-        sys.stdout.flush()
+        # Whoever reads the answers may have left. Python says at the end what was not printed.
+        with suppress(OSError):
+            sys.stdout.flush()
         lines, self._lines = self._lines, []
         try:
             for line in lines:

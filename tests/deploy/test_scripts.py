@@ -224,6 +224,24 @@ def test_answers_do_without_a_log_that_cannot_be_written(copy, run, log):
         assert len(logged[2].splitlines()) == len(plain[2].splitlines()) + 1
 
 
+def test_log_does_not_need_anyone_who_reads_the_answers(copy):
+    copy.with_name("reference.json").write_text('{"weights_digest": "ab"}')
+    read, write = os.pipe()
+    os.close(read)
+    for options in ((), ("--json",)):
+        done = subprocess.run(
+            [sys.executable, copy.name, "PNG", "JPEG", "--log", "log", *options],
+            cwd=copy.parent,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        assert done.returncode
+        assert b"Traceback" not in done.stderr
+    os.close(write)
+    assert copy.with_name("log").read_text().count('"class"') == 4
+
+
 def test_log_says_why_an_image_is_not_read(copy, run):
     copy.with_name("reference.json").write_text('{"weights_digest": "ab"}')
     for options in ((), ("--json",)):
