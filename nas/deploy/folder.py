@@ -169,7 +169,7 @@ class ModelFolder:
         """
         unchanged = self._unchanged_of(staging)
         sums = {name: digest(staging / name) for name in _files_in(staging)}
-        new = [staging, staging / SUMS_FILE, *staging.rglob("*")]
+        new = [*staging.rglob("*"), staging / SUMS_FILE]
         left_out = {SUMS_FILE, *(path.name for path in staging.iterdir())}
         left_out |= {*replaced} & {first_part(name) for name in unchanged}
         if self.path.is_dir():
@@ -181,7 +181,7 @@ class ModelFolder:
         lines = [f"{sums[name]}  {name}\n" for name in sorted(sums)]
         (staging / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
         if self.path.is_dir():
-            files.share(new, self.path)
+            files.share(staging, new, self.path)
         _sync(staging)
         if self.path.exists():
             os.rename(self.path, self._beside / "old")

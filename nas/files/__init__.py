@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import tempfile
 import time
@@ -21,6 +20,9 @@ from nas.machine.process_identity import host, is_alive, this_process
 
 _UNFINISHED = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d+)\.unfinished")
 """Names of `unfinished`: a digest of the host, the ID of the process and its start in 10 ms."""
+
+_LONGEST_NAME = 200
+"""Bytes of a file's name that its unfinished file repeats: names have at most 255."""
 
 MAX_UNFINISHED_S = 86400
 """Age at which a file of another machine's process counts as left: none is written that long."""
@@ -41,7 +43,7 @@ def replace(path: Path, content: str | bytes) -> None:
     """Replace a file atomically: readers see the old content or the new one, never a part.
 
     The content is written to a file in the same folder, synced to the disk, and renamed. Whoever
-    could read the old file can read the new one.
+    could read the old file can read the new one, and nobody else, at no time.
 
     Raises OSError if that fails; the old file stays.
     """
@@ -49,11 +51,12 @@ def replace(path: Path, content: str | bytes) -> None:
     temporary = unfinished(path)
     try:
         with temporary.open("wb") as file:
+            with suppress(OSError):  # There is no old file, or the file system has no permissions.
+                old = path.stat()
+                _set_access(temporary, old, stat.S_IMODE(old.st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(OSError):  # There is no old file, or the file system has no permissions.
-            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise with_path(error, path) from None
@@ -61,13 +64,32 @@ def replace(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def share(paths: Iterable[Path], folder: Path) -> None:
-    """Let whoever may read a folder read the files and folders in it, whatever the umask is."""
+def share(folder: Path, paths: Iterable[Path], like: Path) -> None:
+    """Give a folder the owner and permissions of the one whose place it takes.
+
+    Args:
+        folder: the new folder.
+        paths: the files and folders in it that whoever may read the other folder may read, too,
+            whatever the umask is. Nobody else may write them by this.
+        like: the folder that it replaces.
+    """
     with suppress(OSError):  # Some file systems have no permissions.
-        mode = stat.S_IMODE(folder.stat().st_mode)
+        old = like.stat()
         for path in paths:
-            is_entered = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-            path.chmod(mode & (0o777 if is_entered else 0o666))
+            own = stat.S_IMODE(path.stat().st_mode)
+            is_entered = path.is_dir() or own & stat.S_IXUSR
+            _set_access(path, old, own | (old.st_mode & (0o555 if is_entered else 0o444)))
+        # A folder that its owner cannot write cannot be moved.
+        _set_access(folder, old, stat.S_IMODE(old.st_mode) | stat.S_IRWXU)
+
+
+def _set_access(path: Path, old: os.stat_result, mode: int) -> None:
+    """Give a file or folder the owner of another one, as far as this user may, and a mode."""
+    new = path.stat()
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with suppress(OSError):
+            os.chown(path, old.st_uid, old.st_gid)
+    path.chmod(mode)
 
 
 @contextmanager
@@ -88,7 +110,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         staging.mkdir()
         yield staging
         if path.exists():
-            share([staging, *staging.rglob("*")], path)
+            share(staging, staging.rglob("*"), path)
         os.replace(staging, path)
 
 
@@ -120,8 +142,10 @@ def unfinished(path: Path) -> Path:
     """Return the path beside a file under which this process writes it, before it is renamed."""
     process = this_process()
     started = round(100 * process["started"])
-    name = f".{path.name}.{_host_digest()}-{process['pid']}-{started}.unfinished"
-    return path.with_name(name)
+    own = path.name
+    if len(os.fsencode(own)) > _LONGEST_NAME:
+        own = f"{zlib.crc32(os.fsencode(own)):08x}"
+    return path.with_name(f".{own}.{_host_digest()}-{process['pid']}-{started}.unfinished")
 
 
 def remove_unfinished(folder: Path) -> None:

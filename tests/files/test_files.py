@@ -1,5 +1,6 @@
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -27,6 +28,47 @@ def test_replaced_file_can_be_read_by_whom_the_old_one_could_be(tmp_path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_private_file_is_private_while_it_is_replaced(tmp_path, monkeypatch):
+    path, modes, fsync = tmp_path / "file", [], os.fsync
+    files.replace(path, "old")
+    path.chmod(0o600)
+
+    def look(descriptor):
+        modes.append(os.fstat(descriptor).st_mode & 0o777)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    files.replace(path, "new")
+    assert modes == [0o600]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+def test_replaced_file_stays_that_of_its_owner(tmp_path):
+    path, folder = tmp_path / "file", tmp_path / "new"
+    files.replace(path, "old")
+    folder.mkdir()
+    for each in (path, folder):
+        each.chmod(0o750)
+        os.chown(each, 1, 2)
+    files.replace(path, "new")
+    with files.new_folder(folder) as staging:
+        (staging / "deep").write_text("text")
+    for each in (path, folder, folder / "deep"):
+        assert (each.stat().st_uid, each.stat().st_gid) == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\N{GREEK SMALL LETTER BETA}" * 127, "[ab]*?"])
+def test_file_of_any_name_is_replaced(tmp_path, name):
+    path = tmp_path / name
+    files.replace(path, "old")
+    files.replace(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    files.unfinished(path).touch()
+    files.remove_unfinished(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # This process lives.
 
 
 def test_failed_replace_keeps_the_old_file(tmp_path, monkeypatch):
@@ -115,6 +157,20 @@ def test_new_folder_can_be_read_by_whom_the_empty_one_could_be(tmp_path):
         tmp_path / "new": [0o755, 0o755, 0o755, 0o644],
         tmp_path / "own": [0o700, 0o700, 0o700, 0o600],
     }
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o777, 0o1777, 0o2775])
+def test_new_folder_has_the_permissions_of_the_empty_one_and_lets_nobody_write(tmp_path, mode):
+    path, before = tmp_path / "new", os.umask(0o022)
+    path.mkdir()
+    path.chmod(mode)
+    try:
+        with files.new_folder(path) as staging:
+            (staging / "file").write_text("text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert stat.S_IMODE((path / "file").stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize("exists", [True, False])
