@@ -140,13 +140,17 @@ def classify(
             if log is not None:
                 log.note(name, pixels, confidence)
         if not as_json:
-            print_answer(results[-1], preprocessing["classes"], has_name=len(names) > 1)
+            try:
+                print_answer(results[-1], preprocessing["classes"], has_name=len(names) > 1)
+            finally:
+                if log is not None:
+                    log.write()
+    if as_json:
+        try:
+            print(json.dumps(results))
+        finally:
             if log is not None:
                 log.write()
-    if as_json:
-        print(json.dumps(results))
-        if log is not None:
-            log.write()
     return int(any("error" in result for result in results))
 
 

@@ -74,7 +74,7 @@ class Lock:
         with suppress(OSError):  # There is no file, or nobody can lock it.
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
-                # Two who look do not see each other, and NFS has no other lock for what is not written.
+                # Two who look do not see each other, and NFS has no other lock for readers.
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError as error:
                 return error.errno in _HELD

@@ -237,9 +237,10 @@ def test_log_does_not_need_anyone_who_reads_the_answers(copy):
             check=False,
         )
         assert done.returncode
-        assert b"Traceback" not in done.stderr
+        log = copy.with_name("log")
+        assert '"class"' in log.read_text()
+        log.unlink()
     os.close(write)
-    assert copy.with_name("log").read_text().count('"class"') == 4
 
 
 def test_log_says_why_an_image_is_not_read(copy, run):
