@@ -163,6 +163,7 @@ def federate(
         raise RequestError(
             "An app has no limit of negative flips.", remedy="Give it with --weights."
         )
+    from nas.deploy.folder import ModelFolder
     from nas.lifecycle.federation import take_back, write_app
 
     if clients is not None:
@@ -182,6 +183,8 @@ def federate(
         print_json({"path": out, "version": version.version, **dict(version.comparison)})
         return
     show(version.comparison)
+    if threshold := ModelFolder(out).card.threshold:
+        console.say(f"The threshold: {threshold.summary}.")
     console.say(f"Version {version.version}: {out}")
 
 

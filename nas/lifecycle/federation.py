@@ -225,8 +225,8 @@ def take_back(
 
 def _data_of(card: ModelCard, image_size: int, folder: ModelFolder) -> ImageDataset:
     """Return the images of a model. Raises DataError if those of its threshold are not here."""
-    data = load_data(card.data, image_size, folder.path, with_unknown=True)
     expected = card.threshold.unknown if card.threshold else 0
+    data = load_data(card.data, image_size, folder.path, with_unknown=expected > 0)
     actual = 0 if data.unknown is None else len(data.unknown)
     if actual < expected:
         raise DataError(

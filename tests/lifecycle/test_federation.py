@@ -369,7 +369,7 @@ def test_weights_come_back_as_the_next_version(exported, stored, network, tmp_pa
 
 
 @pytest.mark.slow
-def test_threshold_is_chosen_with_the_images_of_no_class(exported, stored, tmp_path):
+def test_threshold_is_chosen_with_the_images_of_no_class(exported, stored, tmp_path, invoke):
     """Without all of them, more would be answered than the accuracy allows."""
     run, path = exported[0], stored[0]
     own, others = tmp_path / "run", tmp_path / "others"
@@ -385,8 +385,9 @@ def test_threshold_is_chosen_with_the_images_of_no_class(exported, stored, tmp_p
         known = {"answered": 200, "right": 190, "unknown": 4, "unknown_answered": 1}
         change(staging / "card.json", threshold={**asked, **known})
         folder.publish(staging)
-    take_back(folder.path, path, tmp_path / "new")
+    done = invoke("federate", folder.path, "--weights", path, "--out", tmp_path / "new")
     threshold = ModelFolder(tmp_path / "new").card.threshold
+    assert f"The threshold: {threshold.summary}." in " ".join(done.stdout.split())
     assert (threshold.unknown, threshold.min_accuracy) == (4, 0.9)
     (others / "0.png").unlink()
     with pytest.raises(DataError, match="chosen with 4 images of no class, and 3 are here"):
@@ -394,6 +395,13 @@ def test_threshold_is_chosen_with_the_images_of_no_class(exported, stored, tmp_p
     with pytest.raises(DataError, match="chosen with 4 images of no class, and 0 are here"):
         take_back(shutil.copytree(folder.path, tmp_path / "copy"), path, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+    shutil.rmtree(others)
+    with folder.staging() as staging:
+        shutil.copy2(folder.path / "card.json", staging)
+        change(staging / "card.json", threshold=None)
+        folder.publish(staging)
+    take_back(folder.path, path, tmp_path / "plain")
+    assert ModelFolder(tmp_path / "plain").card.threshold is None
 
 
 def test_other_weights_are_refused(exported, stored, tmp_path):
