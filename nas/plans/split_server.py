@@ -12,6 +12,8 @@ import json
 import math
 import socket
 import socketserver
+import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,11 @@ def main() -> None:
     shape, logits_of = tuple(split["shape"]), use_file(model, load_onnx, model)
     logits_of(np.zeros((1, *shape), np.float32))  # The first call takes longer.
     answers = partial(Answers, logits_of, shape, options.idle_seconds)
-    with Server((options.host, options.port), answers) as server:
+    try:
+        server = Server((options.host, options.port), answers)
+    except (OSError, OverflowError) as error:
+        sys.exit(f"{options.host}:{options.port}: no server can listen there ({error})")
+    with server, suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped.
         host, port = server.server_address[:2]
         print(f"listening on {host!s}:{port}", flush=True)
         server.serve_forever()

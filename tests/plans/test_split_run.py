@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -277,6 +278,28 @@ def test_server_leaves_devices_that_fall_silent(exported, tmp_path, run):
         command = [sys.executable, exported / "device.py", *names, "--server", address]
         done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_server_starts_and_ends_without_a_traceback(exported):
+    command = [sys.executable, exported / "server.py", "--port"]
+    process = subprocess.Popen(
+        [*command, "0"],
+        stdout=-1,
+        stderr=-1,
+        text=True,
+        # A shell lets what it starts in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with process as server:
+        address = server.stdout.readline().split()[-1]
+        port = address.rpartition(":")[2]
+        second = subprocess.run([*command, port], check=False, capture_output=True, text=True)
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=300) == ("", "")
+    assert server.returncode == 0
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"{address}: no server can listen there (")
+    assert len(second.stderr.splitlines()) == 1
 
 
 def test_description_says_where_the_network_is_cut(exported, run):
