@@ -84,6 +84,7 @@ class Lock:
 
     def _try(self) -> int | None:
         """Return a descriptor of the locked file; None if the lock is held elsewhere."""
+        is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,8 +94,10 @@ class Lock:
         except OSError as error:
             if error.errno not in _HELD:
                 os.close(descriptor)
-                with suppress(OSError):
-                    self.path.unlink()
+                # NFS may have no locks for a moment: an older file may be that of a holder.
+                if is_new:
+                    with suppress(OSError):
+                        self.path.unlink()
                 reason = f"it cannot be locked: {os.strerror(error.errno or 0)}"
                 raise OSError(error.errno, reason, str(self.path)) from None
         os.close(descriptor)

@@ -137,6 +137,39 @@ def test_reading_needs_no_lock(tmp_path, without_locks):
     assert JournalFile(tmp_path / "study.journal").read_logs(0) is not None
 
 
+def test_holder_is_seen_where_exclusive_locks_need_write_access(tmp_path, monkeypatch):
+    real = fcntl.flock
+
+    def flock(descriptor, operation):  # As NFS does, see flock(2).
+        is_read_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if operation & fcntl.LOCK_EX and is_read_only:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = Lock(tmp_path / "lock")
+    lock.acquire()
+    assert Lock(tmp_path / "lock").is_held_elsewhere()
+    lock.release()
+    assert not Lock(tmp_path / "lock").is_held_elsewhere()
+
+
+def test_holder_keeps_its_file_while_there_are_no_locks_for_a_moment(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    holder, other = (Lock(tmp_path / "lock", is_removed=True) for _ in range(2))
+    holder.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(OSError, match="cannot be locked"):
+            other.acquire()
+    with pytest.raises(LockHeldError):
+        other.acquire(timeout_s=0)
+    holder.release()
+    assert not holder.path.exists()
+
+
 def test_locks_of_tables_are_no_files_among_them(tmp_path):
     table = tmp_path / "table.jsonl"
     table.touch()
