@@ -36,6 +36,9 @@ else:
 LogitsOf = Callable[[np.ndarray], np.ndarray]
 """Returns the logits of an image, from the input of the network."""
 
+NOT_FINITE = "the network's answer has values that are not finite"
+"""Why an image has no class: numbers that are none would pass as a sure answer."""
+
 OutputsOf = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Returns the outputs of a file, each with one row, the logits first."""
 
@@ -121,19 +124,22 @@ def classify(
         log: gets a line for each file, after its answer is printed.
 
     Returns:
-        0, or 1 if a file is no image that can be read.
+        0, or 1 if a file is no image that can be read, or the network gives it no class.
     """
     plain_output()
     results: list[dict[str, Any]] = []
     for name in names:
         try:
             pixels = decoded(Path(name), preprocessing)
-        except UnreadableImageError as error:
-            results.append({"image": name, "error": str(error)})
-            if log is not None:
-                log.note(name, error=str(error))
-        else:
             logits = use_file(model, logits_of, as_input(pixels, preprocessing))
+            problem = "" if np.isfinite(logits).all() else NOT_FINITE
+        except UnreadableImageError as error:
+            problem = str(error)
+        if problem:
+            results.append({"image": name, "error": problem})
+            if log is not None:
+                log.note(name, error=problem)
+        else:
             confidence = probabilities_of(logits)
             unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
             results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})

@@ -17,6 +17,7 @@ import numpy as np
 from nas.data.image_reading import UnreadableImageError
 from nas.deploy.script_loaders import load_network
 from nas.deploy.script_steps import (
+    NOT_FINITE,
     OutputsOf,
     network_input,
     open_onnx,
@@ -76,6 +77,8 @@ def classify_image(name: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
             return {"image": name, "error": str(error)}
         values = features[0] if features else inputs[size]
         (own,), *features = use_file(stage["path"], stage["outputs_of"], values)
+        if not np.isfinite(own).all():
+            return {"image": name, "error": NOT_FINITE}
         logits.append(own.tolist())
         probabilities = probabilities_of(own)
         if probabilities.max() >= (stage["min_confidence"] or 0):

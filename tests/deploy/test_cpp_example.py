@@ -92,6 +92,18 @@ def test_program_reads_every_file_as_the_script_does(tmp_path, channels, image_s
     assert len(image_files()) - len(refused) > 50
 
 
+def test_program_takes_numbers_that_are_none_for_no_answer(tmp_path):
+    write_example(tmp_path, ["onnx"], preprocessing(3))
+    (tmp_path / "answer.cpp").write_text(
+        '#include "classify.h"\nint main() { print_answer({1, std::nanf(""), 0}); }\n'
+    )
+    program = tmp_path / "answer"
+    subprocess.run(["g++", "-std=c++17", tmp_path / "answer.cpp", "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"the network's answer has values that are not finite" in done.stderr
+
+
 # The programs, compiled as a user compiles them
 
 

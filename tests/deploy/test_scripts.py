@@ -33,6 +33,7 @@ from nas.deploy.scripts import REQUIREMENTS, run_script, script_format, script_l
 from nas.errors import ExportError
 from nas.files.documents import to_json
 from nas.onnx_model import IR_VERSION, OPSET
+from nas.plans.cascade_template import classify_image
 from nas.run.model_card import Preprocessing
 from tests.data.image_files import image_files, in_format, noise
 from tests.deploy.example_model import model_with_script
@@ -208,6 +209,24 @@ def test_script_is_unsure_below_the_confidence_of_its_folder(copy, run):
         (result,) = json.loads(run(copy, "PNG", "--json")[1])
         assert result["unsure"] is expected
         assert (run(copy, "PNG")[1].splitlines() == ["unsure"]) is expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_none_are_no_answer(copy, capsys, value):
+    script, how = imported(copy), json.loads(to_json(preprocessing(3)))
+    images, log = [str(copy.with_name("PNG"))], copy.with_name("log")
+    for as_json in (False, True):
+        own = script.ImageLog(log, "ab", False)
+        answers = (images, copy, lambda _: np.array([1, value, 0], np.float32), how, as_json, own)
+        assert script.classify(*answers) == 1
+    out, error = capsys.readouterr()
+    reason = "the network's answer has values that are not finite"
+    assert json.loads(out) == [{"image": images[0], "error": reason}]
+    assert error == f"{images[0]}: {reason}\n"
+    assert [json.loads(line)["error"] for line in log.read_text().splitlines()] == [reason] * 2
+    stage = {"preprocessing": how, "path": copy, "network": "", "min_confidence": 0.5}
+    stage["outputs_of"] = lambda _: [np.array([[1, value, 0]], np.float32)]
+    assert classify_image(images[0], [stage])["error"] == reason
 
 
 @pytest.mark.parametrize("log", ["nowhere/log", ".", "/dev/full"])

@@ -314,6 +314,8 @@ inline std::vector<float> network_input(const char* path) {
 
 // Print the most probable classes, or "unsure", as run.py does.
 inline void print_answer(const std::vector<float>& logits) {
+    for (float value : logits)
+        if (!std::isfinite(value)) fail("the network's answer has values that are not finite");
     const float largest = *std::max_element(logits.begin(), logits.end());
     std::vector<std::pair<double, int>> answers;
     double sum = 0;

@@ -75,6 +75,19 @@ def test_program_needs_the_c_library_alone_and_names_the_class_of_raw_pixels(tmp
     assert (short.returncode, short.stderr) == (1, b"expected an image of 64 bytes\n")
 
 
+def test_example_takes_numbers_that_are_none_for_no_answer(tmp_path):
+    path = written(model_with_table("mobilenet_tiny", tmp_path), tmp_path)
+    header = path.with_name("model.h")
+    own = "static int run(const float *image, float *logits, void *workspace) {\n"
+    own += "    (void)image, (void)workspace;\n    logits[3] = 0.0f / 0.0f;\n    return 0;\n}\n"
+    text = re.sub(r"#define MODEL_RUN \w+", f"{own}#define MODEL_RUN run", header.read_text())
+    header.write_text(text)
+    build(path.parent, "-std=c11", "example.c", path.name, "-o", "example", "-lm")
+    done = subprocess.run(path.parent / "example", input=bytes(64), capture_output=True)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"the network's answer has values that are not finite\n"
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, TrainedModel]:
     """Return two networks, and the first one with other weights, by the paths of their files."""
