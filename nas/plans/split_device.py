@@ -38,8 +38,8 @@ def main() -> int:
     host, _, port = options.server.rpartition(":")
     limit_s = options.answer_seconds
     try:
-        server = connected((host, int(port)), limit_s)
-    except (OSError, ValueError) as error:
+        server = connected((host.strip("[]"), int(port)), limit_s)
+    except (OSError, OverflowError, ValueError) as error:
         sys.exit(f"{options.server}: no server.py answers there ({error})")
 
     def logits_of(image: np.ndarray) -> np.ndarray:

@@ -54,10 +54,15 @@ class Answers(socketserver.BaseRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """A server with a thread for each connection."""
+    """A server with a thread for each connection, at an address of IPv4 or IPv6."""
 
     allow_reuse_address = True
     daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: Any) -> None:
+        own, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = own[0]
+        super().__init__((host, port), handler)
 
 
 def main() -> None:
@@ -75,12 +80,13 @@ def main() -> None:
     logits_of(np.zeros((1, *shape), np.float32))  # The first call takes longer.
     answers = partial(Answers, logits_of, shape, options.idle_seconds)
     try:
-        server = Server((options.host, options.port), answers)
-    except (OSError, OverflowError) as error:
-        sys.exit(f"{options.host}:{options.port}: no server can listen there ({error})")
+        server = Server(options.host, options.port, answers)
+    except (OSError, OverflowError, UnicodeError) as error:
+        sys.exit(f"{options.host}, port {options.port}: nothing can listen there ({error})")
     with server, suppress(KeyboardInterrupt):  # Ctrl-C is how it is stopped.
         host, port = server.server_address[:2]
-        print(f"listening on {host!s}:{port}", flush=True)
+        shown = f"[{host!s}]" if ":" in str(host) else str(host)
+        print(f"listening on {shown}:{port}", flush=True)
         server.serve_forever()
 
 

@@ -25,7 +25,7 @@ from nas.latency.build import add_missing_kernels
 from nas.plans import split_export
 from nas.plans.split import find_cuts, halves
 from nas.plans.split_run import JPEG_QUALITY, logits_of_sent
-from nas.plans.split_wire import TRANSFERS, pack, unpack
+from nas.plans.split_wire import TRANSFERS, pack, receive, unpack
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import FoldedWeights, run_graph
 from tests.conftest import EXAMPLE
@@ -268,13 +268,28 @@ def test_device_leaves_servers_that_fall_silent(exported, server, tmp_path, run)
         assert error == f"{address}: it does not answer (no whole message came within 2 s)\n"
 
 
-def test_server_leaves_devices_that_fall_silent(exported, tmp_path, run):
-    names = save_pictures(run.data.test.pixels[:1], tmp_path)
-    with split_export.running(exported / "server.py", "--idle-seconds", "0.5") as address:
+def test_server_leaves_devices_that_fall_silent(exported):
+    shape = json.loads((exported / "split.json").read_text())["shape"]
+    message = pack(np.zeros(shape), "float32")
+    with split_export.running(exported / "server.py", "--idle-seconds", "2") as address:
         host, port = address.split(":")
         with socket.create_connection((host, int(port))) as silent:
             silent.settimeout(300)
             assert silent.recv(10) == b""
+        # No `device.py`: on a busy machine, it may need longer for an image.
+        with socket.create_connection((host, int(port))) as speaking:
+            speaking.sendall(message)
+            assert len(unpack(receive(speaking, 100, 300))) == 10
+
+
+def test_server_and_device_take_addresses_of_ipv6(exported, tmp_path, run):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("the system has no IPv6")
+    names = save_pictures(run.data.test.pixels[:1], tmp_path)
+    with split_export.running(exported / "server.py", "--host", "::1") as address:
+        assert address.startswith("[::1]:")
         command = [sys.executable, exported / "device.py", *names, "--server", address]
         done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
         assert done.returncode == 0, done.stderr
@@ -298,8 +313,19 @@ def test_server_starts_and_ends_without_a_traceback(exported):
         assert server.communicate(timeout=300) == ("", "")
     assert server.returncode == 0
     assert second.returncode == 1
-    assert second.stderr.startswith(f"{address}: no server can listen there (")
+    assert second.stderr.startswith(f"127.0.0.1, port {port}: nothing can listen there (")
     assert len(second.stderr.splitlines()) == 1
+
+
+def test_server_that_cannot_listen_ends_with_one_line(exported):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        places = [("127.0.0.1", str(taken.getsockname()[1])), ("127.0.0.1", "70000"), ("?", "0")]
+        for host, port in places:
+            command = [sys.executable, exported / "server.py", "--host", host, "--port", port]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (1, "")
+            line = rf"{re.escape(host)}, port {port}: nothing can listen there \(.+\)\n"
+            assert re.fullmatch(line, done.stderr)
 
 
 def test_description_says_where_the_network_is_cut(exported, run):
