@@ -43,7 +43,8 @@ def replace(path: Path, content: str | bytes) -> None:
     """Replace a file atomically: readers see the old content or the new one, never a part.
 
     The content is written to a file in the same folder, synced to the disk, and renamed. Whoever
-    could read the old file can read the new one, and nobody else, at no time.
+    could read the old file can read the new one, and nobody else at any time: it has the permissions
+    of the old one, its group and, if the system lets this user give files away, its owner.
 
     Raises OSError if that fails; the old file stays.
     """
@@ -84,11 +85,13 @@ def share(folder: Path, paths: Iterable[Path], like: Path) -> None:
 
 
 def _set_access(path: Path, old: os.stat_result, mode: int) -> None:
-    """Give a file or folder the owner of another one, as far as this user may, and a mode."""
-    new = path.stat()
-    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+    """Give a file or folder the owner and group of another one, as far as this user may; a mode."""
+    for owner in (old.st_uid, -1):
         with suppress(OSError):
-            os.chown(path, old.st_uid, old.st_gid)
+            os.chown(path, owner, old.st_gid)
+            break
+    if path.stat().st_gid != old.st_gid:  # Another group may do what everybody may.
+        mode &= 0o707 | mode << 3 & 0o070
     path.chmod(mode)
 
 

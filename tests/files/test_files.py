@@ -71,6 +71,34 @@ def test_file_of_any_name_is_replaced(tmp_path, name):
     assert len(list(tmp_path.iterdir())) == 2  # This process lives.
 
 
+def test_replaced_file_keeps_its_group_or_is_closed_to_others(tmp_path, monkeypatch):
+    """As when one user repeats with `sudo` what another did, or a team shares a folder."""
+    path, is_root = tmp_path / "file", os.geteuid() == 0
+    others = [4711] if is_root else [each for each in os.getgroups() if each != os.getegid()]
+    if not others:
+        pytest.skip("this user is in one group only")
+    files.replace(path, "old")
+    os.chown(path, 4712 if is_root else -1, others[0])
+    path.chmod(0o640)
+    before = path.stat()
+    files.replace(path, "new")
+    for name in ("st_uid", "st_gid", "st_mode"):
+        assert getattr(path.stat(), name) == getattr(before, name)
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", refuse)
+    for mode, expected in ((0o640, 0o600), (0o664, 0o644)):
+        path.chmod(mode)
+        files.replace(path, "new")
+        assert path.stat().st_gid == os.getegid()
+        assert path.stat().st_mode & 0o777 == expected
+        monkeypatch.undo()
+        os.chown(path, -1, others[0])
+        monkeypatch.setattr(os, "chown", refuse)
+
+
 def test_failed_replace_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.replace(path, "old")
