@@ -5,8 +5,10 @@ This module itself replaces files, and finds the folders that are shipped with t
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -43,8 +45,9 @@ def replace(path: Path, content: str | bytes) -> None:
     """Replace a file atomically: readers see the old content or the new one, never a part.
 
     The content is written to a file in the same folder, synced to the disk, and renamed. Whoever
-    could read the old file can read the new one, and nobody else at any time: it has the permissions
-    of the old one, its group and, if the system lets this user give files away, its owner.
+    could read the old file can read the new one, and nobody else at any time: it has the
+    permissions of the old one, its group and, if the system lets this user give files away, its
+    owner.
 
     Raises OSError if that fails; the old file stays.
     """
@@ -99,6 +102,8 @@ def _set_access(path: Path, old: os.stat_result, mode: int) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder beside a path, which takes its place at the end of the block without an error.
 
+    Where a disk is mounted, as the volume of a container is, its parts take their places in turn.
+
     Args:
         path: path that does not exist, or is an empty folder, whose permissions stay.
 
@@ -108,13 +113,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise RequestError(f"{path} is not empty.", remedy="Name a new folder with --out.")
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+    # Who may write to a volume need not be allowed to write beside it.
+    beside = path if path.is_dir() and not os.access(path.parent, os.W_OK) else path.parent
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=beside) as temporary:
         staging = Path(temporary) / "folder"
         staging.mkdir()
         yield staging
         if path.exists():
             share(staging, staging.rglob("*"), path)
-        os.replace(staging, path)
+        try:
+            os.replace(staging, path)
+        except OSError as error:
+            if beside != path and error.errno != errno.EBUSY:  # That of a mount point.
+                raise
+            for each in list(staging.iterdir()):
+                shutil.move(each, path / each.name)
 
 
 def check_output_path(path: Path, what: str, suffixes: Sequence[str]) -> None:

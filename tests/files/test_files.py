@@ -8,6 +8,7 @@ import pytest
 
 from nas import files
 from nas.errors import RequestError
+from tests.small_disk import mounted, rerun_where_mounting_is_allowed
 
 
 def test_replace_writes_text_and_bytes(tmp_path):
@@ -211,6 +212,28 @@ def test_new_folder_takes_its_place_as_a_whole(tmp_path, exists):
         assert not (path / "file").exists()
     assert (path / "file").read_text() == "text"
     assert os.listdir(path.parent) == ["new"]
+
+
+@pytest.mark.parametrize("is_parent_writable", [True, False])
+def test_new_folder_may_be_a_disk_that_is_mounted(
+    tmp_path, request, monkeypatch, is_parent_writable
+):
+    """As the volume of a container is, beside which its user can seldom write."""
+    if rerun_where_mounting_is_allowed(request, tmp_path):
+        return
+    path = tmp_path / "out"
+    path.mkdir()
+    if not is_parent_writable:  # Of a superuser, nothing is kept away.
+        monkeypatch.setattr(os, "access", lambda each, _: each != tmp_path)
+    with mounted(path, "size=1m,mode=750"):
+        with files.new_folder(path) as staging:
+            (staging / "deep").mkdir()
+            (staging / "deep" / "file").write_text("text")
+            assert staging.is_relative_to(path) != is_parent_writable
+        assert os.listdir(path) == ["deep"]
+        assert (path / "deep" / "file").read_text() == "text"
+        assert (path / "deep" / "file").stat().st_mode & 0o777 == 0o640
+        assert os.listdir(tmp_path) == ["out"]
 
 
 def test_new_folder_leaves_nothing_behind_after_an_error(tmp_path):
