@@ -8,6 +8,7 @@ strings. The class names are in the metadata of the schema, where `datasets` wri
 from __future__ import annotations
 
 import json
+import math
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -262,8 +263,7 @@ def _read_samples(root: Path, footer: _Footer) -> Iterator[Sample]:
                     content = _image_content(footer, image)
                     if isinstance(content, Path):
                         location = f"{location}: {place_in(footer.path.parent, content)}"
-                    name = None if group is None else str(group)
-                    yield Sample(footer.split, location, content, label, name)
+                    yield Sample(footer.split, location, content, label, _group_name(group))
                     row += 1
     except _READ_ERRORS as error:
         raise DataError(
@@ -284,3 +284,14 @@ def _image_content(footer: _Footer, image: Any) -> bytes | Path | None:
         return image
     content, path = image.get("bytes"), image.get("path")
     return footer.path.parent / path if content is None and path else content
+
+
+def _group_name(value: Any) -> str | None:
+    """Return a group as text that is the same whatever type its column has.
+
+    A column of integers in which some are missing is often one of floating-point numbers: pandas
+    has no other missing value for them than NaN.
+    """
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    return None if value is None else unicodedata.normalize("NFC", str(value))

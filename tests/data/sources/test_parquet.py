@@ -242,3 +242,21 @@ def test_row_group_is_read_in_parts(tmp_path):
     peak = max(pa.total_allocated_bytes() - before for _ in open_source(path).samples)
     assert path.stat().st_size > 30e6
     assert 0 < peak < 15e6
+
+
+def test_groups_are_the_same_whatever_type_their_column_has(tmp_path):
+    """Pandas makes a column of floating-point numbers of integers of which one is missing."""
+    columns = {
+        "integers": pa.array([1, 2, None], pa.int64()),
+        "floats": pa.array([1.0, 2.0, float("nan")], pa.float64()),
+        "texts": pa.array(["1", "2", None]),
+    }
+    for name, column in columns.items():
+        table = pa.table({"image": [plain(1)] * 3, "label": [0, 1, 0], "patient": column})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        source = open_source(tmp_path / f"{name}.parquet", group="patient")
+        assert [sample.group for sample in source.samples] == ["1", "2", None], name
+    table = pa.table({"image": [plain(1)], "label": [0], "patient": ["Zoe\u0308 1.5"]})
+    pq.write_table(table, tmp_path / "accent.parquet")
+    (sample,) = open_source(tmp_path / "accent.parquet", group="patient").samples
+    assert sample.group == "Zo\xeb 1.5"
