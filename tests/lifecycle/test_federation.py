@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import norm
 
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
@@ -39,6 +41,7 @@ from nas.lifecycle.federated_steps import (
 from nas.lifecycle.federation import APP_FILES, take_back, write_app
 from nas.lifecycle.version import version_of
 from nas.opened_run import open_run
+from tests import markdown
 from tests.commands import document
 from tests.flower import FlowerApp, flower_python
 from tests.plans.cases import change, copy_of_example
@@ -277,6 +280,31 @@ def test_answers_that_cannot_be_averaged_are_refused(broken, reason):
     assert "images is 0" in refusal(answer, sent, 0)
     broken(answer)
     assert reason in refusal(answer, sent, 10)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0, 8.0])
+def test_documented_epsilon_holds_for_other_images_of_a_client(noise):
+    """By the exact curve of the Gaussian mechanism (Balle and Wang 2018, theorem 8).
+
+    A clipped change may become its opposite, which is twice as far as none.
+    """
+    text = markdown.ROOT.joinpath("docs", "after-shipment.md").read_text(encoding="utf-8")
+    words = " ".join(text.split())
+    (factor,) = re.findall(r"`r` is `(\d+) rounds / noise\^2`", words)
+    delta, shift = 1e-5, 2 / noise
+
+    def epsilon(r: float) -> float:
+        return r + 2 * math.sqrt(r * math.log(1 / delta))
+
+    def exact_delta(epsilon: float) -> float:
+        first = norm.cdf(shift / 2 - epsilon / shift)
+        return first - math.exp(epsilon + norm.logcdf(-shift / 2 - epsilon / shift))
+
+    stated = int(factor) / noise**2
+    assert exact_delta(epsilon(stated)) <= delta
+    assert exact_delta(epsilon(stated / 4)) > delta  # As if the client had no change instead.
+    if noise == 0.1:
+        assert f"`epsilon` is {epsilon(stated):.0f} after one round" in words
 
 
 SETTINGS = {"model": "0" * 64, "noise": 0.5, "secure-aggregation": False, "clients": 3}
