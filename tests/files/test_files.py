@@ -232,7 +232,7 @@ def test_new_folder_may_be_a_disk_that_is_mounted(
             assert staging.is_relative_to(path) != is_parent_writable
         assert os.listdir(path) == ["deep"]
         assert (path / "deep" / "file").read_text() == "text"
-        assert (path / "deep" / "file").stat().st_mode & 0o777 == 0o640
+        assert (path / "deep" / "file").stat().st_mode & 0o640 == 0o640
         assert os.listdir(tmp_path) == ["out"]
 
 
