@@ -43,7 +43,8 @@ OTHER_TOOLS = {
         ),
     },
     "plans/split_export.py": {"--port"},  # server.py
-    "plans/split_server.py": {"--host", "--port"},
+    "plans/split_device.py": {"--answer-seconds"},  # device.py
+    "plans/split_server.py": {"--host", "--idle-seconds", "--port"},
     "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server
     "runtimes/ethos_u/runtime.py": {"--delegate"},
     "runtimes/tvm/kit/program.py": {"--expected"},  # the program of a kit

@@ -231,7 +231,8 @@ def test_page_has_the_sums_of_every_network_without_javascript(run: Path) -> Non
         (row,) = re.findall(rf'<tr data-network="{network.id}">.*?</tr>', table, re.DOTALL)
         cells = re.findall(r'class="number[^"]*">([^<]*)<', row)
         assert int(cells[0]) == len(times.kernels)
-        kernels_us, waiting_us, dispatch_us, correction_us, predicted_us = map(float, cells[1:6])
+        cells_us = [1000 * float(each) for each in cells[1:6]]
+        kernels_us, waiting_us, dispatch_us, correction_us, predicted_us = cells_us
         parts_us = kernels_us + waiting_us + dispatch_us + correction_us
         assert parts_us == pytest.approx(predicted_us, rel=2e-3)
         assert predicted_us == pytest.approx(times.predicted_us, rel=1e-3)

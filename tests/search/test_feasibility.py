@@ -65,7 +65,7 @@ def test_a_limit_is_idle_if_it_excludes_no_architecture(sizes):
 
 def test_require_feasible_names_the_limit_that_alone_is_impossible(sizes):
     most = max(params for _, params in sizes.values())
-    with pytest.raises(InfeasibleError, match=f"limit params {most + 1:.6g}: .* has {most:.6g}"):
+    with pytest.raises(InfeasibleError, match=f"limit params {most + 1:,.0f}: .* has {most:,.0f}"):
         require_feasible([SPACE], limited_objectives(sizes, 1e9, most + 1), seed=0)
 
 

@@ -101,7 +101,7 @@ def test_prediction_says_what_rewriting_costs(tmp_path, capsys):
     predictions.show(table, shuffles.largest, prediction)
     text = capsys.readouterr().out
     assert f"({cost_us / shown['predicted_us']:.0%}) are operations that the device needs" in text
-    assert f"channel shuffle as a transposition {cost_us:.4g} us" in text
+    assert f"channel shuffle as a transposition {cost_us:.4g} µs" in text
 
 
 def test_pooling_beside_a_branch_copies_its_input_as_in_a_network():
