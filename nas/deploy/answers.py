@@ -57,7 +57,7 @@ def find_answers(
         numbers = np.unique(judging.groups, return_inverse=True)[1]
         groups = numbers[by_class].astype("<u4").tobytes()
     return Answers(
-        schema=2,
+        schema=3,
         classes=data.classes,
         counts=tuple(np.bincount(labels, minlength=len(data.classes)).tolist()),
         right=base64.b64encode(np.packbits((classes == labels)[by_class]).tobytes()).decode(),

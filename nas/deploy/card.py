@@ -123,7 +123,7 @@ def make_card(
     stated = {name: value for name, value in vars(origin).items() if name in ModelCard.model_fields}
     return ModelCard.of_architecture(
         model.architecture,
-        schema=8,
+        schema=9,
         **stated,
         weights_digest=weights_digest,
         image_size=model.architecture.space.image_size,

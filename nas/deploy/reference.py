@@ -39,7 +39,7 @@ class FieldReference(Document):
             `nas.deploy.script_log.image_figures`; each sorted by itself.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     weights_digest: Digest
     accuracy: Fraction
     predicted: tuple[Count, ...]

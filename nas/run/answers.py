@@ -93,7 +93,7 @@ class Answers(Document):
             first, in base64; empty if each image is in one of its own.
     """
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     classes: tuple[str, ...]
     counts: tuple[Count, ...]
     right: str

@@ -655,7 +655,7 @@ class ModelCard(CountedNetwork):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[8] = Field(default=8, alias="schema")
+    schema_version: Literal[9] = Field(default=9, alias="schema")
     weights_digest: Digest
     image_size: Side
     channels: Literal[1, 3]

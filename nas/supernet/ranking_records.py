@@ -13,7 +13,7 @@ from nas.files.documents import Count, Document, Format, Fraction, Name, Positiv
 from nas.space.records import NetworkFacts
 from nas.statistics import Interval
 
-RANKING_SCHEMA: Final = 2
+RANKING_SCHEMA: Final = 3
 """Version of the format of `ranking.json` and `anchors.json`."""
 
 Order = Literal["supernet", "corrected", "macs", "second training"]
@@ -129,7 +129,7 @@ class RankingRecord(Document):
         pooled: ranking of all spaces together; None for a single space.
     """
 
-    schema_version: Literal[2] = Field(alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     command: str
     versions: dict[str, str]
     data: dict[str, JsonValue]

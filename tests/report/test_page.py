@@ -106,7 +106,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
         ("run.json", '"data": {\n  "me', '"date": {\n  "me', "has no data yet: the job has"),
         (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
         ("hypervolume.csv", r"0\.\d+$", "inf", r"line \d+ .* hypervolume is 'inf'"),
-        ("ranking.json", '"schema": 2', '"schema": 3', "has schema 3; this version reads schema 2"),
+        ("ranking.json", '"schema": 3', '"schema": 4', "has schema 4; this version reads schema 3"),
     ],
 )
 def test_damaged_file_is_named_and_nothing_is_written(run, name, before, after, words):

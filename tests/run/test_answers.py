@@ -14,7 +14,7 @@ def answers_of(right: list[bool], counts: tuple[int, ...], **changes: object) ->
     """Return answers without mistakes; `right` is in the order of the classes."""
     packed = np.packbits(np.array(right, bool)).tobytes()
     fields = {
-        "schema": 2,
+        "schema": 3,
         "classes": tuple(f"class {label}" for label in range(len(counts))),
         "counts": counts,
         "right": base64.b64encode(packed).decode(),
@@ -47,7 +47,7 @@ def test_of_unequal_classes_the_balanced_accuracy_may_say_the_opposite():
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ('"schema":2', '"schema":3', "has schema 3; this version reads schema 2"),
+        ('"schema":3', '"schema":4', "has schema 4; this version reads schema 3"),
         ('"counts":[4,4]', '"counts":[4,4,4]', "counts needs one number for each class"),
         ('"counts":[4,4]', '"counts":[4,40]', "right needs one bit for each image"),
         ('"right":"', '"right":"=', "padding"),
