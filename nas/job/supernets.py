@@ -153,8 +153,8 @@ def rank_supernets(
     The networks are equally fast within each of five budgets by the latency table of the run, or
     have equal MACs if it has no table. Networks that were trained before with the same recipe are
     not trained again. The result is also written to `ranking.json` in the run folder. Before the
-    search, the networks are its anchors, too: `anchors.json` has them, judged on images of the
-    search. See `nas.supernet.ranking_records` for the statistics.
+    search, enough networks of all spaces are its anchors, too: `anchors.json` has them, judged on
+    images of the search. See `nas.supernet.ranking_records` for the statistics.
 
     Args:
         run: the run.
@@ -181,7 +181,8 @@ def rank_supernets(
             )
     with run.locked("Wait until it ends, and rank then."):
         names: dict[Judges, str] = {"holdout": RANKING}
-        if run.record.study is None:
+        is_of_all = nets >= MIN_ANCHORS and run.spaces.keys() <= set(spaces or run.spaces)
+        if run.record.study is None and is_of_all:
             names["search"] = ANCHORS
         rankings = _rank(
             run,

@@ -270,6 +270,16 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
 
 
 @pytest.mark.slow
+def test_rankings_of_some_spaces_or_few_networks_leave_the_anchors(folder_with_supernets, job):
+    supernets.train_job_supernets(job, OUT)
+    open_run(OUT).rank(nets=4, repeated=0, epochs=1)
+    anchors = (OUT / "anchors.json").read_bytes()
+    open_run(OUT).rank(spaces=["squeeze"], nets=4, repeated=0, epochs=2)
+    open_run(OUT).rank(nets=1, repeated=0, epochs=1)
+    assert (OUT / "anchors.json").read_bytes() == anchors
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ranked", [False, True])
 def test_search_is_the_same_with_other_labels_of_hold_out_images(
     tmp_path, monkeypatch, fake_device, ranked
