@@ -6,7 +6,7 @@ It asks `nas.job.planning` what each stage will do, as the stages of a running j
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -28,6 +28,7 @@ from nas.latency.correction import FITTED_NETWORKS
 from nas.latency.kit import KitDevice
 from nas.latency.timing import MEASURED
 from nas.machine.torch_device import resolve_device
+from nas.run.judged import judging_parts
 from nas.run.objectives import run_objectives
 from nas.run.progress import JobProgress
 from nas.run.record import describe_image_changes, describe_shift
@@ -35,6 +36,7 @@ from nas.run.settings import JobSettings
 from nas.search.feasibility import idle_limits, require_feasible
 from nas.search.objectives import Infeasible, Objective, Score
 from nas.space import Architecture, SearchSpace
+from nas.supernet.probe_choice import FOLDS
 from nas.supernet.settings import default_batch_size
 from nas.supernet.sharding import count_shards
 from nas.supernet.training import measure_supernet_epoch
@@ -120,6 +122,10 @@ def make_plan(
     timed, has_losses = timed or data, len(settings.device.dtypes) > 1
     steps = len(spaces.searched) + 2 + has_losses
     planner = _Planner(settings, data, spaces.searched, runtimes, {planning.PREPARE: prepare_s})
+    if "search" in judging_parts(len(data.holdout)):
+        planner.validated = {
+            name for name, weights in spaces.published.items() if weights.origin is None
+        }
     planner.plan_table()
     idle = planner.check_limits()
     progress.advance(1, steps)
@@ -171,6 +177,8 @@ class _Planner:
         tables: the latency table of each dtype, as far as it is there; None without any.
         slowest_us: latency of the slowest of the kernels that were timed because the table of a
             dtype lacks them; of these dtypes.
+        validated: names of the spaces whose networks are compared with a linear probe by trainings
+            on parts of the images, see `nas.supernet.probe_choice`.
     """
 
     settings: JobSettings
@@ -182,6 +190,7 @@ class _Planner:
     uncertain: int = 0
     tables: dict[str, LatencyTable | None] = field(default_factory=dict)
     slowest_us: dict[str, float] = field(default_factory=dict)
+    validated: Collection[str] = ()
 
     @property
     def _runtimes(self) -> dict[str, Runtime]:
@@ -286,8 +295,12 @@ class _Planner:
         network_s = planning.NETWORK_COST * float(np.mean(list(epoch_s.values())))
         export_s = planning.export_s(settings, self.data, network_s)
 
+        # Each of the trainings on parts of the images leaves out one of so many.
+        passes = [FOLDS if name in self.validated else 1 for name in epoch_s]
+        finalist_s = planning.NETWORK_COST * float(np.mean(passes * np.array([*epoch_s.values()])))
+
         def epochs_of(count: int, published: float) -> float:
-            return (limit_s - count * export_s) / ((count + published) * network_s)
+            return (limit_s - count * export_s) / (count * finalist_s + published * network_s)
 
         fewest = planning.fewest_finalists(settings)
         possible = trained = len(planning.possible_references(settings, self.spaces))
@@ -301,7 +314,7 @@ class _Planner:
         finalists, epochs = planning.decide_finalists(
             settings, lambda count: epochs_of(count, trained)
         )
-        self.seconds[planning.FINALISTS] = finalists * epochs * network_s
+        self.seconds[planning.FINALISTS] = finalists * epochs * finalist_s
         self.seconds[planning.EXPORT] = finalists * export_s
         if possible:
             self.seconds[planning.REFERENCES] = trained * epochs * network_s

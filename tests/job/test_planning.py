@@ -1,5 +1,6 @@
 """The shares of the stages of a job in its budget, and its plan."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,15 +111,24 @@ def plan(monkeypatch, tmp_path, digits):
     monkeypatch.setattr(plans, "measure_losses_s", lambda *_: 7.0)
     monkeypatch.setattr(planning, "measure_score", lambda *_: (0.5, 0.001))
 
-    def make(*arguments, build_s=30.0, epoch_s=2.0, has_device=True, runtime=None, **settings):
+    def make(
+        *arguments,
+        build_s=30.0,
+        epoch_s=2.0,
+        has_device=True,
+        runtime=None,
+        published=None,
+        data=digits,
+        **settings,
+    ):
         monkeypatch.setattr(plans, "_epoch_s", lambda *_, **__: epoch_s)
         estimate = BuildEstimate(8, build_s, first_seconds=10.0, slowest_us=2.0)
         monkeypatch.setattr(plans, "estimate_build_with", lambda *_: estimate)
         job = make_settings(*arguments, **settings)
         spaces = open_spaces(job)
-        spaces = JobSpaces(spaces, spaces, {})
+        spaces = JobSpaces(spaces, spaces, published or {})
         runtimes = [(runtime or FakeRuntime)() for _ in job.device.dtypes] if has_device else []
-        return plans.make_plan(job, digits, spaces, runtimes, SilentProgress(), 10.0)
+        return plans.make_plan(job, data, spaces, runtimes, SilentProgress(), 10.0)
 
     return make
 
@@ -312,6 +322,21 @@ def test_losses_of_int8_take_longer_for_the_first_network_alone(monkeypatch):
     spaces = open_spaces(make_settings()).values()
     supernets = [SimpleNamespace(space=space) for space in spaces]
     assert int8_losses.measure_losses_s(supernets, None, 0) == 5 + 9 * 1 + 2 + 9 * 0.5
+
+
+@pytest.mark.parametrize(
+    ("images", "origin", "passes"),
+    [(199, None, 1.5), (200, None, 1.0), (199, "a trained network", 1.0)],
+)
+def test_finalists_from_published_weights_are_trained_on_parts(
+    plan, digits, images, origin, passes
+):
+    """Where search images judge, a choice between weights takes another training of the images."""
+    few = replace(digits, holdout=digits.holdout.take(slice(0, images)))
+    published = {"squeezenet_tiny": SimpleNamespace(origin=origin)}
+    made = plan("2h", published=published, data=few, references=[], training={"epochs": 5})
+    assert made.finalist_epochs == 5
+    assert made.seconds[FINALISTS] == pytest.approx(made.retrain * 5 * 0.5 * passes, abs=0.06)
 
 
 def test_published_networks_share_the_time_of_the_finalists(plan, monkeypatch):
