@@ -112,8 +112,8 @@ def with_further(
         is_left_out = is_equal | is_grouped[count:end]
         _warn_about_left_out(each.name, is_equal, is_left_out)
         chosen = np.flatnonzero(~is_left_out)
-        groups = numbers.numbers[count:end][chosen]
-        train.append(Images(select(each.pixels, chosen), each.labels[chosen], groups))
+        own_groups = numbers.numbers[count:end][chosen]
+        train.append(Images(select(each.pixels, chosen), each.labels[chosen], own_groups))
         parts[count:end][is_left_out] = "left out"
         count = end
     own["train"] = joined(train)
