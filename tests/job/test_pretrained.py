@@ -487,7 +487,7 @@ def test_probes_of_equal_numbers_of_images_are_compared(job, monkeypatch):
     job.write_text(JOB.replace('photos"\nimage_size = 8', 'others"\nimage_size = 12'))
     summary = opened(job).record.probes[NAME]
     assert [each.image_size for each in summary.sizes] == [8, 12, 12, 16]
-    assert {each.images for each in summary.compared} == {2 * 10}
+    assert {each.images for each in summary.compared} == {2 * 10}, "the hold-out judges"
     assert [each.image_size for each in summary.compared] == [8, 12, 16]
     assert summary.own.images > 60
     assert summary.text.count("% at 12 px") == 2
