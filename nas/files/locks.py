@@ -64,7 +64,8 @@ class Lock:
         self._own.depth -= 1
         if not self._own.depth:
             if self._is_removed and self._is_file(self._own.descriptor):
-                self.path.unlink(missing_ok=True)
+                with suppress(OSError):  # The folder may be one where only its owner removes files.
+                    self.path.unlink()
             # A child that was forked in the meantime has the descriptor open, too.
             fcntl.flock(self._own.descriptor, fcntl.LOCK_UN)
             os.close(self._own.descriptor)

@@ -95,6 +95,20 @@ def test_lock_that_is_released_is_free_though_a_child_has_its_file_open(tmp_path
         os.close(read)
 
 
+def test_lock_whose_file_cannot_be_removed_is_released(tmp_path, monkeypatch):
+    lock = Lock(tmp_path / "lock", is_removed=True)
+    lock.acquire()
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        lock.release()
+    assert lock.path.exists()
+    Lock(lock.path).acquire(timeout_s=0)
+
+
 def test_two_who_look_for_a_lock_do_not_see_each_other(tmp_path, monkeypatch):
     lock, flock = Lock(tmp_path / "lock"), fcntl.flock
     lock.path.touch()
