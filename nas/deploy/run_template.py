@@ -16,7 +16,7 @@ from pathlib import Path
 from nas.deploy.script_check import check
 from nas.deploy.script_loaders import load_network
 from nas.deploy.script_log import ImageLog
-from nas.deploy.script_steps import classify, use_file
+from nas.deploy.script_steps import classify, run_quietly, use_file
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -61,4 +61,4 @@ def read_json(name: str) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_quietly(main))

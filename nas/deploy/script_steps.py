@@ -64,6 +64,18 @@ def plain_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def run_quietly(main: Callable[[], int]) -> int:
+    """Return the status of a script; 1 if nobody reads its output to the end, such as `head`."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer would fail again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
 def decoded(file: Path | IO[bytes], preprocessing: dict[str, Any]) -> np.ndarray:
     """Return the pixels of an image file, 1 x height x width x channels (uint8)."""
     how, channels = preprocessing["reading"], preprocessing["channels"]

@@ -23,6 +23,7 @@ from nas.deploy.script_steps import (
     open_onnx,
     plain_output,
     probabilities_of,
+    run_quietly,
     use_file,
 )
 
@@ -99,4 +100,4 @@ def show(result: dict[str, Any], classes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_quietly(main))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.deploy.script_steps import classify, load_onnx, use_file
+from nas.deploy.script_steps import classify, load_onnx, run_quietly, use_file
 from nas.plans.split_wire import connected, pack, receive, seconds, send, unpack
 
 FOLDER = Path(__file__).resolve().parent
@@ -55,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_quietly(main))

@@ -229,6 +229,24 @@ def test_numbers_that_are_none_are_no_answer(copy, capsys, value):
     assert classify_image(images[0], [stage])["error"] == reason
 
 
+@pytest.mark.parametrize("options", [[], ["--json"], ["--log", "log"]])
+@pytest.mark.parametrize("buffering", ["", "1"])
+def test_script_ends_quietly_if_nobody_reads_its_output(copy, options, buffering):
+    copy.with_name("reference.json").write_text('{"weights_digest": "ab"}')
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, copy, *["PNG"] * 3, *options],
+        cwd=copy.parent,
+        env={**os.environ, "PYTHONUNBUFFERED": buffering},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize("log", ["nowhere/log", ".", "/dev/full"])
 def test_answers_do_without_a_log_that_cannot_be_written(copy, run, log):
     if log == "/dev/full" and not Path(log).exists():
