@@ -62,7 +62,7 @@ def main() -> int:
     except (BundleError, OSError, ValueError) as error:
         reason = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
-            reason = f"{error.filename}: {error.strerror}."
+            reason = f"{error.filename2 or error.filename}: {error.strerror}."
         kept = " The version that was installed stays." if (options.to / "current").exists() else ""
         print(f"error: {reason}{kept}", file=sys.stderr)
         return 1
@@ -121,10 +121,20 @@ def install(options: argparse.Namespace, work: Path) -> str:
 
 
 def has_files(installed: Path, folder: Path) -> bool:
-    """Return whether the folder of a version has all files of another folder, as they are there."""
-    names = [str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()]
+    """Return whether the folder of a version has all files of another folder, as they are there.
+
+    Whoever can read one there can read it in the version, too.
+    """
+    paths = [each.relative_to(folder) for each in (folder, *folder.rglob("*"))]
+    files = [str(each) for each in paths if (folder / each).is_file()]
     filecmp.clear_cache()
-    return filecmp.cmpfiles(folder, installed, names, shallow=False)[1:] == ([], [])
+    if filecmp.cmpfiles(folder, installed, files, shallow=False)[1:] != ([], []):
+        return False
+    for each in paths:
+        reading = 0o555 if (folder / each).is_dir() else 0o444
+        if reading & (folder / each).stat().st_mode & ~(installed / each).stat().st_mode:
+            return False
+    return True
 
 
 def test(folder: Path, command: str | None) -> None:

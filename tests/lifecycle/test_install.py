@@ -137,6 +137,8 @@ def test_a_damaged_version_is_repaired_by_its_bundle(bundle, tmp_path, install):
         lambda folder: (folder / "model.onnx").write_bytes(b"no network"),
         lambda folder: (folder / "run.py").unlink(),
         lambda folder: (folder / "manifest.json").write_bytes(b"{"),
+        lambda folder: (folder / "card.json").chmod(0o600),
+        lambda folder: folder.chmod(0o700),
         lambda folder: shutil.rmtree(folder.resolve()),
     ):
         damage(root / "current")
@@ -144,6 +146,9 @@ def test_a_damaged_version_is_repaired_by_its_bundle(bundle, tmp_path, install):
         assert (done.returncode, running(root)) == (0, "1.1"), done.stderr
         for name, content in contents(newer).items():
             assert (root / "current" / name).read_bytes() == content
+        for each in (root / "current").resolve().rglob("*"):
+            assert each.stat().st_mode & 0o044 == 0o044, "services read it"
+        assert (root / "current").stat().st_mode & 0o055 == 0o055
         assert "installed already" not in done.stdout
         assert entries(root) == ({"versions", "current", ".lock"}, {"1.0", "1.1"})
         assert len(list((root / "versions").iterdir())) == 2, "the version before it stays"
@@ -237,6 +242,10 @@ def test_other_faults_are_errors_without_a_traceback(bundle, script, tmp_path, i
         assert "Traceback" not in done.stderr
         stays = "The version that was installed stays." in done.stderr
         assert stays == (command[-1] == tmp_path / "to")
+    (tmp_path / "own" / "current").mkdir(parents=True)
+    command = [sys.executable, "-I", script, newer, "--to", tmp_path / "own"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith(f"error: {tmp_path}/own/current: ")
     assert running(tmp_path / "to") == "1.0"
 
 
