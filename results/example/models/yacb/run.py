@@ -1,6 +1,7 @@
 """Classify images: python run.py IMAGE... [--model FILE] [--json] [--log FILE]
 
-With --check in place of images, it says whether it answers here as it did at its export.
+With --check in place of images, it says whether it answers here as it did at its export. `card.md`
+names the packages that it needs, with their versions.
 
 The `run.py` of a model folder is this file with the texts of the modules of `nas` that it imports.
 """
@@ -10,17 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 
 import io
 import math
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,7 +26,21 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import PIL
 from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+
+OLDEST = {"Python": (3, 10), "Pillow": (10, 1)}
+"""Oldest versions with all that is used here. With older ones, files would seem to be damaged."""
+
+_VERSIONS = {
+    "Python": sys.version_info[:2],
+    "Pillow": tuple(map(int, PIL.__version__.split(".")[:2])),
+}
+
+for _name, _oldest in OLDEST.items():
+    if _VERSIONS[_name] < _oldest:
+        _here, _least = (".".join(map(str, each)) for each in (_VERSIONS[_name], _oldest))
+        sys.exit(f"{_name} {_here} is here; expected {_least} or later. Install a newer {_name}.")
 
 RULES: dict[str, str | int | bool] = {
     "frame": "first",
@@ -39,18 +51,21 @@ RULES: dict[str, str | int | bool] = {
     "bit_depth": "upper 8 bits",
     "transparency": "composited on background",
     "grey": "ITU-R 601-2",
-    "resize": "cover",
     "crop": "centre",
     "interpolation": "bilinear",
     "antialias": True,
 }
-"""How an image is read, apart from its size and the background behind transparent pixels.
+"""How an image is read, apart from its size, the background and which of `RESIZES` it is.
 
 `max_pixels`: larger images are refused, because decoding one takes more than about 0.5 GB. For a
 JPEG, which can be decoded at a fraction of its size, the decoded pixels count. `jpeg_draft`: a JPEG
 is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both sides have at least
 `jpeg_draft` times the size asked for. `nas.run.model_card.ImageReading` describes the others.
 """
+
+RESIZES = ("cover", "contain")
+"""How an image fits into the square: its shorter side fills it, and what is beyond is cropped; or
+its longer side does, and the border has the colour of the background."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,15 +142,20 @@ def open_image(
 
 
 def read_pixels(
-    image: Image.Image, size: int, background: str, channels: int | None = None
+    image: Image.Image,
+    size: int,
+    background: str,
+    channels: int | None = None,
+    resize: str = "cover",
 ) -> np.ndarray:
-    """Return the pixels of an image, scaled and cropped to a square.
+    """Return the pixels of an image, scaled to a square.
 
     Args:
         image: image from `open_image`, or made of an array.
         size: height and width of the square.
         background: colour behind transparent pixels, as `PIL.ImageColor` reads it.
         channels: 1 for grey pixels, 3 for RGB; by default those of the image.
+        resize: one of `RESIZES`.
 
     Returns:
         Pixels (uint8), `size x size` if they are grey and `size x size x 3` if they are RGB.
@@ -150,12 +170,33 @@ def read_pixels(
         image = image.transpose(turn)
     if channels == 1:
         image = image.convert("L")
-    if image.size != (size, size):
+    if resize == "contain" and image.width != image.height:
+        image = _with_border(image, size, background, channels)
+    elif image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     if channels == 3 and pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return pixels
+
+
+def _with_border(
+    image: Image.Image, size: int, background: str, channels: int | None
+) -> Image.Image:
+    """Return an oblong image of mode L or RGB as a square with borders of one colour.
+
+    It is what `PIL.ImageOps.pad` makes of it, except that no side becomes 0.
+    """
+    red, green, blue = ImageColor.getrgb(background)[:3]
+    if channels != 1 and not red == green == blue:
+        image = image.convert("RGB")
+    longest = max(image.size)
+    width, height = (max(1, round(side / longest * size)) for side in image.size)
+    colour = ImageColor.getcolor(background, image.mode)
+    canvas = Image.new(image.mode, (size, size), colour)
+    place = round((size - width) * 0.5), round((size - height) * 0.5)
+    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), place)
+    return canvas
 
 
 def orientation(image: Image.Image) -> int:
@@ -324,6 +365,7 @@ def _interpolation(size: int, new_size: int) -> np.ndarray:
 
 
 import os
+import re
 import stat
 import struct
 from pathlib import Path
@@ -342,6 +384,20 @@ _FOREIGN_KINDS = {
 }
 """What files of other kinds begin with, and what they are."""
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What many programs of Windows write before text in UTF-8."""
+
+_UTF_16 = re.compile(
+    rb"\xff\xfe(?:[\t\n\r -~]\0){2}|\xfe\xff(?:\0[\t\n\r -~]){2}"
+    rb"|(?:[\t\n\r -~]\0){4}|(?:\0[\t\n\r -~]){4}"
+)
+"""How text in UTF-16 begins: with a byte order mark or without, in either order of the bytes."""
+
+_UTF_16_KIND = (
+    "text in UTF-16, which Windows PowerShell writes with > and Notepad as Unicode, and has to be "
+    "saved as UTF-8"
+)
+
 _ELF_HEADERS = {1: ("I", 32, 46), 2: ("Q", 40, 58)}
 """Type and position of the offset of an ELF file's sections, and position of their size and number,
 for 32 and 64 bits."""
@@ -353,8 +409,15 @@ def foreign_kind(head: bytes) -> str:
     The text is empty for a kind that is none of those that take the place of other files. Any
     content that begins with "<" counts as a web page.
     """
-    start = head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _UTF_16.match(head):
+        return _UTF_16_KIND
+    start = without_mark(head[:HEAD_BYTES]).lstrip()
     return next((what for first, what in _FOREIGN_KINDS.items() if start.startswith(first)), "")
+
+
+def without_mark(content: bytes) -> bytes:
+    """Return the content of a text file without the byte order mark that it may begin with."""
+    return content.removeprefix(BYTE_ORDER_MARK)
 
 
 def file_problem(path: Path) -> str:
@@ -378,6 +441,17 @@ def file_problem(path: Path) -> str:
     if status.st_size < (smallest := _smallest_size(head)):
         return f"it is cut: {status.st_size} of at least {smallest} bytes"
     return ""
+
+
+NOTHING_RUNS = "nothing may be run from its disk, which is mounted with the option noexec"
+"""Why a program or a library cannot be used where `may_run_from` is false."""
+
+
+def may_run_from(path: Path) -> bool:
+    """Return whether the disk of a file or folder lets programs be run and libraries be loaded."""
+    if not hasattr(os, "ST_NOEXEC"):  # The system has no such disks, or does not say.
+        return True
+    return not os.statvfs(path).f_flag & os.ST_NOEXEC
 
 
 def _smallest_size(head: bytes) -> int:
@@ -417,11 +491,11 @@ else:
 LogitsOf = Callable[[np.ndarray], np.ndarray]
 """Returns the logits of an image, from the input of the network."""
 
+NOT_FINITE = "the network's answer has values that are not finite"
+"""Why an image has no class: numbers that are none would pass as a sure answer."""
+
 OutputsOf = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Returns the outputs of a file, each with one row, the logits first."""
-
-Note = Callable[[str, "np.ndarray | None", "np.ndarray | None"], None]
-"""Receives the path of an image, its pixels and the probabilities of its classes."""
 
 
 def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -433,6 +507,8 @@ def use_file(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         except Exception as error:  # Runtimes raise nearly anything.
             lines = [line for line in str(error).splitlines() if line.strip()] or [""]
             problem = f"it cannot be read ({type(error).__name__}: {lines[0].strip()[:300]})"
+            if path.suffix == ".so" and not may_run_from(path):
+                problem = f"{NOTHING_RUNS}: copy the folder to another disk"
     sys.exit(f"{path}: {problem}")
 
 
@@ -443,15 +519,29 @@ def plain_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def run_quietly(main: Callable[[], int]) -> int:
+    """Return the status of a script; 1 if nobody reads its output to the end, such as `head`."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer would fail again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
 def decoded(file: Path | IO[bytes], preprocessing: dict[str, Any]) -> np.ndarray:
     """Return the pixels of an image file, 1 x height x width x channels (uint8)."""
     how, channels = preprocessing["reading"], preprocessing["channels"]
     for name, value in RULES.items():
         if how.get(name) != value:
             sys.exit(f"preprocessing.json has {name} {how.get(name)!r}; expected {value!r}")
+    if (resize := how.get("resize")) not in RESIZES:
+        sys.exit(f"preprocessing.json has resize {resize!r}; expected {' or '.join(RESIZES)}")
     size = how["decoded_size"]
     with open_image(file, size, how["formats"]) as image:
-        pixels = read_pixels(image, size, how["background"], channels)
+        pixels = read_pixels(image, size, how["background"], channels, resize)
     return pixels.reshape(1, size, size, channels)
 
 
@@ -488,7 +578,7 @@ def classify(
     logits_of: LogitsOf,
     preprocessing: dict[str, Any],
     as_json: bool,
-    note: Note | None = None,
+    log: ImageLog | None = None,
 ) -> int:
     """Print the classes of image files, or their logits as JSON.
 
@@ -498,47 +588,72 @@ def classify(
         logits_of: returns the logits.
         preprocessing: what `preprocessing.json` holds.
         as_json: whether to print the logits.
-        note: receives each file with its decoded pixels and the probabilities of the classes; None
-            for both if it cannot be read.
+        log: gets a line for each file, after its answer is printed.
 
     Returns:
-        0, or 1 if a file is no image that can be read.
+        0, or 1 if a file is no image that can be read, or the network gives it no class.
     """
     plain_output()
     results: list[dict[str, Any]] = []
     for name in names:
         try:
             pixels = decoded(Path(name), preprocessing)
+            logits = use_file(model, logits_of, as_input(pixels, preprocessing))
+            problem = "" if np.isfinite(logits).all() else NOT_FINITE
         except UnreadableImageError as error:
-            results.append({"image": name, "error": str(error)})
-            if note is not None:
-                note(name, None, None)
-            if not as_json:
-                print(f"{name}: {error}", file=sys.stderr)
-            continue
-        logits = use_file(model, logits_of, as_input(pixels, preprocessing))
-        confidence = np.exp(logits.astype(np.float64) - logits.max())
-        confidence /= confidence.sum()
-        unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
-        results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
-        if note is not None:
-            note(name, pixels, confidence)
+            problem = str(error)
+        if problem:
+            results.append({"image": name, "error": problem})
+            if log is not None:
+                log.note(name, error=problem)
+        else:
+            confidence = probabilities_of(logits)
+            unsure = bool(confidence.max() < (preprocessing.get("min_confidence") or 0))
+            results.append({"image": name, "logits": logits.tolist(), "unsure": unsure})
+            if log is not None:
+                log.note(name, pixels, confidence)
         if not as_json:
-            if len(names) > 1:
-                print(name)
-            if unsure:
-                print("unsure")
-                continue
-            for position in confidence.argsort()[::-1][:5]:
-                print(f"{confidence[position]:6.1%}  {preprocessing['classes'][position]}")
+            try:
+                print_answer(results[-1], preprocessing["classes"], has_name=len(names) > 1)
+            finally:
+                if log is not None:
+                    log.write()
     if as_json:
-        print(json.dumps(results))
+        try:
+            print(json.dumps(results))
+        finally:
+            if log is not None:
+                log.write()
     return int(any("error" in result for result in results))
+
+
+def print_answer(result: dict[str, Any], classes: Sequence[str], *, has_name: bool) -> None:
+    """Print the most probable classes of an image file, or why there are none."""
+    if "error" in result:
+        print(f"{result['image']}: {result['error']}", file=sys.stderr)
+        return
+    if has_name:
+        print(result["image"])
+    if result["unsure"]:
+        print("unsure")
+        return
+    probabilities = probabilities_of(np.array(result["logits"]))
+    for position in probabilities.argsort()[::-1][:5]:
+        print(f"{probabilities[position]:6.1%}  {classes[position]}")
+
+
+def probabilities_of(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of the classes."""
+    values = np.exp(logits.astype(np.float64) - logits.max())
+    return values / values.sum()
 
 
 import json
 import os
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -560,6 +675,66 @@ def image_figures(pixels: np.ndarray) -> np.ndarray:
     grey = pixels.mean(-1, dtype=np.float32) / 255
     down, right = (np.abs(np.diff(grey, axis=axis)).mean((1, 2)) for axis in (1, 2))
     return np.stack([grey.mean((1, 2)), grey.std((1, 2)), (down + right) / 2], axis=1)
+
+
+class ImageLog:
+    """The log of a model. Answers never wait for it, and do without one that cannot be written.
+
+    Args:
+        path: path of the log.
+        digest: digest of the weights, which each line names.
+        has_paths: whether the lines have the paths of the images.
+    """
+
+    def __init__(self, path: Path, digest: str, has_paths: bool) -> None:
+        self._path, self._digest, self._has_paths = path, digest, has_paths
+        self._lines: list[dict[str, object]] = []
+        self._has_failed = False
+
+    def note(
+        self,
+        name: str,
+        pixels: np.ndarray | None = None,
+        probabilities: np.ndarray | None = None,
+        error: str = "",
+    ) -> None:
+        """Note an image for `write`.
+
+        Args:
+            name: path of the image.
+            pixels: its decoded pixels, `1 x height x width x channels` (uint8); None if it cannot
+                be read.
+            probabilities: those of the classes; None if it cannot be read.
+            error: why it cannot be read.
+        """
+        line: dict[str, object] = {"time": round(time.time(), 3), "model": self._digest}
+        if self._has_paths:
+            line["image"] = name
+        if error:
+            line["error"] = error
+        if pixels is not None and probabilities is not None:
+            line["class"] = int(probabilities.argmax())
+            line["confidence"] = round(float(probabilities.max()), 6)
+            figures = image_figures(pixels)[0]
+            line.update(
+                (each, round(float(own), 6)) for each, own in zip(FIGURES, figures, strict=True)
+            )
+        self._lines.append(line)
+
+    def write(self) -> None:
+        """Append the lines of the images noted; say once on standard error if that fails."""
+        # Whoever reads the answers may have left. Python says at the end what was not printed.
+        with suppress(OSError):
+            sys.stdout.flush()
+        lines, self._lines = self._lines, []
+        try:
+            for line in lines:
+                append_line(self._path, line)
+        except OSError as error:
+            if not self._has_failed:
+                text = f"{self._path}: the log cannot be written ({error.strerror})"
+                print(text, file=sys.stderr)
+            self._has_failed = True
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
@@ -635,6 +810,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 
 INT8_SHARE = 0.99
@@ -673,6 +849,7 @@ def check(
     ]
     expected = tensors["int8_logits" if is_int8 else "logits"]
     images = [each[None] for each in tensors["pixels"][: len(expected) - len(stored)]]
+    require_reading(tensors["pixels"][:1], preprocessing)
     for kind, each in stored:
         try:
             images.append(decoded(io.BytesIO(each.tobytes()), preprocessing))
@@ -691,6 +868,23 @@ def check(
     return 0
 
 
+def require_reading(pixels: np.ndarray, preprocessing: dict[str, Any]) -> None:
+    """End with one line if an image file without losses is not read as it was written.
+
+    Args:
+        pixels: decoded pixels, `1 x height x width x channels` (uint8).
+        preprocessing: what `preprocessing.json` holds.
+    """
+    file = io.BytesIO()
+    Image.fromarray(pixels[0].squeeze(-1) if pixels.shape[-1] == 1 else pixels[0]).save(file, "PNG")
+    try:
+        is_same = np.array_equal(decoded(file, preprocessing), pixels)
+    except UnreadableImageError as error:
+        sys.exit(f"images are not read here: {error}")
+    if not is_same:
+        sys.exit("images are not read here as at the export: a PNG has other pixels")
+
+
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a safetensors file whose types are those of `verification`."""
     types = {"F32": "<f4", "I64": "<i8", "U8": "u1"}
@@ -706,7 +900,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 FOLDER = Path(__file__).resolve().parent
 
-DEFAULT_MODEL = "model.onnx"
+DEFAULT_MODEL = "model.so"
 
 
 def main() -> int:
@@ -729,47 +923,22 @@ def main() -> int:
     if options.log and model.resolve().parent != FOLDER:
         parser.error("--log needs a file of this folder, whose weights each line names")
     preprocessing = read_json("preprocessing.json")
-    note = None
+    log = None
     if options.log:
         digest = read_json("reference.json")["weights_digest"]
-        note = partial(write_line, options.log, digest, options.log_paths)
+        log = ImageLog(options.log, digest, options.log_paths)
     logits_of = load_network(model)
     if options.check:
         samples = FOLDER / "verification.safetensors"
         return check(read_json("card.json"), samples, model, logits_of, preprocessing)
-    return classify(options.images, model, logits_of, preprocessing, options.json, note)
+    return classify(options.images, model, logits_of, preprocessing, options.json, log)
 
 
 def read_json(name: str) -> dict:
     """Return the contents of a JSON file of the folder."""
     path = FOLDER / name
-    return use_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
-
-
-def write_line(
-    log: Path,
-    digest: str,
-    has_path: bool,
-    name: str,
-    pixels: np.ndarray | None,
-    probabilities: np.ndarray | None,
-) -> None:
-    """Append a line on an image to a log."""
-    line: dict[str, object] = {"time": round(time.time(), 3), "model": digest}
-    if has_path:
-        line["image"] = name
-    if pixels is not None and probabilities is not None:
-        line["class"] = int(probabilities.argmax())
-        line["confidence"] = round(float(probabilities.max()), 6)
-        figures = image_figures(pixels)[0]
-        line.update(
-            (each, round(float(own), 6)) for each, own in zip(FIGURES, figures, strict=True)
-        )
-    try:
-        append_line(log, line)
-    except OSError as error:
-        sys.exit(f"{log}: it cannot be written ({error.strerror})")
+    return use_file(path, lambda: json.loads(path.read_bytes()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_quietly(main))
