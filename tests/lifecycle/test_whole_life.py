@@ -92,7 +92,9 @@ def federated(app: Path, first: Path, clients: list[Path]) -> Path:
     preprocessing = json.loads((app / "preprocessing.json").read_text())
     model = load_model(first)
     network = TorchSource(model.network.graph).module(model.network.tensors())
-    weights, norms = weights_of(network, has_norms=True), norms_of(network)
+    # Copies: the arrays share the memory of the network, which is trained below.
+    weights = {name: each.copy() for name, each in weights_of(network, has_norms=True).items()}
+    norms = norms_of(network)
     own = [read_folder(images, preprocessing) for images in clients]
     for _ in range(ROUNDS):
         answers = []
