@@ -601,7 +601,7 @@ def test_script_is_verified_with_a_file_of_each_kind_of_image(exported_for_photo
         ("values >> 8).astype(np.uint8)", "values.clip(0, 255)).astype(np.uint8)", "TIFF I;16"),
         ("canvas.paste(image, mask=image)", "canvas.paste(image)", "PNG RGBA, alpha"),
         ("image = image.transpose(turn)", "pass", "WEBP RGB, EXIF orientation 6"),
-        ("Resampling.BILINEAR", "Resampling.NEAREST", ".*"),
+        ("(size, size), Image.Resampling.BILINEAR", "(size, size), Image.Resampling.NEAREST", ".*"),
     ],
 )
 def test_script_that_reads_images_otherwise_is_an_error(
