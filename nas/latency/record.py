@@ -81,8 +81,8 @@ HEADER_FORMAT = Format(
 def kept_samples(samples_us: Sequence[float]) -> tuple[float, ...]:
     """Return samples of a timing for a record, `MAX_SAMPLES` at most, with the same median.
 
-    Of more samples, those at evenly spaced ranks stay, in ascending order: as many below the median
-    as above it, with the fastest and the slowest.
+    If there are more, those at evenly spaced ranks stay, in ascending order: as many below the
+    median as above it, with the fastest and the slowest.
     """
     if len(samples_us) <= MAX_SAMPLES:
         return tuple(samples_us)

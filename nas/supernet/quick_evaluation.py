@@ -74,7 +74,7 @@ def stratified_sample(images: Images, count: int) -> np.ndarray:
 def balanced_sample(images: Images, count: int) -> np.ndarray:
     """Return the sorted positions of a sample with equally many images of each class.
 
-    Of a class with fewer images, it has all.
+    The sample has all images of a class that has fewer.
 
     Args:
         images: images to sample from.
