@@ -329,5 +329,7 @@ def _standardised_variances(
     variances: Array, values: Array, scale: float, log_transform: bool
 ) -> Array:
     """Return the variances of deviations of values, in the units of the standardised values."""
-    standardised: Array = variances / (scale * values if log_transform else scale) ** 2
-    return standardised
+    deviations: Array = np.sqrt(variances) / scale
+    if log_transform:
+        deviations = deviations / np.maximum(values, 1 / MAX_MAGNITUDE)
+    return np.minimum(deviations, MAX_MAGNITUDE) ** 2

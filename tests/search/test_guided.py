@@ -167,6 +167,7 @@ ODD_VALUES = [0.0, -0.0, -1.0, 1.0, 1e12, -1e12, 1.7e308, -1.7e308, 5e-324, 1e-1
     )
 )
 @example([[0.0] * 20, [1e9] * 20])
+@example([[1.7e308, *(0.1 + at % 7 for at in range(1, 20))]])
 def test_search_never_stops_for_a_value(values):
     """The objectives have given values by trial."""
     columns = [iter(column) for column in values]
