@@ -269,6 +269,15 @@ def decide_finalists(settings: JobSettings, epochs_of: Callable[[int], float]) -
     return count, allowed_epochs(settings, epochs)
 
 
+def refit_share(settings: JobSettings, data: ImageDataset) -> float:
+    """Return the time in which a network is refitted, over that of its training; 0 if it is not.
+
+    An epoch of the refit has all images but the test images.
+    """
+    images = len(data.train) + len(data.search) + len(data.holdout)
+    return images / len(data.train) if settings.finish.refits(images) else 0.0
+
+
 def export_s(settings: JobSettings, data: ImageDataset, epoch_s: float) -> float:
     """Return the seconds to export a network, from those of an epoch of its training."""
     images = len(data.test) + len(data.search) + len(data.holdout)

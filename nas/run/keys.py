@@ -159,8 +159,8 @@ def number_or_auto(noun: str, fewest: int, most: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def check_flip(value: Any) -> Any:
-    """Return the value of `training.flip`. Raises ValueError for another one than it takes."""
+def check_switch(value: Any) -> Any:
+    """Return the value of a switch with "auto". Raises ValueError for another one than it takes."""
     if value != "auto" and not isinstance(value, bool):
         raise ValueError('write "auto", true or false')
     return value

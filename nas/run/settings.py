@@ -40,7 +40,7 @@ from nas.run.keys import (
     SpaceName,
     StorageAddress,
     check_dtype,
-    check_flip,
+    check_switch,
     free_key,
     key,
     keys_of,
@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from nas.search.budget import Stall
     from nas.supernet.settings import TrainingSettings
 
+
+MAX_REFIT_IMAGES = 10_000
+"""Images, of all parts but the test, below which networks are refitted by default. With more, those
+that search and hold-out add to a training change little."""
 
 MAX_STATEMENT = 10_000
 """Most characters of a statement for the cards of models, two pages."""
@@ -248,7 +252,7 @@ class TrainingOptions(_Table):
     weight_decay: float | None = key(None, ge=0, le=1000)
     """Weight decay."""
 
-    flip: Annotated[bool | Literal["auto"], BeforeValidator(check_flip)] = key("auto")
+    flip: Annotated[bool | Literal["auto"], BeforeValidator(check_switch)] = key("auto")
     """Whether half of the training images are mirrored: true, false, or "auto": an experiment at
     the start finds out whether mirrored images keep their class.
     """
@@ -565,6 +569,11 @@ class FinishSettings(_Table):
     allows.
     """
 
+    refit: Annotated[bool | Literal["auto"], BeforeValidator(check_switch)] = free_key("auto")
+    """Whether networks are trained once more on all images but the test images after their
+    accuracy is known: true, false, or "auto", which is true below 10,000 images.
+    """
+
     references: tuple[NameText, ...] | None = free_key(None, strict=False, max_length=1000)
     """Published networks that are timed, and trained like the networks of the front; by default
     those of the spaces that are about as fast, as many as a tenth of the budget trains.
@@ -587,6 +596,10 @@ class FinishSettings(_Table):
     _accuracy_or_confidence = field_validator("min_accuracy")(
         takes_place_of("finish.min_confidence")
     )
+
+    def refits(self, images: int) -> bool:
+        """Return whether networks are refitted, from the number of all images but the test's."""
+        return images < MAX_REFIT_IMAGES if self.refit == "auto" else self.refit
 
 
 class CardSettings(_Table):
