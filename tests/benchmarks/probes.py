@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     weights: PublishedWeights = nas.read_weights(arguments.weights)
     with tempfile.TemporaryDirectory() as name:
-        divide(arguments.photos, arguments.images, arguments.seed, Path(name))
+        divide(arguments.photos, 2 * arguments.images, arguments.seed, Path(name))
         data = nas.load_dataset(
             name,
             image_size=arguments.image_size,
