@@ -19,7 +19,7 @@ from nas.run.record import StageRecord
 from nas.run.settings import JobSettings
 from nas.space import SearchSpace
 from nas.supernet.evaluation import measure_score
-from nas.supernet.trainer import MAX_EPOCHS
+from nas.supernet.settings import MAX_EPOCHS
 from nas.supernet.weights import Supernet
 
 PREPARE = "prepare"

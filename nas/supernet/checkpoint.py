@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,9 +18,7 @@ from nas.errors import CheckpointError
 from nas.files import jsonl
 from nas.files.documents import SCHEMA, Format
 from nas.files.foreign import file_problem
-from nas.supernet.records import CheckpointRecord, StepRow
-
-LogRow = TypeVar("LogRow", bound=StepRow)
+from nas.supernet.records import CheckpointRecord
 
 LOG_LINES = 200
 """Approximate number of lines in a training log; enough for a plot, and small."""
@@ -168,21 +166,17 @@ def log_step(
         jsonl.append(log, {**row, "seconds": seconds})
 
 
-def truncate_log(log: Path, kind: Format[LogRow], last_step: int) -> list[LogRow]:
+def truncate_log(log: Path, kind: Format[Any], last_step: int) -> None:
     """Remove the lines behind `last_step`, which a resumed training writes again.
 
     Args:
         log: the training log, which may be missing.
         kind: format of its lines.
         last_step: number of the last step that is done.
-
-    Returns:
-        The lines that are left.
     """
     rows = [row for row in jsonl.read(log, kind) if row.step <= last_step]
     lines = [row.model_dump_json(by_alias=True) + "\n" for row in rows]
     files.replace(log, "".join(lines))
-    return rows
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

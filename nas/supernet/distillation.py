@@ -19,11 +19,9 @@ from nas.graph import Graph
 from nas.supernet import checkpoint
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.recipe import adjusted
+from nas.supernet.settings import TEACHER_SHARE
 from nas.supernet.weights import Supernet
 from nas.torch_network import FoldedWeights, fold_norms, run_graph
-
-TEACHER_SHARE = 0.5
-"""Share of the teacher's output in the loss; the labels have the rest."""
 
 MAX_REMEMBERED_BYTES = 2**28
 """Most memory for the remembered logits of a teacher."""

@@ -1,14 +1,13 @@
-"""Optimizer, learning rate, gradient clipping and batches, shared by all training.
+"""Learning rate, gradient clipping, batches and image size, shared by all training.
 
 A supernet and a network that is trained standalone use the same recipe, so that their accuracies
-can be compared.
+can be compared. `nas.supernet.engine` puts the parts together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,19 +17,8 @@ from torch.nn import Parameter
 
 from nas.data import ImageDataset
 from nas.data.batches import TrainingBatches
-from nas.errors import TrainingError
-from nas.supernet.checkpoint import require_tensors
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
-from nas.supernet.settings import TrainingSettings
-
-MOMENTUM = 0.9
-"""Nesterov momentum of all training."""
-
-WARMUP = 0.1
-"""Share of the steps in which the learning rate rises."""
-
-GRADIENT_RATIO = 0.05
-"""Largest norm of the gradient of a weight tensor, divided by the norm of the tensor."""
+from nas.supernet.settings import GRADIENT_RATIO, WARMUP, TrainingSettings
 
 
 def adjusted(logits: Tensor, log_priors: np.ndarray | Tensor | None) -> Tensor:
@@ -41,97 +29,6 @@ def adjusted(logits: Tensor, log_priors: np.ndarray | Tensor | None) -> Tensor:
         log_priors: see `nas.data.ImageDataset.log_priors`; None for no correction.
     """
     return logits if log_priors is None else logits + torch.as_tensor(log_priors).to(logits)
-
-
-class DivergedError(TrainingError):
-    """The loss or the gradient is not finite."""
-
-
-class TrainingState:
-    """The weights of a supernet or a network with their optimizer: what a checkpoint holds.
-
-    The optimizer is SGD with Nesterov momentum and weight decay.
-
-    Args:
-        module: the module that is trained, on the device that trains it.
-        groups: its parameters, see `parameter_groups`.
-    """
-
-    def __init__(self, module: nn.Module, groups: list[dict[str, object]]) -> None:
-        self._module = module
-        self._optimizer = torch.optim.SGD(
-            groups,
-            momentum=MOMENTUM,
-            nesterov=True,
-            fused=True,
-        )
-        # The fused step needs a momentum buffer for every parameter or for none. Subnets use some
-        # parameters later than others, so all buffers are made now.
-        for parameter in module.parameters():
-            self._optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-
-    def update(
-        self,
-        figures: Tensor,
-        learning_rate: float,
-        peak: float,
-        step: str,
-        processes: ProcessGroup = SINGLE_PROCESS,
-    ) -> tuple[list[float], float]:
-        """Clip the gradients and update the weights by them.
-
-        Args:
-            figures: the loss of the step, and its accuracies.
-            learning_rate: learning rate of the step.
-            peak: peak of the learning rate, for the message of an error.
-            step: what is trained, and the number of the step, likewise.
-            processes: processes that train together; gradients and figures are averaged.
-
-        Returns:
-            The figures, and the share of the weight tensors whose gradient was clipped.
-
-        Raises:
-            DivergedError: the loss or the gradient is not finite; the weights were not updated.
-        """
-        parameters = [p for p in self._module.parameters() if p.grad is not None]
-        processes.average([p.grad for p in parameters if p.grad is not None])
-        # One transfer for all figures, because a GPU waits at each.
-        all_figures = torch.cat([figures, torch.stack(adaptive_clip_grad(parameters))])
-        processes.average([all_figures])
-        *values, norm, clipped_share = all_figures.tolist()
-        if not (math.isfinite(values[0]) and math.isfinite(norm)):
-            raise DivergedError(
-                f"Training diverged in {step}: loss {values[0]}, gradient norm {norm}.",
-                remedy=f"Train with a lower learning_rate (it is {peak}) in another folder.",
-            )
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
-        return values, clipped_share
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights and the optimizer's tensors by name."""
-        tensors = {f"weights.{name}": t for name, t in self._module.state_dict().items()}
-        for name, parameter in self._module.named_parameters():
-            momentum = self._optimizer.state[parameter]["momentum_buffer"]
-            tensors[f"optimizer.momentum_buffer.{name}"] = momentum
-        return tensors
-
-    @torch.no_grad()
-    def load_state_dict(self, tensors: dict[str, Tensor], path: Path) -> None:
-        """Restore what `state_dict` returned.
-
-        Args:
-            tensors: tensors by name.
-            path: file that the tensors were read from, for error messages.
-
-        Raises:
-            CheckpointError: the tensors belong to another training.
-        """
-        own = self.state_dict()
-        require_tensors(path, tensors, own)
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
 
 
 def make_batches(

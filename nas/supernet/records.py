@@ -21,10 +21,7 @@ from nas.files.documents import (
 from nas.space.records import NetworkFacts, SpaceSettings
 
 TRAINING_LOG = "training.jsonl"
-"""Name of the log of a supernet's training, in the supernet's folder."""
-
-SCHEDULE_LOG = "schedule.jsonl"
-"""Name of the file with the lengths that were decided for a training with a time budget."""
+"""Name of the log of a training, in its folder."""
 
 
 class StepRow(Document):
@@ -36,7 +33,7 @@ class StepRow(Document):
         loss: loss on the step's batch, of the largest network of a supernet.
         clipped_share: share of the weight tensors whose gradient was clipped.
         learning_rate: learning rate of the step.
-        seconds: duration of the training; of a supernet, since the process started or resumed it.
+        seconds: duration of the training over all starts.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -59,7 +56,7 @@ class TrainingRow(StepRow):
 
     accuracy_largest: Fraction
     accuracy_smallest: Fraction
-    accuracy_random: Fraction | None
+    accuracy_random: Fraction | None = None
 
 
 class NetworkTrainingRow(StepRow):
@@ -72,8 +69,8 @@ class NetworkTrainingRow(StepRow):
     accuracy: Fraction
 
 
-class ScheduleRow(Document):
-    """A line of `schedule.jsonl`: the number of steps, as it was decided before one of them.
+class ScheduleDecision(Document):
+    """The number of steps of a training, as it was decided before one of them.
 
     Attributes:
         step: number of steps done before the decision.
@@ -81,7 +78,6 @@ class ScheduleRow(Document):
         seconds: time that the steps before took.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
     step: Annotated[int, Field(ge=1, lt=1 << 63)]
     steps: Annotated[int, Field(ge=1, lt=1 << 63)]
     seconds: Seconds
@@ -103,6 +99,7 @@ class CheckpointRecord(Document):
         seconds: time that these steps took.
         epochs: number of epochs of a finished training; None before its end.
         rollbacks: number of times that the training went back after it diverged.
+        decisions: what was decided about the number of steps, in their order.
         processes: number of processes that trained.
         network: digest of the graph of a network that was trained on its own.
         sha256: digest of the weights.
@@ -120,6 +117,7 @@ class CheckpointRecord(Document):
     seconds: Seconds = 0.0
     epochs: Positive | None = None
     rollbacks: Annotated[int, Field(ge=0, le=1000)] = 0
+    decisions: list[ScheduleDecision] = Field(default_factory=list)
     processes: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     network: NetworkDigest | None = None
     sha256: str | None = None
@@ -165,12 +163,6 @@ NETWORK_TRAINING = Format(
     "a training log of a network",
     CheckpointError,
     "Move the file away: training goes on without it.",
-)
-SCHEDULE = Format(
-    ScheduleRow,
-    "the schedule of a training",
-    CheckpointError,
-    "Move the folder of the supernet away: it is then trained anew.",
 )
 STANDALONE = Format(
     StandaloneRow,

@@ -7,9 +7,7 @@ a fixed end. So the schedule is completed, however many steps there are in the e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from nas.supernet.records import ScheduleRow
+from nas.supernet.records import ScheduleDecision
 
 BUDGET_POSITIONS = 1000
 """End of the positions of a training with a time budget."""
@@ -30,37 +28,30 @@ class Schedule:
     Args:
         steps: number of steps of a training without a time budget.
         budget_s: time budget in seconds; None for `steps`.
-        decisions: what was decided so far, in the order of the steps.
         longest_s: seconds within which also a training without a time budget has to end. It does
             exactly `steps` if its pace allows that, and fewer otherwise.
         most_steps: largest number of steps of a training with a time budget; None for no limit.
 
     Attributes:
         end: positions run from 0 to this number. Without a budget it is the number of steps.
-        decisions: what was decided so far.
+        decisions: what was decided so far, in the order of the steps.
     """
 
     def __init__(
         self,
         steps: int,
         budget_s: float | None = None,
-        decisions: Sequence[ScheduleRow] = (),
         *,
         longest_s: float | None = None,
         most_steps: int | None = None,
     ) -> None:
         self.end = steps if budget_s is None else BUDGET_POSITIONS
-        self.decisions = list(decisions)
+        self.decisions: list[ScheduleDecision] = []
         self._most_steps = steps if budget_s is None else most_steps
         limits = [each for each in (budget_s, longest_s) if each is not None]
         self._budget_s = min(limits, default=None)
         # The first steps are slower: code is compiled. They must not shorten a training.
         self._first_decision_s = 0.0 if budget_s is not None else sum(limits) / DECISIONS
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether the time decides about the number of steps."""
-        return self._budget_s is not None
 
     @property
     def steps(self) -> int:
@@ -91,7 +82,7 @@ class Schedule:
         part = self.end / DECISIONS
         return int(self.position(step) / part) > int(self.position(last) / part)
 
-    def decide(self, step: int, spent_s: float) -> ScheduleRow | None:
+    def decide(self, step: int, spent_s: float) -> ScheduleDecision | None:
         """Decide anew from the pace since the last decision if it is time, and return the decision.
 
         The result is None if it is not, or if a training without a time budget can do all its steps
@@ -111,7 +102,7 @@ class Schedule:
             steps = min(steps, max(self._most_steps, step + 1))
         if not self.decisions and steps == self.steps:
             return None
-        decision = ScheduleRow(schema=1, step=step, steps=steps, seconds=spent_s)
+        decision = ScheduleDecision(step=step, steps=steps, seconds=spent_s)
         self.decisions.append(decision)
         return decision
 

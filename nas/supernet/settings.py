@@ -1,4 +1,7 @@
-"""Settings of the training of supernets and standalone networks."""
+"""What the training of supernets and of standalone networks depends on.
+
+`TrainingSettings` holds what a job sets or a benchmark varies. What nobody varies is a constant.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,37 @@ if TYPE_CHECKING:
     import torch
 
     from nas.data import ImageDataset
+
+MOMENTUM = 0.9
+"""Nesterov momentum."""
+
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises."""
+
+GRADIENT_RATIO = 0.05
+"""Largest norm of the gradient of a weight tensor, divided by the norm of the tensor."""
+
+TEACHER_SHARE = 0.5
+"""Share of a teacher's output in the loss; the labels have the rest."""
+
+LEARNING_RATE_FLOOR = 0.05
+"""Smallest learning rate of a supernet after the warm-up, as a fraction of the peak.
+
+Supernets rank worse if it decays to zero, as that of networks that are trained standalone does.
+"""
+
+MAX_EPOCHS = 200
+"""Most epochs that a training with a time budget does. Settings can ask for more."""
+
+ROLLBACK_LEARNING_RATE_FACTOR = 0.5
+"""Factor by which the learning rate falls each time that a training diverged."""
+
+MAX_ROLLBACKS = 3
+"""How often a training that diverges goes back to its last checkpoint.
+
+The learning rate is then an eighth of what was asked for; a training that still diverges has
+another cause.
+"""
 
 MIN_RESIZED_SIZE = 24
 """Image size in pixels from which progressive resizing is the default."""
@@ -82,28 +116,30 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training images.
-        seconds: time budget for the training of a supernet, which takes the place of `epochs`. The
-            number of steps is decided anew as the training goes; see `nas.supernet.schedule`.
-            Networks that are trained standalone ignore it.
-        longest_seconds: time within which the training of a supernet has to end. A training that
-            is too slow for all its epochs does fewer steps. None for no limit.
+        seconds: time budget of a training, which takes the place of `epochs`. The number of steps
+            is decided anew as the training goes; see `nas.supernet.schedule`.
+        longest_seconds: time within which a training has to end. A training that is too slow for
+            all its epochs does fewer steps. None for no limit.
         batch_size: images in a step, at least 2; every step trains several subnets on them.
         learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
             decay. The default ranks best; small spaces get higher accuracies with 0.3.
         weight_decay: decay of the weights of convolutions and linear layers; biases and batch norms
-            have none, nor have depthwise weights of networks that are trained alone. None is
-            `WEIGHT_DECAY_FROM_SCRATCH` for a network that is trained alone from newly drawn
-            weights, and `WEIGHT_DECAY` otherwise.
+            have none. None is `WEIGHT_DECAY_FROM_SCRATCH` for a network that is trained alone from
+            newly drawn weights, and `WEIGHT_DECAY` otherwise.
+        decays_depthwise: whether weights of depthwise convolutions decay, too; None is yes for
+            supernets, and no for networks that are trained alone.
         label_smoothing: label smoothing of the largest subnet's loss, in [0, 1); the others learn
             from its output. The default is 0, because supernets ranked worse with 0.1.
         random_subnets: number of random subnets in a step, beside the largest and the smallest.
         progressive_resizing: share of the steps of a supernet's training, from the first, that have
-            smaller images, in [0, 1); see `nas.supernet.recipe.image_size`. None is 2/3 for images
-            of `MIN_RESIZED_SIZE` pixels and more and networks of up to `MIN_RESIZED_MACS` and more,
-            and 0 otherwise.
+            smaller images, in [0, 1); see `nas.supernet.recipe.resized_image_size`. None is 2/3 for
+            images of `MIN_RESIZED_SIZE` pixels and more and networks of up to `MIN_RESIZED_MACS`
+            and more, and 0 otherwise.
         shift: largest shift of the random crop in pixels; None is an eighth of the image size.
         flip: whether images are mirrored at random; None is yes unless mirrored images of the data
             are known to be of no class. `nas.supernet.mirroring` finds that out.
+        alternating: whether an image that may be mirrored is so in every other epoch, instead of at
+            random; None is no for supernets, and yes for networks that are trained alone.
         colour: largest relative change of brightness, contrast and saturation, in [0, 1).
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that supports it.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
@@ -119,11 +155,13 @@ class TrainingSettings:
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=0.1, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
+    decays_depthwise: bool | None = None
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     random_subnets: int = Field(default=2, ge=0)
     progressive_resizing: float | None = Field(default=None, ge=0, lt=1)
     shift: int | None = Field(default=None, ge=0)
     flip: bool | None = None
+    alternating: bool | None = None
     colour: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
@@ -150,13 +188,16 @@ class TrainingSettings:
         Args:
             from_scratch: whether a network is trained alone from newly drawn weights.
         """
-        record = asdict(self)
+        left_out = {"device", "checkpoint_seconds", "longest_seconds"}
+        left_out.add("seconds" if self.seconds is None else "epochs")
+        # None is what supernets, or networks, have by default.
+        left_out |= {
+            name for name in ("alternating", "decays_depthwise") if getattr(self, name) is None
+        }
+        record = {name: value for name, value in asdict(self).items() if name not in left_out}
         record["weight_decay"] = self.resolve_weight_decay(from_scratch=from_scratch)
-        for name in ("device", "checkpoint_seconds", "longest_seconds"):
-            del record[name]
-        if float(self.epochs).is_integer():
+        if float(self.epochs).is_integer() and self.seconds is None:
             record["epochs"] = int(self.epochs)
-        del record["seconds" if self.seconds is None else "epochs"]
         return record
 
     def steps(self, steps_per_epoch: float) -> int:

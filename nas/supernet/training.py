@@ -1,45 +1,131 @@
-"""Training of a supernet: the loop over the steps, its log, its checkpoints and its rollbacks."""
+"""Training of supernets: the loss of a step, and where a training starts and ends."""
 
 from __future__ import annotations
 
 import time
-import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset
 from nas.display.progress import Advance
-from nas.errors import TrainingError, first_line
-from nas.files import jsonl
 from nas.files.paths import expanded
+from nas.graph import Graph
 from nas.pretrained import PublishedWeights
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
-from nas.supernet.distributed import current_process_group
-from nas.supernet.recipe import DivergedError
-from nas.supernet.records import (
-    SCHEDULE,
-    SCHEDULE_LOG,
-    TRAINING,
-    TRAINING_LOG,
-    ScheduleRow,
-)
-from nas.supernet.settings import TrainingSettings
-from nas.supernet.trainer import Trainer
+from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup, current_process_group
+from nas.supernet.engine import CHECKPOINT_FILE, Backward, Engine, run_steps
+from nas.supernet.evaluation import require_adapted
+from nas.supernet.pretrained import start_from
+from nas.supernet.records import TRAINING
+from nas.supernet.settings import LEARNING_RATE_FLOOR, TrainingSettings
+from nas.supernet.subnets import SubnetSampler
 from nas.supernet.weights import SUPERNET_FILE, Supernet
 
-CHECKPOINT_FILE = "training.safetensors"
-"""Name of the checkpoint of an unfinished training, in the supernet's folder."""
 
-MAX_ROLLBACKS = 3
-"""How often a training that diverges goes back to its last checkpoint.
+class Trainer(Engine[Supernet]):
+    """A supernet in training: every step trains several subnets, see `nas.train`.
 
-The learning rate is then an eighth of what was asked for; a training that still diverges has
-another cause.
-"""
+    Args:
+        space: search space, adapted to `data`.
+        data: only its training split is used.
+        settings: training settings.
+        seed: seed of the weights, the order of the images, the augmentation and the subnets.
+        group: processes that train together; all of them have the same weights at any step.
+        published: weights of a published network to start from; None for random ones.
+
+    Raises:
+        DataError: the space is adapted to other data.
+        DeviceError: this machine does not have the device of the settings.
+    """
+
+    log_format = TRAINING
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: ImageDataset,
+        settings: TrainingSettings,
+        seed: int,
+        group: ProcessGroup = SINGLE_PROCESS,
+        published: PublishedWeights | None = None,
+    ) -> None:
+        require_adapted(space, data)
+        self.space, self.published = space, published
+        self._subnets = SubnetSampler(space, settings.random_subnets, seed)
+        random = ["accuracy_random"] if settings.random_subnets else []
+        self.accuracies = ("accuracy_smallest", *random, "accuracy_largest")
+        super().__init__(
+            f"the supernet {space.name}",
+            Supernet(space, torch.Generator().manual_seed(seed)),
+            data,
+            settings,
+            seed,
+            space.largest.macs,
+            weight_decay=settings.resolve_weight_decay(),
+            decays_depthwise=settings.decays_depthwise is not False,
+            alternating=settings.alternating is True,
+            resizing=settings.resolve_progressive_resizing(space),
+            floor=LEARNING_RATE_FLOOR,
+            group=group,
+        )
+
+    def identity(self) -> dict[str, object]:
+        """Return what a checkpoint must have in common with this training, as plain data."""
+        return {
+            "space": self.space.name,
+            "space_digest": self.space.digest,
+            "data_digest": self.data.digest,
+            "training": self.settings.identity(),
+            "seed": self.seed,
+            "published": None if self.published is None else self.published.digest,
+        }
+
+    def start(self) -> None:
+        """Take the weights that a training starts from, where there is no checkpoint."""
+        if self.published is not None:
+            if self.group.is_main:
+                start_from(self.module, self.published, self.data)
+            # Others may compute the statistics and the classifier with other rounding.
+            self.module.load_state_dict(self.group.broadcast(self.module.state_dict()))
+
+    def backward(self, step: int) -> Backward[Supernet]:
+        """Return what adds the gradients of all subnets of a step."""
+        return partial(self._backward, self._subnets.sample(step))
+
+    def _backward(
+        self, subnets: Sequence[Graph], supernet: Supernet, images: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Add the gradients of all subnets of a step on some images to those of a supernet.
+
+        All subnets but the first, the largest one, learn from its output (in-place distillation).
+
+        Returns:
+            The loss of the largest subnet, and the accuracies of the smallest one, of the random
+            ones on average, and of the largest one.
+        """
+        targets, smoothing = labels, self.settings.label_smoothing
+        losses: list[Tensor] = []
+        accuracies: list[Tensor] = []
+        for graph in subnets:
+            loss, logits, accuracy = self.learn(
+                partial(supernet, graph, images),
+                labels,
+                partial(F.cross_entropy, target=targets, label_smoothing=smoothing),
+            )
+            if not losses:
+                targets, smoothing = logits.softmax(1), 0.0
+            losses.append(loss)
+            accuracies.append(accuracy)
+        largest, smallest, *random = accuracies
+        means = [torch.stack(random).mean()] if random else []
+        return torch.stack([losses[0], smallest, *means, largest])
 
 
 def train(
@@ -91,136 +177,30 @@ def train(
     space.require_classifier()
     folder = Path(expanded(folder))
     group = current_process_group()
-    decisions = group.broadcast(_read_decisions(folder) if group.is_main else None)
-    make_trainer = partial(Trainer, space, data, settings, seed, group, published=published)
-    trainer = make_trainer(decisions=decisions)
-    supernet_path = folder / SUPERNET_FILE
+    trainer = Trainer(space, data, settings, seed, group, published)
+    supernet, supernet_path = trainer.module, folder / SUPERNET_FILE
     # The main process reads for all, because the others may be on machines without this folder.
     finished = group.broadcast(
         checkpoint.read_own(supernet_path, trainer.identity()) if group.is_main else None
     )
     if finished is not None:
         tensors, _ = finished
-        checkpoint.require_tensors(supernet_path, tensors, trainer.supernet.state_dict())
-        trainer.supernet.load_state_dict(tensors, strict=False)
-        return trainer.supernet.eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            with reported(
-                progress if group.is_main else None, f"supernet {space.name}", "step"
-            ) as report:
-                _run_steps(trainer, folder, report)
-            break
-        except DivergedError as error:
-            if trainer.rollbacks == MAX_ROLLBACKS:
-                raise
-            trainer = make_trainer(
-                decisions=trainer.schedule.decisions, rollbacks=trainer.rollbacks + 1
-            )
-            if group.is_main:
-                _roll_back(trainer, folder, error)
-        except torch.OutOfMemoryError as error:
-            size = trainer.batches.batch_size
-            raise TrainingError(
-                f"{space.name}: a batch of {size} does not fit into the memory of the training "
-                f"device ({first_line(error)}).",
-                remedy=f"Train with batch_size = {size // 2} or less, or with smaller images, in "
-                "another folder.",
-            ) from None
-    supernet = trainer.supernet.eval()
+        checkpoint.require_tensors(supernet_path, tensors, supernet.state_dict())
+        supernet.load_state_dict(tensors, strict=False)
+        return supernet.eval()
+    with reported(progress if group.is_main else None, f"supernet {space.name}", "step") as report:
+        run_steps(trainer, folder, trainer.identity(), report)
     if group.is_main:
-        steps = trainer.schedule.steps
-        epochs = float(settings.epochs)
-        if trainer.schedule.decisions:
-            epochs = round(steps / trainer.batches.steps_per_epoch, 3)
-        supernet.save(folder, {**trainer.identity(), "step": steps, "epochs": epochs})
-        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        record = {**trainer.identity(), "step": trainer.steps, "epochs": trainer.epochs}
+        supernet.save(folder, record)
+        (folder / CHECKPOINT_FILE).unlink()
     group.barrier()
-    return supernet
+    return supernet.eval()
 
 
-def _run_steps(trainer: Trainer, folder: Path, progress: Advance | None) -> None:
-    """Do all steps from the last checkpoint, or from the first, to the last one."""
-    group, schedule = trainer.group, trainer.schedule
-    # Batch norms see the shard of one process, so the number of processes changes the training.
-    identity = {**trainer.identity(), "processes": group.world_size}
-    path = folder / CHECKPOINT_FILE
-    saved = group.broadcast(checkpoint.read_own(path, identity) if group.is_main else None)
-    step, earlier_s = 0, 0.0
-    if saved is not None:
-        tensors, record = saved
-        trainer.state.load_state_dict(tensors, path)
-        step, earlier_s = record.step, record.seconds
-        trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
-    else:
-        trainer.start()
-    if group.is_main:
-        checkpoint.truncate_log(folder / TRAINING_LOG, TRAINING, step)
-    started = last_checkpoint = time.monotonic()
-    while step < schedule.steps:
-        if schedule.has_budget:
-            spent_s = group.broadcast(round(earlier_s + time.monotonic() - started, 3))
-            decision = schedule.decide(step, spent_s)
-            if decision is not None and group.is_main:
-                jsonl.append(folder / SCHEDULE_LOG, decision.model_dump(by_alias=True))
-        result = trainer.step(step)
-        rate = trainer.learning_rate(step)
-        step += 1
-        if not group.is_main:
-            continue
-        now = time.monotonic()
-        figures = {**result._asdict(), "learning_rate": rate}
-        log = folder / TRAINING_LOG
-        checkpoint.log_step(log, step, schedule.steps, figures, seconds=now - started)
-        if progress:
-            progress(step, schedule.steps, result.text)
-        is_due = now - last_checkpoint >= trainer.settings.checkpoint_seconds
-        if is_due and step < schedule.steps:
-            _write_checkpoint(folder, trainer, step, earlier_s + now - started)
-            last_checkpoint = time.monotonic()
-
-
-def _read_decisions(folder: Path) -> list[ScheduleRow]:
-    """Return what was decided about the number of steps before; nothing for a new training."""
-    path = folder / SCHEDULE_LOG
-    jsonl.repair(path)
-    return list(jsonl.read(path, SCHEDULE))
-
-
-def _write_checkpoint(folder: Path, trainer: Trainer, step: int, seconds: float) -> None:
-    record = {
-        **trainer.identity(),
-        "step": step,
-        "seconds": round(seconds, 3),
-        "rollbacks": trainer.rollbacks,
-        "processes": trainer.group.world_size,
-    }
-    checkpoint.write(folder / CHECKPOINT_FILE, trainer.state.state_dict(), record)
-
-
-def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> None:
-    """Note in the last checkpoint that a trainer continues from it with a lower learning rate.
-
-    A training usually diverges because its learning rate was too high for some steps; the weights
-    of the last checkpoint are still good.
-    """
-    step = 0
-    if saved := checkpoint.read_own(folder / CHECKPOINT_FILE, trainer.identity()):
-        tensors, record = saved
-        step = record.step
-        trainer.state.load_state_dict(tensors, folder / CHECKPOINT_FILE)
-        _write_checkpoint(folder, trainer, step, record.seconds)
-    warnings.warn(
-        f"{error.message} Going back to step {step} with {trainer.learning_rate_factor:g} of the "
-        "learning rate.",
-        stacklevel=3,
-    )
-
-
-def trained_epochs(folder: Path) -> float | None:
+def trained_epochs(folder: Path, file: str = SUPERNET_FILE) -> float | None:
     """Return the epochs of the finished training in a folder; None if it does not say."""
-    _, record = checkpoint.read(folder / SUPERNET_FILE)
+    _, record = checkpoint.read(folder / file)
     return record.epochs
 
 
@@ -248,10 +228,9 @@ def measure_supernet_epoch(
     positions = Halton(1, scramble=False).fast_forward(1)
     begin = time.perf_counter()
     while not durations or (
-        len(durations) < trainer.schedule.steps
-        and group.broadcast(time.perf_counter() - begin) < seconds
+        len(durations) < trainer.steps and group.broadcast(time.perf_counter() - begin) < seconds
     ):
-        step = int(positions.random()[0, 0] * trainer.schedule.steps)
+        step = int(positions.random()[0, 0] * trainer.steps)
         trainer.step(step)
         started = time.perf_counter()
         # A step reads its figures back from the device, so a GPU has finished too.

@@ -40,10 +40,9 @@ from nas.machine.torch_device import keep_freed_memory
 from nas.space import load_space
 from nas.space.library import find_reference
 from nas.supernet import sharding
-from nas.supernet import trainer as trainers
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkTrainer
-from nas.supernet.trainer import Trainer
+from nas.supernet.training import Trainer
 
 WARM_UP_STEPS = 2
 """Steps before those that are timed."""
@@ -60,7 +59,8 @@ class Way:
         batch: images of a step.
         threads: threads of a process.
         processes: processes that train at the same time, each on batches of its own.
-        share: side of the images over that of `--image-size`.
+        share: side of the images over that of `--image-size`: that of a part of progressive
+            resizing, 1/2 or 3/4, or 1.
         precision: see `TrainingSettings`.
         kernels: whether ops run on our kernels, instead of torch's.
         shards: whether each thread has a shard of the batch, instead of a part of each op.
@@ -114,7 +114,7 @@ def make_trainer(space: str, side: int, way: Way, device: str = "cpu") -> Traine
         batch_size=way.batch,
         precision=way.precision,
         epochs=100,
-        progressive_resizing=0.0,
+        progressive_resizing=0.0 if way.share == 1 else 0.99,
         device=device,
     )
     loaded = load_space(space, image_size=side, channels=3, classes=10)
@@ -129,18 +129,18 @@ def train_for(
     torch.set_num_threads(way.threads)
     if not way.kernels:
         torch_kernels.MIN_ELEMENTS = sys.maxsize
-    if not way.shards:
-        sharding.MULTITHREADING_MIN_MACS = sys.maxsize
-    # The same networks on smaller images; a space for these has fewer strides.
-    trainers.resized_image_size = lambda *_: round(way.share * side)
     trainer = make_trainer(space, side, way)
-    for step in range(WARM_UP_STEPS):
+    if not way.shards:
+        trainer.shards = sharding.ShardedModule(trainer.module, 1)
+    # Nearly all steps have smaller images, those of the first half the smallest.
+    first = 1 if way.share == 1 / 2 else trainer.steps // 2 + 1
+    for step in range(first, first + WARM_UP_STEPS):
         trainer.step(step)
-    start, step = time.perf_counter(), WARM_UP_STEPS
+    start, step = time.perf_counter(), first + WARM_UP_STEPS
     while time.perf_counter() - start < seconds:
         trainer.step(step)
         step += 1
-    results.put((step - WARM_UP_STEPS) * way.batch / (time.perf_counter() - start))
+    results.put((step - first - WARM_UP_STEPS) * way.batch / (time.perf_counter() - start))
 
 
 def images_per_second(space: str, side: int, way: Way, seconds: float) -> float:

@@ -72,7 +72,7 @@ def retargeted(fake_folder, tmp_path_factory) -> SimpleNamespace:
         patch.chdir(folder)
         use_other_device(patch)
         patch.setattr(objectives, "evaluate_in_rounds", record)
-        patch.setattr("nas.supernet.training._run_steps", refuse)
+        patch.setattr("nas.supernet.training.run_steps", refuse)
         patch.setattr("nas.deploy.retrain._split_accuracy", refuse)
         before = files_of(OUT)
         assert new_run(command="nas retarget results/mini --threads 2").run.path == NEW
@@ -280,7 +280,7 @@ def test_device_is_that_of_the_options_the_table_or_the_run(source, monkeypatch)
 def test_mini_job_for_another_runtime(finished_job, tmp_path, monkeypatch, invoke):
     shutil.copytree(finished_job, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas.supernet.training._run_steps", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("nas.supernet.training.run_steps", lambda *_: pytest.fail("trained"))
     done = invoke("retarget", OUT, "--runtime", "onnxruntime", "--dtype", "int8", "--trials", 5)
     assert done.returncode == 0, done.stderr
     new = OUT.with_name("mini-onnxruntime-int8")

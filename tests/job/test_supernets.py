@@ -25,7 +25,7 @@ from nas.job.folder import claim
 from nas.latency import LatencyTable
 from nas.opened_run import open_run
 from nas.report import page
-from nas.supernet import training
+from nas.supernet import engine
 from nas.supernet.evaluation import evaluate
 from tests.commands import document
 
@@ -86,7 +86,7 @@ def training_clock(monkeypatch):
     """A clock of the training that advances by 10 ms at each reading, on any machine."""
     ticks = count()
     clock = SimpleNamespace(monotonic=lambda: next(ticks) / 100, perf_counter=time.perf_counter)
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(engine, "time", clock)
 
 
 @pytest.mark.slow

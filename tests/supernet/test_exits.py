@@ -78,4 +78,4 @@ def test_an_interrupted_training_with_an_exit_ends_with_the_same_weights(few_dig
         trained(tmp_path / "b", stop)
     steps = []
     assert same_weights(trained(tmp_path / "b", lambda step, *_: steps.append(step)), undisturbed)
-    assert steps[0] == 6  # The checkpoint of step 5 was the last one.
+    assert steps[0] == 5  # The checkpoint of step 4 was the last one.

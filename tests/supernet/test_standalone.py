@@ -13,11 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from nas.data import Images
 from nas.errors import CheckpointError, TrainingError
+from nas.supernet import engine
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.standalone import train_network, train_standalone
+from nas.supernet.standalone import NetworkTrainer, train_network, train_standalone
+from nas.supernet.training import trained_epochs
 from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import same_weights, scrambled, space_on
 
@@ -73,7 +75,7 @@ def test_killed_training_resumes_to_the_same_weights(few_digits, tmp_path):
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     steps = []
     resumed = train_example(few_digits, tmp_path / "b", lambda step, *_: steps.append(step))
-    assert steps[0] == 6
+    assert steps[0] == 5, "the checkpoint of step 4 was the last one"
     assert same_weights(resumed, undisturbed)
     assert log_of(tmp_path / "a") == log_of(tmp_path / "b")
     assert same_weights(train_example(few_digits, tmp_path / "b", pytest.fail), undisturbed)
@@ -106,13 +108,53 @@ def test_only_the_training_split_is_read_and_another_recipe_refused(few_digits, 
         train_example(few_digits, tmp_path / "a", seed=4)
 
 
+def test_training_ends_within_its_longest_time_with_its_schedule_completed(
+    few_digits, tmp_path, monkeypatch
+):
+    """Steps take a second each: of 40, ten seconds allow ten, and the rate decays to its end."""
+    now, real = [0.0], NetworkTrainer.step
+
+    def step(own, number):
+        now[0] += 1.0
+        return real(own, number)
+
+    monkeypatch.setattr(NetworkTrainer, "step", step)
+    monkeypatch.setattr(engine.time, "monotonic", lambda: now[0])
+    settings = replace(SETTINGS, epochs=8, longest_seconds=10, checkpoint_seconds=30)
+    train_example(few_digits, tmp_path, settings=settings)
+    rows = log_of(tmp_path)
+    assert rows[0]["steps"] == 40
+    assert rows[-1]["step"] == rows[-1]["steps"] == now[0] == 10
+    assert rows[-1]["learning_rate"] < 0.1 * max(row["learning_rate"] for row in rows)
+    epochs = 10 * 64 / len(few_digits.train)
+    assert trained_epochs(tmp_path, engine.CHECKPOINT_FILE) == pytest.approx(epochs, abs=0.001)
+
+
+def test_diverged_training_goes_back_with_a_lower_learning_rate(few_digits, tmp_path, monkeypatch):
+    train_example(few_digits, tmp_path / "a")
+    clipped = []
+
+    def clip(parameters):
+        result = adaptive_clip_grad(parameters)
+        clipped.append(result)
+        return result._replace(norm=result.norm * math.nan) if len(clipped) == 4 else result
+
+    monkeypatch.setattr(engine, "adaptive_clip_grad", clip)
+    with pytest.warns(UserWarning, match="step 4 .* the network.* step 3 with 0.5 of the learning"):
+        network = train_example(few_digits, tmp_path / "b")
+    rates = [[row["learning_rate"] for row in log_of(tmp_path / run)] for run in "ab"]
+    ratios = [own / other for other, own in zip(*rates, strict=True)]
+    assert ratios == pytest.approx([1.0] * 3 + [0.5] * 7)
+    assert all(torch.isfinite(each).all() for each in network.tensors().values())
+
+
 @pytest.mark.slow
 def test_train_standalone_learns_and_depends_on_its_seed(digits, few_digits):
     graph = space_on(digits, "squeezenet_tiny").largest.graph
     settings = replace(ONE_EPOCH, epochs=10, learning_rate=0.3)
     steps = []
     network = train_standalone(
-        graph, digits, settings, seed=1, progress=lambda done, of: steps.append((done, of))
+        graph, digits, settings, seed=1, progress=lambda done, of, _: steps.append((done, of))
     )
     assert evaluate_network(network, digits, "holdout") > 0.8
     assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]

@@ -13,11 +13,11 @@ import torch
 from nas.data import Images, load_dataset
 from nas.errors import CheckpointError, TrainingError
 from nas.files import jsonl
-from nas.supernet import checkpoint, recipe, trainer, training
+from nas.supernet import checkpoint, engine, training
 from nas.supernet.evaluation import evaluate
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate
 from nas.supernet.records import TRAINING
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.settings import MAX_ROLLBACKS, TrainingSettings
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from tests.supernet.scrambled_supernet import same_weights, space_on
@@ -113,7 +113,7 @@ def test_train_gives_up_after_too_many_rollbacks(few_digits, tmp_path):
         ),
     ):
         trained(few_digits, tmp_path, replace(SHORT, learning_rate=1e30))
-    assert len(warned) == training.MAX_ROLLBACKS
+    assert len(warned) == MAX_ROLLBACKS
     assert not (tmp_path / "supernet.safetensors").exists()
 
 
@@ -131,7 +131,7 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(
             return result._replace(norm=result.norm * math.nan)
         return result
 
-    monkeypatch.setattr(recipe, "adaptive_clip_grad", clipped)
+    monkeypatch.setattr(engine, "adaptive_clip_grad", clipped)
     settings = replace(SHORT, checkpoint_seconds=0)
     with pytest.warns(UserWarning, match="diverged in step 5 .* step 4 with 0.5 of the learning"):
         supernet = trained(
@@ -149,7 +149,7 @@ def test_killed_training_remembers_its_rollbacks(few_digits, tmp_path):
     settings = replace(SHORT, checkpoint_seconds=0)
     with pytest.raises(StoppedError):
         trained(few_digits, tmp_path, settings, progress=stop_in(4))
-    path = tmp_path / training.CHECKPOINT_FILE
+    path = tmp_path / engine.CHECKPOINT_FILE
     tensors, record = checkpoint.read(path)
     assert record.rollbacks == 0
     stored = record.model_dump(exclude={"schema_version", "rollbacks", "sha256"}, exclude_none=True)
@@ -164,7 +164,7 @@ def test_batch_that_does_not_fit_into_memory_is_named(few_digits, tmp_path, monk
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore.")
 
-    monkeypatch.setattr(trainer.Supernet, "forward", fail)
+    monkeypatch.setattr(training.Supernet, "forward", fail)
     with pytest.raises(TrainingError, match=r"batch of 64 .* 20 GiB.*batch_size = 32 or less"):
         trained(few_digits, tmp_path)
 
@@ -189,13 +189,13 @@ def test_progress_and_log_have_steps_accuracies_and_learning_rate(few_digits, tm
 
 def test_training_starts_with_smaller_images(tmp_path, monkeypatch):
     data = load_dataset("digits", image_size=24)
-    sizes, forward = [], trainer.Supernet.forward
+    sizes, forward = [], training.Supernet.forward
 
     def record(self, graph, x, *rest):
         sizes.append(x.shape[2])
         return forward(self, graph, x, *rest)
 
-    monkeypatch.setattr(trainer.Supernet, "forward", record)
+    monkeypatch.setattr(training.Supernet, "forward", record)
     trained(data, tmp_path, replace(SHORT, batch_size=32, epochs=6 * 32 / len(data.train)))
     assert sizes[:: len(sizes) // 6] == [24, 12, 18, 18, 24, 24]
 
@@ -205,15 +205,15 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now, self.steps = 0.0, 0
-        monkeypatch.setattr(training.time, "monotonic", lambda: self.now)
-        real = trainer.Trainer.step
+        monkeypatch.setattr(engine.time, "monotonic", lambda: self.now)
+        real = training.Trainer.step
 
         def step(own, number):
             self.now += 2.0 if 8 <= number < 12 else 0.5
             self.steps += 1
             return real(own, number)
 
-        monkeypatch.setattr(trainer.Trainer, "step", step)
+        monkeypatch.setattr(training.Trainer, "step", step)
 
 
 TIMED = TrainingSettings(seconds=20, device="cpu", checkpoint_seconds=2)
@@ -237,14 +237,23 @@ def test_time_budget_is_used_and_the_schedule_completed(few_digits, tmp_path, mo
 def test_stopped_training_with_a_time_budget_keeps_what_was_decided(
     few_digits, tmp_path, monkeypatch
 ):
-    """The decisions alone give the weights: the second training has another clock."""
+    """The decisions alone give the weights: steps that no clock sees lead to the same ones."""
     clock = Clock(monkeypatch)
     with pytest.raises(StoppedError):
-        trained(few_digits, tmp_path / "a", TIMED, progress=stop_in(9))
-    first = trained(few_digits, tmp_path / "a", TIMED)
+        trained(few_digits, tmp_path, TIMED, progress=stop_in(9))
+    path = tmp_path / engine.CHECKPOINT_FILE
+    before = checkpoint.read(path)[1].decisions
+    assert before
+    decisions = []
+
+    def read(*_):
+        decisions[:] = checkpoint.read(path)[1].decisions
+
+    supernet = trained(few_digits, tmp_path, TIMED, progress=read)
     assert clock.now < 20 + 2 + 2, "what was done since the checkpoint is done again"
-    (tmp_path / "b").mkdir()
-    log = (tmp_path / "a" / "schedule.jsonl").read_text()
-    (tmp_path / "b" / "schedule.jsonl").write_text(log)
-    assert same_weights(first, trained(few_digits, tmp_path / "b", TIMED))
-    assert (tmp_path / "b" / "schedule.jsonl").read_text() == log
+    assert decisions[: len(before)] == before
+    again = training.Trainer(space_on(few_digits, "mobilenet_tiny"), few_digits, TIMED, seed=3)
+    again.schedule.decisions = decisions
+    for step in range(again.steps):
+        again.step(step)
+    assert same_weights(supernet, again.module)
