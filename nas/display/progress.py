@@ -1,4 +1,4 @@
-"""`Advance`: how a long task says how much of it is done."""
+"""`Advance`: how a long task says how much of it is done; `part_of`: how a part of it does."""
 
 from __future__ import annotations
 
@@ -17,3 +17,22 @@ class Advance(Protocol):
             text: what was done last, or its result.
         """
         ...
+
+
+def part_of(progress: Advance | None, number: int, count: int, label: str = "") -> Advance | None:
+    """Return what one of several equally long parts of a task calls to report its steps.
+
+    Args:
+        progress: receives the steps of all parts; None if nothing does.
+        number: number of the part, from 0.
+        count: number of parts.
+        label: what to show instead of the texts of the part.
+    """
+    if progress is None:
+        return None
+
+    def report(done: int, total: int | None, text: str = "") -> None:
+        steps = total or 0
+        progress(number * steps + done, count * steps, label or text)
+
+    return report

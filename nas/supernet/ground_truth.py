@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from nas.data import ImageDataset
-from nas.display.progress import Advance
+from nas.display.progress import Advance, part_of
 from nas.errors import RequestError
 from nas.files import jsonl
 from nas.machine.torch_device import resolve_device
@@ -200,6 +200,7 @@ def compare_with_standalone(
         if (architecture.digest, own_seed) in accuracies:
             continue
         started, start = time.monotonic(), None
+        text = f"network {number + 1} of {len(trained)}"
         if published is not None:
             device = resolve_device(settings.device)
             start = published_state(architecture, published, data, seed=own_seed, device=device)
@@ -209,7 +210,7 @@ def compare_with_standalone(
             settings,
             seed=own_seed,
             start=start,
-            progress=_network_progress(number, len(trained), progress),
+            progress=part_of(progress, number, len(trained), text),
         )
         own: dict[Judges, float] = {part: evaluate_network(network, data, part) for part in JUDGES}
         accuracies[architecture.digest, own_seed] = own
@@ -246,15 +247,3 @@ def standalone_recipe(
     """Return what decides the weights of a standalone training, beside its network and seed."""
     start = {} if published is None else {"published": published.digest}
     return settings.identity(from_scratch=published is None) | start
-
-
-def _network_progress(number: int, count: int, progress: Advance | None) -> Advance | None:
-    """Return a callback for one network's training that reports steps out of all networks'."""
-    if progress is None:
-        return None
-
-    def report(done: int, total: int | None, text: str = "") -> None:
-        steps = total or 0
-        progress(number * steps + done, count * steps, f"network {number + 1} of {count}")
-
-    return report

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nas.data import ImageDataset
-from nas.display.progress import Advance
+from nas.display.progress import Advance, part_of
 from nas.pretrained import PublishedWeights
 from nas.space import Architecture
 from nas.supernet.evaluation import predict_network
@@ -57,12 +57,7 @@ def is_probe_better(
         left_out = images.take(np.flatnonzero(is_left_out))
         probe = probed_network(architecture, published, own, seed=seed, device=device)
         start = published_state(architecture, published, own, seed=seed, device=device)
-
-        def report(done: int, total: int | None, text: str = "", before: int = fold) -> None:
-            if progress:
-                steps = total or 0
-                progress(before * steps + done, FOLDS * steps, "compared with a linear probe")
-
+        report = part_of(progress, fold, FOLDS, "compared with a linear probe")
         trained = train_standalone(
             architecture.graph, own, settings, seed=seed, start=start, progress=report
         )
