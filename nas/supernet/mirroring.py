@@ -9,20 +9,24 @@ and without, this compares the same network on the same images, so that few imag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
-from nas.data.batches import TrainingBatches, sequential_batches
-from nas.display.progress import Advance
-from nas.machine.torch_device import limit_threads
+from nas.display.progress import Advance, part_of
+from nas.graph import Graph
+from nas.space.blocks.plain import linear_classifier
+from nas.space.builder import Builder
+from nas.space.elastic import Elastic
+from nas.supernet.evaluation import predict_network
 from nas.supernet.records import MirroringExperiment
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.standalone import train_standalone
 
 MAX_IMAGES = 6000
 """Most training images that take part."""
@@ -68,10 +72,10 @@ _WIDTHS = (16, 32, 64, 96)
 _MIN_STRIDED_SIZE = 12
 """Side in pixels from which the first convolution has a stride, too."""
 
-_BATCH_SIZE = 64
-_EVALUATION_BATCH_SIZE = 256
-_LEARNING_RATE = 0.3
-_MAX_GRADIENT_NORM = 5.0
+_REDUCED_AT_ONCE = 256
+"""Images that are reduced at once."""
+
+_SETTINGS = TrainingSettings(learning_rate=0.3, flip=False, device="cpu")
 
 
 def run_mirroring_experiment(
@@ -80,7 +84,7 @@ def run_mirroring_experiment(
     """Find out whether mirrored images keep their class.
 
     The same arguments give the same result on the same machine: the number of steps is fixed. It
-    takes a few seconds of one core, whatever the number and the size of the images.
+    takes a few seconds, whatever the number and the size of the images.
 
     Args:
         data: only its training split is used.
@@ -103,18 +107,17 @@ def run_mirroring_experiment(
     plain, mirrored = np.zeros((2, len(images)), bool)
     for number in range(folds):
         is_held_out = fold == number
-        own = replace(data, train=images.take(np.flatnonzero(~is_held_out)))
+        own = replace(data, train=images.take(np.flatnonzero(~is_held_out)), metric="accuracy")
         held_out = images.take(np.flatnonzero(is_held_out))
-
-        def report(step: int, before: int = number * STEPS) -> None:
-            if progress:
-                progress(before + step, folds * STEPS)
-
-        network = _train(own, seed + number, report)
+        epochs = STEPS * min(_SETTINGS.batch_size, len(own.train)) / len(own.train)
+        settings = replace(_SETTINGS, epochs=epochs)
+        report = part_of(progress, number, folds)
+        graph = _network(own)
+        network = train_standalone(graph, own, settings, seed=seed + number, progress=report)
         pixels = np.ascontiguousarray(np.flip(np.asarray(held_out.pixels), 2))
         mirror = replace(held_out, pixels=pixels)
-        plain[is_held_out] = _classify(network, held_out, own) == held_out.labels
-        mirrored[is_held_out] = _classify(network, mirror, own) == held_out.labels
+        plain[is_held_out] = predict_network(network, own, held_out) == held_out.labels
+        mirrored[is_held_out] = predict_network(network, own, mirror) == held_out.labels
     done = fold < folds
     return judge_mirroring(plain[done], mirrored[done], images.labels[done], data.classes)
 
@@ -174,75 +177,19 @@ def _choose_images(images: Images, rng: np.random.Generator) -> Images:
     images = images.take(rng.permutation(len(images))[:MAX_IMAGES])
     if images.pixels.shape[1] <= MAX_SIZE:
         return images
-    reduced = [
-        F.interpolate(
-            torch.from_numpy(images.pixels[start : start + _EVALUATION_BATCH_SIZE])
-            .permute(0, 3, 1, 2)
-            .float(),
-            size=MAX_SIZE,
-            mode="area",
-        )
-        for start in range(0, len(images), _EVALUATION_BATCH_SIZE)
-    ]
+    parts = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).split(_REDUCED_AT_ONCE)
+    reduced = [F.interpolate(part.float(), size=MAX_SIZE, mode="area") for part in parts]
     pixels = torch.cat(reduced).round().to(torch.uint8).permute(0, 2, 3, 1)
     return replace(images, pixels=np.ascontiguousarray(pixels.numpy()))
 
 
-def _make_network(data: ImageDataset, seed: int) -> nn.Module:
-    """Return the small network of the experiment with random weights."""
-    layers: list[nn.Module] = []
-    channels = data.channels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for number, width in enumerate(_WIDTHS):
-            stride = 2 if number or data.image_size >= _MIN_STRIDED_SIZE else 1
-            layers += [
-                nn.Conv2d(channels, width, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
-            channels = width
-        linear = nn.Linear(channels, len(data.classes))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
-
-
-def _train(data: ImageDataset, seed: int, report: Callable[[int], None]) -> nn.Module:
-    """Return a small network that was trained on images that are shifted, but not mirrored."""
-    network = _make_network(data, seed).train()
-    batches = TrainingBatches(
-        data,
-        batch_size=_BATCH_SIZE,
-        seed=seed,
-        shift=data.image_size // 8,
-        flip=False,
-        device=torch.device("cpu"),
-    )
-    optimizer = torch.optim.SGD(
-        network.parameters(), _LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, _LEARNING_RATE, total_steps=STEPS, pct_start=0.25
-    )
-    with limit_threads(0):
-        for step in range(STEPS):
-            images, labels = batches.batch(step)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(network(images), labels).backward()
-            nn.utils.clip_grad_norm_(network.parameters(), _MAX_GRADIENT_NORM)
-            optimizer.step()
-            schedule.step()
-            report(step + 1)
-    return network.eval()
-
-
-@torch.inference_mode()
-def _classify(network: nn.Module, images: Images, data: ImageDataset) -> NDArray[np.int64]:
-    """Return the classes `n` that a network gives images, which are normalised as `data`."""
-    device = torch.device("cpu")
-    with limit_threads(0):
-        answers = [
-            network(batch).argmax(1)
-            for batch, _ in sequential_batches(images, data, _EVALUATION_BATCH_SIZE, device)
-        ]
-    classes: NDArray[np.int64] = torch.cat(answers).numpy()
-    return classes
+def _network(data: ImageDataset) -> Graph:
+    """Return the small network of the experiment."""
+    shape = data.channels, data.image_size, data.image_size
+    build = Builder(shape, classes=len(data.classes), norm=True, activation="relu")
+    x = build.input
+    for number, width in enumerate(_WIDTHS):
+        stride = 2 if number or data.image_size >= _MIN_STRIDED_SIZE else 1
+        x = build.conv_unit(x, f"conv{number}", width, kernel=Elastic(3, 1, 3), stride=stride)
+    linear_classifier(build, x, "head")
+    return build.graph()
