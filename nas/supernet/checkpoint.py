@@ -149,9 +149,7 @@ def _difference(key: str, stored: object, expected: object) -> str:
     return f"{key} = {stored}, not {expected}"
 
 
-def log_step(
-    log: Path, step: int, steps: int, figures: Mapping[str, object], *, seconds: float
-) -> None:
+def log_step(log: Path, step: int, steps: int, figures: Mapping[str, object]) -> None:
     """Append a line to a training log, for about `LOG_LINES` of the steps and for the last one.
 
     Args:
@@ -159,11 +157,9 @@ def log_step(
         step: number of the step, from 1.
         steps: number of steps of the whole training.
         figures: further fields of the line.
-        seconds: duration of the training.
     """
     if step % max(1, steps // LOG_LINES) == 0 or step == steps:
-        row = {"schema": SCHEMA, "step": step, "steps": steps, **figures}
-        jsonl.append(log, {**row, "seconds": seconds})
+        jsonl.append(log, {"schema": SCHEMA, "step": step, "steps": steps, **figures})
 
 
 def truncate_log(log: Path, kind: Format[Any], last_step: int) -> None:

@@ -19,17 +19,10 @@ from nas.display.progress import Advance
 from nas.errors import TrainingError, first_line
 from nas.files.documents import Format
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
-from nas.supernet import checkpoint
+from nas.supernet import checkpoint, recipe
 from nas.supernet.captured import CapturedStep
 from nas.supernet.distillation import Classifiers
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
-from nas.supernet.recipe import (
-    adaptive_clip_grad,
-    learning_rate,
-    make_batches,
-    parameter_groups,
-    resized_image_size,
-)
 from nas.supernet.records import TRAINING_LOG
 from nas.supernet.schedule import Schedule
 from nas.supernet.settings import (
@@ -120,19 +113,19 @@ class Engine(ABC, Generic[ModuleT]):
         priors = data.log_priors
         self.log_priors = None if priors is None else torch.from_numpy(priors).to(self.device)
         self.module = module.to(self.device).train()
-        groups = parameter_groups(self.module, weight_decay, depthwise=decays_depthwise)
+        groups = recipe.parameter_groups(self.module, weight_decay, depthwise=decays_depthwise)
         self._optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True, fused=True)
         # The fused step needs a momentum buffer for every parameter or for none. Subnets use some
         # parameters later than others, so all buffers are made now.
         for parameter in self.module.parameters():
             self._optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-        self.batches = make_batches(
+        self.batches = recipe.make_batches(
             data, settings, seed, self.device, group, alternating=alternating
         )
         images = self.batches.batch_size // group.world_size
         self._batch_macs = images * macs
         self.shards = ShardedModule(self.module, count_shards(images, macs, self.device))
-        self._captured: CapturedStep | None = None
+        self._captured: Callable[[Tensor, Tensor], Tensor] | None = None
         self.schedule = Schedule(
             settings.steps(self.batches.steps_per_epoch),
             settings.seconds,
@@ -160,7 +153,7 @@ class Engine(ABC, Generic[ModuleT]):
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         position, end = self.schedule.position(step), self.schedule.end
-        rate = learning_rate(self.settings, position, end, self._floor)
+        rate = recipe.learning_rate(self.settings, position, end, self._floor)
         return self.learning_rate_factor * rate
 
     def start(self) -> None:
@@ -200,17 +193,15 @@ class Engine(ABC, Generic[ModuleT]):
         with limit_threads(self._batch_macs):
             images, labels = self.batches.batch(step)
             position, end = self.schedule.position(step), self.schedule.end
-            size = resized_image_size(self.data.image_size, self._resizing, position, end)
-            compute: Callable[[Tensor, Tensor], Tensor]
-            compute = partial(self.shards.step, backward=self.backward(step))
-            if self.has_fixed_step and self.device.type == "cuda":
-                self._captured = self._captured or CapturedStep(compute, self.module)
-                compute = self._captured
+            size = recipe.resized_image_size(self.data.image_size, self._resizing, position, end)
+            compute = self._captured or partial(self.shards.step, backward=self.backward(step))
+            if self.has_fixed_step and self.device.type == "cuda" and not self._captured:
+                compute = self._captured = CapturedStep(compute, self.module)
             figures = compute(resize(images, (size, size)), labels)
             parameters = [p for p in self.module.parameters() if p.grad is not None]
             self.group.average([p.grad for p in parameters if p.grad is not None])
             # One transfer for all figures, because a GPU waits at each.
-            figures = torch.cat([figures, torch.stack(adaptive_clip_grad(parameters))])
+            figures = torch.cat([figures, torch.stack(recipe.adaptive_clip_grad(parameters))])
             self.group.average([figures])
             loss, *values, norm, clipped_share = figures.tolist()
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -337,7 +328,8 @@ def run_steps(
         step += 1
         spent_s = group.broadcast(round(time.monotonic() - started, 3))
         if own is not None:
-            checkpoint.log_step(own / TRAINING_LOG, step, trainer.steps, figures, seconds=spent_s)
+            line = {**figures, "seconds": spent_s}
+            checkpoint.log_step(own / TRAINING_LOG, step, trainer.steps, line)
         if progress:
             values = [figures[name] for name in trainer.accuracies]
             accuracies = " ".join(f"{value:.0%}" for value in values if value is not None)

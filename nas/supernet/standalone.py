@@ -75,17 +75,16 @@ class NetworkTrainer(Engine[Network]):
         return self._backward
 
     def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
-        loss = partial(self._loss, labels=labels, images=images)
+        def loss(logits: Tensor) -> Tensor:
+            smoothing = self.settings.label_smoothing
+            if self._teacher is None:
+                return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            with self.settings.autocast(self.device):
+                probabilities = self._teacher.probabilities(images, self.log_priors)
+            return distillation_loss(logits, labels, probabilities, smoothing)
+
         own, _, accuracy = self.learn(partial(network, images), labels, loss)
         return torch.stack([own, accuracy])
-
-    def _loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        smoothing = self.settings.label_smoothing
-        if self._teacher is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        with self.settings.autocast(self.device):
-            probabilities = self._teacher.probabilities(images, self.log_priors)
-        return distillation_loss(logits, labels, probabilities, smoothing)
 
 
 def train_standalone(

@@ -178,21 +178,17 @@ def train(
     folder = Path(expanded(folder))
     group = current_process_group()
     trainer = Trainer(space, data, settings, seed, group, published)
-    supernet, supernet_path = trainer.module, folder / SUPERNET_FILE
+    supernet, identity, supernet_path = trainer.module, trainer.identity(), folder / SUPERNET_FILE
     # The main process reads for all, because the others may be on machines without this folder.
-    finished = group.broadcast(
-        checkpoint.read_own(supernet_path, trainer.identity()) if group.is_main else None
-    )
-    if finished is not None:
+    if finished := group.broadcast(group.is_main and checkpoint.read_own(supernet_path, identity)):
         tensors, _ = finished
         checkpoint.require_tensors(supernet_path, tensors, supernet.state_dict())
         supernet.load_state_dict(tensors, strict=False)
         return supernet.eval()
     with reported(progress if group.is_main else None, f"supernet {space.name}", "step") as report:
-        run_steps(trainer, folder, trainer.identity(), report)
+        run_steps(trainer, folder, identity, report)
     if group.is_main:
-        record = {**trainer.identity(), "step": trainer.steps, "epochs": trainer.epochs}
-        supernet.save(folder, record)
+        supernet.save(folder, {**identity, "step": trainer.steps, "epochs": trainer.epochs})
         (folder / CHECKPOINT_FILE).unlink()
     group.barrier()
     return supernet.eval()

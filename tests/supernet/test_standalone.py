@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from nas.data import Images
 from nas.errors import CheckpointError, TrainingError
-from nas.supernet import engine
+from nas.supernet import engine, recipe
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
@@ -139,7 +139,7 @@ def test_diverged_training_goes_back_with_a_lower_learning_rate(few_digits, tmp_
         clipped.append(result)
         return result._replace(norm=result.norm * math.nan) if len(clipped) == 4 else result
 
-    monkeypatch.setattr(engine, "adaptive_clip_grad", clip)
+    monkeypatch.setattr(recipe, "adaptive_clip_grad", clip)
     with pytest.warns(UserWarning, match="step 4 .* the network.* step 3 with 0.5 of the learning"):
         network = train_example(few_digits, tmp_path / "b")
     rates = [[row["learning_rate"] for row in log_of(tmp_path / run)] for run in "ab"]

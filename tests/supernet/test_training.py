@@ -13,7 +13,7 @@ import torch
 from nas.data import Images, load_dataset
 from nas.errors import CheckpointError, TrainingError
 from nas.files import jsonl
-from nas.supernet import checkpoint, engine, training
+from nas.supernet import checkpoint, engine, recipe, training
 from nas.supernet.evaluation import evaluate
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate
 from nas.supernet.records import TRAINING
@@ -131,7 +131,7 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(
             return result._replace(norm=result.norm * math.nan)
         return result
 
-    monkeypatch.setattr(engine, "adaptive_clip_grad", clipped)
+    monkeypatch.setattr(recipe, "adaptive_clip_grad", clipped)
     settings = replace(SHORT, checkpoint_seconds=0)
     with pytest.warns(UserWarning, match="diverged in step 5 .* step 4 with 0.5 of the learning"):
         supernet = trained(
