@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -283,6 +283,18 @@ class ImageDataset:
                 )
         parts = [self._parts[name] for name in names]
         return parts[0] if len(parts) == 1 else joined(parts)
+
+    def for_refit(self) -> ImageDataset:
+        """Return a dataset that trains on all images but the test images, and has none to judge by.
+
+        Its pixels are normalised as those of this one are, so that networks of both read an image
+        alike. The images are the same in all, and so is the digest.
+        """
+        none = self.train.take(slice(0))
+        images = self.part("train", "search", "holdout")
+        result = replace(self, train=images, search=none, holdout=none)
+        vars(result).update(_pixel_statistics=self._pixel_statistics, digest=self.digest)
+        return result
 
     @cached_property
     def mean(self) -> np.ndarray:

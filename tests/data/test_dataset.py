@@ -60,6 +60,29 @@ def test_mean_and_std_equal_those_of_the_training_pixels(tmp_path):
     np.testing.assert_allclose(data.std, np.maximum(pixels.std(0), 1 / 255), rtol=1e-5)
 
 
+def test_a_refit_learns_all_but_the_test_images_as_they_were_normalised(digits):
+    """Groups stay those of the source; the shares of the classes are those of the new images."""
+    groups = np.arange(210) // 3
+    parts = {
+        name: dataclasses.replace(getattr(digits, name).take(slice(0, size)), groups=own)
+        for name, size, own in zip(
+            ("train", "search", "holdout"), (100, 60, 50), np.split(groups, (100, 160)), strict=True
+        )
+    }
+    data = dataclasses.replace(digits, **parts, metric="balanced_accuracy")
+    refit = data.for_refit()
+    expected = np.concatenate([each.labels for each in parts.values()])
+    assert (refit.train.labels == expected).all()
+    assert (refit.train.pixels == np.concatenate([each.pixels for each in parts.values()])).all()
+    assert (refit.train.groups == groups).all()
+    assert (len(refit.search), len(refit.holdout)) == (0, 0)
+    assert refit.test is data.test
+    assert (refit.mean == data.mean).all()
+    assert (refit.std == data.std).all()
+    shares = np.bincount(expected, minlength=10) / 210
+    np.testing.assert_allclose(np.exp(refit.log_priors), shares, rtol=1e-6)
+
+
 @pytest.mark.parametrize("layout", ["names", "folders"])
 def test_parquet_file_and_folder_names_give_the_splits(tmp_path, layout):
     paths = {
