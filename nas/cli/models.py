@@ -55,7 +55,9 @@ def retrain(
 ) -> None:
     """Train networks of a run to the end, and test each of them once.
 
-    They start with the weights of the supernet, and learn from its largest network as well. The
+    They start with the weights of the supernet, and learn from its largest network as well. Where
+    the run has few images, each is then trained once more on all but the test images (finish.refit
+    of the job), and these weights are shipped. The
     results are in the folder models of the run, and in its report. Repeat the command to continue
     an interrupted training. Published networks are trained with the same recipe, seed and epochs,
     and timed on the device of the run. With --pretrained a published network starts from its
@@ -103,6 +105,8 @@ def _print_trained(records: Sequence[TrainedRecord], images: JudgedImages) -> No
         },
         left=("space", "start"),
     )
+    for text in {each.refit.text(images.judging_name) for each in records if each.refit}:
+        console.say(f"{text.capitalize()}.")
 
 
 def export(

@@ -121,6 +121,9 @@ def _reasons(run: Run, option: Option, selection: Selection, rule: Rule) -> list
         lines.append(f"The limit of {', '.join(idle)} excludes none of {count} choices.")
     if images.judging_note and option.is_trained:
         lines.append(f"It is judged by {images.judging_images}. {images.judging_note}")
+    record = run.trained.get(member.digest)
+    if record is not None and record.refit is not None:
+        lines.append(f"{record.refit.text(images.judging_name).capitalize()}.")
     if rule == "one_standard_error":
         lines.append(selection.reason(option))
     return lines

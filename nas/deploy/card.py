@@ -52,7 +52,7 @@ from nas.run.model_card import (
     Threshold,
 )
 from nas.run.settings import CardSettings
-from nas.run.trained import Calibration
+from nas.run.trained import Calibration, RefitRecord
 from nas.statistics import wilson_interval
 from nas.supernet.evaluation import accuracy_by_class
 
@@ -68,6 +68,7 @@ class ModelOrigin:
         data: the images that it was trained on, and how to load them again.
         statements: what the job file says for the card.
         calibration: its temperature and its confidence; None if that was not measured.
+        refit: the training of its weights; None if these are the ones that were judged.
         threshold: from which confidence on it answers, as was asked; None if nobody asked.
         recipe: settings of its training.
         image_changes: how its training images were mirrored and shifted, and why.
@@ -82,6 +83,7 @@ class ModelOrigin:
     data: ModelData
     statements: CardSettings = field(default_factory=CardSettings)
     calibration: Calibration | None = None
+    refit: RefitRecord | None = None
     threshold: Threshold | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     image_changes: str = ""
@@ -119,22 +121,23 @@ def make_card(
     images = sample_images(data.holdout, MAX_IMAGES)
     attacked = attacked_images(model.network.graph.macs)
     judging = sample_images(data.part(*origin.data.judging_parts), attacked)
+    judged = model.judged
     device, _ = processor()
     stated = {name: value for name, value in vars(origin).items() if name in ModelCard.model_fields}
     return ModelCard.of_architecture(
         model.architecture,
-        schema=9,
+        schema=10,
         **stated,
         weights_digest=weights_digest,
         image_size=model.architecture.space.image_size,
         channels=1 if model.preprocessing.channels == 1 else 3,
         classes=model.preprocessing.classes,
         accuracy=accuracy,
-        robustness=tuple(measure_robustness(model, images, data.score)),
+        robustness=tuple(measure_robustness(judged, images, data.score)),
         robustness_images=len(images),
-        attacks=tuple(measure_attacks(model, judging, data.score)),
+        attacks=tuple(measure_attacks(judged, judging, data.score)),
         attack_images=len(judging),
-        confidence=tuple(measure_confidence(model, images, data.unknown)),
+        confidence=tuple(measure_confidence(judged, images, data.unknown)),
         files=tuple(files),
         preprocessing=model.preprocessing,
         script=script,
@@ -153,17 +156,18 @@ def make_card(
 def measure_accuracy(
     model: TrainedModel, data: ImageDataset, parts: Sequence[Part]
 ) -> ModelAccuracy:
-    """Return the accuracy of a model in torch.
+    """Return the accuracy of a model in torch: of its weights that were judged, but on the test
+    images of those that are shipped.
 
     `parts` are those that judge it: the hold-out, or the search and the hold-out.
     """
 
-    def classes(images: Images) -> NDArray[np.int64]:
-        return model.pixel_logits(images.pixels).argmax(1)
+    def classes(images: Images, own: TrainedModel = model.judged) -> NDArray[np.int64]:
+        return own.pixel_logits(images.pixels).argmax(1)
 
     by_part = {"search": classes(data.search), "holdout": classes(data.holdout)}
     judged = np.concatenate([by_part[part] for part in parts])
-    test, by_class = accuracy_by_class(data, classes(data.test), data.test.labels)
+    test, by_class = accuracy_by_class(data, classes(data.test, model), data.test.labels)
     return ModelAccuracy(
         search=data.score(by_part["search"], data.search.labels),
         holdout=data.score(judged, data.part(*parts).labels),

@@ -55,14 +55,12 @@ def calibrate(network: Network, data: ImageDataset) -> Calibration:
     """
     logits = network_logits(network, data, data.holdout).astype(float)
     temperature, images = 1.0, 0
-    if (module := _last_module(network)) is not None:
+    if _last_module(network) is not None:
         images = len(data.search)
         temperature = fit_temperature(
             network_logits(network, data, data.search), data.search.labels
         )
-        with torch.no_grad():
-            for parameter in module.parameters(recurse=False):
-                parameter.div_(temperature)
+        divide_logits(network, temperature)
     labels = data.holdout.labels
     before, after = softmax(logits, axis=1), softmax(logits / temperature, axis=1)
     return Calibration(
@@ -72,6 +70,14 @@ def calibrate(network: Network, data: ImageDataset) -> Calibration:
         error=calibration_error(after, labels),
         coverage=tuple(coverage(after, labels)),
     )
+
+
+@torch.no_grad()
+def divide_logits(network: Network, temperature: float) -> None:
+    """Divide the logits of a network by a temperature, if its last ops allow it."""
+    if (module := _last_module(network)) is not None:
+        for parameter in module.parameters(recurse=False):
+            parameter.div_(temperature)
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:

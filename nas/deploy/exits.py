@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nas import files
 from nas.deploy.answers import find_answers
-from nas.deploy.networks import load_trained, trained_record
+from nas.deploy.networks import JUDGED_FILE, load_trained, trained_record
 from nas.files.documents import to_json
 from nas.graph import Graph
 from nas.run.answers import EXIT_ANSWERS_FILE
@@ -31,17 +31,20 @@ def part_of(network: Network, graph: Graph) -> Network:
     return part.to(next(network.parameters()).device).eval()
 
 
-def load_with_exit(run: Run, pick: str) -> Network:
+def load_with_exit(run: Run, pick: str, *, judged: bool = False) -> Network:
     """Return a trained network of a run with both classifiers, in evaluation mode.
 
     Args:
         run: the run.
         pick: as for `nas.deploy.networks.load_trained`, of a network with an exit.
+        judged: whether it has the weights that were judged, instead of those that are shipped.
 
     Raises:
         CheckpointError: a file of the model is missing or damaged.
     """
-    model, path = load_trained(run, pick), _folder(run, pick) / EXIT_FILE
+    shipped = load_trained(run, pick)
+    model = shipped.judged if judged else shipped
+    path = _folder(run, pick) / (EXIT_FILE if model is shipped else JUDGED_FILE)
     whole = to_torch(with_exit(model.architecture).whole)
     own, _ = checkpoint.read(path)
     tensors = {**model.network.tensors(), **own}
@@ -59,7 +62,7 @@ def renew_exit_answers(run: Run, pick: str) -> None:
     if not (folder / EXIT_FILE).is_file() or (folder / EXIT_ANSWERS_FILE).is_file():
         return
     network = run.architecture_of(trained_record(run, pick).architecture)
-    early = part_of(load_with_exit(run, pick), with_exit(network).prefix)
+    early = part_of(load_with_exit(run, pick, judged=True), with_exit(network).prefix)
     logits = network_logits(early, run.data, run.data.part(*parts))
     answers = find_answers(logits, run.data, parts, pictures=False)
     files.replace(folder / EXIT_ANSWERS_FILE, to_json(answers))

@@ -36,7 +36,7 @@ from nas.deploy.folder import (
 )
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.formats.base import silenced
-from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
+from nas.deploy.int8 import MAX_DROP, Quantisation, int8_logits, quantise_within
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.reference import REFERENCE_FILE, field_reference
@@ -221,6 +221,8 @@ class _Export:
         staging: folder of the new files.
         steps: reports what is being done.
         failed: errors of the formats that could not be exported, and of `run.py`, by name.
+        judged_accuracies: of a model that was refitted, by precision: the accuracy of the weights
+            that were judged on the images that judge them, which the files have learned.
     """
 
     model: TrainedModel
@@ -231,6 +233,7 @@ class _Export:
     origin: ModelOrigin
     steps: _Steps
     failed: dict[str, NasError] = field(default_factory=dict)
+    judged_accuracies: dict[str, float] = field(default_factory=dict)
 
     def write(self, formats: dict[str, ModelFormat], earlier: _Earlier) -> ModelCard:
         """Write, verify and time a file of each format, then describe all files, and publish.
@@ -240,7 +243,8 @@ class _Export:
             earlier: what an earlier export left.
         """
         self.steps.begin("accuracy in torch")
-        accuracy = measure_accuracy(self.model, self.data, self.origin.data.judging_parts)
+        parts = self.origin.data.judging_parts
+        accuracy = measure_accuracy(self.model, self.data, parts)
         self.steps.begin("quantisation")
         int8 = None
         if int8_names := [name for name, each in formats.items() if each.precision == "int8"]:
@@ -249,6 +253,12 @@ class _Export:
             except NasError as error:
                 self.failed |= dict.fromkeys(int8_names, error)
                 formats = {k: each for k, each in formats.items() if k not in int8_names}
+        if self.model.judged is not self.model:
+            self.judged_accuracies = {"float32": accuracy.holdout}
+            if int8:
+                images = self.data.part(*parts)
+                classes = int8_logits(self.model, int8.judged, images).argmax(1)
+                self.judged_accuracies["int8"] = self.data.score(classes, images.labels)
         old = [file for name, file in earlier.files.items() if name not in formats]
         network, summary = (int8.network, int8.summary) if int8 else (None, None)
         compared, samples = self._references(network)
@@ -259,8 +269,8 @@ class _Export:
         elif all(file.precision != "int8" for file in files):
             summary, samples = None, replace(samples, int8_logits=None)
         samples.save(self.staging / SAMPLES_FILE)
-        digest, judges = digest_of_weights(self.model), self.origin.data.judging_parts
-        reference = field_reference(self.model, self.data, judges, digest)
+        digest = digest_of_weights(self.model)
+        reference = field_reference(self.model.judged, self.data, parts, digest)
         (self.staging / REFERENCE_FILE).write_text(to_json(reference), encoding="utf-8")
         card = make_card(
             self.model,
@@ -288,7 +298,7 @@ class _Export:
         License, statements, threshold and mistakes: no file of a format depends on them. The card
         is written if they are new.
         """
-        before, answers = self.folder.card, self.origin.answers
+        before, answers, judged = self.folder.card, self.origin.answers, self.model.judged
         images = sample_images(self.data.holdout, MAX_IMAGES)
         card = before.model_copy(
             update={
@@ -296,7 +306,7 @@ class _Export:
                 "statements": self.origin.statements,
                 "preprocessing": self.model.preprocessing,
                 "threshold": self.origin.threshold,
-                "confidence": tuple(measure_confidence(self.model, images, self.data.unknown)),
+                "confidence": tuple(measure_confidence(judged, images, self.data.unknown)),
             }
         )
         has_pictures = answers is not None and any(each.picture for each in answers.mistakes)
@@ -399,16 +409,20 @@ class _Export:
         with _export_errors(f"{path.name} could not be written", self.staging), silenced():
             model_file.write(self.model, quantised, path)
         with _export_errors(f"{path.name} could not be verified", self.staging):
-            return check_file(
+            file = check_file(
                 process,
                 reference,
                 self.model.preprocessing,
                 data=self.data,
-                parts=self.origin.data.judging_parts,
+                parts=() if self.judged_accuracies else self.origin.data.judging_parts,
                 progress=lambda done, total, text="": self.steps.update(
                     f"{model_file.name}: {done} of {total} images"
                 ),
             )
+        if self.judged_accuracies and file.accuracy is not None:
+            accuracy = self.judged_accuracies[file.precision]
+            return file.model_copy(update={"holdout_accuracy": accuracy})
+        return file
 
     def _timed(
         self, files: Sequence[ExportedFile], running: Mapping[str, ModelProcess]

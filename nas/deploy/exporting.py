@@ -291,16 +291,16 @@ def set_threshold(
 
     Returns None if nobody asked for one, not even for none: for a confidence of 0.
     """
-    threshold = None
+    threshold, judged = None, model.judged
     if request.min_confidence is not None or request.min_accuracy is not None:
         threshold = make_threshold(
-            model.pixel_logits(data.holdout.pixels),
+            judged.pixel_logits(data.holdout.pixels),
             data.holdout.labels,
-            None if data.unknown is None else model.pixel_logits(data.unknown),
+            None if data.unknown is None else judged.pixel_logits(data.unknown),
             min_confidence=request.min_confidence,
             min_accuracy=request.min_accuracy,
         )
-    model.preprocessing = model.preprocessing.model_copy(
+    model.preprocessing = judged.preprocessing = model.preprocessing.model_copy(
         update={"min_confidence": (threshold and threshold.min_confidence) or None}
     )
     return threshold
@@ -321,6 +321,7 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None) -> Mod
         data=model_data(run),
         statements=run.settings.card,
         calibration=record.calibration,
+        refit=record.refit,
         threshold=threshold,
         recipe={
             "start": record.start,

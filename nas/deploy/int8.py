@@ -33,6 +33,9 @@ VALIDATION_IMAGES = 5000
 """Most images of the search that compare int8 with float32. If 2% of the images change their class,
 the standard error of the loss is 0.2 points, and more images cost minutes for each method."""
 
+LogitsOf = Callable[[Images], NDArray[np.float32]]
+"""Returns the logits `N x classes` of `N` images."""
+
 _BATCH_SIZE = 64
 
 _RANGE_METHODS: dict[str, RangeMethod] = {"min-max": min_max, "least squares": least_squares}
@@ -45,10 +48,12 @@ class Quantisation:
 
     Attributes:
         network: the first network within the limit, or else the most accurate one.
+        judged: that of the weights that were judged, which decided; see `TrainedModel.judged`.
         summary: the calibration images, and every method that was tried.
     """
 
     network: QuantisedNetwork
+    judged: QuantisedNetwork
     summary: Int8Summary
 
 
@@ -64,7 +69,8 @@ def quantise_within(
 
     The ranges of activations are first the whole ranges that training images have, and if the loss
     on the validation images of the search is above the limit, those with the least squared error.
-    The hold-out and the test images judge what is chosen here, so they are not read.
+    The hold-out and the test images judge what is chosen here, so they are not read. A model that
+    was refitted has learned the search images: the weights that were judged decide for it.
 
     Args:
         model: the trained model.
@@ -90,18 +96,19 @@ def quantise_within(
     ) -> NDArray[np.int64]:
         return _logits(model, logits, validation).argmax(1)
 
-    float_classes = classes(model.logits)
+    judged = model.judged
+    float_classes = classes(judged.logits)
     float_accuracy = data.score(float_classes, labels)
     calibration = choose_calibration_images(data.train, CALIBRATION_IMAGES)
     images = normalised(calibration, model.preprocessing)
     started = time.perf_counter()
-    histograms = measure(model.graph, model.weights, images)
+    histograms = measure(judged.graph, judged.weights, images)
     tried: list[tuple[Int8Attempt, QuantisedNetwork]] = []
     for name, method in _RANGE_METHODS.items():
         if progress:
             progress(name)
-        ranges = activations(model.graph, histograms, method)
-        network = assemble(model.graph, model.weights, ranges, images, bits)
+        ranges = activations(judged.graph, histograms, method)
+        network = assemble(judged.graph, judged.weights, ranges, images, bits)
         own = classes(partial(simulate, network))
         accuracy = data.score(own, labels)
         attempt = Int8Attempt(
@@ -116,6 +123,11 @@ def quantise_within(
             break
         started = time.perf_counter()
     best, network = max(tried, key=lambda each: each[0].accuracy)
+    shipped = network
+    if judged is not model:
+        histograms = measure(model.graph, model.weights, images)
+        ranges = activations(model.graph, histograms, _RANGE_METHODS[best.method])
+        shipped = assemble(model.graph, model.weights, ranges, images, bits)
     pixels = np.ascontiguousarray(calibration.pixels[: len(calibration)])
     summary = Int8Summary(
         method=best.method,
@@ -128,22 +140,34 @@ def quantise_within(
         max_drop=max_drop,
         attempts=tuple(attempt for attempt, _ in tried),
     )
-    return Quantisation(network, summary)
+    return Quantisation(shipped, network, summary)
 
 
-def logits_as_chosen(
-    model: TrainedModel, data: ImageDataset
-) -> Callable[[Images], NDArray[np.float32]]:
+def logits_as_chosen(model: TrainedModel, data: ImageDataset) -> tuple[LogitsOf, LogitsOf]:
     """Return what gives the logits of images, by the network in the dtype that it was chosen in.
+
+    The first has the weights that were judged, the second those that are shipped.
 
     Args:
         model: the trained model.
         data: the images that it was trained on.
     """
     if model.graph.dtype != "int8":
-        return lambda images: model.pixel_logits(images.pixels)
-    logits = partial(simulate, quantise_within(model, data).network)
-    return lambda images: _logits(model, logits, _batches(images, np.arange(len(images))))
+        judged = model.judged
+        return (
+            lambda images: judged.pixel_logits(images.pixels),
+            lambda images: model.pixel_logits(images.pixels),
+        )
+    int8 = quantise_within(model, data)
+    return partial(int8_logits, model, int8.judged), partial(int8_logits, model, int8.network)
+
+
+def int8_logits(
+    model: TrainedModel, network: QuantisedNetwork, images: Images
+) -> NDArray[np.float32]:
+    """Return the logits of images by a quantised network of a model, simulated in torch."""
+    batches = _batches(images, np.arange(len(images)))
+    return _logits(model, partial(simulate, network), batches)
 
 
 def _logits(

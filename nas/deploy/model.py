@@ -38,6 +38,7 @@ class TrainedModel:
         table: latency table of the device that the network is for, with the schedules of its
             kernels; None if there is none.
         runtime: runtime of that device, which may compile exported files for it; it is not opened.
+        judged: the model with the weights that were judged, if these ones are of a refit.
     """
 
     def __init__(
@@ -47,12 +48,22 @@ class TrainedModel:
         preprocessing: Preprocessing,
         table: LatencyTable | None = None,
         runtime: Runtime | None = None,
+        judged: TrainedModel | None = None,
     ) -> None:
         self.architecture = architecture
         self.network = network.cpu().eval()
         self.preprocessing = preprocessing
         self.table = table
         self.runtime = runtime
+        self._judged = judged
+
+    @property
+    def judged(self) -> TrainedModel:
+        """The model with weights that did not learn the images that judge it: itself or another.
+
+        Whatever is said of the search and the hold-out images is computed with these weights.
+        """
+        return self._judged or self
 
     @property
     def graph(self) -> Graph:

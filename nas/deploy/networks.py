@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nas.deploy.folder import PREPROCESSING_FILE
 from nas.deploy.model import TrainedModel
 from nas.errors import CheckpointError, RequestError, RunFolderError
@@ -9,13 +11,19 @@ from nas.files.documents import shortened
 from nas.run.model_card import PREPROCESSING
 from nas.run.run import Run
 from nas.run.trained import MODELS_FOLDER, TrainedRecord
+from nas.space import Architecture
 from nas.supernet import checkpoint
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network, to_torch
 
 WEIGHTS_FILE = "weights.safetensors"
-"""Name of the file with the trained weights, in a model's folder."""
+"""Name of the file with the trained weights, in a model's folder. They are those that are shipped.
+"""
+
+JUDGED_FILE = "judged.safetensors"
+"""Name of the file with the weights that were judged, in the folder of a model that was refitted.
+Those of an exit are among them."""
 
 
 def require_supernet(run: Run, space: str) -> None:
@@ -79,12 +87,26 @@ def load_trained(run: Run, pick: str) -> TrainedModel:
             f"{folder} was trained with another version of space {record.space}.",
             remedy="Move the folder away, and train the network again with `nas retrain`.",
         )
-    path = folder / WEIGHTS_FILE
+    preprocessing = PREPROCESSING.read(folder / PREPROCESSING_FILE)
+    judged = None
+    if record.refit is not None:
+        network = read_network(folder / JUDGED_FILE, architecture)
+        judged = TrainedModel(architecture, network, preprocessing)
+    network = read_network(folder / WEIGHTS_FILE, architecture)
+    return TrainedModel(architecture, network, preprocessing, judged=judged)
+
+
+def read_network(path: Path, architecture: Architecture) -> Network:
+    """Return a network with the weights in a file, which may have those of its exit, too.
+
+    Raises CheckpointError if the file is missing, damaged, or of another network.
+    """
     network = to_torch(architecture)
     tensors, _ = checkpoint.read(path)
-    checkpoint.require_tensors(path, tensors, network.tensors())
-    network.load_state_dict(tensors)
-    return TrainedModel(architecture, network, PREPROCESSING.read(folder / PREPROCESSING_FILE))
+    own = network.tensors()
+    checkpoint.require_tensors(path, tensors, own)
+    network.load_state_dict({name: tensors[name] for name in own})
+    return network
 
 
 def is_trained(run: Run, pick: str) -> bool:

@@ -23,12 +23,17 @@ import nas
 from nas import files
 from nas.data import ImageDataset, Images
 from nas.deploy.answers import find_answers
-from nas.deploy.confidence import calibrate
-from nas.deploy.exits import EXIT_FILE, part_of, renew_exit_answers
+from nas.deploy.exits import EXIT_FILE, renew_exit_answers
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel, preprocessing_of
-from nas.deploy.networks import WEIGHTS_FILE, load_supernet, load_trained, require_supernet
+from nas.deploy.networks import (
+    JUDGED_FILE,
+    WEIGHTS_FILE,
+    load_supernet,
+    load_trained,
+    require_supernet,
+)
 from nas.deploy.references import (
     measure_references,
     note_comparisons,
@@ -36,6 +41,7 @@ from nas.deploy.references import (
     read_published,
     summary_of,
 )
+from nas.deploy.refit import REFIT_FOLDER, TrainedParts
 from nas.deploy.requests import RetrainRequest
 from nas.display.progress import Advance
 from nas.errors import NasError, RequestError, TrainingError, as_nas_error
@@ -45,17 +51,18 @@ from nas.pretrained import PublishedWeights
 from nas.run.answers import ANSWERS, ANSWERS_FILE
 from nas.run.judged import JudgedImages
 from nas.run.models import advantages
-from nas.run.progress import JobProgress
+from nas.run.progress import JobProgress, SilentProgress
 from nas.run.run import Run
 from nas.run.trained import (
     MODELS_FOLDER,
     TRAINED,
     TRAINED_FILE,
+    RefitRecord,
     SplitAccuracy,
     TrainedRecord,
 )
 from nas.space import Architecture
-from nas.space.exits import EXIT, trained_graph, with_exit
+from nas.space.exits import trained_graph
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import (
@@ -97,6 +104,7 @@ class Retraining:
         published: published weights from which networks start, by the names of their folders.
         probed: published weights by space; networks of the space have them, with a linear probe, if
             that is better than what is trained.
+        are_shipped: whether the networks are shipped, and so refitted if the run's settings say so.
     """
 
     run: Run
@@ -104,6 +112,7 @@ class Retraining:
     from_scratch: bool = False
     published: Mapping[str, PublishedWeights] = field(default_factory=dict)
     probed: Mapping[str, PublishedWeights] = field(default_factory=dict)
+    are_shipped: bool = True
 
     @cached_property
     def settings(self) -> TrainingSettings:
@@ -114,6 +123,13 @@ class Retraining:
     def device(self) -> torch.device:
         """Where networks are trained."""
         return resolve_device(self.settings.device)
+
+    @cached_property
+    def refit_data(self) -> ImageDataset | None:
+        """What networks learn in the end, all images but the test images; None without a refit."""
+        images = sum(count for part, count in self.run.data.counts.items() if part != "test")
+        is_refitted = self.are_shipped and self.run.settings.finish.refits(images)
+        return self.run.data.for_refit() if is_refitted else None
 
     @cached_property
     def supernets(self) -> dict[str, Supernet]:
@@ -191,7 +207,7 @@ class Retraining:
         if weights is None or self.from_scratch:
             return None
         seed, device, training = self.run.settings.seed, self.device, self.run.settings.training
-        probe = probed_network(architecture, weights, data, seed=seed, device=device)
+        probe = self.probe(architecture, data)
         if self.cross_validates(architecture):
             settings = training.fine_tuned(self.settings, len(data.train) // FOLDS)
             is_better = is_probe_better(
@@ -200,6 +216,11 @@ class Retraining:
         else:
             is_better = evaluate_network(probe, data) > evaluate_network(trained, data)
         return probe if is_better else None
+
+    def probe(self, architecture: Architecture, data: ImageDataset) -> Network:
+        """Return a linear probe on published weights that learned the training images of `data`."""
+        weights, seed = self.probed[architecture.space.name], self.run.settings.seed
+        return probed_network(architecture, weights, data, seed=seed, device=self.device)
 
 
 def retrain(
@@ -320,7 +341,7 @@ def train_networks(
     missing = [name for name, record in records.items() if record is None]
     progress.begin("training to the end", "step")
     for number, name in enumerate(missing):
-        report = _network_progress(progress, name, number, len(missing))
+        report = _part_of(progress.advance, number, len(missing), name)
         try:
             records[name] = record = train_model(setup, name, networks[name], report)
         except OSError:  # A full disk would stop the others, too.
@@ -357,7 +378,8 @@ def renew_answers(run: Run, name: str) -> None:
     if path.is_file() and ANSWERS.read(path).has_pictures == pictures:
         return
     parts = run.images.judging_parts
-    logits = logits_as_chosen(load_trained(run, name), run.data)(run.data.part(*parts))
+    logits_of, _ = logits_as_chosen(load_trained(run, name).judged, run.data)
+    logits = logits_of(run.data.part(*parts))
     files.replace(path, to_json(find_answers(logits, run.data, parts, pictures=pictures)))
 
 
@@ -388,12 +410,12 @@ def measure_epoch(setup: Retraining, architecture: Architecture) -> float:
     return sum(timed) / len(timed) * trainer.steps / _TIMED_EPOCHS
 
 
-def _network_progress(progress: JobProgress, name: str, number: int, count: int) -> Advance:
-    """Return a callback for one network that reports steps out of those of all networks."""
+def _part_of(progress: Advance, number: int, count: int, name: str) -> Advance:
+    """Return a callback for one of `count` trainings that reports steps out of those of all."""
 
     def report(done: int, total: int | None, text: str = "") -> None:
         steps = total or 0
-        progress.advance(number * steps + done, count * steps, f"{name}: {text}")
+        progress(number * steps + done, count * steps, f"{name}: {text}")
 
     return report
 
@@ -405,11 +427,12 @@ def _summary(record: TrainedRecord, images: JudgedImages) -> str:
         if record.supernet_accuracy is None
         else f"; {images.text(record.supernet_accuracy, *judges)} with the supernet's weights"
     )
+    refit = "" if record.refit is None else f"; {record.refit.text(images.judging_name)}"
     probed = "; published weights with a linear probe are better" if record.is_probe else ""
     return (
         f"{record.id}: trained for {record.recipe.text}{probed}; accuracy on the test images "
         f"{images.text(record.test.accuracy, 'test')}, on the {images.judging_name} images "
-        f"{images.text(record.holdout.accuracy, *judges)}{before}; temperature "
+        f"{images.text(record.holdout.accuracy, *judges)}{before}{refit}; temperature "
         f"{record.calibration.temperature:.3g}, expected calibration error "
         f"{record.calibration.error_before:.1%} before it and {record.calibration.error:.1%} after"
     )
@@ -466,51 +489,26 @@ def train_model(
         architecture: the network.
         progress: called after every step.
     """
-    run, data, seed = setup.run, setup.run.data, setup.run.settings.seed
+    run, data = setup.run, setup.run.data
     folder, judging = run.path / MODELS_FOLDER / name, data.part(*run.images.judging_parts)
-    published = setup.published.get(name)
     supernet_accuracy = setup.supernet_accuracy(architecture, judging)
-    start, settings = setup.start(name, architecture)
-    teacher_space, teacher = setup.teacher or (None, None)
-    trained, seconds = train_network(
-        architecture,
-        data,
-        folder,
-        settings,
-        seed=seed,
-        start=start,
-        teacher=teacher,
-        progress=progress,
+    advance = progress or SilentProgress().advance
+    judged, shipped, fields = _train(setup, name, architecture, advance)
+    _save_network(folder, architecture, judged, shipped, setup, fields["training"])
+    judged_classes, shipped_classes, int8 = _as_chosen(
+        run, architecture, judged.network, shipped.network, judging
     )
-    has_exit = architecture.space.exit is not None
-    network = part_of(trained, architecture.graph) if has_exit else trained
-    probe, early = setup.better_probe(architecture, network, progress), None
-    if has_exit and probe is None:
-        early = part_of(trained, with_exit(architecture).prefix)
-        calibrate(early, data)
-    network = probe or network
-    calibration = calibrate(network, data)
-    training = settings.identity(from_scratch=start is None)
-    _save_network(folder, architecture, network, early, setup, training)
-    classify, int8 = _as_chosen(run, architecture, network, judging)
     record = TrainedRecord.of_architecture(
         architecture,
-        schema=3,
+        schema=4,
         id=name,
-        start="scratch" if start is None else "published" if published else "supernet",
-        published=None if published is None else summary_of(run, published),
-        is_probe=probe is not None,
         supernet_accuracy=supernet_accuracy,
         **int8,
-        holdout=_split_accuracy(classify, data, judging),
-        test=_split_accuracy(classify, data, data.test),
-        calibration=calibration,
-        epochs=round(settings.epochs),
-        seed=seed,
-        training=training,
-        teacher=f"largest of {teacher_space}" if teacher else None,
+        holdout=_split_accuracy(judged_classes, data, judging),
+        test=_split_accuracy(shipped_classes, data, data.test),
+        **fields,
+        seed=run.settings.seed,
         data_digest=data.digest,
-        seconds=seconds,
         versions={
             "python": platform.python_version(),
             "hardware-nas": nas.__version__,
@@ -518,15 +516,81 @@ def train_model(
         },
     )
     files.replace(folder / TRAINED_FILE, to_json(record))
-    (folder / CHECKPOINT_FILE).unlink()
+    for each in (folder, folder / REFIT_FOLDER):
+        (each / CHECKPOINT_FILE).unlink(missing_ok=True)
     return record
+
+
+def _train(
+    setup: Retraining, name: str, architecture: Architecture, progress: Advance
+) -> tuple[TrainedParts, TrainedParts, dict[str, Any]]:
+    """Train a network, and once more on all images but the test images if it is refitted.
+
+    Args:
+        setup, name, architecture: see `train_model`.
+        progress: called after every step.
+
+    Returns:
+        The weights that are judged, those that are shipped, and fields of the record.
+    """
+    run, data, everything = setup.run, setup.run.data, setup.refit_data
+    folder, published = run.path / MODELS_FOLDER / name, setup.published.get(name)
+    start, settings = setup.start(name, architecture)
+    teacher_space, teacher = setup.teacher or (None, None)
+    epochs = round(settings.epochs)
+
+    def train(images: ImageDataset, path: Path, report: Advance) -> tuple[TrainedParts, float]:
+        trained, seconds = train_network(
+            architecture,
+            images,
+            path,
+            settings,
+            seed=run.settings.seed,
+            start=start,
+            teacher=teacher,
+            progress=report,
+        )
+        return TrainedParts.of(trained, architecture), seconds
+
+    report = progress if everything is None else _part_of(progress, 0, 2, "to be judged")
+    judged, seconds = train(data, folder, report)
+    probe = None
+    if not (folder / REFIT_FOLDER).exists():  # It exists only if no probe was better.
+        probe = setup.better_probe(architecture, judged.network, report)
+    if probe is not None:
+        judged = TrainedParts(probe)
+    calibrations = judged.calibrate(data)
+    shipped, refit = judged, None
+    if everything is not None:
+        begun = time.monotonic()
+        if probe is None:
+            report = _part_of(progress, 1, 2, "refit")
+            shipped, refit_s = train(everything, folder / REFIT_FOLDER, report)
+        else:
+            shipped = TrainedParts(setup.probe(architecture, everything))
+            refit_s = time.monotonic() - begun
+        shipped.take_temperatures(calibrations)
+        passes = epochs if probe is None else 0
+        refit = RefitRecord(images=len(everything.train), epochs=passes, seconds=refit_s)
+    fields = {
+        "start": "scratch" if start is None else "published" if published else "supernet",
+        "published": None if published is None else summary_of(run, published),
+        "is_probe": probe is not None,
+        "calibration": calibrations[0],
+        "refit": refit,
+        "epochs": epochs,
+        "training": settings.identity(from_scratch=start is None),
+        "teacher": f"largest of {teacher_space}" if teacher else None,
+        "seconds": seconds,
+    }
+    return judged, shipped, fields
 
 
 def _save_network(
     folder: Path,
     architecture: Architecture,
-    network: Network,
-    early: Network | None,
+    judged: TrainedParts,
+    shipped: TrainedParts,
     setup: Retraining,
     training: dict[str, Any],
 ) -> None:
@@ -540,34 +604,49 @@ def _save_network(
         "training": training,
         "seed": setup.run.settings.seed,
     }
-    checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)
-    if early is not None:
-        own = {key: each for key, each in early.tensors().items() if key.startswith(f"{EXIT}.")}
+    checkpoint.write(folder / WEIGHTS_FILE, shipped.network.tensors(), record)
+    if own := shipped.exit_tensors:
         checkpoint.write(folder / EXIT_FILE, own, record)
-    preprocessing = preprocessing_of(setup.run.data, network.graph.input_shape[1])
+    if judged is not shipped:
+        tensors = {**judged.network.tensors(), **judged.exit_tensors}
+        checkpoint.write(folder / JUDGED_FILE, tensors, record)
+    preprocessing = preprocessing_of(setup.run.data, architecture.graph.input_shape[1])
     files.replace(folder / PREPROCESSING_FILE, to_json(preprocessing))
     text = json.dumps(architecture.to_json(), indent=1)
     files.replace(folder / ARCHITECTURE_FILE, f"{text}\n")
 
 
 def _as_chosen(
-    run: Run, architecture: Architecture, network: Network, judging: Images
-) -> tuple[Classify, dict[str, float]]:
-    """Return what classifies images with a trained network in the dtype that it was chosen in.
+    run: Run, architecture: Architecture, judged: Network, shipped: Network, judging: Images
+) -> tuple[Classify, Classify, dict[str, float]]:
+    """Return what classifies images with trained networks in the dtype that they were chosen in.
 
     If that is int8, fields of the record say what the network loses by it on the `judging` images.
+
+    Args:
+        run, architecture: the run and the network.
+        judged: the network with the weights that `judging` judges.
+        shipped: the network with the weights that are shipped, which may be the same.
+        judging: the images that judge trained networks.
     """
     data = run.data
-    classify = partial(predict_network, network, data)
+    classify = partial(predict_network, judged, data)
     if architecture.graph.dtype != "int8":
-        return classify, {}
+        return classify, partial(predict_network, shipped, data), {}
     fields = {
         "float32_accuracy": data.score(classify(judging), judging.labels),
         "expected_int8_loss": run.record.int8_losses[architecture.space.name].expected,
     }
-    preprocessing = preprocessing_of(data, network.graph.input_shape[1])
-    logits = logits_as_chosen(TrainedModel(architecture, network, preprocessing), data)
-    return lambda images: logits(images).argmax(1), fields
+    preprocessing = preprocessing_of(data, judged.graph.input_shape[1])
+    model = TrainedModel(architecture, judged, preprocessing)
+    if shipped is not judged:
+        model = TrainedModel(architecture, shipped, preprocessing, judged=model)
+    of_judged, of_shipped = logits_as_chosen(model, data)
+    return (
+        lambda images: of_judged(images).argmax(1),
+        lambda images: of_shipped(images).argmax(1),
+        fields,
+    )
 
 
 def _split_accuracy(classify: Classify, data: ImageDataset, images: Images) -> SplitAccuracy:

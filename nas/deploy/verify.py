@@ -203,7 +203,7 @@ def check_file(
         preprocessing: how the images become the input.
         data: the dataset on whose test images, which may be those of `reference`, and `parts` the
             accuracy is measured. None measures no accuracy.
-        parts: the parts of the data that judge networks.
+        parts: the parts of the data that judge networks; none for a file that has learned them.
         progress: receives the number of classified images.
 
     Raises:
@@ -240,7 +240,10 @@ def check_file(
     difference = require_agreement(path.name, logits, expected, model_file)
     accuracies = {}
     if data is not None:
-        for name, images in (("accuracy", data.test), ("holdout_accuracy", data.part(*parts))):
+        measured = {"accuracy": data.test}
+        if parts:
+            measured["holdout_accuracy"] = data.part(*parts)
+        for name, images in measured.items():
             is_same = images is reference.images
             own = logits if is_same else classify(process, images, preprocessing, progress)
             accuracies[name] = data.score(own.argmax(1), images.labels)
@@ -396,7 +399,7 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
                     samples,
                     preprocessing,
                     data=data,
-                    parts=card.data.judging_parts,
+                    parts=() if card.refit else card.data.judging_parts,
                     progress=partial(bars.advance, text=recorded.format),
                 )
             _require_same_accuracy(recorded, checked_file)

@@ -133,7 +133,8 @@ def train_references(run: JobRun) -> dict[str, NasError]:
             del networks[name]
     measure_references(run, networks, run.progress)
     epochs = run.record.finalists.epochs if run.record.finalists else None
-    _, failed = train_networks(Retraining(run, epochs), networks, run.progress)
+    setup = Retraining(run, epochs, are_shipped=False)
+    _, failed = train_networks(setup, networks, run.progress)
     errors |= failed
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}

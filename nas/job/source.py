@@ -10,7 +10,8 @@ from pathlib import Path
 from nas import files
 from nas.deploy.exits import EXIT_FILE
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
-from nas.deploy.networks import WEIGHTS_FILE
+from nas.deploy.networks import JUDGED_FILE, WEIGHTS_FILE
+from nas.deploy.refit import REFIT_FOLDER
 from nas.job.folder import JobRun
 from nas.run.answers import ANSWERS_FILE, EXIT_ANSWERS_FILE
 from nas.run.run import Run
@@ -19,7 +20,7 @@ from nas.supernet.records import TRAINING_LOG
 
 _MODEL_FILES = (
     *(WEIGHTS_FILE, ARCHITECTURE_FILE, PREPROCESSING_FILE, TRAINING_LOG, ANSWERS_FILE),
-    *(EXIT_FILE, EXIT_ANSWERS_FILE, TRAINED_FILE),
+    *(EXIT_FILE, EXIT_ANSWERS_FILE, JUDGED_FILE, f"{REFIT_FOLDER}/{TRAINING_LOG}", TRAINED_FILE),
 )
 """What a training leaves in a model's folder; the last file says that the others are complete."""
 

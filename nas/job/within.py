@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.data import ImageDataset
-from nas.deploy.networks import WEIGHTS_FILE, load_trained, trained_record
+from nas.deploy.networks import JUDGED_FILE, WEIGHTS_FILE, load_trained, trained_record
 from nas.errors import JobFileError, NasError
 from nas.files.names import MAX_NAME_CHARACTERS, name_like
 from nas.files.paths import without_folders
@@ -21,6 +21,9 @@ from nas.space.restriction import WITHIN
 
 def read_trained_weights(network: str, space: SearchSpace) -> PublishedWeights:
     """Return the weights of a trained network of a run.
+
+    Of a network that was refitted, these are the weights before: a job with the same images judges
+    networks by images that the others have learned.
 
     Args:
         network: `RUN:ID`, where the ID is as `nas retrain` takes it.
@@ -36,7 +39,7 @@ def read_trained_weights(network: str, space: SearchSpace) -> PublishedWeights:
     try:
         data = run.record.data
         record = trained_record(run, pick)
-        model = load_trained(run, pick)
+        model = load_trained(run, pick).judged
     except NasError as error:
         raise _error(network, error.message, error.remedy) from error
     own = model.architecture.space
@@ -46,7 +49,7 @@ def read_trained_weights(network: str, space: SearchSpace) -> PublishedWeights:
             f"that network is of the space {own.name}, and the stages of {space.name} are others.",
             f"Name its space: {run.path / 'spaces' / f'{own.name}.py'}.",
         )
-    path = run.path / MODELS_FOLDER / record.id / WEIGHTS_FILE
+    path = run.path / MODELS_FOLDER / record.id / (JUDGED_FILE if record.refit else WEIGHTS_FILE)
     content = path.read_bytes()
     preprocessing = model.preprocessing
     return PublishedWeights(

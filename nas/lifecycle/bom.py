@@ -86,6 +86,7 @@ def _model(card: ModelCard, version: str) -> Json:
         "weights_digest": card.weights_digest,
         "macs": card.macs,
         "params": card.params,
+        "accuracies": card.refit and card.refit.text(card.data.judging_name),
         "recipe": json.dumps(card.recipe, sort_keys=True),
         "human_oversight": stated.human_oversight,
         "monitoring": stated.monitoring,

@@ -25,8 +25,9 @@ from nas.deploy.exporting import TABLE_FORMATS, set_threshold
 from nas.deploy.folder import PREPROCESSING_FILE, ModelFolder, digest
 from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel
+from nas.deploy.networks import JUDGED_FILE, read_network
 from nas.deploy.requests import ExportRequest
-from nas.deploy.saved_model import SOURCE_FILE, WEIGHTS_FILE, load_model
+from nas.deploy.saved_model import SOURCE_FILE, WEIGHTS_FILE, load_model, write_model
 from nas.deploy.scripts import standalone
 from nas.deploy.torch_source import TorchSource
 from nas.deploy.verify import load_data
@@ -136,8 +137,8 @@ def write_app(model: Path, clients: int, out: Path) -> None:
         out: folder of the app, which must be new.
 
     Raises:
-        RequestError: the model was not exported as `torch`, there are less than two clients, or the
-            folder has something in it.
+        RequestError: the model was not exported as `torch`, its folder lacks the weights that were
+            judged, there are less than two clients, or the folder has something in it.
         ExportError, RunFolderError: a file of the model is changed, or nothing was exported.
     """
     folder = _torch_folder(model)
@@ -157,6 +158,8 @@ def write_app(model: Path, clients: int, out: Path) -> None:
     with files.new_folder(out) as staging:
         for name in (SOURCE_FILE, WEIGHTS_FILE, PREPROCESSING_FILE):
             shutil.copy2(folder.path / name, staging / name)
+        if folder.card.refit is not None:
+            write_model(_judged_model(folder), staging / WEIGHTS_FILE)
         for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
 
@@ -196,13 +199,13 @@ def take_back(
     if not weights.is_file():
         raise RequestError(f"{weights} is no file.", remedy="Name what the server stored.")
     replacement = Replacement(model, max_negative_flips=max_negative_flips)
-    card, trained = folder.card, load_model(model)
+    card, trained = folder.card, _judged_model(folder)
     record = _load_weights(trained, weights, digest(folder.path / WEIGHTS_FILE))
     data = _data_of(card, trained.preprocessing.reading.decoded_size, folder)
     calibration = calibrate(trained.network, data)
     parts = card.data.judging_parts
     answers = find_answers(
-        logits_as_chosen(trained, data)(data.part(*parts)), data, parts, pictures=False
+        logits_as_chosen(trained, data)[0](data.part(*parts)), data, parts, pictures=False
     )
     replacement.require_flips(Judged(card.id, answers, card.data))
     formats = [each.format for each in card.files if each.format not in TABLE_FORMATS]
@@ -221,6 +224,25 @@ def take_back(
     export_model(trained, data, result, request, origin, progress)
     files.replace(out / ANSWERS_FILE, to_json(answers))
     return replacement.write_version(result)
+
+
+def _judged_model(folder: ModelFolder) -> TrainedModel:
+    """Return a model with the weights that did not learn the images that judge it.
+
+    A fine-tuning starts from these, so that the same images can judge what it leads to.
+
+    Raises RequestError if the folder lacks them.
+    """
+    model, path = load_model(folder.path), folder.path / JUDGED_FILE
+    if folder.card.refit is None:
+        return model
+    if not path.is_file():
+        raise RequestError(
+            f"{folder.path} has no {JUDGED_FILE}, from which a fine-tuning starts.",
+            remedy="Copy the file from the folder models/<id> of the run.",
+        )
+    network = read_network(path, model.architecture)
+    return TrainedModel(model.architecture, network, model.preprocessing)
 
 
 def _data_of(card: ModelCard, image_size: int, folder: ModelFolder) -> ImageDataset:

@@ -47,7 +47,8 @@ class SplitReport:
         best: the fastest cut if it is faster than all rivals; None if there is none.
         accuracies: the accuracy of the whole network (`float32`, which sending float32 values does
             not change), of each other type of values at the fastest or chosen cut, and of JPEG
-            files; empty for a network that is not trained.
+            files; empty for a network that is not trained. Of one that was refitted, they are of
+            the weights before, which did not learn these images.
         images: the images that they were measured on, in words.
         folder: folder of the two parts; None if they were not exported.
     """
@@ -120,11 +121,12 @@ def split_run(
     }
     chosen, logits = cuts[transfer], dict[str, np.ndarray]()
     if model is not None:
-        logits = {"float32": model.pixel_logits(pixels), "jpeg": model.pixel_logits(jpegs)}
+        own = model.judged
+        logits = {"float32": own.pixel_logits(pixels), "jpeg": own.pixel_logits(jpegs)}
         for name, cut in cuts.items():
             if name != "float32" and cut is not None:
-                sent = partial(logits_of_sent, model, cut.position, name)
-                logits[name] = np.concatenate([*map(sent, batches(images, model.preprocessing))])
+                sent = partial(logits_of_sent, own, cut.position, name)
+                logits[name] = np.concatenate([*map(sent, batches(images, own.preprocessing))])
     folder = None
     if out is not None and model is not None:
         if chosen is None:
@@ -138,9 +140,9 @@ def split_run(
         plan.best(transfer),
         {
             name: run.images.interval(
-                run.data.score(own.argmax(1), images.labels), *parts, images=len(images)
+                run.data.score(each.argmax(1), images.labels), *parts, images=len(images)
             )
-            for name, own in logits.items()
+            for name, each in logits.items()
         },
         f"{len(images):,} {run.images.judging_name} images",
         folder,

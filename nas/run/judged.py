@@ -50,8 +50,9 @@ class JudgedImages:
     def judging_parts(self) -> tuple[Part, ...]:
         """The parts whose images judge trained networks: the hold-out, and the search if it is few.
 
-        No training sees either. The search images helped to choose the architectures, and fit the
-        temperature of a network, which changes none of its answers.
+        The weights that they judge have learned neither; those of a refit have. The search images
+        helped to choose the architectures, and fit the temperature of a network, which changes none
+        of its answers.
         """
         return judging_parts(self.counts["holdout"])
 

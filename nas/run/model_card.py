@@ -22,7 +22,7 @@ from nas.latency.rounds import Latency, round_to_four_digits
 from nas.latency.timing import MEASURED
 from nas.run.judged import JudgedImages
 from nas.run.settings import CardSettings, DataOptions
-from nas.run.trained import Calibration
+from nas.run.trained import Calibration, RefitRecord
 from nas.space.records import CountedNetwork, NetworkFacts, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -233,7 +233,9 @@ class ExportedFile(Document):
         images: number of test images whose logits were compared.
         accuracy: accuracy on all test images.
         holdout_accuracy: accuracy on the images that judge trained networks, see
-            `nas.run.judged.JudgedImages.judging_parts`.
+            `nas.run.judged.JudgedImages.judging_parts`. The file of a model that was refitted has
+            learned them: it has the accuracy, in torch, of the weights that did not, in its
+            precision.
         agreement: share of the compared images that got the class that torch gives them.
         difference: largest difference from the reference logits, as a share of their standard
             deviation. The reference is torch, or for int8 the quantised network simulated in torch;
@@ -604,6 +606,8 @@ class Threshold(Document):
 class ModelAccuracy(Document):
     """The accuracy of a model in torch, in float32.
 
+    Of a model that was refitted, the first two are of the weights before.
+
     Attributes:
         search: on the validation images that the search used.
         holdout: on the images that judge trained networks, see `ExportedFile`.
@@ -638,6 +642,9 @@ class ModelCard(CountedNetwork):
         attack_images: number of images of each row of `attacks`.
         confidence: confidence on inputs like the data and unlike it.
         calibration: its temperature and its confidence; None if that was not measured.
+        refit: the training of its weights, on all images but the test images. What the card says of
+            other images is of the weights before, which did not learn the search and the hold-out
+            images. None if the model was not refitted.
         threshold: from which confidence on it answers, as was asked; None if nobody asked.
         files: the exported files.
         preprocessing: how an image becomes the input, as in `preprocessing.json`.
@@ -655,7 +662,7 @@ class ModelCard(CountedNetwork):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[9] = Field(default=9, alias="schema")
+    schema_version: Literal[10] = Field(default=10, alias="schema")
     weights_digest: Digest
     image_size: Side
     channels: Literal[1, 3]
@@ -671,6 +678,7 @@ class ModelCard(CountedNetwork):
     attack_images: Count
     confidence: tuple[ConfidenceRow, ...]
     calibration: Calibration | None = None
+    refit: RefitRecord | None = None
     threshold: Threshold | None = None
     files: tuple[ExportedFile, ...]
     preprocessing: Preprocessing

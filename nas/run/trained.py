@@ -155,6 +155,31 @@ class Calibration(Document):
     coverage: tuple[CoverageRow, ...]
 
 
+class RefitRecord(Document):
+    """The training of a network on all images but the test images, whose weights are shipped.
+
+    Attributes:
+        images: number of its images.
+        epochs: number of passes over them; 0 of a linear probe.
+        seconds: its duration, over all starts.
+    """
+
+    images: Count
+    epochs: Count
+    seconds: Seconds
+
+    def text(self, judges: str) -> str:
+        """Return in a clause which accuracy belongs to which weights.
+
+        Args:
+            judges: what the images that judge networks are called, see `JudgedImages.judging_name`.
+        """
+        return (
+            f"{judges} accuracies are of weights that did not learn these images, test accuracies "
+            f"of the shipped weights, which learned all {self.images:,} other images"
+        )
+
+
 class TrainedRecord(RunNetwork):
     """`trained.json`: how a network was trained to the end, and what it then reached.
 
@@ -169,10 +194,13 @@ class TrainedRecord(RunNetwork):
         float32_accuracy: accuracy on the images of `holdout` before it was quantised, of a network
             that was chosen in int8; its other accuracies are those of the quantised network.
         expected_int8_loss: what the search expected it to lose thereby.
-        holdout: accuracy on the images that judge trained networks. These are the hold-out images,
-            and those of the search if they are few: `nas.run.judged.JudgedImages.judging_parts`.
-        test: accuracy on the test images, which are read this once.
-        calibration: its temperature and its confidence.
+        holdout: accuracy on the images that judge trained networks, of weights that did not learn
+            them. These are the hold-out images, and those of the search if they are few:
+            `nas.run.judged.JudgedImages.judging_parts`.
+        test: accuracy of the shipped weights on the test images, which are read this once.
+        calibration: the temperature and the confidence of the weights of `holdout`; those of a
+            refit have the same temperature.
+        refit: the training of the shipped weights; None if they are those of `holdout`.
         epochs: number of passes over the training images.
         seed: seed of the order of the images, of the augmentation and of newly drawn weights.
         training: settings of the training.
@@ -182,7 +210,7 @@ class TrainedRecord(RunNetwork):
         versions: versions of the packages that trained it, by name.
     """
 
-    schema_version: Literal[3] = Field(alias="schema")
+    schema_version: Literal[4] = Field(alias="schema")
     start: Literal["supernet", "published", "scratch"]
     published: PretrainedSummary | None = None
     is_probe: bool = False
@@ -192,6 +220,7 @@ class TrainedRecord(RunNetwork):
     holdout: SplitAccuracy
     test: SplitAccuracy
     calibration: Calibration
+    refit: RefitRecord | None = None
     epochs: Annotated[int, Field(ge=1, lt=1 << 31)]
     seed: Count
     training: dict[str, JsonValue]

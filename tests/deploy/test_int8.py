@@ -8,12 +8,13 @@ import pytest
 
 from nas.deploy import int8
 from nas.deploy.int8 import quantise_within
-from nas.deploy.model import normalised
+from nas.deploy.model import TrainedModel, normalised
 from nas.errors import RequestError
 from nas.files.documents import to_json
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import Int8Summary
 from nas.supernet.evaluation import choose_calibration_images
+from nas.torch_network import to_torch
 from tests.deploy.digits_models import digits, digits_model
 
 
@@ -67,6 +68,24 @@ def test_all_methods_are_tried_and_the_best_is_returned(monkeypatch):
     for attempt in (first, second):
         assert attempt.drop == pytest.approx(result.summary.float_accuracy - attempt.accuracy)
         assert attempt.seconds > 0
+
+
+def test_a_refit_is_quantised_as_the_weights_decided_that_did_not_learn_the_images():
+    model = digits_model("shufflenet")
+    other = to_torch(model.network.graph, seed=1)
+    shipped = TrainedModel(None, other, model.preprocessing, judged=model)
+    result = quantise_within(shipped, data(), max_drop=0.01)
+    alone = quantise_within(model, data(), max_drop=0.01)
+    assert alone.judged is alone.network
+    attempts = [
+        [attempt.model_copy(update={"seconds": 0.0}) for attempt in each.summary.attempts]
+        for each in (result, alone)
+    ]
+    assert attempts[0] == attempts[1]
+    images = normalised(digits().search.take(slice(0, 40)), model.preprocessing)
+    np.testing.assert_array_equal(simulate(result.judged, images), simulate(alone.network, images))
+    logits, expected = simulate(result.network, images), shipped.logits(images)
+    assert np.abs(logits - expected).max() < 0.3 * expected.std()
 
 
 def test_all_training_images_calibrate_if_they_are_few():

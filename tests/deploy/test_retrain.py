@@ -145,7 +145,7 @@ def test_few_holdout_images_judge_a_network_with_those_of_the_search(tmp_path):
     opened.__dict__["data"] = data
     pick, said = front_ids(opened.path)[-1], Notes()
     (record,) = retrain_networks(opened, [pick], RetrainRequest(epochs=1), said)
-    model, architecture = load_trained(opened, pick), opened.architecture(pick)
+    model, architecture = load_trained(opened, pick).judged, opened.architecture(pick)
     answers = [
         model.logits(normalised(part, model.preprocessing)).argmax(1) == part.labels
         for part in parts
@@ -176,8 +176,11 @@ def test_record_has_the_accuracies_of_the_saved_network(example_with_trained, da
     opened = open_run(example_with_trained)
     (record,) = opened.trained.values()
     model = load_trained(opened, record.id)
-    for split, images in ((record.holdout, data.holdout), (record.test, data.test)):
-        predicted = model.logits(normalised(images, model.preprocessing)).argmax(1)
+    for split, images, own in (
+        (record.holdout, data.holdout, model.judged),
+        (record.test, data.test, model),
+    ):
+        predicted = own.logits(normalised(images, model.preprocessing)).argmax(1)
         assert split.accuracy == pytest.approx((predicted == images.labels).mean(), abs=1e-9)
         assert split.images == len(images)
         in_class = images.labels == 3
@@ -190,7 +193,9 @@ def test_record_has_the_accuracies_of_the_saved_network(example_with_trained, da
     assert {path.name for path in folder.iterdir()} == {
         "answers.json",
         "architecture.json",
+        "judged.safetensors",
         "preprocessing.json",
+        "refit",
         "trained.json",
         "training.jsonl",
         "weights.safetensors",

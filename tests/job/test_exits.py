@@ -51,14 +51,19 @@ def test_finalists_have_exits_whose_answers_are_those_of_their_files(folder):
     (space,) = run.spaces.values()
     assert space.exit == "body"
     assert len(run.models) == 2
+    holdout = run.data.holdout
     for model in run.models:
         architecture = run.architecture_of(model.record.architecture)
         assert load_trained(run, model.record.id).network.graph == architecture.graph
-        both = network_logits(load_with_exit(run, model.record.id), run.data, run.data.holdout)
+        judged, shipped = (
+            network_logits(load_with_exit(run, model.record.id, judged=own), run.data, holdout)
+            for own in (True, False)
+        )
+        assert (np.hsplit(judged, 2)[0] != np.hsplit(shipped, 2)[0]).all(), "exits are refitted"
         labels = run.data.holdout.labels
         order = np.argsort(labels, kind="stable")
         for answers, logits in zip(
-            (model.exit_answers, model.answers), np.hsplit(both, 2), strict=True
+            (model.exit_answers, model.answers), np.hsplit(judged, 2), strict=True
         ):
             assert (answers.is_right == (logits.argmax(1) == labels)[order]).all()
             confidences = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)

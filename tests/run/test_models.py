@@ -29,7 +29,7 @@ def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, obje
     """Return the content of a `trained.json` for a candidate."""
     accuracy = {"accuracy": holdout, "images": 200, "class_accuracy": {"0": holdout, "1": None}}
     return {
-        "schema": 3,
+        "schema": 4,
         "id": row["id"],
         "space": row["space"],
         "digest": row["digest"],
