@@ -92,7 +92,7 @@ class CascadeStage(Document):
 
 
 class CascadeTiming(Document):
-    """What an exported cascade took end to end, for images of the data one after the other.
+    """What an exported cascade took end to end, for test images one after the other.
 
     Attributes:
         images: number of images.
@@ -121,8 +121,6 @@ class CascadeRecord(Document):
         stages: its networks in order.
         data: the images, and how to load them again.
         accuracy: accuracy of the files on the test images.
-        holdout_accuracy: that on all images that judge trained networks, half of which chose the
-            thresholds.
         timing: its latency on this device.
         script: what `run.py` computed; None while it is run for the first time.
         device: processor that exported and timed the files.
@@ -130,12 +128,11 @@ class CascadeRecord(Document):
         exported: date and time of the export.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     cascade: Cascade
     stages: tuple[CascadeStage, ...]
     data: ModelData
     accuracy: Fraction
-    holdout_accuracy: Fraction
     timing: CascadeTiming
     script: ScriptCheck | None = None
     device: str
@@ -228,23 +225,22 @@ def export_cascade(
                 cascade.networks, files, (*cascade.thresholds, None), strict=True
             )
         ]
-        judging = run.data.part(*data.judging_parts)
         with _running(staging, stages) as networks:
             for at, network in enumerate(networks):
                 progress.advance(at, len(networks) + 2, f"verify {network.stage.network}")
                 _check(network)
             progress.advance(len(networks), len(networks) + 2, "accuracy")
             accuracy = _accuracy(networks, run.data, run.data.test)
-            holdout_accuracy = _accuracy(networks, run.data, judging)
             progress.advance(len(networks) + 1, len(networks) + 2, "latency")
             whole = models[0].path if cascade.has_exit else None
-            timing = _time(networks, sample_images(judging, TIMED_IMAGES), threads, whole)
+            # Networks may have learned all others: they would be surer of these, and answer sooner.
+            timed = sample_images(run.data.test, TIMED_IMAGES)
+            timing = _time(networks, timed, threads, whole)
             record = CascadeRecord(
                 cascade=cascade,
                 stages=tuple(stages),
                 data=data,
                 accuracy=accuracy,
-                holdout_accuracy=holdout_accuracy,
                 timing=timing,
                 device=this_machine.processor()[0],
                 versions={"python": platform.python_version(), "hardware-nas": nas.__version__},
