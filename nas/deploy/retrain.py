@@ -537,24 +537,13 @@ def _train(
     folder, published = run.path / MODELS_FOLDER / name, setup.published.get(name)
     start, settings = setup.start(name, architecture)
     teacher_space, teacher = setup.teacher or (None, None)
-    epochs = round(settings.epochs)
-
-    def train(images: ImageDataset, path: Path, report: Advance) -> tuple[TrainedParts, float]:
-        trained, seconds = train_network(
-            architecture,
-            images,
-            path,
-            settings,
-            seed=run.settings.seed,
-            start=start,
-            teacher=teacher,
-            progress=report,
-        )
-        return TrainedParts.of(trained, architecture), seconds
-
+    epochs, seed = round(settings.epochs), run.settings.seed
+    train = partial(
+        train_network, architecture, settings=settings, seed=seed, start=start, teacher=teacher
+    )
     report = progress if everything is None else _part_of(progress, 0, 2, "to be judged")
-    judged, seconds = train(data, folder, report)
-    probe = None
+    trained, seconds = train(data, folder, progress=report)
+    judged, probe = TrainedParts.of(trained, architecture), None
     if not (folder / REFIT_FOLDER).exists():  # It exists only if no probe was better.
         probe = setup.better_probe(architecture, judged.network, report)
     if probe is not None:
@@ -565,7 +554,8 @@ def _train(
         begun = time.monotonic()
         if probe is None:
             report = _part_of(progress, 1, 2, "refit")
-            shipped, refit_s = train(everything, folder / REFIT_FOLDER, report)
+            trained, refit_s = train(everything, folder / REFIT_FOLDER, progress=report)
+            shipped = TrainedParts.of(trained, architecture)
         else:
             shipped = TrainedParts(setup.probe(architecture, everything))
             refit_s = time.monotonic() - begun
