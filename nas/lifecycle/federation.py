@@ -159,7 +159,7 @@ def write_app(model: Path, clients: int, out: Path) -> None:
         for name in (SOURCE_FILE, WEIGHTS_FILE, PREPROCESSING_FILE):
             shutil.copy2(folder.path / name, staging / name)
         if folder.card.refit is not None:
-            write_model(_judged_model(folder), staging / WEIGHTS_FILE)
+            write_model(judged_model(folder), staging / WEIGHTS_FILE)
         for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
 
@@ -199,7 +199,7 @@ def take_back(
     if not weights.is_file():
         raise RequestError(f"{weights} is no file.", remedy="Name what the server stored.")
     replacement = Replacement(model, max_negative_flips=max_negative_flips)
-    card, trained = folder.card, _judged_model(folder)
+    card, trained = folder.card, judged_model(folder)
     record = _load_weights(trained, weights, digest(folder.path / WEIGHTS_FILE))
     data = _data_of(card, trained.preprocessing.reading.decoded_size, folder)
     calibration = calibrate(trained.network, data)
@@ -226,7 +226,7 @@ def take_back(
     return replacement.write_version(result)
 
 
-def _judged_model(folder: ModelFolder) -> TrainedModel:
+def judged_model(folder: ModelFolder) -> TrainedModel:
     """Return a model with the weights that did not learn the images that judge it.
 
     A fine-tuning starts from these, so that the same images can judge what it leads to.

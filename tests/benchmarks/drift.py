@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     run = nas.open_run(options.run)
     model, data = load_trained(run, options.pick), run.data
-    reference = field_reference(model, data, model_data(run).judging_parts, "0" * 64)
+    reference = field_reference(model.judged, data, model_data(run).judging_parts, "0" * 64)
     pixels, rng = np.asarray(data.test.pixels[:]), np.random.default_rng(0)
 
     def seen(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

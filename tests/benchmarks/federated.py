@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import nas
 from nas.data import ImageDataset
 from nas.deploy.folder import ModelFolder
 from nas.deploy.torch_source import TorchSource
@@ -38,7 +37,7 @@ from nas.lifecycle.federated_steps import (
     read_round,
     weights_of,
 )
-from nas.lifecycle.federation import write_app
+from nas.lifecycle.federation import judged_model, write_app
 from tests.flower import FlowerApp
 
 
@@ -113,7 +112,8 @@ def main() -> None:
     settings = {"rounds": "5", "epochs": "1", "learning-rate": "0.01"}
     settings |= dict(each.split("=", 1) for each in options.set)
     rounds, epochs = int(settings["rounds"]), int(settings["epochs"])
-    card, model = ModelFolder(options.model).card, nas.load_model(options.model)
+    folder = ModelFolder(options.model)
+    card, model = folder.card, judged_model(folder)
     how = model.preprocessing.model_dump(mode="json")
     data = load_data(card.data, how["reading"]["decoded_size"], options.model)
     test = data.test.take(np.random.default_rng(0).permutation(len(data.test)))

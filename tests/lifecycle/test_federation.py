@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from scipy.stats import norm
 
 from nas.deploy.folder import ModelFolder
@@ -41,6 +42,7 @@ from nas.lifecycle.federated_steps import (
 from nas.lifecycle.federation import APP_FILES, take_back, write_app
 from nas.lifecycle.version import version_of
 from nas.opened_run import open_run
+from nas.supernet import checkpoint
 from tests import markdown
 from tests.commands import document
 from tests.flower import FlowerApp, flower_python
@@ -353,6 +355,27 @@ def test_app_needs_files_for_torch_clients_and_room(exported, tmp_path):
     (tmp_path / "app" / "notes").touch()
     with pytest.raises(RequestError, match="is not empty"):
         write_app(folder, 2, tmp_path / "app")
+
+
+def test_an_app_starts_from_weights_that_did_not_learn_what_judges(exported, tmp_path):
+    _, folder = exported
+    model = ModelFolder(shutil.copytree(folder, tmp_path / "tb41"))
+    card = json.loads((folder / "card.json").read_text())
+    with model.staging() as staging:
+        card["refit"] = {"images": 9, "epochs": 1, "seconds": 1.0}
+        (staging / "card.json").write_text(json.dumps(card))
+        model.publish(staging)
+    with pytest.raises(RequestError, match=r"has no judged\.safetensors.* of the run"):
+        write_app(model.path, 3, tmp_path / "app")
+    tensors, record = checkpoint.read(folder / "weights.safetensors")
+    judged = {name: 2 * each for name, each in tensors.items()}
+    fields = record.model_dump(exclude={"schema_version", "sha256"}, exclude_none=True)
+    checkpoint.write(model.path / "judged.safetensors", judged, fields)
+    write_app(model.path, 3, tmp_path / "app")
+    names = TorchSource(load_model(folder).network.graph).tensor_names
+    own = load_file(tmp_path / "app" / "network.safetensors")
+    assert own.keys() == set(names.values())
+    assert all(torch.equal(own[name], judged[key]) for key, name in names.items())
 
 
 @pytest.fixture
