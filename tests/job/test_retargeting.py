@@ -112,7 +112,8 @@ def test_front_is_that_of_the_other_device_and_trained_networks_on_it_stay(score
     assert set(run.front["digest"]) == members
     ((digest, trained),) = read_trained(OUT).items()
     assert digest in members, "the most accurate network is on every front"
-    for name in ("trained.json", "weights.safetensors", "answers.json"):
+    files = ("trained.json", "weights.safetensors", "judged.safetensors", "answers.json")
+    for name in (*files, "refit/training.jsonl"):
         old, new = (folder / "models" / trained.id / name for folder in (OUT, NEW))
         assert new.read_bytes() == old.read_bytes()
     assert run.front.set_index("digest")["trained_accuracy"][digest] == trained.holdout.accuracy

@@ -52,7 +52,7 @@ def folder(copy_of_fake_folder) -> Path:
 
 def test_space_is_restricted_and_the_weights_are_those_of_the_run(folder):
     (model,) = open_run(OUT).models
-    trained = load_trained(open_run(OUT), model.record.id)
+    trained = load_trained(open_run(OUT), model.record.id).judged
     spaces, _ = job_spaces(write_pruning())
     ((name, space),) = spaces.searched.items()
     known = spaces.published[name]
@@ -105,7 +105,7 @@ def test_supernet_starts_from_the_run_and_says_so(folder):
     supernets.train_job_supernets(load_job(Path("pruning.toml")), PRUNED)
     assert weights.read_bytes() == before
     # The run's own copy of the space needs no other run.
-    (file,) = Path(OUT, "models").glob("*/weights.safetensors")
+    (file,) = Path(OUT, "models").glob("*/judged.safetensors")
     tensors, metadata = checkpoint.read(file)
     moved = file.rename("moved.safetensors")
     space = open_run(PRUNED).spaces[name]

@@ -186,6 +186,25 @@ def test_few_holdout_images_judge_trained_networks_with_those_of_the_search(run,
     assert chosen["judging_images"] == front["judging_images"] == "200 search and hold-out images"
 
 
+def test_accuracies_name_the_weights_of_refitted_networks(run, invoke):
+    weights = (
+        "old-out accuracies are of weights that did not learn these images, test accuracies of "
+        "the shipped weights, which learned all 1,440 other images"
+    )
+    fast = open_run(run).models[0]
+    limit = ("--max-latency-ms", fast.candidate.latency_us / 1000)
+    assert weights not in invoke("select", run, *limit).stdout
+    assert "refitted" not in page.build(open_run(run)).read_text()
+    path = run / "models" / fast.record.id / "trained.json"
+    refit = {"images": 1440, "epochs": 2, "seconds": 1.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "refit": refit}))
+    assert f"\nH{weights}.\n" in invoke("select", run, *limit).stdout
+    text = page.build(open_run(run)).read_text()
+    assert f"Of refitted networks, h{weights}. " in text
+    assert text.count("; refitted</td>") == 1
+    assert "which no training but a refit used" in text
+
+
 def test_networks_that_were_trained_in_different_ways_are_not_compared(run):
     """The finalists had two epochs from the supernet, the fast network got six from scratch."""
     opened = open_run(run)
