@@ -16,6 +16,7 @@ from nas.deploy.exporting import (
 from nas.errors import DeviceAwaitedError, NasError
 from nas.files.paths import expanded
 from nas.job import finish, planning, searching, stages
+from nas.job.finalists import export_finalists, train_finalists
 from nas.job.folder import JobRun, claim
 from nas.job.inputs import (
     check_device,
@@ -108,9 +109,9 @@ def run_job(
         unexported: dict[str, NasError] = {}
         if settings.finish.retrain != 0:
             with run.stage(planning.FINALISTS):
-                finalists, untrained = finish.train_finalists(run)
+                finalists, untrained = train_finalists(run)
             with run.stage(planning.EXPORT):
-                unexported = finish.export_finalists(run, finalists)
+                unexported = export_finalists(run, finalists)
             if planning.possible_references(settings, run.spaces):
                 with run.stage(planning.REFERENCES):
                     untrained |= train_references(run)

@@ -28,7 +28,7 @@ from nas.errors import (
     RequestError,
     TrainingError,
 )
-from nas.job import finish
+from nas.job import finalists
 from nas.job.folder import claim
 from nas.job.inputs import load_images
 from nas.job.running import plan_job, run_job
@@ -43,7 +43,8 @@ from nas.runtimes.tvm.kit.address import EXAMPLE as KIT
 from nas.runtimes.tvm.rpc.address import EXAMPLE as BOARD
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, shared_run
-from tests.job.test_finish import Notes, train_finalists_of
+from tests.job.runs import Notes
+from tests.job.test_finalists import train_finalists_of
 from tests.made_once import made_once
 from tests.mini_job import write_job
 
@@ -303,7 +304,7 @@ def export_finalists(
     own = settings.finish.model_copy(update={"export": tuple(formats), **changes})
     names = sorted(path.name for path in (folder / "models").iterdir())
     with claim(folder, settings.model_copy(update={"finish": own}), progress=progress) as claimed:
-        errors = finish.export_finalists(claimed, names)
+        errors = finalists.export_finalists(claimed, names)
         claimed.save()
         return errors
 

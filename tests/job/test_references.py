@@ -7,7 +7,7 @@ import torch
 
 from nas import job as jobs
 from nas.errors import ExportError, SpaceError, TrainingError
-from nas.job import finish, load_job, references
+from nas.job import finalists, load_job, references
 from nas.job.folder import claim
 from nas.job.references import affordable, rivals
 from nas.opened_run import open_run
@@ -194,7 +194,7 @@ def test_stopped_job_continues_with_the_same_networks(run, monkeypatch):
     decided = open_run(RUN).record.finalists
     assert decided.references
     assert len(run.trained) == 1
-    monkeypatch.setattr(finish, "measure_epoch", lambda *_: pytest.fail("it was decided before"))
+    monkeypatch.setattr(finalists, "measure_epoch", lambda *_: pytest.fail("it was decided before"))
     run_job()
     assert open_run(RUN).record.finalists == decided
     assert len(run.trained) > 1
