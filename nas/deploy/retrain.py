@@ -93,7 +93,7 @@ _TIMED_SECONDS = 0.5
 """Fewest steps that are timed, and their duration at least."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Retraining:
     """What finalists of a run are trained with.
 
@@ -105,6 +105,7 @@ class Retraining:
         probed: published weights by space; networks of the space have them, with a linear probe, if
             that is better than what is trained.
         are_shipped: whether the networks are shipped, and so refitted if the run's settings say so.
+        longest_seconds: time within which a training has to end; None for no limit.
     """
 
     run: Run
@@ -113,11 +114,13 @@ class Retraining:
     published: Mapping[str, PublishedWeights] = field(default_factory=dict)
     probed: Mapping[str, PublishedWeights] = field(default_factory=dict)
     are_shipped: bool = True
+    longest_seconds: float | None = None
 
-    @cached_property
+    @property
     def settings(self) -> TrainingSettings:
         """The settings of a training that starts from random weights."""
-        return self.run.training_settings(self.epochs or _default_epochs(self.run))
+        settings = self.run.training_settings(self.epochs or _default_epochs(self.run))
+        return replace(settings, longest_seconds=self.longest_seconds)
 
     @cached_property
     def device(self) -> torch.device:

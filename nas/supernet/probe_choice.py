@@ -51,6 +51,8 @@ def is_probe_better(
     images = data.train
     folds = images.folds(FOLDS, np.random.default_rng(seed))
     by_probe, by_training = np.zeros((2, len(images)), np.int64)
+    if settings.longest_seconds is not None:  # All trainings together take as long as one.
+        settings = replace(settings, longest_seconds=settings.longest_seconds / FOLDS)
     for fold in range(FOLDS):
         is_left_out = folds == fold
         own = replace(data, train=images.take(np.flatnonzero(~is_left_out)))
