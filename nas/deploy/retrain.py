@@ -541,11 +541,24 @@ def _train(
     start, settings = setup.start(name, architecture)
     teacher_space, teacher = setup.teacher or (None, None)
     epochs, seed = round(settings.epochs), run.settings.seed
-    train = partial(
-        train_network, architecture, settings=settings, seed=seed, start=start, teacher=teacher
-    )
+
+    def train(images: ImageDataset, path: Path, report: Advance) -> tuple[Network, float]:
+        own = settings
+        if (longest_s := settings.longest_seconds) is not None:  # An epoch may have more images.
+            own = replace(own, longest_seconds=longest_s * len(images.train) / len(data.train))
+        return train_network(
+            architecture,
+            images,
+            path,
+            own,
+            seed=seed,
+            start=start,
+            teacher=teacher,
+            progress=report,
+        )
+
     report = progress if everything is None else _part_of(progress, 0, 2, "to be judged")
-    trained, seconds = train(data, folder, progress=report)
+    trained, seconds = train(data, folder, report)
     judged, probe = TrainedParts.of(trained, architecture), None
     if not (folder / REFIT_FOLDER).exists():  # It exists only if no probe was better.
         probe = setup.better_probe(architecture, judged.network, report)
@@ -557,7 +570,7 @@ def _train(
         begun = time.monotonic()
         if probe is None:
             report = _part_of(progress, 1, 2, "refit")
-            trained, refit_s = train(everything, folder / REFIT_FOLDER, progress=report)
+            trained, refit_s = train(everything, folder / REFIT_FOLDER, report)
             shipped = TrainedParts.of(trained, architecture)
         else:
             shipped = TrainedParts(setup.probe(architecture, everything))

@@ -2,62 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from nas.deploy.exporting import export_networks, job_formats
 from nas.deploy.requests import ExportRequest
-from nas.deploy.retrain import Retraining, finalist, measure_epoch, train_networks
+from nas.deploy.retrain import Retraining, finalist
 from nas.errors import IncompleteExportError, NasError
 from nas.job import planning
 from nas.job.finish import networks_to_measure
 from nas.job.folder import JobRun
 from nas.job.references import affordable, published_networks, untrained
+from nas.job.timed_training import TimedTraining
 from nas.run.candidates import of_table
 from nas.run.front import representatives, without_second_dtypes
 from nas.run.record import FinalistsRecord
 from nas.run.selection import Option, Selection, knee, member_options
 from nas.space import Architecture
-from nas.supernet.probe_choice import FOLDS
 
 
-def train_finalists(run: JobRun) -> tuple[list[str], dict[str, NasError]]:
-    """Train networks of the front of a run to the end: what `nas select` picks, and others.
+class Shipped(NamedTuple):
+    """The finalists of a job after their trainings.
+
+    Attributes:
+        names: names of the folders of the trained ones in `models`, the pick first.
+        untrained: the error of each network that could not be trained, by its name.
+        unexported: the error of each one that could not be exported in all formats, likewise.
+    """
+
+    names: list[str]
+    untrained: dict[str, NasError]
+    unexported: dict[str, NasError]
+
+
+def ship_finalists(run: JobRun) -> Shipped:
+    """Train networks of the front of a run to the end, and export each before the next is trained.
 
     The first is the pick by the scores. Another one is trained at the end if training has made it
-    the pick.
+    the pick. Those whose end would lie beyond the budget are left out, see `TimedTraining`; the run
+    has at least one trained and exported network, whatever the budget.
 
     Args:
         run: the run, with the candidates and their measured latencies.
-
-    Returns:
-        The names of their folders in `models`, the pick first; and the error of each network that
-        could not be trained, by its name. The run's record has the reasons, too.
     """
-    decided = _decide_finalists(run)
-    chosen = _finalists(run, decided.count)
-    if not chosen:
-        run.record.training_errors = {}
-        return [], {}
-    setup = _retraining(run, decided.epochs)
-    _, errors = train_networks(setup, chosen, run.progress)
-    picked = Selection(_options(run), run.images, run.models).choose()
-    name, architecture = finalist(run, picked.member.digest)
-    if name not in chosen:
-        chosen[name] = architecture
-        if not picked.is_trained:
-            run.progress.note(f"{name} is trained, too: after these trainings, nas select picks it")
-            _, own = train_networks(setup, {name: architecture}, run.progress)
-            errors |= own
-    run.record.training_errors = {each: error.message for each, error in errors.items()}
-    return sorted(chosen.keys() - errors.keys(), key=[name, *chosen].index), errors
-
-
-def _retraining(run: JobRun, epochs: int) -> Retraining:
-    """Return what finalists of a job are trained with, for so many epochs."""
+    chosen: dict[str, Architecture] = {}
+    untrained: dict[str, NasError] = {}
+    unexported: dict[str, NasError] = {}
+    run.record.training_errors, run.record.export_errors = {}, {}
     probed = {name: each for name, each in run.published.items() if each.origin is None}
-    return Retraining(run, epochs, probed=probed)
+    training = TimedTraining(run, Retraining(run, probed=probed))
+
+    def ship(name: str, architecture: Architecture, why: str = "") -> None:
+        chosen[name] = architecture
+        with run.stage(planning.FINALISTS, ends=False):
+            untrained.update(training.train(name, architecture, why))
+        if architecture.digest in run.trained:
+            with run.stage(planning.EXPORT, ends=False):
+                start = time.perf_counter()
+                unexported.update(export_finalists(run, [name]))
+                training.learn_export(name, time.perf_counter() - start)
+
+    with run.stage(planning.FINALISTS, ends=False):
+        finalists = _finalists(run, _decide_finalists(run, training).count)
+    for name, architecture in finalists.items():
+        ship(name, architecture)
+    names = list(finalists)
+    if finalists:
+        picked = Selection(_options(run), run.images, run.models).choose()
+        name, architecture = finalist(run, picked.member.digest)
+        names.insert(0, name)
+        if name not in finalists:
+            ship(name, architecture, "" if picked.is_trained else _NEW_PICK.format(name=name))
+    run.record.training_errors = {name: error.message for name, error in untrained.items()}
+    run.end_stages(planning.EXPORT)
+    trained = [name for name in dict.fromkeys(names) if chosen[name].digest in run.trained]
+    return Shipped(trained, untrained, unexported)
+
+
+_NEW_PICK = "{name} is trained, too: after these trainings, nas select picks it"
 
 
 def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:
@@ -106,7 +131,7 @@ def _options(run: JobRun, *, by_scores: bool = False) -> list[Option]:
     return member_options(members, run.models, device)
 
 
-def _decide_finalists(run: JobRun) -> FinalistsRecord:
+def _decide_finalists(run: JobRun, training: TimedTraining) -> FinalistsRecord:
     """Decide and record how many finalists are trained, and for how many epochs.
 
     All get as many epochs, with which their training and export fill what is left of the budget,
@@ -115,19 +140,17 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
     """
     settings, known = run.settings, run.record.finalists
     fewest = planning.fewest_finalists(settings)
-    limit_s, times = run.seconds_for(planning.FINALISTS), _EpochTimes(run)
+    limit_s = planning.finalists_s(settings, run.left_s)
 
     def epochs_of(count: int, published_s: float) -> float:
         networks = _finalists(run, count)
-        own = times.of(networks)
-        export_s = sum(planning.export_s(settings, run.data, epoch_s) for epoch_s in own)
-        own_s = sum(own) + sum(times.of_validation(networks))
-        return (limit_s - export_s) / max(1e-9, own_s + published_s)
+        own_s = training.whole_epoch_s(networks) + published_s
+        return (limit_s - training.export_s(networks)) / max(1e-9, own_s)
 
     def choose_references(epochs: Callable[[float], int]) -> list[str] | None:
         if settings.finish.references is not None:
             return None
-        return affordable(run, lambda networks: sum(times.of(networks)), epochs)
+        return affordable(run, training.epoch_s, epochs)
 
     if known is not None and known.budget == settings.budget:
         if settings.finish.retrain is not None:
@@ -135,50 +158,24 @@ def _decide_finalists(run: JobRun) -> FinalistsRecord:
         if known.references is None:
             known.references = choose_references(lambda _: known.epochs)
         return known
+    most = planning.most_epochs(settings, run.data)
     chosen = choose_references(
-        lambda published_s: planning.allowed_epochs(settings, epochs_of(fewest, published_s))
+        lambda published_s: planning.allowed_epochs(most, epochs_of(fewest, published_s))
     )
     networks, _ = published_networks(run, settings.finish.references or chosen or ())
-    published_s = sum(times.of(untrained(run, networks)))
-    count, epochs = planning.decide_finalists(settings, lambda count: epochs_of(count, published_s))
+    published_s = training.epoch_s(untrained(run, networks))
+    count, epochs = planning.decide_finalists(
+        settings, most, lambda count: epochs_of(count, published_s)
+    )
     decided = FinalistsRecord(budget=settings.budget, count=count, epochs=epochs, references=chosen)
     run.record.finalists = decided
     run.save()
-    spent_s = run.seconds_before(planning.FINALISTS)
     beside = f"; so do the published networks {', '.join(networks)}" if networks else ""
     run.progress.note(
-        f"{spent_s / 60:.1f} min of {settings.budget} are spent: finalists are {count} networks of "
-        f"the front, and get {decided.epochs} epochs each{beside}"
+        f"{1 - run.left_s / settings.budget_s:.0%} of {settings.budget} are spent: finalists are "
+        f"{count} networks of the front, and get {decided.epochs} epochs each{beside}"
     )
     return decided
-
-
-class _EpochTimes:
-    """The seconds that an epoch of networks takes, each measured once.
-
-    Args:
-        run: the run.
-    """
-
-    def __init__(self, run: JobRun) -> None:
-        self._setup = _retraining(run, epochs=1)
-        self._progress = run.progress
-        self._seconds: dict[str, float] = {}
-
-    def of(self, networks: Mapping[str, Architecture]) -> list[float]:
-        """Return the seconds of an epoch of each network."""
-        for name in [each for each in networks if each not in self._seconds]:
-            if not self._seconds:
-                self._progress.begin("epochs of the finalists", "network")
-            self._seconds[name] = measure_epoch(self._setup, networks[name])
-            self._progress.advance(len(self._seconds), None, name)
-        return [self._seconds[name] for name in networks]
-
-    def of_validation(self, networks: Mapping[str, Architecture]) -> list[float]:
-        """Return the seconds by which a choice between weights prolongs an epoch of networks."""
-        own = {name: each for name, each in networks.items() if self._setup.cross_validates(each)}
-        # Each of the trainings leaves out one of so many parts of the images.
-        return [(FOLDS - 1) * epoch_s for epoch_s in self.of(own)]
 
 
 def export_finalists(run: JobRun, finalists: Sequence[str]) -> dict[str, NasError]:
@@ -194,10 +191,11 @@ def export_finalists(run: JobRun, finalists: Sequence[str]) -> dict[str, NasErro
     """
     request = ExportRequest(job_formats(run.settings))
     errors = export_networks(run, finalists, request, run.progress, in_job=True)
-    run.record.export_errors = {
+    messages = {
         name: {format_: own.message for format_, own in error.failed.items()}
         if isinstance(error, IncompleteExportError)
         else {"all": error.message}
         for name, error in errors.items()
     }
+    run.record.export_errors = {**run.record.export_errors, **messages}
     return errors

@@ -41,7 +41,7 @@ OVERTIME_REASONS = {
     planning.TABLE: "each kernel is compiled and timed once in any case",
     planning.SEARCH: "a trial that has begun is completed",
     planning.MEASURE: "each network is compiled and timed once in any case",
-    planning.FINALISTS: "each finalist is trained for one epoch at least",
+    planning.FINALISTS: "one network is trained and exported in any case",
 }
 """Why a stage may take longer than its share of the budget."""
 
@@ -66,6 +66,8 @@ class JobRun(Run):
         self.progress = progress
         self.has_begun = _has_begun(path)
         self._record = _start_record(path, settings, command, has_begun=self.has_begun)
+        self._earlier_s = sum(each.seconds for each in self._record.stages.values())
+        self._start = time.perf_counter()
         device = settings.device
         figures = configured_runtime(device.runtime, **device.runtime_options()).figures
         if figures:
@@ -138,20 +140,35 @@ class JobRun(Run):
         own = self.record.stages.get(stage, StageRecord())
         return planning.share_s(self.settings, stage, self.seconds_before(stage)) - own.seconds
 
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left of the budget; below 0 after its end.
+
+        What is not within a stage counts, too, as far as it belongs to this start.
+        """
+        spent_s = self._earlier_s + time.perf_counter() - self._start
+        return self.settings.budget_s - spent_s
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str, *, ends: bool = True) -> Iterator[None]:
         """Time a stage, for `run.json`, and say if it took more than its share of the budget.
 
         The seconds of interrupted starts add up, except those of a killed process. The report that
         follows a stage does not count.
+
+        Args:
+            name: name of the stage.
+            ends: whether it ends with this, and those before it have ended; see `end_stages`.
         """
         limit_s = self.seconds_for(name) if name in planning.SHARES else math.inf
         stage = self.record.stages.setdefault(name, StageRecord(seconds=0.0))
         start = time.perf_counter()
-        self._leave_stages_before(name)
+        if ends:
+            self.end_stages(name, and_itself=False)
         try:
             yield
-            self._leave_stages_before(name, and_itself=True)
+            if ends:
+                self.end_stages(name)
         finally:
             seconds = time.perf_counter() - start
             stage.seconds = round(stage.seconds + seconds, 3)
@@ -163,8 +180,8 @@ class JobRun(Run):
             )
         self.live_report.after_stage(seconds)
 
-    def _leave_stages_before(self, name: str, *, and_itself: bool = False) -> None:
-        """Take the stages before one, which were ended or are not needed, off those that remain.
+    def end_stages(self, name: str, *, and_itself: bool = True) -> None:
+        """Take a stage and those before it, which ended or are not needed, off those that remain.
 
         Args:
             name: name of the stage.

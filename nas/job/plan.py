@@ -249,7 +249,7 @@ class _Planner:
         """
         limit_s = planning.supernet_s(self.settings, self.spent_s, len(epoch_s))
         epochs = {
-            name: planning.supernet_epochs(self.settings, limit_s, each)
+            name: planning.supernet_epochs(self.settings, self.data, limit_s, each)
             for name, each in epoch_s.items()
         }
         training_s = sum(epochs[name] * each for name, each in epoch_s.items())
@@ -291,28 +291,30 @@ class _Planner:
         self.seconds[planning.MEASURE] = min(share_s, measure_s)
         if settings.finish.retrain == 0:
             return 0, 0, 0
-        limit_s = planning.share_s(settings, planning.FINALISTS, self.spent_s)
+        limit_s = planning.finalists_s(settings, settings.budget_s - self.spent_s)
         network_s = planning.NETWORK_COST * float(np.mean(list(epoch_s.values())))
         export_s = planning.export_s(settings, self.data, network_s)
 
         # Each of the trainings on parts of the images leaves out one of so many.
-        passes = [FOLDS if name in self.validated else 1 for name in epoch_s]
+        refit = planning.refit_share(settings, self.data)
+        passes = [refit + (FOLDS if name in self.validated else 1) for name in epoch_s]
         finalist_s = planning.NETWORK_COST * float(np.mean(passes * np.array([*epoch_s.values()])))
 
         def epochs_of(count: int, published: float) -> float:
             return (limit_s - count * export_s) / (count * finalist_s + published * network_s)
 
         fewest = planning.fewest_finalists(settings)
+        most = planning.most_epochs(settings, self.data)
         possible = trained = len(planning.possible_references(settings, self.spaces))
         if settings.finish.references is None:
             while trained and not planning.affords_references(
                 settings,
-                planning.allowed_epochs(settings, epochs_of(fewest, trained)),
+                planning.allowed_epochs(most, epochs_of(fewest, trained)),
                 trained * network_s,
             ):
                 trained -= 1
         finalists, epochs = planning.decide_finalists(
-            settings, lambda count: epochs_of(count, trained)
+            settings, most, lambda count: epochs_of(count, trained)
         )
         self.seconds[planning.FINALISTS] = finalists * epochs * finalist_s
         self.seconds[planning.EXPORT] = finalists * export_s

@@ -15,11 +15,12 @@ import numpy as np
 
 from nas.data import ImageDataset
 from nas.deploy.exporting import job_formats
+from nas.machine.torch_device import resolve_device
 from nas.run.record import StageRecord
 from nas.run.settings import JobSettings
 from nas.space import SearchSpace
 from nas.supernet.evaluation import measure_score
-from nas.supernet.settings import MAX_EPOCHS
+from nas.supernet.settings import default_batch_size, most_steps
 from nas.supernet.weights import Supernet
 
 PREPARE = "prepare"
@@ -97,6 +98,13 @@ LONG_JOB_S = 3600.0
 
 MIN_FINALISTS = 3
 
+SLACK = 0.03
+"""Share of a budget that finalists leave free, so that a short delay does not shorten the training
+of one of them: then it would have another recipe, and could not be compared with the others."""
+
+SHORTEST = 0.5
+"""Epochs of a network whose training is shortened over those of the others, at least."""
+
 MIN_REST = 0.25
 """Share of a budget that must be left behind the latency table: less is no search."""
 
@@ -159,17 +167,20 @@ def supernet_s(settings: JobSettings, spent_s: float, spaces: int) -> float:
     return max(1.0, share_s(settings, SUPERNETS, spent_s) / networks)
 
 
-def supernet_epochs(settings: JobSettings, limit_s: float, epoch_s: float) -> float:
+def supernet_epochs(
+    settings: JobSettings, data: ImageDataset, limit_s: float, epoch_s: float
+) -> float:
     """Return the epochs of a supernet.
 
     Args:
         settings: the settings of the job.
+        data: its images.
         limit_s: seconds that its training may take, see `supernet_s`.
         epoch_s: seconds of an epoch.
     """
     length = settings.training.length or {}
     limit_s = min(limit_s, 60 * length.get("minutes", math.inf))
-    return min(length.get("epochs", MAX_EPOCHS), limit_s / epoch_s)
+    return min(most_epochs(settings, data), limit_s / epoch_s)
 
 
 def search_s(settings: JobSettings, spent_s: float) -> float:
@@ -247,26 +258,42 @@ def most_finalists(settings: JobSettings) -> int:
     return max(fewest_finalists(settings), MAX_FINALISTS)
 
 
-def allowed_epochs(settings: JobSettings, epochs: float) -> int:
-    """Return the epochs of each finalist if the budget pays for so many."""
-    return int(np.clip(epochs, 1, settings.training.epochs or MAX_EPOCHS))
+def most_epochs(settings: JobSettings, data: ImageDataset) -> float:
+    """Return the epochs of a training for which a budget may pay at most."""
+    training = settings.training
+    batch = training.batch_size or default_batch_size(resolve_device(training.device))
+    steps = len(data.train) / min(batch, len(data.train))
+    return training.epochs or most_steps(steps) / steps
 
 
-def decide_finalists(settings: JobSettings, epochs_of: Callable[[int], float]) -> tuple[int, int]:
+def allowed_epochs(most: float, epochs: float) -> int:
+    """Return the epochs of each finalist if the budget pays for so many, see `most_epochs`."""
+    return int(np.clip(epochs, 1, most))
+
+
+def finalists_s(settings: JobSettings, left_s: float) -> float:
+    """Return the seconds that finalists and published networks may take of those that are left."""
+    return max(0.0, left_s - SLACK * settings.budget_s)
+
+
+def decide_finalists(
+    settings: JobSettings, most: float, epochs_of: Callable[[int], float]
+) -> tuple[int, int]:
     """Return the number of finalists of a job, and the epochs that each of them gets.
 
     Args:
         settings: the settings of the job.
+        most: most epochs of each, see `most_epochs`.
         epochs_of: returns the epochs for which the budget pays if so many finalists share it.
     """
-    count, most = fewest_finalists(settings), most_finalists(settings)
+    count = fewest_finalists(settings)
     epochs = epochs_of(count)
-    while count < most and epochs * count / (count + 1) >= FINALIST_EPOCHS:
+    while count < most_finalists(settings) and epochs * count / (count + 1) >= FINALIST_EPOCHS:
         more = epochs_of(count + 1)
         if more < FINALIST_EPOCHS:
             break
         count, epochs = count + 1, more
-    return count, allowed_epochs(settings, epochs)
+    return count, allowed_epochs(most, epochs)
 
 
 def refit_share(settings: JobSettings, data: ImageDataset) -> float:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nas.deploy.references import measure_references, note_comparisons, published_network
-from nas.deploy.retrain import Retraining, train_networks
+from nas.deploy.retrain import Retraining
 from nas.errors import KernelError, NasError, SpaceError
 from nas.figures import COUNTS, LATENCY
 from nas.job import planning
 from nas.job.folder import JobRun
 from nas.job.source import take_over_models, trained_in_source
+from nas.job.timed_training import TimedTraining
 from nas.run.candidates import latency_us
 from nas.space import Architecture
 from nas.statistics import spread
@@ -108,8 +109,8 @@ def affordable(
 def train_references(run: JobRun) -> dict[str, NasError]:
     """Time published networks on the device of a job, and train them like its finalists.
 
-    One whose space was searched starts from the supernet, as the finalists do; others start from
-    newly drawn weights.
+    Those whose training would end after the budget are not trained. One whose space was searched
+    starts from the supernet, as the finalists do; others start from newly drawn weights.
 
     Args:
         run: the run, with the trained finalists.
@@ -132,10 +133,9 @@ def train_references(run: JobRun) -> dict[str, NasError]:
             )
             del networks[name]
     measure_references(run, networks, run.progress)
-    epochs = run.record.finalists.epochs if run.record.finalists else None
-    setup = Retraining(run, epochs, are_shipped=False)
-    _, failed = train_networks(setup, networks, run.progress)
-    errors |= failed
+    training = TimedTraining(run, Retraining(run, are_shipped=False))
+    for name, architecture in networks.items():
+        errors |= training.train(name, architecture)
     messages = {name: error.message for name, error in errors.items()}
     run.record.training_errors = {**run.record.training_errors, **messages}
     note_comparisons(run, networks, run.progress)

@@ -13,10 +13,10 @@ from nas.deploy.exporting import (
     shipping_problem,
     unfinished_error,
 )
-from nas.errors import DeviceAwaitedError, NasError
+from nas.errors import DeviceAwaitedError
 from nas.files.paths import expanded
 from nas.job import finish, planning, searching, stages
-from nas.job.finalists import export_finalists, train_finalists
+from nas.job.finalists import Shipped, ship_finalists
 from nas.job.folder import JobRun, claim
 from nas.job.inputs import (
     check_device,
@@ -104,14 +104,9 @@ def run_job(
         with run.stage(planning.MEASURE):
             finish.measure_front(run, supernets, result.trials)
             take_over_trained(run)
-        finalists: list[str] = []
-        untrained: dict[str, NasError] = {}
-        unexported: dict[str, NasError] = {}
+        finalists, untrained, unexported = Shipped([], {}, {})
         if settings.finish.retrain != 0:
-            with run.stage(planning.FINALISTS):
-                finalists, untrained = train_finalists(run)
-            with run.stage(planning.EXPORT):
-                unexported = export_finalists(run, finalists)
+            finalists, untrained, unexported = ship_finalists(run)
             if planning.possible_references(settings, run.spaces):
                 with run.stage(planning.REFERENCES):
                     untrained |= train_references(run)

@@ -191,12 +191,15 @@ class FinalistsRecord(_RunSection):
         epochs: number of training epochs of each.
         references: published networks that are trained likewise unless the job names some; None
             before that was decided.
+        shortened: epochs of the networks that get fewer, because the budget would have ended before
+            their training, by the names of their folders.
     """
 
     budget: str
     count: Count
     epochs: Annotated[int, Field(ge=1)]
     references: list[Name] | None = None
+    shortened: dict[Name, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
 
 class TableSummary(_RunSection):

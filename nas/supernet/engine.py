@@ -26,11 +26,11 @@ from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.records import TRAINING_LOG
 from nas.supernet.schedule import Schedule
 from nas.supernet.settings import (
-    MAX_EPOCHS,
     MAX_ROLLBACKS,
     MOMENTUM,
     ROLLBACK_LEARNING_RATE_FACTOR,
     TrainingSettings,
+    most_steps,
 )
 from nas.supernet.sharding import ModuleT, ShardedModule, count_shards
 from nas.torch_network import resize
@@ -130,7 +130,7 @@ class Engine(ABC, Generic[ModuleT]):
             settings.steps(self.batches.steps_per_epoch),
             settings.seconds,
             longest_s=settings.longest_seconds,
-            most_steps=round(MAX_EPOCHS * self.batches.steps_per_epoch),
+            most_steps=most_steps(self.batches.steps_per_epoch),
         )
 
     @property

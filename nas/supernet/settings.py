@@ -40,7 +40,12 @@ Supernets rank worse if it decays to zero, as that of networks that are trained 
 """
 
 MAX_EPOCHS = 200
-"""Most epochs that a training with a time budget does. Settings can ask for more."""
+"""Most epochs that a training with a time budget does, if these are more than `MIN_MOST_STEPS`.
+Settings can ask for more."""
+
+MIN_MOST_STEPS = 5000
+"""Steps that a training with a time budget may do in any case. With a hundred photos, 200 epochs
+are 400 steps, a minute of a job of hours."""
 
 ROLLBACK_LEARNING_RATE_FACTOR = 0.5
 """Factor by which the learning rate falls each time that a training diverged."""
@@ -67,6 +72,11 @@ GPU_BATCH_SIZE = 256
 
 A step of 64 images takes as long there: the host launches its kernels more slowly than they run.
 """
+
+
+def most_steps(steps_per_epoch: float) -> int:
+    """Return the most steps of a training whose length a time budget decides."""
+    return max(MIN_MOST_STEPS, round(MAX_EPOCHS * steps_per_epoch))
 
 
 def default_batch_size(device: torch.device) -> int:
