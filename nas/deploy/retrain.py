@@ -109,7 +109,7 @@ class Retraining:
     """
 
     run: Run
-    epochs: int | None = None
+    epochs: float | None = None
     from_scratch: bool = False
     published: Mapping[str, PublishedWeights] = field(default_factory=dict)
     probed: Mapping[str, PublishedWeights] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from nas.errors import IncompleteExportError, NasError
 from nas.job import planning
 from nas.job.finish import networks_to_measure
 from nas.job.folder import JobRun
+from nas.job.halving import halve_candidates
 from nas.job.references import affordable, published_networks, untrained
 from nas.job.timed_training import TimedTraining
 from nas.run.candidates import of_table
@@ -53,7 +54,8 @@ def ship_finalists(run: JobRun) -> Shipped:
     unexported: dict[str, NasError] = {}
     run.record.training_errors, run.record.export_errors = {}, {}
     probed = {name: each for name, each in run.published.items() if each.origin is None}
-    training = TimedTraining(run, Retraining(run, probed=probed))
+    setup = Retraining(run, probed=probed)
+    training = TimedTraining(run, setup)
 
     def ship(name: str, architecture: Architecture, why: str = "") -> None:
         chosen[name] = architecture
@@ -63,9 +65,13 @@ def ship_finalists(run: JobRun) -> Shipped:
             with run.stage(planning.EXPORT, ends=False):
                 start = time.perf_counter()
                 unexported.update(export_finalists(run, [name]))
-                training.learn_export(name, time.perf_counter() - start)
+                training.learn_export(name, architecture, time.perf_counter() - start)
 
     with run.stage(planning.FINALISTS, ends=False):
+        if run.record.finalists is None and run.measured_us and not run.front.empty:
+            pick = Selection(_options(run, by_scores=True), run.images).choose().member
+            epoch_s = training.epoch_s(dict([finalist(run, pick.digest)]))
+            halve_candidates(run, setup, pick, epoch_s)
         finalists = _finalists(run, _decide_finalists(run, training).count)
     for name, architecture in finalists.items():
         ship(name, architecture)

@@ -293,6 +293,11 @@ class _Planner:
             return 0, 0, 0
         limit_s = planning.finalists_s(settings, settings.budget_s - self.spent_s)
         network_s = planning.NETWORK_COST * float(np.mean(list(epoch_s.values())))
+        rounds = planning.halving_rounds(
+            settings, self.data, settings.finish.measure, network_s, limit_s
+        )
+        halving_s = network_s * sum(count * epochs for count, epochs in rounds)
+        limit_s -= halving_s
         export_s = planning.export_s(settings, self.data, network_s)
 
         # Each of the trainings on parts of the images leaves out one of so many.
@@ -316,7 +321,7 @@ class _Planner:
         finalists, epochs = planning.decide_finalists(
             settings, most, lambda count: epochs_of(count, trained)
         )
-        self.seconds[planning.FINALISTS] = finalists * epochs * finalist_s
+        self.seconds[planning.FINALISTS] = halving_s + finalists * epochs * finalist_s
         self.seconds[planning.EXPORT] = finalists * export_s
         if possible:
             self.seconds[planning.REFERENCES] = trained * epochs * network_s

@@ -98,6 +98,18 @@ LONG_JOB_S = 3600.0
 
 MIN_FINALISTS = 3
 
+HALVED_NETWORKS = (16, 12, 8, 6, 4)
+"""Numbers of candidates that are trained for a short time, of which the largest one is taken for
+which the budget pays."""
+
+HALVING_SHARE = 0.2
+"""Share of the time of the finalists in which such trainings choose them."""
+
+SHORT_STEPS = 22.0
+"""Steps of the shortest of these trainings, at least; an epoch has more if there are many images.
+After so many, twelve networks were ordered with a tau of 0.60, and by their scores with 0.31; see
+docs/measurements.md."""
+
 SLACK = 0.03
 """Share of a budget that finalists leave free, so that a short delay does not shorten the training
 of one of them: then it would have another recipe, and could not be compared with the others."""
@@ -260,10 +272,15 @@ def most_finalists(settings: JobSettings) -> int:
 
 def most_epochs(settings: JobSettings, data: ImageDataset) -> float:
     """Return the epochs of a training for which a budget may pay at most."""
+    steps = steps_per_epoch(settings, data)
+    return settings.training.epochs or most_steps(steps) / steps
+
+
+def steps_per_epoch(settings: JobSettings, data: ImageDataset) -> float:
+    """Return the steps of a training in which each image is used once."""
     training = settings.training
     batch = training.batch_size or default_batch_size(resolve_device(training.device))
-    steps = len(data.train) / min(batch, len(data.train))
-    return training.epochs or most_steps(steps) / steps
+    return len(data.train) / min(batch, len(data.train))
 
 
 def allowed_epochs(most: float, epochs: float) -> int:
@@ -274,6 +291,34 @@ def allowed_epochs(most: float, epochs: float) -> int:
 def finalists_s(settings: JobSettings, left_s: float) -> float:
     """Return the seconds that finalists and published networks may take of those that are left."""
     return max(0.0, left_s - SLACK * settings.budget_s)
+
+
+def halving_rounds(
+    settings: JobSettings, data: ImageDataset, networks: int, epoch_s: float, limit_s: float
+) -> list[tuple[int, float]]:
+    """Return the networks and the epochs of the short trainings of each round of a halving.
+
+    Each round trains half of the networks for twice as long, until the finalists are left. There
+    are none if the budget pays for too few, or trains finalists for hardly longer.
+
+    Args:
+        settings: the settings of the job.
+        data: its images.
+        networks: number of candidates.
+        epoch_s: seconds of an epoch of one of them.
+        limit_s: seconds that all finalists may take, see `finalists_s`.
+    """
+    first = max(1.0, SHORT_STEPS / steps_per_epoch(settings, data))
+    for count in (each for each in HALVED_NETWORKS if each <= networks):
+        rounds: list[tuple[int, float]] = []
+        while count > max(1, fewest_finalists(settings)):
+            rounds.append((count, first * 2 ** len(rounds)))
+            count //= 2
+        seconds = epoch_s * sum(count * epochs for count, epochs in rounds)
+        is_short = rounds and 2 * rounds[-1][1] <= most_epochs(settings, data)
+        if is_short and seconds <= HALVING_SHARE * limit_s:
+            return rounds
+    return []
 
 
 def decide_finalists(

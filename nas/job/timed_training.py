@@ -113,8 +113,9 @@ class TimedTraining:
             self._pace = (time.perf_counter() - start) / expected_s
         return errors
 
-    def learn_export(self, name: str, seconds: float) -> None:
+    def learn_export(self, name: str, architecture: Architecture, seconds: float) -> None:
         """Correct what is expected of exports by the seconds that the one of a network took."""
-        if name in self._epoch_s:  # Else an earlier start has trained it, and may have exported it.
-            planned_s = planning.export_s(self._run.settings, self._run.data, self._epoch_s[name])
-            self._export_pace = seconds / planned_s
+        # An earlier start has trained, and may have exported a network whose steps were not timed.
+        planned_s = self.export_s({name: architecture}) if name in self._epoch_s else 0.0
+        if planned_s:
+            self._export_pace *= seconds / planned_s

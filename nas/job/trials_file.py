@@ -13,6 +13,7 @@ from nas.job.folder import JobRun
 from nas.latency import Prediction
 from nas.run import candidates
 from nas.run.measurements import errors_by_digest
+from nas.run.short_trainings import with_short_trainings
 from nas.search import Trial
 from nas.supernet.evaluation import evaluate
 from nas.supernet.weights import Supernet
@@ -54,7 +55,7 @@ def write_candidates(
         problems=errors_by_digest(run.timing_log),
         predictions=predictions,
     )
-    run.write_trials(rows)
+    run.write_trials(with_short_trainings(rows, run.short_trainings))
 
 
 def _holdout_before(run: JobRun, digests: Collection[str]) -> dict[str, float]:

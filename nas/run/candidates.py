@@ -64,8 +64,8 @@ class Candidate(CountedNetwork):
     Attributes:
         state: `complete`, `infeasible` (a limit or a failed kernel excludes it) or `failed`.
         validation_accuracy: accuracy on the search's validation images, by the supernet.
-        corrected_accuracy: this accuracy after its correction for size; None if the search did not
-            correct it.
+        corrected_accuracy: this accuracy after its correction for size, or what a short training
+            says instead, see `nas.run.short_trainings`; None without either.
         score_images: number of images of these accuracies, if the search could leave some out for
             an architecture that another one dominates.
         predicted_us: latency predicted by the table, in microseconds.

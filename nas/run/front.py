@@ -166,6 +166,21 @@ def behind(
     return rows["digest"].to_numpy()[order].tolist()
 
 
+def accuracy_gaps(rows: pd.DataFrame, objectives: Sequence[RunObjective]) -> pd.Series:
+    """Return how much accuracy each row lacks to be on the front; NaN beyond the limits.
+
+    It is the difference from the most accurate row that is as good in all other objectives.
+    """
+    is_compared = _are_within_limits(rows, objectives)
+    points = _points(rows[is_compared], objectives)
+    costs, errors = np.delete(points, 1, axis=1), points[:, 1]
+    gaps = [
+        error - errors[(costs <= own).all(axis=1)].min()
+        for own, error in zip(costs, errors, strict=True)
+    ]
+    return pd.Series(gaps, rows.index[is_compared], dtype=float).reindex(rows.index)
+
+
 def dominated_after_training(
     rows: pd.DataFrame, objectives: Sequence[RunObjective]
 ) -> dict[str, str]:

@@ -37,6 +37,7 @@ from nas.run.objectives import RunObjective, run_objectives, searched_figures
 from nas.run.record import DataSummary, RunRecord, read_run
 from nas.run.selection import Limits, Option, Selection, file_options, member_options
 from nas.run.settings import JobSettings, SearchSettings
+from nas.run.short_trainings import SHORT_TRAININGS, SHORT_TRAININGS_FILE, ShortTraining
 from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture, SearchSpace, load_space
 from nas.space.library import load_shipped
@@ -216,6 +217,16 @@ class Run:
     def timing_log(self) -> list[Measurement]:
         """The lines of `measurements.jsonl`. Raises RunFolderError for a damaged log."""
         return self._read_once(self.measurements.name, lambda path: jsonl.read(path, MEASUREMENTS))
+
+    @property
+    def short_training_log(self) -> Path:
+        """Path of the log of short trainings."""
+        return self.path / SHORT_TRAININGS_FILE
+
+    @property
+    def short_trainings(self) -> list[ShortTraining]:
+        """The short trainings that chose the finalists. Raises RunFolderError for a damaged log."""
+        return jsonl.read(self.short_training_log, SHORT_TRAININGS)
 
     def supernet_folder(self, space: str) -> Path:
         """Return the folder of the supernet of a space."""

@@ -19,6 +19,7 @@ from nas.errors import CheckpointError, DataError, ExportError, NasError, Storag
 from nas.files import jsonl
 from nas.files.foreign import file_problem, foreign_kind, may_run_from
 from nas.run.measurements import MEASUREMENTS
+from nas.run.short_trainings import SHORT_TRAININGS
 from nas.search.storage import Storage
 from nas.supernet import checkpoint
 from tests.small_disk import mounted, rerun_where_mounting_is_allowed
@@ -118,6 +119,7 @@ READERS = {
     "weights.safetensors": (nas.read_weights, NasError),
     "run.json": (lambda path: nas.open_run(path.parent), NasError),
     "measurements.jsonl": (lambda path: jsonl.read(path, MEASUREMENTS), NasError),
+    "short_trainings.jsonl": (lambda path: jsonl.read(path, SHORT_TRAININGS), NasError),
     "appended.jsonl": (jsonl.repair, NasError),
     "rows.parquet": (nas.load_dataset, DataError),
     "1.png": (load_pictures, DataError),

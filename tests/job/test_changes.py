@@ -27,7 +27,7 @@ FREE = {
     *("data.extra", "data.source", "data.unknown", "data.license"),
     *("space.pretrained.source", "space.pretrained.license", "space.pretrained.data"),
     *("search.trials", "search.minutes", "search.stall", "search.workers"),
-    *("finish.measure", "finish.retrain", "finish.export", "finish.pictures"),
+    *("finish.measure", "finish.retrain", "finish.export", "finish.refit", "finish.pictures"),
     *("finish.references", "finish.min_confidence", "finish.min_accuracy"),
     *("card.intended_use", "card.misuse", "card.human_oversight", "card.monitoring"),
     *("card.contact", "card.data_origin"),
@@ -91,7 +91,7 @@ def test_refusal_names_keys_values_and_what_may_change(run):
         "budget",
         "limits",
         "[data] extra, source, license and unknown",
-        "measure, retrain, references, export",
+        "measure, retrain, refit, references, export",
         "pictures",
     ):
         assert text in remedy

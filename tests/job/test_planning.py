@@ -120,8 +120,11 @@ def plan(monkeypatch, tmp_path, digits):
         runtime=None,
         published=None,
         data=digits,
+        halves=False,
         **settings,
     ):
+        if not halves:
+            monkeypatch.setattr(planning, "halving_rounds", lambda *_: [])
         monkeypatch.setattr(plans, "_epoch_s", lambda *_, **__: epoch_s)
         estimate = BuildEstimate(8, build_s, first_seconds=10.0, slowest_us=2.0)
         monkeypatch.setattr(plans, "estimate_build_with", lambda *_: estimate)
@@ -349,6 +352,17 @@ def test_refit_has_an_epoch_of_all_images_but_the_test_images(plan, digits):
     factor = 1 + images / len(digits.train)
     assert without.seconds[FINALISTS] == 2 * 5 * 0.5
     assert refitted.seconds[FINALISTS] == pytest.approx(2 * 5 * 0.5 * factor, abs=0.06)
+
+
+def test_short_trainings_take_a_part_of_the_time_of_the_finalists(plan):
+    halved = plan("2h", halves=True, epoch_s=8.0, references=[])
+    without = plan("2h", epoch_s=8.0, references=[])
+    # Of 16, 8 and 4 networks, each of 22 steps in all: 64 of the 719 images, for 1, 2 and 4 times.
+    halving_s = 3 * 16 * (22 * 64 / 719) * 2.0
+    rest_s = halved.seconds[FINALISTS] - halving_s
+    assert rest_s == pytest.approx(halved.retrain * halved.finalist_epochs * 2.0, abs=0.1)
+    assert halved.finalist_epochs < without.finalist_epochs
+    assert sum(halved.seconds.values()) == pytest.approx(sum(without.seconds.values()), abs=10.0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from nas import job as jobs
 from nas.errors import ExportError, SpaceError, TrainingError
-from nas.job import finalists, load_job, references
+from nas.job import finalists, load_job, planning, references
 from nas.job.folder import claim
 from nas.job.references import affordable, rivals
 from nas.opened_run import open_run
@@ -188,13 +188,14 @@ def test_stopped_job_continues_with_the_same_networks(run, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(references, "train_networks", stop)
+        patch.setattr(references, "measure_references", stop)
         with pytest.raises(KeyboardInterrupt):
             run_job()
     decided = open_run(RUN).record.finalists
     assert decided.references
     assert len(run.trained) == 1
-    monkeypatch.setattr(finalists, "measure_epoch", lambda *_: pytest.fail("it was decided before"))
+    for module, name in ((finalists, "affordable"), (planning, "decide_finalists")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("it was decided before"))
     run_job()
     assert open_run(RUN).record.finalists == decided
     assert len(run.trained) > 1

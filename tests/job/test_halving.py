@@ -1,0 +1,163 @@
+"""The short trainings that choose the finalists of a job, with networks whose accuracy is known."""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nas.deploy.retrain import Retraining
+from nas.job import halving, planning
+from nas.job.folder import claim
+from nas.job.halving import halve_candidates
+from nas.job.settings import load_job
+from nas.opened_run import open_run
+from nas.run import candidates
+from nas.run.selection import Selection, member_options
+from nas.run.short_trainings import ShortTraining
+from tests.deploy.example_run import change_record, shared_run
+from tests.job.runs import Notes
+from tests.job.test_planning import make_settings
+
+EPOCH_S = 1.0
+
+IMAGES = SimpleNamespace(train=range(64 * 11))
+"""Eleven steps an epoch: the shortest trainings have two epochs."""
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory) -> Path:
+    return shared_run(tmp_path_factory)
+
+
+@pytest.fixture
+def run(example, tmp_path) -> Path:
+    """Return a run of six networks that are timed as fast as they were predicted to be."""
+    run = shutil.copytree(example, tmp_path / "run")
+    rows = open_run(run).trials
+    candidates.write(rows.assign(measured_us=rows["predicted_us"]), run / "trials.csv")
+    change_record(run, finalists=None)
+    return run
+
+
+@pytest.fixture
+def halve(run, monkeypatch):
+    """Return a function that halves the candidates of the run, and returns its short trainings.
+
+    Each network has reached its true accuracy after any training. A training takes a second for
+    each epoch, times `pace`; the one of a number is interrupted.
+    """
+    clock = [0.0]
+    monkeypatch.setattr("nas.job.folder.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(planning, "steps_per_epoch", lambda *_: 11.0)
+
+    def halve_with(truth, *, budget="20m", pace=1.0, interrupted=None):
+        clock[0] = 0.0
+        trainings = []
+
+        def train(architecture, data, folder, settings, **_):
+            assert folder.is_dir()
+            if len(trainings) == interrupted:
+                raise KeyboardInterrupt
+            trainings.append((architecture.digest, settings.epochs))
+            clock[0] += settings.epochs * EPOCH_S * pace
+            return SimpleNamespace(architecture=architecture), 0.0
+
+        monkeypatch.setattr(halving, "train_network", train)
+        monkeypatch.setattr(halving, "part_of", lambda trained, graph: trained)
+        monkeypatch.setattr(
+            halving, "evaluate_network", lambda trained, _: truth[trained.architecture.digest]
+        )
+        job = load_job(run / "job.toml")
+        training = job.training.model_copy(update={"epochs": None})
+        job = job.model_copy(update={"budget": budget, "training": training})
+        change_record(run, job=job.model_dump(mode="json"))
+        with claim(run, job, progress=Notes()) as claimed:
+            options = member_options(claimed.members, (), claimed.settings.device)
+            pick = Selection(options, claimed.images).choose().member
+            setup = Retraining(claimed)
+            monkeypatch.setattr(Retraining, "teacher", None)
+            halve_candidates(claimed, setup, pick, EPOCH_S)
+        return trainings
+
+    return halve_with
+
+
+def test_short_trainings_put_the_truly_best_on_the_front(run, halve):
+    rows = open_run(run).trials.sort_values("predicted_us")
+    # The fourth fastest of six is better than all others, though its supernet says otherwise.
+    best = rows["digest"].iloc[3]
+    truth = {digest: 0.6 + 0.3 * (digest == best) for digest in rows["digest"]}
+    trainings = halve(truth)
+    assert [epochs for _, epochs in trainings] == [2.0] * 6 + [4.0] * 3
+    assert {digest for digest, _ in trainings[:6]} == set(rows["digest"])
+    assert best in {digest for digest, _ in trainings[6:]}
+    corrected = open_run(run)
+    assert corrected.trials.set_index("digest")["corrected_accuracy"].idxmax() == best
+    assert best in set(corrected.front["digest"])
+    slower = set(rows["digest"].iloc[4:])
+    assert not slower & set(corrected.front["digest"]), "slower and worse"
+
+
+def test_interrupted_halving_trains_what_is_missing(run, halve):
+    truth = {digest: 0.5 + 0.01 * at for at, digest in enumerate(open_run(run).trials["digest"])}
+    again = shutil.copytree(run, run.parent / "again")
+    whole = halve(truth)
+    expected = open_run(run).trials["corrected_accuracy"].tolist()
+    shutil.rmtree(run)
+    shutil.copytree(again, run)
+    with pytest.raises(KeyboardInterrupt):
+        halve(truth, interrupted=7)
+    log = run / "short_trainings.jsonl"
+    assert len(log.read_text().splitlines()) == 7
+    assert halve(truth) == whole[7:]
+    assert open_run(run).trials["corrected_accuracy"].tolist() == pytest.approx(expected)
+    assert halve(truth) == []
+
+
+def test_slow_machine_ends_the_short_trainings(run, halve):
+    """A share of 24 seconds is paid for, and a training of 2 epochs takes 10 s instead of 2."""
+    truth = dict.fromkeys(open_run(run).trials["digest"], 0.5)
+    budget_s = 24 / planning.HALVING_SHARE / (1 - planning.SLACK)
+    trainings = halve(truth, budget=f"{budget_s}s", pace=5.0)
+    assert [epochs for _, epochs in trainings] == [2.0, 2.0], "a third one would end after 30 s"
+
+
+def test_budget_that_pays_for_too_few_trains_none(run, halve):
+    truth = dict.fromkeys(open_run(run).trials["digest"], 0.5)
+    before = (run / "trials.csv").read_text()
+    assert halve(truth, budget="10s") == []
+    assert (run / "trials.csv").read_text() == before
+
+
+@pytest.mark.parametrize("budget", ["10m", "2h"])
+@pytest.mark.parametrize("limit_s", [1e6, 700.0, 300.0, 100.0, 40.0, 1.0])
+@pytest.mark.parametrize("networks", [3, 7, 20])
+def test_rounds_halve_the_networks_within_their_share(budget, limit_s, networks):
+    settings = make_settings(budget, training={"device": "cpu"})
+    rounds = planning.halving_rounds(settings, IMAGES, networks, EPOCH_S, limit_s)
+    spent_s = sum(count * epochs * EPOCH_S for count, epochs in rounds)
+    assert spent_s <= 0.2 * limit_s
+    for (count, epochs), (fewer, longer) in pairwise(rounds):
+        assert (fewer, longer) == (count // 2, 2 * epochs)
+    if rounds:
+        assert rounds[0][1] == 2.0
+        assert rounds[0][0] <= networks
+        assert rounds[-1][0] > planning.fewest_finalists(settings) >= rounds[-1][0] // 2
+    if limit_s == 1e6 and networks > 3:
+        assert rounds[0][0] == (16 if networks == 20 else 6), "as many as there may be"
+    if limit_s == 1.0 or networks == 3:
+        assert rounds == []
+
+
+def test_finalists_of_few_epochs_have_no_short_trainings():
+    settings = make_settings(training={"epochs": 7, "device": "cpu"}, retrain=1)
+    assert planning.halving_rounds(settings, IMAGES, 4, EPOCH_S, 1e6) == []
+    longer = make_settings(training={"epochs": 8, "device": "cpu"}, retrain=1)
+    assert planning.halving_rounds(longer, IMAGES, 4, EPOCH_S, 1e6) == [(4, 2.0), (2, 4.0)]
+
+
+def test_record_of_a_short_training_is_read_again():
+    record = ShortTraining(schema=1, digest="g123", epochs=2.5, accuracy=0.75)
+    assert ShortTraining.model_validate(record.model_dump(by_alias=True)) == record
