@@ -110,7 +110,7 @@ def test_supernet_starts_from_the_run_and_says_so(folder):
     moved = file.rename("moved.safetensors")
     space = open_run(PRUNED).spaces[name]
     assert space.reference(summary.network).digest == model.record.digest
-    with pytest.raises(JobFileError, match="weights"):
+    with pytest.raises(JobFileError, match=r"no judged\.safetensors"):
         supernets.train_job_supernets(load_job(Path("pruning.toml")), PRUNED)
     # Other weights are another start.
     other = {key: 2 * each for key, each in tensors.items()}
