@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset, Images
 from nas.display.progress import Advance, part_of
 from nas.graph import Graph
+from nas.machine.torch_device import limit_threads
 from nas.space.blocks.plain import linear_classifier
 from nas.space.builder import Builder
 from nas.space.elastic import Elastic
@@ -84,7 +85,7 @@ def run_mirroring_experiment(
     """Find out whether mirrored images keep their class.
 
     The same arguments give the same result on the same machine: the number of steps is fixed. It
-    takes a few seconds, whatever the number and the size of the images.
+    takes a few seconds of one core, whatever the number and the size of the images.
 
     Args:
         data: only its training split is used.
@@ -113,7 +114,8 @@ def run_mirroring_experiment(
         settings = replace(_SETTINGS, epochs=epochs)
         report = part_of(progress, number, folds)
         graph = _network(own)
-        network = train_standalone(graph, own, settings, seed=seed + number, progress=report)
+        with limit_threads(0):  # The steps are too short for a second core.
+            network = train_standalone(graph, own, settings, seed=seed + number, progress=report)
         pixels = np.ascontiguousarray(np.flip(np.asarray(held_out.pixels), 2))
         mirror = replace(held_out, pixels=pixels)
         plain[is_held_out] = predict_network(network, own, held_out) == held_out.labels
