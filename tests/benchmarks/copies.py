@@ -11,37 +11,29 @@ mistakes of the two, by all images that either gets wrong, are the same wrong cl
 from __future__ import annotations
 
 import argparse
-import copy
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
-from torch.nn import functional as F  # noqa: N812
 
+from nas.data import ImageDataset
 from nas.deploy.model import TrainedModel, normalised
 from nas.deploy.networks import load_trained
 from nas.opened_run import open_run
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.standalone import train_standalone
 
-EPOCHS, LEARNING_RATE, BATCH = 5, 0.02, 64
+FURTHER = TrainingSettings(epochs=5, learning_rate=0.02, device="cpu")
 """The further training of a copy."""
 
 
-def trained_further(model: TrainedModel, images) -> TrainedModel:
+def trained_further(model: TrainedModel, data: ImageDataset) -> TrainedModel:
     """Return a copy of a model that was trained further, with a low learning rate."""
-    copied = copy.deepcopy(model)
-    inputs, labels = normalised(images, model.preprocessing), torch.tensor(images.labels)
-    network, generator = copied.network.train(), torch.Generator().manual_seed(0)
-    optimiser = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9)
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(labels), generator=generator).split(BATCH):
-            optimiser.zero_grad()
-            F.cross_entropy(network(torch.from_numpy(inputs)[batch]), labels[batch]).backward()
-            optimiser.step()
-    network.eval()
-    return copied
+    graph, start = model.network.graph, model.network.state_dict()
+    network = train_standalone(graph, data, FURTHER, seed=0, start=start)
+    return TrainedModel(model.architecture, network, model.preprocessing)
 
 
 def main() -> None:
@@ -66,8 +58,8 @@ def main() -> None:
             session = onnxruntime.InferenceSession(run.path / "models" / name / file)
             single = [session.run(None, {"image": each[None]})[0] for each in inputs]
             compare(file, name, np.concatenate(single))
-        further = trained_further(model, run.data.train)
-        compare(f"after {EPOCHS} further epochs", name, further.pixel_logits(test.pixels))
+        further = trained_further(model, run.data)
+        compare(f"after {FURTHER.epochs} further epochs", name, further.pixel_logits(test.pixels))
     for one, other in combinations(names, 2):
         compare("another network of the run", one, logits[other])
     print("| compared with | difference of logits | same wrong class |\n|---|---|---|")

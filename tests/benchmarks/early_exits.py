@@ -56,7 +56,7 @@ from nas.space.exits import ExitNetwork, with_exit
 from nas.statistics import paired_difference, wilson_interval
 from nas.supernet.evaluation import network_logits
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.standalone import NetworkTrainer
+from nas.supernet.standalone import train_standalone
 
 NETWORKS = {
     "small": (8, (16, 24, 48), (1, 1, 1)),
@@ -156,11 +156,9 @@ def train(task: tuple[str, int], options: argparse.Namespace) -> list[tuple[Answ
     if name.startswith("exit") and not options.equal_epochs:
         rivals = (EXITS[name.split()[1]], "large")
         epochs *= sum(known[each].macs for each in rivals) / graph.macs
-    trainer = NetworkTrainer(graph, data, TrainingSettings(epochs=epochs), seed)
-    for step in range(trainer.steps):
-        trainer.step(step)
+    trained = train_standalone(graph, data, TrainingSettings(epochs=epochs), seed=seed)
     halves = (joined([data.search, data.holdout]), data.test)
-    outputs = [network_logits(trainer.network.eval(), data, each) for each in halves]
+    outputs = [network_logits(trained, data, each) for each in halves]
     classifiers = []
     classes = len(data.classes)
     for start in range(0, outputs[0].shape[1], classes):
@@ -175,7 +173,7 @@ def train(task: tuple[str, int], options: argparse.Namespace) -> list[tuple[Answ
                 for logits, images in zip((choosing, judging), halves, strict=True)
             )
         )
-    print(f"{name}, seed {seed}: {epochs:.2f} epochs, {trainer.steps} steps", file=sys.stderr)
+    print(f"{name}, seed {seed}: {epochs:.2f} epochs", file=sys.stderr)
     return classifiers
 
 

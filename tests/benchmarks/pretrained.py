@@ -52,7 +52,7 @@ from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
 from nas.supernet.pretrained import published_state
 from nas.supernet.settings import FINE_TUNING_RATE, TrainingSettings, scaled_learning_rate
-from nas.supernet.standalone import NetworkTrainer
+from nas.supernet.standalone import train_standalone
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from tests.supernet.scrambled_supernet import space_on
@@ -185,16 +185,16 @@ def train_case(
         start: Mapping[str, torch.Tensor],
         teacher: Teacher | None = None,
     ) -> dict[str, Any]:
-        trainer = NetworkTrainer(network.graph, images, settings, case.seed, start, teacher)
-        for step in range(trainer.steps):
-            trainer.step(step)
+        alone = train_standalone(
+            network.graph, images, settings, seed=case.seed, start=start, teacher=teacher
+        )
         return {
             **case._asdict(),
             "size": images.image_size,
             "choices": dict(network.choices),
             "macs": network.macs,
             "latency_us": latency(network),
-            "accuracy": evaluate_network(trainer.network.eval(), images, "holdout"),
+            "accuracy": evaluate_network(alone, images, "holdout"),
             "epochs": epochs,
             "batch": batch,
             "device": device.type,

@@ -45,7 +45,7 @@ from nas.space import Architecture
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate_network
 from nas.supernet.settings import FINE_TUNING_RATE, TrainingSettings, scaled_learning_rate
-from nas.supernet.standalone import NetworkTrainer
+from nas.supernet.standalone import train_standalone
 from nas.supernet.training import train
 from nas.torch_kernels import ACTIVATIONS
 from tests.benchmarks.pretrained import find, subset
@@ -225,10 +225,8 @@ def trained(
     teacher: Teacher | None = None,
 ) -> nn.Module:
     """Return a network after its training."""
-    trainer = NetworkTrainer(network.graph, data, settings, seed, network.state, teacher)
-    for step in range(trainer.steps):
-        trainer.step(step)
-    return trainer.network.eval()
+    start = network.state
+    return train_standalone(network.graph, data, settings, seed=seed, start=start, teacher=teacher)
 
 
 def weights_of_run(

@@ -32,7 +32,6 @@ from nas.data import ImageDataset, Images
 from nas.machine.torch_device import resolve_device
 from nas.opened_run import open_run
 from nas.space.library import find_reference
-from nas.supernet import recipe, standalone
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import predict_network
 from nas.supernet.settings import (
@@ -41,7 +40,7 @@ from nas.supernet.settings import (
     default_batch_size,
     scaled_learning_rate,
 )
-from nas.supernet.standalone import NetworkTrainer
+from nas.supernet.standalone import train_standalone
 
 
 @dataclass(frozen=True)
@@ -52,42 +51,33 @@ class Recipe:
         name: its name.
         settings: values of `TrainingSettings`; the batch and the rate are factors of the default.
         teacher: whether the networks learn from the teacher, too.
-        alternating: whether an image is mirrored in every other epoch, instead of at random.
-        depthwise: whether the weights of depthwise convolutions decay.
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     teacher: bool = False
-    alternating: bool = False
-    depthwise: bool = True
 
+
+NETWORKS_OWN = {"weight_decay": None, "alternating": None, "decays_depthwise": None}
+"""What the product has for networks that are trained alone: their defaults."""
 
 RECIPES = (
     Recipe("supernets"),
     Recipe("weight decay 4e-5", {"weight_decay": 4e-5}),
     Recipe("weight decay 5e-4", {"weight_decay": 5e-4}),
-    Recipe("weight decay 5e-4, none depthwise", {"weight_decay": 5e-4}, depthwise=False),
-    Recipe("alternating flips", alternating=True),
+    Recipe("weight decay 5e-4, none depthwise", {"weight_decay": 5e-4, "decays_depthwise": False}),
+    Recipe("alternating flips", {"alternating": True}),
     Recipe("label smoothing 0.1", {"label_smoothing": 0.1}),
     Recipe("teacher", teacher=True),
     Recipe("teacher, label smoothing 0.1", {"label_smoothing": 0.1}, teacher=True),
     Recipe("rate x 0.5", {"learning_rate": 0.5}),
     Recipe("rate x 2", {"learning_rate": 2.0}),
     Recipe("batch x 0.5", {"batch_size": 0.5}),
-    Recipe("networks", {"weight_decay": 5e-4}, alternating=True, depthwise=False),
-    Recipe(
-        "networks, rate x 2",
-        {"weight_decay": 5e-4, "learning_rate": 2.0},
-        alternating=True,
-        depthwise=False,
-    ),
-    Recipe(
-        "networks, teacher", {"weight_decay": 5e-4}, teacher=True, alternating=True, depthwise=False
-    ),
+    Recipe("networks", NETWORKS_OWN),
+    Recipe("networks, rate x 2", {**NETWORKS_OWN, "learning_rate": 2.0}),
+    Recipe("networks, teacher", NETWORKS_OWN, teacher=True),
 )
-"""The first is the one that others are compared with; "networks" is the product's for networks that
-are trained alone."""
+"""The first is the one that others are compared with."""
 
 NETWORKS = ("mobilenet_v2_0.35", "shufflenet_v2_0.5")
 
@@ -95,7 +85,12 @@ NETWORKS = ("mobilenet_v2_0.35", "shufflenet_v2_0.5")
 def settings_of(change: Recipe, epochs: int) -> TrainingSettings:
     """Return the settings of a recipe."""
     batch = default_batch_size(resolve_device("auto"))
-    values = {"weight_decay": WEIGHT_DECAY, **change.settings}
+    values = {
+        "weight_decay": WEIGHT_DECAY,
+        "alternating": False,
+        "decays_depthwise": True,
+        **change.settings,
+    }
     batch = round(batch * values.pop("batch_size", 1))
     rate = scaled_learning_rate(batch) * values.pop("learning_rate", 1)
     return TrainingSettings(epochs=epochs, batch_size=batch, learning_rate=rate, **values)
@@ -109,23 +104,8 @@ def train(
     space = find_reference(name)[0].adapt(
         image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )
-    # This process trains one network after the other, so the module can hold what changes.
-    standalone.make_batches = lambda *arguments, **_: recipe.make_batches(
-        *arguments, alternating=change.alternating
-    )
-    standalone.parameter_groups = lambda *arguments, **_: recipe.parameter_groups(
-        *arguments, depthwise=change.depthwise
-    )
-    trainer = NetworkTrainer(
-        space.reference(name).graph,
-        data,
-        settings_of(change, epochs),
-        seed,
-        teacher=teacher,
-    )
-    for step in range(trainer.steps):
-        trainer.step(step)
-    network = trainer.network.eval()
+    graph, settings = space.reference(name).graph, settings_of(change, epochs)
+    network = train_standalone(graph, data, settings, seed=seed, teacher=teacher)
     unseen = Images(
         np.concatenate([np.asarray(data.search.pixels), np.asarray(data.holdout.pixels)]),
         np.concatenate([data.search.labels, data.holdout.labels]),

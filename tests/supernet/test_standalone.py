@@ -169,21 +169,25 @@ def test_train_standalone_learns_and_depends_on_its_seed(digits, few_digits):
         train_standalone(graph, few_digits, replace(ONE_EPOCH, learning_rate=1e30), seed=0)
 
 
-def test_train_standalone_equals_the_loop_written_out(few_digits):
+@pytest.mark.parametrize("own", [{}, {"alternating": False, "decays_depthwise": True}])
+def test_train_standalone_equals_the_loop_written_out(few_digits, own):
     """The recipe as plain torch code: the weights do not depend on how the loop is organised."""
-    graph = space_on(few_digits, "mobilenet_tiny").sample(seed=3).graph
-    settings = replace(ONE_EPOCH, label_smoothing=0.1)
-    trained = train_standalone(graph, few_digits, settings, seed=4)
+    data = replace(few_digits, flip_preserves_class=True)
+    graph = space_on(data, "mobilenet_tiny").sample(seed=3).graph
+    settings = replace(ONE_EPOCH, label_smoothing=0.1, **own)
+    trained = train_standalone(graph, data, settings, seed=4)
 
     network = to_torch(graph, seed=4).train()
     depthwise = {id(p) for p in network.parameters() if p.dim() == 4 and p.shape[1] == 1}
+    assert depthwise
+    if own:
+        depthwise = set()
     decayed = [p for p in network.parameters() if p.dim() > 1 and id(p) not in depthwise]
     others = [p for p in network.parameters() if p.dim() == 1 or id(p) in depthwise]
-    assert depthwise
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
-    batches = make_batches(few_digits, settings, 4, torch.device("cpu"))
-    steps = math.ceil(len(few_digits.train) / 64)
+    batches = make_batches(data, settings, 4, torch.device("cpu"), alternating=not own)
+    steps = math.ceil(len(data.train) / 64)
     for step in range(steps):
         images, labels = batches.batch(step)
         optimizer.zero_grad()
