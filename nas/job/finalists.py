@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -25,21 +24,9 @@ from nas.run.selection import Option, Selection, knee, member_options
 from nas.space import Architecture
 
 
-class Shipped(NamedTuple):
-    """The finalists of a job after their trainings.
-
-    Attributes:
-        names: names of the folders of the trained ones in `models`, the pick first.
-        untrained: the error of each network that could not be trained, by its name.
-        unexported: the error of each one that could not be exported in all formats, likewise.
-    """
-
-    names: list[str]
-    untrained: dict[str, NasError]
-    unexported: dict[str, NasError]
-
-
-def ship_finalists(run: JobRun) -> Shipped:
+def ship_finalists(
+    run: JobRun,
+) -> tuple[list[str], dict[str, NasError], dict[str, NasError]]:
     """Train networks of the front of a run to the end, and export each before the next is trained.
 
     The first is the pick by the scores. Another one is trained at the end if training has made it
@@ -48,10 +35,17 @@ def ship_finalists(run: JobRun) -> Shipped:
 
     Args:
         run: the run, with the candidates and their measured latencies.
+
+    Returns:
+        The names of the folders of the trained ones in `models`, the pick first; the error of each
+        network that could not be trained, by its name; and of each that could not be exported in
+        all formats. The run's record has the reasons, too. Nothing if the job has no finalists.
     """
     chosen: dict[str, Architecture] = {}
     untrained: dict[str, NasError] = {}
     unexported: dict[str, NasError] = {}
+    if run.settings.finish.retrain == 0:
+        return [], {}, {}
     run.record.training_errors, run.record.export_errors = {}, {}
     probed = {name: each for name, each in run.published.items() if each.origin is None}
     setup = Retraining(run, probed=probed)
@@ -81,14 +75,12 @@ def ship_finalists(run: JobRun) -> Shipped:
         name, architecture = finalist(run, picked.member.digest)
         names.insert(0, name)
         if name not in finalists:
-            ship(name, architecture, "" if picked.is_trained else _NEW_PICK.format(name=name))
+            why = f"{name} is trained, too: after these trainings, nas select picks it"
+            ship(name, architecture, "" if picked.is_trained else why)
     run.record.training_errors = {name: error.message for name, error in untrained.items()}
     run.end_stages(planning.EXPORT)
     trained = [name for name in dict.fromkeys(names) if chosen[name].digest in run.trained]
-    return Shipped(trained, untrained, unexported)
-
-
-_NEW_PICK = "{name} is trained, too: after these trainings, nas select picks it"
+    return trained, untrained, unexported
 
 
 def _finalists(run: JobRun, count: int) -> dict[str, Architecture]:

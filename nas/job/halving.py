@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
-from nas.deploy.exits import part_of
 from nas.deploy.retrain import Retraining
+from nas.deploy.short_training import train_shortly
 from nas.files import jsonl
 from nas.job import planning
 from nas.job.folder import JobRun
 from nas.run.candidates import Candidate
 from nas.run.front import accuracy_gaps, without_second_dtypes
-from nas.run.short_trainings import ShortTraining, with_short_trainings
-from nas.supernet.evaluation import evaluate_network
-from nas.supernet.standalone import train_network
+from nas.run.short_trainings import with_short_trainings
 
 
 def halve_candidates(run: JobRun, setup: Retraining, pick: Candidate, epoch_s: float) -> None:
@@ -37,8 +33,8 @@ def halve_candidates(run: JobRun, setup: Retraining, pick: Candidate, epoch_s: f
     rows = run.trials
     rows = rows[rows["measured_us"].notna() & accuracy_gaps(rows, run.objectives).notna()]
     rows = without_second_dtypes(rows.sort_values("measured_us"))
-    distances = np.abs(np.log(rows["measured_us"].astype(float) / pick.latency_us))
-    candidates = rows["digest"][distances.sort_values(kind="stable").index].tolist()
+    order = np.abs(np.log(rows["measured_us"].astype(float) / pick.latency_us)).argsort()
+    candidates = rows["digest"].iloc[order].tolist()
     limit_s = planning.finalists_s(run.settings, run.left_s)
     rounds = planning.halving_rounds(run.settings, run.data, len(candidates), epoch_s, limit_s)
     deadline = run.left_s - planning.HALVING_SHARE * limit_s
@@ -51,7 +47,10 @@ def halve_candidates(run: JobRun, setup: Retraining, pick: Candidate, epoch_s: f
             if (digest, epochs) not in known:
                 if run.left_s - epochs * epoch_s < deadline:
                     break  # The machine is slower than planned: finalists need the rest.
-                epoch_s = _train(run, setup, digest, epochs)
+                start = time.perf_counter()
+                record = train_shortly(setup, run.architecture(digest), epochs)
+                jsonl.append(run.short_training_log, record.model_dump(mode="json", by_alias=True))
+                epoch_s = (time.perf_counter() - start) / epochs
             run.progress.advance(number + 1, count, f"{epochs:.3g} epochs")
         corrected = run.write_trials(with_short_trainings(run.trials, run.short_trainings))
         gaps = dict(zip(corrected["digest"], accuracy_gaps(corrected, run.objectives), strict=True))
@@ -61,32 +60,3 @@ def halve_candidates(run: JobRun, setup: Retraining, pick: Candidate, epoch_s: f
             f"{rounds[0][0]} candidates around {pick.id} were trained for {rounds[0][1]:.3g} "
             f"epochs, the better ones for up to {rounds[-1][1]:.3g}: they correct the front"
         )
-
-
-def _train(run: JobRun, setup: Retraining, digest: str, epochs: float) -> float:
-    """Train a network from the supernet's weights, append its record, and return its epoch's time.
-
-    Nothing but the record stays.
-    """
-    start, architecture = time.perf_counter(), run.architecture(digest)
-    setup.epochs, setup.longest_seconds = epochs, None
-    weights, settings = setup.start("", architecture)
-    with tempfile.TemporaryDirectory() as folder:
-        trained, _ = train_network(
-            architecture,
-            run.data,
-            Path(folder),
-            settings,
-            seed=run.settings.seed,
-            start=weights,
-            teacher=setup.teacher and setup.teacher[1],
-        )
-    accuracy = evaluate_network(part_of(trained, architecture.graph), run.data)
-    record = ShortTraining(
-        schema=1,
-        digest=digest,
-        epochs=epochs,
-        accuracy=run.record.expected(accuracy, architecture),
-    )
-    jsonl.append(run.short_training_log, record.model_dump(mode="json", by_alias=True))
-    return (time.perf_counter() - start) / epochs

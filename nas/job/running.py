@@ -16,7 +16,7 @@ from nas.deploy.exporting import (
 from nas.errors import DeviceAwaitedError
 from nas.files.paths import expanded
 from nas.job import finish, planning, searching, stages
-from nas.job.finalists import Shipped, ship_finalists
+from nas.job.finalists import ship_finalists
 from nas.job.folder import JobRun, claim
 from nas.job.inputs import (
     check_device,
@@ -104,12 +104,10 @@ def run_job(
         with run.stage(planning.MEASURE):
             finish.measure_front(run, supernets, result.trials)
             take_over_trained(run)
-        finalists, untrained, unexported = Shipped([], {}, {})
-        if settings.finish.retrain != 0:
-            finalists, untrained, unexported = ship_finalists(run)
-            if planning.possible_references(settings, run.spaces):
-                with run.stage(planning.REFERENCES):
-                    untrained |= train_references(run)
+        finalists, untrained, unexported = ship_finalists(run)
+        if planning.REFERENCES in run.record.remaining:
+            with run.stage(planning.REFERENCES):
+                untrained |= train_references(run)
         report = stages.write_report(run)
         if untrained or unexported:
             raise unfinished_error(

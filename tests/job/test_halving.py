@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from nas.deploy import short_training
 from nas.deploy.retrain import Retraining
-from nas.job import halving, planning
+from nas.job import planning
 from nas.job.folder import claim
 from nas.job.halving import halve_candidates
 from nas.job.settings import load_job
@@ -64,10 +65,12 @@ def halve(run, monkeypatch):
             clock[0] += settings.epochs * EPOCH_S * pace
             return SimpleNamespace(architecture=architecture), 0.0
 
-        monkeypatch.setattr(halving, "train_network", train)
-        monkeypatch.setattr(halving, "part_of", lambda trained, graph: trained)
+        monkeypatch.setattr(short_training, "train_network", train)
+        monkeypatch.setattr(short_training, "part_of", lambda trained, graph: trained)
         monkeypatch.setattr(
-            halving, "evaluate_network", lambda trained, _: truth[trained.architecture.digest]
+            short_training,
+            "evaluate_network",
+            lambda trained, _: truth[trained.architecture.digest],
         )
         job = load_job(run / "job.toml")
         training = job.training.model_copy(update={"epochs": None})
