@@ -68,8 +68,12 @@ ANCHOR_COST = NETWORK_COST * ANCHOR_EPOCHS
 EXPORT_FILE_S = 3.0
 """Seconds to export, verify and time one file, beside what its images take."""
 
-EXPORT_PASSES = 0.5
-"""Time in which the images of an exported file are classified, over that of a training on them."""
+EXPORT_PASSES = 3.0
+"""Time in which a file is made and classifies its images, over that of a training on them.
+
+An int8 network is simulated and compared with others, and a file answers in its own runtime. The
+first export of a job corrects it for the others.
+"""
 
 MIN_SEARCH_S = 20.0
 """Seconds of a search for which the stages before it have left no time."""
