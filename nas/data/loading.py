@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,25 +24,29 @@ from nas.data.dataset import (
 from nas.data.decoding import decode
 from nas.data.duplicates import cached_duplicates, joining_pairs
 from nas.data.further import read_further, with_further
-from nas.data.image_cache import ImageRecord, select
+from nas.data.image_cache import ImageRecord, select, with_channels
 from nas.data.labels import (
     bad_images_error,
     count_by_class,
     number_classes,
     warn_about_similar_names,
 )
-from nas.data.sources import ClassFolders, Source, open_source
+from nas.data.sources import ClassFolders, Sample, Source, open_source
 from nas.data.splits import groups_of, split_images
 from nas.data.unlabelled import decode_unlabelled, open_unlabelled
 from nas.display.progress import Advance
 from nas.errors import DataError
 from nas.files.names import require_choice
+from nas.files.paths import without_folders
 
 OnBadImage = Literal["fail", "skip"]
 
 OnDuplicate = Literal["warn", "group", "fail"]
 
 Resize = Literal["cover", "contain"]
+
+SAMPLED_PARTS = ("train", "search", "holdout")
+"""The parts of which `decode_sample` decodes images: all but the test images."""
 
 
 def load_dataset(
@@ -207,6 +211,62 @@ def load_dataset(
         unlabelled, data.image_size, data.channels, **how, write_cache=write_cache
     )
     return replace(data, unknown=pixels)
+
+
+def decode_sample(
+    data: ImageDataset,
+    source: str | Path,
+    image_size: int,
+    most: int,
+    class_folders: ClassFolders = "auto",
+    extra: Sequence[str | Path] = (),
+) -> ImageDataset:
+    """Decode a random sample of the images of a loaded dataset in another size, without the cache.
+
+    Args:
+        data: The dataset.
+        source, class_folders, extra: Where it was loaded from, see `load_dataset`.
+        image_size: Side of the decoded images, in pixels.
+        most: Most images of each part.
+
+    Returns:
+        The dataset with this sample in `train`, `search` and `holdout`, in the same order. Its test
+        images, and what is known of all images, stay as they are.
+
+    Raises:
+        DataError: No image can be read any more.
+    """
+    inventory = data.inventory
+    assert inventory is not None, "a loaded dataset has one"
+    of_part = {part: np.flatnonzero(inventory.parts == part) for part in SAMPLED_PARTS}
+    wanted = {
+        inventory.locations[at]: at
+        for own in of_part.values()
+        for at in np.random.default_rng(0).permutation(own)[:most].tolist()
+    }
+
+    def samples() -> Iterator[Sample]:
+        for number, path in enumerate((source, *extra)):
+            opened = open_source(path, class_folders)
+            folder = f"{without_folders(opened.name)}/" if number else ""
+            for sample in opened.samples:
+                if (location := f"{folder}{sample.location}") in wanted:
+                    yield sample._replace(location=location)
+
+    decoded = decode(
+        Source(data.source, samples(), len(wanted), None),
+        image_size,
+        background=data.background,
+        resize=data.resize,
+    )
+    positions = np.array([wanted[location] for location in decoded.record.locations])
+    pixels = with_channels(decoded.pixels, data.channels)
+    parts = {}
+    for part, own in of_part.items():
+        is_own = inventory.parts[positions] == part
+        images = getattr(data, part).take(np.searchsorted(own, positions[is_own]))
+        parts[part] = replace(images, pixels=pixels[is_own])
+    return replace(data, **parts)
 
 
 def _metric(train: Images, classes: Sequence[str]) -> Metric:
