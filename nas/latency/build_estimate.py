@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from nas.errors import NasError, first_line
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import KernelError, NasError, TableError, first_line
+from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.installed_runtimes import default_runtime, open_runtime
+from nas.latency.kit import KitDevice
+from nas.latency.networks import measure_networks
 from nas.latency.runtime import Runtime
+from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import SECONDS_BETWEEN_ROUNDS, watch_speed
 from nas.latency.worker_process import timers_for
+from nas.space import Architecture
 from nas.statistics import spread
 
 MAX_TIMED_KERNELS = 8
 """Largest number of kernels that are timed for an estimate."""
+
+MAX_NETWORK_SECONDS = 5.0
+"""Time after which a network is not timed again for an estimate."""
 
 WATCH_SECONDS = 1.0
 """How long the speed of the core is watched for an estimate."""
@@ -113,3 +125,75 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
         len(schedules),
         slowest_us,
     )
+
+
+def network_latencies_us(
+    networks: Sequence[Architecture],
+    timed: int,
+    table: LatencyTable | None,
+    runtime: Runtime | None,
+    *,
+    batch: int = 1,
+) -> NDArray[np.float64]:
+    """Return the latency of each of some networks in microseconds, as far as it is known or cheap.
+
+    The networks are one at several image sizes. What the latency table does not predict takes as
+    long for each multiply-accumulate as the others, or as one that is measured for some seconds.
+    All are 0 if nothing is known.
+
+    Args:
+        networks: the networks.
+        timed: position of the one that is measured if the table predicts none.
+        table: latency table of the device; None without one.
+        runtime: opened runtime of the device; None for one that cannot measure now.
+        batch: number of images that run at once.
+    """
+    known: dict[int, float] = {}
+    for at, network in enumerate(networks):
+        if table is not None:
+            with suppress(KernelError, TableError):
+                known[at] = table.predict(network, batch).latency_us
+    if not known and runtime is not None and not isinstance(runtime, KitDevice):
+        known = {timed: estimate_network_us(networks[timed].graph, runtime, batch)}
+    rates_us = [each_us / networks[at].macs for at, each_us in known.items()]
+    rate_us = float(np.mean(rates_us)) if rates_us else 0.0
+    return np.array([known.get(at, rate_us * each.macs) for at, each in enumerate(networks)])
+
+
+def estimate_network_us(graph: Graph, runtime: Runtime, batch: int = 1) -> float:
+    """Estimate the latency of a network in microseconds, from measurements of a few seconds.
+
+    The network is timed once. With a runtime that needs the schedule of each kernel, a few kernels
+    are: others then take as long for each multiply-accumulate as those of their kind, or as all.
+    The result is 0 if none can be timed.
+
+    Args:
+        graph: the network.
+        runtime: opened runtime.
+        batch: number of images that run at once.
+    """
+    (whole,) = measure_networks([graph], runtime, {}, batch=batch, seconds=MAX_NETWORK_SECONDS)
+    if whole.timings:
+        return whole.latency.fastest_us
+    kernels = [each for each in runtime.kernels(graph, batch) if each.macs]
+    by_size = sorted(dict.fromkeys(kernels), key=lambda each: (each.detailed_kind, each.macs))
+    with timers_for(runtime) as timers:
+        outcomes = dict(
+            TimerPool(timers).each(
+                spread(by_size, MAX_TIMED_KERNELS), lambda timer, kernel: timer.time_kernel(kernel)
+            )
+        )
+    timed = {
+        kernel: outcome[1].latency_us
+        for kernel, outcome in outcomes.items()
+        if not isinstance(outcome, Exception)
+    }
+    if not timed:
+        return 0.0
+
+    def estimate_us(kernel: Kernel) -> float:
+        alike = [each for each in timed if each.detailed_kind == kernel.detailed_kind] or timed
+        rate_us = sum(timed[each] for each in alike) / sum(each.macs for each in alike)
+        return timed.get(kernel, rate_us * kernel.macs)
+
+    return sum(map(estimate_us, kernels))

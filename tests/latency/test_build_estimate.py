@@ -7,12 +7,17 @@ import pytest
 
 from nas.errors import DeviceError
 from nas.latency import LatencyTable, build, build_estimate, build_table, space_kernels, timing
-from nas.latency.build_estimate import MAX_TIMED_KERNELS, estimate_build, estimate_build_with
+from nas.latency.build_estimate import (
+    MAX_TIMED_KERNELS,
+    estimate_build,
+    estimate_build_with,
+    network_latencies_us,
+)
 from nas.latency.core_speed import SpeedSummary
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
-from tests.latency.fake_runtime import FakeRuntime
+from tests.latency.fake_runtime import FakeRuntime, latency_us
 from tests.latency.two_speeds import TwoSpeedCore
 
 KERNELS = space_kernels(load_space("squeezenet", image_size=32), "tvm")
@@ -96,3 +101,54 @@ def test_estimate_gives_reason_if_runtime_is_unusable(monkeypatch):
     estimate = estimate_build(KERNELS, "tvm")
     assert estimate.estimated_seconds is None
     assert "it is not installed" in estimate.reason
+
+
+class Compiled(FakeRuntime):
+    """A runtime without networks, as one that needs the schedule of each kernel."""
+
+    def compile(self, graph, schedules, weights=None, batch=1):
+        raise KeyError("schedule")
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """One network at three sizes, on runtimes whose timers are themselves."""
+    monkeypatch.setattr(build_estimate, "timers_for", lambda each: nullcontext([each]))
+    spaces = [load_space("mobilenet", image_size=size) for size in (32, 64, 96)]
+    return [space.reference("mobilenet_v2_1.0") for space in spaces]
+
+
+def kernels_us(network):
+    return sum(map(latency_us, FakeRuntime().kernels(network.graph)))
+
+
+def test_latencies_follow_from_one_that_is_measured(networks):
+    own = network_latencies_us(networks, 1, None, FakeRuntime())
+    whole_us = 1.1 * kernels_us(networks[1])
+    ratios = [each.macs / networks[1].macs for each in networks]
+    assert own == pytest.approx([whole_us * ratio for ratio in ratios], rel=1e-3)
+    runtime = Compiled()
+    own = network_latencies_us(networks, 1, None, runtime)
+    assert len(runtime.timed) == MAX_TIMED_KERNELS
+    assert own[1] == pytest.approx(kernels_us(networks[1]), rel=0.1)
+    assert own == pytest.approx([own[1] * ratio for ratio in ratios])
+
+
+def test_latencies_are_those_of_the_table_as_far_as_it_goes(networks, tmp_path):
+    runtime = FakeRuntime()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    kernels = {each for network in networks[:2] for each in runtime.kernels(network.graph)}
+    build_table(table, list(kernels), runtime)
+    runtime.timed.clear()
+    own = network_latencies_us(networks, 0, table, None)
+    predicted = [table.predict(each).latency_us for each in networks[:2]]
+    assert own[:2] == pytest.approx(predicted)
+    rates = [us / each.macs for us, each in zip(predicted, networks, strict=False)]
+    assert own[2] == pytest.approx(networks[2].macs * sum(rates) / 2)
+    assert not runtime.timed
+
+
+def test_latencies_are_zero_where_nothing_is_known(networks):
+    assert network_latencies_us(networks, 0, None, None).tolist() == [0, 0, 0]
+    broken = Compiled(broken=frozenset(str(each) for each in Compiled().kernels(networks[0].graph)))
+    assert network_latencies_us(networks, 0, None, broken).tolist() == [0, 0, 0]
