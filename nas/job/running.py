@@ -208,13 +208,13 @@ def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> J
         latency.open_runtime(device.runtime, **device.runtime_options(dtype))
         for dtype in device.dtypes
     ]
-    size = choose_image_size(settings, progress, open_runtimes=lambda: runtimes)
+    size, compared = choose_image_size(settings, progress, open_runtimes=lambda: runtimes)
     data = load_images(settings, progress, image_size=size, write_cache=False)
     progress.note(data.worth_of_an_image)
     if data.lost_to_crop:
         progress.note(f"the images: {data.lost_to_crop}")
     spaces = load_job_spaces(settings, data)
-    probes = measure_probes(settings, data, spaces, progress)
+    probes = measure_probes(settings, data, spaces, progress, compared)
     prepare_s = time.perf_counter() - start
     plan = make_plan(settings, data, spaces, runtimes, progress, prepare_s)
     stages.note_few_images(settings, data, progress)

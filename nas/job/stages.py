@@ -20,7 +20,7 @@ from nas.job import kits, planning
 from nas.job.folder import JobRun
 from nas.job.inputs import JobSpaces, describe_restriction, load_images, load_job_spaces
 from nas.job.plan import too_short_error
-from nas.job.probes import choose_image_size, measure_probes
+from nas.job.probes import Compared, choose_image_size, measure_probes
 from nas.latency import (
     Kernel,
     LatencyTable,
@@ -78,7 +78,8 @@ def open_data(run: JobRun, *, own_spaces: bool = False, needs_device: bool = Tru
         RunFolderError: the data or a space is another one than at the first start of the run.
     """
     earlier, before = run.record.data, run.record.pretrained
-    run.data = data = _load_images(run, needs_device=needs_device)
+    data, compared = _load_images(run, needs_device=needs_device)
+    run.data = data
     run.progress.note(data.worth_of_an_image)
     remedy = "The data changed: use another folder with --out."
     run.require("data", earlier and earlier.digest, data.digest, remedy)
@@ -86,7 +87,7 @@ def open_data(run: JobRun, *, own_spaces: bool = False, needs_device: bool = Tru
     run.record.data = _describe_images(run)
     is_same = earlier is not None and earlier.digest == data.digest
     if not is_same or _weights(before) != _weights(run.record.pretrained):
-        run.record.probes = measure_probes(run.settings, data, spaces, run.progress)
+        run.record.probes = measure_probes(run.settings, data, spaces, run.progress, compared)
     run.progress.note(data.summary)
     for name, weights in run.record.pretrained.items():
         run.progress.note(f"the supernet {name} starts from {weights.summary}")
@@ -99,19 +100,22 @@ def open_data(run: JobRun, *, own_spaces: bool = False, needs_device: bool = Tru
         run.progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
 
 
-def _load_images(run: JobRun, *, needs_device: bool) -> ImageDataset:
-    """Return the images of a run, in the size that an earlier start chose."""
+def _load_images(run: JobRun, *, needs_device: bool) -> tuple[ImageDataset, Compared | None]:
+    """Return the images of a run, in the size that an earlier start chose, or that is chosen now.
+
+    The probes by which it is chosen now are returned, too; None if it is not.
+    """
     earlier, sizes = run.record.data, run.record.settings
     has_source = run.has_begun or (earlier and earlier.source == run.settings.data.source)
     known = sizes.image_size if sizes and has_source else None
     try:
-        size = choose_image_size(
+        size, compared = choose_image_size(
             run.settings,
             run.progress,
             known,
             open_runtimes=lambda: list(run.runtimes.values()) if needs_device else [],
         )
-        return load_images(run.settings, run.progress, image_size=size)
+        return load_images(run.settings, run.progress, image_size=size), compared
     except DataError as error:
         if not run.has_begun:
             raise

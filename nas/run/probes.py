@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from nas.display.formatting import format_count, listed
 from nas.files.documents import Count, Document, Fraction, Name
 
 WORTHWHILE = 0.01
 """Difference of two accuracies from which another image size is worth a sentence: a point."""
+
+
+NOTABLE_GAIN = 0.03
+"""Gain of another image size from which on the page and `nas select` begin with it: three points.
+The probes of 500 images differ by 1.5 points by luck."""
+
+HALVING_LOSS = 0.02
+"""Accuracy that a network loses with half of its operations: the networks of docs/pretrained.md
+with half of the published latency lose 1 to 2 points, those with a quarter 2 to 12."""
+
+SMALLEST_ROOM = 1.5
+"""Operations over those of the smallest network below which limits leave a search too little."""
 
 
 class ProbeAtSize(Document):
@@ -28,6 +42,44 @@ class ProbeAtSize(Document):
     images: Count
     judged: Fraction
     macs: Count
+
+
+def worthwhile(probes: Sequence[ProbeAtSize], losses: Sequence[float] = ()) -> ProbeAtSize:
+    """Return the probe with the fewest operations whose accuracy is within a point of the best one.
+
+    A smaller image may have more of them: below some sizes, the first strides become 1.
+
+    Args:
+        probes: the probes.
+        losses: what is taken from the accuracy of each, see `loss`; nothing by default.
+    """
+    own = losses or [0.0] * len(probes)
+    values = [each.accuracy - lost for each, lost in zip(probes, own, strict=True)]
+    good = [at for at, value in enumerate(values) if value >= max(values) - WORTHWHILE]
+    return min((probes[at] for at in good), key=lambda each: each.macs)
+
+
+def loss(share: float, smallest: float) -> float:
+    """Return about what networks lose that are smaller than a published one.
+
+    Each halving costs `HALVING_LOSS`. Near the smallest network of the space, hardly any network
+    is left, so that each percent below `SMALLEST_ROOM` times its size costs a point and more.
+
+    Args:
+        share: share of the operations of the published network that limits leave, up to 1.
+        smallest: share that the smallest network of the space has.
+    """
+    room = min(1.0, SMALLEST_ROOM * smallest)
+    return max(0.0, math.log2(room / share)) - HALVING_LOSS * math.log2(share)
+
+
+def losses_text(probes: Sequence[ProbeAtSize], losses: Sequence[float]) -> str:
+    """Return what `loss` takes from each probe as a clause that begins with a comma, or nothing."""
+    points = [
+        f"{'over 10' if lost > 0.1 else f'about {100 * lost:.1f}'} points at {each.image_size} px"
+        for each, lost in zip(probes, losses, strict=True)
+    ]
+    return f", less what the limits cost: {listed(points)}" if any(losses) else ""
 
 
 class ProbeSummary(Document):
@@ -62,13 +114,8 @@ class ProbeSummary(Document):
 
     @property
     def worthwhile(self) -> ProbeAtSize:
-        """The probe with the fewest operations whose accuracy is within a point of the best one.
-
-        A smaller image may have more of them: below some sizes, the first strides become 1.
-        """
-        best = max(each.accuracy for each in self.compared)
-        good = [each for each in self.compared if each.accuracy >= best - WORTHWHILE]
-        return min(good, key=lambda each: each.macs)
+        """The probe of the size that is worth its operations, see `worthwhile`."""
+        return worthwhile(self.compared)
 
     @property
     def gain(self) -> float:
@@ -78,6 +125,25 @@ class ProbeSummary(Document):
         """
         own = [each for each in self.compared if each.image_size == self.image_size]
         return max(0.0, self.worthwhile.accuracy - own[0].accuracy) if own else 0.0
+
+    @property
+    def advice(self) -> str:
+        """What another image size would gain and cost, in a sentence; empty if that is little."""
+        if self.gain <= NOTABLE_GAIN:
+            return ""
+        other = self.worthwhile
+        return (
+            f"Images of {other.image_size} px instead of {self.image_size} px would gain about "
+            f"{100 * self.gain:.1f} points, by linear probes of {self.network} on {other.images:,} "
+            f"images ({other.accuracy:.1%} and {other.accuracy - self.gain:.1%}), for about "
+            f"{self.cost:.1f} times the latency, estimated by the operations: set image_size = "
+            f"{other.image_size} in [data] of another run."
+        )
+
+    @property
+    def cost(self) -> float:
+        """Operations of the network at the size of `worthwhile` over those at the run's size."""
+        return self.worthwhile.macs / self.own.macs
 
     @property
     def text(self) -> str:
@@ -100,6 +166,12 @@ class ProbeSummary(Document):
         if self.gain > WORTHWHILE:
             text += (
                 f"; image_size = {other.image_size} would gain {100 * self.gain:.1f} points with "
-                f"{other.macs / own.macs:.1f} times the operations"
+                f"{self.cost:.1f} times the operations"
             )
         return text
+
+
+def notable(probes: Iterable[ProbeSummary]) -> ProbeSummary | None:
+    """Return the probes of the network that gains most by another image size, if it is notable."""
+    best = max(probes, key=lambda each: each.gain, default=None)
+    return best if best is not None and best.advice else None

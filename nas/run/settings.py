@@ -138,7 +138,9 @@ class DataSettings(DataOptions, _Table):
     image_size: Annotated[int | Literal["auto"] | None, number_or_auto("pixels", 8, 512)] = key(
         None
     )
-    """Height and width of the images in pixels; by default those of the data."""
+    """Height and width of the images in pixels; by default that of the source, such as 32 for
+    photos, or "auto" with published weights, see docs/pretrained.md.
+    """
 
     license: str = free_key("", max_length=100_000)
     """License of the data, which the report names."""
@@ -650,6 +652,12 @@ class JobSettings(_Table):
     search: SearchSettings = Field(default_factory=SearchSettings)
     finish: FinishSettings = Field(default_factory=FinishSettings)
     card: CardSettings = Field(default_factory=CardSettings)
+
+    @property
+    def chooses_image_size(self) -> bool:
+        """Whether probes of published weights choose the image size: if "auto", or by default."""
+        size = self.data.image_size
+        return size == "auto" or (size is None and any(each.pretrained for each in self.space))
 
     @property
     def budget_s(self) -> float:

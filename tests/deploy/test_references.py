@@ -21,8 +21,8 @@ from nas.space import load_definition
 from nas.supernet import settings
 from nas.supernet.settings import FINE_TUNING_RATE
 from nas.torch_network import Network
+from tests.job.published import SPACE
 from tests.job.runs import Notes
-from tests.job.test_pretrained import SPACE
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us, use_fake_device
 from tests.made_once import made_once
 

@@ -181,7 +181,7 @@ def test_images_may_have_other_sizes_and_classes_but_no_other_channels(folder, p
 
 @pytest.fixture
 def photos(folder) -> Path:
-    from tests.job.test_pretrained import write_photos
+    from tests.job.published import write_photos
 
     write_photos("photos", 24, 16, 16)
     return Path("photos")
