@@ -78,6 +78,7 @@ def select(
     Example: nas select results/quickstart --max-latency-ms 0.05 --int8
     """
     from nas.opened_run import open_run
+    from nas.run.probes import notable
     from nas.run.selection import Limits, selection_rule
 
     run = open_run(run_folder)
@@ -97,6 +98,8 @@ def select(
         lines += _network_lines(run, option, equals)
     else:
         lines += _file_lines(run, option, selection.options)
+    if other := notable(run.record.probes.values()):
+        lines.append(other.advice)
     show(_document(run, option, comparison, equals), "\n".join(lines), as_json)
 
 

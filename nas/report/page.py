@@ -24,6 +24,7 @@ from nas.run.answers import MAX_MISTAKES
 from nas.run.candidates import Candidate
 from nas.run.front import front
 from nas.run.models import advantages, recipe_names, undecided_pairs
+from nas.run.probes import notable
 from nas.run.published import published_comparisons
 from nas.run.record import RUN
 from nas.run.run import Run
@@ -152,6 +153,7 @@ def _render(
         SCRIPTS,
         document,
         run=record,
+        other_size=notable(record.probes.values()),
         states=rows["state"].value_counts().to_dict(),
         front=shown,
         not_told_apart={member.id for member in document.members if member.not_told_from},

@@ -1,8 +1,13 @@
 """What linear probes say of image sizes."""
 
+import re
+
 import pytest
 
+from nas.opened_run import open_run
+from nas.report import page
 from nas.run.probes import ProbeAtSize, ProbeSummary, loss, losses_text, notable, worthwhile
+from tests.report.cases import change_record
 
 
 def at_size(size, accuracy, macs, images=500):
@@ -54,3 +59,19 @@ def test_another_size_is_advised_from_three_points_on():
         "500 images (90.0% and 80.0%), for about 4.0 times the latency, estimated by the "
         "operations: set image_size = 224 in [data] of another run."
     )
+
+
+@pytest.mark.parametrize("gain", [0.02, 0.1])
+def test_page_and_select_advise_another_size(untrained_run, invoke, gain):
+    sizes = [at_size(8, 0.8, 100), at_size(16, 0.8 + gain, 400)]
+    probes = ProbeSummary(network="small", image_size=8, sizes=tuple(sizes))
+    change_record(untrained_run, {"probes": {"own": probes.model_dump(mode="json")}})
+    page.build(open_run(untrained_run))
+    text = (untrained_run / "report.html").read_text()
+    shown = re.findall(r'<p id="image-size" class="note">(.*?)</p>\s*<div id="picked">', text)
+    advice = [f"{probes.advice}"] * (gain == 0.1)
+    assert shown == advice
+    said = invoke("select", untrained_run).stdout
+    assert said.splitlines()[-1:] * (gain == 0.1) == advice
+    assert ("Images of 16 px" in said) == (gain == 0.1)
+    assert invoke("select", untrained_run, "--json").stdout.count("image_size") == 0
