@@ -9,6 +9,7 @@ import pytest
 
 from nas.deploy import short_training
 from nas.deploy.retrain import Retraining
+from nas.deploy.short_training import train_shortly
 from nas.job import planning
 from nas.job.folder import claim
 from nas.job.halving import halve_candidates
@@ -17,6 +18,8 @@ from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.selection import Selection, member_options
 from nas.run.short_trainings import ShortTraining
+from nas.supernet.evaluation import evaluate_network
+from nas.supernet.standalone import train_network
 from tests.deploy.example_run import change_record, shared_run
 from tests.job.runs import Notes
 from tests.job.test_planning import make_settings
@@ -164,3 +167,23 @@ def test_finalists_of_few_epochs_have_no_short_trainings():
 def test_record_of_a_short_training_is_read_again():
     record = ShortTraining(schema=1, digest="g123", epochs=2.5, accuracy=0.75)
     assert ShortTraining.model_validate(record.model_dump(by_alias=True)) == record
+
+
+def test_short_training_is_that_of_a_finalist_judged_by_the_search_images(example, tmp_path):
+    run = open_run(shutil.copytree(example, tmp_path / "run"))
+    architecture = run.architecture(run.front["digest"].iloc[0])
+    setup = Retraining(run)
+    record = train_shortly(setup, architecture, 0.5)
+    assert (record.digest, record.epochs) == (architecture.digest, 0.5)
+    start, settings = Retraining(run, 0.5).start("", architecture)
+    trained, _ = train_network(
+        architecture,
+        run.data,
+        tmp_path / "own",
+        settings,
+        seed=run.settings.seed,
+        start=start,
+        teacher=setup.teacher[1],
+    )
+    assert record.accuracy == evaluate_network(trained, run.data, "search")
+    assert not (run.path / "models").exists()
