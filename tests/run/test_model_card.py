@@ -133,10 +133,8 @@ def test_accuracy_of_a_card_is_that_of_the_images_that_judge_it(metric, parts):
         name: rng.random((len(getattr(data, name)), 10)) for name in ("test", "search", "holdout")
     }
     parts_of = {id(getattr(data, name).pixels): own for name, own in logits.items()}
-    judged = SimpleNamespace(
-        pixel_logits=lambda pixels: parts_of[id(pixels)] * (pixels is not data.test.pixels)
-    )
-    shipped = {id(data.test.pixels): logits["test"]}
+    shipped = {id(data.test.pixels): parts_of.pop(id(data.test.pixels))}
+    judged = SimpleNamespace(pixel_logits=lambda pixels: parts_of[id(pixels)])
     model = SimpleNamespace(pixel_logits=lambda pixels: shipped[id(pixels)], judged=judged)
     accuracy = measure_accuracy(model, data, parts)
     pairs = [
