@@ -165,7 +165,7 @@ def test_plan_has_the_finalists_of_the_job(plan):
     assert plan("10m", retrain=4).retrain == 4
     one_s = plan("1h", export=["onnx"]).seconds[EXPORT]
     two_s = plan("1h", export=["onnx", "torch"]).seconds[EXPORT]
-    assert two_s == pytest.approx(2 * one_s, abs=0.1)
+    assert two_s == pytest.approx(2 * one_s, abs=0.16), "all are rounded to 0.1 s"
 
 
 @pytest.mark.parametrize(
