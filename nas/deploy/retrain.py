@@ -77,7 +77,7 @@ from nas.supernet.evaluation import (
 from nas.supernet.pretrained import probed_network, published_state
 from nas.supernet.probe_choice import FOLDS, is_probe_better
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.standalone import NetworkTrainer, train_network
+from nas.supernet.standalone import NetworkTrainer, TrainedNetwork, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
@@ -540,10 +540,10 @@ def _train(
     folder, published = run.path / MODELS_FOLDER / name, setup.published.get(name)
     start, settings = setup.start(name, architecture)
     teacher_space, teacher = setup.teacher or (None, None)
-    epochs, seed = round(settings.epochs), run.settings.seed
 
-    def train(images: ImageDataset, path: Path, report: Advance) -> tuple[Network, float]:
-        own = settings
+    def train(
+        images: ImageDataset, path: Path, report: Advance, own: TrainingSettings
+    ) -> TrainedNetwork:
         if (longest_s := settings.longest_seconds) is not None:  # An epoch may have more images.
             own = replace(own, longest_seconds=longest_s * len(images.train) / len(data.train))
         return train_network(
@@ -551,15 +551,16 @@ def _train(
             images,
             path,
             own,
-            seed=seed,
+            seed=run.settings.seed,
             start=start,
             teacher=teacher,
             progress=report,
         )
 
     report = progress if everything is None else _part_of(progress, 0, 2, "to be judged")
-    trained, seconds = train(data, folder, report)
-    judged, probe = TrainedParts.of(trained, architecture), None
+    trained = train(data, folder, report, settings)
+    settings = replace(settings, epochs=trained.epochs)
+    judged, probe = TrainedParts.of(trained.network, architecture), None
     if not (folder / REFIT_FOLDER).exists():  # It exists only if no probe was better.
         probe = setup.better_probe(architecture, judged.network, report)
     if probe is not None:
@@ -570,24 +571,25 @@ def _train(
         begun = time.monotonic()
         if probe is None:
             report = _part_of(progress, 1, 2, "refit")
-            trained, refit_s = train(everything, folder / REFIT_FOLDER, report)
-            shipped = TrainedParts.of(trained, architecture)
+            again = train(everything, folder / REFIT_FOLDER, report, settings)
+            shipped = TrainedParts.of(again.network, architecture)
+            passes, refit_s = again.epochs, again.seconds
         else:
             shipped = TrainedParts(setup.probe(architecture, everything))
-            refit_s = time.monotonic() - begun
+            passes, refit_s = 0.0, time.monotonic() - begun
         shipped.take_temperatures(calibrations)
-        passes = epochs if probe is None else 0
-        refit = RefitRecord(images=len(everything.train), epochs=passes, seconds=refit_s)
+        images = len(everything.train)
+        refit = RefitRecord(images=images, epochs=round(passes), seconds=refit_s)
     fields = {
         "start": "scratch" if start is None else "published" if published else "supernet",
         "published": None if published is None else summary_of(run, published),
         "is_probe": probe is not None,
         "calibration": calibrations[0],
         "refit": refit,
-        "epochs": epochs,
+        "epochs": max(1, round(trained.epochs)),
         "training": settings.identity(from_scratch=start is None),
         "teacher": f"largest of {teacher_space}" if teacher else None,
-        "seconds": seconds,
+        "seconds": trained.seconds,
     }
     return judged, shipped, fields
 

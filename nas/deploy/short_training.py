@@ -25,7 +25,7 @@ def train_shortly(setup: Retraining, architecture: Architecture, epochs: float) 
     setup.epochs, setup.longest_seconds = epochs, None
     start, settings = setup.start("", architecture)
     with tempfile.TemporaryDirectory() as folder:
-        trained, _ = train_network(
+        trained = train_network(
             architecture,
             run.data,
             Path(folder),
@@ -34,7 +34,7 @@ def train_shortly(setup: Retraining, architecture: Architecture, epochs: float) 
             start=start,
             teacher=teacher,
         )
-    accuracy = evaluate_network(part_of(trained, architecture.graph), run.data)
+    accuracy = evaluate_network(part_of(trained.network, architecture.graph), run.data)
     return ShortTraining(
         schema=1,
         digest=architecture.digest,

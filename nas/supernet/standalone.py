@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,6 +88,20 @@ class NetworkTrainer(Engine[Network]):
         return torch.stack([own, accuracy])
 
 
+class TrainedNetwork(NamedTuple):
+    """What a resumable training ends with.
+
+    Attributes:
+        network: the network, with its exit if it has one, in evaluation mode.
+        seconds: duration of the training over all starts.
+        epochs: passes over the training images; fewer than planned if these took too long.
+    """
+
+    network: Network
+    seconds: float
+    epochs: float
+
+
 def train_standalone(
     graph: Graph,
     data: ImageDataset,
@@ -133,7 +148,7 @@ def train_network(
     start: Mapping[str, Tensor] | None = None,
     teacher: Teacher | None = None,
     progress: Advance | None = None,
-) -> tuple[Network, float]:
+) -> TrainedNetwork:
     """Train the network of an architecture, or resume an interrupted training.
 
     On one machine, a training that was killed and resumed ends with the same weights as an
@@ -149,10 +164,6 @@ def train_network(
             `nas.supernet.evaluation.calibrated_state`; newly drawn ones by default.
         teacher: network to learn from, beside the labels.
         progress: called after every step with the loss and the accuracy of its batch.
-
-    Returns:
-        The network, with its exit if it has one, in evaluation mode, and the seconds of the
-        training over all starts.
 
     Raises:
         CheckpointError: the folder has a training of another network, data set, seed or settings,
@@ -173,4 +184,4 @@ def train_network(
         },
     }
     seconds = run_steps(trainer, folder, identity, progress)
-    return trainer.module.eval(), seconds
+    return TrainedNetwork(trainer.module.eval(), seconds, trainer.epochs)

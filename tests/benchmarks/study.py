@@ -184,16 +184,18 @@ def train_once(run: Any, setup: Retraining, network: dict[str, Any], seed: int) 
     data, teacher = run.data, setup.teacher and setup.teacher[1]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            trained, seconds = train_network(
+            trained = train_network(
                 architecture, data, Path(folder), setup.settings, seed=seed, teacher=teacher
             )
     except TrainingError as error:  # It would diverge again.
         return {"error": error.message}
     accuracies = {
-        f"{name}_accuracy": data.score(predict_network(trained, data, images), images.labels)
+        f"{name}_accuracy": data.score(
+            predict_network(trained.network, data, images), images.labels
+        )
         for name, images in (("holdout", data.holdout), ("test", data.test))
     }
-    return {**accuracies, "seconds": seconds}
+    return {**accuracies, "seconds": trained.seconds}
 
 
 def read_rows(folder: Path) -> pd.DataFrame:

@@ -176,7 +176,7 @@ def test_short_training_is_that_of_a_finalist_judged_by_the_search_images(exampl
     record = train_shortly(setup, architecture, 0.5)
     assert (record.digest, record.epochs) == (architecture.digest, 0.5)
     start, settings = Retraining(run, 0.5).start("", architecture)
-    trained, _ = train_network(
+    trained = train_network(
         architecture,
         run.data,
         tmp_path / "own",
@@ -185,5 +185,5 @@ def test_short_training_is_that_of_a_finalist_judged_by_the_search_images(exampl
         start=start,
         teacher=setup.teacher[1],
     )
-    assert record.accuracy == evaluate_network(trained, run.data, "search")
+    assert record.accuracy == evaluate_network(trained.network, run.data, "search")
     assert not (run.path / "models").exists()

@@ -64,9 +64,9 @@ def test_an_interrupted_training_with_an_exit_ends_with_the_same_weights(few_dig
     architecture = space_with_exit(few_digits).sample(seed=2)
 
     def trained(folder, progress=None):
-        return train_network(architecture, few_digits, folder, SETTINGS, seed=3, progress=progress)[
-            0
-        ]
+        return train_network(
+            architecture, few_digits, folder, SETTINGS, seed=3, progress=progress
+        ).network
 
     def stop(step, *_):
         if step == 5:

@@ -60,7 +60,7 @@ def train_example(data, folder, progress=None, settings=SETTINGS, seed=3):
         start=calibrated_state(supernet, architecture.graph, data),
         teacher=Teacher.of_supernet(supernet, data),
         progress=progress,
-    )[0]
+    ).network
 
 
 def log_of(folder):
@@ -91,8 +91,8 @@ def test_training_begins_with_the_weights_of_the_supernet(few_digits, tmp_path):
     accuracy = evaluate_network(network.eval(), few_digits, "holdout")
     assert accuracy == pytest.approx(expected, abs=1e-9)
     still = replace(SETTINGS, epochs=1, learning_rate=1e-30, weight_decay=0.0)
-    trained, _ = train_network(architecture, few_digits, tmp_path, still, seed=0, start=start)
-    for name, tensor in trained.tensors().items():
+    trained = train_network(architecture, few_digits, tmp_path, still, seed=0, start=start)
+    for name, tensor in trained.network.tensors().items():
         if "running" not in name:
             torch.testing.assert_close(tensor, start[name])
 
