@@ -78,6 +78,7 @@ def losses_text(probes: Sequence[ProbeAtSize], losses: Sequence[float]) -> str:
     points = [
         f"{'over 10' if lost > 0.1 else f'about {100 * lost:.1f}'} points at {each.image_size} px"
         for each, lost in zip(probes, losses, strict=True)
+        if lost
     ]
     return f", less what the limits cost: {listed(points)}" if any(losses) else ""
 

@@ -39,9 +39,7 @@ def test_size_is_chosen_by_what_the_limits_leave(losses, expected):
     text = losses_text(ROWS, losses or (0.0, 0.0, 0.0))
     assert bool(text) == bool(losses)
     if 0.5 in losses:
-        assert text.endswith(
-            "about 0.0 points at 96 px, about 6.0 points at 160 px and over 10 points at 224 px"
-        )
+        assert text.endswith("cost: about 6.0 points at 160 px and over 10 points at 224 px")
 
 
 def test_another_size_is_advised_from_three_points_on():
