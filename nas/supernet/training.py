@@ -111,21 +111,19 @@ class Trainer(Engine[Supernet]):
             ones on average, and of the largest one.
         """
         targets, smoothing = labels, self.settings.label_smoothing
-        losses: list[Tensor] = []
-        accuracies: list[Tensor] = []
+        learned: list[tuple[Tensor, Tensor]] = []
         for graph in subnets:
             loss, logits, accuracy = self.learn(
                 partial(supernet, graph, images),
                 labels,
                 partial(F.cross_entropy, target=targets, label_smoothing=smoothing),
             )
-            if not losses:
+            if not learned:
                 targets, smoothing = logits.softmax(1), 0.0
-            losses.append(loss)
-            accuracies.append(accuracy)
-        largest, smallest, *random = accuracies
+            learned.append((loss, accuracy))
+        largest, smallest, *random = [accuracy for _, accuracy in learned]
         means = [torch.stack(random).mean()] if random else []
-        return torch.stack([losses[0], smallest, *means, largest])
+        return torch.stack([learned[0][0], smallest, *means, largest])
 
 
 def train(
@@ -196,8 +194,7 @@ def train(
 
 def trained_epochs(folder: Path, file: str = SUPERNET_FILE) -> float | None:
     """Return the epochs of the finished training in a folder; None if it does not say."""
-    _, record = checkpoint.read(folder / file)
-    return record.epochs
+    return checkpoint.read(folder / file)[1].epochs
 
 
 def measure_supernet_epoch(
