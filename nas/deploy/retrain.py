@@ -43,7 +43,7 @@ from nas.deploy.references import (
 )
 from nas.deploy.refit import REFIT_FOLDER, TrainedParts
 from nas.deploy.requests import RetrainRequest
-from nas.display.progress import Advance
+from nas.display.progress import Advance, part_of
 from nas.errors import NasError, RequestError, TrainingError, as_nas_error
 from nas.files.documents import to_json
 from nas.machine.torch_device import resolve_device
@@ -344,7 +344,7 @@ def train_networks(
     missing = [name for name, record in records.items() if record is None]
     progress.begin("training to the end", "step")
     for number, name in enumerate(missing):
-        report = _part_of(progress.advance, number, len(missing), name)
+        report = part_of(progress.advance, number, len(missing), name)
         try:
             records[name] = record = train_model(setup, name, networks[name], report)
         except OSError:  # A full disk would stop the others, too.
@@ -411,16 +411,6 @@ def measure_epoch(setup: Retraining, architecture: Architecture) -> float:
         durations.append(time.perf_counter() - start)
     timed = durations[_WARM_UP_STEPS:] or durations
     return sum(timed) / len(timed) * trainer.steps / _TIMED_EPOCHS
-
-
-def _part_of(progress: Advance, number: int, count: int, name: str) -> Advance:
-    """Return a callback for one of `count` trainings that reports steps out of those of all."""
-
-    def report(done: int, total: int | None, text: str = "") -> None:
-        steps = total or 0
-        progress(number * steps + done, count * steps, f"{name}: {text}")
-
-    return report
 
 
 def _summary(record: TrainedRecord, images: JudgedImages) -> str:
@@ -557,7 +547,7 @@ def _train(
             progress=report,
         )
 
-    report = progress if everything is None else _part_of(progress, 0, 2, "to be judged")
+    report = progress if everything is None else part_of(progress, 0, 2, "to be judged")
     trained = train(data, folder, report, settings)
     settings = replace(settings, epochs=trained.epochs)
     judged, probe = TrainedParts.of(trained.network, architecture), None
@@ -570,7 +560,7 @@ def _train(
     if everything is not None:
         begun = time.monotonic()
         if probe is None:
-            report = _part_of(progress, 1, 2, "refit")
+            report = part_of(progress, 1, 2, "refit")
             again = train(everything, folder / REFIT_FOLDER, report, settings)
             shipped = TrainedParts.of(again.network, architecture)
             passes, refit_s = again.epochs, again.seconds

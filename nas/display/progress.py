@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, overload
 
 
 class Advance(Protocol):
@@ -19,6 +19,14 @@ class Advance(Protocol):
         ...
 
 
+@overload
+def part_of(progress: None, number: int, count: int, label: str = "") -> None: ...
+
+
+@overload
+def part_of(progress: Advance, number: int, count: int, label: str = "") -> Advance: ...
+
+
 def part_of(progress: Advance | None, number: int, count: int, label: str = "") -> Advance | None:
     """Return what one of several equally long parts of a task calls to report its steps.
 
@@ -26,13 +34,13 @@ def part_of(progress: Advance | None, number: int, count: int, label: str = "") 
         progress: receives the steps of all parts; None if nothing does.
         number: number of the part, from 0.
         count: number of parts.
-        label: what to show instead of the texts of the part.
+        label: what to show before the texts of the part.
     """
     if progress is None:
         return None
 
     def report(done: int, total: int | None, text: str = "") -> None:
         steps = total or 0
-        progress(number * steps + done, count * steps, label or text)
+        progress(number * steps + done, count * steps, ": ".join(filter(None, (label, text))))
 
     return report

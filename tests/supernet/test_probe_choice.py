@@ -10,6 +10,7 @@ import torch
 from nas.data import ImageDataset, Images
 from nas.supernet import probe_choice
 from nas.supernet.probe_choice import is_probe_better
+from nas.supernet.settings import TrainingSettings
 
 NONE = Images(np.zeros((0, 2, 2, 1), np.uint8), np.zeros(0, np.int64))
 
@@ -57,7 +58,12 @@ def test_more_right_answers_choose_and_each_is_of_a_network_that_did_not_learn_t
     ):
         monkeypatch.setattr(probe_choice, name, what)
     chosen = is_probe_better(
-        SimpleNamespace(graph=None), weights, data, None, seed=0, device=torch.device("cpu")
+        SimpleNamespace(graph=None),
+        weights,
+        data,
+        TrainingSettings(),
+        seed=0,
+        device=torch.device("cpu"),
     )
     assert chosen == expected
     for each in learned.values():
