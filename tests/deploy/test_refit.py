@@ -56,11 +56,9 @@ def trained(
     vars(run)["data"] = data
     name = front_ids(run.path)[-1]
     changes |= {"batch_size": BATCH, "shift": 0, "weight_decay": 0.0, "label_smoothing": 0.0}
-
-    class Memorising(Retraining):
-        settings = replace(Retraining(run, EPOCHS).settings, **changes)
-
-    setup = Memorising(run, EPOCHS, from_scratch=True)
+    usual = run.training_settings
+    vars(run)["training_settings"] = lambda *length: replace(usual(*length), **changes)
+    setup = Retraining(run, EPOCHS, from_scratch=True)
     return train_model(setup, name, run.architecture(name), progress)
 
 
@@ -136,7 +134,7 @@ def test_an_interrupted_refit_continues(refitted, run):
     assert set(done) == {"to be judged", "refit"}
     before = len(done)
     record = trained(run, data, stop)
-    # The step that stopped it has no checkpoint, and is done again.
+    # The step that was stopped in its report is done again: a checkpoint is of the steps before.
     assert done[before:] == ["refit"] * (REFIT_STEPS - REFIT_STEPS // 2 + 1)
     for name in (WEIGHTS_FILE, JUDGED_FILE):
         assert are_equal(tensors_of(run, record, name), tensors_of(whole, expected, name))
