@@ -102,7 +102,7 @@ def drift(
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether a deployed model still sees images like those that judged it.
+    """Say whether a deployed model still sees images like those of its training.
 
     A model that runs as run.py --log FILE appends a line for each image: the class, the confidence,
     brightness, contrast and sharpness, and no image. The command compares these lines with the

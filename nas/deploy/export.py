@@ -270,7 +270,10 @@ class _Export:
             summary, samples = None, replace(samples, int8_logits=None)
         samples.save(self.staging / SAMPLES_FILE)
         digest = digest_of_weights(self.model)
-        reference = field_reference(self.model.judged, self.data, parts, digest)
+        # What is deployed is compared with its own answers, to images that it did not learn.
+        is_refit = self.model.judged is not self.model
+        unlearned = self.data.test if is_refit else self.data.part(*parts)
+        reference = field_reference(self.model, unlearned, digest)
         (self.staging / REFERENCE_FILE).write_text(to_json(reference), encoding="utf-8")
         card = make_card(
             self.model,

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from nas.data import ImageDataset, Part
+from nas.data import Images
 from nas.deploy.confidence import largest_probabilities
 from nas.deploy.model import TrainedModel
 from nas.deploy.script_log import FIGURES, image_figures
@@ -28,7 +27,10 @@ Values = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=MAX_IMAG
 
 
 class FieldReference(Document):
-    """What a model sees and answers on the images that judged it.
+    """What a model sees and answers on images that it did not learn.
+
+    They are those that judged it. A model that was refitted has learned these, and answers surer
+    than the weights that were judged: its reference is of test images.
 
     Attributes:
         weights_digest: digest of the weights.
@@ -64,18 +66,15 @@ REFERENCE = Format(
 )
 
 
-def field_reference(
-    model: TrainedModel, data: ImageDataset, parts: Sequence[Part], weights_digest: str
-) -> FieldReference:
+def field_reference(model: TrainedModel, images: Images, weights_digest: str) -> FieldReference:
     """Return what a model sees and answers on at most `MAX_IMAGES` images.
 
     Args:
         model: the model.
-        data: the images.
-        parts: the parts of the images that judge it.
+        images: images that it did not learn.
         weights_digest: digest of its weights.
     """
-    images = sample_images(data.part(*parts), MAX_IMAGES)
+    images = sample_images(images, MAX_IMAGES)
     pixels = np.asarray(images.pixels[: len(images)])
     logits = model.pixel_logits(pixels)
     classes = logits.argmax(1)
@@ -85,7 +84,7 @@ def field_reference(
     return FieldReference(
         weights_digest=weights_digest,
         accuracy=float((classes == images.labels).mean()),
-        predicted=tuple(np.bincount(classes, minlength=len(data.classes)).tolist()),
+        predicted=tuple(np.bincount(classes, minlength=logits.shape[1]).tolist()),
         confidence=values[0],
         **dict(zip(FIGURES, values[1:], strict=True)),
     )

@@ -1,4 +1,4 @@
-"""`find_drift`: whether the images of a deployed model are still like those that judged it.
+"""`find_drift`: whether the images of a deployed model are still like those of its training.
 
 The log of `run.py --log` is compared with `reference.json` of the model. Confidence, brightness,
 contrast and sharpness are compared by the two-sample test of Kolmogorov and Smirnov, the predicted
@@ -250,7 +250,7 @@ def find_drift(
     last: int | None = None,
     uncertain: int = 0,
 ) -> Drift:
-    """Return whether the images in the log of a deployed model are unlike those that judged it.
+    """Return whether the images in the log of a deployed model are unlike those of its reference.
 
     Args:
         folder: the model folder.

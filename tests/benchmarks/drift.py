@@ -18,7 +18,6 @@ from PIL import Image, ImageFilter
 import nas
 from nas.data.unlabelled import decode_unlabelled, open_unlabelled
 from nas.deploy.confidence import largest_probabilities
-from nas.deploy.exporting import model_data
 from nas.deploy.networks import load_trained
 from nas.deploy.reference import field_reference
 from nas.deploy.script_log import image_figures
@@ -42,8 +41,9 @@ def main() -> None:
     parser.add_argument("--unknown", type=Path, help="folder of images of another class")
     options = parser.parse_args()
     run = nas.open_run(options.run)
-    model, data = load_trained(run, options.pick), run.data
-    reference = field_reference(model.judged, data, model_data(run).judging_parts, "0" * 64)
+    # The days are drawn from the test images, of which the reference of a refit would be, too.
+    model, data = load_trained(run, options.pick).judged, run.data
+    reference = field_reference(model, data.part(*run.images.judging_parts), "0" * 64)
     pixels, rng = np.asarray(data.test.pixels[:]), np.random.default_rng(0)
 
     def seen(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,14 +13,17 @@ import torch
 
 from nas.data import ImageDataset, load_dataset
 from nas.deploy import benchmark
+from nas.deploy.confidence import largest_probabilities
 from nas.deploy.exporting import export_networks
 from nas.deploy.folder import ModelFolder
 from nas.deploy.networks import JUDGED_FILE, WEIGHTS_FILE, load_trained
 from nas.deploy.refit import REFIT_FOLDER
 from nas.deploy.requests import ExportRequest
 from nas.deploy.retrain import Retraining, renew_answers, train_model
+from nas.deploy.script_log import image_figures
 from nas.deploy.verify import verify
 from nas.display.progress import Advance
+from nas.lifecycle.drift import measures, reference_of
 from nas.opened_run import OpenedRun, open_run
 from nas.run.answers import ANSWERS
 from nas.run.progress import SilentProgress
@@ -195,7 +198,7 @@ def test_no_file_states_an_accuracy_on_images_that_the_weights_know(
         place: value
         for path in folder.path.glob("*.json")
         for place, value in accuracies_in(json.loads(path.read_text()), path.name)
-        if not re.search(r"test|by_class|images|files\.\d+\.accuracy|min_|drop", place)
+        if not re.search(r"test|reference|by_class|images|files\.\d+\.accuracy|min_|drop", place)
     }
     assert len(stated) > 20
     assert not {place: value for place, value in stated.items() if value > 0.45}
@@ -207,6 +210,12 @@ def test_no_file_states_an_accuracy_on_images_that_the_weights_know(
     test = accuracy_of(model.pixel_logits(data.test.pixels), data.test)
     assert card.accuracy.test == record.test.accuracy == pytest.approx(test)
     assert by_format["onnx"].accuracy == pytest.approx(test)
+    reference = reference_of(folder.path)
+    pixels = np.asarray(data.test.pixels[:])
+    logits = model.pixel_logits(pixels)
+    seen = np.column_stack([largest_probabilities(logits), image_figures(pixels)])
+    assert reference.accuracy == pytest.approx(test)
+    assert not [each.name for each in measures(reference, seen, logits.argmax(1)) if each.moved]
     monkeypatch.setattr("nas.deploy.verify.load_data", lambda *_, **__: data)
     for outcome in verify(folder.path, progress=False).files:
         assert outcome.file.accuracy == by_format[outcome.file.format].accuracy

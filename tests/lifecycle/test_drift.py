@@ -210,7 +210,7 @@ def test_share_of_right_answers_is_estimated_where_classes_are_judged_alike(tmp_
         "made-up", ("a", "b"), images, images, images, images, None, metric="balanced_accuracy"
     )
     model = SimpleNamespace(pixel_logits=lambda own: logits[: len(own)])
-    reference = field_reference(model, data, ("holdout",), "0" * 64)
+    reference = field_reference(model, images, "0" * 64)
     assert reference.accuracy == pytest.approx(right.mean())
     assert reference.accuracy == pytest.approx(np.mean(reference.confidence), abs=0.02)
     assert data.score(logits.argmax(1), labels) == pytest.approx(0.72, abs=0.06)
