@@ -61,7 +61,8 @@ class TrainedModel:
     def judged(self) -> TrainedModel:
         """The model with weights that did not learn the images that judge it: itself or another.
 
-        Whatever is said of the search and the hold-out images is computed with these weights.
+        Whatever is said of the search and the hold-out images is computed with these weights. A
+        model of `nas.load_model` is itself, and has learned these images if it was refitted.
         """
         return self._judged or self
 

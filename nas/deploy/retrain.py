@@ -24,7 +24,7 @@ from nas import files
 from nas.data import ImageDataset, Images
 from nas.deploy.answers import find_answers
 from nas.deploy.exits import EXIT_FILE, renew_exit_answers
-from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
+from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder, remove
 from nas.deploy.int8 import logits_as_chosen
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.deploy.networks import (
@@ -508,6 +508,9 @@ def train_model(
             "torch": torch.__version__,
         },
     )
+    if record.refit is None:  # An earlier start may have begun one, before the job was changed.
+        remove(folder / JUDGED_FILE)
+        remove(folder / REFIT_FOLDER)
     files.replace(folder / TRAINED_FILE, to_json(record))
     for each in (folder, folder / REFIT_FOLDER):
         (each / CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -57,7 +57,7 @@ def write_model(model: TrainedModel, path: Path) -> None:
 
 
 def load_model(path: Path | str, *, space: SearchSpace | None = None) -> TrainedModel:
-    """Return a trained model from its folder.
+    """Return a trained model from its folder, with the weights that are shipped.
 
     Args:
         path: folder with `network.safetensors`, or that file.

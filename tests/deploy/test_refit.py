@@ -145,8 +145,17 @@ def test_an_interrupted_refit_continues(refitted, run):
     assert not [*(run.path / "models").rglob("training.safetensors")]
 
 
-def test_without_a_refit_the_weights_that_were_judged_are_shipped(refitted, run):
+@pytest.mark.parametrize("begun", [False, True])
+def test_without_a_refit_the_weights_that_were_judged_are_shipped(
+    refitted, run, begun, monkeypatch
+):
     whole, record = refitted
+    if begun:  # The process ends when all weights are written, and the job is changed then.
+        monkeypatch.setattr("nas.deploy.retrain._as_chosen", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(run, few_digits())
+        monkeypatch.undo()
+        assert [*run.path.glob(f"models/*/{JUDGED_FILE}")]
     job = json.loads((run.path / "run.json").read_text())["job"]
     change_record(run.path, job={**job, "finish": {**job["finish"], "refit": False}})
     run = open_run(run.path)
@@ -160,6 +169,10 @@ def test_without_a_refit_the_weights_that_were_judged_are_shipped(refitted, run)
     assert are_equal(own_weights, tensors_of(whole, record, JUDGED_FILE))
     model = load_trained(run, own.id)
     assert model.judged is model
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def accuracies_in(document: object, path: str = "") -> Iterator[tuple[str, float]]:
