@@ -104,6 +104,10 @@ def cascade(
     for note in plan.notes:
         console.say(f"In no cascade: {note}.")
     console.say(f"Accuracies are those on {plan.images}; the others chose the thresholds.")
+    if any(each.refit for each in opened.trained.values()):
+        console.say(
+            "Refitted networks answered both halves before their refit, in which they learned them."
+        )
     console.say(f"{chosen.name}: {chosen.rule}.")
     basis = "in predicted shares" if chosen.has_exit else "the sum of its networks'"
     console.say(

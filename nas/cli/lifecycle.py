@@ -57,6 +57,10 @@ def compare(
         print_json({**dict(comparison), "verdict": comparison.verdict})
     else:
         show(comparison)
+        if any(each.card is not None and each.card.refit for each in models):
+            console.say(
+                "Refitted models answered the images before their refit, which taught them."
+            )
     comparison.require_flips(max_negative_flips)
 
 

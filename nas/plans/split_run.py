@@ -49,7 +49,7 @@ class SplitReport:
             not change), of each other type of values at the fastest or chosen cut, and of JPEG
             files; empty for a network that is not trained. Of one that was refitted, they are of
             the weights before, which did not learn these images.
-        images: the images that they were measured on, in words.
+        images: the images that they were measured on, in words, and whether before a refit.
         folder: folder of the two parts; None if they were not exported.
     """
 
@@ -144,7 +144,8 @@ def split_run(
             )
             for name, each in logits.items()
         },
-        f"{len(images):,} {run.images.judging_name} images",
+        f"{len(images):,} {run.images.judging_name} images"
+        + (" before the refit" if model is not None and model.judged is not model else ""),
         folder,
     )
 

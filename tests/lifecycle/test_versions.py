@@ -13,7 +13,7 @@ from nas.lifecycle.comparison import Judged, compare_models
 from nas.lifecycle.version import next_version, version_of
 from nas.opened_run import open_run
 from tests.commands import document
-from tests.plans.cases import change, copy_of_example, trained_ids, write_answers
+from tests.plans.cases import change, copy_of_example, refit, trained_ids, write_answers
 
 
 @pytest.fixture
@@ -72,6 +72,14 @@ def test_command_compares_models_and_refuses_regressions(run, invoke):
     assert f"{first.name} is" in refused.stdout
     refused = invoke("compare", last, first, "--max-negative-flips", "2")
     assert (refused.returncode, refused.stdout) == (2, "")
+
+
+def test_command_says_that_refitted_models_answered_before(run, invoke):
+    first, *_, last = trained_ids(run)
+    folders = [run / "models" / name for name in (first, last)]
+    assert "before their refit" not in invoke("compare", *folders).stdout
+    refit(run, last)
+    assert "before their refit" in invoke("compare", *folders).stdout
 
 
 def test_models_of_other_images_or_without_files_are_refused(run, tmp_path, invoke):

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 
+from nas.deploy.folder import digest
 from nas.graph import Graph
 from nas.opened_run import open_run
 from nas.run.candidates import of_table
@@ -51,6 +53,18 @@ def change(path: Path, **changes: object) -> None:
             place = place[parent]
         place[last] = value
     path.write_text(json.dumps(document))
+
+
+def refit(run: Path, name: str) -> None:
+    """Make a trained network of a run one that was refitted, with the same weights as before."""
+    folder, record = run / "models" / name, {"images": 1438, "epochs": 8, "seconds": 1.0}
+    change(folder / "trained.json", refit=record)
+    change(folder / "card.json", refit=record)
+    if (folder / "weights.safetensors").is_file():
+        shutil.copy(folder / "weights.safetensors", folder / "judged.safetensors")
+    sums = (folder / "SHA256SUMS").read_text()
+    own = f"{digest(folder / 'card.json')}  card.json"
+    (folder / "SHA256SUMS").write_text(re.sub(r"\w+  card\.json", own, sums))
 
 
 def complementary_run(folder: Path, *, has_files: bool = False) -> Path:

@@ -18,6 +18,7 @@ from tests.plans.cases import (
     complementary_run,
     copy_of_example,
     latencies_us,
+    refit,
     run_with_exit,
     trained_ids,
     write_answers,
@@ -119,6 +120,11 @@ def test_command_prints_the_cascade_that_python_chooses(complementary, invoke):
     text = invoke("cascade", complementary).stdout
     assert plan.choose().rule.split(" answers")[0] in text
     assert "as a paired test shows" in text
+    assert "before their refit" not in text
+    refit(complementary, plan.choose().networks[0])
+    assert "before their refit" in invoke("cascade", complementary).stdout
+    page = build(open_run(complementary)).read_text()
+    assert "which refitted networks gave before their refit" in page
 
 
 def test_cascade_whose_first_network_answers_everything_is_as_fast_as_that_network():

@@ -29,6 +29,7 @@ from nas.plans.split_wire import TRANSFERS, pack, receive, unpack
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import FoldedWeights, run_graph
 from tests.conftest import EXAMPLE
+from tests.plans.cases import copy_of_example, refit
 from tests.plans.split_tables import kernels_of_parts, write_table
 
 
@@ -142,6 +143,13 @@ def test_text_names_the_fastest_way_first(split, tmp_path):
     assert (
         "Cut it at " in split(bandwidth=1000, rtt_ms=0, tables=faster_at_both_ends(tmp_path)).stdout
     )
+
+
+def test_accuracies_of_a_refitted_network_are_those_before(split, tmp_path):
+    run = copy_of_example(tmp_path / "run", has_files=True)
+    assert "hold-out images, float32" in split(run=run).stdout
+    refit(run, PICK)
+    assert "hold-out images before the refit, float32" in split(run=run).stdout
 
 
 def faster_at_both_ends(folder: Path) -> list[Path]:
