@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from nas.deploy.folder import ModelFolder
 from nas.deploy.retrain import Retraining, measure_epoch, train_networks
 from nas.display.formatting import format_duration
 from nas.errors import NasError
@@ -78,7 +79,9 @@ class TimedTraining:
         assert decided is not None, "the finalists come first"
         setup.epochs = decided.shortened.get(name, decided.epochs)
         setup.longest_seconds = None
-        is_begun = (run.path / MODELS_FOLDER / name / CHECKPOINT_FILE).is_file()
+        folder = ModelFolder(run.path / MODELS_FOLDER / name)
+        folder.restore()  # A trained network must not be one that the budget leaves out.
+        is_begun = (folder.path / CHECKPOINT_FILE).is_file()
         if architecture.digest in run.trained or is_begun:
             return train_networks(setup, networks, run.progress)[1]
         whole_s = self.whole_epoch_s(networks)

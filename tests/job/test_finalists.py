@@ -90,6 +90,21 @@ def test_stage_trains_the_planned_number_of_finalists_and_writes_their_accuracie
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
 
 
+def test_folder_that_a_killed_export_moved_away_is_put_back_after_the_budget(run, without_exports):
+    ship_finalists_of(run, SilentProgress())
+    records = read_trained(run)
+    assert len(records) == 2
+    for record in records.values():
+        models = run / "models"
+        (models / f".{record.id}.export").mkdir()
+        (models / record.id).rename(models / f".{record.id}.export" / "old")
+    change_record(run, stages={planning.SEARCH: {"seconds": 1e6}})
+    notes = Notes()
+    ship_finalists_of(run, notes)
+    assert read_trained(run) == records
+    assert not [each for each in notes.notes if "not trained" in each]
+
+
 def test_wrong_requests_are_refused_before_anything_is_trained(run):
     with pytest.raises(RequestError, match=r"nothing to train\. Give --pick"):
         open_run(run).retrain()
