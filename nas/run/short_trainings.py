@@ -46,20 +46,30 @@ def with_short_trainings(rows: pd.DataFrame, trainings: Sequence[ShortTraining])
 
     Short trainings order networks better than scores, and end at another accuracy. So those of one
     length are moved together, as logits, until their mean is that of the networks before; longer
-    ones come last. Then they can be compared with the scores of all other candidates.
+    ones come last. Then they can be compared with the scores of all other candidates. A network
+    whose score is 1, and whose trainings end with 1, keeps it, as no image tells it from others.
+
+    The result is the same if it is corrected again: a later start of a job finds the same front.
 
     Args:
-        rows: candidates with the scores of the search.
+        rows: candidates with the scores of the search, or corrected by the same trainings before.
         trainings: short trainings of some of them.
     """
     rows = rows.copy()
+    imperfect = {each.digest for each in trainings if each.accuracy < 1}
+    is_moving = rows["digest"].isin(imperfect) | (score(rows).astype(float) < 1)
     for epochs in sorted({each.epochs for each in trainings}):
         reached = {each.digest: each.accuracy for each in trainings if each.epochs == epochs}
-        is_trained = rows["digest"].isin(reached)
-        before = score(rows[is_trained]).map(to_logit)
-        after = rows["digest"][is_trained].map(reached).map(to_logit)
+        is_moved = rows["digest"].isin(reached) & is_moving
+        before = score(rows[is_moved]).map(_logit)
+        after = rows["digest"][is_moved].map(reached).map(_logit)
         corrected = after + (before - after).mean()
-        rows.loc[is_trained, "corrected_accuracy"] = corrected.map(
+        rows.loc[is_moved, "corrected_accuracy"] = corrected.map(
             lambda logit: round(1 / (1 + math.exp(-logit)), 9)
         )
     return rows
+
+
+def _logit(accuracy: float) -> float:
+    """Return the logit of an accuracy; only 0 and 1 are moved, so that it can be inverted."""
+    return math.log(accuracy / (1 - accuracy)) if 0 < accuracy < 1 else to_logit(accuracy)

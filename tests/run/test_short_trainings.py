@@ -54,5 +54,25 @@ def test_correction_that_is_made_again_changes_nothing():
     )
 
 
+def test_saturated_scores_are_corrected_once():
+    """Logits beyond that of 0.9999, as which a score of 1 counts, are not cut when read again."""
+    perfect = SCORES.assign(validation_accuracy=1.0, corrected_accuracy=np.nan)
+    trainings = trained(1, gaaa=0.9967, gbbb=0.9, gccc=1.0) + trained(2, gaaa=1.0, gccc=0.99)
+    once = with_short_trainings(perfect, trainings)
+    again = with_short_trainings(once, trainings)
+    assert once["corrected_accuracy"].nunique() == 3
+    assert again["corrected_accuracy"].tolist() == pytest.approx(
+        once["corrected_accuracy"].tolist(), abs=1e-6, nan_ok=True
+    )
+
+
+def test_network_that_stays_perfect_does_not_fall_behind_perfect_scores():
+    perfect = SCORES.assign(validation_accuracy=1.0, corrected_accuracy=1.0)
+    rows = with_short_trainings(perfect, trained(1, gaaa=1.0, gbbb=1.0, gccc=0.99))
+    first, second, third, untrained = rows["corrected_accuracy"]
+    assert first == second == untrained == 1
+    assert third < 1
+
+
 def test_without_short_trainings_all_scores_stay():
     pd.testing.assert_frame_equal(with_short_trainings(SCORES, []), SCORES)
