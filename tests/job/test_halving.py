@@ -10,6 +10,7 @@ import pytest
 from nas.deploy import short_training
 from nas.deploy.retrain import Retraining
 from nas.deploy.short_training import train_shortly
+from nas.errors import TrainingError
 from nas.job import planning
 from nas.job.folder import claim
 from nas.job.halving import halve_candidates
@@ -19,7 +20,7 @@ from nas.run import candidates
 from nas.run.selection import Selection, member_options
 from nas.run.short_trainings import ShortTraining
 from nas.supernet.evaluation import evaluate_network
-from nas.supernet.standalone import train_network
+from nas.supernet.standalone import TrainedNetwork, train_network
 from tests.deploy.example_run import change_record, shared_run
 from tests.job.runs import Notes
 from tests.job.test_planning import make_settings
@@ -56,17 +57,20 @@ def halve(run, monkeypatch):
     monkeypatch.setattr("nas.job.folder.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(planning, "steps_per_epoch", lambda *_: 11.0)
 
-    def halve_with(truth, *, budget="20m", pace=1.0, interrupted=None):
+    def halve_with(truth, *, budget="20m", pace=1.0, interrupted=None, failing=None):
         clock[0] = 0.0
-        trainings = []
+        trainings, notes = [], Notes()
 
         def train(architecture, data, folder, settings, **_):
             assert folder.is_dir()
             if len(trainings) == interrupted:
                 raise KeyboardInterrupt
+            if architecture.digest == failing:
+                raise TrainingError("it diverged")
             trainings.append((architecture.digest, settings.epochs))
             clock[0] += settings.epochs * EPOCH_S * pace
-            return SimpleNamespace(architecture=architecture), 0.0
+            network = SimpleNamespace(architecture=architecture)
+            return TrainedNetwork(network, 0.0, settings.epochs)
 
         monkeypatch.setattr(short_training, "train_network", train)
         monkeypatch.setattr(short_training, "part_of", lambda trained, graph: trained)
@@ -79,12 +83,13 @@ def halve(run, monkeypatch):
         training = job.training.model_copy(update={"epochs": None})
         job = job.model_copy(update={"budget": budget, "training": training})
         change_record(run, job=job.model_dump(mode="json"))
-        with claim(run, job, progress=Notes()) as claimed:
+        with claim(run, job, progress=notes) as claimed:
             options = member_options(claimed.members, (), claimed.settings.device)
             pick = Selection(options, claimed.images).choose().member
             setup = Retraining(claimed)
             monkeypatch.setattr(Retraining, "teacher", None)
             halve_candidates(claimed, setup, pick, EPOCH_S)
+        halve_with.notes = notes.notes
         return trainings
 
     return halve_with
@@ -122,12 +127,57 @@ def test_interrupted_halving_trains_what_is_missing(run, halve):
     assert halve(truth) == []
 
 
+def test_interrupted_halving_goes_on_around_the_pick_that_it_began_with(run, halve, monkeypatch):
+    monkeypatch.setattr(planning, "halving_rounds", lambda *_: [(2, 2.0)])
+    picked = open_run(run).pick().digest
+    truth = dict.fromkeys(open_run(run).trials["digest"], 0.5)
+    again = shutil.copytree(run, run.parent / "again")
+    whole = halve(truth)
+    assert whole[0][0] == picked
+    shutil.rmtree(run)
+    shutil.copytree(again, run)
+    with pytest.raises(KeyboardInterrupt):
+        halve(truth, interrupted=1)
+    # The first training has made another network the pick.
+    farthest = max(open_run(run).members, key=lambda each: abs(each.latency_us - _us(run, picked)))
+    options = SimpleNamespace(choose=lambda: SimpleNamespace(member=farthest))
+    monkeypatch.setattr(f"{__name__}.Selection", lambda *_: options)
+    assert halve(truth) == whole[1:]
+
+
+def _us(run: Path, digest: str) -> float:
+    return open_run(run).candidate(digest).latency_us
+
+
 def test_slow_machine_ends_the_short_trainings(run, halve):
     """A share of 24 seconds is paid for, and a training of 2 epochs takes 10 s instead of 2."""
     truth = dict.fromkeys(open_run(run).trials["digest"], 0.5)
     budget_s = 24 / planning.HALVING_SHARE / (1 - planning.SLACK)
     trainings = halve(truth, budget=f"{budget_s}s", pace=5.0)
     assert [epochs for _, epochs in trainings] == [2.0, 2.0], "a third one would end after 30 s"
+    (said,) = [each for each in halve.notes if "correct the front" in each]
+    assert said.startswith("2 candidates around ")
+    assert "trained for 2 epochs: they" in said
+
+
+def test_slow_machine_on_which_none_fits_is_not_said_to_have_trained(run, halve, monkeypatch):
+    monkeypatch.setattr(planning, "halving_rounds", lambda *_: [(6, 1e6)])
+    assert halve(dict.fromkeys(open_run(run).trials["digest"], 0.5)) == []
+    assert not any("correct the front" in each for each in halve.notes)
+
+
+def test_candidate_whose_training_fails_keeps_its_score(run, halve):
+    rows = open_run(run).trials
+    truth = dict.fromkeys(rows["digest"], 0.5)
+    failing = open_run(run).pick().digest
+    trainings = halve(truth, failing=failing)
+    assert [epochs for _, epochs in trainings] == [2.0] * 5 + [4.0] * 3
+    assert sum(each.endswith("failed: it diverged") for each in halve.notes) == 1
+    before, after = (
+        candidates.score(each)[each["digest"] == failing].item()
+        for each in (rows, open_run(run).trials)
+    )
+    assert after == before
 
 
 def test_budget_that_pays_for_too_few_trains_none(run, halve):
