@@ -53,13 +53,15 @@ def ship_finalists(
 
     def ship(name: str, architecture: Architecture, why: str = "") -> None:
         chosen[name] = architecture
+        is_new = architecture.digest not in run.trained
         with run.stage(planning.FINALISTS, ends=False):
             untrained.update(training.train(name, architecture, why))
         if architecture.digest in run.trained:
             with run.stage(planning.EXPORT, ends=False):
                 start = time.perf_counter()
                 unexported.update(export_finalists(run, [name]))
-                training.learn_export(name, architecture, time.perf_counter() - start)
+                if is_new and name not in unexported:  # Others may take no time at all.
+                    training.learn_export(name, architecture, time.perf_counter() - start)
 
     with run.stage(planning.FINALISTS, ends=False):
         if run.record.finalists is None and run.measured_us and not run.front.empty:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 
 from nas.deploy.folder import ModelFolder
+from nas.deploy.refit import REFIT_FOLDER
 from nas.deploy.retrain import Retraining, measure_epoch, train_networks
 from nas.display.formatting import format_duration
-from nas.errors import NasError
+from nas.errors import CheckpointError, NasError
 from nas.job import planning
 from nas.job.folder import JobRun
 from nas.run.trained import MODELS_FOLDER
 from nas.space import Architecture
+from nas.supernet import checkpoint
 from nas.supernet.probe_choice import FOLDS
 from nas.supernet.training import CHECKPOINT_FILE
 
@@ -32,6 +35,7 @@ class TimedTraining:
         self._run, self._setup = run, setup
         self._epoch_s: dict[str, float] = {}
         self._pace = self._export_pace = 1.0
+        self._asked: set[str] = set()
 
     def epoch_s(self, networks: Mapping[str, Architecture]) -> float:
         """Return the seconds of an epoch of some networks together."""
@@ -63,8 +67,8 @@ class TimedTraining:
     def train(self, name: str, architecture: Architecture, why: str = "") -> dict[str, NasError]:
         """Train a network, unless its end would lie beyond the budget.
 
-        The first network of a run is trained in any case, and so is one whose training an earlier
-        start has begun.
+        The first network to ship is trained in any case, and so is one whose training an earlier
+        start has begun with as many epochs.
 
         Args:
             name: name of its folder in `models`.
@@ -79,14 +83,16 @@ class TimedTraining:
         assert decided is not None, "the finalists come first"
         setup.epochs = decided.shortened.get(name, decided.epochs)
         setup.longest_seconds = None
-        folder = ModelFolder(run.path / MODELS_FOLDER / name)
-        folder.restore()  # A trained network must not be one that the budget leaves out.
-        is_begun = (folder.path / CHECKPOINT_FILE).is_file()
-        if architecture.digest in run.trained or is_begun:
+        self._asked.add(architecture.digest)
+        folder = run.path / MODELS_FOLDER / name
+        ModelFolder(folder).restore()  # A trained network must not be one that the budget leaves out.
+        begun = self._begun_epochs(name)
+        if architecture.digest in run.trained or begun == setup.epochs:
             return train_networks(setup, networks, run.progress)[1]
         whole_s = self.whole_epoch_s(networks)
         left_s = run.left_s - self.export_s(networks)
-        possible, is_first = int(left_s / (self._pace * whole_s)), not run.trained
+        possible = int(left_s / (self._pace * whole_s))
+        is_first = setup.are_shipped and not self._asked & run.trained.keys()
         if not is_first and possible < planning.SHORTEST * setup.epochs:
             beyond_s = self._pace * setup.epochs * whole_s - left_s
             run.progress.note(
@@ -100,21 +106,39 @@ class TimedTraining:
                 f"the budget of {run.settings.budget}"
             )
             setup.epochs = max(1, possible)
-            if is_first:
+            if not run.trained:
                 decided.epochs = setup.epochs  # The others have the same recipe.
             else:
                 decided.shortened[name] = setup.epochs
             run.save()
         if why:
             run.progress.note(why)
-        expected_s = setup.epochs * whole_s
-        own_share = self.epoch_s(networks) / whole_s
-        setup.longest_seconds = own_share * max(left_s, expected_s)
+        if begun is not None:
+            run.progress.note(f"{name} is trained anew: it was begun with {begun:g} epochs")
+            (folder / CHECKPOINT_FILE).unlink()
+            shutil.rmtree(folder / REFIT_FOLDER, ignore_errors=True)
+        own_s = self.epoch_s(networks)
+        longest_s = max(left_s, setup.epochs * whole_s) if is_first else left_s
+        setup.longest_seconds = own_s / whole_s * longest_s
         start = time.perf_counter()
-        _, errors = train_networks(setup, networks, run.progress)
-        if not errors:
-            self._pace = (time.perf_counter() - start) / expected_s
+        records, errors = train_networks(setup, networks, run.progress)
+        for record in records:
+            # A linear probe has no refit; a training that took too long ended with fewer epochs.
+            refit = planning.refit_share(run.settings, run.data) if record.is_probe else 0.0
+            self._pace = (time.perf_counter() - start) / (record.epochs * (whole_s - refit * own_s))
         return errors
+
+    def _begun_epochs(self, name: str) -> float | None:
+        """Return the epochs of a training that an earlier start has begun; None without one."""
+        path = self._run.path / MODELS_FOLDER / name / CHECKPOINT_FILE
+        if not path.is_file():
+            return None
+        try:
+            _, record = checkpoint.read(path)
+        except CheckpointError:
+            return self._setup.epochs  # Its training says what is wrong.
+        epochs = (record.training or {}).get("epochs")
+        return epochs if isinstance(epochs, int | float) else self._setup.epochs
 
     def learn_export(self, name: str, architecture: Architecture, seconds: float) -> None:
         """Correct what is expected of exports by the seconds that the one of a network took."""

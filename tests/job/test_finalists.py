@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nas.deploy.networks import load_trained
+from nas.deploy.refit import REFIT_FOLDER
 from nas.deploy.retrain import finalist
 from nas.errors import RequestError
 from nas.job import finalists, planning, timed_training
@@ -22,6 +23,7 @@ from nas.run.progress import SilentProgress
 from nas.run.selection import Selection
 from nas.run.trained import read_trained
 from nas.statistics import wilson_interval
+from nas.supernet import checkpoint
 from nas.supernet.training import CHECKPOINT_FILE
 from tests.deploy.example_run import change_record, front_ids, shared_run
 from tests.job.runs import OUT, Notes, count_lines, start_process
@@ -123,25 +125,37 @@ class FakeTrainer:
     Attributes:
         now: the time in seconds.
         paces: duration of each training over the expected one, the last for all further ones.
+        probes: the numbers of the trainings after which a linear probe is better.
         export_pace: the same of exports.
         trained: records of the networks that were trained, by digest.
         epochs: what each network was trained for, in the order of the trainings.
         exported: names of the exported networks.
     """
 
-    def __init__(self, paces=(1.0,), export_pace=1.0):
+    def __init__(self, paces=(1.0,), export_pace=1.0, probes=()):
         self.now, self.paces, self.export_pace = 0.0, list(paces), export_pace
+        self.probes, self.refit = probes, 0.0
         self.trained, self.epochs, self.exported = {}, {}, []
 
     def train(self, setup, networks, progress):
+        records = []
         for name, architecture in networks.items():
             if architecture.digest in self.trained:
                 continue
-            pace = self.paces[min(len(self.epochs), len(self.paces) - 1)]
-            self.now += min(setup.epochs * EPOCH_S * pace, setup.longest_seconds or 1e9)
-            self.trained[architecture.digest] = SimpleNamespace(id=name, digest=architecture.digest)
+            number = len(self.epochs)
+            pace = self.paces[min(number, len(self.paces) - 1)]
+            is_probe, longest_s = number in self.probes, setup.longest_seconds or 1e9
+            own_s = min(setup.epochs * EPOCH_S * pace, longest_s)
+            epochs = max(1, round(own_s / (EPOCH_S * pace)))
+            self.now += own_s * (1 if is_probe else 1 + self.refit)
+            records.append(
+                SimpleNamespace(
+                    id=name, digest=architecture.digest, is_probe=is_probe, epochs=epochs
+                )
+            )
+            self.trained[architecture.digest] = records[-1]
             self.epochs[name] = setup.epochs
-        return [], {}
+        return records, {}
 
     def export(self, run, names, *_, **__):
         self.now += len(names) * EXPORT_S * self.export_pace
@@ -157,7 +171,7 @@ def ship(run, monkeypatch):
     returns the trainer, the messages and the record of the run.
     """
 
-    def ship_with(*, spent_s=100.0, budget="10m", retrain=3, trainer=None, **fake):
+    def ship_with(*, spent_s=100.0, budget="10m", retrain=3, trainer=None, refit=False, **fake):
         trainer, notes = trainer or FakeTrainer(**fake), Notes()
         monkeypatch.setattr("nas.job.folder.time.perf_counter", lambda: trainer.now)
         monkeypatch.setattr(timed_training, "measure_epoch", lambda *_: EPOCH_S)
@@ -168,7 +182,7 @@ def ship(run, monkeypatch):
         monkeypatch.setattr(finalists, "representatives", lambda *_: everything)
         monkeypatch.setattr(JobRun, "trained", property(lambda _: trainer.trained))
         settings = load_job(run / "job.toml")
-        finish = settings.finish.model_copy(update={"retrain": retrain, "refit": False})
+        finish = settings.finish.model_copy(update={"retrain": retrain, "refit": refit})
         training = settings.training.model_copy(update={"epochs": None})
         update = {"budget": budget, "finish": finish, "training": training}
         change_record(
@@ -177,6 +191,7 @@ def ship(run, monkeypatch):
             job=settings.model_copy(update=update).model_dump(mode="json"),
         )
         with claim(run, settings.model_copy(update=update), progress=notes) as claimed:
+            trainer.refit = planning.refit_share(claimed.settings, claimed.data)
             names, *errors = ship_finalists(claimed)
             assert errors == [{}, {}]
             assert set(names) == set(trainer.exported)
@@ -210,6 +225,43 @@ def test_job_ends_with_its_budget_however_long_its_parts_take(ship, paces, expor
     assert sorted(record.finalists.shortened) == sorted(unequal)
     assert len(said) == len(unequal) + 3 - len(trainer.exported)
     assert all(2 * trainer.epochs[name] >= record.finalists.epochs for name in unequal)
+
+
+@pytest.mark.parametrize("pace", [1.0, 1.8, 2.0, 2.2])
+def test_linear_probe_does_not_make_others_seem_fast(ship, pace):
+    """The second training ends sooner, because a probe has no refit; the third one has one."""
+    trainer, *_ = ship(paces=(pace,), probes=(1,), refit=True)
+    assert len(trainer.exported) >= 2
+    assert 100 + trainer.now <= 600
+
+
+def test_network_of_an_earlier_front_does_not_keep_the_pick_from_being_trained(ship, run):
+    members = open_run(run).members
+    picked = open_run(run).pick().id
+    slow = next(each for each in members if each.id != picked)
+    trainer = FakeTrainer()
+    trainer.trained["an earlier one"] = SimpleNamespace(id=slow.id, digest="an earlier one")
+    ship(trainer=trainer, spent_s=5000.0, retrain=1)
+    assert trainer.exported == [picked]
+
+
+def test_exports_of_an_earlier_start_do_not_make_others_seem_fast(ship, monkeypatch):
+    trainer, *_ = ship(retrain=1, budget="3m")
+    done = list(trainer.exported)
+    quick = trainer.export
+
+    def export(run, names, *rest, **options):
+        before = trainer.now
+        result = quick(run, names, *rest, **options)
+        if names == done:  # Its files are there.
+            trainer.now = before
+        return result
+
+    trainer.export = export
+    trainer.now, trainer.paces = 0.0, [1.0, 2.0]
+    ship(trainer=trainer, spent_s=200.0, budget="10m", retrain=3)
+    assert len(trainer.epochs) >= 2
+    assert 200 + trainer.now <= 600
 
 
 def test_the_first_export_tells_how_long_the_others_take(ship):
@@ -254,13 +306,26 @@ def test_training_that_an_earlier_start_began_goes_on_with_its_epochs(ship, run,
     third = list(trainer.epochs)[2]
     del trainer.trained[next(each for each in trainer.trained if each.startswith(third))]
     del trainer.epochs[third]
-    checkpoint = run / "models" / third / CHECKPOINT_FILE
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    begun = run / "models" / third / CHECKPOINT_FILE
+    facts = {"space": "any", "space_digest": "any", "training": {"epochs": 7}}
+    checkpoint.write(begun, {"weight": torch.zeros(1)}, facts)
     change_record(run, finalists=record.finalists.model_dump() | {"shortened": {third: 7}})
     monkeypatch.setattr(planning, "decide_finalists", lambda *_: pytest.fail("it was decided"))
     ship(trainer=trainer, spent_s=5000.0)
     assert trainer.epochs[third] == 7
+
+
+def test_training_begun_with_other_epochs_is_begun_anew_after_the_budget_changed(ship, run):
+    picked = open_run(run).pick().id
+    begun = run / "models" / picked / CHECKPOINT_FILE
+    facts = {"space": "any", "space_digest": "any", "training": {"epochs": 7}}
+    checkpoint.write(begun, {"weight": torch.zeros(1)}, facts)
+    (begun.parent / REFIT_FOLDER).mkdir()
+    _, notes, record = ship()
+    assert record.finalists.epochs > 7
+    assert f"{picked} is trained anew: it was begun with 7 epochs" in notes
+    assert not begun.exists()
+    assert not (begun.parent / REFIT_FOLDER).exists(), "it would say that no probe was better"
 
 
 def plan_finalists(folder: Path, count: int, epochs: int) -> None:
