@@ -68,7 +68,9 @@ def halve_candidates(run: JobRun, setup: Retraining, pick: Candidate, epoch_s: f
             run.progress.advance(number + 1, count, f"{epochs:.3g} epochs")
         corrected = run.write_trials(with_short_trainings(run.trials, run.short_trainings))
         gaps = dict(zip(corrected["digest"], accuracy_gaps(corrected, run.objectives), strict=True))
-        candidates = sorted((each for each in candidates if each not in failed), key=gaps.get)
+        candidates = sorted(
+            (each for each in candidates if each not in failed), key=gaps.__getitem__
+        )
     if lengths := Counter(each.epochs for each in run.short_trainings):
         shortest, longest = min(lengths), max(lengths)
         better = f", the better ones for up to {longest:.3g}" if longest > shortest else ""

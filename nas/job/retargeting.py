@@ -29,6 +29,7 @@ from nas.run.progress import JobProgress
 from nas.run.record import FinalistsRecord, RunRecord, SourceSummary, read_run
 from nas.run.run import Run
 from nas.run.settings import JobSettings
+from nas.run.short_trainings import SHORT_TRAININGS_FILE
 
 BUDGET = "30m"
 """Default budget of a retargeted run, which trains no supernet."""
@@ -46,6 +47,7 @@ _COPIED_FILES = (
     "ranking.json",
     "anchors.json",
     "standalone.jsonl",
+    SHORT_TRAININGS_FILE,
 )
 """Files of a run that do not depend on the device. Weights are linked, as they never change."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from nas import job as jobs
 from nas.errors import RunFolderError
+from nas.files import jsonl
 from nas.job import load_job, objectives, retarget, retargeting
 from nas.job.settings import with_options
 from nas.kernels.kernel import Kernel
@@ -18,6 +19,7 @@ from nas.latency import LatencyTable
 from nas.opened_run import open_run
 from nas.run import candidates
 from nas.run.record import read_run
+from nas.run.short_trainings import SHORT_TRAININGS_FILE, ShortTraining
 from nas.run.trained import read_trained
 from tests.job.runs import OUT, front_digests, read_completed_trials, read_trials
 from tests.latency.fake_runtime import FakeRuntime, device, use_fake_device
@@ -86,6 +88,19 @@ def scored(retargeted, monkeypatch) -> list[str]:
     monkeypatch.chdir(retargeted.folder)
     use_other_device(monkeypatch)
     return retargeted.scored
+
+
+def test_short_trainings_of_the_source_correct_the_new_front(source):
+    rows = read_completed_trials(OUT)
+    worst = rows.sort_values("validation_accuracy")["digest"].iloc[:2].tolist()
+    for digest, accuracy in zip(worst, (0.9, 0.2), strict=True):
+        row = ShortTraining(schema=1, digest=digest, epochs=2, accuracy=accuracy)
+        jsonl.append(OUT / SHORT_TRAININGS_FILE, row.model_dump(mode="json", by_alias=True))
+    before = (OUT / SHORT_TRAININGS_FILE).read_text()
+    new = new_run(retrain=0, trials=1).run
+    assert (new.path / SHORT_TRAININGS_FILE).read_text() == before
+    corrected = new.trials.set_index("digest")["corrected_accuracy"][worst]
+    assert corrected.iloc[0] > rows["validation_accuracy"].min() > corrected.iloc[1]
 
 
 def test_nothing_is_scored_again(scored):
