@@ -85,7 +85,8 @@ class TimedTraining:
         setup.longest_seconds = None
         self._asked.add(architecture.digest)
         folder = run.path / MODELS_FOLDER / name
-        ModelFolder(folder).restore()  # A trained network must not be one that the budget leaves out.
+        # A killed export may have moved a trained network away, which the budget must not leave out.
+        ModelFolder(folder).restore()
         begun = self._begun_epochs(name)
         if architecture.digest in run.trained or begun == setup.epochs:
             return train_networks(setup, networks, run.progress)[1]
