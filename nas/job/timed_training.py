@@ -85,7 +85,7 @@ class TimedTraining:
         setup.longest_seconds = None
         self._asked.add(architecture.digest)
         folder = run.path / MODELS_FOLDER / name
-        # A killed export may have moved a trained network away, which the budget must not leave out.
+        # A killed export may have moved a trained network away: the budget must not leave it out.
         ModelFolder(folder).restore()
         begun = self._begun_epochs(name)
         if architecture.digest in run.trained or begun == setup.epochs:
