@@ -85,5 +85,5 @@ def test_balanced_metric_counts_classes_alike(data, monkeypatch):
         return images.labels ^ (images.pixels[:, 0, 0, 0] == wrong)
 
     monkeypatch.setattr(probe_choice, "predict_network", answer)
-    arguments = (SimpleNamespace(graph=None), None, data, None)
+    arguments = (SimpleNamespace(graph=None), None, data, TrainingSettings())
     assert is_probe_better(*arguments, seed=0, device=torch.device("cpu"))
