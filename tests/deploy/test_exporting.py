@@ -199,7 +199,7 @@ def test_export_chooses_the_threshold_and_a_later_one_changes_it_alone(
     share = 0.3  # The network of one epoch is right on fewer of all images.
     opened, folder = open_run(run), ModelFolder(run / "models" / pick)
     opened.export(pick, formats=["onnx"], min_accuracy=share)
-    model, data = load_trained(opened, pick), opened.data
+    model, data = load_trained(opened, pick).judged, opened.data
     logits = model.logits(normalised(data.holdout, model.preprocessing))
     confidences = softmax(logits.astype(float), axis=1).max(1)
     right = logits.argmax(1) == data.holdout.labels
