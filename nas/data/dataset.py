@@ -284,6 +284,11 @@ class ImageDataset:
         parts = [self._parts[name] for name in names]
         return parts[0] if len(parts) == 1 else joined(parts)
 
+    @property
+    def refit_count(self) -> int:
+        """Number of images that a refit learns: all but the test images."""
+        return sum(self.counts.values()) - len(self.test)
+
     def for_refit(self) -> ImageDataset:
         """Return a dataset that trains on all images but the test images, and has none to judge by.
 

@@ -130,9 +130,9 @@ class Retraining:
     @cached_property
     def refit_data(self) -> ImageDataset | None:
         """What networks learn in the end, all images but the test images; None without a refit."""
-        images = sum(count for part, count in self.run.data.counts.items() if part != "test")
-        is_refitted = self.are_shipped and self.run.settings.finish.refits(images)
-        return self.run.data.for_refit() if is_refitted else None
+        data, finish = self.run.data, self.run.settings.finish
+        is_refitted = self.are_shipped and finish.refits(data.refit_count)
+        return data.for_refit() if is_refitted else None
 
     @cached_property
     def supernets(self) -> dict[str, Supernet]:

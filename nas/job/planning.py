@@ -350,7 +350,7 @@ def refit_share(settings: JobSettings, data: ImageDataset) -> float:
 
     An epoch of the refit has all images but the test images.
     """
-    images = len(data.train) + len(data.search) + len(data.holdout)
+    images = data.refit_count
     return images / len(data.train) if settings.finish.refits(images) else 0.0
 
 

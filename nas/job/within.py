@@ -22,8 +22,8 @@ from nas.space.restriction import WITHIN
 def read_trained_weights(network: str, space: SearchSpace) -> PublishedWeights:
     """Return the weights of a trained network of a run.
 
-    Of a network that was refitted, these are the weights before: a job with the same images judges
-    networks by images that the others have learned.
+    A network that was refitted gives its weights before the refit: those after it have learned the
+    images by which a job with the same images judges networks.
 
     Args:
         network: `RUN:ID`, where the ID is as `nas retrain` takes it.

@@ -48,7 +48,7 @@ class SplitReport:
         accuracies: the accuracy of the whole network (`float32`, which sending float32 values does
             not change), of each other type of values at the fastest or chosen cut, and of JPEG
             files; empty for a network that is not trained. Of one that was refitted, they are of
-            the weights before, which did not learn these images.
+            the weights before the refit, which did not learn these images.
         images: the images that they were measured on, in words, and whether before a refit.
         folder: folder of the two parts; None if they were not exported.
     """

@@ -606,7 +606,7 @@ class Threshold(Document):
 class ModelAccuracy(Document):
     """The accuracy of a model in torch, in float32.
 
-    Of a model that was refitted, the first two are of the weights before.
+    Of a model that was refitted, the first two are of the weights before the refit.
 
     Attributes:
         search: on the validation images that the search used.
@@ -643,8 +643,8 @@ class ModelCard(CountedNetwork):
         confidence: confidence on inputs like the data and unlike it.
         calibration: its temperature and its confidence; None if that was not measured.
         refit: the training of its weights, on all images but the test images. What the card says of
-            other images is of the weights before, which did not learn the search and the hold-out
-            images. None if the model was not refitted.
+            other images is of the weights before the refit, which did not learn the search and the
+            hold-out images. None if the model was not refitted.
         threshold: from which confidence on it answers, as was asked; None if nobody asked.
         files: the exported files.
         preprocessing: how an image becomes the input, as in `preprocessing.json`.

@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace, photos: Path, seed: int) -> dict[str, Any
             job.retrain(half.id, progress=False)
         return {
             "photos": photos.name,
-            "images": len(job.data.train) + len(job.data.search) + len(job.data.holdout),
+            "images": job.data.refit_count,
             "training_images": len(job.data.train),
             "image_size": job.data.image_size,
             "seed": seed,

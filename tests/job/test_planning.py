@@ -357,7 +357,7 @@ def test_refit_has_an_epoch_of_all_images_but_the_test_images(plan, digits):
 def test_short_trainings_take_a_part_of_the_time_of_the_finalists(plan):
     halved = plan("2h", halves=True, epoch_s=8.0, references=[])
     without = plan("2h", epoch_s=8.0, references=[])
-    # Of 16, 8 and 4 networks, each of 22 steps in all: 64 of the 719 images, for 1, 2 and 4 times.
+    # 16 networks have 22 steps, 8 have 44 and 4 have 88, of 64 of the 719 images each.
     halving_s = 3 * 16 * (22 * 64 / 719) * 2.0
     rest_s = halved.seconds[FINALISTS] - halving_s
     assert rest_s == pytest.approx(halved.retrain * halved.finalist_epochs * 2.0, abs=0.1)
