@@ -53,6 +53,8 @@ pretrained = "{weights}"
 [finish]
 references = []
 {finish}
+[training]
+{training}
 """
 
 MAX_TEST_IMAGES = 1000
@@ -107,6 +109,7 @@ def run(arguments: argparse.Namespace, photos: Path, seed: int) -> dict[str, Any
             space=find_reference(network)[0].name,
             weights=arguments.weights.absolute(),
             finish="\n".join(arguments.finish),
+            training="\n".join(arguments.training),
         )
         (folder / "job.toml").write_text(text)
         begin = time.monotonic()
@@ -187,6 +190,7 @@ def main() -> None:
     parser.add_argument("--budget", default="12m")
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
     parser.add_argument("--finish", nargs="*", default=[], help="lines of [finish]")
+    parser.add_argument("--training", nargs="*", default=[], help="lines of [training]")
     arguments = parser.parse_args()
     if arguments.report:
         report(arguments.report)
