@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nas.search import GuidedSampler, Objective, run_search, suggest
     from nas.space import Architecture, SearchSpace, Stage, load_space, space_names
     from nas.supernet.evaluation import evaluate
-    from nas.supernet.settings import TrainingSettings
+    from nas.supernet.recipe import Recipe
     from nas.supernet.training import train
     from nas.supernet.weights import Supernet
     from nas.torch_network import to_torch
@@ -71,7 +71,7 @@ _MODULES = {
     "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
     "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
     "nas.supernet.evaluation": ("evaluate",),
-    "nas.supernet.settings": ("TrainingSettings",),
+    "nas.supernet.recipe": ("Recipe",),
     "nas.supernet.training": ("train",),
     "nas.supernet.weights": ("Supernet",),
     "nas.torch_network": ("to_torch",),
@@ -89,12 +89,12 @@ __all__ = [
     "Objective",
     "OpenedRun",
     "PublishedWeights",
+    "Recipe",
     "Run",
     "Runtime",
     "SearchSpace",
     "Stage",
     "Supernet",
-    "TrainingSettings",
     "benchmark",
     "build_table",
     "check_table",

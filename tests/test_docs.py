@@ -269,10 +269,10 @@ def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
     defaults = JobSettings.model_validate({"data": {"source": "path/to/images"}, "space": spaces})
     given = load_job(ROOT / "jobs" / "overnight.toml").model_dump()
     assert given == {**defaults.model_dump(), "name": "overnight", "data": given["data"]}
-    from nas.supernet.settings import TrainingSettings
+    from nas.supernet.recipe import Recipe
 
     shown = everything.training.model_dump()
-    for key, value in TrainingSettings().__dict__.items():
+    for key, value in Recipe().__dict__.items():
         if key not in shown:
             continue
         if value is None and shown[key] != "auto":  # The default follows from the data.

@@ -15,7 +15,7 @@ import nas
 from nas import errors
 from nas.latency import LatencyTable
 from nas.pretrained import read_weights
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from tests.conftest import EXAMPLE
 from tests.latency.fake_runtime import FakeRuntime
 from tests.latency.small_table import timed
@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any]]] = {
     "SearchSpace": (lambda _: SPACE, itself),
     "Stage": (lambda _: SPACE.stages[0], itself),
     "Supernet": (lambda _: nas.Supernet(SPACE, torch.Generator().manual_seed(0)), tensors),
-    "TrainingSettings": (lambda _: TrainingSettings(epochs=3), itself),
+    "Recipe": (lambda _: Recipe(epochs=3), itself),
     # What calls return.
     "to_torch": (lambda _: nas.to_torch(ARCHITECTURE), tensors),
     "load_job": (lambda _: nas.load_job(EXAMPLE / "job.toml"), itself),

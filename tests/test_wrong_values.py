@@ -21,8 +21,8 @@ def objective(**options):
     [
         (lambda: objective(direction="minimise"), "direction of size is 'minimise'. Give 'minim"),
         (lambda: objective(limit=math.nan), "limit of size is nan. Give a finite number."),
-        (lambda: nas.TrainingSettings(epochs=0), "epochs cannot be 0"),
-        (lambda: nas.TrainingSettings(epochs=math.nan), "epochs cannot be nan"),
+        (lambda: nas.Recipe(epochs=0), "epochs cannot be 0"),
+        (lambda: nas.Recipe(epochs=math.nan), "epochs cannot be nan"),
         (lambda: nas.load_space("mobilenet_tiny", classes=0), "classes is 0"),
         (lambda: nas.load_space("mobilenet_tny"), "no space 'mobilenet_tny'"),
         (lambda: SPACE.sample(uniform_over="networkz"), "Give 'networks' or 'choices'."),

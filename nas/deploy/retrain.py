@@ -65,6 +65,7 @@ from nas.space import Architecture
 from nas.space.exits import trained_graph
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
+from nas.supernet.engine import CHECKPOINT_FILE, measure_epoch
 from nas.supernet.evaluation import (
     Classify,
     accuracy_by_class,
@@ -76,21 +77,13 @@ from nas.supernet.evaluation import (
 )
 from nas.supernet.pretrained import probed_network, published_state
 from nas.supernet.probe_choice import FOLDS, is_probe_better
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import NetworkTrainer, TrainedNetwork, train_network
-from nas.supernet.training import CHECKPOINT_FILE
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 
-_TIMED_EPOCHS = 10
-"""Epochs of a training of which some steps are timed; a short one may be over too soon."""
-
-_WARM_UP_STEPS = 2
-"""Steps that are not timed: torch chooses its code in the first ones."""
-
-_TIMED_STEPS = 3
 _TIMED_SECONDS = 0.5
-"""Fewest steps that are timed, and their duration at least."""
+"""Duration of the steps that are timed to plan a training, at least."""
 
 
 @dataclass(eq=False)
@@ -117,15 +110,15 @@ class Retraining:
     longest_seconds: float | None = None
 
     @property
-    def settings(self) -> TrainingSettings:
-        """The settings of a training that starts from random weights."""
-        settings = self.run.training_settings(self.epochs or _default_epochs(self.run))
-        return replace(settings, longest_seconds=self.longest_seconds)
+    def recipe(self) -> Recipe:
+        """The recipe of a training that starts from random weights."""
+        recipe = self.run.recipe(self.epochs or _default_epochs(self.run))
+        return replace(recipe, longest_seconds=self.longest_seconds)
 
     @cached_property
     def device(self) -> torch.device:
         """Where networks are trained."""
-        return resolve_device(self.settings.device)
+        return resolve_device(self.recipe.device)
 
     @cached_property
     def refit_data(self) -> ImageDataset | None:
@@ -175,9 +168,9 @@ class Retraining:
 
     def start(
         self, name: str, architecture: Architecture
-    ) -> tuple[dict[str, Tensor] | None, TrainingSettings]:
+    ) -> tuple[dict[str, Tensor] | None, Recipe]:
         """Return the weights that a network starts with, None for new ones, and how it learns."""
-        run, settings, graph = self.run, self.settings, trained_graph(architecture)
+        run, recipe, graph = self.run, self.recipe, trained_graph(architecture)
         supernet, published = self.supernet_of(architecture), self.published.get(name)
         is_fine_tuned = published is not None or architecture.space.name in run.record.pretrained
         if published is not None:
@@ -188,10 +181,10 @@ class Retraining:
         elif supernet is not None and not self.from_scratch:
             start = calibrated_state(supernet, graph, run.data)
         else:
-            return None, settings
+            return None, recipe
         if is_fine_tuned:
-            settings = run.settings.training.fine_tuned(settings, len(run.data.train))
-        return start, settings
+            recipe = run.settings.training.fine_tuned(recipe, len(run.data.train))
+        return start, recipe
 
     def cross_validates(self, architecture: Architecture) -> bool:
         """Return whether `better_probe` trains a network once more, on parts of the images."""
@@ -212,9 +205,9 @@ class Retraining:
         seed, device, training = self.run.settings.seed, self.device, self.run.settings.training
         probe = self.probe(architecture, data)
         if self.cross_validates(architecture):
-            settings = training.fine_tuned(self.settings, len(data.train) // FOLDS)
+            recipe = training.fine_tuned(self.recipe, len(data.train) // FOLDS)
             is_better = is_probe_better(
-                architecture, weights, data, settings, seed=seed, device=device, progress=progress
+                architecture, weights, data, recipe, seed=seed, device=device, progress=progress
             )
         else:
             is_better = evaluate_network(probe, data) > evaluate_network(trained, data)
@@ -391,26 +384,15 @@ def _default_epochs(run: Run) -> int:
     if run.record.finalists is not None:
         return run.record.finalists.epochs
     trained = [summary.epochs for summary in run.record.supernets.values()]
-    return math.ceil(max(trained, default=0)) or round(TrainingSettings.epochs)
+    return math.ceil(max(trained, default=0)) or round(Recipe.epochs)
 
 
-def measure_epoch(setup: Retraining, architecture: Architecture) -> float:
+def measure_network_epoch(setup: Retraining, architecture: Architecture) -> float:
     """Return the seconds of an epoch of a network, by the duration of some steps."""
     teacher = setup.teacher[1] if setup.teacher else None
-    settings = replace(setup.settings, epochs=_TIMED_EPOCHS)
-    data = setup.run.data
     graph = trained_graph(architecture)
-    trainer = NetworkTrainer(graph, data, settings, seed=0, teacher=teacher)
-    durations: list[float] = []
-    while len(durations) < trainer.steps and (
-        len(durations) < _WARM_UP_STEPS + _TIMED_STEPS
-        or sum(durations[_WARM_UP_STEPS:]) < _TIMED_SECONDS
-    ):
-        start = time.perf_counter()
-        trainer.step(len(durations))
-        durations.append(time.perf_counter() - start)
-    timed = durations[_WARM_UP_STEPS:] or durations
-    return sum(timed) / len(timed) * trainer.steps / _TIMED_EPOCHS
+    trainer = NetworkTrainer(graph, setup.run.data, setup.recipe, seed=0, teacher=teacher)
+    return measure_epoch(trainer, seconds=_TIMED_SECONDS)
 
 
 def _summary(record: TrainedRecord, images: JudgedImages) -> str:
@@ -531,13 +513,11 @@ def _train(
     """
     run, data, everything = setup.run, setup.run.data, setup.refit_data
     folder, published = run.path / MODELS_FOLDER / name, setup.published.get(name)
-    start, settings = setup.start(name, architecture)
+    start, recipe = setup.start(name, architecture)
     teacher_space, teacher = setup.teacher or (None, None)
 
-    def train(
-        images: ImageDataset, path: Path, report: Advance, own: TrainingSettings
-    ) -> TrainedNetwork:
-        if (longest_s := settings.longest_seconds) is not None:  # An epoch may have more images.
+    def train(images: ImageDataset, path: Path, report: Advance, own: Recipe) -> TrainedNetwork:
+        if (longest_s := recipe.longest_seconds) is not None:  # An epoch may have more images.
             own = replace(own, longest_seconds=longest_s * len(images.train) / len(data.train))
         return train_network(
             architecture,
@@ -551,8 +531,8 @@ def _train(
         )
 
     report = progress if everything is None else part_of(progress, 0, 2, "to be judged")
-    trained = train(data, folder, report, settings)
-    settings = replace(settings, epochs=trained.epochs)
+    trained = train(data, folder, report, recipe)
+    recipe = replace(recipe, epochs=trained.epochs)
     judged, probe = TrainedParts.of(trained.network, architecture), None
     if not (folder / REFIT_FOLDER).exists():  # It exists only if no probe was better.
         probe = setup.better_probe(architecture, judged.network, report)
@@ -564,7 +544,7 @@ def _train(
         begun = time.monotonic()
         if probe is None:
             report = part_of(progress, 1, 2, "refit")
-            again = train(everything, folder / REFIT_FOLDER, report, settings)
+            again = train(everything, folder / REFIT_FOLDER, report, recipe)
             shipped = TrainedParts.of(again.network, architecture)
             passes, refit_s = again.epochs, again.seconds
         else:
@@ -580,7 +560,7 @@ def _train(
         "calibration": calibrations[0],
         "refit": refit,
         "epochs": max(1, round(trained.epochs)),
-        "training": settings.identity(from_scratch=start is None),
+        "training": recipe.identity(from_scratch=start is None),
         "teacher": f"largest of {teacher_space}" if teacher else None,
         "seconds": trained.seconds,
     }

@@ -23,13 +23,13 @@ def train_shortly(setup: Retraining, architecture: Architecture, epochs: float) 
     """
     run, (_, teacher) = setup.run, setup.teacher or (None, None)
     setup.epochs, setup.longest_seconds = epochs, None
-    start, settings = setup.start("", architecture)
+    start, recipe = setup.start("", architecture)
     with tempfile.TemporaryDirectory() as folder:
         trained = train_network(
             architecture,
             run.data,
             Path(folder),
-            settings,
+            recipe,
             seed=run.settings.seed,
             start=start,
             teacher=teacher,

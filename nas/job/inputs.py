@@ -217,7 +217,7 @@ def load_job_spaces(
         JobFileError: two spaces have the same name; or see `load_published`.
         WeightsError: see `load_published`.
     """
-    from nas.supernet.settings import MANY_IMAGES  # Imports torch.
+    from nas.supernet.recipe import MANY_IMAGES  # Imports torch.
 
     sizes = {"image_size": data.image_size, "channels": data.channels, "classes": len(data.classes)}
     sources = sources or [each.name for each in settings.space]

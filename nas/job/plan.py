@@ -36,10 +36,11 @@ from nas.run.settings import JobSettings
 from nas.search.feasibility import idle_limits, require_feasible
 from nas.search.objectives import Infeasible, Objective, Score
 from nas.space import Architecture, SearchSpace
+from nas.supernet.engine import measure_epoch
 from nas.supernet.probe_choice import FOLDS
-from nas.supernet.settings import default_batch_size
+from nas.supernet.recipe import default_batch_size
 from nas.supernet.sharding import count_shards
-from nas.supernet.training import measure_supernet_epoch
+from nas.supernet.training import Trainer
 from nas.supernet.weights import Supernet
 
 _TIMED_SECONDS = 0.3
@@ -421,7 +422,7 @@ def _missing_kernels(table: LatencyTable | None, kernels: list[Kernel]) -> list[
 
 def planned_image_changes(settings: JobSettings, data: ImageDataset) -> str:
     """Return how training images will be mirrored and shifted, without the full stop."""
-    training = settings.training.settings()
+    training = settings.training.recipe()
     shift = training.resolve_shift(data)
     if planning.needs_mirroring_experiment(settings, data):
         return (
@@ -436,13 +437,13 @@ def _epoch_s(
 ) -> float:
     """Return the time to train a supernet for one epoch, from published weights or random ones."""
     device, macs = resolve_device(settings.training.device), space.largest.macs
-    training = settings.training.settings(batch_size=default_batch_size(device))
+    training = settings.training.recipe(batch_size=default_batch_size(device))
     if is_published:
         training = settings.training.fine_tuned(training, len(data.train))
     batch = min(training.batch_size, len(data.train))
     images = batch if device.type == "cuda" else min(batch, max(4, _TIMED_MACS // macs))
     timed = replace(training, batch_size=images)
-    epoch_s = measure_supernet_epoch(space, data, timed, seconds=_TIMED_SECONDS)
+    epoch_s = measure_epoch(Trainer(space, data, timed, settings.seed), seconds=_TIMED_SECONDS)
     shards = (count_shards(each, macs, device) for each in (images, batch))
     at_once, in_training = (min(each, torch.get_num_threads()) for each in shards)
     return epoch_s * at_once / in_training

@@ -20,7 +20,7 @@ from nas.run.record import StageRecord
 from nas.run.settings import JobSettings
 from nas.space import SearchSpace
 from nas.supernet.evaluation import measure_score
-from nas.supernet.settings import default_batch_size, most_steps
+from nas.supernet.recipe import default_batch_size, most_steps
 from nas.supernet.weights import Supernet
 
 PREPARE = "prepare"

@@ -172,7 +172,7 @@ def _run_until_search(
         stages.build_latency_table(run)
         searching.require_feasible_job(run)
         searching.note_idle_limits(run)
-    supernets = stages.train_supernets(run, stages.supernet_settings(run))
+    supernets = stages.train_supernets(run, stages.supernet_recipe(run))
     has_begun = run.record.study is not None or run.record.source is not None
     if run.settings.anchors and not has_begun:
         with run.stage(planning.ANCHORS):

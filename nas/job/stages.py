@@ -50,7 +50,7 @@ from nas.space import SearchSpace, library
 from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
 from nas.supernet.mirroring import run_mirroring_experiment
-from nas.supernet.settings import TrainingSettings, default_batch_size
+from nas.supernet.recipe import Recipe, default_batch_size
 from nas.supernet.training import train, trained_epochs
 from nas.supernet.weights import Supernet
 
@@ -226,11 +226,11 @@ def decide_training(run: JobRun) -> None:
         )
     if run.record.image_changes is not None:
         return
-    settings, data = run.training_settings(), run.data
+    recipe, data = run.recipe(), run.data
     changes = ImageChanges(
-        flip=settings.resolve_flip(data),
-        shift=settings.resolve_shift(data),
-        is_from_job=settings.flip is not None,
+        flip=recipe.resolve_flip(data),
+        shift=recipe.resolve_shift(data),
+        is_from_job=recipe.flip is not None,
     )
     if planning.needs_mirroring_experiment(run.settings, data):
         run.progress.begin("mirroring", "step")
@@ -408,8 +408,8 @@ def _calibrate(run: JobRun, dtype: str, seconds: float) -> None:
             run.progress.note(f"predictions are corrected: {calibration.text}")
 
 
-def supernet_settings(run: JobRun) -> TrainingSettings:
-    """Return the settings with which the supernets of a job train: all for the same time.
+def supernet_recipe(run: JobRun) -> Recipe:
+    """Return the recipe of the supernets of a job: all for the same time.
 
     A training whose length the job does not set ends with its share of the budget, which is
     decided once; one whose length is set ends with it at the latest.
@@ -417,11 +417,11 @@ def supernet_settings(run: JobRun) -> TrainingSettings:
     spent_s = run.seconds_before(planning.SUPERNETS)
     limit_s = planning.supernet_s(run.settings, spent_s, len(run.spaces))
     if run.settings.training.length is not None:
-        return replace(run.training_settings(), longest_seconds=limit_s)
+        return replace(run.recipe(), longest_seconds=limit_s)
     if run.record.supernet_seconds is None:
         run.record.supernet_seconds = round(limit_s, 1)
         run.save()
-    return run.training_settings(seconds=run.record.supernet_seconds)
+    return run.recipe(seconds=run.record.supernet_seconds)
 
 
 def train_supernet(
@@ -429,7 +429,7 @@ def train_supernet(
     space: SearchSpace,
     data: ImageDataset,
     folder: Path,
-    recipe: TrainingSettings,
+    recipe: Recipe,
     published: PublishedWeights | None,
     progress: Advance | None = None,
 ) -> Supernet:
@@ -438,7 +438,7 @@ def train_supernet(
     Args:
         settings: the settings of the job.
         space, data, folder, published, progress: see `nas.train`.
-        recipe: settings of a training that starts from random weights.
+        recipe: that of a training that starts from random weights.
     """
     if published is not None:
         recipe = settings.training.fine_tuned(recipe, len(data.train))
@@ -447,12 +447,12 @@ def train_supernet(
     )
 
 
-def train_supernets(run: JobRun, settings: TrainingSettings) -> dict[str, Supernet]:
+def train_supernets(run: JobRun, recipe: Recipe) -> dict[str, Supernet]:
     """Train the supernet of each space, and score its largest and smallest network.
 
     Args:
         run: the run, which keeps the supernets.
-        settings: settings of each training.
+        recipe: how each of them is trained.
 
     Returns:
         The trained supernets by space.
@@ -467,7 +467,7 @@ def train_supernets(run: JobRun, settings: TrainingSettings) -> dict[str, Supern
                 space,
                 run.data,
                 run.supernet_folder(name),
-                settings,
+                recipe,
                 run.published.get(name),
                 run.progress.advance,
             )
@@ -475,7 +475,7 @@ def train_supernets(run: JobRun, settings: TrainingSettings) -> dict[str, Supern
             ends = [space.largest, space.smallest]
             largest, smallest = evaluate(supernets[name], ends, run.data)
             summary = SupernetSummary(
-                epochs=trained_epochs(run.supernet_folder(name)) or settings.epochs,
+                epochs=trained_epochs(run.supernet_folder(name)) or recipe.epochs,
                 largest_accuracy=largest,
                 smallest_accuracy=smallest,
             )

@@ -39,8 +39,8 @@ from nas.supernet.ranking_records import (
     RankingRecord,
     read_ranking,
 )
+from nas.supernet.recipe import Recipe
 from nas.supernet.records import MIN_ANCHORS, ScoreCorrection
-from nas.supernet.settings import TrainingSettings
 from nas.supernet.weights import Supernet
 
 RANKING = "ranking.json"
@@ -97,7 +97,7 @@ def train_job_supernets(
     with claim(folder, settings, command, progress) as run:
         open_data(run, needs_device=False)
         decide_training(run)
-        recipe, _ = group.broadcast((run.training_settings(), run.data.image_size))
+        recipe, _ = group.broadcast((run.recipe(), run.data.image_size))
         trained = train_supernets(run, recipe)
         run.save()
         return trained
@@ -242,7 +242,7 @@ def _rank(
         length: epochs of standalone training over those of the supernet, unless `epochs` is given.
     """
     judged: dict[Judges, dict[str, list[RankedNetworkRecord]]] = {part: {} for part in names}
-    recipes: dict[str, TrainingSettings] = {}
+    recipes: dict[str, Recipe] = {}
     latency_us = _predictions(run, progress)
     published = load_published(run.settings, run.spaces)
     for name in spaces:
@@ -250,7 +250,7 @@ def _rank(
         trained = run.record.supernets.get(name)
         if trained is None:
             raise RUN.failure(f"{run.path / 'run.json'} has no supernet {name} yet")
-        recipes[name] = run.training_settings(epochs or length * trained.epochs)
+        recipes[name] = run.recipe(epochs or length * trained.epochs)
         if name in published:
             recipes[name] = run.settings.training.fine_tuned(recipes[name], len(run.data.train))
         drawn = draw_matched(supernet.space, nets, latency_us or _macs, seed=seed)

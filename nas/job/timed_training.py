@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from nas.deploy.folder import ModelFolder
 from nas.deploy.refit import REFIT_FOLDER
-from nas.deploy.retrain import Retraining, measure_epoch, train_networks
+from nas.deploy.retrain import Retraining, measure_network_epoch, train_networks
 from nas.display.formatting import format_duration
 from nas.errors import CheckpointError, NasError
 from nas.job import planning
@@ -16,8 +16,8 @@ from nas.job.folder import JobRun
 from nas.run.trained import MODELS_FOLDER
 from nas.space import Architecture
 from nas.supernet import checkpoint
+from nas.supernet.engine import CHECKPOINT_FILE
 from nas.supernet.probe_choice import FOLDS
-from nas.supernet.training import CHECKPOINT_FILE
 
 
 class TimedTraining:
@@ -42,7 +42,7 @@ class TimedTraining:
         for name in [each for each in networks if each not in self._epoch_s]:
             if not self._epoch_s:
                 self._run.progress.begin("epochs of the finalists", "network")
-            self._epoch_s[name] = measure_epoch(self._setup, networks[name])
+            self._epoch_s[name] = measure_network_epoch(self._setup, networks[name])
             self._run.progress.advance(len(self._epoch_s), None, name)
         return sum(self._epoch_s[name] for name in networks)
 

@@ -86,7 +86,7 @@ class Candidate(CountedNetwork):
             judge trained networks, see `nas.run.judged.JudgedImages.judging_parts`.
         test_accuracy: accuracy on the test images after that training.
         recipe: how the network was trained; trained accuracies of different recipes tell nothing
-            about the networks. See `nas.run.trained.Recipe`.
+            about the networks. See `nas.run.trained.TrainedBy`.
         dominated_by: id of a network of the same recipe that is, after training, not worse in any
             objective.
         uncertain_launches: number of launches predicted from timings that did not agree, or were

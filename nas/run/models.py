@@ -16,7 +16,7 @@ from nas.run import candidates
 from nas.run.answers import ANSWERS, ANSWERS_FILE, EXIT_ANSWERS_FILE, Answers
 from nas.run.candidates import Candidate
 from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
-from nas.run.trained import MODELS_FOLDER, Recipe, TrainedRecord, read_trained
+from nas.run.trained import MODELS_FOLDER, TrainedBy, TrainedRecord, read_trained
 
 
 class FilePoint(NamedTuple):
@@ -165,7 +165,7 @@ def advantages(models: Sequence[RunModel], *, is_balanced: bool) -> dict[str, tu
     }
 
 
-def recipe_names(models: Sequence[RunModel]) -> dict[Recipe, str]:
+def recipe_names(models: Sequence[RunModel]) -> dict[TrainedBy, str]:
     """Return the recipes of some models in words, each with its details if two have one text."""
     recipes = dict.fromkeys(model.record.recipe for model in models)
     texts = Counter(recipe.text for recipe in recipes)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from nas.latency import LatencyTable, Runtime
     from nas.space.records import ArchitectureRecord
     from nas.supernet.ranking_records import RankingRecord
-    from nas.supernet.settings import TrainingSettings
+    from nas.supernet.recipe import Recipe
 
 
 Content = TypeVar("Content")
@@ -571,10 +571,8 @@ class Run:
         """Return the type of weights and activations of a candidate of the run."""
         return self.settings.device.dtype_of(architecture.graph)
 
-    def training_settings(
-        self, epochs: float | None = None, seconds: float | None = None
-    ) -> TrainingSettings:
-        """Return the settings of the trainings of the run.
+    def recipe(self, epochs: float | None = None, seconds: float | None = None) -> Recipe:
+        """Return the recipe of the trainings of the run.
 
         Args:
             epochs: number of epochs in place of the length that the job sets.
@@ -582,7 +580,7 @@ class Run:
         """
         changes = self.record.image_changes
         flip = None if changes is None else changes.flip_by_experiment
-        return self.settings.training.settings(
+        return self.settings.training.recipe(
             flip, batch_size=self.record.batch_size, epochs=epochs, seconds=seconds
         )
 

@@ -54,7 +54,7 @@ from nas.run.keys import (
 
 if TYPE_CHECKING:
     from nas.search.budget import Stall
-    from nas.supernet.settings import TrainingSettings
+    from nas.supernet.recipe import Recipe
 
 
 MAX_REFIT_IMAGES = 10_000
@@ -268,15 +268,15 @@ class TrainingOptions(_Table):
     precision: Literal["auto", "float32", "bfloat16"] = key("auto")
     """Precision of training: float32, bfloat16, or auto."""
 
-    def settings(
+    def recipe(
         self,
         flip: bool | None = None,
         *,
         batch_size: int | None = None,
         epochs: float | None = None,
         seconds: float | None = None,
-    ) -> TrainingSettings:
-        """Return the settings of a training.
+    ) -> Recipe:
+        """Return the recipe of a training.
 
         Args:
             flip: what an experiment decided about mirroring; None if it decided nothing.
@@ -284,7 +284,7 @@ class TrainingOptions(_Table):
             epochs: number of epochs in place of the length that the job sets.
             seconds: time budget of a supernet in place of that length.
         """
-        from nas.supernet.settings import TrainingSettings, scaled_learning_rate  # Imports numpy.
+        from nas.supernet.recipe import Recipe, scaled_learning_rate  # Imports numpy.
 
         given = {name: value for name, value in self if value not in (None, "auto")}
         if batch_size is not None:
@@ -296,10 +296,10 @@ class TrainingOptions(_Table):
             seconds = 60 * minutes
         decided = {"flip": flip, "epochs": epochs}
         given |= {name: value for name, value in decided.items() if value is not None}
-        return TrainingSettings(**given, seconds=seconds)
+        return Recipe(**given, seconds=seconds)
 
-    def fine_tuned(self, settings: TrainingSettings, images: int) -> TrainingSettings:
-        """Return the settings of a training that starts from published weights.
+    def fine_tuned(self, recipe: Recipe, images: int) -> Recipe:
+        """Return the recipe of a training that starts from published weights.
 
         Its learning rate is lower, again with few training images, and its images have their size
         from the first step, unless the job sets these. Published weights know images of that size:
@@ -307,17 +307,17 @@ class TrainingOptions(_Table):
         progressive resizing.
 
         Args:
-            settings: those of a training that starts from random weights.
+            recipe: that of a training that starts from random weights.
             images: number of training images.
         """
-        from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
+        from nas.supernet.recipe import FINE_TUNING_RATE, MANY_IMAGES
 
         if self.learning_rate is None:
             factor = FINE_TUNING_RATE * min(1.0, images / MANY_IMAGES)
-            settings = replace(settings, learning_rate=factor * settings.learning_rate)
-        if settings.progressive_resizing is None:
-            settings = replace(settings, progressive_resizing=0.0)
-        return settings
+            recipe = replace(recipe, learning_rate=factor * recipe.learning_rate)
+        if recipe.progressive_resizing is None:
+            recipe = replace(recipe, progressive_resizing=0.0)
+        return recipe
 
     @property
     def length(self) -> dict[str, float] | None:

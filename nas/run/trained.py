@@ -34,7 +34,7 @@ _STARTS = {"supernet": "the supernet", "published": "published weights", "scratc
 """Where a training starts, in words."""
 
 
-class Recipe(NamedTuple):
+class TrainedBy(NamedTuple):
     """How a network was trained. Accuracies are compared only among networks of equal recipe.
 
     Attributes:
@@ -230,7 +230,7 @@ class TrainedRecord(RunNetwork):
     versions: dict[str, str]
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainedBy:
         """How the network was trained, in words."""
         rate, resizing = map(self.training.get, ("learning_rate", "progressive_resizing"))
         details = [
@@ -240,7 +240,7 @@ class TrainedRecord(RunNetwork):
             f"weights with SHA-256 {self.published.sha256}" if self.published else "",
         ]
         epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
-        return Recipe(f"{epochs} from {_STARTS[self.start]}", ", ".join(filter(None, details)))
+        return TrainedBy(f"{epochs} from {_STARTS[self.start]}", ", ".join(filter(None, details)))
 
     @property
     def int8_loss(self) -> float | None:

@@ -18,8 +18,8 @@ from nas.data import ImageDataset
 from nas.graph import Graph
 from nas.supernet import checkpoint
 from nas.supernet.evaluation import calibrated_state
-from nas.supernet.recipe import adjusted
-from nas.supernet.settings import TEACHER_SHARE
+from nas.supernet.optimization import adjusted
+from nas.supernet.recipe import TEACHER_SHARE
 from nas.supernet.weights import Supernet
 from nas.torch_network import FoldedWeights, fold_norms, run_graph
 
@@ -65,7 +65,7 @@ class Teacher:
 
         Args:
             images: normalised images `N x C x H x W`.
-            log_priors: see `nas.supernet.recipe.adjusted`.
+            log_priors: see `nas.supernet.optimization.adjusted`.
         """
         if self._device != images.device:
             self._tensors = {name: t.to(images.device) for name, t in self._tensors.items()}
@@ -125,7 +125,7 @@ class Classifiers(NamedTuple):
         Args:
             output: `N x classes`, or `N x 2 classes` with those of the exit first.
             classes: number of classes.
-            log_priors: see `nas.supernet.recipe.adjusted`.
+            log_priors: see `nas.supernet.optimization.adjusted`.
         """
         *early, last = (adjusted(own, log_priors) for own in output.float().split(classes, 1))
         return cls(last, early[0] if early else None)

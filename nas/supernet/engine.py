@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any, ClassVar, Generic
 
 import torch
@@ -19,19 +20,19 @@ from nas.display.progress import Advance
 from nas.errors import TrainingError, first_line
 from nas.files.documents import Format
 from nas.machine.torch_device import keep_freed_memory, limit_threads, resolve_device
-from nas.supernet import checkpoint, recipe
+from nas.supernet import checkpoint, optimization
 from nas.supernet.captured import CapturedStep
 from nas.supernet.distillation import Classifiers
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
-from nas.supernet.records import TRAINING_LOG
-from nas.supernet.schedule import Schedule
-from nas.supernet.settings import (
+from nas.supernet.recipe import (
     MAX_ROLLBACKS,
     MOMENTUM,
     ROLLBACK_LEARNING_RATE_FACTOR,
-    TrainingSettings,
+    Recipe,
     most_steps,
 )
+from nas.supernet.records import TRAINING_LOG
+from nas.supernet.schedule import Schedule
 from nas.supernet.sharding import ModuleT, ShardedModule, count_shards
 from nas.torch_network import resize
 
@@ -60,10 +61,10 @@ class Engine(ABC, Generic[ModuleT]):
         name: what is trained, for messages.
         module: the module with initial weights.
         data: only its training split is used.
-        settings: training settings.
+        recipe: how it is trained.
         seed: seed of the order of the images and the augmentation.
         macs: multiply-accumulates of the largest network of a step, for one image.
-        weight_decay: weight decay, see `nas.supernet.recipe.parameter_groups`.
+        weight_decay: weight decay, see `nas.supernet.optimization.parameter_groups`.
         decays_depthwise: whether weights of depthwise convolutions have it, too.
         alternating: whether an image that may be mirrored is so in every other epoch.
         resizing: share of the steps that have smaller images.
@@ -81,7 +82,7 @@ class Engine(ABC, Generic[ModuleT]):
         has_fixed_step: whether all steps run the same ops, so that a GPU can repeat the first one.
 
     Raises:
-        DeviceError: this machine does not have the device of the settings.
+        DeviceError: this machine does not have the device of the recipe.
     """
 
     log_format: ClassVar[Format[Any]]
@@ -93,7 +94,7 @@ class Engine(ABC, Generic[ModuleT]):
         name: str,
         module: ModuleT,
         data: ImageDataset,
-        settings: TrainingSettings,
+        recipe: Recipe,
         seed: int,
         macs: int,
         *,
@@ -105,31 +106,33 @@ class Engine(ABC, Generic[ModuleT]):
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         keep_freed_memory()
-        self.name, self.data, self.settings, self.seed = name, data, settings, seed
+        self.name, self.data, self.recipe, self.seed = name, data, recipe, seed
         self.group, self.rollbacks = group, 0
         self._resizing, self._floor = resizing, floor
         gpu = group.local_rank if group.world_size > 1 else None
-        self.device = resolve_device(settings.device, gpu)
+        self.device = resolve_device(recipe.device, gpu)
         priors = data.log_priors
         self.log_priors = None if priors is None else torch.from_numpy(priors).to(self.device)
         self.module = module.to(self.device).train()
-        groups = recipe.parameter_groups(self.module, weight_decay, depthwise=decays_depthwise)
+        groups = optimization.parameter_groups(
+            self.module, weight_decay, depthwise=decays_depthwise
+        )
         self._optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True, fused=True)
         # The fused step needs a momentum buffer for every parameter or for none. Subnets use some
         # parameters later than others, so all buffers are made now.
         for parameter in self.module.parameters():
             self._optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-        self.batches = recipe.make_batches(
-            data, settings, seed, self.device, group, alternating=alternating
+        self.batches = optimization.make_batches(
+            data, recipe, seed, self.device, group, alternating=alternating
         )
         images = self.batches.batch_size // group.world_size
         self._batch_macs = images * macs
         self.shards = ShardedModule(self.module, count_shards(images, macs, self.device))
         self._captured: Callable[[Tensor, Tensor], Tensor] | None = None
         self.schedule = Schedule(
-            settings.steps(self.batches.steps_per_epoch),
-            settings.seconds,
-            longest_s=settings.longest_seconds,
+            recipe.steps(self.batches.steps_per_epoch),
+            recipe.seconds,
+            longest_s=recipe.longest_seconds,
             most_steps=most_steps(self.batches.steps_per_epoch),
         )
 
@@ -140,20 +143,20 @@ class Engine(ABC, Generic[ModuleT]):
 
     @property
     def epochs(self) -> float:
-        """Number of epochs of these steps; those of the settings unless the time decided."""
+        """Number of epochs of these steps; those of the recipe unless the time decided."""
         if not self.schedule.decisions:
-            return float(self.settings.epochs)
+            return float(self.recipe.epochs)
         return round(self.steps / self.batches.steps_per_epoch, 3)
 
     @property
     def learning_rate_factor(self) -> float:
-        """Factor on the learning rate of the settings; it falls with every rollback."""
+        """Factor on the learning rate of the recipe; it falls with every rollback."""
         return ROLLBACK_LEARNING_RATE_FACTOR**self.rollbacks
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         position, end = self.schedule.position(step), self.schedule.end
-        rate = recipe.learning_rate(self.settings, position, end, self._floor)
+        rate = optimization.learning_rate(self.recipe, position, end, self._floor)
         return self.learning_rate_factor * rate
 
     def start(self) -> None:
@@ -176,7 +179,7 @@ class Engine(ABC, Generic[ModuleT]):
         Returns:
             The loss, the logits `N x classes`, and the accuracy, of the last classifier.
         """
-        with self.settings.autocast(self.device):
+        with self.recipe.autocast(self.device):
             output = compute()
         classifiers = Classifiers.of(output, len(self.data.classes), self.log_priors)
         own = loss(classifiers.last)
@@ -193,7 +196,9 @@ class Engine(ABC, Generic[ModuleT]):
         with limit_threads(self._batch_macs):
             images, labels = self.batches.batch(step)
             position, end = self.schedule.position(step), self.schedule.end
-            size = recipe.resized_image_size(self.data.image_size, self._resizing, position, end)
+            size = optimization.resized_image_size(
+                self.data.image_size, self._resizing, position, end
+            )
             compute = self._captured or partial(self.shards.step, backward=self.backward(step))
             if self.has_fixed_step and self.device.type == "cuda" and not self._captured:
                 compute = self._captured = CapturedStep(compute, self.module)
@@ -201,7 +206,7 @@ class Engine(ABC, Generic[ModuleT]):
             parameters = [p for p in self.module.parameters() if p.grad is not None]
             self.group.average([p.grad for p in parameters if p.grad is not None])
             # One transfer for all figures, because a GPU waits at each.
-            figures = torch.cat([figures, torch.stack(recipe.adaptive_clip_grad(parameters))])
+            figures = torch.cat([figures, torch.stack(optimization.adaptive_clip_grad(parameters))])
             self.group.average([figures])
             loss, *values, norm, clipped_share = figures.tolist()
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -209,7 +214,7 @@ class Engine(ABC, Generic[ModuleT]):
                     f"Training diverged in step {step + 1} of {self.steps} of {self.name}: loss "
                     f"{loss}, gradient norm {norm}.",
                     remedy=f"Train with a lower learning_rate (it is "
-                    f"{self.settings.learning_rate}) in another folder.",
+                    f"{self.recipe.learning_rate}) in another folder.",
                 )
             rate = self.learning_rate(step)
             for group in self._optimizer.param_groups:
@@ -297,7 +302,7 @@ def run_steps(
     step, spent_s = restore()
     started, stored_s = time.monotonic() - spent_s, spent_s
     while step < trainer.steps:
-        is_due = spent_s - stored_s >= trainer.settings.checkpoint_seconds
+        is_due = spent_s - stored_s >= trainer.recipe.checkpoint_seconds
         # What the clock decided is stored before a step follows it.
         if schedule.decide(step, spent_s) or is_due:
             store(step, spent_s)
@@ -337,3 +342,34 @@ def run_steps(
             progress(step, trainer.steps, f"loss {figures['loss']:.3f}, {order}{accuracies}")
     store(step, spent_s)
     return spent_s
+
+
+def measure_epoch(trainer: Engine[Any], *, seconds: float) -> float:
+    """Return the seconds of an epoch by the duration of some steps, to plan a training.
+
+    All processes that train together must call this; they get the same result.
+
+    Args:
+        trainer: what is trained; its weights change.
+        seconds: duration of all steps that are timed, at least. They are spread over the whole
+            training, whose first steps may have smaller images. Each is done once before it is
+            timed, which compiles the kernels that its networks need; or the one before it if all
+            run the same ops, because a teacher remembers a batch.
+    """
+    from scipy.stats.qmc import Halton
+
+    group = trainer.group
+    durations: list[float] = []
+    # Its positions are 1/2, 1/4, 3/4, 1/8, ... after the first one, 0.
+    positions = Halton(1, scramble=False).fast_forward(1)
+    begin = time.perf_counter()
+    while not durations or (
+        len(durations) < trainer.steps and group.broadcast(time.perf_counter() - begin) < seconds
+    ):
+        step = int(positions.random()[0, 0] * trainer.steps)
+        trainer.step(step)
+        started = time.perf_counter()
+        # A step reads its figures back from the device, so a GPU has finished too.
+        trainer.step(step + trainer.has_fixed_step)
+        durations.append(time.perf_counter() - started)
+    return group.broadcast(mean(durations)) * trainer.batches.steps_per_epoch

@@ -22,8 +22,8 @@ from nas.space import Architecture, SearchSpace
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.pretrained import published_state
 from nas.supernet.ranking_records import RankedNetworkRecord
+from nas.supernet.recipe import Recipe
 from nas.supernet.records import STANDALONE, STANDALONE_SCHEMA
-from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 
@@ -147,7 +147,7 @@ def compare_with_standalone(
     architectures: Sequence[Architecture],
     data: ImageDataset,
     folder: Path,
-    settings: TrainingSettings,
+    recipe: Recipe,
     *,
     seed: int,
     repeated: int = 0,
@@ -164,7 +164,7 @@ def compare_with_standalone(
         data: data for training and evaluation.
         folder: folder with `STANDALONE_FILE`; networks in it that were trained with the same
             recipe are not trained again.
-        settings: settings of the standalone training.
+        recipe: how the networks are trained.
         seed: seed of the standalone training.
         repeated: number of architectures, from the first, that are trained standalone once more,
             with the next seed, for what a second training of all would reach.
@@ -183,10 +183,10 @@ def compare_with_standalone(
     """
     seeds = [seed] * len(architectures) + [seed + 1] * len(architectures[:repeated])
     trained = [*architectures, *architectures[:repeated]]
-    recipe = {
+    identity = {
         "space_digest": supernet.space.digest,
         "data_digest": data.digest,
-        "training": standalone_recipe(settings, published),
+        "training": standalone_recipe(recipe, published),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STANDALONE_FILE
@@ -194,7 +194,7 @@ def compare_with_standalone(
     accuracies: dict[tuple[str, int], dict[Judges, float]] = {
         (row.digest, row.seed): {"search": row.search_accuracy, "holdout": row.holdout_accuracy}
         for row in jsonl.read(path, STANDALONE)
-        if row.model_dump(include=set(recipe)) == recipe
+        if row.model_dump(include=set(identity)) == identity
     }
     for number, (architecture, own_seed) in enumerate(zip(trained, seeds, strict=True)):
         if (architecture.digest, own_seed) in accuracies:
@@ -202,12 +202,12 @@ def compare_with_standalone(
         started, start = time.monotonic(), None
         text = f"network {number + 1} of {len(trained)}"
         if published is not None:
-            device = resolve_device(settings.device)
+            device = resolve_device(recipe.device)
             start = published_state(architecture, published, data, seed=own_seed, device=device)
         network = train_standalone(
             architecture.graph,
             data,
-            settings,
+            recipe,
             seed=own_seed,
             start=start,
             progress=part_of(progress, number, len(trained), text),
@@ -223,7 +223,7 @@ def compare_with_standalone(
             "holdout_accuracy": own["holdout"],
             "seconds": round(time.monotonic() - started, 3),
         }
-        jsonl.append(path, {**row, **recipe, "seed": own_seed})
+        jsonl.append(path, {**row, **identity, "seed": own_seed})
     scores = evaluate(supernet, architectures, data)
     return {
         part: [
@@ -241,9 +241,7 @@ def compare_with_standalone(
     }
 
 
-def standalone_recipe(
-    settings: TrainingSettings, published: PublishedWeights | None
-) -> dict[str, Any]:
+def standalone_recipe(recipe: Recipe, published: PublishedWeights | None) -> dict[str, Any]:
     """Return what decides the weights of a standalone training, beside its network and seed."""
     start = {} if published is None else {"published": published.digest}
-    return settings.identity(from_scratch=published is None) | start
+    return recipe.identity(from_scratch=published is None) | start

@@ -25,8 +25,8 @@ from nas.space.blocks.plain import linear_classifier
 from nas.space.builder import Builder
 from nas.space.elastic import Elastic
 from nas.supernet.evaluation import predict_network
+from nas.supernet.recipe import Recipe
 from nas.supernet.records import MirroringExperiment
-from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 
 MAX_IMAGES = 6000
@@ -76,7 +76,7 @@ _MIN_STRIDED_SIZE = 12
 _REDUCED_AT_ONCE = 256
 """Images that are reduced at once."""
 
-_SETTINGS = TrainingSettings(learning_rate=0.3, flip=False, device="cpu")
+_RECIPE = Recipe(learning_rate=0.3, flip=False, device="cpu")
 
 
 def run_mirroring_experiment(
@@ -110,12 +110,12 @@ def run_mirroring_experiment(
         is_held_out = fold == number
         own = replace(data, train=images.take(np.flatnonzero(~is_held_out)), metric="accuracy")
         held_out = images.take(np.flatnonzero(is_held_out))
-        epochs = STEPS * min(_SETTINGS.batch_size, len(own.train)) / len(own.train)
-        settings = replace(_SETTINGS, epochs=epochs)
+        epochs = STEPS * min(_RECIPE.batch_size, len(own.train)) / len(own.train)
+        recipe = replace(_RECIPE, epochs=epochs)
         report = part_of(progress, number, folds)
         graph = _network(own)
         with limit_threads(0):  # The steps are too short for a second core.
-            network = train_standalone(graph, own, settings, seed=seed + number, progress=report)
+            network = train_standalone(graph, own, recipe, seed=seed + number, progress=report)
         pixels = np.ascontiguousarray(np.flip(np.asarray(held_out.pixels), 2))
         mirror = replace(held_out, pixels=pixels)
         plain[is_held_out] = predict_network(network, own, held_out) == held_out.labels

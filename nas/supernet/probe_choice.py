@@ -17,7 +17,7 @@ from nas.pretrained import PublishedWeights
 from nas.space import Architecture
 from nas.supernet.evaluation import predict_network
 from nas.supernet.pretrained import probed_network, published_state
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 
 FOLDS = 2
@@ -29,7 +29,7 @@ def is_probe_better(
     architecture: Architecture,
     published: PublishedWeights,
     data: ImageDataset,
-    settings: TrainingSettings,
+    recipe: Recipe,
     *,
     seed: int,
     device: torch.device,
@@ -43,7 +43,7 @@ def is_probe_better(
         architecture: the published network, or a part of it.
         published: the weights from which both start.
         data: only its training split is used.
-        settings: settings of a training with a part of the images.
+        recipe: recipe of a training with a part of the images.
         seed: seed of what the published network lacks, and of the trainings.
         device: where the statistics are computed.
         progress: called after every step of a training.
@@ -51,8 +51,8 @@ def is_probe_better(
     images = data.train
     folds = images.folds(FOLDS, np.random.default_rng(seed))
     by_probe, by_training = np.zeros((2, len(images)), np.int64)
-    if settings.longest_seconds is not None:  # All trainings together take as long as one.
-        settings = replace(settings, longest_seconds=settings.longest_seconds / FOLDS)
+    if recipe.longest_seconds is not None:  # All trainings together take as long as one.
+        recipe = replace(recipe, longest_seconds=recipe.longest_seconds / FOLDS)
     for fold in range(FOLDS):
         is_left_out = folds == fold
         own = replace(data, train=images.take(np.flatnonzero(~is_left_out)))
@@ -61,7 +61,7 @@ def is_probe_better(
         start = published_state(architecture, published, own, seed=seed, device=device)
         report = part_of(progress, fold, FOLDS, "compared with a linear probe")
         trained = train_standalone(
-            architecture.graph, own, settings, seed=seed, start=start, progress=report
+            architecture.graph, own, recipe, seed=seed, start=start, progress=report
         )
         by_probe[is_left_out] = predict_network(probe, own, left_out)
         by_training[is_left_out] = predict_network(trained, own, left_out)

@@ -1,164 +1,253 @@
-"""Learning rate, gradient clipping, batches and image size, shared by all training.
+"""`Recipe`: how supernets and networks alone are trained.
 
-A supernet and a network that is trained standalone use the same recipe, so that their accuracies
-can be compared. `nas.supernet.engine` puts the parts together.
+It holds what a job sets or a benchmark varies. What nobody varies is a constant.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import Parameter
+from pydantic import Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
-from nas.data import ImageDataset
-from nas.data.batches import TrainingBatches
-from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
-from nas.supernet.settings import GRADIENT_RATIO, WARMUP, TrainingSettings
+from nas.errors import RequestError
+from nas.space import SearchSpace
+
+if TYPE_CHECKING:
+    import torch
+
+    from nas.data import ImageDataset
+
+MOMENTUM = 0.9
+"""Nesterov momentum."""
+
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises."""
+
+GRADIENT_RATIO = 0.05
+"""Largest norm of the gradient of a weight tensor, divided by the norm of the tensor."""
+
+TEACHER_SHARE = 0.5
+"""Share of a teacher's output in the loss; the labels have the rest."""
+
+LEARNING_RATE_FLOOR = 0.05
+"""Smallest learning rate of a supernet after the warm-up, as a fraction of the peak.
+
+Supernets rank worse if it decays to zero, as that of networks that are trained standalone does.
+"""
+
+MAX_EPOCHS = 200
+"""Most epochs that a training with a time budget does, if these are more than `MIN_MOST_STEPS`.
+A recipe can ask for more."""
+
+MIN_MOST_STEPS = 5000
+"""Steps that a training with a time budget may do in any case. With a hundred photos, 200 epochs
+are 400 steps, a minute of a job of hours."""
+
+ROLLBACK_LEARNING_RATE_FACTOR = 0.5
+"""Factor by which the learning rate falls each time that a training diverged."""
+
+MAX_ROLLBACKS = 3
+"""How often a training that diverges goes back to its last checkpoint.
+
+The learning rate is then an eighth of what was asked for; a training that still diverges has
+another cause.
+"""
+
+MIN_RESIZED_SIZE = 24
+"""Image size in pixels from which progressive resizing is the default."""
+
+MIN_RESIZED_MACS = 3_000_000
+"""Multiply-accumulates of a space's largest network from which progressive resizing is the default.
+
+Steps of smaller networks take much of their time for other things than pixels: smaller images then
+allow 1.2 times as many steps instead of 1.6 times, and the supernet ranks no better.
+"""
+
+GPU_BATCH_SIZE = 256
+"""Images of a step that a job chooses on a GPU.
+
+A step of 64 images takes as long there: the host launches its kernels more slowly than they run.
+"""
 
 
-def adjusted(logits: Tensor, log_priors: np.ndarray | Tensor | None) -> Tensor:
-    """Return logits in training, corrected by the shares of the classes in the training images.
+def most_steps(steps_per_epoch: float) -> int:
+    """Return the most steps of a training whose length a time budget decides."""
+    return max(MIN_MOST_STEPS, round(MAX_EPOCHS * steps_per_epoch))
 
-    Args:
-        logits: output of a network, `N x classes`.
-        log_priors: see `nas.data.ImageDataset.log_priors`; None for no correction.
+
+def default_batch_size(device: torch.device) -> int:
+    """Return the number of images of a step that suits a device."""
+    return GPU_BATCH_SIZE if device.type == "cuda" else Recipe.batch_size
+
+
+def scaled_learning_rate(batch_size: int) -> float:
+    """Return the default peak of the learning rate for a batch size.
+
+    It grows in proportion to the batch (Goyal et al. 2017, "Accurate, large minibatch SGD").
     """
-    return logits if log_priors is None else logits + torch.as_tensor(log_priors).to(logits)
+    return Recipe.learning_rate * batch_size / Recipe.batch_size
 
 
-def make_batches(
-    data: ImageDataset,
-    settings: TrainingSettings,
-    seed: int,
-    device: torch.device,
-    group: ProcessGroup = SINGLE_PROCESS,
-    *,
-    alternating: bool = False,
-) -> TrainingBatches:
-    """Return the shuffled and augmented training images, as the settings say.
+WEIGHT_DECAY = 1e-4
+"""Default weight decay of supernets, and of networks that start from weights of others.
 
-    Args:
-        data: only its training split is used.
-        settings: batch size and augmentation.
-        seed: seed of the order and of the augmentation.
-        device: device of the batches.
-        group: processes that train together; this process gets its shard of every batch.
-        alternating: whether an image that may be mirrored is so in every other epoch.
-    """
-    return TrainingBatches(
-        data,
-        batch_size=settings.batch_size,
-        seed=seed,
-        shift=settings.resolve_shift(data),
-        flip=settings.resolve_flip(data),
-        alternating=alternating,
-        colour=settings.colour,
-        device=device,
-        rank=group.rank,
-        world_size=group.world_size,
-    )
+Supernets rank worse with more.
+"""
+
+WEIGHT_DECAY_FROM_SCRATCH = 5e-4
+"""Default weight decay of a network that is trained alone from newly drawn weights.
+
+`python -m tests.benchmarks.recipes` compares it with other values.
+"""
+
+FINE_TUNING_RATE = 0.4
+"""Learning rate of a training that starts from published weights, over that of another one.
+
+With that of the others they are lost in the first steps.
+"""
+
+MANY_IMAGES = 2000
+"""Training images from which published weights may change as much as `FINE_TUNING_RATE` lets them.
+
+With fewer, the rate is lower in proportion, and all networks have the published widths.
+"""
 
 
-def learning_rate(settings: TrainingSettings, step: float, steps: int, floor: float = 0.0) -> float:
-    """Return the learning rate of a step: linear warm-up, then cosine decay.
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Recipe:
+    """How `nas.train` and `train_standalone` train.
 
-    The decay is that of Loshchilov and Hutter 2017, "SGDR", without restarts.
-
-    Args:
-        settings: `learning_rate` is the peak.
-        step: number of the step, from 0; or its position, see `nas.supernet.schedule`.
-        steps: number of steps of the whole training.
-        floor: smallest rate after the warm-up, as a fraction of the peak, where the decay ends.
-    """
-    warmup_steps = math.ceil(WARMUP * steps)
-    if step < warmup_steps:
-        return settings.learning_rate * (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return settings.learning_rate * max(floor, (1 + math.cos(math.pi * progress)) / 2)
-
-
-def resized_image_size(image_size: int, share: float, step: float, steps: int) -> int:
-    """Return the size in pixels of the images of a step: smaller ones at first.
-
-    Steps with smaller images take less time, so a time budget allows more of them (progressive
-    resizing; Tan and Le 2021, "EfficientNetV2"). Of the steps with smaller images, the first half
-    has half of the size, and the second half three quarters. The very first step has whole images,
-    so that a training that lacks memory for them fails at once.
-
-    Args:
-        image_size: size of whole images in pixels.
-        share: share of the steps with smaller images, in [0, 1).
-        step: number of the step, from 0; or its position, see `nas.supernet.schedule`.
-        steps: number of steps of the whole training.
-    """
-    end = share * steps
-    if step == 0 or step >= end:
-        return image_size
-    return math.ceil(image_size * (1 / 2 if step < end / 2 else 3 / 4))
-
-
-class ClippedGradients(NamedTuple):
-    """What `adaptive_clip_grad` met.
+    The defaults suit a training of a few minutes to an hour. docs/measurements.md compares other
+    values by how well the supernet then ranks networks.
 
     Attributes:
-        norm: norm of all gradients together before clipping, a scalar tensor.
-        share: share of the tensors whose gradient was clipped, a scalar tensor in [0, 1].
+        epochs: passes over the training images.
+        seconds: time budget of a training, which takes the place of `epochs`. The number of steps
+            is decided anew as the training goes; see `nas.supernet.schedule`.
+        longest_seconds: time within which a training has to end. A training that is too slow for
+            all its epochs does fewer steps. None for no limit.
+        batch_size: images in a step, at least 2; every step trains several subnets on them.
+        learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
+            decay. The default ranks best; small spaces get higher accuracies with 0.3.
+        weight_decay: decay of the weights of convolutions and linear layers; biases and batch norms
+            have none. None is `WEIGHT_DECAY_FROM_SCRATCH` for a network that is trained alone from
+            newly drawn weights, and `WEIGHT_DECAY` otherwise.
+        decays_depthwise: whether weights of depthwise convolutions decay, too; None is yes for
+            supernets, and no for networks that are trained alone.
+        label_smoothing: label smoothing of the largest subnet's loss, in [0, 1); the others learn
+            from its output. The default is 0, because supernets ranked worse with 0.1.
+        random_subnets: number of random subnets in a step, beside the largest and the smallest.
+        progressive_resizing: share of the steps of a supernet's training, from the first, that have
+            smaller images, in [0, 1); see `nas.supernet.optimization.resized_image_size`. None is
+            2/3 for images of `MIN_RESIZED_SIZE` pixels and more and networks of up to
+            `MIN_RESIZED_MACS` and more, and 0 otherwise.
+        shift: largest shift of the random crop in pixels; None is an eighth of the image size.
+        flip: whether images are mirrored at random; None is yes unless mirrored images of the data
+            are known to be of no class. `nas.supernet.mirroring` finds that out.
+        alternating: whether an image that may be mirrored is so in every other epoch, instead of at
+            random; None is no for supernets, and yes for networks that are trained alone.
+        colour: largest relative change of brightness, contrast and saturation, in [0, 1).
+        precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that supports it.
+        device: "cpu", "cuda", or "auto": a GPU if there is one.
+        checkpoint_seconds: seconds between checkpoints.
+
+    Raises:
+        RequestError: a value is outside its range.
     """
 
-    norm: Tensor
-    share: Tensor
+    epochs: float = Field(default=60, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+    longest_seconds: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=0.1, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    decays_depthwise: bool | None = None
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    random_subnets: int = Field(default=2, ge=0)
+    progressive_resizing: float | None = Field(default=None, ge=0, lt=1)
+    shift: int | None = Field(default=None, ge=0)
+    flip: bool | None = None
+    alternating: bool | None = None
+    colour: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    checkpoint_seconds: float = Field(default=30.0, ge=0)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, values: Any, check: Callable[[Any], Recipe]) -> Recipe:
+        try:
+            return check(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise RequestError(
+                f"{problem['loc'][0]} of a recipe cannot be {problem['input']!r}.",
+                remedy="See nas.Recipe for the values that are allowed.",
+            ) from None
 
-@torch.no_grad()
-def adaptive_clip_grad(parameters: Iterable[Parameter]) -> ClippedGradients:
-    """Clip the gradient of each tensor to `GRADIENT_RATIO` times the norm of the tensor, in place.
+    def identity(self, *, from_scratch: bool = False) -> dict[str, Any]:
+        """Return the fields that decide the trained weights.
 
-    Adaptive gradient clipping (Brock et al. 2021, "High-performance large-scale image recognition
-    without normalization"), with one norm for a whole tensor. Clipping all gradients by their
-    common norm would be decided by the linear layer behind a wide head: its gradients grow with the
-    width of the head, so wide subnets would diverge at a learning rate that suits narrow ones.
+        Training resumes only from a checkpoint with equal ones. The device, the time between
+        checkpoints and the longest duration are not among them.
 
-    Args:
-        parameters: parameters; those without a gradient are left out. The norm of a vector (a bias,
-            or the scale of a batch norm) counts as at least 1, that of another tensor as at least
-            0.001, so that tensors of zeros can change.
-    """
-    used = [p for p in parameters if p.grad is not None]
-    gradients: list[Tensor] = [p.grad for p in used if p.grad is not None]
-    gradient_norms = torch.stack(torch._foreach_norm(gradients))
-    min_norms = torch.tensor(
-        [1.0 if p.dim() == 1 else 1e-3 for p in used], device=gradient_norms.device
-    )
-    norms = torch.stack(torch._foreach_norm(list[Tensor](used)))
-    max_gradient_norms = GRADIENT_RATIO * torch.maximum(norms, min_norms)
-    factors = (max_gradient_norms / gradient_norms.clamp_min(1e-12)).clamp_max(1.0)
-    torch._foreach_mul_(gradients, list(factors.unbind()))
-    return ClippedGradients(gradient_norms.norm(), (factors < 1).float().mean())
+        Args:
+            from_scratch: whether a network is trained alone from newly drawn weights.
+        """
+        left_out = {"device", "checkpoint_seconds", "longest_seconds"}
+        left_out.add("seconds" if self.seconds is None else "epochs")
+        # None is what supernets, or networks, have by default.
+        left_out |= {
+            name for name in ("alternating", "decays_depthwise") if getattr(self, name) is None
+        }
+        record = {name: value for name, value in asdict(self).items() if name not in left_out}
+        record["weight_decay"] = self.resolve_weight_decay(from_scratch=from_scratch)
+        if float(self.epochs).is_integer() and self.seconds is None:
+            record["epochs"] = int(self.epochs)
+        return record
 
+    def steps(self, steps_per_epoch: float) -> int:
+        """Return the fewest steps, at least one, in which each image is used in all `epochs`.
 
-def parameter_groups(
-    module: nn.Module, weight_decay: float, *, depthwise: bool = True
-) -> list[dict[str, object]]:
-    """Return two parameter groups for an optimizer: with weight decay, and without.
+        Args:
+            steps_per_epoch: number of steps of a whole epoch, see `TrainingBatches`.
+        """
+        # The product of two rounded numbers may be a little above a whole one.
+        return max(1, math.ceil(round(self.epochs * steps_per_epoch, 6)))
 
-    Vectors (biases, and the scales and shifts of batch norms) have no weight decay.
+    def resolve_weight_decay(self, *, from_scratch: bool = False) -> float:
+        """Return the weight decay.
 
-    Args:
-        module: the module.
-        weight_decay: weight decay of the first group.
-        depthwise: whether weights `C x 1 x K x K` have it, too: those of depthwise convolutions,
-            and of the first convolution of grey images.
-    """
-    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
-    for parameter in module.parameters():
-        decays = parameter.dim() > 1 and (depthwise or parameter.shape[1] > 1)
-        groups[0 if decays else 1].append(parameter)
-    return [
-        {"params": groups[0], "weight_decay": weight_decay},
-        {"params": groups[1], "weight_decay": 0.0},
-    ]
+        Args:
+            from_scratch: whether a network is trained alone from newly drawn weights.
+        """
+        default = WEIGHT_DECAY_FROM_SCRATCH if from_scratch else WEIGHT_DECAY
+        return default if self.weight_decay is None else self.weight_decay
+
+    def resolve_shift(self, data: ImageDataset) -> int:
+        """Return the largest shift of the random crop in pixels."""
+        return data.image_size // 8 if self.shift is None else self.shift
+
+    def resolve_flip(self, data: ImageDataset) -> bool:
+        """Return whether training images are mirrored at random."""
+        return data.flip_preserves_class is not False if self.flip is None else self.flip
+
+    def resolve_progressive_resizing(self, space: SearchSpace) -> float:
+        """Return the share of the steps that have smaller images."""
+        if self.progressive_resizing is not None:
+            return self.progressive_resizing
+        is_large = space.image_size >= MIN_RESIZED_SIZE and space.largest.macs >= MIN_RESIZED_MACS
+        return 2 / 3 if is_large else 0.0
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context manager in which networks compute with `precision`."""
+        import torch  # Here, so that who reads settings does not wait for it.
+
+        enabled = self.precision == "bfloat16"
+        if self.precision == "auto":
+            enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

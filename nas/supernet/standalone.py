@@ -22,8 +22,8 @@ from nas.space import Architecture
 from nas.space.exits import trained_graph
 from nas.supernet.distillation import Teacher, distillation_loss, parameters_digest
 from nas.supernet.engine import Backward, Engine, run_steps
+from nas.supernet.recipe import Recipe
 from nas.supernet.records import NETWORK_TRAINING
-from nas.supernet.settings import TrainingSettings
 from nas.torch_network import Network, to_torch
 
 
@@ -33,13 +33,13 @@ class NetworkTrainer(Engine[Network]):
     Args:
         graph: network for images and classes like those of `data`, see also `trained_graph`.
         data: only its training split is used.
-        settings: training settings; those that choose and teach subnets are ignored.
+        recipe: how it is trained; fields that choose and teach subnets are ignored.
         seed: seed of the weights, the order of the images and the augmentation.
         start: initial weights, the state of a `Network` of the graph; newly drawn ones by default.
         teacher: network to learn from, beside the labels.
 
     Raises:
-        DeviceError: this machine does not have the device of the settings.
+        DeviceError: this machine does not have the device of the recipe.
     """
 
     log_format = NETWORK_TRAINING
@@ -50,7 +50,7 @@ class NetworkTrainer(Engine[Network]):
         self,
         graph: Graph,
         data: ImageDataset,
-        settings: TrainingSettings,
+        recipe: Recipe,
         seed: int,
         start: Mapping[str, Tensor] | None = None,
         teacher: Teacher | None = None,
@@ -63,12 +63,12 @@ class NetworkTrainer(Engine[Network]):
             "the network",
             network,
             data,
-            settings,
+            recipe,
             seed,
             max(graph.macs, teacher.macs if teacher else 0),
-            weight_decay=settings.resolve_weight_decay(from_scratch=start is None),
-            decays_depthwise=settings.decays_depthwise is True,
-            alternating=settings.alternating is not False,
+            weight_decay=recipe.resolve_weight_decay(from_scratch=start is None),
+            decays_depthwise=recipe.decays_depthwise is True,
+            alternating=recipe.alternating is not False,
         )
 
     def backward(self, step: int) -> Backward[Network]:
@@ -77,10 +77,10 @@ class NetworkTrainer(Engine[Network]):
 
     def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
         def loss(logits: Tensor) -> Tensor:
-            smoothing = self.settings.label_smoothing
+            smoothing = self.recipe.label_smoothing
             if self._teacher is None:
                 return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            with self.settings.autocast(self.device):
+            with self.recipe.autocast(self.device):
                 probabilities = self._teacher.probabilities(images, self.log_priors)
             return distillation_loss(logits, labels, probabilities, smoothing)
 
@@ -105,7 +105,7 @@ class TrainedNetwork(NamedTuple):
 def train_standalone(
     graph: Graph,
     data: ImageDataset,
-    settings: TrainingSettings | None = None,
+    recipe: Recipe | None = None,
     *,
     seed: int,
     start: Mapping[str, Tensor] | None = None,
@@ -115,13 +115,13 @@ def train_standalone(
     """Train a network in one go.
 
     Optimizer, learning rate, augmentation and label smoothing are those of `nas.train`
-    with the same settings; the settings that choose and teach subnets are ignored. The
+    with the same recipe; the fields that choose and teach subnets are ignored. The
     same arguments give the same weights on the same machine.
 
     Args:
         graph: network for images and classes like those of `data`.
         data: only its training split is used.
-        settings: training settings; `TrainingSettings()` by default.
+        recipe: how it is trained; `Recipe()` by default.
         seed: seed of the weights, the order of the images and the augmentation.
         start: initial weights; newly drawn ones by default.
         teacher: network to learn from, beside the labels.
@@ -133,7 +133,7 @@ def train_standalone(
     Raises:
         TrainingError: see `nas.supernet.engine.run_steps`.
     """
-    trainer = NetworkTrainer(graph, data, settings or TrainingSettings(), seed, start, teacher)
+    trainer = NetworkTrainer(graph, data, recipe or Recipe(), seed, start, teacher)
     run_steps(trainer, progress=progress)
     return trainer.module.eval()
 
@@ -142,7 +142,7 @@ def train_network(
     architecture: Architecture,
     data: ImageDataset,
     folder: Path,
-    settings: TrainingSettings,
+    recipe: Recipe,
     *,
     seed: int,
     start: Mapping[str, Tensor] | None = None,
@@ -158,7 +158,7 @@ def train_network(
         architecture: the architecture, of a space that is adapted to `data`.
         data: only its training split is used.
         folder: folder for `training.jsonl` and the checkpoint, which stays there at the end.
-        settings: training settings; those that choose and teach subnets are ignored.
+        recipe: how it is trained; fields that choose and teach subnets are ignored.
         seed: seed of the order of the images, the augmentation and newly drawn weights.
         start: initial weights of its `trained_graph`, see
             `nas.supernet.evaluation.calibrated_state`; newly drawn ones by default.
@@ -166,11 +166,11 @@ def train_network(
         progress: called after every step with the loss and the accuracy of its batch.
 
     Raises:
-        CheckpointError: the folder has a training of another network, data set, seed or settings,
+        CheckpointError: the folder has a training of another network, data set, seed or recipe,
             or from other weights.
         TrainingError: see `nas.supernet.engine.run_steps`.
     """
-    trainer = NetworkTrainer(trained_graph(architecture), data, settings, seed, start, teacher)
+    trainer = NetworkTrainer(trained_graph(architecture), data, recipe, seed, start, teacher)
     identity = {
         "space": architecture.space.name,
         "space_digest": architecture.space.digest,
@@ -178,7 +178,7 @@ def train_network(
         "data_digest": data.digest,
         "seed": seed,
         "training": {
-            **settings.identity(from_scratch=start is None),
+            **recipe.identity(from_scratch=start is None),
             "start": None if start is None else parameters_digest(start),
             "teacher": None if teacher is None else teacher.digest,
         },

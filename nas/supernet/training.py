@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean
 
 import torch
 from torch import Tensor
@@ -23,8 +21,8 @@ from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup, current_proce
 from nas.supernet.engine import CHECKPOINT_FILE, Backward, Engine, run_steps
 from nas.supernet.evaluation import require_adapted
 from nas.supernet.pretrained import start_from
+from nas.supernet.recipe import LEARNING_RATE_FLOOR, Recipe
 from nas.supernet.records import TRAINING
-from nas.supernet.settings import LEARNING_RATE_FLOOR, TrainingSettings
 from nas.supernet.subnets import SubnetSampler
 from nas.supernet.weights import SUPERNET_FILE, Supernet
 
@@ -35,14 +33,14 @@ class Trainer(Engine[Supernet]):
     Args:
         space: search space, adapted to `data`.
         data: only its training split is used.
-        settings: training settings.
+        recipe: how it is trained.
         seed: seed of the weights, the order of the images, the augmentation and the subnets.
         group: processes that train together; all of them have the same weights at any step.
         published: weights of a published network to start from; None for random ones.
 
     Raises:
         DataError: the space is adapted to other data.
-        DeviceError: this machine does not have the device of the settings.
+        DeviceError: this machine does not have the device of the recipe.
     """
 
     log_format = TRAINING
@@ -51,27 +49,27 @@ class Trainer(Engine[Supernet]):
         self,
         space: SearchSpace,
         data: ImageDataset,
-        settings: TrainingSettings,
+        recipe: Recipe,
         seed: int,
         group: ProcessGroup = SINGLE_PROCESS,
         published: PublishedWeights | None = None,
     ) -> None:
         require_adapted(space, data)
         self.space, self.published = space, published
-        self._subnets = SubnetSampler(space, settings.random_subnets, seed)
-        random = ["accuracy_random"] if settings.random_subnets else []
+        self._subnets = SubnetSampler(space, recipe.random_subnets, seed)
+        random = ["accuracy_random"] if recipe.random_subnets else []
         self.accuracies = ("accuracy_smallest", *random, "accuracy_largest")
         super().__init__(
             f"the supernet {space.name}",
             Supernet(space, torch.Generator().manual_seed(seed)),
             data,
-            settings,
+            recipe,
             seed,
             space.largest.macs,
-            weight_decay=settings.resolve_weight_decay(),
-            decays_depthwise=settings.decays_depthwise is not False,
-            alternating=settings.alternating is True,
-            resizing=settings.resolve_progressive_resizing(space),
+            weight_decay=recipe.resolve_weight_decay(),
+            decays_depthwise=recipe.decays_depthwise is not False,
+            alternating=recipe.alternating is True,
+            resizing=recipe.resolve_progressive_resizing(space),
             floor=LEARNING_RATE_FLOOR,
             group=group,
         )
@@ -82,7 +80,7 @@ class Trainer(Engine[Supernet]):
             "space": self.space.name,
             "space_digest": self.space.digest,
             "data_digest": self.data.digest,
-            "training": self.settings.identity(),
+            "training": self.recipe.identity(),
             "seed": self.seed,
             "published": None if self.published is None else self.published.digest,
         }
@@ -110,7 +108,7 @@ class Trainer(Engine[Supernet]):
             The loss of the largest subnet, and the accuracies of the smallest one, of the random
             ones on average, and of the largest one.
         """
-        targets, smoothing = labels, self.settings.label_smoothing
+        targets, smoothing = labels, self.recipe.label_smoothing
         learned: list[tuple[Tensor, Tensor]] = []
         for graph in subnets:
             loss, logits, accuracy = self.learn(
@@ -130,7 +128,7 @@ def train(
     space: SearchSpace,
     data: ImageDataset,
     folder: str | Path,
-    settings: TrainingSettings | None = None,
+    recipe: Recipe | None = None,
     *,
     seed: int,
     published: PublishedWeights | None = None,
@@ -151,7 +149,7 @@ def train(
         space: search space, adapted to `data`.
         data: only its training split is used.
         folder: folder for `training.jsonl`, checkpoints and finally `supernet.safetensors`.
-        settings: training settings; `TrainingSettings()` by default.
+        recipe: how it is trained; `Recipe()` by default.
         seed: seed of the weights, the order of the images, the augmentation and the subnets.
         published: weights of a published network of the space to start from, see
             `nas.read_weights`; None starts from random weights.
@@ -164,18 +162,18 @@ def train(
     Raises:
         DataError: the space is adapted to other data.
         SpaceError: the networks of the space do not end with the classes.
-        CheckpointError: the folder has a training of another space, data set, seed or settings.
+        CheckpointError: the folder has a training of another space, data set, seed or recipe.
         WeightsError: the published network is not in the space.
         TrainingError: the loss is not finite even at a fraction of the learning rate, or a batch
             does not fit into the device's memory.
     """
     from nas.display.console import reported
 
-    settings = settings or TrainingSettings()
+    recipe = recipe or Recipe()
     space.require_classifier()
     folder = Path(expanded(folder))
     group = current_process_group()
-    trainer = Trainer(space, data, settings, seed, group, published)
+    trainer = Trainer(space, data, recipe, seed, group, published)
     supernet, identity, supernet_path = trainer.module, trainer.identity(), folder / SUPERNET_FILE
     # The main process reads for all, because the others may be on machines without this folder.
     if finished := group.broadcast(group.is_main and checkpoint.read_own(supernet_path, identity)):
@@ -195,38 +193,3 @@ def train(
 def trained_epochs(folder: Path, file: str = SUPERNET_FILE) -> float | None:
     """Return the epochs of the finished training in a folder; None if it does not say."""
     return checkpoint.read(folder / file)[1].epochs
-
-
-def measure_supernet_epoch(
-    space: SearchSpace, data: ImageDataset, settings: TrainingSettings, *, seconds: float
-) -> float:
-    """Return the seconds of an epoch by the duration of some steps, to plan a training.
-
-    All processes that train together must call this; they get the same result.
-
-    Args:
-        space: search space, adapted to `data`.
-        data: only its training split is used.
-        settings: training settings.
-        seconds: duration of all steps that are timed, at least. They are spread over the whole
-            training, whose first steps may have smaller images. Each is done once before it is
-            timed, which compiles the kernels that its subnets need.
-    """
-    from scipy.stats.qmc import Halton
-
-    group = current_process_group()
-    trainer = Trainer(space, data, settings, 0, group)
-    durations: list[float] = []
-    # Its positions are 1/2, 1/4, 3/4, 1/8, ... after the first one, 0.
-    positions = Halton(1, scramble=False).fast_forward(1)
-    begin = time.perf_counter()
-    while not durations or (
-        len(durations) < trainer.steps and group.broadcast(time.perf_counter() - begin) < seconds
-    ):
-        step = int(positions.random()[0, 0] * trainer.steps)
-        trainer.step(step)
-        started = time.perf_counter()
-        # A step reads its figures back from the device, so a GPU has finished too.
-        trainer.step(step)
-        durations.append(time.perf_counter() - started)
-    return group.broadcast(mean(durations)) * trainer.batches.steps_per_epoch

@@ -23,7 +23,7 @@ import numpy as np
 
 import nas
 from nas.supernet.evaluation import evaluate
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.training import train
 from tests.supernet.scrambled_supernet import space_on
 
@@ -57,7 +57,7 @@ def result(case: Case, source: Path, space: str, steps: int) -> str:
     loaded = space_on(data, space)
     steps = max(1, round(steps * case.share))
     epochs = steps * case.batch / len(data.train)
-    settings = TrainingSettings(epochs=epochs, batch_size=case.batch, learning_rate=case.rate)
+    settings = Recipe(epochs=epochs, batch_size=case.batch, learning_rate=case.rate)
     with tempfile.TemporaryDirectory() as folder:
         supernet = train(loaded, data, Path(folder) / "supernet", settings, seed=0)
     rng = np.random.default_rng(1)

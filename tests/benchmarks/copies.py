@@ -22,10 +22,10 @@ from nas.data import ImageDataset
 from nas.deploy.model import TrainedModel, normalised
 from nas.deploy.networks import load_trained
 from nas.opened_run import open_run
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 
-FURTHER = TrainingSettings(epochs=5, learning_rate=0.02, device="cpu")
+FURTHER = Recipe(epochs=5, learning_rate=0.02, device="cpu")
 """The further training of a copy."""
 
 

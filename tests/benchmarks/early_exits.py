@@ -55,7 +55,7 @@ from nas.space import Architecture, SearchSpace, load_space
 from nas.space.exits import ExitNetwork, with_exit
 from nas.statistics import paired_difference, wilson_interval
 from nas.supernet.evaluation import network_logits
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 
 NETWORKS = {
@@ -156,7 +156,7 @@ def train(task: tuple[str, int], options: argparse.Namespace) -> list[tuple[Answ
     if name.startswith("exit") and not options.equal_epochs:
         rivals = (EXITS[name.split()[1]], "large")
         epochs *= sum(known[each].macs for each in rivals) / graph.macs
-    trained = train_standalone(graph, data, TrainingSettings(epochs=epochs), seed=seed)
+    trained = train_standalone(graph, data, Recipe(epochs=epochs), seed=seed)
     halves = (joined([data.search, data.holdout]), data.test)
     outputs = [network_logits(trained, data, each) for each in halves]
     classifiers = []

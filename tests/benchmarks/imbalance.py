@@ -25,7 +25,7 @@ import nas
 from nas.data import ImageDataset
 from nas.data.dataset import Metric
 from nas.supernet.evaluation import evaluate, evaluate_network
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 from nas.supernet.training import train
 from tests.supernet.scrambled_supernet import space_on
@@ -69,7 +69,7 @@ def accuracies(
     """Yield the balanced accuracy on the hold-out images of each network by its name."""
     own = replace(data, metric=metric)
     judge = replace(data, metric="balanced_accuracy")
-    settings = TrainingSettings(epochs=arguments.epochs, longest_seconds=arguments.longest_seconds)
+    settings = Recipe(epochs=arguments.epochs, longest_seconds=arguments.longest_seconds)
     network = train_standalone(space.largest.graph, own, settings, seed=seed)
     yield "trained alone", evaluate_network(network, judge, "holdout")
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from nas.deploy.formats import model_format
 from nas.deploy.int8 import quantise_within
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 from tests.supernet.scrambled_supernet import space_on
 
@@ -54,7 +54,7 @@ def train(name: str, data: ImageDataset, epochs: int, seed: int) -> TrainedModel
     space_name, norm = NETWORKS[name]
     space = space_on(data, space_name)
     architecture = replace(space, norm=norm).reference(name.split()[0])
-    settings = TrainingSettings(epochs=epochs, learning_rate=LEARNING_RATE[norm])
+    settings = Recipe(epochs=epochs, learning_rate=LEARNING_RATE[norm])
     network = train_standalone(architecture.graph, data, settings, seed=seed)
     return TrainedModel(architecture, network, preprocessing_of(data))
 

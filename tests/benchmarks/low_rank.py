@@ -48,7 +48,7 @@ from nas.space import Architecture
 from nas.space.library import find_reference
 from nas.statistics import paired_difference, wilson_interval
 from nas.supernet.evaluation import predict_network
-from nas.supernet.settings import FINE_TUNING_RATE, TrainingSettings
+from nas.supernet.recipe import FINE_TUNING_RATE, Recipe
 from nas.supernet.standalone import train_standalone
 from nas.torch_network import Network, to_torch
 from tests.benchmarks.early_exits import load_data
@@ -234,11 +234,11 @@ def train(
         return predict_network(network.eval(), data, unseen) == unseen.labels
 
     def fine_tuned(graph: Graph, start: dict[str, Tensor]) -> NDArray[np.bool_]:
-        rate = FINE_TUNING_RATE * TrainingSettings.learning_rate
-        settings = TrainingSettings(epochs=options.fine_tuning, learning_rate=rate)
+        rate = FINE_TUNING_RATE * Recipe.learning_rate
+        settings = Recipe(epochs=options.fine_tuning, learning_rate=rate)
         return right(train_standalone(graph, data, settings, seed=seed, start=start))
 
-    settings = TrainingSettings(epochs=options.epochs)
+    settings = Recipe(epochs=options.epochs)
     network = train_standalone(original, data, settings, seed=seed)
     results = [fine_tuned(original, network.tensors())]
     if low_rank is not None:

@@ -51,7 +51,7 @@ from nas.space.variation import mutate
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
 from nas.supernet.pretrained import published_state
-from nas.supernet.settings import FINE_TUNING_RATE, TrainingSettings, scaled_learning_rate
+from nas.supernet.recipe import FINE_TUNING_RATE, Recipe, scaled_learning_rate
 from nas.supernet.standalone import train_standalone
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
@@ -172,9 +172,7 @@ def train_case(
     rate = scaled_learning_rate(batch)
     if case.start != "scratch":
         rate *= FINE_TUNING_RATE
-    settings = TrainingSettings(
-        epochs=epochs, batch_size=batch, learning_rate=rate, progressive_resizing=0.0
-    )
+    settings = Recipe(epochs=epochs, batch_size=batch, learning_rate=rate, progressive_resizing=0.0)
 
     def latency(network: Architecture) -> float:
         return latency_table.predict(network).latency_us

@@ -44,7 +44,7 @@ from nas.pretrained.weights_file import WeightsFile
 from nas.space import Architecture
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate_network
-from nas.supernet.settings import FINE_TUNING_RATE, TrainingSettings, scaled_learning_rate
+from nas.supernet.recipe import FINE_TUNING_RATE, Recipe, scaled_learning_rate
 from nas.supernet.standalone import train_standalone
 from nas.supernet.training import train
 from nas.torch_kernels import ACTIVATIONS
@@ -220,7 +220,7 @@ class Timer:
 def trained(
     network: Weighted,
     data: ImageDataset,
-    settings: TrainingSettings,
+    settings: Recipe,
     seed: int,
     teacher: Teacher | None = None,
 ) -> nn.Module:
@@ -261,8 +261,8 @@ def compare(options: argparse.Namespace, data: ImageDataset, seed: int) -> list[
     rate = scaled_learning_rate(options.batch)
     first, middle, last = options.epochs
 
-    def settings(epochs: float, *, fine_tuned: bool) -> TrainingSettings:
-        return TrainingSettings(
+    def settings(epochs: float, *, fine_tuned: bool) -> Recipe:
+        return Recipe(
             epochs=epochs,
             batch_size=options.batch,
             learning_rate=rate * (FINE_TUNING_RATE if fine_tuned else 1),

@@ -24,7 +24,7 @@ from nas.supernet.correction import correct_for_size
 from nas.supernet.evaluation import evaluate
 from nas.supernet.ranking import compute_ranking
 from nas.supernet.ranking_records import ORDER_NAMES, RankedNetworkRecord
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.training import train
 from tests.benchmarks.truth import split_images
 from tests.supernet.scrambled_supernet import space_on
@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     changes = {name: json.loads(value) for name, value in (each.split("=") for each in options.set)}
-    settings = TrainingSettings(**{"seconds": 60 * options.minutes, **changes})
+    settings = Recipe(**{"seconds": 60 * options.minutes, **changes})
     for file in options.truth:
         truth = json.loads(file.read_text())
         data = load_images(truth, options.data)

@@ -34,9 +34,9 @@ from nas.opened_run import open_run
 from nas.space.library import find_reference
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import predict_network
-from nas.supernet.settings import (
+from nas.supernet.recipe import (
     WEIGHT_DECAY,
-    TrainingSettings,
+    Recipe,
     default_batch_size,
     scaled_learning_rate,
 )
@@ -44,12 +44,12 @@ from nas.supernet.standalone import train_standalone
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Change:
     """A recipe: that of supernets, but for some changes.
 
     Attributes:
         name: its name.
-        settings: values of `TrainingSettings`; the batch and the rate are factors of the default.
+        settings: values of `Recipe`; the batch and the rate are factors of the default.
         teacher: whether the networks learn from the teacher, too.
     """
 
@@ -62,27 +62,27 @@ NETWORKS_OWN = {"weight_decay": None, "alternating": None, "decays_depthwise": N
 """What the product has for networks that are trained alone: their defaults."""
 
 RECIPES = (
-    Recipe("supernets"),
-    Recipe("weight decay 4e-5", {"weight_decay": 4e-5}),
-    Recipe("weight decay 5e-4", {"weight_decay": 5e-4}),
-    Recipe("weight decay 5e-4, none depthwise", {"weight_decay": 5e-4, "decays_depthwise": False}),
-    Recipe("alternating flips", {"alternating": True}),
-    Recipe("label smoothing 0.1", {"label_smoothing": 0.1}),
-    Recipe("teacher", teacher=True),
-    Recipe("teacher, label smoothing 0.1", {"label_smoothing": 0.1}, teacher=True),
-    Recipe("rate x 0.5", {"learning_rate": 0.5}),
-    Recipe("rate x 2", {"learning_rate": 2.0}),
-    Recipe("batch x 0.5", {"batch_size": 0.5}),
-    Recipe("networks", NETWORKS_OWN),
-    Recipe("networks, rate x 2", {**NETWORKS_OWN, "learning_rate": 2.0}),
-    Recipe("networks, teacher", NETWORKS_OWN, teacher=True),
+    Change("supernets"),
+    Change("weight decay 4e-5", {"weight_decay": 4e-5}),
+    Change("weight decay 5e-4", {"weight_decay": 5e-4}),
+    Change("weight decay 5e-4, none depthwise", {"weight_decay": 5e-4, "decays_depthwise": False}),
+    Change("alternating flips", {"alternating": True}),
+    Change("label smoothing 0.1", {"label_smoothing": 0.1}),
+    Change("teacher", teacher=True),
+    Change("teacher, label smoothing 0.1", {"label_smoothing": 0.1}, teacher=True),
+    Change("rate x 0.5", {"learning_rate": 0.5}),
+    Change("rate x 2", {"learning_rate": 2.0}),
+    Change("batch x 0.5", {"batch_size": 0.5}),
+    Change("networks", NETWORKS_OWN),
+    Change("networks, rate x 2", {**NETWORKS_OWN, "learning_rate": 2.0}),
+    Change("networks, teacher", NETWORKS_OWN, teacher=True),
 )
 """The first is the one that others are compared with."""
 
 NETWORKS = ("mobilenet_v2_0.35", "shufflenet_v2_0.5")
 
 
-def settings_of(change: Recipe, epochs: int) -> TrainingSettings:
+def settings_of(change: Change, epochs: int) -> Recipe:
     """Return the settings of a recipe."""
     batch = default_batch_size(resolve_device("auto"))
     values = {
@@ -93,11 +93,11 @@ def settings_of(change: Recipe, epochs: int) -> TrainingSettings:
     }
     batch = round(batch * values.pop("batch_size", 1))
     rate = scaled_learning_rate(batch) * values.pop("learning_rate", 1)
-    return TrainingSettings(epochs=epochs, batch_size=batch, learning_rate=rate, **values)
+    return Recipe(epochs=epochs, batch_size=batch, learning_rate=rate, **values)
 
 
 def train(
-    change: Recipe, name: str, seed: int, epochs: int, data: ImageDataset, teacher: Teacher | None
+    change: Change, name: str, seed: int, epochs: int, data: ImageDataset, teacher: Teacher | None
 ) -> dict[str, Any]:
     """Train a network with a recipe, and return its accuracy."""
     began = time.monotonic()
@@ -134,7 +134,7 @@ def load_teacher(run: Path, space: str, source: Path) -> Teacher:
     return Teacher.of_supernet(supernet, load_data(source))
 
 
-def work(task: tuple[Recipe, str, int], options: argparse.Namespace) -> dict[str, Any]:
+def work(task: tuple[Change, str, int], options: argparse.Namespace) -> dict[str, Any]:
     """Train a network in a process of its own, and return its row."""
     torch.set_num_threads(1)
     change, name, seed = task

@@ -40,7 +40,7 @@ from nas.machine.torch_device import keep_freed_memory
 from nas.space import load_space
 from nas.space.library import find_reference
 from nas.supernet import sharding
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import NetworkTrainer
 from nas.supernet.training import Trainer
 
@@ -61,12 +61,12 @@ class Way:
         processes: processes that train at the same time, each on batches of its own.
         share: side of the images over that of `--image-size`: that of a part of progressive
             resizing, 1/2 or 3/4, or 1.
-        precision: see `TrainingSettings`.
+        precision: see `Recipe`.
         kernels: whether ops run on our kernels, instead of torch's.
         shards: whether each thread has a shard of the batch, instead of a part of each op.
     """
 
-    batch: int = TrainingSettings().batch_size
+    batch: int = Recipe().batch_size
     threads: int = 1
     processes: int = 1
     share: float = 1.0
@@ -110,7 +110,7 @@ def noise(size: int) -> ImageDataset:
 
 
 def make_trainer(space: str, side: int, way: Way, device: str = "cpu") -> Trainer:
-    settings = TrainingSettings(
+    settings = Recipe(
         batch_size=way.batch,
         precision=way.precision,
         epochs=100,
@@ -186,7 +186,7 @@ def gpu_step_s(trainer: Trainer | NetworkTrainer, seconds: float) -> tuple[float
 def network_trainer(name: str, side: int, batch: int) -> NetworkTrainer:
     """Return a trainer of a published network on noise."""
     space = find_reference(name)[0].adapt(image_size=side, channels=3, classes=10)
-    settings = TrainingSettings(batch_size=batch, device="cuda", flip=True)
+    settings = Recipe(batch_size=batch, device="cuda", flip=True)
     return NetworkTrainer(space.reference(name).graph, noise(side), settings, seed=0)
 
 

@@ -26,7 +26,7 @@ from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
 from nas.space import load_space
 from nas.supernet.evaluation import evaluate
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.training import train
 
 SCHEMA = 1
@@ -103,7 +103,7 @@ def main() -> None:
     }
     spaces = [load_space(name, **sizes) for name in options.space]
     options.work.mkdir(parents=True, exist_ok=True)
-    settings = TrainingSettings(epochs=options.epochs)
+    settings = Recipe(epochs=options.epochs)
     errors = {s.name: score_all(s, data, settings, options.work) for s in spaces}
     latencies, device = predict_latencies(spaces, options.work)
     points = np.array(

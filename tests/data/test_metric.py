@@ -8,7 +8,7 @@ import torch
 
 from nas import load_dataset
 from nas.data import Images
-from nas.supernet.recipe import adjusted
+from nas.supernet.optimization import adjusted
 
 
 def cut(data, counts):

@@ -8,7 +8,7 @@ from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.deploy.model_process import ModelProcess
 from nas.run.model_card import ModelData
 from nas.space import load_space
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 
 VALIDATION_FRACTION = 0.5
@@ -18,7 +18,7 @@ VALIDATION_FRACTION = 0.5
 def train(digits, seed: int) -> TrainedModel:
     space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
     architecture = space.sample(seed=3)
-    settings = TrainingSettings(epochs=12, learning_rate=0.2)
+    settings = Recipe(epochs=12, learning_rate=0.2)
     network = train_standalone(architecture.graph, digits, settings, seed=seed)
     return TrainedModel(architecture, network, preprocessing_of(digits))
 

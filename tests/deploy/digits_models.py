@@ -7,10 +7,10 @@ from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.graph import Graph
 from nas.space import load_space
 from nas.space.builder import Builder
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 
-SETTINGS = TrainingSettings(epochs=12, learning_rate=0.2)
+SETTINGS = Recipe(epochs=12, learning_rate=0.2)
 
 
 def _mobilenet_v3() -> Graph:

@@ -16,7 +16,7 @@ from nas.search import Trial
 from nas.space import library, load_space
 from nas.space.records import SpaceSettings
 from nas.supernet.evaluation import evaluate
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.training import train
 from tests.made_once import made_once
 
@@ -45,7 +45,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
     space = load_space(SPACE, image_size=8, channels=1, classes=10)
     (folder / "spaces").mkdir()
     (folder / "spaces" / f"{SPACE}.py").write_bytes(library.path_of(SPACE).read_bytes())
-    training = TrainingSettings(epochs=1, device="cpu")
+    training = Recipe(epochs=1, device="cpu")
     supernet = train(space, data, folder / "supernets" / SPACE, training, seed=SETTINGS.seed)
     networks = [space.sample(seed=seed) for seed in range(candidate_count)]
     trials = [

@@ -19,7 +19,7 @@ from nas.deploy.confidence import (
 from nas.deploy.model import normalised, preprocessing_of
 from nas.space import load_space
 from nas.supernet.evaluation import network_logits
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_standalone
 from nas.torch_network import to_torch
 
@@ -137,7 +137,7 @@ def test_threshold_that_nothing_reaches_says_so():
 @pytest.mark.parametrize("space", ["mobilenet_tiny", "squeezenet_tiny"])
 def test_calibration_divides_the_logits_and_changes_no_prediction(digits, space):
     architecture = load_space(space, image_size=8, channels=1, classes=10).sample(seed=1)
-    settings = TrainingSettings(epochs=2, learning_rate=0.2)
+    settings = Recipe(epochs=2, learning_rate=0.2)
     network = train_standalone(architecture.graph, digits, settings, seed=0)
     before = network_logits(network, digits, digits.holdout)
     again = copy.deepcopy(network)

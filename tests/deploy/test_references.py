@@ -18,8 +18,8 @@ from nas.pretrained import read_weights
 from nas.run.progress import SilentProgress
 from nas.run.run import Run
 from nas.space import load_definition
-from nas.supernet import settings
-from nas.supernet.settings import FINE_TUNING_RATE
+from nas.supernet import recipe
+from nas.supernet.recipe import FINE_TUNING_RATE
 from nas.torch_network import Network
 from tests.job.published import SPACE
 from tests.job.runs import Notes
@@ -56,7 +56,7 @@ NAME = "small_1.0"
 
 @pytest.fixture
 def _device(fake_device, monkeypatch) -> None:
-    monkeypatch.setattr(settings, "MANY_IMAGES", 100)  # All widths are searched.
+    monkeypatch.setattr(recipe, "MANY_IMAGES", 100)  # All widths are searched.
 
 
 @pytest.fixture
@@ -177,10 +177,8 @@ class Stop(SilentProgress):
 def test_interrupted_training_ends_as_an_undisturbed_one(run, tmp_path, monkeypatch):
     shutil.copytree(RUN, "other")
     (expected,) = run.retrain(**published(), epochs=1)
-    settings = Run.training_settings
-    monkeypatch.setattr(
-        Run, "training_settings", lambda *a: replace(settings(*a), checkpoint_seconds=0)
-    )
+    settings = Run.recipe
+    monkeypatch.setattr(Run, "recipe", lambda *a: replace(settings(*a), checkpoint_seconds=0))
     other = open_run("other")
     with pytest.raises(NasError, match="StopError"):
         other.retrain(**published(), epochs=1, progress=Stop())

@@ -59,8 +59,8 @@ def trained(
     vars(run)["data"] = data
     name = front_ids(run.path)[-1]
     changes |= {"batch_size": BATCH, "shift": 0, "weight_decay": 0.0, "label_smoothing": 0.0}
-    usual = run.training_settings
-    vars(run)["training_settings"] = lambda *length: replace(usual(*length), **changes)
+    usual = run.recipe
+    vars(run)["recipe"] = lambda *length: replace(usual(*length), **changes)
     setup = Retraining(run, EPOCHS, from_scratch=True)
     return train_model(setup, name, run.architecture(name), progress)
 

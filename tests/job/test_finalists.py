@@ -174,7 +174,7 @@ def ship(run, monkeypatch):
     def ship_with(*, spent_s=100.0, budget="10m", retrain=3, trainer=None, refit=False, **fake):
         trainer, notes = trainer or FakeTrainer(**fake), Notes()
         monkeypatch.setattr("nas.job.folder.time.perf_counter", lambda: trainer.now)
-        monkeypatch.setattr(timed_training, "measure_epoch", lambda *_: EPOCH_S)
+        monkeypatch.setattr(timed_training, "measure_network_epoch", lambda *_: EPOCH_S)
         monkeypatch.setattr(timed_training, "train_networks", trainer.train)
         monkeypatch.setattr(planning, "export_s", lambda *_: EXPORT_S)
         monkeypatch.setattr(finalists, "export_networks", trainer.export)

@@ -20,12 +20,12 @@ from nas.run.record import read_run
 from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
 from nas.space import load_definition
-from nas.supernet import checkpoint, settings
+from nas.supernet import checkpoint, recipe
 from nas.supernet.evaluation import evaluate_network
 from nas.supernet.ground_truth import STANDALONE_FILE
 from nas.supernet.pretrained import probed_network, published_state
+from nas.supernet.recipe import FINE_TUNING_RATE, MANY_IMAGES
 from nas.supernet.records import STANDALONE
-from nas.supernet.settings import FINE_TUNING_RATE, MANY_IMAGES
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 from tests.job.published import JOB, NAME, RUN, weights_of, write_files
@@ -126,7 +126,7 @@ def test_file_that_holds_no_weights_is_refused_before_anything_is_written(job):
 @pytest.mark.parametrize("has_few", [True, False])
 def test_space_is_restricted_to_the_published_network(job, has_few, monkeypatch):
     if not has_few:
-        monkeypatch.setattr(settings, "MANY_IMAGES", 10)
+        monkeypatch.setattr(recipe, "MANY_IMAGES", 10)
     Path("weights.pth").write_bytes(weights_of("small_0.5"))
     supernets.train_job_supernets(load_job(job), RUN)
     run = open_run(RUN)
@@ -230,7 +230,7 @@ def test_supernet_is_ranked_against_networks_from_the_same_weights(trained):
         start = published_state(
             network, published, run.data, seed=row.seed, device=torch.device("cpu")
         )
-        recipe = run.settings.training.fine_tuned(run.training_settings(1), len(run.data.train))
+        recipe = run.settings.training.fine_tuned(run.recipe(1), len(run.data.train))
         trained = train_standalone(network.graph, run.data, recipe, seed=row.seed, start=start)
         assert evaluate_network(trained, run.data, "holdout") == row.holdout_accuracy
     Path("weights.pth").unlink()

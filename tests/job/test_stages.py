@@ -17,8 +17,8 @@ from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.supernet import checkpoint, mirroring
 from nas.supernet.ground_truth import STANDALONE_FILE
+from nas.supernet.recipe import default_batch_size
 from nas.supernet.records import MirroringExperiment
-from nas.supernet.settings import default_batch_size
 from tests.job.runs import Notes
 from tests.mini_job import write_job
 from tests.supernet.drawings import make_data
@@ -112,7 +112,7 @@ def test_keys_of_the_job_file_decide(folder, no_experiment):
     changes = read_run(RUN).image_changes
     assert (changes.flip, changes.shift, changes.is_from_job) == (True, 1, True)
     assert (trained_settings()["flip"], trained_settings()["shift"]) == (True, 1)
-    prepared = open_run(RUN).training_settings()
+    prepared = open_run(RUN).recipe()
     assert (prepared.flip, prepared.shift) == (True, 1)
 
 
@@ -123,10 +123,10 @@ def test_batch_size_is_that_of_the_first_device_with_its_learning_rate(folder, n
     assert run.record.batch_size == 64
     assert default_batch_size(torch.device("cuda")) == 256
     run.record.batch_size = 256
-    assert (run.training_settings().batch_size, run.training_settings().learning_rate) == (256, 0.4)
-    given = job_on_folder("batch_size = 128").training.settings(batch_size=256)
+    assert (run.recipe().batch_size, run.recipe().learning_rate) == (256, 0.4)
+    given = job_on_folder("batch_size = 128").training.recipe(batch_size=256)
     assert (given.batch_size, given.learning_rate) == (128, 0.2)
-    given = job_on_folder("learning_rate = 0.3").training.settings(batch_size=256)
+    given = job_on_folder("learning_rate = 0.3").training.recipe(batch_size=256)
     assert (given.batch_size, given.learning_rate) == (256, 0.3)
 
 
@@ -163,7 +163,7 @@ def test_whole_run_follows_the_decision(folder, experiment_forbids, monkeypatch)
     WEIGHTS.unlink()
     supernets.train_job_supernets(settings, RUN)
     assert WEIGHTS.read_bytes() == weights
-    assert open_run(RUN).training_settings().flip is False
+    assert open_run(RUN).recipe().flip is False
     open_run(RUN).rank(nets=4, repeated=0, epochs=1)
     lines = (RUN / STANDALONE_FILE).read_text().splitlines()
     assert [json.loads(line)["training"]["flip"] for line in lines] == [False] * 4

@@ -13,7 +13,7 @@ import torch
 
 from nas.data import load_dataset
 from nas.space import load_space
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.training import train
 
 
@@ -22,13 +22,13 @@ def main() -> None:
     torch.set_num_threads(1)
     data = load_dataset("digits", validation_fraction=0.5)
     space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
-    settings = TrainingSettings(epochs=epochs, device="cpu", checkpoint_seconds=0, colour=0.2)
+    recipe = Recipe(epochs=epochs, device="cpu", checkpoint_seconds=0, colour=0.2)
 
     def progress(step, *_):
         if step == last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(space, data, folder, settings, seed=3, progress=progress)
+    train(space, data, folder, recipe, seed=3, progress=progress)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,19 @@ from torch.nn import functional as F  # noqa: N812
 from nas.errors import CheckpointError, RequestError
 from nas.supernet import checkpoint
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup, require_single_process
-from nas.supernet.recipe import (
+from nas.supernet.optimization import (
     adaptive_clip_grad,
     learning_rate,
     make_batches,
     parameter_groups,
 )
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.subnets import SubnetSampler
 from nas.supernet.training import train
 from nas.supernet.weights import SUPERNET_FILE, Supernet
 from tests.supernet.scrambled_supernet import space_on
 
-SETTINGS = TrainingSettings(epochs=1, device="cpu", colour=0.2)
+SETTINGS = Recipe(epochs=1, device="cpu", colour=0.2)
 """Those of `tests.supernet.killed_training`."""
 
 
@@ -58,18 +58,18 @@ def test_require_single_process_refuses_a_group_of_torchrun(monkeypatch):
         require_single_process("a job")
 
 
-def train_by_hand(space, data, settings, seed, processes):
+def train_by_hand(space, data, recipe, seed, processes):
     """Train with the sandwich rule in this process, shard after shard of every batch."""
     cpu = torch.device("cpu")
     supernet = Supernet(space, torch.Generator().manual_seed(seed)).train()
-    groups = parameter_groups(supernet, settings.resolve_weight_decay())
+    groups = parameter_groups(supernet, recipe.resolve_weight_decay())
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
     shards = [
-        make_batches(data, settings, seed, cpu, ProcessGroup(rank, processes))
+        make_batches(data, recipe, seed, cpu, ProcessGroup(rank, processes))
         for rank in range(processes)
     ]
-    steps = settings.steps(shards[0].steps_per_epoch)
-    subnets = SubnetSampler(space, settings.random_subnets, seed)
+    steps = recipe.steps(shards[0].steps_per_epoch)
+    subnets = SubnetSampler(space, recipe.random_subnets, seed)
     for step in range(steps):
         optimizer.zero_grad()
         for shard in shards:
@@ -79,13 +79,13 @@ def train_by_hand(space, data, settings, seed, processes):
                 logits = supernet(graph, images)
                 if soft_targets is None:
                     soft_targets = logits.detach().softmax(1)
-                    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
                 else:
                     loss = F.cross_entropy(logits, soft_targets)
                 (loss / processes).backward()
         adaptive_clip_grad(supernet.parameters())
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, steps, floor=0.05)
+            group["lr"] = learning_rate(recipe, step, steps, floor=0.05)
         optimizer.step()
     return supernet
 

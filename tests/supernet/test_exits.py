@@ -7,13 +7,13 @@ from torch.nn.functional import cross_entropy
 from nas.space.exits import EXIT, trained_graph, with_exit
 from nas.supernet.distillation import Classifiers
 from nas.supernet.evaluation import calibrated_state, evaluate, network_logits
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import train_network
 from nas.supernet.training import train
 from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import same_weights, space_on
 
-SETTINGS = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
+SETTINGS = Recipe(epochs=2, device="cpu", checkpoint_seconds=0)
 
 
 def space_with_exit(data):
@@ -52,7 +52,7 @@ def test_the_exit_learns_from_the_labels_and_the_last_classifier_as_without_it()
 @pytest.mark.slow
 def test_a_supernet_trains_the_exits_of_its_subnets(digits, tmp_path):
     space = space_with_exit(digits)
-    supernet = train(space, digits, tmp_path, TrainingSettings(epochs=4, device="cpu"), seed=3)
+    supernet = train(space, digits, tmp_path, Recipe(epochs=4, device="cpu"), seed=3)
     network = to_torch(trained_graph(space.largest))
     network.load_state_dict(calibrated_state(supernet, network.graph, digits))
     (accuracy,) = evaluate(supernet, [space.largest], digits, "holdout")

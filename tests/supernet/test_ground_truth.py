@@ -15,10 +15,10 @@ from nas.supernet.ground_truth import (
     compare_with_standalone,
     draw_matched,
 )
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
-ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
+ONE_EPOCH = Recipe(epochs=1, device="cpu")
 
 
 def test_networks_trained_standalone_are_not_trained_again(few_digits, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from nas.supernet.channel_order import channel_numbers, exchangeable
 from nas.supernet.evaluation import calibrated_state
 from nas.supernet.pretrained import published_features, published_state, start_from
 from nas.supernet.probe import image_features, probed_state
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
@@ -276,7 +276,7 @@ def test_network_of_another_space_is_refused(weights):
 
 def test_training_resumes_from_the_same_weights_only(weights, tmp_path):
     data, known = make_data(), weights()
-    settings = TrainingSettings(epochs=1, batch_size=20)
+    settings = Recipe(epochs=1, batch_size=20)
 
     def trained(folder, start):
         return train(

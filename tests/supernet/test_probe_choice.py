@@ -10,7 +10,7 @@ import torch
 from nas.data import ImageDataset, Images
 from nas.supernet import probe_choice
 from nas.supernet.probe_choice import is_probe_better
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.recipe import Recipe
 
 NONE = Images(np.zeros((0, 2, 2, 1), np.uint8), np.zeros(0, np.int64))
 
@@ -61,7 +61,7 @@ def test_more_right_answers_choose_and_each_is_of_a_network_that_did_not_learn_t
         SimpleNamespace(graph=None),
         weights,
         data,
-        TrainingSettings(),
+        Recipe(),
         seed=0,
         device=torch.device("cpu"),
     )
@@ -85,5 +85,5 @@ def test_balanced_metric_counts_classes_alike(data, monkeypatch):
         return images.labels ^ (images.pixels[:, 0, 0, 0] == wrong)
 
     monkeypatch.setattr(probe_choice, "predict_network", answer)
-    arguments = (SimpleNamespace(graph=None), None, data, TrainingSettings())
+    arguments = (SimpleNamespace(graph=None), None, data, Recipe())
     assert is_probe_better(*arguments, seed=0, device=torch.device("cpu"))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nas.supernet.recipe import learning_rate
+from nas.supernet.optimization import learning_rate
+from nas.supernet.recipe import Recipe
 from nas.supernet.schedule import DECISIONS, Schedule
-from nas.supernet.settings import TrainingSettings
 
 BUDGET_S = 100.0
 
@@ -56,7 +56,7 @@ def test_training_ends_within_five_percent_of_its_budget(pace):
     schedule, spent_s = run(pace)
     assert spent_s == pytest.approx(BUDGET_S, rel=0.05)
     last = schedule.position(schedule.steps - 1)
-    rates = TrainingSettings(learning_rate=0.1)
+    rates = Recipe(learning_rate=0.1)
     assert learning_rate(rates, last, schedule.end) < 0.001, "the cosine has come to its end"
     assert learning_rate(rates, last, schedule.end, floor=0.05) == pytest.approx(0.005)
 

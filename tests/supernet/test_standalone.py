@@ -13,18 +13,18 @@ from torch.nn.functional import cross_entropy
 
 from nas.data import Images
 from nas.errors import CheckpointError, TrainingError
-from nas.supernet import engine, recipe
+from nas.supernet import engine, optimization
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
-from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
-from nas.supernet.settings import TrainingSettings
+from nas.supernet.optimization import adaptive_clip_grad, learning_rate, make_batches
+from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import NetworkTrainer, train_network, train_standalone
 from nas.supernet.training import trained_epochs
 from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import same_weights, scrambled, space_on
 
-ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
-SETTINGS = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
+ONE_EPOCH = Recipe(epochs=1, device="cpu")
+RECIPE = Recipe(epochs=2, device="cpu", checkpoint_seconds=0)
 
 KILLED_IN_STEP_5 = """
 import os, signal, sys
@@ -47,7 +47,7 @@ train_example(data, Path(sys.argv[1]), progress)
 """
 
 
-def train_example(data, folder, progress=None, settings=SETTINGS, seed=3):
+def train_example(data, folder, progress=None, recipe=RECIPE, seed=3):
     """Train a network from a supernet's weights, with its largest network as the teacher."""
     supernet = scrambled(space_on(data, "mobilenet_tiny"))
     architecture = supernet.space.sample(seed=2)
@@ -55,7 +55,7 @@ def train_example(data, folder, progress=None, settings=SETTINGS, seed=3):
         architecture,
         data,
         folder,
-        settings,
+        recipe,
         seed=seed,
         start=calibrated_state(supernet, architecture.graph, data),
         teacher=Teacher.of_supernet(supernet, data),
@@ -90,7 +90,7 @@ def test_training_begins_with_the_weights_of_the_supernet(few_digits, tmp_path):
     (expected,) = evaluate(supernet, [architecture], few_digits, "holdout")
     accuracy = evaluate_network(network.eval(), few_digits, "holdout")
     assert accuracy == pytest.approx(expected, abs=1e-9)
-    still = replace(SETTINGS, epochs=1, learning_rate=1e-30, weight_decay=0.0)
+    still = replace(RECIPE, epochs=1, learning_rate=1e-30, weight_decay=0.0)
     trained = train_network(architecture, few_digits, tmp_path, still, seed=0, start=start)
     for name, tensor in trained.network.tensors().items():
         if "running" not in name:
@@ -103,7 +103,7 @@ def test_only_the_training_split_is_read_and_another_recipe_refused(few_digits, 
     seeing = train_example(few_digits, tmp_path / "a")
     assert same_weights(train_example(blind, tmp_path / "b"), seeing)
     with pytest.raises(CheckpointError, match="a training with epochs = 2, not 3"):
-        train_example(few_digits, tmp_path / "a", settings=replace(SETTINGS, epochs=3))
+        train_example(few_digits, tmp_path / "a", recipe=replace(RECIPE, epochs=3))
     with pytest.raises(CheckpointError, match="a training with seed = 3, not 4"):
         train_example(few_digits, tmp_path / "a", seed=4)
 
@@ -120,8 +120,8 @@ def test_training_ends_within_its_longest_time_with_its_schedule_completed(
 
     monkeypatch.setattr(NetworkTrainer, "step", step)
     monkeypatch.setattr(engine.time, "monotonic", lambda: now[0])
-    settings = replace(SETTINGS, epochs=8, longest_seconds=10, checkpoint_seconds=30)
-    train_example(few_digits, tmp_path, settings=settings)
+    recipe = replace(RECIPE, epochs=8, longest_seconds=10, checkpoint_seconds=30)
+    train_example(few_digits, tmp_path, recipe=recipe)
     rows = log_of(tmp_path)
     assert rows[0]["steps"] == 40
     assert rows[-1]["step"] == rows[-1]["steps"] == now[0] == 10
@@ -139,7 +139,7 @@ def test_diverged_training_goes_back_with_a_lower_learning_rate(few_digits, tmp_
         clipped.append(result)
         return result._replace(norm=result.norm * math.nan) if len(clipped) == 4 else result
 
-    monkeypatch.setattr(recipe, "adaptive_clip_grad", clip)
+    monkeypatch.setattr(optimization, "adaptive_clip_grad", clip)
     with pytest.warns(UserWarning, match="step 4 .* the network.* step 3 with 0.5 of the learning"):
         network = train_example(few_digits, tmp_path / "b")
     rates = [[row["learning_rate"] for row in log_of(tmp_path / run)] for run in "ab"]
@@ -151,10 +151,10 @@ def test_diverged_training_goes_back_with_a_lower_learning_rate(few_digits, tmp_
 @pytest.mark.slow
 def test_train_standalone_learns_and_depends_on_its_seed(digits, few_digits):
     graph = space_on(digits, "squeezenet_tiny").largest.graph
-    settings = replace(ONE_EPOCH, epochs=10, learning_rate=0.3)
+    recipe = replace(ONE_EPOCH, epochs=10, learning_rate=0.3)
     steps = []
     network = train_standalone(
-        graph, digits, settings, seed=1, progress=lambda done, of, _: steps.append((done, of))
+        graph, digits, recipe, seed=1, progress=lambda done, of, _: steps.append((done, of))
     )
     assert evaluate_network(network, digits, "holdout") > 0.8
     assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
@@ -174,8 +174,8 @@ def test_train_standalone_equals_the_loop_written_out(few_digits, own):
     """The recipe as plain torch code: the weights do not depend on how the loop is organised."""
     data = replace(few_digits, flip_preserves_class=True)
     graph = space_on(data, "mobilenet_tiny").sample(seed=3).graph
-    settings = replace(ONE_EPOCH, label_smoothing=0.1, **own)
-    trained = train_standalone(graph, data, settings, seed=4)
+    recipe = replace(ONE_EPOCH, label_smoothing=0.1, **own)
+    trained = train_standalone(graph, data, recipe, seed=4)
 
     network = to_torch(graph, seed=4).train()
     depthwise = {id(p) for p in network.parameters() if p.dim() == 4 and p.shape[1] == 1}
@@ -186,7 +186,7 @@ def test_train_standalone_equals_the_loop_written_out(few_digits, own):
     others = [p for p in network.parameters() if p.dim() == 1 or id(p) in depthwise]
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
-    batches = make_batches(data, settings, 4, torch.device("cpu"), alternating=not own)
+    batches = make_batches(data, recipe, 4, torch.device("cpu"), alternating=not own)
     steps = math.ceil(len(data.train) / 64)
     for step in range(steps):
         images, labels = batches.batch(step)
@@ -194,6 +194,6 @@ def test_train_standalone_equals_the_loop_written_out(few_digits, own):
         cross_entropy(network(images), labels, label_smoothing=0.1).backward()
         adaptive_clip_grad(network.parameters())
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, steps)
+            group["lr"] = learning_rate(recipe, step, steps)
         optimizer.step()
     assert same_weights(trained, network)

@@ -13,21 +13,21 @@ import torch
 from nas.data import Images, load_dataset
 from nas.errors import CheckpointError, TrainingError
 from nas.files import jsonl
-from nas.supernet import checkpoint, engine, recipe, training
+from nas.supernet import checkpoint, engine, optimization, training
 from nas.supernet.evaluation import evaluate
-from nas.supernet.recipe import adaptive_clip_grad, learning_rate
+from nas.supernet.optimization import adaptive_clip_grad, learning_rate
+from nas.supernet.recipe import MAX_ROLLBACKS, Recipe
 from nas.supernet.records import TRAINING
-from nas.supernet.settings import MAX_ROLLBACKS, TrainingSettings
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet
 from tests.supernet.scrambled_supernet import same_weights, space_on
 
-SHORT = TrainingSettings(epochs=2, device="cpu")
+SHORT = Recipe(epochs=2, device="cpu")
 """Ten steps on the fixture `few_digits`."""
 
 
-def trained(data, folder, settings=SHORT, *, name="mobilenet_tiny", **options):
-    return train(space_on(data, name), data, folder, settings, **{"seed": 3, **options})
+def trained(data, folder, recipe=SHORT, *, name="mobilenet_tiny", **options):
+    return train(space_on(data, name), data, folder, recipe, **{"seed": 3, **options})
 
 
 def read_log(folder):
@@ -58,15 +58,13 @@ def finished(few_digits, tmp_path_factory):
 
 @pytest.mark.slow
 def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
-    settings = replace(SHORT, colour=0.2)
-    undisturbed = trained(digits, tmp_path / "a", settings)
+    recipe = replace(SHORT, colour=0.2)
+    undisturbed = trained(digits, tmp_path / "a", recipe)
     command = [sys.executable, "-m", "tests.supernet.killed_training", tmp_path / "b", "9", "2"]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     assert not (tmp_path / "b" / "supernet.safetensors").exists()
     steps = []
-    resumed = trained(
-        digits, tmp_path / "b", settings, progress=lambda step, *_: steps.append(step)
-    )
+    resumed = trained(digits, tmp_path / "b", recipe, progress=lambda step, *_: steps.append(step))
     assert steps[0] == 9  # The checkpoint of step 8 was the last one.
     assert same_weights(resumed, undisturbed)
     assert same_weights(Supernet.load(tmp_path / "b"), undisturbed)
@@ -81,8 +79,8 @@ def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
 
 @pytest.mark.slow
 def test_train_learns(digits, tmp_path):
-    settings = replace(SHORT, epochs=10, learning_rate=0.3)
-    supernet = trained(digits, tmp_path, settings, name="squeezenet_tiny", seed=0)
+    recipe = replace(SHORT, epochs=10, learning_rate=0.3)
+    supernet = trained(digits, tmp_path, recipe, name="squeezenet_tiny", seed=0)
     space = supernet.space
     largest, smallest = evaluate(supernet, [space.largest, space.smallest], digits)
     assert largest > 0.8
@@ -131,11 +129,11 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(
             return result._replace(norm=result.norm * math.nan)
         return result
 
-    monkeypatch.setattr(recipe, "adaptive_clip_grad", clipped)
-    settings = replace(SHORT, checkpoint_seconds=0)
+    monkeypatch.setattr(optimization, "adaptive_clip_grad", clipped)
+    recipe = replace(SHORT, checkpoint_seconds=0)
     with pytest.warns(UserWarning, match="diverged in step 5 .* step 4 with 0.5 of the learning"):
         supernet = trained(
-            few_digits, tmp_path, settings, progress=lambda step, *_: steps.append(step)
+            few_digits, tmp_path, recipe, progress=lambda step, *_: steps.append(step)
         )
     seen, undisturbed = read_log(tmp_path), read_log(finished)
     assert steps == [row.step for row in seen] == list(range(1, 11))
@@ -146,18 +144,18 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(
 
 
 def test_killed_training_remembers_its_rollbacks(few_digits, tmp_path):
-    settings = replace(SHORT, checkpoint_seconds=0)
+    recipe = replace(SHORT, checkpoint_seconds=0)
     with pytest.raises(StoppedError):
-        trained(few_digits, tmp_path, settings, progress=stop_in(4))
+        trained(few_digits, tmp_path, recipe, progress=stop_in(4))
     path = tmp_path / engine.CHECKPOINT_FILE
     tensors, record = checkpoint.read(path)
     assert record.rollbacks == 0
     stored = record.model_dump(exclude={"schema_version", "rollbacks", "sha256"}, exclude_none=True)
     checkpoint.write(path, tensors, {**stored, "rollbacks": 2})
-    trained(few_digits, tmp_path, settings)
+    trained(few_digits, tmp_path, recipe)
     row = read_log(tmp_path)[3]
     assert row.step == 4
-    assert row.learning_rate == pytest.approx(learning_rate(settings, 3, row.steps) / 4)
+    assert row.learning_rate == pytest.approx(learning_rate(recipe, 3, row.steps) / 4)
 
 
 def test_batch_that_does_not_fit_into_memory_is_named(few_digits, tmp_path, monkeypatch):
@@ -216,7 +214,7 @@ class Clock:
         monkeypatch.setattr(training.Trainer, "step", step)
 
 
-TIMED = TrainingSettings(seconds=20, device="cpu", checkpoint_seconds=2)
+TIMED = Recipe(seconds=20, device="cpu", checkpoint_seconds=2)
 
 
 def test_time_budget_is_used_and_the_schedule_completed(few_digits, tmp_path, monkeypatch):
