@@ -10,6 +10,7 @@ import json
 import math
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -541,18 +542,24 @@ def _train(
     calibrations = judged.calibrate(data)
     shipped, refit = judged, None
     if everything is not None:
-        begun = time.monotonic()
-        if probe is None:
-            report = part_of(progress, 1, 2, "refit")
-            again = train(everything, folder / REFIT_FOLDER, report, recipe)
-            shipped = TrainedParts.of(again.network, architecture)
-            passes, refit_s = again.epochs, again.seconds
-        else:
-            shipped = TrainedParts(setup.probe(architecture, everything))
-            passes, refit_s = 0.0, time.monotonic() - begun
-        shipped.take_temperatures(calibrations)
-        images = len(everything.train)
-        refit = RefitRecord(images=images, epochs=round(passes), seconds=refit_s)
+        begun, images = time.monotonic(), len(everything.train)
+        try:
+            if probe is None:
+                report = part_of(progress, 1, 2, "refit")
+                again = train(everything, folder / REFIT_FOLDER, report, recipe)
+                shipped = TrainedParts.of(again.network, architecture)
+                refit = RefitRecord(
+                    images=images, epochs=round(again.epochs), seconds=again.seconds
+                )
+            else:
+                shipped = TrainedParts(setup.probe(architecture, everything))
+                refit = RefitRecord(images=images, epochs=0, seconds=time.monotonic() - begun)
+            shipped.take_temperatures(calibrations)
+        except TrainingError as error:
+            warnings.warn(
+                f"{name} is shipped with the weights that were judged: {error.message}",
+                stacklevel=2,
+            )
     fields = {
         "start": "scratch" if start is None else "published" if published else "supernet",
         "published": None if published is None else summary_of(run, published),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nas.data import ImageDataset, load_dataset
-from nas.deploy import benchmark
+from nas.deploy import benchmark, retrain
 from nas.deploy.confidence import largest_probabilities
 from nas.deploy.exporting import export_networks
 from nas.deploy.folder import ModelFolder
@@ -23,6 +23,7 @@ from nas.deploy.retrain import Retraining, renew_answers, train_model
 from nas.deploy.script_log import image_figures
 from nas.deploy.verify import verify
 from nas.display.progress import Advance
+from nas.errors import TrainingError
 from nas.lifecycle.drift import measures, reference_of
 from nas.opened_run import OpenedRun, open_run
 from nas.run.answers import ANSWERS
@@ -169,6 +170,23 @@ def test_without_a_refit_the_weights_that_were_judged_are_shipped(
     assert are_equal(own_weights, tensors_of(whole, record, JUDGED_FILE))
     model = load_trained(run, own.id)
     assert model.judged is model
+
+
+def test_weights_that_were_judged_are_shipped_if_the_refit_diverges(refitted, run, monkeypatch):
+    def train_network(architecture, data, folder, *args, **options):
+        if folder.name == REFIT_FOLDER:
+            raise TrainingError("Training diverged.")
+        return train(architecture, data, folder, *args, **options)
+
+    train = retrain.train_network
+    monkeypatch.setattr(retrain, "train_network", train_network)
+    whole, record = refitted
+    with pytest.warns(UserWarning, match="judged"):
+        own = trained(run, few_digits())
+    assert own.refit is None
+    assert not (run.path / "models" / own.id / JUDGED_FILE).exists()
+    own_weights = tensors_of(run, own, WEIGHTS_FILE)
+    assert are_equal(own_weights, tensors_of(whole, record, JUDGED_FILE))
 
 
 def interrupted(*_: object) -> None:
