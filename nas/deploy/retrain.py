@@ -77,7 +77,6 @@ from nas.supernet.evaluation import (
     predict_network,
 )
 from nas.supernet.pretrained import probed_network, published_state
-from nas.supernet.probe_choice import FOLDS, is_probe_better
 from nas.supernet.recipe import Recipe
 from nas.supernet.standalone import NetworkTrainer, TrainedNetwork, train_network
 from nas.supernet.weights import Supernet
@@ -96,7 +95,7 @@ class Retraining:
         epochs: passes over the training images; by default those of the run's finalists.
         from_scratch: whether all networks start with newly drawn weights.
         published: published weights from which networks start, by the names of their folders.
-        probed: published weights by space; networks of the space have them, with a linear probe, if
+        probed: published weights by space; the published network has them, with a linear probe, if
             that is better than what is trained.
         are_shipped: whether the networks are shipped, and so refitted if the run's settings say so.
         longest_seconds: time within which a training has to end; None for no limit.
@@ -187,32 +186,20 @@ class Retraining:
             recipe = run.settings.training.fine_tuned(recipe, len(run.data.train))
         return start, recipe
 
-    def cross_validates(self, architecture: Architecture) -> bool:
-        """Return whether `better_probe` trains a network once more, on parts of the images."""
-        is_probed = architecture.space.name in self.probed and not self.from_scratch
-        return is_probed and "search" in self.run.images.judging_parts
+    def better_probe(self, architecture: Architecture, trained: Network) -> Network | None:
+        """Return the published network with a linear probe if it is better than when trained.
 
-    def better_probe(
-        self, architecture: Architecture, trained: Network, progress: Advance | None = None
-    ) -> Network | None:
-        """Return a linear probe on published weights if it is better than the trained network.
-
-        Images that judge networks do not choose between them: training images do if those of the
-        search judge, too.
+        The search images choose. Parts of a published network are not probed: they have lost what
+        the classifier reads, until they are trained.
         """
-        weights, data = self.probed.get(architecture.space.name), self.run.data
+        space, data = architecture.space, self.run.data
+        weights = self.probed.get(space.name)
         if weights is None or self.from_scratch:
             return None
-        seed, device, training = self.run.settings.seed, self.device, self.run.settings.training
+        if architecture.digest != space.reference(weights.reference.name).digest:
+            return None
         probe = self.probe(architecture, data)
-        if self.cross_validates(architecture):
-            recipe = training.fine_tuned(self.recipe, len(data.train) // FOLDS)
-            is_better = is_probe_better(
-                architecture, weights, data, recipe, seed=seed, device=device, progress=progress
-            )
-        else:
-            is_better = evaluate_network(probe, data) > evaluate_network(trained, data)
-        return probe if is_better else None
+        return probe if evaluate_network(probe, data) > evaluate_network(trained, data) else None
 
     def probe(self, architecture: Architecture, data: ImageDataset) -> Network:
         """Return a linear probe on published weights that learned the training images of `data`."""
@@ -534,9 +521,8 @@ def _train(
     report = progress if everything is None else part_of(progress, 0, 2, "to be judged")
     trained = train(data, folder, report, recipe)
     recipe = replace(recipe, epochs=trained.epochs)
-    judged, probe = TrainedParts.of(trained.network, architecture), None
-    if not (folder / REFIT_FOLDER).exists():  # It exists only if no probe was better.
-        probe = setup.better_probe(architecture, judged.network, report)
+    judged = TrainedParts.of(trained.network, architecture)
+    probe = setup.better_probe(architecture, judged.network)
     if probe is not None:
         judged = TrainedParts(probe)
     calibrations = judged.calibrate(data)

@@ -6,7 +6,7 @@ It asks `nas.job.planning` what each stage will do, as the stages of a running j
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -28,7 +28,6 @@ from nas.latency.correction import FITTED_NETWORKS
 from nas.latency.kit import KitDevice
 from nas.latency.timing import MEASURED
 from nas.machine.torch_device import resolve_device
-from nas.run.judged import judging_parts
 from nas.run.objectives import run_objectives
 from nas.run.progress import JobProgress
 from nas.run.record import describe_image_changes, describe_shift
@@ -37,7 +36,6 @@ from nas.search.feasibility import idle_limits, require_feasible
 from nas.search.objectives import Infeasible, Objective, Score
 from nas.space import Architecture, SearchSpace
 from nas.supernet.engine import measure_epoch
-from nas.supernet.probe_choice import FOLDS
 from nas.supernet.recipe import default_batch_size
 from nas.supernet.sharding import count_shards
 from nas.supernet.training import Trainer
@@ -123,10 +121,6 @@ def make_plan(
     timed, has_losses = timed or data, len(settings.device.dtypes) > 1
     steps = len(spaces.searched) + 2 + has_losses
     planner = _Planner(settings, data, spaces.searched, runtimes, {planning.PREPARE: prepare_s})
-    if "search" in judging_parts(len(data.holdout)):
-        planner.validated = {
-            name for name, weights in spaces.published.items() if weights.origin is None
-        }
     planner.plan_table()
     idle = planner.check_limits()
     progress.advance(1, steps)
@@ -178,8 +172,6 @@ class _Planner:
         tables: the latency table of each dtype, as far as it is there; None without any.
         slowest_us: latency of the slowest of the kernels that were timed because the table of a
             dtype lacks them; of these dtypes.
-        validated: names of the spaces whose networks are compared with a linear probe by trainings
-            on parts of the images, see `nas.supernet.probe_choice`.
     """
 
     settings: JobSettings
@@ -191,7 +183,6 @@ class _Planner:
     uncertain: int = 0
     tables: dict[str, LatencyTable | None] = field(default_factory=dict)
     slowest_us: dict[str, float] = field(default_factory=dict)
-    validated: Collection[str] = ()
 
     @property
     def _runtimes(self) -> dict[str, Runtime]:
@@ -300,11 +291,7 @@ class _Planner:
         halving_s = network_s * sum(count * epochs for count, epochs in rounds)
         limit_s -= halving_s
         export_s = planning.export_s(settings, self.data, network_s)
-
-        # Each of the trainings on parts of the images leaves out one of so many.
-        refit = planning.refit_share(settings, self.data)
-        passes = [refit + (FOLDS if name in self.validated else 1) for name in epoch_s]
-        finalist_s = planning.NETWORK_COST * float(np.mean(passes * np.array([*epoch_s.values()])))
+        finalist_s = (1 + planning.refit_share(settings, self.data)) * network_s
 
         def epochs_of(count: int, published: float) -> float:
             return (limit_s - count * export_s) / (count * finalist_s + published * network_s)

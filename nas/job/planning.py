@@ -162,6 +162,8 @@ def spent_before(stages: Mapping[str, StageRecord], stage: str) -> float:
 def share_s(settings: JobSettings, stage: str, spent_s: float) -> float:
     """Return the seconds that a stage may take: its share of what is left of the budget.
 
+    What the exports of the fewest finalists take is kept from the stages before them.
+
     Args:
         settings: the settings of the job.
         stage: name of the stage, one of the keys of `SHARES`.
@@ -170,7 +172,9 @@ def share_s(settings: JobSettings, stage: str, spent_s: float) -> float:
     needed = {MEASURE: settings.finish.measure, FINALISTS: settings.finish.retrain}
     weights = [SHARES[each] * (needed.get(each) != 0) for each in SHARES]
     own = list(SHARES).index(stage)
-    left_s = max(0.0, settings.budget_s - spent_s)
+    exports = 0 if stage == FINALISTS else fewest_finalists(settings)
+    export_s = exports * len(job_formats(settings)) * EXPORT_FILE_S
+    left_s = max(0.0, settings.budget_s - spent_s - export_s)
     return left_s * weights[own] / (sum(weights[own:]) or 1.0)
 
 

@@ -17,7 +17,6 @@ from nas.run.trained import MODELS_FOLDER
 from nas.space import Architecture
 from nas.supernet import checkpoint
 from nas.supernet.engine import CHECKPOINT_FILE
-from nas.supernet.probe_choice import FOLDS
 
 
 class TimedTraining:
@@ -47,14 +46,9 @@ class TimedTraining:
         return sum(self._epoch_s[name] for name in networks)
 
     def whole_epoch_s(self, networks: Mapping[str, Architecture]) -> float:
-        """Return these seconds with those that refits and choices between weights add to them."""
-        seconds = self.epoch_s(networks)
-        if not self._setup.are_shipped:
-            return seconds
-        validated = {k: each for k, each in networks.items() if self._setup.cross_validates(each)}
+        """Return these seconds with those that refits add to them."""
         refit = planning.refit_share(self._run.settings, self._run.data)
-        # Each of the trainings on parts of the images leaves out one of so many.
-        return (1 + refit) * seconds + (FOLDS - 1) * self.epoch_s(validated)
+        return (1 + refit * self._setup.are_shipped) * self.epoch_s(networks)
 
     def export_s(self, networks: Mapping[str, Architecture]) -> float:
         """Return the seconds to export some networks."""

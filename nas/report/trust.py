@@ -644,8 +644,8 @@ def _probes(facts: _Facts) -> _Finding | None:
         f"{capitalised(each.text)}.": bool(own) or each is not best_probe for each in probes
     } | {
         f"{listed(probed)} {'has' if len(probed) == 1 else 'have'} the published weights with a "
-        "linear probe, which was right on more images than what was trained; the images that judge "
-        "them did not choose.": bool(probed)
+        "linear probe, which was right on more of the search images than what was "
+        "trained.": bool(probed)
     }
     return _Finding(
         "limit" if is_worse else "note" if is_small else "fine", finding, _text(details)

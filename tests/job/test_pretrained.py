@@ -15,7 +15,6 @@ from nas.job.folder import claim
 from nas.job.stages import open_data
 from nas.opened_run import open_run
 from nas.pretrained import read_weights
-from nas.run import judged
 from nas.run.record import read_run
 from nas.run.settings import PretrainedSettings
 from nas.run.trained import PretrainedSummary
@@ -152,42 +151,34 @@ def test_space_is_restricted_to_the_published_network(job, has_few, monkeypatch)
 
 
 @pytest.mark.parametrize("is_better", [True, False])
-@pytest.mark.parametrize("search_judges", [True, False])
-def test_finalist_is_a_probe_where_images_that_do_not_judge_say_so(
-    trained, is_better, search_judges, monkeypatch
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_published_network_is_a_probe_if_search_images_say_so(
+    trained, is_better, is_whole, monkeypatch
 ):
-    """Training images choose where those of the search judge, too, and those of the search else."""
-    if not search_judges:
-        monkeypatch.setattr(judged, "SUFFICIENT_HOLDOUT_IMAGES", 1)
+    """A part of the published network is trained, whatever a probe on it would reach."""
     with claim(RUN, load_job(trained)) as run:
         open_data(run)
         (architecture,) = run.published_networks.values()
         weights = run.published[NAME]
+        if not is_whole:
+            architecture = architecture.space.smallest
         state = probed_network(
             architecture, weights, run.data, seed=0, device=torch.device("cpu")
         ).tensors()
         slot = architecture.graph.ops[-1].slot_name
 
-        def accuracy(network, data):
-            assert not search_judges
+        def accuracy(network, data, part="search"):
+            assert (data, part) == (run.data, "search")
             is_probe = torch.equal(network.tensors()[f"{slot}.weight"], state[f"{slot}.weight"])
             return 0.5 + 0.1 * (is_probe == is_better)
 
-        def cross_validate(network, published, data, settings, **others):
-            assert search_judges
-            rate = settings.learning_rate / FINE_TUNING_RATE * MANY_IMAGES
-            assert rate == pytest.approx(0.1 * (len(data.train) // 2))
-            assert (network, published, settings.epochs) == (architecture, weights, 1)
-            return is_better
-
         monkeypatch.setattr(retrain, "evaluate_network", accuracy)
-        monkeypatch.setattr(retrain, "is_probe_better", cross_validate)
         setup = retrain.Retraining(run, epochs=1, probed=run.published)
         record = retrain.train_model(setup, "own", architecture)
-    assert record.is_probe == is_better
+    assert record.is_probe == (is_better and is_whole)
     trained, _ = checkpoint.read(RUN / "models" / "own" / "weights.safetensors")
     conv = next(name for name in state if name.endswith("depthwise.weight"))
-    assert torch.equal(trained[conv], state[conv]) == is_better
+    assert torch.equal(trained[conv], state[conv]) == record.is_probe
     assert record.recipe.text == "1 epoch from the supernet"
 
 
