@@ -274,7 +274,7 @@ def new_record(settings: JobSettings, command: str, /, **known: Any) -> RunRecor
         known: what a retargeted run takes over from the record of another run.
     """
     return RunRecord(
-        schema=5,
+        schema=6,
         name=settings.name,
         command=command,
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,20 +1,24 @@
 """A correction of a table's predictions, fitted on whole networks and kept apart from them.
 
 A kernel that is timed alone finds its tensors in the nearest cache, and its code in the processor's
-first caches; in a network, other kernels ran in between. What the composition of kernels lacks is
-nearly the same for all networks of a table: a factor and a constant are fitted on a few whole
-networks. `Prediction.uncorrected_us` stays the composition of measurements.
+first caches; in a network, other kernels ran in between. Launches and misses are timed in networks
+made for that, and real ones may wait less: part of these costs is in the kernels already, or hides
+behind them. So two factors are fitted on a few whole networks: one of the kernels, and a smaller or
+equal one of all that is beside them. `Prediction.uncorrected_us` stays the composition of
+measurements. Where cross-validation finds the composition at least as good, both factors are one.
 
 The fit is the one with the least absolute relative error (least absolute deviations; Koenker and
 Bassett, "Regression quantiles", 1978). Tensors of one network may happen to lie in memory such that
 it takes 10% longer than the same network compiled again, and the smallest and the largest network
 of a space lack more than most others: a fit with the least squared error follows these.
+docs/measurements.md compares this form of the correction with others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +34,7 @@ from nas.latency.rounds import Latency, readings_us, round_to_four_digits
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED
-from nas.statistics import mape
+from nas.statistics import kendall_tau, mape
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
@@ -53,6 +57,8 @@ def fit_correction(
 ) -> Correction:
     """Return the correction with the least absolute relative error on checked networks.
 
+    It changes nothing if it predicts networks on which it was not fitted no better than the table.
+
     Args:
         check: networks of the spaces.
         spaces: the spaces.
@@ -69,22 +75,28 @@ def fit_correction(
             f"A correction needs at least {MIN_NETWORKS} networks, not {len(networks)}.",
             remedy="Time more networks with `nas table check --nets`, or those of larger spaces.",
         )
-    predicted = np.array([each.prediction.uncorrected_us for each in networks])
-    measured = np.array([each.measured_us for each in networks])
-    slope, invocation_us = _fit(predicted, measured)
-    if slope <= 0:
+    predictions = [each.prediction for each in networks]
+    # Kernels are in both columns, so their factor is the sum of two that are not negative.
+    parts = np.array([[each.uncorrected_us, sum(each.kernels_us)] for each in predictions])
+    predicted, measured = parts[:, 0], np.array([each.measured_us for each in networks])
+    if (kendall_tau(predicted, measured) or 0) <= 0:
         raise MeasurementError(
-            "The networks that are predicted slower were measured faster, so no line fits.",
+            "The networks that are predicted slower were measured faster, so no correction fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
+    # No prediction exceeds the smallest and the largest network.
+    inner = np.argsort(predicted)[1:-1]
+    errors, factors = min(
+        (np.abs(predicted / measured - 1)[inner], np.array([1.0, 0.0])),
+        (errors_of_others(parts, measured)[inner], least_factors(parts, measured)),
+        key=lambda form: form[0].mean(),
+    )
     return Correction(
-        slope=round_to_four_digits(slope),
-        invocation_us=round_to_four_digits(invocation_us),
+        kernel_factor=round_to_four_digits(factors.sum()),
+        dispatch_factor=round_to_four_digits(factors[0]),
         nets=len(networks),
         mape_before=round_to_four_digits(mape(predicted, measured)),
-        mape_after=round_to_four_digits(
-            _error_of_others(predicted, measured) + _drift(check, table_readings_us)
-        ),
+        mape_after=round_to_four_digits(_upper_mean(errors) + _drift(check, table_readings_us)),
         spaces=tuple(space.digest for space in spaces),
         batch=check.batch,
         networks=tuple(
@@ -98,22 +110,26 @@ def fit_correction(
     )
 
 
-def _error_of_others(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> float:
-    """Return the mean absolute error for networks on which the correction was not fitted.
+def errors_of_others(
+    parts: NDArray[np.float64], measured: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the absolute relative error of each network, predicted by a fit on the others.
 
-    Each network but the smallest and the largest, which no prediction exceeds, is predicted by a
-    line through the others. The result is the upper limit of the one-sided interval of `CONFIDENCE`
-    of the mean of these errors, by Student's t.
+    Args:
+        parts, measured: see `least_factors`.
     """
+    predicted = [
+        own @ least_factors(np.delete(parts, at, 0), np.delete(measured, at))
+        for at, own in enumerate(parts)
+    ]
+    return np.abs(np.array(predicted) / measured - 1)
+
+
+def _upper_mean(errors: NDArray[np.float64]) -> float:
+    """Return the upper limit of a mean, one-sided and with `CONFIDENCE`, by Student's t."""
     from scipy.stats import t
 
-    inner = np.argsort(predicted)[1:-1]
-    errors = np.empty(len(inner))
-    for at, left_out in enumerate(inner):
-        others = np.arange(len(measured)) != left_out
-        slope, invocation_us = _fit(predicted[others], measured[others])
-        errors[at] = abs((slope * predicted[left_out] + invocation_us) / measured[left_out] - 1)
-    margin = t.ppf(CONFIDENCE, len(inner) - 1) * errors.std(ddof=1) / math.sqrt(len(inner))
+    margin = t.ppf(CONFIDENCE, len(errors) - 1) * errors.std(ddof=1) / math.sqrt(len(errors))
     return float(errors.mean() + margin)
 
 
@@ -132,23 +148,29 @@ def _undisturbed_readings_us(latencies: Iterable[Latency]) -> list[float]:
     return readings_us(each for latency in latencies for each in latency.undisturbed)
 
 
-def _fit(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the factor and the constant with the least absolute relative error.
+def least_factors(parts: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the factors, zero or above, with the least absolute relative error.
 
     They solve a linear program: the sum of bounds of all absolute errors is minimal.
+
+    Args:
+        parts: parts of the predicted latencies, `networks x parts`.
+        measured: measured latencies, `networks`.
+
+    Returns:
+        The factor of each part, `parts`.
     """
     # A board that times networks has no scipy.
     from scipy.optimize import linprog
 
-    relative = np.stack([predicted, np.ones_like(predicted)], 1) / measured[:, None]
+    relative = parts / measured[:, None]
     ones, bounds = np.ones(len(measured)), np.eye(len(measured))
     solved = linprog(
-        np.concatenate([np.zeros(2), ones]),
+        np.concatenate([np.zeros(parts.shape[1]), ones]),
         A_ub=np.block([[relative, -bounds], [-relative, -bounds]]),
         b_ub=np.concatenate([ones, -ones]),
-        bounds=(None, None),
     )
-    return float(solved.x[0]), float(solved.x[1])
+    return np.array(solved.x[: parts.shape[1]])
 
 
 def correct_table(
@@ -291,20 +313,11 @@ def spread_networks(
     """
     drawn: dict[str, tuple[Architecture, float]] = {}
     for space in spaces:
-        for architecture, latency_us in _predicted(table, space, rng, batch):
-            drawn[architecture.digest] = (architecture, latency_us)
+        random = [space.sample(rng, uniform_over="choices") for _ in range(DRAWS)]
+        for architecture in (space.smallest, space.largest, *random):
+            with suppress(KernelError):
+                latency_us = table.predict(architecture, batch).uncorrected_us
+                drawn[architecture.digest] = (architecture, latency_us)
     by_latency = sorted(drawn.values(), key=lambda each: each[1])
     quantiles = np.linspace(0, len(by_latency) - 1, min(count, len(by_latency))).astype(int)
     return [(None, by_latency[at][0]) for at in quantiles]
-
-
-def _predicted(
-    table: LatencyTable, space: SearchSpace, rng: np.random.Generator, batch: int
-) -> Iterator[tuple[Architecture, float]]:
-    """Iterate over networks of a space and their uncorrected latencies in microseconds."""
-    drawn = [space.sample(rng, uniform_over="choices") for _ in range(DRAWS)]
-    for architecture in (space.smallest, space.largest, *drawn):
-        try:
-            yield architecture, table.predict(architecture, batch).uncorrected_us
-        except KernelError:
-            continue

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, JsonValue, model_validator
 
-from nas.display.formatting import format_kernel_latency
 from nas.errors import TableError
 from nas.files.documents import Count, Document, Format
 from nas.latency.core_speed import READING
@@ -30,9 +29,9 @@ from nas.latency.timing import (
     Timing,
 )
 
-SCHEMA = 4
+SCHEMA = 5
 
-HEADER_START = b'{"schema": 4, "record": "header", "processor": "'
+HEADER_START = b'{"schema": 5, "record": "header", "processor": "'
 """How a header starts as it is written."""
 
 MAX_SAMPLES = 12
@@ -59,7 +58,7 @@ def new_header(
 class Header(Fingerprint):
     """The device of a table, and how kernels were timed."""
 
-    schema_number: Literal[4] = Field(alias="schema")
+    schema_number: Literal[5] = Field(alias="schema")
     record: Literal["header"]
     timing: Object | None = None
 
@@ -291,9 +290,9 @@ class Correction(Document):
 
     In files its `record` is `calibration`.
 
-    The corrected latency is `slope` times the uncorrected one, plus `invocation_us`.
-
     Attributes:
+        kernel_factor: factor of the kernels' latencies.
+        dispatch_factor: factor of all that is beside them in an uncorrected latency.
         nets: number of networks on which it was fitted.
         mape_before: mean absolute error on these networks without it.
         mape_after: mean absolute error that is expected with it for other networks.
@@ -305,8 +304,8 @@ class Correction(Document):
         line: number of the line in its file; 0 before it is written.
     """
 
-    slope: Annotated[float, Field(gt=0, le=1e6)]
-    invocation_us: Annotated[float, Field(ge=-1e12, le=1e12)]
+    kernel_factor: Annotated[float, Field(gt=0, le=1e6)]
+    dispatch_factor: Annotated[float, Field(ge=0, le=1e6)]
     nets: Count
     mape_before: Annotated[float, Field(ge=0)]
     mape_after: Annotated[float, Field(ge=0)]
@@ -321,10 +320,16 @@ class Correction(Document):
         """No two current records of a table have the same key."""
         return f"calibration batch{self.batch}"
 
-    def apply(self, uncorrected_us: float) -> float:
-        """Return the corrected latency of a network in microseconds."""
-        corrected_us = self.slope * uncorrected_us + self.invocation_us
-        return corrected_us if corrected_us > 0 else uncorrected_us
+    def apply(self, uncorrected_us: float, kernels_us: float) -> float:
+        """Return the corrected latency of a network in microseconds.
+
+        Args:
+            uncorrected_us: latency as it is composed of kernels and dispatch costs.
+            kernels_us: sum of the kernels' latencies.
+        """
+        # In this order, a correction that changes nothing does not round either.
+        surplus_us = (self.kernel_factor - self.dispatch_factor) * kernels_us
+        return self.dispatch_factor * uncorrected_us + surplus_us
 
     def to_json(self) -> dict[str, Any]:
         """Return the line to write."""
@@ -334,12 +339,10 @@ class Correction(Document):
     @property
     def text(self) -> str:
         """What the correction is, and by how much it lowers the error of predictions."""
-        sign = "-" if self.invocation_us < 0 else "+"
         return (
-            f"{self.slope:.4f} x the sum of kernels and dispatch costs {sign} "
-            f"{format_kernel_latency(abs(self.invocation_us), 3)}, fitted on {self.nets} whole "
-            f"networks, whose mean error was {self.mape_before:.2%}; {self.mape_after:.2%} is "
-            "expected for others"
+            f"{self.kernel_factor:.4f} x kernels + {self.dispatch_factor:.4f} x dispatch costs, "
+            f"fitted on {self.nets} whole networks, whose mean error was {self.mape_before:.2%}; "
+            f"{self.mape_after:.2%} is expected for others"
         )
 
 

@@ -417,12 +417,13 @@ class LatencyTable:
         activation_bytes = self.runtime.activation_bytes(graph, batch)
         cost = NetworkCost(costs.warm_us, costs.weight_bytes, activation_bytes)
         uncorrected_us = self.runtime.network_us(cost, self.dispatch)
+        kernels_us = sum(costs.warm_us)
         correction = self.correction(batch, space)
         return Prediction(
-            correction.apply(uncorrected_us) if correction else uncorrected_us,
+            correction.apply(uncorrected_us, kernels_us) if correction else uncorrected_us,
             costs.kernels,
             costs.warm_us,
-            uncorrected_us - sum(costs.warm_us),
+            uncorrected_us - kernels_us,
             costs.uncertain,
             joined_basis((*costs.bases, *self.dispatch_bases)),
             uncorrected_us,

@@ -339,8 +339,10 @@ def part_us(table: LatencyTable, part: Graph, network: Architecture) -> float:
         FailedKernelError, MissingKernelError, TableError: see `LatencyTable.predict`.
     """
     correction = table.correction(space=network.space.digest)
-    us = table.predict(part).uncorrected_us
-    return correction.apply(us) if correction else us
+    predicted = table.predict(part)
+    if correction is None:
+        return predicted.uncorrected_us
+    return correction.apply(predicted.uncorrected_us, sum(predicted.kernels_us))
 
 
 def op_name(graph: Graph, position: int) -> str:

@@ -325,7 +325,7 @@ class RunRecord(_RunSection):
         waiting: the kit whose results the run waits for; None if it waits for nothing.
     """
 
-    schema_version: Literal[5] = Field(alias="schema")
+    schema_version: Literal[6] = Field(alias="schema")
     name: str
     command: str
     started: str

@@ -3,6 +3,7 @@
     python -m tests.benchmarks.predictions --space squeezenet_tiny mobilenet_32 --image-size 32 96 \
         --tables 3 --out FOLDER
     python -m tests.benchmarks.predictions --run results/quickstart
+    python -m tests.benchmarks.predictions --forms
 
 For each space and image size, builds several tables one after the other with `nas table build`, and
 checks each with `nas table check` on networks that no correction was fitted on, other ones for each
@@ -16,6 +17,10 @@ tables of an hour ago predict. Run it on an idle machine.
 
 With --run, times nothing, and prints the same of the whole networks that a run has timed: all of
 them, and those of its front.
+
+With --forms, times nothing either, and prints how accurate other forms of the correction are on
+recorded networks (`tests/golden`): twelve, the smallest and the largest among them, are drawn to
+fit on, and the others are predicted.
 """
 
 import argparse
@@ -23,14 +28,39 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.latency.correction import FITTED_NETWORKS, fit_correction, least_factors
 from nas.opened_run import open_run
 from nas.space import load_space
 from nas.statistics import latency_agreement
+from tests.golden.latency import FOLDER, Parts, Recording, check_of
+
+DIVISIONS = 100
+"""Divisions of recorded networks, for each form of the correction."""
+
+FORMS: dict[str, Callable[[Parts], Sequence[float]]] = {
+    "one factor": lambda p: [p.uncorrected_us],
+    "a factor and a constant": lambda p: [p.uncorrected_us, 1, -1],
+    "kernels; a constant": lambda p: [p.kernels_us, 1, -1],
+    "kernels; all else": lambda p: [p.kernels_us, p.dispatch_us],
+    "kernels; all else; a constant": lambda p: [p.kernels_us, p.dispatch_us, 1, -1],
+    "kernels; launches; misses": lambda p: [p.kernels_us, p.launches_us, p.misses_us],
+    "kernels; launches; misses; a constant": lambda p: [*p[:3], 1, -1],
+    "kernels; all else, with a factor that is not larger": lambda p: [
+        p.uncorrected_us,
+        p.kernels_us,
+    ],
+}
+"""Parts of a prediction that get a factor each, which is not negative, by what they are called."""
 
 
 def nas(*arguments: object) -> dict[str, Any]:
@@ -61,6 +91,55 @@ def print_run(folder: Path) -> None:
         print(f"{name:<14}{len(timed):>4}  {figures(agreement.to_json())}")
 
 
+def fit_parts(
+    networks: Sequence[Parts], columns: Callable[[Parts], Sequence[float]]
+) -> Callable[[Parts], float]:
+    """Return the correction with the least error that has factors of some parts."""
+    measured = np.array([each.measured_us for each in networks])
+    factors = least_factors(np.array([columns(each) for each in networks]), measured)
+    return lambda parts: float(np.dot(columns(parts), factors))
+
+
+def fit_present(networks: Sequence[Parts]) -> Callable[[Parts], float]:
+    """Return the correction of a table."""
+    fitted = fit_correction(check_of(networks))
+    return lambda parts: fitted.apply(parts.uncorrected_us, parts.kernels_us)
+
+
+def errors_of_form(
+    networks: Sequence[Parts], fit: Callable[[Sequence[Parts]], Callable[[Parts], float]]
+) -> NDArray[np.float64]:
+    """Return the mean error, for each division, of the networks that were not fitted on."""
+    networks = sorted(networks, key=lambda each: each.uncorrected_us)
+    rng, errors = np.random.default_rng(0), []
+    for _ in range(DIVISIONS):
+        inner = rng.choice(len(networks) - 2, FITTED_NETWORKS - 2, replace=False) + 1
+        fitted_on = {0, len(networks) - 1, *inner.tolist()}
+        predict = fit([networks[at] for at in sorted(fitted_on)])
+        others = [each for at, each in enumerate(networks) if at not in fitted_on]
+        errors.append(np.mean([abs(predict(each) / each.measured_us - 1) for each in others]))
+    return np.array(errors)
+
+
+def print_forms() -> None:
+    """Print the errors of forms of the correction on recorded networks."""
+    recorded = {"onnxruntime": Parts.of_onnxruntime("check")}
+    for path in sorted(FOLDER.glob("*.gz")):
+        recording = Recording.load(path)
+        with tempfile.TemporaryDirectory() as folder:
+            table = recording.table(Path(folder) / "table.jsonl")
+            recorded[path.name.partition(".")[0]] = recording.parts(table)
+    print(f"| factors | {' | '.join(recorded)} |")
+    print(f"|---{'|---' * len(recorded)}|")
+    fits = {"none": lambda networks: lambda parts: parts.uncorrected_us}
+    fits |= {name: partial(fit_parts, columns=columns) for name, columns in FORMS.items()}
+    fits["the same, or none, by cross-validation (the present form)"] = fit_present
+    for name, fit in fits.items():
+        errors = [100 * errors_of_form(networks, fit) for networks in recorded.values()]
+        cells = [f"{each.mean():.2f} ({np.quantile(each, 0.9):.2f})" for each in errors]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", nargs="+", default=["squeezenet_tiny", "mobilenet_32"])
@@ -71,12 +150,16 @@ def main() -> None:
     parser.add_argument("--nets", type=int, default=12, help="random networks of each check")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--run", type=Path, help="a finished run; nothing is timed")
+    parser.add_argument("--forms", action="store_true", help="forms of the correction; no timing")
     options = parser.parse_args()
+    if options.forms:
+        print_forms()
+        return
     if options.run:
         print_run(options.run)
         return
     if not options.out:
-        parser.error("give --out FOLDER or --run RUN")
+        parser.error("give --out FOLDER, --run RUN or --forms")
     device = ["--runtime", options.runtime, "--dtype", options.dtype]
     print(
         f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}{'device':>8}  "

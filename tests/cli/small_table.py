@@ -61,5 +61,5 @@ def uncertain_table(path: Path) -> LatencyTable:
         kernel(STEM, 3.0, basis="estimated: by a model"),
         kernel(POOL, 1.0, spread=0.5),
         kernel(HEAD, 2.0),
-        correction(2.0, invocation_us=-1.5, nets=20),
+        correction(2.0, dispatch_factor=1.0, nets=20),
     )

@@ -37,7 +37,7 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
     shown = document(invoke(*arguments, "--json"))
     # By hand: 3 + 1 + 2 for the kernels, three launches of 0.5, and a start of 30.
     assert shown["uncorrected_us"] == pytest.approx(37.5)
-    assert shown["predicted_us"] == pytest.approx(2 * 37.5 - 1.5)
+    assert shown["predicted_us"] == pytest.approx(2 * 6 + 31.5)
     assert shown["dispatch_us"] == pytest.approx(31.5)
     counts = [shown[f"{name}launches"] for name in ("", "uncertain_", "estimated_")]
     assert counts == [3, 1, 1]
@@ -53,7 +53,7 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
     text = invoke(*arguments).stdout
     for words in (
         "ok, estimated: by a model",
-        "predicted 0.0735 ms: 3 kernels (1 uncertain, 1 estimated)",
+        "predicted 0.0435 ms: 3 kernels (1 uncertain, 1 estimated)",
         "the rest is estimated: by a model",
         "84% of it are launches and the start of the network",
         "expect an error of up to 10%",

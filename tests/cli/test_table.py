@@ -59,7 +59,10 @@ def test_build_adds_what_is_missing_and_fits_a_correction(device, built, tmp_pat
     assert built["ok"] == built["kernels_needed"] == len(table) == len(device.timed)
     assert built["dispatch_us"] == table.dispatch.parts_us
     (fitted,) = table.corrections()
-    assert (built["calibration"]["slope"], fitted.nets) == (fitted.slope, FITTED_NETWORKS)
+    assert (built["calibration"]["kernel_factor"], fitted.nets) == (
+        fitted.kernel_factor,
+        FITTED_NETWORKS,
+    )
     again = invoke("table", "build", *TINY, "--out", "mine.jsonl").stdout
     assert "0 kernels added (0 failed, 0 unstable, 0 disturbed)" in again
     assert len(LatencyTable.open("mine.jsonl").corrections()) == 1, "nothing was added"
@@ -138,11 +141,11 @@ def test_show_names_estimates_and_corrections(tmp_path, invoke):
     assert shown["basis"] == {"estimated: by a model": 1, "measured": 2}
     assert shown["uncertain_dispatch"] == ["invocation"]
     (fitted,) = shown["calibrations"]
-    assert (fitted["batch"], fitted["slope"], fitted["mape_after"]) == (1, 2.0, 0.01)
+    assert (fitted["batch"], fitted["kernel_factor"], fitted["mape_after"]) == (1, 2.0, 0.01)
     text = words(invoke("table", "show", path).stdout)
     assert "1 of the kernels are estimated: by a model" in text
     assert "uncertain dispatch costs: invocation" in text
-    assert "2.0000 x the sum of kernels and dispatch costs - 1.5 µs, fitted on 20" in text
+    assert "2.0000 x kernels + 1.0000 x dispatch costs, fitted on 20" in text
 
 
 def test_check_prints_and_draws_the_errors(built, tmp_path, invoke):

@@ -65,7 +65,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
     candidates.write(rows, folder / "trials.csv")
     (folder / "job.toml").write_text(SETTINGS.to_toml())
     record = RunRecord(
-        schema=5,
+        schema=6,
         name=SETTINGS.name,
         command="nas run example.toml",
         started="2026-01-01T00:00:00+00:00",

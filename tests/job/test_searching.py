@@ -79,7 +79,7 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
     (path,) = Path("latency_tables").glob("*.jsonl")
     known = LatencyTable.open(path).corrections()
     doubling = Correction(
-        slope=2.0, invocation_us=0.0, nets=8, mape_before=0.5, mape_after=0.0,
+        kernel_factor=2.0, dispatch_factor=2.0, nets=8, mape_before=0.5, mape_after=0.0,
         supersedes=known[-1].line if known else None,
     )  # fmt: skip
     jsonl.append(path, doubling.to_json())

@@ -18,6 +18,8 @@ from tests.latency.fake_runtime import latency_us
 
 GRAPH = three_kernels()
 
+KERNEL = TvmRuntime().kernels(GRAPH)[0]
+
 SPACE = load_space("mobilenet_tiny", image_size=8, channels=1)
 
 FIRST = 1 + len(TvmRuntime.dispatch_parts) + 1
@@ -39,16 +41,22 @@ def edit(table: LatencyTable, line: int, **changes: Any) -> None:
     table.path.write_text("\n".join(lines) + "\n")
 
 
-def correction(slope: float = 1.0, **changes: Any) -> Correction:
-    """Return a correction whose other fields are made up."""
+def correction(factor: float = 1.0, **changes: Any) -> Correction:
+    """Return a correction of kernels and dispatch costs alike, whose other fields are made up."""
     values: dict[str, Any] = {
-        "invocation_us": 0.0, "nets": 8, "mape_before": 0.5, "mape_after": 0.01
+        "kernel_factor": factor, "dispatch_factor": factor,
+        "nets": 8, "mape_before": 0.5, "mape_after": 0.01,
     }  # fmt: skip
-    return Correction(slope=slope, **{**values, **changes})
+    return Correction(**{**values, **changes})
 
 
-def checked(predicted_us: float, *measured_us: float, **changes: Any) -> CheckedNetwork:
-    """Return a network with made-up latencies in some rounds."""
-    prediction = Prediction(predicted_us, (), (), 0.0, 0, uncorrected_us=predicted_us)
+def checked(
+    predicted_us: float, *measured_us: float, dispatch_us: float = 0.0, **changes: Any
+) -> CheckedNetwork:
+    """Return a network of one kernel with made-up latencies in some rounds."""
+    kernels, kernels_us = (KERNEL,), (predicted_us - dispatch_us,)
+    prediction = Prediction(
+        predicted_us, kernels, kernels_us, dispatch_us, 0, uncorrected_us=predicted_us
+    )
     timings = NetworkTimings(tuple(Timing((us,)) for us in measured_us))
     return CheckedNetwork(SPACE.smallest, prediction, timings, **changes)

@@ -38,10 +38,11 @@ def test_parts_are_kernels_launches_and_the_start(table: LatencyTable) -> None:
 
 def test_correction_is_a_part_of_its_own(table: LatencyTable) -> None:
     before = break_down(table, GRAPH)
-    table.use_correction(correction(0.9, invocation_us=1.0))
+    table.use_correction(correction(0.9, dispatch_factor=0.5))
     parts = break_down(table, GRAPH)
     assert parts.launches == before.launches
-    assert parts.correction_us == pytest.approx(1.0 - 0.1 * before.prediction.latency_us)
+    kernels_us = sum(before.prediction.kernels_us)
+    assert parts.correction_us == pytest.approx(-0.1 * kernels_us - 0.5 * (2.0 + 3 * 0.5))
     assert total_us(parts) == pytest.approx(parts.prediction.latency_us)
 
 

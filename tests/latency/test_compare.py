@@ -205,7 +205,7 @@ def test_merge_of_one_table_compacts_it(tmp_path: Path, out: Path) -> None:
     compact, original = LatencyTable.open(out), LatencyTable.open(first)
     assert len(out.read_text().splitlines()) == len(first.read_text().splitlines()) - 1
     assert compact.latency_us(KERNELS[0]) == 5.0
-    assert [each.slope for each in compact.corrections()] == [1.5]
+    assert [each.kernel_factor for each in compact.corrections()] == [1.5]
     assert compact.dispatch == original.dispatch
     # A build that was stopped leaves some dispatch costs, which are kept.
     half = table(tmp_path / "half.jsonl", *dispatch(parts=PARTS[:2]), kernel(1))

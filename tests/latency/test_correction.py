@@ -33,68 +33,114 @@ from tests.latency.small_table import SPACE, checked, correction
 
 OTHER = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1)
 PREDICTED = np.linspace(50, 900, 12)
+DISPATCH = PREDICTED * np.random.default_rng(0).uniform(0.1, 0.5, len(PREDICTED))
+"""What the predictions have beside kernels, in no fixed proportion."""
 
 
-def check_of(measured_us: Callable[[float], float], predicted=PREDICTED) -> TableCheck:
-    """Return networks whose measured latencies follow from their predictions."""
-    return TableCheck(tuple(checked(float(us), float(measured_us(us))) for us in predicted))
+def check_of(
+    measured_us: Callable[[float, float], float], predicted=PREDICTED, dispatch=DISPATCH
+) -> TableCheck:
+    """Return networks whose measured latencies follow from kernels and dispatch costs."""
+    return TableCheck(
+        tuple(
+            checked(float(us), float(measured_us(us - beside, beside)), dispatch_us=float(beside))
+            for us, beside in zip(predicted, dispatch, strict=True)
+        )
+    )
 
 
-@pytest.mark.parametrize("invocation_us", [4.0, -3.0])
-def test_fit_recovers_a_line(invocation_us: float) -> None:
-    fitted = fit_correction(check_of(lambda us: 1.25 * us + invocation_us), [SPACE])
-    assert fitted.slope == pytest.approx(1.25, rel=1e-3)
-    assert fitted.invocation_us == pytest.approx(invocation_us, rel=1e-2)
+def least_by_brute_force(
+    predicted: np.ndarray, dispatch: np.ndarray, measured: np.ndarray
+) -> tuple[float, float]:
+    """Return the factors of kernels and of dispatch costs with the least error.
+
+    The best ones predict two of the networks exactly, or one of them with a limit of the factors:
+    both equal, or none of the dispatch costs. So all of these can be tried.
+    """
+    kernels = predicted - dispatch
+    tried = [(each, each) for each in measured / predicted]
+    tried += [(each, 0.0) for each in measured / kernels]
+    for pair in itertools.combinations(range(len(measured)), 2):
+        at = list(pair)
+        factors = np.linalg.solve(np.stack([kernels[at], dispatch[at]], 1), measured[at])
+        if 0 <= factors[1] <= factors[0]:
+            tried.append((factors[0], factors[1]))
+    return min(tried, key=lambda each: mape(each[0] * kernels + each[1] * dispatch, measured))
+
+
+@pytest.mark.parametrize("factors", [(1.08, 0.1), (1.25, 1.25), (0.9, 0.0)])
+def test_fit_recovers_factors_of_kernels_and_dispatch_costs(factors: tuple[float, float]) -> None:
+    own, beside = factors
+    fitted = fit_correction(check_of(lambda k, d: own * k + beside * d), [SPACE])
+    assert fitted.kernel_factor == pytest.approx(own, rel=1e-3)
+    assert fitted.dispatch_factor == pytest.approx(beside, rel=1e-2, abs=1e-3)
     assert fitted.mape_after < 1e-3 < fitted.mape_before
     assert (fitted.nets, fitted.spaces, fitted.batch) == (12, (SPACE.digest,), 1)
     first = fitted.networks[0]
     assert (first.uncorrected_us, first.architecture) == (50, SPACE.smallest.to_json())
-    assert first.measured_us == pytest.approx(62.5 + invocation_us, rel=1e-3)
+    assert first.measured_us == pytest.approx(
+        own * (50 - DISPATCH[0]) + beside * DISPATCH[0], rel=1e-3
+    )
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_fit_has_the_least_absolute_relative_error(seed: int) -> None:
-    """The best line passes through two of the networks, so that all of these can be tried."""
-    rng = np.random.default_rng(seed)
-    check = check_of(lambda us: (1.1 * us + 5) * rng.normal(1, 0.05))
+@pytest.mark.parametrize("beside", [-1.0, 0.2, 0.9, 4.0])
+def test_fit_has_the_least_absolute_relative_error(beside: float) -> None:
+    rng = np.random.default_rng(0)
+    check = check_of(lambda k, d: (1.1 * k + beside * d) * rng.normal(1, 0.05))
     measured = np.array([each.measured_us for each in check.networks])
-
-    def error(slope: float, constant: float) -> float:
-        return mape(slope * PREDICTED + constant, measured)
-
-    lines = []
-    for (x, y), (other_x, other_y) in itertools.combinations(
-        zip(PREDICTED, measured, strict=True), 2
-    ):
-        slope = (other_y - y) / (other_x - x)
-        lines.append((slope, y - slope * x))
+    least = least_by_brute_force(PREDICTED, DISPATCH, measured)
     fitted = fit_correction(check)
-    least = min(error(*line) for line in lines)
-    assert error(fitted.slope, fitted.invocation_us) == pytest.approx(least, abs=1e-4)
-    assert fitted.mape_before == pytest.approx(error(1, 0), rel=1e-3)
+    assert (fitted.kernel_factor, fitted.dispatch_factor) == pytest.approx(least, rel=1e-3)
+    assert 0 <= fitted.dispatch_factor <= fitted.kernel_factor
+    assert fitted.mape_before == pytest.approx(mape(PREDICTED, measured), rel=1e-3)
+
+
+def test_correction_changes_nothing_that_it_would_not_predict_better() -> None:
+    """Whether it does is cross-validated: networks are predicted by a fit on the others."""
+    unchanged = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        check = check_of(lambda k, d, rng=rng: (k + d) * rng.normal(1.01, 0.03))
+        measured = np.array([each.measured_us for each in check.networks])
+        errors = []
+        for left_out in range(1, len(measured) - 1):
+            others = np.arange(len(measured)) != left_out
+            own, beside = least_by_brute_force(
+                PREDICTED[others], DISPATCH[others], measured[others]
+            )
+            us = own * (PREDICTED - DISPATCH)[left_out] + beside * DISPATCH[left_out]
+            errors.append(abs(us / measured[left_out] - 1))
+        fitted = fit_correction(check)
+        is_plain = (fitted.kernel_factor, fitted.dispatch_factor) == (1, 1)
+        assert is_plain == (np.mean(errors) >= mape(PREDICTED[1:-1], measured[1:-1]))
+        unchanged += is_plain
+    assert 0 < unchanged < 12
 
 
 def test_few_networks_with_tensors_at_bad_addresses_do_not_change_the_fit() -> None:
     """Three networks take 5% to 12% longer than others would."""
     bad = {PREDICTED[1]: 1.05, PREDICTED[5]: 1.12, PREDICTED[10]: 1.08}
-    fitted = fit_correction(check_of(lambda us: 1.02 * us * bad.get(us, 1.0)))
-    assert fitted.slope == pytest.approx(1.02, rel=1e-3)
-    assert fitted.invocation_us == pytest.approx(0, abs=0.05)
+    fitted = fit_correction(check_of(lambda k, d: (1.02 * k + 0.5 * d) * bad.get(k + d, 1.0)))
+    assert fitted.kernel_factor == pytest.approx(1.02, rel=1e-3)
+    assert fitted.dispatch_factor == pytest.approx(0.5, rel=1e-3)
 
 
 def test_expected_error_is_not_below_that_of_other_networks_nine_times_of_ten() -> None:
     rng = np.random.default_rng(0)
 
     def networks(count: int) -> TableCheck:
-        return check_of(
-            lambda us: (1.1 * us + 20) * rng.normal(1, 0.02), np.geomspace(20, 200, count)
-        )
+        predicted = np.geomspace(20, 200, count)
+        dispatch = np.full(count, 10.0)
+        return check_of(lambda k, d: (1.1 * k + 0.3 * d) * rng.normal(1, 0.02), predicted, dispatch)
 
     expected, actual = [], []
     others = networks(200).networks
     for _ in range(60):
         fitted = fit_correction(networks(MIN_NETWORKS))
-        errors = [fitted.apply(each.predicted_us) / each.measured_us - 1 for each in others]
+        errors = [
+            fitted.apply(each.predicted_us, sum(each.prediction.kernels_us)) / each.measured_us - 1
+            for each in others
+        ]
         expected.append(fitted.mape_after)
         actual.append(np.mean(np.abs(errors)))
     assert np.mean(np.array(expected) >= actual) >= 0.85
@@ -103,9 +149,9 @@ def test_expected_error_is_not_below_that_of_other_networks_nine_times_of_ten() 
 
 def test_fit_refuses_few_networks_and_inverse_order() -> None:
     with pytest.raises(RequestError, match="at least 8 networks, not 7"):
-        fit_correction(TableCheck(check_of(lambda us: us).networks[:7]))
-    with pytest.raises(MeasurementError, match="no line fits"):
-        fit_correction(check_of(lambda us: 1000 - us))
+        fit_correction(TableCheck(check_of(lambda k, d: k + d).networks[:7]))
+    with pytest.raises(MeasurementError, match="no correction fits"):
+        fit_correction(check_of(lambda k, d: 1000 - k - d))
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +187,11 @@ def test_correction_corrects_predictions_and_keeps_the_composition(table: Latenc
     first = corrected(table)
     # The second correction is fitted on the composition, not on what the first one corrected.
     fitted = corrected(table)
-    assert (fitted.slope, fitted.supersedes) == (first.slope, first.line)
+    assert (fitted.kernel_factor, fitted.supersedes) == (first.kernel_factor, first.line)
     after = LatencyTable.open(table.path).predict(graph)
     assert (after.uncorrected_us, after.is_corrected) == (before.latency_us, True)
-    assert after.latency_us == pytest.approx(fitted.apply(before.latency_us))
+    applied = fitted.apply(before.latency_us, sum(before.kernels_us))
+    assert after.latency_us == pytest.approx(applied)
 
 
 def test_correction_is_per_batch_size(table: LatencyTable) -> None:
@@ -190,22 +237,22 @@ def test_networks_of_a_space_keep_its_correction_when_another_space_is_added(
     table: LatencyTable, tmp_path: Path
 ) -> None:
     """A table is often built for one space, and later for a further one."""
-    for space, slope in ((SPACE, 1.5), (OTHER, 2.0)):
+    for space, factor in ((SPACE, 1.5), (OTHER, 2.0)):
         assert lacks_correction(table, [SPACE, space])
-        add(table, correction(slope, spaces=(space.digest,)))
+        add(table, correction(factor, spaces=(space.digest,)))
         assert not lacks_correction(table, [space])
     # A run of both spaces predicts with one correction, and records it.
     assert lacks_correction(table, [SPACE, OTHER])
     compact = merge_tables([table.path], tmp_path / "compact.jsonl")
     for each in (table, LatencyTable.open(compact.path)):
-        for network, slope in (
+        for network, factor in (
             (SPACE.largest, 1.5),
             (OTHER.largest, 2.0),
             (SPACE.largest.graph, 2.0),
         ):
             prediction = each.predict(network)
-            assert prediction.latency_us == pytest.approx(slope * prediction.uncorrected_us)
-        assert [fitted.slope for fitted in each.corrections()] == [1.5, 2.0]
+            assert prediction.latency_us == pytest.approx(factor * prediction.uncorrected_us)
+        assert [fitted.kernel_factor for fitted in each.corrections()] == [1.5, 2.0]
     # A correction of both spaces replaces those of each.
     correct_after_build(table, [SPACE, OTHER], FakeRuntime())
     assert len(table.corrections()) == 1

@@ -79,7 +79,8 @@ WRONG = [
     (LINE, {"basis": "estimated: "}, "basis"),
     (LINE, {"basis": "estimated: " + "x" * 90_000}, "basis is"),
     (LINE, {"supersedes": 1}, "supersedes"),
-    *((CORRECTION, {"slope": value}, "slope") for value in (0, -1.0, None, 10**400)),
+    *((CORRECTION, {"kernel_factor": value}, "kernel_factor") for value in (0, None, 10**400)),
+    *((CORRECTION, {"dispatch_factor": value}, "dispatch_factor") for value in (-0.1, 10**400)),
     *((CORRECTION, {"batch": value}, "batch") for value in (0, 1 << 40)),
     (CORRECTION, {"nets": -1}, "nets"),
     (CORRECTION, {"networks": [{**NETWORK, "measured_us": 0}]}, r"networks\[0\]\.measured_us"),
@@ -163,9 +164,10 @@ def test_record_is_unstable_after_many_rounds() -> None:
     assert (made.status, len(made.rounds_us)) == ("unstable", MAX_ROUNDS)
 
 
-def test_correction_is_one_line() -> None:
-    fitted = correction(1.25, invocation_us=-5.0)
-    assert fitted.apply(100) == 120
-    assert fitted.apply(3) == 3, "no latency is zero or below"
-    assert fitted.text.startswith("1.2500 x the sum of kernels and dispatch costs - 5 µs, fitted")
+def test_correction_has_a_factor_for_kernels_and_one_for_dispatch_costs() -> None:
+    fitted = correction(1.25, dispatch_factor=0.5)
+    assert fitted.apply(100, kernels_us=80) == 1.25 * 80 + 0.5 * 20
+    assert fitted.apply(60, kernels_us=80) == 1.25 * 80 - 0.5 * 20, "kernels run side by side"
+    assert correction().apply(0.1 + 0.2, kernels_us=0.1) == 0.1 + 0.2
+    assert fitted.text.startswith("1.2500 x kernels + 0.5000 x dispatch costs, fitted on 8")
     assert "error was 50.00%; 1.00% is expected" in fitted.text

@@ -216,11 +216,13 @@ def test_correction_corrects_both_parts(tmp_path):
     network = network_of(SPACES[0])
     device, server = tables(tmp_path, network, scaled(1), scaled(2))
     before = plan_split(network, device, server, Link(1, 1), IMAGE_BYTES)
-    fitted = correction(2.0, invocation_us=3.0, spaces=(network.space.digest,))
+    fitted = correction(2.0, dispatch_factor=0.5, spaces=(network.space.digest,))
     device._corrections[1, network.space.digest] = fitted
     after = plan_split(network, device, server, Link(1, 1), IMAGE_BYTES)
+    results = [each.result for each in fusion.launches(network.graph.folded, fuse_expansions=True)]
     for old, new in zip(before.cuts, after.cuts, strict=True):
-        assert new.device_us == pytest.approx(2 * old.device_us + 3)
+        dispatch_us = START_US + (1 + results.index(old.position)) * LAUNCH_US
+        assert new.device_us == pytest.approx(2 * (old.device_us - dispatch_us) + dispatch_us / 2)
         assert new.server_us == old.server_us
 
 

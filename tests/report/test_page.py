@@ -101,7 +101,7 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
     ("name", "before", "after", "words"),
     [
         ("trials.csv", r"0\.\d+", "nan", "line 2 .* validation_accuracy is 'nan'"),
-        ("run.json", '"schema": 5', '"schema": 7', "has schema 7; this version reads schema 5"),
+        ("run.json", '"schema": 6', '"schema": 7', "has schema 7; this version reads schema 6"),
         ("run.json", '"spaces": {\n  "mob', '"spaces": {\n  "../../mob', r"spaces\.\.\./"),
         ("run.json", '"data": {\n  "me', '"date": {\n  "me', "has no data yet: the job has"),
         (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
