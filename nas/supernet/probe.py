@@ -39,8 +39,13 @@ MOST_WORSE = 2
 MAX_ITERATIONS = 200
 """Most iterations of the optimizer of a probe; it usually needs fewer than 50."""
 
-MIN_DEVIATION = 1e-3
-"""Smallest standard deviation by which a feature is divided; one that varies less tells nothing."""
+MIN_DEVIATION = 0.2
+"""Smallest standard deviation by which a feature is divided, over the mean one of all features.
+
+Features that hardly vary would get weights that are a hundred times as large as those of others:
+then int8 leaves nothing of the others. A probe on 150 hand signs was right on 75.3% of others, with
+1e-3 in place of it on 73.3%, and its int8 logits erred by 0.02 instead of 0.82 standard deviations.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +115,8 @@ def fit_probe(features: Tensor, images: Images, data: ImageDataset) -> Probe:
     """
     classes, labels = len(data.classes), torch.from_numpy(images.labels)
     mean = features.mean(0)
-    deviation = features.std(0, correction=0).clamp_min(MIN_DEVIATION)
+    deviation = features.std(0, correction=0)
+    deviation = deviation.clamp_min(MIN_DEVIATION * float(deviation.mean()) or 1.0)
     features = (features - mean) / deviation
     weights = torch.ones(classes)
     if data.metric == "balanced_accuracy":

@@ -49,6 +49,17 @@ def test_features_are_what_the_classifier_reads(network, data):
     torch.testing.assert_close(features, outputs.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
+def test_features_that_hardly_vary_get_no_large_weights():
+    """Weights of eight bits share a scale, which one large weight would decide."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    features = rng.normal(size=(90, 40)) + rng.normal(size=(3, 40))[labels]
+    features[:, 5] *= 1e-3
+    data = SimpleNamespace(classes="abc", metric="accuracy")
+    probe = fit_probe(torch.from_numpy(features).float(), Images(features, labels), data)
+    assert probe.weight[:, 5].abs().max() < probe.weight.abs().median()
+
+
 @pytest.mark.parametrize(("count", "size"), [(160, 12), (90, 100)])
 def test_probe_is_the_logistic_regression_with_the_best_strength(count, size):
     rng = np.random.default_rng(0)
