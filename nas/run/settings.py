@@ -310,10 +310,10 @@ class TrainingOptions(_Table):
             recipe: that of a training that starts from random weights.
             images: number of training images.
         """
-        from nas.supernet.recipe import FINE_TUNING_RATE, MANY_IMAGES
+        from nas.supernet.recipe import FINE_TUNING_RATE, FULL_RATE_IMAGES
 
         if self.learning_rate is None:
-            factor = FINE_TUNING_RATE * min(1.0, images / MANY_IMAGES)
+            factor = FINE_TUNING_RATE * min(1.0, images / FULL_RATE_IMAGES)
             recipe = replace(recipe, learning_rate=factor * recipe.learning_rate)
         if recipe.progressive_resizing is None:
             recipe = replace(recipe, progressive_resizing=0.0)

@@ -110,11 +110,15 @@ FINE_TUNING_RATE = 0.4
 With that of the others they are lost in the first steps.
 """
 
-MANY_IMAGES = 2000
+FULL_RATE_IMAGES = 500
 """Training images from which published weights may change as much as `FINE_TUNING_RATE` lets them.
 
-With fewer, the rate is lower in proportion, and all networks have the published widths.
+With fewer, the rate is lower in proportion. After 40 epochs of 150 or 250 hand signs, networks were
+2.5 to 4.1 points better than with a quarter of that rate, and with 220 cats and dogs 0.2 points.
 """
+
+MANY_IMAGES = 2000
+"""Training images from which networks may be narrower than the published one."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

@@ -23,7 +23,7 @@ from nas.supernet import checkpoint, recipe
 from nas.supernet.evaluation import evaluate_network
 from nas.supernet.ground_truth import STANDALONE_FILE
 from nas.supernet.pretrained import probed_network, published_state
-from nas.supernet.recipe import FINE_TUNING_RATE, MANY_IMAGES
+from nas.supernet.recipe import FINE_TUNING_RATE, FULL_RATE_IMAGES
 from nas.supernet.records import STANDALONE
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
@@ -64,7 +64,7 @@ def test_supernet_starts_from_the_file_at_a_lower_rate(trained):
     _, record = checkpoint.read(WEIGHTS)
     assert record.published == f"{summary.sha256}-torch"
     images = len(open_run(RUN).data.train)
-    rate = 0.1 * FINE_TUNING_RATE * images / MANY_IMAGES
+    rate = 0.1 * FINE_TUNING_RATE * images / FULL_RATE_IMAGES
     assert record.training["learning_rate"] == pytest.approx(rate)
     assert record.training["progressive_resizing"] == 0
     weights = WEIGHTS.read_bytes()
@@ -216,7 +216,7 @@ def test_supernet_is_ranked_against_networks_from_the_same_weights(trained):
     published = read_weights("weights.pth", conventions="torch", spaces=[run.spaces[NAME]])
     for row in jsonl.read(RUN / STANDALONE_FILE, STANDALONE):
         assert row.training["published"] == published.digest
-        assert row.training["learning_rate"] == pytest.approx(0.04 * len(run.data.train) / 2000)
+        assert row.training["learning_rate"] == pytest.approx(0.04 * len(run.data.train) / 500)
         network = run.spaces[NAME].from_json(row.architecture.model_dump())
         start = published_state(
             network, published, run.data, seed=row.seed, device=torch.device("cpu")
