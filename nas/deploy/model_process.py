@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from nas.latency import timing
 from nas.latency.timing import Timing
 from nas.machine import this_machine
 from nas.machine.processes import ChildProcess
-from nas.run.model_card import ExportedFile
+
+if TYPE_CHECKING:
+    from nas.run.model_card import ExportedFile
 
 LOAD_LIMIT_SECONDS = 180.0
 """How long a file may take to load; importing the slowest runtime takes 10 seconds."""

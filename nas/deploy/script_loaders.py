@@ -38,7 +38,12 @@ def load_tvm(path: Path) -> LogitsOf:
     if os.path.expanduser("~") == "~":  # TVM needs a home folder, which some containers lack.
         os.environ["HOME"] = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    # TVM imports torch where it is installed, which takes a second and is not needed.
+    hides_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
     import tvm
+
+    if hides_torch:
+        del sys.modules["torch"]
 
     network = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
 

@@ -146,8 +146,13 @@ class Tvm(ModelFormat):
 
     def load(self, path: Path, threads: int = 1) -> LoadedModel:
         """See `ModelFormat.load`."""
+        # TVM imports torch wherever it is installed, for conversions of tensors that a file does
+        # not need. That takes a second, and 200 MB that would count as memory of the file.
+        hides_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
         from nas.runtimes.tvm.library import Library
 
+        if hides_torch:
+            del sys.modules["torch"]
         return _TvmModel(Library(path, threads))
 
 

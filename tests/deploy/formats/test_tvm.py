@@ -12,6 +12,7 @@ from PIL import Image
 
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel
+from nas.deploy.model_process import ModelProcess
 from nas.deploy.scripts import run_script
 from nas.errors import ExportError, RequestError, TableDeviceError
 from nas.files.documents import to_json
@@ -41,6 +42,16 @@ images = numpy.load(sys.argv[2]).transpose(0, 2, 3, 1)
 run = lambda image: network["main"](tvm.runtime.tensor(numpy.ascontiguousarray(image))).numpy()
 numpy.save(sys.argv[3], numpy.concatenate([run(image[None]) for image in images]))
 print(network["preprocessing"]())
+"""
+
+LIST_IMPORTS = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+print(f"tvm {'tvm' in sys.modules}, torch {'torch' in sys.modules}")
 """
 
 
@@ -135,6 +146,18 @@ def test_script_runs_a_library_without_a_home_folder(tmp_path, library):
     (expected,) = model.pixel_logits(pixels[None, ..., None])
     logits = json.loads(done.stdout)[0]["logits"]
     assert np.abs(logits - expected).max() <= 1e-3 * expected.std()
+
+
+def test_neither_process_nor_script_of_a_library_imports_torch(tmp_path, library):
+    with ModelProcess(model_format("tvm"), library) as process:
+        process.load(digits_images()[:1])
+        maps = Path(f"/proc/{process._process.pid}/maps")
+        assert not maps.exists() or "libtorch" not in maps.read_text()
+    (tmp_path / "preprocessing.json").write_text(to_json(digits_model().preprocessing))
+    (tmp_path / "run.py").write_text(run_script(library.name))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "image.png")
+    arguments = (tmp_path / "run.py", tmp_path / "image.png", "--model", library)
+    assert run_python(LIST_IMPORTS, *arguments).splitlines()[-1] == "tvm True, torch False"
 
 
 def test_library_for_another_processor_does_not_run_here(tmp_path, library):
