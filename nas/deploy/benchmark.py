@@ -28,6 +28,7 @@ from nas.display import plotting
 from nas.display.formatting import format_latency
 from nas.display.progress import Advance
 from nas.errors import ExportError, RequestError
+from nas.latency import rounds
 from nas.latency.rounds import Latency, Round, full_speed_us
 from nas.latency.timing import Rounds
 from nas.machine import this_machine
@@ -35,8 +36,8 @@ from nas.run.judged import JudgedImages
 from nas.run.model_card import EnergyRecord, ExportedFile, LatencyRecord
 from nas.run.progress import JobProgress, shown
 
-ROUNDS = 8
-"""Rounds of a benchmark."""
+MAX_ROUNDS = 8
+"""Rounds after which files are timed no more, whether the timings of each agree or not."""
 
 PAUSE_SECONDS = 0.02
 """Pause before a file is timed: the threads of the runtime before it stop spinning within it."""
@@ -140,7 +141,9 @@ def time_files(
 ) -> tuple[dict[str, LatencyRecord], dict[str, ExportError]]:
     """Return the latencies of files, measured in rounds, and the errors of files that do not run.
 
-    A file that fails is left out, and the others are timed on.
+    All files are timed until the timings of each agree, as those of networks do
+    (`nas.latency.rounds.Latency.is_complete`). A file that fails is left out, and the others are
+    timed on.
 
     Args:
         running: process of each file by the name of its format.
@@ -148,29 +151,34 @@ def time_files(
             classifies the image that it was loaded with.
         progress: receives the number of timings done and of all timings.
     """
-    total = ROUNDS * len(running)
-    rounds: dict[str, list[Round]] = {name: [] for name in running}
+    fewest, done = min(rounds.ROUNDS, MAX_ROUNDS), 0
+    taken: dict[str, list[Round]] = {name: [] for name in running}
     failed: dict[str, ExportError] = {}
     pause = Rounds()
-    for position in range(ROUNDS):
+    for number in range(MAX_ROUNDS):
+        total = done + len(taken) * max(1, fewest - number)
         pause.wait()
-        for at, (name, process) in enumerate(running.items()):
+        for name, process in running.items():
             if name in failed:
                 continue
             try:
                 if process.loaded is None:
                     process.load(image)
                 time.sleep(PAUSE_SECONDS)
-                rounds[name].append(process.time().round)
+                taken[name].append(process.time().round)
             except ExportError as error:
                 failed[name] = error
-                del rounds[name]
+                del taken[name]
+            done += 1
             if progress:
-                progress(position * len(running) + at + 1, total, name)
-    full_us = full_speed_us(each for own in rounds.values() for each in own)
+                progress(done, total, name)
+        full_us = full_speed_us(each for own in taken.values() for each in own)
+        latencies = {name: Latency(own, full_us) for name, own in taken.items()}
+        if all(each.is_complete(fewest) for each in latencies.values()):
+            break
     return {
-        name: LatencyRecord.of(Latency(own, full_us), running[name].threads)
-        for name, own in rounds.items()
+        name: LatencyRecord.of(latency, running[name].threads)
+        for name, latency in latencies.items()
     }, failed
 
 

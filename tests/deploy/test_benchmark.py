@@ -2,6 +2,7 @@ import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from nas.deploy import benchmark
 from nas.deploy.benchmark import draw_benchmark, time_files
 from nas.deploy.model_process import ModelProcess
 from nas.errors import ExportError, RequestError
+from nas.latency import rounds, timing
 from nas.run.model_card import ExportedFile, LatencyRecord
 from tests.deploy import example_formats as formats
 from tests.deploy.example_model import onnx_folder
@@ -30,7 +32,8 @@ def exported(name: str, latency_us: float | None, precision: str = "float32") ->
 
 @pytest.mark.slow
 def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "ROUNDS", 3)
+    monkeypatch.setattr(benchmark, "MAX_ROUNDS", 3)
+    monkeypatch.setattr(rounds, "ROUNDS", 3)
     matrix = np.random.default_rng(1).standard_normal((16, 3)).astype(np.float32)
     np.save(tmp_path / "model.npy", matrix)
     steps = []
@@ -53,7 +56,8 @@ def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "ROUNDS", 3)
+    monkeypatch.setattr(benchmark, "MAX_ROUNDS", 3)
+    monkeypatch.setattr(rounds, "ROUNDS", 3)
     np.save(tmp_path / "model.npy", np.eye(16, 3, dtype=np.float32))
     with (
         ModelProcess(formats.Refusing(), tmp_path / "model.npy") as refusing,
@@ -73,6 +77,32 @@ def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypa
     assert len(timed["good"].rounds_us) == 3
     assert "it is no matrix" in str(failed["refusing"])
     assert "ended by SIGKILL" in str(failed["killed"])
+
+
+@pytest.mark.parametrize(
+    ("samples_us", "expected"),
+    [
+        ([100.0, 102.9, 140.0, 130.0], 4),
+        ([100.0, 104.0, 140.0, 130.0, 99.0], 5),
+        ([160.0, 150.0, 140.0, 130.0, 120.0, 100.0, 110.0, 170.0, 100.0], 8),
+    ],
+)
+def test_files_are_timed_until_the_timings_of_each_agree_within_3_percent(
+    samples_us, expected, monkeypatch
+):
+    monkeypatch.setattr(rounds, "ROUNDS", 4)
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.0)
+
+    def file(own_us):
+        timings = (timing.Timing((us,)) for us in own_us)
+        return SimpleNamespace(loaded=True, threads=1, time=lambda: next(timings))
+
+    steps = []
+    running = {"steady": file([50.0] * 9), "noisy": file(samples_us)}
+    timed, failed = time_files(running, IMAGES[:1], lambda *step: steps.append(step))
+    assert not failed
+    assert {len(latency.rounds_us) for latency in timed.values()} == {expected}
+    assert steps[-1] == (2 * expected, 2 * expected, "noisy")
 
 
 def test_file_that_does_not_run_is_an_error(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ class SwitchedOn(EnergyCounter, SilentProgress):
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(energy, "IDLE_SECONDS", 0.1)
     monkeypatch.setattr(benchmark, "ENERGY_SECONDS", 0.5)
-    monkeypatch.setattr(benchmark, "ROUNDS", 2)
+    monkeypatch.setattr(benchmark, "MAX_ROUNDS", 2)
     return onnx_folder(tmp_path / "jf2a").path
 
 

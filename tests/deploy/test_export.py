@@ -45,7 +45,7 @@ FORMATS = ("onnx", "onnx-int8")
 @pytest.fixture(scope="module", autouse=True)
 def _few_rounds():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "ROUNDS", 2)
+        patch.setattr(benchmark, "MAX_ROUNDS", 2)
         yield
 
 

@@ -52,7 +52,7 @@ from tests.mini_job import write_job
 @pytest.fixture(scope="module", autouse=True)
 def _few_rounds():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "ROUNDS", 2)
+        patch.setattr(benchmark, "MAX_ROUNDS", 2)
         yield
 
 

@@ -206,7 +206,7 @@ def accuracies_in(document: object, path: str = "") -> Iterator[tuple[str, float
 def test_no_file_states_an_accuracy_on_images_that_the_weights_know(
     refitted, in_process, monkeypatch
 ):
-    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "MAX_ROUNDS", 1)
     data, (run, record) = few_digits(), refitted
     renew_answers(run, record.id)
     request = ExportRequest(
