@@ -47,7 +47,6 @@ from nas.run.model_card import (
     ModelAccuracy,
     ModelCard,
     ModelData,
-    ScriptCheck,
     SustainedRecord,
     Threshold,
 )
@@ -104,9 +103,10 @@ def make_card(
     accuracy: ModelAccuracy,
     files: Sequence[ExportedFile],
     int8: Int8Summary | None,
-    script: ScriptCheck | None,
 ) -> ModelCard:
     """Return the card of a model, with its answers to changed and attacked images measured.
+
+    What its `run.py` computes is added when that has run.
 
     Args:
         model: the trained model.
@@ -116,7 +116,6 @@ def make_card(
         accuracy: its accuracy in torch.
         files: its exported files.
         int8: how it was quantised; None if it was not.
-        script: what its `run.py` computed; None without one.
     """
     images = sample_images(data.holdout, MAX_IMAGES)
     attacked = attacked_images(model.network.graph.macs)
@@ -140,7 +139,7 @@ def make_card(
         confidence=tuple(measure_confidence(judged, images, data.unknown)),
         files=tuple(files),
         preprocessing=model.preprocessing,
-        script=script,
+        script=None,
         int8=int8,
         device=device,
         versions={

@@ -9,6 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -275,16 +276,18 @@ class _Export:
         unlearned = self.data.test if is_refit else self.data.part(*parts)
         reference = field_reference(self.model, unlearned, digest)
         (self.staging / REFERENCE_FILE).write_text(to_json(reference), encoding="utf-8")
-        card = make_card(
-            self.model,
-            self.data,
-            self.origin,
-            weights_digest=digest,
-            accuracy=accuracy,
-            files=files,
-            int8=summary,
-            script=self._write_script(files, samples),
-        )
+        with ThreadPoolExecutor() as pool:  # The script is another process.
+            script = pool.submit(self._write_script, files, samples)
+            card = make_card(
+                self.model,
+                self.data,
+                self.origin,
+                weights_digest=digest,
+                accuracy=accuracy,
+                files=files,
+                int8=summary,
+            )
+        card = card.model_copy(update={"script": script.result()})
         outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, SUSTAINED_FILE, MISTAKES_FILE}
         sustained, old_formats = earlier.sustained, {file.format for file in old}
         if sustained and {load.format for load in sustained.loads} <= old_formats:
