@@ -223,9 +223,10 @@ def check_file(
         emulator="" if runs_here else model_file.emulator(path),
         runtime=next(iter(model_file.runtimes), ""),
     )
+    size = BATCH_SIZE
     if file.emulator:
-        return _check_emulated(process, file, reference.first(EMULATED_IMAGES), preprocessing)
-    if not file.runs_here:
+        reference, data, size = reference.first(EMULATED_IMAGES), None, 1
+    elif not file.runs_here:
         if not model_file.runs_here:
             model_file.open(path)
         return file
@@ -236,7 +237,7 @@ def check_file(
             f"{path.name} was written as int8, but none of its {layers[1]} layers runs in int8.",
             remedy="Use another int8 format.",
         )
-    logits = classify(process, reference.images, preprocessing, progress)
+    logits = classify(process, reference.images, preprocessing, progress, size)
     difference = require_agreement(path.name, logits, expected, model_file)
     accuracies = {}
     if data is not None:
@@ -247,36 +248,17 @@ def check_file(
             is_same = images is reference.images
             own = logits if is_same else classify(process, images, preprocessing, progress)
             accuracies[name] = data.score(own.argmax(1), images.labels)
-    return process.described(
-        file,
-        images=len(logits),
-        **accuracies,
-        agreement=float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
-        difference=difference,
-        tolerance=model_file.tolerance,
-    )
-
-
-def _check_emulated(
-    process: ModelProcess,
-    file: ExportedFile,
-    reference: ReferenceImages,
-    preprocessing: Preprocessing,
-) -> ExportedFile:
-    """Load and run a file in its emulator, and compare its logits with the reference."""
-    process.load(first_image(reference.images, preprocessing))
-    batches_of_one = batches(reference.images, preprocessing, 1)
-    logits = np.concatenate([process.logits(image) for image in batches_of_one])
-    expected = reference.expected(file.precision)
-    difference = require_agreement(file.file, logits, expected, process.model_file)
-    return file.model_copy(
+    checked = file.model_copy(
         update={
+            **accuracies,
             "images": len(logits),
             "agreement": float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
             "difference": difference,
-            "tolerance": process.model_file.tolerance,
+            "tolerance": model_file.tolerance,
         }
     )
+    # What an emulator takes says nothing about the device.
+    return checked if file.emulator else process.described(checked)
 
 
 def check_script(
@@ -479,10 +461,11 @@ def classify(
     images: Images,
     preprocessing: Preprocessing,
     progress: Advance | None = None,
+    size: int = BATCH_SIZE,
 ) -> NDArray[np.float32]:
     """Return the logits `N x classes` that a file, which its process has loaded, computes."""
     parts: list[NDArray[np.float32]] = []
-    for batch in batches(images, preprocessing):
+    for batch in batches(images, preprocessing, size):
         parts.append(process.logits(batch))
         if progress:
             progress(sum(map(len, parts)), len(images))
