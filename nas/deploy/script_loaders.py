@@ -5,16 +5,13 @@ Each script holds a copy of this text, so that it runs without this package.
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from nas.deploy.script_steps import LogitsOf, load_onnx, use_file
+from nas.machine.home import ensure_home
 
 
 def load_tflite(path: Path) -> LogitsOf:
@@ -35,16 +32,13 @@ def load_tflite(path: Path) -> LogitsOf:
 
 def load_tvm(path: Path) -> LogitsOf:
     """Load a library that TVM compiled."""
-    if os.path.expanduser("~") == "~":  # TVM needs a home folder, which some containers lack.
-        os.environ["HOME"] = tempfile.mkdtemp()
-        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    ensure_home()
     # TVM imports torch where it is installed, which takes a second and is not needed.
     hides_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
     import tvm
 
     if hides_torch:
         del sys.modules["torch"]
-
     network = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
 
     def logits_of(image: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from nas.data import image_reading
 from nas.deploy import script_check, script_loaders, script_log, script_steps
 from nas.errors import ExportError
 from nas.files import foreign
+from nas.machine import home
 from nas.machine.processes import python_environment
 
 RUN_LIMIT_SECONDS = 300.0
@@ -55,7 +56,7 @@ def run_script(default: str) -> str:
 
 def script_with_loaders(template: Path, *modules: ModuleType) -> str:
     """Return the text of a script that runs files of all `REQUIREMENTS`, see `standalone`."""
-    common = (image_reading, foreign, script_steps, script_log, script_loaders)
+    common = (image_reading, foreign, home, script_steps, script_log, script_loaders)
     return standalone(template, *common, *modules)
 
 
