@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -221,6 +222,7 @@ def with_sustained(page: str, record: SustainedRecord) -> str:
     return f"{before}\n{render_sustained(record)}\n{heading}{after}"
 
 
+@cache
 def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.deploy", ""),
