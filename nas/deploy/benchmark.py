@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,10 @@ def time_files(
     fewest, done = min(rounds.ROUNDS, MAX_ROUNDS), 0
     taken: dict[str, list[Round]] = {name: [] for name in running}
     failed: dict[str, ExportError] = {}
+    with ThreadPoolExecutor() as pool:  # They wait at the same time. Errors come again below.
+        for process in running.values():
+            if process.loaded is not None:
+                pool.submit(process.learn_speed)
     pause = Rounds()
     for number in range(MAX_ROUNDS):
         total = done + len(taken) * max(1, fewest - number)

@@ -380,16 +380,22 @@ class _Export:
                 process = ModelProcess(model_file, path, threads=self.origin.threads)
                 return processes.enter_context(process)
 
-            for name, model_file in formats.items():
+            own = {
+                name: process_of(each, self.staging / each.file_name)
+                for name, each in formats.items()
+            }
+            with ThreadPoolExecutor() as pool:  # They start at the same time. Errors come again.
+                for process in own.values():
+                    pool.submit(process.start)
+            for name, process in own.items():
                 self.steps.begin(name)
-                process = process_of(model_file, self.staging / model_file.file_name)
                 try:
                     file = self._write_file(process, reference, int8)
                 except NasError as error:
                     self.failed[name] = error
                     process.close()
-                    beside = (*model_file.companions, *model_file.device_files)
-                    for written in (model_file.file_name, *beside):
+                    each = process.model_file
+                    for written in (each.file_name, *each.companions, *each.device_files):
                         remove(self.staging / written)
                     continue
                 files.append(file)

@@ -90,6 +90,10 @@ class ModelProcess:
         """End the process; no call starts another, not even one of another thread."""
         self._process.close(for_good=True)
 
+    def start(self) -> None:
+        """Start the process, which `load` does otherwise. Raises ExportError; see `load`."""
+        self._call(_is_ready, start=True)
+
     def load(self, image: NDArray[np.float32]) -> LoadedFile:
         """Load the file and classify one image, `1 x C x H x W`, which calls of `time` repeat.
 
@@ -120,6 +124,13 @@ class ModelProcess:
         Raises ExportError; see `load`.
         """
         return self._call(_logits, images)
+
+    def learn_speed(self) -> None:
+        """Learn the speed of the core, for which the first `time` waits for half a second else.
+
+        Raises ExportError; see `load`.
+        """
+        self._call(timing.learn_speed, self.threads)
 
     def time(self) -> Timing:
         """Return a timing of one image at this moment. Raises ExportError; see `load`."""
@@ -173,6 +184,10 @@ class _Running:
 
 _running: _Running
 """It is there after `_load`."""
+
+
+def _is_ready() -> bool:
+    return True
 
 
 def _load(

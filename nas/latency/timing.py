@@ -370,6 +370,12 @@ def pinned(threads: int) -> Iterator[None]:
             os.sched_setaffinity(0, before)
 
 
+def learn_speed(threads: int) -> None:
+    """Learn the full speed of a core of this machine, for which the first timing would wait."""
+    with pinned(threads):
+        _SPEED.is_full(_SPEED.read())
+
+
 def read_speed(threads: int) -> float:
     """Return the seconds of a reading of the speed of a core of this machine."""
     with pinned(threads):

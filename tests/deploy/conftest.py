@@ -1,5 +1,7 @@
 """A network that was trained on digits for a few seconds, and files that run in this process."""
 
+import threading
+
 import pytest
 
 from nas.deploy import model_process
@@ -58,11 +60,13 @@ def origin(digits) -> ModelOrigin:
 def in_process(monkeypatch) -> None:
     """Let this process run exported files, which is faster than processes of their own."""
     running: dict[ModelProcess, object] = {}
+    lock = threading.Lock()
 
     def call(process, function, *arguments, **limits):
-        model_process._running = running.get(process)
-        result = function(*arguments)
-        running[process] = model_process._running
-        return result
+        with lock:
+            model_process._running = running.get(process)
+            result = function(*arguments)
+            running[process] = model_process._running
+            return result
 
     monkeypatch.setattr(ModelProcess, "_call", call)

@@ -1,8 +1,9 @@
 import os
 import re
 import signal
+import threading
 import time
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_files_are_timed_until_the_timings_of_each_agree_within_3_percent(
 
     def file(own_us):
         timings = (timing.Timing((us,)) for us in own_us)
-        return SimpleNamespace(loaded=True, threads=1, time=lambda: next(timings))
+        return Mock(loaded=True, threads=1, time=lambda: next(timings))
 
     steps = []
     running = {"steady": file([50.0] * 9), "noisy": file(samples_us)}
@@ -103,6 +104,23 @@ def test_files_are_timed_until_the_timings_of_each_agree_within_3_percent(
     assert not failed
     assert {len(latency.rounds_us) for latency in timed.values()} == {expected}
     assert steps[-1] == (2 * expected, 2 * expected, "noisy")
+
+
+def test_processes_learn_the_speed_at_the_same_time_before_any_file_is_timed(monkeypatch):
+    monkeypatch.setattr(benchmark, "MAX_ROUNDS", 1)
+    together, calls = threading.Barrier(2, timeout=30.0), []
+
+    def learn_speed():
+        together.wait()
+        calls.append("learn")
+
+    def time_once():
+        calls.append("time")
+        return timing.Timing((100.0,))
+
+    file = Mock(loaded=True, threads=1, learn_speed=learn_speed, time=time_once)
+    time_files({"first": file, "second": file}, IMAGES[:1])
+    assert calls == ["learn", "learn", "time", "time"]
 
 
 def test_file_that_does_not_run_is_an_error(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,15 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
         trained.architecture.to_json()
     )
     assert exported.preprocessing == trained.preprocessing
+
+
+def test_processes_of_all_files_start_at_the_same_time(
+    trained, digits, origin, tmp_path, monkeypatch, in_process
+):
+    together, positions = threading.Barrier(2, timeout=30.0), []
+    monkeypatch.setattr(ModelProcess, "start", lambda _: positions.append(together.wait()))
+    export_model(trained, digits, ModelFolder(tmp_path / "a"), ExportRequest(FORMATS), origin)
+    assert sorted(positions) == [0, 1]
 
 
 @pytest.mark.slow
