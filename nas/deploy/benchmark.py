@@ -156,9 +156,7 @@ def time_files(
     taken: dict[str, list[Round]] = {name: [] for name in running}
     failed: dict[str, ExportError] = {}
     with ThreadPoolExecutor() as pool:  # They wait at the same time. Errors come again below.
-        for process in running.values():
-            if process.loaded is not None:
-                pool.submit(process.learn_speed)
+        pool.map(lambda each: each.loaded and each.learn_speed(), running.values())
     pause = Rounds()
     for number in range(MAX_ROUNDS):
         total = done + len(taken) * max(1, fewest - number)

@@ -380,14 +380,10 @@ class _Export:
                 process = ModelProcess(model_file, path, threads=self.origin.threads)
                 return processes.enter_context(process)
 
-            own = {
-                name: process_of(each, self.staging / each.file_name)
-                for name, each in formats.items()
-            }
+            own = [process_of(each, self.staging / each.file_name) for each in formats.values()]
             with ThreadPoolExecutor() as pool:  # They start at the same time. Errors come again.
-                for process in own.values():
-                    pool.submit(process.start)
-            for name, process in own.items():
+                pool.map(ModelProcess.start, own)
+            for name, process in zip(formats, own, strict=True):
                 self.steps.begin(name)
                 try:
                     file = self._write_file(process, reference, int8)
