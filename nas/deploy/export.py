@@ -66,6 +66,7 @@ from nas.errors import (
     first_line,
 )
 from nas.files.documents import to_json
+from nas.latency.core_scheduling import cores_of_processes
 from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import (
@@ -374,10 +375,14 @@ class _Export:
         """
         files = list(old)
         running: dict[str, ModelProcess] = {}
+        threads = self.origin.threads
+        cores: tuple[int, ...] | None = None
+        if hasattr(os, "sched_setaffinity"):  # Chosen once, while nothing of the export works.
+            (cores,) = cores_of_processes(1, threads)
         with ExitStack() as processes:
 
             def process_of(model_file: ModelFormat, path: Path) -> ModelProcess:
-                process = ModelProcess(model_file, path, threads=self.origin.threads)
+                process = ModelProcess(model_file, path, threads=threads, cores=cores)
                 return processes.enter_context(process)
 
             own = [process_of(each, self.staging / each.file_name) for each in formats.values()]

@@ -197,5 +197,5 @@ def _core_times(times: Path) -> dict[int, tuple[int, int]]:
 @cache
 def _idlest_cores(cores: frozenset[int], count: int) -> tuple[int, ...]:
     """Return the least busy cores, chosen once so that all timings of a process use the same."""
-    loads = core_loads()
+    loads = core_loads() if len(cores) > count else {}
     return tuple(sorted(cores, key=lambda core: loads.get(core, 1.0))[:count])

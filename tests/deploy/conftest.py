@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from nas.deploy import model_process
+from nas.deploy import export, model_process
 from nas.deploy.card import ModelOrigin
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.deploy.model_process import ModelProcess
@@ -61,6 +61,8 @@ def in_process(monkeypatch) -> None:
     """Let this process run exported files, which is faster than processes of their own."""
     running: dict[ModelProcess, object] = {}
     lock = threading.Lock()
+
+    monkeypatch.setattr(export, "cores_of_processes", lambda *_: [None])  # They stay this one's.
 
     def call(process, function, *arguments, **limits):
         with lock:

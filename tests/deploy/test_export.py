@@ -122,13 +122,21 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
     assert exported.preprocessing == trained.preprocessing
 
 
-def test_processes_of_all_files_start_at_the_same_time(
+def test_processes_of_all_files_start_at_the_same_time_and_use_the_same_cores(
     trained, digits, origin, tmp_path, monkeypatch, in_process
 ):
-    together, positions = threading.Barrier(2, timeout=30.0), []
-    monkeypatch.setattr(ModelProcess, "start", lambda _: positions.append(together.wait()))
+    together, started = threading.Barrier(2, timeout=30.0), []
+
+    def start(process):
+        started.append((together.wait(), process.cores))
+
+    monkeypatch.setattr(ModelProcess, "start", start)
+    monkeypatch.setattr(export, "cores_of_processes", lambda *_: [(0,)])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
     export_model(trained, digits, ModelFolder(tmp_path / "a"), ExportRequest(FORMATS), origin)
-    assert sorted(positions) == [0, 1]
+    (first, cores), (second, others) = sorted(started)
+    assert (first, second) == (0, 1)
+    assert cores == others == (0,)
 
 
 @pytest.mark.slow

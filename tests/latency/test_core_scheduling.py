@@ -130,6 +130,10 @@ def test_idle_cores_are_chosen_where_a_core_is_switched_off(
     stat.write_text(start)
     monkeypatch.setattr(this_machine, "allowed_cores", lambda: 3)
     assert core_scheduling.plan_workers(2)[0].timing_cores == (2, 3)
+    monkeypatch.setattr(core_scheduling, "core_loads", lambda: pytest.fail("there is no choice"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    with core_scheduling.reserved_cores(1) as cores:
+        assert cores == (3,)
 
 
 def _time_for_ever(plan: core_scheduling.CorePlan, log: Path) -> None:
