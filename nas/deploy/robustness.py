@@ -25,9 +25,9 @@ MAX_IMAGES = 1000
 MAX_ATTACKED_IMAGES, MIN_ATTACKED_IMAGES = 200, 50
 """Most and fewest images of an attack."""
 
-ATTACK_MACS = 10**12
-"""Multiply-accumulates of all attacks on a network, up to a minute of one core: a large network is
-attacked with fewer images."""
+ATTACK_MACS = 10**11
+"""Multiply-accumulates of all attacks on a network, up to ten seconds of one core: a large network
+is attacked with fewer images."""
 
 ATTACK_BOUNDS = (2, 8)
 """Largest changes of a pixel value by an attack, of 255."""

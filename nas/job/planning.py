@@ -39,7 +39,7 @@ STAGES = (
 )
 """Names of the stages in their order; each supernet is a stage, whose name begins so."""
 
-SHARES = {TABLE: 0.5, SUPERNETS: 0.55, SEARCH: 0.15, MEASURE: 0.08, FINALISTS: 0.22}
+SHARES = {TABLE: 0.5, SUPERNETS: 0.45, SEARCH: 0.13, MEASURE: 0.07, FINALISTS: 0.35}
 """Weights of the stages in what is left of a budget when one of them begins.
 
 Timings are bounded by the share of the latency table, which needs far less in a long job. The
@@ -71,7 +71,7 @@ EXPORT_FILE_S = 2.4
 Three files of a small network take 5 s on an idle machine, and 7 s where their timings disagree.
 """
 
-EXPORT_PASSES = 3.0
+EXPORT_PASSES = 1.5
 """Time in which a file is made and classifies its images, over that of a training on them.
 
 An int8 network is simulated and compared with others, and a file answers in its own runtime. The

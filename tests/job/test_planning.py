@@ -71,7 +71,7 @@ def test_exports_of_the_fewest_finalists_are_kept_from_the_stages_before_them():
     few, many = (make_settings("1h", retrain=count) for count in (1, 5))
     own_s = 4 * len(job_formats(few)) * EXPORT_FILE_S
     measure_s = [share_s(each, MEASURE, 3000) for each in (few, many)]
-    assert measure_s[0] - measure_s[1] == pytest.approx(own_s * 0.08 / 0.30)
+    assert measure_s[0] - measure_s[1] == pytest.approx(own_s * 0.07 / 0.42)
     assert share_s(few, FINALISTS, 3000) == share_s(many, FINALISTS, 3000) == 600
 
 
@@ -167,9 +167,9 @@ def test_plan_fills_the_budget(plan):
 
 def test_plan_has_the_finalists_of_the_job(plan):
     # A network costs a quarter of its supernet, a finalist gets 30 epochs before there are more.
-    few = plan("10m", epoch_s=8.0)
+    few = plan("10m", epoch_s=16.0)
     assert few.retrain == 1
-    assert few.seconds[FINALISTS] == few.finalist_epochs * 2.0
+    assert few.seconds[FINALISTS] == few.finalist_epochs * 4.0
     assert plan("1h", epoch_s=8.0).retrain == MAX_FINALISTS
     assert plan("1h", epoch_s=800.0).retrain == 3
     assert plan("10m", retrain=4).retrain == 4
