@@ -320,7 +320,8 @@ def _build(run: JobRun, dtype: str, limit_s: float) -> TableSummary:
     missing = table.missing(kernels)
     is_timed_here = not isinstance(run.runtimes[dtype], KitDevice)
     if is_timed_here:
-        _time_kernels(run, dtype, missing, planning.KERNELS_SHARE * limit_s)
+        share = planning.KERNELS_SHARE if missing else planning.RETIMING_SHARE
+        _time_kernels(run, dtype, missing, share * limit_s)
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
         table.use_correction(before.calibration, batch)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nas import job as jobs
 from nas.data import ImageDataset, Images
 from nas.job import JobSettings, load_job, stages, supernets
 from nas.job.inputs import load_images
@@ -186,3 +187,20 @@ def test_few_photos_without_published_weights_are_said(folder, size, channels, l
     notes = Notes()
     stages.note_few_images(load_job(path), data, notes)
     assert any("10 training images are few" in text for text in notes.notes) == is_said
+
+
+def test_a_table_that_lacks_no_kernel_is_timed_again_for_a_short_time(
+    folder, fake_device, monkeypatch
+):
+    limits: list[float] = []
+
+    def build_table(*arguments, seconds, **options):
+        limits.append(seconds)
+        return build(*arguments, seconds=seconds, **options)
+
+    build = stages.build_table
+    monkeypatch.setattr(stages, "build_table", build_table)
+    settings = load_job(write_job(folder, spaces=("squeeze",)))
+    for name in ("first", "second"):
+        jobs.search_job(settings, Path(name))
+    assert limits[1] < limits[0] / 5
