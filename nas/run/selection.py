@@ -382,10 +382,26 @@ class Selection:
         return [option for option in self.options if not self.limits.violations(option)]
 
     @cached_property
-    def equals(self) -> list[Option]:
-        """The most accurate option within the limits, and its `equals_of`."""
+    def best(self) -> Option:
+        """The most accurate option within the limits, a trained one if there is no telling.
+
+        Of the scores of hundreds of networks on some images of the search, the highest was lucky.
+        So a trained network within the 95% interval of an accuracy that is only expected is better
+        than that.
+        """
         best = max(self.within, key=_preference)
-        return [best, *self.equals_of(best)]
+        if best.is_trained:
+            return best
+        interval = self._data.interval(best.accuracy, "search")
+        assert interval is not None, "an option has an accuracy"
+        trained = (each for each in self.within if each.is_trained)
+        known = [each for each in trained if each.accuracy >= interval.low]
+        return max(known, key=_preference, default=best)
+
+    @cached_property
+    def equals(self) -> list[Option]:
+        """The `best` option, and its `equals_of`."""
+        return [self.best, *self.equals_of(self.best)]
 
     def choose(self, rule: Rule = "one_standard_error") -> Option:
         """Return the option to choose of those that meet the limits.
@@ -455,8 +471,14 @@ class Selection:
         best = self.equals[0]
         is_slower = any(each.latency_us < chosen.latency_us for each in self.equals)
         kind = "most accurate" if chosen is best else "fastest"
-        return REASONS[f"{kind}; some are faster" if is_slower else kind].format(
+        text = REASONS[f"{kind}; some are faster" if is_slower else kind].format(
             name="It", images=self._data.judging_images, count=len(self.equals), best=best.name
+        )
+        if _preference(best) == max(map(_preference, self.within)):
+            return text
+        return (
+            f"{text.replace('most accurate one', 'most accurate trained one')} More is expected of "
+            "others, by scores that may be wrong by as much."
         )
 
     def runner_up(self, chosen: Option) -> Option | None:
