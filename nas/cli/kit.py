@@ -123,7 +123,7 @@ def calibrate(
     if correction is None:
         text = f"{out}: copy it to the device and run it, as {out / 'README.txt'} says."
     else:
-        text = f"{table}: predictions are corrected: {correction.text}"
+        text = f"{table}: {correction.text}"
     document = {"table": table, "kit": out, "correction": correction and correction.to_json()}
     show(document, text, as_json)
 

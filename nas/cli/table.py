@@ -73,8 +73,8 @@ def build(
 ) -> None:
     """Time every kernel of the spaces that the device's table lacks.
 
-    At the end, some whole networks are timed, and a factor and a constant, fitted on them, correct
-    all predictions. The command may be stopped at any time, and continues when it is started again.
+    At the end, some whole networks are timed, and two factors, fitted on them, correct all
+    predictions. The command may be stopped at any time, and continues when it is started again.
     One table holds the kernels of several batch sizes. --resolution may be repeated. Without
     --runtime it is tvm, or the one that alone has the target.
 
@@ -146,7 +146,7 @@ def build(
     )
     if calibration is not None:
         result["calibration"] = calibration.to_json()
-        text += f"\npredictions are corrected: {calibration.text}"
+        text += f"\n{calibration.text}"
     if problem is not None:
         result["calibration_error"] = problem
         text += f"\n{problem}"
@@ -264,8 +264,8 @@ def show_table(
     if opened.uncertain_dispatch:
         console.say(f"uncertain dispatch costs: {', '.join(opened.uncertain_dispatch)}")
     for calibration in opened.corrections():
-        images = f" of {calibration.batch} images" if calibration.batch > 1 else ""
-        console.say(f"predictions{images} are corrected: {calibration.text}")
+        images = f"{calibration.batch} images: " if calibration.batch > 1 else ""
+        console.say(f"{images}{calibration.text}")
     if slowdown is not None:
         console.say(f"latencies are those of the fastest rounds; kernels {slowdown.text}")
     console.print_table(

@@ -76,8 +76,8 @@ def check(
     difference between two timings of the same network, is good.
 
     With --quick, 40 kernels are timed again instead, which takes a minute. With --fit, networks
-    that are spread over the latencies of the spaces are timed, and a factor and a constant, fitted
-    on them, correct all predictions from then on. A build does so, too.
+    that are spread over the latencies of the spaces are timed, and two factors, fitted on them,
+    correct all predictions from then on. A build does so, too.
 
     \b
     Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32
@@ -130,7 +130,7 @@ def check(
         return
     _show_check(result)
     if fit and calibration:
-        console.say(f"predictions are corrected from now on: {calibration.text}")
+        console.say(f"from now on, {calibration.text}")
 
 
 def _show_check(check: TableCheck) -> None:

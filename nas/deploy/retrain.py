@@ -82,8 +82,8 @@ from nas.supernet.standalone import NetworkTrainer, TrainedNetwork, train_networ
 from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 
-_TIMED_SECONDS = 0.5
-"""Duration of the steps that are timed to plan a training, at least."""
+_TIMED_SECONDS, _TIMED_STEPS = 0.5, 3
+"""Duration and number of the steps that are timed to plan a training, at least."""
 
 
 @dataclass(eq=False)
@@ -189,14 +189,15 @@ class Retraining:
     def better_probe(self, architecture: Architecture, trained: Network) -> Network | None:
         """Return the published network with a linear probe if it is better than when trained.
 
-        The search images choose. Parts of a published network are not probed: they have lost what
-        the classifier reads, until they are trained.
+        The search images choose. Parts of a published network are trained in any case: the supernet
+        has trained them for long, and a probe on them is seldom as good.
         """
         space, data = architecture.space, self.run.data
         weights = self.probed.get(space.name)
         if weights is None or self.from_scratch:
             return None
-        if architecture.digest != space.reference(weights.reference.name).digest:
+        published = space.reference(weights.reference.name)
+        if {**architecture.choices, "dtype": ""} != {**published.choices, "dtype": ""}:
             return None
         probe = self.probe(architecture, data)
         return probe if evaluate_network(probe, data) > evaluate_network(trained, data) else None
@@ -380,7 +381,7 @@ def measure_network_epoch(setup: Retraining, architecture: Architecture) -> floa
     teacher = setup.teacher[1] if setup.teacher else None
     graph = trained_graph(architecture)
     trainer = NetworkTrainer(graph, setup.run.data, setup.recipe, seed=0, teacher=teacher)
-    return measure_epoch(trainer, seconds=_TIMED_SECONDS)
+    return measure_epoch(trainer, seconds=_TIMED_SECONDS, fewest=_TIMED_STEPS)
 
 
 def _summary(record: TrainedRecord, images: JudgedImages) -> str:
@@ -543,7 +544,7 @@ def _train(
             shipped.take_temperatures(calibrations)
         except TrainingError as error:
             warnings.warn(
-                f"{name} is shipped with the weights that were judged: {error.message}",
+                f"{name} is shipped with the weights that were judged, without a refit: {error}",
                 stacklevel=2,
             )
     fields = {

@@ -121,6 +121,9 @@ SHORT_STEPS = 22.0
 After so many, twelve networks were ordered with a tau of 0.60, and by their scores with 0.31; see
 docs/measurements.md."""
 
+MIN_FINALIST_EPOCHS = 10
+"""Epochs of each finalist below which a job of less than an hour trains the pick alone."""
+
 SLACK = 0.03
 """Share of a budget that finalists leave free, so that a short delay does not shorten the training
 of one of them: then it would have another recipe, and could not be compared with the others."""
@@ -169,7 +172,8 @@ def spent_before(stages: Mapping[str, StageRecord], stage: str) -> float:
 def share_s(settings: JobSettings, stage: str, spent_s: float) -> float:
     """Return the seconds that a stage may take: its share of what is left of the budget.
 
-    What the exports of the fewest finalists take is kept from the stages before them.
+    What the exports of the fewest finalists take is kept from the stages before them, but not more
+    than the share of the finalists.
 
     Args:
         settings: the settings of the job.
@@ -180,9 +184,10 @@ def share_s(settings: JobSettings, stage: str, spent_s: float) -> float:
     weights = [SHARES[each] * (needed.get(each) != 0) for each in SHARES]
     own = list(SHARES).index(stage)
     exports = 0 if stage == FINALISTS else fewest_finalists(settings)
+    left_s, shares = max(0.0, settings.budget_s - spent_s), sum(weights[own:]) or 1.0
     export_s = exports * len(job_formats(settings)) * EXPORT_FILE_S
-    left_s = max(0.0, settings.budget_s - spent_s - export_s)
-    return left_s * weights[own] / (sum(weights[own:]) or 1.0)
+    left_s -= min(export_s, left_s * weights[-1] / shares)
+    return left_s * weights[own] / shares
 
 
 def supernet_s(settings: JobSettings, spent_s: float, spaces: int) -> float:
@@ -348,6 +353,10 @@ def decide_finalists(
     """
     count = fewest_finalists(settings)
     epochs = epochs_of(count)
+    is_free = settings.finish.retrain is None and settings.budget_s < LONG_JOB_S
+    while is_free and count > 1 and epochs < MIN_FINALIST_EPOCHS:
+        count -= 1  # The pick is shipped, a published network is there to compare it with.
+        epochs = epochs_of(count)
     while count < most_finalists(settings) and epochs * count / (count + 1) >= FINALIST_EPOCHS:
         more = epochs_of(count + 1)
         if more < FINALIST_EPOCHS:

@@ -20,6 +20,7 @@ from nas.errors import BudgetError, InfeasibleError, TableError
 from nas.figures import LATENCY
 from nas.job.inputs import JobSpaces, load_images, load_job_spaces
 from nas.job.plan import JobPlan, make_plan
+from nas.job.planning import MIN_FINALIST_EPOCHS
 from nas.latency import LatencyTable, Runtime
 from nas.latency.build_estimate import network_latencies_us
 from nas.pretrained import PublishedWeights
@@ -53,9 +54,6 @@ of docs/ranking.md are of eight epochs and more; published weights need fewer.""
 MIN_NETWORKS = 100
 """Fewest networks of a search that an image size has to leave. After so many, `guided` misses 0 to
 2% of the hypervolume of four known fronts, and 0.3 to 4% after half as many; see docs/search.md."""
-
-MIN_FINALIST_EPOCHS = 10
-"""Fewest epochs of each finalist that an image size has to leave."""
 
 
 HOPELESS = 0.5

@@ -406,7 +406,7 @@ def _calibrate(run: JobRun, dtype: str, seconds: float) -> None:
         )
     else:
         if calibration is not None:
-            run.progress.note(f"predictions are corrected: {calibration.text}")
+            run.progress.note(calibration.text)
 
 
 def supernet_recipe(run: JobRun) -> Recipe:

@@ -338,11 +338,18 @@ class Correction(Document):
 
     @property
     def text(self) -> str:
-        """What the correction is, and by how much it lowers the error of predictions."""
+        """What the correction is, and by how much it lowers the error of predictions; a clause."""
+        if self.kernel_factor == self.dispatch_factor == 1:
+            return (
+                f"predictions stay as they are: no correction predicts others of {self.nets} whole "
+                f"networks better; their mean error was {self.mape_before:.2%}, and "
+                f"{self.mape_after:.2%} is expected for others"
+            )
         return (
-            f"{self.kernel_factor:.4f} x kernels + {self.dispatch_factor:.4f} x dispatch costs, "
-            f"fitted on {self.nets} whole networks, whose mean error was {self.mape_before:.2%}; "
-            f"{self.mape_after:.2%} is expected for others"
+            f"predictions are corrected: {self.kernel_factor:.4f} x kernels + "
+            f"{self.dispatch_factor:.4f} x dispatch costs, fitted on {self.nets} whole networks, "
+            f"whose mean error was {self.mape_before:.2%}; {self.mape_after:.2%} is expected for "
+            "others"
         )
 
 

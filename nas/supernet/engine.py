@@ -344,7 +344,7 @@ def run_steps(
     return spent_s
 
 
-def measure_epoch(trainer: Engine[Any], *, seconds: float) -> float:
+def measure_epoch(trainer: Engine[Any], *, seconds: float, fewest: int = 1) -> float:
     """Return the seconds of an epoch by the duration of some steps, to plan a training.
 
     All processes that train together must call this; they get the same result.
@@ -355,6 +355,7 @@ def measure_epoch(trainer: Engine[Any], *, seconds: float) -> float:
             training, whose first steps may have smaller images. Each is done once before it is
             timed, which compiles the kernels that its networks need; or the one before it if all
             run the same ops, because a teacher remembers a batch.
+        fewest: fewest steps that are timed, if the training has as many.
     """
     from scipy.stats.qmc import Halton
 
@@ -362,9 +363,8 @@ def measure_epoch(trainer: Engine[Any], *, seconds: float) -> float:
     durations: list[float] = []
     # Its positions are 1/2, 1/4, 3/4, 1/8, ... after the first one, 0.
     positions = Halton(1, scramble=False).fast_forward(1)
-    begin = time.perf_counter()
-    while not durations or (
-        len(durations) < trainer.steps and group.broadcast(time.perf_counter() - begin) < seconds
+    while len(durations) < min(fewest, trainer.steps) or (
+        len(durations) < trainer.steps and group.broadcast(sum(durations)) < seconds
     ):
         step = int(positions.random()[0, 0] * trainer.steps)
         trainer.step(step)

@@ -40,7 +40,7 @@ def make_batches(
     *,
     alternating: bool = False,
 ) -> TrainingBatches:
-    """Return the shuffled and augmented training images, as the recipe say.
+    """Return the shuffled and augmented training images, as the recipe says.
 
     Args:
         data: only its training split is used.

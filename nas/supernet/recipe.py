@@ -115,6 +115,7 @@ FULL_RATE_IMAGES = 500
 
 With fewer, the rate is lower in proportion. After 40 epochs of 150 or 250 hand signs, networks were
 2.5 to 4.1 points better than with a quarter of that rate, and with 220 cats and dogs 0.2 points.
+Supernets have the same rate: the largest network of the hand signs had 92% with a quarter of it.
 """
 
 MANY_IMAGES = 2000

@@ -185,7 +185,7 @@ def test_check_fits_the_correction_anew(built, invoke):
     fitted = document(invoke(*arguments, "--json"))["calibration"]
     (stored,) = LatencyTable.open("mine.jsonl").corrections()
     assert (stored.to_json(), stored.nets) == (fitted, 10)
-    assert "predictions are corrected from now on: " in words(invoke(*arguments).stdout)
+    assert "from now on, predictions are corrected: " in words(invoke(*arguments).stdout)
 
 
 def test_quick_check_fails_if_the_device_is_slower(device, built, invoke):

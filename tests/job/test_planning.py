@@ -28,6 +28,7 @@ from nas.job.planning import (
     SLACK,
     SUPERNETS,
     TABLE,
+    decide_finalists,
     fitting_images,
     planned_stages,
     score_images,
@@ -39,7 +40,7 @@ from nas.latency.build_estimate import BuildEstimate
 from nas.latency.correction import FITTED_NETWORKS
 from nas.run.progress import SilentProgress
 from nas.run.record import StageRecord
-from nas.run.settings import KEYS
+from nas.run.settings import KEYS, JobSpace
 from tests.job.runs import open_spaces
 from tests.latency.fake_runtime import FakeRuntime
 
@@ -73,6 +74,9 @@ def test_exports_of_the_fewest_finalists_are_kept_from_the_stages_before_them():
     measure_s = [share_s(each, MEASURE, 3000) for each in (few, many)]
     assert measure_s[0] - measure_s[1] == pytest.approx(own_s * 0.07 / 0.42)
     assert share_s(few, FINALISTS, 3000) == share_s(many, FINALISTS, 3000) == 600
+    # Forty exports would take all of five minutes.
+    shares = [share_s(make_settings("5m", retrain=n), SUPERNETS, 0) for n in (20, 40)]
+    assert shares[0] == shares[1] == pytest.approx(300 * 0.65 * 0.45)
 
 
 def test_time_that_a_stage_does_not_need_is_left_to_those_after_it():
@@ -176,6 +180,18 @@ def test_plan_has_the_finalists_of_the_job(plan):
     one_s = plan("1h", export=["onnx"]).seconds[EXPORT]
     two_s = plan("1h", export=["onnx", "torch"]).seconds[EXPORT]
     assert two_s == pytest.approx(2 * one_s, abs=0.16), "all are rounded to 0.1 s"
+
+
+def test_the_pick_alone_is_trained_where_the_budget_pays_for_few_epochs():
+    spaces = [{"name": "mobilenet_tiny", "pretrained": "weights.pth"}]
+    for budget, count in (("12m", 1), ("2h", 3)):
+        settings = make_settings(budget)
+        settings = settings.model_copy(
+            update={"space": [JobSpace.model_validate(each) for each in spaces]}
+        )
+        decided = decide_finalists(settings, 200, lambda count: 12 / count)
+        assert decided == (count, 12 // count)
+    assert decide_finalists(make_settings("12m", retrain=2), 200, lambda count: 12 / count)[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -169,5 +169,8 @@ def test_correction_has_a_factor_for_kernels_and_one_for_dispatch_costs() -> Non
     assert fitted.apply(100, kernels_us=80) == 1.25 * 80 + 0.5 * 20
     assert fitted.apply(60, kernels_us=80) == 1.25 * 80 - 0.5 * 20, "kernels run side by side"
     assert correction().apply(0.1 + 0.2, kernels_us=0.1) == 0.1 + 0.2
-    assert fitted.text.startswith("1.2500 x kernels + 0.5000 x dispatch costs, fitted on 8")
+    assert fitted.text.startswith(
+        "predictions are corrected: 1.2500 x kernels + 0.5000 x dispatch costs, fitted on 8"
+    )
     assert "error was 50.00%; 1.00% is expected" in fitted.text
+    assert correction().text.startswith("predictions stay as they are: ")

@@ -197,3 +197,15 @@ def test_train_standalone_equals_the_loop_written_out(few_digits, own):
             group["lr"] = learning_rate(recipe, step, steps)
         optimizer.step()
     assert same_weights(trained, network)
+
+
+def test_epoch_is_measured_by_several_steps_however_long_they_take(few_digits):
+    graph = space_on(few_digits, "squeezenet_tiny").smallest.graph
+    trainer = NetworkTrainer(graph, few_digits, ONE_EPOCH, seed=0)
+    steps, step = [], trainer.step
+    trainer.step = lambda number: (steps.append(number), step(number))[1]
+    seconds = engine.measure_epoch(trainer, seconds=0.0, fewest=3)
+    assert seconds > 0
+    assert [later - earlier for earlier, later in zip(steps[::2], steps[1::2], strict=True)] == [
+        1
+    ] * 3
