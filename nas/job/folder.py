@@ -178,8 +178,7 @@ class JobRun(Run):
                 f"{name}: took {format_duration(seconds)}, and {format_duration(limit_s)} were its "
                 f"share of the budget: {OVERTIME_REASONS[name]}"
             )
-        if name != planning.EXPORT:  # The next finalist's or the last report follows in a moment.
-            self.live_report.after_stage(seconds)
+        self.live_report.after_stage(seconds)
 
     def end_stages(self, name: str, *, and_itself: bool = True) -> None:
         """Take a stage and those before it, which ended or are not needed, off those that remain.

@@ -12,7 +12,7 @@ import pytest
 
 from nas import job as jobs
 from nas.errors import SearchError
-from nas.job import live, load_job, planning
+from nas.job import live, load_job
 from nas.job.folder import claim
 from nas.job.live import INTERVAL_S, LiveReport
 from nas.job.planning import planned_stages
@@ -134,20 +134,6 @@ def test_report_follows_the_job_and_changes_nothing(unwatched, small_job, eager,
     assert [section.scored for section, _ in searching] == list(range(1, TRIALS + 1))
     assert all(section.remaining == ("search", "measure the front") for section, _ in searching)
     assert not any("could not be written" in text for text in notes.notes)
-
-
-def test_finalist_has_one_report_which_follows_its_training(small_job, eager, monkeypatch):
-    written = []
-    monkeypatch.setattr(page, "build", lambda run: written.append(run.record.remaining))
-    with claim(OUT, small_job) as run:
-        run.record.remaining = [planning.FINALISTS, planning.EXPORT]
-        for count in (1, 2):
-            with run.stage(planning.FINALISTS, ends=False):
-                pass
-            with run.stage(planning.EXPORT, ends=False):
-                pass
-            assert len(written) == count
-        run.end_stages(planning.EXPORT)
 
 
 def test_report_that_cannot_be_written_is_a_message(small_job, eager, monkeypatch):
