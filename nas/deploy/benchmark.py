@@ -139,24 +139,36 @@ def time_files(
     running: Mapping[str, ModelProcess],
     image: NDArray[np.float32],
     progress: Advance | None = None,
+    known_us: float | None = None,
 ) -> tuple[dict[str, LatencyRecord], dict[str, ExportError]]:
     """Return the latencies of files, measured in rounds, and the errors of files that do not run.
 
-    All files are timed until the timings of each agree, as those of networks do
-    (`nas.latency.rounds.Latency.is_complete`). A file that fails is left out, and the others are
-    timed on.
+    There are `MAX_ROUNDS`. Where the full speed of the core is known, the timings end when those of
+    each file agree, as those of networks do (`nas.latency.rounds.Latency.is_complete`). A file that
+    fails is left out, and the others are timed on.
 
     Args:
         running: process of each file by the name of its format.
         image: the image that is classified, `1 x C x H x W`. A process that has loaded its file
             classifies the image that it was loaded with.
         progress: receives the number of timings done and of all timings.
+        known_us: duration of a reading at full speed on this machine, as a table knows it; a core
+            that is slow during all rounds would not be seen otherwise. None if it is not known.
     """
-    fewest, done = min(rounds.ROUNDS, MAX_ROUNDS), 0
+    fewest, done = MAX_ROUNDS if known_us is None else min(rounds.ROUNDS, MAX_ROUNDS), 0
     taken: dict[str, list[Round]] = {name: [] for name in running}
     failed: dict[str, ExportError] = {}
-    with ThreadPoolExecutor() as pool:  # They wait at the same time. Errors come again below.
-        pool.map(lambda each: each.loaded and each.learn_speed(), running.values())
+
+    def learn_speed(name: str) -> None:
+        try:
+            if running[name].loaded is not None:
+                running[name].learn_speed()
+        except ExportError as error:
+            failed[name] = error
+            del taken[name]
+
+    with ThreadPoolExecutor() as pool:  # They wait at the same time.
+        list(pool.map(learn_speed, running))
     pause = Rounds()
     for number in range(MAX_ROUNDS):
         total = done + len(taken) * max(1, fewest - number)
@@ -175,7 +187,7 @@ def time_files(
             done += 1
             if progress:
                 progress(done, total, name)
-        full_us = full_speed_us(each for own in taken.values() for each in own)
+        full_us = full_speed_us((each for own in taken.values() for each in own), known_us)
         latencies = {name: Latency(own, full_us) for name, own in taken.items()}
         if all(each.is_complete(fewest) for each in latencies.values()):
             break

@@ -76,6 +76,7 @@ class ModelOrigin:
         search_device: device that these latencies are for.
         search_runtime, search_dtype: see `nas.run.model_card.ModelCard`.
         threads: number of threads with which the files are timed.
+        full_us: reading of the core's speed at full speed on this machine; None if not known.
         answers: what it answered on the images that judge it; None if that is not known.
     """
 
@@ -92,6 +93,7 @@ class ModelOrigin:
     search_runtime: str = ""
     search_dtype: str = ""
     threads: int = 1
+    full_us: float | None = None
     answers: Answers | None = None
 
 

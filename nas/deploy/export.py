@@ -277,9 +277,9 @@ class _Export:
         unlearned = self.data.test if is_refit else self.data.part(*parts)
         reference = field_reference(self.model, unlearned, digest)
         (self.staging / REFERENCE_FILE).write_text(to_json(reference), encoding="utf-8")
-        with ThreadPoolExecutor() as pool:  # The script is another process.
-            script = pool.submit(self._write_script, files, samples)
-            card = make_card(
+        with ThreadPoolExecutor() as pool:  # The script is another process, which a signal ends.
+            card_of = pool.submit(
+                make_card,
                 self.model,
                 self.data,
                 self.origin,
@@ -288,7 +288,8 @@ class _Export:
                 files=files,
                 int8=summary,
             )
-        card = card.model_copy(update={"script": script.result()})
+            script = self._write_script(files, samples)
+        card = card_of.result().model_copy(update={"script": script})
         outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, SUSTAINED_FILE, MISTAKES_FILE}
         sustained, old_formats = earlier.sustained, {file.format for file in old}
         if sustained and {load.format for load in sustained.loads} <= old_formats:
@@ -387,7 +388,7 @@ class _Export:
 
             own = [process_of(each, self.staging / each.file_name) for each in formats.values()]
             with ThreadPoolExecutor() as pool:  # They start at the same time. Errors come again.
-                pool.map(ModelProcess.start, own)
+                pool.map(ModelProcess.start, (each for each in own if each.model_file.runs_here))
             for name, process in zip(formats, own, strict=True):
                 self.steps.begin(name)
                 try:
@@ -445,6 +446,7 @@ class _Export:
             running,
             first_image(self.data.test, self.model.preprocessing),
             lambda done, total, text="": self.steps.update(f"latencies: {done} of {total} timings"),
+            self.origin.full_us,
         )
         for error in failed.values():
             warnings.warn(f"A verified file was not timed. {error}", stacklevel=2)

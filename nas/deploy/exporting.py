@@ -30,6 +30,7 @@ from nas.errors import (
 )
 from nas.files.paths import without_folders
 from nas.latency import Runtime, configured_runtime
+from nas.latency.core_speed import READING
 from nas.latency.timing import MEASURED
 from nas.machine import this_machine
 from nas.run.answers import ANSWERS, ANSWERS_FILE
@@ -388,4 +389,7 @@ def _search_settings(run: Run, dtype: str) -> dict[str, Any]:
         return {}
     is_compared = device.batch == 1 and runtime.network_basis == MEASURED
     names = {"search_runtime": device.runtime, "search_dtype": dtype} if is_compared else {}
-    return {"threads": device.threads, **names}
+    full_us = None
+    with suppress(RunFolderError, TableError):  # The table may lie elsewhere by now.
+        full_us = run.table.full_us if runtime.reading == READING else None
+    return {"threads": device.threads, "full_us": full_us, **names}

@@ -55,8 +55,8 @@ class LoadedFile:
 class ModelProcess:
     """An exported file, run by its own runtime in a process of its own.
 
-    Use it as a context manager. The process starts when the file is loaded, and ends with the
-    block.
+    Use it as a context manager. The process starts by `start` or when the file is loaded, and
+    ends with the block.
 
     Args:
         model_file: format of the file. The process imports its class.

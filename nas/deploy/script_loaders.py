@@ -34,11 +34,14 @@ def load_tvm(path: Path) -> LogitsOf:
     """Load a library that TVM compiled."""
     ensure_home()
     # TVM imports torch where it is installed, which takes a second and is not needed.
-    hides_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
-    import tvm
-
+    hides_torch = "torch" not in sys.modules
     if hides_torch:
-        del sys.modules["torch"]
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tvm
+    finally:
+        if hides_torch:
+            del sys.modules["torch"]
     network = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
 
     def logits_of(image: np.ndarray) -> np.ndarray:

@@ -1,3 +1,4 @@
+import math
 import os
 import re
 import signal
@@ -100,10 +101,28 @@ def test_files_are_timed_until_the_timings_of_each_agree_within_3_percent(
 
     steps = []
     running = {"steady": file([50.0] * 9), "noisy": file(samples_us)}
-    timed, failed = time_files(running, IMAGES[:1], lambda *step: steps.append(step))
+    report = lambda *step: steps.append(step)  # noqa: E731
+    timed, failed = time_files(running, IMAGES[:1], report, known_us=math.inf)
     assert not failed
     assert {len(latency.rounds_us) for latency in timed.values()} == {expected}
     assert steps[-1] == (2 * expected, 2 * expected, "noisy")
+
+
+def test_files_are_timed_in_all_rounds_where_a_slow_core_would_not_be_seen(monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.0)
+    file = Mock(loaded=True, threads=1, time=lambda: timing.Timing((50.0,)))
+    timed, _ = time_files({"steady": file}, IMAGES[:1])
+    assert len(timed["steady"].rounds_us) == benchmark.MAX_ROUNDS
+
+
+def test_why_a_process_ended_while_it_learned_the_speed_is_said(monkeypatch):
+    monkeypatch.setattr(benchmark, "MAX_ROUNDS", 1)
+    ended = ExportError("was ended by SIGKILL")
+    dead = Mock(loaded=True, threads=1, learn_speed=Mock(side_effect=ended))
+    alive = Mock(loaded=True, threads=1, time=lambda: timing.Timing((50.0,)))
+    timed, failed = time_files({"dead": dead, "alive": alive}, IMAGES[:1])
+    assert failed == {"dead": ended}
+    assert set(timed) == {"alive"}
 
 
 def test_processes_learn_the_speed_at_the_same_time_before_any_file_is_timed(monkeypatch):

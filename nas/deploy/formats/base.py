@@ -226,20 +226,20 @@ def package_versions(packages: Sequence[str]) -> dict[str, str]:
     Args:
         packages: packages by the name that `import` takes.
     """
-    return {own.name: own.version for each in packages for own in _distributions(each)}
+    versions: dict[str, str] = {}
+    for own in (each for package in packages for each in _distributions(package)):
+        versions.setdefault(own.name, own.version)  # Python imports the first of several.
+    return versions
 
 
 @cache
 def _distributions(package: str) -> list[metadata.Distribution]:
-    """Return the installed distribution of the same name as a package, or those that hold it."""
-    try:
-        return [metadata.distribution(package)]
-    except metadata.PackageNotFoundError:
-        # Their lists of files are searched, not parsed, which takes ten times as long.
-        holds = re.compile(rf"^{re.escape(package)}(?:[/.]|$)", re.MULTILINE).search
-        texts = ("RECORD", "top_level.txt")
-        return [
-            each
-            for each in metadata.distributions()
-            if any(holds(each.read_text(name) or "") for name in texts)
-        ]
+    """Return the installed distributions that hold a package."""
+    # Their lists of files are searched, not parsed, which takes ten times as long.
+    holds = re.compile(rf"^{re.escape(package)}(?:[/.]|$)", re.MULTILINE).search
+    texts = ("RECORD", "top_level.txt")
+    return [
+        each
+        for each in metadata.distributions()
+        if any(holds(each.read_text(name) or "") for name in texts)
+    ]

@@ -148,11 +148,14 @@ class Tvm(ModelFormat):
         """See `ModelFormat.load`."""
         # TVM imports torch wherever it is installed, for conversions of tensors that a file does
         # not need. That takes a second, and 200 MB that would count as memory of the file.
-        hides_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
-        from nas.runtimes.tvm.library import Library
-
+        hides_torch = "torch" not in sys.modules
         if hides_torch:
-            del sys.modules["torch"]
+            sys.modules["torch"] = None  # type: ignore[assignment]
+        try:
+            from nas.runtimes.tvm.library import Library
+        finally:
+            if hides_torch:
+                del sys.modules["torch"]
         return _TvmModel(Library(path, threads))
 
 
