@@ -190,7 +190,7 @@ class Recipe:
         except ValidationError as error:
             problem = error.errors()[0]
             raise RequestError(
-                f"{problem['loc'][0]} of a recipe cannot be {problem['input']!r}.",
+                f"In a recipe, {problem['loc'][0]} cannot be {problem['input']!r}.",
                 remedy="See nas.Recipe for the values that are allowed.",
             ) from None
 
