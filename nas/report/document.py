@@ -275,7 +275,7 @@ class ReportDocument(Document):
         trained: networks that were trained to the end.
         probes: linear probes of published networks whose weights supernets start from.
         reasons: why the pick is chosen within limits, see `nas.run.selection.REASONS`; with places
-            for `{name}`, `{count}` and `{best}`.
+            for `{name}`, `{count}`, `{best}` and `{trained}`, which is "trained " or nothing.
         pairs: float32 and int8 files of trained networks.
         ranked: networks that were trained alone to check the supernets.
         training_loss, training_accuracy, hypervolume, coverage: lines of the plots.
@@ -446,8 +446,7 @@ def _member(
     member, images = option.member, run.images
     others = [each for each in selection.options if each is not option]
     model = next((each for each in models if each.record.digest == member.digest), None)
-    interval = images.interval(option.accuracy, *images.judging_parts)
-    assert interval is not None
+    interval = option.interval(images)
     ranking = rankings.get(member.space)
     try:
         blocks = blocks_of(run.architecture_of(member.architecture))

@@ -22,6 +22,7 @@ from nas.run.model_card import ExportedFile
 from nas.run.models import RunModel
 from nas.run.settings import DeviceSettings
 from nas.search import non_dominated
+from nas.statistics import Interval
 
 STANDARD_ERRORS_OF_INTERVAL = 1.96
 """Standard errors from an accuracy to an end of its 95% interval."""
@@ -59,6 +60,15 @@ class Option:
     def is_trained(self) -> bool:
         """Whether `accuracy` is that of the trained network or file, and not an expected one."""
         return self.file is not None or self.accuracy == self.member.trained_accuracy
+
+    def interval(self, data: JudgedImages) -> Interval:
+        """Return the 95% interval of `accuracy`, by the images that it was measured on."""
+        if self.is_trained:
+            interval = data.interval(self.accuracy, *data.judging_parts)
+        else:
+            interval = data.interval(self.accuracy, "search", images=self.member.score_images)
+        assert interval is not None, "an option has an accuracy"
+        return interval
 
     def value(self, figure: Figure) -> float:
         """Return the value of a figure of the run."""
@@ -263,21 +273,25 @@ def selection_rule(*, knee: bool = False, most_accurate: bool = False) -> Rule:
 
 
 REASONS = {
-    "most accurate": "{name} is the most accurate one within the limits.",
+    "most accurate": "{name} is the most accurate {trained}one within the limits.",
     "most accurate; some are faster": (
-        "{name} is the most accurate one within the limits; faster ones that {images} do not tell "
-        "from it are not trained."
+        "{name} is the most accurate {trained}one within the limits; faster ones that {images} do "
+        "not tell from it are not trained."
     ),
     "fastest": (
         "{name} is the fastest of {count} networks that {images} do not tell from the most "
-        "accurate one, {best}."
+        "accurate {trained}one, {best}."
     ),
     "fastest; some are faster": (
         "{name} is the fastest trained one of {count} networks that {images} do not tell from the "
-        "most accurate one, {best}."
+        "most accurate {trained}one, {best}."
+    ),
+    "more is expected of others": (
+        " More is expected of others, by scores that may be wrong by as much."
     ),
 }
-"""Why `Selection.choose` chooses an option, by what it is among the `equals`."""
+"""Why `Selection.choose` chooses an option, by what it is among the `equals`; and what follows if
+`Selection.best` is a trained one while more is expected of others."""
 
 
 @dataclass(frozen=True)
@@ -392,10 +406,8 @@ class Selection:
         best = max(self.within, key=_preference)
         if best.is_trained:
             return best
-        interval = self._data.interval(best.accuracy, "search")
-        assert interval is not None, "an option has an accuracy"
-        trained = (each for each in self.within if each.is_trained)
-        known = [each for each in trained if each.accuracy >= interval.low]
+        low = best.interval(self._data).low
+        known = [each for each in self.within if each.is_trained and each.accuracy >= low]
         return max(known, key=_preference, default=best)
 
     @cached_property
@@ -471,15 +483,15 @@ class Selection:
         best = self.equals[0]
         is_slower = any(each.latency_us < chosen.latency_us for each in self.equals)
         kind = "most accurate" if chosen is best else "fastest"
+        is_exceeded = _preference(best) < max(map(_preference, self.within))
         text = REASONS[f"{kind}; some are faster" if is_slower else kind].format(
-            name="It", images=self._data.judging_images, count=len(self.equals), best=best.name
+            name="It",
+            images=self._data.judging_images,
+            count=len(self.equals),
+            best=best.name,
+            trained="trained " if is_exceeded else "",
         )
-        if _preference(best) == max(map(_preference, self.within)):
-            return text
-        return (
-            f"{text.replace('most accurate one', 'most accurate trained one')} More is expected of "
-            "others, by scores that may be wrong by as much."
-        )
+        return text + REASONS["more is expected of others"] * is_exceeded
 
     def runner_up(self, chosen: Option) -> Option | None:
         """Return the most accurate other option within the limits; None without any."""

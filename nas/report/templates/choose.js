@@ -162,8 +162,9 @@ function rangeText({ latency_range_us, not_told_from }) {
 function reason() {
   const isSlower = equals.some((member) => member.latency_us < pick.latency_us);
   const sentence = report.reasons[`${pick === equals[0] ? "most accurate" : "fastest"}${isSlower ? "; some are faster" : ""}`];
-  const words = { name: pick.id, count: equals.length, best: equals[0].id };
-  return sentence.replace(/{(name|count|best)}/g, (_, place) => words[place]);
+  const words = { name: pick.id, count: equals.length, best: equals[0].id, trained: isExceeded ? "trained " : "" };
+  const more = isExceeded ? report.reasons["more is expected of others"] : "";
+  return sentence.replace(/{(name|count|best|trained)}/g, (_, place) => words[place]) + more;
 }
 
 /** Return a drawing of a network: a box a block, as high as its share of the multiply-accumulates. */

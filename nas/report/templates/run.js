@@ -25,6 +25,7 @@ const LIMITS = Object.fromEntries(report.limits.map(({ name, column, label, scal
 }]));
 const limits = Object.fromEntries(Object.keys(LIMITS).map((name) => [name, null]));
 let chosenId = null; // what was chosen by hand; null for what the limits say
+let isExceeded = false; // whether more is expected of a member than of the first of `equals`
 let equals = []; // the most accurate member within the limits, and those that the images do not tell from it
 let pick = null;
 let runnerUp = null;
@@ -70,13 +71,16 @@ function onBrush(listener) {
 /** Return whether plots show a network in full: it meets the limits and is not brushed out. */
 const isShown = (id) => isIdWithin(id) && ![...brushedOut.values()].some((ids) => ids.has(id));
 
-/** Choose as `nas select` does: the fastest member that the images do not tell from the most accurate one within the limits. */
+/** Choose as `nas select` does: the fastest member that the images do not tell from the best one within the limits. */
 function updatePick() {
   const within = members.filter(isWithin);
   within.sort((a, b) => b.accuracy - a.accuracy || a.latency_us - b.latency_us);
   const own = within.find((member) => member.id === chosenId);
-  const [best] = within;
+  const [most] = within;
+  // A trained member within the interval of an accuracy that is only expected is better than that.
+  const best = (most?.is_expected && within.find((member) => !member.is_expected && member.accuracy >= most.interval[0])) || most;
   equals = best ? [best, ...within.filter(({ id }) => best.equals.includes(id))] : [];
+  isExceeded = best !== most;
   const [fastest] = [...equals].sort((a, b) => a.is_expected - b.is_expected || a.latency_us - b.latency_us);
   pick = own ?? fastest ?? null;
   runnerUp = within.find((member) => member !== pick) ?? null;
