@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from urllib.parse import parse_qsl
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
@@ -140,6 +142,26 @@ def test_sliders_pick_what_select_picks_and_say_why(names, show, report_of):
                 expect(words).to_contain_text(selection.compare(expected, second).text)
         picks.add(expected and expected.name)
     assert len(picks) > 1
+
+
+def test_page_picks_a_trained_network_before_the_score_of_few_images(report_of, tmp_path, show):
+    folder = shutil.copytree(report_of("example").parent, tmp_path / "run")
+    rows = candidates.read(folder / "trials.csv")
+    untrained = rows["measured_us"].notna() & rows["trained_accuracy"].isna()
+    lucky = rows.loc[untrained, "measured_us"].idxmax()
+    rows.loc[lucky, ["validation_accuracy", "corrected_accuracy"]] = 1.0
+    rows.loc[lucky, "score_images"] = 20
+    rows.loc[lucky, "dominated_by"] = np.nan
+    candidates.write(rows, folder / "trials.csv")
+    run = open_run(folder)
+    page, selection = show(report_page.build(run)), run.selection()
+    chosen = selection.choose()
+    assert chosen.is_trained
+    assert max(selection.options, key=lambda each: each.accuracy).name == rows.loc[lucky, "id"]
+    assert picked(page) == chosen.name
+    why = selection.reason(chosen).removeprefix("It")
+    assert "More is expected of others" in why
+    expect(page.locator("#picked .difference")).to_contain_text(f"{chosen.name}{why}")
 
 
 def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best(
