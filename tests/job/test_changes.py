@@ -190,7 +190,7 @@ def test_network_that_was_never_scored_is_tried_again_within_a_higher_limit(run)
 def test_advice_about_an_empty_front_is_followed(run):
     """Networks that are predicted to meet the limit, and measured beyond it, leave no front."""
     rows = read_trials(OUT).dropna(subset=["measured_us"])
-    low_ms = float(rows["predicted_us"].max()) / 1000
+    low_ms = 1.01 * float(rows["predicted_us"].min()) / 1000  # All others are predicted slower.
     log = OUT / "measurements.jsonl"
     slow = [json.loads(line) for line in log.read_text().splitlines()]
     for each in slow:
