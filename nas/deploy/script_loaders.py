@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -30,10 +31,12 @@ def load_tflite(path: Path) -> LogitsOf:
     return logits_of
 
 
-def load_tvm(path: Path) -> LogitsOf:
-    """Load a library that TVM compiled."""
-    ensure_home()
-    # TVM imports torch where it is installed, which takes a second and is not needed.
+def import_tvm() -> ModuleType:
+    """Import TVM without torch, and return it.
+
+    TVM imports torch wherever it is installed, for conversions of tensors that a file does not
+    need. That takes a second, and 200 MB that would count as memory of the file.
+    """
     hides_torch = "torch" not in sys.modules
     if hides_torch:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -42,6 +45,13 @@ def load_tvm(path: Path) -> LogitsOf:
     finally:
         if hides_torch:
             del sys.modules["torch"]
+    return tvm
+
+
+def load_tvm(path: Path) -> LogitsOf:
+    """Load a library that TVM compiled."""
+    ensure_home()
+    tvm = import_tvm()
     network = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
 
     def logits_of(image: np.ndarray) -> np.ndarray:

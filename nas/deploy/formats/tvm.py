@@ -23,6 +23,7 @@ from nas.deploy.formats.base import (
     LoadedModel,
     ModelFormat,
 )
+from nas.deploy.script_loaders import import_tvm
 from nas.errors import ExportError, RequestError
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.kit.address import is_kit
@@ -146,16 +147,9 @@ class Tvm(ModelFormat):
 
     def load(self, path: Path, threads: int = 1) -> LoadedModel:
         """See `ModelFormat.load`."""
-        # TVM imports torch wherever it is installed, for conversions of tensors that a file does
-        # not need. That takes a second, and 200 MB that would count as memory of the file.
-        hides_torch = "torch" not in sys.modules
-        if hides_torch:
-            sys.modules["torch"] = None  # type: ignore[assignment]
-        try:
-            from nas.runtimes.tvm.library import Library
-        finally:
-            if hides_torch:
-                del sys.modules["torch"]
+        import_tvm()
+        from nas.runtimes.tvm.library import Library
+
         return _TvmModel(Library(path, threads))
 
 
