@@ -51,9 +51,8 @@ class JudgedImages:
         """The parts whose images judge trained networks: the hold-out, and the search if it is few.
 
         The weights that they judge have learned neither; those of a refit have. The search images
-        helped to choose the architectures, choose between a linear probe and a training of a
-        published network, and fit the temperature of a network, which changes none
-        of its answers.
+        helped to choose the architectures, and choose between a linear probe and a training of a
+        published network. They fit the temperature of a network, which changes none of its answers.
         """
         return judging_parts(self.counts["holdout"])
 

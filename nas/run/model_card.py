@@ -606,7 +606,7 @@ class Threshold(Document):
 class ModelAccuracy(Document):
     """The accuracy of a model in torch, in float32.
 
-    Of a model that was refitted, the first two are of the weights before the refit.
+    If the model was refitted, the first two are those of the weights before the refit.
 
     Attributes:
         search: on the validation images that the search used.

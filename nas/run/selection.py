@@ -399,8 +399,8 @@ class Selection:
     def best(self) -> Option:
         """The most accurate option within the limits, a trained one if there is no telling.
 
-        Of the scores of hundreds of networks on some images of the search, the highest was lucky.
-        So a trained network within the 95% interval of an accuracy that is only expected is better
+        The highest of hundreds of scores on some images of the search was lucky. So a trained
+        network within the 95% interval of an accuracy that is only expected is better
         than that.
         """
         best = max(self.within, key=_preference)

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.finalists RUN... --rates 0.25 1 2 --epochs 40
 
-Of each run, the network that `nas select` picks, or the one of `--pick`, is trained on the training
-images and on all but the test images, with the run's teacher and without it. Prints the accuracies
-on the test images, with learning rates as factors of the default one.
+The network that `nas select` picks from each run, or the one of `--pick`, is trained on the
+training images and on all but the test images, with the run's teacher and without it. Prints the
+accuracies on the test images, with learning rates as factors of the default one.
 """
 
 from __future__ import annotations

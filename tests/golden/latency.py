@@ -5,8 +5,8 @@ be compared on it. The recordings were made on two idle vCPUs of an AMD EPYC (fa
 with kernels of version 9, in ten rounds of each kernel. They also have the duration of a reference
 workload beside each timing, samples of kernels with cold caches, and further dispatch costs.
 
-Of a fourth table, of ONNX Runtime on the same kind of processor, only the parts of predictions were
-recorded, and the latencies of the whole networks: the twelve that were timed after the build
+A fourth table is one of ONNX Runtime on the same kind of processor. It has only the parts of
+predictions, and the latencies of the whole networks: the twelve that were timed after the build
 (`correction`), and the 64 of a later check (`check`), divided by what the check said of the device.
 """
 
