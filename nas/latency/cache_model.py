@@ -21,9 +21,10 @@ from itertools import accumulate
 
 import numpy as np
 
-WEIGHTS_MIB = (1, 4, 16, 64)
+WEIGHTS_MIB = (1, 4, 8, 12, 16, 64)
 """Sizes of the weights of the benchmark's chains. The first fits into the caches, the last into
-none."""
+none. They are close where a shared cache ends: between 4 and 16 MiB, a straight line said of one
+that ends just below 16 that networks of 10 MiB wait half as long."""
 
 WEIGHT_PARTS = tuple(f"weights_{mib}mib" for mib in WEIGHTS_MIB)
 """Dispatch costs: microseconds for a MiB of weights in each of the chains, the miss curve."""

@@ -10,7 +10,7 @@ MIB = 1 << 20
 
 
 def costs(*curve_us: float) -> DispatchCosts:
-    """Return costs with this miss curve, for 1, 4, 16 and 64 MiB."""
+    """Return costs with this miss curve, for chains of `WEIGHTS_MIB`."""
     return DispatchCosts(dict(zip(WEIGHT_PARTS, curve_us, strict=True)))
 
 
@@ -23,20 +23,20 @@ def test_parts_are_named_after_sizes() -> None:
     [(0, 0), (1, 0), (2.5, 2), (4, 4), (10, 12), (16, 20), (40, 30), (64, 40), (1000, 40)],
 )
 def test_waiting_for_weights_follows_the_curve(mib: float, us: float) -> None:
-    assert costs(20, 24, 40, 60).waiting_us(MIB, mib * MIB) == pytest.approx(us)
-    assert costs(20, 24, 40, 60).waiting_us(MIB // 2, mib * MIB) == pytest.approx(us / 2)
+    assert costs(20, 24, 28, 36, 40, 60).waiting_us(MIB, mib * MIB) == pytest.approx(us)
+    assert costs(20, 24, 28, 36, 40, 60).waiting_us(MIB // 2, mib * MIB) == pytest.approx(us / 2)
 
 
 def test_cost_of_a_disturbed_chain_is_that_of_the_next_longer_one() -> None:
-    assert costs(20, 45, 30, 60).miss_curve == [20, 30, 30, 60]
-    assert costs(80, 45, 90, 60).miss_curve == [45, 45, 60, 60]
+    assert costs(20, 45, 30, 30, 30, 60).miss_curve == [20, 30, 30, 30, 30, 60]
+    assert costs(80, 45, 90, 90, 90, 60).miss_curve == [45, 45, 60, 60, 60, 60]
 
 
 def test_weights_are_in_no_cache_unless_it_is_known_what_else_is() -> None:
-    assert costs(20, 24, 40, 60).waiting_us(MIB // 2) == 20
+    assert costs(20, 24, 28, 36, 40, 60).waiting_us(MIB // 2) == 20
 
 
-@pytest.mark.parametrize("flat", [costs(30, 30, 30, 30), costs(30, 30, 30, 29)])
+@pytest.mark.parametrize("flat", [costs(*[30] * 6), costs(*[30] * 5, 29)])
 def test_flat_curve_has_no_misses(flat: DispatchCosts) -> None:
     assert flat.waiting_us(MIB) == 0
 

@@ -23,7 +23,7 @@ from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
 TARGET = "kit:bench?triple=x86_64-linux-gnu&cpu=haswell"
 PHONE = {"processor": "Test CPU", "features": "fast", "system": "Linux", "cores": 8, "core": 7}
 LAUNCH_US, INVOCATION_US = 0.3, 1.5
-MIB_US = {"weights_1mib": 20.0, "weights_4mib": 22.0, "weights_16mib": 30.0, "weights_64mib": 50.0}
+MIB_US = dict(zip(WEIGHT_PARTS, (20.0, 22.0, 24.0, 28.0, 30.0, 50.0), strict=True))
 SLOWER = 1.5
 """How many times as long as the fastest candidate of a kernel any other one takes."""
 
