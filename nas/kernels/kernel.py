@@ -13,9 +13,10 @@ again (`nas.kernels.kernel_text` has the grammar):
     conv2d 32x28x28 expanded bias relu6 -> 192x28x28 k3 s1 p1 g192 bias relu6
     concat 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2
     copy 72x14x14 -> 72x14x14 multiply
-    conv2d blocked16 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias relu6
-    conv2d int8 nhwc 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias
+    conv2d int8 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias
     conv2d batch4 32x28x28 -> 192x28x28 k1 s1 p0 g1 bias relu6
+
+The kernel of a runtime that optimises model files is a node of such a file, `nas.kernels.node`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ from typing import TypeVar
 from nas.errors import KernelError
 from nas.files.documents import shortened
 from nas.graph import ACTIVATIONS, POOLING_KINDS, Shape
-from nas.kernels.kernel_text import SHUFFLE, WINDOW_KINDS, Operand, parse_fields, step_operand
+from nas.kernels.kernel_text import (
+    MAX_ELEMENTS,
+    SHUFFLE,
+    WINDOW_KINDS,
+    Operand,
+    parse_fields,
+    step_operand,
+)
+from nas.kernels.node import NODE, Node
 
 Item = TypeVar("Item")
-
-MAX_ELEMENTS = 1 << 31
-"""Largest number of elements of a tensor: what 32 bits index, far more than a device can time."""
 
 MAX_WINDOW = 1 << 10
 """Largest kernel size, stride and padding."""
@@ -59,15 +65,13 @@ class Kernel:
             groups; `add`, which adds a tensor of the output's shape, or `add:64x28x28[0:32]`, which
             adds a range of a larger one; and `multiply`, a gate with one value per output channel,
             or `multiply:64x1x1[0:32]`.
-        block: number of channels that are contiguous in memory at each pixel, in a runtime with a
-            blocked layout; 1 in the runtime's ordinary layout. Channels are padded to whole blocks.
         dtype: type of weights and activations, one of `nas.kernels.kernel_text.DTYPES`.
         expansion: steps after the 1x1 convolution that computes the input of a depthwise
             convolution: `bias`, then activations; None without that convolution. It has `groups`
             outputs.
-        channels_last: whether all channels of a pixel are contiguous in memory, if that is not the
-            runtime's ordinary layout.
         batch: number of images.
+        node: node of a model file that the kernel is. Its text is that of the node, and the other
+            fields describe it for readers.
     """
 
     kind: str
@@ -78,20 +82,19 @@ class Kernel:
     padding: int = 0
     groups: int = 1
     epilogue: tuple[str, ...] = ()
-    block: int = 1
     dtype: str = "float32"
-    channels_last: bool = False
     expansion: tuple[str, ...] | None = None
     batch: int = 1
+    node: Node | None = None
 
     @cached_property
     def text(self) -> str:
         """The canonical text, which `parse` reads."""
+        if self.node:
+            return self.node.text
         parts = [self.kind]
         parts += [f"batch{self.batch}"] if self.batch > 1 else []
         parts += [self.dtype] if self.dtype != "float32" else []
-        parts += [f"blocked{self.block}"] if self.block > 1 else []
-        parts += ["nhwc"] if self.channels_last else []
         parts += [operand.text for operand in self.inputs]
         parts += ["expanded", *self.expansion] if self.expansion is not None else []
         parts += ["->", "x".join(str(n) for n in self.output)]
@@ -203,6 +206,8 @@ class Kernel:
     @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all weights; 0 without weights."""
+        if self.node:
+            return self.node.weight_bytes
         size = 4 if self.dtype == "float32" else 1
         expansion = math.prod(self.expansion_shape) if self.is_expanded else 0
         return size * (math.prod(self.weight_shape) + expansion) if self.has_weights else 0
@@ -210,6 +215,8 @@ class Kernel:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the whole batch; `Graph.macs` counts those of one image."""
+        if self.node:
+            return self.node.macs
         if not self.has_weights:
             return 0
         macs = math.prod(self.output) * (self._input_channels // self.groups) * self.kernel**2
@@ -226,6 +233,8 @@ class Kernel:
 @cache
 def _parse(text: str) -> Kernel:
     """Return the kernel with this text. Raises ValueError if there is none."""
+    if text.startswith(f"{NODE} "):
+        return kernel_of_node(Node.parse(text))
     kernel = Kernel(**parse_fields(text))
     if kernel.is_expanded and not (kernel.is_depthwise and len(kernel.inputs) == 1):
         raise ValueError("only a depthwise convolution of one tensor can be expanded")
@@ -237,6 +246,24 @@ def _parse(text: str) -> Kernel:
         raise ValueError(f"its canonical text is {shortened(kernel.text)}")
     _check_sizes(kernel)
     return kernel
+
+
+def kernel_of_node(node: Node) -> Kernel:
+    """Return the kernel that a node is. The fields beside its text describe it for readers."""
+    operands = node.operands or list(node.outputs)
+    return Kernel(
+        node.kind,
+        tuple(Operand.whole(node.image_shape(each)) for each in operands),
+        node.image_shape(node.outputs[0]),
+        kernel=node.first_number("kernel_shape", 1),
+        stride=node.first_number("strides", 1),
+        padding=node.first_number("pads", 0),
+        groups=node.first_number("group", 1),
+        epilogue=node.fused_steps,
+        dtype="float32" if node.outputs[0].dtype == "f32" else "int8",
+        batch=next(iter(operands[0].shape), 1),
+        node=node,
+    )
 
 
 def _check_sizes(kernel: Kernel) -> None:

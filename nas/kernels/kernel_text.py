@@ -1,7 +1,6 @@
 """The canonical text of a kernel: its grammar, its operands and the steps of its epilogue.
 
-    kernel    = kind [batchN] [dtype] [blockedN | nhwc] operand... [expansion] -> CxHxW [window]
-                [step...]
+    kernel    = kind [batchN] [dtype] operand... [expansion] -> CxHxW [window] [step...]
     expansion = expanded bias [activation...]
     operand   = CxHxW | CxHxW[start:stop]
     window    = kN sN pN gN                           kernel size, stride, padding, groups
@@ -23,23 +22,23 @@ WINDOW_KINDS = POOLING_KINDS | {"conv2d"}
 DTYPES = ("float32", "int8")
 """Types of weights and activations; `int8` stands for signed and unsigned 8-bit integers."""
 
-CONVERSION_KINDS = {"to_blocked", "to_nhwc", "to_plain", "quantize", "dequantize"}
-"""Kinds that only convert a tensor to another layout, or between float32 and int8."""
+CONVERSION_KINDS = {"quantize", "dequantize", "view"}
+"""Kinds that only convert a tensor: between float32 and int8, or between a feature map and a
+vector."""
 
-KINDS = (
-    WINDOW_KINDS | CONVERSION_KINDS | {"concat", "copy", "global_pool", "linear", "split", "view"}
-)
-"""All kinds of kernels. `copy` copies one tensor and applies its epilogue. `split` copies each
-range of channels that its inputs name into a tensor. `view` reshapes a feature map to a vector, or
-back.
+KINDS = WINDOW_KINDS | CONVERSION_KINDS | {"concat", "copy", "global_pool", "linear"}
+"""All kinds of kernels that are no nodes of model files. `copy` copies one tensor and applies its
+epilogue.
 """
+
+MAX_ELEMENTS = 1 << 31
+"""Largest number of elements of a tensor: what 32 bits index, far more than a device can time."""
 
 SHUFFLE = re.compile(r"shuffle(\d+)")
 """An epilogue step: a channel shuffle of this many groups."""
 
 _OPERAND = re.compile(r"(\d+)x(\d+)x(\d+)(?:\[(\d+):(\d+)\])?")
 _BATCH = re.compile(r"batch(\d+)")
-_BLOCK = re.compile(r"blocked(\d+)")
 _WINDOW = re.compile(r"k(\d+) s(\d+) p(\d+) g(\d+)")
 
 
@@ -136,8 +135,6 @@ def parse_fields(text: str) -> dict[str, Any]:
     batch = _BATCH.fullmatch(tokens[0]) if tokens else None
     tokens = tokens[batch is not None :]
     dtype = tokens.pop(0) if tokens and tokens[0] in DTYPES else "float32"
-    block = _BLOCK.fullmatch(tokens[0]) if tokens else None
-    channels_last = tokens[:1] == ["nhwc"]
     tokens, expansion = _split_expansion(tokens)
     output, _, rest = tail.partition(" ")
     window = (1, 1, 0, 1)
@@ -150,16 +147,14 @@ def parse_fields(text: str) -> dict[str, Any]:
     kernel, stride, padding, groups = window
     return {
         "kind": kind,
-        "inputs": tuple(map(Operand.parse, tokens[block is not None or channels_last :])),
+        "inputs": tuple(map(Operand.parse, tokens)),
         "output": Operand.parse(output).shape,
         "kernel": kernel,
         "stride": stride,
         "padding": padding,
         "groups": groups,
         "epilogue": tuple(rest.split()),
-        "block": int(block[1]) if block else 1,
         "dtype": dtype,
-        "channels_last": channels_last,
         "expansion": expansion,
         "batch": int(batch[1]) if batch else 1,
     }

@@ -92,11 +92,18 @@ def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) ->
     Raises:
         RequestError: there is no such runtime.
     """
+    from nas.space.exits import exit_shapes
+
     configured = default_runtime(runtime) if isinstance(runtime, str) else runtime
-    kernels: dict[Kernel, None] = {}
-    for block in space.block_graphs():
-        is_first = block.input_shape[0] == space.channels
-        kernels.update(dict.fromkeys(configured.block_kernels(block, first=is_first, batch=batch)))
+    blocks = list(space.block_graphs())
+    kernels = dict.fromkeys(configured.block_kernels(blocks, batch))
+    # Networks are divided where an exit is: a part ends there, and images enter the other one.
+    shapes = exit_shapes(space)
+    for part in (
+        [block for block in blocks if block.output_shape in shapes],
+        [block for block in blocks if block.input_shape in shapes],
+    ):
+        kernels.update(dict.fromkeys(configured.block_kernels(part, batch)))
     return list(kernels)
 
 
@@ -150,6 +157,7 @@ def build_table(
     ):
         builder = _TableBuilder(table, timers, report, seconds)
         wanted = list(dict.fromkeys(kernels))
+        table.record_blocks()
         builder.time_dispatch(again=again)
         builder.build(wanted, table.missing(wanted, include_failed=retry_failed), again=again)
     return builder.result()

@@ -7,14 +7,14 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas import files
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.kernels.kernel import Kernel
-from nas.latency.record import Correction, Record, new_header
+from nas.latency.record import AnyRecord, Record, new_header
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED, Timing
 
@@ -111,34 +111,15 @@ class Comparison:
 
 
 def compare_tables(before: LatencyTable, after: LatencyTable) -> Comparison:
-    """Compare every kernel and dispatch cost of two tables, which may be of any devices.
-
-    Two runtimes may use different tensor layouts. Their kernels are compared by what they compute;
-    if a table has a kernel in several layouts, the fastest counts.
-    """
-    is_same_runtime = before.device.runtime == after.device.runtime
-
-    def fastest_records(table: LatencyTable) -> dict[str, Record]:
-        fastest: dict[str, Record] = {}
-        for record in (*table.records("dispatch"), *table.records("kernel")):
-            key = record.key if is_same_runtime else _key_without_layout(record)
-            known = fastest.get(key)
-            if known is None or (record.latency_us or math.inf) < (known.latency_us or math.inf):
-                fastest[key] = record
-        return fastest
-
-    first, second = fastest_records(before), fastest_records(after)
+    """Compare every kernel and dispatch cost of two tables, which may be of any devices."""
+    first, second = (
+        {each.key: each for each in (*table.records("dispatch"), *table.records("kernel"))}
+        for table in (before, after)
+    )
     return Comparison(
         tuple(before.device.differences(after.device)),
         tuple(Change(key, first.get(key), second.get(key)) for key in {**first, **second}),
     )
-
-
-def _key_without_layout(record: Record) -> str:
-    if record.kind != "kernel":
-        return record.key
-    kernel = replace(Kernel.parse(record.name), block=1, channels_last=False)
-    return f"{record.kind} {kernel.text}"
 
 
 @dataclass(frozen=True)
@@ -205,7 +186,8 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
     corrections = tables[0].corrections() if len(tables) == 1 else []
     lines = [{**new_header(tables[0].device), "timing": tables[0].timing}]
     latest: dict[str, int] = {}
-    records: list[Record | Correction] = [*dispatch, *kernels, *corrections]
+    blocks = {each.key: each for table in tables for each in table.blocks}
+    records: list[AnyRecord] = [*dispatch, *kernels, *blocks.values(), *corrections]
     for each in records:
         superseding = each.model_copy(update={"supersedes": latest.get(each.key)})
         lines.append(superseding.to_json())

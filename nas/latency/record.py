@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,6 +13,7 @@ from nas.errors import TableError
 from nas.files.documents import Count, Document, Format
 from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint, Object, Text
+from nas.latency.fused_blocks import Entry, Exit, FusedBlock, Place
 from nas.latency.rounds import (
     RETIMING_TOLERANCE,
     ROUNDS,
@@ -29,9 +31,9 @@ from nas.latency.timing import (
     Timing,
 )
 
-SCHEMA = 5
+SCHEMA = 6
 
-HEADER_START = b'{"schema": 5, "record": "header", "processor": "'
+HEADER_START = b'{"schema": 6, "record": "header", "processor": "'
 """How a header starts as it is written."""
 
 MAX_SAMPLES = 12
@@ -58,7 +60,7 @@ def new_header(
 class Header(Fingerprint):
     """The device of a table, and how kernels were timed."""
 
-    schema_number: Literal[5] = Field(alias="schema")
+    schema_number: Literal[6] = Field(alias="schema")
     record: Literal["header"]
     timing: Object | None = None
 
@@ -271,6 +273,61 @@ class Record(Document):
         return {"record": self.kind, self._name_keys[self.kind]: self.name, **always, **fields}
 
 
+def kernel_digest(text: str) -> str:
+    """Return the digits by which a `BlockRecord` names a kernel."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class BlockRecord(Document):
+    """What the runtime makes of a block in a place, see `nas.latency.fused_blocks`.
+
+    Attributes:
+        block: digest of the block.
+        entry, exit, batch: the place, see `Place`.
+        kernels: `kernel_digest` of the text of each kernel.
+        is_preferred, wants_preferred: see `FusedBlock`.
+        supersedes: line of the record that this one replaces.
+        line: number of the line in its file; 0 before it is written.
+    """
+
+    block: Annotated[str, Field(max_length=64)]
+    entry: Entry
+    exit: Exit
+    batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    kernels: Annotated[tuple[Annotated[str, Field(max_length=16)], ...], Field(max_length=1000)]
+    is_preferred: bool
+    wants_preferred: bool
+    supersedes: Annotated[int, Field(ge=2)] | None = None
+    line: int = Field(default=0, exclude=True)
+
+    @classmethod
+    def of(cls, place: Place, fused: FusedBlock) -> BlockRecord:
+        """Return the record of an answer of the runtime."""
+        return cls(
+            block=place.digest,
+            entry=place.entry,
+            exit=place.exit,
+            batch=place.batch,
+            kernels=tuple(kernel_digest(kernel.text) for kernel in fused.kernels or ()),
+            is_preferred=fused.is_preferred,
+            wants_preferred=fused.wants_preferred,
+        )
+
+    @property
+    def place(self) -> Place:
+        """Where the block stands."""
+        return Place(self.block, self.entry, self.exit, self.batch)
+
+    @property
+    def key(self) -> str:
+        """No two current records of a table have the same key."""
+        return " ".join(["block", *map(str, self.place)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line to write."""
+        return {"record": "block", **self.model_dump(mode="json", exclude_defaults=True)}
+
+
 class CorrectionNetwork(Document):
     """A network on which a correction was fitted, and its latencies at that time.
 
@@ -356,17 +413,25 @@ class Correction(Document):
 class _AnyLine(Document):
     """The field that tells the kinds of lines apart."""
 
-    record: Literal["kernel", "dispatch", "calibration"]
+    record: Literal["kernel", "dispatch", "block", "calibration"]
 
 
 _ROW = "a row of a latency table"
 _REMEDY = "The table was edited or damaged: restore it from a copy, or build it again."
 _ANY_LINE = Format(_AnyLine, _ROW, TableError, _REMEDY)
 _RECORD = Format(Record, _ROW, TableError, _REMEDY)
-_CORRECTION = Format(Correction, _ROW, TableError, _REMEDY)
+_FORMATS: dict[str, Format[Any]] = {
+    "kernel": _RECORD,
+    "dispatch": _RECORD,
+    "block": Format(BlockRecord, _ROW, TableError, _REMEDY),
+    "calibration": Format(Correction, _ROW, TableError, _REMEDY),
+}
+
+AnyRecord = Record | BlockRecord | Correction
+"""What a line of a latency table after the header is."""
 
 
-def parse_line(content: bytes, where: str, line: int) -> Record | Correction:
+def parse_line(content: bytes, where: str, line: int) -> AnyRecord:
     """Return what a line after the header says.
 
     Args:
@@ -377,6 +442,5 @@ def parse_line(content: bytes, where: str, line: int) -> Record | Correction:
     Raises:
         TableError: the line is no record of a table.
     """
-    kind = _ANY_LINE.parse(content, where).record
-    parsed = (_CORRECTION if kind == "calibration" else _RECORD).parse(content, where)
+    parsed: AnyRecord = _FORMATS[_ANY_LINE.parse(content, where).record].parse(content, where)
     return parsed.model_copy(update={"line": line})

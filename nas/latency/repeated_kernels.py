@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from itertools import accumulate
 from typing import ClassVar
 
 from nas.graph import Graph
@@ -51,6 +49,12 @@ DISPATCH_PARTS = ("invocation", *cache_model.WEIGHT_PARTS)
 _MAX_CACHED_KERNELS = 64
 """Kernels whose models are kept, so that timing them again loads none."""
 
+_WEIGHT_READERS = {"float32": (128, 3), "int8": (256, 2)}
+"""Channels and side of the maps of the convolution with which reading weights is timed, by dtype.
+
+It has 64 KiB of weights.
+"""
+
 _LAUNCH_REPETITIONS = (1, 5)
 """How often the two networks with which launches are timed repeat their kernels."""
 
@@ -62,6 +66,7 @@ class RepeatedKernelTimer(KernelTimer):
     """Times kernels among copies of themselves.
 
     Args:
+        dtype: type of weights and activations.
         threads: number of threads that run one kernel.
 
     Attributes:
@@ -73,8 +78,8 @@ class RepeatedKernelTimer(KernelTimer):
 
     has_launch_cost: ClassVar[bool] = True
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, dtype: str, threads: int) -> None:
+        self.dtype, self.threads = dtype, threads
         self._evaluators: OrderedDict[tuple[Kernel, int, int], Evaluate] = OrderedDict()
 
     # What a runtime provides.
@@ -100,11 +105,6 @@ class RepeatedKernelTimer(KernelTimer):
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
         """Return a network that is ready to run. See `Runtime.compile`."""
-
-    @property
-    @abstractmethod
-    def weight_reader(self) -> Kernel:
-        """A kernel with a MiB of weights at most, whose latency is mostly that of reading them."""
 
     def overhead_s(self, kernel: Kernel, schedule: Schedule) -> float:
         """Return the seconds that a run of the copies costs beside them."""
@@ -223,8 +223,9 @@ class RepeatedKernelTimer(KernelTimer):
 
     @cached_property
     def _weight_benchmarks(self) -> dict[str, Evaluate]:
+        reader = max(self.kernels(_weight_reader(self.dtype)), key=self.weight_bytes)
         return {
-            part: self._weight_evaluator(self.weight_reader, mib)
+            part: self._weight_evaluator(reader, mib)
             for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True)
         }
 
@@ -282,14 +283,6 @@ class RepeatedKernelRuntime(Runtime):
         """See `Runtime.timing_context`."""
         return timing.pinned(self.threads)
 
-    @abstractmethod
-    def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
-        """Return the position in `graph.folded` of an op that each of `kernels` computes.
-
-        A kernel that only converts a tensor is behind the op that makes the tensor: it has that
-        op's position plus a fraction.
-        """
-
     def compile(
         self,
         graph: Graph,
@@ -304,12 +297,6 @@ class RepeatedKernelRuntime(Runtime):
         """
         return self.timer.compile(graph, weights, batch)
 
-    def kernel_blocks(self, graph: Graph, batch: int = 1) -> list[int]:
-        """See `Runtime.kernel_blocks`. A tensor is converted by the block that reads it."""
-        lasts = list(accumulate(len(block.folded.ops) - 1 for block in graph.segments))
-        positions = self.kernel_positions(graph, batch)
-        return [bisect_left(lasts, min(math.ceil(at), lasts[-1])) for at in positions]
-
     def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
         """Return the largest size of the activations alive at once; graphs count float32."""
         return super().activation_bytes(graph, batch) / (4 if self.dtype == "int8" else 1)
@@ -319,6 +306,16 @@ def _without_nodes(few_s: float, many_s: float) -> float:
     """Return the seconds of a model without nodes, from those of the models of tiny nodes."""
     few_nodes, many_nodes = TINY_NODES
     return few_s - few_nodes * (many_s - few_s) / (many_nodes - few_nodes)
+
+
+def _weight_reader(dtype: str) -> Graph:
+    """Return a convolution whose latency is mostly that of reading its weights."""
+    from nas.space.builder import Builder
+
+    channels, side = _WEIGHT_READERS[dtype]
+    build = Builder((channels, side, side), norm=False, activation="relu", classes=1)
+    build.conv_unit(build.input, "reader", channels)
+    return build.graph()
 
 
 def _launch_network(repetitions: int) -> Graph:

@@ -16,7 +16,7 @@ A package adds a runtime by subclassing `Runtime` and naming the class in the en
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +35,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint
+from nas.latency.fused_blocks import FusedBlocks
 from nas.latency.timing import MEASURED, Timing, reading
 from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
@@ -135,6 +136,15 @@ class CompiledNetwork(ABC):
         Returns:
             Seconds of one inference, one value a sample, after an untimed warm-up.
         """
+
+    def reloaded(self) -> CompiledNetwork:
+        """Return the network, loaded again if its latency depends on where its tensors lie.
+
+        Loads of one file differ by several percent in runtimes that allocate tensors when they load
+        it. A user loads it once, so that each round of timings has a load of its own. By default,
+        there is one load.
+        """
+        return self
 
     @property
     def launched(self) -> Sequence[Kernel] | None:
@@ -436,17 +446,17 @@ class Runtime(ABC):
             return None
         return [n for n, block in enumerate(graph.segments) for _ in self.kernels(block, batch)]
 
-    def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
-        """Return all kernels that a block can have in any network, from the block alone.
+    def block_kernels(self, blocks: Collection[Graph], batch: int = 1) -> list[Kernel]:
+        """Return all kernels that blocks can have in any network of them, once each.
 
-        Override it if kernels depend on the tensor layout in which the input enters a block.
-
-        Args:
-            block: the block.
-            first: whether images may enter it.
-            batch: batch size.
+        Override it if kernels depend on what is next to a block.
         """
-        return self.kernels(block, batch)
+        return list(dict.fromkeys(each for block in blocks for each in self.kernels(block, batch)))
+
+    @property
+    def fused_blocks(self) -> FusedBlocks | None:
+        """What the runtime makes of blocks, for tables to record; None if rules tell it."""
+        return None
 
     def kernel_note(self, kernel: Kernel) -> str:
         """Return in which form the device runs a kernel that it has no code for; may be empty.

@@ -30,14 +30,18 @@ from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
+from nas.latency.fused_blocks import FusedBlock, Place
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.prediction import BlockCosts, Prediction, joined_basis
 from nas.latency.record import (
     HEADER_FORMAT,
     UNCERTAIN,
+    AnyRecord,
+    BlockRecord,
     Correction,
     Header,
     Record,
+    kernel_digest,
     new_header,
     parse_line,
 )
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     from nas.space import Architecture
 
 
-L = TypeVar("L", Record, Correction)
+L = TypeVar("L", Record, BlockRecord, Correction)
 
 
 class LatencyTable:
@@ -80,8 +84,12 @@ class LatencyTable:
         )
         self._file, self._writer = file, writer
         self._lock = lock_of(file.path)
-        self._current: dict[str, Record | Correction] = {}
+        self._current: dict[str, AnyRecord] = {}
         self._kernels: dict[Kernel, Record] = {}
+        self._kernels_by_digest: dict[str, Kernel] = {}
+        self._blocks: dict[Place, BlockRecord] = {}
+        if self.runtime.fused_blocks:
+            self.runtime.fused_blocks.recall = self._recall
         # The last one for each batch size and digest of a space, and for None the last of all.
         self._corrections: dict[tuple[int, str | None], Correction] = {}
         self._chosen_corrections: dict[int, Correction | None] = {}
@@ -203,14 +211,18 @@ class LatencyTable:
                 if before
                 else f"{where}: it supersedes line {record.supersedes}, which is no such record"
             )
-        if isinstance(record, Correction):
+        if isinstance(record, BlockRecord):
+            self._blocks[record.place] = record
+        elif isinstance(record, Correction):
             for space in (None, *record.spaces):
                 self._corrections[record.batch, space] = record
         elif record.kind == "kernel":
             try:
-                self._kernels[Kernel.parse(record.name)] = record
+                kernel = Kernel.parse(record.name)
             except KernelError as error:
                 raise damaged(f"{where}: {error.message.rstrip('.')}") from None
+            self._kernels[kernel] = record
+            self._kernels_by_digest[kernel_digest(record.name)] = kernel
         else:
             self._add_dispatch(record, where)
         self._current[record.key] = record
@@ -229,6 +241,44 @@ class LatencyTable:
         costs = {part: each.latency_us for part, each in self._dispatch.items()}
         self.dispatch = DispatchCosts({part: us for part, us in costs.items() if us is not None})
         self.dispatch_bases = [each.basis for each in self._dispatch.values() if each.is_estimated]
+
+    def _recall(self, place: Place) -> FusedBlock | None:
+        """Return what the table knows of a block in a place; None if the runtime can be asked.
+
+        Raises:
+            MissingKernelError: neither the table nor this machine's runtime can tell.
+        """
+        record = self._blocks.get(place)
+        kernels = [self._kernels_by_digest.get(each) for each in record.kernels] if record else []
+        if record is None or None in kernels:
+            differences = self._writer is None and self.device.differences(self.runtime.fingerprint)
+            if differences and record is None:
+                raise MissingKernelError(
+                    f"{self.path.name} does not know what {self.device.runtime} makes of a block "
+                    f"of the network, and here {differences[0]}.",
+                    remedy="Add its space with `nas table build --space` on the device.",
+                )
+        if record is None:
+            return None
+        known = tuple(kernel for kernel in kernels if kernel)
+        complete = known if len(known) == len(kernels) else None
+        return FusedBlock(complete, record.is_preferred, record.wants_preferred)
+
+    @property
+    def blocks(self) -> list[BlockRecord]:
+        """What the runtime makes of blocks, as far as the table knows."""
+        return list(self._blocks.values())
+
+    def record_blocks(self) -> None:
+        """Append what the runtime has made of blocks and the table does not know yet.
+
+        Raises TableError outside `writing`.
+        """
+        for runtime in (self._writer, self.runtime):
+            fused = runtime.fused_blocks if runtime else None
+            for place, block in (fused.asked if fused else {}).items():
+                if place not in self._blocks:
+                    self.append(BlockRecord.of(place, block))
 
     def __len__(self) -> int:
         """Return the number of kernels with a record, including failed ones."""

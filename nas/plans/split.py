@@ -26,6 +26,7 @@ from nas.errors import KernelError, MissingKernelError, RequestError
 from nas.graph import Graph, Op, Shape
 from nas.kernels.kernel import Kernel
 from nas.kernels.kernel_text import CONVERSION_KINDS
+from nas.kernels.node import LAYOUT_KIND
 from nas.latency import LatencyTable, Runtime
 from nas.latency.prediction import joined_basis
 from nas.latency.timing import MEASURED
@@ -39,7 +40,7 @@ _NAMES = {
 }
 """What the ways without a cut are called."""
 
-_RESHAPING_KINDS = CONVERSION_KINDS | {"view"}
+_RESHAPING_KINDS = CONVERSION_KINDS | {LAYOUT_KIND}
 """Kinds of kernels that compute nothing, which a part may have more than the whole network."""
 
 
@@ -259,7 +260,9 @@ def _keeps_apart(runtime: Runtime, whole: Counter[Kernel], parts: Sequence[Graph
     """Return whether the kernels of two parts are those of the whole, beside conversions."""
     try:
         both = Counter[Kernel](kernel for part in parts for kernel in runtime.kernels(part))
-    except ValueError:  # The runtime has no kernel for an op that it fuses in the whole network.
+    except (ValueError, MissingKernelError):
+        # The runtime has no kernel for an op that it fuses in the whole network, or its optimiser
+        # is that of another machine.
         return False
     added = both - whole
     return not whole - both and all(each.kind in _RESHAPING_KINDS for each in added)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.graph import Graph
-from nas.quantisation.network import Affine, QuantisedNetwork, WeightBits, assemble
+from nas.graph import WEIGHTED_KINDS, Graph
+from nas.quantisation.network import Affine, QuantisedNetwork, WeightBits, assemble, scale_groups
+from nas.quantisation.ranges import effective_limits
 
 CALIBRATION_IMAGES = 16
 """Number of images on which the ranges of activations are measured."""
@@ -20,22 +21,48 @@ CALIBRATION_IMAGES = 16
 ACTIVATION = Affine(float(np.float32(6 / 255)), -128)
 """Made-up scale of an activation: values in [0, 6]."""
 
+_SIGNED = Affine(float(np.float32(12 / 255)), 0)
+"""Made-up scale of an activation that can be negative: values in [-6, 6]."""
+
 _GATE = Affine(float(np.float32(1 / 255)), -128)
 """Scale of a hard sigmoid: values in [0, 1]."""
 
 
-def made_up_network(graph: Graph, weights: Mapping[str, NDArray[np.float32]]) -> QuantisedNetwork:
-    """Return the int8 version of a network, with one scale for all activations but gates.
+def made_up_network(
+    graph: Graph, weights: Mapping[str, NDArray[np.float32]], *, signed: bool = False
+) -> QuantisedNetwork:
+    """Return the int8 version of a network, with made-up scales.
 
     Args:
         graph: folded graph, or a part of one with several inputs.
         weights: its weights, see `nas.quantisation.network.assemble`.
+        signed: whether tensors that can be negative have another scale than those that cannot, as
+            a runtime may ask that optimises. Otherwise, all but gates have the same.
     """
     activations = {
         at: _GATE if op.kind == "hard_sigmoid" else ACTIVATION for at, op in enumerate(graph.ops)
     }
+    if signed:
+        activations |= _signed(graph)
     calibration = np.empty((0, *graph.input_shape), np.float32)
     return assemble(graph, weights, activations, calibration, 8)
+
+
+def _signed(graph: Graph) -> dict[int, Affine]:
+    """Return the scales of the tensors that can be negative."""
+    is_negative: list[bool] = []
+    for op in graph.ops:
+        computes = op.kind in WEIGHTED_KINDS or op.kind == "hard_swish"
+        clips = op.kind in ("input", "relu", "relu6", "hard_sigmoid")
+        is_negative.append(
+            computes or (not clips and any(is_negative[source] for source in op.inputs))
+        )
+    return {
+        at: _SIGNED
+        for group in scale_groups(graph)
+        if any(is_negative[at] for at in group) and effective_limits(graph, group)[0] < 0
+        for at in group
+    }
 
 
 def quantised_network(

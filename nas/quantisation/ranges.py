@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nas.graph import Graph
 from nas.quantisation.network import SHARED_SCALE_KINDS, Affine, scale_groups
-from nas.quantisation.simulation import run_batches
-from nas.torch_network import FoldedWeights
+
+if TYPE_CHECKING:
+    import torch
 
 BINS = 2048
 """Bins of a histogram: eight for each of the 256 values of an int8 tensor."""
@@ -80,6 +81,11 @@ def measure(
         weights: its weights, named as in `folded_weights`.
         images: normalised images `N x C x H x W`.
     """
+    import torch
+
+    from nas.quantisation.simulation import run_batches
+    from nas.torch_network import FoldedWeights
+
     groups = scale_groups(graph)
     limits = [effective_limits(graph, group) for group in groups]
     # Ops that share the scale of their inputs repeat values of the group's other tensors.

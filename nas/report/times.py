@@ -345,10 +345,10 @@ def _stage(launch: Launch, names: Sequence[str]) -> str:
 def _times_by_operation(
     launches: Sequence[Launch], stages: Sequence[str]
 ) -> dict[tuple[str, str], float]:
-    """Return microseconds by stage and label, without what is fused into the operations."""
+    """Return microseconds by stage and operation, without what is fused into the operations."""
     times: dict[tuple[str, str], float] = {}
     for each, stage in zip(launches, stages, strict=True):
-        key = stage, kernel_label(each.kernel).partition(" + ")[0]
+        key = stage, _operation(each.kernel)
         us = each.warm_us + each.cold_us + each.launch_us
         times[key] = _rounded(times.get(key, 0.0) + us)
     return times
@@ -359,8 +359,8 @@ def _differences(
 ) -> tuple[tuple[KernelDifference, ...], tuple[float, float]]:
     """Return the operations that differ most between two dtypes, and the time of all others.
 
-    Operations are equal if their stages and labels are, apart from what is fused into them: a
-    dtype can run an addition by itself that the other one fuses.
+    Operations are equal if their stages, kinds and maps are, apart from what is fused into them: a
+    dtype can run an addition by itself that the other one fuses, and pad channels.
     """
     both = [
         KernelDifference(label=label, stage=stage, times_us=(us, second[stage, label]))
@@ -428,14 +428,22 @@ def kernel_label(kernel: Kernel) -> str:
     """
     operands = kernel.inputs
     parts, whole = "+".join(str(each.channels) for each in operands), str(kernel.output[0])
-    widths = dict.fromkeys((whole, parts) if kernel.kind == "split" else (parts, whole))
-    sides = dict.fromkeys(_side(shape) for shape in (operands[0].shape, kernel.output))
-    label = f"{_kind(kernel)} {'→'.join(widths)}"
-    if sides != {"1": None}:
-        label += f", {'→'.join(sides)} px"
+    widths = dict.fromkeys((parts, whole))
+    label = f"{_kind(kernel)} {'→'.join(widths)}{_sides(kernel)}"
     fused = [step.partition(":")[0] for step in kernel.epilogue]
     joined = [step for step in fused if step in ("add", "multiply")]
     return " + ".join([label, *(joined if kernel.kind != "copy" else [])])
+
+
+def _operation(kernel: Kernel) -> str:
+    """Return kind and maps of a kernel in words, such as `pointwise, 16 px`."""
+    return _kind(kernel) + _sides(kernel)
+
+
+def _sides(kernel: Kernel) -> str:
+    """Return the sides of the maps that a kernel reads and writes; nothing for vectors."""
+    sides = dict.fromkeys(_side(shape) for shape in (kernel.inputs[0].shape, kernel.output))
+    return "" if sides == {"1": None} else f", {'→'.join(sides)} px"
 
 
 def _side(shape: tuple[int, int, int]) -> str:

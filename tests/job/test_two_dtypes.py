@@ -63,8 +63,8 @@ class FakeOnnxRuntime(FakeRuntime):
     def kernels(self, graph, batch=1):
         return self.real.kernels(graph, batch)
 
-    def block_kernels(self, block, *, first=False, batch=1):
-        return self.real.block_kernels(block, first=first, batch=batch)
+    def block_kernels(self, blocks, batch=1):
+        return self.real.block_kernels(blocks, batch)
 
     def time_kernel(self, kernel):
         schedule, _ = super().time_kernel(kernel)

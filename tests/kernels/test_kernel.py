@@ -25,18 +25,15 @@ TEXTS = [
     "copy 72x28x28[0:36] -> 36x28x28 multiply:72x1x1[36:72] relu6 add:72x28x28[0:36]",
     "max_pool 96x110x110 -> 96x55x55 k3 s2 p0 g1",
     "avg_pool 240x28x28 -> 240x14x14 k3 s2 p1 g1",
-    "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias relu",
     "conv2d 116x7x7[58:116] expanded bias relu -> 58x4x4 k3 s2 p1 g58 bias",
     "conv2d 9x6x6 expanded bias -> 18x6x6 k3 s1 p1 g18",
-    "conv2d int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias",
+    "conv2d int8 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias",
     "linear int8 576x1x1 -> 10x1x1 bias",
-    "to_nhwc int8 nhwc 3x32x32 -> 3x32x32",
     "quantize int8 3x32x32 -> 3x32x32",
     "dequantize int8 10x1x1 -> 10x1x1",
     "copy batch4 24x6x6 -> 24x6x6 shuffle2",
     "concat batch16 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2",
-    "split batch2 blocked8 16x4x4[0:8] 16x4x4[8:16] -> 16x4x4",
-    "view batch32 int8 nhwc 8x1x1 -> 8x1x1",
+    "view batch32 int8 8x1x1 -> 8x1x1",
 ]
 
 
@@ -141,9 +138,9 @@ def test_kernels_without_weights_have_no_macs() -> None:
 
 
 def test_text_names_batch_only_above_1() -> None:
-    one = Kernel.parse("conv2d int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias")
+    one = Kernel.parse("conv2d int8 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias")
     (four,) = batched([one], 4)
-    assert four.text == "conv2d batch4 int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias"
+    assert four.text == "conv2d batch4 int8 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias"
     assert four != one
     assert four == Kernel.parse(four.text)
     assert batched([four], 1) == [four], "1 leaves kernels as they are"

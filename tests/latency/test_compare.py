@@ -105,28 +105,6 @@ def test_compare_flags_uncertain_rows_and_counts_failed_ones_as_present(tmp_path
     assert (document["only_before"], document["only_after"]) == (0, 0)
 
 
-def test_compare_ignores_layouts_of_different_runtimes(tmp_path: Path) -> None:
-    """The first table has the kernel blocked and plain, the second has it plain only."""
-    text = "conv2d {}16x8x8 -> 32x8x8 k1 s1 p0 g1 bias relu6"
-    blocked, plain = (
-        opened(
-            tmp_path / f"{name}.jsonl",
-            *(
-                Record.from_timing("kernel", Timing((us,)), name=text.format(layout))
-                for layout, us in latencies.items()
-            ),
-            runtime=FakeRuntime(device(runtime=name)),
-        )
-        for name, latencies in (
-            ("onnxruntime", {"blocked16 ": 3.0, "": 4.0}),
-            ("tvm", {"": 6.0}),
-        )
-    )
-    ((change, ratio),) = compare_tables(blocked, plain).ratios
-    assert (change.key, ratio) == (f"kernel {text.format('')}", 2)
-    assert [ratio for _, ratio in compare_tables(blocked, blocked).ratios] == [1, 1]
-
-
 # Merging.
 
 

@@ -23,6 +23,7 @@ CALL_S, TINY_NODE_S, KERNEL_S, LAUNCH_S = 5e-6, 2e-7, 3e-6, 4e-7
 READER_S, COLD_S = 7e-6, 2e-6
 
 KERNEL = Kernel.parse("copy 8x4x4 -> 8x4x4 relu")
+READER = Kernel.parse("conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")
 
 
 class Clock(RepeatedKernelTimer):
@@ -32,7 +33,7 @@ class Clock(RepeatedKernelTimer):
     """
 
     def __init__(self, launch_s: float = LAUNCH_S) -> None:
-        super().__init__(threads=1)
+        super().__init__("float32", threads=1)
         self.launch_s = launch_s
         self.loaded: Counter[Kernel] = Counter()
 
@@ -41,7 +42,7 @@ class Clock(RepeatedKernelTimer):
 
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         self.loaded[kernel] += 1
-        kernel_s = READER_S if kernel == self.weight_reader else KERNEL_S
+        kernel_s = READER_S if kernel == READER else KERNEL_S
         if schedule["weights"] * kernel.weight_bytes >= WEIGHTS_MIB[-1] << 20:
             kernel_s += COLD_S
         return constant(CALL_S + schedule["copies"] * kernel_s)
@@ -54,10 +55,6 @@ class Clock(RepeatedKernelTimer):
 
     def compile(self, graph: Graph) -> CompiledNetwork:
         return Network(CALL_S + len(self.kernels(graph)) * (KERNEL_S + self.launch_s))
-
-    @property
-    def weight_reader(self) -> Kernel:
-        return Kernel.parse("conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")
 
 
 class Network(CompiledNetwork):

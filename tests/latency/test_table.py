@@ -23,7 +23,7 @@ FAILED = Record(kind="kernel", name=KERNEL.text, status="failed", error="no luck
 def test_header_says_what_was_measured_and_how(table: LatencyTable) -> None:
     first = json.loads(table.path.read_text().splitlines()[0])
     assert table.path.name == device().slug
-    assert first["schema"] == 5
+    assert first["schema"] == 6
     assert first["runtime"] == "tvm"
     assert first["versions"]["apache-tvm"] == "0.27"
     assert (first["target"], first["dtype"], first["threads"]) == ("cpu", "float32", 1)

@@ -86,11 +86,11 @@ OTHER_FILES = {
     "blanks": b"  ",
     "a line feed": b"\n",
     "zeros": b"\0" * 99,
-    "a torn header and more": b'{"schema": 5, "record": "header", "proc\nmore',
+    "a torn header and more": b'{"schema": 6, "record": "header", "proc\nmore',
     "a list": b"[" * 200_000,
     "a header and more in one line": json.dumps(new_header(device())).encode() + b" more",
     "a table with other line ends": json.dumps(new_header(device())).encode() + b"\r{}\r",
-    "a torn header and zeros": b'{"schema": 5, "record": "header", "proc\0\0',
+    "a torn header and zeros": b'{"schema": 6, "record": "header", "proc\0\0',
 }
 
 

@@ -16,7 +16,7 @@ from nas.files import jsonl
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
-from nas.latency.record import Record, new_header
+from nas.latency.record import BlockRecord, Record, new_header
 from nas.latency.timing import Timing
 from nas.opened_run import open_run
 from nas.report import page
@@ -70,7 +70,8 @@ def write_table(
         Record.from_timing("kernel", timing, name=text, schedule={}).to_json()
         for text, timing in timings.items()
     ]
-    for row in edit(rows):
+    asked = configured.fused_blocks.asked if configured.fused_blocks else {}
+    for row in (*edit(rows), *(BlockRecord.of(*each).to_json() for each in asked.items())):
         jsonl.append(path, row)
     return path.name
 
@@ -131,9 +132,11 @@ def test_two_dtypes_are_compared_by_stage_and_operation(run: Path) -> None:
         assert gaps == sorted(gaps, reverse=True)
         assert network.unmatched_us is not None
         for times, alone_us in zip(network.tables, network.unmatched_us, strict=True):
-            labels = {section.kernels[at].label.partition(" + ")[0] for at in times.kernels}
+            kinds = {section.kernels[at].label.partition(" ")[0] for at in times.kernels}
             assert alone_us < times.predicted_us
-            assert {each.label for each in network.differences} <= labels
+            assert {
+                each.label.partition(",")[0].partition(" ")[0] for each in network.differences
+            } <= kinds
     kinds = {each.label.partition(" ")[0] for each in section.kernels}
     assert {"quantize", "dequantize", "linear"} <= kinds
 
@@ -254,12 +257,11 @@ def test_run_without_a_network_to_choose_has_no_section(run: Path) -> None:
         ("conv2d 116x14x14[58:116] -> 58x14x14 k1 s1 p0 g1 bias relu", "pointwise 58, 14 px"),
         ("conv2d 8x9x9 expanded bias -> 24x9x9 k3 s1 p1 g24 bias",
          "expanded depthwise 3x3 8→24, 9 px"),
-        ("split 116x14x14[0:58] 116x14x14[58:116] -> 116x14x14", "split 116→58+58, 14 px"),
         ("copy 72x14x14 -> 72x14x14 multiply", "multiply 72, 14 px"),
         ("copy int8 72x14x14 -> 72x14x14 hard_swish", "hard swish 72, 14 px"),
         ("linear 64x1x1 -> 10x1x1 bias", "linear 64→10"),
         ("global_pool 64x7x7 -> 64x1x1", "global pool 64, 7→1 px"),
-        ("to_blocked blocked16 32x8x8 -> 32x8x8", "to blocked 32, 8 px"),
+        ("node Relu f32[1,32,8,8] -> f32[1,32,8,8]", "relu 32, 8 px"),
     ],
 )  # fmt: skip
 def test_label_of_a_kernel(text: str, label: str) -> None:

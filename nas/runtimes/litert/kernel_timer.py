@@ -33,12 +33,6 @@ _POOLING = "AVERAGE_POOL_2D"
 MIN_COPIES = 2
 """Fewest copies of a kernel in one file."""
 
-_WEIGHT_READERS = {
-    "float32": "conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
-    "int8": "conv2d int8 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias relu",
-}
-"""See `RepeatedKernelTimer.weight_reader`."""
-
 _MACS_PER_SECOND = {
     "float32": {"dense": 100e9, "depthwise": 20e9},
     "int8": {"dense": 300e9, "depthwise": 40e9},
@@ -62,10 +56,6 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
 
     has_launch_cost = False
 
-    def __init__(self, dtype: str, threads: int) -> None:
-        super().__init__(threads)
-        self._dtype = dtype
-
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """See `RepeatedKernelTimer`.
 
@@ -73,7 +63,7 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
             MeasurementError: XNNPACK lacks the kernel. It takes one part of a network, so that what
                 lies beyond such a kernel runs without it too, as no kernel alone shows.
         """
-        is_lacking = self._dtype == "int8" and kernel.kind == "avg_pool"
+        is_lacking = self.dtype == "int8" and kernel.kind == "avg_pool"
         if is_lacking and not self.is_pooled_by_a_delegate(kernel):
             raise MeasurementError(
                 "XNNPACK has no average pooling in int8, and leaves the network around it to "
@@ -114,7 +104,7 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
 
     def load_tiny_nodes(self, count: int) -> Evaluate:
         """See `RepeatedKernelTimer`."""
-        return self.load(tiny_operators(count, self._dtype)).evaluate
+        return self.load(tiny_operators(count, self.dtype)).evaluate
 
     def overhead_s(self, kernel: Kernel, schedule: Schedule) -> float:
         """See `RepeatedKernelTimer`."""
@@ -123,12 +113,7 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
 
     def kernels(self, graph: Graph) -> list[Kernel]:
         """See `RepeatedKernelTimer`."""
-        return fusion.kernels(graph, self._dtype)
-
-    @property
-    def weight_reader(self) -> Kernel:
-        """See `RepeatedKernelTimer`."""
-        return Kernel.parse(_WEIGHT_READERS[self._dtype])
+        return fusion.kernels(graph, self.dtype)
 
     def weight_bytes(self, kernel: Kernel) -> int:
         """See `RepeatedKernelTimer`."""
@@ -138,7 +123,7 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
         """See `RepeatedKernelTimer`."""
-        return LiteRtNetwork(graph, weights, threads=self.threads, dtype=self._dtype, batch=batch)
+        return LiteRtNetwork(graph, weights, threads=self.threads, dtype=self.dtype, batch=batch)
 
 
 class BoardKernelTimer(LiteRtKernelTimer):
@@ -191,4 +176,4 @@ class BoardKernelTimer(LiteRtKernelTimer):
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
         """See `RepeatedKernelTimer`."""
-        return self.load(network_file(graph, weights, self._dtype), batch)
+        return self.load(network_file(graph, weights, self.dtype), batch)

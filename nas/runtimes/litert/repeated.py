@@ -53,7 +53,7 @@ def repeat_kernel(kernel: Kernel, copies: int, rng: np.random.Generator) -> byte
     """
     if kernel.kind in _OPERATORS:
         return _repeat_conversion(kernel, copies)
-    if kernel.is_expanded or kernel.block > 1 or kernel.channels_last:
+    if kernel.is_expanded or kernel.node:
         raise MeasurementError(f"LiteRT has no kernel '{kernel}'.", remedy=_OTHER_RUNTIME)
     graph = repeated_graph(kernel, copies)
     weights = random_weights(graph, rng)

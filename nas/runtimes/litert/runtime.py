@@ -7,13 +7,16 @@ profile of operators, in float32 and int8.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
 from functools import cached_property
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from nas.figures import Figure
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.latency.fused_blocks import entered_by_images
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, Runtime, Schedule, package_availability
 from nas.quantisation.network import QuantisedNetwork
@@ -57,13 +60,20 @@ class LiteRt(RepeatedKernelRuntime):
         """Return the kernels of a network in the order in which they run."""
         return fusion.kernels(graph, self.dtype, batch)
 
-    def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
-        """See `RepeatedKernelRuntime.kernel_positions`."""
-        return [position for _, position in fusion.network_launches(graph, self.dtype)]
+    def kernel_blocks(self, graph: Graph, batch: int = 1) -> list[int]:
+        """See `Runtime.kernel_blocks`."""
+        lasts = list(accumulate(len(block.folded.ops) - 1 for block in graph.segments))
+        launches = fusion.network_launches(graph, self.dtype)
+        return [bisect_left(lasts, position) for _, position in launches]
 
-    def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
-        """Return the kernels of a block, with those of the ends of a network that it may have."""
-        return fusion.block_kernels(block, self.dtype, first=first, batch=batch)
+    def block_kernels(self, blocks: Collection[Graph], batch: int = 1) -> list[Kernel]:
+        """Return the kernels of blocks, with those of the ends of a network that they may have."""
+        first = set(entered_by_images(blocks))
+        kernels = (
+            fusion.block_kernels(block, self.dtype, first=block in first, batch=batch)
+            for block in blocks
+        )
+        return list(dict.fromkeys(chain.from_iterable(kernels)))
 
     def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
         """Return the size of a kernel's weights as XNNPACK packs them."""

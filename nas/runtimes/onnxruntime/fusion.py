@@ -1,301 +1,217 @@
-"""How ONNX Runtime splits a graph into kernels on a processor. Imports nothing heavy.
+"""What ONNX Runtime makes of a block: it is optimised as the middle of a small network.
 
-The rules of fusion and of tensor layouts differ between float32 and int8, so each dtype has rules
-of its own, in `float32.fusion` and `int8.fusion`. This module has what they share: the interface
-`OnnxRuntimeFusion`, and the pass over the ops of a graph, `FusionPass`.
-
-ONNX Runtime has a plain layout, channels first, and a preferred layout for convolutions: blocks of
-channels in float32, channels last in int8. If a tensor is needed in the layout that it does not
-have, a kernel converts it, once.
+See `nas.latency.fused_blocks`. The preferred layout is blocks of channels in float32 on x86
+processors, and channels last in int8.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
-from nas.graph import ACTIVATIONS, Graph, Op
-from nas.kernels.fusion import kernel_of_op
-from nas.kernels.kernel import Kernel, batched, interned_operand
-from nas.kernels.kernel_text import Operand, epilogue_step
+import numpy as np
 
-RULES_VERSION = "1.31"
-"""Version of onnxruntime from whose optimised models the rules were derived.
+from nas import onnx_model
+from nas.graph import WEIGHTED_KINDS, Graph, Op, Shape
+from nas.kernels.fusion import weight_slot
+from nas.kernels.kernel import kernel_of_node
+from nas.latency.fused_blocks import Entry, Exit, FusedBlock, Place
+from nas.latency.networks import random_weights
+from nas.quantisation.made_up import made_up_network
+from nas.runtimes.onnxruntime.nodes import PlacedNode, optimised_nodes
 
-Compiling a network compares them with what the installed version really runs.
-"""
+CONTEXT_CHANNELS = 16
+"""Channels that the op behind a block writes."""
 
+IMAGE_CHANNELS = 3
+"""Channels that the convolution before a block reads."""
 
-class OnnxRuntimeFusion(ABC):
-    """The rules by which one dtype splits a graph into kernels."""
+_TO_PLAIN, _TO_PREFERRED = [0, 3, 1, 2], [0, 2, 3, 1]
+"""Transpositions from channels last to channels first, and back."""
 
-    dtype: ClassVar[str]
-
-    block: int = 1
-    """Number of channels in a block of the blocked layout; 1 if there is no such layout."""
-
-    @abstractmethod
-    def network_pass(self, graph: Graph) -> FusionPass:
-        """Return the pass over the ops of a whole network."""
-
-    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """Return the kernels of a network in an order in which they can run."""
-        return batched(self.network_pass(graph).kernels(), batch)
-
-    @abstractmethod
-    def block_passes(self, graph: Graph, *, first: bool) -> Iterable[FusionPass]:
-        """Return a pass over the ops of a block for each way in which it can stand in a network.
-
-        Args:
-            graph: the block, whose norms are folded.
-            first: whether images may enter it.
-        """
-
-    def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
-        """Return all kernels that a block can have in any network, each of them once.
-
-        The output of a block is converted to another layout by the block that reads it, except for
-        the vector that a network returns.
-
-        Args:
-            graph: the block.
-            first: whether images may enter it.
-            batch: number of images that run at once.
-        """
-        passes = self.block_passes(graph.folded, first=first)
-        return batched(dict.fromkeys(kernel for each in passes for kernel in each.kernels()), batch)
+_BEHIND: Mapping[Exit, Sequence[str]] = {
+    "conv": (),
+    "linear": ("Flatten",),
+    "pool": ("GlobalAveragePool",),
+    "shuffle": ("Reshape", "Transpose", "Reshape"),
+    "end": (),
+}
+"""Ops between the output of a block and the layer behind it, from the end to the start."""
 
 
-@dataclass
-class FusedNode:
-    """A kernel under construction: an anchor op and the ops that are fused into it.
+def fuse_block(block: Graph, place: Place, dtype: str) -> FusedBlock:
+    """Return what ONNX Runtime makes of a folded block in a place.
 
-    Args:
-        kind: kind of the kernel.
-        op: anchor op; its shape is that of the result.
-        operands: what the anchor reads.
-        position: position of the last op in the graph, by which kernels are ordered.
-        epilogue: steps that are fused into the kernel.
-        preferred: whether it works in the preferred layout.
+    Raises:
+        ValueError: there is no ONNX operator for an op of the block.
+        MeasurementError: ONNX Runtime cannot run the block.
     """
 
-    kind: str
-    op: Op
-    operands: tuple[Operand, ...]
-    position: float
-    epilogue: list[str] = field(default_factory=list)
-    preferred: bool = False
+    def reads_plain() -> bool:
+        return _convolution_reads_plain(block.output_shape, place.batch, dtype)
+
+    return _optimised(block, place, dtype).block(place.entry, place.exit, reads_plain)
 
 
-class FusionPass(ABC):
-    """One pass over the ops of a graph in order; a dtype defines what becomes of each kind of op.
+@cache
+def _convolution_reads_plain(shape: Shape, batch: int, dtype: str) -> bool:
+    """Return whether a convolution reads the output of another one, of this shape, as plain."""
+    nothing = Graph((Op("input", (), shape),))
+    return _optimised(nothing, Place("", "preferred", "conv", batch), dtype).reads_plain
 
-    A tensor is identified by the position of the op that makes it. `_preferred` has the tensors
-    that are made in the preferred layout; all others are made plain. `_converted` has the tensors
-    that exist in the other layout as well. Tensors in `_maps` have height and width, those in
-    `_vectors` have none; reshaping one into the other is a kernel, too.
 
-    Args:
-        graph: graph whose norms are folded.
-        whole: whether the graph is a whole network, not a block: then its first tensor is an image,
-            and it returns a plain tensor.
-        enters_preferred: whether the first tensor has the preferred layout.
+def _optimised(block: Graph, place: Place, dtype: str) -> _OptimisedNetwork:
+    network = _in_context(block, place.entry, place.exit)
+    weights = random_weights(network, np.random.default_rng(0))
+    model = (
+        onnx_model.quantised_model(made_up_network(network, weights, signed=True))
+        if dtype == "int8"
+        else onnx_model.model(network, weights)
+    )
+    inputs = {onnx_model.INPUT: (place.batch, *network.input_shape)}
+    return _OptimisedNetwork(optimised_nodes(model, inputs))
+
+
+def _in_context(block: Graph, entry: Entry, wanted: Exit) -> Graph:
+    """Return the network with a block in its middle.
+
+    Before it is a convolution, and for a plain entry a channel shuffle; behind it what reads it.
     """
+    ops: list[Op] = []
 
-    TO_PREFERRED: ClassVar[str]
-    """Kind of the kernel that converts a tensor to the preferred layout."""
+    def add(kind: str, shape: Shape, **fields: object) -> None:
+        inputs = (len(ops) - 1,) if ops else ()
+        ops.append(Op(kind, inputs, shape, **fields))  # type: ignore[arg-type]
 
-    def __init__(
-        self, graph: Graph, *, whole: bool = False, enters_preferred: bool = False
-    ) -> None:
-        self._graph, self._ops, self._whole = graph, graph.ops, whole
-        self._uses = [len(readers) for readers in graph.consumers]
-        self._uses[-1] += 1
-        self._nodes: list[FusedNode] = []
-        self._maker: dict[int, FusedNode] = {}
-        self._fused: set[int] = set()
-        self._preferred = {0} if enters_preferred else set()
-        self._converted: set[int] = set()
-        self._maps, self._vectors = {0}, set[int]()
+    def add_weighted(kind: str, name: str, shape: Shape) -> None:
+        add(kind, shape, bias=True, slot=weight_slot(name, shape[0]))
 
-    def kernels(self) -> list[Kernel]:
-        """Return the kernels in the order of their last ops."""
-        return [self._kernel(node) for node in self.nodes()]
-
-    def nodes(self) -> list[FusedNode]:
-        """Make the kernels, once, and return them in the order of their last ops."""
-        for at, op in enumerate(self._ops):
-            if op.kind != "input" and at not in self._fused:
-                self._visit(at, op)
-        self._return_output(len(self._ops) - 1)
-        return sorted(self._nodes, key=lambda node: node.position)
-
-    def _kernel(self, node: FusedNode) -> Kernel:
-        layout = self._layout(node)
-        return kernel_of_op(node.kind, node.operands, node.op, node.epilogue, **layout)
-
-    @abstractmethod
-    def _layout(self, node: FusedNode) -> dict[str, Any]:
-        """Return the fields of `Kernel` with the layout and the dtype of a node."""
-
-    def _visit(self, at: int, op: Op) -> None:
-        match op.kind:
-            case "conv":
-                self._visit_conv(at, op)
-            case "max_pool" | "avg_pool" | "global_pool":
-                self._visit_pool(at, op)
-            case "linear":
-                self._require_vector(op.inputs[0])
-                node = self._add_node("linear", at, op, ["bias"] * op.bias)
-                self._set_maker(at, node, vector=True)
-            case "add" | "multiply":
-                self._visit_binary(at, op)
-            case "concat":
-                self._visit_concat(at, op)
-            case "slice":
-                self._visit_slice(at, op)
-            case "shuffle":
-                self._visit_shuffle(at, op)
-            case kind if kind in ACTIVATIONS:
-                self._visit_activation(at, op)
-            case _:
-                raise ValueError(f"ONNX Runtime has no kernel for a {op.kind} on its own")
-
-    def _return_output(self, last: int) -> None:
-        """Convert the output to what a caller gets: a plain tensor or a vector."""
-        if self._ops[last].shape[1:] == (1, 1):
-            self._require_vector(last)
-        elif self._whole:
-            self._require_plain(last)
-
-    @abstractmethod
-    def _visit_conv(self, at: int, op: Op) -> None: ...
-
-    @abstractmethod
-    def _visit_pool(self, at: int, op: Op) -> None: ...
-
-    @abstractmethod
-    def _visit_binary(self, at: int, op: Op) -> None: ...
-
-    @abstractmethod
-    def _visit_concat(self, at: int, op: Op) -> None: ...
-
-    @abstractmethod
-    def _visit_activation(self, at: int, op: Op) -> None: ...
-
-    @abstractmethod
-    def _slices_preferred(self, source: int) -> bool:
-        """Return whether slices of a tensor work in the preferred layout."""
-
-    def _visit_shuffle(self, at: int, op: Op) -> None:
-        (source,) = op.inputs
-        self._require_map(source)
-        self._add_in_layout(at, op, "copy", [f"shuffle{op.groups}"], preferred=False)
-
-    def _visit_slice(self, at: int, op: Op) -> None:
-        """Add a kernel for a slice, or one split for all slices that partition a tensor."""
-        (source,) = op.inputs
-        vectors = self._are_vectors(op)
-        preferred = not vectors and self._slices_preferred(source)
-        self._require_layout(source, preferred=preferred)
-        shape = self._ops[source].shape
-        parts = self._graph.parts(source)
-        self._fused.update(parts)
-        bounds = [(self._ops[part].start, self._ops[part].shape[0]) for part in parts or [at]]
-        operands = tuple(Operand(shape, start, start + size) for start, size in bounds)
-        whole = op._replace(shape=shape) if parts else op
-        node = FusedNode("split" if parts else "copy", whole, operands, at, preferred=preferred)
-        self._nodes.append(node)
-        for part in parts or [at]:
-            self._set_maker(part, node, vector=vectors)
-        node.position = at
-
-    # Nodes and tensors.
-
-    def _add_node(
-        self,
-        kind: str,
-        at: int,
-        op: Op,
-        epilogue: Sequence[str] = (),
-        inputs: tuple[int, ...] | None = None,
-    ) -> FusedNode:
-        """Add a node that starts at an op; `inputs` are those of the op if not given."""
-        sources = op.inputs if inputs is None else inputs
-        operands = tuple(interned_operand(self._ops[source].shape) for source in sources)
-        node = FusedNode(kind, op, operands, at, list(epilogue))
-        self._nodes.append(node)
-        return node
-
-    def _add_in_layout(
-        self,
-        at: int,
-        op: Op,
-        kind: str,
-        epilogue: Sequence[str] = (),
-        inputs: tuple[int, ...] | None = None,
-        *,
-        preferred: bool,
-        vectors: bool = False,
-    ) -> None:
-        """Add a node that reads all inputs of op `at` in one layout, and makes its output there."""
-        for source in op.inputs:
-            self._require_layout(source, preferred=preferred)
-        node = self._add_node(kind, at, op, epilogue, inputs)
-        node.preferred = preferred
-        self._set_maker(at, node, vector=vectors)
-
-    def _set_maker(self, at: int, node: FusedNode, *, vector: bool = False) -> None:
-        """Record that a node makes the tensor of op `at` in the layout in which it works."""
-        node.position = at
-        self._maker[at] = node
-        (self._vectors if vector else self._maps).add(at)
-        if node.preferred:
-            self._preferred.add(at)
-
-    def _require_layout(self, source: int, *, preferred: bool) -> None:
-        """Convert a tensor to a layout, if it is not there in that layout."""
-        if preferred != (source in self._preferred):
-            self._convert(self.TO_PREFERRED if preferred else "to_plain", source)
-
-    def _require_plain(self, source: int) -> None:
-        self._require_layout(source, preferred=False)
-
-    def _convert(self, kind: str, source: int) -> None:
-        """Add the kernel that converts a tensor to the other layout, unless there is one."""
-        if source not in self._converted:
-            self._converted.add(source)
-            op = self._ops[source]
-            operands = (interned_operand(op.shape),)
-            self._nodes.append(FusedNode(kind, op, operands, source + 0.5, preferred=True))
-
-    def _are_vectors(self, op: Op) -> bool:
-        """Return whether all inputs of an op are vectors; if not, make all of them maps."""
-        if self._vectors.issuperset(op.inputs):
-            return True
-        for source in op.inputs:
-            self._require_map(source)
-        return False
-
-    def _require_map(self, source: int) -> None:
-        if source not in self._maps:
-            self._maps.add(source)
-            self._reshape(source)
-
-    def _require_vector(self, source: int) -> None:
-        if source not in self._vectors:
-            self._require_plain(source)
-            self._vectors.add(source)
-            self._reshape(source)
-
-    def _reshape(self, source: int) -> None:
-        op = self._ops[source]
-        self._nodes.append(FusedNode("view", op, (interned_operand(op.shape),), source + 0.75))
+    shape = block.input_shape
+    add("input", shape if entry == "image" else (IMAGE_CHANNELS, *shape[1:]))
+    if entry != "image":
+        add_weighted("conv", "before", shape)
+        add("relu", shape)  # Most blocks read tensors that are not negative.
+    if entry == "plain":
+        add("shuffle", shape, groups=_smallest_factor(shape[0]))
+    first = len(ops) - 1
+    for at, op in enumerate(block.ops[1:]):
+        slot = weight_slot(f"own{at}", op.shape[0]) if op.kind in WEIGHTED_KINDS else None
+        ops.append(op._replace(inputs=tuple(first + each for each in op.inputs), slot=slot))
+    shape = block.output_shape
+    if wanted == "shuffle":
+        add("shuffle", shape, groups=_smallest_factor(shape[0]))
+    if wanted == "pool":
+        add("global_pool", (shape[0], 1, 1))
+    if wanted in ("linear", "pool"):
+        add_weighted("linear", "behind", (CONTEXT_CHANNELS, 1, 1))
+    elif wanted != "end":
+        add_weighted("conv", "behind", (CONTEXT_CHANNELS, *shape[1:]))
+    return Graph(tuple(ops))
 
 
-def binary_step(op: Op) -> str:
-    """Return the epilogue step of an addition or a multiplication by a gate."""
-    shape = op.shape if op.kind == "add" else (op.shape[0], 1, 1)
-    return epilogue_step(op.kind, Operand.whole(shape), op.shape)
+def _smallest_factor(count: int) -> int:
+    return next((each for each in range(2, count + 1) if count % each == 0), 1)
+
+
+class _OptimisedNetwork:
+    """The nodes of a network of `_in_context`, in which those of the block are found."""
+
+    def __init__(self, nodes: Sequence[PlacedNode]) -> None:
+        self._nodes = nodes
+        self._makers = {name: at for at, node in enumerate(nodes) for name in node.outputs}
+        self._readers: dict[str, list[int]] = {}
+        for at, node in enumerate(nodes):
+            for name in node.inputs:
+                self._readers.setdefault(name, []).append(at)
+
+    @property
+    def reads_plain(self) -> bool:
+        """Whether the convolution at the end reads a tensor that is converted to be plain."""
+        return self._is_to_plain(self._maker(self._last("Conv")))
+
+    def block(self, entry: Entry, wanted: Exit, reads_plain: Callable[[], bool]) -> FusedBlock:
+        """Return what became of the block.
+
+        Args:
+            entry: what enters it.
+            wanted: what reads its output.
+            reads_plain: function that returns whether a convolution behind it reads plain tensors.
+        """
+        entering, others = self._before(entry) if entry != "image" else ("", set[int]())
+        is_preferred = False
+        if wanted != "end":
+            is_preferred, behind = self._behind(wanted, reads_plain)
+            others |= behind
+        kernels = [
+            kernel_of_node(node.node) for at, node in enumerate(self._nodes) if at not in others
+        ]
+        readers = self._readers.get(entering, [])
+        wants_preferred = not readers or not all(map(self._is_to_plain, readers))
+        return FusedBlock(tuple(kernels), is_preferred, wants_preferred)
+
+    def _before(self, entry: Entry) -> tuple[str, set[int]]:
+        """Return the tensor that enters the block, and the nodes that compute it."""
+        at = next(at for at, node in enumerate(self._nodes) if "Conv" in node.node.op)
+        for _ in range(2 if entry == "plain" else 0):  # a shuffle is a Transpose between two
+            at = self._next(at)
+            while self._op(at) != "Reshape":
+                at = self._next(at)
+        (entering,) = self._nodes[at].outputs
+        before: set[int] = set()
+        left = [at]
+        while left:
+            before.add(at := left.pop())
+            left += [self._makers[name] for name in self._nodes[at].inputs if name in self._makers]
+        return entering, before
+
+    def _behind(self, wanted: Exit, reads_plain: Callable[[], bool]) -> tuple[bool, set[int]]:
+        """Return whether the block's output has the preferred layout, and the nodes behind it."""
+        at = self._last("Gemm" if wanted in ("linear", "pool") else "Conv")
+        behind = {at}
+        left = list(self._nodes[at].outputs)
+        while left:
+            for reader in self._readers.get(left.pop(), []):
+                behind.add(reader)
+                left += self._nodes[reader].outputs
+        for op in _BEHIND[wanted]:
+            while op not in self._op(at):
+                behind.add(at := self._maker(at))
+        maker = self._maker(at)
+        if self._is_to_plain(maker) or self._is_to_preferred(maker):
+            behind.add(maker)
+            return self._is_to_plain(maker), behind
+        if wanted == "conv":
+            return not reads_plain(), behind
+        return wanted == "pool" and self._works_in_preferred(at), behind
+
+    def _last(self, op: str) -> int:
+        """Return the last node of an op."""
+        return max(at for at, node in enumerate(self._nodes) if op in node.node.op)
+
+    def _maker(self, at: int) -> int:
+        """Return the node that makes the first tensor that a node reads; -1 for an image."""
+        return self._makers.get(self._nodes[at].inputs[0], -1)
+
+    def _next(self, at: int) -> int:
+        """Return the node that alone reads the output of a node."""
+        (reader,) = self._readers[self._nodes[at].outputs[0]]
+        return reader
+
+    def _op(self, at: int) -> str:
+        return self._nodes[at].node.op
+
+    def _works_in_preferred(self, at: int) -> bool:
+        node = self._nodes[at].node
+        return ".nchwc." in node.op or bool(node.attributes.get("channels_last"))
+
+    def _is_to_plain(self, at: int) -> bool:
+        return self._converts(at, "ReorderOutput", _TO_PLAIN)
+
+    def _is_to_preferred(self, at: int) -> bool:
+        return self._converts(at, "ReorderInput", _TO_PREFERRED)
+
+    def _converts(self, at: int, op: str, order: list[int]) -> bool:
+        if at < 0:
+            return False
+        node = self._nodes[at].node
+        return node.op.endswith(f".{op}") or node.attributes.get("perm") == order

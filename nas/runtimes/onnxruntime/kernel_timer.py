@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.kernels.node import Node, Tensor
 from nas.latency.repeated_kernels import (
     MAX_COPIES,
     RUN_SECONDS,
@@ -14,19 +17,12 @@ from nas.latency.repeated_kernels import (
 )
 from nas.latency.runtime import Schedule, Weights
 from nas.latency.timing import Evaluate
-from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
-from nas.runtimes.onnxruntime.repeated import repeat_kernel
+from nas.runtimes.onnxruntime.nodes import repeated
 from nas.runtimes.onnxruntime.session import Session
 
 MIN_COPIES = 4
 """Fewest copies of a kernel in one session."""
-
-_WEIGHT_READERS = {
-    "float32": "conv2d {layout}128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
-    "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
-}
-"""See `RepeatedKernelTimer.weight_reader`."""
 
 _MACS_PER_SECOND = {
     "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
@@ -34,63 +30,66 @@ _MACS_PER_SECOND = {
 }
 """Approximate speed of a core, by which the number of copies is chosen that fill `RUN_SECONDS`."""
 
-_TINY_KERNEL = Kernel.parse("copy 16x1x1 -> 16x1x1 relu")
+_TINY_NODE = Node("Relu", (Tensor("f32", (1, 16, 1, 1)),), (Tensor("f32", (1, 16, 1, 1)),))
 
 
 class OnnxKernelTimer(RepeatedKernelTimer):
     """Compile and time kernels and networks for `nas.runtimes.onnxruntime.runtime.OnnxRuntime`.
 
-    The latency of a kernel is that of a node among copies of itself. The copies are written as the
-    ops to which ONNX Runtime optimises, so that no layout conversions surround them, and have
-    different weights. A quantised kernel is timed as the int8 op to which a quantised network is
-    fused; a function that such a network computes in float32 is timed with its conversions. ONNX
-    Runtime's profiler is no alternative: it counts whole microseconds, and profiling slows a node
-    by five to ten microseconds by what it does to the caches.
+    The latency of a kernel is that of a node of an optimised model among copies of itself, which
+    have different weights. ONNX Runtime's profiler is no alternative: it counts whole microseconds,
+    and profiling slows a node by five to ten microseconds by what it does to the caches.
 
     Args:
-        fusion: fusion rules of the dtype.
+        dtype: `float32` or `int8`.
         threads: number of threads that run one kernel.
+        kernels: function that returns the kernels of a network for a batch size.
     """
 
-    def __init__(self, fusion: OnnxRuntimeFusion, threads: int) -> None:
-        super().__init__(threads)
-        self._fusion = fusion
+    def __init__(
+        self, dtype: str, threads: int, kernels: Callable[[Graph, int], list[Kernel]]
+    ) -> None:
+        super().__init__(dtype, threads)
+        self._kernels = kernels
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:
         """See `RepeatedKernelTimer`."""
-        has_preferred_layout = kernel.block > 1 or kernel.channels_last
-        if kernel.is_depthwise and has_preferred_layout:
+        kind = "grouped" if kernel.groups > 1 else "dense"
+        if kernel.is_depthwise:
             kind = "depthwise"
-        else:
-            kind = "grouped" if kernel.groups > 1 and kernel.block == 1 else "dense"
         estimated_s = 1e-6 + kernel.macs / _MACS_PER_SECOND[kernel.dtype][kind]
         copies = max(MIN_COPIES, min(MAX_COPIES, math.ceil(RUN_SECONDS / estimated_s)))
-        if not kernel.has_weights:
+        if not kernel.weight_bytes:
             return {"copies": copies, "weights": 1}
         weight_sets = math.ceil(WARM_WEIGHT_BYTES / kernel.weight_bytes)
         return {"copies": copies, "weights": min(copies, weight_sets)}
 
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """See `RepeatedKernelTimer`."""
-        model, inputs = repeat_kernel(kernel, schedule["copies"], schedule["weights"])
-        return Session(model, inputs, threads=self.threads, optimise=False).evaluate
+        if kernel.node is None:
+            raise MeasurementError(
+                f"ONNX Runtime has no kernel '{kernel}'.",
+                remedy="It is one of another runtime; build a table of ONNX Runtime's own.",
+            )
+        return self._load_nodes(kernel.node, schedule["copies"], schedule["weights"])
 
     def load_tiny_nodes(self, count: int) -> Evaluate:
         """See `RepeatedKernelTimer`."""
-        return self.load_copies(_TINY_KERNEL, {"copies": count, "weights": 1})
+        return self._load_nodes(_TINY_NODE, count, 1)
+
+    def _load_nodes(self, node: Node, copies: int, weight_sets: int) -> Evaluate:
+        model, inputs = repeated(node, copies, weight_sets)
+        return Session(model, inputs, threads=self.threads, optimise=False).evaluate
 
     def kernels(self, graph: Graph) -> list[Kernel]:
         """See `RepeatedKernelTimer`."""
-        return self._fusion.kernels(graph)
-
-    @property
-    def weight_reader(self) -> Kernel:
-        """See `RepeatedKernelTimer`."""
-        layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        return Kernel.parse(_WEIGHT_READERS[self._fusion.dtype].format(layout=layout))
+        return self._kernels(graph, 1)
 
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> OnnxRuntimeNetwork:
         """See `RepeatedKernelTimer`."""
-        return OnnxRuntimeNetwork(graph, weights, self._fusion, threads=self.threads, batch=batch)
+        kernels = self._kernels(graph, batch)
+        return OnnxRuntimeNetwork(
+            graph, weights, self.dtype, kernels, threads=self.threads, batch=batch
+        )

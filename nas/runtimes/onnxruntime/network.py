@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from copy import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,8 @@ from nas.latency.networks import random_weights
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.quantisation.made_up import quantised_network
 from nas.quantisation.network import native_weight_bits
-from nas.runtimes.onnxruntime.fusion import RULES_VERSION, OnnxRuntimeFusion
-from nas.runtimes.onnxruntime.nodes import executed_nodes, kernel_nodes
+from nas.runtimes.onnxruntime.nodes import PlacedNode, placed_nodes
 from nas.runtimes.onnxruntime.session import Session
-
-_WITHOUT_A_RULE = (
-    "The rules do not cover this network, whatever the version. Time it with another runtime or "
-    "dtype, or leave the block with this operation out of the space. An exported file runs all the "
-    "same, and `nas benchmark` times it."
-)
-"""What a user can do where the installed version is that of the rules."""
 
 
 class OnnxRuntimeNetwork(CompiledNetwork):
@@ -38,39 +31,45 @@ class OnnxRuntimeNetwork(CompiledNetwork):
     Args:
         graph: the network.
         weights: weights of the folded graph; None for random ones.
-        fusion: fusion rules of the dtype; an int8 network is quantised as an export does.
+        dtype: `float32`, or `int8` for a network that is quantised as an export does.
+        kernels: the kernels by which tables predict the network.
         threads: number of threads that run one node.
         batch: number of images that run at once.
 
     Raises:
-        MeasurementError: ONNX Runtime fuses in another way than `fusion`, so that a table would
-            predict kernels that do not run.
+        MeasurementError: ONNX Runtime runs other kernels.
     """
 
     def __init__(
         self,
         graph: Graph,
         weights: Weights | None,
-        fusion: OnnxRuntimeFusion,
+        dtype: str,
+        kernels: Iterable[Kernel],
         *,
         threads: int,
         batch: int = 1,
     ) -> None:
         if weights is None:
             weights = random_weights(graph, np.random.default_rng(0))
-        if fusion.dtype == "int8":
+        if dtype == "int8":
             own = quantised_network(graph.folded, weights, native_weight_bits())
             model = onnx_model.quantised_model(own)
         else:
             model = onnx_model.model(graph, weights)
         self._batch = batch
         inputs = {onnx_model.INPUT: (batch, *graph.input_shape)}
+        self._load = partial(Session, model, inputs, threads=threads, optimise=True)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
-            self._session = Session(
-                model, inputs, threads=threads, optimise=True, optimised_path=path
-            )
-            require_nodes(onnx.load(path), inputs, fusion.kernels(graph, batch))
+            self._session = self._load(optimised_path=path)
+            require_nodes(placed_nodes(onnx.load(path), inputs), kernels)
+
+    def reloaded(self) -> OnnxRuntimeNetwork:
+        """See `CompiledNetwork.reloaded`."""
+        other = copy(self)
+        other._session = self._load()
+        return other
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
@@ -83,27 +82,15 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         return self._session.evaluate(calls, samples)
 
 
-def require_nodes(
-    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]], kernels: Iterable[Kernel]
-) -> None:
-    """Raise MeasurementError unless an optimised model runs the nodes of kernels, and no others.
-
-    Args:
-        model: the model.
-        inputs: shapes of its inputs by name.
-        kernels: the kernels that a table predicts with.
-    """
-    executed = Counter(executed_nodes(model, inputs))
-    expected = Counter(node for kernel in kernels for node in kernel_nodes(kernel))
+def require_nodes(nodes: Iterable[PlacedNode], kernels: Iterable[Kernel]) -> None:
+    """Raise MeasurementError unless nodes of an optimised network are the kernels of its blocks."""
+    executed = Counter(each.node.text for each in nodes)
+    expected = Counter(kernel.text for kernel in kernels)
     unexpected, missing = executed - expected, expected - executed
-    for node in (*unexpected, *missing):
-        difference = "runs" if unexpected else "does not run"
-        installed = version("onnxruntime")
+    for text in (*unexpected, *missing):
         raise MeasurementError(
-            f"onnxruntime {installed} {difference} a {node}, unlike the fusion rules by which "
-            "tables predict.",
-            remedy=_WITHOUT_A_RULE
-            if installed.startswith(f"{RULES_VERSION}.")
-            else f"The rules are those of {RULES_VERSION}: pip install "
-            f"'onnxruntime=={RULES_VERSION}.*', and build the table anew.",
+            f"ONNX Runtime {'runs' if unexpected else 'does not run'} '{text}' in the whole "
+            "network, unlike in its blocks, by which tables predict.",
+            remedy="Time the space with another runtime or dtype. An exported file runs all the "
+            "same, and `nas benchmark` times it.",
         )

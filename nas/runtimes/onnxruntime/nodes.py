@@ -1,125 +1,228 @@
-"""The nodes that a model runs, by which a network is compared with the kernels that are timed.
+"""The nodes of models that ONNX Runtime has optimised: read as kernels, and written again.
 
-ONNX Runtime writes the model to which it optimises a network. Its nodes, with the shapes of their
-tensors, have to be those of the models in which the network's kernels are timed.
+ONNX Runtime writes the model to which it optimises a file. A model can name the ops of that model,
+those of ONNX Runtime's own domains among them, and give them inputs in the layout that they need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from nas.kernels.kernel import Kernel
-from nas.runtimes.onnxruntime.repeated import repeat_kernel
+from nas.errors import MeasurementError
+from nas.kernels.node import Node, Tensor
+from nas.onnx_model import IR_VERSION, OPSET
 from nas.runtimes.onnxruntime.session import Session
 
-_SETTINGS: Mapping[str, Any] = {
-    "activation": b"",
-    "channels_last": 0,
-    "group": 1,
-    "kernel_shape": [1, 1],
-    "pads": [0, 0, 0, 0],
-    "perm": [],
-    "strides": [1, 1],
+_DTYPES: Mapping[int, str] = {
+    TensorProto.FLOAT: "f32",
+    TensorProto.FLOAT16: "f16",
+    TensorProto.DOUBLE: "f64",
+    TensorProto.INT64: "i64",
+    TensorProto.INT32: "i32",
+    TensorProto.INT16: "i16",
+    TensorProto.INT8: "i8",
+    TensorProto.UINT8: "u8",
+    TensorProto.BOOL: "bool",
 }
-"""Attributes that the shapes of a node's tensors do not tell, with their defaults."""
+"""Types of tensors in the texts of nodes."""
 
-_LAYOUT_FREE = frozenset(
-    {"Add", "DequantizeLinear", "HardSigmoid", "Mul", "QLinearAdd", "QuantizeLinear"}
-)
-"""Ops that treat every number alike, so that one kernel stands for all layouts."""
+_ELEMENT_TYPES = {text: number for number, text in _DTYPES.items()}
 
-_CLIPPING = frozenset({"Clip", "Relu"})
+_DOMAINS = [("", OPSET), ("com.microsoft", 1), ("com.microsoft.nchwc", 1)]
+"""Domains of the ops to which ONNX Runtime optimises, with their versions."""
 
 
-class Node(NamedTuple):
-    """What a node does, whatever its tensors are called and hold.
+class PlacedNode(NamedTuple):
+    """A node of a model, with the names of its tensors.
 
-    Args:
-        kind: its op.
-        settings: its attributes in the order of `_SETTINGS`, and where a slice starts.
-        shapes: shapes of its operands in ascending order, then those of its results. Scales, zero
-            points and bounds are left out.
+    Attributes:
+        node: what it does.
+        inputs: names of the tensors that it reads and that are computed.
+        outputs: names of the tensors that it makes.
     """
 
-    kind: str
-    settings: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-
-    def __str__(self) -> str:
-        sizes = ["x".join(map(str, shape)) for shape in self.shapes]
-        return f"{self.kind} of {', '.join(sizes)}"
+    node: Node
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
-@lru_cache(maxsize=1 << 12)
-def kernel_nodes(kernel: Kernel) -> tuple[Node, ...]:
-    """Return the nodes as which a kernel is timed.
-
-    Raises:
-        MeasurementError: ONNX Runtime does not have the kernel.
-    """
-    return tuple(executed_nodes(*repeat_kernel(kernel, 1, 1)))
-
-
-def executed_nodes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> list[Node]:
-    """Return the nodes of a model that is run as it is.
-
-    A quantised network computes a function in float32 between two conversions, the second of which
-    clips. So what else clips in between is left out.
+def optimised_nodes(
+    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]], threads: int = 1
+) -> list[PlacedNode]:
+    """Return the nodes to which ONNX Runtime optimises a model, in an order in which they can run.
 
     Args:
         model: the model.
         inputs: shapes of its inputs by name.
+        threads: number of threads that run a node.
     """
-    nodes, constants = model.graph.node, {each.name: each for each in model.graph.initializer}
-    with_outputs = onnx.ModelProto()
-    with_outputs.CopyFrom(model)
-    del with_outputs.graph.output[:]
-    names = [name for node in nodes for name in node.output if name]
-    with_outputs.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = Session(with_outputs, inputs, threads=1, optimise=False)
-    shapes = {**{name: tuple(shape) for name, shape in inputs.items()}, **session.output_shapes}
-    dequantised = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        Session(model, inputs, threads=threads, optimise=True, optimised_path=path)
+        return placed_nodes(onnx.load(path), inputs)
 
-    def describe(node: onnx.NodeProto) -> Node:
-        own = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        settings = [str(own.get(name, default)) for name, default in _SETTINGS.items()]
-        if node.op_type == "Slice":
-            settings.append(str(numpy_helper.to_array(constants[node.input[1]])))
-        read = [shapes[name] for name in node.input if name in shapes]
-        read += [
-            tuple(constants[name].dims)
-            for name in node.input
-            if name in constants and _is_operand(node, constants[name])
-        ]
-        tensors = [*sorted(read), *(shapes[name] for name in node.output if name)]
-        if node.op_type in _LAYOUT_FREE:
-            tensors = [tuple(sorted(size for size in shape if size > 1)) for shape in tensors]
-        tensors = list(map(_squeezed, tensors))
-        kind = "Reshape" if node.op_type == "Flatten" else node.op_type
-        return Node(f"{node.domain}.{kind}".lstrip("."), tuple(settings), tuple(tensors))
+
+def placed_nodes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> list[PlacedNode]:
+    """Return the nodes of a model that runs as it is; for the arguments, see `optimised_nodes`.
+
+    Raises:
+        MeasurementError: a node has parts that no text describes, such as a model of its own.
+    """
+    tensors = _tensors(model, inputs)
+    constants = {each.name: each for each in model.graph.initializer}
+
+    def operand(name: str) -> Tensor | None:
+        if not name:
+            return None
+        return _constant(constants[name]) if name in constants else tensors[name]
 
     return [
-        describe(node)
-        for node in nodes
-        if not (node.op_type in _CLIPPING and node.input[0] in dequantised)
+        PlacedNode(
+            Node(
+                f"{node.domain}.{node.op_type}".lstrip("."),
+                tuple(map(operand, _without_last_empty(node.input))),
+                tuple(tensors[name] for name in node.output if name),
+                dict(_attributes(node)),
+            ),
+            tuple(name for name in node.input if name and name not in constants),
+            tuple(name for name in node.output if name),
+        )
+        for node in model.graph.node
     ]
 
 
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without the sizes of 1 at its end, which a vector does not have."""
-    return shape if not shape or shape[-1] != 1 else _squeezed(shape[:-1])
+def _tensors(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return what a model computes, by name, from a run of it."""
+    with_outputs = onnx.ModelProto()
+    with_outputs.CopyFrom(model)
+    del with_outputs.graph.output[:]
+    names = [name for node in model.graph.node for name in node.output if name]
+    with_outputs.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = Session(with_outputs, inputs, threads=1, optimise=False)
+    return {
+        name: Tensor(_DTYPES[element_type], shape)
+        for name, (element_type, shape) in session.tensors.items()
+    }
 
 
-def _is_operand(node: onnx.NodeProto, constant: onnx.TensorProto) -> bool:
-    """Return whether a constant holds weights or biases."""
-    if len(constant.dims) != 1:
-        return len(constant.dims) > 1
-    is_quantised = node.op_type.startswith("Q")
-    return constant.data_type == (
-        onnx.TensorProto.INT32 if is_quantised else onnx.TensorProto.FLOAT
+def _constant(proto: TensorProto) -> Tensor:
+    """Return a constant; integers of 64 bits are shapes and positions, on which work depends."""
+    values = None
+    if proto.data_type == TensorProto.INT64:
+        values = tuple(int(each) for each in numpy_helper.to_array(proto).flat)
+    return Tensor(_DTYPES[proto.data_type], tuple(proto.dims), True, values)
+
+
+def _without_last_empty(names: Sequence[str]) -> Sequence[str]:
+    """Return names of inputs without the last ones that are left out."""
+    count = max((at + 1 for at, name in enumerate(names) if name), default=0)
+    return names[:count]
+
+
+def _attributes(node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, int | float | bytes) for each in items):
+            raise MeasurementError(
+                f"ONNX Runtime optimised the network to a {node.op_type} with {attribute.name}, "
+                "which cannot be timed alone.",
+                remedy="Use another runtime.",
+            )
+        texts = [each.decode() if isinstance(each, bytes) else each for each in items]
+        yield attribute.name, texts if isinstance(value, list) else texts[0]
+
+
+def repeated(
+    node: Node, copies: int, weight_sets: int
+) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
+    """Return a model that runs a node many times, and the shapes of its inputs by name.
+
+    All copies read the same inputs. Nothing reads the outputs of all copies but the last, so they
+    share one buffer. Only an addition, alone or in a convolution, reads the output of the copy
+    before, because a network overwrites that operand, too.
+
+    Args:
+        node: node to repeat.
+        copies: number of copies.
+        weight_sets: number of different sets of constants that the copies use in rotation.
+    """
+    rng = np.random.default_rng(0)
+    inputs = {
+        at: each for at, each in enumerate(node.inputs) if each is not None and not each.is_constant
+    }
+    sets = [
+        {
+            at: numpy_helper.from_array(_values(each, node.op, rng), f"constant{at}_{number}")
+            for at, each in enumerate(node.inputs)
+            if each is not None and each.is_constant
+        }
+        for number in range(weight_sets)
+    ]
+    (domain, _, op), last = node.op.rpartition("."), ""
+    overwritten = max(inputs, default=0)
+    can_chain = len(inputs) > 1 and inputs[overwritten] == node.outputs[0]
+    nodes, settings = [], cast("dict[str, Any]", node.attributes)
+    for copy in range(copies):
+        own = sets[copy % weight_sets]
+        names = [
+            "" if each is None else own[at].name if at in own else f"x{at}"
+            for at, each in enumerate(node.inputs)
+        ]
+        if can_chain and last:
+            names[overwritten] = last
+        outputs = [f"y{copy}_{at}" for at in range(len(node.outputs))]
+        nodes.append(helper.make_node(op, names, outputs, domain=domain, **settings))
+        last = outputs[0]
+    graph = helper.make_graph(
+        nodes,
+        "repeated",
+        [
+            helper.make_tensor_value_info(f"x{at}", _ELEMENT_TYPES[each.dtype], each.shape)
+            for at, each in inputs.items()
+        ],
+        [helper.make_tensor_value_info(last, _ELEMENT_TYPES[node.outputs[0].dtype], None)],
+        [each for own in sets for each in own.values()],
     )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(*each) for each in _DOMAINS],
+        ir_version=IR_VERSION,
+    )
+    return model, {f"x{at}": each.shape for at, each in inputs.items()}
+
+
+def _values(tensor: Tensor, op: str, rng: np.random.Generator) -> NDArray[Any]:
+    """Return values of a constant that a network could have.
+
+    Weights make no result overflow or become a denormal number. Scales and zero points affect no
+    latency as long as they are allowed: those of weights have to be 0.
+    """
+    shape = tensor.shape
+    if tensor.values is not None:
+        return np.array(tensor.values, np.int64).reshape(shape)
+    is_weight = len(shape) > 1
+    match tensor.dtype:
+        case "i8":
+            return rng.integers(-127 * is_weight, 127 * is_weight + 1, shape, np.int8)
+        case "u8":
+            return rng.integers(0, 256, shape, np.uint8) if is_weight else np.full(shape, 128, "u1")
+        case "i32":
+            return rng.integers(-999, 999, shape, np.int32)
+        case "f32" if is_weight:
+            scale = np.float32(np.sqrt(12 / np.prod(shape[1:])))
+            return (rng.random(shape, np.float32) - np.float32(0.5)) * scale
+        case "f32" if "Linear" in op or "QGemm" in op:
+            return np.full(shape, 0.02, np.float32)
+        case "f32":
+            return rng.random(shape, np.float32)
+        case _:
+            raise MeasurementError(f"ONNX Runtime made a constant {tensor.text} of a {op}.")

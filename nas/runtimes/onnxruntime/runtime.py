@@ -1,23 +1,22 @@
 """`OnnxRuntime`: ONNX Runtime on this machine's processor. Importing this imports no ONNX Runtime.
 
-How it fuses is known from its source and compared with its optimised models, in float32 and int8,
-on x86 processors.
+How it fuses is what its own optimiser makes of the blocks of a space, which a latency table
+records.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.latency.fused_blocks import FusedBlock, FusedBlocks, Place
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, package_availability
-from nas.machine import this_machine
-from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
-from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
-from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
 
 if TYPE_CHECKING:
     from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
@@ -36,42 +35,43 @@ class OnnxRuntime(RepeatedKernelRuntime):
 
     @classmethod
     def availability(cls) -> Availability:
-        """Return whether ONNX Runtime is installed, loads, and fuses here by known rules."""
+        """Return whether ONNX Runtime is installed and loads."""
         availability = package_availability(cls.name, "onnxruntime", "onnxruntime")
         if not availability.usable:
             return availability
         import onnxruntime
 
-        reason = ""
         if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
             reason = "it was built without its CPU provider"
-        elif block_size(this_machine.processor()[1]) == 1:
-            reason = "how it fuses is known for x86 processors only"
-        return replace(availability, usable=not reason, reason=reason)
+            return replace(availability, usable=False, reason=reason)
+        return availability
 
     @cached_property
-    def fusion(self) -> OnnxRuntimeFusion:
-        """The rules by which ONNX Runtime fuses this dtype on a processor with these features."""
-        if self.dtype == "int8":
-            return QuantisedFusion()
-        features = this_machine.processor()[1] if self.features is None else self.features
-        return BlockedFusion(block_size(features))
+    def fused_blocks(self) -> FusedBlocks:
+        """See `Runtime.fused_blocks`."""
+        return FusedBlocks(self._fuse)
+
+    def _fuse(self, block: Graph, place: Place) -> FusedBlock:
+        from nas.runtimes.onnxruntime.fusion import fuse_block
+
+        return fuse_block(block, place, self.dtype)
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """Return the kernels of a network in an order in which they can run."""
-        return self.fusion.kernels(graph, batch)
+        """Return the kernels of a network, block by block, in an order in which they can run."""
+        return list(chain.from_iterable(self.fused_blocks.network(graph, batch)))
 
-    def kernel_positions(self, graph: Graph, batch: int = 1) -> list[float]:
-        """See `RepeatedKernelRuntime.kernel_positions`."""
-        return [node.position for node in self.fusion.network_pass(graph).nodes()]
+    def kernel_blocks(self, graph: Graph, batch: int = 1) -> list[int]:
+        """See `Runtime.kernel_blocks`. A tensor is converted by the block that reads it."""
+        blocks = enumerate(self.fused_blocks.network(graph, batch))
+        return [number for number, kernels in blocks for _ in kernels]
 
-    def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
-        """Return the kernels of a block for every tensor layout in which its input can come."""
-        return self.fusion.block_kernels(block, first=first, batch=batch)
+    def block_kernels(self, blocks: Collection[Graph], batch: int = 1) -> list[Kernel]:
+        """Return the kernels of blocks in every place in which they can stand."""
+        return self.fused_blocks.kernels(blocks, batch)
 
     @cached_property
     def timer(self) -> OnnxKernelTimer:
         """The timer of this machine; the first use imports ONNX Runtime."""
         from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
-        return OnnxKernelTimer(self.fusion, self.threads)
+        return OnnxKernelTimer(self.dtype, self.threads, self.kernels)

@@ -33,7 +33,8 @@ class Session:
         optimised_path: file to which the model is written after optimising; None writes nothing.
 
     Attributes:
-        output_shapes: shapes of the outputs by name.
+        tensors: element type (`onnx.TensorProto.DataType`) and shape of each input and output, by
+            name.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class Session:
             self._binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(self._binding)
         self._outputs = list(self._binding.get_outputs())
-        self.output_shapes: dict[str, tuple[int, ...]] = {}
         for name, value in zip(names, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, value)
-            self.output_shapes[name] = tuple(value.shape())
+        values = {**self._inputs, **dict(zip(names, self._outputs, strict=True))}
+        self.tensors: dict[str, tuple[int, tuple[int, ...]]] = {
+            name: (value.element_type(), tuple(value.shape())) for name, value in values.items()
+        }
 
     def run(self, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the first output for inputs by name."""

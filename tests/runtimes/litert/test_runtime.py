@@ -11,7 +11,7 @@ from nas.runtimes.litert.repeated import repeat_kernel
 
 def test_kernels_of_other_runtimes_are_refused() -> None:
     expanded = "conv2d 8x9x9 expanded bias relu6 -> 24x9x9 k3 s1 p1 g24 bias relu6"
-    for text in ("to_plain 8x9x9 -> 8x9x9", "split 8x9x9[0:4] 8x9x9[4:8] -> 8x9x9", expanded):
+    for text in ("node Relu f32[1,8,9,9] -> f32[1,8,9,9]", expanded):
         with pytest.raises(MeasurementError, match="LiteRT has no kernel"):
             repeat_kernel(Kernel.parse(text), 2, np.random.default_rng(0))
 

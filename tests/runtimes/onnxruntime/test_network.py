@@ -1,4 +1,4 @@
-"""Fusion rules against optimised models, for int8 networks that no space has."""
+"""Int8 networks that no space has, and exported ones, launch the kernels of their blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from nas.latency.networks import random_weights
 from nas.latency.runtime import Runtime
 from nas.quantisation.network import assemble, native_weight_bits
 from nas.quantisation.ranges import activations, least_squares, measure
-from nas.runtimes.onnxruntime.network import require_nodes
+from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork, require_nodes
+from nas.runtimes.onnxruntime.nodes import placed_nodes
 from nas.runtimes.onnxruntime.session import open_session
 from nas.space import load_space
 from nas.space.builder import Builder
@@ -42,7 +43,7 @@ def test_an_exported_network_launches_the_kernels_that_are_timed(
     path = tmp_path / "optimised.onnx"
     open_session(onnx_model.quantised_model(exported).SerializeToString(), 1, optimised_path=path)
     image = {onnx_model.INPUT: (1, *graph.input_shape)}
-    require_nodes(onnx.load(path), image, runtime.kernels(graph))
+    require_nodes(placed_nodes(onnx.load(path), image), runtime.kernels(graph))
 
 
 Block = Callable[[Builder], int]
@@ -85,23 +86,26 @@ def _hard_swish_of_a_sum(build: Builder) -> int:
     ],
 )
 @pytest.mark.parametrize("size", [8, 1])
-def test_fusion_rules_match_blocks_that_no_space_has(
-    runtime: Runtime, block: Block, size: int
-) -> None:
+def test_blocks_that_no_space_has(runtime: Runtime, block: Block, size: int) -> None:
     build = Builder((3, size, size), norm=True, activation="relu", classes=10)
     if size > 1 or "pool" not in block.__name__:
         build.linear(build.global_pool(block(build)), "linear", 7)
         runtime.compile(build.graph(), {})
 
 
-def test_clipped_tensor_that_shares_its_scale_with_negative_values_is_refused(
-    runtime: Runtime,
-) -> None:
-    """Its range does not end where it is clipped, which takes a kernel that no block knows of."""
+def test_clipped_tensor_that_shares_its_scale_with_negative_values(runtime: Runtime) -> None:
+    """Its range does not end where it is clipped, which takes nodes of their own."""
     build = Builder((3, 8, 8), norm=True, activation="relu", classes=10)
     x = build.conv_unit(build.input, "first", 16)
     y = build.conv_unit(build.input, "second", 16, activate=False)
     build.conv_unit(build.concat(x, y), "third", 8)
-    with pytest.raises(MeasurementError, match="runs a DequantizeLinear") as caught:
-        runtime.compile(build.graph(), {})
+    runtime.compile(build.graph(), {})
+    assert "relu" in {kernel.kind for kernel in runtime.kernels(build.graph())}
+
+
+def test_network_that_runs_other_kernels_than_its_blocks_is_refused() -> None:
+    graph = load_space("mobilenet_tiny", image_size=8).smallest.graph
+    kernels = open_runtime("onnxruntime").kernels(graph)
+    with pytest.raises(MeasurementError, match="ONNX Runtime runs 'node .*Conv") as caught:
+        OnnxRuntimeNetwork(graph, None, "float32", kernels[1:], threads=1)
     assert caught.value.remedy

@@ -1,1 +1,0 @@
-"""Float32 networks: their kernels in plain and blocked layouts."""

@@ -1,1 +1,0 @@
-"""Quantised networks: unsigned activations and signed weights of eight bits, channels last."""
