@@ -144,8 +144,9 @@ def time_files(
     """Return the latencies of files, measured in rounds, and the errors of files that do not run.
 
     There are `MAX_ROUNDS`. Where the full speed of the core is known, the timings end when those of
-    each file agree, as those of networks do (`nas.latency.rounds.Latency.is_complete`). A file that
-    fails is left out, and the others are timed on.
+    each file agree, as those of networks do (`nas.latency.rounds.Latency.is_complete`). Each round
+    has a load of its own: the slowest sample is that of an unlucky load, too. A file that fails is
+    left out, and the others are timed on.
 
     Args:
         running: process of each file by the name of its format.
@@ -180,7 +181,7 @@ def time_files(
                 if process.loaded is None:
                     process.load(image)
                 time.sleep(PAUSE_SECONDS)
-                taken[name].append(process.time().round)
+                taken[name].append(process.time(again=number > 0).round)
             except ExportError as error:
                 failed[name] = error
                 del taken[name]

@@ -66,10 +66,10 @@ def measure_networks(
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until its timings agree.
 
-    Each network is compiled once and timed until its timings agree
-    (`nas.latency.rounds.Latency.is_complete`), in `ROUNDS` rounds or more; once if its latency is
-    always the same (`Runtime.has_constant_networks`). A network that cannot be compiled or timed
-    has an error instead.
+    Each network is compiled once, loaded for each round (`CompiledNetwork.reloaded`), and timed
+    until its timings agree (`nas.latency.rounds.Latency.is_complete`), in `ROUNDS` rounds or more;
+    once if its latency is always the same (`Runtime.has_constant_networks`). A network that cannot
+    be compiled or timed has an error instead.
 
     Args:
         graphs: the networks.
@@ -114,6 +114,7 @@ def measure_networks(
         with runtime.timing_context():
             for index in waiting:
                 with step(index):
+                    compiled[index] = compiled[index].reloaded() if number else compiled[index]
                     timed = timing.measure(compiled[index].evaluate, SAMPLE_SECONDS)
                     timings[index].append(timed)
         full_us = full_speed_us((each.round for own in timings for each in own), full_us)

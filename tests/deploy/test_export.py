@@ -402,7 +402,7 @@ def test_earlier_int8_file_stays_if_it_cannot_be_made_better(folder, again, monk
 def test_verified_file_that_cannot_be_timed_is_delivered(
     trained, digits, origin, tmp_path, monkeypatch, in_process
 ):
-    def time(process):
+    def time(process, *, again):
         raise ExportError("model.onnx: the process that runs it was killed.")
 
     monkeypatch.setattr(ModelProcess, "time", time)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +38,14 @@ class LiteRtNetwork(CompiledNetwork):
         batch: int = 1,
     ) -> None:
         self._batch = batch
-        self._session = Session(network_file(graph, weights, dtype), threads, batch)
+        self._load = partial(Session, network_file(graph, weights, dtype), threads, batch)
+        self._session = self._load()
+
+    def reloaded(self) -> LiteRtNetwork:
+        """See `CompiledNetwork.reloaded`."""
+        other = copy(self)
+        other._session = self._load()
+        return other
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
