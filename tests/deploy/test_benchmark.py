@@ -97,7 +97,7 @@ def test_files_are_timed_until_the_timings_of_each_agree_within_3_percent(
 
     def file(own_us):
         timings = (timing.Timing((us,)) for us in own_us)
-        return Mock(loaded=True, threads=1, time=lambda: next(timings))
+        return Mock(loaded=True, threads=1, time=lambda again: next(timings))
 
     steps = []
     running = {"steady": file([50.0] * 9), "noisy": file(samples_us)}
@@ -110,16 +110,19 @@ def test_files_are_timed_until_the_timings_of_each_agree_within_3_percent(
 
 def test_files_are_timed_in_all_rounds_where_a_slow_core_would_not_be_seen(monkeypatch):
     monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.0)
-    file = Mock(loaded=True, threads=1, time=lambda: timing.Timing((50.0,)))
+    file = Mock(loaded=True, threads=1)
+    file.time.return_value = timing.Timing((50.0,))
     timed, _ = time_files({"steady": file}, IMAGES[:1])
     assert len(timed["steady"].rounds_us) == benchmark.MAX_ROUNDS
+    loads = [each.kwargs["again"] for each in file.time.call_args_list]
+    assert loads == [False, *[True] * (benchmark.MAX_ROUNDS - 1)], "each round has its own load"
 
 
 def test_why_a_process_ended_while_it_learned_the_speed_is_said(monkeypatch):
     monkeypatch.setattr(benchmark, "MAX_ROUNDS", 1)
     ended = ExportError("was ended by SIGKILL")
     dead = Mock(loaded=True, threads=1, learn_speed=Mock(side_effect=ended))
-    alive = Mock(loaded=True, threads=1, time=lambda: timing.Timing((50.0,)))
+    alive = Mock(loaded=True, threads=1, time=lambda again: timing.Timing((50.0,)))
     timed, failed = time_files({"dead": dead, "alive": alive}, IMAGES[:1])
     assert failed == {"dead": ended}
     assert set(timed) == {"alive"}
@@ -133,7 +136,7 @@ def test_processes_learn_the_speed_at_the_same_time_before_any_file_is_timed(mon
         together.wait()
         calls.append("learn")
 
-    def time_once():
+    def time_once(again):
         calls.append("time")
         return timing.Timing((100.0,))
 

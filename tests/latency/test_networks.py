@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.latency import measure_networks, rounds
+from nas.latency import measure_networks, open_runtime, rounds
 from nas.latency.rounds import MAX_ROUNDS
 from nas.latency.timing import SAMPLES
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
@@ -97,6 +98,44 @@ def test_network_is_timed_at_most_at_max_rounds() -> None:
     runtime = DriftingRuntime((), [0.9**n for n in range(MAX_ROUNDS)])
     _, second = measure_networks(GRAPHS, runtime, {})
     assert len(second.timings) == MAX_ROUNDS
+
+
+class Loads(FakeNetwork):
+    """A network that takes longer when it is loaded for the second and the third time."""
+
+    loads = 0
+
+    def reloaded(self) -> Loads:
+        self.loads += 1
+        return self
+
+    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
+        factor = (1.0, 1.2, 1.1, 1.01)[self.loads]
+        return [factor * each for each in super().evaluate(calls, samples)]
+
+
+class LoadingRuntime(FakeRuntime):
+    def compile(
+        self, graph: Graph, schedules: object, weights: object = None, batch: int = 1
+    ) -> FakeNetwork:
+        return Loads(self.kernels(graph), self.broken)
+
+
+def test_each_round_has_a_load_of_its_own() -> None:
+    """The latency is that of the loads that are fast and agree."""
+    (timed,) = measure_networks(GRAPHS[:1], LoadingRuntime(), {})
+    fastest_us = timed.latency.fastest_us
+    ratios = [each.latency_us / fastest_us for each in timed.latency.rounds]
+    assert ratios == pytest.approx([1.0, 1.2, 1.1, 1.01], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "litert"])
+def test_network_that_is_loaded_again_is_another_one_and_computes_the_same(name: str) -> None:
+    network = open_runtime(name).compile(GRAPHS[0], {})
+    image = np.random.default_rng(0).random(GRAPHS[0].input_shape, np.float32)
+    again = network.reloaded()
+    assert again is not network
+    np.testing.assert_array_equal(again.run(image), network.run(image))
 
 
 def test_networks_are_timed_once_if_there_is_no_time() -> None:
