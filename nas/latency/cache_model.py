@@ -29,6 +29,9 @@ that ends just below 16 that networks of 10 MiB wait half as long."""
 WEIGHT_PARTS = tuple(f"weights_{mib}mib" for mib in WEIGHTS_MIB)
 """Dispatch costs: microseconds for a MiB of weights in each of the chains, the miss curve."""
 
+BETWEEN_PARTS = WEIGHT_PARTS[1:-1]
+"""Parts between the ends of the miss curve: without one, the curve is straight there."""
+
 _MIB = 1 << 20
 
 
@@ -54,16 +57,19 @@ class DispatchCosts:
         return self.parts_us.get("invocation", 0.0)
 
     @cached_property
-    def miss_curve(self) -> list[float]:
-        """Microseconds of one MiB for each of `WEIGHTS_MIB`; empty if they are not measured.
+    def miss_curve(self) -> dict[int, float]:
+        """Microseconds of one MiB by the size of the chain in MiB; empty if an end is not measured.
 
         One MiB takes no longer in a chain with fewer weights than in one with more. If a shorter
         chain seems slower, the machine was busy when it was timed, and the cost in the longer chain
         replaces it.
         """
-        if any(part not in self.parts_us for part in WEIGHT_PARTS):
-            return []
-        return list(accumulate((self.parts_us[part] for part in reversed(WEIGHT_PARTS)), min))[::-1]
+        if not self.parts_us.keys() >= {WEIGHT_PARTS[0], WEIGHT_PARTS[-1]}:
+            return {}
+        sizes = zip(WEIGHTS_MIB, WEIGHT_PARTS, strict=True)
+        measured = {mib: self.parts_us[part] for mib, part in sizes if part in self.parts_us}
+        longest_first = accumulate(reversed(measured.values()), min)
+        return dict(zip(measured, reversed(list(longest_first)), strict=True))
 
     def waiting_us(self, weight_bytes: float, touched_bytes: float = math.inf) -> float:
         """Return the time that reading weights takes longer than from the caches.
@@ -76,5 +82,5 @@ class DispatchCosts:
         curve = self.miss_curve
         if not curve:
             return 0.0
-        mib_us = float(np.interp(touched_bytes / _MIB, WEIGHTS_MIB, curve))
-        return weight_bytes / _MIB * (mib_us - curve[0])
+        mib_us = float(np.interp(touched_bytes / _MIB, list(curve), list(curve.values())))
+        return weight_bytes / _MIB * (mib_us - curve[WEIGHTS_MIB[0]])

@@ -28,7 +28,7 @@ from nas.files.documents import shortened
 from nas.files.paths import expanded
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
-from nas.latency.cache_model import DispatchCosts
+from nas.latency.cache_model import BETWEEN_PARTS, DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.fused_blocks import FusedBlock, Place
 from nas.latency.installed_runtimes import configured_runtime
@@ -454,7 +454,8 @@ class LatencyTable:
             FailedKernelError: a kernel of the network could not be timed.
             TableError: the table lacks a dispatch cost.
         """
-        if self.lacks_dispatch():
+        required = set(self.runtime.dispatch_parts) - set(BETWEEN_PARTS)
+        if not self.dispatch.parts_us.keys() >= required:
             raise TableError(
                 f"{self.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",

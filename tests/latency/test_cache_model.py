@@ -28,8 +28,8 @@ def test_waiting_for_weights_follows_the_curve(mib: float, us: float) -> None:
 
 
 def test_cost_of_a_disturbed_chain_is_that_of_the_next_longer_one() -> None:
-    assert costs(20, 45, 30, 30, 30, 60).miss_curve == [20, 30, 30, 30, 30, 60]
-    assert costs(80, 45, 90, 90, 90, 60).miss_curve == [45, 45, 60, 60, 60, 60]
+    assert list(costs(20, 45, 30, 30, 30, 60).miss_curve.values()) == [20, 30, 30, 30, 30, 60]
+    assert list(costs(80, 45, 90, 90, 90, 60).miss_curve.values()) == [45, 45, 60, 60, 60, 60]
 
 
 def test_weights_are_in_no_cache_unless_it_is_known_what_else_is() -> None:
@@ -43,5 +43,11 @@ def test_flat_curve_has_no_misses(flat: DispatchCosts) -> None:
 
 def test_runtime_without_parts_has_no_costs() -> None:
     none = DispatchCosts({"weights_1mib": 20.0})
-    assert (none.launch_us, none.invocation_us, none.miss_curve) == (0, 0, [])
+    assert (none.launch_us, none.invocation_us, none.miss_curve) == (0, 0, {})
     assert none.waiting_us(MIB) == 0
+
+
+def test_curve_is_straight_where_no_chain_was_timed() -> None:
+    some = DispatchCosts({"weights_1mib": 20.0, "weights_16mib": 50.0, "weights_64mib": 60.0})
+    assert some.miss_curve == {1: 20, 16: 50, 64: 60}
+    assert some.waiting_us(MIB, 6 * MIB) == pytest.approx(10)
