@@ -16,7 +16,7 @@ from nas.graph import WEIGHTED_KINDS, Graph, Op, Shape
 from nas.kernels.fusion import weight_slot
 from nas.kernels.kernel import kernel_of_node
 from nas.latency.fused_blocks import Entry, Exit, FusedBlock, Place
-from nas.latency.networks import random_weights
+from nas.latency.runtime import Weights
 from nas.quantisation.made_up import made_up_network
 from nas.runtimes.onnxruntime.nodes import PlacedNode, optimised_nodes
 
@@ -62,7 +62,7 @@ def _convolution_reads_plain(shape: Shape, batch: int, dtype: str) -> bool:
 
 def _optimised(block: Graph, place: Place, dtype: str) -> _OptimisedNetwork:
     network = _in_context(block, place.entry, place.exit)
-    weights = random_weights(network, np.random.default_rng(0))
+    weights = _any_weights(network)
     model = (
         onnx_model.quantised_model(made_up_network(network, weights, signed=True))
         if dtype == "int8"
@@ -70,6 +70,16 @@ def _optimised(block: Graph, place: Place, dtype: str) -> _OptimisedNetwork:
     )
     inputs = {onnx_model.INPUT: (place.batch, *network.input_shape)}
     return _OptimisedNetwork(optimised_nodes(model, inputs))
+
+
+def _any_weights(graph: Graph) -> Weights:
+    """Return weights on which no optimisation depends."""
+    weights = {}
+    for op in graph.ops:
+        if op.kind in WEIGHTED_KINDS:
+            weights[op.slot_name] = np.full(graph.weight_shape(op), 0.01, np.float32)
+            weights[f"{op.slot_name}.bias"] = np.full(op.shape[0], 0.01, np.float32)
+    return weights
 
 
 def _in_context(block: Graph, entry: Entry, wanted: Exit) -> Graph:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nas.errors import MeasurementError
 from nas.kernels.node import Node, Tensor
 from nas.onnx_model import IR_VERSION, OPSET
-from nas.runtimes.onnxruntime.session import Session
+from nas.runtimes.onnxruntime.session import Session, open_session
 
 _DTYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "f32",
@@ -33,6 +33,16 @@ _DTYPES: Mapping[int, str] = {
     TensorProto.BOOL: "bool",
 }
 """Types of tensors in the texts of nodes."""
+
+_INFERRED: Mapping[str, str] = {
+    f"tensor({name})": dtype
+    for name, dtype in zip(
+        ("float", "float16", "double", "int64", "int32", "int16", "int8", "uint8", "bool"),
+        _DTYPES.values(),
+        strict=True,
+    )
+}
+"""The same by the names that a session gives them."""
 
 _ELEMENT_TYPES = {text: number for number, text in _DTYPES.items()}
 
@@ -66,7 +76,7 @@ def optimised_nodes(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
-        Session(model, inputs, threads=threads, optimise=True, optimised_path=path)
+        open_session(model.SerializeToString(), threads, optimised_path=path)
         return placed_nodes(onnx.load(path), inputs)
 
 
@@ -100,17 +110,25 @@ def placed_nodes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) ->
 
 
 def _tensors(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return what a model computes, by name, from a run of it."""
+    """Return what a model computes, by name: as ONNX Runtime infers it, or from a run."""
     with_outputs = onnx.ModelProto()
     with_outputs.CopyFrom(model)
+    for each in with_outputs.graph.input:
+        sizes = each.type.tensor_type.shape.dim
+        for size, value in zip(sizes, inputs[each.name], strict=True):
+            size.dim_value = value
     del with_outputs.graph.output[:]
     names = [name for node in model.graph.node for name in node.output if name]
     with_outputs.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = Session(with_outputs, inputs, threads=1, optimise=False)
-    return {
-        name: Tensor(_DTYPES[element_type], shape)
-        for name, (element_type, shape) in session.tensors.items()
+    loaded = open_session(with_outputs.SerializeToString(), 1, optimise=False)
+    inferred = {
+        each.name: (_INFERRED.get(each.type), tuple(each.shape))
+        for each in (*loaded.get_inputs(), *loaded.get_outputs())
     }
+    if all(dtype and all(isinstance(n, int) for n in shape) for dtype, shape in inferred.values()):
+        return {name: Tensor(str(dtype), shape) for name, (dtype, shape) in inferred.items()}
+    tensors = Session(with_outputs, inputs, threads=1, optimise=False).tensors
+    return {name: Tensor(_DTYPES[dtype], shape) for name, (dtype, shape) in tensors.items()}
 
 
 def _constant(proto: TensorProto) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def open_session(
     if optimised_path is not None:
         options.optimized_model_filepath = str(optimised_path)
     # Workers stay on the cores on which the thread that made them was.
-    with timing.pinned(threads):
+    with timing.pinned(threads) if threads > 1 else nullcontext():
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
