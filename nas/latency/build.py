@@ -101,7 +101,7 @@ def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) ->
     shapes = exit_shapes(space)
     for part in (
         [block for block in blocks if block.output_shape in shapes],
-        [block for block in blocks if block.input_shape in shapes],
+        *([block] for block in blocks if block.input_shape in shapes),
     ):
         kernels.update(dict.fromkeys(configured.block_kernels(part, batch)))
     return list(kernels)

@@ -44,6 +44,9 @@ _INFERRED: Mapping[str, str] = {
 }
 """The same by the names that a session gives them."""
 
+_ADDING = frozenset({"add", "conv2d"})
+"""Kinds of nodes that overwrite the last tensor that they read, if they read several."""
+
 _ELEMENT_TYPES = {text: number for number, text in _DTYPES.items()}
 
 _DOMAINS = [("", OPSET), ("com.microsoft", 1), ("com.microsoft.nchwc", 1)]
@@ -187,7 +190,8 @@ def repeated(
     ]
     (domain, _, op), last = node.op.rpartition("."), ""
     overwritten = max(inputs, default=0)
-    can_chain = len(inputs) > 1 and inputs[overwritten] == node.outputs[0]
+    # Products of products would become denormal numbers, which are slow.
+    can_chain = node.kind in _ADDING and len(inputs) > 1 and inputs[overwritten] == node.outputs[0]
     nodes, settings = [], cast("dict[str, Any]", node.attributes)
     for copy in range(copies):
         own = sets[copy % weight_sets]

@@ -64,3 +64,10 @@ def test_additions_read_what_the_copy_before_wrote() -> None:
     model, inputs = repeated(Node.parse("node Add f32[1,8] f32[1,8] -> f32[1,8]"), 3, 1)
     ones = {name: np.ones(shape, np.float32) for name, shape in inputs.items()}
     assert Session(model, inputs, threads=1, optimise=False).run(ones).tolist() == [[4.0] * 8]
+
+
+def test_products_read_the_inputs_again() -> None:
+    """Powers of numbers below one would be denormal after a few copies."""
+    model, inputs = repeated(Node.parse("node Mul f32[1,8] f32[1,8] -> f32[1,8]"), 64, 1)
+    halves = {name: np.full(shape, 0.5, np.float32) for name, shape in inputs.items()}
+    assert Session(model, inputs, threads=1, optimise=False).run(halves).tolist() == [[0.25] * 8]
