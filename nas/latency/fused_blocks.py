@@ -101,10 +101,10 @@ class FusedBlocks:
         that follow none.
         """
         own = list(dict.fromkeys(block.folded for block in blocks))
-        found: dict[Kernel, None] = {}
+        kernels: dict[Kernel, None] = {}
         for block, entry, wanted in self._places(own, self._exits(own, batch), batch):
-            found.update(dict.fromkeys(self._kernels(block, entry, wanted, batch)))
-        return list(found)
+            kernels.update(dict.fromkeys(self._kernels(block, entry, wanted, batch)))
+        return list(kernels)
 
     def _exits(self, blocks: list[Graph], batch: int) -> dict[Graph, set[Exit]]:
         """Return the exits that each block can have."""

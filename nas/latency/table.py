@@ -249,17 +249,16 @@ class LatencyTable:
             MissingKernelError: neither the table nor this machine's runtime can tell.
         """
         record = self._blocks.get(place)
-        kernels = [self._kernels_by_digest.get(each) for each in record.kernels] if record else []
-        if record is None or None in kernels:
+        if record is None:
             differences = self._writer is None and self.device.differences(self.runtime.fingerprint)
-            if differences and record is None:
+            if differences:
                 raise MissingKernelError(
                     f"{self.path.name} does not know what {self.device.runtime} makes of a block "
                     f"of the network, and here {differences[0]}.",
                     remedy="Add its space with `nas table build --space` on the device.",
                 )
-        if record is None:
             return None
+        kernels = [self._kernels_by_digest.get(each) for each in record.kernels]
         known = tuple(kernel for kernel in kernels if kernel)
         complete = known if len(known) == len(kernels) else None
         return FusedBlock(complete, record.is_preferred, record.wants_preferred)

@@ -101,11 +101,11 @@ def test_what_a_block_is_followed_by_is_known_through_blocks_that_work_in_any_la
 
 def test_kernels_of_blocks_are_those_of_all_their_networks() -> None:
     blocks = [STEM, BODY, SHUFFLE, RELU, HEAD]
-    found = set(Layouts().kernels(blocks))
+    kernels = set(Layouts().kernels(blocks))
     for middle in ((), (BODY,), (SHUFFLE,), (SHUFFLE, BODY), (BODY, RELU, SHUFFLE, RELU)):
         layouts = Layouts()
         network = Network(STEM, *middle, HEAD)
-        assert {each for part in layouts.network(network) for each in part} <= found
+        assert {each for part in layouts.network(network) for each in part} <= kernels
     # Nothing needs a plain tensor where no block shuffles.
     conversions = {each.node.op for each in Layouts().kernels([STEM, BODY, HEAD]) if each.node}
     assert conversions == {"ToPreferred", "conv8", "relu8", "global_pool8", "linear8", "ToPlain"}

@@ -162,7 +162,8 @@ class _OptimisedNetwork:
     def _before(self, entry: Entry) -> tuple[str, set[int]]:
         """Return the tensor that enters the block, and the nodes that compute it."""
         at = next(at for at, node in enumerate(self._nodes) if "Conv" in node.node.op)
-        for _ in range(2 if entry == "plain" else 0):  # a shuffle is a Transpose between two
+        # A channel shuffle is a transposition between two changes of the shape.
+        for _ in range(2 if entry == "plain" else 0):
             at = self._next(at)
             while self._op(at) != "Reshape":
                 at = self._next(at)

@@ -68,18 +68,17 @@ class PlacedNode(NamedTuple):
 
 
 def optimised_nodes(
-    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]], threads: int = 1
+    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]
 ) -> list[PlacedNode]:
     """Return the nodes to which ONNX Runtime optimises a model, in an order in which they can run.
 
     Args:
         model: the model.
         inputs: shapes of its inputs by name.
-        threads: number of threads that run a node.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
-        open_session(model.SerializeToString(), threads, optimised_path=path)
+        open_session(model.SerializeToString(), 1, optimised_path=path)
         return placed_nodes(onnx.load(path), inputs)
 
 
