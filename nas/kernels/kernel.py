@@ -234,7 +234,11 @@ class Kernel:
 def _parse(text: str) -> Kernel:
     """Return the kernel with this text. Raises ValueError if there is none."""
     if text.startswith(f"{NODE} "):
-        return kernel_of_node(Node.parse(text))
+        kernel = kernel_of_node(Node.parse(text))
+        if min(kernel.kernel, kernel.stride, kernel.groups) < 1:
+            raise ValueError("it has a size of 0")
+        _check_limits(kernel)
+        return kernel
     kernel = Kernel(**parse_fields(text))
     if kernel.is_expanded and not (kernel.is_depthwise and len(kernel.inputs) == 1):
         raise ValueError("only a depthwise convolution of one tensor can be expanded")
@@ -276,8 +280,7 @@ def _check_sizes(kernel: Kernel) -> None:
     channels = sum(operand.channels for operand in kernel.inputs)
     plane = kernel.inputs[0].shape[1:]
     if kernel.kind in WINDOW_KINDS:
-        if max(kernel.kernel, kernel.stride, kernel.padding) > MAX_WINDOW:
-            raise ValueError("its window does not fit its tensors")
+        _check_limits(kernel)
         _check_window(kernel, plane)
     if kernel.kind == "conv2d":
         groups_fit = kernel.is_expanded or channels % kernel.groups == 0
@@ -297,6 +300,13 @@ def _check_sizes(kernel: Kernel) -> None:
     largest = max(*map(kernel.elements, tensors), math.prod(kernel.weight_shape))
     if largest > MAX_ELEMENTS:
         raise ValueError(f"it has a tensor of {shortened(largest)} elements")
+
+
+def _check_limits(kernel: Kernel) -> None:
+    """Raise ValueError if the window is none of a network."""
+    sizes = kernel.kernel, kernel.stride, kernel.padding
+    if min(sizes) < 0 or max(sizes) > MAX_WINDOW:
+        raise ValueError("its window does not fit its tensors")
 
 
 def _check_window(kernel: Kernel, plane: tuple[int, ...]) -> None:

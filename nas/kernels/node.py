@@ -43,6 +43,9 @@ ITEM_BYTES: Mapping[str, int] = {
 }
 """Bytes of a number of each type of tensors."""
 
+MAX_CHARACTERS = 1 << 14
+"""Length of the longest text of a node. Those of networks have some hundred characters."""
+
 NODE = "node"
 """First word of the text of a node."""
 
@@ -75,6 +78,8 @@ Attribute = int | float | str | list[int] | list[float] | list[str]
 _ATTRIBUTE: Final = TypeAdapter[Attribute](
     Attribute, config=ConfigDict(strict=True, allow_inf_nan=False)
 )
+
+_OP = re.compile(r"[A-Za-z][\w.]*", re.ASCII)
 
 _TENSOR = re.compile(r"([a-z]+\d*)(\*?)\[([\d,]*)\](?:=(-?\d+(?:,-?\d+)*))?")
 
@@ -155,11 +160,13 @@ class Node:
         Raises:
             ValueError: it is the text of no node, or not the canonical one.
         """
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"it has more than {MAX_CHARACTERS} characters")
         start, _, rest = text.partition(" ")
         head, arrow, tail = rest.partition(" -> ")
-        if start != NODE or not arrow:
-            raise ValueError("it should be like 'node Relu f32[1,8] -> f32[1,8]'")
         op, *operands = head.split(" ")
+        if start != NODE or not arrow or not _OP.fullmatch(op):
+            raise ValueError("it should be like 'node Relu f32[1,8] -> f32[1,8]'")
         tokens = tail.split(" ")
         outputs = [each for each in tokens if _TENSOR.fullmatch(each)]
         attributes = {}

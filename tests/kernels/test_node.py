@@ -45,6 +45,13 @@ def test_parse_reads_canonical_texts(text: str) -> None:
         "node Add f32[1,8] -> f32[1,8] a={}",
         "node Split f32[1,8] i64[2]=4 -> f32[1,4]",
         "node Split f32[1,8] i64*[2]=4,4 -> f32[1,4]",
+        "node  f32[1,8] -> f32[1,8]",
+        "node \n f32[1,8] -> f32[1,8]",
+        "node Add " + "f32[1,8] " * 10_000 + "-> f32[1,8]",
+        "node Conv f32[1,8,4,4] f32*[8,8,1,1] -> f32[1,8,4,4] group=0",
+        "node MaxPool f32[1,8,4,4] -> f32[1,8,4,4] kernel_shape=[0,0]",
+        "node MaxPool f32[1,8,4,4] -> f32[1,8,4,4] kernel_shape=[9999999,3]",
+        "node MaxPool f32[1,8,4,4] -> f32[1,8,4,4] pads=[-1,-1,0,0]",
     ],
 )
 def test_parse_refuses_what_is_not_canonical(text: str) -> None:
