@@ -29,6 +29,9 @@ IMAGE_CHANNELS = 3
 _TO_PLAIN, _TO_PREFERRED = [0, 3, 1, 2], [0, 2, 3, 1]
 """Transpositions from channels last to channels first, and back."""
 
+_RELU_BEFORE = "relu_2.quantised"
+"""Start of the name of what the ReLU before a block makes, the op after input and convolution."""
+
 _BEHIND: Mapping[Exit, Sequence[str]] = {
     "conv": (),
     "linear": ("Flatten",),
@@ -162,6 +165,8 @@ class _OptimisedNetwork:
     def _before(self, entry: Entry) -> tuple[str, set[int]]:
         """Return the tensor that enters the block, and the nodes that compute it."""
         at = next(at for at, node in enumerate(self._nodes) if "Conv" in node.node.op)
+        # The ReLU is a node of its own where the block gives its output a scale of both signs.
+        at = next((at for name, at in self._makers.items() if name.startswith(_RELU_BEFORE)), at)
         # A channel shuffle is a transposition between two changes of the shape.
         for _ in range(2 if entry == "plain" else 0):
             at = self._next(at)

@@ -9,7 +9,8 @@ from nas.latency import cache_model, open_runtime, space_kernels
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.runtime import NetworkCost
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
-from nas.space import load_space
+from nas.space import SearchSpace, Stage, load_space
+from nas.space.builder import Builder, SymbolicTensor
 
 SPACES = ["mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet"]
 
@@ -38,6 +39,26 @@ def test_the_kernels_of_a_space_are_those_of_its_networks(dtype: str) -> None:
         assert {each for one in networks for each in runtime.kernels(one.graph)} <= kernels
         # Each layout conversion between blocks is one that some network needs.
         assert len(kernels) < 1.2 * len({kernel.text for kernel in kernels})
+
+
+def pooled_beside(
+    build: Builder, x: SymbolicTensor, name: str, *, width: int, stride: int, kernel: int
+) -> SymbolicTensor:
+    """Concatenate a convolution and a pooling of the same tensor, which share a scale in int8."""
+    convolved = build.conv_unit(x, f"{name}.conv", width, kernel=kernel, stride=stride)
+    return build.concat(convolved, build.max_pool(x, f"{name}.pool", kernel=3, stride=stride))
+
+
+@pytest.mark.parametrize("activation", ["relu", "hard_swish"])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_block_gives_its_input_the_scale_of_its_output(dtype: str, activation: str) -> None:
+    runtime = open_runtime("onnxruntime", dtype=dtype)
+    blocks = [Stage(f"b{n}", pooled_beside, 8, per_block={"kernel": 3}) for n in range(2)]
+    stem = Stage("stem", "conv", 5, stride=2, per_stage={"kernel": 3})
+    stages = (stem, *blocks, Stage("head", "linear_classifier"))
+    space = SearchSpace("own", stages, activation=activation, image_size=16)
+    runtime.compile(space.smallest.graph, {})
+    assert set(runtime.kernels(space.smallest.graph)) <= set(space_kernels(space, runtime))
 
 
 def test_network_latency_is_kernels_launches_and_an_invocation() -> None:
