@@ -31,7 +31,7 @@ from nas.cli.options import (
 from nas.cli.table_check import check
 from nas.display import console
 from nas.display.formatting import format_kernel_latency
-from nas.errors import RequestError
+from nas.errors import MissingKernelError, RequestError
 from nas.figures import KERNEL_UNIT
 
 if TYPE_CHECKING:
@@ -284,8 +284,11 @@ def show_table(
         keys = ["space", "image_size", "batch", "kernels", *_COVERAGE_STATUSES]
         console.print_table(
             [key.replace("_", " ") for key in keys],
-            [[row[key] for key in keys] for row in content["coverage"]],
+            [[row.get(key, "unknown") for key in keys] for row in content["coverage"]],
         )
+        for row in content["coverage"]:
+            if "error" in row:
+                console.say(f"{row['space']}: {row['error']}")
     for name, error in content["failed"].items():
         console.say(f"failed: {name}: {error}")
 
@@ -314,16 +317,18 @@ def _kinds(records: list[Record]) -> dict[str, Any]:
 
 
 def _coverage(table: LatencyTable, space: SearchSpace, batch: int) -> dict[str, Any]:
-    """Return the number of a space's kernels by their status in a table."""
+    """Return the number of a space's kernels by their status in a table, or why it is unknown."""
     from nas.latency import space_kernels
 
-    kernels = space_kernels(space, table.runtime, batch)
+    asked = {"space": space.name, "image_size": space.image_size, "batch": batch}
+    try:
+        kernels = space_kernels(space, table.runtime, batch)
+    except MissingKernelError as error:
+        return {**asked, "error": str(error)}
     records = [table.record(kernel) for kernel in kernels]
     counts = Counter("missing" if record is None else record.status for record in records)
     return {
-        "space": space.name,
-        "image_size": space.image_size,
-        "batch": batch,
+        **asked,
         "kernels": len(kernels),
         **{status: counts[status] for status in _COVERAGE_STATUSES},
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nas.data import ImageDataset, load_dataset
 from nas.display.formatting import format_size, listed
-from nas.errors import JobFileError, RequestError, TableError
+from nas.errors import JobFileError, MissingKernelError, RequestError, TableError
 from nas.figures import COUNTS, Figure
 from nas.graph import DEFAULT_DTYPE
 from nas.latency import Kernel, LatencyTable, Runtime, configured_runtime, space_kernels
@@ -272,9 +272,12 @@ def needed_kernels(spaces: Iterable[SearchSpace], runtime: Runtime, batch: int) 
 def require_complete(table: LatencyTable, spaces: Iterable[SearchSpace], batch: int) -> None:
     """Raise TableError for a table that cannot predict all architectures of the spaces."""
     spaces = list(spaces)
-    needed = needed_kernels(spaces, table.runtime, batch)
-    missing = table.missing(needed)
     remedy = "Run `nas table build` for these spaces and sizes on that device."
+    try:
+        needed = needed_kernels(spaces, table.runtime, batch)
+    except MissingKernelError as error:
+        raise TableError(error.message, remedy=remedy) from None
+    missing = table.missing(needed)
     if missing:
         raise TableError(
             f"{table.path} lacks {len(missing)} of {len(needed)} kernels of "

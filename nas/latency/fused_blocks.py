@@ -74,12 +74,15 @@ class FusedBlocks:
         asked: what the runtime answered.
         recall: function that is asked before the runtime; it returns None for what it does not
             know.
+        permit: function that is called before the runtime is asked. It raises an error where this
+            machine's runtime is not that of the device.
     """
 
     def __init__(self, ask: Callable[[Graph, Place], FusedBlock]) -> None:
         self._ask = ask
         self.asked: dict[Place, FusedBlock] = {}
         self.recall: Callable[[Place], FusedBlock | None] = lambda place: None
+        self.permit: Callable[[], None] = lambda: None
 
     def network(self, graph: Graph, batch: int = 1) -> list[tuple[Kernel, ...]]:
         """Return the kernels of each of the segments of a network."""
@@ -162,6 +165,7 @@ class FusedBlocks:
 
     def _answer(self, block: Graph, place: Place) -> FusedBlock:
         if place not in self.asked:
+            self.permit()
             self.asked[place] = self._ask(block, place)
         return self.asked[place]
 

@@ -88,8 +88,8 @@ class LatencyTable:
         self._kernels: dict[Kernel, Record] = {}
         self._kernels_by_digest: dict[str, Kernel] = {}
         self._blocks: dict[Place, BlockRecord] = {}
-        if self.runtime.fused_blocks:
-            self.runtime.fused_blocks.recall = self._recall
+        if fused := self.runtime.fused_blocks:
+            fused.recall, fused.permit = self._recall, self._permit_asking
         # The last one for each batch size and digest of a space, and for None the last of all.
         self._corrections: dict[tuple[int, str | None], Correction] = {}
         self._chosen_corrections: dict[int, Correction | None] = {}
@@ -243,25 +243,25 @@ class LatencyTable:
         self.dispatch_bases = [each.basis for each in self._dispatch.values() if each.is_estimated]
 
     def _recall(self, place: Place) -> FusedBlock | None:
-        """Return what the table knows of a block in a place; None if the runtime can be asked.
-
-        Raises:
-            MissingKernelError: neither the table nor this machine's runtime can tell.
-        """
+        """Return what the table knows of a block in a place; None if it does not know it."""
         record = self._blocks.get(place)
         if record is None:
-            differences = self._writer is None and self.device.differences(self.runtime.fingerprint)
-            if differences:
-                raise MissingKernelError(
-                    f"{self.path.name} does not know what {self.device.runtime} makes of a block "
-                    f"of the network, and here {differences[0]}.",
-                    remedy="Add its space with `nas table build --space` on the device.",
-                )
             return None
         kernels = [self._kernels_by_digest.get(each) for each in record.kernels]
         known = tuple(kernel for kernel in kernels if kernel)
         complete = known if len(known) == len(kernels) else None
         return FusedBlock(complete, record.is_preferred, record.wants_preferred)
+
+    def _permit_asking(self) -> None:
+        """Raise MissingKernelError unless this machine's runtime makes what the device's makes."""
+        if self._writer is None and (
+            differences := self.device.differences(self.runtime.fingerprint)
+        ):
+            raise MissingKernelError(
+                f"{self.path.name} does not know all kernels that {self.device.runtime} makes of "
+                f"the network, and here {differences[0]}.",
+                remedy="Add its space with `nas table build --space` on the device.",
+            )
 
     @property
     def blocks(self) -> list[BlockRecord]:

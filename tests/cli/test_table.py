@@ -116,6 +116,17 @@ def test_show_has_speed_of_kinds_and_coverage(tmp_path, invoke):
     assert "uncertain timings are unstable" in words(text)
 
 
+def test_show_says_where_another_device_would_have_to_be_asked(tmp_path, invoke):
+    path = tmp_path / "other.jsonl"
+    path.write_text(
+        json.dumps(new_header(DEVICE.model_copy(update={"runtime": "onnxruntime"}))) + "\n"
+    )
+    arguments = ("table", "show", path, "--space", "mobilenet_tiny")
+    (space,) = document(invoke(*arguments, "--json"))["coverage"]
+    assert "does not know all kernels" in space["error"]
+    assert "mobilenet_tiny: other.jsonl does not know" in words(invoke(*arguments).stdout)
+
+
 def test_show_explains_no_uncertain_timings_where_there_are_none(tmp_path, invoke):
     path = write_table(tmp_path / "mine.jsonl", kernel(STEM, 3.0)).path
     assert "uncertain" not in invoke("table", "show", path).stdout

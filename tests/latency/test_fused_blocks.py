@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -147,9 +148,16 @@ def test_a_table_predicts_without_asking_the_runtime(
     latencies = {table.predict(space.sample(seed=seed)).latency_us for seed in range(6)}
     assert len(latencies) > 3
     assert not table.runtime.fused_blocks.asked
-    with pytest.raises(MissingKernelError, match="does not know what onnxruntime makes") as caught:
+    with pytest.raises(MissingKernelError, match="does not know all kernels") as caught:
         table.predict(load_space("mobilenet_tiny", image_size=16).smallest)
     assert "on the device" in caught.value.remedy
+    # The block is known, one of its kernels is not.
+    name = json.dumps(runtime.kernels(space.smallest.graph)[-1].text)
+    other.write_text(other.read_text().replace(name, '"node Relu f32[1,7] -> f32[1,7]"'))
+    table = LatencyTable.open(other)
+    with pytest.raises(MissingKernelError, match="does not know all kernels"):
+        table.predict(space.smallest)
+    assert not table.runtime.fused_blocks.asked
 
 
 def test_record_of_a_block_is_read_as_it_was_written() -> None:
