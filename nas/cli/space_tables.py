@@ -13,6 +13,7 @@ from nas.display.formatting import format_bytes, format_count, format_duration, 
 from nas.figures import COUNTS
 from nas.latency import runtime_names, space_kernels
 from nas.latency.build_estimate import BuildEstimate, estimate_build
+from nas.latency.installed_runtimes import default_runtime
 from nas.space import SearchSpace, space_names
 from nas.space.summary import (
     MAX_SAMPLES,
@@ -30,8 +31,15 @@ _FORMATS: tuple[Callable[[float], str], ...] = (format_count, format_count, form
 """How the counts of a network are printed, in the order of `COUNTS`."""
 
 
-def space_document(space: SearchSpace) -> dict[str, Any]:
-    """Return what `nas spaces --json` prints of a space: numbers that are quick to compute."""
+def space_document(space: SearchSpace, kernels: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return what `nas spaces --json` prints of a space: numbers that are quick to compute.
+
+    Args:
+        space: the space.
+        kernels: number of its kernels by runtime; by default those of `_quick_runtimes`.
+    """
+    if kernels is None:
+        kernels = {name: _count_kernels(space, name) for name in _quick_runtimes()}
     strides = zip([stage.name for stage in space.stages], space.strides, strict=True)
     return {
         "name": space.name,
@@ -39,11 +47,16 @@ def space_document(space: SearchSpace) -> dict[str, Any]:
         "strides": dict(strides),
         "size": space.size,
         "choices": space.parameters,
-        "kernels": {name: _count_kernels(space, name) for name in runtime_names()},
+        "kernels": kernels,
         **{count: count_range(space, count) for count in COUNTS},
         "references": [count_reference(space, each.name) for each in space.references],
         "digest": space.digest,
     }
+
+
+def _quick_runtimes() -> list[str]:
+    """Return the runtimes whose kernels follow from rules, so that none is asked for each block."""
+    return [name for name in runtime_names() if default_runtime(name).fused_blocks is None]
 
 
 def _count_kernels(space: SearchSpace, runtime: str) -> int:
@@ -64,7 +77,7 @@ def list_spaces(sizes: Sizes, as_json: bool) -> None:
         "MACs": lambda space: _range_text(space, "macs"),
         "parameters": lambda space: _range_text(space, "params"),
     }
-    for name in runtime_names():
+    for name in _quick_runtimes():
         columns[f"{name} kernels"] = partial(_count_kernels, runtime=name)
     columns["references"] = lambda space: len(space.references)
     console.print_records(spaces, columns)
@@ -101,7 +114,7 @@ def show_space(
     if as_json:
         print_json(
             {
-                **space_document(space),
+                **space_document(space, {name: each.kernels for name, each in estimates.items()}),
                 "activation": space.activation,
                 "norm": space.norm,
                 "network_choices": {each.name: each.to_json() for each in space.network_choices},

@@ -16,9 +16,8 @@ def test_document_of_a_space_is_exact(capsys):
     description = json.loads(capsys.readouterr().out)
     assert description["size"] == space.size
     assert description["image_size"] == 32
-    assert description["kernels"] == {
-        each: len(space_kernels(space, each)) for each in runtime_names()
-    }
+    assert description["kernels"].keys() == set(runtime_names()) - {"onnxruntime"}
+    assert all(n == len(space_kernels(space, each)) for each, n in description["kernels"].items())
     assert description["macs"]["largest"] == space.largest.macs
     assert description["params"]["smallest"] == space.extreme("params", "smallest").params
     assert [each["name"] for each in description["references"]] == [
