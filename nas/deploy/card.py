@@ -30,7 +30,7 @@ from nas.deploy.robustness import (
     measure_confidence,
     measure_robustness,
 )
-from nas.deploy.scripts import REQUIREMENTS
+from nas.deploy.scripts import script_requirements
 from nas.deploy.verify import sample_images
 from nas.display.formatting import (
     format_accuracy,
@@ -198,7 +198,9 @@ def render_card(
         confident=CONFIDENT,
         attack_steps=ATTACK_STEPS,
         steps=preprocessing_steps(card.preprocessing),
-        requirements=shlex.join(REQUIREMENTS[card.script_file.format] if card.script_file else ()),
+        requirements=shlex.join(
+            script_requirements(card.script_file.format) if card.script_file else ()
+        ),
         python=".".join(map(str, OLDEST["Python"])),
         figure=figure,
         by_class={

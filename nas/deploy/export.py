@@ -476,7 +476,7 @@ class _Export:
         staging, name = self.staging, names[chosen]
         (staging / PREPROCESSING_FILE).write_text(to_json(self.model.preprocessing), "utf-8")
         script = staging / SCRIPT_FILE
-        script.write_text(run_script(name), encoding="utf-8")
+        script.write_text(run_script(name, names), encoding="utf-8")
         path = next(each / name for each in (staging, self.folder.path) if (each / name).exists())
         try:
             return check_script(script, path, model_format(chosen), samples)

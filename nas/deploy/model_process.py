@@ -60,7 +60,7 @@ class ModelProcess:
     ends with the block.
 
     Args:
-        model_file: format of the file. The process imports its class.
+        model_file: format of the file. It is sent to the process.
         path: path of the file.
         threads: number of threads that the runtime may use.
         cores: cores that the process uses; by default it chooses idle ones.
@@ -104,7 +104,7 @@ class ModelProcess:
         """
         layers, memory_bytes = self._call(
             _load,
-            type(self.model_file),
+            self.model_file,
             self.path.absolute(),
             self.threads,
             self.cores,
@@ -198,7 +198,7 @@ def _is_ready() -> bool:
 
 
 def _load(
-    kind: type[ModelFormat],
+    model_file: ModelFormat,
     path: Path,
     threads: int,
     cores: Sequence[int] | None,
@@ -211,7 +211,7 @@ def _load(
     before_bytes = _memory_bytes("VmRSS")
     if before_bytes is not None:
         Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
-    load = partial(kind().open, path, threads)
+    load = partial(model_file.open, path, threads)
     # Threads of a runtime stay on the cores on which it was loaded.
     with timing.pinned(threads):
         loaded = load()

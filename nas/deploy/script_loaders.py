@@ -62,12 +62,12 @@ def load_tvm(path: Path) -> LogitsOf:
 
 
 LOADERS = {".onnx": load_onnx, ".tflite": load_tflite, ".so": load_tvm}
-"""Functions that load a file, by its suffix."""
+"""Functions that load a file, by its suffix or its name. A plug-in's format adds one of its own."""
 
 
 def load_network(path: Path) -> LogitsOf:
     """Return what gives the logits of a file, or end with one line that names it."""
-    load = LOADERS.get(path.suffix)
+    load = LOADERS.get(path.name) or LOADERS.get(path.suffix)
     if load is None:
         sys.exit(f"{path}: expected a file with the suffix {', '.join(LOADERS)}")
     return use_file(path, load, path)

@@ -7,14 +7,16 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from nas.data import image_reading
 from nas.deploy import script_check, script_loaders, script_log, script_steps
-from nas.errors import ExportError
+from nas.deploy.formats import find_format
+from nas.errors import ExportError, RequestError
 from nas.files import foreign
 from nas.machine import home
 from nas.machine.processes import python_environment
@@ -24,53 +26,58 @@ RUN_LIMIT_SECONDS = 300.0
 
 _IMAGES = ("numpy", f"pillow>={'.'.join(map(str, image_reading.OLDEST['Pillow']))}")
 
-REQUIREMENTS = {
-    "onnx": ("onnxruntime>=1.12", *_IMAGES),  # See `nas.onnx_model.IR_VERSION`.
-    "onnx-int8": ("onnxruntime>=1.12", *_IMAGES),
-    "tflite": ("ai-edge-litert>=2.3,<3", *_IMAGES),
-    "tflite-int8": ("ai-edge-litert>=2.3,<3", *_IMAGES),
-    # Version 0.1.15 of the second one crashes parts of the first one.
-    "tvm": ("apache-tvm>=0.27,<0.28", "apache-tvm-ffi>=0.1.14.post0,<0.1.15", *_IMAGES),
-}
-"""Packages that the script imports, as pip takes them, by the format of the file that it runs."""
-
 _START = "from __future__ import annotations\n"
 
 _OWN_IMPORTS = r"(?:^from nas\.\S+ import (?:\([^)]*\)|.+)\n)+"
 
 
-def script_format(formats: Collection[str]) -> str | None:
+def script_requirements(name: str) -> tuple[str, ...]:
+    """Return the packages that the script imports, as pip takes them, to run files of a format.
+
+    There are none if it does not run them.
+    """
+    with suppress(RequestError):  # A file of an earlier export may be of a plug-in that is gone.
+        if own := find_format(name).requirements:
+            return (*own, *_IMAGES)
+    return ()
+
+
+def script_format(formats: Iterable[str]) -> str | None:
     """Return the first format that the script runs; None if it runs none of them."""
-    return next((name for name in formats if name in REQUIREMENTS), None)
+    return next((name for name in formats if script_requirements(name)), None)
 
 
-def run_script(default: str) -> str:
+def run_script(default: str, formats: Iterable[str] = ()) -> str:
     """Return the text of `run.py`.
 
     Args:
         default: file of the network that it runs if no other is named.
+        formats: formats of the files that it should run, if these bring functions of their own.
     """
-    script = script_with_loaders(Path(__file__).with_name("run_template.py"), script_check)
+    template = Path(__file__).with_name("run_template.py")
+    script = script_with_loaders(template, script_check, formats=formats)
     return script.replace('"model.onnx"', f'"{default}"')
 
 
-def script_with_loaders(template: Path, *modules: ModuleType) -> str:
-    """Return the text of a script that runs files of all `REQUIREMENTS`, see `standalone`."""
+def script_with_loaders(template: Path, *modules: ModuleType, formats: Iterable[str] = ()) -> str:
+    """Return the text of a script that loads exported files, see `standalone` and `run_script`."""
     common = (image_reading, foreign, home, script_steps, script_log, script_loaders)
-    return standalone(template, *common, *modules)
+    loaders = [find_format(name).script_loader for name in formats if script_requirements(name)]
+    return standalone(template, *common, *modules, texts=[each for each in loaders if each])
 
 
-def standalone(template: Path, *modules: ModuleType) -> str:
+def standalone(template: Path, *modules: ModuleType, texts: Iterable[str] = ()) -> str:
     """Return the text of a script that runs without this package.
 
     Args:
         template: file of the script, which imports from this package in one block.
         modules: the modules that it imports, and those that these import from this package, whose
             texts take the place of the imports.
+        texts: further texts.
     """
-    texts = [_without_imports(inspect.getsource(module).partition(_START)[2]) for module in modules]
+    own = [_without_imports(inspect.getsource(module).partition(_START)[2]) for module in modules]
     above, below = re.split(_OWN_IMPORTS, template.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return "\n\n\n".join([above.rstrip(), *texts, below.lstrip()])
+    return "\n\n\n".join([above.rstrip(), *own, *texts, below.lstrip()])
 
 
 def _without_imports(text: str) -> str:

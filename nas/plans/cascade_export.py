@@ -31,11 +31,11 @@ from nas.deploy.folder import (
     ModelFolder,
     first_part,
 )
-from nas.deploy.formats import model_format
+from nas.deploy.formats import format_names, model_format
 from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.requests import ExportRequest
-from nas.deploy.scripts import REQUIREMENTS, script_with_loaders
+from nas.deploy.scripts import script_requirements, script_with_loaders
 from nas.deploy.verify import (
     MAX_ACCURACY_CHANGE,
     ReferenceImages,
@@ -247,7 +247,9 @@ def export_cascade(
                 exported=datetime.now(UTC).isoformat(timespec="seconds"),
             )
             template = Path(__file__).with_name("cascade_template.py")
-            (staging / SCRIPT_FILE).write_text(script_with_loaders(template), encoding="utf-8")
+            (staging / SCRIPT_FILE).write_text(
+                script_with_loaders(template, formats=[format_name]), encoding="utf-8"
+            )
             (staging / CASCADE_FILE).write_text(to_json(record), encoding="utf-8")
             script = _check_script(staging, networks)
         record = CascadeRecord(**{**dict(record), "script": script})
@@ -311,12 +313,13 @@ def _require_format(run: Run, cascade: Cascade, name: str) -> None:
             remedy="Use --format onnx.",
         )
     (dtype,) = {dtype_of(run, model) for model in run.models if model.record.id in cascade.networks}
-    if name in REQUIREMENTS and model_format(name).precision == dtype:
+    runnable = [each for each in format_names() if script_requirements(each)]
+    if name in runnable and model_format(name).precision == dtype:
         return
-    possible = [each for each in REQUIREMENTS if each.endswith("-int8") == (dtype == "int8")]
+    possible = [each for each in runnable if each.endswith("-int8") == (dtype == "int8")]
     raise RequestError(
         f"A cascade of {dtype} networks cannot be exported as {name}: its thresholds hold in "
-        f"{dtype}, and its run.py runs {', '.join(REQUIREMENTS)}.",
+        f"{dtype}, and its run.py runs {', '.join(runnable)}.",
         remedy=f"Use --format {' or '.join(possible)}.",
     )
 
@@ -383,11 +386,11 @@ def _time(
     networks: Sequence[_Network], images: Images, threads: int, whole: Path | None
 ) -> CascadeTiming:
     """Time a cascade end to end on some images, beside its networks and a whole one in a folder."""
-    files = [(type(each.process.model_file), each.process.path.absolute()) for each in networks]
+    files = [(each.process.model_file, each.process.path.absolute()) for each in networks]
     inputs = [normalised(images, each.preprocessing) for each in networks]
     if whole is not None:
         format_ = model_format("onnx")
-        files.append((type(format_), (whole / format_.file_name).absolute()))
+        files.append((format_, (whole / format_.file_name).absolute()))
         inputs.append(inputs[0])
     process = ChildProcess()
     try:

@@ -22,7 +22,7 @@ def confidence(logits: NDArray[np.float32]) -> float:
 
 
 def time_images(
-    files: Sequence[tuple[type[ModelFormat], Path]],
+    files: Sequence[tuple[ModelFormat, Path]],
     threads: int,
     thresholds: Sequence[float],
     inputs: Sequence[NDArray[np.float32]],
@@ -42,7 +42,7 @@ def time_images(
         of each file alone, `n x files`. Seconds are medians of `ROUNDS`.
     """
     with timing.pinned(threads):
-        loaded = [kind().open(path, threads) for kind, path in files]
+        loaded = [model_file.open(path, threads) for model_file, path in files]
         logits = [
             [model.logits(image[None])[0] for image in images]
             for model, images in zip(loaded, inputs, strict=True)

@@ -650,7 +650,7 @@ def test_script_finds_out_that_it_reads_images_otherwise(
 
 @pytest.mark.slow
 def test_wrong_script_is_not_shipped(export_of_photos, tmp_path, monkeypatch, in_process):
-    monkeypatch.setattr(export, "run_script", lambda default: "raise SystemExit(9)")
+    monkeypatch.setattr(export, "run_script", lambda *_: "raise SystemExit(9)")
     with pytest.raises(
         ExportError, match=r"run\.py ended with status 9 .* the same export adds run\.py"
     ):

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from nas.data import Images, decoding
 from nas.data.image_reading import RULES
 from nas.data.sources import Sample
-from nas.deploy.formats import model_format
+from nas.deploy.formats import format_names, model_format
 from nas.deploy.model import (
     TrainedModel,
     image_reading,
@@ -29,7 +29,7 @@ from nas.deploy.model import (
     preprocessing_of,
     preprocessing_steps,
 )
-from nas.deploy.scripts import REQUIREMENTS, run_script, script_format, script_logits
+from nas.deploy.scripts import run_script, script_format, script_logits, script_requirements
 from nas.errors import ExportError
 from nas.files.documents import to_json
 from nas.onnx_model import IR_VERSION, OPSET
@@ -436,7 +436,8 @@ def test_versions_that_a_device_needs_are_those_of_this_package():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     own = [*project["dependencies"], *project["optional-dependencies"]["tflite"]]
     own = {Requirement(each).name: Requirement(each).specifier for each in own}
-    needed = [Requirement(each) for each in {*chain.from_iterable(REQUIREMENTS.values())}]
+    texts = {*chain.from_iterable(map(script_requirements, format_names()))}
+    needed = [Requirement(each) for each in texts]
     assert {each.name for each in needed} == {
         *("onnxruntime", "ai-edge-litert", "apache-tvm", "apache-tvm-ffi", "numpy", "pillow")
     }
@@ -445,7 +446,7 @@ def test_versions_that_a_device_needs_are_those_of_this_package():
             assert each.specifier == own[each.name], each.name
     # The oldest release that reads the format of ONNX files, by its own table of versions.
     assert (IR_VERSION, OPSET) == (8, 17)
-    assert "onnxruntime>=1.12" in REQUIREMENTS["onnx"]
+    assert "onnxruntime>=1.12" in script_requirements("onnx")
 
 
 def test_script_checks_a_file_of_int8_by_its_own_logits(checked, run, tmp_path):

@@ -200,7 +200,7 @@ def test_images_are_timed_with_the_networks_that_they_need(tmp_path):
         matrix = scale * rng.standard_normal((16, formats.CLASSES))
         paths.append(tmp_path / f"{scale}.npy")
         np.save(paths[-1], matrix.astype(np.float32))
-    files = [(formats.Matrix, path) for path in paths]  # The last one is timed alone only.
+    files = [(formats.Matrix(), path) for path in paths]  # The last one is timed alone only.
     stages, seconds, alone = time_images(files, 1, [0.7], [images] * 3)
     logits = images.reshape(30, 16) @ np.load(paths[0])
     sure = softmax(logits.astype(float), axis=1).max(1) >= 0.7

@@ -21,6 +21,7 @@ __all__ = [
     "LoadedModel",
     "ModelFormat",
     "all_formats",
+    "find_format",
     "format_names",
     "model_format",
 ]
@@ -46,6 +47,12 @@ def model_format(name: str) -> ModelFormat:
         RequestError: there is no such format, or its package is not installed. The remedy is the
             command that installs the package.
     """
-    result: ModelFormat = FORMATS.load(name)()
+    result = find_format(name)
     result.require_packages()
     return result
+
+
+def find_format(name: str) -> ModelFormat:
+    """Return a format, whether its package is installed or not. Raises RequestError."""
+    found: ModelFormat = FORMATS.load(name)()
+    return found

@@ -79,26 +79,34 @@ class ModelFormat(ABC):
             will do.
         extra: optional dependency of this package that installs them; empty if they are always
             installed.
+        requirements: packages with which `run.py` runs its files, as pip takes them; empty if it
+            does not run them.
         tolerance: largest difference between the logits of the file and those of torch, as a share
             of the standard deviation of torch's logits. For int8, the difference from the logits of
             the quantised network is compared, on 99% of the images.
     """
 
-    name: ClassVar[str]
-    file_name: ClassVar[str]
-    companions: ClassVar[tuple[str, ...]] = ()
-    precision: ClassVar[Literal["float32", "int8"]] = "float32"
-    packages: ClassVar[tuple[str, ...]] = ()
-    runtimes: ClassVar[tuple[str, ...]] = ()
+    name: str
+    file_name: str
+    companions: tuple[str, ...] = ()
+    precision: Literal["float32", "int8"] = "float32"
+    packages: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
     device: ClassVar[Mapping[str, str]] = {}
-    extra: ClassVar[str] = ""
-    tolerance: ClassVar[float] = 1e-3
+    extra: str = ""
+    requirements: tuple[str, ...] = ()
+    tolerance: float = 1e-3
     device_files: tuple[str, ...] = ()
 
     @property
     def runs_here(self) -> bool:
         """Whether the runtime of the format exists for this operating system."""
         return True
+
+    @property
+    def script_loader(self) -> str:
+        """The text that `run.py` needs to load the file; empty if `script_loaders` has it."""
+        return ""
 
     def can_run(self, path: Path) -> bool:
         """Return whether this machine runs a file: `runs_here`, and not made for another kind."""

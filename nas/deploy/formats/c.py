@@ -47,6 +47,7 @@ class C(Tvm):
     file_name = "model.o"
     companions = ("model.h", "example.c")
     packages = ()
+    requirements = ()
     runtimes = ()
     extra = "kit"
 

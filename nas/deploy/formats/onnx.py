@@ -36,7 +36,8 @@ class Onnx(ModelFormat):
     name = "onnx"
     file_name = "model.onnx"
     packages = ("onnxruntime",)
-    runtimes = ("onnxruntime",)
+    runtimes: tuple[str, ...] = ("onnxruntime",)
+    requirements: tuple[str, ...] = ("onnxruntime>=1.12",)  # See `nas.onnx_model.IR_VERSION`.
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`."""
@@ -48,7 +49,7 @@ class Onnx(ModelFormat):
         helper.set_model_props(proto, {PREPROCESSING_KEY: model.preprocessing.embedded})
         onnx_model.save(proto, path)
 
-    def load(self, path: Path, threads: int = 1) -> OnnxModel:
+    def load(self, path: Path, threads: int = 1) -> LoadedModel:
         """See `ModelFormat.load`."""
         return OnnxModel(path, threads)
 

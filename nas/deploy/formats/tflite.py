@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ class TfLite(ModelFormat):
     name = "tflite"
     file_name = "model.tflite"
     packages = ("ai_edge_litert",)
-    runtimes: ClassVar[tuple[str, ...]] = ("litert",)
+    runtimes: tuple[str, ...] = ("litert",)
+    requirements = ("ai-edge-litert>=2.3,<3",)
     extra = "tflite"
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:

@@ -46,8 +46,13 @@ class Tvm(ModelFormat):
 
     name = "tvm"
     file_name = "model.so"
-    packages: ClassVar[tuple[str, ...]] = ("tvm", "tvm_ffi")
-    runtimes: ClassVar[tuple[str, ...]] = ("tvm",)
+    packages: tuple[str, ...] = ("tvm", "tvm_ffi")
+    runtimes: tuple[str, ...] = ("tvm",)
+    # Version 0.1.15 of the second one crashes parts of the first one.
+    requirements: tuple[str, ...] = (
+        "apache-tvm>=0.27,<0.28",
+        "apache-tvm-ffi>=0.1.14.post0,<0.1.15",
+    )
     device: ClassVar = {"runtime": "tvm", "dtype": "float32"}
 
     def check_device(self, runtime: str, target: str, dtype: str, threads: int = 1) -> None:
