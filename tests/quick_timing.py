@@ -1,5 +1,7 @@
 """Timing in few rounds and without pauses, in the processes of the tests and in their workers."""
 
+from pkgutil import resolve_name
+
 import pytest
 
 from nas.latency import worker_process
@@ -7,6 +9,7 @@ from nas.latency.core_scheduling import CorePlan
 from nas.latency.core_speed import CoreSpeed
 from nas.latency.device import Fingerprint
 from nas.latency.runtime import Runtime
+from tests.capabilities import change
 
 _open_runtime = worker_process._open_runtime
 
@@ -21,6 +24,14 @@ class FullSpeed(CoreSpeed):
         return True
 
 
+RUNTIMES = (
+    "tvm.runtime.TvmRuntime",
+    "tvm.kit.runtime.KitRuntime",
+    "onnxruntime.runtime.OnnxRuntime",
+    "litert.runtime.LiteRt",
+)
+
+
 def apply(patch: pytest.MonkeyPatch) -> None:
     """Time in few rounds and without pauses; many are for a device that others use as well."""
     patch.setattr("nas.latency.timing._SPEED", FullSpeed())
@@ -31,8 +42,8 @@ def apply(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("nas.latency.differences.SECONDS_BETWEEN_COMPONENTS", 0.0)
     patch.setattr("nas.latency.differences.ROUNDS", 6)
     patch.setattr("nas.latency.build.CURVE_ROUNDS", 2)
-    patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.rounds", 2)
-    patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.rounds", 2)
+    for name in RUNTIMES:
+        change(patch, resolve_name(f"nas.runtimes.{name}"), rounds=2)
     patch.setattr("nas.latency.worker_process._open_runtime", open_runtime)
 
 

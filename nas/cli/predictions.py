@@ -102,7 +102,7 @@ def _figures(
     runtime = table.runtime
     if not runtime.figures:
         return {}, ""
-    if set(runtime.figures) - set(runtime.kernel_figures):
+    if set(runtime.figures) - set(runtime.capabilities.kernel_figures):
         availability = availability_of(type(runtime))
         if not availability.usable:
             return {}, availability.reason

@@ -391,5 +391,5 @@ def _search_settings(run: Run, dtype: str) -> dict[str, Any]:
     names = {"search_runtime": device.runtime, "search_dtype": dtype} if is_compared else {}
     full_us = None
     with suppress(RunFolderError, TableError):  # The table may lie elsewhere by now.
-        full_us = run.table.full_us if runtime.reading == READING else None
+        full_us = run.table.full_us if runtime.capabilities.reading == READING else None
     return {"threads": device.threads, "full_us": full_us, **names}

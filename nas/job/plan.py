@@ -214,7 +214,7 @@ class _Planner:
                 is_timed = runtime.network_basis == MEASURED
                 check_s += is_timed * FITTED_NETWORKS * planning.NETWORK_S
             if table is None or table.lacks_dispatch():
-                table_s += runtime.dispatch_seconds
+                table_s += bool(runtime.capabilities.dispatch_parts) * planning.DISPATCH_S
             if not missing:
                 continue
             estimate = estimate_build_with(missing, runtime)

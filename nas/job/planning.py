@@ -95,6 +95,9 @@ MIN_SCORE_IMAGES = 300
 PROPOSAL_S = 0.05
 """Time of a trial beside its score: the model proposes it, and it is recorded."""
 
+DISPATCH_S = 30.0
+"""Time to time what a network costs beside its kernels; it was 16 to 30 s on idle machines."""
+
 NETWORK_S = 0.8
 """Time to compile and time one network of the front."""
 

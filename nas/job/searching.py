@@ -69,7 +69,7 @@ def require_feasible_job(run: JobRun) -> None:
         Storage(run.settings.search.storage)
     known = JobObjectives(run, {}).all()
     if run.lacks_kernels:
-        of_table = {LATENCY, *(figure.name for figure in run.runtime.kernel_figures)}
+        of_table = {LATENCY, *(figure.name for figure in run.runtime.capabilities.kernel_figures)}
         known = [objective for objective in known if objective.name not in of_table]
     objectives = [objective for objective in known if objective.cheap]
     figures = [

@@ -6,6 +6,7 @@ Importing this package imports no runtime; a runtime is imported when it is open
 from nas.figures import Figure
 from nas.kernels.kernel import Kernel
 from nas.latency.build import build_table, space_kernels
+from nas.latency.capabilities import Capabilities
 from nas.latency.check import KernelCheck, TableCheck, check_kernels, check_table
 from nas.latency.compare import Comparison, compare_tables, merge_tables
 from nas.latency.correction import correct_after_build, correct_table, lacks_correction
@@ -22,6 +23,7 @@ from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 
 __all__ = [
+    "Capabilities",
     "Comparison",
     "Correction",
     "Figure",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.latency.composition import NetworkCost
 from nas.latency.prediction import Prediction
-from nas.latency.runtime import NetworkCost
 
 if TYPE_CHECKING:
     from nas.latency.table import LatencyTable

@@ -176,7 +176,7 @@ class _TableBuilder:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
         self._limit_s = math.inf if seconds is None else seconds
-        self._min_rounds = table.runtime.rounds
+        self._min_rounds = table.runtime.capabilities.rounds
         self._pause = Rounds()
         self._done = self._total = 0
         # Kernels whose recorded timings came to an end.

@@ -107,7 +107,7 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
             reason = f"{kernel} cannot be timed: {first_line(error)}"
             return BuildEstimate(len(kernels), reason=reason)
         start = time.perf_counter()
-        if runtime.rounds > 1:
+        if runtime.capabilities.rounds > 1:
             dict(pool.each(list(schedules), lambda timer, k: timer.retime_kernel(k, schedules[k])))
         again_s = time.perf_counter() - start
     share = len(kernels) / len(chosen)
@@ -115,7 +115,9 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
     # A build waits for full speed, which these few timings may not have met.
     has_reading = any(timing.reading_us is not None for _, timing in timed.values())
     full_share = watch_speed(WATCH_SECONDS).full_share if has_reading else 1.0
-    seconds = share * first_s + (runtime.rounds - 1) * round_s / max(full_share, LEAST_FULL_SHARE)
+    seconds = share * first_s + (runtime.capabilities.rounds - 1) * round_s / max(
+        full_share, LEAST_FULL_SHARE
+    )
     slowest_us = max(timing.latency_us for _, timing in timed.values())
     return BuildEstimate(
         len(kernels),

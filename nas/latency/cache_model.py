@@ -41,7 +41,7 @@ class DispatchCosts:
 
     Args:
         parts_us: microseconds by part: `launch` of a kernel, `invocation` of a network, and
-            `WEIGHT_PARTS`. A runtime has only those that `Runtime.dispatch_parts` names.
+            `WEIGHT_PARTS`. A runtime has only those that `Capabilities.dispatch_parts` names.
     """
 
     parts_us: Mapping[str, float]

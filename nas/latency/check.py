@@ -478,7 +478,7 @@ def check_kernels(
     errors: dict[str, str] = {}
     pause = Rounds()
     done = 0
-    for _ in range(table.runtime.rounds):
+    for _ in range(table.runtime.capabilities.rounds):
         pause.wait()
         for record in records:
             try:
@@ -493,7 +493,7 @@ def check_kernels(
                 errors[record.name] = first_line(error)
             done += 1
             if progress is not None:
-                progress(done, table.runtime.rounds * len(records), record.name)
+                progress(done, table.runtime.capabilities.rounds * len(records), record.name)
     rounds = {name: [each.round for each in own] for name, own in timings.items()}
     full_us = full_speed_us((each for own in rounds.values() for each in own), table.full_us)
     kernels = tuple(

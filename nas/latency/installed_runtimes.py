@@ -59,8 +59,8 @@ def default_runtime(name: str) -> Runtime:
     Raises:
         RequestError: there is no such runtime.
     """
-    cls = runtime_class(name)
-    return configured_runtime(name, target=cls.targets[0], dtype=cls.dtypes[0])
+    has = runtime_class(name).capabilities
+    return configured_runtime(name, target=has.targets[0], dtype=has.dtypes[0])
 
 
 def completed_device(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,9 +83,9 @@ def completed_device(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> d
     if device["runtime"] not in RUNTIMES.names or device.items() <= defaults.items():
         return device
     cls = runtime_class(device["runtime"])
-    if "target" not in given and len(cls.targets) == 1:
-        (device["target"],) = cls.targets
-    dtypes = cls.for_target(device["target"]).dtypes
+    if "target" not in given and len(cls.capabilities.targets) == 1:
+        (device["target"],) = cls.capabilities.targets
+    dtypes = cls.for_target(device["target"]).capabilities.dtypes
     if "dtype" not in given and len(dtypes) == 1:
         (device["dtype"],) = dtypes
     return device
@@ -112,7 +112,7 @@ def _has_kind(cls: type[Runtime], target: str) -> bool:
     """Return whether a runtime lists a target, or one that begins alike, such as `rpc://...`."""
     return any(
         target.startswith(each.removesuffix("...")) if each.endswith("...") else target == each
-        for each in cls.targets
+        for each in cls.capabilities.targets
     )
 
 

@@ -124,7 +124,7 @@ class BlockCosts:
 
     def of(self, graph: Graph, batch: int) -> KernelCosts:
         """Return the costs of a network, composed of those of its blocks where possible."""
-        blocks = graph.segments if self._runtime.has_local_kernels else (graph,)
+        blocks = graph.segments if self._runtime.capabilities.has_local_kernels else (graph,)
         if len(blocks) == 1:
             return self._of_block(graph, batch)
         costs = [self._of_block(block, batch) for block in blocks]

@@ -17,6 +17,7 @@ from typing import ClassVar
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
+from nas.latency.device import Fingerprint
 from nas.latency.rounds import ROUNDS
 from nas.latency.runtime import (
     CompiledNetwork,
@@ -27,6 +28,7 @@ from nas.latency.runtime import (
     Weights,
 )
 from nas.latency.timing import Evaluate, Timing
+from nas.machine import this_machine
 
 RUN_SECONDS = 5e-4
 """Seconds that the copies of a kernel in one model should take, so that its call adds little."""
@@ -261,9 +263,6 @@ class RepeatedKernelRuntime(Runtime):
     Unless `is_remote`, kernels and networks run in this process.
     """
 
-    rounds = ROUNDS
-    dispatch_seconds = 16.0
-    has_local_kernels = False
     # Copies of one kernel on two threads do not tell how long the threads of a network wait for
     # each other: networks took 1% less to 17% more than their kernels in ONNX Runtime, and 2% less
     # to 61% more in LiteRT.
@@ -273,6 +272,11 @@ class RepeatedKernelRuntime(Runtime):
     @abstractmethod
     def timer(self) -> RepeatedKernelTimer:
         """The timer of this machine; the first use imports the runtime's packages."""
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """This machine's processor, with the settings."""
+        return self.describe(*this_machine.processor(), recorded=this_machine.recorded_facts())
 
     @property
     def compiles_beside_timing(self) -> bool:
@@ -284,11 +288,7 @@ class RepeatedKernelRuntime(Runtime):
         return timing.pinned(self.threads)
 
     def compile(
-        self,
-        graph: Graph,
-        schedules: Schedules,
-        weights: Weights | None = None,
-        batch: int = 1,
+        self, graph: Graph, schedules: Schedules, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
         """Load a network, which needs no schedules.
 
@@ -296,10 +296,6 @@ class RepeatedKernelRuntime(Runtime):
             MeasurementError: the runtime cannot run the network as a table predicts it.
         """
         return self.timer.compile(graph, weights, batch)
-
-    def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
-        """Return the largest size of the activations alive at once; graphs count float32."""
-        return super().activation_bytes(graph, batch) / (4 if self.dtype == "int8" else 1)
 
 
 def _without_nodes(few_s: float, many_s: float) -> float:

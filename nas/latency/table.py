@@ -29,6 +29,7 @@ from nas.files.paths import expanded
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import BETWEEN_PARTS, DispatchCosts
+from nas.latency.composition import NetworkCost
 from nas.latency.device import Fingerprint
 from nas.latency.fused_blocks import FusedBlock, Place
 from nas.latency.installed_runtimes import configured_runtime
@@ -46,7 +47,7 @@ from nas.latency.record import (
     parse_line,
 )
 from nas.latency.rounds import full_speed_us
-from nas.latency.runtime import NetworkCost, Runtime
+from nas.latency.runtime import Runtime
 from nas.latency.table_file import TableFile, can_begin, damaged, lock_of, locked, unwritable
 
 if TYPE_CHECKING:
@@ -179,7 +180,9 @@ class LatencyTable:
             with locked(lock_of(path), path):
                 if can_begin(path):  # unless another process has created it meanwhile
                     jsonl.repair(path)
-                    header = new_header(runtime.fingerprint, runtime.basis, runtime.reading)
+                    header = new_header(
+                        runtime.fingerprint, runtime.basis, runtime.capabilities.reading
+                    )
                     jsonl.append(path, header)
         return cls.open(path, runtime=runtime)
 
@@ -229,7 +232,7 @@ class LatencyTable:
         self._costs.forget()
 
     def _add_dispatch(self, record: Record, where: str) -> None:
-        if record.name not in self.runtime.dispatch_parts:
+        if record.name not in self.runtime.capabilities.dispatch_parts:
             raise damaged(
                 f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
                 f"'{self.device.runtime}'"
@@ -320,7 +323,7 @@ class LatencyTable:
 
     def lacks_dispatch(self) -> bool:
         """Return whether a dispatch cost of the runtime is not measured yet."""
-        return not self.dispatch.parts_us.keys() >= set(self.runtime.dispatch_parts)
+        return not self.dispatch.parts_us.keys() >= set(self.runtime.capabilities.dispatch_parts)
 
     @property
     def uncertain_dispatch(self) -> list[str]:
@@ -333,7 +336,7 @@ class LatencyTable:
 
         None without readings, or if a reading is another one now.
         """
-        if (self.timing or {}).get("reading") != self.runtime.reading:
+        if (self.timing or {}).get("reading") != self.runtime.capabilities.reading:
             return None
         return full_speed_us(
             each
@@ -399,15 +402,17 @@ class LatencyTable:
         return {**self.runtime.network_figures(graph), **self.kernel_figures(graph, batch)}
 
     def kernel_figures(self, graph: Graph, batch: int = 1) -> dict[str, float]:
-        """Return the sums of `Runtime.kernel_figures` over the kernels of a network, by name.
+        """Return the sums of `Capabilities.kernel_figures` over the kernels of a network, by name.
 
         Raises:
             MissingKernelError, FailedKernelError: see `figures`.
         """
-        kernels = self.runtime.kernels(graph, batch) if self.runtime.kernel_figures else []
+        kernels = (
+            self.runtime.kernels(graph, batch) if self.runtime.capabilities.kernel_figures else []
+        )
         return {
             figure.name: sum(self._kernel_figure(kernel, figure.name) for kernel in kernels)
-            for figure in self.runtime.kernel_figures
+            for figure in self.runtime.capabilities.kernel_figures
         }
 
     def _kernel_figure(self, kernel: Kernel, name: str) -> float:
@@ -453,7 +458,7 @@ class LatencyTable:
             FailedKernelError: a kernel of the network could not be timed.
             TableError: the table lacks a dispatch cost.
         """
-        required = set(self.runtime.dispatch_parts) - set(BETWEEN_PARTS)
+        required = set(self.runtime.capabilities.dispatch_parts) - set(BETWEEN_PARTS)
         if not self.dispatch.parts_us.keys() >= required:
             raise TableError(
                 f"{self.path} has no dispatch overhead.",

@@ -44,7 +44,7 @@ def kernel(text: str, us: float, spread: float = 0.0, basis: str = "measured") -
     return Record.from_timing("kernel", Timing(samples), name=text, basis=basis)
 
 
-def dispatch(parts: Iterable[str] = TvmRuntime.dispatch_parts) -> list[Record]:
+def dispatch(parts: Iterable[str] = TvmRuntime.capabilities.dispatch_parts) -> list[Record]:
     """Return records of dispatch costs: a launch of 0.5 us, and an unstable start of 30 us."""
     samples = {"launch": (0.5,), "invocation": (20.0, 30.0, 40.0)}
     return [

@@ -8,6 +8,7 @@ from nas.figures import Figure
 from nas.latency import LatencyTable, open_runtime
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
+from tests.capabilities import change
 from tests.cli.small_table import (
     HEAD,
     POOL,
@@ -65,7 +66,7 @@ def test_prediction_names_uncertain_latencies(arguments, tmp_path, invoke):
 
 def test_figures_of_kernels_are_those_of_the_batch(arguments, tmp_path, invoke, monkeypatch):
     """The table has no kernel of single images."""
-    monkeypatch.setattr(TvmRuntime, "kernel_figures", (Figure("energy_uj", "energy, uJ"),))
+    change(monkeypatch, TvmRuntime, kernel_figures=(Figure("energy_uj", "energy, uJ"),))
     texts = [each.text for each in FakeRuntime().kernels(load_space("small.py").largest.graph, 4)]
     assert set(texts).isdisjoint((STEM, POOL, HEAD))
     costs = [

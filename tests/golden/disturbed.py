@@ -24,6 +24,7 @@ from nas.latency.runtime import CompiledNetwork, Schedule
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.statistics import spread
+from tests.capabilities import change
 from tests.golden.latency import Recording
 from tests.latency.fake_runtime import FakeRuntime
 from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
@@ -74,7 +75,9 @@ class PlayedRuntime(FakeRuntime):
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         recorded = self._recording.dispatch
-        return {part: min(recorded[part], key=_latency_us) for part in self.dispatch_parts}
+        return {
+            part: min(recorded[part], key=_latency_us) for part in self.capabilities.dispatch_parts
+        }
 
     def compile(
         self, graph: Graph, schedules: Any, weights: Any = None, batch: int = 1
@@ -104,7 +107,7 @@ def play(core: TwoSpeedCore, patch: pytest.MonkeyPatch, fewest_rounds: int = 4) 
         patch.setattr(module, "time", core)
     patch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
     patch.setattr(rounds, "ROUNDS", fewest_rounds)
-    patch.setattr(TvmRuntime, "rounds", fewest_rounds)
+    change(patch, TvmRuntime, rounds=fewest_rounds)
 
 
 class Later(NamedTuple):

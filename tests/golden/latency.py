@@ -107,7 +107,7 @@ class Recording:
         """Write the table that a build with these timings makes."""
         table = LatencyTable.open_or_create(path, FakeRuntime())
         with table.writing():
-            for part in table.runtime.dispatch_parts:
+            for part in table.runtime.capabilities.dispatch_parts:
                 table.append(self._record("dispatch", part, self.dispatch[part], None))
             for kernel, rounds in self.kernels.items():
                 schedule = self.schedules[kernel]

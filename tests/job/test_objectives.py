@@ -26,6 +26,7 @@ from nas.opened_run import open_run
 from nas.run import candidates
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.supernet import evaluation
+from tests.capabilities import change
 from tests.job.runs import (
     OUT,
     all_networks,
@@ -112,7 +113,7 @@ def test_figure_of_a_plugin_is_an_objective_and_a_limit(folder_with_supernets, j
 
 
 def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, job, monkeypatch):
-    monkeypatch.setattr(TvmRuntime, "kernel_figures", (ENERGY,))
+    change(monkeypatch, TvmRuntime, kernel_figures=(ENERGY,))
     (path,) = Path("latency_tables").glob("*.jsonl")
     energies = {}
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -143,7 +144,7 @@ def test_figure_of_kernels_is_an_objective_and_a_limit(folder_with_supernets, jo
 
 
 def test_figure_of_kernels_is_that_of_the_batch_of_the_job(job_folder, fake_device, monkeypatch):
-    monkeypatch.setattr(TvmRuntime, "kernel_figures", (ENERGY,))
+    change(monkeypatch, TvmRuntime, kernel_figures=(ENERGY,))
     monkeypatch.setattr(FakeRuntime, "time_kernel", with_energy)
     monkeypatch.setattr(
         FakeRuntime, "retime_kernel", lambda own, kernel, _: own.time_kernel(kernel)[1]
@@ -175,7 +176,7 @@ def with_energy(runtime: FakeRuntime, kernel: Kernel) -> tuple[dict[str, object]
 def test_figure_that_a_kernel_lacks_is_an_error_that_names_it(
     folder_with_supernets, job, monkeypatch
 ):
-    monkeypatch.setattr(TvmRuntime, "kernel_figures", (ENERGY,))
+    change(monkeypatch, TvmRuntime, kernel_figures=(ENERGY,))
     (path,) = Path("latency_tables").glob("*.jsonl")
     table = LatencyTable.open(path)
     network = all_networks()[0]

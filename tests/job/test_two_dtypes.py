@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nas.latency import configured_runtime
 from nas.latency.timing import Timing, round_to_four_digits
 from nas.opened_run import open_run
 from nas.run.model_card import CARD
+from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.supernet import evaluation
 from tests.job.runs import OUT, edit, front_digests, read_completed_trials, read_trials
 from tests.latency import fake_runtime
@@ -52,13 +54,11 @@ def onnxruntime(dtype):
 class FakeOnnxRuntime(FakeRuntime):
     """A runtime with the kernels of ONNX Runtime, whose latencies depend on the dtype."""
 
+    capabilities = replace(OnnxRuntime.capabilities, rounds=2)
+
     def __init__(self, dtype, **settings):
         super().__init__(device(runtime="onnxruntime", dtype=dtype))
         self.dtype, self.real = dtype, onnxruntime(dtype)
-
-    @property
-    def dispatch_parts(self):
-        return self.real.dispatch_parts
 
     def kernels(self, graph, batch=1):
         return self.real.kernels(graph, batch)

@@ -124,7 +124,11 @@ class FakeRuntime(TvmRuntime, KernelTimer):
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Return all parts, so that there is no miss curve to time."""
-        costs = {**dict.fromkeys(self.dispatch_parts, 30.0), "launch": 0.5, "invocation": 2.0}
+        costs = {
+            **dict.fromkeys(self.capabilities.dispatch_parts, 30.0),
+            "launch": 0.5,
+            "invocation": 2.0,
+        }
         return {part: Timing((us,) * 10) for part, us in {**costs, **self.dispatch_us}.items()}
 
     def compile(

@@ -22,7 +22,7 @@ KERNEL = TvmRuntime().kernels(GRAPH)[0]
 
 SPACE = load_space("mobilenet_tiny", image_size=8, channels=1)
 
-FIRST = 1 + len(TvmRuntime.dispatch_parts) + 1
+FIRST = 1 + len(TvmRuntime.capabilities.dispatch_parts) + 1
 """Line of the first kernel, after the header and the dispatch costs."""
 
 SECOND = FIRST + 1

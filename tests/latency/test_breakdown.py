@@ -13,6 +13,7 @@ from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import CudaRuntime, TvmRuntime
 from nas.space import load_space
+from tests.capabilities import change
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 from tests.latency.small_table import GRAPH, correction
 
@@ -117,5 +118,5 @@ def test_blocks_of_runtimes_that_convert_tensors_between_blocks(
 def test_runtime_that_does_not_know_the_blocks_says_so(
     table: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(table.runtime), "has_local_kernels", False)
+    change(monkeypatch, type(table.runtime), has_local_kernels=False)
     assert {each.block for each in break_down(table, Graph(GRAPH.ops)).launches} == {None}

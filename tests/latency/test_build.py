@@ -23,6 +23,7 @@ from nas.latency.record import Record
 from nas.latency.rounds import MAX_ROUNDS
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.capabilities import change
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
@@ -108,7 +109,7 @@ def stop_after(timings: int, done: int, total: int, name: str) -> None:
 def test_stopped_build_continues_with_the_rounds_that_are_left(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch, timings: int
 ) -> None:
-    monkeypatch.setattr(TvmRuntime, "rounds", 4)
+    change(monkeypatch, TvmRuntime, rounds=4)
     runtime, kernels = FakeRuntime(), KERNELS[:3]
     with pytest.raises(KeyboardInterrupt):
         build_table(empty, kernels, runtime, progress=partial(stop_after, timings))
@@ -124,7 +125,7 @@ def test_kernels_are_timed_in_turn_at_many_rounds(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch, count_: int
 ) -> None:
     """All rounds of the first kernel but two, or three of eight, are 20% too slow."""
-    monkeypatch.setattr(TvmRuntime, "rounds", count_)
+    change(monkeypatch, TvmRuntime, rounds=count_)
     kernels = KERNELS[:2]
     quick = 2 if count_ < 8 else 3
     slowed = (*[1.2] * (count_ - quick), *[0.99] * (quick - 1))
@@ -138,7 +139,7 @@ def test_kernels_are_timed_in_turn_at_many_rounds(
         assert rounds(empty, kernel) == (count_ if count_ > 1 else 0)
     assert seen[-1][0] == seen[-1][1] == 2 * count_
     lines = empty.path.read_text().splitlines()
-    assert len(lines) <= 1 + len(runtime.dispatch_parts) + 2 * 2
+    assert len(lines) <= 1 + len(runtime.capabilities.dispatch_parts) + 2 * 2
 
 
 def test_groups_of_kernels_are_timed_one_after_the_other(
@@ -196,7 +197,7 @@ def test_build_out_of_time_keeps_what_agrees(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second timing takes a second. The time ends after four of eight rounds."""
-    monkeypatch.setattr(TvmRuntime, "rounds", 8)
+    change(monkeypatch, TvmRuntime, rounds=8)
     steady, drifting = KERNELS[:2]
     runtime = FakeRuntime(slowed={drifting.text: (1.5, 2.5, 3.5)})
     monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: len(runtime.retimed)))
@@ -368,7 +369,7 @@ def test_recorded_timings_are_taken_until_they_end_and_nothing_waits(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.latency.timing.Rounds.wait", lambda rounds: pytest.fail("it waits"))
-    monkeypatch.setattr(TvmRuntime, "rounds", 4)
+    change(monkeypatch, TvmRuntime, rounds=4)
     once, disagreeing, complete = KERNELS[:3]
     timer = Recorded(
         recorded={

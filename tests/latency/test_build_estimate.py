@@ -17,6 +17,7 @@ from nas.latency.core_speed import SpeedSummary
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
+from tests.capabilities import change
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 from tests.latency.two_speeds import TwoSpeedCore
 
@@ -44,7 +45,7 @@ class Clocked(FakeRuntime):
 @pytest.fixture
 def clocked(monkeypatch):
     runtime = Clocked()
-    monkeypatch.setattr(TvmRuntime, "rounds", 6)
+    change(monkeypatch, TvmRuntime, rounds=6)
     monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
     monkeypatch.setattr(build_estimate, "timers_for", lambda each: nullcontext([each]))
     for module in (build, build_estimate, timing):
@@ -79,7 +80,7 @@ def test_build_takes_longer_on_a_core_that_is_slowed(clocked, monkeypatch):
 
 
 def test_estimate_times_all_of_a_few_kernels(clocked, monkeypatch):
-    monkeypatch.setattr(TvmRuntime, "rounds", 1)
+    change(monkeypatch, TvmRuntime, rounds=1)
     estimate = estimate_build_with(KERNELS[:3], clocked)
     assert {kernel.text for kernel in clocked.timed} == {kernel.text for kernel in KERNELS[:3]}
     assert estimate.timed_kernels == 3

@@ -327,7 +327,7 @@ def test_kernel_that_cannot_be_timed_is_a_problem(
     (failed,) = (each for each in result.kernels if each.error)
     assert (failed.error, failed.ratio) == ("RuntimeError: no such instruction", None)
     assert len(tried) == 1
-    assert steps == list(range(1 - runtime.rounds * len(KERNELS), 1))
+    assert steps == list(range(1 - runtime.capabilities.rounds * len(KERNELS), 1))
 
 
 def test_kernel_check_reports_changed_facts_and_refuses_other_devices(table: LatencyTable) -> None:

@@ -21,7 +21,7 @@ from tests.latency.small_table import correction
 RUNTIME = FakeRuntime()
 GRAPH, OTHER = three_kernels(), three_kernels(16)
 KERNELS = RUNTIME.kernels(GRAPH)
-PARTS = TvmRuntime.dispatch_parts
+PARTS = TvmRuntime.capabilities.dispatch_parts
 STEADY, WILD = Timing((5.0,) * 4), Timing((4.9, 5.0, 5.0, 5.1))
 ESTIMATE = "estimated: by a model"
 

@@ -9,7 +9,13 @@ from typing import NoReturn
 import pytest
 
 from nas.errors import DeviceError, RequestError
-from nas.latency import available_runtimes, installed_runtimes, open_runtime, runtime_names
+from nas.latency import (
+    Capabilities,
+    available_runtimes,
+    installed_runtimes,
+    open_runtime,
+    runtime_names,
+)
 from nas.latency import runtime as contract
 from nas.latency.installed_runtimes import RUNTIMES, runtime_class
 from nas.latency.runtime import Runtime
@@ -51,9 +57,9 @@ def test_whatever_the_import_of_a_runtime_raises_is_its_reason(
     assert not availability.usable
     assert f"does not load ({type(error).__name__}: " in availability.reason
     assert availability.versions
-    target = runtime_class(name).targets[0]
+    target = runtime_class(name).capabilities.targets[0]
     with pytest.raises((DeviceError, RequestError)) as refused:
-        open_runtime(name, target=target, dtype=runtime_class(name).dtypes[0])
+        open_runtime(name, target=target, dtype=runtime_class(name).capabilities.dtypes[0])
     if isinstance(refused.value, DeviceError):  # A target with an address is checked before.
         assert availability.reason in refused.value.message
 
@@ -123,8 +129,7 @@ class OneNpu(TvmRuntime):
     """A runtime with one target and one dtype."""
 
     name = "one_npu"
-    targets = ("npu",)
-    dtypes = ("int8",)
+    capabilities = Capabilities(targets=("npu",), dtypes=("int8",))
 
 
 @pytest.mark.parametrize("given", [{"target": "npu"}, {"runtime": "one"}])

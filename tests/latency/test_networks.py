@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -144,7 +144,7 @@ def test_networks_are_timed_once_if_there_is_no_time() -> None:
 
 
 class ConstantRuntime(FakeRuntime):
-    rounds = 1
+    capabilities = replace(FakeRuntime.capabilities, rounds=1)
 
 
 class EstimatingRuntime(ConstantRuntime):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from nas.errors import DeviceError
-from nas.latency import core_scheduling, timing
+from nas.errors import RequestError
+from nas.latency import Capabilities, core_scheduling, timing
+from nas.latency.device import Fingerprint
 from nas.latency.runtime import Availability, Runtime
 from nas.latency.worker_process import timers_for
 from nas.runtimes.litert.runtime import LiteRt, LiteRtOnBoard
@@ -20,11 +21,15 @@ class PlugIn(Runtime):
     """A runtime that defines what it must, and nothing else."""
 
     name = "plug_in"
-    targets = ("cpu", "npu")
+    capabilities = Capabilities(targets=("npu",))
 
     @classmethod
     def availability(cls) -> Availability:
-        return Availability(cls.name, True)
+        return Availability(cls.name, True, versions={"plug": "1.0"})
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.describe("NPU 1", recorded={"clock_hz": 1e9})
 
     @property
     def timer(self) -> Any:
@@ -74,8 +79,26 @@ def test_thread_of_a_plug_in_keeps_its_cores() -> None:
         assert len(os.sched_getaffinity(0)) == 1
 
 
-def test_only_this_processor_needs_no_description() -> None:
-    assert PlugIn().fingerprint.runtime == "plug_in"
-    with pytest.raises(DeviceError, match=r"'plug_in' does not say which device 'npu' is") as error:
-        _ = PlugIn(target="npu").fingerprint
-    assert "fingerprint" in error.value.remedy
+def test_plug_in_describes_its_device_by_what_it_alone_knows() -> None:
+    assert PlugIn(threads=1).fingerprint == Fingerprint(
+        processor="NPU 1", features=(), runtime="plug_in", versions={"plug": "1.0"}, target="npu",
+        dtype="float32", threads=1, recorded={"clock_hz": 1e9},
+    )  # fmt: skip
+    fingerprint = PlugIn().describe("NPU 1", ("b", "a"), versions={"npu": "2"}, target="npu?v=1")
+    assert (fingerprint.features, fingerprint.versions) == (("b", "a"), {"npu": "2"})
+    assert (fingerprint.target, fingerprint.recorded) == ("npu?v=1", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "cpu"}, r"no target 'cpu'\. Allowed: npu"),
+        ({"dtype": "int8"}, r"no dtype 'int8'\. Allowed: float32"),
+        ({"threads": 2}, "threads is 2, but runtime 'plug_in' has at most 1 on target 'npu'"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_plug_in_has_what_its_capabilities_say(settings: dict[str, Any], message: str) -> None:
+    PlugIn().check_settings()
+    with pytest.raises(RequestError, match=message):
+        PlugIn(**settings).check_settings()

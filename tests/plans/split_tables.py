@@ -38,7 +38,7 @@ def write_table(
     table = LatencyTable.open_or_create(path, runtime)
     costs = {"launch": launch_us, "invocation": start_us}
     with table.writing():
-        for part in TvmRuntime.dispatch_parts:
+        for part in TvmRuntime.capabilities.dispatch_parts:
             table.append(Record.from_timing("dispatch", timing(costs.get(part, 30.0)), name=part))
         for kernel in kernels:
             table.append(Record.from_timing("kernel", timing(latency_us(kernel)), name=kernel.text))

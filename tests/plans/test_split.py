@@ -20,6 +20,7 @@ from nas.plans.split_wire import TRANSFERS
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import Architecture, load_space
 from nas.torch_network import FoldedWeights, folded_weights, run_graph, to_torch
+from tests.capabilities import change
 from tests.latency.small_table import correction
 from tests.plans.split_tables import LAUNCH_US, START_US, kernels_of_parts, write_table
 
@@ -229,7 +230,7 @@ def test_correction_corrects_both_parts(tmp_path):
 def test_memory_and_figures_are_those_of_the_part_on_the_device(tmp_path, monkeypatch):
     network = network_of(SPACES[2])
     energy = Figure("energy_uj", "energy, uJ")
-    monkeypatch.setattr(TvmRuntime, "kernel_figures", (energy,))
+    change(monkeypatch, TvmRuntime, kernel_figures=(energy,))
     device, server = tables(tmp_path, network, scaled(1), scaled(1))
     monkeypatch.setattr(
         LatencyTable, "_kernel_figure", lambda table, kernel, name: kernel.macs / 100

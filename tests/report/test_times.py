@@ -62,7 +62,7 @@ def write_table(
     path = Path("latency_tables") / f"test.{runtime}.{dtype}.1t.jsonl"
     path.parent.mkdir(exist_ok=True)
     jsonl.append(path, new_header(fingerprint))
-    for number, part in enumerate(configured.dispatch_parts):
+    for number, part in enumerate(configured.capabilities.dispatch_parts):
         timing = Timing((0.25 + number,))
         jsonl.append(path, Record.from_timing("dispatch", timing, name=part).to_json())
     timings = {kernel.text: Timing((fake_us(kernel),)) for kernel in kernels}

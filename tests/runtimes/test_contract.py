@@ -89,7 +89,9 @@ CASES = {
         "ethos_u", ("ethos-u-vela",), "int8", "ethos-u55-128",
         extra="ethos-u", imports=("ai_edge_litert",), computes=False,
     ),
-    "plug-in": Case("profiler", ("layer-profiler",), imports=("onnx",), computes=False),
+    "plug-in": Case(
+        "profiler", ("layer-profiler",), target="npu", imports=("onnx",), computes=False
+    ),
 }  # fmt: skip
 
 COMPUTING = [name for name, case in CASES.items() if case.computes]
@@ -196,9 +198,9 @@ def test_batches_and_threads_without_kernels_are_refused(case: Case, runtime: Ru
     runtime.check_batch(1)
     with pytest.raises(RequestError, match="batch size is 0"):
         runtime.check_batch(0)
-    if runtime.max_batch is not None:
-        with pytest.raises(RequestError, match=f"at most {runtime.max_batch}"):
-            runtime.check_batch(runtime.max_batch + 1)
+    if runtime.capabilities.max_batch is not None:
+        with pytest.raises(RequestError, match=f"at most {runtime.capabilities.max_batch}"):
+            runtime.check_batch(runtime.capabilities.max_batch + 1)
 
 
 def test_table_for_more_threads_than_its_kernels_predict_is_refused(
@@ -224,7 +226,7 @@ def test_table_for_more_threads_than_its_kernels_predict_is_refused(
 def test_keys_are_local_and_account_for_all_macs(case: Case, name: str) -> None:
     """The kernels of a space's blocks, each by itself, contain those of its networks."""
     runtime = configured_runtime(case.name, **case.settings)
-    batch = 2 if runtime.max_batch is None else 1
+    batch = 2 if runtime.capabilities.max_batch is None else 1
     space = load_space(name, image_size=33, classes=7)
     known = set(space_kernels(space, runtime, batch))
     rng = np.random.default_rng(0)
@@ -261,8 +263,9 @@ def test_blocks_launch_their_kernels_and_compute_what_torch_computes(
 
 @pytest.mark.parametrize("case", COMPUTING, indirect=True)
 @pytest.mark.parametrize("name", THREADS)
-def test_every_image_of_a_batch_has_its_own_output(case: Case, name: str) -> None:
-    check_network(case.open(threads=THREADS[name]), GRAPHS[name](), batch=3)
+def test_every_image_of_a_batch_has_its_own_output(case: Case, runtime: Runtime, name: str) -> None:
+    threads = min(THREADS[name], runtime.capabilities.max_threads or 2)
+    check_network(case.open(threads=threads), GRAPHS[name](), batch=3)
 
 
 @pytest.mark.parametrize("case", COMPUTING, indirect=True)
@@ -336,7 +339,9 @@ def test_table_predicts_its_networks_without_the_runtime(
     kernels = runtime.kernels(graph)
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with table.writing():
-        for part in runtime.dispatch_parts:  # Another test times them, which takes long.
+        for (
+            part
+        ) in runtime.capabilities.dispatch_parts:  # Another test times them, which takes long.
             table.append(Record.from_timing("dispatch", Timing((1.0,) * 3), name=part))
     assert build_table(table, kernels, runtime.timer).failed == 0
     assert {record.basis for record in table.records("kernel")} == {runtime.basis}
@@ -349,7 +354,7 @@ def test_table_predicts_its_networks_without_the_runtime(
     prediction = opened.predict(graph)
     assert list(prediction.kernels) == kernels
     kernels_us = sum(prediction.kernels_us)
-    if runtime.dispatch_parts:
+    if runtime.capabilities.dispatch_parts:
         assert prediction.latency_us > kernels_us
     else:
         assert prediction.latency_us == pytest.approx(kernels_us)
@@ -369,5 +374,5 @@ def test_every_part_of_the_dispatch_costs_is_timed(
 ) -> None:
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
     timings = {**runtime.timer.time_dispatch(), **runtime.timer.time_miss_curve()}
-    assert timings.keys() == set(runtime.dispatch_parts)
+    assert timings.keys() == set(runtime.capabilities.dispatch_parts)
     assert all(timing.latency_us > 0 for timing in timings.values())

@@ -103,13 +103,10 @@ class TfliteBoardRuntime(Runtime):
         """The board with its software and the settings, without its address."""
         board = self.board.describe()
         settings = {**self.settings_of(self.target), _DELEGATE: board.delegate}
-        return Fingerprint(
-            processor=board.processor,
-            features=board.features,
-            runtime=self.name,
+        return self.describe(
+            board.processor,
+            board.features,
             versions=board.versions,
             target=target_text(None, settings),
-            dtype=self.dtype,
-            threads=self.threads,
             recorded=board.recorded,
         )

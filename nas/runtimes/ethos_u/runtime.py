@@ -25,6 +25,7 @@ from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency import timing
+from nas.latency.capabilities import Capabilities
 from nas.latency.device import Fingerprint
 from nas.latency.runtime import (
     Availability,
@@ -113,10 +114,7 @@ class EthosURuntime(Runtime):
     """
 
     name = "ethos_u"
-    targets = PARTS
-    dtypes = ("int8",)
-    max_batch = 1
-    rounds = 1
+    capabilities = Capabilities(targets=PARTS, dtypes=("int8",), max_batch=1, rounds=1)
 
     @classmethod
     def availability(cls) -> Availability:
@@ -154,16 +152,9 @@ class EthosURuntime(Runtime):
 
     def check_settings(self) -> None:
         """See `Runtime.check_settings`. Vela's names are checked if it is installed."""
-        system = self._system
-        self.check_dtype()
-        self.check_threads()
+        super().check_settings()
         if self.availability().usable:
-            configuration(system)
-
-    def check_threads(self) -> None:
-        """Raise RequestError for more than one thread: an NPU has none."""
-        if self.threads != 1:
-            raise self.refusal("number of threads", str(self.threads), ["1"])
+            configuration(self._system)
 
     @cached_property
     def basis(self) -> str:
@@ -227,16 +218,8 @@ class EthosURuntime(Runtime):
     def fingerprint(self) -> Fingerprint:
         """The NPU and its system; the machine that asks Vela does not matter."""
         system = self._system
-        return Fingerprint(
-            processor=f"Arm {system.family.title()}",
-            features=(),
-            runtime=self.name,
-            versions=self.availability().versions or {},
-            target=system.text,
-            dtype=self.dtype,
-            threads=self.threads,
-            recorded=self._recorded(),
-        )
+        processor = f"Arm {system.family.title()}"
+        return self.describe(processor, target=system.text, recorded=self._recorded())
 
     def _recorded(self) -> dict[str, Any]:
         return {
@@ -258,11 +241,7 @@ class EthosURuntime(Runtime):
         return VelaTimer(self.configuration)
 
     def compile(
-        self,
-        graph: Graph,
-        schedules: Schedules,
-        weights: Weights | None = None,
-        batch: int = 1,
+        self, graph: Graph, schedules: Schedules, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
         """Compile a network. Vela needs no schedules.
 
@@ -316,11 +295,6 @@ class EthosUOnBoard(TfliteBoardRuntime, EthosURuntime):
     target_settings = (_NPU,)
     target_example = f"rpc://127.0.0.1:9090?{_NPU}=ethos-u65-256"
 
-    def check_settings(self) -> None:
-        """See `TfliteBoardRuntime.check_settings` and `EthosURuntime.check_settings`."""
-        _ = self.address
-        EthosURuntime.check_settings(self)
-
     @property
     def network_basis(self) -> str:
         """Whole networks are measured."""
@@ -369,11 +343,7 @@ class EthosUOnBoard(TfliteBoardRuntime, EthosURuntime):
         return board.model_copy(update=changes)
 
     def compile(
-        self,
-        graph: Graph,
-        schedules: Schedules,
-        weights: Weights | None = None,
-        batch: int = 1,
+        self, graph: Graph, schedules: Schedules, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
         """Compile a network, and load it on the board. Vela needs no schedules.
 

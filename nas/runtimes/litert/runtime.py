@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from nas.figures import Figure
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.latency.capabilities import Capabilities
 from nas.latency.fused_blocks import entered_by_images
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, Runtime, Schedule, package_availability
@@ -37,9 +38,13 @@ class LiteRt(RepeatedKernelRuntime):
     """
 
     name = "litert"
-    targets = ("cpu", "rpc://...")
-    dtypes = ("float32", "int8")
-    dispatch_parts = DISPATCH_PARTS
+    capabilities = Capabilities(
+        targets=("cpu", "rpc://..."),
+        dtypes=("float32", "int8"),
+        max_threads=None,
+        dispatch_parts=DISPATCH_PARTS,
+        has_local_kernels=False,
+    )
 
     @classmethod
     def availability(cls) -> Availability:

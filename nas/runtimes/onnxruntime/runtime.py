@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.latency.capabilities import Capabilities
 from nas.latency.fused_blocks import FusedBlock, FusedBlocks, Place
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, package_availability
@@ -30,8 +31,13 @@ class OnnxRuntime(RepeatedKernelRuntime):
     """
 
     name = "onnxruntime"
-    dtypes = ("float32", "int8")
-    dispatch_parts = ("launch", *DISPATCH_PARTS)
+    capabilities = Capabilities(
+        targets=("cpu",),
+        dtypes=("float32", "int8"),
+        max_threads=None,
+        dispatch_parts=("launch", *DISPATCH_PARTS),
+        has_local_kernels=False,
+    )
 
     @classmethod
     def availability(cls) -> Availability:

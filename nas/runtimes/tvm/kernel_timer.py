@@ -15,7 +15,6 @@ from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency import differences, timing
-from nas.latency.device import Fingerprint
 from nas.latency.runtime import KernelTimer, Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.tvm import dispatch_benchmarks
@@ -27,7 +26,7 @@ from nas.runtimes.tvm.network_function import repeated_kernel
 from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
-from nas.runtimes.tvm.runtime import MODEL_TARGET, kernel_versions, stored_weight_bytes
+from nas.runtimes.tvm.runtime import MODEL_TARGET, stored_weight_bytes
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
@@ -130,21 +129,6 @@ class TvmKernelTimer(KernelTimer):
         self._cache = KernelCache(self.device.cache_bytes)
         self._activations = Activations(self.device, self.templates.dtype)
         self.__dict__.pop("_weight_benchmarks", None)
-
-    @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """The device with TVM's version and the settings."""
-        model, features = self.device.processor()
-        return Fingerprint(
-            processor=model,
-            features=features,
-            runtime="tvm",
-            versions=kernel_versions(),
-            target=address.kind_of(self._target_name),
-            dtype=self.templates.dtype,
-            threads=self.threads,
-            recorded=dict(self.device.recorded()),
-        )
 
     def release(self) -> None:
         """Let others use a device that has one user at a time; the next use takes it back."""

@@ -13,18 +13,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.errors import RequestError
 from nas.files.documents import shortened
 from nas.graph import Graph
 from nas.kernels import fusion
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model
 from nas.latency.cache_model import DispatchCosts
+from nas.latency.capabilities import Capabilities
+from nas.latency.composition import NetworkCost
 from nas.latency.device import Fingerprint
-from nas.latency.rounds import ROUNDS
 from nas.latency.runtime import (
     Availability,
-    NetworkCost,
     Runtime,
     Schedule,
     Schedules,
@@ -83,10 +82,11 @@ class TvmRuntime(Runtime):
     """
 
     name = "tvm"
-    targets = ("cpu", "cpu?mcpu=...", "cuda", "rpc://...", "kit:...")
-    rounds = ROUNDS
-    dispatch_seconds = 30.0
-    dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
+    capabilities = Capabilities(
+        targets=("cpu", "cpu?mcpu=...", "cuda", "rpc://...", "kit:..."),
+        max_threads=None,
+        dispatch_parts=("launch", "invocation", *cache_model.WEIGHT_PARTS),
+    )
 
     @classmethod
     def availability(cls) -> Availability:
@@ -165,7 +165,13 @@ class TvmRuntime(Runtime):
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """The device with TVM's version and the settings, without the address of a board."""
-        return self.timer.fingerprint
+        device = self.timer.device
+        return self.describe(
+            *device.processor(),
+            versions=kernel_versions(),
+            target=rpc_address.kind_of(self.target),
+            recorded=device.recorded(),
+        )
 
     @property
     def device_count(self) -> int:
@@ -177,11 +183,7 @@ class TvmRuntime(Runtime):
         return self.timer.device.timing_context(self.threads)
 
     def compile(
-        self,
-        graph: Graph,
-        schedules: Schedules,
-        weights: Weights | None = None,
-        batch: int = 1,
+        self, graph: Graph, schedules: Schedules, weights: Weights | None = None, batch: int = 1
     ) -> RelaxNetwork:
         """Compile a network for TVM's Relax virtual machine."""
         return self.timer.compile(graph, schedules, weights, batch)
@@ -227,18 +229,10 @@ class CudaRuntime(TvmRuntime):
     timed with one set of weights, and the cache model adds what larger networks wait for.
     """
 
-    dtypes = ("float32", "float16")
-    max_batch = 1
-    rounds = 4  # Few, because two timings of a kernel on an H100 differed by 1%.
-
-    def check_threads(self) -> None:
-        """Raise RequestError for more than the one thread that launches all kernels."""
-        super().check_threads()
-        if self.threads != 1:
-            raise RequestError(
-                f"threads is {self.threads}, but on target 'cuda' one thread launches all kernels.",
-                remedy="Use 1.",
-            )
+    # One thread launches all kernels. Two timings of a kernel on an H100 differed by 1%.
+    capabilities = replace(
+        TvmRuntime.capabilities, dtypes=("float32", "float16"), max_threads=1, max_batch=1
+    )
 
     @cached_property
     def timer(self) -> TvmKernelTimer:

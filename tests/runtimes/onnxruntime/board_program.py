@@ -10,7 +10,7 @@ from nas.space import load_space
 def main() -> None:
     space = load_space("mobilenet_tiny", image_size=8)
     answers = {}
-    for dtype in OnnxRuntime.dtypes:
+    for dtype in OnnxRuntime.capabilities.dtypes:
         runtime = OnnxRuntime(dtype=dtype)
         kernels = space_kernels(space, runtime)
         if dtype == "float32":  # Quantising needs torch, which a board may lack.

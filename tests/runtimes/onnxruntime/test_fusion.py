@@ -7,7 +7,7 @@ import pytest
 
 from nas.latency import cache_model, open_runtime, space_kernels
 from nas.latency.cache_model import DispatchCosts
-from nas.latency.runtime import NetworkCost
+from nas.latency.composition import NetworkCost
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.space import SearchSpace, Stage, load_space
 from nas.space.builder import Builder, SymbolicTensor
@@ -65,4 +65,4 @@ def test_network_latency_is_kernels_launches_and_an_invocation() -> None:
     dispatch = {"launch": 0.25, "invocation": 3.0}
     cost = NetworkCost([10.0, 20.0], 0, 0)
     assert OnnxRuntime().network_us(cost, DispatchCosts(dispatch)) == 33.5
-    assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.WEIGHT_PARTS}
+    assert set(OnnxRuntime.capabilities.dispatch_parts) == {*dispatch, *cache_model.WEIGHT_PARTS}

@@ -34,7 +34,7 @@ def test_cache_benchmarks_read_what_their_parts_say(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dispatch_benchmarks, "build", recording_build)
     timer = TvmRuntime().timer
     benchmarks = dispatch_benchmarks.weight_benchmarks(timer.templates, timer.device)
-    assert {"launch", "invocation", *benchmarks} == set(TvmRuntime.dispatch_parts)
+    assert {"launch", "invocation", *benchmarks} == set(TvmRuntime.capabilities.dispatch_parts)
     code = executables[0].as_text()
     functions = dict(re.findall(r"^@(\w+)(.*?)(?=^@|\Z)", code, re.MULTILINE | re.DOTALL))
     set_bytes = dispatch_benchmarks.USES_WEIGHTS_OFTEN.weight_bytes

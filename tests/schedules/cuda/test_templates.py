@@ -77,7 +77,7 @@ def source_of_one_of_each_kind(arch: str, dtype: str) -> str:
     return cuda_source(functions, templates.target)
 
 
-@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
+@pytest.mark.parametrize("dtype", CudaRuntime.capabilities.dtypes)
 def test_all_gpus_get_the_same_source(dtype: str) -> None:
     """What is emulated for one architecture therefore holds for all of them."""
     first, *others = (source_of_one_of_each_kind(arch, dtype) for arch in ARCHITECTURES)

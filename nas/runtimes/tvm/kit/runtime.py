@@ -6,6 +6,7 @@ Importing this imports no TVM.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,11 @@ class KitRuntime(TvmRuntime, KitDevice):
         recorded: what the device said of itself, as far as it is known.
     """
 
-    reading = f"products of {SIDE} x {SIDE} matrices, by the program of a kit"
+    capabilities = replace(
+        TvmRuntime.capabilities,
+        max_threads=1,
+        reading=f"products of {SIDE} x {SIDE} matrices, by the program of a kit",
+    )
     recorded: Mapping[str, JsonValue] = {}
 
     @classmethod
@@ -52,14 +57,6 @@ class KitRuntime(TvmRuntime, KitDevice):
     def check_target(self) -> None:
         """Raise RequestError for a target that is none. The processor is checked on opening."""
         address.parse(self.target)
-
-    def check_threads(self) -> None:
-        """Raise RequestError for more than the one thread that runs a kit."""
-        super().check_threads()
-        if self.threads != 1:
-            raise RequestError(
-                f"threads is {self.threads}, but a kit runs on one thread.", remedy="Use 1."
-            )
 
     @property
     def is_remote(self) -> bool:
@@ -86,15 +83,11 @@ class KitRuntime(TvmRuntime, KitDevice):
     def fingerprint(self) -> Fingerprint:
         """The device by its name, with TVM's version."""
         target = address.parse(self.target)
-        return Fingerprint(
-            processor=f"{target.name} ({target.cpu})",
-            features=(),
-            runtime=self.name,
+        return self.describe(
+            f"{target.name} ({target.cpu})",
             versions=kernel_versions(),
             target=target.text,
-            dtype=self.dtype,
-            threads=self.threads,
-            recorded=dict(self.recorded),
+            recorded=self.recorded,
         )
 
     def kit_contents(self, folder: Path) -> Collection[str]:

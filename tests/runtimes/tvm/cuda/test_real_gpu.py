@@ -18,7 +18,7 @@ from tests.runtimes.outputs import check_network
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
+@pytest.mark.parametrize("dtype", CudaRuntime.capabilities.dtypes)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
     check_network(open_runtime("tvm", target="cuda", dtype=dtype), GRAPHS[name]())
@@ -26,7 +26,7 @@ def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
+@pytest.mark.parametrize("dtype", CudaRuntime.capabilities.dtypes)
 def test_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
     space = nas.space.load_space("squeezenet_tiny", image_size=16, classes=5)
     runtime = open_runtime("tvm", target="cuda", dtype=dtype)

@@ -12,8 +12,8 @@ import nas.space
 from nas.errors import DeviceError, RequestError
 from nas.kernels.kernel import Kernel
 from nas.latency.cache_model import DispatchCosts
+from nas.latency.composition import NetworkCost
 from nas.latency.installed_runtimes import configured_runtime
-from nas.latency.runtime import NetworkCost
 from nas.runtimes.tvm import kernel_timer
 from nas.runtimes.tvm.cuda import device as cuda_device
 from nas.runtimes.tvm.cuda import queue
@@ -76,7 +76,7 @@ def test_dispatch_costs_and_kernels_add_up_to_a_network(
     gpu = SimulatedGpu(kernel_s=kernel_s)
     runtime = runtime_on(gpu, monkeypatch, "float32")
     dispatch = {part: timing.latency_us for part, timing in runtime.timer.time_dispatch().items()}
-    assert set(dispatch) == set(CudaRuntime.dispatch_parts)
+    assert set(dispatch) == set(CudaRuntime.capabilities.dispatch_parts)
     assert dispatch["launch"] == pytest.approx(1e6 * max(gpu.launch_s, kernel_s), rel=1e-3)
     assert dispatch["invocation"] == pytest.approx(1e6 * gpu.invocation_s, rel=1e-2)
     graph = GRAPHS["shuffle_unit"]()
@@ -116,7 +116,7 @@ def test_every_kernel_of_a_space_has_schedules_that_fit(name: str) -> None:
     space = nas.space.load_definition(name)
     rng = np.random.default_rng(0)
     for kernel in dict.fromkeys(CudaRuntime().kernels(space.sample(rng).graph)):
-        for dtype in CudaRuntime.dtypes:
+        for dtype in CudaRuntime.capabilities.dtypes:
             templates = CudaTemplates.for_arch("sm_80", dtype)
             schedules = templates.candidates(kernel)
             assert 1 <= len(schedules) <= 5

@@ -18,6 +18,8 @@ from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.kit import device_of
 from nas.latency.record import Record
 from nas.runtimes.tvm.kit.manifest import Manifest
+from nas.runtimes.tvm.kit.runtime import KitRuntime
+from tests.capabilities import change
 from tests.commands import document
 from tests.latency.two_speeds import TwoSpeedCore
 from tests.runtimes.tvm.kit.simulated_device import (
@@ -40,7 +42,7 @@ FEW = KERNELS[:3]
 @pytest.fixture(autouse=True)
 def all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Need as many rounds as outside the tests; `tests.quick_timing` needs fewer."""
-    monkeypatch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.rounds", 4)
+    change(monkeypatch, KitRuntime, rounds=4)
     monkeypatch.setattr("nas.latency.differences.ROUNDS", 18)
     monkeypatch.setattr("nas.latency.build.CURVE_ROUNDS", 12)
 

@@ -34,7 +34,7 @@ def test_nothing_is_timed_without_the_device() -> None:
 @pytest.mark.parametrize(
     ("target", "settings", "reason"),
     [
-        (EXAMPLE, {"threads": 2}, "one thread"),
+        (EXAMPLE, {"threads": 2}, "has at most 1"),
         (EXAMPLE, {"dtype": "float16"}, "no dtype 'float16'"),
         (EXAMPLE.replace("cortex-a76", "cortex-a67"), {}, "no aarch64 processor 'cortex-a67'"),
         (EXAMPLE.replace("aarch64", "aarch46"), {}, "architecture 'aarch46'"),
