@@ -95,6 +95,12 @@ def _model(folded: Graph, writer: _Writer) -> onnx.ModelProto:
     )
 
 
+def fix_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Fix the batch size of a model, for compilers without dynamic shapes."""
+    for each in (*model.graph.input, *model.graph.output):
+        each.type.tensor_type.shape.dim[0].dim_value = batch
+
+
 def rename(model: onnx.ModelProto, old: str, new: str) -> None:
     """Give a tensor of a model another name, in all nodes and among inputs and outputs."""
     for each in (*model.graph.input, *model.graph.output):

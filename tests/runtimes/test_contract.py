@@ -89,9 +89,7 @@ CASES = {
         "ethos_u", ("ethos-u-vela",), "int8", "ethos-u55-128",
         extra="ethos-u", imports=("ai_edge_litert",), computes=False,
     ),
-    "plug-in": Case(
-        "profiler", ("layer-profiler",), target="npu", imports=("onnx",), computes=False
-    ),
+    "plug-in": Case("acme", ("acme",), target="a1"),
 }  # fmt: skip
 
 COMPUTING = [name for name, case in CASES.items() if case.computes]
@@ -104,7 +102,7 @@ THREADS = {"inverted_residual": 2, "shuffle_unit": 1, "classifier": 1, "squeeze_
 def _plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Install the plug-in for this process and those that it starts."""
     with pytest.MonkeyPatch.context() as patch:
-        plugin.use(tmp_path_factory.mktemp("plugin"), patch)
+        plugin.use(tmp_path_factory, patch)
         yield
 
 
@@ -143,12 +141,9 @@ def test_missing_package_is_the_reason_why_a_runtime_is_refused(
     def missing(package: str) -> str:
         raise PackageNotFoundError(package)
 
-    if case.name == "profiler":
-        monkeypatch.setenv("PATH", "/nowhere")
-    else:
-        module = installed_runtimes.runtime_class(case.name).__module__
-        for place in ("nas.latency.runtime", module):
-            monkeypatch.setattr(f"{place}.version", missing, raising=False)
+    module = installed_runtimes.runtime_class(case.name).__module__
+    for place in ("nas.latency.runtime", module):
+        monkeypatch.setattr(f"{place}.version", missing, raising=False)
     install = rf"pip install 'hardware-nas\[{case.extra}\]'" if case.extra else ""
     reason = f"cannot be used here: {case.packages[0]} is not .*{install}"
     with pytest.raises(DeviceError, match=reason):
@@ -175,7 +170,7 @@ def test_settings_that_it_lacks_are_refused(case: Case, settings: dict, message:
 
 
 def test_unknown_runtime_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RequestError, match="Allowed: ethos_u, litert, onnxruntime, profiler, tvm"):
+    with pytest.raises(RequestError, match="Allowed: acme, ethos_u, litert, onnxruntime, tvm"):
         open_runtime("tensorrt")
 
 
@@ -294,7 +289,7 @@ def test_speed_is_read_beside_networks_that_are_measured(case: Case, runtime: Ru
     """The contract does not know on which processor the networks of a plug-in run."""
     with runtime.timing_context():
         timed = timing.measure(lambda calls, samples: [1e-3] * samples)
-    is_known = runtime.network_basis == MEASURED and case.name != "profiler"
+    is_known = runtime.network_basis == MEASURED and case.name != "acme"
     assert (timed.reading_us is not None) == is_known
 
 

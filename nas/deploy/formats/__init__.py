@@ -2,13 +2,19 @@
 
 A format is a subclass of `nas.deploy.formats.base.ModelFormat`, named in the entry point group
 `nas.formats`. Its module imports the package that the format needs only inside its methods, so that
-all formats can be listed without any of them.
+all formats can be listed without any of them. A runtime that compiles ONNX models brings one, too.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from nas.deploy.formats.base import LoadedModel, ModelFormat
+from nas.deploy.formats.runtime import RuntimeFormat
+from nas.errors import RequestError
+from nas.latency import installed_runtimes
 from nas.plugins import PlugInPoint, is_subclass_of
+from nas.runtimes.model_files import ModelFileRuntime
 
 FORMATS = PlugInPoint(
     "nas.formats",
@@ -29,7 +35,7 @@ __all__ = [
 
 def format_names() -> list[str]:
     """Return the names of all formats."""
-    return FORMATS.names
+    return sorted({*FORMATS.names, *_runtime_formats()})
 
 
 def all_formats() -> list[ModelFormat]:
@@ -37,7 +43,7 @@ def all_formats() -> list[ModelFormat]:
 
     A plug-in that does not load is left out, with a warning.
     """
-    return [each() for each in FORMATS.load_all().values()]
+    return [*(each() for each in FORMATS.load_all().values()), *_runtime_formats().values()]
 
 
 def model_format(name: str) -> ModelFormat:
@@ -54,5 +60,17 @@ def model_format(name: str) -> ModelFormat:
 
 def find_format(name: str) -> ModelFormat:
     """Return a format, whether its package is installed or not. Raises RequestError."""
-    found: ModelFormat = FORMATS.load(name)()
+    own = None if name in FORMATS.names else _runtime_formats().get(name)
+    found: ModelFormat = own or FORMATS.load(name)()
     return found
+
+
+def _runtime_formats() -> dict[str, ModelFormat]:
+    """Return the formats of runtimes, by name; `nas.formats` may have another of the name."""
+    formats: dict[str, ModelFormat] = {}
+    for name in installed_runtimes.RUNTIMES.names:
+        with suppress(RequestError):  # Its package does not load, as `nas doctor` says.
+            runtime = installed_runtimes.runtime_class(name)
+            if issubclass(runtime, ModelFileRuntime) and name not in FORMATS.names:
+                formats[name] = RuntimeFormat(runtime)
+    return formats

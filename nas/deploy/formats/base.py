@@ -81,6 +81,8 @@ class ModelFormat(ABC):
             installed.
         requirements: packages with which `run.py` runs its files, as pip takes them; empty if it
             does not run them.
+        script_loader: text of a function with which `run.py` loads its files; empty if
+            `nas.deploy.script_loaders` has it.
         tolerance: largest difference between the logits of the file and those of torch, as a share
             of the standard deviation of torch's logits. For int8, the difference from the logits of
             the quantised network is compared, on 99% of the images.
@@ -95,6 +97,7 @@ class ModelFormat(ABC):
     device: ClassVar[Mapping[str, str]] = {}
     extra: str = ""
     requirements: tuple[str, ...] = ()
+    script_loader: str = ""
     tolerance: float = 1e-3
     device_files: tuple[str, ...] = ()
 
@@ -102,11 +105,6 @@ class ModelFormat(ABC):
     def runs_here(self) -> bool:
         """Whether the runtime of the format exists for this operating system."""
         return True
-
-    @property
-    def script_loader(self) -> str:
-        """The text that `run.py` needs to load the file; empty if `script_loaders` has it."""
-        return ""
 
     def can_run(self, path: Path) -> bool:
         """Return whether this machine runs a file: `runs_here`, and not made for another kind."""

@@ -31,12 +31,17 @@ _FLOAT_LAYERS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedG
 
 
 class Onnx(ModelFormat):
-    """`model.onnx`: the float32 network for any batch size, its batch norms folded."""
+    """`model.onnx`: the float32 network, its batch norms folded.
+
+    Attributes:
+        batch: batch size of the file; None for any.
+    """
 
     name = "onnx"
     file_name = "model.onnx"
     packages = ("onnxruntime",)
     runtimes: tuple[str, ...] = ("onnxruntime",)
+    batch: int | None = None
     requirements: tuple[str, ...] = ("onnxruntime>=1.12",)  # See `nas.onnx_model.IR_VERSION`.
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
@@ -46,6 +51,8 @@ class Onnx(ModelFormat):
         from nas import onnx_model
 
         proto = make_proto(model, quantised)
+        if self.batch:
+            onnx_model.fix_batch(proto, self.batch)
         helper.set_model_props(proto, {PREPROCESSING_KEY: model.preprocessing.embedded})
         onnx_model.save(proto, path)
 

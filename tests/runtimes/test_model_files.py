@@ -1,0 +1,154 @@
+"""Kernels as ONNX models: what their latencies are, and that no optimiser merges their copies.
+
+The seconds of the stand-in device follow from nodes, so that those of a kernel are known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from nas import onnx_model
+from nas.deploy.formats.runtime import RuntimeFormat
+from nas.errors import MeasurementError
+from nas.graph import Graph
+from nas.kernels.kernel import Kernel
+from nas.latency import Capabilities
+from nas.latency.cache_model import WEIGHT_PARTS
+from nas.latency.device import Fingerprint
+from nas.latency.differences import SMALLEST_COST_S
+from nas.latency.networks import random_weights
+from nas.latency.repeated_kernels import DISPATCH_PARTS
+from nas.runtimes.model_files import (
+    COPIES,
+    ModelFileRuntime,
+    repeated_graph,
+    without_surroundings,
+)
+from nas.space import load_space
+from tests.runtimes import acme
+
+
+class Acme(ModelFileRuntime):
+    """The stand-in, which times what a graph is written as."""
+
+    name = "acme"
+    package = "acme"
+    capabilities = Capabilities(targets=("a1",), dispatch_parts=("invocation",))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.describe("Acme A1", versions={})
+
+    @staticmethod
+    def compile_model(model: bytes) -> Any:
+        return acme.compile(model)
+
+    @staticmethod
+    def profile(handle: Any) -> list[float]:
+        return acme.profile(handle)
+
+
+class AcmeWithCaches(Acme):
+    capabilities = Capabilities(targets=("a1",), dispatch_parts=DISPATCH_PARTS)
+
+
+class AcmeOfOneObject(Acme):
+    """A runtime whose functions need the runtime itself."""
+
+    def run_model(self, handle: Any, image: Any) -> Any:  # type: ignore[override]
+        return acme.run(handle, image)
+
+
+def seconds_of(kernel: Kernel) -> float:
+    """Return the seconds that the device takes for a kernel, from its text."""
+    elements = int(np.prod(kernel.output))
+    moves = [step for step in kernel.epilogue if step.startswith(("add", "multiply", "shuffle"))]
+    first = kernel.inputs[0]
+    nodes = len(moves) + (kernel.kind != "copy") + (first.channels < first.shape[0])
+    moved = elements * (nodes - kernel.has_weights)
+    products = acme.SECONDS_PER_PRODUCT * kernel.macs
+    return nodes * acme.NODE_S + products + acme.SECONDS_PER_ELEMENT * moved
+
+
+@pytest.mark.parametrize("space", ["mobilenet_v3", "shufflenet_tiny"])
+def test_latency_of_a_kernel_is_that_of_its_nodes(space: str) -> None:
+    timer = Acme().timer
+    graph = load_space(space, image_size=32, channels=1).smallest.graph
+    for kernel in dict.fromkeys(timer.kernels(graph)):
+        _, timed = timer.time_kernel(kernel)
+        assert timed.latency_us == pytest.approx(1e6 * seconds_of(kernel), rel=0.03), kernel
+
+
+def test_entering_a_network_and_waiting_for_weights_are_timed() -> None:
+    (part,) = (timings := Acme().timer.time_dispatch())
+    assert part == "invocation"
+    assert timings[part].latency_us == pytest.approx(1e6 * acme.CALL_S)
+    assert not Acme().timer.time_miss_curve()
+
+
+def test_device_with_caches_has_a_miss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.latency.cache_model.WEIGHTS_MIB", (1,) * len(WEIGHT_PARTS))
+    assert set(AcmeWithCaches().timer.time_miss_curve()) == set(WEIGHT_PARTS)
+
+
+def optimised_nodes(graph: Graph, folder: Path) -> Counter[str]:
+    """Return the kinds of the nodes that ONNX Runtime makes of a graph."""
+    model = onnx_model.model(graph, random_weights(graph, np.random.default_rng(0)))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("max_pool 16x8x8 -> 16x4x4 k3 s2 p1 g1", "MaxPool"),
+        ("global_pool 16x8x8 -> 16x1x1", "GlobalAveragePool"),
+        ("copy 16x8x8[8:16] -> 8x8x8", "Slice"),
+        ("concat 8x8x8 8x8x8 -> 16x8x8 shuffle2", "Transpose"),
+        ("copy 16x8x8 -> 16x8x8 add", "Add"),
+        ("copy 16x8x8 -> 16x8x8 multiply", "Mul"),
+        ("conv2d 16x8x8 -> 16x8x8 k3 s1 p1 g16 bias", "Conv"),
+        ("conv2d 16x8x8 -> 32x4x4 k3 s2 p1 g1 bias relu", "Conv"),
+        ("linear 16x1x1 -> 10x1x1 bias", "Gemm"),
+    ],
+)
+def test_optimiser_runs_each_copy(text: str, kind: str, tmp_path: Path) -> None:
+    kernel, copies = Kernel.parse(text), COPIES[1]
+    whole, surroundings = (
+        optimised_nodes(repeated_graph(kernel, copies, has_copies=has_copies), tmp_path)
+        for has_copies in (True, False)
+    )
+    kinds = {name for name in whole if kind in name}
+    assert sum(whole[name] - surroundings[name] for name in kinds) == copies
+
+
+def test_kernel_that_takes_no_time_is_none_that_fails() -> None:
+    assert without_surroundings(3e-6, 1e-6) == pytest.approx(2e-6)
+    assert without_surroundings(0.99e-6, 1e-6) == SMALLEST_COST_S
+    assert without_surroundings(0.5e-6, 1e-6) == pytest.approx(-0.5e-6)
+
+
+def test_profile_without_seconds_is_the_reason_why_a_kernel_fails() -> None:
+    class Silent(Acme):
+        @staticmethod
+        def profile(handle: Any) -> list[float]:
+            return []
+
+    with pytest.raises((MeasurementError, ValueError), match="no median for empty data"):
+        Silent().timer.time_kernel(Kernel.parse("global_pool 16x8x8 -> 16x1x1"))
+
+
+def test_file_without_functions_for_a_script_is_run_by_none() -> None:
+    blind, bound = RuntimeFormat(Acme), RuntimeFormat(AcmeOfOneObject)
+    assert (blind.runs_here, blind.requirements, blind.script_loader) == (False, (), "")
+    assert (bound.runs_here, bound.requirements, bound.script_loader) == (True, (), "")
