@@ -121,7 +121,7 @@ def build_table(
 
     The first timing of a kernel is on the disk before the next timing starts. A later record of the
     kernel supersedes it; it has the medians of all timings. Each kernel is timed at
-    `Runtime.rounds` rounds, and then until its timings agree or it is called unstable.
+    `Capabilities.rounds` rounds, and then until its timings agree or it is called unstable.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
     goes on. A build that was stopped continues with the missing kernels when it is started again,
