@@ -13,6 +13,8 @@ import onnxruntime
 
 CALL_S, NODE_S, SECONDS_PER_PRODUCT, SECONDS_PER_ELEMENT = 2e-5, 1e-6, 1e-11, 1e-11
 
+WATTS = 3.0
+
 FREE = {"Relu", "Clip", "HardSwish", "HardSigmoid", "Flatten", "Reshape"}
 
 
@@ -53,6 +55,10 @@ def compile(onnx_bytes):  # noqa: A001
 
 def profile(program):
     return [program.seconds] * 10
+
+
+def energy_uj(program):
+    return WATTS * 1e6 * program.seconds
 
 
 def run(program, image):

@@ -5,6 +5,7 @@ The seconds of the stand-in device follow from nodes, so that those of a kernel 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from nas.runtimes.model_files import (
     without_surroundings,
 )
 from nas.space import load_space
-from tests.runtimes import acme
+from tests import markdown
+from tests.runtimes import acme, plugin
 
 
 class Acme(ModelFileRuntime):
@@ -146,6 +148,21 @@ def test_profile_without_seconds_is_the_reason_why_a_kernel_fails() -> None:
 
     with pytest.raises((MeasurementError, ValueError), match="no median for empty data"):
         Silent().timer.time_kernel(Kernel.parse("global_pool 16x8x8 -> 16x1x1"))
+
+
+def test_energy_of_a_kernel_is_that_of_its_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's second example, on a device that always takes the same power."""
+    monkeypatch.setitem(sys.modules, "acme", acme)
+    page = markdown.blocks(plugin.PAGE)
+    names: dict[str, Any] = {}
+    for block in page:
+        if block.language == "python":
+            exec(block.text, names)
+    runtime = names["EnergyRuntime"]()
+    (figure,) = runtime.figures
+    for text in ("conv2d 8x4x4 -> 8x4x4 k1 s1 p0 g1 bias", "max_pool 8x4x4 -> 8x2x2 k3 s2 p1 g1"):
+        schedule, timed = runtime.timer.time_kernel(Kernel.parse(text))
+        assert schedule[figure.name] == pytest.approx(acme.WATTS * timed.latency_us, rel=1e-3)
 
 
 def test_file_without_functions_for_a_script_is_run_by_none() -> None:
