@@ -10,9 +10,9 @@ again a few times before the device counts as lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
 from nas.kernels.kernel import Kernel
@@ -23,6 +23,8 @@ from nas.latency.kit import KitDevice
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.timing import Timing
 from nas.machine.processes import ChildProcess
+
+T = TypeVar("T")
 
 KERNEL_LIMIT_SECONDS = 120.0
 """How long one kernel may take to compile and time; the slowest of our spaces takes three."""
@@ -81,29 +83,23 @@ class WorkerTimer(KernelTimer):
             BoardLostError: the device is gone.
             DeviceError: the device is not equal to the runtime's.
         """
-        timed: tuple[Schedule, Timing] = self._request("time_kernel", kernel)
-        return timed
+        return self._request(KernelTimer.time_kernel, kernel)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing | None:
         """See `KernelTimer.retime_kernel`, and `time_kernel` for the errors."""
-        timing: Timing | None = self._request("retime_kernel", kernel, dict(schedule))
-        return timing
+        return self._request(KernelTimer.retime_kernel, kernel, dict(schedule))
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `KernelTimer.time_dispatch`, and `time_kernel` for the errors."""
-        limit_s = DISPATCH_LIMIT_FACTOR * self._limit_s
-        timings: Mapping[str, Timing] = self._request("time_dispatch", limit_s=limit_s)
-        return timings
+        return self._request(KernelTimer.time_dispatch, limit_factor=DISPATCH_LIMIT_FACTOR)
 
     def time_miss_curve(self) -> Mapping[str, Timing]:
         """See `KernelTimer.time_miss_curve`, and `time_kernel` for the errors."""
-        limit_s = DISPATCH_LIMIT_FACTOR * self._limit_s
-        timings: Mapping[str, Timing] = self._request("time_miss_curve", limit_s=limit_s)
-        return timings
+        return self._request(KernelTimer.time_miss_curve, limit_factor=DISPATCH_LIMIT_FACTOR)
 
-    def _request(self, name: str, *arguments: Any, limit_s: float | None = None) -> Any:
+    def _request(self, method: Callable[..., T], *arguments: Any, limit_factor: int = 1) -> T:
         """Return the worker's answer, after reconnecting to the device if it vanished."""
-        limit_s = self._limit_s if limit_s is None else limit_s
+        name, limit_s = method.__name__, limit_factor * self._limit_s
         for attempt in range(1, RECONNECTIONS + 1):
             try:
                 return self._request_once(name, *arguments, limit_s=limit_s)
