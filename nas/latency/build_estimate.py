@@ -18,6 +18,7 @@ from nas.latency.kit import KitDevice
 from nas.latency.networks import measure_networks
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
+from nas.latency.timer_answers import time_kernel
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import SECONDS_BETWEEN_ROUNDS, watch_speed
 from nas.latency.worker_process import timers_for
@@ -91,24 +92,19 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
     with timers_for(runtime) as timers:
         pool = TimerPool(timers)
         # The first request of a timer also starts its worker.
-        dict(pool.each(chosen[: len(timers)], lambda timer, kernel: timer.time_kernel(kernel)))
+        dict(pool.each(chosen[: len(timers)], time_kernel))
         start = time.perf_counter()
-        first = dict(pool.each(chosen, lambda timer, kernel: timer.time_kernel(kernel)))
+        first = dict(pool.each(chosen, time_kernel))
         first_s = time.perf_counter() - start
-        timed = {
-            kernel: outcome
-            for kernel, outcome in first.items()
-            if not isinstance(outcome, Exception)
-        }
-        schedules = {kernel: schedule for kernel, (schedule, _) in timed.items()}
-        if not schedules:
+        timed = {k: outcome for k, outcome in first.items() if not isinstance(outcome, Exception)}
+        if not timed:
             kernel, error = next(iter(first.items()))
             assert isinstance(error, Exception)
             reason = f"{kernel} cannot be timed: {first_line(error)}"
             return BuildEstimate(len(kernels), reason=reason)
         start = time.perf_counter()
         if runtime.capabilities.rounds > 1:
-            dict(pool.each(list(schedules), lambda timer, k: timer.retime_kernel(k, schedules[k])))
+            dict(pool.each(list(timed), lambda timer, k: timer.retime_kernel(k, timed[k][0])))
         again_s = time.perf_counter() - start
     share = len(kernels) / len(chosen)
     round_s = max(SECONDS_BETWEEN_ROUNDS, share * again_s)
@@ -124,7 +120,7 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
         round(seconds, 1),
         round(share * first_s, 1),
         full_share,
-        len(schedules),
+        len(timed),
         slowest_us,
     )
 
@@ -175,16 +171,12 @@ def estimate_network_us(graph: Graph, runtime: Runtime, batch: int = 1) -> float
         batch: number of images that run at once.
     """
     (whole,) = measure_networks([graph], runtime, {}, batch=batch, seconds=MAX_NETWORK_SECONDS)
-    if whole.timings:
-        return whole.latency.fastest_us
+    if whole.rounds:
+        return whole.fastest_us
     kernels = [each for each in runtime.kernels(graph, batch) if each.macs]
     by_size = sorted(dict.fromkeys(kernels), key=lambda each: (each.detailed_kind, each.macs))
     with timers_for(runtime) as timers:
-        outcomes = dict(
-            TimerPool(timers).each(
-                spread(by_size, MAX_TIMED_KERNELS), lambda timer, kernel: timer.time_kernel(kernel)
-            )
-        )
+        outcomes = dict(TimerPool(timers).each(spread(by_size, MAX_TIMED_KERNELS), time_kernel))
     timed = {
         kernel: outcome[1].latency_us
         for kernel, outcome in outcomes.items()
