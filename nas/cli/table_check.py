@@ -184,7 +184,7 @@ def _show_check(check: TableCheck) -> None:
         )
     if check.slowdown is not None:
         console.say(f"latencies are those of the fastest rounds; networks {check.slowdown.text}")
-    if disturbed := sum(each.timings.latency.is_disturbed for each in check.networks):
+    if disturbed := sum(each.latency.is_disturbed for each in check.networks):
         console.say(
             f"{disturbed} of the networks are disturbed: the core was slowed whenever they were "
             "timed, so that what was measured is too high"
@@ -229,7 +229,7 @@ def _show_kernels(check: KernelCheck) -> None:
         {
             "changed most": lambda each: each.kernel.text,
             f"table, {KERNEL_UNIT.name}": lambda each: f"{each.table_us:.4g}",
-            "now over table": lambda each: each.error or f"{each.ratio:.3f}",
+            "now over table": lambda each: each.latency.error or f"{each.ratio:.3f}",
         },
     )
     for change in check.changes:

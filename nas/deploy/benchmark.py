@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ from nas.display.formatting import format_latency
 from nas.display.progress import Advance
 from nas.errors import ExportError, RequestError
 from nas.latency import rounds
-from nas.latency.rounds import Latency, Round, full_speed_us
-from nas.latency.timing import Rounds
+from nas.latency.rounds import Policy, Rounds, full_speed_us, one_at_a_time, outcome_of
+from nas.latency.timing import Timing
 from nas.machine import this_machine
 from nas.run.judged import JudgedImages
 from nas.run.model_card import EnergyRecord, ExportedFile, LatencyRecord
@@ -140,7 +141,7 @@ def time_files(
     image: NDArray[np.float32],
     progress: Advance | None = None,
     known_us: float | None = None,
-) -> tuple[dict[str, LatencyRecord], dict[str, ExportError]]:
+) -> tuple[dict[str, LatencyRecord], dict[str, Exception]]:
     """Return the latencies of files, measured in rounds, and the errors of files that do not run.
 
     There are `MAX_ROUNDS`. Where the full speed of the core is known, the timings end when those of
@@ -156,46 +157,35 @@ def time_files(
         known_us: duration of a reading at full speed on this machine, as a table knows it; a core
             that is slow during all rounds would not be seen otherwise. None if it is not known.
     """
-    fewest, done = MAX_ROUNDS if known_us is None else min(rounds.ROUNDS, MAX_ROUNDS), 0
-    taken: dict[str, list[Round]] = {name: [] for name in running}
-    failed: dict[str, ExportError] = {}
+    fewest = MAX_ROUNDS if known_us is None else min(rounds.ROUNDS, MAX_ROUNDS)
 
-    def learn_speed(name: str) -> None:
-        try:
-            if running[name].loaded is not None:
-                running[name].learn_speed()
-        except ExportError as error:
-            failed[name] = error
-            del taken[name]
+    def learn_speed(name: str) -> tuple[str, Exception | None]:
+        process = running[name]
+        return name, outcome_of(process.learn_speed) if process.loaded is not None else None
 
     with ThreadPoolExecutor() as pool:  # They wait at the same time.
-        list(pool.map(learn_speed, running))
-    pause = Rounds()
-    for number in range(MAX_ROUNDS):
-        total = done + len(taken) * max(1, fewest - number)
-        pause.wait()
-        for name, process in running.items():
-            if name in failed:
-                continue
-            try:
-                if process.loaded is None:
-                    process.load(image)
-                time.sleep(PAUSE_SECONDS)
-                taken[name].append(process.time(again=number > 0).round)
-            except ExportError as error:
-                failed[name] = error
-                del taken[name]
-            done += 1
-            if progress:
-                progress(done, total, name)
-        full_us = full_speed_us((each for own in taken.values() for each in own), known_us)
-        latencies = {name: Latency(own, full_us) for name, own in taken.items()}
-        if all(each.is_complete(fewest) for each in latencies.values()):
-            break
+        learned = dict(pool.map(learn_speed, running))
+
+    def time_file(name: str) -> Timing:
+        process = running[name]
+        if isinstance(error := learned[name], Exception):
+            raise error
+        if process.loaded is None:
+            process.load(image)
+        time.sleep(PAUSE_SECONDS)
+        return process.time(again=name in timed.timings)
+
+    policy = Policy(fewest, MAX_ROUNDS, together=True)
+    full_speed = partial(full_speed_us, known_us=known_us)
+    timed = Rounds(one_at_a_time(time_file), policy, full_speed=full_speed)
+    for name in timed.run(dict.fromkeys(running, fewest)):
+        if progress:
+            progress(timed.done, timed.total, name)
     return {
-        name: LatencyRecord.of(latency, running[name].threads)
-        for name, latency in latencies.items()
-    }, failed
+        name: LatencyRecord.of(timed.latency(name), process.threads)
+        for name, process in running.items()
+        if name not in timed.errors
+    }, timed.errors
 
 
 def draw_benchmark(

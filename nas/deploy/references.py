@@ -10,7 +10,7 @@ from nas.errors import NasError
 from nas.files import jsonl
 from nas.latency import LatencyTable, measure_networks
 from nas.latency.build import add_missing_kernels
-from nas.latency.networks import NetworkTimings
+from nas.latency.rounds import Latency
 from nas.pretrained import PublishedWeights, read_weights
 from nas.run.measurements import Measurement
 from nas.run.progress import JobProgress
@@ -63,7 +63,7 @@ def summary_of(run: Run, weights: PublishedWeights) -> PretrainedSummary:
 
 def time_networks(
     run: Run, networks: Mapping[str, Architecture], progress: JobProgress
-) -> dict[str, NetworkTimings]:
+) -> dict[str, Latency]:
     """Time networks as a whole on the device of a run, in turns.
 
     The latency table gets their kernels first, so that each runs with its best schedule, as in the
@@ -75,7 +75,7 @@ def time_networks(
         progress: receives progress and messages.
 
     Returns:
-        The timings by name; those of a network that cannot be compiled or timed are an error.
+        The latencies by name; that of a network that cannot be compiled or timed is an error.
     """
     graphs = [each.graph for each in networks.values()]
     batch = run.settings.device.batch
@@ -115,13 +115,13 @@ def measure_references(
         return
     jsonl.repair(run.measurements)
     for name, architecture in missing.items():
-        result = timed[name]
-        if not result.timings:
-            progress.note(f"{name}: not timed. {result.error}")
+        latency = timed[name]
+        if not latency.rounds:
+            progress.note(f"{name}: not timed. {latency.error}")
             continue
-        for each in Measurement.of_timings(architecture, None, result):
+        for each in Measurement.of_latency(architecture, None, latency):
             jsonl.append(run.measurements, each.model_dump(mode="json", by_alias=True))
-        progress.note(f"{name}: {format_latency(result.latency.fastest_us)} as a whole network")
+        progress.note(f"{name}: {format_latency(latency.fastest_us)} as a whole network")
 
 
 def note_comparisons(run: Run, names: Collection[str], progress: JobProgress) -> None:

@@ -159,9 +159,9 @@ def _measure_in_rounds(run: JobRun, left: Sequence[Trial], end: float) -> None:
             seconds=max(0.0, end - time.monotonic()) / (len(rounds) - number),
             full_us=table.full_us,
         )
-        for trial, result in zip(together, timed, strict=True):
-            for measurement in Measurement.of_timings(
-                trial.architecture, trial.values["predicted_us"], result
+        for trial, latency in zip(together, timed, strict=True):
+            for measurement in Measurement.of_latency(
+                trial.architecture, trial.values["predicted_us"], latency
             ):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
         done += len(together)

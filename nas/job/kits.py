@@ -90,9 +90,9 @@ def _log_timings(run: Run, device: KitDevice, folder: Path) -> None:
     """Append the timings of a kit to the log of a run, without those that the log has."""
     jsonl.repair(run.measurements)
     known = Counter((each.digest, each.samples_us) for each in run.timing_log)
-    for digest, timings in device.network_timings(folder).items():
+    for digest, latency in device.network_latencies(folder).items():
         candidate, architecture = run.candidate(digest), run.architecture(digest)
-        for each in Measurement.of_timings(architecture, candidate.predicted_us, timings):
+        for each in Measurement.of_latency(architecture, candidate.predicted_us, latency):
             if known[digest, each.samples_us]:
                 known[digest, each.samples_us] -= 1
                 continue

@@ -15,7 +15,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,10 +24,11 @@ from nas.kernels.kernel import Kernel
 from nas.latency import timer_answers
 from nas.latency.installed_runtimes import default_runtime
 from nas.latency.record import DISTURBED, UNSTABLE, Record
-from nas.latency.runtime import KernelTimer, Runtime
+from nas.latency.rounds import ONCE, Policy, Rounds
+from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import Rounds, Timing
+from nas.latency.timing import Timing
 
 if TYPE_CHECKING:
     from nas.graph import Graph
@@ -175,16 +175,29 @@ class _TableBuilder:
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
-        self._limit_s = math.inf if seconds is None else seconds
-        self._min_rounds = table.runtime.capabilities.rounds
-        self._pause = Rounds()
-        self._done = self._total = 0
-        # Kernels whose recorded timings came to an end.
-        self._ended: set[Kernel] = set()
-        # Records with timings that are not appended yet.
-        self._latest: dict[Kernel, Record] = {}
-        self._statuses: dict[Kernel, str] = {}
-        self._curve = {each.name: each for each in table.records("dispatch") if each.rounds_us}
+        end_s = self._start + (math.inf if seconds is None else seconds)
+        fewest, pauses = table.runtime.capabilities.rounds, not timers.is_recorded
+        in_turn = KERNELS_IN_TURN * max(1, len(timers))
+        self._policy = ONCE if fewest == 1 else Policy(fewest, in_turn=in_turn, pauses=pauses)
+        self._kernels: Rounds[Kernel] = Rounds(
+            self._take_kernels,
+            self._policy,
+            full_speed=lambda _: min(filter(None, (table.full_us, timers.full_us)), default=None),
+            end_s=end_s,
+        )
+        self._schedules: dict[Kernel, Schedule | None] = {}
+        self._statuses: dict[str, str] = {}
+        self._curve_policy = Policy(
+            CURVE_ROUNDS, tolerance=MAX_CURVE_DIFFERENCE, together=True, pauses=pauses
+        )
+        self._curve: Rounds[str] = Rounds(
+            self._take_curve,
+            self._curve_policy,
+            # Other programs slow it by what they take of a cache, at any speed of the core.
+            full_speed=lambda _: None,
+            known={each.name: each.rounds for each in table.records("dispatch") if each.rounds_us},
+            end_s=end_s,
+        )
         self._curve_timed_s = -math.inf
 
     # Dispatch costs.
@@ -200,45 +213,19 @@ class _TableBuilder:
             before_us = {} if self._table.lacks_dispatch() else self._table.dispatch.parts_us
             for part, timing in self._attempt(timer_answers.time_dispatch).items():
                 if timing.latency_us < before_us.get(part, math.inf):
-                    self._table.append(self._dispatch_record(part, timing))
-            self._time_curve()
-            self._append_latest()
+                    self._table.append(self._dispatch_record(part, [timing], ONCE))
+            list(self._curve.round(self._table.runtime.capabilities.dispatch_parts))
+            self._append_changed()
 
-    @property
-    def _curve_is_incomplete(self) -> bool:
-        return not all(each.complete for each in self._curve.values())
-
-    @property
-    def _full_us(self) -> float | None:
-        """Reading at full speed, as far as it is known now."""
-        known_us = [each for each in (self._table.full_us, self._timers.full_us) if each]
-        return min(known_us, default=None)
-
-    def _begin_round(self) -> None:
-        if not self._timers.is_recorded:
-            self._pause.wait()
-
-    def _time_curve(self) -> bool:
-        """Time the miss curve in one round.
-
-        Returns:
-            Whether there was one; a runtime may have none, and recorded rounds come to an end.
-        """
-        self._begin_round()
+    def _take_curve(self, parts: Sequence[str]) -> Iterable[tuple[str, Timing | None]]:
+        """Time the miss curve. A runtime may have none, and recorded timings come to an end."""
         timings = self._attempt(timer_answers.time_miss_curve)
         self._curve_timed_s = time.monotonic()
-        for part, timing in timings.items():
-            record = self._curve.get(part)
-            self._curve[part] = (
-                self._dispatch_record(part, timing).as_first_of_several(timing, None)
-                if record is None
-                else record.with_timing(timing, CURVE_ROUNDS, tolerance=MAX_CURVE_DIFFERENCE)
-            )
-        return bool(timings)
+        return [(part, timings.get(part)) for part in parts]
 
-    def _dispatch_record(self, part: str, timing: Timing) -> Record:
+    def _dispatch_record(self, part: str, timings: Sequence[Timing], policy: Policy) -> Record:
         basis = self._table.runtime.basis
-        return Record.from_timing("dispatch", timing, name=part, basis=basis)
+        return Record.from_timings("dispatch", timings, name=part, policy=policy, basis=basis)
 
     def _attempt(self, call: Callable[[KernelTimer], Mapping[str, Timing]]) -> Mapping[str, Timing]:
         """Return what a function of a timer returns, after a few attempts."""
@@ -252,169 +239,110 @@ class _TableBuilder:
     # Kernels.
 
     def build(self, wanted: Sequence[Kernel], missing: Sequence[Kernel], *, again: bool) -> None:
-        """Time missing kernels, and those that need further timings, in as many rounds."""
-        further_rounds = {
-            kernel: max(1, self._min_rounds - len(record.latency.undisturbed) * (not again))
-            for kernel in wanted
-            if (record := self._table.record(kernel)) is not None
-            and record.status != "failed"
-            and (again or not record.complete or record.status == DISTURBED)
-        }
-        self._total = self._min_rounds * len(missing) + sum(further_rounds.values())
-        with self._appending():
-            for group in self._groups([*missing, *further_rounds]):
-                self._time_first([kernel for kernel in group if kernel not in further_rounds])
-                left = {
-                    kernel: further_rounds.get(kernel, self._min_rounds - 1) for kernel in group
-                }
-                while left := {kernel: n for kernel, n in left.items() if n > 0}:
-                    self._time_in_a_round(list(left))
-                    left = {kernel: n - 1 for kernel, n in left.items()}
-                self._append_latest()
-            while (
-                incomplete := [k for k in self._incomplete(wanted) if k not in self._ended]
-            ) and self.seconds < self._limit_s:
-                self._total += len(incomplete)
-                for group in self._groups(incomplete):
-                    self._time_in_a_round(group)
-            for kernel in self._incomplete(wanted):
-                record = self._record_of(kernel)
-                if record and record.status == "ok" and not record.latency.agrees():
-                    self._latest[kernel] = record.model_copy(update={"status": UNSTABLE})
-            has_curve = True
-            while has_curve and self._curve_is_incomplete and self.seconds < self._limit_s:
-                has_curve = self._time_curve()
+        """Time missing kernels, and those that need further timings, in as many rounds.
 
-    def _groups(self, kernels: Sequence[Kernel]) -> list[Sequence[Kernel]]:
-        """Return the kernels that are timed in turn."""
-        size = KERNELS_IN_TURN * max(1, len(self._timers))
-        return [kernels[start : start + size] for start in range(0, len(kernels), size)]
-
-    def _incomplete(self, kernels: Iterable[Kernel]) -> list[Kernel]:
-        """Return the kernels that have a latency and need another timing.
-
-        Timings of the first rounds may have been taken for those at full speed: all are judged by
-        what is known now.
+        All records are appended at the end, and also if an error or Ctrl-C ends the timing.
         """
-        full_us = self._full_us
-        incomplete = []
-        for kernel in kernels:
-            record = self._record_of(kernel)
-            if record is None or record.status == "failed":
+        fewest = self._policy.fewest
+        needed = dict.fromkeys(missing, fewest)
+        for kernel in wanted:
+            record = self._table.record(kernel)
+            if kernel in needed or record is None or record.status == "failed":
                 continue
-            judged = record.judged_by(full_us, self._min_rounds)
-            if (judged.status, judged.latency_us) != (record.status, record.latency_us):
-                self._latest[kernel] = judged
-            if not judged.complete:
-                incomplete.append(kernel)
-        return incomplete
-
-    def _time_first(self, kernels: Sequence[Kernel]) -> None:
-        """Find the schedules of kernels and time them for the first time."""
-        full_us = self._full_us
-        for kernel, outcome in self._timers.each(kernels, timer_answers.time_kernel):
-            if isinstance(outcome, Exception):
-                record = self._failure(kernel, outcome)
+            if again or not record.complete or record.status == DISTURBED:
+                needed[kernel] = max(1, fewest - len(record.latency.undisturbed) * (not again))
+            elif record.readings_us:  # It may be incomplete once a faster reading is known.
+                needed[kernel] = 0
             else:
-                schedule, timing = outcome
-                record = Record.from_timing(
-                    "kernel",
-                    timing,
-                    name=kernel.text,
-                    schedule=schedule,
-                    basis=self._table.runtime.basis,
-                )
-                if self._min_rounds > 1:
-                    record = record.as_first_of_several(timing, full_us)
-            self._append(kernel, record)
-            self._report(record)
+                continue
+            self._kernels.timings[kernel] = record.rounds
+            self._schedules[kernel] = record.schedule
+        taken: Counter[Kernel] = Counter()
+        known = set(self._kernels.timings)
+        try:
+            for kernel in self._kernels.run(needed):
+                taken[kernel] += 1
+                is_first = taken[kernel] == 1 and kernel not in known
+                is_last = taken[kernel] == needed[kernel] or kernel in self._kernels.errors
+                if is_first or is_last:
+                    self._append(self._record(kernel))
+                if self._progress is not None:
+                    self._progress(self._kernels.done, self._kernels.total, kernel.text)
+            list(self._curve.run(dict.fromkeys(self._curve.timings, 0)))
+        finally:
+            self._append_changed()
 
-    def _time_in_a_round(self, kernels: Sequence[Kernel]) -> None:
-        """Time kernels that have a latency again, with the schedules of their records."""
-        records = {
-            kernel: record
-            for kernel in kernels
-            if kernel not in self._ended
-            and (record := self._record_of(kernel)) is not None
-            and record.status != "failed"
-        }
-        self._total -= len(kernels) - len(records)
-        if not records or self.seconds >= self._limit_s:
-            self._total -= len(records)
-            return
-        self._begin_round()
-        full_us = self._full_us
-        is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
-        if is_due and self._curve_is_incomplete:
-            self._time_curve()
-        for kernel, outcome in self._timers.each(
-            list(records),
-            lambda timer, each: timer_answers.retime_kernel(
-                timer, each, records[each].schedule or {}
-            ),
-        ):
-            if isinstance(outcome, BoardLostError) and not self._timers:
+    def _take_kernels(
+        self, kernels: Sequence[Kernel]
+    ) -> Iterator[tuple[Kernel, Timing | Exception | None]]:
+        """Time kernels once each, and then the miss curve if it is time for it."""
+        for kernel, outcome in self._timers.each(kernels, self._time_kernel):
+            is_known = kernel in self._kernels.timings
+            if is_known and isinstance(outcome, BoardLostError) and not self._timers:
                 # The kernel ran before, so the device was not lost because of it.
-                continue
-            if outcome is None:
-                self._ended.add(kernel)
-                self._total -= 1
-                continue
-            self._latest[kernel] = (
-                self._failure(kernel, outcome)
-                if isinstance(outcome, Exception)
-                else records[kernel].with_timing(outcome, self._min_rounds, full_us)
+                raise self._timers.none_left()
+            yield kernel, outcome
+        is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
+        parts = self._curve.incomplete(self._curve.timings)
+        if is_due and parts and not self._kernels.is_late:
+            list(self._curve.round(list(self._curve.timings)))
+
+    def _time_kernel(self, timer: KernelTimer, kernel: Kernel) -> Timing | None:
+        """Find the schedule of a kernel and time it, or time it again with its schedule."""
+        if kernel in self._kernels.timings:
+            return timer_answers.retime_kernel(timer, kernel, self._schedules[kernel] or {})
+        self._schedules[kernel], timing = timer_answers.time_kernel(timer, kernel)
+        return timing
+
+    # Records.
+
+    def _record(self, kernel: Kernel) -> Record:
+        """Return the record of a kernel by what is known now."""
+        error = self._kernels.errors.get(kernel)
+        if error is None:
+            return Record.from_timings(
+                "kernel",
+                self._kernels.timings[kernel],
+                name=kernel.text,
+                policy=self._policy,
+                full_us=self._kernels.full_us,
+                schedule=self._schedules[kernel],
+                basis=self._table.runtime.basis,
             )
-            self._report(self._latest[kernel])
-
-    def _record_of(self, kernel: Kernel) -> Record | None:
-        """Return the record of a kernel, with the timings that are not appended yet."""
-        return self._latest.get(kernel) or self._table.record(kernel)
-
-    def _failure(self, kernel: Kernel, error: Exception) -> Record:
         text = str(error) if isinstance(error, NasError) else first_line(error)
         # Text that a program printed in another encoding has characters that no file can hold.
         text = text.encode("utf-8", "backslashreplace").decode()[:_MAX_ERROR_CHARACTERS]
         message = text or type(error).__name__
         return Record(kind="kernel", name=kernel.text, status="failed", error=message)
 
-    # Records and progress.
+    def _append_changed(self) -> None:
+        """Append the records of timings that the table lacks, and those judged otherwise now."""
+        for kernel in self._kernels.timings:
+            record = self._record(kernel)
+            if _differs(record, self._table.record(kernel)):
+                self._append(record)
+        before = {each.name: each for each in self._table.records("dispatch")}
+        for part, timings in self._curve.timings.items():
+            record = self._dispatch_record(part, timings, self._curve_policy)
+            if _differs(record, before.get(part)):
+                self._table.append(record)
 
-    @contextmanager
-    def _appending(self) -> Iterator[None]:
-        """Append all records at the end, and also if an error or Ctrl-C ends the timing."""
-        try:
-            yield
-        finally:
-            self._append_latest()
-
-    def _append_latest(self) -> None:
-        for kernel in list(self._latest):
-            self._append(kernel, self._latest.pop(kernel))
-        for part, record in self._curve.items():
-            if record.line == 0:
-                self._curve[part] = self._table.append(record)
-
-    def _append(self, kernel: Kernel, record: Record) -> None:
-        self._statuses[kernel] = self._table.append(record).status
-
-    def _report(self, record: Record) -> None:
-        """Count a timing, and report it."""
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total, record.name)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
+    def _append(self, record: Record) -> None:
+        self._statuses[record.name] = self._table.append(record).status
 
     def result(self) -> BuildResult:
         """Return what was added or finished."""
-        counts = Counter(self._statuses.values())
+        counts, seconds = Counter(self._statuses.values()), time.monotonic() - self._start
         return BuildResult(
-            counts["ok"], counts[UNSTABLE], counts[DISTURBED], counts["failed"], self.seconds
+            counts["ok"], counts[UNSTABLE], counts[DISTURBED], counts["failed"], seconds
         )
+
+
+def _differs(record: Record, before: Record | None) -> bool:
+    """Return whether a record has other timings than the one before, or judges them otherwise."""
+    return before is None or (record.status, record.latency_us, record.rounds_us) != (
+        before.status, before.latency_us, before.rounds_us
+    )  # fmt: skip
 
 
 def add_missing_kernels(

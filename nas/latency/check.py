@@ -5,28 +5,29 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nas.display.progress import Advance
-from nas.errors import (
-    BoardLostError,
-    DeviceError,
-    MeasurementError,
-    RequestError,
-    SpaceError,
-    TableError,
-    first_line,
-)
+from nas.errors import MeasurementError, RequestError, SpaceError, TableError
 from nas.kernels.kernel import Kernel
 from nas.latency.device import Fingerprint
-from nas.latency.networks import NetworkTimings, measure_networks
+from nas.latency.networks import measure_networks
 from nas.latency.prediction import Prediction
-from nas.latency.rounds import Latency, Slowdown, full_speed_us, round_to_four_digits
+from nas.latency.rounds import (
+    Latency,
+    Policy,
+    Rounds,
+    Slowdown,
+    full_speed_us,
+    one_at_a_time,
+    round_to_four_digits,
+)
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import MEASURED, Rounds, Timing
+from nas.latency.timing import MEASURED, Timing
 from nas.statistics import LatencyAgreement, latency_agreement, spread
 
 if TYPE_CHECKING:
@@ -62,14 +63,14 @@ class CheckedNetwork:
     Args:
         architecture: the network.
         prediction: what the table predicts.
-        timings: timings of the whole network in different rounds.
+        latency: latency of the whole network.
         reference: name of a published network; None for a random network.
         device_ratio: see `TableCheck.device_ratio`.
     """
 
     architecture: Architecture
     prediction: Prediction
-    timings: NetworkTimings
+    latency: Latency
     reference: str | None = None
     device_ratio: float = 1.0
 
@@ -86,7 +87,7 @@ class CheckedNetwork:
     @property
     def measured_us(self) -> float:
         """The latency in microseconds at the speed of the table, which is what it predicts."""
-        return round_to_four_digits(self.timings.latency.fastest_us / self.device_ratio)
+        return round_to_four_digits(self.latency.fastest_us / self.device_ratio)
 
     @property
     def relative_error(self) -> float:
@@ -105,8 +106,8 @@ class CheckedNetwork:
             "uncertain_launches": prediction.uncertain_launches,
             "estimated_launches": prediction.estimated_launches,
             "measured_us": self.measured_us,
-            "disturbed": self.timings.latency.is_disturbed,
-            "rounds_us": [each.latency_us for each in self.timings.latency.rounds],
+            "disturbed": self.latency.is_disturbed,
+            "rounds_us": [each.latency_us for each in self.latency.rounds],
             "relative_error": self.relative_error,
         }
 
@@ -160,14 +161,14 @@ class TableCheck:
 
         They are `Latency.halves_us`; None if each network was timed once.
         """
-        pairs = [each.timings.latency.halves_us for each in self.networks]
+        pairs = [each.latency.halves_us for each in self.networks]
         differences = [pair[1] / pair[0] - 1 for pair in pairs if pair is not None]
         return statistics.median(differences) if differences else None
 
     @property
     def slowdown(self) -> Slowdown | None:
         """How much slower than in the fastest rounds the networks were; None if timed once."""
-        return Slowdown.of(each.timings.latency for each in self.networks)
+        return Slowdown.of(each.latency for each in self.networks)
 
     @property
     def target_mape(self) -> float:
@@ -279,22 +280,19 @@ def check_networks(
     )
     own, others = timed[: len(networks)], timed[len(networks) :]
     ratios = [
-        result.latency.fastest_us / expected_us
-        for (_, expected_us), result in zip(beside, others, strict=True)
-        if result.timings
+        latency.fastest_us / expected_us
+        for (_, expected_us), latency in zip(beside, others, strict=True)
+        if latency.rounds
     ]
     ratio = statistics.median(ratios) if len(ratios) >= MIN_CORRECTION_NETWORKS else None
-    for (name, _), result in zip(networks, own, strict=True):
-        if result.error is not None:
+    checked = []
+    for (name, network), prediction, latency in zip(networks, predictions, own, strict=True):
+        if latency.error is not None:
             raise MeasurementError(
-                f"{name or 'A random network'} could not be timed: {result.error}."
+                f"{name or 'A random network'} could not be timed: {latency.error}."
             )
-    rows = zip(networks, predictions, own, strict=True)
-    checked_networks = tuple(
-        CheckedNetwork(architecture, prediction, result, name, ratio or 1.0)
-        for (name, architecture), prediction, result in rows
-    )
-    return TableCheck(checked_networks, batch, runtime.network_basis, ratio)
+        checked.append(CheckedNetwork(network, prediction, latency, name, ratio or 1.0))
+    return TableCheck(tuple(checked), batch, runtime.network_basis, ratio)
 
 
 def _correction_networks(
@@ -370,19 +368,17 @@ class CheckedKernel:
     Args:
         kernel: the kernel.
         table_us: latency in the table.
-        latency: latency now; None if it could not be timed.
-        error: why it could not be timed.
+        latency: latency now, or why it could not be timed.
     """
 
     kernel: Kernel
     table_us: float
-    latency: Latency | None = None
-    error: str | None = None
+    latency: Latency
 
     @property
     def ratio(self) -> float | None:
         """The ratio of now to the table: above 1 if the device is slower; None if not timed."""
-        return self.latency.fastest_us / self.table_us if self.latency else None
+        return None if self.latency.error else self.latency.fastest_us / self.table_us
 
 
 @dataclass(frozen=True)
@@ -406,7 +402,7 @@ class KernelCheck:
     @property
     def slowdown(self) -> Slowdown | None:
         """How much slower than in the fastest rounds the kernels were; None if none was timed."""
-        return Slowdown.of(each.latency for each in self.kernels if each.latency)
+        return Slowdown.of(each.latency for each in self.kernels if not each.latency.error)
 
     @property
     def problem(self) -> str:
@@ -415,7 +411,7 @@ class KernelCheck:
         if failed:
             return f"{failed} of {len(self.kernels)} kernels cannot be timed now"
         ratio = self.device_ratio or 1.0
-        disturbed = sum(bool(each.latency and each.latency.is_disturbed) for each in self.kernels)
+        disturbed = sum(each.latency.is_disturbed for each in self.kernels)
         if 2 * disturbed > len(self.kernels):
             return f"the core is slowed now: kernels take {ratio:.2f} times as long"
         if abs(ratio - 1) <= MAX_DEVICE_CHANGE:
@@ -428,9 +424,9 @@ class KernelCheck:
             {
                 "kernel": each.kernel.text,
                 "table_us": each.table_us,
-                "rounds_us": [m.latency_us for m in each.latency.rounds] if each.latency else [],
+                "rounds_us": [timing.latency_us for timing in each.latency.rounds],
                 "ratio": each.ratio,
-                "error": each.error,
+                "error": each.latency.error,
             }
             for each in self.kernels
         ]
@@ -473,37 +469,23 @@ def check_kernels(
             f"{table.path} has no kernel with a latency.", remedy="Continue it: nas table build."
         )
     usable.sort(key=lambda record: (record.latency_us or 0.0, record.name))
-    records = sorted(spread(usable, CHECKED_KERNELS), key=lambda record: record.line)
-    timings: dict[str, list[Timing]] = {record.name: [] for record in records}
-    errors: dict[str, str] = {}
-    pause = Rounds()
-    done = 0
-    for _ in range(table.runtime.capabilities.rounds):
-        pause.wait()
-        for record in records:
-            try:
-                if record.name not in errors:
-                    timing = timer.retime_kernel(Kernel.parse(record.name), record.schedule or {})
-                    assert timing is not None  # It is not recorded.
-                    timings[record.name].append(timing)
-            # A compiler may raise anything; whatever it is, it is the result of this kernel.
-            except Exception as error:
-                if isinstance(error, DeviceError) and not isinstance(error, BoardLostError):
-                    raise
-                errors[record.name] = first_line(error)
-            done += 1
-            if progress is not None:
-                progress(done, table.runtime.capabilities.rounds * len(records), record.name)
-    rounds = {name: [each.round for each in own] for name, own in timings.items()}
-    full_us = full_speed_us((each for own in rounds.values() for each in own), table.full_us)
+    chosen = sorted(spread(usable, CHECKED_KERNELS), key=lambda record: record.line)
+    records = {Kernel.parse(record.name): record for record in chosen}
+
+    def time_kernel(kernel: Kernel) -> Timing:
+        timing = timer.retime_kernel(kernel, records[kernel].schedule or {})
+        assert timing is not None  # It is not recorded.
+        return timing
+
+    fewest = table.runtime.capabilities.rounds
+    full_speed = partial(full_speed_us, known_us=table.full_us)
+    timed = Rounds(one_at_a_time(time_kernel), Policy(fewest, fewest), full_speed=full_speed)
+    for kernel in timed.run(dict.fromkeys(records, fewest)):
+        if progress is not None:
+            progress(timed.done, timed.total, kernel.text)
     kernels = tuple(
-        CheckedKernel(
-            Kernel.parse(record.name),
-            record.latency_us or 0.0,
-            None if record.name in errors else Latency(rounds[record.name], full_us),
-            errors.get(record.name),
-        )
-        for record in records
+        CheckedKernel(kernel, record.latency_us or 0.0, timed.latency(kernel))
+        for kernel, record in records.items()
     )
     return KernelCheck(kernels, tuple(_recorded_changes(table.device.recorded, device.recorded)))
 

@@ -30,7 +30,7 @@ from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import CheckedNetwork, DrawnNetwork, TableCheck, check_networks
 from nas.latency.kit import RESULTS, KitDevice
 from nas.latency.record import Correction, CorrectionNetwork
-from nas.latency.rounds import Latency, readings_us, round_to_four_digits
+from nas.latency.rounds import Latency, round_to_four_digits
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MEASURED
@@ -138,14 +138,15 @@ def _drift(check: TableCheck, table_readings_us: Sequence[float]) -> float:
 
     It is a fraction; 0 without readings.
     """
-    own = _undisturbed_readings_us(each.timings.latency for each in check.networks)
+    own = _undisturbed_readings_us(each.latency for each in check.networks)
     if not own or not table_readings_us:
         return 0.0
     return float(np.mean(np.abs(np.array(table_readings_us) / np.median(own) - 1)))
 
 
 def _undisturbed_readings_us(latencies: Iterable[Latency]) -> list[float]:
-    return readings_us(each for latency in latencies for each in latency.undisturbed)
+    rounds = (each for latency in latencies for each in latency.undisturbed)
+    return [each.reading_us for each in rounds if each.reading_us is not None]
 
 
 def least_factors(parts: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -276,11 +277,11 @@ def correct_by_kit(
         graphs = {digest: architecture.graph for digest, architecture in networks.items()}
         device.write_networks_kit(graphs, table.schedules(), folder, progress)
         return None
-    timings = device.network_timings(folder)
+    latencies = device.network_latencies(folder)
     timed = [
-        CheckedNetwork(architecture, table.predict(architecture), timings[digest])
+        CheckedNetwork(architecture, table.predict(architecture), latencies[digest])
         for digest, architecture in networks.items()
-        if digest in timings and timings[digest].timings
+        if digest in latencies and latencies[digest].rounds
     ]
     if len(timed) < MIN_NETWORKS:
         raise RequestError(

@@ -23,7 +23,7 @@ from nas.latency.runtime import Runtime, Schedules
 if TYPE_CHECKING:
     from nas.graph import Graph
     from nas.kernels.kernel import Kernel
-    from nas.latency.networks import NetworkTimings
+    from nas.latency.rounds import Latency
 
 RESULTS: Final = "results.jsonl"
 """Name of the file in the folder of a kit that its program writes."""
@@ -137,8 +137,8 @@ class KitDevice(Runtime):
         """
 
     @abstractmethod
-    def network_timings(self, folder: Path) -> Mapping[str, NetworkTimings]:
-        """Return the timings of a kit of networks by digest, of those that were timed or failed.
+    def network_latencies(self, folder: Path) -> Mapping[str, Latency]:
+        """Return the latencies by a kit of networks, by digest, of those that were timed or failed.
 
         Raises:
             NasError: the results are damaged, or of another kit.

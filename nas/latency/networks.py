@@ -8,49 +8,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.display.progress import Advance
-from nas.errors import MeasurementError, first_line
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency import rounds, timing
-from nas.latency.rounds import Latency, full_speed_us
+from nas.latency.rounds import (
+    ONCE,
+    Latency,
+    Policy,
+    Rounds,
+    full_speed_us,
+    one_at_a_time,
+    outcome_of,
+)
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
 from nas.latency.timing import Timing
 
 SAMPLE_SECONDS = 0.002
 """Shortest duration of a sample."""
-
-
-@dataclass(frozen=True)
-class NetworkTimings:
-    """The timings of one network in several rounds, or the error for which it has none.
-
-    Args:
-        timings: the timings.
-        error: why there is none.
-        full_us: reading at full speed, as far as it is known.
-    """
-
-    timings: tuple[Timing, ...]
-    error: str | None = None
-    full_us: float | None = None
-
-    @property
-    def latency(self) -> Latency:
-        """The latency of the network.
-
-        Raises:
-            MeasurementError: the network could not be timed.
-        """
-        if not self.timings:
-            raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return Latency([each.round for each in self.timings], self.full_us)
 
 
 def measure_networks(
@@ -63,7 +43,7 @@ def measure_networks(
     seconds: float | None = None,
     together: bool = False,
     full_us: float | None = None,
-) -> list[NetworkTimings]:
+) -> list[Latency]:
     """Compile networks with random weights, and time each until its timings agree.
 
     Each network is compiled once, loaded for each round (`CompiledNetwork.reloaded`), and timed
@@ -78,59 +58,34 @@ def measure_networks(
         batch: number of images of one inference.
         progress: function to call after each step.
         seconds: time after which no network is timed again; each is timed once in any case.
-        together: whether all networks are timed again as long as those of one disagree, so that a
-            slow minute of the machine meets all of them.
+        together: see `nas.latency.rounds.Policy`.
         full_us: reading at full speed in the timings of the table, if it is known. That of all
             timings counts if it is faster.
     """
-    fewest, most = (1, 1) if runtime.has_constant_networks else (rounds.ROUNDS, rounds.MAX_ROUNDS)
-    end_s = time.monotonic() + (math.inf if seconds is None else seconds)
-    errors: dict[int, str] = {}
-    done, steps = 0, len(graphs) * (1 + fewest)
-
-    @contextmanager
-    def step(index: int) -> Iterator[None]:
-        """Compile or time a network inside; what that raises is the network's error."""
-        nonlocal done
-        try:
-            yield
-        # A compiler may raise anything; whatever it is, it is the result of this network.
-        except Exception as error:
-            errors[index] = first_line(error)
-        done += 1
+    policy = ONCE if runtime.has_constant_networks else Policy(rounds.ROUNDS, together=together)
+    compiled: list[CompiledNetwork | Exception] = []
+    end_s = math.inf if seconds is None else time.monotonic() + seconds
+    for graph in graphs:
+        compile_network = partial(runtime.compile, graph, schedules, batch=batch)
+        compiled.append(outcome_of(compile_network))
         if progress is not None:
-            progress(done, steps)
+            progress(len(compiled), len(graphs) * (1 + policy.fewest))
 
-    compiled: dict[int, CompiledNetwork] = {}
-    for index, graph in enumerate(graphs):
-        with step(index):
-            compiled[index] = runtime.compile(graph, schedules, batch=batch)
-    timings: list[list[Timing]] = [[] for _ in graphs]
-    waiting = list(compiled)
-    pause = timing.Rounds()
-    for number in range(most):
-        steps = done + len(waiting) * max(1, fewest - number)
-        pause.wait()
+    def time_network(index: int) -> Timing:
+        network = compiled[index]
+        if isinstance(network, Exception):
+            raise network
         with runtime.timing_context():
-            for index in waiting:
-                with step(index):
-                    compiled[index] = compiled[index].reloaded() if number else compiled[index]
-                    timed = timing.measure(compiled[index].evaluate, SAMPLE_SECONDS)
-                    timings[index].append(timed)
-        full_us = full_speed_us((each.round for own in timings for each in own), full_us)
-        usable = [index for index in compiled if index not in errors]
-        waiting = [
-            index
-            for index in usable
-            if not Latency([each.round for each in timings[index]], full_us).is_complete(fewest)
-        ]
-        if not waiting or time.monotonic() >= end_s:
-            break
-        if together:
-            waiting = usable
-    return [
-        NetworkTimings(tuple(own), errors.get(index), full_us) for index, own in enumerate(timings)
-    ]
+            if index in timed.timings:
+                network = compiled[index] = network.reloaded()
+            return timing.measure(network.evaluate, SAMPLE_SECONDS)
+
+    full_speed = partial(full_speed_us, known_us=full_us)
+    timed = Rounds(one_at_a_time(time_network), policy, full_speed=full_speed, end_s=end_s)
+    for _ in timed.run(dict.fromkeys(range(len(graphs)), policy.fewest)):
+        if progress is not None:
+            progress(len(graphs) + timed.done, len(graphs) + timed.total)
+    return [timed.latency(index) for index in range(len(graphs))]
 
 
 def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:

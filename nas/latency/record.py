@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, JsonValue, model_validator
@@ -14,13 +14,7 @@ from nas.files.documents import Count, Document, Format
 from nas.latency.core_speed import READING
 from nas.latency.device import Fingerprint, Object, Text
 from nas.latency.fused_blocks import Entry, Exit, FusedBlock, Place
-from nas.latency.rounds import (
-    RETIMING_TOLERANCE,
-    ROUNDS,
-    Latency,
-    Round,
-    round_to_four_digits,
-)
+from nas.latency.rounds import ONCE, ROUNDS, Latency, Policy
 from nas.latency.timing import (
     ESTIMATED,
     LONGEST_US,
@@ -29,6 +23,7 @@ from nas.latency.timing import (
     SAMPLES,
     SHORTEST_US,
     Timing,
+    round_to_four_digits,
 )
 
 SCHEMA = 6
@@ -112,7 +107,7 @@ class Record(Document):
             timed in one round. None if failed.
         samples_us: samples of the fastest timing, see `kept_samples`.
         rounds_us, readings_us, first_us: every timing of a kernel or a miss curve, in order, see
-            `nas.latency.rounds.Round`; the last two are empty without readings.
+            `nas.latency.timing.Timing`; the last two are empty without readings.
         full_us: reading at full speed, as far as it was known when the record was written.
         complete: whether no further timing is needed.
         schedule: schedule from which the runtime can build the kernel again.
@@ -156,12 +151,21 @@ class Record(Document):
         return self
 
     @property
-    def rounds(self) -> list[Round]:
-        """The timing in each round; a record of a single timing has one without a reading."""
-        latencies_us = self.rounds_us or (self.warm_us,)
-        readings_us = self.readings_us or [None] * len(latencies_us)
-        first_us = self.first_us or latencies_us
-        return [Round(*each) for each in zip(latencies_us, readings_us, first_us, strict=True)]
+    def rounds(self) -> list[Timing]:
+        """The timing in each round. The fastest has its samples; the others have their median."""
+        fastest = Timing(self.samples_us)
+        if not self.rounds_us:
+            return [fastest]
+        readings_us = self.readings_us or [None] * len(self.rounds_us)
+        first_us = self.first_us or [None] * len(self.rounds_us)
+        rounds = [
+            Timing((us,), reading_us, first)
+            for us, reading_us, first in zip(self.rounds_us, readings_us, first_us, strict=True)
+        ]
+        if fastest.latency_us in self.rounds_us:
+            at = self.rounds_us.index(fastest.latency_us)
+            rounds[at] = replace(rounds[at], samples_us=self.samples_us)
+        return rounds
 
     @property
     def latency(self) -> Latency:
@@ -169,86 +173,45 @@ class Record(Document):
         return Latency(self.rounds, self.full_us)
 
     @classmethod
-    def from_timing(
+    def from_timings(
         cls,
         kind: Literal["kernel", "dispatch"],
-        timing: Timing,
+        timings: Sequence[Timing],
         *,
         name: str,
+        policy: Policy = ONCE,
+        full_us: float | None = None,
         schedule: Any = None,
         basis: str = MEASURED,
     ) -> Record:
-        """Return the record of a timing that is the only one; `basis` is that of the runtime."""
+        """Return the record of a kernel or a dispatch cost.
+
+        Args:
+            kind, name: what it is of.
+            timings: the timing in each round.
+            policy: how often it should be timed.
+            full_us: reading at full speed, as far as it is known now.
+            schedule: schedule of a kernel.
+            basis: basis of the runtime.
+        """
+        is_several = len(timings) > 1 or policy.fewest > 1
+        has_readings = is_several and all(each.reading_us is not None for each in timings)
+        latency = Latency(timings, full_us if has_readings else None)
+        fastest = min(timings, key=lambda each: each.latency_us)
         return cls(
             kind=kind,
             name=name,
-            status="unstable" if timing.is_unstable else "ok",
-            latency_us=timing.latency_us,
-            samples_us=kept_samples(timing.samples_us),
+            status=latency.status(policy),
+            latency_us=latency.fastest_us,
+            samples_us=kept_samples(fastest.samples_us),
+            rounds_us=tuple(each.latency_us for each in timings if is_several),
+            readings_us=tuple(each.reading_us or 0.0 for each in timings if has_readings),
+            first_us=tuple(each.typical_us for each in timings if has_readings),
+            full_us=latency.full_us,
+            complete=latency.is_complete(policy),
             schedule=None if schedule is None else dict(schedule),
             basis=basis,
         )
-
-    def as_first_of_several(self, timing: Timing, full_us: float | None) -> Record:
-        """Return this record of a single timing as the first of several."""
-        return self._with_rounds([timing.round], full_us, fewest=2)
-
-    def with_timing(
-        self,
-        timing: Timing,
-        fewest: int,
-        full_us: float | None = None,
-        tolerance: float = RETIMING_TOLERANCE,
-    ) -> Record:
-        """Return the record with one more timing, in another round.
-
-        Args:
-            timing: the timing.
-            fewest: see `nas.latency.rounds.Latency.is_complete`.
-            full_us: reading at full speed, as far as it is known now.
-            tolerance: largest difference of timings that agree, as a fraction.
-        """
-        fastest = min(self.samples_us, timing.samples_us, key=statistics.median)
-        changes = {
-            "samples_us": kept_samples(fastest),
-            "supersedes": None,
-            "line": 0,
-        }
-        more = self.model_copy(update=changes)
-        return more._with_rounds([*self.rounds, timing.round], full_us, fewest, tolerance)
-
-    def judged_by(self, full_us: float | None, fewest: int) -> Record:
-        """Return the record judged by what is known now of the reading at full speed."""
-        if full_us is None or not self.readings_us or full_us == self.full_us:
-            return self
-        judged = self._with_rounds(self.rounds, full_us, fewest)
-        return judged.model_copy(update={"supersedes": None, "line": 0})
-
-    def _with_rounds(
-        self,
-        rounds: Sequence[Round],
-        full_us: float | None,
-        fewest: int,
-        tolerance: float = RETIMING_TOLERANCE,
-    ) -> Record:
-        has_readings = all(each.reading_us is not None for each in rounds)
-        latency = Latency(rounds, full_us if has_readings else None)
-        status = latency.status(tolerance)
-        changes = {
-            "status": self.status if len(rounds) == 1 and latency.undisturbed else status,
-            "latency_us": latency.fastest_us,
-            "rounds_us": tuple(each.latency_us for each in rounds),
-            "readings_us": tuple(each.reading_us for each in rounds) if has_readings else (),
-            "first_us": tuple(each.first_us for each in rounds) if has_readings else (),
-            "full_us": latency.full_us,
-            "complete": latency.is_complete(fewest, tolerance),
-        }
-        return self.model_copy(update=changes)
-
-    @property
-    def warm_us(self) -> float:
-        """The median of `samples_us`, of the fastest timing."""
-        return Timing(self.samples_us).latency_us
 
     @property
     def is_estimated(self) -> bool:

@@ -339,10 +339,7 @@ class LatencyTable:
         if (self.timing or {}).get("reading") != self.runtime.capabilities.reading:
             return None
         return full_speed_us(
-            each
-            for record in self._kernels.values()
-            if record.readings_us
-            for each in record.rounds
+            each for record in self._kernels.values() for each in record.readings_us
         )
 
     def missing(self, kernels: Iterable[Kernel], *, include_failed: bool = False) -> list[Kernel]:

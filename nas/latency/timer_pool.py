@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from nas.errors import BoardLostError, DeviceError, MeasurementError
+from nas.errors import BoardLostError, DeviceError
 from nas.kernels.kernel import Kernel
+from nas.latency.rounds import outcome_of
 from nas.latency.runtime import KernelTimer
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class TimerPool:
                 return call(self._timers[0])
             except BoardLostError as error:
                 self._remove(self._timers[0], error)
-        raise self._none_left()
+        raise self.none_left()
 
     def each(
         self, kernels: Sequence[Kernel], call: Callable[[KernelTimer, Kernel], T]
@@ -87,7 +88,7 @@ class TimerPool:
                     continue
             yield kernel, outcome
         if waiting:
-            raise self._none_left()
+            raise self.none_left()
 
     def _outcomes(
         self, waiting: deque[Kernel], call: Callable[[KernelTimer, Kernel], T]
@@ -96,7 +97,7 @@ class TimerPool:
         if self._has_one_timer:
             while waiting and self._timers:
                 kernel, timer = waiting.popleft(), self._timers[0]
-                yield kernel, timer, _outcome(call, timer, kernel)
+                yield kernel, timer, outcome_of(call, timer, kernel)
             return
         executor = ThreadPoolExecutor(max(1, len(self._timers)))
         running: dict[Future[T | Exception], tuple[Kernel, KernelTimer]] = {}
@@ -109,7 +110,7 @@ class TimerPool:
                     taken = self._take_kernel(waiting, timer)
                     if taken is not None:
                         self._last_timer[taken] = timer
-                        running[executor.submit(_outcome, call, timer, taken)] = (taken, timer)
+                        running[executor.submit(outcome_of, call, timer, taken)] = (taken, timer)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     kernel, timer = running.pop(future)
@@ -131,21 +132,10 @@ class TimerPool:
         self._timers = [each for each in self._timers if each is not timer]
         self._losses.append(error)
 
-    def _none_left(self) -> BoardLostError:
+    def none_left(self) -> BoardLostError:
+        """Return the error of a pool whose devices are all lost."""
         losses = "; ".join(error.message.rstrip(".") for error in self._losses)
         return BoardLostError(
             f"No board is left to time kernels on: {losses}.",
             remedy="What was timed is kept; the same command continues once a board is back.",
         )
-
-
-def _outcome(
-    call: Callable[[KernelTimer, Kernel], T], timer: KernelTimer, kernel: Kernel
-) -> T | Exception:
-    """Return the result of a call, or the error that it raises: a compiler may raise anything."""
-    try:
-        return call(timer, kernel)
-    except Exception as error:
-        return error
-    except SystemExit as error:
-        return MeasurementError(f"it called sys.exit({error.code!r})")

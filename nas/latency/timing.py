@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import NamedTuple
 
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
 from nas.latency.core_speed import CoreSpeed, SpeedSummary
-from nas.latency.rounds import Round, round_to_four_digits
 
 MEASURED = "measured"
 """Basis of a latency that was measured; the basis of another one starts with `ESTIMATED`."""
@@ -79,6 +79,11 @@ MAX_SPREAD = 0.05
 """Interquartile range over median above which a timing is called unstable."""
 
 
+def round_to_four_digits(value: float) -> float:
+    """Return a value with four significant digits, which no timing exceeds in precision."""
+    return float(f"{value:.4g}")
+
+
 class Attempt(NamedTuple):
     """An attempt at a sample.
 
@@ -108,7 +113,7 @@ _READ: ContextVar[CoreSpeed | None] = ContextVar("read")
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of one latency in microseconds per call, with four significant digits.
+    """Samples of one latency in one round, in microseconds per call, with four significant digits.
 
     Args:
         samples_us: samples of a kernel that is called repeatedly, so that its caches are warm.
@@ -149,9 +154,8 @@ class Timing:
             MeasurementError: there is no sample, or a value is no number within the limits of a
                 latency.
         """
-        samples = (_rounded_us(each) for each in seconds)
         others = (None if each is None else _rounded_us(each) for each in (reading_s, first_s))
-        return cls(tuple(samples), *others)
+        return cls(tuple(map(_rounded_us, seconds)), *others)
 
     @classmethod
     def from_attempts(cls, attempts: Sequence[Attempt]) -> Timing:
@@ -170,16 +174,15 @@ class Timing:
             first_s if first_s > 0 else seconds[0],
         )
 
-    @property
+    @cached_property
     def latency_us(self) -> float:
         """The median of the samples with warm caches."""
         return round_to_four_digits(statistics.median(self.samples_us))
 
     @property
-    def round(self) -> Round:
-        """What it says of the round at which it was taken."""
-        first_us = self.latency_us if self.first_us is None else self.first_us
-        return Round(self.latency_us, self.reading_us, first_us)
+    def typical_us(self) -> float:
+        """The first sample, whatever disturbed it, if it is known: what users get."""
+        return self.latency_us if self.first_us is None else self.first_us
 
     @property
     def spread(self) -> float:
@@ -244,18 +247,6 @@ def call_seconds(call: Callable[[], object], calls: int, samples: int) -> list[f
             call()
         seconds.append((time.perf_counter() - start) / calls)
     return seconds
-
-
-class Rounds:
-    """Rounds at which things are timed, at least `SECONDS_BETWEEN_ROUNDS` apart."""
-
-    def __init__(self) -> None:
-        self._next_s = -math.inf
-
-    def wait(self) -> None:
-        """Wait until the next round, and begin it."""
-        time.sleep(max(0.0, self._next_s - time.monotonic()))
-        self._next_s = time.monotonic() + SECONDS_BETWEEN_ROUNDS
 
 
 def median_seconds(evaluate: Evaluate, calls: int) -> float:

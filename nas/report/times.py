@@ -17,7 +17,8 @@ from nas.kernels.kernel import Kernel
 from nas.latency.breakdown import Launch, break_down
 from nas.latency.networks import SAMPLE_SECONDS
 from nas.latency.record import UNCERTAIN
-from nas.latency.timing import MEASURED, Timing, round_to_four_digits
+from nas.latency.rounds import Latency
+from nas.latency.timing import MEASURED, round_to_four_digits
 from nas.run import candidates
 from nas.run.run import Run
 from nas.space.records import ArchitectureRecord
@@ -221,7 +222,7 @@ def times_section(run: Run) -> TimesSection | None:
     Returns:
         The section; None if there is no network to choose.
     """
-    timings, models = run.timings, {model.record.digest: model for model in run.models}
+    latencies, models = run.latencies, {model.record.digest: model for model in run.models}
     # By digest: the ID, the choices and the latency of each network.
     networks: dict[str, tuple[str, ArchitectureRecord, float]] = {
         digest: (model.record.id, model.record.architecture, model.latency_us or math.inf)
@@ -235,12 +236,12 @@ def times_section(run: Run) -> TimesSection | None:
     positions: Positions = {}
     described = []
     for digest, (name, record, _) in sorted(networks.items(), key=lambda item: item[1][2]):
-        own = timings.get(digest, [])
+        samples = _samples(latencies.get(digest, Latency(())))
         files = models[digest].files if digest in models else ()
         described.append(
             NetworkTimes(
                 id=name,
-                latency=Percentiles.of(_samples(own)) if len(own) > 1 else None,
+                latency=Percentiles.of(samples) if len(samples) > 1 else None,
                 files={f.format: Percentiles.of(f.latency.first_us) for f in files if f.latency},
                 **(_kernel_times(run, record, tables, positions) if tables else {}),
             )
@@ -258,7 +259,7 @@ def times_section(run: Run) -> TimesSection | None:
         tables={dtype: table.path.name for dtype, table in tables.items()},
         problem=problem,
         batch=run.settings.device.batch,
-        slowdown=_pooled([timings[digest] for digest in networks if digest in timings]),
+        slowdown=_pooled([latencies[digest] for digest in networks if digest in latencies]),
         uncertain=_share(bool(each.uncertain) for each in launched),
         estimated=_share(each.basis != MEASURED for each in launched),
     )
@@ -375,14 +376,14 @@ def _differences(
     return tuple(both[:MAX_DIFFERENCES]), alone
 
 
-def _samples(timings: Sequence[Timing]) -> list[float]:
+def _samples(latency: Latency) -> list[float]:
     """Return the first sample of each timing, at whatever speed of the core."""
-    return [timing.round.first_us for timing in timings]
+    return [timing.typical_us for timing in latency.rounds]
 
 
-def _pooled(networks: Sequence[Sequence[Timing]]) -> PooledSlowdown | None:
+def _pooled(latencies: Iterable[Latency]) -> PooledSlowdown | None:
     """Return how the samples of networks that were timed more than once spread."""
-    samples = [_samples(timings) for timings in networks if len(timings) > 1]
+    samples = [own for own in map(_samples, latencies) if len(own) > 1]
     if not samples:
         return None
     ratios = [us / statistics.median(own) for own in samples for us in own]

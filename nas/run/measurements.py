@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from nas.errors import RunFolderError
 from nas.files.documents import Format, Positive
-from nas.latency.networks import NetworkTimings
-from nas.latency.rounds import ROUNDS, Latency, round_to_four_digits
-from nas.latency.timing import Timing
+from nas.latency.rounds import ONCE, ROUNDS, Latency, Policy
+from nas.latency.timing import Timing, round_to_four_digits
 from nas.space import Architecture
 from nas.space.records import NetworkFacts
 
@@ -27,7 +27,7 @@ class Measurement(NetworkFacts):
         predicted_us: latency that the table predicted; None if it was not asked.
         measured_us: median of `samples_us`; None if the timing failed.
         samples_us: latencies of single samples.
-        reading_us, first_us: see `nas.latency.rounds.Round`; None without readings.
+        reading_us, first_us: see `nas.latency.timing.Timing`.
         full_us: reading at full speed, as far as it was known then.
         error: reason of a failure.
     """
@@ -59,26 +59,22 @@ class Measurement(NetworkFacts):
         return Timing(self.samples_us, self.reading_us, self.first_us)
 
     @classmethod
-    def of_timings(
-        cls, architecture: Architecture, predicted_us: float | None, result: NetworkTimings
+    def of_latency(
+        cls, architecture: Architecture, predicted_us: float | None, latency: Latency
     ) -> list[Measurement]:
         """Return a record of each timing of a network, or one of its failure."""
-
-        def record(timing: Timing | None) -> Measurement:
-            return cls.of_architecture(
-                architecture,
-                schema=3,
-                status="ok" if timing else "failed",
-                predicted_us=predicted_us,
-                measured_us=None if timing is None else timing.latency_us,
-                samples_us=() if timing is None else timing.samples_us,
-                reading_us=None if timing is None else timing.reading_us,
-                first_us=None if timing is None else timing.first_us,
-                full_us=result.full_us,
-                error=None if timing else result.error,
-            )
-
-        return [record(timing) for timing in result.timings or (None,)]
+        facts = {"schema": 3, "predicted_us": predicted_us, "full_us": latency.full_us}
+        failure = {
+            "status": "failed",
+            "measured_us": None,
+            "samples_us": (),
+            "error": latency.error,
+        }
+        timings = [
+            {"status": "ok", "measured_us": each.latency_us, "error": None, **asdict(each)}
+            for each in latency.rounds
+        ]
+        return [cls.of_architecture(architecture, **facts, **each) for each in timings or [failure]]
 
 
 MEASUREMENTS = Format(
@@ -91,7 +87,7 @@ MEASUREMENTS = Format(
 
 def errors_by_digest(measurements: Sequence[Measurement]) -> dict[str, str]:
     """Return the error of each network that was never timed, by digest."""
-    measured = timings_by_digest(measurements)
+    measured = {each.digest for each in measurements if each.measured_us is not None}
     failed = [each for each in measurements if each.digest not in measured]
     return {each.digest: each.error or "" for each in failed}
 
@@ -102,19 +98,11 @@ def latencies_by_digest(measurements: Sequence[Measurement]) -> dict[str, Latenc
     The fastest reading at full speed that was known at any time counts for all.
     """
     full_us = min((each.full_us for each in measurements if each.full_us), default=None)
-    return {
-        digest: Latency([each.round for each in own], full_us)
-        for digest, own in timings_by_digest(measurements).items()
-    }
-
-
-def timings_by_digest(measurements: Sequence[Measurement]) -> dict[str, list[Timing]]:
-    """Return the timings of each network, one a round, by digest."""
     timings: dict[str, list[Timing]] = {}
     for each in measurements:
         if each.measured_us is not None:
             timings.setdefault(each.digest, []).append(each.timing)
-    return timings
+    return {digest: Latency(own, full_us) for digest, own in timings.items()}
 
 
 def to_time_again(
@@ -130,11 +118,12 @@ def to_time_again(
         digests: networks to time.
         once: whether one timing is enough, because all would be equal.
     """
+    policy = ONCE if once else Policy(ROUNDS)
     failed = {each.digest for each in measurements if each.measured_us is None}
     latencies = latencies_by_digest(measurements)
     return {
         digest
         for digest in digests
         if digest not in failed
-        and not (digest in latencies and (once or latencies[digest].is_complete(ROUNDS)))
+        and not (digest in latencies and latencies[digest].is_complete(policy))
     }

@@ -201,7 +201,7 @@ class LatencyRecord(Document):
             typical_us=latency.typical_us,
             threads=threads,
             rounds_us=tuple(each.latency_us for each in latency.rounds),
-            first_us=tuple(each.first_us for each in latency.rounds),
+            first_us=tuple(each.typical_us for each in latency.rounds),
             is_disturbed=latency.is_disturbed,
         )
 

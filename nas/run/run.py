@@ -22,7 +22,6 @@ from nas.files.locks import Lock, LockHeldError
 from nas.files.names import require_utf8
 from nas.files.paths import OpenedPath, located
 from nas.latency.rounds import Latency, Slowdown
-from nas.latency.timing import Timing
 from nas.run import candidates
 from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
 from nas.run.front import front, with_trained
@@ -30,7 +29,6 @@ from nas.run.measurements import (
     MEASUREMENTS,
     Measurement,
     latencies_by_digest,
-    timings_by_digest,
 )
 from nas.run.models import RunModel, read_models
 from nas.run.objectives import RunObjective, run_objectives, searched_figures
@@ -204,14 +202,6 @@ class Run:
         None if none was timed more than once. Raises RunFolderError for a damaged log.
         """
         return Slowdown.of(self.latencies.values())
-
-    @property
-    def timings(self) -> dict[str, list[Timing]]:
-        """The timings of every network that was timed as a whole, one a round, by digest.
-
-        Raises RunFolderError for a damaged log.
-        """
-        return timings_by_digest(self.timing_log)
 
     @property
     def timing_log(self) -> list[Measurement]:

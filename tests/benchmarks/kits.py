@@ -86,8 +86,8 @@ def main() -> None:
         graphs = {each.digest: each.graph for each in architectures}
         device.write_networks_kit(graphs, of_kit.schedules(), networks_kit)
         run_kit(networks_kit)
-    timings = device.network_timings(networks_kit)
-    measured = [timings[each.digest].latency.fastest_us for each in architectures]
+    latencies = device.network_latencies(networks_kit)
+    measured = [latencies[each.digest].fastest_us for each in architectures]
     predicted = [of_kit.predict(each) for each in architectures]
     rows = checked["rows"]
     print(f"dispatch costs, us: kit {of_kit.dispatch.parts_us}, table {of_build.dispatch.parts_us}")

@@ -96,9 +96,9 @@ def begin_study(run: Any, setup: Retraining, options: argparse.Namespace) -> dic
             "macs": architecture.macs,
             "params": architecture.params,
             "predicted_us": predict_us(architecture),
-            "latency_us": timed[name].latency.fastest_us,
+            "latency_us": timed[name].fastest_us,
             "found": found,
-            "samples_us": [each.samples_us for each in timed[name].timings],
+            "samples_us": [each.samples_us for each in timed[name].rounds],
         }
         for name, kind, architecture, found in chosen
     ]

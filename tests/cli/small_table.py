@@ -41,14 +41,14 @@ def write_table(path: Path, *records: Record | Correction) -> LatencyTable:
 def kernel(text: str, us: float, spread: float = 0.0, basis: str = "measured") -> Record:
     """Return the record of a kernel with three samples, the outer ones `spread` from the median."""
     samples = (us, us * (1 - spread), us * (1 + spread))
-    return Record.from_timing("kernel", Timing(samples), name=text, basis=basis)
+    return Record.from_timings("kernel", [Timing(samples)], name=text, basis=basis)
 
 
 def dispatch(parts: Iterable[str] = TvmRuntime.capabilities.dispatch_parts) -> list[Record]:
     """Return records of dispatch costs: a launch of 0.5 us, and an unstable start of 30 us."""
     samples = {"launch": (0.5,), "invocation": (20.0, 30.0, 40.0)}
     return [
-        Record.from_timing("dispatch", Timing(samples.get(part, (30.0,))), name=part)
+        Record.from_timings("dispatch", [Timing(samples.get(part, (30.0,)))], name=part)
         for part in parts
     ]
 

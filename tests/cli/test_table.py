@@ -10,6 +10,7 @@ from nas.errors import DeviceError, TableError
 from nas.latency import Kernel, LatencyTable, space_kernels
 from nas.latency.correction import FITTED_NETWORKS
 from nas.latency.record import Record, new_header
+from nas.latency.rounds import Policy
 from nas.latency.timing import Timing
 from nas.space import load_definition
 from tests.cli.small_table import (
@@ -134,7 +135,9 @@ def test_show_explains_no_uncertain_timings_where_there_are_none(tmp_path, invok
 
 def test_show_and_merge_know_disturbed_kernels(tmp_path, invoke):
     slow = Timing((3.0,), reading_us=15.0, first_us=3.5)
-    disturbed = kernel(STEM, 3.0).as_first_of_several(slow, full_us=10.0)
+    disturbed = Record.from_timings(
+        "kernel", [slow], name=STEM, policy=Policy(2), full_us=10.0, schedule={}
+    )
     path = write_table(tmp_path / "mine.jsonl", disturbed, kernel(POOL, 1.0)).path
     (tmp_path / "small.py").write_text(SPACE)
     shown = document(invoke("table", "show", path, "--space", tmp_path / "small.py", "--json"))

@@ -20,6 +20,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build, networks, rounds, timing
 from nas.latency.check import DrawnNetwork, check_networks
 from nas.latency.correction import FITTED_NETWORKS, correct_table
+from nas.latency.rounds import Policy
 from nas.latency.runtime import CompiledNetwork, Schedule
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
@@ -150,7 +151,8 @@ def checked_later(
         play(core, patch, fewest_rounds)
         others = [each for each in drawn if each not in fitted]
         check = check_networks(table, others, runtime)
-    disturbed = sum(each.timings.latency.status() != "ok" for each in check.networks)
+    policy = Policy(fewest_rounds)
+    disturbed = sum(each.latency.status(policy) != "ok" for each in check.networks)
     return Later(
         check.agreement.mape,
         check.agreement.kendall_tau or 0.0,

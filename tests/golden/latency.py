@@ -24,8 +24,8 @@ import nas
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable
 from nas.latency.check import CheckedNetwork, TableCheck
-from nas.latency.networks import NetworkTimings
 from nas.latency.record import Record
+from nas.latency.rounds import ONCE, Latency, Policy
 from nas.latency.runtime import Schedule
 from nas.latency.timing import Timing
 from nas.space import Architecture, SearchSpace
@@ -116,12 +116,8 @@ class Recording:
 
     @staticmethod
     def _record(kind: Any, name: str, rounds: list[Timing], schedule: Any) -> Record:
-        first, *others = rounds
-        record = Record.from_timing(kind, first, name=name, schedule=schedule)
-        for index, each in enumerate(others):
-            record = record.as_first_of_several(first, None) if index == 0 else record
-            record = record.with_timing(each, fewest=len(rounds))
-        return record
+        policy = Policy(len(rounds)) if len(rounds) > 1 else ONCE
+        return Record.from_timings(kind, rounds, name=name, policy=policy, schedule=schedule)
 
     def parts(self, table: LatencyTable) -> list[Parts]:
         """Return the parts of the recorded networks by a table, in order of latency."""
@@ -139,7 +135,7 @@ class Recording:
     def check(self, table: LatencyTable) -> TableCheck:
         """Return the recorded networks beside the predictions of a table, in order of latency."""
         networks = [
-            CheckedNetwork(architecture, table.predict(architecture), NetworkTimings(tuple(own)))
+            CheckedNetwork(architecture, table.predict(architecture), Latency(own))
             for architecture, own in self.networks
         ]
         networks.sort(key=lambda each: each.prediction.uncorrected_us)

@@ -12,7 +12,7 @@ import pytest
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build_table
 from nas.latency.kit import RESULTS, KitDevice
-from nas.latency.networks import NetworkTimings
+from nas.latency.rounds import Latency
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.kit.runtime import KitRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
@@ -77,9 +77,9 @@ class FakeKitDevice(KitRuntime, KitDevice):
         }
         self._write(folder, latencies)
 
-    def network_timings(self, folder: Path) -> Mapping[str, NetworkTimings]:
+    def network_latencies(self, folder: Path) -> Mapping[str, Latency]:
         return {
-            digest: NetworkTimings((Timing.from_seconds([us / 1e6] * 3),) * 4)
+            digest: Latency([Timing.from_seconds([us / 1e6] * 3)] * 4)
             for digest, us in self._read(folder).items()
         }
 

@@ -16,7 +16,6 @@ from nas.latency.kit import RESULTS
 from nas.latency.worker_process import timers_for
 from nas.opened_run import open_run
 from nas.report.document import report_document
-from nas.run.measurements import timings_by_digest
 from nas.run.run import Run
 from tests.job.fake_kits import TARGET, FakeKitDevice, run_kit
 from tests.job.runs import Notes, edit
@@ -47,8 +46,7 @@ def run(path: Path) -> JobResult:
 
 def log() -> dict[str, int]:
     """Return the number of timings of each network by its digest."""
-    timings = timings_by_digest(Run(OUT).timing_log)
-    return {digest: len(own) for digest, own in timings.items()}
+    return {digest: len(own.rounds) for digest, own in Run(OUT).latencies.items()}
 
 
 @pytest.fixture(scope="session")

@@ -240,7 +240,7 @@ def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
                 factor = 50 if each.name in slow else 1
                 timing = Timing(tuple(factor * sample for sample in each.samples_us))
                 table.append(
-                    Record.from_timing(each.kind, timing, name=each.name, schedule=each.schedule)
+                    Record.from_timings(each.kind, [timing], name=each.name, schedule=each.schedule)
                 )
     return path
 

@@ -20,7 +20,7 @@ def table(tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with table.writing():
         for part, timing in runtime.time_dispatch().items():
-            table.append(Record.from_timing("dispatch", timing, name=part))
+            table.append(Record.from_timings("dispatch", [timing], name=part))
         for kernel in runtime.kernels(GRAPH):
             table.append(timed(kernel))
     return table

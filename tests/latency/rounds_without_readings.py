@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from nas.latency.rounds import Latency, Round
+from nas.latency.rounds import Latency
+from nas.latency.timing import Timing
 
 
 def latency_of(rounds_us: Sequence[float]) -> Latency:
     """Return the latency from rounds without readings."""
-    return Latency([Round(each, None, each) for each in rounds_us])
+    return Latency([Timing((each,)) for each in rounds_us])

@@ -8,8 +8,8 @@ from typing import Any
 from nas.kernels.kernel import Kernel
 from nas.latency import Correction, LatencyTable, Prediction
 from nas.latency.check import CheckedNetwork
-from nas.latency.networks import NetworkTimings
 from nas.latency.record import Record
+from nas.latency.rounds import Latency
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
@@ -32,7 +32,7 @@ AFTER = FIRST + 3
 
 def timed(kernel: Kernel) -> Record:
     timing = Timing((latency_us(kernel),) * 10)
-    return Record.from_timing("kernel", timing, name=kernel.text, schedule={"tile": 1})
+    return Record.from_timings("kernel", [timing], name=kernel.text, schedule={"tile": 1})
 
 
 def edit(table: LatencyTable, line: int, **changes: Any) -> None:
@@ -58,5 +58,5 @@ def checked(
     prediction = Prediction(
         predicted_us, kernels, kernels_us, dispatch_us, 0, uncorrected_us=predicted_us
     )
-    timings = NetworkTimings(tuple(Timing((us,)) for us in measured_us))
-    return CheckedNetwork(SPACE.smallest, prediction, timings, **changes)
+    latency = Latency([Timing((us,)) for us in measured_us])
+    return CheckedNetwork(SPACE.smallest, prediction, latency, **changes)

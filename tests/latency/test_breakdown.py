@@ -54,7 +54,7 @@ def test_waiting_for_weights_is_shared_by_their_size(
     build_table(table, kernels, runtime)
     with table.writing():
         for part, us in zip(WEIGHT_PARTS, (30.0, 30.0, 36.0, 44.0, 50.0, 70.0), strict=True):
-            table.append(Record.from_timing("dispatch", Timing((us,)), name=part))
+            table.append(Record.from_timings("dispatch", [Timing((us,))], name=part))
     parts = break_down(table, GRAPH, batch)
     expected_us = [20 / 2**20 * kernel.weight_bytes for kernel in kernels]
     assert [each.cold_us for each in parts.launches] == pytest.approx(expected_us, rel=0.02)
@@ -68,7 +68,7 @@ def test_launch_that_a_gpu_hides_behind_a_kernel_costs_nothing(
     monkeypatch.setattr(TvmRuntime, "network_us", CudaRuntime.network_us)
     launch_us = round(0.85 * latency_us(table.runtime.kernels(GRAPH)[0]), 1)
     with table.writing():
-        table.append(Record.from_timing("dispatch", Timing((launch_us,)), name="launch"))
+        table.append(Record.from_timings("dispatch", [Timing((launch_us,))], name="launch"))
     parts = break_down(table, GRAPH)
     launched_us = [parts.start_us + n * launch_us for n in range(3)]
     free_us, waits_us = parts.start_us, []

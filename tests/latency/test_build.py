@@ -18,6 +18,7 @@ import nas.space
 from nas.errors import MeasurementError, RequestError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, build, build_table, space_kernels
+from nas.latency import rounds as rounds_module
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.record import Record
 from nas.latency.rounds import MAX_ROUNDS
@@ -200,7 +201,9 @@ def test_build_out_of_time_keeps_what_agrees(
     change(monkeypatch, TvmRuntime, rounds=8)
     steady, drifting = KERNELS[:2]
     runtime = FakeRuntime(slowed={drifting.text: (1.5, 2.5, 3.5)})
-    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: len(runtime.retimed)))
+    clock = SimpleNamespace(monotonic=lambda: len(runtime.retimed), sleep=lambda seconds: None)
+    for module in (build, rounds_module):
+        monkeypatch.setattr(module, "time", clock)
     built = build_table(empty, [steady, drifting], runtime, seconds=5)
     assert rounds(empty, steady) == rounds(empty, drifting) == 4
     assert (built.ok, built.unstable) == (1, 1)
@@ -368,7 +371,7 @@ def at_speed(latency_us: float, reading_us: float = 20.0) -> Timing:
 def test_recorded_timings_are_taken_until_they_end_and_nothing_waits(
     empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.latency.timing.Rounds.wait", lambda rounds: pytest.fail("it waits"))
+    monkeypatch.setattr(rounds_module.time, "sleep", lambda seconds: pytest.fail("it waits"))
     change(monkeypatch, TvmRuntime, rounds=4)
     once, disagreeing, complete = KERNELS[:3]
     timer = Recorded(

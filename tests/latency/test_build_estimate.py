@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from nas.errors import DeviceError
-from nas.latency import LatencyTable, build, build_estimate, build_table, space_kernels, timing
+from nas.latency import (
+    LatencyTable,
+    build,
+    build_estimate,
+    build_table,
+    rounds,
+    space_kernels,
+    timing,
+)
 from nas.latency.build_estimate import (
     MAX_TIMED_KERNELS,
     estimate_build,
@@ -48,7 +56,7 @@ def clocked(monkeypatch):
     change(monkeypatch, TvmRuntime, rounds=6)
     monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
     monkeypatch.setattr(build_estimate, "timers_for", lambda each: nullcontext([each]))
-    for module in (build, build_estimate, timing):
+    for module in (build, build_estimate, rounds):
         monkeypatch.setattr(module, "time", runtime.clock)
     return runtime
 

@@ -151,7 +151,7 @@ def test_check_counts_uncertain_launches_of_each_network(
     table: LatencyTable, runtime: FakeRuntime
 ) -> None:
     kernel = runtime.kernels(SPACE.largest.graph)[0]
-    wild = Record.from_timing("kernel", Timing((1.0, 5.0, 9.0)), name=kernel.text)
+    wild = Record.from_timings("kernel", [Timing((1.0, 5.0, 9.0))], name=kernel.text)
     with table.writing():
         table.append(wild.model_copy(update={"basis": "estimated: by a model"}))
     counts = 0
@@ -200,9 +200,7 @@ def test_networks_are_divided_by_how_much_longer_those_of_the_correction_take(
     assert after.device_ratio == pytest.approx(2, rel=1e-3)
     assert after.to_json()["device_ratio"] == after.device_ratio
     for each, own in zip(before.networks, after.networks, strict=True):
-        assert own.timings.latency.fastest_us == pytest.approx(
-            2 * each.timings.latency.fastest_us, rel=1e-3
-        )
+        assert own.latency.fastest_us == pytest.approx(2 * each.latency.fastest_us, rel=1e-3)
         assert own.measured_us == pytest.approx(each.measured_us, rel=2e-3)
     reopened = LatencyTable.open(table.path, runtime=runtime)
     assert check(reopened, SlowNetworks()).device_ratio == after.device_ratio
@@ -217,7 +215,7 @@ def test_networks_of_the_correction_are_as_fast_as_the_kernels_that_were_timed_s
     with table.writing():
         for record in (*table.records("kernel"), *table.records("dispatch")):
             half = Timing(((record.latency_us or 0.0) / 2,))
-            table.append(Record.from_timing(record.kind, half, name=record.name, schedule={}))
+            table.append(Record.from_timings(record.kind, [half], name=record.name, schedule={}))
         table.append(fitted)  # Other launch costs have cleared it.
     assert check(table, runtime).device_ratio == pytest.approx(2, rel=1e-2)
 
@@ -324,10 +322,12 @@ def test_kernel_that_cannot_be_timed_is_a_problem(
         progress=lambda done, total, _: steps.append(done - total),
     )
     assert result.problem == f"1 of {len(KERNELS)} kernels cannot be timed now"
-    (failed,) = (each for each in result.kernels if each.error)
-    assert (failed.error, failed.ratio) == ("RuntimeError: no such instruction", None)
+    (failed,) = (each for each in result.kernels if each.latency.error)
+    assert (failed.latency.error, failed.ratio) == ("RuntimeError: no such instruction", None)
     assert len(tried) == 1
-    assert steps == list(range(1 - runtime.capabilities.rounds * len(KERNELS), 1))
+    # The further timings of the kernel that fails are no steps.
+    assert (len(steps), steps[-1]) == (1 + runtime.capabilities.rounds * (len(KERNELS) - 1), 0)
+    assert steps == sorted(steps)
 
 
 def test_kernel_check_reports_changed_facts_and_refuses_other_devices(table: LatencyTable) -> None:

@@ -35,7 +35,7 @@ def table(path: Path, *records: Record | Correction, runtime: FakeRuntime = RUNT
 
 
 def kernel(at: int, timing: Timing = STEADY, **changes: Any) -> Record:
-    made = Record.from_timing("kernel", timing, name=KERNELS[at].text, schedule={"tile": 1})
+    made = Record.from_timings("kernel", [timing], name=KERNELS[at].text, schedule={"tile": 1})
     return made.model_copy(update=changes)
 
 
@@ -44,7 +44,7 @@ def failed(at: int) -> Record:
 
 
 def dispatch(timing: Timing = STEADY, parts: Sequence[str] = PARTS) -> list[Record]:
-    return [Record.from_timing("dispatch", timing, name=part) for part in parts]
+    return [Record.from_timings("dispatch", [timing], name=part) for part in parts]
 
 
 def opened(path: Path, *records: Record, runtime: FakeRuntime = RUNTIME) -> LatencyTable:

@@ -264,10 +264,10 @@ def test_other_launch_costs_need_another_correction(table: LatencyTable) -> None
     add(
         table,
         correction(1.5, spaces=(SPACE.digest,)),
-        Record.from_timing("dispatch", Timing((9.0,)), name="weights_64mib"),
+        Record.from_timings("dispatch", [Timing((9.0,))], name="weights_64mib"),
     )
     assert not lacks_correction(table, [SPACE])
-    add(table, Record.from_timing("dispatch", Timing((3.0,)), name="invocation"))
+    add(table, Record.from_timings("dispatch", [Timing((3.0,))], name="invocation"))
     for each in (table, LatencyTable.open(table.path)):
         assert lacks_correction(each, [SPACE])
         assert not each.predict(SPACE.largest).is_corrected

@@ -83,7 +83,7 @@ def test_large_network_waits_for_its_weights(table: LatencyTable, runtime: FakeR
     """Halfway between warm and cold, a MiB of weights costs half of what it costs in no cache."""
     with table.writing():
         for part, us in zip(WEIGHT_PARTS, (30.0, 30.0, 36.0, 44.0, 50.0, 70.0), strict=True):
-            table.append(Record.from_timing("dispatch", Timing((us,)), name=part))
+            table.append(Record.from_timings("dispatch", [Timing((us,))], name=part))
     kernels = runtime.kernels(GRAPH)
     alone_us = sum(map(latency_us, kernels)) + 3 * 0.5 + 2.0
     assert table.predict(GRAPH).latency_us == pytest.approx(alone_us), "all weights are warm"
@@ -106,5 +106,7 @@ def test_new_record_changes_remembered_prediction(tmp_path: Path, runtime: FakeR
     kernel = before.kernels[0]
     with table.writing():
         slower = Timing((latency_us(kernel) + 100,) * 10)
-        table.append(Record.from_timing("kernel", slower, name=kernel.text, schedule={"tile": 1}))
+        table.append(
+            Record.from_timings("kernel", [slower], name=kernel.text, schedule={"tile": 1})
+        )
     assert table.predict(graph).latency_us == pytest.approx(before.latency_us + 100)

@@ -10,7 +10,7 @@ import pytest
 from nas.errors import TableError
 from nas.latency import Correction
 from nas.latency.record import Record, parse_line
-from nas.latency.rounds import MAX_ROUNDS
+from nas.latency.rounds import MAX_ROUNDS, Policy
 from nas.latency.timing import Timing
 from tests.latency.small_table import correction
 
@@ -133,15 +133,15 @@ def test_flags_name_unstable_and_estimated() -> None:
     assert not record({**FAILED, "basis": estimate}).is_estimated
 
 
-def first(*samples_us: float) -> Record:
-    timing = Timing(samples_us)
-    return Record.from_timing("kernel", timing, name=NAME).as_first_of_several(timing, None)
+def timed(*timings: Timing, fewest: int) -> Record:
+    return Record.from_timings("kernel", timings, name=NAME, policy=Policy(fewest))
 
 
 def test_latency_is_that_of_the_fastest_round_and_so_are_the_samples() -> None:
-    made, states = first(9.0, 9.1, 9.2), []
+    timings, states = [Timing((9.0, 9.1, 9.2))], []
     for us in (5.0, 5.1, 7.0):
-        made = made.with_timing(Timing((us - 0.1, us, us + 0.2)), fewest=4)
+        timings.append(Timing((us - 0.1, us, us + 0.2)))
+        made = timed(*timings, fewest=4)
         states.append((made.latency_us, made.status, made.complete))
     assert states == [(5.0, "unstable", False), (5.0, "ok", False), (5.0, "ok", True)]
     assert made.rounds_us == (9.1, 5.0, 5.1, 7.0)
@@ -151,17 +151,26 @@ def test_latency_is_that_of_the_fastest_round_and_so_are_the_samples() -> None:
     )
 
 
+def test_rounds_of_a_record_go_on_with_the_samples_of_the_fastest() -> None:
+    read = [Timing((us - 0.1, us, us + 0.1), 20.0, us + 1) for us in (7.0, 5.0, 6.0, 5.0)]
+    made = timed(*read[:3], fewest=4)
+    assert [each.typical_us for each in made.rounds] == [8.0, 6.0, 7.0]
+    assert [each.samples_us for each in made.rounds] == [(7.0,), (4.9, 5.0, 5.1), (6.0,)]
+    assert timed(*made.rounds, read[3], fewest=4) == timed(*read, fewest=4)
+
+
 def test_timing_of_a_record_that_had_one_timing_only_counts_too() -> None:
-    once = Record.from_timing("kernel", Timing((5.0,)), name=NAME)
-    again = once.with_timing(Timing((5.05,)), fewest=1)
+    once = Record.from_timings("kernel", [Timing((5.0,))], name=NAME)
+    assert (once.rounds_us, once.status, once.complete) == ((), "ok", True)
+    again = Record.from_timings("kernel", [*once.rounds, Timing((5.05,))], name=NAME)
     assert (again.rounds_us, again.status, again.complete) == ((5.0, 5.05), "ok", True)
 
 
 def test_record_is_unstable_after_many_rounds() -> None:
-    made = first(5.0)
-    while not made.complete:
-        made = made.with_timing(Timing((made.rounds_us[-1] * 0.9,)), fewest=2)
-    assert (made.status, len(made.rounds_us)) == ("unstable", MAX_ROUNDS)
+    timings = [Timing((5.0 * 0.9**n,)) for n in range(MAX_ROUNDS)]
+    assert not timed(*timings[:-1], fewest=2).complete
+    made = timed(*timings, fewest=2)
+    assert (made.status, made.complete) == ("unstable", True)
 
 
 def test_correction_has_a_factor_for_kernels_and_one_for_dispatch_costs() -> None:

@@ -12,6 +12,7 @@ from nas.errors import FailedKernelError, TableDeviceError, TableError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable
 from nas.latency.record import Record, new_header
+from nas.latency.rounds import Policy
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime, device
 from tests.latency.small_table import AFTER, FIRST, GRAPH, SECOND, edit, timed
@@ -41,7 +42,7 @@ def test_full_speed_is_that_of_the_readings_unless_a_reading_is_another_one_now(
     read = Timing((5.0,), reading_us=31.0)
     with table.writing():
         table.append(
-            Record.from_timing("kernel", read, name=KERNEL.text).as_first_of_several(read, None)
+            Record.from_timings("kernel", [read], name=KERNEL.text, policy=Policy(2), schedule={})
         )
     assert table.full_us == 31.0
     edit(table, 1, timing={"samples": 3, "reading": "6 products, numpy 1.0"})
@@ -136,7 +137,7 @@ def test_new_record_supersedes_old_line(table: LatencyTable) -> None:
     assert old is not None
     wild = Timing(tuple(float(n) for n in range(10, 20)))
     with table.writing():
-        new = table.append(Record.from_timing("kernel", wild, name=kernel.text, schedule={}))
+        new = table.append(Record.from_timings("kernel", [wild], name=kernel.text, schedule={}))
     assert new.supersedes == old.line
     again = LatencyTable.open(table.path)
     assert again.latency_us(kernel) == table.latency_us(kernel) == 14.5

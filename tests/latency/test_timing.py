@@ -38,7 +38,7 @@ def no_preemptions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_latency_is_median_with_four_digits() -> None:
     timing = Timing.from_seconds([3.00004e-6, 1.00005e-6, 200e-6])
     assert timing.samples_us == (3.0, 1.0, 200.0)
-    assert timing.latency_us == 3.0
+    assert timing.latency_us == timing.typical_us == 3.0
     assert Timing.from_seconds([1.23456e-3]).samples_us == (1235.0,)
 
 
@@ -99,16 +99,6 @@ def test_samples_get_longer_while_noise_exceeds_the_latency() -> None:
         timing.measure(lambda calls, samples: [-1e-9] * samples, calls=1)
 
 
-def test_rounds_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    core = TwoSpeedCore(0, full_share=1.0)
-    core.install(monkeypatch)
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.5)
-    pause = timing.Rounds()
-    for begins_at_s in (0.0, 0.5, 1.0):
-        pause.wait()
-        assert core.now_s == begins_at_s
-
-
 def test_speed_of_this_machine_is_a_share_and_a_factor() -> None:
     speed = timing.watch_speed(0.05)
     assert 0 < speed.full_share <= 1
@@ -141,7 +131,7 @@ def test_timing_keeps_its_reading_and_the_first_sample_as_it_was_found(monkeypat
         timed = timing.measure(lambda calls, count: [next(seconds)], calls=1)
     assert timed.samples_us == (5.0,) * timing.SAMPLES
     assert (timed.reading_us, timed.first_us) == (10.0, 9.0)
-    assert timed.round == (5.0, 10.0, 9.0)
+    assert timed.typical_us == 9.0
 
 
 def test_no_speed_is_read_where_none_makes_sense(monkeypatch) -> None:
@@ -149,7 +139,6 @@ def test_no_speed_is_read_where_none_makes_sense(monkeypatch) -> None:
     with timing.reading(None):
         timed = timing.measure(lambda calls, count: [5e-6] * count, calls=1)
     assert timed.reading_us is None
-    assert timed.round == (5.0, None, 5.0)
 
 
 def test_only_the_first_timings_wait_while_a_core_is_slowed(monkeypatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.latency import core_speed, timing
+from nas.latency import core_speed, rounds, timing
 from nas.latency.core_speed import CoreSpeed
 
 COMPUTE, MEMORY = 1.6, 1.2
@@ -84,7 +84,7 @@ class TwoSpeedCore:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Let timings of this process run on this core."""
-        patch.setattr(timing, "time", self)
-        patch.setattr(core_speed, "time", self)
+        for module in (timing, rounds, core_speed):
+            patch.setattr(module, "time", self)
         patch.setattr(timing, "_SPEED", CoreSpeed(self.reading_s))
         patch.setattr(timing, "_preemptions", lambda: 0)

@@ -39,9 +39,13 @@ def write_table(
     costs = {"launch": launch_us, "invocation": start_us}
     with table.writing():
         for part in TvmRuntime.capabilities.dispatch_parts:
-            table.append(Record.from_timing("dispatch", timing(costs.get(part, 30.0)), name=part))
+            table.append(
+                Record.from_timings("dispatch", [timing(costs.get(part, 30.0))], name=part)
+            )
         for kernel in kernels:
-            table.append(Record.from_timing("kernel", timing(latency_us(kernel)), name=kernel.text))
+            table.append(
+                Record.from_timings("kernel", [timing(latency_us(kernel))], name=kernel.text)
+            )
     return LatencyTable.open(path)
 
 

@@ -64,10 +64,10 @@ def write_table(
     jsonl.append(path, new_header(fingerprint))
     for number, part in enumerate(configured.capabilities.dispatch_parts):
         timing = Timing((0.25 + number,))
-        jsonl.append(path, Record.from_timing("dispatch", timing, name=part).to_json())
+        jsonl.append(path, Record.from_timings("dispatch", [timing], name=part).to_json())
     timings = {kernel.text: Timing((fake_us(kernel),)) for kernel in kernels}
     rows = [
-        Record.from_timing("kernel", timing, name=text, schedule={}).to_json()
+        Record.from_timings("kernel", [timing], name=text, schedule={}).to_json()
         for text, timing in timings.items()
     ]
     asked = configured.fused_blocks.asked if configured.fused_blocks else {}

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from nas.errors import RunFolderError
 from nas.latency import Kernel, Prediction
-from nas.latency.rounds import Latency, Round
+from nas.latency.rounds import Latency
+from nas.latency.timing import Timing
 from nas.run import candidates
 from nas.run.candidates import CANDIDATE, Candidate, read_csv
 from nas.search import Trial
@@ -204,7 +205,7 @@ def test_row_has_what_is_known_of_its_trial(tmp_path):
     )
     latencies = {
         steady.digest: latency_of([10.2, 10.0]),
-        slowed.digest: Latency([Round(30.0, 15.0, 33.0)], full_us=10.0),
+        slowed.digest: Latency([Timing((30.0,), 15.0, 33.0)], full_us=10.0),
     }
     table = candidates.from_trials(
         trials, latencies=latencies, predictions={predicted.digest: prediction}

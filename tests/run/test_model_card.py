@@ -9,7 +9,8 @@ import pytest
 
 from nas.data import load_dataset
 from nas.deploy.card import measure_accuracy, render_card
-from nas.latency.rounds import Latency, Round
+from nas.latency.rounds import Latency
+from nas.latency.timing import Timing
 from nas.run.answers import ConfusedPair
 from nas.run.model_card import CARD, LatencyRecord
 from tests.latency.rounds_without_readings import latency_of
@@ -73,7 +74,7 @@ def test_latencies_of_other_things_are_not_compared(changes):
 
 
 def test_latency_has_the_figures_of_its_rounds():
-    rounds = [Round(4.0, 10.0, 4.5), Round(3.0, 10.0, 6.0), Round(5.0, 15.0, 5.5)]
+    rounds = [Timing((4.0,), 10.0, 4.5), Timing((3.0,), 10.0, 6.0), Timing((5.0,), 15.0, 5.5)]
     record = LatencyRecord.of(Latency(rounds, full_us=10.0), threads=2)
     assert record.rounds_us == (4.0, 3.0, 5.0)
     assert record.first_us == (4.5, 6.0, 5.5)
@@ -81,7 +82,9 @@ def test_latency_has_the_figures_of_its_rounds():
     assert not record.is_disturbed
     assert LatencyRecord.of(Latency(rounds[2:], full_us=10.0), threads=2).is_disturbed
     # No first sample makes the slowest one faster than the latency.
-    record = LatencyRecord.of(Latency([Round(4.0, 10.0, 3.5), Round(4.1, 10.0, 3.9)]), threads=1)
+    record = LatencyRecord.of(
+        Latency([Timing((4.0,), 10.0, 3.5), Timing((4.1,), 10.0, 3.9)]), threads=1
+    )
     assert (record.fastest_us, record.slowest_us) == (4.0, 4.1)
 
 
@@ -98,7 +101,7 @@ def test_card_says_which_latency_is_disturbed():
     card = card_with({ONNX: 100.0})
     assert "disturbed" not in render_card(card, None)
     (file,) = card.files
-    slowed = LatencyRecord.of(Latency([Round(100.0, 15.0, 110.0)], full_us=10.0), threads=1)
+    slowed = LatencyRecord.of(Latency([Timing((100.0,), 15.0, 110.0)], full_us=10.0), threads=1)
     card = card.model_copy(update={"files": (file.model_copy(update={"latency": slowed}),)})
     page = render_card(card, None)
     assert "| 0.1 (0.11, 0.11), disturbed |" in page

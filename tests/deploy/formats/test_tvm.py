@@ -68,7 +68,9 @@ def filled_table(path, model, runtime, templates, *, skip=0):
         for kernel in dict.fromkeys(runtime.kernels(model.graph)[skip:]):
             schedule = templates.candidates(kernel)[-1]
             timing = Timing((1.0,) * 10)
-            table.append(Record.from_timing("kernel", timing, name=kernel.text, schedule=schedule))
+            table.append(
+                Record.from_timings("kernel", [timing], name=kernel.text, schedule=schedule)
+            )
     return table
 
 

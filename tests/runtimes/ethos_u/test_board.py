@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from nas.latency import (
 )
 from nas.latency.correction import lacks_correction
 from nas.latency.installed_runtimes import configured_runtime
+from nas.latency.rounds import Policy
 from nas.latency.runtime import Runtime
 from nas.run import candidates
 from nas.runtimes.ethos_u.runtime import EthosUOnBoard, EthosURuntime
@@ -108,7 +110,7 @@ def test_check_compares_estimates_with_measurements(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nas.latency.rounds.MAX_ROUNDS", 2)
+    monkeypatch.setattr("nas.latency.networks.Policy", partial(Policy, most=2))
     table = LatencyTable.open_or_create(tmp_path, runtime)
     assert build_table(table, space_kernels(space, runtime), runtime.timer).failed == 0
     opened = LatencyTable.open(table.path)
@@ -120,10 +122,10 @@ def test_check_compares_estimates_with_measurements(
     for row in check.networks:
         assert row.measured_us > RUN_US
         assert row.prediction.estimated_launches == row.prediction.launches
-        assert len(row.timings.timings) == 2
+        assert len(row.latency.rounds) == 2
     assert lacks_correction(opened, [space])
     (alone,) = measure_networks([graph], EthosURuntime(target=NPU, dtype="int8"), {})
-    assert len(alone.timings) == 1
+    assert len(alone.rounds) == 1
 
 
 @pytest.mark.long

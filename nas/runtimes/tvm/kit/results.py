@@ -21,8 +21,7 @@ from nas.latency.core_speed import is_at_full_speed
 from nas.latency.device import Fingerprint, Object, Text
 from nas.latency.kit import MANIFEST as MANIFEST_FILE
 from nas.latency.kit import RESULTS
-from nas.latency.networks import NetworkTimings
-from nas.latency.rounds import full_speed_us
+from nas.latency.rounds import Latency, full_speed_us
 from nas.latency.timing import Attempt, Timing
 from nas.runtimes.tvm.kit.manifest import MANIFEST, Item, Manifest
 
@@ -184,15 +183,15 @@ class Results:
         """Return the timings of an item, one a round."""
         return [Timing.from_attempts(each) for each in self.attempts[item.id]]
 
-    def network_timings(self) -> dict[str, NetworkTimings]:
-        """Return the timings of each network that was timed or failed, by digest."""
+    def network_latencies(self) -> dict[str, Latency]:
+        """Return the latency of each network that was timed or failed, by digest."""
         timed = {
             name: (own[0], self.timings(own[0])) for name, own in self.items("network").items()
         }
-        rounds = (each.round for _, own in timed.values() for each in own)
-        full_us = full_speed_us(rounds, self.overheated_us)
+        readings_us = (each.reading_us for _, own in timed.values() for each in own)
+        full_us = full_speed_us(readings_us, self.overheated_us)
         return {
-            digest: NetworkTimings(tuple(own), self.errors.get(item.id), full_us)
+            digest: Latency(own, full_us, self.errors.get(item.id))
             for digest, (item, own) in timed.items()
             if own or item.id in self.errors
         }

@@ -27,7 +27,7 @@ from nas.runtimes.tvm.runtime import TvmRuntime, kernel_versions
 if TYPE_CHECKING:
     from nas.graph import Graph
     from nas.kernels.kernel import Kernel
-    from nas.latency.networks import NetworkTimings
+    from nas.latency.rounds import Latency
     from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
 
 
@@ -153,11 +153,11 @@ class KitRuntime(TvmRuntime, KitDevice):
         target = address.parse(self.target)
         write_networks_kit(target, networks, schedules, folder, progress=progress)
 
-    def network_timings(self, folder: Path) -> Mapping[str, NetworkTimings]:
-        """See `KitDevice.network_timings`."""
+    def network_latencies(self, folder: Path) -> Mapping[str, Latency]:
+        """See `KitDevice.network_latencies`."""
         from nas.runtimes.tvm.kit.results import Results
 
-        return Results.read(folder, "networks", self.fingerprint).network_timings()
+        return Results.read(folder, "networks", self.fingerprint).network_latencies()
 
     @cached_property
     def timer(self) -> TvmKernelTimer:

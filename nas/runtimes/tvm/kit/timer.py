@@ -148,7 +148,7 @@ def _unseen(timings: Sequence[Timing], record: Record | None) -> Iterator[Timing
     """Yield the timings that are not in a record, which its first samples tell."""
     seen = Counter(record.first_us if record else ())
     for each in timings:
-        first_us = each.round.first_us
+        first_us = each.typical_us
         if seen[first_us]:
             seen[first_us] -= 1
         else:

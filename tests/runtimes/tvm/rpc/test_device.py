@@ -84,7 +84,7 @@ def test_round_on_a_slowed_board_is_disturbed_in_a_later_session_too(
     for factor in (1.0, 1.5):
         slowdown, attempts = factor, 0
         with runtime.timing_context():
-            rounds.append(timing.measure(evaluate).round)
+            rounds.append(timing.measure(evaluate))
         runtime.release()
     assert attempts > timing.MAX_ATTEMPTS_PER_SAMPLE * SAMPLES, "it has waited for full speed"
     assert [each.reading_us for each in rounds] == [30.0, 45.0]
@@ -111,8 +111,8 @@ def test_library_for_a_board_is_linked_here_and_checked_there(
     table = LatencyTable.open_or_create(tmp_path / "table.jsonl", runtime)
     with table.writing():
         for kernel, schedule in first_schedules(runtime, model.graph).items():
-            record = Record.from_timing(
-                "kernel", Timing((1.0,)), name=kernel.text, schedule=schedule
+            record = Record.from_timings(
+                "kernel", [Timing((1.0,))], name=kernel.text, schedule=schedule
             )
             table.append(record)
     parts = (model.architecture, model.network, model.preprocessing)

@@ -36,7 +36,7 @@ def test_build_survives_the_loss_of_one_of_two_boards(
     with table.writing():
         # Timing the dispatch costs takes ten seconds and is not tested here.
         for part in TvmRuntime.capabilities.dispatch_parts:
-            table.append(Record.from_timing("dispatch", Timing((1.0,) * 10), name=part))
+            table.append(Record.from_timings("dispatch", [Timing((1.0,) * 10)], name=part))
     rows_at_death: list[int] = []
 
     def kill_one(done: int, total: int, name: str) -> None:
