@@ -176,23 +176,16 @@ class _TableBuilder:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
         end_s = self._start + (math.inf if seconds is None else seconds)
-        fewest, pauses = table.runtime.capabilities.rounds, not timers.is_recorded
-        in_turn = KERNELS_IN_TURN * max(1, len(timers))
-        self._policy = ONCE if fewest == 1 else Policy(fewest, in_turn=in_turn, pauses=pauses)
+        fewest, in_turn = table.runtime.capabilities.rounds, KERNELS_IN_TURN * max(1, len(timers))
+        self._policy = ONCE if fewest == 1 else Policy(fewest, in_turn=in_turn)
         self._kernels: Rounds[Kernel] = Rounds(
-            self._take_kernels,
-            self._policy,
-            full_speed=lambda _: min(filter(None, (table.full_us, timers.full_us)), default=None),
-            end_s=end_s,
+            self._take_kernels, self._policy, full_speed=lambda _: table.full_us, end_s=end_s
         )
         self._schedules: dict[Kernel, Schedule | None] = {}
         self._statuses: dict[str, str] = {}
-        self._curve_policy = Policy(
-            CURVE_ROUNDS, tolerance=MAX_CURVE_DIFFERENCE, together=True, pauses=pauses
-        )
         self._curve: Rounds[str] = Rounds(
             self._take_curve,
-            self._curve_policy,
+            curve_policy(),
             # Other programs slow it by what they take of a cache, at any speed of the core.
             full_speed=lambda _: None,
             known={each.name: each.rounds for each in table.records("dispatch") if each.rounds_us},
@@ -214,14 +207,17 @@ class _TableBuilder:
             for part, timing in self._attempt(timer_answers.time_dispatch).items():
                 if timing.latency_us < before_us.get(part, math.inf):
                     self._table.append(self._dispatch_record(part, [timing], ONCE))
-            list(self._curve.round(self._table.runtime.capabilities.dispatch_parts))
+            list(self._curve.round([]))
             self._append_changed()
 
-    def _take_curve(self, parts: Sequence[str]) -> Iterable[tuple[str, Timing | None]]:
-        """Time the miss curve. A runtime may have none, and recorded timings come to an end."""
+    def _take_curve(self, parts: Sequence[str]) -> Iterable[tuple[str, Timing | Exception]]:
+        """Time the miss curve, whose parts are known once it was timed; a runtime may have none."""
         timings = self._attempt(timer_answers.time_miss_curve)
         self._curve_timed_s = time.monotonic()
-        return [(part, timings.get(part)) for part in parts]
+        outcomes: dict[str, Timing | Exception] = {**timings}
+        for part in parts:
+            outcomes.setdefault(part, MeasurementError("It was not timed again."))
+        return outcomes.items()
 
     def _dispatch_record(self, part: str, timings: Sequence[Timing], policy: Policy) -> Record:
         basis = self._table.runtime.basis
@@ -274,7 +270,7 @@ class _TableBuilder:
 
     def _take_kernels(
         self, kernels: Sequence[Kernel]
-    ) -> Iterator[tuple[Kernel, Timing | Exception | None]]:
+    ) -> Iterator[tuple[Kernel, Timing | Exception]]:
         """Time kernels once each, and then the miss curve if it is time for it."""
         for kernel, outcome in self._timers.each(kernels, self._time_kernel):
             is_known = kernel in self._kernels.timings
@@ -287,7 +283,7 @@ class _TableBuilder:
         if is_due and parts and not self._kernels.is_late:
             list(self._curve.round(list(self._curve.timings)))
 
-    def _time_kernel(self, timer: KernelTimer, kernel: Kernel) -> Timing | None:
+    def _time_kernel(self, timer: KernelTimer, kernel: Kernel) -> Timing:
         """Find the schedule of a kernel and time it, or time it again with its schedule."""
         if kernel in self._kernels.timings:
             return timer_answers.retime_kernel(timer, kernel, self._schedules[kernel] or {})
@@ -298,33 +294,28 @@ class _TableBuilder:
 
     def _record(self, kernel: Kernel) -> Record:
         """Return the record of a kernel by what is known now."""
-        error = self._kernels.errors.get(kernel)
-        if error is None:
-            return Record.from_timings(
-                "kernel",
-                self._kernels.timings[kernel],
-                name=kernel.text,
-                policy=self._policy,
-                full_us=self._kernels.full_us,
-                schedule=self._schedules[kernel],
-                basis=self._table.runtime.basis,
-            )
-        text = str(error) if isinstance(error, NasError) else first_line(error)
-        # Text that a program printed in another encoding has characters that no file can hold.
-        text = text.encode("utf-8", "backslashreplace").decode()[:_MAX_ERROR_CHARACTERS]
-        message = text or type(error).__name__
-        return Record(kind="kernel", name=kernel.text, status="failed", error=message)
+        if kernel in self._kernels.errors:
+            return failed_record(kernel, self._kernels.errors[kernel])
+        return Record.from_timings(
+            "kernel",
+            self._kernels.timings[kernel],
+            name=kernel.text,
+            policy=self._policy,
+            full_us=self._kernels.full_us,
+            schedule=self._schedules[kernel],
+            basis=self._table.runtime.basis,
+        )
 
     def _append_changed(self) -> None:
         """Append the records of timings that the table lacks, and those judged otherwise now."""
         for kernel in self._kernels.timings:
             record = self._record(kernel)
-            if _differs(record, self._table.record(kernel)):
+            if record.differs(self._table.record(kernel)):
                 self._append(record)
         before = {each.name: each for each in self._table.records("dispatch")}
         for part, timings in self._curve.timings.items():
-            record = self._dispatch_record(part, timings, self._curve_policy)
-            if _differs(record, before.get(part)):
+            record = self._dispatch_record(part, timings, curve_policy())
+            if record.differs(before.get(part)):
                 self._table.append(record)
 
     def _append(self, record: Record) -> None:
@@ -338,11 +329,18 @@ class _TableBuilder:
         )
 
 
-def _differs(record: Record, before: Record | None) -> bool:
-    """Return whether a record has other timings than the one before, or judges them otherwise."""
-    return before is None or (record.status, record.latency_us, record.rounds_us) != (
-        before.status, before.latency_us, before.rounds_us
-    )  # fmt: skip
+def curve_policy() -> Policy:
+    """Return how often the miss curve is timed."""
+    return Policy(CURVE_ROUNDS, tolerance=MAX_CURVE_DIFFERENCE, together=True)
+
+
+def failed_record(kernel: Kernel, error: Exception) -> Record:
+    """Return the record of a kernel that cannot be compiled or timed."""
+    text = str(error) if isinstance(error, NasError) else first_line(error)
+    # Text that a program printed in another encoding has characters that no file can hold.
+    text = text.encode("utf-8", "backslashreplace").decode()[:_MAX_ERROR_CHARACTERS]
+    message = text or type(error).__name__
+    return Record(kind="kernel", name=kernel.text, status="failed", error=message)
 
 
 def add_missing_kernels(

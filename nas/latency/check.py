@@ -473,9 +473,7 @@ def check_kernels(
     records = {Kernel.parse(record.name): record for record in chosen}
 
     def time_kernel(kernel: Kernel) -> Timing:
-        timing = timer.retime_kernel(kernel, records[kernel].schedule or {})
-        assert timing is not None  # It is not recorded.
-        return timing
+        return timer.retime_kernel(kernel, records[kernel].schedule or {})
 
     fewest = table.runtime.capabilities.rounds
     full_speed = partial(full_speed_us, known_us=table.full_us)

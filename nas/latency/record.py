@@ -213,6 +213,12 @@ class Record(Document):
             basis=basis,
         )
 
+    def differs(self, before: Record | None) -> bool:
+        """Return whether it has other timings than the one before, or judges them otherwise."""
+        return before is None or (self.status, self.latency_us, self.rounds_us) != (
+            before.status, before.latency_us, before.rounds_us
+        )  # fmt: skip
+
     @property
     def is_estimated(self) -> bool:
         """Whether the latency was not measured."""

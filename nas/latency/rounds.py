@@ -50,7 +50,6 @@ class Policy:
         together: whether all things are timed as long as the timings of one disagree, so that a
             slow minute of the machine meets all of them.
         in_turn: number of things that get their first rounds in turn, before the next ones do.
-        pauses: whether rounds are `nas.latency.timing.SECONDS_BETWEEN_ROUNDS` apart.
     """
 
     fewest: int
@@ -58,7 +57,6 @@ class Policy:
     tolerance: float = RETIMING_TOLERANCE
     together: bool = False
     in_turn: int = sys.maxsize
-    pauses: bool = True
 
 
 ONCE = Policy(1, 1)
@@ -206,9 +204,9 @@ def full_speed_us(
 T = TypeVar("T", bound=Hashable)
 R = TypeVar("R")
 
-Take = Callable[[Sequence[T]], Iterable[tuple[T, Timing | Exception | None]]]
-"""A function that times things once each. It yields each thing with its timing, with the error for
-which it has none, or with None if it has no further timing."""
+Take = Callable[[Sequence[T]], Iterable[tuple[T, Timing | Exception]]]
+"""A function that times things once each. It yields each thing with its timing, or with the error
+for which it has none."""
 
 
 def outcome_of(call: Callable[..., R], *arguments: object) -> R | Exception:
@@ -229,8 +227,9 @@ def one_at_a_time(call: Callable[[T], Timing]) -> Take[T]:
 class Rounds(Generic[T]):
     """Timings of several things, taken in rounds until those of each thing agree.
 
-    The timings of one thing are apart, with those of the others in between. The error of a thing is
-    its result: it is timed no more, and the others are. Only a device that cannot be used ends all.
+    The timings of one thing are `nas.latency.timing.SECONDS_BETWEEN_ROUNDS` apart, with those of
+    the others in between. The error of a thing is its result: it is timed no more, and the others
+    are. Only a device that cannot be used ends all.
 
     Args:
         take: function that times things once each.
@@ -261,7 +260,6 @@ class Rounds(Generic[T]):
         self.errors: dict[T, Exception] = {}
         self.full_us: float | None = None
         self.done = 0
-        self._over: set[T] = set()
         self._left: dict[T, int] = {}
 
     def latency(self, thing: T) -> Latency:
@@ -271,11 +269,11 @@ class Rounds(Generic[T]):
         return Latency(tuple(self.timings.get(thing, ())), self.full_us, text)
 
     def incomplete(self, things: Iterable[T]) -> list[T]:
-        """Return the things that need another timing, and may have one."""
+        """Return the things that need another timing, and have no error."""
         return [
             each
             for each in things
-            if each not in self._over and not self.latency(each).is_complete(self._policy)
+            if each not in self.errors and not self.latency(each).is_complete(self._policy)
         ]
 
     @property
@@ -296,7 +294,7 @@ class Rounds(Generic[T]):
             incomplete = self.incomplete(needed)
             if not incomplete or self.is_late:
                 return
-            again = set(needed) - self._over if self._policy.together else incomplete
+            again = needed.keys() - self.errors.keys() if self._policy.together else incomplete
             self._left = {thing: 1 for thing in needed if thing in again}
 
     def _is_due(self, thing: T) -> bool:
@@ -313,9 +311,8 @@ class Rounds(Generic[T]):
         Raises:
             DeviceError: the device cannot be used; a board that is lost may have been by the thing.
         """
-        if self._policy.pauses:
-            time.sleep(max(0.0, self._next_s - time.monotonic()))
-            self._next_s = time.monotonic() + timing.SECONDS_BETWEEN_ROUNDS
+        time.sleep(max(0.0, self._next_s - time.monotonic()))
+        self._next_s = time.monotonic() + timing.SECONDS_BETWEEN_ROUNDS
         for thing, outcome in self._take(things):
             if isinstance(outcome, DeviceError) and not isinstance(outcome, BoardLostError):
                 raise outcome
@@ -323,11 +320,7 @@ class Rounds(Generic[T]):
             if isinstance(outcome, Timing):
                 self.timings.setdefault(thing, []).append(outcome)
             else:
-                self._over.add(thing)
-                self._left[thing] = 0
-                if outcome is None:
-                    continue
-                self.errors[thing] = outcome
+                self.errors[thing], self._left[thing] = outcome, 0
             self.done += 1
             yield thing
         self._judge()

@@ -136,18 +136,7 @@ class KernelTimer(ABC):
     """Times kernels, and what a network costs beside them, on one device.
 
     A build calls `time_kernel` once for each kernel, and then `retime_kernel` in further rounds.
-
-    Attributes:
-        is_recorded: whether it only returns timings that were taken before, each of them once.
-            Nothing then waits between rounds, and timings come to an end: `retime_kernel` returns
-            None after the last one of a kernel, and `time_dispatch` and `time_miss_curve` return
-            nothing.
-        full_us: reading of the core's speed that counts as full speed if those beside the timings
-            are slower: an overheated device was slowed at most of them. None if only those count.
     """
-
-    is_recorded: ClassVar[bool] = False
-    full_us: float | None = None
 
     @abstractmethod
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
@@ -165,13 +154,10 @@ class KernelTimer(ABC):
             MeasurementError: the kernel cannot be timed.
         """
 
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing | None:
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """Time a kernel again with a schedule that `time_kernel` returned.
 
         The default calls `time_kernel`, which fits a runtime that chooses schedules by itself.
-
-        Returns:
-            The timing; None if `is_recorded` and there is no other one.
 
         Raises:
             MeasurementError: the kernel cannot be timed.

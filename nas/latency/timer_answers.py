@@ -36,10 +36,10 @@ def time_kernel(timer: KernelTimer, kernel: Kernel) -> tuple[Schedule, Timing]:
         ) from None
 
 
-def retime_kernel(timer: KernelTimer, kernel: Kernel, schedule: Schedule) -> Timing | None:
+def retime_kernel(timer: KernelTimer, kernel: Kernel, schedule: Schedule) -> Timing:
     """Return a further timing of a kernel, see `KernelTimer.retime_kernel`."""
     answer: Any = timer.retime_kernel(kernel, schedule)
-    if isinstance(answer, Timing) or (answer is None and timer.is_recorded):
+    if isinstance(answer, Timing):
         return answer
     raise _unexpected("retime_kernel", answer, "a Timing")
 

@@ -26,17 +26,11 @@ class TimerPool:
 
     Args:
         timers: one or more timers. A single one is only called from the caller's own thread.
-
-    Attributes:
-        is_recorded, full_us: see `KernelTimer`.
     """
 
     def __init__(self, timers: Sequence[KernelTimer]) -> None:
         self._has_one_timer = len(timers) == 1
         self._timers = list(timers)
-        self.is_recorded = all(timer.is_recorded for timer in timers)
-        known_us = [timer.full_us for timer in timers if timer.full_us is not None]
-        self.full_us = min(known_us, default=None)
         self._losses: list[BoardLostError] = []
         self._last_timer: dict[Kernel, KernelTimer] = {}
 

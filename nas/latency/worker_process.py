@@ -85,7 +85,7 @@ class WorkerTimer(KernelTimer):
         """
         return self._request(KernelTimer.time_kernel, kernel)
 
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing | None:
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """See `KernelTimer.retime_kernel`, and `time_kernel` for the errors."""
         return self._request(KernelTimer.retime_kernel, kernel, dict(schedule))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -338,79 +337,3 @@ def test_disturbed_costs_are_timed_again(
     other = LatencyTable.open_or_create(tmp_path / "other", SharedCache())
     with pytest.raises(MeasurementError, match="no latency"):
         build_table(other, KERNELS[:2], SharedCache())
-
-
-@dataclass
-class Recorded(FakeRuntime):
-    """A timer with the timings in `recorded`, by text of the kernel, and in `curve`."""
-
-    is_recorded = True  # type: ignore[misc]
-    recorded: Mapping[str, list[Timing]] = field(default_factory=dict)
-    curve: list[float] = field(default_factory=list)
-
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, int], Timing]:
-        return {"tile": 1}, self.recorded[kernel.text].pop(0)
-
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, int]) -> Timing | None:
-        left = self.recorded[kernel.text]
-        return left.pop(0) if left else None
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        parts = super().time_dispatch()
-        return {part: each for part, each in parts.items() if part not in WEIGHT_PARTS}
-
-    def time_miss_curve(self) -> Mapping[str, Timing]:
-        return dict.fromkeys(WEIGHT_PARTS, Timing((self.curve.pop(0),))) if self.curve else {}
-
-
-def at_speed(latency_us: float, reading_us: float = 20.0) -> Timing:
-    return Timing((latency_us,) * 3, reading_us, latency_us)
-
-
-@pytest.mark.usefixtures("six_curve_rounds")
-def test_recorded_timings_are_taken_until_they_end_and_nothing_waits(
-    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rounds_module.time, "sleep", lambda seconds: pytest.fail("it waits"))
-    change(monkeypatch, TvmRuntime, rounds=4)
-    once, disagreeing, complete = KERNELS[:3]
-    timer = Recorded(
-        recorded={
-            once.text: [at_speed(5.0)],
-            disagreeing.text: [at_speed(us) for us in (9.0, 7.0, 8.0, 10.0, 11.0)],
-            complete.text: [at_speed(3.0)] * 6,
-        },
-        curve=[30.0] * 3,
-    )
-    seen: list[tuple[int, int, str]] = []
-    built = build_table(empty, KERNELS[:4], timer, progress=lambda *each: seen.append(each))
-    assert (built.ok, built.unstable, built.failed) == (1, 2, 1)
-    assert [rounds(empty, each) for each in KERNELS[:3]] == [1, 5, 4]
-    assert [record(empty, each).complete for each in KERNELS[:3]] == [False, False, True]
-    assert (seen[-1][0], seen[-1][1]) == (1 + 5 + 4 + 1,) * 2
-    assert curve(empty) == (3, 30.0, False)
-    timer.recorded = {once.text: [at_speed(5.0)] * 5, disagreeing.text: [at_speed(7.0)]}
-    timer.curve = [30.0] * 20
-    assert build_table(empty, KERNELS[:3], timer).ok == 2
-    assert [rounds(empty, each) for each in KERNELS[:3]] == [4, 6, 4]
-    assert curve(empty) == (6, 30.0, True)
-
-
-def test_recorded_costs_may_be_missing(empty: LatencyTable) -> None:
-    class WithoutCosts(Recorded):
-        def time_dispatch(self) -> Mapping[str, Timing]:
-            return {}
-
-    built = build_table(empty, KERNELS[:1], WithoutCosts(recorded={KERNELS[0].text: [at_speed(1)]}))
-    assert built.added == 1
-    assert empty.lacks_dispatch()
-
-
-@pytest.mark.parametrize(("full_us", "status"), [(None, "ok"), (19.5, "ok"), (15.0, "disturbed")])
-def test_a_timer_may_know_a_faster_full_speed(
-    empty: LatencyTable, full_us: float | None, status: str
-) -> None:
-    timer = Recorded(recorded={KERNELS[0].text: [at_speed(4.0)] * 9})
-    timer.full_us = full_us
-    build_table(empty, KERNELS[:1], timer)
-    assert record(empty, KERNELS[0]).status == status

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from nas.errors import MeasurementError
+from nas.errors import BoardLostError, DeviceError, MeasurementError
 from nas.latency import rounds, timing
 from nas.latency.core_speed import CoreSpeed
 from nas.latency.rounds import (
@@ -128,7 +128,7 @@ def test_latency_without_timings_says_why():
 
 
 class Timed:
-    """Things with prepared latencies in us, or errors, or None for an end; they log their order."""
+    """Things with prepared latencies in us, or errors; they log their order."""
 
     def __init__(self, **outcomes):
         self.outcomes = {name: list(own) for name, own in outcomes.items()}
@@ -151,34 +151,43 @@ def run(take, policy, needed, **options):
 
 def test_things_are_timed_in_turn_until_the_timings_of_each_agree():
     take = Timed(a=[5.0], b=[9.0, 7.0, 5.0])
-    order, timed, totals = run(take, Policy(2, pauses=False), {"a": 2, "b": 2})
+    order, timed, totals = run(take, Policy(2), {"a": 2, "b": 2})
     assert order == ["ab", "ab", "b", "b"]
     assert timed.latency("b").counted_us == [9.0, 7.0, 5.0, 5.0]
     assert totals == [(1, 4), (2, 4), (3, 4), (4, 4), (5, 5), (6, 6)]
-    together = Policy(2, together=True, pauses=False)
+    together = Policy(2, together=True)
     order, *_ = run(Timed(a=[5.0], b=[9.0, 7.0, 5.0]), together, {"a": 2, "b": 2})
     assert order == ["ab"] * 4
 
 
 def test_groups_get_their_first_rounds_in_turn_and_the_others_after_all_groups():
     take = Timed(a=[9.0, 7.0, 7.0], b=[5.0], c=[5.0, 3.0], d=[5.0])
-    policy = Policy(2, in_turn=2, pauses=False)
+    policy = Policy(2, in_turn=2)
     known = {"d": [Timing((5.0,))]}
     order, timed, _ = run(take, policy, {"a": 2, "b": 2, "c": 2, "d": 1}, known=known)
     assert order == ["ab", "ab", "cd", "c", "ac"]
     assert len(timed.latency("d").rounds) == 2
 
 
-def test_error_of_a_thing_is_its_result_and_an_end_is_none():
+def test_error_of_a_thing_is_its_result():
     broken = ValueError("no such instruction")
-    take = Timed(a=[5.0], b=[6.0, broken], c=[7.0, None], d=[broken])
-    order, timed, totals = run(take, Policy(3, pauses=False), dict.fromkeys("abcd", 3))
-    assert order == ["abcd", "abc", "a"]
-    assert timed.errors == {"b": broken, "d": broken}
+    take = Timed(a=[5.0], b=[6.0, broken], c=[broken])
+    order, timed, totals = run(take, Policy(3), dict.fromkeys("abc", 3))
+    assert order == ["abc", "ab", "a"]
+    assert timed.errors == {"b": broken, "c": broken}
     assert timed.latency("b").error == "ValueError: no such instruction"
-    assert [len(timed.latency(each).rounds) for each in "abcd"] == [3, 1, 1, 0]
-    assert timed.incomplete("abcd") == []
-    assert totals[-1] == (7, 7)
+    assert [len(timed.latency(each).rounds) for each in "abc"] == [3, 1, 0]
+    assert timed.incomplete("abc") == []
+    assert totals[-1] == (6, 6)
+
+
+def test_device_that_cannot_be_used_ends_all_and_a_lost_board_is_a_result():
+    lost = Timed(a=[BoardLostError("the board is gone")], b=[5.0])
+    order, timed, _ = run(lost, Policy(2), dict.fromkeys("ab", 2))
+    assert order == ["ab", "b"]
+    assert "the board is gone" in timed.latency("a").error
+    with pytest.raises(DeviceError, match="two boards"):
+        run(Timed(a=[DeviceError("two boards")]), Policy(2), {"a": 2})
 
 
 def test_without_time_only_what_has_no_timing_is_timed():
@@ -194,7 +203,7 @@ def test_complete_latency_is_timed_again_once_a_faster_reading_is_known():
     known = {"a": [Timing((5.0,), 20.0)] * 2}
     timed = Rounds(
         lambda things: [(each, Timing((4.0,), 10.0)) for each in things],
-        Policy(2, pauses=False),
+        Policy(2),
         full_speed=min,
         known=known,
     )
@@ -214,8 +223,6 @@ def test_rounds_are_apart(monkeypatch):
 
     list(Rounds(take, Policy(3)).run({"a": 3}))
     assert begins_at_s == [0.0, 0.5, 1.0]
-    list(Rounds(take, Policy(3, pauses=False)).run({"a": 3}))
-    assert begins_at_s[3:] == [1.0] * 3
 
 
 def test_whatever_a_call_raises_is_its_outcome():

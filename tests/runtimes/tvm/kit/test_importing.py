@@ -122,7 +122,7 @@ def test_an_import_continues_where_the_last_one_ended(device: SimulatedDevice) -
     device.end()
     table, notes = imported(device)
     assert notes == []
-    assert [len(record(table, each).rounds) for each in FEW] == [4, 4, 4]
+    assert [len(record(table, each).rounds) for each in FEW] == [4, 6, 4]
     counts = {each.name: len(each.rounds) for each in table.records("dispatch")}
     assert counts == {**dict.fromkeys(WEIGHT_PARTS, 12), "launch": 1, "invocation": 1}
     content = table.path.read_bytes()
