@@ -90,7 +90,7 @@ def complete(
     table.runtime.open()
     writable = LatencyTable.open(table.path, runtime=table.runtime)
     with console.ProgressBars() as bars:
-        bars.begin("latency table", "kernel")
+        bars.begin("latency table", "timing")
         add_missing_kernels(writable, [architecture.graph], table.runtime, batch, bars.advance)
     return writable
 

@@ -80,7 +80,7 @@ def time_networks(
     graphs = [each.graph for each in networks.values()]
     batch = run.settings.device.batch
     table = LatencyTable.open(run.table.path, runtime=run.runtime)
-    progress.begin("latency table", "kernel")
+    progress.begin("latency table", "timing")
     add_missing_kernels(table, graphs, run.runtime, batch, progress.advance)
     progress.begin("whole networks", "step")
     timed = measure_networks(

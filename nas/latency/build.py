@@ -357,7 +357,7 @@ def add_missing_kernels(
         graphs: the networks.
         runtime: runtime of the table.
         batch: number of images that run at once.
-        progress: function of the kernels that were timed, of all, and of the name of the last one.
+        progress: see `build_table`.
 
     Raises:
         NasError: see `build_table`.
@@ -365,14 +365,6 @@ def add_missing_kernels(
     from nas.latency.worker_process import timers_for
 
     missing = table.missing([kernel for each in graphs for kernel in runtime.kernels(each, batch)])
-    if not missing:
-        return
-    timed: set[str] = set()
-
-    def report(done: int, total: int | None, text: str = "") -> None:
-        timed.add(text)
-        if progress is not None:
-            progress(len(timed), len(missing), text)
-
-    with timers_for(runtime) as timers:
-        build_table(table, missing, timers, progress=report)
+    if missing:
+        with timers_for(runtime) as timers:
+            build_table(table, missing, timers, progress=progress or False)

@@ -142,20 +142,14 @@ class Timing:
         object.__setattr__(self, "samples_us", tuple(map(float, samples)))
 
     @classmethod
-    def from_seconds(
-        cls,
-        seconds: Sequence[float],
-        reading_s: float | None = None,
-        first_s: float | None = None,
-    ) -> Timing:
-        """Return the timing with these values in seconds.
+    def from_seconds(cls, seconds: Sequence[float]) -> Timing:
+        """Return the timing with these samples in seconds.
 
         Raises:
             MeasurementError: there is no sample, or a value is no number within the limits of a
                 latency.
         """
-        others = (None if each is None else _rounded_us(each) for each in (reading_s, first_s))
-        return cls(tuple(map(_rounded_us, seconds)), *others)
+        return cls(tuple(map(_rounded_us, seconds)))
 
     @classmethod
     def from_attempts(cls, attempts: Sequence[Attempt]) -> Timing:
@@ -168,10 +162,10 @@ class Timing:
         seconds = [each.seconds for each in chosen]
         readings = [each.reading_s for each in chosen if each.reading_s is not None]
         first_s = attempts[0].seconds
-        return cls.from_seconds(
-            seconds,
-            statistics.median(readings) if readings else None,
-            first_s if first_s > 0 else seconds[0],
+        return cls(
+            tuple(map(_rounded_us, seconds)),
+            _rounded_us(statistics.median(readings)) if readings else None,
+            _rounded_us(first_s if first_s > 0 else seconds[0]),
         )
 
     @cached_property

@@ -178,7 +178,7 @@ def _complete(
     """Return tables, of which those of this machine have all kernels of the parts of a graph."""
     positions, _ = find_cuts(graph, [table.runtime for table in tables])
     parts = [graph, *(part for position in positions for part in halves(graph, position))]
-    progress.begin("latency table", "kernel")
+    progress.begin("latency table", "timing")
 
     def complete(table: LatencyTable) -> LatencyTable:
         table.runtime.open()
