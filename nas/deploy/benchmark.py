@@ -2,7 +2,7 @@
 
 Every file runs in a process of its own, because the libraries of two runtimes disturb each other in
 one. Only one process works at a time: in every round each file is timed once, so that a machine
-that slows down slows down all of them. A round is one of those of `nas.latency.timing`, whose
+that slows down slows down all of them. A round is one of those of `nas.latency.rounds`, whose
 estimator makes these latencies comparable with those that a search measured.
 """
 

@@ -294,8 +294,9 @@ class Rounds(Generic[T]):
             incomplete = self.incomplete(needed)
             if not incomplete or self.is_late:
                 return
-            again = needed.keys() - self.errors.keys() if self._policy.together else incomplete
-            self._left = {thing: 1 for thing in needed if thing in again}
+            if self._policy.together:
+                incomplete = [thing for thing in needed if thing not in self.errors]
+            self._left = dict.fromkeys(incomplete, 1)
 
     def _is_due(self, thing: T) -> bool:
         return self._left[thing] > 0 and not (self.timings.get(thing) and self.is_late)
