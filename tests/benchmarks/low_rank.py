@@ -208,8 +208,8 @@ def measure(
             "macs": graph.macs,
             "params": graph.params,
             "predicted_us": latency_us(graph),
-            "measured_us": timing.latency.fastest_us,
-            "interval_us": timing.latency.interval_us,
+            "measured_us": timing.fastest_us,
+            "interval_us": timing.interval_us,
         }
         # Without a narrower network there are only two.
         for variant, graph, timing in zip(VARIANTS, graphs, timings, strict=False)

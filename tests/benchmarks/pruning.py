@@ -213,7 +213,7 @@ class Timer:
         """Return the latency of a network in microseconds."""
         if graph.digest not in self._known:
             (timed,) = measure_networks([graph], self._runtime, {}, seconds=self._seconds)
-            self._known[graph.digest] = timed.latency.fastest_us
+            self._known[graph.digest] = timed.fastest_us
         return self._known[graph.digest]
 
 
