@@ -334,7 +334,9 @@ def test_table_predicts_its_networks_without_the_runtime(
     kernels = runtime.kernels(graph)
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with table.writing():
-        for part in runtime.capabilities.dispatch_parts:  # Another test times them, which takes long.
+        for (
+            part
+        ) in runtime.capabilities.dispatch_parts:  # Another test times them, which takes long.
             table.append(Record.from_timings("dispatch", [Timing((1.0,) * 3)], name=part))
     assert build_table(table, kernels, runtime.timer).failed == 0
     assert {record.basis for record in table.records("kernel")} == {runtime.basis}

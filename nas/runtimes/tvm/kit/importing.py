@@ -67,7 +67,7 @@ def _add_kernels(table: LatencyTable, results: Results, progress: Advance | None
                 "kernel",
                 _merged(before, results.timings(item)),
                 name=text,
-                policy=Policy(table.runtime.rounds),
+                policy=Policy(table.runtime.capabilities.rounds),
                 full_us=full_us,
                 schedule=item.schedule or {},
             )
