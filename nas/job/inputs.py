@@ -45,7 +45,6 @@ def check_device(settings: JobSettings) -> None:
         runtime = configured_runtime(device.runtime, **device.runtime_options(dtype))
         runtime.check_settings()
         runtime.check_batch(device.batch)
-        runtime.check_predictions()
         if isinstance(runtime, KitDevice) and device.batch > 1:
             raise RequestError(
                 f"[device] batch is {device.batch}, and a kit times networks with one image.",

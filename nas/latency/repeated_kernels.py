@@ -263,11 +263,6 @@ class RepeatedKernelRuntime(Runtime):
     Unless `is_remote`, kernels and networks run in this process.
     """
 
-    # Copies of one kernel on two threads do not tell how long the threads of a network wait for
-    # each other: networks took 1% less to 17% more than their kernels in ONNX Runtime, and 2% less
-    # to 61% more in LiteRT.
-    max_table_threads = 1
-
     @property
     @abstractmethod
     def timer(self) -> RepeatedKernelTimer:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,8 +201,6 @@ class Runtime(Composition, ABC):
     `Configured` has its settings and their checks.
     """
 
-    max_table_threads: ClassVar[int | None] = None
-
     # What it can do. Nothing here touches the device.
 
     @classmethod
@@ -338,16 +336,3 @@ class Runtime(Composition, ABC):
             threads=self.threads,
             recorded=dict(recorded or {}),
         )
-
-    def check_predictions(self) -> None:
-        """Raise RequestError for more threads than its kernels predict whole networks for.
-
-        Networks can be compiled and timed all the same, but no latency table is made.
-        """
-        if self.max_table_threads is not None and self.threads > self.max_table_threads:
-            raise RequestError(
-                f"threads is {self.threads}, but the kernels of runtime '{self.name}' predict "
-                f"networks for at most {self.max_table_threads}.",
-                remedy="Use fewer threads or another runtime. `nas benchmark` times exported "
-                "models with any number.",
-            )

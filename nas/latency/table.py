@@ -165,12 +165,10 @@ class LatencyTable:
             runtime: an opened runtime.
 
         Raises:
-            RequestError: no file can have this path, or the kernels do not predict networks, see
-                `Runtime.check_predictions`.
+            RequestError: no file can have this path.
             TableDeviceError: the table belongs to another device.
             TableError: the file is damaged, no table, or cannot be created.
         """
-        runtime.check_predictions()
         path = _path_for(path, runtime)
         if can_begin(path):
             try:

@@ -19,8 +19,6 @@ import pytest
 
 from nas.errors import DeviceError, RequestError
 from nas.graph import Graph, Op
-from nas.job import job_path, load_job
-from nas.job.inputs import check_device
 from nas.kernels.kernel import Kernel
 from nas.latency import (
     LatencyTable,
@@ -35,7 +33,6 @@ from nas.latency import (
 from nas.latency.record import Record
 from nas.latency.runtime import Runtime
 from nas.latency.timing import MEASURED, Timing
-from nas.run.settings import DeviceSettings
 from nas.space import SearchSpace, load_space
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes import plugin
@@ -196,22 +193,6 @@ def test_batches_and_threads_without_kernels_are_refused(case: Case, runtime: Ru
     if runtime.capabilities.max_batch is not None:
         with pytest.raises(RequestError, match=f"at most {runtime.capabilities.max_batch}"):
             runtime.check_batch(runtime.capabilities.max_batch + 1)
-
-
-def test_table_for_more_threads_than_its_kernels_predict_is_refused(
-    case: Case, runtime: Runtime, tmp_path: os.PathLike
-) -> None:
-    if runtime.max_table_threads is None:
-        pytest.skip("any number can be predicted")
-    threads = runtime.max_table_threads + 1
-    message = f"threads is {threads}, but .* at most {runtime.max_table_threads}"
-    with pytest.raises(RequestError, match=message):
-        LatencyTable.open_or_create(tmp_path, case.open(threads=threads))
-    assert not os.listdir(tmp_path)
-    job = load_job(job_path("quickstart"))
-    device = DeviceSettings(runtime=case.name, dtype=case.dtype, threads=threads)
-    with pytest.raises(RequestError, match=message):
-        check_device(job.model_copy(update={"device": device}))
 
 
 # Kernels
