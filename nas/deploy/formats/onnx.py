@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,10 +92,13 @@ class OnnxModel(LoadedModel):
     """
 
     def __init__(self, path: Path, threads: int) -> None:
+        from nas.latency.timing import pinned
         from nas.runtimes.onnxruntime.session import open_session
 
         self._path = path
-        self._session = open_session(path, threads)
+        # Workers stay on the cores on which the thread that made them was.
+        with pinned(threads) if threads > 1 else nullcontext():
+            self._session = open_session(path, threads)
         (self._input,) = [each.name for each in self._session.get_inputs()]
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,10 +19,10 @@ from nas.latency.repeated_kernels import (
 )
 from nas.latency.runtime import CompiledNetwork, Schedule, Weights
 from nas.latency.timing import Evaluate, Timing
+from nas.runtimes.files import File, Files
 from nas.runtimes.litert import fusion
 from nas.runtimes.litert.network import LiteRtNetwork, network_file
 from nas.runtimes.litert.repeated import forms_chain, repeat_kernel, tiny_operators
-from nas.runtimes.litert.session import Session
 
 if TYPE_CHECKING:
     from nas.runtimes.boards.tflite_board import FileOnBoard, TfliteBoard
@@ -52,9 +52,14 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
     Args:
         dtype: `float32` or `int8`.
         threads: number of threads that run one kernel.
+        files: where LiteRT is.
     """
 
     has_launch_cost = False
+
+    def __init__(self, dtype: str, threads: int, files: Files) -> None:
+        super().__init__(dtype, threads)
+        self._files = files
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """See `RepeatedKernelTimer`.
@@ -90,9 +95,9 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
         copies = max(MIN_COPIES, copies)
         return {"copies": copies, "weights": copies if kernel.has_weights else 1}
 
-    def load(self, data: bytes, batch: int = 1) -> Session | FileOnBoard:
+    def load(self, data: bytes, batch: int = 1) -> File | FileOnBoard:
         """Load a file where it is timed."""
-        return Session(data, self.threads, batch)
+        return self._files.load(data, batch=batch)
 
     def write_copies(self, kernel: Kernel, schedule: Schedule) -> bytes:
         """Return the file with the copies of a kernel."""
@@ -123,7 +128,8 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
     ) -> CompiledNetwork:
         """See `RepeatedKernelTimer`."""
-        return LiteRtNetwork(graph, weights, threads=self.threads, dtype=self.dtype, batch=batch)
+        file = self._files.load(network_file(graph, weights, self.dtype), batch=batch)
+        return LiteRtNetwork(file, batch)
 
 
 class BoardKernelTimer(LiteRtKernelTimer):
@@ -140,7 +146,7 @@ class BoardKernelTimer(LiteRtKernelTimer):
         return self._board.timing_context()
 
     def __init__(self, dtype: str, threads: int, board: TfliteBoard) -> None:
-        super().__init__(dtype, threads)
+        RepeatedKernelTimer.__init__(self, dtype, threads)
         self._board = board
         self._delegated: dict[Kernel, dict[str, int]] = {}
 

@@ -26,6 +26,7 @@ from nas.runtimes.boards.runtime import TfliteBoardRuntime
 from nas.runtimes.litert import fusion, micro
 
 if TYPE_CHECKING:
+    from nas.runtimes.files import Files
     from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 
 
@@ -106,7 +107,15 @@ class LiteRt(RepeatedKernelRuntime):
         """The timer of this machine; the first use imports LiteRT."""
         from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 
-        return LiteRtKernelTimer(self.dtype, self.threads)
+        return LiteRtKernelTimer(self.dtype, self.threads, self.files)
+
+    @cached_property
+    def files(self) -> Files:
+        """Where LiteRT loads files; the first use imports it."""
+        from nas.runtimes.files import LocalFiles
+        from nas.runtimes.litert import session
+
+        return LocalFiles(session, self.threads)
 
 
 class LiteRtOnBoard(TfliteBoardRuntime, LiteRt):

@@ -1,71 +1,74 @@
-"""LiteRT's interpreter with its inputs in place, in which networks and kernels run."""
+"""Files that LiteRT's interpreter has loaded, in which networks and kernels run.
+
+This file imports nothing of the package, so that a device can have it as it is.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-from nas.latency import timing
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
 except ImportError:  # The images of some boards have LiteRT under its former name.
-    from tflite_runtime.interpreter import Interpreter
+    from tflite_runtime.interpreter import Interpreter, load_delegate
 
 
 class Session:
     """A loaded file, whose inputs hold random values.
 
+    The threads of XNNPACK stay on the cores on which the thread that made them was.
+
     Args:
         data: contents of the file.
         threads: number of threads that run one operator.
         batch: number of images that run at once.
-        delegate: delegate that runs what it can; XNNPACK takes the rest.
+        delegate: `library` and `options` of one that runs what it can; XNNPACK takes the rest.
 
     Attributes:
-        operators: number of operators of the file by name.
-        delegated: number of those operators that the delegate runs.
+        facts: number of operators of the file by name, and of those that the delegate runs.
     """
 
     def __init__(self, data: bytes, threads: int, batch: int = 1, delegate: Any = None) -> None:
-        # The threads of XNNPACK stay on the cores on which the thread that made them was.
-        with timing.pinned(threads):
-            self._interpreter = Interpreter(
-                model_content=data,
-                num_threads=threads,
-                experimental_delegates=None if delegate is None else [delegate],
-            )
-            # XNNPACK takes its operators later.
-            self.operators, self.delegated = _count_operators(self._interpreter)
-            for each in self._interpreter.get_input_details():
-                shape = (batch, *each["shape"][1:])
-                if tuple(each["shape"]) != shape:
-                    self._interpreter.resize_tensor_input(each["index"], shape, strict=True)
-            self._interpreter.allocate_tensors()
+        self._interpreter = Interpreter(
+            model_content=data,
+            num_threads=threads,
+            experimental_delegates=None if delegate is None else [load_delegate(**delegate)],
+        )
+        # XNNPACK takes its operators later.
+        operators, delegated = _count_operators(self._interpreter)
+        self.facts = {"operators": operators, "delegated": delegated}
+        for each in self._interpreter.get_input_details():
+            shape = (batch, *each["shape"][1:])
+            if tuple(each["shape"]) != shape:
+                self._interpreter.resize_tensor_input(each["index"], shape, strict=True)
+        self._interpreter.allocate_tensors()
         rng = np.random.default_rng(0)
         for each in self._interpreter.get_input_details():
             self._interpreter.set_tensor(each["index"], _random(each["dtype"], each["shape"], rng))
+        self.call = self._interpreter.invoke
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the first output for a batch of images `N x H x W x C`."""
+    def run(self, inputs: Any) -> Any:
+        """Return the first output for a batch of images `N x H x W x C`, the only input."""
+        (images,) = inputs.values()
         self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], images)
-        self._interpreter.invoke()
-        output = self._interpreter.get_output_details()[0]["index"]
-        result: NDArray[np.float32] = self._interpreter.get_tensor(output)
-        return result
-
-    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """Time runs on inputs that are already in place. See `timing.Evaluate`."""
-        return timing.call_seconds(self._interpreter.invoke, calls, samples)
+        self.call()
+        return self._interpreter.get_tensor(self._interpreter.get_output_details()[0]["index"])
 
 
-def _random(
-    dtype: type[np.generic], shape: Sequence[int], rng: np.random.Generator
-) -> NDArray[Any]:
+def package_versions() -> dict[str, str]:
+    """Return the versions on which latencies depend."""
+    name = Interpreter.__module__.partition(".")[0].replace("_", "-")
+    try:
+        return {name: version(name)}
+    except PackageNotFoundError:  # The image of a board may have no record of its packages.
+        return {name: "unknown"}
+
+
+def _random(dtype: Any, shape: Any, rng: Any) -> Any:
     """Return random values of an input: bytes, or floats around one.
 
     A chain of kernels multiplies floats; small ones would become denormal, which is slow.
@@ -95,3 +98,7 @@ def _count_operators(interpreter: Interpreter) -> tuple[dict[str, int], dict[str
                 taken[node["index"]] = node["op_name"]
                 waiting.extend(node["inputs"])
     return dict(Counter(node["op_name"] for node in own)), dict(Counter(taken.values()))
+
+
+open_file = Session
+FUNCTIONS = {"package_versions": package_versions}

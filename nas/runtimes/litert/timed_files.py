@@ -7,7 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class Delegate:
         digest = hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:12]
         return " ".join([digest, *(f"{name}={value}" for name, value in self.options)])
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of LiteRT's `load_delegate`."""
+        return {"library": self.path, "options": dict(self.options)}
+
     def load(self) -> Any:
         """Return LiteRT's object of the delegate, for one interpreter.
 
@@ -57,7 +62,7 @@ class Delegate:
         """
         load_delegate = _interpreter_module().load_delegate
         try:
-            return load_delegate(self.path, dict(self.options))
+            return load_delegate(**self.arguments)
         except (OSError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise DeviceError(f"The delegate {self.path} does not load: {reason}.") from error
@@ -117,12 +122,10 @@ class LoadedFiles:
         if samples:
             # Whoever asks takes readings beside each sample, and repeats those of a slowed core.
             with timing.pinned(threads), timing.reading(None):
-                seconds = timing.undisturbed_samples(session.evaluate, calls, samples)
-        return {
-            "seconds": seconds,
-            "operators": session.operators,
-            "delegated": session.delegated,
-        }
+                seconds = timing.undisturbed_samples(
+                    partial(timing.call_seconds, session.call), calls, samples
+                )
+        return {"seconds": seconds, **session.facts}
 
     def _load(self, key: tuple[str, int, int], data: bytes) -> None:
         from nas.runtimes.litert.session import Session
@@ -133,8 +136,10 @@ class LoadedFiles:
         # Make room first: both together may not fit.
         while self._loaded and len(data) + self._size() > self._max_bytes:
             self._loaded.popitem(last=False)
-        delegate = None if self._delegate is None else self._delegate.load()
-        self._loaded[key] = Session(data, threads, batch, delegate), len(data)
+        delegate = None if self._delegate is None else self._delegate.arguments
+        # The threads of XNNPACK stay on the cores on which the thread that made them was.
+        with timing.pinned(threads):
+            self._loaded[key] = Session(data, threads, batch, delegate), len(data)
 
     def _size(self) -> int:
         return sum(size for _, size in self._loaded.values())

@@ -18,6 +18,7 @@ from nas.kernels.kernel import kernel_of_node
 from nas.latency.fused_blocks import Entry, Exit, FusedBlock, Place
 from nas.latency.runtime import Weights
 from nas.quantisation.made_up import made_up_network
+from nas.runtimes.files import Files
 from nas.runtimes.onnxruntime.nodes import PlacedNode, optimised_nodes
 
 CONTEXT_CHANNELS = 16
@@ -42,8 +43,13 @@ _BEHIND: Mapping[Exit, Sequence[str]] = {
 """Ops between the output of a block and the layer behind it, from the end to the start."""
 
 
-def fuse_block(block: Graph, place: Place, dtype: str) -> FusedBlock:
+def fuse_block(files: Files, block: Graph, place: Place, dtype: str) -> FusedBlock:
     """Return what ONNX Runtime makes of a folded block in a place.
+
+    Args:
+        files: where ONNX Runtime is.
+        block, place: the block and where it stands.
+        dtype: `float32` or `int8`.
 
     Raises:
         ValueError: there is no ONNX operator for an op of the block.
@@ -51,19 +57,20 @@ def fuse_block(block: Graph, place: Place, dtype: str) -> FusedBlock:
     """
 
     def reads_plain() -> bool:
-        return _convolution_reads_plain(block.output_shape, place.batch, dtype)
+        return _convolution_reads_plain(files, block.output_shape, place.batch, dtype)
 
-    return _optimised(block, place, dtype).block(place.entry, place.exit, reads_plain)
+    return _optimised(files, block, place, dtype).block(place.entry, place.exit, reads_plain)
 
 
 @cache
-def _convolution_reads_plain(shape: Shape, batch: int, dtype: str) -> bool:
+def _convolution_reads_plain(files: Files, shape: Shape, batch: int, dtype: str) -> bool:
     """Return whether a convolution reads the output of another one, of this shape, as plain."""
     nothing = Graph((Op("input", (), shape),))
-    return _optimised(nothing, Place("", "preferred", "conv", batch), dtype).reads_plain
+    place = Place("", "preferred", "conv", batch)
+    return _optimised(files, nothing, place, dtype).reads_plain
 
 
-def _optimised(block: Graph, place: Place, dtype: str) -> _OptimisedNetwork:
+def _optimised(files: Files, block: Graph, place: Place, dtype: str) -> _OptimisedNetwork:
     network = _in_context(block, place.entry, place.exit)
     weights = _any_weights(network)
     model = (
@@ -72,7 +79,7 @@ def _optimised(block: Graph, place: Place, dtype: str) -> _OptimisedNetwork:
         else onnx_model.model(network, weights)
     )
     inputs = {onnx_model.INPUT: (place.batch, *network.input_shape)}
-    return _OptimisedNetwork(optimised_nodes(model, inputs))
+    return _OptimisedNetwork(optimised_nodes(files, model.SerializeToString(), inputs))
 
 
 def _any_weights(graph: Graph) -> Weights:

@@ -17,9 +17,9 @@ from nas.latency.repeated_kernels import (
 )
 from nas.latency.runtime import Schedule, Weights
 from nas.latency.timing import Evaluate
+from nas.runtimes.files import Files
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 from nas.runtimes.onnxruntime.nodes import repeated
-from nas.runtimes.onnxruntime.session import Session
 
 MIN_COPIES = 4
 """Fewest copies of a kernel in one session."""
@@ -44,13 +44,18 @@ class OnnxKernelTimer(RepeatedKernelTimer):
         dtype: `float32` or `int8`.
         threads: number of threads that run one kernel.
         kernels: function that returns the kernels of a network for a batch size.
+        files: where ONNX Runtime is.
     """
 
     def __init__(
-        self, dtype: str, threads: int, kernels: Callable[[Graph, int], list[Kernel]]
+        self,
+        dtype: str,
+        threads: int,
+        kernels: Callable[[Graph, int], list[Kernel]],
+        files: Files,
     ) -> None:
         super().__init__(dtype, threads)
-        self._kernels = kernels
+        self._kernels, self._files = kernels, files
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:
         """See `RepeatedKernelTimer`."""
@@ -79,7 +84,8 @@ class OnnxKernelTimer(RepeatedKernelTimer):
 
     def _load_nodes(self, node: Node, copies: int, weight_sets: int) -> Evaluate:
         model, inputs = repeated(node, copies, weight_sets)
-        return Session(model, inputs, threads=self.threads, optimise=False).evaluate
+        data = model.SerializeToString()
+        return self._files.load(data, inputs=inputs, optimise=False).evaluate
 
     def kernels(self, graph: Graph) -> list[Kernel]:
         """See `RepeatedKernelTimer`."""
@@ -90,6 +96,4 @@ class OnnxKernelTimer(RepeatedKernelTimer):
     ) -> OnnxRuntimeNetwork:
         """See `RepeatedKernelTimer`."""
         kernels = self._kernels(graph, batch)
-        return OnnxRuntimeNetwork(
-            graph, weights, self.dtype, kernels, threads=self.threads, batch=batch
-        )
+        return OnnxRuntimeNetwork(graph, weights, self.dtype, kernels, self._files, batch)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from copy import copy
-from functools import partial
-from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from nas import onnx_model
@@ -21,8 +16,8 @@ from nas.latency.networks import random_weights
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.quantisation.made_up import quantised_network
 from nas.quantisation.network import native_weight_bits
-from nas.runtimes.onnxruntime.nodes import PlacedNode, placed_nodes
-from nas.runtimes.onnxruntime.session import Session
+from nas.runtimes.files import Files
+from nas.runtimes.onnxruntime.nodes import PlacedNode, optimised_nodes
 
 
 class OnnxRuntimeNetwork(CompiledNetwork):
@@ -33,7 +28,7 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         weights: weights of the folded graph; None for random ones.
         dtype: `float32`, or `int8` for a network that is quantised as an export does.
         kernels: the kernels by which tables predict the network.
-        threads: number of threads that run one node.
+        files: where ONNX Runtime is.
         batch: number of images that run at once.
 
     Raises:
@@ -46,8 +41,7 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         weights: Weights | None,
         dtype: str,
         kernels: Iterable[Kernel],
-        *,
-        threads: int,
+        files: Files,
         batch: int = 1,
     ) -> None:
         if weights is None:
@@ -59,27 +53,24 @@ class OnnxRuntimeNetwork(CompiledNetwork):
             model = onnx_model.model(graph, weights)
         self._batch = batch
         inputs = {onnx_model.INPUT: (batch, *graph.input_shape)}
-        self._load = partial(Session, model, inputs, threads=threads, optimise=True)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "optimised.onnx"
-            self._session = self._load(optimised_path=path)
-            require_nodes(placed_nodes(onnx.load(path), inputs), kernels)
+        data = model.SerializeToString()
+        require_nodes(optimised_nodes(files, data, inputs), kernels)
+        self._file = files.load(data, inputs=inputs)
 
     def reloaded(self) -> OnnxRuntimeNetwork:
         """See `CompiledNetwork.reloaded`."""
-        other = copy(self)
-        other._session = self._load()
-        return other
+        self._file.reload()
+        return self
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
         if self._batch > 1:
-            return self._session.run({onnx_model.INPUT: image}).reshape(self._batch, -1)
-        return self._session.run({onnx_model.INPUT: image[None]}).reshape(-1)
+            return self._file.run({onnx_model.INPUT: image}).reshape(self._batch, -1)
+        return self._file.run({onnx_model.INPUT: image[None]}).reshape(-1)
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         """Time inferences on an input that is already in place."""
-        return self._session.evaluate(calls, samples)
+        return self._file.evaluate(calls, samples)
 
 
 def require_nodes(nodes: Iterable[PlacedNode], kernels: Iterable[Kernel]) -> None:

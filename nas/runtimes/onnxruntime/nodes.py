@@ -6,9 +6,7 @@ those of ONNX Runtime's own domains among them, and give them inputs in the layo
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -19,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nas.errors import MeasurementError
 from nas.kernels.node import Node, Tensor
 from nas.onnx_model import IR_VERSION, OPSET
-from nas.runtimes.onnxruntime.session import Session, open_session
+from nas.runtimes.files import Files
 
 _DTYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "f32",
@@ -34,7 +32,7 @@ _DTYPES: Mapping[int, str] = {
 }
 """Types of tensors in the texts of nodes."""
 
-_INFERRED: Mapping[str, str] = {
+_TYPES: Mapping[str, str] = {
     f"tensor({name})": dtype
     for name, dtype in zip(
         ("float", "float16", "double", "int64", "int32", "int16", "int8", "uint8", "bool"),
@@ -68,27 +66,26 @@ class PlacedNode(NamedTuple):
 
 
 def optimised_nodes(
-    model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]
+    files: Files, model: bytes, inputs: Mapping[str, Sequence[int]]
 ) -> list[PlacedNode]:
     """Return the nodes to which ONNX Runtime optimises a model, in an order in which they can run.
 
     Args:
+        files: where ONNX Runtime is.
         model: the model.
         inputs: shapes of its inputs by name.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimised.onnx"
-        open_session(model.SerializeToString(), 1, optimised_path=path)
-        return placed_nodes(onnx.load(path), inputs)
-
-
-def placed_nodes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> list[PlacedNode]:
-    """Return the nodes of a model that runs as it is; for the arguments, see `optimised_nodes`.
 
     Raises:
         MeasurementError: a node has parts that no text describes, such as a model of its own.
     """
-    tensors = _tensors(model, inputs)
+    return placed_nodes(files, onnx.load_from_string(files.call("optimised", model)), inputs)
+
+
+def placed_nodes(
+    files: Files, model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]
+) -> list[PlacedNode]:
+    """Return the nodes of a model that runs as it is; see `optimised_nodes`."""
+    tensors = _tensors(files, model, inputs)
     constants = {each.name: each for each in model.graph.initializer}
 
     def operand(name: str) -> Tensor | None:
@@ -111,8 +108,10 @@ def placed_nodes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) ->
     ]
 
 
-def _tensors(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return what a model computes, by name: as ONNX Runtime infers it, or from a run."""
+def _tensors(
+    files: Files, model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """Return what a model computes, by name."""
     with_outputs = onnx.ModelProto()
     with_outputs.CopyFrom(model)
     for each in with_outputs.graph.input:
@@ -122,15 +121,8 @@ def _tensors(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dic
     del with_outputs.graph.output[:]
     names = [name for node in model.graph.node for name in node.output if name]
     with_outputs.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    loaded = open_session(with_outputs.SerializeToString(), 1, optimise=False)
-    inferred = {
-        each.name: (_INFERRED.get(each.type), tuple(each.shape))
-        for each in (*loaded.get_inputs(), *loaded.get_outputs())
-    }
-    if all(dtype and all(isinstance(n, int) for n in shape) for dtype, shape in inferred.values()):
-        return {name: Tensor(str(dtype), shape) for name, (dtype, shape) in inferred.items()}
-    tensors = Session(with_outputs, inputs, threads=1, optimise=False).tensors
-    return {name: Tensor(_DTYPES[dtype], shape) for name, (dtype, shape) in tensors.items()}
+    answer = files.call("tensors", with_outputs.SerializeToString(), inputs=dict(inputs))
+    return {name: Tensor(_TYPES[dtype], tuple(shape)) for name, (dtype, shape) in answer.items()}
 
 
 def _constant(proto: TensorProto) -> Tensor:

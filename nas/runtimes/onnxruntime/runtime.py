@@ -20,6 +20,7 @@ from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
 from nas.latency.runtime import Availability, package_availability
 
 if TYPE_CHECKING:
+    from nas.runtimes.files import Files
     from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
 
@@ -60,7 +61,15 @@ class OnnxRuntime(RepeatedKernelRuntime):
     def _fuse(self, block: Graph, place: Place) -> FusedBlock:
         from nas.runtimes.onnxruntime.fusion import fuse_block
 
-        return fuse_block(block, place, self.dtype)
+        return fuse_block(self.files, block, place, self.dtype)
+
+    @cached_property
+    def files(self) -> Files:
+        """Where ONNX Runtime loads models; the first use imports it."""
+        from nas.runtimes.files import LocalFiles
+        from nas.runtimes.onnxruntime import session
+
+        return LocalFiles(session, self.threads)
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a network, block by block, in an order in which they can run."""
@@ -80,4 +89,4 @@ class OnnxRuntime(RepeatedKernelRuntime):
         """The timer of this machine; the first use imports ONNX Runtime."""
         from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
-        return OnnxKernelTimer(self.dtype, self.threads, self.kernels)
+        return OnnxKernelTimer(self.dtype, self.threads, self.kernels, self.files)

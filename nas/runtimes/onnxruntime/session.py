@@ -1,58 +1,49 @@
-"""Sessions of ONNX Runtime, in which whole networks and kernels are run and timed."""
+"""Models that ONNX Runtime has loaded, in which whole networks and kernels run.
+
+This file imports nothing of the package, so that a device can have it as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
-from pathlib import Path
+import os
+import tempfile
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
-from numpy.typing import NDArray
 
-from nas.latency import timing
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
 
 _LOG_ERRORS_ONLY = 3
 """Value of `log_severity_level`."""
+
+_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
 
 
 class Session:
     """A loaded model with its inputs and outputs in place.
 
-    A session runs on the calling thread and `threads - 1` workers, which stay on the same cores.
-    Workers spin during a run, as they do by default, but not after it. Otherwise, the workers of
-    one session would take the cores from another.
+    A session runs on the calling thread and `threads - 1` workers, which stay on the cores on which
+    the thread that made them was. Workers spin during a run, as they do by default, but not after
+    it. Otherwise, the workers of one session would take the cores from another.
 
     Args:
-        model: model to run.
+        model: the model.
         inputs: shapes of the inputs by name.
         threads: number of threads that run one node.
         optimise: whether ONNX Runtime optimises the model as far as it can.
-        optimised_path: file to which the model is written after optimising; None writes nothing.
 
     Attributes:
-        tensors: element type (`onnx.TensorProto.DataType`) and shape of each input and output, by
-            name.
+        outputs: the first output and all others after a run, by name.
     """
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        inputs: Mapping[str, Sequence[int]],
-        *,
-        threads: int,
-        optimise: bool,
-        optimised_path: Path | None = None,
-    ) -> None:
-        self._session = open_session(
-            model.SerializeToString(), threads, optimise=optimise, optimised_path=optimised_path
-        )
+    def __init__(self, model: bytes, inputs: Any, threads: int = 1, optimise: bool = True) -> None:
+        self._session = open_session(model, threads, optimise=optimise)
         self._binding = self._session.io_binding()
         rng = np.random.default_rng(0)
-        types = {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
+        types = {each.name: _TYPES[each.type] for each in self._session.get_inputs()}
         self._inputs = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(_random(types[name], shape, rng))
             for name, shape in inputs.items()
@@ -62,39 +53,31 @@ class Session:
         names = [each.name for each in self._session.get_outputs()]
         for name in names:
             self._binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(self._binding)
-        self._outputs = list(self._binding.get_outputs())
-        for name, value in zip(names, self._outputs, strict=True):
+        self.call()
+        self.outputs = dict(zip(names, self._binding.get_outputs(), strict=True))
+        for name, value in self.outputs.items():
             self._binding.bind_ortvalue_output(name, value)
-        values = {**self._inputs, **dict(zip(names, self._outputs, strict=True))}
-        self.tensors: dict[str, tuple[int, tuple[int, ...]]] = {
-            name: (value.element_type(), tuple(value.shape())) for name, value in values.items()
-        }
 
-    def run(self, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return the first output for inputs by name."""
+    def call(self) -> None:
+        """Run the model on the inputs that are in place."""
+        self._session.run_with_iobinding(self._binding)
+
+    def run(self, values: Any) -> Any:
+        """Return the first output, an array, for arrays of inputs by name."""
         for name, value in values.items():
             self._inputs[name].update_inplace(np.ascontiguousarray(value))
-        self._session.run_with_iobinding(self._binding)
-        return np.array(self._outputs[0].numpy())
-
-    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """Time runs on inputs that are already in place. See `timing.Evaluate`."""
-        run = partial(self._session.run_with_iobinding, self._binding)
-        return timing.call_seconds(run, calls, samples)
+        self.call()
+        return np.array(next(iter(self.outputs.values())).numpy())
 
 
 def open_session(
-    model: bytes | Path,
-    threads: int,
-    *,
-    optimise: bool = True,
-    optimised_path: Path | None = None,
+    model: Any, threads: int, *, optimise: bool = True, optimised_path: Any = None
 ) -> onnxruntime.InferenceSession:
     """Return a session on the processor; see `Session` for the threads and the arguments.
 
     Args:
         model: a model, or the path of its file.
+        optimised_path: file to which the model is written after optimising; None writes nothing.
     """
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
@@ -109,13 +92,46 @@ def open_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimised_path is not None:
         options.optimized_model_filepath = str(optimised_path)
-    # Workers stay on the cores on which the thread that made them was.
-    with timing.pinned(threads) if threads > 1 else nullcontext():
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _random(element_type: int, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
+def optimised(model: bytes) -> bytes:
+    """Return a model as ONNX Runtime optimises it here."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "optimised.onnx")
+        open_session(model, 1, optimised_path=path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def tensors(model: bytes, inputs: Any) -> dict[str, Any]:
+    """Return type and shape of the inputs and outputs of a model that runs as it is, by name.
+
+    ONNX Runtime infers most of them. The others follow from a run.
+    """
+    session = open_session(model, 1, optimise=False)
+    inferred = {e.name: (e.type, e.shape) for e in (*session.get_inputs(), *session.get_outputs())}
+    if all(isinstance(size, int) for _, shape in inferred.values() for size in shape):
+        return inferred
+    outputs = Session(model, inputs, optimise=False).outputs
+    computed = {name: (value.data_type(), value.shape()) for name, value in outputs.items()}
+    return {**inferred, **computed}
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions on which latencies depend."""
+    return {"onnxruntime": version("onnxruntime")}
+
+
+FUNCTIONS = {each.__name__: each for each in (optimised, tensors, package_versions)}
+
+
+def _random(dtype: Any, shape: Any, rng: Any) -> Any:
     """Return random values of an input: floats in [0, 1), or bytes."""
-    if element_type == onnx.TensorProto.UINT8:
-        return rng.integers(0, 256, shape, np.uint8)
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max + 1, shape, dtype)
     return rng.random(shape, np.float32)
+
+
+open_file = Session

@@ -37,7 +37,7 @@ def timed_graph() -> Graph:
 def main(folder: Path) -> None:
     for path in sorted(folder.glob("*.tflite")):
         images = np.load(path.with_suffix(".npy"))
-        output = Session(path.read_bytes(), 1, len(images)).run(images)
+        output = Session(path.read_bytes(), 1, len(images)).run({"images": images})
         np.save(path.with_suffix(".out.npy"), output)
     # Timings of an emulator mean nothing, so take the fewest.
     timing.SECONDS_BETWEEN_ROUNDS = differences.SECONDS_BETWEEN_COMPONENTS = 0.0

@@ -14,9 +14,9 @@ from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.networks import random_weights
 from nas.runtimes.litert import fusion
-from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 from nas.runtimes.litert.network import network_file
 from nas.runtimes.litert.repeated import forms_chain, repeat_kernel
+from nas.runtimes.litert.runtime import LiteRt
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.litert.op_profile import operators
 from tests.spaces import WITH_EVERY_BLOCK
@@ -72,7 +72,7 @@ def test_networks_run_the_operators_of_their_kernels(name: str, dtype: str) -> N
     space = nas.space.load_space(name, image_size=24)
     graph = space.sample(np.random.default_rng(3)).graph
     if dtype == "int8" and graph.counts()["avg_pool"]:
-        timer = LiteRtKernelTimer(dtype, 1)
+        timer = LiteRt(dtype=dtype).timer
         (pooling, *_) = [k for k in fusion.kernels(graph, dtype) if k.kind == "avg_pool"]
         with pytest.raises(MeasurementError, match="XNNPACK has no average pooling in int8"):
             timer.time_kernel(pooling)

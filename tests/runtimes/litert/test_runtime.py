@@ -5,8 +5,8 @@ import pytest
 
 from nas.errors import MeasurementError
 from nas.kernels.kernel import Kernel
-from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 from nas.runtimes.litert.repeated import repeat_kernel
+from nas.runtimes.litert.runtime import LiteRt
 
 
 def test_kernels_of_other_runtimes_are_refused() -> None:
@@ -17,7 +17,7 @@ def test_kernels_of_other_runtimes_are_refused() -> None:
 
 
 def test_schedule_keeps_the_weights_of_all_copies_in_the_caches() -> None:
-    timer = LiteRtKernelTimer("float32", 1)
+    timer = LiteRt().timer
     small = timer.choose_copies(Kernel.parse("conv2d 8x4x4 -> 8x4x4 k1 s1 p0 g1 bias"))
     large = timer.choose_copies(Kernel.parse("conv2d 512x4x4 -> 512x4x4 k3 s1 p1 g1 bias"))
     assert small == {"copies": 64, "weights": 64}

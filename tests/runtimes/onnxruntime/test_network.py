@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from nas import onnx_model
@@ -16,9 +14,10 @@ from nas.latency.networks import random_weights
 from nas.latency.runtime import Runtime
 from nas.quantisation.network import assemble, native_weight_bits
 from nas.quantisation.ranges import activations, least_squares, measure
+from nas.runtimes.files import LocalFiles
+from nas.runtimes.onnxruntime import session
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork, require_nodes
-from nas.runtimes.onnxruntime.nodes import placed_nodes
-from nas.runtimes.onnxruntime.session import open_session
+from nas.runtimes.onnxruntime.nodes import optimised_nodes
 from nas.space import load_space
 from nas.space.builder import Builder
 
@@ -32,7 +31,7 @@ def runtime() -> Runtime:
     "name", ["mobilenet", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet"]
 )
 def test_an_exported_network_launches_the_kernels_that_are_timed(
-    runtime: Runtime, name: str, tmp_path: Path
+    runtime: Runtime, name: str
 ) -> None:
     """A timed network has made-up weights and ranges, an exported one those of its images."""
     graph = load_space(name, image_size=32, classes=5).sample(seed=0).graph.folded
@@ -40,10 +39,10 @@ def test_an_exported_network_launches_the_kernels_that_are_timed(
     images = np.random.default_rng(0).standard_normal((8, *graph.input_shape), np.float32)
     ranges = activations(graph, measure(graph, weights, images), least_squares)
     exported = assemble(graph, weights, ranges, images, native_weight_bits())
-    path = tmp_path / "optimised.onnx"
-    open_session(onnx_model.quantised_model(exported).SerializeToString(), 1, optimised_path=path)
+    data = onnx_model.quantised_model(exported).SerializeToString()
     image = {onnx_model.INPUT: (1, *graph.input_shape)}
-    require_nodes(placed_nodes(onnx.load(path), image), runtime.kernels(graph))
+    nodes = optimised_nodes(LocalFiles(session, 1), data, image)
+    require_nodes(nodes, runtime.kernels(graph))
 
 
 Block = Callable[[Builder], int]
@@ -107,5 +106,5 @@ def test_network_that_runs_other_kernels_than_its_blocks_is_refused() -> None:
     graph = load_space("mobilenet_tiny", image_size=8).smallest.graph
     kernels = open_runtime("onnxruntime").kernels(graph)
     with pytest.raises(MeasurementError, match="ONNX Runtime runs 'node .*Conv") as caught:
-        OnnxRuntimeNetwork(graph, None, "float32", kernels[1:], threads=1)
+        OnnxRuntimeNetwork(graph, None, "float32", kernels[1:], LocalFiles(session, 1))
     assert caught.value.remedy
