@@ -177,7 +177,7 @@ class _TableBuilder:
         self._start = time.monotonic()
         end_s = self._start + (math.inf if seconds is None else seconds)
         fewest, in_turn = table.runtime.capabilities.rounds, KERNELS_IN_TURN * max(1, len(timers))
-        self._policy = ONCE if fewest == 1 else Policy(fewest, in_turn=in_turn)
+        self._policy = Policy(fewest, in_turn=in_turn)
         self._kernels: Rounds[Kernel] = Rounds(
             self._take_kernels, self._policy, full_speed=lambda _: table.full_us, end_s=end_s
         )
@@ -208,7 +208,7 @@ class _TableBuilder:
                 if timing.latency_us < before_us.get(part, math.inf):
                     self._table.append(self._dispatch_record(part, [timing], ONCE))
             list(self._curve.round([]))
-            self._append_changed()
+            self._append_curve()
 
     def _take_curve(self, parts: Sequence[str]) -> Iterable[tuple[str, Timing | Exception]]:
         """Time the miss curve, whose parts are known once it was timed; a runtime may have none."""
@@ -247,8 +247,8 @@ class _TableBuilder:
                 continue
             if again or not record.complete or record.status == DISTURBED:
                 needed[kernel] = max(1, fewest - len(record.latency.undisturbed) * (not again))
-            elif record.readings_us:  # It may be incomplete once a faster reading is known.
-                needed[kernel] = 0
+            elif record.readings_us and self._table.full_us is not None:
+                needed[kernel] = 0  # It may be incomplete once a faster reading is known.
             else:
                 continue
             self._kernels.timings[kernel] = record.rounds
@@ -273,15 +273,17 @@ class _TableBuilder:
     ) -> Iterator[tuple[Kernel, Timing | Exception]]:
         """Time kernels once each, and then the miss curve if it is time for it."""
         for kernel, outcome in self._timers.each(kernels, self._time_kernel):
-            is_known = kernel in self._kernels.timings
-            if is_known and isinstance(outcome, BoardLostError) and not self._timers:
-                # The kernel ran before, so the device was not lost because of it.
-                raise self._timers.none_left()
+            if isinstance(outcome, BoardLostError):
+                if kernel in self._kernels.timings and not self._timers:
+                    # The kernel ran before, so the device was not lost because of it.
+                    raise self._timers.none_left()
+                outcome = MeasurementError(outcome.message, remedy=outcome.remedy)
             yield kernel, outcome
         is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
         parts = self._curve.incomplete(self._curve.timings)
         if is_due and parts and not self._kernels.is_late:
             list(self._curve.round(list(self._curve.timings)))
+            self._append_curve()
 
     def _time_kernel(self, timer: KernelTimer, kernel: Kernel) -> Timing:
         """Find the schedule of a kernel and time it, or time it again with its schedule."""
@@ -312,6 +314,10 @@ class _TableBuilder:
             record = self._record(kernel)
             if record.differs(self._table.record(kernel)):
                 self._append(record)
+        self._append_curve()
+
+    def _append_curve(self) -> None:
+        """Append what the table lacks of the miss curve."""
         before = {each.name: each for each in self._table.records("dispatch")}
         for part, timings in self._curve.timings.items():
             record = self._dispatch_record(part, timings, curve_policy())

@@ -13,6 +13,7 @@ import numpy as np
 from nas.display.progress import Advance
 from nas.errors import MeasurementError, RequestError, SpaceError, TableError
 from nas.kernels.kernel import Kernel
+from nas.latency import timer_answers
 from nas.latency.device import Fingerprint
 from nas.latency.networks import measure_networks
 from nas.latency.prediction import Prediction
@@ -473,7 +474,7 @@ def check_kernels(
     records = {Kernel.parse(record.name): record for record in chosen}
 
     def time_kernel(kernel: Kernel) -> Timing:
-        return timer.retime_kernel(kernel, records[kernel].schedule or {})
+        return timer_answers.retime_kernel(timer, kernel, records[kernel].schedule or {})
 
     fewest = table.runtime.capabilities.rounds
     full_speed = partial(full_speed_us, known_us=table.full_us)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.display.progress import Advance
+from nas.errors import DeviceError
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency import rounds, timing
 from nas.latency.rounds import (
@@ -61,13 +62,19 @@ def measure_networks(
         together: see `nas.latency.rounds.Policy`.
         full_us: reading at full speed in the timings of the table, if it is known. That of all
             timings counts if it is faster.
+
+    Raises:
+        DeviceError: the device cannot be used, or is lost.
     """
     policy = ONCE if runtime.has_constant_networks else Policy(rounds.ROUNDS, together=together)
     compiled: list[CompiledNetwork | Exception] = []
     end_s = math.inf if seconds is None else time.monotonic() + seconds
     for graph in graphs:
         compile_network = partial(runtime.compile, graph, schedules, batch=batch)
-        compiled.append(outcome_of(compile_network))
+        outcome = outcome_of(compile_network)
+        if isinstance(outcome, DeviceError):
+            raise outcome
+        compiled.append(outcome)
         if progress is not None:
             progress(len(compiled), len(graphs) * (1 + policy.fewest))
 

@@ -215,9 +215,11 @@ class Record(Document):
 
     def differs(self, before: Record | None) -> bool:
         """Return whether it has other timings than the one before, or judges them otherwise."""
-        return before is None or (self.status, self.latency_us, self.rounds_us) != (
-            before.status, before.latency_us, before.rounds_us
-        )  # fmt: skip
+        own, other = (
+            (each.status, each.latency_us, each.rounds_us, each.complete)
+            for each in (self, before or self)
+        )
+        return before is None or own != other
 
     @property
     def is_estimated(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from nas.errors import BoardLostError, DeviceError, MeasurementError, first_line
+from nas.errors import DeviceError, MeasurementError, first_line
 from nas.latency import timing
 from nas.latency.core_speed import FASTEST_SHARE, is_at_full_speed
 from nas.latency.timing import Timing, round_to_four_digits
@@ -167,6 +167,8 @@ class Latency:
         """
         if len(self.rounds) >= max(policy.fewest, policy.most):
             return True
+        if len(self.rounds) == policy.fewest == 1:
+            return True
         return len(self.undisturbed) >= policy.fewest and self.agrees(policy.tolerance)
 
     def status(self, policy: Policy) -> Literal["ok", "unstable", "disturbed"]:
@@ -229,7 +231,7 @@ class Rounds(Generic[T]):
 
     The timings of one thing are `nas.latency.timing.SECONDS_BETWEEN_ROUNDS` apart, with those of
     the others in between. The error of a thing is its result: it is timed no more, and the others
-    are. Only a device that cannot be used ends all.
+    are. Only the error of a device ends all.
 
     Args:
         take: function that times things once each.
@@ -279,6 +281,8 @@ class Rounds(Generic[T]):
     @property
     def total(self) -> int:
         """Number of timings and errors, as far as is known now; it grows if timings disagree."""
+        if self.is_late:
+            return self.done + sum(n > 0 and not self.timings.get(t) for t, n in self._left.items())
         return self.done + sum(self._left.values())
 
     def run(self, needed: Mapping[T, int]) -> Iterator[T]:
@@ -310,12 +314,12 @@ class Rounds(Generic[T]):
         """Time things once each, and yield each after its timing.
 
         Raises:
-            DeviceError: the device cannot be used; a board that is lost may have been by the thing.
+            DeviceError: the device cannot be used, or is lost.
         """
         time.sleep(max(0.0, self._next_s - time.monotonic()))
         self._next_s = time.monotonic() + timing.SECONDS_BETWEEN_ROUNDS
         for thing, outcome in self._take(things):
-            if isinstance(outcome, DeviceError) and not isinstance(outcome, BoardLostError):
+            if isinstance(outcome, DeviceError):
                 raise outcome
             self._left[thing] = max(0, self._left.get(thing, 0) - 1)
             if isinstance(outcome, Timing):

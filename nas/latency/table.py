@@ -206,6 +206,8 @@ class LatencyTable:
         """
         record = parse_line(line, where, number)
         before = self._current.get(record.key)
+        if before is not None and before.line == number:
+            return  # Reading it was interrupted.
         if record.supersedes != (before.line if before else None):
             raise damaged(
                 f"{where}: '{record.key}' has a record in line {before.line} already"
@@ -521,8 +523,11 @@ class LatencyTable:
         )
         value = record.to_json()
         parse_line(json.dumps(value).encode(), f"{self.path}, line {line}", line)
-        jsonl.append(self.path, value)
-        self.refresh()
+        try:
+            jsonl.append(self.path, value)
+        finally:
+            # Ctrl-C or an error may come while the line that is written goes to the disk.
+            self.refresh()
         return record
 
 

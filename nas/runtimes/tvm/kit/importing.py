@@ -16,7 +16,7 @@ from nas.latency.build import curve_policy, failed_record
 from nas.latency.cache_model import WEIGHT_PARTS, WEIGHTS_MIB
 from nas.latency.kit import RESULTS
 from nas.latency.record import DISTURBED, Record
-from nas.latency.rounds import Policy, fastest_us
+from nas.latency.rounds import Policy, fastest_us, full_speed_us
 from nas.latency.timing import Attempt, Timing
 from nas.runtimes.tvm.dispatch_benchmarks import launch_costs, launch_networks
 from nas.runtimes.tvm.kernel_timer import half_cold_us, tvm_kernels
@@ -48,25 +48,29 @@ def import_kernels(
         require_same_device(table.device.recorded, results.device, what)
     with table.writing():
         _add_dispatch(table, results)
-        # The second time, all are judged by the readings of all.
-        for _ in range(2):
-            _add_kernels(table, results, progress)
+        _add_kernels(table, results, progress)
     return [*_notes(table, results)]
 
 
 def _add_kernels(table: LatencyTable, results: Results, progress: Advance | None) -> None:
     """Append what the table lacks of the kernels that were timed, or that cannot be timed."""
-    full_us = min(filter(None, (table.full_us, results.overheated_us)), default=None)
-    kernels = results.items("kernel")
-    for done, (text, items) in enumerate(kernels.items()):
-        kernel = Kernel.parse(text)
+    kernels = {Kernel.parse(text): items for text, items in results.items("kernel").items()}
+    chosen: dict[Kernel, tuple[Item, list[Timing]]] = {}
+    for kernel, items in kernels.items():
         before = table.record(kernel)
-        item = _chosen_item(kernel, items, results, before)
-        if item is not None:
+        if item := _chosen_item(kernel, items, results, before):
+            chosen[kernel] = item, _merged(before, results.timings(item))
+    readings_us = [each.reading_us for _, own in chosen.values() for each in own]
+    known_us = min(filter(None, (table.full_us, results.overheated_us)), default=None)
+    full_us = full_speed_us(readings_us, known_us)
+    for done, (kernel, items) in enumerate(kernels.items()):
+        before = table.record(kernel)
+        if kernel in chosen:
+            item, timings = chosen[kernel]
             record = Record.from_timings(
                 "kernel",
-                _merged(before, results.timings(item)),
-                name=text,
+                timings,
+                name=kernel.text,
                 policy=Policy(table.runtime.capabilities.rounds),
                 full_us=full_us,
                 schedule=item.schedule or {},
@@ -76,7 +80,7 @@ def _add_kernels(table: LatencyTable, results: Results, progress: Advance | None
         elif before is None and all(each.id in results.errors for each in items):
             table.append(failed_record(kernel, MeasurementError(results.errors[items[0].id])))
         if progress is not None:
-            progress(done + 1, len(kernels), text)
+            progress(done + 1, len(kernels), kernel.text)
 
 
 def _chosen_item(
