@@ -75,7 +75,7 @@ def doctor(as_json: Json = False) -> None:
     for each in formats:
         problem = each.install_command if each.missing_packages else ""
         versions = package_versions(each.packages)
-        suffix = "" if each.runs_here or problem else ", cannot be run on this operating system"
+        suffix = "" if each.runs_here or problem else ", its files are not run here"
         say(f"format         {each.name}: {_state(problem, versions)}{suffix}")
     say(f"speed          {_speed(speed)}")
 

@@ -209,6 +209,14 @@ class _TableBuilder:
                     self._table.append(self._dispatch_record(part, [timing], ONCE))
             list(self._curve.round([]))
             self._append_curve()
+        if self._table.lacks_dispatch():
+            runtime = self._table.runtime
+            lacking = set(runtime.capabilities.dispatch_parts) - set(self._table.dispatch.parts_us)
+            raise MeasurementError(
+                f"The timer of runtime '{runtime.name}' returns no {', '.join(sorted(lacking))}, "
+                "which its capabilities name among the dispatch costs.",
+                remedy="Its package has to time them, or to leave them out.",
+            )
 
     def _take_curve(self, parts: Sequence[str]) -> Iterable[tuple[str, Timing | Exception]]:
         """Time the miss curve, whose parts are known once it was timed; a runtime may have none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,8 @@ from nas.plugins import PlugInPoint, is_subclass_of
 RUNTIMES = PlugInPoint(
     "nas.runtimes", "runtime", is_subclass_of(Runtime), "subclass of nas.latency.runtime.Runtime"
 )
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def runtime_names() -> list[str]:
@@ -28,9 +31,15 @@ def runtime_class(name: str) -> type[Runtime]:
     """Return the class of an installed runtime.
 
     Raises:
-        RequestError: no installed package has a runtime of this name, or its class does not load.
+        RequestError: no installed package has a runtime of this name, its class does not load or
+            has another name, or the name does not fit into names of files.
     """
     cls: type[Runtime] = RUNTIMES.load(name)
+    if cls.name != name or not _NAME.fullmatch(name):
+        raise RequestError(
+            f"The entry point '{name}' of {RUNTIMES.group} names the runtime '{cls.name}'.",
+            remedy="Give both the same name, of letters, digits, '.', '_' and '-'.",
+        )
     return cls
 
 

@@ -6,10 +6,11 @@ imports no ONNX.
 
 from __future__ import annotations
 
+import math
 import statistics
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -17,6 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.errors import MeasurementError
+from nas.files.documents import shortened
 from nas.graph import Graph, Op, Shape
 from nas.kernels.fusion import add_kernel, weight_slot
 from nas.kernels.kernel import Kernel
@@ -122,14 +125,26 @@ class ModelFileNetwork(CompiledNetwork):
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         """See `CompiledNetwork.evaluate`. A profile may be of more inferences than `calls`."""
+        return [self._sample(calls) for _ in range(samples)]
 
-        def sample() -> float:
-            seconds = list(self.runtime.profile(self.handle))
-            for _ in range(len(seconds), calls, len(seconds) or calls):
-                seconds += self.runtime.profile(self.handle)
-            return statistics.median(seconds)
+    def _sample(self, calls: int) -> float:
+        seconds = self._profile()
+        for _ in range(len(seconds), calls, len(seconds)):
+            seconds += self._profile()
+        return statistics.median(seconds)
 
-        return [sample() for _ in range(samples)]
+    def _profile(self) -> list[float]:
+        """Return the seconds of some inferences, after checking what the package returns."""
+        answer = self.runtime.profile(self.handle)
+        seconds = []
+        with suppress(TypeError, ValueError):
+            seconds = [float(each) for each in answer]
+        if not seconds or not all(0 < each < math.inf for each in seconds):
+            raise MeasurementError(
+                f"`profile` of runtime '{self.runtime.name}' should return the seconds of some "
+                f"inferences, each above zero, and returned {shortened(str(answer))}."
+            )
+        return seconds
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `CompiledNetwork.run`."""

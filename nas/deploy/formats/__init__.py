@@ -71,6 +71,7 @@ def _runtime_formats() -> dict[str, ModelFormat]:
     for name in installed_runtimes.RUNTIMES.names:
         with suppress(RequestError):  # Its package does not load, as `nas doctor` says.
             runtime = installed_runtimes.runtime_class(name)
-            if issubclass(runtime, ModelFileRuntime) and name not in FORMATS.names:
-                formats[name] = RuntimeFormat(runtime)
+            if issubclass(runtime, ModelFileRuntime):
+                own = (RuntimeFormat(runtime, each) for each in runtime.capabilities.targets)
+                formats |= {each.name: each for each in own if each.name not in FORMATS.names}
     return formats

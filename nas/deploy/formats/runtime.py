@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nas.deploy.formats.base import LoadedModel
 from nas.deploy.formats.onnx import Onnx
+from nas.errors import RequestError
 from nas.latency.timing import Evaluate
 from nas.runtimes.model_files import ModelFileNetwork, ModelFileRuntime
 
@@ -32,13 +33,18 @@ class RuntimeFormat(Onnx):
 
     Args:
         runtime: the runtime.
+        target: one of its targets. The format of the first one has the name of the runtime; those
+            of the others have their target in their name.
     """
 
     batch = 1
 
-    def __init__(self, runtime: type[ModelFileRuntime]) -> None:
-        self._runtime, self.name, self.tolerance = runtime, runtime.name, runtime.tolerance
-        self.file_name, self.packages = f"model-{runtime.name}.onnx", (runtime.package,)
+    def __init__(self, runtime: type[ModelFileRuntime], target: str) -> None:
+        self._runtime, self._target, self.tolerance = runtime, target, runtime.tolerance
+        is_first = target == runtime.capabilities.targets[0]
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", target).strip("-")
+        self.name = runtime.name if is_first else f"{runtime.name}-{slug}"
+        self.file_name, self.packages = f"model-{self.name}.onnx", (runtime.package,)
         self.runtimes = (runtime.name,)
         self.script_loader = self._loader()
         self.requirements = (runtime.package,) if self.script_loader else ()
@@ -47,6 +53,15 @@ class RuntimeFormat(Onnx):
     def runs_here(self) -> bool:
         """Whether the runtime has outputs. Otherwise, the file is neither verified nor timed."""
         return self._runtime.run_model is not ModelFileRuntime.run_model
+
+    def check_device(self, runtime: str, target: str, dtype: str, threads: int = 1) -> None:
+        """See `ModelFormat.check_device`. The file is verified and timed on its target."""
+        super().check_device(runtime, target, dtype, threads)
+        if runtime in self.runtimes and target != self._target:
+            raise RequestError(
+                f"Format '{self.name}' is for target '{self._target}'; the run is for '{target}'.",
+                remedy="`nas doctor` lists the formats of its other targets.",
+            )
 
     @property
     def install_command(self) -> str:
@@ -59,15 +74,22 @@ class RuntimeFormat(Onnx):
         own = [inspect.getattr_static(self._runtime, name) for name in names]
         if not (self.runs_here and all(isinstance(each, staticmethod) for each in own)):
             return ""
-        texts = [textwrap.dedent(inspect.getsource(each.__func__)) for each in own]
-        functions = "\n".join(text[text.index("def ") :] for text in texts)
+        try:
+            # What the module of the runtime imports or defines is not in the script.
+            if any(inspect.getclosurevars(each.__func__).globals for each in own):
+                return ""
+            texts = [textwrap.dedent(inspect.getsource(each.__func__)) for each in own]
+            functions = "\n".join(text[text.index("def ") :] for text in texts)
+        except (TypeError, ValueError, OSError):  # It is a function without text, or a lambda.
+            return ""
         name = re.sub(r"\W", "_", self.name)
         functions = textwrap.indent(functions, "    ")
         return _LOADER.format(name=name, functions=functions, file=self.file_name).strip()
 
     def load(self, path: Path, threads: int = 1) -> RuntimeModel:
         """See `ModelFormat.load`."""
-        runtime = self._runtime(threads=threads)
+        runtime = self._runtime(target=self._target, threads=threads)
+        runtime.open()
         return RuntimeModel(runtime, runtime.compile_model(path.read_bytes()))
 
 
