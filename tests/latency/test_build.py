@@ -20,7 +20,7 @@ from nas.latency import LatencyTable, build, build_table, space_kernels
 from nas.latency import rounds as rounds_module
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.record import Record
-from nas.latency.rounds import MAX_ROUNDS
+from nas.latency.rounds import MAX_ROUNDS, Policy
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.capabilities import change
@@ -299,6 +299,62 @@ def test_curve_is_timed_between_the_kernels(
     taken: list[int] = []
     build_table(empty, KERNELS[:9], runtime, progress=lambda *_: taken.append(runtime.taken))
     assert sorted(set(taken)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.usefixtures("six_curve_rounds")
+def test_killed_build_has_the_curve_on_the_disk(
+    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SECONDS_BETWEEN_CURVES", 0.0)
+    monkeypatch.setattr(build, "KERNELS_IN_TURN", 1)
+    runtime = SharedCache()
+    on_disk: list[int] = []
+
+    def read(*_: object) -> None:
+        on_disk.append(runtime.taken - curve(LatencyTable.open(empty.path))[0])
+
+    build_table(empty, KERNELS[:9], runtime, progress=read)
+    assert set(on_disk) == {0}
+
+
+def test_finished_kernels_with_readings_of_another_kind_stay_as_they_are(
+    empty: LatencyTable,
+) -> None:
+    """The readings are products of another numpy, so that the full speed is not known."""
+    kernel = KERNELS[0]
+    build_table(empty, KERNELS[:1], FakeRuntime())
+    slow = [Timing((8.0,), 45.0, 8.0)] * 22
+    with empty.writing():
+        empty.append(
+            Record.from_timings(
+                "kernel",
+                [*[Timing((5.0,), 30.0, 5.0)] * 2, *slow],
+                name=kernel.text,
+                policy=Policy(4),
+                full_us=30.0,
+                schedule={"tile": 1},
+            )
+        )
+    first, *others = empty.path.read_text().splitlines(keepends=True)
+    header = json.loads(first)
+    header["timing"]["reading"] = "products by another numpy"
+    empty.path.write_text("".join([json.dumps(header) + "\n", *others]))
+    table = LatencyTable.open(empty.path, runtime=FakeRuntime())
+    before = record(table, kernel)
+    build_table(table, KERNELS[:2], FakeRuntime())
+    assert record(table, kernel) == before
+    assert before.latency_us == 5.0
+
+
+def test_dispatch_costs_that_a_timer_does_not_time_are_named(empty: LatencyTable) -> None:
+    class Forgetful(FakeRuntime):
+        def time_dispatch(self) -> Mapping[str, Timing]:
+            return {
+                part: each for part, each in super().time_dispatch().items() if part != "launch"
+            }
+
+    with pytest.raises(MeasurementError, match="returns no launch"):
+        build_table(empty, KERNELS[:1], Forgetful())
 
 
 def test_runtime_without_curve_is_asked_once(empty: LatencyTable) -> None:

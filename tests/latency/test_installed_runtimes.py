@@ -74,6 +74,7 @@ def test_whatever_a_runtime_of_another_package_raises_is_its_reason(
             raise error
 
     (name, *others) = RUNTIMES.names
+    Broken.name = name
     monkeypatch.setitem(RUNTIMES._loaded, name, Broken)
     runtimes = available_runtimes()
     assert [each.usable for each in runtimes] == [False, *[True] * len(others)]
@@ -125,10 +126,24 @@ def test_device_has_the_only_runtime_and_dtype_of_its_target(
     assert completed == {**DEFAULTS, **given, **expected}
 
 
+@pytest.mark.parametrize("name", ["other", "o/dd"])
+def test_runtime_whose_entry_point_has_another_name_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Named(FakeRuntime):
+        pass
+
+    Named.name = name
+    entry = "o/dd" if name == "o/dd" else "one"
+    monkeypatch.setitem(RUNTIMES._loaded, entry, Named)
+    with pytest.raises(RequestError, match=f"The entry point '{entry}' of nas.runtimes"):
+        installed_runtimes.runtime_class(entry)
+
+
 class OneNpu(TvmRuntime):
     """A runtime with one target and one dtype."""
 
-    name = "one_npu"
+    name = "one"
     capabilities = Capabilities(targets=("npu",), dtypes=("int8",))
 
 
@@ -146,6 +161,6 @@ def test_plug_in_with_one_target_needs_no_other_option(
     assert installed_runtimes.completed_device(given, DEFAULTS) == expected
     assert DeviceSettings.model_validate(given).model_dump().items() >= expected.items()
     points["two"] = None
-    monkeypatch.setitem(point._loaded, "two", OneNpu)
+    monkeypatch.setitem(point._loaded, "two", type("Two", (OneNpu,), {"name": "two"}))
     with pytest.raises(RequestError, match="The runtimes one, two have target 'npu'"):
         installed_runtimes.completed_device({"target": "npu"}, DEFAULTS)

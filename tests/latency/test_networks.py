@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from nas.errors import MeasurementError
+from nas.errors import BoardLostError, MeasurementError
 from nas.graph import Graph
 from nas.latency import measure_networks, open_runtime, rounds
 from nas.latency.rounds import MAX_ROUNDS
 from nas.latency.timing import SAMPLES
+from nas.runtimes.files import LocalFiles
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 from tests.latency.small_table import SPACE
 
@@ -136,7 +138,9 @@ def test_network_that_is_loaded_again_computes_the_same(
     loads: list[bytes] = []
     load = LocalFiles.open
     monkeypatch.setattr(
-        LocalFiles, "open", lambda files, data, options: loads.append(data) or load(files, data, options)
+        LocalFiles,
+        "open",
+        lambda files, data, options: loads.append(data) or load(files, data, options),
     )
     network = open_runtime(name).compile(GRAPHS[0], {})
     image = np.random.default_rng(0).random(GRAPHS[0].input_shape, np.float32)
@@ -144,6 +148,24 @@ def test_network_that_is_loaded_again_computes_the_same(
     assert len(loads) == 1
     np.testing.assert_array_equal(network.reloaded().run(image), before)
     assert loads == loads[:1] * 2
+
+
+class VanishingRuntime(FakeRuntime):
+    """A board that is lost after some timings."""
+
+    left: int = 3
+
+    @contextmanager
+    def timing_context(self) -> Iterator[None]:
+        self.left -= 1
+        if self.left < 0:
+            raise BoardLostError("the board was lost")
+        yield
+
+
+def test_lost_board_is_no_error_of_the_networks() -> None:
+    with pytest.raises(BoardLostError, match="the board was lost"):
+        measure_networks(GRAPHS, VanishingRuntime(), {})
 
 
 def test_networks_are_timed_once_if_there_is_no_time() -> None:

@@ -120,6 +120,9 @@ def test_latency_of_one_round_is_worth_what_its_samples_are_if_one_is_enough():
     steady = latency_of([5.0])
     assert (steady.status(ONCE), steady.is_complete(ONCE)) == ("ok", True)
     assert (steady.status(FOUR), steady.is_complete(FOUR)) == ("unstable", False)
+    disagreeing = latency_of([5.0, 7.0])
+    assert disagreeing.is_complete(ONCE)
+    assert not disagreeing.is_complete(Policy(1)), "it was timed again, and disagrees"
 
 
 def test_latency_without_timings_says_why():
@@ -181,13 +184,10 @@ def test_error_of_a_thing_is_its_result():
     assert totals[-1] == (6, 6)
 
 
-def test_device_that_cannot_be_used_ends_all_and_a_lost_board_is_a_result():
-    lost = Timed(a=[BoardLostError("the board is gone")], b=[5.0])
-    order, timed, _ = run(lost, Policy(2), dict.fromkeys("ab", 2))
-    assert order == ["ab", "b"]
-    assert "the board is gone" in timed.latency("a").error
-    with pytest.raises(DeviceError, match="two boards"):
-        run(Timed(a=[DeviceError("two boards")]), Policy(2), {"a": 2})
+@pytest.mark.parametrize("error", [DeviceError("two boards"), BoardLostError("it is gone")])
+def test_error_of_the_device_ends_all(error):
+    with pytest.raises(DeviceError, match=str(error)):
+        run(Timed(a=[5.0], b=[error]), Policy(2), dict.fromkeys("ab", 2))
 
 
 def test_without_time_only_what_has_no_timing_is_timed():
@@ -197,6 +197,7 @@ def test_without_time_only_what_has_no_timing_is_timed():
     )
     assert order == ["b"]
     assert timed.incomplete("ab") == ["a", "b"]
+    assert timed.done == timed.total == 1
 
 
 def test_complete_latency_is_timed_again_once_a_faster_reading_is_known():

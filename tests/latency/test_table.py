@@ -155,6 +155,24 @@ def test_failed_dispatch_record_removes_dispatch_cost(table: LatencyTable) -> No
             reader.predict(GRAPH)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+def test_record_whose_writing_is_interrupted_is_the_current_one(
+    table: LatencyTable, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """The line is in the file when Ctrl-C comes. Another record of the kernel supersedes it."""
+
+    def fsync(_: int) -> None:
+        raise error
+
+    with table.writing():
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", fsync)
+            with pytest.raises(type(error)):
+                table.append(timed(KERNEL))
+        table.append(timed(KERNEL))
+    assert LatencyTable.open(table.path).record(KERNEL) == table.record(KERNEL)
+
+
 @pytest.mark.parametrize(
     ("line", "changes", "words"),
     [

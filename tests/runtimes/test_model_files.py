@@ -5,6 +5,7 @@ The seconds of the stand-in device follow from nodes, so that those of a kernel 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from nas import onnx_model
 from nas.deploy.formats.runtime import RuntimeFormat
-from nas.errors import MeasurementError
+from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import Capabilities
@@ -140,14 +141,27 @@ def test_kernel_that_takes_no_time_is_none_that_fails() -> None:
     assert without_surroundings(0.5e-6, 1e-6) == pytest.approx(-0.5e-6)
 
 
-def test_profile_without_seconds_is_the_reason_why_a_kernel_fails() -> None:
-    class Silent(Acme):
+@pytest.mark.parametrize("answer", [[], 1.0, None, [0.0, 1.0], [math.nan], ["fast"], [-1.0]])
+def test_profile_without_seconds_is_the_reason_why_a_kernel_fails(answer: Any) -> None:
+    class Odd(Acme):
         @staticmethod
-        def profile(handle: Any) -> list[float]:
-            return []
+        def profile(handle: Any) -> Any:
+            return answer
 
-    with pytest.raises((MeasurementError, ValueError), match="no median for empty data"):
-        Silent().timer.time_kernel(Kernel.parse("global_pool 16x8x8 -> 16x1x1"))
+    with pytest.raises(MeasurementError, match="`profile` of runtime 'acme' should return"):
+        Odd().timer.time_kernel(Kernel.parse("global_pool 16x8x8 -> 16x1x1"))
+
+
+def test_profile_may_be_an_array() -> None:
+    class OfArrays(Acme):
+        @staticmethod
+        def profile(handle: Any) -> Any:
+            return np.array(acme.profile(handle))
+
+    kernel = Kernel.parse("conv2d 8x4x4 -> 8x4x4 k1 s1 p0 g1 bias")
+    _, expected = Acme().timer.time_kernel(kernel)
+    _, timed = OfArrays().timer.time_kernel(kernel)
+    assert timed.latency_us == pytest.approx(expected.latency_us)
 
 
 def test_energy_of_a_kernel_is_that_of_its_copies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +180,27 @@ def test_energy_of_a_kernel_is_that_of_its_copies(monkeypatch: pytest.MonkeyPatc
 
 
 def test_file_without_functions_for_a_script_is_run_by_none() -> None:
-    blind, bound = RuntimeFormat(Acme), RuntimeFormat(AcmeOfOneObject)
+    blind, bound = RuntimeFormat(Acme, "a1"), RuntimeFormat(AcmeOfOneObject, "a1")
     assert (blind.runs_here, blind.requirements, blind.script_loader) == (False, (), "")
     assert (bound.runs_here, bound.requirements, bound.script_loader) == (True, (), "")
+    # `acme` is a name of this module, which a script does not have; a lambda has no text.
+    for function in (acme_run, lambda handle, image: handle, len):
+        own = type("Own", (Acme,), {"run_model": staticmethod(function)})
+        assert RuntimeFormat(own, "a1").script_loader == ""
+
+
+def acme_run(handle: Any, image: Any) -> Any:
+    return acme.run(handle, image)
+
+
+def test_each_target_has_a_format_of_its_own() -> None:
+    class OfTwo(Acme):
+        capabilities = Capabilities(targets=("a1", "a2:fast"), dispatch_parts=("invocation",))
+
+    first, second = (RuntimeFormat(OfTwo, each) for each in OfTwo.capabilities.targets)
+    assert (first.name, second.name) == ("acme", "acme-a2-fast")
+    assert (first.file_name, second.file_name) == ("model-acme.onnx", "model-acme-a2-fast.onnx")
+    second.check_device("acme", "a2:fast", "float32")
+    second.check_device("tvm", "cpu", "float32")
+    with pytest.raises(RequestError, match="is for target 'a1'; the run is for 'a2:fast'"):
+        first.check_device("acme", "a2:fast", "float32")

@@ -135,6 +135,21 @@ def test_an_import_continues_where_the_last_one_ended(device: SimulatedDevice) -
     assert fresh.dispatch.parts_us == table.dispatch.parts_us
 
 
+def test_kernels_with_too_few_rounds_at_full_speed_are_timed_again(
+    device: SimulatedDevice,
+) -> None:
+    """Also those that are imported before a faster reading is known."""
+    device.core = TwoSpeedCore(1, 0.5)
+    device.start()
+    for is_slow in (True, False, False, True):
+        device.core.is_slow, device.core._ends_s = is_slow, float("inf")
+        device.time_kernels(rounds=1)
+    device.end("time")
+    table, notes = imported(device)
+    assert not any(each.complete for each in table.records("kernel"))
+    assert any("3 kernels were timed in too few rounds" in each for each in notes)
+
+
 def test_rounds_that_two_programs_timed_are_named(device: SimulatedDevice) -> None:
     device.run()
     (item,) = device.items("kernel", FEW[0].text)[:1]
