@@ -255,26 +255,44 @@ class _TableBuilder:
                 continue
             if again or not record.complete or record.status == DISTURBED:
                 needed[kernel] = max(1, fewest - len(record.latency.undisturbed) * (not again))
-            elif record.readings_us and self._table.full_us is not None:
-                needed[kernel] = 0  # It may be incomplete once a faster reading is known.
-            else:
-                continue
-            self._kernels.timings[kernel] = record.rounds
-            self._schedules[kernel] = record.schedule
+                self._know(kernel, record)
+        needed |= self._judged_otherwise(wanted)
         taken: Counter[Kernel] = Counter()
         known = set(self._kernels.timings)
         try:
-            for kernel in self._kernels.run(needed):
-                taken[kernel] += 1
-                is_first = taken[kernel] == 1 and kernel not in known
-                is_last = taken[kernel] == needed[kernel] or kernel in self._kernels.errors
-                if is_first or is_last:
-                    self._append(self._record(kernel))
-                if self._progress is not None:
-                    self._progress(self._kernels.done, self._kernels.total, kernel.text)
+            while needed:
+                for kernel in self._kernels.run(needed):
+                    taken[kernel] += 1
+                    is_first = taken[kernel] == 1 and kernel not in known
+                    is_last = taken[kernel] == needed[kernel] or kernel in self._kernels.errors
+                    if is_first or is_last:
+                        self._append(self._record(kernel))
+                    if self._progress is not None:
+                        self._progress(self._kernels.done, self._kernels.total, kernel.text)
+                needed = self._judged_otherwise(wanted)
             list(self._curve.run(dict.fromkeys(self._curve.timings, 0)))
         finally:
             self._append_changed()
+
+    def _know(self, kernel: Kernel, record: Record) -> None:
+        """Take over the timings of a record."""
+        self._kernels.timings[kernel] = record.rounds
+        self._schedules[kernel] = record.schedule
+
+    def _judged_otherwise(self, wanted: Iterable[Kernel]) -> dict[Kernel, int]:
+        """Return the finished kernels of which another reading at full speed is known now.
+
+        They may be incomplete. None needs a timing in any case.
+        """
+        full_us, found = self._table.full_us, {}
+        for kernel in wanted:
+            record = self._table.record(kernel)
+            if full_us is None or record is None or kernel in self._kernels.timings:
+                continue
+            if record.readings_us and record.full_us != full_us:
+                self._know(kernel, record)
+                found[kernel] = 0
+        return found
 
     def _take_kernels(
         self, kernels: Sequence[Kernel]
