@@ -284,15 +284,15 @@ class _TableBuilder:
 
         They may be incomplete. None needs a timing in any case.
         """
-        full_us, found = self._table.full_us, {}
+        full_us, judged = self._table.full_us, {}
         for kernel in wanted:
             record = self._table.record(kernel)
             if full_us is None or record is None or kernel in self._kernels.timings:
                 continue
             if record.readings_us and record.full_us != full_us:
                 self._know(kernel, record)
-                found[kernel] = 0
-        return found
+                judged[kernel] = 0
+        return judged
 
     def _take_kernels(
         self, kernels: Sequence[Kernel]

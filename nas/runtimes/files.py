@@ -1,58 +1,43 @@
-"""`Files`: where a runtime loads, runs and times model files: in this process, or on a device.
+"""`Files`: loads model files with a runtime in this process, and runs and times them.
 
-The runtime is a module that imports nothing of this package, such as
-`nas.runtimes.onnxruntime.session`. It has `open_file(data, threads=..., **options)`, which returns
-an object with `call()` and `run(inputs)`, and `FUNCTIONS`, its other functions of a file by name.
+The runtime is a module such as `nas.runtimes.onnxruntime.session`. It has `open_file(data,
+threads=..., **options)`, which returns an object with `call()` and `run(inputs)`, and may have
+`FUNCTIONS`, its other functions of a file by name.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
+from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.latency import timing
+from nas.latency.repeated_kernels import RepeatedKernelRuntime
 
 
-class File(ABC):
-    """A file that a runtime has loaded."""
+class FileRuntime(RepeatedKernelRuntime):
+    """A runtime that loads model files.
 
-    @abstractmethod
-    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """Time the file on inputs that are in place. See `nas.latency.timing.Evaluate`."""
+    Attributes:
+        module: name of the module that loads them.
+    """
 
-    @abstractmethod
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the first output for inputs by name."""
+    module: ClassVar[str]
 
-    @abstractmethod
-    def reload(self) -> None:
-        """Load the file anew, so that its tensors lie elsewhere in memory."""
-
-
-class Files(ABC):
-    """Where model files are loaded."""
-
-    @abstractmethod
-    def load(self, data: bytes, **options: Any) -> File:
-        """Load a file; the options are those of the runtime's `open_file`.
-
-        Raises:
-            Exception: the runtime cannot load it.
-        """
-
-    @abstractmethod
-    def call(self, function: str, data: bytes = b"", **options: Any) -> Any:
-        """Return what one of the runtime's `FUNCTIONS` returns for a file: bytes, or JSON."""
+    @cached_property
+    def files(self) -> Files:
+        """What loads files; the first use imports the runtime."""
+        return Files(import_module(self.module), self.threads)
 
 
-class LocalFiles(Files):
-    """Files that are loaded in this process.
+class Files:
+    """Loads files.
 
     Args:
         module: the runtime.
@@ -63,13 +48,16 @@ class LocalFiles(Files):
         self._module, self._threads = module, threads
 
     def load(self, data: bytes, **options: Any) -> File:
-        """See `Files.load`."""
-        return _LocalFile(self, data, options)
+        """Load a file; the options are those of the runtime's `open_file`.
 
-    def call(self, function: str, data: bytes = b"", **options: Any) -> Any:
-        """See `Files.call`."""
-        arguments = (data,) if data else ()
-        return self._module.FUNCTIONS[function](*arguments, **options)
+        Raises:
+            Exception: the runtime cannot load it.
+        """
+        return File(self, data, options)
+
+    def call(self, function: str, data: bytes, **options: Any) -> Any:
+        """Return what one of the runtime's `FUNCTIONS` returns for a file."""
+        return self._module.FUNCTIONS[function](data, **options)
 
     def open(self, data: bytes, options: Mapping[str, Any]) -> Any:
         """Return what the runtime makes of a file."""
@@ -78,20 +66,22 @@ class LocalFiles(Files):
             return self._module.open_file(data, threads=self._threads, **options)
 
 
-class _LocalFile(File):
-    def __init__(self, files: LocalFiles, data: bytes, options: Mapping[str, Any]) -> None:
+class File:
+    """A file that a runtime has loaded. See `Files.load`."""
+
+    def __init__(self, files: Files, data: bytes, options: Mapping[str, Any]) -> None:
         self._files, self._data, self._options = files, data, options
         self._session = files.open(data, options)
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """See `File.evaluate`."""
+        """Time the file on inputs that are in place. See `nas.latency.timing.Evaluate`."""
         return timing.call_seconds(self._session.call, calls, samples)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """See `File.run`."""
+        """Return the first output for inputs by name."""
         output: NDArray[np.float32] = self._session.run(inputs)
         return output
 
     def reload(self) -> None:
-        """See `File.reload`. The new tensors lie elsewhere because the old ones are still there."""
+        """Load the file anew. Its tensors lie elsewhere, because the old ones are still there."""
         self._session = self._files.open(self._data, self._options)

@@ -268,6 +268,12 @@ def six_curve_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "MAX_CURVE_DIFFERENCE", 0.5)
 
 
+@pytest.fixture
+def curve_after_each_kernel(six_curve_rounds: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SECONDS_BETWEEN_CURVES", 0.0)
+    monkeypatch.setattr(build, "KERNELS_IN_TURN", 1)
+
+
 @pytest.mark.usefixtures("six_curve_rounds")
 def test_miss_curve_is_timed_at_many_rounds(empty: LatencyTable) -> None:
     """They are 17, 24, 11, 18, 25 and 12 us."""
@@ -289,24 +295,16 @@ def test_stopped_build_continues_with_the_curve(empty: LatencyTable) -> None:
     assert (runtime.taken, curve(empty)) == (6, (6, 11.0, True))
 
 
-@pytest.mark.usefixtures("six_curve_rounds")
-def test_curve_is_timed_between_the_kernels(
-    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build, "SECONDS_BETWEEN_CURVES", 0.0)
-    monkeypatch.setattr(build, "KERNELS_IN_TURN", 1)
+@pytest.mark.usefixtures("curve_after_each_kernel")
+def test_curve_is_timed_between_the_kernels(empty: LatencyTable) -> None:
     runtime = SharedCache()
     taken: list[int] = []
     build_table(empty, KERNELS[:9], runtime, progress=lambda *_: taken.append(runtime.taken))
     assert sorted(set(taken)) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.usefixtures("six_curve_rounds")
-def test_killed_build_has_the_curve_on_the_disk(
-    empty: LatencyTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build, "SECONDS_BETWEEN_CURVES", 0.0)
-    monkeypatch.setattr(build, "KERNELS_IN_TURN", 1)
+@pytest.mark.usefixtures("curve_after_each_kernel")
+def test_killed_build_has_the_curve_on_the_disk(empty: LatencyTable) -> None:
     runtime = SharedCache()
     on_disk: list[int] = []
 

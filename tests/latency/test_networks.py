@@ -14,7 +14,7 @@ from nas.graph import Graph
 from nas.latency import measure_networks, open_runtime, rounds
 from nas.latency.rounds import MAX_ROUNDS
 from nas.latency.timing import SAMPLES
-from nas.runtimes.files import LocalFiles
+from nas.runtimes.files import Files
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 from tests.latency.small_table import SPACE
 
@@ -136,9 +136,9 @@ def test_network_that_is_loaded_again_computes_the_same(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[bytes] = []
-    load = LocalFiles.open
+    load = Files.open
     monkeypatch.setattr(
-        LocalFiles,
+        Files,
         "open",
         lambda files, data, options: loads.append(data) or load(files, data, options),
     )

@@ -52,7 +52,7 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
     Args:
         dtype: `float32` or `int8`.
         threads: number of threads that run one kernel.
-        files: where LiteRT is.
+        files: loads files with LiteRT.
     """
 
     has_launch_cost = False

@@ -18,19 +18,19 @@ from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.capabilities import Capabilities
 from nas.latency.fused_blocks import entered_by_images
-from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
+from nas.latency.repeated_kernels import DISPATCH_PARTS
 from nas.latency.runtime import Availability, Runtime, Schedule, package_availability
 from nas.quantisation.network import QuantisedNetwork
 from nas.runtimes.boards.address import is_remote
 from nas.runtimes.boards.runtime import TfliteBoardRuntime
+from nas.runtimes.files import FileRuntime
 from nas.runtimes.litert import fusion, micro
 
 if TYPE_CHECKING:
-    from nas.runtimes.files import Files
     from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 
 
-class LiteRt(RepeatedKernelRuntime):
+class LiteRt(FileRuntime):
     """Kernels and networks of LiteRT's interpreter, with its XNNPACK delegate.
 
     See `nas.latency.runtime.Runtime` for the arguments. A target is `cpu`, this machine's
@@ -39,6 +39,7 @@ class LiteRt(RepeatedKernelRuntime):
     """
 
     name = "litert"
+    module = "nas.runtimes.litert.session"
     capabilities = Capabilities(
         targets=("cpu", "rpc://..."),
         dtypes=("float32", "int8"),
@@ -108,14 +109,6 @@ class LiteRt(RepeatedKernelRuntime):
         from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 
         return LiteRtKernelTimer(self.dtype, self.threads, self.files)
-
-    @cached_property
-    def files(self) -> Files:
-        """Where LiteRT loads files; the first use imports it."""
-        from nas.runtimes.files import LocalFiles
-        from nas.runtimes.litert import session
-
-        return LocalFiles(session, self.threads)
 
 
 class LiteRtOnBoard(TfliteBoardRuntime, LiteRt):

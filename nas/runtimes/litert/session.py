@@ -1,12 +1,11 @@
 """Files that LiteRT's interpreter has loaded, in which networks and kernels run.
 
-This file imports nothing of the package, so that a device can have it as it is.
+It is a module of `nas.runtimes.files`, and needs nothing of this package.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -59,15 +58,6 @@ class Session:
         return self._interpreter.get_tensor(self._interpreter.get_output_details()[0]["index"])
 
 
-def package_versions() -> dict[str, str]:
-    """Return the versions on which latencies depend."""
-    name = Interpreter.__module__.partition(".")[0].replace("_", "-")
-    try:
-        return {name: version(name)}
-    except PackageNotFoundError:  # The image of a board may have no record of its packages.
-        return {name: "unknown"}
-
-
 def _random(dtype: Any, shape: Any, rng: Any) -> Any:
     """Return random values of an input: bytes, or floats around one.
 
@@ -101,4 +91,3 @@ def _count_operators(interpreter: Interpreter) -> tuple[dict[str, int], dict[str
 
 
 open_file = Session
-FUNCTIONS = {"package_versions": package_versions}

@@ -47,7 +47,7 @@ def fuse_block(files: Files, block: Graph, place: Place, dtype: str) -> FusedBlo
     """Return what ONNX Runtime makes of a folded block in a place.
 
     Args:
-        files: where ONNX Runtime is.
+        files: loads files with ONNX Runtime.
         block, place: the block and where it stands.
         dtype: `float32` or `int8`.
 

@@ -44,7 +44,7 @@ class OnnxKernelTimer(RepeatedKernelTimer):
         dtype: `float32` or `int8`.
         threads: number of threads that run one kernel.
         kernels: function that returns the kernels of a network for a batch size.
-        files: where ONNX Runtime is.
+        files: loads files with ONNX Runtime.
     """
 
     def __init__(

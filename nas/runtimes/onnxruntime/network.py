@@ -28,7 +28,7 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         weights: weights of the folded graph; None for random ones.
         dtype: `float32`, or `int8` for a network that is quantised as an export does.
         kernels: the kernels by which tables predict the network.
-        files: where ONNX Runtime is.
+        files: loads files with ONNX Runtime.
         batch: number of images that run at once.
 
     Raises:

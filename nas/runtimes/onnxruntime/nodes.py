@@ -71,7 +71,7 @@ def optimised_nodes(
     """Return the nodes to which ONNX Runtime optimises a model, in an order in which they can run.
 
     Args:
-        files: where ONNX Runtime is.
+        files: loads files with ONNX Runtime.
         model: the model.
         inputs: shapes of its inputs by name.
 

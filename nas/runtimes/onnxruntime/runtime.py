@@ -16,15 +16,15 @@ from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency.capabilities import Capabilities
 from nas.latency.fused_blocks import FusedBlock, FusedBlocks, Place
-from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
+from nas.latency.repeated_kernels import DISPATCH_PARTS
 from nas.latency.runtime import Availability, package_availability
+from nas.runtimes.files import FileRuntime
 
 if TYPE_CHECKING:
-    from nas.runtimes.files import Files
     from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
 
-class OnnxRuntime(RepeatedKernelRuntime):
+class OnnxRuntime(FileRuntime):
     """Kernels and networks of ONNX Runtime's CPU execution provider.
 
     See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` are written
@@ -32,6 +32,7 @@ class OnnxRuntime(RepeatedKernelRuntime):
     """
 
     name = "onnxruntime"
+    module = "nas.runtimes.onnxruntime.session"
     capabilities = Capabilities(
         targets=("cpu",),
         dtypes=("float32", "int8"),
@@ -62,14 +63,6 @@ class OnnxRuntime(RepeatedKernelRuntime):
         from nas.runtimes.onnxruntime.fusion import fuse_block
 
         return fuse_block(self.files, block, place, self.dtype)
-
-    @cached_property
-    def files(self) -> Files:
-        """Where ONNX Runtime loads models; the first use imports it."""
-        from nas.runtimes.files import LocalFiles
-        from nas.runtimes.onnxruntime import session
-
-        return LocalFiles(session, self.threads)
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a network, block by block, in an order in which they can run."""

@@ -1,13 +1,12 @@
 """Models that ONNX Runtime has loaded, in which whole networks and kernels run.
 
-This file imports nothing of the package, so that a device can have it as it is.
+It is a module of `nas.runtimes.files`, and needs nothing of this package.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -118,12 +117,7 @@ def tensors(model: bytes, inputs: Any) -> dict[str, Any]:
     return {**inferred, **computed}
 
 
-def package_versions() -> dict[str, str]:
-    """Return the versions on which latencies depend."""
-    return {"onnxruntime": version("onnxruntime")}
-
-
-FUNCTIONS = {each.__name__: each for each in (optimised, tensors, package_versions)}
+FUNCTIONS = {each.__name__: each for each in (optimised, tensors)}
 
 
 def _random(dtype: Any, shape: Any, rng: Any) -> Any:

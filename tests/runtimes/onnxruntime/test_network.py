@@ -14,7 +14,7 @@ from nas.latency.networks import random_weights
 from nas.latency.runtime import Runtime
 from nas.quantisation.network import assemble, native_weight_bits
 from nas.quantisation.ranges import activations, least_squares, measure
-from nas.runtimes.files import LocalFiles
+from nas.runtimes.files import Files
 from nas.runtimes.onnxruntime import session
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork, require_nodes
 from nas.runtimes.onnxruntime.nodes import optimised_nodes
@@ -41,7 +41,7 @@ def test_an_exported_network_launches_the_kernels_that_are_timed(
     exported = assemble(graph, weights, ranges, images, native_weight_bits())
     data = onnx_model.quantised_model(exported).SerializeToString()
     image = {onnx_model.INPUT: (1, *graph.input_shape)}
-    nodes = optimised_nodes(LocalFiles(session, 1), data, image)
+    nodes = optimised_nodes(Files(session, 1), data, image)
     require_nodes(nodes, runtime.kernels(graph))
 
 
@@ -106,5 +106,5 @@ def test_network_that_runs_other_kernels_than_its_blocks_is_refused() -> None:
     graph = load_space("mobilenet_tiny", image_size=8).smallest.graph
     kernels = open_runtime("onnxruntime").kernels(graph)
     with pytest.raises(MeasurementError, match="ONNX Runtime runs 'node .*Conv") as caught:
-        OnnxRuntimeNetwork(graph, None, "float32", kernels[1:], LocalFiles(session, 1))
+        OnnxRuntimeNetwork(graph, None, "float32", kernels[1:], Files(session, 1))
     assert caught.value.remedy

@@ -11,14 +11,14 @@ import pytest
 
 from nas.kernels.kernel import Kernel
 from nas.kernels.node import Node
-from nas.runtimes.files import File, LocalFiles
+from nas.runtimes.files import File, Files
 from nas.runtimes.onnxruntime import session
 from nas.runtimes.onnxruntime.nodes import placed_nodes, repeated
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.onnxruntime.session import open_session
 from tests.latency.example_graphs import GRAPHS
 
-FILES = LocalFiles(session, 1)
+FILES = Files(session, 1)
 
 
 def load(node: Node, copies: int, weight_sets: int) -> tuple[File, dict[str, tuple[int, ...]]]:
