@@ -14,7 +14,7 @@ LAYERS = (
     {"errors", "figures", "graph"},
     {"machine", "plugins", "statistics"},
     {"files"},
-    {"arguments", "display", "kernels"},
+    {"arguments", "display", "kernels", "transports"},
     {"data", "schedules", "space"},
     {"torch_kernels"},
     {"torch_network"},

@@ -1,0 +1,100 @@
+"""Addresses of devices, with the settings that a runtime has behind them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+from urllib.parse import quote, unquote, urlsplit
+
+from nas.errors import RequestError
+from nas.transports.base import Transport
+
+EXAMPLE = "ssh://pi@10.0.0.7, or adb:"
+
+_SCHEMES = ("ssh://", "adb:")
+_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+"""Names of hosts and users that no program mistakes for an option. Colons stand in IPv6."""
+
+
+def is_address(target: str) -> bool:
+    """Return whether a target begins with the address of a device."""
+    return target.startswith(_SCHEMES)
+
+
+def split_address(target: str, settings: Sequence[str] = ()) -> tuple[str, Mapping[str, str]]:
+    """Return the address in a target, and its settings by name.
+
+    Args:
+        target: an address, with `?NAME=VALUE&...` behind it or not.
+        settings: names of the settings that it may have.
+
+    Raises:
+        RequestError: it is no address, or has other settings.
+    """
+    address, _, query = target.partition("?")
+    transport_to(address)
+    return address, parse_settings(target, query, settings, EXAMPLE)
+
+
+def transport_to(address: str) -> Transport:
+    """Return the transport to an address, which connects when it is first used.
+
+    Raises:
+        RequestError: it is no address.
+    """
+    from nas.transports.ssh import SshTransport
+
+    if not address.startswith("ssh://"):
+        refuse(address, "it begins with none of ssh:// and adb:", EXAMPLE)
+    try:
+        parts = urlsplit(address)
+        host, user, port = parts.hostname or "", parts.username, parts.port
+    except ValueError as error:
+        refuse(address, str(error), EXAMPLE)
+    if parts.path.strip("/") or parts.fragment or parts.query or parts.password is not None:
+        refuse(address, "it has more than a user, a host and a port", EXAMPLE)
+    host, user = unquote(host), None if user is None else unquote(user)
+    for what, name in (("host", host.replace(":", "")), ("user", user)):
+        if name is not None and not _NAME.fullmatch(name):
+            refuse(address, f"'{name}' is no name of a {what}", EXAMPLE)
+    return SshTransport(address.rstrip("/"), host, user, port)
+
+
+def parse_settings(target: str, query: str, known: Sequence[str], example: str) -> dict[str, str]:
+    """Return the settings of a target, by name.
+
+    Args:
+        target: the target.
+        query: its part behind the question mark.
+        known: names of the settings that it may have.
+        example: a correct target, for the remedy.
+
+    Raises:
+        RequestError: a setting has another name, has no value, or is given twice.
+    """
+    settings: dict[str, str] = {}
+    for setting in filter(None, query.split("&")):
+        name, separator, value = setting.partition("=")
+        if name not in known:
+            names = ", ".join(known) or "no settings"
+            refuse(target, f"it has '{name}', and there are {names}", example)
+        if not separator or not value or name in settings:
+            refuse(target, f"'{name}' should be given once, with a value", example)
+        # parse_qsl would read a plus, which starts a feature, as a space.
+        settings[name] = unquote(value)
+    return settings
+
+
+def with_settings(text: str, settings: Mapping[str, object]) -> str:
+    """Return a target with the settings that have a value, as `parse_settings` reads them."""
+    query = "&".join(f"{name}={quote(str(v), safe='/,+:')}" for name, v in settings.items() if v)
+    return f"{text}?{query}" if query else text
+
+
+def refuse(target: str, reason: str, example: str) -> NoReturn:
+    """Raise RequestError for a target that is none."""
+    raise RequestError(
+        f"'{target}' is not a target: {reason}.",
+        remedy=f"For example {example}; in a shell, put it in quotes.",
+    )

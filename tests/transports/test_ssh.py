@@ -1,0 +1,98 @@
+"""Tests of `nas.transports.ssh` against a real OpenSSH server."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from nas.errors import BoardLostError, DeviceError
+from nas.transports import transport_to
+from tests.transports.servers import ssh_server
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with ssh_server(tmp_path, monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+def device(server):
+    with transport_to(server.address) as device:
+        yield device
+
+
+def test_arguments_reach_a_program_as_they_are(device):
+    hostile = ["a b", "$HOME", "`id`", "'", '"', "*", "\\", "line\nbreak", "-n", ";exit 3", "é"]
+    shown = device.run(["printf", "%s\\0", *hostile]).decode().split("\0")
+    assert shown == [*hostile, ""]
+
+
+def test_files_travel_both_ways(device, tmp_path):
+    content = os.urandom(3_000_000)
+    (tmp_path / "here").write_bytes(content)
+    with device.private_folder() as folder:
+        device.send(tmp_path / "here", f"{folder}/the file")
+        device.fetch(f"{folder}/the file", tmp_path / "home")
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert (tmp_path / "home").read_bytes() == content
+    assert not os.path.exists(folder)
+
+
+def test_a_program_reads_and_writes_while_it_runs(device):
+    with device.start(["sh", "-c", 'while read -r each; do echo "got $each"; done']) as program:
+        for number in range(3):
+            program.write(f"{number}\n".encode())
+            assert program.read_line() == f"got {number}".encode()
+        program.end_input()
+        program.require_success()
+
+
+def test_a_failed_program_says_its_last_line(device):
+    with pytest.raises(DeviceError, match="sh on ssh://127.0.0.1:.* failed: second"):
+        device.run(["sh", "-c", "echo first >&2; echo second >&2; exit 4"])
+
+
+def test_a_cut_connection_is_a_lost_board_and_the_next_use_connects_again(server, device):
+    with device.start(["sleep", "60"]) as program:
+        threading.Timer(0.3, server.cut).start()
+        with pytest.raises(BoardLostError, match="does not answer"):
+            program.read_exactly(1)
+    assert device.run(["echo", "again"]) == b"again\n"
+
+
+def test_a_killed_client_is_a_lost_board(device):
+    with device.start(["sh", "-c", "echo; exec sleep 60"]) as program:
+        program.read_line()
+        os.kill(device._master.pid, signal.SIGKILL)
+        with pytest.raises(BoardLostError):
+            program.read_exactly(1)
+    assert device.run(["echo", "again"]) == b"again\n"
+
+
+def test_a_silent_program_is_a_lost_board(device):
+    with (
+        device.start(["sleep", "60"]) as program,
+        pytest.raises(BoardLostError, match="said nothing for 0 s"),
+    ):
+        program.read_some(limit_s=0.3)
+
+
+def test_nobody_there(server, device):
+    server.stop()
+    with pytest.raises(BoardLostError, match="Connection refused"):
+        device.run(["true"])
+
+
+def test_an_unknown_host_key_is_refused(server, device):
+    (server.folder / "known").write_text("")
+    with pytest.raises(BoardLostError, match="Host key verification failed.*compare the key"):
+        device.run(["true"])
+
+
+def test_a_program_that_reads_ends_with_the_process_here(device, tmp_path):
+    with device.start(["cat"]) as program:
+        os.killpg(program._process.pid, signal.SIGKILL)
+        with pytest.raises((BoardLostError, DeviceError)):
+            program.read_exactly(1)
