@@ -17,18 +17,9 @@ from typing import ClassVar
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
 from nas.latency import cache_model, differences, timing
-from nas.latency.device import Fingerprint
 from nas.latency.rounds import ROUNDS
-from nas.latency.runtime import (
-    CompiledNetwork,
-    KernelTimer,
-    Runtime,
-    Schedule,
-    Schedules,
-    Weights,
-)
+from nas.latency.runtime import CompiledNetwork, KernelTimer, Schedule, Weights
 from nas.latency.timing import Evaluate, Timing
-from nas.machine import this_machine
 
 RUN_SECONDS = 5e-4
 """Seconds that the copies of a kernel in one model should take, so that its call adds little."""
@@ -118,9 +109,9 @@ class RepeatedKernelTimer(KernelTimer):
 
     # What the runtimes share.
 
+    @abstractmethod
     def timing_context(self) -> AbstractContextManager[None]:
-        """Return a context in which nothing disturbs timings; by default on this machine."""
-        return timing.pinned(self.threads)
+        """Return a context in which nothing disturbs timings, see `Runtime.timing_context`."""
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Time a kernel among copies of itself. The schedule is the number of copies."""
@@ -255,42 +246,6 @@ class RepeatedKernelTimer(KernelTimer):
                 part: timing.measure(evaluate, calls=1)
                 for part, evaluate in self._weight_benchmarks.items()
             }
-
-
-class RepeatedKernelRuntime(Runtime):
-    """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself.
-
-    Unless `is_remote`, kernels and networks run in this process.
-    """
-
-    @property
-    @abstractmethod
-    def timer(self) -> RepeatedKernelTimer:
-        """The timer of this machine; the first use imports the runtime's packages."""
-
-    @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """This machine's processor, with the settings."""
-        return self.describe(*this_machine.processor(), recorded=this_machine.recorded_facts())
-
-    @property
-    def compiles_beside_timing(self) -> bool:
-        """See `Runtime.compiles_beside_timing`."""
-        return not self.is_remote
-
-    def timing_context(self) -> AbstractContextManager[None]:
-        """See `Runtime.timing_context`."""
-        return timing.pinned(self.threads)
-
-    def compile(
-        self, graph: Graph, schedules: Schedules, weights: Weights | None = None, batch: int = 1
-    ) -> CompiledNetwork:
-        """Load a network, which needs no schedules.
-
-        Raises:
-            MeasurementError: the runtime cannot run the network as a table predicts it.
-        """
-        return self.timer.compile(graph, weights, batch)
 
 
 def _without_nodes(few_s: float, many_s: float) -> float:

@@ -255,6 +255,11 @@ class Runtime(Composition, ABC):
         return reading(None)
 
     @property
+    def reading(self) -> str:
+        """What a reading of the core's speed is; those of another one are not compared with it."""
+        return self.capabilities.reading
+
+    @property
     def is_remote(self) -> bool:
         """Whether the device is another machine, which can vanish and come back."""
         return False

@@ -178,9 +178,7 @@ class LatencyTable:
             with locked(lock_of(path), path):
                 if can_begin(path):  # unless another process has created it meanwhile
                     jsonl.repair(path)
-                    header = new_header(
-                        runtime.fingerprint, runtime.basis, runtime.capabilities.reading
-                    )
+                    header = new_header(runtime.fingerprint, runtime.basis, runtime.reading)
                     jsonl.append(path, header)
         return cls.open(path, runtime=runtime)
 
@@ -336,7 +334,7 @@ class LatencyTable:
 
         None without readings, or if a reading is another one now.
         """
-        if (self.timing or {}).get("reading") != self.runtime.capabilities.reading:
+        if (self.timing or {}).get("reading") != self.runtime.reading:
             return None
         return full_speed_us(
             each for record in self._kernels.values() for each in record.readings_us

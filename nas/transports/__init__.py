@@ -5,6 +5,13 @@ may have settings behind it, `?NAME=VALUE&...`. `transport_to` returns the trans
 """
 
 from nas.transports.address import is_address, split_address, transport_to
-from nas.transports.base import Program, Transport
+from nas.transports.base import EndedProgramError, Program, Transport
 
-__all__ = ["Program", "Transport", "is_address", "split_address", "transport_to"]
+__all__ = [
+    "EndedProgramError",
+    "Program",
+    "Transport",
+    "is_address",
+    "split_address",
+    "transport_to",
+]

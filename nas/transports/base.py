@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -32,8 +33,15 @@ _SHOWN_BYTES = 4096
 
 _CHUNK_BYTES = 1 << 16
 
+_SIGNAL_STATUS = 128
+"""Exit status, in a shell, of a program that a signal ends, less the number of the signal."""
+
 _END_SECONDS = 5.0
 """How long a program may take to end after its connection was closed."""
+
+
+class EndedProgramError(DeviceError):
+    """A program on a device ended before it did what it should."""
 
 
 class Transport(ABC):
@@ -87,9 +95,9 @@ class Transport(ABC):
             command: the program and its arguments; no character is special to a shell.
             folder: folder of the device to start it in; by default where the connection begins.
         """
-        line = f"exec {shlex.join(command)}"
-        if folder is not None:
-            line = f"cd {shlex.quote(folder)} && {line}"
+        # The shell stays, so that a program that a signal ends is none that lost its connection.
+        script = 'cd "$0" && "$@"; exit $?'
+        line = shlex.join(["sh", "-c", script, folder or ".", *command])
         return Program(self, command[0], self.client(line))
 
     def run(
@@ -210,21 +218,17 @@ class Program:
         """Close the connection to the program."""
         self.end_input()
         assert self._process.stdout
-        with suppress(subprocess.TimeoutExpired):
-            self._process.stdout.close()
-            if self._process.poll() is None:
-                self._process.terminate()
-            self._process.wait(_END_SECONDS)
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self._process.stdout.close()
+        # Other signals are blocked in processes that children of this process start.
+        self._process.kill()
+        self._process.wait()
 
     def write(self, data: bytes, *, limit_s: float = ANSWER_SECONDS) -> None:
         """Send bytes to its standard input.
 
         Raises:
             BoardLostError: it read nothing for `limit_s` seconds, or the connection was lost.
-            DeviceError: it ended.
+            EndedProgramError: it ended.
         """
         stdin = self._process.stdin
         assert stdin
@@ -235,8 +239,7 @@ class Program:
                     raise self._silent(limit_s)
                 left = left[os.write(stdin.fileno(), left[:_CHUNK_BYTES]) :]
         except BrokenPipeError:
-            self.require_success()
-            raise DeviceError(f"{self._name} on {self._transport.address} ended early.") from None
+            raise self._ended() from None
 
     def end_input(self) -> None:
         """End its standard input."""
@@ -260,14 +263,13 @@ class Program:
 
         Raises:
             BoardLostError: the connection was lost, or it said nothing for `limit_s` seconds.
-            DeviceError: it ended before.
+            EndedProgramError: it ended before.
         """
         content = b""
         while len(content) < size:
             some = self.read_some(limit_s=limit_s)
             if not some:
-                self.require_success()
-                raise DeviceError(f"{self._name} on {self._transport.address} ended early.")
+                raise self._ended()
             content += some
         content, self._pending = content[:size], content[size:]
         return content
@@ -305,10 +307,24 @@ class Program:
             BoardLostError: the connection was lost.
             DeviceError: its exit status is not 0; the message has its last line.
         """
-        status = self.wait(limit_s=limit_s)
-        if status:
-            reason = self.error.strip().splitlines()[-1:] or [f"exit status {status}"]
-            raise DeviceError(f"{self._name} on {self._transport.address} failed: {reason[0]}")
+        if self.wait(limit_s=limit_s):
+            reason = self.end_reason()
+            raise DeviceError(f"{self._name} on {self._transport.address} failed: {reason}")
+
+    def end_reason(self) -> str:
+        """Return why it ended, in words: a signal, its last line, or its exit status.
+
+        Raises BoardLostError if the connection was lost.
+        """
+        status = self.wait()
+        with suppress(ValueError):
+            return f"it was ended by {signal.Signals(status - _SIGNAL_STATUS).name}"
+        return (self.error.strip().splitlines() or [f"exit status {status}"])[-1].rstrip(".")
+
+    def _ended(self) -> EndedProgramError:
+        """Return the error for its end. Raises BoardLostError if the connection was lost."""
+        reason = self.end_reason()
+        return EndedProgramError(f"{self._name} on {self._transport.address} ended: {reason}.")
 
     def wait(self, *, limit_s: float = ANSWER_SECONDS) -> int:
         """Return its exit status. Raises BoardLostError if the connection was lost."""

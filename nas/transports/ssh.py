@@ -65,7 +65,7 @@ class SshTransport(Transport):
         if self._master is not None:
             assert self._master.stdin
             self._master.stdin.close()
-            self._master.terminate()
+            self._master.kill()
             self._master.wait()
             self._master = None
         if self._folder is not None:

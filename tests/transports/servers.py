@@ -7,6 +7,8 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +106,17 @@ def require_sshd() -> None:
         if os.environ.get("NAS_REQUIRE_SSHD"):
             pytest.fail("sshd is not installed")
         pytest.skip("sshd is not installed")
+
+
+@contextmanager
+def loopback() -> Iterator[str]:
+    """Yield a target, this machine behind ssh with this Python, for a fixture of any scope."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ssh-", dir="/tmp") as folder,
+        ssh_server(Path(folder), patch) as server,
+    ):
+        yield f"{server.address}?python={sys.executable}"
 
 
 @contextmanager

@@ -40,8 +40,6 @@ from nas.latency.runtime import (
 from nas.latency.timing import ESTIMATED, MEASURED, Timing
 from nas.machine import this_machine
 from nas.quantisation.network import QuantisedNetwork
-from nas.runtimes.boards.address import is_remote, refuse
-from nas.runtimes.boards.runtime import TfliteBoardRuntime
 from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import (
@@ -52,6 +50,11 @@ from nas.runtimes.ethos_u.networks import (
     quantised_file,
 )
 from nas.runtimes.ethos_u.vela import FIGURES, compile_file
+from nas.runtimes.files import FileRuntime, is_device
+from nas.runtimes.litert.network import LiteRtNetwork
+from nas.runtimes.litert.runtime import LiteRt
+from nas.transports import is_address
+from nas.transports.address import parse_settings, refuse
 
 VELA_VERSION = "5.2."
 """Start of the versions of Vela whose compiler is called in the way of `vela`."""
@@ -67,6 +70,8 @@ _INSTALL_COMMAND = "pip install 'hardware-nas[ethos-u]'"
 
 _NPU = "npu"
 """Setting of a board's target: the part with its system, see `configuration.Target`."""
+
+_EXAMPLE = "ssh://root@imx93?npu=ethos-u65-256&delegate=/usr/lib/libethosu_delegate.so"
 
 
 class VelaTimer(KernelTimer):
@@ -137,7 +142,8 @@ class EthosURuntime(Runtime):
     @classmethod
     def for_target(cls, target: str) -> type[Runtime]:
         """Return `EthosUOnBoard` for boards, and this class for all other targets."""
-        return EthosUOnBoard if is_remote(target) else EthosURuntime
+        is_board = is_address(target) or is_device(target)
+        return EthosUOnBoard if is_board else EthosURuntime
 
     @classmethod
     def at_address(cls, target: str, address: str | None) -> str:
@@ -284,53 +290,62 @@ class EthosURuntime(Runtime):
         return {"_vela.tflite": compilation.model, "_vela.json": text.encode()}
 
 
-class EthosUOnBoard(TfliteBoardRuntime, EthosURuntime):
+class EthosUOnBoard(FileRuntime, EthosURuntime):
     """An Ethos-U of a Linux board, on which whole networks are timed.
 
-    Vela estimates the kernels, and whole networks are compiled by Vela and sent to the board, whose
-    server has the vendor's delegate. What only a compiler knows, such as the SRAM of a network, is
+    Vela estimates the kernels, and whole networks are compiled by Vela and run by LiteRT on the
+    board, with the vendor's delegate. What only a compiler knows, such as the SRAM of a network, is
     the same as without a board.
     """
 
-    target_settings = (_NPU,)
-    target_example = f"rpc://127.0.0.1:9090?{_NPU}=ethos-u65-256"
+    module = "nas.runtimes.litert.session"
+    packages = LiteRt.packages
+    install = LiteRt.install
+    settings = (*LiteRt.settings, _NPU)
 
     @property
     def network_basis(self) -> str:
         """Whole networks are measured."""
         return MEASURED
 
+    def check_target(self) -> None:
+        """See `Runtime.check_target`. The board has no say in what Vela compiles for."""
+        super().check_target()
+        for name in (_NPU, "delegate"):
+            if name not in self.device_settings:
+                refuse(self.target, f"it has no {name}", _EXAMPLE)
+        _ = self._system
+
     def timing_context(self) -> AbstractContextManager[None]:
         """See `Runtime.timing_context`. The speed of the board's core is not that of the NPU."""
         return timing.reading(None)
 
+    @property
+    def reading(self) -> str:
+        """See `Runtime.reading`. Estimates have none."""
+        return self.capabilities.reading
+
+    @property
+    def compiles_beside_timing(self) -> bool:
+        """See `Runtime.compiles_beside_timing`. Vela's estimates need no core for themselves."""
+        return False
+
+    @cached_property
+    def timer(self) -> VelaTimer:  # type: ignore[override]
+        """The timer, which asks Vela."""
+        return VelaTimer(self.configuration)
+
     @cached_property
     def _system(self) -> Target:
-        settings = self.settings_of(self.target)
-        if _NPU not in settings:
-            refuse(self.target, f"it has no {_NPU}", self.target_example)
-        return Target.parse(settings[_NPU])
+        if self.is_remote:
+            return Target.parse(self.device_settings[_NPU])
+        _, _, query = self.target.partition("?")
+        return Target.parse(parse_settings(self.target, query, self.settings, _EXAMPLE)[_NPU])
 
-    @classmethod
-    def settings_of(cls, target: str) -> dict[str, str]:
-        """Return the settings of a target, with the shortest text of the NPU."""
-        settings = super().settings_of(target)
-        return {name: Target.parse(value).text for name, value in settings.items()}
-
-    def open(self) -> None:
-        """Connect to the board.
-
-        Raises:
-            DeviceError: the board cannot be used, or has no delegate for the NPU.
-        """
-        super().open()
-        if not self.board.describe().delegate:
-            self.release()
-            raise DeviceError(
-                f"The server of {self.address.address} has no delegate, so nothing runs on the "
-                "NPU.",
-                remedy="Start it with --delegate and the library of the board's vendor.",
-            )
+    @property
+    def header_settings(self) -> Mapping[str, str]:
+        """See `FileRuntime.header_settings`."""
+        return {_NPU: self._system.text, **super().header_settings}
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -350,7 +365,8 @@ class EthosUOnBoard(TfliteBoardRuntime, EthosURuntime):
         Raises:
             MeasurementError: the NPU cannot run the network, or the board cannot load it.
         """
-        return self.board.load(compile_file(file_of(graph, weights), self.configuration).model)
+        compiled = compile_file(file_of(graph, weights), self.configuration).model
+        return LiteRtNetwork(self.files.load(compiled))
 
 
 def _is_free(kernel: Kernel) -> bool:

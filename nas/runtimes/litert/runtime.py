@@ -1,6 +1,6 @@
-"""`LiteRt`: LiteRT (TensorFlow Lite) with XNNPACK on this machine's processor, or on a board.
+"""`LiteRt`: LiteRT (TensorFlow Lite) with XNNPACK on this machine's processor, or on a device.
 
-Importing this imports neither LiteRT nor TVM. How LiteRT splits a network is compared with its own
+Importing this imports no LiteRT. How LiteRT splits a network is compared with its own
 profile of operators, in float32 and int8.
 """
 
@@ -19,10 +19,8 @@ from nas.kernels.kernel import Kernel
 from nas.latency.capabilities import Capabilities
 from nas.latency.fused_blocks import entered_by_images
 from nas.latency.repeated_kernels import DISPATCH_PARTS
-from nas.latency.runtime import Availability, Runtime, Schedule, package_availability
+from nas.latency.runtime import Availability, Schedule, package_availability
 from nas.quantisation.network import QuantisedNetwork
-from nas.runtimes.boards.address import is_remote
-from nas.runtimes.boards.runtime import TfliteBoardRuntime
 from nas.runtimes.files import FileRuntime
 from nas.runtimes.litert import fusion, micro
 
@@ -34,14 +32,17 @@ class LiteRt(FileRuntime):
     """Kernels and networks of LiteRT's interpreter, with its XNNPACK delegate.
 
     See `nas.latency.runtime.Runtime` for the arguments. A target is `cpu`, this machine's
-    processor, or a board (`LiteRtOnBoard`). Networks of dtype `int8` have int8 weights and
-    activations, and a float32 input and output, see `nas.tflite_model`.
+    processor, or a device that has LiteRT, with a delegate or not. Networks of dtype `int8` have
+    int8 weights and activations, and a float32 input and output, see `nas.tflite_model`.
     """
 
     name = "litert"
     module = "nas.runtimes.litert.session"
+    packages = ("ai_edge_litert", "tflite_runtime")
+    install = "ai-edge-litert"
+    settings = ("python", "delegate", "delegate_options")
     capabilities = Capabilities(
-        targets=("cpu", "rpc://..."),
+        targets=("cpu", "ssh://...", "adb:..."),
         dtypes=("float32", "int8"),
         max_threads=None,
         dispatch_parts=DISPATCH_PARTS,
@@ -57,11 +58,6 @@ class LiteRt(FileRuntime):
             "ai_edge_litert.interpreter",
             "pip install 'hardware-nas[tflite]'",
         )
-
-    @classmethod
-    def for_target(cls, target: str) -> type[Runtime]:
-        """Return `LiteRtOnBoard` for boards, and this class for all other targets."""
-        return LiteRtOnBoard if is_remote(target) else LiteRt
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a network in the order in which they run."""
@@ -105,24 +101,8 @@ class LiteRt(FileRuntime):
 
     @cached_property
     def timer(self) -> LiteRtKernelTimer:
-        """The timer of this machine; the first use imports LiteRT."""
+        """The timer of the device; the first use imports what writes files."""
         from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 
-        return LiteRtKernelTimer(self.dtype, self.threads, self.files)
-
-
-class LiteRtOnBoard(TfliteBoardRuntime, LiteRt):
-    """LiteRT on a board with a `nas.runtimes.litert.board_server`, and with the delegate of that.
-
-    Files are written on this machine and timed on the board. The kernels are those that LiteRT has
-    without a delegate; how a delegate splits a network is not known.
-    """
-
-    target_example = "rpc://127.0.0.1:9090, or with a tracker rpc://127.0.0.1:9190/imx93"
-
-    @cached_property
-    def timer(self) -> LiteRtKernelTimer:
-        """The timer of the board."""
-        from nas.runtimes.litert.kernel_timer import BoardKernelTimer
-
-        return BoardKernelTimer(self.dtype, self.threads, self.board)
+        has_delegate = self.delegate is not None
+        return LiteRtKernelTimer(self.dtype, self.threads, self.files, has_delegate=has_delegate)

@@ -58,6 +58,14 @@ class Session:
         return self._interpreter.get_tensor(self._interpreter.get_output_details()[0]["index"])
 
 
+def check_delegate(data: Any, delegate: Any) -> None:
+    """Load a delegate. Raises any exception if it does not load."""
+    load_delegate(**delegate)
+
+
+FUNCTIONS = {"check_delegate": check_delegate}
+
+
 def _random(dtype: Any, shape: Any, rng: Any) -> Any:
     """Return random values of an input: bytes, or floats around one.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from nas.errors import MeasurementError
 from nas.graph import Graph
@@ -56,6 +57,10 @@ class OnnxKernelTimer(RepeatedKernelTimer):
     ) -> None:
         super().__init__(dtype, threads)
         self._kernels, self._files = kernels, files
+
+    def timing_context(self) -> AbstractContextManager[None]:
+        """See `RepeatedKernelTimer`."""
+        return self._files.timing_context()
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:
         """See `RepeatedKernelTimer`."""

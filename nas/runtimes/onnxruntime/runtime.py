@@ -33,8 +33,10 @@ class OnnxRuntime(FileRuntime):
 
     name = "onnxruntime"
     module = "nas.runtimes.onnxruntime.session"
+    packages = ("onnxruntime",)
+    install = "onnxruntime"
     capabilities = Capabilities(
-        targets=("cpu",),
+        targets=("cpu", "ssh://...", "adb:..."),
         dtypes=("float32", "int8"),
         max_threads=None,
         dispatch_parts=("launch", *DISPATCH_PARTS),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import nas.space
-from nas.errors import DeviceError, MeasurementError, RequestError
+from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
 from nas.latency import (
     LatencyTable,
@@ -32,12 +32,8 @@ from nas.run import candidates
 from nas.runtimes.ethos_u.runtime import EthosUOnBoard, EthosURuntime
 from nas.space import SearchSpace
 from tests.job.test_devices import run_on
-from tests.runtimes.board_servers import (
-    CONV_2D,
-    VENDOR_OPERATOR,
-    board_server,
-    compile_delegate,
-)
+from tests.runtimes.delegates import CONV_2D, VENDOR_OPERATOR, compile_delegate
+from tests.transports.servers import loopback
 
 pytest.importorskip("ethosu")
 
@@ -51,15 +47,20 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(library: Path) -> Iterator[str]:
-    options = (VENDOR_OPERATOR, f"microseconds={RUN_US}")
-    with board_server(delegate=library, delegate_options=options) as process:
-        yield f"rpc://{process.address}"
+def address() -> Iterator[str]:
+    with loopback() as target:
+        yield target
+
+
+@pytest.fixture(scope="module")
+def target(address: str, library: Path) -> str:
+    options = f"{VENDOR_OPERATOR},microseconds={RUN_US}"
+    return f"{address}&delegate={library}&delegate_options={options}&npu={NPU}"
 
 
 @pytest.fixture
-def runtime(address: str) -> Iterator[Runtime]:
-    opened = open_runtime("ethos_u", target=f"{address}?npu={NPU}", dtype="int8")
+def runtime(target: str) -> Iterator[Runtime]:
+    opened = open_runtime("ethos_u", target=target, dtype="int8")
     yield opened
     opened.release()
 
@@ -81,7 +82,7 @@ def test_board_has_a_table_of_its_own(runtime: Runtime) -> None:
     assert estimated.has_constant_networks
     assert not runtime.has_constant_networks
     fingerprint = runtime.fingerprint
-    assert fingerprint.target == f"rpc?npu={NPU}&delegate=libstandin_delegate.so"
+    assert fingerprint.target == f"device?npu={NPU}&delegate=libstandin_delegate.so"
     packages = {"ethos-u-vela", "ai-edge-litert", "libstandin_delegate.so"}
     assert set(fingerprint.versions) == packages
     assert fingerprint.recorded["memory_mode"] == "Dedicated_Sram_384KB"
@@ -90,13 +91,14 @@ def test_board_has_a_table_of_its_own(runtime: Runtime) -> None:
     without = configured_runtime("ethos_u", target=fingerprint.target, dtype="int8")
     assert isinstance(without, EthosUOnBoard)
     assert without.basis == estimated.basis
-    at = EthosUOnBoard.at_address(fingerprint.target, "rpc://10.0.0.7:9090")
-    assert at == f"rpc://10.0.0.7:9090?npu={NPU}"
+    at = EthosUOnBoard.at_address(fingerprint.target, "ssh://root@imx93?delegate=/lib/x.so")
+    assert at == f"ssh://root@imx93?npu={NPU}&delegate=/lib/x.so"
 
 
 def test_networks_are_measured_on_the_board(runtime: Runtime, graph: Graph) -> None:
     network = runtime.compile(graph, {})
-    assert network.operators == network.delegated == {"ethos-u": 1}
+    facts = network._file.facts
+    assert facts["operators"] == facts["delegated"] == {"ethos-u": 1}
     seconds = network.evaluate(2, 3)
     assert len(seconds) == 3
     assert min(seconds) > 1e-6 * RUN_US
@@ -131,10 +133,10 @@ def test_check_compares_estimates_with_measurements(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_job_measures_its_front_on_the_board(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    device = f'runtime = "ethos_u"\ndtype = "int8"\ntarget = "{address}?npu={NPU}"'
+    device = f'runtime = "ethos_u"\ndtype = "int8"\ntarget = "{target}"'
     out = run_on(tmp_path, device)
     rows = candidates.read(out / "trials.csv")
     assert (rows["measured_us"].dropna() > RUN_US).sum() == 3
@@ -145,32 +147,24 @@ def test_job_measures_its_front_on_the_board(
     assert "predictions are estimated: vela" in summary
 
 
-@pytest.mark.slow
-def test_server_without_a_delegate_is_refused() -> None:
-    with board_server() as process:
-        target = f"rpc://{process.address}?npu={NPU}"
-        with pytest.raises(DeviceError, match="has no delegate.*Start it with --delegate"):
-            open_runtime("ethos_u", target=target, dtype="int8")
-
-
-@pytest.mark.slow
-def test_delegate_of_another_device_is_named_by_the_error(library: Path, graph: Graph) -> None:
-    with board_server(delegate=library, delegate_options=(CONV_2D,)) as process:
-        target = f"rpc://{process.address}?npu={NPU}"
-        runtime = open_runtime("ethos_u", target=target, dtype="int8")
-        with pytest.raises(MeasurementError, match="unresolved custom op: ethos-u"):
-            runtime.compile(graph, {})
-        runtime.release()
+def test_delegate_of_another_device_is_named_by_the_error(
+    address: str, library: Path, graph: Graph
+) -> None:
+    target = f"{address}&npu={NPU}&delegate={library}&delegate_options={CONV_2D}"
+    runtime = open_runtime("ethos_u", target=target, dtype="int8")
+    with pytest.raises(MeasurementError, match="unresolved custom op: ethos-u"):
+        runtime.compile(graph, {})
+    runtime.release()
 
 
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("rpc://127.0.0.1:1", "it has no npu"),
-        (f"rpc?npu={NPU}", "needs a host and a port"),
-        ("rpc://127.0.0.1:1?npu=ethos-u99-1", "no target 'ethos-u99-1'"),
-        (f"rpc://127.0.0.1:1?npu={NPU}:Sram_Of_Mars", "no memory mode 'Sram_Of_Mars'"),
-        (f"rpc://127.0.0.1:1?npu={NPU}&cpu=a55", "'cpu' is none of npu, boards"),
+        ("ssh://board", "it has no npu"),
+        (f"ssh://board?npu={NPU}", "it has no delegate"),
+        ("ssh://board?npu=ethos-u99-1&delegate=x", "no target 'ethos-u99-1'"),
+        (f"ssh://board?npu={NPU}:Sram_Of_Mars&delegate=x", "no memory mode 'Sram_Of_Mars'"),
+        (f"ssh://board?npu={NPU}&delegate=x&cpu=a55", "it has 'cpu', and there are python"),
     ],
 )
 def test_wrong_targets_are_refused_without_a_connection(target: str, message: str) -> None:

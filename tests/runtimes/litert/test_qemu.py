@@ -1,4 +1,4 @@
-"""LiteRT on an emulated Raspberry Pi 4: files written here, a table built there, and its server.
+"""LiteRT on an emulated Raspberry Pi 4: files written here, and a table built there.
 
 `.ci/arm64-board FOLDER` makes the board, and `NAS_ARM64_BOARD=FOLDER` names its folder. The tests
 check results, because timings of an emulator mean nothing.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,16 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-import nas.space
-from nas.latency import LatencyTable, open_runtime
+from nas.latency import LatencyTable
 from nas.latency.installed_runtimes import RUNTIMES
-from nas.latency.runtime import Runtime
-from nas.runtimes.boards import connection
 from nas.runtimes.litert.network import network_file
 from nas.torch_network import folded_weights
 from tests.latency.example_graphs import GRAPHS
 from tests.markdown import ROOT
-from tests.runtimes.board_servers import answering_runtime, board_server
 from tests.runtimes.litert import board_program
 from tests.runtimes.outputs import check_outputs, random_images
 from tests.test_onnx_model import network
@@ -82,31 +77,3 @@ def test_table_of_the_board_predicts_here(folder: Path) -> None:
     table = LatencyTable.open(path)
     assert table.device.processor == "aarch64 0x41-0xd08-0x0"
     assert table.predict(board_program.timed_graph()).latency_us > 0
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    """Yield the runtime of the board behind its server."""
-    board = Path(os.environ["NAS_ARM64_BOARD"]) / "python"
-    # The server starts another Python, which this machine runs by the emulator only.
-    program = (
-        f"import sys; sys.executable = {str(board)!r}; "
-        "from nas.runtimes.litert.board_server import main; sys.exit(main())"
-    )
-    monkeypatch.setenv("BOARD_PYTHONPATH", str(ROOT))
-    # An emulated board beside other tests takes long to begin a session.
-    monkeypatch.setattr(connection, "ANSWER_SECONDS", 60.0)
-    yield from answering_runtime(
-        lambda: board_server(server=(board, "-c", program)),
-        lambda address: open_runtime("litert", target=f"rpc://{address}", dtype="int8"),
-    )
-
-
-def test_server_of_the_board_times_networks_and_kernels(served: Runtime) -> None:
-    assert served.fingerprint.processor == "aarch64 0x41-0xd08-0x0"
-    space = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
-    graph = space.smallest.graph
-    assert all(seconds > 0 for seconds in served.compile(graph, {}).evaluate(2, 3))
-    schedule, timed = served.timer.time_kernel(served.kernels(graph)[1])
-    assert schedule["copies"] > 1
-    assert timed.latency_us > 0

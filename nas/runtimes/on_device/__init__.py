@@ -1,0 +1,1 @@
+"""Files of runtimes with a Python package, loaded and timed on another device."""
