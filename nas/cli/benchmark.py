@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.models import ModelDir, print_files
+from nas.cli.models import ModelDir, OnDevice, print_files
 from nas.cli.options import Json, Plot, check_plot, print_json
 from nas.display import console
 from nas.display.formatting import format_count, format_number, latency_number
@@ -23,6 +23,7 @@ def benchmark(
     threads: Annotated[
         int, typer.Option(min=1, max=4096, help="Number of threads of each runtime.")
     ] = 1,
+    device: OnDevice = "",
     minutes: Annotated[
         float | None,
         typer.Option(min=0.01, help="Run each file at full load for so long: sustained speed."),
@@ -53,7 +54,7 @@ def benchmark(
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Time all files of an exported model on this machine, each with its own runtime.
+    """Time all files of an exported model here or on a device, each with its own runtime.
 
     Every file runs in a process of its own, and the files are timed in rounds. With --minutes each
     file runs so long at full load, one file after the other; then with --processes in several
@@ -63,8 +64,13 @@ def benchmark(
     \b
     Example: nas benchmark results/quickstart/models/jf2a --plot benchmark.svg
     Example: nas benchmark results/quickstart/models/jf2a --minutes 10 --rate 30 --save
+    Example: nas benchmark results/quickstart/models/jf2a --device ssh://pi@10.0.0.7
     """
     check_plot(plot)
+    if minutes is not None and device:
+        raise RequestError(
+            "A sustained load runs on this machine only.", remedy="Leave --minutes or --device out."
+        )
     if minutes is not None:
         _benchmark_sustained(
             model_dir, plot, as_json,
@@ -83,8 +89,10 @@ def benchmark(
     from nas.machine.this_machine import processor
 
     with console.ProgressBars() as bars:
-        rows = time_files(model_dir, threads=threads, energy=energy, meter=meter, progress=bars)
-    device, _ = processor()
+        rows = time_files(
+            model_dir, threads=threads, device=device, energy=energy, meter=meter, progress=bars
+        )
+    device = device or processor()[0]
     images = ModelFolder(model_dir).card.data
     timed = [row.file for row in rows if row.status == "timed"]
     if plot is not None:

@@ -25,6 +25,16 @@ ModelDir = Annotated[
     Path, typer.Argument(metavar="MODEL_DIR", help="Folder models/ID of a run, or a copy of it.")
 ]
 
+OnDevice = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="ADDRESS",
+        help="Run the files on this device: ssh://USER@HOST[?python=PATH], or adb:[SERIAL].",
+        show_default=False,
+    ),
+]
+
 Pick = Annotated[
     list[str] | None,
     typer.Option("--pick", help="ID of a network of the run; the option may be repeated."),
@@ -238,6 +248,7 @@ def verify(
         Path | None,
         typer.Option(help="Public key (PEM) whose owner must have signed the bundle."),
     ] = None,
+    device: OnDevice = "",
     as_json: Json = False,
 ) -> None:
     """Check an exported model or cascade again, on this or another machine.
@@ -247,32 +258,36 @@ def verify(
     of all its networks together. Last, run.py is run on an image file of each kind in the data.
 
     A bundle, or a folder with an unpacked one, may be signed: --public-key checks that first.
+    With --device another device runs the files, and nothing is installed or left there.
 
     \b
     Example: nas verify results/quickstart/models/jf2a
     Example: nas verify jf2a-1.0.tar --public-key public.pem
+    Example: nas verify results/quickstart/models/jf2a --device ssh://pi@10.0.0.7
     """
     from nas.lifecycle.bundle import open_bundle
     from nas.plans.cascade_export import CASCADE_FILE
 
     if public_key is not None or model_dir.is_file():
         with open_bundle(model_dir, public_key=public_key) as folder:
-            _verify_model(folder, model_dir, as_json)
+            _verify_model(folder, model_dir, device, as_json)
         if public_key is None and not as_json:
             console.say("The signature was not checked: --public-key names the key.")
     elif (model_dir / CASCADE_FILE).is_file():
+        if device:
+            raise RequestError("A cascade is verified on this machine only.")
         _verify_cascade(model_dir, as_json)
     else:
-        _verify_model(model_dir, model_dir, as_json)
+        _verify_model(model_dir, model_dir, device, as_json)
 
 
-def _verify_model(folder: Path, model_dir: Path, as_json: bool) -> None:
+def _verify_model(folder: Path, model_dir: Path, device: str, as_json: bool) -> None:
     """Verify the folder of the model that a user named, and print what that says."""
     from nas.deploy.folder import ModelFolder
     from nas.deploy.verify import verify as verify_files
 
     with console.ProgressBars() as bars:
-        result = verify_files(folder, progress=bars)
+        result = verify_files(folder, device=device, progress=bars)
     if as_json:
         print_json({**vars(result), "path": model_dir})
         return

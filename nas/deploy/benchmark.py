@@ -52,6 +52,7 @@ def benchmark(
     path: Path | str,
     *,
     threads: int = 1,
+    device: str = "",
     energy: bool = False,
     meter: str | None = None,
     progress: JobProgress | bool | None = True,
@@ -61,6 +62,8 @@ def benchmark(
     Args:
         path: the model folder, `models/<id>` of a run or a copy of it; its digests are checked.
         threads: number of threads that each runtime may use.
+        device: another device that runs the files, a target with an address (`nas.transports`);
+            empty for this machine.
         energy: whether each file then runs for `ENERGY_SECONDS`, and its energy is measured.
         meter: command of a power meter that measures the energy, see `nas.machine.energy.Meter`; by
             default a counter of this machine does.
@@ -76,17 +79,22 @@ def benchmark(
         RunFolderError: nothing was exported to the folder.
         ExportError: a file is missing or changed, or does not run.
     """
-    this_machine.require_cores(threads)
+    if device and (energy or meter):
+        raise RequestError("The energy is measured on this machine only.", remedy="Leave it out.")
+    if not device:
+        this_machine.require_cores(threads)
     folder = ModelFolder(Path(path))
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
-    chosen, rows = split_files(folder)
+    chosen, rows = split_files(folder, device)
     with ExitStack() as stack:
         bars = stack.enter_context(shown(progress))
         gauge = stack.enter_context(energy_gauge(meter, bars)) if energy or meter else None
         running = {
             name: stack.enter_context(
-                ModelProcess(model_file, folder.path / rows[name].file.file, threads=threads)
+                ModelProcess(
+                    model_file, folder.path / rows[name].file.file, threads=threads, device=device
+                )
             )
             for name, model_file in chosen.items()
         }
@@ -116,9 +124,11 @@ def _energy_at_full_load(process: ModelProcess, gauge: EnergyGauge) -> EnergyRec
 
 
 def split_files(
-    folder: ModelFolder,
+    folder: ModelFolder, device: str = ""
 ) -> tuple[dict[str, ModelFormat], dict[str, FileOutcome]]:
     """Return the formats of files that run here, and what to say of each file before it ran.
+
+    With a `device`, those that run there.
 
     Both are by the name of the format.
     """
@@ -130,7 +140,7 @@ def split_files(
         except RequestError as error:
             rows[file.format] = FileOutcome(file, "not installed", error.remedy)
             continue
-        if model_file.can_run(folder.path / file.file):
+        if ModelProcess(model_file, folder.path / file.file, device=device).can_run:
             chosen[file.format] = model_file
         rows[file.format] = FileOutcome(file, "not run here")
     return chosen, rows

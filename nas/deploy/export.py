@@ -71,6 +71,7 @@ from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import (
     CARD_FILE,
+    DeviceFiles,
     ExportedFile,
     Int8Summary,
     ModelCard,
@@ -271,6 +272,7 @@ class _Export:
         elif all(file.precision != "int8" for file in files):
             summary, samples = None, replace(samples, int8_logits=None)
         samples.save(self.staging / SAMPLES_FILE)
+        on_device = self._run_on_device(files, samples) if self.origin.address else None
         digest = digest_of_weights(self.model)
         # What is deployed is compared with its own answers, to images that it did not learn.
         is_refit = self.model.judged is not self.model
@@ -289,7 +291,7 @@ class _Export:
                 int8=summary,
             )
             script = self._write_script(files, samples)
-        card = card_of.result().model_copy(update={"script": script})
+        card = card_of.result().model_copy(update={"script": script, "on_device": on_device})
         outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE, SUSTAINED_FILE, MISTAKES_FILE}
         sustained, old_formats = earlier.sustained, {file.format for file in old}
         if sustained and {load.format for load in sustained.loads} <= old_formats:
@@ -456,6 +458,47 @@ class _Export:
             else file
             for file in files
         ]
+
+    def _run_on_device(
+        self, files: Sequence[ExportedFile], samples: ReferenceImages
+    ) -> DeviceFiles:
+        """Verify and time the files on the device of the search.
+
+        A file that does not run there is exported all the same, and the card says why.
+        """
+        origin, preprocessing = self.origin, self.model.preprocessing
+        checked: dict[str, ExportedFile] = {}
+        errors: dict[str, str] = {}
+        with ExitStack() as stack:
+            running: dict[str, ModelProcess] = {}
+            for file in files:
+                name = file.format
+                self.steps.update(f"{name} on the device")
+                folders = (self.staging, self.folder.path)
+                path = next(each / file.file for each in folders if (each / file.file).exists())
+                process = stack.enter_context(
+                    ModelProcess(
+                        model_format(name), path, threads=origin.threads, device=origin.address
+                    )
+                )
+                try:
+                    own = check_file(process, samples, preprocessing, data=None)
+                except NasError as error:
+                    errors[name] = str(error)
+                    process.close()
+                    continue
+                if own.runs_here:
+                    checked[name], running[name] = own, process
+            image = first_image(samples.images, preprocessing)
+            latencies, failed = time_files(running, image)
+            errors |= {name: first_line(error) for name, error in failed.items()}
+            for name, latency in latencies.items():
+                checked[name] = running[name].described(checked[name], latency=latency)
+        for name, text in errors.items():
+            warnings.warn(f"Format '{name}' on the device: {text}", stacklevel=2)
+        return DeviceFiles(
+            device=origin.search_device, files=tuple(checked.values()), errors=errors
+        )
 
     def _write_script(
         self, files: Sequence[ExportedFile], samples: ReferenceImages

@@ -40,6 +40,7 @@ from nas.run.progress import JobProgress
 from nas.run.run import Run
 from nas.run.settings import JobSettings
 from nas.run.trained import MODELS_FOLDER, TRAINED, TRAINED_FILE, TrainedRecord
+from nas.transports import is_address
 
 TABLE_FORMATS = ("c", "tvm")
 """Formats that are compiled with the schedules of the latency table."""
@@ -336,6 +337,7 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None) -> Mod
         image_changes="" if changes is None else changes.summary,
         latencies_us=latencies_us,
         search_device="" if device is None or not latencies_us else device.summary,
+        address=target if is_address(target := run.settings.device.target) else "",
         **_search_settings(run, record.architecture.dtype or run.settings.device.dtypes[0]),
     )
 
@@ -391,5 +393,5 @@ def _search_settings(run: Run, dtype: str) -> dict[str, Any]:
     names = {"search_runtime": device.runtime, "search_dtype": dtype} if is_compared else {}
     full_us = None
     with suppress(RunFolderError, TableError):  # The table may lie elsewhere by now.
-        full_us = run.table.full_us if runtime.capabilities.reading == READING else None
+        full_us = run.table.full_us if runtime.reading == READING else None
     return {"threads": device.threads, "full_us": full_us, **names}

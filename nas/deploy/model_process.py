@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,7 @@ class ModelProcess:
         path: path of the file.
         threads: number of threads that the runtime may use.
         cores: cores that the process uses; by default it chooses idle ones.
+        device: another device that runs the file, see `ModelFormat.load_on`; empty for this one.
 
     Attributes:
         loaded: what the runtime said when it loaded the file; None before.
@@ -76,8 +77,10 @@ class ModelProcess:
         *,
         threads: int = 1,
         cores: Sequence[int] | None = None,
+        device: str = "",
     ) -> None:
         self.model_file, self.path, self.threads, self.cores = model_file, path, threads, cores
+        self.device = device
         self.loaded: LoadedFile | None = None
         self._process = ChildProcess()
 
@@ -91,6 +94,13 @@ class ModelProcess:
         """End the process; no call starts another, not even one of another thread."""
         self._process.close(for_good=True)
 
+    @property
+    def can_run(self) -> bool:
+        """Whether the file is run by the device of this process."""
+        if self.device:
+            return self.model_file.runs_on(self.device)
+        return self.model_file.can_run(self.path)
+
     def start(self) -> None:
         """Start the process, which `load` does otherwise. Raises ExportError; see `load`."""
         self._call(_is_ready, start=True)
@@ -102,17 +112,19 @@ class ModelProcess:
             ExportError: the runtime refuses the file, or its process could not be started, died or
                 ran out of time.
         """
-        layers, memory_bytes = self._call(
+        versions, layers, memory_bytes = self._call(
             _load,
             self.model_file,
             self.path.absolute(),
             self.threads,
             self.cores,
+            self.device,
             image,
             limit_s=LOAD_LIMIT_SECONDS,
             start=True,
         )
-        self.loaded = LoadedFile(self.model_file.versions, layers, memory_bytes)
+        own = self.model_file.versions if versions is None else dict(versions)
+        self.loaded = LoadedFile(own, layers, memory_bytes)
         return self.loaded
 
     def described(self, file: ExportedFile, **measured: Any) -> ExportedFile:
@@ -131,7 +143,8 @@ class ModelProcess:
 
         Raises ExportError; see `load`.
         """
-        self._call(timing.learn_speed, self.threads)
+        if not self.device:
+            self._call(timing.learn_speed, self.threads)
 
     def time(self, *, again: bool = False) -> Timing:
         """Return a timing of one image at this moment. Raises ExportError; see `load`.
@@ -202,25 +215,27 @@ def _load(
     path: Path,
     threads: int,
     cores: Sequence[int] | None,
+    device: str,
     image: NDArray[np.float32],
-) -> tuple[tuple[int, int] | None, int | None]:
-    """Load a file; return its quantised layers and the bytes that it took, see `LoadedFile`."""
+) -> tuple[Mapping[str, str] | None, tuple[int, int] | None, int | None]:
+    """Load a file; return versions, quantised layers and memory, see `LoadedFile`."""
     global _running
     if cores is not None:
         os.sched_setaffinity(0, cores)
-    before_bytes = _memory_bytes("VmRSS")
+    before_bytes = None if device else _memory_bytes("VmRSS")
     if before_bytes is not None:
         Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
-    load = partial(model_file.open, path, threads)
+    load = partial(model_file.open, path, threads, device)
     # Threads of a runtime stay on the cores on which it was loaded.
     with timing.pinned(threads):
         loaded = load()
         loaded.runner(image)()
     _running = _Running(load, loaded, image, threads)
     peak_bytes = _memory_bytes("VmHWM")
-    if before_bytes is None or peak_bytes is None:
-        return loaded.quantised_layers(), None
-    return loaded.quantised_layers(), max(0, peak_bytes - before_bytes)
+    own_bytes = None
+    if before_bytes is not None and peak_bytes is not None:
+        own_bytes = max(0, peak_bytes - before_bytes)
+    return loaded.versions, loaded.quantised_layers(), own_bytes
 
 
 def _logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -228,8 +243,8 @@ def _logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _time(again: bool) -> Timing:
-    with timing.pinned(_running.threads):
-        if again:
+    with _running.loaded.timing_context(_running.threads):
+        if again and not _running.loaded.reload():
             _running.loaded = _running.load()
         return timing.measure(_running.loaded.evaluator(_running.image))
 

@@ -212,7 +212,7 @@ def check_file(
     """
     model_file, path = process.model_file, process.path
     names = (model_file.file_name, *model_file.companions)
-    runs_here = model_file.can_run(path)
+    runs_here = process.can_run
     file = ExportedFile(
         format=model_file.name,
         file=model_file.file_name,
@@ -220,14 +220,14 @@ def check_file(
         precision=model_file.precision,
         size_bytes=sum(size_bytes(path.parent / name) for name in names),
         runs_here=runs_here,
-        emulator="" if runs_here else model_file.emulator(path),
+        emulator="" if runs_here or process.device else model_file.emulator(path),
         runtime=next(iter(model_file.runtimes), ""),
     )
     size = BATCH_SIZE
     if file.emulator:
         reference, data, size = reference.first(EMULATED_IMAGES), None, 1
     elif not file.runs_here:
-        if not model_file.runs_here:
+        if not model_file.runs_here and not process.device:
             model_file.open(path)
         return file
     expected = reference.expected(model_file.precision)
@@ -340,7 +340,9 @@ def run_on_files(script: Path, options: Sequence[str], reference: ReferenceImage
     return results
 
 
-def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> FolderVerification:
+def verify(
+    path: Path | str, *, device: str = "", progress: JobProgress | bool | None = True
+) -> FolderVerification:
     """Verify an exported model again, on this or another machine.
 
     The digests of all files are checked first. Then every file is run on the images in the folder,
@@ -349,10 +351,13 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
 
     Args:
         path: the model folder, `models/<id>` of a run or a copy of it.
+        device: another device that runs the files, a target with an address (`nas.transports`);
+            empty for this machine. Only logits for the images in the folder are compared there.
         progress: True shows a bar on a terminal or in a notebook, False nothing; or what receives
             how many images of how many a file has classified.
 
     Raises:
+        DeviceError: the device is not there.
         RunFolderError: nothing was exported to the folder.
         ExportError: a file is missing or changed, does not compute what it should, or is less
             accurate than at the export.
@@ -365,17 +370,20 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
     with shown(progress) as bars:
         bars.begin("verify", "image")
         data, no_accuracy = None, ""
-        try:
-            data = load_data(card.data, card.image_size, folder.path)
-        except DataError as error:
-            no_accuracy = error.message
+        if device:
+            no_accuracy = f"{device} classified the {len(samples.images)} images in the folder."
+        else:
+            try:
+                data = load_data(card.data, card.image_size, folder.path)
+            except DataError as error:
+                no_accuracy = error.message
         for recorded in card.files:
             try:
                 model_file = model_format(recorded.format)
             except RequestError as error:
                 results.append(FileOutcome(recorded, "not installed", error.remedy))
                 continue
-            with ModelProcess(model_file, folder.path / recorded.file) as process:
+            with ModelProcess(model_file, folder.path / recorded.file, device=device) as process:
                 checked_file = check_file(
                     process,
                     samples,
@@ -386,8 +394,12 @@ def verify(path: Path | str, *, progress: JobProgress | bool | None = True) -> F
                 )
             _require_same_accuracy(recorded, checked_file)
             status = checked_file.elsewhere or "verified"
+            if device and not checked_file.runs_here:
+                status = "not run on other devices"
             results.append(FileOutcome(checked_file, status))
-        script, no_script = _verify_script(folder, results, samples)
+        script, no_script = None, f"{SCRIPT_FILE} is run on this machine only."
+        if not device:
+            script, no_script = _verify_script(folder, results, samples)
     return FolderVerification(
         tuple(results), 0 if data is None else len(data.test), no_accuracy, script, no_script
     )

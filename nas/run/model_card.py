@@ -287,6 +287,20 @@ class ExportedFile(Document):
         return self.format.removesuffix("-int8")
 
 
+class DeviceFiles(Document):
+    """What the device of the search computed with exported files.
+
+    Attributes:
+        device: the device, in words.
+        files: the files that ran there, with what was measured there.
+        errors: why another file did not run there, by its format.
+    """
+
+    device: str
+    files: tuple[ExportedFile, ...] = Field(default=(), strict=False)
+    errors: dict[str, str] = Field(default_factory=dict)
+
+
 def load_text(processes: int, rate: float | None) -> str:
     """Return a load in words: "full", "full, 2 processes" or "30 a second"."""
     if rate is not None:
@@ -647,6 +661,7 @@ class ModelCard(CountedNetwork):
             hold-out images. None if the model was not refitted.
         threshold: from which confidence on it answers, as was asked; None if nobody asked.
         files: the exported files.
+        on_device: what the device of the search, if it is another one, computed with them.
         preprocessing: how an image becomes the input, as in `preprocessing.json`.
         script: what `run.py` computed; None without a script.
         int8: how the model was quantised; None if no int8 file was exported.
@@ -681,6 +696,7 @@ class ModelCard(CountedNetwork):
     refit: RefitRecord | None = None
     threshold: Threshold | None = None
     files: tuple[ExportedFile, ...]
+    on_device: DeviceFiles | None = None
     preprocessing: Preprocessing
     script: ScriptCheck | None = None
     int8: Int8Summary | None = None

@@ -7,7 +7,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nas.errors import ExportError, NasError, RequestError, first_line
 from nas.files.foreign import NOTHING_RUNS, may_run_from
-from nas.latency.timing import Evaluate, call_seconds
+from nas.latency.timing import Evaluate, call_seconds, pinned
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
@@ -52,6 +52,19 @@ class LoadedModel(ABC):
         Override it if the runtime times by itself, without what a call from Python takes.
         """
         return partial(call_seconds, self.runner(image))
+
+    def timing_context(self, threads: int) -> AbstractContextManager[None]:
+        """Return the context in which `runner` and `evaluator` are used, see `Runtime`."""
+        return pinned(threads)
+
+    def reload(self) -> bool:
+        """Load the file anew if that needs no file here, see `CompiledNetwork.reloaded`."""
+        return False
+
+    @property
+    def versions(self) -> Mapping[str, str] | None:
+        """Versions of what runs the file, by name; None for those of its format here."""
+        return None
 
     def quantised_layers(self) -> tuple[int, int] | None:
         """Return how many of how many convolutions and linear layers run in int8.
@@ -109,6 +122,10 @@ class ModelFormat(ABC):
     def can_run(self, path: Path) -> bool:
         """Return whether this machine runs a file: `runs_here`, and not made for another kind."""
         return self.runs_here
+
+    def runs_on(self, device: str) -> bool:
+        """Return whether it can be run on another device; see `load_on` for the argument."""
+        return type(self).load_on is not ModelFormat.load_on
 
     def emulator(self, path: Path) -> str:
         """Return the name of an emulator here that runs a file of another kind of machine.
@@ -186,11 +203,24 @@ class ModelFormat(ABC):
     def load(self, path: Path, threads: int = 1) -> LoadedModel:
         """Load a file that `write` wrote. Raises any exception if the runtime refuses it."""
 
-    def open(self, path: Path, threads: int = 1) -> LoadedModel:
-        """Load a file. Raises ExportError if the runtime refuses it."""
+    def load_on(self, device: str, path: Path, threads: int = 1) -> LoadedModel:
+        """Load a file on another device.
+
+        Args:
+            device: the device, a target with an address (`nas.transports`).
+            path, threads: see `load`.
+
+        Raises:
+            RequestError: the format has no such runtime, or the device lacks it.
+            DeviceError: the device is not there.
+        """
+        raise RequestError(f"Format '{self.name}' is not run on other devices.")
+
+    def open(self, path: Path, threads: int = 1, device: str = "") -> LoadedModel:
+        """Load a file here or on another device. Raises ExportError if the runtime refuses it."""
         with silenced():
             try:
-                return self.load(path, threads)
+                return self.load_on(device, path, threads) if device else self.load(path, threads)
             except (NasError, OSError):
                 raise
             # Packages raise errors of any class.

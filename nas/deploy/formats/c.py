@@ -141,6 +141,10 @@ class C(Tvm):
         """
         return c_model.load(path)
 
+    def load_on(self, device: str, path: Path, threads: int = 1) -> LoadedModel:
+        """See `ModelFormat.load_on`. A program of it is linked here, and copied to the device."""
+        return c_model.ProgramOnDevice(path, device)
+
 
 def processor_of(target: str) -> RpcTarget | KitTarget | None:
     """Return the processor of a target by its triple; None for this machine's."""

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from nas.deploy.formats.base import LoadedModel
 from nas.deploy.formats.tvm import machine_of
 from nas.errors import RequestError
+from nas.latency import timing
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.cross import c_compiler, programs_folder, run_compiler, zig_triple
+from nas.transports import transport_to
 
 SOURCES = Path(__file__).parents[1] / "c"
 """Folder of the sources in C."""
@@ -199,31 +201,35 @@ class _ProgramModel(LoadedModel):
     Args:
         path: path of the object.
         emulator: command that runs the program; empty for this machine's processor.
+        is_static: whether the program needs no library of where it runs.
 
     Attributes:
         image_shape: channels, height and width of an image.
     """
 
-    def __init__(self, path: Path, emulator: Sequence[str]) -> None:
+    def __init__(self, path: Path, emulator: Sequence[str], *, is_static: bool = False) -> None:
         header = _Header(path)
         self.image_shape, self._classes = header.image_shape, header.classes
         self._files = ExitStack()
         weakref.finalize(self, self._files.close)
-        program = self._files.enter_context(programs_folder()) / "program"
-        self._command = [*emulator, str(program)]
+        self._program = self._files.enter_context(programs_folder()) / "program"
+        self._command = [*emulator, str(self._program)]
         compiler = c_compiler(None)
-        if emulator:  # A static program needs no library of the device.
+        if emulator or is_static:
             compiler = [*c_compiler(header.triple, static=True), "-static"]
         sizes = {
             "RUN": f"{header.name}_run",
+            "NAME": f"{header.name}_run",
             "ALIGNMENT": header.alignment,
             "VALUES": math.prod(header.image_shape),
             "CLASSES": header.classes,
             "WORKSPACE_BYTES": header.workspace_bytes,
         }
-        command = [*compiler, *OPTIONS, *(f"-D{name}={value}" for name, value in sizes.items())]
-        files = [str(each) for each in (SOURCES / "stream.c", path.absolute())]
-        run_compiler([*command, "-o", program.name, *files, "-lm"], program.parent)
+        options = ["-D_POSIX_C_SOURCE=200809L"]
+        options += [f"-D{name}={value}" for name, value in sizes.items()]
+        sources = [SOURCES / "stream.c", SOURCES / "timing.c", path.absolute()]
+        command = [*compiler, *OPTIONS, *options, "-o", self._program.name, *map(str, sources)]
+        run_compiler([*command, "-lm"], self._program.parent)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `LoadedModel.logits`.
@@ -247,6 +253,53 @@ class _ProgramModel(LoadedModel):
     def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
         """See `LoadedModel.runner`."""
         return lambda: self.logits(image)
+
+
+class ProgramOnDevice(_ProgramModel):
+    """A network linked into a program, which runs on a device in a folder of its own.
+
+    Args:
+        path: path of the object.
+        device: target with the address of the device.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        super().__init__(path, (), is_static=True)
+        transport = self._files.enter_context(transport_to(device.partition("?")[0]))
+        folder = self._files.enter_context(transport.private_folder())
+        self._transport, self._remote = transport, f"{folder}/program"
+        transport.send(self._program, self._remote, executable=True)
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """See `LoadedModel.versions`. The program needs nothing."""
+        return {}
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `LoadedModel.logits`."""
+        output = self._run(images, limit_s=_IMAGE_SECONDS * len(images))
+        return np.frombuffer(output, "<f4").reshape(len(images), self._classes)
+
+    def evaluator(self, image: NDArray[np.float32]) -> Evaluate:
+        """See `LoadedModel.evaluator`. The calls are timed by the program."""
+
+        def evaluate(calls: int, samples: int) -> Sequence[float]:
+            output = self._run(image, str(calls), str(samples), limit_s=_IMAGE_SECONDS)
+            return [float(each) for each in output.split()]
+
+        return evaluate
+
+    def timing_context(self, threads: int) -> AbstractContextManager[None]:
+        """See `LoadedModel.timing_context`. The speed of the core there is not read."""
+        return timing.reading(None)
+
+    def reload(self) -> bool:
+        """See `LoadedModel.reload`. Each timing starts the program anew."""
+        return True
+
+    def _run(self, images: NDArray[np.float32], *arguments: str, limit_s: float) -> bytes:
+        values = images.transpose(0, 2, 3, 1).astype("<f4").tobytes()
+        return self._transport.run([self._remote, *arguments], data=values, limit_s=limit_s)
 
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:

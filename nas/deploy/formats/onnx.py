@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +17,14 @@ from nas.deploy.formats.base import (
     LoadedModel,
     ModelFormat,
 )
+from nas.deploy.formats.on_device import FileOnDevice
 
 if TYPE_CHECKING:
     import onnx
 
     from nas.deploy.model import TrainedModel
     from nas.quantisation.network import QuantisedNetwork
+    from nas.runtimes.files import File, FileRuntime
 
 _INT8_LAYERS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 """Nodes of convolutions and linear layers in int8."""
@@ -60,6 +62,17 @@ class Onnx(ModelFormat):
     def load(self, path: Path, threads: int = 1) -> LoadedModel:
         """See `ModelFormat.load`."""
         return OnnxModel(path, threads)
+
+    def load_on(self, device: str, path: Path, threads: int = 1) -> LoadedModel:
+        """See `ModelFormat.load_on`."""
+        from nas import onnx_model
+
+        def load(runtime: FileRuntime, shape: Sequence[int]) -> File:
+            return runtime.files.load(path.read_bytes(), inputs={onnx_model.INPUT: (1, *shape)})
+
+        return FileOnDevice(
+            "onnxruntime", device, threads, load, lambda image: {onnx_model.INPUT: image}
+        )
 
 
 class OnnxInt8(Onnx):

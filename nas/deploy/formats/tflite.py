@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,13 @@ from nas.deploy.formats.base import (
     LoadedModel,
     ModelFormat,
 )
+from nas.deploy.formats.on_device import FileOnDevice
 from nas.errors import ExportError
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.quantisation.network import QuantisedNetwork
+    from nas.runtimes.files import File, FileRuntime
 
 _WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 
@@ -44,6 +46,17 @@ class TfLite(ModelFormat):
     def load(self, path: Path, threads: int = 1) -> LiteRtModel:
         """See `ModelFormat`."""
         return LiteRtModel(path, threads)
+
+    def load_on(self, device: str, path: Path, threads: int = 1) -> LoadedModel:
+        """See `ModelFormat.load_on`. A delegate of the device takes what it can."""
+
+        def load(runtime: FileRuntime, shape: Sequence[int]) -> File:
+            return runtime.files.load(path.read_bytes())
+
+        def inputs(image: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+            return {"image": image.transpose(0, 2, 3, 1)}
+
+        return FileOnDevice("litert", device, threads, load, inputs)
 
 
 class TfLiteInt8(TfLite):
