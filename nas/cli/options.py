@@ -117,7 +117,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--target",
-        help="Address of the table's board: rpc://HOST:PORT, or rpc://HOST:PORT/KEY of a tracker.",
+        help="Address of the table's device, if it is not this machine: ssh://USER@HOST, or adb:.",
     ),
 ]
 Threads = Annotated[int, job_key("device.threads", is_bounded=True)]

@@ -1,4 +1,4 @@
-"""Kits of a job, for a device that only its user reaches: written, and their results taken in."""
+"""Kits of a job: written, carried by a transport or a person, and their results taken in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas.files import jsonl
 from nas.job.folder import JobRun
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable
-from nas.latency.kit import RESULTS, KitDevice
+from nas.latency.kit import RESULTS, KitDevice, run_kit
 from nas.run.kits import kit_folder, waiting_text
 from nas.run.measurements import Measurement
 from nas.run.progress import JobProgress
@@ -62,7 +62,7 @@ def require_table(run: JobRun, device: KitDevice, dtype: str) -> None:
 def time_networks(
     run: Run, device: KitDevice, digests: Sequence[str], progress: JobProgress
 ) -> None:
-    """Take in the results of the kit of a run's networks, or write the kit.
+    """Take in the results of the kit of a run's networks, or write the kit, and run it if possible.
 
     Args:
         run: the run, locked for this process, with its candidates.
@@ -78,19 +78,25 @@ def time_networks(
     missing = [digest for digest in digests if digest not in timed]
     run.record.waiting = "networks" if missing else None
     run.save()
-    if not missing or _has(device, folder, missing):
-        return
-    _set_aside(folder)
-    progress.begin("kit of networks", "network")
-    networks = {digest: run.architecture(digest).graph for digest in missing}
-    device.write_networks_kit(networks, run.table.schedules(), folder, progress.advance)
+    if missing and not _has(device, folder, missing):
+        _set_aside(folder)
+        progress.begin("kit of networks", "network")
+        networks = {digest: run.architecture(digest).graph for digest in missing}
+        device.write_networks_kit(networks, run.table.schedules(), folder, progress.advance)
+    if missing and device.transport is not None:
+        progress.begin("whole networks", "timing")
+        run_kit(device, folder, progress.advance)
+        _log_timings(run, device, folder)
+        run.record.waiting = None
+        run.save()
 
 
 def _log_timings(run: Run, device: KitDevice, folder: Path) -> None:
     """Append the timings of a kit to the log of a run, without those that the log has."""
     jsonl.repair(run.measurements)
     known = Counter((each.digest, each.samples_us) for each in run.timing_log)
-    for digest, latency in device.network_latencies(folder).items():
+    recorded = run.table.device.recorded
+    for digest, latency in device.network_latencies(folder, recorded).items():
         candidate, architecture = run.candidate(digest), run.architecture(digest)
         for each in Measurement.of_latency(architecture, candidate.predicted_us, latency):
             if known[digest, each.samples_us]:

@@ -28,7 +28,7 @@ from nas.latency import (
     correct_after_build,
     lacks_correction,
 )
-from nas.latency.kit import KitDevice
+from nas.latency.kit import carried
 from nas.latency.record import DISTURBED, UNSTABLE
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
@@ -253,15 +253,15 @@ def open_device(run: JobRun) -> None:
     """
     runtime, device = run.runtime, run.settings.device
     tables = {
-        dtype: kits.open_table(run, own)
-        if isinstance(own, KitDevice)
+        dtype: kits.open_table(run, device_of_kits)
+        if (device_of_kits := carried(own))
         else LatencyTable.open_or_create(device.tables, own)
         for dtype, own in run.runtimes.items()
     }
     run.tables = {dtype: table for dtype, table in tables.items() if table is not None}
     fingerprint = runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
-    if isinstance(runtime, KitDevice) and run.tables:
+    if carried(runtime) and run.tables:
         recorded = run.table.device.recorded  # What the device said of itself.
     must_match = {
         key: _as_text(value) for key, value in {**fingerprint, "dtype": device.dtypes}.items()
@@ -298,8 +298,8 @@ def build_latency_table(run: JobRun) -> None:
         DeviceAwaitedError: a kit has to time them.
     """
     for dtype, runtime in run.runtimes.items():
-        if isinstance(runtime, KitDevice):
-            kits.require_table(run, runtime, dtype)
+        if (device_of_kits := carried(runtime)) is not None:
+            kits.require_table(run, device_of_kits, dtype)
     end = time.monotonic() + max(0.0, run.seconds_for(planning.TABLE))
     for number, dtype in enumerate(run.tables):
         limit_s = max(0.0, end - time.monotonic()) / (len(run.tables) - number)
@@ -318,14 +318,14 @@ def _build(run: JobRun, dtype: str, limit_s: float) -> TableSummary:
     table, kernels = run.tables[dtype], run.kernels[dtype]
     before = run.record.tables.get(dtype)
     missing = table.missing(kernels)
-    is_timed_here = not isinstance(run.runtimes[dtype], KitDevice)
-    if is_timed_here:
+    is_timed_now = carried(run.runtimes[dtype]) is None
+    if is_timed_now:
         share = planning.KERNELS_SHARE if missing else planning.RETIMING_SHARE
         _time_kernels(run, dtype, missing, share * limit_s)
     if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
         table.use_correction(before.calibration, batch)
-    elif is_timed_here and (missing or lacks_correction(table, run.spaces.values(), batch)):
+    elif is_timed_now and (missing or lacks_correction(table, run.spaces.values(), batch)):
         _calibrate(run, dtype, max(0.0, limit_s - (time.monotonic() - start)))
     needed = [table.record(kernel) for kernel in kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]

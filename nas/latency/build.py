@@ -12,7 +12,9 @@ leave, which differs from one second to the next. So its rounds are spread over 
 from __future__ import annotations
 
 import math
+import shutil
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.kernels.kernel import Kernel
 from nas.latency import timer_answers
 from nas.latency.installed_runtimes import default_runtime
+from nas.latency.kit import KitDevice, run_kit
 from nas.latency.record import DISTURBED, UNSTABLE, Record
 from nas.latency.rounds import ONCE, Policy, Rounds
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
@@ -110,7 +113,7 @@ def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) ->
 def build_table(
     table: LatencyTable,
     kernels: Iterable[Kernel],
-    timer: KernelTimer | Sequence[KernelTimer],
+    timer: KernelTimer | Sequence[KernelTimer] | KitDevice,
     *,
     retry_failed: bool = False,
     again: bool = False,
@@ -132,7 +135,8 @@ def build_table(
         kernels: kernels that the table should have.
         timer: timer of the device, or timers of several equal devices, which share the kernels. If
             a device is lost, its kernel is timed on another one, once. If none is left, the kernel
-            becomes a failed record that says so, or keeps the timing that it had.
+            becomes a failed record that says so, or keeps the timing that it had. Or a device whose
+            kits a transport carries: a program of all kernels is compiled, and runs there.
         retry_failed: whether kernels with a failed record are timed again.
         again: whether kernels that have a latency, and the dispatch costs, are timed again. The
             timings before count as well.
@@ -150,6 +154,11 @@ def build_table(
     """
     from nas.display.console import reported
 
+    if isinstance(timer, KitDevice):
+        with reported(progress, "latency table", "timing") as report:
+            wanted = list(dict.fromkeys(kernels))
+            missing = wanted if again else table.missing(wanted, include_failed=retry_failed)
+            return _build_by_kit(table, timer, wanted, missing, report)
     timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
     with (
         table.writing(),
@@ -161,6 +170,42 @@ def build_table(
         builder.time_dispatch(again=again)
         builder.build(wanted, table.missing(wanted, include_failed=retry_failed), again=again)
     return builder.result()
+
+
+def _build_by_kit(
+    table: LatencyTable,
+    device: KitDevice,
+    wanted: Sequence[Kernel],
+    missing: Sequence[Kernel],
+    progress: Advance | None,
+) -> BuildResult:
+    """Time missing kernels, and the costs beside kernels, by a kit that a transport carries.
+
+    The kit lies beside the table until it is done, so that a build that was stopped goes on.
+    """
+    start, folder = time.monotonic(), table.path.with_suffix(".kit")
+    if missing or table.lacks_dispatch():
+        contents = set(device.kit_contents(folder))
+        if not contents or not contents.issuperset(each.text for each in missing):
+            shutil.rmtree(folder, ignore_errors=True)
+            batches = {each.batch for each in wanted}
+            device.write_kernels_kit(
+                missing or wanted[:1], (), folder, progress, batch=max(batches, default=1)
+            )
+        run_kit(device, folder, progress)
+        for sentence in device.import_kernels(folder, table.path, progress):
+            warnings.warn(sentence, stacklevel=3)
+        table.refresh()
+        shutil.rmtree(folder)
+    records = [table.record(kernel) for kernel in missing]
+    statuses = Counter(str(each.status) for each in records if each is not None)
+    return BuildResult(
+        statuses["ok"],
+        statuses[str(UNSTABLE)],
+        statuses[str(DISTURBED)],
+        statuses["failed"],
+        time.monotonic() - start,
+    )
 
 
 class _TableBuilder:

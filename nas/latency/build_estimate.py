@@ -90,6 +90,7 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
     by_size = sorted(kernels, key=lambda each: (each.detailed_kind, each.macs, each.text))
     chosen = spread(by_size, MAX_TIMED_KERNELS)
     with timers_for(runtime) as timers:
+        assert not isinstance(timers, KitDevice)  # Its callers estimate none of these.
         pool = TimerPool(timers)
         # The first request of a timer also starts its worker.
         dict(pool.each(chosen[: len(timers)], time_kernel))
@@ -176,6 +177,7 @@ def estimate_network_us(graph: Graph, runtime: Runtime, batch: int = 1) -> float
     kernels = [each for each in runtime.kernels(graph, batch) if each.macs]
     by_size = sorted(dict.fromkeys(kernels), key=lambda each: (each.detailed_kind, each.macs))
     with timers_for(runtime) as timers:
+        assert not isinstance(timers, KitDevice)  # Its callers estimate none of these.
         outcomes = dict(TimerPool(timers).each(spread(by_size, MAX_TIMED_KERNELS), time_kernel))
     timed = {
         kernel: outcome[1].latency_us

@@ -277,7 +277,7 @@ def correct_by_kit(
         graphs = {digest: architecture.graph for digest, architecture in networks.items()}
         device.write_networks_kit(graphs, table.schedules(), folder, progress)
         return None
-    latencies = device.network_latencies(folder)
+    latencies = device.network_latencies(folder, table.device.recorded)
     timed = [
         CheckedNetwork(architecture, table.predict(architecture), latencies[digest])
         for digest, architecture in networks.items()

@@ -118,7 +118,7 @@ def _runtime_with(target: str, default: str) -> str:
 
 
 def _has_kind(cls: type[Runtime], target: str) -> bool:
-    """Return whether a runtime lists a target, or one that begins alike, such as `rpc://...`."""
+    """Return whether a runtime lists a target, or one that begins alike, such as `ssh://...`."""
     return any(
         target.startswith(each.removesuffix("...")) if each.endswith("...") else target == each
         for each in cls.capabilities.targets

@@ -1,35 +1,53 @@
-"""`KitDevice`: a device that only its user reaches, and that is timed by kits.
+"""`KitDevice`: a device that is timed by kits, programs that are compiled for it.
 
-A kit is a folder with a program for the device. Its user copies the folder there, starts the
-program, and copies the file of its results back into the folder. So a command that needs timings
-writes a kit, says what to do, and ends; it goes on when it is repeated with the results.
+A kit is a folder with a program, which is copied to the device and started there, and whose file of
+results comes back into the folder. A transport does that (`run_kit`), or a person: a command that
+needs timings then writes a kit, says what to do, and ends; it goes on when it is repeated with the
+results.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+import time
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pydantic import JsonValue
+
 from nas.display.progress import Advance
-from nas.errors import RequestError
+from nas.errors import BoardLostError, DeviceError, RequestError
+from nas.files import jsonl
 from nas.files.documents import Document, Format, shortened
 from nas.latency.device import Text
 from nas.latency.installed_runtimes import runtime_class, runtime_names
+from nas.latency.rounds import Latency
 from nas.latency.runtime import Runtime, Schedules
+from nas.transports import Transport
 
 if TYPE_CHECKING:
     from nas.graph import Graph
     from nas.kernels.kernel import Kernel
-    from nas.latency.rounds import Latency
 
 RESULTS: Final = "results.jsonl"
 """Name of the file in the folder of a kit that its program writes."""
 
 MANIFEST: Final = "kit.json"
 """Name of the file in the folder of a kit that says what it times, and for which target."""
+
+LOST_SECONDS = 300.0
+"""How long a lost device is waited for: a small one takes a minute or two to start anew."""
+
+LOST_PAUSE_SECONDS = 2.0
+"""Pause before each attempt to reach it."""
+
+SILENCE_SECONDS = 400.0
+"""Longest time in which a program may write nothing: it waits 300 s for a hot device."""
 
 MAX_MB = 200.0
 """Largest size of a program: a device with a shell may have little room."""
@@ -59,9 +77,18 @@ class KitSummary:
 class KitDevice(Runtime):
     """A runtime whose device is timed by kits.
 
-    Such a runtime opens without the device, and its `fingerprint` needs no device. Its `timer` and
-    `compile` raise DeviceError.
+    Its `timer` and `compile` raise DeviceError. If a person carries its kits, it opens without the
+    device, and its `fingerprint` needs no device.
     """
+
+    @property
+    @abstractmethod
+    def transport(self) -> Transport | None:
+        """What carries kits to the device; None for a person."""
+
+    @abstractmethod
+    def kit_programs(self, folder: Path) -> tuple[str, Sequence[str]]:
+        """Return the digest of the kit in a folder, and the names of its programs."""
 
     @abstractmethod
     def kit_contents(self, folder: Path) -> Collection[str]:
@@ -137,12 +164,146 @@ class KitDevice(Runtime):
         """
 
     @abstractmethod
-    def network_latencies(self, folder: Path) -> Mapping[str, Latency]:
+    def network_latencies(
+        self, folder: Path, recorded: Mapping[str, JsonValue]
+    ) -> Mapping[str, Latency]:
         """Return the latencies by a kit of networks, by digest, of those that were timed or failed.
 
+        Args:
+            folder: the folder of the kit, with its results.
+            recorded: what the device of the table said of itself.
+
         Raises:
-            NasError: the results are damaged, or of another kit.
+            NasError: the results are damaged, of another kit, or of another device.
         """
+
+
+def carried(runtime: Runtime) -> KitDevice | None:
+    """Return the device of a runtime if a person carries its kits, and else None."""
+    if isinstance(runtime, KitDevice) and runtime.transport is None:
+        return runtime
+    return None
+
+
+def run_kit(
+    device: KitDevice,
+    folder: Path,
+    progress: Advance | None = None,
+    *,
+    lost_s: float = LOST_SECONDS,
+) -> None:
+    """Run a kit on its device until everything is timed, and bring its results home.
+
+    Each line of the results is here as soon as it is on the disk of the device. After a lost
+    connection, an end of either side or a new start of the device, the program goes on with what
+    either side has.
+
+    Args:
+        device: the device, which a transport reaches.
+        folder: folder of the kit, with results or not.
+        progress: function of the timings that are done, of all, and of a text.
+        lost_s: how long a lost device is waited for.
+
+    Raises:
+        BoardLostError: the device is gone for longer.
+        DeviceError: the program cannot run there, or ended by itself; the message says why.
+    """
+    transport = device.transport
+    assert transport is not None
+    digest, programs = device.kit_programs(folder)
+    lost_at: float | None = None
+    with transport:
+        while True:
+            try:
+                remote = transport.lasting_folder(f"kit-{digest}")
+                for name in programs:
+                    _send_program(transport, folder / name, f"{remote}/{name}")
+                for name in programs:
+                    _share_results(transport, folder / RESULTS, f"{remote}/{RESULTS}")
+                    for line in _lines_of(transport, name, remote):
+                        lost_at = None
+                        _take_line(line, folder / RESULTS, progress)
+                transport.remove(remote)
+                return
+            except BoardLostError:
+                now = time.monotonic()
+                lost_at = lost_at or now
+                if now > lost_at + lost_s:
+                    raise
+                transport.close()
+                time.sleep(LOST_PAUSE_SECONDS)
+
+
+def measure_by_kit(
+    graphs: Sequence[Graph],
+    device: KitDevice,
+    schedules: Schedules,
+    progress: Advance | None = None,
+) -> list[Latency]:
+    """Time whole networks on a device, see `nas.latency.networks.measure_networks`.
+
+    Raises:
+        DeviceError: a person carries the kits of the device, or see `run_kit`.
+    """
+    if device.transport is None:
+        _ = device.timer
+    with tempfile.TemporaryDirectory(prefix="nas-kit-") as temporary:
+        folder = Path(temporary) / "kit"
+        names = [str(number) for number in range(len(graphs))]
+        device.write_networks_kit(dict(zip(names, graphs, strict=True)), schedules, folder)
+        run_kit(device, folder, progress)
+        latencies = device.network_latencies(folder, {})
+    missing = Latency([], None, "the device did not time it")
+    return [latencies.get(name, missing) for name in names]
+
+
+def _send_program(transport: Transport, path: Path, to: str) -> None:
+    """Copy a program to the device, unless it is there."""
+    if transport.size(to) != path.stat().st_size:
+        transport.send(path, to, executable=True)
+
+
+def _share_results(transport: Transport, path: Path, remote: str) -> None:
+    """Give the device or this machine the results that only the other one has.
+
+    A program appends to a file, so that the longer one has all of them.
+    """
+    if path.exists():
+        jsonl.repair(path)
+    own, there = path.stat().st_size if path.exists() else 0, transport.size(remote) or 0
+    if own > there:
+        transport.send(path, remote)
+    elif there > own:
+        transport.fetch(remote, path)
+        jsonl.repair(path)
+
+
+def _lines_of(transport: Transport, name: str, remote: str) -> Iterator[bytes]:
+    """Start a program, and yield the lines that it writes, until it ends as it should."""
+    with transport.start([f"./{name}", "--stream"], folder=remote) as program:
+        yield from program.lines(limit_s=SILENCE_SECONDS)
+        program.require_success()
+
+
+def _take_line(line: bytes, results: Path, progress: Advance | None) -> None:
+    """Append a line of results to their file, or show the progress that it tells."""
+    try:
+        content = json.loads(line)
+        kind = content["line"]
+    except (ValueError, KeyError, TypeError):
+        raise DeviceError(
+            f"The program of a kit wrote {shortened(line.decode(errors='replace'))}, which is no "
+            "line of its results.",
+            remedy="Does a start-up file of the shell there print something? It should not.",
+        ) from None
+    if kind == "progress":
+        if progress is not None:
+            progress(content["done"], content["of"], "on the device")
+        return
+    with results.open("ab") as file:
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class _Kit(Document):

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.display.progress import Advance
-from nas.errors import DeviceError
+from nas.errors import DeviceError, MeasurementError
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency import rounds, timing
+from nas.latency.kit import KitDevice, measure_by_kit
 from nas.latency.rounds import (
     ONCE,
     Latency,
@@ -66,6 +67,10 @@ def measure_networks(
     Raises:
         DeviceError: the device cannot be used, or is lost.
     """
+    if isinstance(runtime, KitDevice):
+        if batch > 1:
+            raise MeasurementError("A program times whole networks on a device with one image.")
+        return measure_by_kit(graphs, runtime, schedules, progress)
     policy = ONCE if runtime.has_constant_networks else Policy(rounds.ROUNDS, together=together)
     compiled: list[CompiledNetwork | Exception] = []
     end_s = math.inf if seconds is None else time.monotonic() + seconds

@@ -152,8 +152,10 @@ class WorkerTimer(KernelTimer):
 
 
 @contextmanager
-def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
+def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer] | KitDevice]:
     """Yield one `WorkerTimer` for each of the equal devices of a runtime, and stop them at the end.
+
+    A device whose kits a transport carries is yielded as it is, see `nas.latency.build_table`.
 
     If `Runtime.compiles_beside_timing`, there are several if this machine has the cores: while one
     of them times alone on a core, the others compile.
@@ -161,10 +163,13 @@ def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
     Args:
         runtime: opened runtime.
 
-    Raises DeviceError for a device that is timed by kits.
+    Raises DeviceError for a device whose kits a person carries.
     """
     if isinstance(runtime, KitDevice):
-        _ = runtime.timer
+        if runtime.transport is None:
+            _ = runtime.timer
+        yield runtime
+        return
     with ExitStack() as stack:
         plans: Sequence[CorePlan | None] = [None] * runtime.device_count
         if runtime.compiles_beside_timing:

@@ -170,8 +170,8 @@ class DeviceSettings(_Table):
     """
 
     target: Line = key("cpu")
-    """Device: cpu, cuda (an NVIDIA GPU), rpc://HOST:PORT?triple=T&cpu=C for a board, or
-    kit:NAME?triple=T&cpu=C for a device with a shell only; cpu?mcpu=znver3 has TVM write code for a
+    """Device: cpu, cuda (an NVIDIA GPU), ssh://USER@HOST or adb: for another device, or
+    kit:NAME?triple=T&cpu=C for one that only you reach; cpu?mcpu=znver3 has TVM write code for a
     lesser processor than this one.
     """
 

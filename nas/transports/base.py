@@ -141,8 +141,7 @@ class Transport(ABC):
                     program.write(chunk)
             program.end_input()
             program.require_success()
-        size = int(self.run(["sh", "-c", 'wc -c < "$1"', "sh", to]))
-        if size != path.stat().st_size:
+        if (size := self.size(to)) != path.stat().st_size:
             raise BoardLostError(
                 f"{to} on {self.address} has {size} bytes instead of {path.stat().st_size}.",
                 remedy=self.remedy,
@@ -155,6 +154,12 @@ class Transport(ABC):
             DeviceError: it is not there.
         """
         replace(to, self.read(path))
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file of the device in bytes; None if it is not there."""
+        script = 'if [ -f "$1" ]; then wc -c < "$1"; fi'
+        text = self.run(["sh", "-c", script, "sh", path]).strip()
+        return int(text) if text else None
 
     def read(self, path: str) -> bytes:
         """Return the content of a file of the device. Raises DeviceError if it is not there."""
@@ -174,6 +179,23 @@ class Transport(ABC):
         finally:
             with suppress(DeviceError):
                 self.run(["rm", "-rf", folder])
+
+    def lasting_folder(self, name: str) -> str:
+        """Return a folder of the device that only its user reads, and that stays until `remove`.
+
+        It is the same one for the same name, so that what was begun there goes on.
+        """
+        script = """umask 077
+        for at in "${HOME:-/}/.cache" "${TMPDIR:-/tmp}" /data/local/tmp; do
+            mkdir -p "$at/nas" 2> /dev/null && [ -O "$at/nas" ] && mkdir -p "$at/nas/$1" \\
+                && [ -w "$at/nas/$1" ] && echo "$at/nas/$1" && exit
+        done
+        echo "no folder can be written" >&2; exit 1"""
+        return self.run(["sh", "-c", script, "sh", name]).decode().strip()
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder of the device, if it is there."""
+        self.run(["rm", "-rf", folder])
 
 
 class Program:

@@ -177,7 +177,7 @@ def _cpu(machine: str, core: str, processor: str) -> tuple[str, list[str]]:
         levels = (name for name, needed in _X86_LEVELS if flags.issuperset(needed))
         return next(levels, "x86-64"), []
     else:
-        oldest = {"riscv64": "generic-rv64"}.get(machine, "generic")
+        oldest = {"riscv64": "sifive-u74"}.get(machine, "generic")
     return oldest, [
         f"The core {processor} is not known, so that code is made for {oldest}; name a better one "
         "with cpu=, as LLVM does."

@@ -3,9 +3,8 @@
 `model.o` holds code and weights, and needs nothing but a C library: no runtime, no allocation, no
 file and no thread. `model.h` declares the function that runs the network, and `example.c` calls it.
 
-The code is for the processor of the table: this machine's, that of boards behind TVM RPC, or that
-of a device that is reached by a kit. Of another architecture, it is run by an emulator (qemu-user)
-if there is one.
+The code is for the processor of the table: this machine's, or that of another device. Of another
+architecture, it is run by an emulator (qemu-user) if there is one.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ from nas.errors import RequestError
 from nas.runtimes.tvm.cross import c_compiler, code_target, run_compiler, zig_triple
 from nas.runtimes.tvm.kit import address as kit_address
 from nas.runtimes.tvm.kit.address import KitTarget
-from nas.runtimes.tvm.rpc import address as rpc_address
-from nas.runtimes.tvm.rpc.address import RpcTarget
+from nas.transports import is_address
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
@@ -62,7 +60,7 @@ class C(Tvm):
 
     def is_made_for(self, device: DeviceSettings) -> bool:
         """See `ModelFormat.is_made_for`. Other devices than this machine often lack a runtime."""
-        return device.runtime == "tvm" and processor_of(device.target) is not None
+        return device.runtime == "tvm" and kit_address.is_kit(device.target)
 
     def check_device(self, runtime: str, target: str, dtype: str, threads: int = 1) -> None:
         """See `ModelFormat.check_device`. There is no file for several threads."""
@@ -146,11 +144,13 @@ class C(Tvm):
         return c_model.ProgramOnDevice(path, device)
 
 
-def processor_of(target: str) -> RpcTarget | KitTarget | None:
-    """Return the processor of a target by its triple; None for this machine's."""
-    if kit_address.is_kit(target):
-        return kit_address.parse(target)
-    return rpc_address.parse(target) if rpc_address.is_remote(target) else None
+def processor_of(target: str) -> KitTarget | None:
+    """Return the processor of a target by its triple; None for this machine's.
+
+    Also None for a device with an address: its table has the processor.
+    """
+    has_processor = kit_address.is_kit(target) and not is_address(target)
+    return kit_address.parse(target) if has_processor else None
 
 
 def compiler_for(target: str) -> list[str]:

@@ -1,11 +1,11 @@
-"""`Device`: a device that TVM reaches, on which compiled code is loaded and timed."""
+"""`Device`: a device of this machine, on which compiled code is loaded and timed."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,14 @@ from nas.machine import this_machine
 
 
 class Device(ABC):
-    """A processor, a GPU or a board that runs what TVM compiles.
-
-    What is not abstract fits a device of this machine, used by this process.
+    """A processor or a GPU of this machine that runs what TVM compiles.
 
     Args:
         tvm_device: TVM's handle of the device, on which tensors and kernels live.
-
-    Attributes:
-        cache_bytes: largest size in bytes of the kernels that stay loaded.
-        library_bytes: size in bytes of a loaded library, without the tensors that it is called
-            with.
     """
 
-    cache_bytes = 1 << 30
-    library_bytes = 3 << 20  # LLVM's compiler stays in memory with the code that it made.
-
     def __init__(self, tvm_device: tvm.runtime.Device) -> None:
-        self._tvm_device = tvm_device
+        self.tvm_device = tvm_device
 
     @abstractmethod
     def processor(self) -> tuple[str, tuple[str, ...]]:
@@ -48,20 +38,6 @@ class Device(ABC):
     @abstractmethod
     def recorded(self) -> Mapping[str, Any]:
         """Return what the header of a table records about the device, but need not match."""
-
-    @property
-    def tvm_device(self) -> tvm.runtime.Device:
-        """TVM's handle of the device."""
-        return self._tvm_device
-
-    @property
-    def device_count(self) -> int:
-        """Number of equal devices. Raises BoardLostError if their tracker is gone."""
-        return 1
-
-    def load_library(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
-        """Load a compiled library on the device."""
-        return library
 
     def load_network(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
         """Load a compiled network into a virtual machine on the device."""
@@ -85,20 +61,12 @@ class Device(ABC):
         """Copy an array to the device."""
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.tvm_device)
 
-    def detecting_loss(self) -> AbstractContextManager[None]:
-        """Return a context whose errors are BoardLostErrors if the device no longer answers."""
-        return nullcontext()
-
     def timing_context(self, threads: int) -> AbstractContextManager[None]:
         """Return a context in which nothing disturbs timings of kernels that use `threads`.
 
         The thread that launches stays on its cores.
         """
         return timing.pinned(threads)
-
-    def release(self) -> None:
-        """Let others use a device that has one user at a time; the next use takes it back."""
-        return
 
 
 def use_threads(threads: int) -> None:

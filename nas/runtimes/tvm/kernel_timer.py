@@ -18,14 +18,11 @@ from nas.latency import differences, timing
 from nas.latency.runtime import KernelTimer, Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.tvm import dispatch_benchmarks
-from nas.runtimes.tvm.cross import code_target
 from nas.runtimes.tvm.cuda import device as cuda
 from nas.runtimes.tvm.device import CpuDevice, Device
 from nas.runtimes.tvm.kernel_cache import Activations, KernelCache
 from nas.runtimes.tvm.network_function import repeated_kernel
 from nas.runtimes.tvm.relax_network import RelaxNetwork
-from nas.runtimes.tvm.rpc import address
-from nas.runtimes.tvm.rpc.device import RemoteDevice
 from nas.runtimes.tvm.runtime import MODEL_TARGET, stored_weight_bytes
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
@@ -41,6 +38,12 @@ _COLD_BYTES_PER_SECOND = 30e9
 """About how fast a core reads weights that are in no cache: a choice between algorithms with more
 and with fewer weights depends on it, and no latency."""
 
+_CACHE_BYTES = 1 << 30
+"""Largest size of the kernels that stay loaded."""
+
+_LIBRARY_BYTES = 3 << 20
+"""Size of a loaded kernel without its tensors: LLVM's compiler stays with the code that it made."""
+
 _DISPATCH_CALLS = 100
 """Number of calls in a sample: about two milliseconds of the longer network."""
 
@@ -50,7 +53,7 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
 
     Args:
         target: `cpu`, this machine's processor; `cpu?mcpu=NAME`, the same with the code of a lesser
-            model; `cuda`, its first GPU; or a board, see `nas.runtimes.tvm.rpc.address`.
+            model; or `cuda`, its first GPU.
         threads: number of threads that run one kernel; 1 for a GPU.
         dtype: `float32`, or `float16` on a GPU.
 
@@ -60,10 +63,6 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
     """
     if target == "cuda":
         return cuda.resolve_target(dtype)
-    if address.is_remote(target):
-        board = address.parse(target)
-        processor = code_target(board.triple, board.cpu, board.features)
-        return CpuTemplates(processor, threads), RemoteDevice(board, processor, threads)
     if target.startswith(MODEL_TARGET):
         processor = _lesser_processor(target.removeprefix(MODEL_TARGET))
     else:
@@ -122,18 +121,13 @@ class TvmKernelTimer(KernelTimer):
         self.templates: Templates
         self.device: Device
         self.templates, self.device = resolve_target(target, threads, dtype)
-        self._forget_tensors()
+        self._free_tensors()
 
-    def _forget_tensors(self) -> None:
+    def _free_tensors(self) -> None:
         """Free everything on the device."""
-        self._cache = KernelCache(self.device.cache_bytes)
+        self._cache = KernelCache(_CACHE_BYTES)
         self._activations = Activations(self.device, self.templates.dtype)
         self.__dict__.pop("_weight_benchmarks", None)
-
-    def release(self) -> None:
-        """Let others use a device that has one user at a time; the next use takes it back."""
-        self._forget_tensors()
-        self.device.release()
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Sweep the schedules of a kernel with quick timings, then time the fastest properly.
@@ -187,7 +181,7 @@ class TvmKernelTimer(KernelTimer):
 
     def _loaded_bytes(self, kernel: Kernel) -> int:
         """Return the size of a loaded kernel, without tensors that it shares with others."""
-        return self.device.library_bytes + kernel.weight_bytes
+        return _LIBRARY_BYTES + kernel.weight_bytes
 
     def _measure(self, evaluate: Evaluate) -> Timing:
         with self.device.timing_context(self.threads):
@@ -203,7 +197,7 @@ class TvmKernelTimer(KernelTimer):
         """Compile a kernel and return what times it on random tensors."""
         function = self.templates.function(kernel, schedule, "kernel")
         built = tvm.tirx.build(repeated_kernel(function), self.templates.target, "tirx")
-        library = self.device.load_library(built)
+        library = built
         # Machine code is generated when a function is first looked up, which must not be timed.
         library["main"]
         arrays = random_constants(self.templates, kernel, schedule, np.random.default_rng(0))
@@ -229,12 +223,9 @@ class TvmKernelTimer(KernelTimer):
         """
         if self.threads > 1:
             # The virtual machine runs on one thread, whatever its kernels do.
-            self.release()
+            self._free_tensors()
             one_thread = TvmKernelTimer(self._target_name, dtype=self.templates.dtype)
-            try:
-                return one_thread.time_dispatch()
-            finally:
-                one_thread.release()
+            return one_thread.time_dispatch()
         graphs = dispatch_benchmarks.launch_networks()
         launched = {name: tvm_kernels(graph) for name, graph in graphs.items()}
         networks = {

@@ -31,7 +31,6 @@ from nas.latency.runtime import (
     package_availability,
 )
 from nas.runtimes.tvm.kit import address as kit_address
-from nas.runtimes.tvm.rpc import address as rpc_address
 
 if TYPE_CHECKING:
     from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
@@ -77,13 +76,13 @@ class TvmRuntime(Runtime):
 
     See `nas.latency.runtime.Runtime` for the arguments. A target is `cpu`, this machine's
     processor; `cpu?mcpu=NAME`, the same processor with code for a lesser model, such as znver3;
-    `cuda`, its first GPU (`CudaRuntime`); boards, see `nas.runtimes.tvm.rpc.address`; or a device
-    that is reached by a kit (`nas.runtimes.tvm.kit.runtime.KitRuntime`).
+    `cuda`, its first GPU (`CudaRuntime`); or another device
+    (`nas.runtimes.tvm.kit.runtime.KitRuntime`).
     """
 
     name = "tvm"
     capabilities = Capabilities(
-        targets=("cpu", "cpu?mcpu=...", "cuda", "rpc://...", "kit:..."),
+        targets=("cpu", "cpu?mcpu=...", "cuda", "ssh://...", "adb:...", "kit:..."),
         max_threads=None,
         dispatch_parts=("launch", "invocation", *cache_model.WEIGHT_PARTS),
     )
@@ -102,7 +101,7 @@ class TvmRuntime(Runtime):
 
     @classmethod
     def for_target(cls, target: str) -> type[Runtime]:
-        """Return `CudaRuntime` for `cuda`, `KitRuntime` for a kit, and else this class."""
+        """Return `CudaRuntime` for `cuda`, `KitRuntime` for another device, or this class."""
         if kit_address.is_kit(target):
             from nas.runtimes.tvm.kit.runtime import KitRuntime
 
@@ -111,26 +110,20 @@ class TvmRuntime(Runtime):
 
     @classmethod
     def at_address(cls, target: str, address: str | None) -> str:
-        """Return the target of a table with the address that the user gave."""
-        if rpc_address.is_remote(target):
-            return rpc_address.at_address(target, address)
-        return super().at_address(target, address)
+        """See `Runtime.at_address`."""
+        own = cls.for_target(target)
+        return (
+            super().at_address(target, address) if own is cls else own.at_address(target, address)
+        )
 
     def check_target(self) -> None:
         """Raise RequestError for a target that TVM does not have. Models are checked on opening."""
-        if self.is_remote:
-            rpc_address.parse(self.target)
-        elif not self.target.startswith(MODEL_TARGET):
+        if not self.target.startswith(MODEL_TARGET):
             super().check_target()
 
     @property
-    def is_remote(self) -> bool:
-        """Whether the target is a board behind TVM RPC."""
-        return rpc_address.is_remote(self.target)
-
-    @property
     def compiles_beside_timing(self) -> bool:
-        """See `Runtime.compiles_beside_timing`; a board is timed by one process."""
+        """See `Runtime.compiles_beside_timing`."""
         return not self.is_remote
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
@@ -157,26 +150,13 @@ class TvmRuntime(Runtime):
         """Load TVM and choose the device. See `timer` for the errors."""
         _ = self.timer
 
-    def release(self) -> None:
-        """Let other processes use the board; the next use connects again."""
-        if "timer" in self.__dict__:
-            self.timer.release()
-
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """The device with TVM's version and the settings, without the address of a board."""
+        """The device with TVM's version and the settings."""
         device = self.timer.device
         return self.describe(
-            *device.processor(),
-            versions=kernel_versions(),
-            target=rpc_address.kind_of(self.target),
-            recorded=device.recorded(),
+            *device.processor(), versions=kernel_versions(), recorded=device.recorded()
         )
-
-    @property
-    def device_count(self) -> int:
-        """Number of equal boards. Raises BoardLostError if their tracker is gone."""
-        return self.timer.device.device_count
 
     def timing_context(self) -> AbstractContextManager[None]:
         """See `Runtime.timing_context`."""

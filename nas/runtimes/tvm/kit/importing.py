@@ -28,22 +28,23 @@ _AGAIN = "start the program of the kit again, which continues, and import its re
 
 
 def import_kernels(
-    target: str, folder: Path, tables: Path | str, progress: Advance | None = None
+    device: KitRuntime, folder: Path, tables: Path | str, progress: Advance | None = None
 ) -> list[str]:
     """Add the timings of a kit to the latency table of the device.
 
     Args:
-        target: target of the device.
+        device: the device.
         folder, tables, progress: see `nas.latency.kit.KitDevice.import_kernels`.
 
     Returns:
         Sentences on what is missing or doubtful.
     """
-    results = Results.read(folder, "kernels", KitRuntime(target=target).fingerprint)
-    device = KitRuntime(target=target)
-    device.recorded = results.device
+    results = Results.read(folder, "kernels", device.fingerprint)
+    if device.transport is None:
+        device = KitRuntime(target=device.target)
+        device.recorded = results.device
     table = LatencyTable.open_or_create(tables, device)
-    if table.device.recorded:
+    if device.transport is None:
         what = f"{table.path} with those of {folder / RESULTS}"
         require_same_device(table.device.recorded, results.device, what)
     with table.writing():

@@ -29,6 +29,8 @@ static const double HOT_SECONDS = 300, PROGRESS_LINE_SECONDS = 60;
 static volatile sig_atomic_t stop_signal;
 const Item *volatile running;
 
+bool streams;
+
 static State *states;
 static int core = -1;
 static double deadline = INFINITY, began, next_round, next_curve;
@@ -113,9 +115,14 @@ static void pause_if_needed(void) {
 static void show_progress(const char *name) {
     static double shown;
     const bool terminal = isatty(STDERR_FILENO);
-    if (now() < shown + (terminal ? 0.2 : PROGRESS_LINE_SECONDS)) return;
+    if (now() < shown + (streams ? 1 : terminal ? 0.2 : PROGRESS_LINE_SECONDS)) return;
     shown = now();
     if (steps < done) steps = done; /* the last timings are repeated until they agree */
+    if (streams) {
+        printf("{\"line\":\"progress\",\"done\":%d,\"of\":%d}\n", done, steps);
+        if (fflush(stdout)) exit(1);
+        return;
+    }
     const int own = done - started_done;
     const double left = own ? (shown - began) / own * (steps - done) : 0;
     char text[128];
@@ -353,6 +360,8 @@ int main(int count, char **arguments) {
             expect = true;
         } else if (!strcmp(name, "--check")) {
             check = true;
+        } else if (!strcmp(name, "--stream")) {
+            streams = true;
         } else if (!strcmp(name, "--core")) {
             core = (int)option_number(name, value), ++at;
         } else if (!strcmp(name, "--minutes")) {
@@ -360,7 +369,8 @@ int main(int count, char **arguments) {
         } else if (!strcmp(name, "--results") && value) {
             path = value, ++at;
         } else {
-            fprintf(stderr, "usage: ./%s [--core N] [--minutes M] [--results FILE] [--check]\n",
+            fprintf(stderr, "usage: ./%s [--core N] [--minutes M] [--results FILE] [--check] "
+                            "[--stream]\n",
                     kit_program);
             return 2;
         }

@@ -112,5 +112,6 @@ int samples_of(const Item *item);
 bool is_over(void); /* whether a signal or --minutes ends the program after the present sample */
 
 extern const Item *volatile running; /* what runs now, for messages */
+extern bool streams; /* whether the standard output gets the lines of the file, too */
 
 #endif

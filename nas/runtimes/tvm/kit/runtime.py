@@ -1,4 +1,4 @@
-"""`KitRuntime`: a device that has only a shell. Its kernels are timed there by a kit.
+"""`KitRuntime`: another device, whose kernels are timed there by a program that needs nothing.
 
 Importing this imports no TVM.
 """
@@ -18,11 +18,14 @@ from nas.errors import DeviceError, RequestError
 from nas.latency.core_speed import SIDE
 from nas.latency.device import Fingerprint
 from nas.latency.kit import MANIFEST as MANIFEST_FILE
-from nas.latency.kit import MAX_MB, KitDevice, KitSummary
+from nas.latency.kit import MAX_MB, RESULTS, KitDevice, KitSummary
 from nas.latency.runtime import Schedules
 from nas.runtimes.tvm.kit import address
+from nas.runtimes.tvm.kit.address import KitTarget
 from nas.runtimes.tvm.kit.manifest import MANIFEST
 from nas.runtimes.tvm.runtime import TvmRuntime, kernel_versions
+from nas.transports import Transport, is_address, transport_to
+from nas.transports.facts import DeviceFacts
 
 if TYPE_CHECKING:
     from nas.graph import Graph
@@ -32,13 +35,13 @@ if TYPE_CHECKING:
 
 
 class KitRuntime(TvmRuntime, KitDevice):
-    """Kernels that TVM compiles into a program, which the user copies to the device and runs there.
+    """Kernels that TVM compiles into a program, which runs on the device.
 
-    See `nas.runtimes.tvm.kit.address` for the targets. The device itself is never touched: what it
-    is follows from the target alone.
+    See `nas.runtimes.tvm.kit.address` for the targets. A device that a person reaches is never
+    touched: what it is follows from the target alone.
 
     Attributes:
-        recorded: what the device said of itself, as far as it is known.
+        recorded: what a device that a person reaches said of itself, as far as it is known.
     """
 
     capabilities = replace(
@@ -50,13 +53,24 @@ class KitRuntime(TvmRuntime, KitDevice):
 
     @classmethod
     def at_address(cls, target: str, address_: str | None) -> str:
-        """Return the target of a table, which the user may have given in another form."""
-        given = address.parse(address_).text if address_ and address.is_kit(address_) else address_
-        return super().at_address(target, given)
+        """Return the target of a table, with the address of its device if it has one."""
+        if not address.is_carried(target):
+            if address_ is None or not is_address(address_):
+                raise RequestError(
+                    f"The table belongs to a device ({target}), and does not hold its address.",
+                    remedy="Add --target with the address, such as ssh://USER@HOST or adb:.",
+                )
+            return address.at_address(target, address_)
+        if address_ is not None and address.is_carried(address_):
+            address_ = address.parse(address_).text
+        return super().at_address(target, address_)
 
     def check_target(self) -> None:
         """Raise RequestError for a target that is none. The processor is checked on opening."""
-        address.parse(self.target)
+        if is_address(self.target):
+            address.parse_address(self.target)
+        else:
+            address.parse(self.target)
 
     @property
     def is_remote(self) -> bool:
@@ -65,30 +79,64 @@ class KitRuntime(TvmRuntime, KitDevice):
 
     @property
     def device_count(self) -> int:
-        """The device has a name, so there is one."""
+        """A target is one device."""
         return 1
+
+    @cached_property
+    def transport(self) -> Transport | None:
+        """See `KitDevice.transport`."""
+        if not is_address(self.target):
+            return None
+        return transport_to(address.parse_address(self.target)[0])
+
+    @cached_property
+    def facts(self) -> DeviceFacts | None:
+        """What a device with an address says of itself. Raises BoardLostError."""
+        if self.transport is None:
+            return None
+        with self.transport as transport:
+            return DeviceFacts.of(transport)
+
+    @cached_property
+    def kit_target(self) -> KitTarget:
+        """The device for which programs are compiled."""
+        if self.facts is None:
+            return address.parse(self.target)
+        return address.described(self.target, self.facts)
 
     def open(self) -> None:
         """Check that TVM has code for the processor.
 
         Raises:
             RequestError: it does not know the triple, the processor or a feature.
+            BoardLostError: a device with an address does not answer.
         """
-        from nas.runtimes.tvm.cross import code_target
+        from nas.runtimes.tvm.cross import c_compiler, code_target
 
-        target = address.parse(self.target)
+        target = self.kit_target
         code_target(target.triple, target.cpu, target.features)
+        if self.transport is not None:
+            c_compiler(target.triple, static=True)
+
+    def release(self) -> None:
+        """See `Runtime.release`. Nothing is open between two kits."""
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """The device by its name, with TVM's version."""
-        target = address.parse(self.target)
+        """The device: by its processor if it says what that is, or by its name."""
+        target, facts = self.kit_target, self.facts
         return self.describe(
-            f"{target.name} ({target.cpu})",
+            f"{target.name} ({target.cpu})" if facts is None else facts.processor,
+            () if facts is None else facts.features,
             versions=kernel_versions(),
             target=target.text,
-            recorded=self.recorded,
+            recorded=self.recorded if facts is None else facts.recorded,
         )
+
+    def kit_programs(self, folder: Path) -> tuple[str, Sequence[str]]:
+        """See `KitDevice.kit_programs`."""
+        manifest = MANIFEST.read(folder / MANIFEST_FILE)
+        return manifest.kit, manifest.programs
 
     def kit_contents(self, folder: Path) -> Collection[str]:
         """See `KitDevice.kit_contents`."""
@@ -114,7 +162,7 @@ class KitRuntime(TvmRuntime, KitDevice):
         from nas.runtimes.tvm.kit.program import write_table_kit
 
         manifest = write_table_kit(
-            address.parse(self.target),
+            self.kit_target,
             kernels,
             folder,
             spaces=spaces,
@@ -138,7 +186,7 @@ class KitRuntime(TvmRuntime, KitDevice):
         """See `KitDevice.import_kernels`."""
         from nas.runtimes.tvm.kit.importing import import_kernels
 
-        return import_kernels(self.target, folder, tables, progress)
+        return import_kernels(self, folder, tables, progress)
 
     def write_networks_kit(
         self,
@@ -150,21 +198,31 @@ class KitRuntime(TvmRuntime, KitDevice):
         """See `KitDevice.write_networks_kit`."""
         from nas.runtimes.tvm.kit.program import write_networks_kit
 
-        target = address.parse(self.target)
-        write_networks_kit(target, networks, schedules, folder, progress=progress)
+        write_networks_kit(self.kit_target, networks, schedules, folder, progress=progress)
 
-    def network_latencies(self, folder: Path) -> Mapping[str, Latency]:
+    def network_latencies(
+        self, folder: Path, recorded: Mapping[str, JsonValue]
+    ) -> Mapping[str, Latency]:
         """See `KitDevice.network_latencies`."""
-        from nas.runtimes.tvm.kit.results import Results
+        from nas.runtimes.tvm.kit.results import Results, require_same_device
 
-        return Results.read(folder, "networks", self.fingerprint).network_latencies()
+        results = Results.read(folder, "networks", self.fingerprint)
+        if self.transport is None:
+            what = f"{folder / RESULTS}, beside the latency table,"
+            require_same_device(recorded, results.device, what)
+        return results.network_latencies()
 
     @cached_property
     def timer(self) -> TvmKernelTimer:
         """There is none: raises DeviceError, which says how the device is timed."""
+        if address.is_carried(self.target):
+            raise DeviceError(
+                f"The device of '{self.target}' is not connected to this machine: a kit times it.",
+                remedy="Make one with `nas kit table`, run it on the device, and give its "
+                "results.jsonl to `nas table import`. `nas kit networks` does it for the networks "
+                "of a run.",
+            )
         raise DeviceError(
-            f"The device of '{self.target}' is not connected to this machine: a kit times it.",
-            remedy="Make one with `nas kit table`, run it on the device, and give its "
-            "results.jsonl to `nas table import`. `nas kit networks` does it for the networks of a "
-            "run.",
+            f"The device of '{self.target}' is timed by a program of many kernels.",
+            remedy="Build the table with `nas table build --target ADDRESS`, which does that.",
         )

@@ -1,1 +1,0 @@
-"""Boards behind TVM RPC: their addresses, connections to them, and those that time files."""

@@ -1,1 +1,0 @@
-"""Boards behind TVM RPC: kernels are compiled on this machine and run on the board."""
