@@ -95,10 +95,10 @@ CHAINS = [
             ("matplotlib", "numpy", "optuna", "pandas", "pyarrow", "torch", "tvm"),
         ),
         (("nas.space", "nas.space.summary"), ("matplotlib", "optuna", "pandas", "torch", "tvm")),
-        (("nas.latency", "nas.runtimes.litert.board_server"), ("optuna", "torch", "tvm")),
+        (("nas.latency", "nas.runtimes.on_device.client"), ("optuna", "torch", "tvm")),
         (("nas.data",), ("optuna", "pyarrow", "torch", "tvm")),
         (("nas.deploy.formats",), ("onnx", "onnxruntime", "openvino", "optuna", "torch", "tvm")),
-        (("nas.runtimes.boards.runtime", "nas.quantisation.network"), ("torch", "tvm")),
+        (("nas.runtimes.litert.runtime", "nas.quantisation.network"), ("torch", "tvm")),
         (("nas.search", "nas.report.page", "nas.onnx_model"), ("torch", "tvm")),
     ],
     [

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 RESULTS: Final = "results.jsonl"
 """Name of the file in the folder of a kit that its program writes."""
 
+_START = b'{"line":'
+"""Start of that file."""
+
 MANIFEST: Final = "kit.json"
 """Name of the file in the folder of a kit that says what it times, and for which target."""
 
@@ -223,6 +226,8 @@ def run_kit(
                     for line in _lines_of(transport, name, remote):
                         lost_at = None
                         _take_line(line, folder / RESULTS, progress)
+                # The program before may have written lines after its connection was lost.
+                _share_results(transport, folder / RESULTS, f"{remote}/{RESULTS}")
                 transport.remove(remote)
                 return
             except BoardLostError:
@@ -268,14 +273,13 @@ def _share_results(transport: Transport, path: Path, remote: str) -> None:
 
     A program appends to a file, so that the longer one has all of them.
     """
-    if path.exists():
-        jsonl.repair(path)
+    jsonl.repair(path, _START)
     own, there = path.stat().st_size if path.exists() else 0, transport.size(remote) or 0
     if own > there:
         transport.send(path, remote)
     elif there > own:
         transport.fetch(remote, path)
-        jsonl.repair(path)
+        jsonl.repair(path, _START)
 
 
 def _lines_of(transport: Transport, name: str, remote: str) -> Iterator[bytes]:

@@ -86,7 +86,7 @@ def main() -> None:
         graphs = {each.digest: each.graph for each in architectures}
         device.write_networks_kit(graphs, of_kit.schedules(), networks_kit)
         run_kit(networks_kit)
-    latencies = device.network_latencies(networks_kit)
+    latencies = device.network_latencies(networks_kit, of_kit.device.recorded)
     measured = [latencies[each.digest].fastest_us for each in architectures]
     predicted = [of_kit.predict(each) for each in architectures]
     rows = checked["rows"]

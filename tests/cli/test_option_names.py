@@ -45,15 +45,14 @@ OTHER_TOOLS = {
     "plans/split_export.py": {"--port"},  # server.py
     "plans/split_device.py": {"--answer-seconds"},  # device.py
     "plans/split_server.py": {"--host", "--idle-seconds", "--port"},
-    "runtimes/boards/connection.py": {"--tracker", "--key"},  # board_server
-    "runtimes/ethos_u/runtime.py": {"--delegate"},
+    "latency/kit.py": {"--stream"},  # the program of a kit
     "runtimes/tvm/kit/program.py": {"--expected"},  # the program of a kit
     "runtimes/tvm/cuda/device.py": {"--query-gpu", "--id"},  # nvidia-smi
 }
 """Options of other programs, by the file that names them."""
 
-OTHER_PROGRAMS = {"runtimes/litert/board_server.py", "runtimes/tvm/cuda/compiler.py"}
-"""Files whose options are those of other programs only: of the server of a board, and of nvcc."""
+OTHER_PROGRAMS = {"runtimes/tvm/cuda/compiler.py"}
+"""Files whose options are those of other programs only: of nvcc."""
 
 
 def options_of_commands() -> dict[str, set[str]]:

@@ -40,7 +40,6 @@ from nas.run.progress import SilentProgress
 from nas.run.record import read_run
 from nas.run.settings import DataSettings
 from nas.runtimes.tvm.kit.address import EXAMPLE as KIT
-from nas.runtimes.tvm.rpc.address import EXAMPLE as BOARD
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, shared_run
 from tests.job.runs import Notes
@@ -492,8 +491,7 @@ def test_format_that_cannot_be_written_is_refused_before_any_work(
     ("target", "threads", "formats"),
     [
         ("cpu", 1, ("tvm",)),
-        (BOARD, 1, ("c", "tvm")),
-        (BOARD, 4, ("tvm",)),
+        ("ssh://board", 1, ("c",)),
         (KIT, 1, ("c",)),
     ],
 )
@@ -511,14 +509,14 @@ def test_default_formats_are_those_that_the_device_can_run(target, threads, form
         ({"runtime": "profiler"}, "No format is for runtime 'profiler'"),
         ({}, ""),
         ({"target": "cpu?mcpu=znver3"}, ""),
-        ({"target": BOARD, "threads": 4}, ""),
+        ({"target": "ssh://board"}, ""),
         ({"target": KIT}, ""),
         *(
             ({"runtime": runtime, "dtype": dtype}, "")
             for runtime in ("onnxruntime", "litert")
             for dtype in ("float32", "int8", ["float32", "int8"])
         ),
-        ({"runtime": "litert", "target": "rpc://127.0.0.1:9090"}, ""),
+        ({"runtime": "litert", "target": "adb:"}, ""),
         ({"runtime": "ethos_u", "target": "ethos-u55-128", "dtype": "int8"}, ""),
     ],
 )

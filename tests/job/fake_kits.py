@@ -77,7 +77,7 @@ class FakeKitDevice(KitRuntime, KitDevice):
         }
         self._write(folder, latencies)
 
-    def network_latencies(self, folder: Path) -> Mapping[str, Latency]:
+    def network_latencies(self, folder: Path, recorded: Any) -> Mapping[str, Latency]:
         return {
             digest: Latency([Timing.from_seconds([us / 1e6] * 3)] * 4)
             for digest, us in self._read(folder).items()

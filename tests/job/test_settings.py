@@ -196,7 +196,7 @@ def test_run_folder_never_holds_a_password(tmp_path, words, monkeypatch):
 
 
 def test_recorded_command_lacks_only_the_password(monkeypatch):
-    words = ["table", "build", "--target", "rpc://pi:9090?triple=aarch64&cpu=a72", "--space", "a@b"]
+    words = ["table", "build", "--target", "ssh://pi?triple=aarch64&cpu=a72", "--space", "a@b"]
     monkeypatch.setattr("sys.argv", ["nas", *words])
     assert command_line() == " ".join(["nas", *words])
 

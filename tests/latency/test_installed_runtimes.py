@@ -113,7 +113,7 @@ DEFAULTS = {"runtime": "tvm", "target": "cpu", "dtype": "float32"}
         ({"target": "ethos-u55-128", "dtype": "float32"}, {"runtime": "ethos_u"}),
         ({"runtime": "onnxruntime"}, {}),
         ({"target": "cuda"}, {}),
-        ({"target": "rpc://127.0.0.1:9090"}, {}),
+        ({"target": "ssh://pi@10.0.0.7"}, {}),
         ({"target": "no-such-device"}, {}),
         ({"runtime": "no_such_runtime", "target": "ethos-u55-128"}, {}),
         ({"runtime": "ethos_u"}, {"dtype": "int8"}),

@@ -12,7 +12,7 @@ from nas.latency import Capabilities, core_scheduling, timing
 from nas.latency.device import Fingerprint
 from nas.latency.runtime import Availability, Runtime
 from nas.latency.worker_process import timers_for
-from nas.runtimes.litert.runtime import LiteRt, LiteRtOnBoard
+from nas.runtimes.litert.runtime import LiteRt
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from tests.latency.fake_runtime import FakeRuntime
 
@@ -53,7 +53,7 @@ def test_device_of_a_plug_in_is_timed_by_one_process(
 
 
 def test_board_is_timed_by_one_process() -> None:
-    assert not LiteRtOnBoard(target="rpc://127.0.0.1:9090").compiles_beside_timing
+    assert not LiteRt(target="ssh://board").compiles_beside_timing
 
 
 def read_speed(runtime: Runtime) -> float | None:

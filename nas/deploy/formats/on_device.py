@@ -14,7 +14,8 @@ from nas.deploy.formats.base import LoadedModel
 from nas.latency.timing import Evaluate
 
 if TYPE_CHECKING:
-    from nas.runtimes.files import File, FileRuntime
+    from nas.runtimes.file_runtime import FileRuntime
+    from nas.runtimes.files import File
 
 
 class FileOnDevice(LoadedModel):
@@ -37,7 +38,7 @@ class FileOnDevice(LoadedModel):
         inputs: Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]],
     ) -> None:
         from nas.latency.installed_runtimes import runtime_class
-        from nas.runtimes.files import FileRuntime
+        from nas.runtimes.file_runtime import FileRuntime
 
         cls = runtime_class(runtime).for_target(device)
         assert issubclass(cls, FileRuntime)

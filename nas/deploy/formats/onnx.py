@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from nas.deploy.model import TrainedModel
     from nas.quantisation.network import QuantisedNetwork
-    from nas.runtimes.files import File, FileRuntime
+    from nas.runtimes.file_runtime import FileRuntime
+    from nas.runtimes.files import File
 
 _INT8_LAYERS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul"})
 """Nodes of convolutions and linear layers in int8."""

@@ -21,7 +21,8 @@ from nas.errors import ExportError
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.quantisation.network import QuantisedNetwork
-    from nas.runtimes.files import File, FileRuntime
+    from nas.runtimes.file_runtime import FileRuntime
+    from nas.runtimes.files import File
 
 _WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 

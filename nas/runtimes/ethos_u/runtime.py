@@ -50,8 +50,7 @@ from nas.runtimes.ethos_u.networks import (
     quantised_file,
 )
 from nas.runtimes.ethos_u.vela import FIGURES, compile_file
-from nas.runtimes.files import FileRuntime, is_device
-from nas.runtimes.litert.network import LiteRtNetwork
+from nas.runtimes.file_runtime import FileRuntime, is_device
 from nas.runtimes.litert.runtime import LiteRt
 from nas.transports import is_address
 from nas.transports.address import parse_settings, refuse
@@ -365,6 +364,8 @@ class EthosUOnBoard(FileRuntime, EthosURuntime):
         Raises:
             MeasurementError: the NPU cannot run the network, or the board cannot load it.
         """
+        from nas.runtimes.litert.network import LiteRtNetwork
+
         compiled = compile_file(file_of(graph, weights), self.configuration).model
         return LiteRtNetwork(self.files.load(compiled))
 

@@ -21,7 +21,7 @@ from nas.latency.fused_blocks import entered_by_images
 from nas.latency.repeated_kernels import DISPATCH_PARTS
 from nas.latency.runtime import Availability, Schedule, package_availability
 from nas.quantisation.network import QuantisedNetwork
-from nas.runtimes.files import FileRuntime
+from nas.runtimes.file_runtime import FileRuntime
 from nas.runtimes.litert import fusion, micro
 
 if TYPE_CHECKING:

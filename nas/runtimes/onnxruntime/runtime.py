@@ -18,7 +18,7 @@ from nas.latency.capabilities import Capabilities
 from nas.latency.fused_blocks import FusedBlock, FusedBlocks, Place
 from nas.latency.repeated_kernels import DISPATCH_PARTS
 from nas.latency.runtime import Availability, package_availability
-from nas.runtimes.files import FileRuntime
+from nas.runtimes.file_runtime import FileRuntime
 
 if TYPE_CHECKING:
     from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer

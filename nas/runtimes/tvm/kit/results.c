@@ -196,8 +196,9 @@ int open_results(const char *path, State *states) {
     descriptor = open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
     FILE *file = descriptor < 0 ? NULL : fdopen(dup(descriptor), "r");
     if (!file) die("%s cannot be opened: %s", path, strerror(errno));
-    /* The lock ends with the program. Some file systems have none. */
-    if (flock(descriptor, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+    /* The lock ends with the program. Some file systems have none. A program whose connection was
+       lost still runs until its next line. */
+    if (flock(descriptor, LOCK_EX | (streams ? 0 : LOCK_NB)) && errno == EWOULDBLOCK)
         die("another program of a kit is running, which writes %s: two would slow each other. Wait "
             "for its end, or stop it", path);
     char *text = NULL;

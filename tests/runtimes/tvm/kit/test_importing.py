@@ -359,7 +359,11 @@ def test_networks_have_their_timings_by_digest(tmp_path: Path) -> None:
     device.start()
     device.append(line="failed", item=1, error="the output differs")
     device.time(manifest.items[0], rounds=6)
-    latencies = device_of(device.folder).network_latencies(device.folder)
+    runtime = device_of(device.folder)
+    for recorded in ({}, {**PHONE, "cores": 4}):
+        with pytest.raises(RequestError, match="timings of two devices"):
+            runtime.network_latencies(device.folder, recorded)
+    latencies = runtime.network_latencies(device.folder, PHONE)
     assert latencies.keys() == {"g123", "g456"}
     assert latencies["g123"].fastest_us == pytest.approx(400, rel=0.02)
     assert latencies["g123"].full_us == pytest.approx(device.core.full_us, rel=0.05)
