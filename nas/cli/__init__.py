@@ -103,7 +103,7 @@ def _set_global_options(
 
 for _command in (
     *(runs.quickstart, runs.run, runs.retarget, runs.search, runs.report, selection.select),
-    *(data.data, machine.doctor, spaces.spaces, weights.weights),
+    *(data.data, machine.doctor, machine.device, spaces.spaces, weights.weights),
     *(models.retrain, models.export, models.verify, benchmark.benchmark),
     *(cascades.cascade, split.split, lifecycle.compare, lifecycle.drift),
     *(lifecycle.federate, lifecycle.bundle),

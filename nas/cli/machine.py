@@ -1,15 +1,19 @@
-"""`nas doctor`: what this machine can do."""
+"""`nas doctor` and `nas device`: what this machine, or another device, can do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
-from nas.cli.options import Json, print_json
+import typer
+
+from nas.cli.options import Batch, Json, Threads, load_spaces, print_json, with_sizes
 from nas.display.console import say
 
 if TYPE_CHECKING:
     from nas.latency.core_speed import SpeedSummary
+    from nas.latency.runtime import Availability, Runtime
+    from nas.space import SearchSpace
 
 SPEED_SECONDS = 5.0
 """How long the speed of a core is watched."""
@@ -78,6 +82,106 @@ def doctor(as_json: Json = False) -> None:
         suffix = "" if each.runs_here or problem else ", its files are not run here"
         say(f"format         {each.name}: {_state(problem, versions)}{suffix}")
     say(f"speed          {_speed(speed)}")
+
+
+@with_sizes
+def device(
+    address: Annotated[
+        str,
+        typer.Argument(help="The device: ssh://USER@HOST[?python=PATH], adb: or adb:SERIAL."),
+    ],
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="Also say how long a table of this space takes; may be repeated."),
+    ] = None,
+    threads: Threads = 1,
+    batch: Batch = 1,
+    as_json: Json = False,
+    **sizes: int,
+) -> None:
+    """Show what another device has, and which runtimes can be used there.
+
+    Nothing is installed on the device, and nothing is left there.
+
+    \b
+    Example: nas device ssh://pi@10.0.0.7
+    Example: nas device adb: --space mobilenet --image-size 32
+    """
+    from nas.latency.installed_runtimes import runtime_class, runtime_names
+    from nas.transports import transport_to
+    from nas.transports.facts import DeviceFacts
+
+    spaces = load_spaces(space or [], sizes)
+    with transport_to(address.partition("?")[0]) as transport:
+        facts = DeviceFacts.of(transport)
+    rows: list[tuple[Availability, dict[str, str]]] = []
+    for name in runtime_names():
+        cls = runtime_class(name)
+        own = cls.for_target(address).own_target(address)
+        runtime = cls.for_target(own)(target=own, threads=threads, dtype=cls.capabilities.dtypes[0])
+        if (state := _state_there(runtime)) is not None:
+            rows.append((state, _tables_there(runtime, state, spaces, batch)))
+            runtime.release()
+    if as_json:
+        runtimes = [{**vars(state), "tables": tables} for state, tables in rows]
+        print_json({"address": address, **vars(facts), "runtimes": runtimes})
+        return
+    say(f"processor      {facts.processor}")
+    say(f"vector units   {' '.join(facts.features) or 'unknown'}")
+    say(f"code           triple={facts.triple} cpu={facts.cpu}")
+    for key, value in facts.recorded.items():
+        if value is not None:
+            say(f"{key:<14} {value}")
+    for state, tables in rows:
+        say(f"runtime        {state.name}: {_state(state.reason, state.versions)}")
+        for name, text in tables.items():
+            say(f"{'':<14} a table of {name}: {text}")
+    for doubt in facts.doubts:
+        say(f"doubt          {doubt}")
+
+
+def _state_there(runtime: Runtime) -> Availability | None:
+    """Return whether a runtime can be used on the device of its target, by trying.
+
+    None if it has no such devices.
+    """
+    from nas.errors import NasError, RequestError
+    from nas.latency.runtime import Availability
+
+    try:
+        runtime.check_target()
+    except RequestError:
+        return None
+    try:
+        runtime.open()
+        return Availability(runtime.name, True, versions=runtime.fingerprint.versions)
+    except NasError as error:
+        return Availability(runtime.name, False, str(error))
+
+
+def _tables_there(
+    runtime: Runtime, state: Availability, spaces: Sequence[SearchSpace], batch: int
+) -> dict[str, str]:
+    """Return how long the tables of some spaces take on a device, in words, by the space."""
+    from nas.display.formatting import format_duration
+    from nas.errors import NasError
+    from nas.latency.build import space_kernels
+    from nas.latency.build_estimate import estimate_build_with
+    from nas.latency.kit import KitDevice
+
+    tables: dict[str, str] = {}
+    for space in spaces if state.usable else ():
+        kernels = space_kernels(space, runtime, batch)
+        text = f"{len(kernels)} kernels"
+        if not isinstance(runtime, KitDevice):
+            try:
+                seconds = estimate_build_with(kernels, runtime).estimated_seconds
+            except NasError as error:
+                text += f", which cannot be timed: {error.message}"
+            else:
+                text += "" if seconds is None else f", about {format_duration(seconds)}"
+        tables[f"{space.name} {space.image_size}px"] = text
+    return tables
 
 
 def _speed(speed: SpeedSummary) -> str:

@@ -64,10 +64,12 @@ class Configured:
     Attributes:
         name: name of the runtime, which is also the name of its entry point.
         capabilities: what it can do.
+        settings: names of the settings that a target with an address (`nas.transports`) may have.
     """
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
+    settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -85,6 +87,13 @@ class Configured:
     def __reduce__(self) -> Any:
         settings = (self.target, self.threads, self.dtype, self.features)
         return _restore, (type(self), *settings)
+
+    @classmethod
+    def own_target(cls, device: str) -> str:
+        """Return the address in a target, with those of its settings that this runtime has."""
+        address, _, query = device.partition("?")
+        own = [each for each in query.split("&") if each.partition("=")[0] in cls.settings]
+        return "?".join(filter(None, (address, "&".join(own))))
 
     def check_settings(self) -> None:
         """Raise RequestError for a target, a dtype or a number of threads that it does not have."""

@@ -37,20 +37,12 @@ class FileRuntime(Runtime):
         module: name of the module that loads them, see `nas.runtimes.files`.
         packages: names of the packages that it imports, one of which is enough.
         install: what pip installs for it.
-        settings: names of the settings of a device: its Python, and a delegate with its options.
     """
 
     module: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     install: ClassVar[str]
     settings: ClassVar[tuple[str, ...]] = ("python",)
-
-    @classmethod
-    def own_target(cls, device: str) -> str:
-        """Return a target with the address of a device, and those of its settings that it has."""
-        address, _, query = device.partition("?")
-        own = [each for each in query.split("&") if each.partition("=")[0] in cls.settings]
-        return "?".join(filter(None, (address, "&".join(own))))
 
     @property
     def is_remote(self) -> bool:

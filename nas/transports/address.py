@@ -16,6 +16,9 @@ _SCHEMES = ("ssh://", "adb:")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 """Names of hosts and users that no program mistakes for an option. Colons stand in IPv6."""
 
+_SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+"""Serial numbers; those of devices in a network are HOST:PORT."""
+
 
 def is_address(target: str) -> bool:
     """Return whether a target begins with the address of a device."""
@@ -43,8 +46,14 @@ def transport_to(address: str) -> Transport:
     Raises:
         RequestError: it is no address.
     """
+    from nas.transports.adb import AdbTransport
     from nas.transports.ssh import SshTransport
 
+    if address.startswith("adb:"):
+        serial = address.removeprefix("adb:")
+        if serial and not _SERIAL.fullmatch(serial):
+            refuse(address, f"'{serial}' is no serial number, as `adb devices` lists them", EXAMPLE)
+        return AdbTransport(address, serial)
     if not address.startswith("ssh://"):
         refuse(address, "it begins with none of ssh:// and adb:", EXAMPLE)
     try:

@@ -22,7 +22,8 @@ from nas.transports.facts import DeviceFacts
 EXAMPLE = "kit:pixel-6?triple=aarch64-linux-gnu&cpu=cortex-a76"
 
 _SCHEME, _DEVICE = "kit:", "device"
-_SETTINGS = ("triple", "cpu", "features")
+SETTINGS = ("triple", "cpu", "features")
+"""Names of the settings of a target: LLVM's names of the processor."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -73,7 +74,7 @@ def parse(text: str) -> KitTarget:
             "and begins with a letter or a digit",
             EXAMPLE,
         )
-    settings = parse_settings(text, query, _SETTINGS, EXAMPLE)
+    settings = parse_settings(text, query, SETTINGS, EXAMPLE)
     for required in ("triple", "cpu"):
         if required not in settings:
             refuse(text, f"it has no {required}", EXAMPLE)
@@ -84,7 +85,7 @@ def parse(text: str) -> KitTarget:
 
 def parse_address(text: str) -> tuple[str, Mapping[str, str]]:
     """Return the address in a target, and its settings. Raises RequestError if it is none."""
-    address, settings = split_address(text, _SETTINGS)
+    address, settings = split_address(text, SETTINGS)
     _features(text, settings)
     return address, settings
 
@@ -92,7 +93,7 @@ def parse_address(text: str) -> tuple[str, Mapping[str, str]]:
 def at_address(text: str, address: str) -> str:
     """Return the target of a table's header with an address, whose settings come first."""
     at, own = parse_address(address)
-    of_table = parse_settings(text, text.partition("?")[2], _SETTINGS, text)
+    of_table = parse_settings(text, text.partition("?")[2], SETTINGS, text)
     return with_settings(at, {**of_table, **own})
 
 

@@ -50,6 +50,7 @@ class KitRuntime(TvmRuntime, KitDevice):
         reading=f"products of {SIDE} x {SIDE} matrices, by the program of a kit",
     )
     recorded: Mapping[str, JsonValue] = {}
+    settings = address.SETTINGS
 
     @classmethod
     def at_address(cls, target: str, address_: str | None) -> str:
