@@ -27,7 +27,7 @@ def test_order_of_settings_makes_no_difference() -> None:
     assert parse(text).text == ("kit:a?triple=armv7-linux-gnueabihf&cpu=cortex-a9&features=+a,-b")
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda", "kit", "kitchen?cpu=a", "rpc://kit:1"])
+@pytest.mark.parametrize("target", ["cpu", "cuda", "kit", "kitchen?cpu=a", "tcp://kit:1"])
 def test_other_targets_are_no_kits(target: str) -> None:
     assert not is_kit(target)
 
