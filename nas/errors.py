@@ -155,13 +155,18 @@ class InfeasibleError(SearchError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the class of an error and the first line of its message, at most 500 characters."""
+    """Return the class of an error and the first line of its message, at most 500 characters.
+
+    Compilers put a traceback before their message; the last line is the message then.
+    """
     try:
         text = str(error)
     except Exception:  # The text of an error of another package is its own code.
         text = ""
-    lines = [type(error).__name__, *text.strip().splitlines()]
-    return ": ".join(lines[:2])[:500]
+    lines = text.strip().splitlines()
+    if lines and lines[0].startswith("Traceback"):
+        lines = lines[-1:]
+    return ": ".join([type(error).__name__, *lines[:1]])[:500]
 
 
 def as_nas_error(error: Exception, kind: type[NasError]) -> NasError:

@@ -89,6 +89,11 @@ class KitDevice(Runtime):
     def transport(self) -> Transport | None:
         """What carries kits to the device; None for a person."""
 
+    @property
+    def build_command(self) -> str:
+        """See `Runtime.build_command`."""
+        return "nas table build --target ADDRESS" if self.transport else "nas kit table"
+
     @abstractmethod
     def kit_programs(self, folder: Path) -> tuple[str, Sequence[str]]:
         """Return the digest of the kit in a folder, and the names of its programs."""

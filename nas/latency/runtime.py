@@ -260,6 +260,11 @@ class Runtime(Composition, ABC):
         return self.capabilities.reading
 
     @property
+    def build_command(self) -> str:
+        """The command that times kernels on the device, for messages."""
+        return "nas table build"
+
+    @property
     def is_remote(self) -> bool:
         """Whether the device is another machine, which can vanish and come back."""
         return False

@@ -261,7 +261,7 @@ class LatencyTable:
             raise MissingKernelError(
                 f"{self.path.name} does not know all kernels that {self.device.runtime} makes of "
                 f"the network, and here {differences[0]}.",
-                remedy="Add its space with `nas table build --space` on the device.",
+                remedy=f"Add its space with `{self.runtime.build_command} --space` on the device.",
             )
 
     @property
@@ -366,7 +366,7 @@ class LatencyTable:
             batch = f" --batch {kernel.batch}" if kernel.batch > 1 else ""
             raise MissingKernelError(
                 f"{self.path.name} has no kernel '{kernel}'.",
-                remedy=f"Add its space with `nas table build{batch} --space`.",
+                remedy=f"Add its space with `{self.runtime.build_command}{batch} --space`.",
             )
         if record.latency_us is None:
             error = (record.error or "no reason is known").rstrip(".")
@@ -457,7 +457,7 @@ class LatencyTable:
         if not self.dispatch.parts_us.keys() >= required:
             raise TableError(
                 f"{self.path} has no dispatch overhead.",
-                remedy="Continue it with `nas table build`.",
+                remedy=f"Continue it with `{self.runtime.build_command}`.",
             )
         if isinstance(network, Graph):
             graph, space = network, None

@@ -126,16 +126,13 @@ bool is_hot(int core) {
     return temperature_c() > MAX_CELSIUS || limit_khz < highest_khz;
 }
 
-void require_memory(size_t bytes) {
+size_t free_memory(void) { /* in bytes; a large number if the system does not say */
     FILE *file = fopen("/proc/meminfo", "r");
     char line[128];
     unsigned long long available = 0;
-    if (!file) return;
-    while (fgets(line, sizeof line, file)) sscanf(line, "MemAvailable: %llu kB", &available);
-    fclose(file);
-    if (available && available * 1024 < bytes)
-        die("%zu MB of memory are needed, and %llu MB are free: end other programs",
-            (bytes >> 20) + 1, available >> 10);
+    while (file && fgets(line, sizeof line, file)) sscanf(line, "MemAvailable: %llu kB", &available);
+    if (file) fclose(file);
+    return available ? available * 1024 : SIZE_MAX / 2;
 }
 
 /* Features of the processor. Those are checked that the code of kernels can use, as far as the

@@ -50,7 +50,20 @@ def import_kernels(
     with table.writing():
         _add_dispatch(table, results)
         _add_kernels(table, results, progress)
+    if table.lacks_dispatch():
+        _require_launches(results)
     return [*_notes(table, results)]
+
+
+def _require_launches(results: Results) -> None:
+    """Raise MeasurementError if the device cannot time what the costs of launches follow from."""
+    for name, (item, *_) in results.items("dispatch").items():
+        if name not in WEIGHT_PARTS and item.id in results.errors:
+            raise MeasurementError(
+                f"The device cannot time what networks cost beside their kernels: of '{name}', "
+                f"{results.errors[item.id]}.",
+                remedy="Make a kit for another cpu= or other features=; the kernels were imported.",
+            )
 
 
 def _add_kernels(table: LatencyTable, results: Results, progress: Advance | None) -> None:

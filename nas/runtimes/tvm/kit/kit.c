@@ -32,6 +32,7 @@ const Item *volatile running;
 bool streams;
 
 static State *states;
+static size_t memory_bytes;
 static int core = -1;
 static double deadline = INFINITY, began, next_round, next_curve;
 static int done, steps, started_done;
@@ -148,11 +149,21 @@ static double difference_of(const Item *item) {
            right->absolute;
 }
 
+static void fail(const Item *item, const char *error) {
+    state_of(item)->failed = true;
+    write_failed(item, error);
+}
+
 /* Check the output of an item, and time it quickly. */
 static void check_and_time(const Item *item) {
     State *state = state_of(item);
+    char error[80];
     pause_if_needed();
-    if (!state->failed && !state->quick) {
+    if (!state->failed && bytes_of(item) > memory_bytes) {
+        snprintf(error, sizeof error, "it needs %zu MB of memory, and there are %zu",
+                 (bytes_of(item) >> 20) + 1, memory_bytes >> 20);
+        fail(item, error);
+    } else if (!state->failed && !state->quick) {
         const double difference = difference_of(item);
         if (difference <= CHECK_DIFFERENCE) {
             running = item;
@@ -161,10 +172,8 @@ static void check_and_time(const Item *item) {
             pause_if_needed(); /* after a signal, the samples are too few */
             write_quick(item, state->quick = seconds);
         } else {
-            char error[80];
             snprintf(error, sizeof error, "the output differs by %.2g of its size", difference);
-            state->failed = true;
-            write_failed(item, error);
+            fail(item, error);
         }
     }
     ++done;
@@ -339,7 +348,7 @@ static int check_all(void) {
     double largest = 0;
     int wrong = 0;
     for (const Item *item = items; item < items + item_count; ++item) {
-        const double difference = difference_of(item);
+        const double difference = bytes_of(item) > memory_bytes ? NAN : difference_of(item);
         if (!(difference <= CHECK_DIFFERENCE))
             ++wrong, printf("%d %s differs by %.2g\n", item->id, item->name, difference);
         else
@@ -377,7 +386,7 @@ int main(int count, char **arguments) {
     }
     handle_signals();
     if (!expect) require_features();
-    begin_memory();
+    memory_bytes = begin_memory(expect ? SIZE_MAX / 2 : free_memory());
     if (expect) return print_sums();
     if (check) return check_all();
     states = calloc(item_count + 1, sizeof *states);

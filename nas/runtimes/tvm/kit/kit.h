@@ -71,7 +71,8 @@ typedef struct {
 double now(void);
 void prepare(const Item *item);
 Sums output_sums(const Item *item);
-void begin_memory(void);
+size_t bytes_of(const Item *item);
+size_t begin_memory(size_t free_bytes);
 double quick_seconds(const Item *item);
 int calls_for(const Item *item, double seconds);
 int take_attempts(const Item *item, int calls, int samples, Attempt *attempts);
@@ -92,7 +93,7 @@ typedef struct {
 void pin(int *core);
 void describe(int core, Device *device);
 void require_features(void);
-void require_memory(size_t bytes);
+size_t free_memory(void);
 long clock_khz(int core);
 double temperature_c(void);
 bool is_hot(int core);

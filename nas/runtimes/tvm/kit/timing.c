@@ -38,20 +38,27 @@ static const Item *prepared;
 
 static size_t places(const Tensor *each) { return (each->elements + UNIT - 1) / UNIT * UNIT; }
 
-/* Allocate the memory of the largest item. */
-void begin_memory(void) {
-    size_t most = UNIT;
+size_t bytes_of(const Item *item) {
+    size_t floats = 0;
+    for (int at = 0; at < item->count; ++at) floats += places(&item->tensors[at]);
+    return floats * sizeof(float);
+}
+
+/* Allocate the memory of the largest item that fits into what is free, and return its size. */
+size_t begin_memory(size_t free_bytes) {
     int most_tensors = 0;
-    for (const Item *item = items; item < items + item_count; ++item) {
-        size_t floats = 0;
-        for (int at = 0; at < item->count; ++at) floats += places(&item->tensors[at]);
-        if (floats > most) most = floats;
+    for (const Item *item = items; item < items + item_count; ++item)
         if (item->count > most_tensors) most_tensors = item->count;
-    }
-    require_memory(most * sizeof(float));
-    memory = aligned_alloc(ALIGNMENT, most * sizeof(float));
     tensor = calloc(most_tensors + 1, sizeof *tensor);
-    if (!memory || !tensor) die("there is no memory for the tensors");
+    for (size_t limit = free_bytes; tensor && limit >= ALIGNMENT;) {
+        size_t most = ALIGNMENT;
+        for (const Item *item = items; item < items + item_count; ++item)
+            if (bytes_of(item) > most && bytes_of(item) <= limit) most = bytes_of(item);
+        if ((memory = aligned_alloc(ALIGNMENT, most))) return most;
+        limit = most - 1; /* a limit of the process is smaller than what is free */
+    }
+    die("there is no memory for the tensors");
+    return 0;
 }
 
 static uint32_t next_random(uint32_t *state) { return *state = *state * 1664525u + 1013904223u; }

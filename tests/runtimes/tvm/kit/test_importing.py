@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 import nas.space
-from nas.errors import NasError, RequestError
+from nas.errors import MeasurementError, NasError, RequestError
 from nas.kernels.kernel import Kernel
 from nas.latency import LatencyTable, space_kernels
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.kit import device_of
 from nas.latency.record import Record
+from nas.runtimes.tvm.dispatch_benchmarks import launch_networks
 from nas.runtimes.tvm.kit.manifest import Manifest
 from nas.runtimes.tvm.kit.runtime import KitRuntime
 from tests.capabilities import change
@@ -98,6 +99,30 @@ def test_the_device_of_a_table_is_what_it_says_of_itself(device: SimulatedDevice
     table, _ = imported(device)
     assert (table.device.processor, table.device.target) == ("bench (haswell)", TARGET)
     assert table.device.recorded == PHONE
+
+
+def test_a_failed_part_of_the_launches_is_named_after_the_kernels_were_imported(
+    device: SimulatedDevice,
+) -> None:
+    name = next(iter(launch_networks()))
+    device.start()
+    device.append(line="failed", item=device.items("dispatch", name)[0].id, error="it is wrong")
+    device.time_kernels(rounds=4, kernels=FEW)
+    device.end()
+    with pytest.raises(MeasurementError, match=f"of '{name}', it is wrong.*another cpu="):
+        imported(device)
+    table = LatencyTable.find(device.folder.parent / "tables", device_of(device.folder))
+    assert table is not None
+    assert not table.missing(FEW)
+
+
+def test_a_table_without_a_device_takes_no_results(device: SimulatedDevice) -> None:
+    """Timings of two devices would be mixed, and nobody would see it."""
+    tables, runtime = device.folder.parent / "tables", device_of(device.folder)
+    LatencyTable.open_or_create(tables, runtime)
+    device.run()
+    with pytest.raises(RequestError, match="timings of two devices"):
+        runtime.import_kernels(device.folder, tables)
 
 
 def test_an_import_continues_where_the_last_one_ended(device: SimulatedDevice) -> None:

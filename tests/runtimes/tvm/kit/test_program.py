@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from nas.errors import NasError, RequestError
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.rounds import MAX_ROUNDS, ROUNDS
 from nas.runtimes.tvm.cross import code_target
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
@@ -119,6 +121,22 @@ def test_a_program_times_everything(kit: Path) -> None:
     assert start["device"]["core"] in os.sched_getaffinity(0)
     timing = next(line for line in _lines(kit) if line["line"] == "timing")
     assert all(us > 0 and us * timing["calls"] >= 1000 for us, *_ in timing["attempts"])
+
+
+def test_what_does_not_fit_into_memory_fails_with_that_reason(tmp_path: Path) -> None:
+    manifest = program.write_table_kit(HERE, [Kernel.parse(KERNELS["dense"][0])], tmp_path / "kit")
+    (largest,) = [item.id for item in manifest.items if item.name == WEIGHT_PARTS[-1]]
+    # Less than the 64 MiB of the largest chain, and more than anything else takes.
+    script = "ulimit -v 60000; exec ./kit --minutes 0.05"
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path / "kit", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = _lines(tmp_path / "kit")
+    (failed,) = [line for line in lines if line["line"] == "failed"]
+    assert failed["item"] == largest
+    assert re.match(r"it needs 6\d MB of memory, and there are \d+", failed["error"])
+    assert any(line["line"] == "quick" for line in lines)
 
 
 def test_a_killed_program_continues(kit: Path) -> None:
