@@ -75,6 +75,7 @@ class ModelOrigin:
         latencies_us: latency that the search knew, by `predicted` and `measured`.
         search_device: device that these latencies are for.
         address: target of that device if it is reached by an address, and else empty.
+        device_threads: number of threads that run a network there.
         search_runtime, search_dtype: see `nas.run.model_card.ModelCard`.
         threads: number of threads with which the files are timed.
         full_us: reading of the core's speed at full speed on this machine; None if not known.
@@ -92,6 +93,7 @@ class ModelOrigin:
     latencies_us: dict[str, float] = field(default_factory=dict)
     search_device: str = ""
     address: str = ""
+    device_threads: int = 1
     search_runtime: str = ""
     search_dtype: str = ""
     threads: int = 1

@@ -478,7 +478,10 @@ class _Export:
                 path = next(each / file.file for each in folders if (each / file.file).exists())
                 process = stack.enter_context(
                     ModelProcess(
-                        model_format(name), path, threads=origin.threads, device=origin.address
+                        model_format(name),
+                        path,
+                        threads=origin.device_threads,
+                        device=origin.address,
                     )
                 )
                 try:

@@ -338,6 +338,7 @@ def _origin(run: Run, record: TrainedRecord, threshold: Threshold | None) -> Mod
         latencies_us=latencies_us,
         search_device="" if device is None or not latencies_us else device.summary,
         address=target if is_address(target := run.settings.device.target) else "",
+        device_threads=run.settings.device.threads,
         **_search_settings(run, record.architecture.dtype or run.settings.device.dtypes[0]),
     )
 

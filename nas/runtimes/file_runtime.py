@@ -121,11 +121,17 @@ class FileRuntime(Runtime):
         """Connect to the device.
 
         Raises:
-            RequestError: it lacks Python or the runtime.
+            RequestError: it lacks Python, the runtime or cores.
             DeviceError: it does not answer.
         """
-        if self.is_remote:
-            _ = self.fingerprint
+        if not self.is_remote:
+            return
+        cores = self.fingerprint.recorded.get("cores")
+        if isinstance(cores, int) and self.threads > cores:
+            raise RequestError(
+                f"{self.threads} threads cannot run at once: the device has {cores} cores.",
+                remedy="Use fewer threads.",
+            )
 
     def release(self) -> None:
         """Close the connection to the device; the next use opens another one."""

@@ -71,9 +71,8 @@ class Onnx(ModelFormat):
         def load(runtime: FileRuntime, shape: Sequence[int]) -> File:
             return runtime.files.load(path.read_bytes(), inputs={onnx_model.INPUT: (1, *shape)})
 
-        return FileOnDevice(
-            "onnxruntime", device, threads, load, lambda image: {onnx_model.INPUT: image}
-        )
+        (runtime,) = self.runtimes
+        return FileOnDevice(runtime, device, threads, load, lambda image: {onnx_model.INPUT: image})
 
 
 class OnnxInt8(Onnx):

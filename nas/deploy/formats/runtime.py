@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.deploy.formats.base import LoadedModel
+from nas.deploy.formats.base import LoadedModel, ModelFormat
 from nas.deploy.formats.onnx import Onnx
 from nas.errors import RequestError
 from nas.latency.timing import Evaluate
@@ -67,6 +67,8 @@ class RuntimeFormat(Onnx):
     def install_command(self) -> str:
         """See `ModelFormat`."""
         return f"pip install {self._runtime.package}"
+
+    load_on = ModelFormat.load_on  # The package of a vendor is not on another device.
 
     def _loader(self) -> str:
         """Return a function made of those of the runtime; "" if a script cannot have their text."""

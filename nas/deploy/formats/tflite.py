@@ -57,7 +57,7 @@ class TfLite(ModelFormat):
         def inputs(image: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
             return {"image": image.transpose(0, 2, 3, 1)}
 
-        return FileOnDevice("litert", device, threads, load, inputs)
+        return FileOnDevice(self.runtimes[0], device, threads, load, inputs)
 
 
 class TfLiteInt8(TfLite):
