@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING
 
 from nas.display.progress import Advance
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
+from nas.files.locks import Lock
 from nas.kernels.kernel import Kernel
 from nas.latency import timer_answers
 from nas.latency.installed_runtimes import default_runtime
-from nas.latency.kit import KitDevice, run_kit
+from nas.latency.kit import RESULTS, KitDevice, run_kit
 from nas.latency.record import DISTURBED, UNSTABLE, Record
 from nas.latency.rounds import ONCE, Policy, Rounds
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.table import LatencyTable
+from nas.latency.table_file import locked
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 
@@ -181,22 +183,27 @@ def _build_by_kit(
 ) -> BuildResult:
     """Time missing kernels, and the costs beside kernels, by a kit that a transport carries.
 
-    The kit lies beside the table until it is done, so that a build that was stopped goes on.
+    The kit lies beside the table until it is done, so that a build that was stopped goes on. What
+    the kit of another build measured, which was stopped, is added first.
     """
     start, folder = time.monotonic(), table.path.with_suffix(".kit")
+    lock = Lock(folder.with_name(f".{folder.name}.lock"), is_removed=True)
     if missing or table.lacks_dispatch():
-        contents = set(device.kit_contents(folder))
-        if not contents or not contents.issuperset(each.text for each in missing):
-            shutil.rmtree(folder, ignore_errors=True)
-            batches = {each.batch for each in wanted}
-            device.write_kernels_kit(
-                missing or wanted[:1], (), folder, progress, batch=max(batches, default=1)
-            )
-        run_kit(device, folder, progress)
-        for sentence in device.import_kernels(folder, table.path, progress):
-            warnings.warn(sentence, stacklevel=3)
+        with locked(lock, table.path):
+            contents = set(device.kit_contents(folder))
+            if not contents or not contents.issuperset(each.text for each in missing):
+                if contents and (folder / RESULTS).exists():
+                    device.import_kernels(folder, table.path, progress)
+                shutil.rmtree(folder, ignore_errors=True)
+                batches = {each.batch for each in wanted}
+                device.write_kernels_kit(
+                    missing or wanted[:1], (), folder, progress, batch=max(batches, default=1)
+                )
+            run_kit(device, folder, progress)
+            for sentence in device.import_kernels(folder, table.path, progress):
+                warnings.warn(sentence, stacklevel=3)
+            shutil.rmtree(folder)
         table.refresh()
-        shutil.rmtree(folder)
     records = [table.record(kernel) for kernel in missing]
     statuses = Counter(str(each.status) for each in records if each is not None)
     return BuildResult(

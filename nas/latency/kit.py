@@ -8,22 +8,22 @@ results.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from nas.display.progress import Advance
 from nas.errors import BoardLostError, DeviceError, RequestError
 from nas.files import jsonl
-from nas.files.documents import Document, Format, shortened
+from nas.files.documents import Count, Document, Format, shortened
 from nas.latency.device import Text
 from nas.latency.installed_runtimes import runtime_class, runtime_names
 from nas.latency.rounds import Latency
@@ -48,6 +48,12 @@ LOST_SECONDS = 300.0
 
 LOST_PAUSE_SECONDS = 2.0
 """Pause before each attempt to reach it."""
+
+HOT_SECONDS = 3600.0
+"""How long a hot device may cool: its program gives up after 300 s, and is started again."""
+
+MAX_RESULTS_BYTES = 1 << 30
+"""Largest file of results: one of 2,000 kernels has less than a tenth of it."""
 
 SILENCE_SECONDS = 400.0
 """Longest time in which a program may write nothing: it waits 300 s for a hot device."""
@@ -204,7 +210,7 @@ def run_kit(
 
     Each line of the results is here as soon as it is on the disk of the device. After a lost
     connection, an end of either side or a new start of the device, the program goes on with what
-    either side has.
+    either side has. It does so, too, when it gave up on a hot device.
 
     Args:
         device: the device, which a transport reaches.
@@ -219,26 +225,35 @@ def run_kit(
     transport = device.transport
     assert transport is not None
     digest, programs = device.kit_programs(folder)
-    lost_at: float | None = None
+    stuck_at: float | None = None
     with transport:
         while True:
+            is_hot = False
             try:
                 remote = transport.lasting_folder(f"kit-{digest}")
                 for name in programs:
                     _send_program(transport, folder / name, f"{remote}/{name}")
                 for name in programs:
                     _share_results(transport, folder / RESULTS, f"{remote}/{RESULTS}")
-                    for line in _lines_of(transport, name, remote):
-                        lost_at = None
-                        _take_line(line, folder / RESULTS, progress)
+                    for content in _lines_of(transport, name, remote):
+                        line = _take_line(content, folder / RESULTS, progress)
+                        is_hot = line.reason == "hot"
+                        if line.line in _STEPS:
+                            stuck_at = None
                 # The program before may have written lines after its connection was lost.
                 _share_results(transport, folder / RESULTS, f"{remote}/{RESULTS}")
                 transport.remove(remote)
                 return
-            except BoardLostError:
+            except DeviceError as error:
+                limit_s = lost_s if isinstance(error, BoardLostError) else HOT_SECONDS
+                if not (is_hot or isinstance(error, BoardLostError)):
+                    raise
                 now = time.monotonic()
-                lost_at = lost_at or now
-                if now > lost_at + lost_s:
+                if stuck_at is None:
+                    stuck_at = now
+                    text = f"{error.message} It is tried again for {limit_s:.0f} s."
+                    warnings.warn(text, stacklevel=2)
+                if now > stuck_at + limit_s:
                     raise
                 transport.close()
                 time.sleep(LOST_PAUSE_SECONDS)
@@ -280,6 +295,7 @@ def _share_results(transport: Transport, path: Path, remote: str) -> None:
     """
     jsonl.repair(path, _START)
     own, there = path.stat().st_size if path.exists() else 0, transport.size(remote) or 0
+    _require_size(there, remote)
     if own > there:
         transport.send(path, remote)
     elif there > own:
@@ -294,25 +310,50 @@ def _lines_of(transport: Transport, name: str, remote: str) -> Iterator[bytes]:
         program.require_success()
 
 
-def _take_line(line: bytes, results: Path, progress: Advance | None) -> None:
+class _Line(Document):
+    """What the lines of all programs have. One of progress is not for the file of results."""
+
+    line: Text
+    done: Count = 0
+    of: Count = 0
+    reason: Text = ""
+
+
+_STEPS = ("quick", "timing", "failed", "progress", "waiting")
+"""Lines after which a program is not stuck. It waits while another one runs on the device."""
+
+
+def _take_line(content: bytes, results: Path, progress: Advance | None) -> _Line:
     """Append a line of results to their file, or show the progress that it tells."""
     try:
-        content = json.loads(line)
-        kind = content["line"]
-    except (ValueError, KeyError, TypeError):
+        line = _Line.model_validate_json(content)
+    except ValidationError:
         raise DeviceError(
-            f"The program of a kit wrote {shortened(line.decode(errors='replace'))}, which is no "
-            "line of its results.",
+            f"The program of a kit wrote {shortened(content.decode(errors='replace'))}, which is "
+            "no line of its results.",
             remedy="Does a start-up file of the shell there print something? It should not.",
         ) from None
-    if kind == "progress":
+    if line.line in ("progress", "waiting"):
         if progress is not None:
-            progress(content["done"], content["of"], "on the device")
-        return
+            is_waiting = line.line == "waiting"
+            text = "waits for another kit on the device" if is_waiting else "on the device"
+            progress(line.done, line.of or None, text)
+        return line
     with results.open("ab") as file:
-        file.write(line + b"\n")
+        file.write(content + b"\n")
         file.flush()
         os.fsync(file.fileno())
+        _require_size(file.tell(), str(results))
+    return line
+
+
+def _require_size(size: int, name: str) -> None:
+    """Raise DeviceError for a file of results that is too large."""
+    if size > MAX_RESULTS_BYTES:
+        raise DeviceError(
+            f"{name} has {size} bytes, and results of a kit have {MAX_RESULTS_BYTES} at most.",
+            remedy="Remove the file, and start again.",
+        )
 
 
 class _Kit(Document):

@@ -111,6 +111,8 @@ def test_results_that_only_the_device_has_are_brought_home(
         ("kill -SEGV $$", "SIGSEGV"),
         ("echo Welcome", "'Welcome', which is no line of its results"),
         ("echo '[1]'", "no line of its results"),
+        ("""echo '{"line":"progress","done":"all","of":5}'""", "no line of its results"),
+        ("head -c 100000 /dev/zero | tr '\\\\0' '['; echo", "no line of its results"),
     ],
 )
 def test_what_the_program_says_is_the_error(
@@ -125,6 +127,54 @@ def test_what_the_program_says_is_the_error(
     assert numbers(results) == [0, 1, 2, 3, 4]
 
 
+def test_a_program_that_never_ends_its_results_is_refused(
+    server_of_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = server_of_home
+    monkeypatch.setattr(kit, "MAX_RESULTS_BYTES", 100)
+    results = write_kit(tmp_path, count=1_000_000)
+    device: Any = Device(transport_to(server.address))
+    with pytest.raises(DeviceError, match="100 at most"):
+        run_kit(device, tmp_path)
+    assert results.stat().st_size < 150
+    results.unlink()
+    with pytest.raises(DeviceError, match="100 at most"):  # nor is the device's file brought home
+        run_kit(device, tmp_path)
+    assert not results.exists()
+
+
+def test_a_program_goes_on_when_its_device_was_hot(
+    server_of_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = server_of_home
+    monkeypatch.setattr(kit, "LOST_PAUSE_SECONDS", 0.1)
+    hot = """if [ "$at" = 3 ]; then
+        echo '{"line":"end","at":3,"reason":"hot"}' | tee -a results.jsonl
+        echo 'The device stays hot. Cool it' >&2; exit 1
+    fi"""
+    results = write_kit(tmp_path, then=hot)
+    device: Any = Device(transport_to(server.address))
+    with pytest.warns(UserWarning, match=r"The device stays hot. Cool it\.? .*tried again"):
+        run_kit(device, tmp_path)
+    assert numbers(results) == [0, 1, 2, 3, 4]
+
+
+def test_a_device_that_stays_hot_is_an_error(
+    server_of_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = server_of_home
+    monkeypatch.setattr(kit, "LOST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(kit, "HOT_SECONDS", 1.0)
+    hot = 'echo \'{"line":"end","reason":"hot"}\'; echo \'It stays hot\' >&2; exit 1'
+    write_kit(tmp_path, end=hot)
+    device: Any = Device(transport_to(server.address))
+    with (
+        pytest.warns(UserWarning, match="It stays hot"),
+        pytest.raises(DeviceError, match="It stays hot"),
+    ):
+        run_kit(device, tmp_path)
+
+
 def test_a_device_that_stays_away_is_lost(
     server_of_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,5 +183,8 @@ def test_a_device_that_stays_away_is_lost(
     write_kit(tmp_path)
     server.stop()
     device: Any = Device(transport_to(server.address))
-    with pytest.raises(BoardLostError, match="Connection refused"):
+    with (
+        pytest.warns(UserWarning, match="tried again"),
+        pytest.raises(BoardLostError, match="Connection refused"),
+    ):
         run_kit(device, tmp_path, lost_s=0.3)

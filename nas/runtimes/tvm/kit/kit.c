@@ -391,6 +391,7 @@ int main(int count, char **arguments) {
     if (check) return check_all();
     states = calloc(item_count + 1, sizeof *states);
     if (!states) die("there is no memory");
+    if (streams) wait_for_turn();
     const int wanted = core, earlier = open_results(path, states);
     if (wanted >= 0 && earlier >= 0 && wanted != earlier)
         die("%s is of core %d: use --core %d, or another file with --results", path, earlier,

@@ -101,6 +101,7 @@ void die(const char *format, ...);
 
 /* The file of results: results.c. */
 
+void wait_for_turn(void);
 int open_results(const char *path, State *states);
 void write_start(const Device *device, int core);
 void write_failed(const Item *item, const char *error);

@@ -190,15 +190,24 @@ static void know_line(char *text, State *states, int *core) {
     }
 }
 
+/* Wait while another kit runs in a folder beside this one: two would slow each other. One whose
+   connection was lost runs until its next line. */
+void wait_for_turn(void) {
+    const int folder = open("..", O_RDONLY);
+    while (folder >= 0 && flock(folder, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        if (puts("{\"line\":\"waiting\"}") < 0 || fflush(stdout)) exit(1);
+        sleep(1);
+    }
+}
+
 /* Open the file, and take in what earlier runs of the kit wrote. Returns their core, or -1. */
 int open_results(const char *path, State *states) {
     results_path = path;
     descriptor = open(path, O_RDWR | O_CREAT | O_APPEND, 0666);
     FILE *file = descriptor < 0 ? NULL : fdopen(dup(descriptor), "r");
     if (!file) die("%s cannot be opened: %s", path, strerror(errno));
-    /* The lock ends with the program. Some file systems have none. A program whose connection was
-       lost still runs until its next line. */
-    if (flock(descriptor, LOCK_EX | (streams ? 0 : LOCK_NB)) && errno == EWOULDBLOCK)
+    /* The lock ends with the program. Some file systems have none. */
+    if (flock(descriptor, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
         die("another program of a kit is running, which writes %s: two would slow each other. Wait "
             "for its end, or stop it", path);
     char *text = NULL;

@@ -162,13 +162,13 @@ class Results:
         made = {item.id: item.error for item in manifest.items if item.error}
         failed = {each.item: each.error for each in lines if isinstance(each, _Failed)}
         speeds = [each.full_us for each in lines if isinstance(each, _Speed)]
-        is_hot = any(isinstance(each, _End) and each.reason == "hot" for each in lines)
+        ends = [each.reason for each in lines if isinstance(each, _End)]
         return cls(
             manifest,
             starts[-1].device,
             _attempts(lines, manifest, speeds[0] if speeds else math.inf),
             {**made, **failed},
-            min(speeds, default=None) if is_hot else None,
+            min(speeds, default=None) if ends[-1:] == ["hot"] else None,
         )
 
     def items(self, part: Literal["kernel", "dispatch", "network"]) -> dict[str, list[Item]]:

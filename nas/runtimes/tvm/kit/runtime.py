@@ -225,5 +225,5 @@ class KitRuntime(TvmRuntime, KitDevice):
             )
         raise DeviceError(
             f"The device of '{self.target}' is timed by a program of many kernels.",
-            remedy="Build the table with `nas table build --target ADDRESS`, which does that.",
+            remedy="`nas table build` and `nas table check` without --quick run it there.",
         )

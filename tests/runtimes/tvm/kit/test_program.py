@@ -164,6 +164,32 @@ def test_a_second_program_is_refused_until_the_first_one_ends(kit: Path) -> None
     assert _run(kit, "--minutes", "0.01").returncode == 0
 
 
+def test_programs_of_two_kits_time_one_after_the_other(kit: Path) -> None:
+    """Those that a transport starts lie beside each other."""
+    other = shutil.copytree(kit, kit.with_name("other"))
+    command = ["./kit", "--stream"]
+    with (
+        subprocess.Popen(command, cwd=kit, stdout=subprocess.PIPE) as first,
+        subprocess.Popen(
+            ["sh", "-c", "read go; exec ./kit --stream"], cwd=other, stdin=-1, stdout=-1
+        ) as second,
+    ):
+        assert first.stdout
+        assert second.stdin
+        assert second.stdout
+        first.stdout.readline()  # It has begun.
+        second.stdin.write(b"\n")
+        second.stdin.close()
+        assert [second.stdout.readline() for _ in range(2)] == 2 * [b'{"line":"waiting"}\n']
+        assert not (other / "results.jsonl").exists()
+        first.kill()  # Whatever ends it, the other one goes on.
+        lines = [line for line in second.stdout if b"waiting" not in line]
+    assert second.returncode == 0
+    streamed = [line for line in lines if b'"line":"progress"' not in line]
+    assert b"".join(streamed) == (other / "results.jsonl").read_bytes()
+    _check_finished(other)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_program_says_how_to_continue(kit: Path, number: signal.Signals) -> None:
     with subprocess.Popen([kit / "kit"], cwd=kit, stderr=subprocess.PIPE) as stopped:
