@@ -270,12 +270,17 @@ def measure_by_kit(
     Raises:
         DeviceError: a person carries the kits of the device, or see `run_kit`.
     """
-    if device.transport is None:
-        _ = device.timer
+    transport = device.transport
+    if transport is None:
+        _ = device.timer  # It says how such a device is timed.
+        raise AssertionError
     with tempfile.TemporaryDirectory(prefix="nas-kit-") as temporary:
         folder = Path(temporary) / "kit"
         names = [str(number) for number in range(len(graphs))]
         device.write_networks_kit(dict(zip(names, graphs, strict=True)), schedules, folder)
+        # The device may have results of the same kit from a command that was killed.
+        with transport:
+            transport.remove(transport.lasting_folder(f"kit-{device.kit_programs(folder)[0]}"))
         run_kit(device, folder, progress)
         latencies = device.network_latencies(folder, {})
     missing = Latency([], None, "the device did not time it")

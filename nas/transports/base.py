@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
 
-from nas.errors import BoardLostError, DeviceError
+from nas.errors import BoardLostError, DeviceError, printable
 from nas.files import replace
 
 ANSWER_SECONDS = 30.0
@@ -365,7 +365,7 @@ class Program:
     @property
     def error(self) -> str:
         """The end of its error output."""
-        return self._error.decode(errors="replace")
+        return printable(self._error.decode(errors="replace"))
 
     def _drain(self, stream: IO[bytes]) -> None:
         while chunk := stream.read(_SHOWN_BYTES):

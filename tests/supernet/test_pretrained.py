@@ -203,7 +203,7 @@ def test_trained_network_gets_a_probe_for_other_classes():
     slot = graph.ops[-1].slot_name
     for key in ("weight", "bias"):
         own = supernet.get_parameter(f"{slot}.{key}")
-        torch.testing.assert_close(own, probe[f"{slot}.{key}"], rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(own, probe[f"{slot}.{key}"], rtol=3e-2, atol=1e-2)
 
 
 def test_norms_let_a_network_without_norms_compute_the_same():

@@ -41,6 +41,10 @@ _MAX_ANSWER_BYTES = 1 << 30
 """Largest data of an answer: an optimised model."""
 
 
+class _ProgramEndedError(MeasurementError):
+    """The program on the device ended, which a crash of the runtime does."""
+
+
 class DeviceFiles(Files):
     """Loads files on a device.
 
@@ -105,19 +109,29 @@ class DeviceFiles(Files):
         self._program = None
         self._open.close()
 
-    def ask(self, request: Mapping[str, Any], data: bytes = b"") -> tuple[Mapping[str, Any], bytes]:
-        """Return an answer of the device and its data; a lost device is connected to again."""
+    def ask(
+        self, request: Mapping[str, Any], data: bytes = b"", *, once: bool = False
+    ) -> tuple[Mapping[str, Any], bytes]:
+        """Return an answer of the device and its data.
+
+        A lost device is connected to again. A program that ended is started once more, unless
+        `once`: it may have been killed, and one that a file crashes ends again.
+        """
         try:
             answer = self._exchange(self._connected(), request, data)
-        except BoardLostError:
+        except (BoardLostError, _ProgramEndedError) as error:
+            if once and isinstance(error, _ProgramEndedError):
+                raise
             answer = self._exchange(self._reconnected(), request, data)
         if "error" in answer[0]:
             raise MeasurementError(f"{self.transport.address}: {answer[0]['error']}")
         return answer
 
-    def sample(self, file: str, calls: int) -> tuple[Mapping[str, Any], float]:
+    def sample(
+        self, file: str, calls: int, *, once: bool = False
+    ) -> tuple[Mapping[str, Any], float]:
         """Return an answer with the seconds of a call, which the next reading belongs to."""
-        answer, _ = self.ask({"do": "time", "file": file, "calls": calls})
+        answer, _ = self.ask({"do": "time", "file": file, "calls": calls}, once=once)
         if "unknown" in answer:
             return answer, math.nan
         self._reading_s = self._number(answer, "reading")
@@ -168,7 +182,7 @@ class DeviceFiles(Files):
                 "packages": self._packages,
             }
             self._exchange(program, start, limit_s=START_SECONDS)
-        except (EndedProgramError, MeasurementError) as error:
+        except (EndedProgramError, _ProgramEndedError) as error:
             raise self._unusable(program.end_reason()) from error
         digests = [] if self._delegate is None else [self._delegate["library"]]
         description, _ = self._exchange(program, {"do": "describe", "digests": digests})
@@ -225,7 +239,7 @@ class DeviceFiles(Files):
         """Send a request, and return the answer and its data, after checking their form.
 
         Raises:
-            MeasurementError: the program there ended, which a crash of the runtime does.
+            _ProgramEndedError: the program there ended.
         """
         line = None
         with suppress(EndedProgramError):
@@ -233,10 +247,10 @@ class DeviceFiles(Files):
             line = program.read_line(limit_s=limit_s)
         if line is None:
             self._program = None
-            raise MeasurementError(f"{self.transport.address}: {program.end_reason()}.")
+            raise _ProgramEndedError(f"{self.transport.address}: {program.end_reason()}.")
         try:
             answer = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = line.decode(errors="replace")
         size = answer.get("bytes") if isinstance(answer, dict) else None
         if type(size) is not int or not 0 <= size <= _MAX_ANSWER_BYTES:
@@ -291,5 +305,7 @@ class FileOnDevice(File):
         answer, seconds = self._device.sample(self._id, calls)
         if "unknown" in answer:  # The device has made room for other files, or started anew.
             self.reload()
-            answer, seconds = self._device.sample(self._id, calls)
+            answer, seconds = self._device.sample(self._id, calls, once=True)
+            if "unknown" in answer:
+                raise self._device._unexpected(answer)
         return seconds

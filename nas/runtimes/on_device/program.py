@@ -12,7 +12,9 @@ import json
 import os
 import platform
 import resource
+import select
 import sys
+import threading
 import time
 import types
 from collections import OrderedDict
@@ -21,6 +23,9 @@ from typing import Any
 
 ATTEMPTS = 5
 """Attempts at a sample during which the system does not take the core away."""
+
+WARM_UP_READINGS = 5
+"""Readings that do not count after a request has come: a core that wakes is slow at first."""
 
 CACHE_SHARE = 1 / 8
 """Largest size of the files that stay loaded, as a share of the memory: runtimes need as much again
@@ -56,7 +61,7 @@ class Device:
             os.sched_setaffinity(0, fastest_cores(threads))
         self._threads, self._packages = threads, packages
         self._session = module("session", session)
-        self._read_speed = module("core_speed", speed).CoreSpeed().read
+        self._take_reading = module("core_speed", speed).CoreSpeed().read
         self._files: OrderedDict[str, Any] = OrderedDict()
         pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
         self._max_bytes = CACHE_SHARE * pages * page
@@ -88,7 +93,7 @@ class Device:
     def time(self, data: bytes, file: str, calls: int) -> dict[str, Any]:
         """Return the seconds of one call, and the slower of readings of the speed around them."""
         call = self._loaded(file).call
-        before = self._read_speed()
+        before = self._reading()
         for _ in range(ATTEMPTS):
             preemptions = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
             call()
@@ -98,11 +103,11 @@ class Device:
             seconds = (time.perf_counter() - start) / calls
             if resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == preemptions:
                 break
-        return {"seconds": seconds, "reading": max(before, self._read_speed())}
+        return {"seconds": seconds, "reading": max(before, self._take_reading())}
 
     def speed(self, data: bytes) -> dict[str, Any]:
         """Return a reading of the speed of the core."""
-        return {"reading": self._read_speed()}
+        return {"reading": self._reading()}
 
     def run(self, data: bytes, file: str, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the first output for inputs by name, with their types and shapes."""
@@ -123,6 +128,11 @@ class Device:
         """Return what a function of the session's `FUNCTIONS` returns for a file."""
         answer = self._session.FUNCTIONS[function](data, **options)
         return {"data": answer} if isinstance(answer, bytes) else {"answer": answer}
+
+    def _reading(self) -> float:
+        for _ in range(WARM_UP_READINGS):
+            self._take_reading()
+        return self._take_reading()
 
     def _loaded(self, file: str) -> Any:
         self._files.move_to_end(file)
@@ -163,8 +173,17 @@ def answer_to(device: Device, request: dict[str, Any], data: bytes) -> dict[str,
         return {"error": f"{type(error).__name__}: {lines[0]}"}
 
 
+def end_with_connection() -> None:
+    """Wait until nobody can send a request any more, and end the process, whatever it does."""
+    poll = select.poll()
+    poll.register(0, 0)  # A hang-up is reported in any case.
+    poll.poll()
+    os._exit(1)
+
+
 def main() -> None:
     """Answer requests until the input ends."""
+    threading.Thread(target=end_with_connection, daemon=True).start()
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What a runtime prints is no answer.

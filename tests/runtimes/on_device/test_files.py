@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 import nas.space
-from nas.errors import BoardLostError, DeviceError, MeasurementError, RequestError, TableDeviceError
+from nas.errors import BoardLostError, DeviceError, RequestError, TableDeviceError
 from nas.graph import Graph
 from nas.latency import LatencyTable, build_table, measure_networks, open_runtime
 from nas.latency.installed_runtimes import runtime_class
@@ -117,14 +118,21 @@ def test_table_belongs_to_the_processor(
     assert measured.fastest_us > 0
 
 
-def test_killed_program_is_a_failed_kernel_and_the_next_one_is_timed(
-    litert: Runtime, graph: Graph
-) -> None:
+def test_killed_program_is_started_again(litert: Runtime, graph: Graph) -> None:
     network = litert.compile(graph, {})
     program_of(litert).send_signal(signal.SIGKILL)
-    with pytest.raises(MeasurementError, match="SIGKILL"):
-        network.evaluate(1, 1)
     assert network.evaluate(1, 1)[0] > 0
+
+
+def test_program_ends_with_its_connection_whatever_it_does(litert: Runtime, graph: Graph) -> None:
+    network = litert.compile(graph, {})
+    program = program_of(litert)
+    request = {"do": "time", "file": network._file._id, "calls": 10**9}
+    litert.files._connected().write(json.dumps(request).encode() + b"\n")
+    time.sleep(0.5)
+    assert program.is_running()
+    litert.files.close()
+    program.wait(10)
 
 
 def test_cut_connection_goes_on(litert: Runtime, graph: Graph) -> None:
