@@ -108,10 +108,12 @@ def device(
     Example: nas device adb: --space mobilenet --image-size 32
     """
     from nas.latency.installed_runtimes import runtime_class, runtime_names
-    from nas.transports import transport_to
+    from nas.transports import split_address, transport_to
     from nas.transports.facts import DeviceFacts
 
     spaces = load_spaces(space or [], sizes)
+    known = {each for name in runtime_names() for each in _settings_of(name, address)}
+    split_address(address, sorted(known))
     with transport_to(address.partition("?")[0]) as transport:
         facts = DeviceFacts.of(transport)
     rows: list[tuple[Availability, dict[str, str]]] = []
@@ -138,6 +140,13 @@ def device(
             say(f"{'':<14} a table of {name}: {text}")
     for doubt in facts.doubts:
         say(f"doubt          {doubt}")
+
+
+def _settings_of(runtime: str, address: str) -> Sequence[str]:
+    """Return the settings that a runtime has behind an address."""
+    from nas.latency.installed_runtimes import runtime_class
+
+    return runtime_class(runtime).for_target(address).settings
 
 
 def _state_there(runtime: Runtime) -> Availability | None:

@@ -14,10 +14,8 @@ _SHELL = "shell_v2"
 _LOST = ("error: device", "error: closed", "error: no devices", "adb: device", "adb: no devices")
 """How the client begins what it says about a device that is gone."""
 
-_REMEDIES = {
-    "unauthorized": "Unlock it, and allow USB debugging for this computer.",
-    "more than one": "`adb devices` lists them: name one as adb:SERIAL.",
-}
+_CUT_STATUS = 255
+"""Exit status of the client when the stream of a program breaks off."""
 
 
 class AdbTransport(Transport):
@@ -48,7 +46,9 @@ class AdbTransport(Transport):
     def loss(self, status: int, error: str) -> str | None:
         """See `Transport.loss`."""
         last = (error.strip().splitlines() or [""])[-1]
-        return last if status and last.startswith(_LOST) else None
+        if status == _CUT_STATUS:
+            return last or "the connection was lost"
+        return last if status == 1 and last.startswith(_LOST) else None
 
     def close(self) -> None:
         """See `Transport.close`. The device may be another one afterwards."""
@@ -73,9 +73,15 @@ class AdbTransport(Transport):
         except subprocess.TimeoutExpired:
             raise BoardLostError(f"{self.address} does not answer.", remedy=self.remedy) from None
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            remedy = next((own for key, own in _REMEDIES.items() if key in reason), self.remedy)
-            raise BoardLostError(f"{self.address} does not answer: {reason}.", remedy=remedy)
+            reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0]
+            message = f"{self.address} does not answer: {reason.rstrip('.')}."
+            if "more than one" in done.stderr:
+                remedy = "`adb devices` lists them: name one as adb:SERIAL."
+                raise RequestError(message, remedy=remedy)
+            remedy = self.remedy
+            if "unauthorized" in done.stderr:
+                remedy = "Unlock it, and allow USB debugging for this computer."
+            raise BoardLostError(message, remedy=remedy)
         if _SHELL not in done.stdout.split():
             raise DeviceError(
                 f"The shell of {self.address} does not pass on errors: it has no {_SHELL}.",

@@ -16,6 +16,8 @@ _SCHEMES = ("ssh://", "adb:")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 """Names of hosts and users that no program mistakes for an option. Colons stand in IPv6."""
 
+_USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@\\$+-]*")
+
 _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 """Serial numbers; those of devices in a network are HOST:PORT."""
 
@@ -58,14 +60,18 @@ def transport_to(address: str) -> Transport:
         refuse(address, "it begins with none of ssh:// and adb:", EXAMPLE)
     try:
         parts = urlsplit(address)
-        host, user, port = parts.hostname or "", parts.username, parts.port
+        at, separator, place = parts.netloc.rpartition("@")
+        user = at if separator else None
+        # `hostname` has small letters, and the aliases of a configuration need not.
+        host = place.removeprefix("[").partition("]")[0] if place.startswith("[") else place
+        host, port = host if place.startswith("[") else host.partition(":")[0], parts.port
     except ValueError as error:
         refuse(address, str(error), EXAMPLE)
-    if parts.path.strip("/") or parts.fragment or parts.query or parts.password is not None:
+    if parts.path.strip("/") or parts.fragment or parts.query or port == 0:
         refuse(address, "it has more than a user, a host and a port", EXAMPLE)
     host, user = unquote(host), None if user is None else unquote(user)
-    for what, name in (("host", host.replace(":", "")), ("user", user)):
-        if name is not None and not _NAME.fullmatch(name):
+    for what, name, form in (("host", host.replace(":", ""), _NAME), ("user", user, _USER)):
+        if name is not None and not form.fullmatch(name):
             refuse(address, f"'{name}' is no name of a {what}", EXAMPLE)
     return SshTransport(address.rstrip("/"), host, user, port)
 

@@ -33,6 +33,18 @@ _SHOWN_BYTES = 4096
 
 _CHUNK_BYTES = 1 << 16
 
+MAX_FILE_BYTES = 1 << 30
+"""Largest file that is read from a device."""
+
+_BEGIN = b"nas begins\n"
+"""What a device writes before a program: start-up files of its shell may have written something."""
+
+_SCRIPT = """echo "nas begins"; cd "$0" && "$@"; status=$?; exit $((status - (status == 255)))"""
+"""Runs a program in a folder. The shell stays, so that a program that a signal ends is none that
+lost its connection; nor is one that ends with the status of a lost connection."""
+
+_MAX_BANNER_BYTES = 1 << 16
+
 _SIGNAL_STATUS = 128
 """Exit status, in a shell, of a program that a signal ends, less the number of the signal."""
 
@@ -95,9 +107,7 @@ class Transport(ABC):
             command: the program and its arguments; no character is special to a shell.
             folder: folder of the device to start it in; by default where the connection begins.
         """
-        # The shell stays, so that a program that a signal ends is none that lost its connection.
-        script = 'cd "$0" && "$@"; exit $?'
-        line = shlex.join(["sh", "-c", script, folder or ".", *command])
+        line = shlex.join(["sh", "-c", _SCRIPT, folder or ".", *command])
         return Program(self, command[0], self.client(line))
 
     def run(
@@ -133,9 +143,12 @@ class Transport(ABC):
             DeviceError: it cannot be written there, for example because the disk is full.
         """
         mode = "700" if executable else "600"
-        script = 'umask 077; cat > "$1.part" && chmod "$2" "$1.part" && mv -f "$1.part" "$1"'
+        # After a lost connection, the input ends too early, and `cat` does not know.
+        script = 'umask 077; cat > "$1.part" && [ "$(wc -c < "$1.part")" -eq "$3" ]'
+        script += ' && chmod "$2" "$1.part" && mv -f "$1.part" "$1"'
         script += ' || { status=$?; rm -f "$1.part"; exit $status; }'
-        with self.start(["sh", "-c", script, "sh", to, mode]) as program:
+        arguments = [to, mode, str(path.stat().st_size)]
+        with self.start(["sh", "-c", script, "sh", *arguments]) as program:
             with path.open("rb") as file, suppress(BrokenPipeError):
                 while chunk := file.read(_CHUNK_BYTES):
                     program.write(chunk)
@@ -164,9 +177,15 @@ class Transport(ABC):
     def read(self, path: str) -> bytes:
         """Return the content of a file of the device. Raises DeviceError if it is not there."""
         with self.start(["cat", path]) as program:
-            content = b"".join(iter(program.read_some, b""))
+            content = bytearray()
+            while some := program.read_some():
+                content += some
+                if len(content) > MAX_FILE_BYTES:
+                    raise DeviceError(
+                        f"{path} on {self.address} has more than {MAX_FILE_BYTES} bytes."
+                    )
             program.require_success()
-        return content
+        return bytes(content)
 
     @contextmanager
     def private_folder(self) -> Iterator[str]:
@@ -224,6 +243,7 @@ class Program:
         assert self._process.stderr
         os.set_blocking(self._process.stdin.fileno(), False)
         self._pending = b""
+        self._has_begun = False
         self._error = b""
         self._reader = threading.Thread(
             target=self._drain, args=(self._process.stderr,), daemon=True
@@ -271,9 +291,25 @@ class Program:
 
     def read_some(self, *, limit_s: float = ANSWER_SECONDS) -> bytes:
         """Return some bytes of its output; none at the end. See `write` for the errors."""
+        if not self._has_begun:
+            self._skip_banner(limit_s)
         if self._pending:
             some, self._pending = self._pending, b""
             return some
+        return self._read(limit_s)
+
+    def _skip_banner(self, limit_s: float) -> None:
+        """Read up to where the program begins."""
+        content = b""
+        while _BEGIN not in content:
+            some = self._read(limit_s)
+            content += some
+            if not some or len(content) > _MAX_BANNER_BYTES:
+                self._has_begun = True  # It never will.
+                return
+        self._has_begun, self._pending = True, content.partition(_BEGIN)[2]
+
+    def _read(self, limit_s: float) -> bytes:
         stdout = self._process.stdout
         assert stdout
         if not self._is_ready(stdout, selectors.EVENT_READ, limit_s):

@@ -25,7 +25,10 @@ show libc ldd --version
 show loader ls /lib/ld-musl-*
 show load cat /proc/loadavg
 show governors cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor
-show clocks cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq
+echo @@clocks
+for core in /sys/devices/system/cpu/cpu[0-9]*; do
+    echo "${core##*cpu} $(cat "$core/cpufreq/cpuinfo_max_freq" 2> /dev/null)"
+done
 show temperatures cat /sys/class/thermal/thermal_zone*/temp
 show power cat /sys/class/power_supply/*/status
 """
@@ -37,11 +40,17 @@ _CORES = {
         "0xd03": "cortex-a53", "0xd04": "cortex-a35", "0xd05": "cortex-a55", "0xd07": "cortex-a57",
         "0xd08": "cortex-a72", "0xd09": "cortex-a73", "0xd0a": "cortex-a75", "0xd0b": "cortex-a76",
         "0xd0c": "neoverse-n1", "0xd0d": "cortex-a77", "0xd40": "neoverse-v1",
-        "0xd41": "cortex-a78", "0xd44": "cortex-x1", "0xd46": "cortex-a510",
+        "0xd41": "cortex-a78", "0xd42": "cortex-a78ae", "0xd4b": "cortex-a78c",
+        "0xd44": "cortex-x1", "0xd46": "cortex-a510",
         "0xd47": "cortex-a710", "0xd48": "cortex-x2", "0xd49": "neoverse-n2",
         "0xd4d": "cortex-a715", "0xd4e": "cortex-x3", "0xd4f": "neoverse-v2",
+        "0xd80": "cortex-a520", "0xd81": "cortex-a720", "0xd82": "cortex-x4",
+        "0xb76": "arm1176jzf-s",
     },
-    "0x51": {"0x802": "cortex-a75", "0x804": "cortex-a76", "0x805": "cortex-a55"},
+    "0x51": {
+        "0x001": "oryon-1", "0x800": "cortex-a73", "0x801": "cortex-a53", "0x802": "cortex-a75",
+        "0x803": "cortex-a55", "0x804": "cortex-a76", "0x805": "cortex-a55",
+    },
 }  # fmt: skip
 """LLVM's names of cores, by the implementer and part of `/proc/cpuinfo`: Arm's, and Qualcomm's."""
 
@@ -100,13 +109,23 @@ class DeviceFacts:
         machine = _machine(parts["machine"], parts.get("bits", ""))
         cores = re.split(r"\n\s*\n(?=processor)", parts.get("cpuinfo", ""))
         is_own = _describes(parts.get("cpuinfo", ""), machine)
-        # The latest core of a phone is a fast one, the first one is not.
-        fastest = max(cores, key=lambda core: _field(core, "CPU part")) if is_own else ""
+        clocks_khz = {
+            number: int(khz)
+            for number, khz in re.findall(r"^(\d+) (\d+)$", parts.get("clocks", ""), re.M)
+        }
+
+        def rank(core: str) -> tuple[int, str]:
+            # Without clocks: of one implementer, the later part is the faster core.
+            return clocks_khz.get(_field(core, "processor"), 0), _field(core, "CPU part")
+
+        fastest = max(cores, key=rank) if is_own else ""
         processor, features = parse_cpuinfo(fastest, machine)
         cpu, doubts = _cpu(machine, fastest, processor)
-        clocks_khz, temperatures = numbers("clocks"), numbers("temperatures")
+        temperatures = numbers("temperatures")
         governors = set(parts.get("governors", "").split())
-        load = float((parts.get("load") or "0").split()[0])
+        loads = re.match(r"[\d.]+", parts.get("load", ""))
+        # Android's threads that sleep count, too.
+        load = float(loads[0]) if loads and not parts.get("android") else 0.0
         # Sensors count degrees or thousandths of them.
         celsius = max((each / 1000 if each > 1000 else each for each in temperatures), default=None)
         if not is_own:
@@ -127,7 +146,7 @@ class DeviceFacts:
             "system": ", ".join(filter(None, (system, parts.get("kernel", "")))) or None,
             "board": parts.get("phone") or parts.get("model") or None,
             "cores": len(cores) if is_own else None,
-            "max_mhz": max(clocks_khz) / 1000 if clocks_khz else None,
+            "max_mhz": max(clocks_khz.values()) / 1000 if clocks_khz else None,
             "memory_bytes": int(memory[1]) << 10 if memory else None,
             "governor": " ".join(sorted(governors)) or None,
             "celsius": celsius,
@@ -138,8 +157,8 @@ class DeviceFacts:
 
 def _machine(machine: str, bits: str) -> str:
     """Return the architecture of programs: a kernel of 64 bits may run a system of 32."""
-    if bits == "32":
-        return {"aarch64": "armv7l", "x86_64": "i686"}.get(machine, machine)
+    if bits == "32" or machine == "armv8l":
+        return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(machine, machine)
     return machine
 
 
@@ -160,18 +179,18 @@ def _is_musl(parts: Mapping[str, str]) -> bool:
 
 def _triple(machine: str, *, is_android: bool, is_musl: bool) -> str:
     system = "musl" if is_musl else "gnu"
-    if machine == "armv7l":
-        return f"armv7-linux-{'androideabi' if is_android else f'{system}eabihf'}"
+    if machine in ("armv6l", "armv7l"):
+        return f"{machine[:-1]}-linux-{'androideabi' if is_android else f'{system}eabihf'}"
     return f"{machine}-linux-{'android' if is_android else system}"
 
 
 def _cpu(machine: str, core: str, processor: str) -> tuple[str, list[str]]:
     """Return LLVM's name of a core, and what is doubtful about it."""
-    if machine in ("aarch64", "armv7l"):
+    if machine in ("aarch64", "armv6l", "armv7l"):
         known = _CORES.get(_field(core, "CPU implementer"), {}).get(_field(core, "CPU part"))
         if known is not None:
             return known, []
-        oldest = "cortex-a53" if machine == "aarch64" else "cortex-a7"
+        oldest = {"aarch64": "cortex-a53", "armv6l": "arm1176jzf-s"}.get(machine, "cortex-a7")
     elif machine == "x86_64":
         flags = set(core.split())
         levels = (name for name, needed in _X86_LEVELS if flags.issuperset(needed))

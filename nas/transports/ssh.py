@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from nas.errors import BoardLostError, RequestError
+from nas.errors import BoardLostError, DeviceError, RequestError, printable
 from nas.transports.base import Transport
 
 CONNECT_SECONDS = 20
@@ -23,6 +25,9 @@ _OPTIONS = (
     "-oRemoteCommand=none",
     "-oClearAllForwardings=yes",
 )
+
+_numbers = itertools.count()
+"""Numbers of the connections of this process."""
 
 _LOST_STATUS = 255
 """Exit status of `ssh` when the connection cannot be made, or is lost."""
@@ -42,7 +47,7 @@ class SshTransport(Transport):
         self._destination += ["--", host]
         self._shown = f"ssh {f'-p {port} ' if port else ''}{f'{user}@' if user else ''}{host}"
         self._master: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._socket = Path()
 
     @property
     def remedy(self) -> str:
@@ -68,14 +73,11 @@ class SshTransport(Transport):
             self._master.kill()
             self._master.wait()
             self._master = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+            self._socket.unlink(missing_ok=True)
 
     @property
     def _shared(self) -> list[str]:
-        assert self._folder is not None
-        return [f"-oControlPath={self._folder.name}/ssh"]
+        return [f"-oControlPath={self._socket}"]
 
     def _connect(self) -> None:
         """Open the connection unless it is there."""
@@ -87,29 +89,29 @@ class SshTransport(Transport):
                 f"{self.address} needs the program `ssh`, which is not installed here.",
                 remedy="Install OpenSSH's client (Debian: openssh-client).",
             )
-        # The path of a socket may have 100 characters, so TMPDIR may be too long.
-        self._folder = tempfile.TemporaryDirectory(prefix="nas-", dir="/tmp")
-        errors = Path(self._folder.name) / "errors"
+        self._socket = _sockets() / f"{os.getpid()}-{next(_numbers)}"
+        self._socket.unlink(missing_ok=True)  # Of a process that was killed, and had this number.
         # `cat` ends with the pipe from here, so that no connection outlives this process.
         command = ["ssh", *_OPTIONS, "-oControlMaster=yes", "-oControlPersist=no", *self._shared]
-        with errors.open("wb") as file:
+        with tempfile.TemporaryFile() as errors:
             self._master = subprocess.Popen(
                 [*command, *self._destination, "exec cat"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=file,
+                stderr=errors,
                 process_group=0,
             )
-        deadline = time.monotonic() + 2 * CONNECT_SECONDS
-        while not (Path(self._folder.name) / "ssh").is_socket():
-            if self._master.poll() is not None or time.monotonic() > deadline:
-                text = errors.read_text(errors="replace")
-                reason = self.loss(_LOST_STATUS, text)
-                self.close()
-                raise BoardLostError(
-                    f"{self.address} does not answer: {reason}.", remedy=self._how(text)
-                )
-            time.sleep(0.02)
+            deadline = time.monotonic() + 2 * CONNECT_SECONDS
+            while not self._socket.is_socket():
+                if self._master.poll() is not None or time.monotonic() > deadline:
+                    errors.seek(0)
+                    text = printable(errors.read().decode(errors="replace"))
+                    reason = self.loss(_LOST_STATUS, text)
+                    self.close()
+                    raise BoardLostError(
+                        f"{self.address} does not answer: {reason}.", remedy=self._how(text)
+                    )
+                time.sleep(0.02)
 
     def _how(self, error: str) -> str:
         """Return what to do about a connection that cannot be made."""
@@ -118,3 +120,27 @@ class SshTransport(Transport):
         if "Permission denied" in error:
             return f"Copy a key there: `{self._shown.replace('ssh', 'ssh-copy-id', 1)}`."
         return self.remedy
+
+
+def _sockets() -> Path:
+    """Return this user's folder for the sockets of connections, which only the user reads.
+
+    Raises DeviceError if there can be none.
+    """
+    # The path of a socket may have 100 characters, so TMPDIR may be too long.
+    places = [Path("/tmp"), Path(tempfile.gettempdir())]
+    for place in places:
+        folder = place / f"nas-ssh-{os.getuid()}"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            about = folder.stat()
+        except OSError:
+            continue
+        is_own = about.st_uid == os.getuid() and not about.st_mode & 0o077
+        if is_own and os.access(folder, os.W_OK):
+            return folder
+    raise DeviceError(
+        "No connection can be made: its socket needs a folder for temporary files that only this "
+        f"user reads, and {' and '.join(map(str, dict.fromkeys(places)))} cannot have one.",
+        remedy="Set TMPDIR to a folder with a short path.",
+    )

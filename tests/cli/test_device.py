@@ -19,6 +19,12 @@ def test_device_says_what_it_has_and_what_can_be_used_there(invoke):
     assert "tvm: usable" in plain.stdout
 
 
+def test_settings_that_no_runtime_has_are_refused(invoke):
+    done = invoke("device", "ssh://127.0.0.1:1?pyton=/x")
+    assert done.returncode == 2
+    assert "pyton" in done.stderr
+
+
 def test_device_that_is_not_there_is_an_error(invoke):
     done = invoke("device", "ssh://127.0.0.1:1")
     assert done.returncode == 1

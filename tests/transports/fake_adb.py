@@ -18,8 +18,10 @@ if [ "$1" = -s ]; then
 fi
 [ -f "$state/gone" ] && {{ echo "adb: no devices/emulators found" >&2; exit 1; }}
 [ -f "$state/locked" ] && {{
-    echo "error: device unauthorized." >&2
-    echo "Otherwise check for a confirmation dialog on your device; unauthorized" >&2; exit 1; }}
+    echo "adb: device unauthorized." >&2
+    echo "This adb server's \\$ADB_VENDOR_KEYS is not set" >&2
+    echo "Try 'adb kill-server' if that seems wrong." >&2
+    echo "Otherwise check for a confirmation dialog on your device." >&2; exit 1; }}
 case "$1" in
 features) [ -f "$state/old" ] && echo cmd || printf 'shell_v2\\ncmd\\nstat_v2\\n' ;;
 shell)
@@ -29,7 +31,7 @@ shell)
     # A device that is unplugged takes the shell and its programs with it.
     child=$!
     while kill -0 $child 2> /dev/null; do
-        [ -f "$state/gone" ] && {{ kill -9 -$child; echo "error: closed" >&2; exit 1; }}
+        [ -f "$state/gone" ] && {{ kill -9 -$child; exit 255; }}
         sleep 0.05
     done
     wait $child ;;

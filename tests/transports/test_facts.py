@@ -44,8 +44,8 @@ Raspberry Pi 4 Model B Rev 1.4\0
 ondemand
 ondemand
 @@clocks
-1800000
-1800000
+0 1800000
+1 1800000
 @@temperatures
 48312
 @@power
@@ -112,10 +112,40 @@ def test_a_phone_that_is_hot_busy_and_on_battery():
     assert (facts.triple, facts.cpu) == ("aarch64-linux-android", "cortex-x1")
     assert facts.recorded["system"] == "Android 14"
     assert facts.recorded["board"] == "Pixel 6"
-    hot, battery, busy = facts.doubts
+    hot, battery = facts.doubts
     assert "81 °C" in hot
     assert "battery" in battery
-    assert "load 3.1" in busy
+
+
+def test_the_fastest_core_has_the_highest_clock_and_not_the_highest_number():
+    gold, silver = "0x804", "0x805"
+    text = PHONE.replace("0x41", "0x51").replace("0xd05", silver).replace("0xd44", gold)
+    assert DeviceFacts.parse(f"{text}@@clocks\n0 1785600\n7 2841600\n").cpu == "cortex-a76"
+
+
+def test_busy_board_and_unreadable_load():
+    (doubt,) = DeviceFacts.parse(PI.format(bits=64).replace("0.02 0.01", "1.5 0.5")).doubts
+    assert "load 1.5" in doubt
+    assert DeviceFacts.parse(PI.format(bits=64).replace("0.02 0.01", "")).doubts == ()
+
+
+def test_names_of_cores_are_those_of_llvm():
+    from tvm.target import codegen
+
+    from nas.transports.facts import _CORES
+
+    names = {name for own in _CORES.values() for name in own.values()} - {"arm1176jzf-s"}
+    old = {"cortex-a7", "cortex-a9", "cortex-a15", "cortex-a32"}
+    assert all(codegen.llvm_is_valid_cpu(name, "aarch64-linux-gnu") for name in names - old)
+    assert all(codegen.llvm_is_valid_cpu(name, "armv7-linux-gnueabihf") for name in old)
+
+
+@pytest.mark.parametrize(
+    ("machine", "triple"),
+    [("armv6l", "armv6-linux-gnueabihf"), ("armv8l", "armv7-linux-gnueabihf")],
+)
+def test_other_arms_of_32_bits(machine, triple):
+    assert DeviceFacts.parse(f"@@machine\n{machine}\n").triple == triple
 
 
 def test_an_unknown_core_gets_code_that_every_core_runs():

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from nas.errors import BoardLostError, DeviceError
+from nas.errors import BoardLostError, DeviceError, RequestError
 from nas.transports import transport_to
 from tests.transports.servers import ssh_server
 
@@ -96,3 +96,52 @@ def test_a_program_that_reads_ends_with_the_process_here(device, tmp_path):
         os.killpg(program._process.pid, signal.SIGKILL)
         with pytest.raises((BoardLostError, DeviceError)):
             program.read_exactly(1)
+
+
+def test_half_of_a_file_never_takes_the_place_of_a_whole_one(server, device, tmp_path):
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "new").write_bytes(os.urandom(50_000_000))
+    with device.private_folder() as folder:
+        device.send(tmp_path / "old", f"{folder}/file")
+        threading.Timer(0.15, server.cut).start()
+        with pytest.raises(BoardLostError):
+            device.send(tmp_path / "new", f"{folder}/file")
+        assert device.read(f"{folder}/file") == b"old"
+
+
+def test_status_255_of_a_program_is_no_lost_connection(device):
+    with device.start(["sh", "-c", "exit 255"]) as program:
+        assert program.wait() == 254
+
+
+def test_what_a_start_up_file_prints_is_skipped(tmp_path_factory, monkeypatch):
+    shell = tmp_path_factory.mktemp("shell") / "shell"
+    shell.write_text('#!/bin/sh\necho "Welcome to the board"\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    shell.chmod(0o755)
+    folder = tmp_path_factory.mktemp("ssh")
+    with (
+        ssh_server(folder, monkeypatch, str(shell)) as server,
+        transport_to(server.address) as device,
+    ):
+        assert device.run(["echo", "1"]) == b"1\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ssh://MyPi", ["--", "MyPi"]),
+        ("ssh://CORP%5Cpi@[fe80::1]:2222", ["-l", "CORP\\pi", "-p", "2222", "--", "fe80::1"]),
+        ("ssh://a@b@host", ["-l", "a@b", "--", "host"]),
+    ],
+)
+def test_parts_of_addresses_are_those_of_ssh(address, words):
+    assert transport_to(address)._destination == words
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ssh://", "ssh://-oProxyCommand=x", "ssh://-l@host", "ssh://h:0", "ssh://h/x", "ftp:"],
+)
+def test_other_addresses_are_refused(address):
+    with pytest.raises(RequestError):
+        transport_to(address)
