@@ -208,7 +208,11 @@ def test_weights_get_the_bits_that_are_asked_for_and_the_card_names_few_images(
 ):
     few = replace(digits, train=digits.train.take(np.arange(9)))
     own_bits = folder.card.int8.weight_bits
-    for bits in (15 - own_bits, own_bits):
+    if own_bits == 7:  # Sums of weights of 8 bits overflow in ONNX Runtime here.
+        with pytest.raises(IncompleteExportError, match="does not compute what it should"):
+            again("onnx-int8", data=few, weight_bits=8)
+        return
+    for bits in (7, own_bits):
         card = again("onnx-int8", data=few, weight_bits=bits)
         assert [file.format for file in card.files] == ["onnx", "onnx-int8"]
         assert (card.int8.weight_bits, card.int8.calibration_images) == (bits, 9)

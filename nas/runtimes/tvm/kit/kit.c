@@ -154,16 +154,22 @@ static void fail(const Item *item, const char *error) {
     write_failed(item, error);
 }
 
+static void fail_what_does_not_fit(void) {
+    char error[80];
+    for (const Item *item = items; item < items + item_count; ++item) {
+        if (state_of(item)->failed || bytes_of(item) <= memory_bytes) continue;
+        snprintf(error, sizeof error, "it needs %zu MB of memory, and there are %zu",
+                 (bytes_of(item) >> 20) + 1, memory_bytes >> 20);
+        fail(item, error);
+    }
+}
+
 /* Check the output of an item, and time it quickly. */
 static void check_and_time(const Item *item) {
     State *state = state_of(item);
     char error[80];
     pause_if_needed();
-    if (!state->failed && bytes_of(item) > memory_bytes) {
-        snprintf(error, sizeof error, "it needs %zu MB of memory, and there are %zu",
-                 (bytes_of(item) >> 20) + 1, memory_bytes >> 20);
-        fail(item, error);
-    } else if (!state->failed && !state->quick) {
+    if (!state->failed && !state->quick) {
         const double difference = difference_of(item);
         if (difference <= CHECK_DIFFERENCE) {
             running = item;
@@ -311,6 +317,7 @@ static void count_steps(void) {
 }
 
 static void time_all(void) {
+    fail_what_does_not_fit();
     for (const Item *item = items; item < items + item_count; ++item)
         if (!is_timed_alone(item)) check_and_time(item);
     while (rounds_of('d') < LAUNCH_ROUNDS) {
