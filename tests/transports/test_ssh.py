@@ -23,37 +23,6 @@ def device(server):
         yield device
 
 
-def test_arguments_reach_a_program_as_they_are(device):
-    hostile = ["a b", "$HOME", "`id`", "'", '"', "*", "\\", "line\nbreak", "-n", ";exit 3", "é"]
-    shown = device.run(["printf", "%s\\0", *hostile]).decode().split("\0")
-    assert shown == [*hostile, ""]
-
-
-def test_files_travel_both_ways(device, tmp_path):
-    content = os.urandom(3_000_000)
-    (tmp_path / "here").write_bytes(content)
-    with device.private_folder() as folder:
-        device.send(tmp_path / "here", f"{folder}/the file")
-        device.fetch(f"{folder}/the file", tmp_path / "home")
-        assert os.stat(folder).st_mode & 0o777 == 0o700
-    assert (tmp_path / "home").read_bytes() == content
-    assert not os.path.exists(folder)
-
-
-def test_a_program_reads_and_writes_while_it_runs(device):
-    with device.start(["sh", "-c", 'while read -r each; do echo "got $each"; done']) as program:
-        for number in range(3):
-            program.write(f"{number}\n".encode())
-            assert program.read_line() == f"got {number}".encode()
-        program.end_input()
-        program.require_success()
-
-
-def test_a_failed_program_says_its_last_line(device):
-    with pytest.raises(DeviceError, match="sh on ssh://127.0.0.1:.* failed: second"):
-        device.run(["sh", "-c", "echo first >&2; echo second >&2; exit 4"])
-
-
 def test_a_cut_connection_is_a_lost_board_and_the_next_use_connects_again(server, device):
     with device.start(["sleep", "60"]) as program:
         threading.Timer(0.3, server.cut).start()
@@ -107,11 +76,6 @@ def test_half_of_a_file_never_takes_the_place_of_a_whole_one(server, device, tmp
         with pytest.raises(BoardLostError):
             device.send(tmp_path / "new", f"{folder}/file")
         assert device.read(f"{folder}/file") == b"old"
-
-
-def test_status_255_of_a_program_is_no_lost_connection(device):
-    with device.start(["sh", "-c", "exit 255"]) as program:
-        assert program.wait() == 254
 
 
 def test_what_a_start_up_file_prints_is_skipped(tmp_path_factory, monkeypatch):
