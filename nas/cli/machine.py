@@ -112,15 +112,13 @@ def device(
     from nas.transports.facts import DeviceFacts
 
     spaces = load_spaces(space or [], sizes)
-    known = {each for name in runtime_names() for each in _settings_of(name, address)}
-    split_address(address, sorted(known))
+    classes = [runtime_class(name).for_target(address) for name in runtime_names()]
+    split_address(address, sorted({setting for cls in classes for setting in cls.settings}))
     with transport_to(address.partition("?")[0]) as transport:
         facts = DeviceFacts.of(transport)
     rows: list[tuple[Availability, dict[str, str]]] = []
-    for name in runtime_names():
-        cls = runtime_class(name)
-        own = cls.for_target(address).own_target(address)
-        runtime = cls.for_target(own)(target=own, threads=threads, dtype=cls.capabilities.dtypes[0])
+    for cls in classes:
+        runtime = cls(target=cls.own_target(address), threads=threads)
         if (state := _state_there(runtime)) is not None:
             rows.append((state, _tables_there(runtime, state, spaces, batch)))
             runtime.release()
@@ -140,13 +138,6 @@ def device(
             say(f"{'':<14} a table of {name}: {text}")
     for doubt in facts.doubts:
         say(f"doubt          {doubt}")
-
-
-def _settings_of(runtime: str, address: str) -> Sequence[str]:
-    """Return the settings that a runtime has behind an address."""
-    from nas.latency.installed_runtimes import runtime_class
-
-    return runtime_class(runtime).for_target(address).settings
 
 
 def _state_there(runtime: Runtime) -> Availability | None:

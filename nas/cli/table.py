@@ -92,7 +92,7 @@ def build(
         space_kernels,
     )
     from nas.latency.installed_runtimes import completed_device
-    from nas.latency.kit import carried
+    from nas.latency.kit import KitDevice
     from nas.latency.worker_process import timers_for
     from nas.run.settings import DeviceSettings
 
@@ -105,8 +105,8 @@ def build(
         chosen["runtime"], target=chosen["target"], threads=threads, dtype=chosen["dtype"]
     )
     device.check_batch(batch)
-    if (device_of_kits := carried(device)) is not None:
-        _ = device_of_kits.timer  # It says how such a device is timed.
+    if isinstance(device, KitDevice):
+        device.require_transport()
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     table = LatencyTable.open_or_create(out, device)
     calibration = problem = None

@@ -71,7 +71,7 @@ from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.simulation import simulate
 from nas.run.model_card import (
     CARD_FILE,
-    DeviceFiles,
+    DeviceResults,
     ExportedFile,
     Int8Summary,
     ModelCard,
@@ -461,7 +461,7 @@ class _Export:
 
     def _run_on_device(
         self, files: Sequence[ExportedFile], samples: ReferenceImages
-    ) -> DeviceFiles:
+    ) -> DeviceResults:
         """Verify and time the files on the device of the search.
 
         A file that does not run there is exported all the same, and the card says why.
@@ -499,7 +499,7 @@ class _Export:
                 checked[name] = running[name].described(checked[name], latency=latency)
         for name, text in errors.items():
             warnings.warn(f"Format '{name}' on the device: {text}", stacklevel=2)
-        return DeviceFiles(
+        return DeviceResults(
             device=origin.search_device, files=tuple(checked.values()), errors=errors
         )
 

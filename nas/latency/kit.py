@@ -100,6 +100,13 @@ class KitDevice(Runtime):
         """See `Runtime.build_command`."""
         return "nas table build --target ADDRESS" if self.transport else "nas kit table"
 
+    def require_transport(self) -> Transport:
+        """Return what carries kits. Raises DeviceError, with what a person does, if one does."""
+        if self.transport is None:
+            _ = self.timer
+        assert self.transport is not None
+        return self.transport
+
     @abstractmethod
     def kit_programs(self, folder: Path) -> tuple[str, Sequence[str]]:
         """Return the digest of the kit in a folder, and the names of its programs."""
@@ -270,10 +277,7 @@ def measure_by_kit(
     Raises:
         DeviceError: a person carries the kits of the device, or see `run_kit`.
     """
-    transport = device.transport
-    if transport is None:
-        _ = device.timer  # It says how such a device is timed.
-        raise AssertionError
+    transport = device.require_transport()
     with tempfile.TemporaryDirectory(prefix="nas-kit-") as temporary:
         folder = Path(temporary) / "kit"
         names = [str(number) for number in range(len(graphs))]
@@ -335,8 +339,7 @@ def _take_line(content: bytes, results: Path, progress: Advance | None) -> _Line
     except ValidationError:
         raise DeviceError(
             f"The program of a kit wrote {shortened(content.decode(errors='replace'))}, which is "
-            "no line of its results.",
-            remedy="Does a start-up file of the shell there print something? It should not.",
+            "no line of its results."
         ) from None
     if line.line in ("progress", "waiting"):
         if progress is not None:

@@ -1,4 +1,4 @@
-"""Sharing kernels among the timers of equal devices, such as the boards of a tracker.
+"""Sharing kernels among the timers of equal devices, such as the cores that Vela uses.
 
 An idle device takes the next kernel. Only the caller's thread receives results, so a table has one
 writer no matter how many devices there are.

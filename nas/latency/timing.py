@@ -361,12 +361,6 @@ def learn_speed(threads: int) -> None:
         _SPEED.is_full(_SPEED.read())
 
 
-def read_speed(threads: int) -> float:
-    """Return the seconds of a reading of the speed of a core of this machine."""
-    with pinned(threads):
-        return _SPEED.read()
-
-
 def watch_speed(seconds: float) -> SpeedSummary:
     """Watch the speed of a core of this machine for some seconds, and return a summary."""
     with pinned(1):

@@ -147,7 +147,7 @@ class WorkerTimer(KernelTimer):
             self._process.close()
             raise DeviceError(
                 f"A device is not equal to the others: {'; '.join(differences)}.",
-                remedy="Use one address or tracker key for equal boards only.",
+                remedy="Start the command again on the device of the table.",
             )
 
 
@@ -166,8 +166,7 @@ def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer] | KitDevice]:
     Raises DeviceError for a device whose kits a person carries.
     """
     if isinstance(runtime, KitDevice):
-        if runtime.transport is None:
-            _ = runtime.timer
+        runtime.require_transport()
         yield runtime
         return
     with ExitStack() as stack:

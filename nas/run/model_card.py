@@ -287,7 +287,7 @@ class ExportedFile(Document):
         return self.format.removesuffix("-int8")
 
 
-class DeviceFiles(Document):
+class DeviceResults(Document):
     """What the device of the search computed with exported files.
 
     Attributes:
@@ -696,7 +696,7 @@ class ModelCard(CountedNetwork):
     refit: RefitRecord | None = None
     threshold: Threshold | None = None
     files: tuple[ExportedFile, ...]
-    on_device: DeviceFiles | None = None
+    on_device: DeviceResults | None = None
     preprocessing: Preprocessing
     script: ScriptCheck | None = None
     int8: Int8Summary | None = None

@@ -19,12 +19,10 @@ from nas.latency.repeated_kernels import RepeatedKernelTimer
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules, Weights
 from nas.machine import this_machine
 from nas.runtimes.files import Files
+from nas.transports import address as transports
 from nas.transports import is_address, split_address
-from nas.transports.address import parse_settings, with_settings
+from nas.transports.address import DEVICE, is_device, with_settings
 from nas.transports.facts import DeviceFacts
-
-_DEVICE = "device"
-"""Start of the target in the header of a table whose latencies depend on settings of a device."""
 
 
 class FileRuntime(Runtime):
@@ -59,16 +57,9 @@ class FileRuntime(Runtime):
     @classmethod
     def at_address(cls, target: str, address: str | None) -> str:
         """See `Runtime.at_address`. A table of a processor is used at any address that has it."""
-        if address is not None and is_address(address):
-            at, own = split_address(address, cls.settings)
-            of_table = parse_settings(target, target.partition("?")[2], cls.settings, target)
+        if is_device(target) or (address is not None and is_address(address)):
             # The header has the name of a delegate's file, and not its place.
-            return with_settings(at, {**of_table, "delegate": None, **own})
-        if is_device(target):
-            raise RequestError(
-                f"The table belongs to a device ({target}), and does not hold its address.",
-                remedy="Add --target with the address, such as ssh://USER@HOST or adb:.",
-            )
+            return transports.at_address(target, address, cls.settings, of_address=["delegate"])
         return super().at_address(target, address)
 
     @cached_property
@@ -160,7 +151,7 @@ class FileRuntime(Runtime):
             facts.processor,
             facts.features,
             versions=versions,
-            target=with_settings(_DEVICE, settings) if settings else "cpu",
+            target=with_settings(DEVICE, settings) if settings else "cpu",
             recorded={**facts.recorded, "python": has["python"], "numpy": has["numpy"]},
         )
 
@@ -190,8 +181,3 @@ class FileRuntime(Runtime):
             MeasurementError: the runtime cannot run the network as a table predicts it.
         """
         return self.timer.compile(graph, weights, batch)
-
-
-def is_device(target: str) -> bool:
-    """Return whether a target in the header of a table is that of a device with settings."""
-    return target.startswith(f"{_DEVICE}?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
@@ -11,6 +11,9 @@ from nas.errors import RequestError
 from nas.transports.base import Transport
 
 EXAMPLE = "ssh://pi@10.0.0.7, or adb:"
+
+DEVICE = "device"
+"""Start of the target of a device in the header of a table, which has no address."""
 
 _SCHEMES = ("ssh://", "adb:")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
@@ -40,6 +43,36 @@ def split_address(target: str, settings: Sequence[str] = ()) -> tuple[str, Mappi
     address, _, query = target.partition("?")
     transport_to(address)
     return address, parse_settings(target, query, settings, EXAMPLE)
+
+
+def is_device(target: str) -> bool:
+    """Return whether a target is that of a device without its address, in the header of a table."""
+    return target.startswith(f"{DEVICE}?")
+
+
+def at_address(
+    target: str, address: str | None, settings: Sequence[str], *, of_address: Collection[str] = ()
+) -> str:
+    """Return the target in the header of a table with the address that the user gave.
+
+    Args:
+        target: the target in the header, with settings or not.
+        address: what the user gave; its settings come first.
+        settings: names of the settings that both may have.
+        of_address: names of those that the header has for the fingerprint only.
+
+    Raises:
+        RequestError: the user gave no address.
+    """
+    if address is None or not is_address(address):
+        raise RequestError(
+            f"The table belongs to a device ({target}), and does not hold its address.",
+            remedy="Add --target with the address, such as ssh://USER@HOST or adb:.",
+        )
+    at, own = split_address(address, settings)
+    of_table = parse_settings(target, target.partition("?")[2], settings, target)
+    of_header = {name: value for name, value in of_table.items() if name not in of_address}
+    return with_settings(at, {**of_header, **own})
 
 
 def transport_to(address: str) -> Transport:

@@ -149,16 +149,11 @@ class Transport(ABC):
         script += ' || { status=$?; rm -f "$1.part"; exit $status; }'
         arguments = [to, mode, str(path.stat().st_size)]
         with self.start(["sh", "-c", script, "sh", *arguments]) as program:
-            with path.open("rb") as file, suppress(BrokenPipeError):
+            with path.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     program.write(chunk)
             program.end_input()
             program.require_success()
-        if (size := self.size(to)) != path.stat().st_size:
-            raise BoardLostError(
-                f"{to} on {self.address} has {size} bytes instead of {path.stat().st_size}.",
-                remedy=self.remedy,
-            )
 
     def fetch(self, path: str, to: Path) -> None:
         """Copy a file of the device to this machine, where it replaces another one at once.
@@ -197,7 +192,7 @@ class Transport(ABC):
             yield folder
         finally:
             with suppress(DeviceError):
-                self.run(["rm", "-rf", folder])
+                self.remove(folder)
 
     def lasting_folder(self, name: str) -> str:
         """Return a folder of the device that only its user reads, and that stays until `remove`.

@@ -90,7 +90,8 @@ class SshTransport(Transport):
                 remedy="Install OpenSSH's client (Debian: openssh-client).",
             )
         self._socket = _sockets() / f"{os.getpid()}-{next(_numbers)}"
-        self._socket.unlink(missing_ok=True)  # Of a process that was killed, and had this number.
+        # A killed process of the same number may have left it.
+        self._socket.unlink(missing_ok=True)
         # `cat` ends with the pipe from here, so that no connection outlives this process.
         command = ["ssh", *_OPTIONS, "-oControlMaster=yes", "-oControlPersist=no", *self._shared]
         with tempfile.TemporaryFile() as errors:

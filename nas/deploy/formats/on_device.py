@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas.runtimes.files import File
 
 
-class FileOnDevice(LoadedModel):
+class ModelOnDevice(LoadedModel):
     """A file that a runtime loads on a device; one image runs at a time.
 
     Args:

@@ -17,7 +17,7 @@ from nas.deploy.formats.base import (
     LoadedModel,
     ModelFormat,
 )
-from nas.deploy.formats.on_device import FileOnDevice
+from nas.deploy.formats.on_device import ModelOnDevice
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +72,9 @@ class Onnx(ModelFormat):
             return runtime.files.load(path.read_bytes(), inputs={onnx_model.INPUT: (1, *shape)})
 
         (runtime,) = self.runtimes
-        return FileOnDevice(runtime, device, threads, load, lambda image: {onnx_model.INPUT: image})
+        return ModelOnDevice(
+            runtime, device, threads, load, lambda image: {onnx_model.INPUT: image}
+        )
 
 
 class OnnxInt8(Onnx):

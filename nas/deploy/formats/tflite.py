@@ -15,7 +15,7 @@ from nas.deploy.formats.base import (
     LoadedModel,
     ModelFormat,
 )
-from nas.deploy.formats.on_device import FileOnDevice
+from nas.deploy.formats.on_device import ModelOnDevice
 from nas.errors import ExportError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TfLite(ModelFormat):
         def inputs(image: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
             return {"image": image.transpose(0, 2, 3, 1)}
 
-        return FileOnDevice(self.runtimes[0], device, threads, load, inputs)
+        return ModelOnDevice(self.runtimes[0], device, threads, load, inputs)
 
 
 class TfLiteInt8(TfLite):

@@ -50,10 +50,10 @@ from nas.runtimes.ethos_u.networks import (
     quantised_file,
 )
 from nas.runtimes.ethos_u.vela import FIGURES, compile_file
-from nas.runtimes.file_runtime import FileRuntime, is_device
+from nas.runtimes.file_runtime import FileRuntime
 from nas.runtimes.litert.runtime import LiteRt
 from nas.transports import is_address
-from nas.transports.address import parse_settings, refuse
+from nas.transports.address import is_device, parse_settings, refuse
 
 VELA_VERSION = "5.2."
 """Start of the versions of Vela whose compiler is called in the way of `vela`."""

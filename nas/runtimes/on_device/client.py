@@ -241,13 +241,16 @@ class DeviceFiles(Files):
         Raises:
             _ProgramEndedError: the program there ended.
         """
-        line = None
         with suppress(EndedProgramError):
             program.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n" + data)
-            line = program.read_line(limit_s=limit_s)
-        if line is None:
-            self._program = None
-            raise _ProgramEndedError(f"{self.transport.address}: {program.end_reason()}.")
+            if (line := program.read_line(limit_s=limit_s)) is not None:
+                answer = self._checked(line)
+                return answer, program.read_exactly(answer["bytes"], limit_s=limit_s)
+        self._program = None
+        raise _ProgramEndedError(f"{self.transport.address}: {program.end_reason()}.")
+
+    def _checked(self, line: bytes) -> dict[str, Any]:
+        """Return the answer in a line. Raises DeviceError for a line that is none."""
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
@@ -255,12 +258,11 @@ class DeviceFiles(Files):
         size = answer.get("bytes") if isinstance(answer, dict) else None
         if type(size) is not int or not 0 <= size <= _MAX_ANSWER_BYTES:
             raise self._unexpected(answer)
-        return answer, program.read_exactly(size, limit_s=limit_s)
+        return answer
 
     def _unexpected(self, answer: Any) -> DeviceError:
         return DeviceError(
-            f"{self.transport.address} answers {shortened(answer)}, which is no answer.",
-            remedy="Does a start-up file of the shell there print something? It should not.",
+            f"{self.transport.address} answers {shortened(answer)}, which is no answer."
         )
 
 

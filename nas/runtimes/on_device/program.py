@@ -151,7 +151,7 @@ def version(name: str) -> str:
     """Return the version of a package that does not say it itself."""
     try:
         return import_module("importlib.metadata").version(name.replace("_", "-"))
-    except Exception:
+    except ImportError:  # Old Pythons lack the module, and boards' images a record of packages.
         return "unknown"
 
 

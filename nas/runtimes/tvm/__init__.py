@@ -1,1 +1,1 @@
-"""Apache TVM on this machine's processor or GPU, or on boards behind TVM RPC; see `runtime`."""
+"""Apache TVM on this machine's processor or GPU, or on another device; see `runtime`."""

@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.transports import is_address, split_address
-from nas.transports.address import parse_settings, refuse, with_settings
+from nas.transports.address import DEVICE, is_device, parse_settings, refuse, with_settings
 from nas.transports.facts import DeviceFacts
 
 EXAMPLE = "kit:pixel-6?triple=aarch64-linux-gnu&cpu=cortex-a76"
 
-_SCHEME, _DEVICE = "kit:", "device"
+_SCHEME = "kit:"
 SETTINGS = ("triple", "cpu", "features")
 """Names of the settings of a target: LLVM's names of the processor."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
@@ -48,7 +48,7 @@ class KitTarget:
     def text(self) -> str:
         """The target in its canonical form, as the header of a table has it."""
         settings = {"triple": self.triple, "cpu": self.cpu, "features": ",".join(self.features)}
-        return with_settings(f"{_SCHEME}{self.name}" if self.name else _DEVICE, settings)
+        return with_settings(f"{_SCHEME}{self.name}" if self.name else DEVICE, settings)
 
 
 def is_carried(target: str) -> bool:
@@ -58,14 +58,14 @@ def is_carried(target: str) -> bool:
 
 def is_kit(target: str) -> bool:
     """Return whether a target names a device for which a program is compiled."""
-    return is_carried(target) or is_address(target) or target.startswith(f"{_DEVICE}?")
+    return is_carried(target) or is_address(target) or is_device(target)
 
 
 def parse(text: str) -> KitTarget:
     """Parse a target without an address. Raises RequestError, with an example, if it is none."""
     start, _, query = text.partition("?")
     name = start.removeprefix(_SCHEME)
-    if not is_carried(text) and start != _DEVICE:
+    if not is_carried(text) and start != DEVICE:
         refuse(text, "it is no device that is reached by a program", EXAMPLE)
     if is_carried(text) and _NAME.fullmatch(name) is None:
         refuse(
@@ -88,13 +88,6 @@ def parse_address(text: str) -> tuple[str, Mapping[str, str]]:
     address, settings = split_address(text, SETTINGS)
     _features(text, settings)
     return address, settings
-
-
-def at_address(text: str, address: str) -> str:
-    """Return the target of a table's header with an address, whose settings come first."""
-    at, own = parse_address(address)
-    of_table = parse_settings(text, text.partition("?")[2], SETTINGS, text)
-    return with_settings(at, {**of_table, **own})
 
 
 def described(text: str, facts: DeviceFacts) -> KitTarget:

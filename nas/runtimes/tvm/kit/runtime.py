@@ -25,6 +25,7 @@ from nas.runtimes.tvm.kit.address import KitTarget
 from nas.runtimes.tvm.kit.manifest import MANIFEST
 from nas.runtimes.tvm.runtime import TvmRuntime, kernel_versions
 from nas.transports import Transport, is_address, transport_to
+from nas.transports import address as transports
 from nas.transports.facts import DeviceFacts
 
 if TYPE_CHECKING:
@@ -56,12 +57,7 @@ class KitRuntime(TvmRuntime, KitDevice):
     def at_address(cls, target: str, address_: str | None) -> str:
         """Return the target of a table, with the address of its device if it has one."""
         if not address.is_carried(target):
-            if address_ is None or not is_address(address_):
-                raise RequestError(
-                    f"The table belongs to a device ({target}), and does not hold its address.",
-                    remedy="Add --target with the address, such as ssh://USER@HOST or adb:.",
-                )
-            return address.at_address(target, address_)
+            return transports.at_address(target, address_, cls.settings)
         if address_ is not None and address.is_carried(address_):
             address_ = address.parse(address_).text
         return super().at_address(target, address_)
@@ -77,11 +73,6 @@ class KitRuntime(TvmRuntime, KitDevice):
     def is_remote(self) -> bool:
         """It is."""
         return True
-
-    @property
-    def device_count(self) -> int:
-        """A target is one device."""
-        return 1
 
     @cached_property
     def transport(self) -> Transport | None:
@@ -118,9 +109,6 @@ class KitRuntime(TvmRuntime, KitDevice):
         code_target(target.triple, target.cpu, target.features)
         if self.transport is not None:
             c_compiler(target.triple, static=True)
-
-    def release(self) -> None:
-        """See `Runtime.release`. Nothing is open between two kits."""
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
