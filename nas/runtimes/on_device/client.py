@@ -226,7 +226,11 @@ class DeviceFiles(Files):
                 f"{self.transport.address} has no {self._python} ({reason}).",
                 remedy="Install Python 3 there, or name it with ?python=PATH behind the address.",
             )
-        return DeviceError(f"{self._python} on {self.transport.address} cannot be used: {reason}.")
+        return DeviceError(
+            f"{self._python} on {self.transport.address} cannot be used: {reason}.",
+            remedy=f"Does `{self._python} -c 'import {self._packages[0]}'` work there? Some "
+            "versions need a newer processor or system.",
+        )
 
     def _exchange(
         self,

@@ -186,6 +186,16 @@ def test_unusable_pythons_are_refused(target: str, python: str, message: str) ->
         open_runtime("litert", target=f"{address}?python={python}")
 
 
+def test_package_that_crashes_when_it_is_imported_is_named(target: str, tmp_path: Path) -> None:
+    """As onnxruntime 1.21 does on a Raspberry Pi 4 (microsoft/onnxruntime#23957)."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -ILL $$\n")
+    python.chmod(0o755)
+    address = target.partition("?")[0]
+    with pytest.raises(DeviceError, match="SIGILL.*import onnxruntime.*newer processor"):
+        open_runtime("onnxruntime", target=f"{address}?python={python}")
+
+
 def test_missing_package_is_named_with_its_command(target: str, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
