@@ -383,8 +383,8 @@ class SustainedLoad(Document):
             fewer than 20 and 100 images.
         slowdown: median in the last minute over that in the first one; of a load below ten minutes,
             of the last and the first tenth. None if it is not known.
-        slowdowns_against_one: of each of several processes, images a second of a process alone over
-            its own.
+        slowdowns_against_one: of each of several processes that had time for an image, images a
+            second of a process alone over its own.
         waited: number of images that were due while one before them was running.
         unserved: number of images that were due, and not begun at the end of the load.
         busy_s: time in which images were running, of all processes together.

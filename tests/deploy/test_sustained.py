@@ -193,7 +193,8 @@ def test_ctrl_c_keeps_what_was_measured_and_saves_nothing(folder):
     assert record.stopped == STOPPED
     assert alone.seconds == pytest.approx(1.2)
     assert 0 < both.seconds < 1.2
-    assert len(both.slowdowns_against_one) == 2
+    # On a busy machine, one of the processes may have had no time for an image yet.
+    assert len(both.slowdowns_against_one) == sum(n > 0 for n in both.images_by_process) > 0
     assert before == {path.name: path.read_bytes() for path in folder.path.iterdir()}
     with pytest.raises(KeyboardInterrupt):
         measure_sustained(folder.path, minutes=0.05, progress=Interrupting(0))
