@@ -290,6 +290,8 @@ def _attempts(evaluate: Evaluate, calls: int, samples: int) -> list[Attempt]:
     or the core has been slowed for `WAIT_SECONDS`.
     """
     speed = _READ.get(_SPEED)
+    # A device takes its own samples again; this thread only waits for them.
+    preemptions = _preemptions if speed in (None, _SPEED) else lambda: 0
     taken: list[Attempt] = []
     undisturbed = 0
     left = MAX_ATTEMPTS_PER_SAMPLE * samples
@@ -297,9 +299,9 @@ def _attempts(evaluate: Evaluate, calls: int, samples: int) -> list[Attempt]:
     is_waiting = False
     while undisturbed < samples and (left > 0 or is_waiting):
         left -= 1
-        preempted_before = _preemptions()
+        preempted_before = preemptions()
         (seconds,) = evaluate(calls, 1)
-        is_preempted = _preemptions() != preempted_before
+        is_preempted = preemptions() != preempted_before
         after = speed.read() if speed else 0.0
         is_full = speed is None or speed.is_full(before, after)
         is_undisturbed = is_full and not is_preempted

@@ -10,7 +10,6 @@ from nas.latency.core_speed import CoreSpeed, SpeedSummary
 
 
 def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch):
-    monkeypatch.setattr(core_speed, "SECONDS_BETWEEN_FIRST_READINGS", 0.0)
     monkeypatch.setattr(core_speed, "BLOCK_SECONDS", 0.0)
     rng = np.random.default_rng(0)
     level = [1.0]
@@ -29,6 +28,20 @@ def test_full_speed_is_that_of_the_fastest_readings_and_follows_them(monkeypatch
         assert not speed.is_full(1.0)
         speed.read()
     assert speed.is_full(1.0)
+
+
+def test_reading_lasts_until_the_core_is_at_full_speed(monkeypatch):
+    monkeypatch.setattr(core_speed, "RAMP_SECONDS", 60.0)
+    monkeypatch.setattr(core_speed, "FIRST_READINGS", 1)
+    products_s = iter([2.0, 1.5, 1.2, 1.04, 9.0, 1.6, 1.5])
+    speed = CoreSpeed()
+    speed._full_s.append(1.0)
+    monkeypatch.setattr(speed, "_multiply", lambda: next(products_s))
+    assert speed.read() == 1.04
+    assert next(products_s) == 9.0
+    monkeypatch.setattr(core_speed, "RAMP_SECONDS", 0.0)
+    assert speed.read() == 1.6  # A neighbour slows the core, so that waiting is of no use.
+    assert not speed.is_full(1.6)
 
 
 def test_summary_tells_share_factor_and_stretches_of_the_slow_speed():

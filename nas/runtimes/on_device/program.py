@@ -24,9 +24,6 @@ from typing import Any
 ATTEMPTS = 5
 """Attempts at a sample during which the system does not take the core away."""
 
-WARM_UP_READINGS = 5
-"""Readings that do not count after a request has come: a core that wakes is slow at first."""
-
 CACHE_SHARE = 1 / 8
 """Largest size of the files that stay loaded, as a share of the memory: runtimes need as much again
 for weights in another layout, and tensors."""
@@ -93,7 +90,7 @@ class Device:
     def time(self, data: bytes, file: str, calls: int) -> dict[str, Any]:
         """Return the seconds of one call, and the slower of readings of the speed around them."""
         call = self._loaded(file).call
-        before = self._reading()
+        before = self._take_reading()
         for _ in range(ATTEMPTS):
             preemptions = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
             call()
@@ -107,7 +104,7 @@ class Device:
 
     def speed(self, data: bytes) -> dict[str, Any]:
         """Return a reading of the speed of the core."""
-        return {"reading": self._reading()}
+        return {"reading": self._take_reading()}
 
     def run(self, data: bytes, file: str, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the first output for inputs by name, with their types and shapes."""
@@ -128,11 +125,6 @@ class Device:
         """Return what a function of the session's `FUNCTIONS` returns for a file."""
         answer = self._session.FUNCTIONS[function](data, **options)
         return {"data": answer} if isinstance(answer, bytes) else {"answer": answer}
-
-    def _reading(self) -> float:
-        for _ in range(WARM_UP_READINGS):
-            self._take_reading()
-        return self._take_reading()
 
     def _loaded(self, file: str) -> Any:
         self._files.move_to_end(file)
