@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.display.progress import Advance
@@ -28,7 +30,7 @@ from nas.latency import timer_answers
 from nas.latency.installed_runtimes import default_runtime
 from nas.latency.kit import RESULTS, KitDevice, run_kit
 from nas.latency.record import DISTURBED, UNSTABLE, Record
-from nas.latency.rounds import ONCE, Policy, Rounds
+from nas.latency.rounds import ONCE, Policy, Rounds, outcome_of
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.table import LatencyTable
 from nas.latency.table_file import locked
@@ -181,29 +183,36 @@ def _build_by_kit(
     missing: Sequence[Kernel],
     progress: Advance | None,
 ) -> BuildResult:
-    """Time missing kernels, and the costs beside kernels, by a kit that a transport carries.
+    """Time missing kernels, and the costs beside kernels, by kits that transports carry.
 
-    The kit lies beside the table until it is done, so that a build that was stopped goes on. What
-    the kit of another build measured, which was stopped, is added first.
+    Equal devices share the kernels; those of a lost device go to the others. The kits lie beside
+    the table until they are done, so that a build that was stopped goes on.
     """
     start, folder = time.monotonic(), table.path.with_suffix(".kit")
-    lock = Lock(folder.with_name(f".{folder.name}.lock"), is_removed=True)
-    if missing or table.lacks_dispatch():
-        with locked(lock, table.path):
-            contents = set(device.kit_contents(folder))
-            if not contents or not contents.issuperset(each.text for each in missing):
-                if contents and (folder / RESULTS).exists():
-                    device.import_kernels(folder, table.path, progress)
-                shutil.rmtree(folder, ignore_errors=True)
-                batches = {each.batch for each in wanted}
-                device.write_kernels_kit(
-                    missing or wanted[:1], (), folder, progress, batch=max(batches, default=1)
-                )
-            run_kit(device, folder, progress)
-            for sentence in device.import_kernels(folder, table.path, progress):
-                warnings.warn(sentence, stacklevel=3)
-            shutil.rmtree(folder)
-        table.refresh()
+    devices, left = list(device.devices), list(missing)
+    batch = max((each.batch for each in wanted), default=1)
+    with locked(Lock(folder.with_name(f".{folder.name}.lock"), is_removed=True), table.path):
+        while left or table.lacks_dispatch():
+            count = max(1, min(len(devices), len(left)))
+            kits = {}
+            for number, each in enumerate(devices[:count]):
+                own = folder.with_name(f"{folder.name}{number or ''}")
+                share = left[number::count] or wanted[:1]
+                _write_kit(table, each, share, own, batch, progress)
+                kits[own] = each
+            lost = _run_kits(kits, progress)
+            devices = [each for each in devices if each not in lost]
+            for own, each in kits.items():
+                if each not in lost or devices:
+                    for sentence in each.import_kernels(own, table.path, progress):
+                        warnings.warn(sentence, stacklevel=3)
+                    shutil.rmtree(own)
+            table.refresh()
+            left = table.missing(left)
+            if not lost:
+                break
+            if not devices:
+                raise next(iter(lost.values()))
     records = [table.record(kernel) for kernel in missing]
     statuses = Counter(str(each.status) for each in records if each is not None)
     return BuildResult(
@@ -213,6 +222,71 @@ def _build_by_kit(
         statuses["failed"],
         time.monotonic() - start,
     )
+
+
+def _write_kit(
+    table: LatencyTable,
+    device: KitDevice,
+    kernels: Sequence[Kernel],
+    folder: Path,
+    batch: int,
+    progress: Advance | None,
+) -> None:
+    """Write the kit of some kernels, unless a build that was stopped has written it.
+
+    What the kit of another build measured, which was stopped, is added first.
+    """
+    contents = set(device.kit_contents(folder))
+    if contents and contents.issuperset(each.text for each in kernels):
+        return
+    if contents and (folder / RESULTS).exists():
+        device.import_kernels(folder, table.path, progress)
+    shutil.rmtree(folder, ignore_errors=True)
+    device.write_kernels_kit(kernels, (), folder, progress, batch=batch)
+
+
+def _run_kits(
+    kits: Mapping[Path, KitDevice], progress: Advance | None
+) -> dict[KitDevice, BoardLostError]:
+    """Run kits at the same time, each on its device, and return the devices that were lost.
+
+    Raises:
+        DeviceError: see `run_kit`; the other kits end before.
+    """
+    outcomes: dict[Path, Exception | None] = {}
+    if len(kits) == 1:
+        ((folder, device),) = kits.items()
+        outcomes[folder] = outcome_of(run_kit, device, folder, progress)
+    else:
+        steps: dict[Path, tuple[int, int]] = {}
+        is_stopped = threading.Event()
+
+        def run(folder: Path) -> None:
+            def advance(done: int, total: int | None, text: str = "") -> None:
+                if is_stopped.is_set():
+                    raise MeasurementError("the build was stopped")
+                steps[folder] = done, total or 0
+                if progress is not None:
+                    shown = tuple(steps.values())
+                    progress(sum(each for each, _ in shown), sum(each for _, each in shown), text)
+
+            outcomes[folder] = outcome_of(run_kit, kits[folder], folder, advance)
+
+        threads = [threading.Thread(target=run, args=(each,), daemon=True) for each in kits]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            is_stopped.set()
+    lost = {}
+    for folder, error in outcomes.items():
+        if isinstance(error, BoardLostError):
+            lost[kits[folder]] = error
+        elif error is not None:
+            raise error
+    return lost
 
 
 class _TableBuilder:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from nas.kernels.kernel import Kernel
 from nas.latency.composition import Composition, Schedule
 from nas.latency.device import Fingerprint
 from nas.latency.timing import MEASURED, Timing, reading
+from nas.transports.address import is_address, separate_targets
 
 Weights = Mapping[str, NDArray[np.float32]]
 """Weights by slot name and biases by `<slot>.bias`, see `nas.torch_network.folded_weights`."""
@@ -284,9 +285,15 @@ class Runtime(Composition, ABC):
         return target
 
     @property
-    def device_count(self) -> int:
-        """Number of equal devices that can time kernels at the same time."""
-        return 1
+    def devices(self) -> Sequence[Self]:
+        """Equal devices that can time kernels at the same time, each with a runtime.
+
+        They are those whose addresses the target has (`nas.transports.address.joined_targets`).
+        """
+        targets = separate_targets(self.target) if is_address(self.target) else []
+        if len(targets) < 2:
+            return [self]
+        return [type(self)(target=each, threads=self.threads, dtype=self.dtype) for each in targets]
 
     @property
     def compiles_beside_timing(self) -> bool:

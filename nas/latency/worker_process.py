@@ -10,7 +10,7 @@ again a few times before the device counts as lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
 
@@ -48,8 +48,9 @@ class WorkerTimer(KernelTimer):
     Use it as a context manager. The worker starts with the first request.
 
     Args:
-        runtime: opened runtime; it is sent to the worker, which opens it there. A device with one
-            user at a time is released for the worker.
+        runtime: runtime, which is sent to the worker and opened there. A device with one user at a
+            time is released for the worker.
+        device: the device that it must have; by default the one that it has now.
         limit_s: seconds that one kernel may take.
         plan: how the workers of one machine share its cores; None if there is only one.
     """
@@ -58,10 +59,11 @@ class WorkerTimer(KernelTimer):
         self,
         runtime: Runtime,
         *,
+        device: Fingerprint | None = None,
         limit_s: float = KERNEL_LIMIT_SECONDS,
         plan: CorePlan | None = None,
     ) -> None:
-        self._device = runtime.fingerprint
+        self._device = device or runtime.fingerprint
         self._runtime = runtime
         self._limit_s, self._plan = limit_s, plan
         self._is_closed = False
@@ -170,10 +172,12 @@ def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer] | KitDevice]:
         yield runtime
         return
     with ExitStack() as stack:
-        plans: Sequence[CorePlan | None] = [None] * runtime.device_count
+        device = runtime.fingerprint
+        workers = [WorkerTimer(each, device=device) for each in runtime.devices]
         if runtime.compiles_beside_timing:
-            plans = core_scheduling.plan_workers(runtime.fingerprint.threads) or plans
-        yield [stack.enter_context(WorkerTimer(runtime, plan=plan)) for plan in plans]
+            plans = core_scheduling.plan_workers(device.threads)
+            workers = [WorkerTimer(runtime, plan=plan) for plan in plans] or workers
+        yield [stack.enter_context(each) for each in workers]
 
 
 _opened: Runtime | None = None

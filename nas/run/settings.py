@@ -170,9 +170,9 @@ class DeviceSettings(_Table):
     """
 
     target: Line = key("cpu")
-    """Device: cpu, cuda (an NVIDIA GPU), ssh://USER@HOST or adb: for another device, or
-    kit:NAME?triple=T&cpu=C for one that only you reach; cpu?mcpu=znver3 has TVM write code for a
-    lesser processor than this one.
+    """Device: cpu, cuda (an NVIDIA GPU), ssh://USER@HOST or adb: for another device, several of
+    these for equal devices that share the work, or kit:NAME?triple=T&cpu=C for one that only you
+    reach; cpu?mcpu=znver3 has TVM write code for a lesser processor than this one.
     """
 
     threads: int = key(1, ge=1, le=4096)
@@ -194,9 +194,17 @@ class DeviceSettings(_Table):
     @model_validator(mode="before")
     @classmethod
     def _may_leave_out_what_follows(cls, value: Any) -> Any:
-        """Add the runtime of a target that one alone has, and its only target and dtype."""
+        """Add the runtime of a target that one alone has, and its only target and dtype.
+
+        The targets of equal devices become one.
+        """
         if not isinstance(value, dict) or value.keys().isdisjoint({"runtime", "target"}):
             return value
+        from nas.transports.address import joined_targets
+
+        several = value.get("target")
+        if isinstance(several, list | tuple) and all(isinstance(each, str) for each in several):
+            value = {**value, "target": joined_targets(several)}
         defaults = {name: cls.model_fields[name].default for name in ("runtime", "target", "dtype")}
         given = {name: value[name] for name in defaults if name in value}
         if len(given) == len(defaults) or not all(isinstance(v, str) for v in given.values()):

@@ -22,7 +22,6 @@ from nas.runtimes.files import Files
 from nas.transports import address as transports
 from nas.transports import is_address, split_address
 from nas.transports.address import DEVICE, is_device, with_settings
-from nas.transports.facts import DeviceFacts
 
 
 class FileRuntime(Runtime):
@@ -139,7 +138,7 @@ class FileRuntime(Runtime):
         files = self.files
         assert isinstance(files, DeviceFiles)
         has = files.describe()
-        facts = DeviceFacts.of(files.transport)
+        facts = files.facts
         versions = {name.replace("_", "-"): version for name, version in has["versions"].items()}
         if self.delegate is not None:
             options = [f"{name}={value}" for name, value in self.delegate["options"].items()]

@@ -30,6 +30,25 @@ def is_address(target: str) -> bool:
     return target.startswith(_SCHEMES)
 
 
+def joined_targets(targets: Sequence[str]) -> str:
+    """Return the target of several equal devices: their addresses, and the settings of all.
+
+    Raises:
+        RequestError: the settings differ.
+    """
+    queries = {each.partition("?")[2] for each in targets}
+    if len(queries) > 1:
+        refuse(" ".join(targets), "settings of equal devices are the same ones", EXAMPLE)
+    addresses = " ".join(each.partition("?")[0] for each in targets)
+    return "?".join([addresses, *filter(None, queries)])
+
+
+def separate_targets(target: str) -> list[str]:
+    """Return the target of each of the devices in a target: see `joined_targets`."""
+    addresses, separator, query = target.partition("?")
+    return [f"{each}{separator}{query}" for each in addresses.split()]
+
+
 def split_address(target: str, settings: Sequence[str] = ()) -> tuple[str, Mapping[str, str]]:
     """Return the address in a target, and its settings by name.
 
@@ -78,12 +97,21 @@ def at_address(
 def transport_to(address: str) -> Transport:
     """Return the transport to an address, which connects when it is first used.
 
+    Args:
+        address: the address, or those of equal devices with spaces between.
+
     Raises:
         RequestError: it is no address.
     """
     from nas.transports.adb import AdbTransport
+    from nas.transports.equal import EqualDevices
     from nas.transports.ssh import SshTransport
 
+    several = address.split()
+    if len(several) > 1:
+        if len(set(several)) < len(several):
+            refuse(address, "a device is named twice", EXAMPLE)
+        return EqualDevices([transport_to(each) for each in several])
     if address.startswith("adb:"):
         serial = address.removeprefix("adb:")
         if serial and not _SERIAL.fullmatch(serial):

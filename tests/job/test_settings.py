@@ -9,7 +9,7 @@ import pytest
 
 from nas import files
 from nas.cli.options import command_line
-from nas.errors import JobFileError
+from nas.errors import JobFileError, RequestError
 from nas.job.folder import claim
 from nas.job.settings import job_path, load_job, run_folder_of, with_options
 from nas.run.settings import JobSettings, seconds_of
@@ -284,3 +284,11 @@ def test_job_file_of_a_run_folder_is_that_of_the_run(tmp_path, monkeypatch):
     assert run_folder_of(Path("run/job.toml")) == Path("run")
     assert job_path("run") == Path("run/job.toml")
     assert run_folder_of(Path("run/other.toml")) is None
+
+
+def test_targets_of_equal_devices_become_one_target(tmp_path):
+    device = '[device]\nruntime = "litert"\ntarget = ["ssh://pi1?python=py", "ssh://pi2{}"]\n'
+    job = load(tmp_path, MINIMAL + device.format("?python=py"))
+    assert job.device.target == "ssh://pi1 ssh://pi2?python=py"
+    with pytest.raises(RequestError, match="settings of equal devices are the same"):
+        load(tmp_path, MINIMAL + device.format(""))

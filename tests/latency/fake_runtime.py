@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -97,7 +97,9 @@ class FakeRuntime(TvmRuntime, KernelTimer):
     def release(self) -> None:
         """Do nothing: there is no device."""
 
-    device_count = 1  # type: ignore[assignment]
+    @property
+    def devices(self) -> list[Self]:
+        return [self]
 
     def timing_context(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -238,6 +238,6 @@ def test_timers_for_starts_a_worker_for_each_plan_or_board(
     monkeypatch.setattr(core_scheduling, "plan_workers", lambda threads: [plan] * plans)
     with timers_for(FakeRuntime()) as timers:
         assert len(timers) == workers
-    monkeypatch.setattr(RemoteRuntime, "device_count", workers)
+    monkeypatch.setattr(RemoteRuntime, "devices", [board] * workers)
     with timers_for(board) as timers:
         assert len(timers) == workers

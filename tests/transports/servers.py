@@ -85,6 +85,12 @@ class SshServer:
             time.sleep(0.05)
         raise AssertionError((self.folder / "log").read_text())
 
+    def share_client(self, other: SshServer) -> None:
+        """Let the client of this server log in to another one, too."""
+        shutil.copy(self.folder / "authorized", other.folder / "authorized")
+        with (self.folder / "known").open("a") as known:
+            known.write((other.folder / "known").read_text())
+
     def stop(self) -> None:
         """Stop the server and cut all connections."""
         if self._process is None:
@@ -117,6 +123,17 @@ def loopback() -> Iterator[str]:
         ssh_server(Path(folder), patch) as server,
     ):
         yield f"{server.address}?python={sys.executable}"
+
+
+@contextmanager
+def equal_servers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SshServer]]:
+    """Yield two running servers, to both of which the `ssh` of `PATH` may log in."""
+    (folder / "other").mkdir()
+    with ssh_server(folder / "other", monkeypatch) as other:
+        (folder / "first").mkdir()
+        with ssh_server(folder / "first", monkeypatch) as first:
+            first.share_client(other)
+            yield [first, other]
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Self
 
 from nas.errors import DeviceError, MeasurementError
 from nas.figures import Figure
@@ -236,9 +236,9 @@ class EthosURuntime(Runtime):
         }
 
     @property
-    def device_count(self) -> int:
-        """The cores that this process may use, on which Vela can run at the same time."""
-        return this_machine.allowed_cores()
+    def devices(self) -> Sequence[Self]:
+        """Vela can run on all cores that this process may use at the same time."""
+        return [self] * this_machine.allowed_cores()
 
     @cached_property
     def timer(self) -> VelaTimer:

@@ -24,6 +24,7 @@ from nas.latency import core_speed, timing
 from nas.latency.core_speed import CoreSpeed
 from nas.runtimes.files import File, Files
 from nas.transports import EndedProgramError, Program, transport_to
+from nas.transports.facts import DeviceFacts
 
 ANSWER_SECONDS = 300.0
 """Longest time in which a device may say nothing: it loads a large network, or runs it."""
@@ -193,13 +194,15 @@ class DeviceFiles(Files):
             )
         if self._delegate is not None:
             self._require_delegate(program, self._delegate)
+        facts = DeviceFacts.of(self.transport)
+        description = {**description, "processor": facts.processor}
         if self._first is not None and description != self._first:
             raise DeviceError(
-                f"{self.transport.address} has other versions than before: {description}, and "
+                f"{self.transport.address} differs from what was used before: {description}, and "
                 f"before {self._first}.",
-                remedy="Start the command again.",
+                remedy="Start the command again, with equal devices.",
             )
-        self._first = description
+        self._first, self.facts = description, facts
         return program
 
     def _require_delegate(self, program: Program, delegate: Mapping[str, Any]) -> None:

@@ -18,13 +18,15 @@ import pytest
 import nas.space
 from nas.errors import BoardLostError, DeviceError, RequestError, TableDeviceError
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, measure_networks, open_runtime
+from nas.latency import LatencyTable, build_table, measure_networks, open_runtime, timing
 from nas.latency.installed_runtimes import runtime_class
 from nas.latency.rounds import Policy
 from nas.latency.runtime import Runtime
+from nas.latency.worker_process import timers_for
 from nas.machine import this_machine
 from nas.runtimes.on_device import client
-from tests.transports.servers import loopback
+from nas.transports.address import joined_targets
+from tests.transports.servers import equal_servers, loopback
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +156,43 @@ def test_device_that_is_gone_is_lost(
     runtime.release()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_samples")
+def test_equal_devices_share_a_table_and_those_that_are_left_finish_it(
+    graph: Graph,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.setattr(client, "RECONNECT_SECONDS", 0.1)
+    # Both programs share a core here.
+    monkeypatch.setattr(timing, "WAIT_SECONDS", 0.0)
+    with equal_servers(tmp_path_factory.mktemp("ssh"), monkeypatch) as servers:
+        addresses = [f"{each.address}?python={sys.executable}" for each in servers]
+        runtime = open_runtime("litert", target=joined_targets(addresses))
+        assert [each.target for each in runtime.devices] == addresses
+        table = LatencyTable.open_or_create(tmp_path, runtime)
+        kernels = runtime.kernels(graph)
+
+        def stop_one(done: int, total: int | None, text: str) -> None:
+            if done == 2:
+                servers[0].stop()
+
+        with timers_for(runtime) as workers:
+            assert len(workers) == 2
+        timers = [each.timer for each in runtime.devices]
+        built = build_table(table, kernels, timers, progress=stop_one)
+        assert (built.failed, table.missing(kernels)) == (0, [])
+        # The runtime itself goes on with what is left, too.
+        assert runtime.compile(graph, {}).evaluate(1, 1)[0] > 0
+        runtime.release()
+
+
 def test_device_that_is_another_after_its_loss_is_refused(litert: Runtime, graph: Graph) -> None:
     network = litert.compile(graph, {})
     litert.files._first = {**litert.files._first, "numpy": "1.0"}
     litert.files.close()
-    with pytest.raises(DeviceError, match="other versions than before"):
+    with pytest.raises(DeviceError, match="differs from what was used before"):
         network.evaluate(1, 1)
 
 
