@@ -16,6 +16,7 @@ show machine uname -m
 show kernel uname -sr
 show bits getconf LONG_BIT
 show cpuinfo cat /proc/cpuinfo
+show present cat /sys/devices/system/cpu/present
 show meminfo cat /proc/meminfo
 show release cat /etc/os-release
 show android getprop ro.build.version.release
@@ -98,20 +99,27 @@ class DeviceFacts:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the facts in the output of the script."""
-        parts = {
-            name: content.strip("\0\n ")
-            for name, _, content in (each.partition("\n") for each in text.split("@@")[1:])
-        }
+        return cls.from_parts(
+            {
+                name: part
+                for name, _, part in (each.partition("\n") for each in text.split("@@")[1:])
+            }
+        )
+
+    @classmethod
+    def from_parts(cls, texts: Mapping[str, str]) -> Self:
+        """Return the facts in parts of the output of the script; it may lack each of them."""
+        parts = {name: text.strip("\0\n ") for name, text in texts.items()}
 
         def numbers(name: str) -> list[float]:
-            return [float(each) for each in re.findall(r"^-?\d+$", parts.get(name, ""), re.M)]
+            return [float(each) for each in re.findall(r"^-?\d{1,15}$", parts.get(name, ""), re.M)]
 
-        machine = _machine(parts["machine"], parts.get("bits", ""))
+        machine = _machine(parts.get("machine", ""), parts.get("bits", ""))
         cores = re.split(r"\n\s*\n(?=processor)", parts.get("cpuinfo", ""))
         is_own = _describes(parts.get("cpuinfo", ""), machine)
         clocks_khz = {
             number: int(khz)
-            for number, khz in re.findall(r"^(\d+) (\d+)$", parts.get("clocks", ""), re.M)
+            for number, khz in re.findall(r"^(\d+) (\d{1,15})$", parts.get("clocks", ""), re.M)
         }
 
         def rank(core: str) -> tuple[int, str]:
@@ -138,14 +146,15 @@ class DeviceFacts:
             doubts.append("It runs on battery, which lowers its clock: plug it in.")
         if load >= MAX_IDLE_LOAD:
             doubts.append(f"Other programs run on it (load {load:g}): stop them.")
-        memory = re.search(r"^MemTotal:\s+(\d+) kB", parts.get("meminfo", ""), re.M)
+        memory = re.search(r"^MemTotal:\s+(\d{1,15}) kB", parts.get("meminfo", ""), re.M)
+        present = re.search(r"(\d{1,9})$", parts.get("present", ""))
         name = re.search(r'^PRETTY_NAME="?([^"\n]+)', parts.get("release", ""), re.M)
         android = parts.get("android", "")
         system = f"Android {android}" if android else name[1] if name else ""
         recorded = {
             "system": ", ".join(filter(None, (system, parts.get("kernel", "")))) or None,
             "board": parts.get("phone") or parts.get("model") or None,
-            "cores": len(cores) if is_own else None,
+            "cores": int(present[1]) + 1 if present else len(cores) if is_own else None,
             "max_mhz": max(clocks_khz.values()) / 1000 if clocks_khz else None,
             "memory_bytes": int(memory[1]) << 10 if memory else None,
             "governor": " ".join(sorted(governors)) or None,

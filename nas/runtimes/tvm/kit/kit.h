@@ -2,7 +2,7 @@
 
    kit.c       options, the order of all timings, and the checks of the results
    timing.c    samples, the speed of the core, and what follows from them
-   device.c    what the system says of the device, and its temperature
+   device.c    what the system says of the device: texts, cores, temperature and free memory
    results.c   the file results.jsonl
    items.c     generated: what is timed
 
@@ -26,6 +26,10 @@ typedef struct {
 } Tensor;
 
 typedef struct {
+    double weighted, absolute; /* sums over the output */
+} Sums;
+
+typedef struct {
     int id;
     char part; /* 'k': a candidate of a kernel, 'n': a network, 'd': what the costs of launching
                   follow from, 'w': a chain of kernels with many weights */
@@ -36,17 +40,13 @@ typedef struct {
     int count;                                        /* of the tensors */
     int output;                                       /* number of the tensor that is checked */
     const Tensor *tensors;
+    Sums expected; /* what the output had on the machine that made the kit */
 } Item;
 
-typedef struct {
-    double weighted, absolute; /* sums over the output */
-} Sums;
-
-extern const char kit_digest[], kit_program[], kit_target[];
-extern const char *const kit_features[]; /* LLVM's names; the last one is NULL */
+extern const char kit_digest[], kit_target[];
 extern const Item items[];
-extern const Sums expected[];
 extern const int item_count;
+extern float *tensor[]; /* those of the item that runs */
 
 /* Timing: timing.c. */
 
@@ -62,14 +62,16 @@ typedef struct {
 } Round;
 
 typedef struct {
-    bool failed;
-    double quick; /* 0 before it was timed */
+    bool failed, chosen;
+    double quick; /* seconds of a call; 0 before it was timed */
     int rounds;
     Round round[MAX_ROUNDS];
 } State;
 
+extern State states[]; /* of the items, in their order */
+extern const Item *prepared; /* the item that runs, or the last one that ran */
+
 double now(void);
-void prepare(const Item *item);
 Sums output_sums(const Item *item);
 size_t bytes_of(const Item *item);
 size_t begin_memory(size_t free_bytes);
@@ -80,40 +82,29 @@ Round round_of(const Attempt *attempts, int count, int samples, double full);
 bool is_complete(const State *state, int fewest, double tolerance);
 void begin_speed(void);
 double full_speed(void);
-void know_full_speed(double seconds);
+extern double earlier_full; /* the full speed that earlier runs of the program knew */
 
 /* The device: device.c. */
 
-typedef struct {
-    char processor[256], features[4096], system[300], governor[32];
-    int cores;
-    long max_khz, memory_mb;
-} Device;
-
 void pin(int *core);
-void describe(int core, Device *device);
-void require_features(void);
 size_t free_memory(void);
-long clock_khz(int core);
-double temperature_c(void);
 bool is_hot(int core);
-void die(const char *format, ...);
+void add_facts(int core);
 
 /* The file of results: results.c. */
 
 void wait_for_turn(void);
-int open_results(const char *path, State *states);
-void write_start(const Device *device, int core);
-void write_failed(const Item *item, const char *error);
-void write_quick(const Item *item, double seconds);
-void write_timing(const Item *item, int round, int calls, const Attempt *attempts, int count);
-void write_speed(double seconds);
-void write_end(const char *reason, int core);
+int open_results(void);
+void write_line(const char *name, const char *format, ...);
+void write_start(int core);
+void add_text(const char *name, const char *text); /* a further member of the line */
 
-int samples_of(const Item *item);
+/* The program: kit.c. */
+
 bool is_over(void); /* whether a signal or --minutes ends the program after the present sample */
+void wait_until(double time);
+_Noreturn void die(const char *format, ...);
 
-extern const Item *volatile running; /* what runs now, for messages */
 extern bool streams; /* whether the standard output gets the lines of the file, too */
 
 #endif

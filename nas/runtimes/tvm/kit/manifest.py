@@ -51,7 +51,7 @@ class Manifest(Document):
         items: what is timed.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     kit: Annotated[str, Field(pattern=rf"^[0-9a-f]{{{_DIGEST_LENGTH}}}$")]
     content: Literal["kernels", "networks"]
     target: Text
@@ -75,7 +75,7 @@ class Manifest(Document):
     ) -> Self:
         """Return the manifest with these fields and their digest."""
         fields: dict[str, Any] = {
-            "schema": 1,
+            "schema": 2,
             "content": content,
             "target": target,
             "versions": dict(versions),
@@ -84,7 +84,7 @@ class Manifest(Document):
             "programs": tuple(programs),
             "items": tuple(items),
         }
-        unnamed = cls.model_construct(schema_version=1, **fields)
+        unnamed = cls.model_construct(schema_version=2, **fields)
         return cls.model_validate({**fields, "kit": unnamed._digest()})
 
     @model_validator(mode="after")
@@ -97,7 +97,7 @@ class Manifest(Document):
 
     def _digest(self) -> str:
         """Return the digest of all fields but itself."""
-        fields = self.model_dump(mode="json", exclude={"kit", "schema_version"})
+        fields = self.model_dump(mode="json", exclude={"kit"})
         text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
 

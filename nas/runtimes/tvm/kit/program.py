@@ -20,7 +20,6 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import jinja2
-from tvm.target import codegen
 
 from nas.display.progress import Advance
 from nas.errors import NasError, RequestError, first_line
@@ -173,7 +172,7 @@ def _write(
     progress: Advance | None,
 ) -> Manifest:
     """Compile the jobs, and write the kit."""
-    processor = code_target(target.triple, target.cpu, target.features)
+    code_target(target.triple, target.cpu, target.features)
     compilers = {
         "device": [*c_compiler(target.triple, static=True), "-static"],
         "host": c_compiler(None),
@@ -194,7 +193,6 @@ def _write(
             spaces=spaces,
             programs=names,
         )
-        features = sorted(map(str, codegen.llvm_get_cpu_features(processor)))
         out.mkdir(parents=True, exist_ok=True)
         for name, share in zip(names, shares, strict=True):
 
@@ -202,8 +200,6 @@ def _write(
                 items = _rendered(
                     "items.c.j2",
                     manifest=manifest,
-                    program=name,  # noqa: B023
-                    features=features,
                     share=share,  # noqa: B023
                     curve=WEIGHT_PARTS,
                     sums=sums,

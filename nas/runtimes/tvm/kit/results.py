@@ -5,10 +5,10 @@ Importing this imports no TVM.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,28 +18,56 @@ from nas.errors import RequestError
 from nas.files import jsonl
 from nas.files.documents import Count, Document, Format, shortened
 from nas.latency.core_speed import is_at_full_speed
-from nas.latency.device import Fingerprint, Object, Text
+from nas.latency.device import Fingerprint, Text
 from nas.latency.kit import MANIFEST as MANIFEST_FILE
 from nas.latency.kit import RESULTS
 from nas.latency.rounds import Latency, full_speed_us
 from nas.latency.timing import Attempt, Timing
 from nas.runtimes.tvm.kit.manifest import MANIFEST, Item, Manifest
+from nas.transports.facts import DeviceFacts
 
 _Microseconds = Annotated[float, Field(ge=1e-6, le=1e12)]
 """Microseconds, so that parts of them and sums are within the limits of latency tables."""
 
-SAME_DEVICE = ("processor", "features", "cores")
+_SystemText = Annotated[str, Field(max_length=1 << 14)]
+
+SAME_DEVICE = ("processor", "features", "board", "cores")
 """What a device says of itself that stays the same."""
+
+
+class _Device(Document):
+    """Texts of the system of the device, see `nas.transports.facts`; it may lack each of them."""
+
+    machine: _SystemText = ""
+    bits: _SystemText = ""
+    kernel: _SystemText = ""
+    cpuinfo: _SystemText = ""
+    meminfo: _SystemText = ""
+    release: _SystemText = ""
+    model: _SystemText = ""
+    present: _SystemText = ""
+    governors: _SystemText = ""
+    clocks: _SystemText = ""
+
+    @cached_property
+    def recorded(self) -> dict[str, JsonValue]:
+        """What a latency table records of the device."""
+        facts = DeviceFacts.from_parts(self.model_dump())
+        return {
+            "processor": facts.processor,
+            "features": [*facts.features],
+            **facts.recorded,
+        }
 
 
 class _Start(Document):
     """The program was started."""
 
     line: Literal["start"]
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     kit: Text
-    program: Text
-    device: Object
+    core: Count
+    device: _Device
 
 
 class _Failed(Document):
@@ -60,23 +88,18 @@ class _Quick(Document):
 
 class _Timing(Document):
     """A timing in one round: for each attempt at a sample its microseconds, the readings before and
-    after it, and whether the thread was preempted."""
+    after it, and whether the thread was preempted; and the reading at full speed, as far as the
+    program knows it."""
 
     line: Literal["timing"]
     item: Count
     round: Count
     calls: Count
+    full_us: _Microseconds
     attempts: Annotated[
         tuple[tuple[_Microseconds, _Microseconds, _Microseconds, Literal[0, 1]], ...],
         Field(min_length=1, max_length=1000),
     ]
-
-
-class _Speed(Document):
-    """The reading at full speed, as far as the program knows it."""
-
-    line: Literal["speed"]
-    full_us: _Microseconds
 
 
 class _End(Document):
@@ -87,9 +110,7 @@ class _End(Document):
 
 
 class _Line(
-    RootModel[
-        Annotated[_Start | _Failed | _Quick | _Timing | _Speed | _End, Field(discriminator="line")]
-    ]
+    RootModel[Annotated[_Start | _Failed | _Quick | _Timing | _End, Field(discriminator="line")]]
 ):
     """A line of the file."""
 
@@ -161,12 +182,12 @@ class Results:
             )
         made = {item.id: item.error for item in manifest.items if item.error}
         failed = {each.item: each.error for each in lines if isinstance(each, _Failed)}
-        speeds = [each.full_us for each in lines if isinstance(each, _Speed)]
+        speeds = [each.full_us for each in lines if isinstance(each, _Timing)]
         ends = [each.reason for each in lines if isinstance(each, _End)]
         return cls(
             manifest,
-            starts[-1].device,
-            _attempts(lines, manifest, speeds[0] if speeds else math.inf),
+            {**starts[-1].device.recorded, "core": starts[-1].core},
+            _attempts(lines, manifest),
             {**made, **failed},
             min(speeds, default=None) if ends[-1:] == ["hot"] else None,
         )
@@ -230,7 +251,7 @@ def _require_one_device(starts: Sequence[_Start], manifest: Manifest, path: Path
                 f"belongs to kit {manifest.kit}.",
                 remedy=f"Copy {RESULTS} into the folder of its own kit.",
             )
-        require_same_device(first.device, start.device, str(path))
+        require_same_device(first.device.recorded, start.device.recorded, str(path))
 
 
 def require_same_device(
@@ -260,21 +281,11 @@ def _repeated_rounds(lines: Iterable[object]) -> int:
     return len(timings) - len({(item, number) for item, number, _ in timings})
 
 
-def _attempts(
-    lines: Iterable[object], manifest: Manifest, full_us: float
-) -> dict[int, list[list[Attempt]]]:
-    """Return the attempts of each round, by item, as undisturbed as the program knew then.
-
-    Args:
-        lines: lines of the file.
-        manifest: what the kit times.
-        full_us: the first reading at full speed that the program wrote.
-    """
+def _attempts(lines: Iterable[object], manifest: Manifest) -> dict[int, list[list[Attempt]]]:
+    """Return the attempts of each round, by item, as undisturbed as the program knew then."""
     attempts: dict[int, list[list[Attempt]]] = {item.id: [] for item in manifest.items}
     seen: set[object] = set()
     for each in lines:
-        if isinstance(each, _Speed):
-            full_us = each.full_us
         if not isinstance(each, _Timing):
             continue
         # A file to which another copy of itself was appended has lines twice.
@@ -286,7 +297,7 @@ def _attempts(
                     Attempt(
                         1e-6 * us,
                         1e-6 * max(before, after),
-                        not preempted and is_at_full_speed(max(before, after), full_us),
+                        not preempted and is_at_full_speed(max(before, after), each.full_us),
                     )
                     for us, before, after, preempted in each.attempts
                 ]

@@ -11,7 +11,8 @@
 #include <sys/resource.h>
 #include <time.h>
 
-static const double QUICK_SAMPLE_SECONDS = 2e-4, WAIT_SECONDS = 10, TOLERANCE = 0.05;
+static const double QUICK_SAMPLE_SECONDS = 2e-4, RAMP_SECONDS = 8e-3, WAIT_SECONDS = 10,
+                    TOLERANCE = 0.05;
 enum { QUICK_SAMPLES = 5, ATTEMPTS_PER_SAMPLE = 5, ROUNDS_PER_OUTLIER = 8 };
 
 double now(void) {
@@ -33,8 +34,7 @@ static double median(double *values, int count) {
 /* Tensors. All items share one memory, in which their tensors lie one after the other. */
 
 static float *memory;
-static float **tensor;
-static const Item *prepared;
+const Item *prepared;
 
 static size_t places(const Tensor *each) { return (each->elements + UNIT - 1) / UNIT * UNIT; }
 
@@ -46,11 +46,7 @@ size_t bytes_of(const Item *item) {
 
 /* Allocate the memory of the largest item that fits into what is free, and return its size. */
 size_t begin_memory(size_t free_bytes) {
-    int most_tensors = 0;
-    for (const Item *item = items; item < items + item_count; ++item)
-        if (item->count > most_tensors) most_tensors = item->count;
-    tensor = calloc(most_tensors + 1, sizeof *tensor);
-    for (size_t limit = free_bytes; tensor && limit >= ALIGNMENT;) {
+    for (size_t limit = free_bytes; limit >= ALIGNMENT;) {
         size_t most = ALIGNMENT;
         for (const Item *item = items; item < items + item_count; ++item)
             if (bytes_of(item) > most && bytes_of(item) <= limit) most = bytes_of(item);
@@ -58,7 +54,6 @@ size_t begin_memory(size_t free_bytes) {
         limit = most - 1; /* a limit of the process is smaller than what is free */
     }
     die("there is no memory for the tensors");
-    return 0;
 }
 
 static uint32_t next_random(uint32_t *state) { return *state = *state * 1664525u + 1013904223u; }
@@ -68,7 +63,7 @@ static float centred(uint32_t random) { /* from -1 to 1, the same on every proce
 }
 
 /* Fill the tensors of an item with random numbers, which are the same on every device. */
-void prepare(const Item *item) {
+static void prepare(const Item *item) {
     if (prepared == item) return;
     uint32_t state = 1;
     float *next = memory;
@@ -104,7 +99,8 @@ Sums output_sums(const Item *item) {
 enum { SIDE = 64, PRODUCTS = 2, FIRST_READINGS = 50, BLOCKS = 60, MAX_BLOCK = 4096 };
 
 static float matrix[SIDE][SIDE], product[SIDE][SIDE];
-static double block[MAX_BLOCK], block_end, full[BLOCKS], known_full = INFINITY, was_full_at;
+static double block[MAX_BLOCK], block_end, full[BLOCKS], was_full_at;
+double earlier_full = INFINITY;
 static int block_count, full_count;
 
 static void multiply(void) {
@@ -117,41 +113,40 @@ static void multiply(void) {
     __asm__ volatile("" : : "r"(product) : "memory"); /* so that no call is left out */
 }
 
+/* Return the duration of a reading at full speed: the fastest of the latest blocks of readings, and
+   of earlier runs of the program; INFINITY before it is known. */
+double full_speed(void) {
+    double fastest = earlier_full;
+    for (int i = 0; i < BLOCKS && i < full_count; ++i) fastest = fmin(fastest, full[i]);
+    return fastest;
+}
+
+/* Return the fastest reading until the core is at full speed, or has had the time to get there. */
 static double read_speed(void) {
     if (!matrix[0][0])
         for (int i = 0; i < SIDE * SIDE; ++i) matrix[i / SIDE][i % SIDE] = 0.5f;
-    multiply();
-    const double start = now();
-    for (int i = 0; i < PRODUCTS; ++i) multiply();
-    const double end = now();
-    if (block_count < MAX_BLOCK) block[block_count++] = end - start;
+    const double last = now() + RAMP_SECONDS, known = full_speed();
+    double fastest = INFINITY, end = 0;
+    while (end < last && (isinf(known) || fastest > (1 + TOLERANCE) * known)) {
+        multiply();
+        const double start = now();
+        for (int i = 0; i < PRODUCTS; ++i) multiply();
+        end = now();
+        fastest = fmin(fastest, end - start);
+    }
+    if (block_count < MAX_BLOCK) block[block_count++] = fastest;
     if (block_count >= FIRST_READINGS && end >= block_end) {
         qsort(block, block_count, sizeof *block, ascending);
         full[full_count++ % BLOCKS] = block[block_count / 20];
         block_count = 0;
         block_end = now() + 0.5;
     }
-    return end - start;
-}
-
-/* Take in the speed that an earlier run of the program knew. */
-void know_full_speed(double seconds) { known_full = fmin(known_full, seconds); }
-
-/* Take the first readings, which are spread over half a second. */
-void begin_speed(void) {
-    const struct timespec pause = {0, 10000000};
-    while (!full_count && !is_over()) {
-        nanosleep(&pause, NULL);
-        read_speed();
-    }
-}
-
-/* Return the duration of a reading at full speed: the fastest of the latest blocks of readings, and
-   of earlier runs of the program. */
-double full_speed(void) {
-    double fastest = known_full;
-    for (int i = 0; i < BLOCKS && i < full_count; ++i) fastest = fmin(fastest, full[i]);
     return fastest;
+}
+
+/* Take the first readings. */
+void begin_speed(void) {
+    while (!full_count && !is_over()) read_speed();
 }
 
 static bool is_full(double before, double after) {
@@ -199,9 +194,7 @@ int take_attempts(const Item *item, int calls, int samples, Attempt *attempts) {
         before = each->after = read_speed();
         undisturbed += is_full(each->before, each->after) && !each->preempted;
         if (count < ATTEMPTS_PER_SAMPLE * samples || undisturbed) continue;
-        const struct timespec pause = {0, 10000000};
         while (!is_full(before, before) && now() - was_full_at < WAIT_SECONDS && !is_over()) {
-            nanosleep(&pause, NULL);
             before = read_speed();
         }
         if (is_full(before, before) && most + samples <= MAX_ATTEMPTS) most += samples;

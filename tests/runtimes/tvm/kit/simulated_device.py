@@ -21,7 +21,14 @@ from nas.runtimes.tvm.runtime import kernel_versions
 from tests.latency.two_speeds import COMPUTE, MEMORY, TwoSpeedCore
 
 TARGET = "kit:bench?triple=x86_64-linux-gnu&cpu=haswell"
-PHONE = {"processor": "Test CPU", "features": "fast", "system": "Linux", "cores": 8, "core": 7}
+PHONE = {
+    "machine": "aarch64",
+    "kernel": "Linux 5.10",
+    "cpuinfo": "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd03\n",
+    "model": "Test Phone",
+    "present": "0-7",
+}
+"""What the device says of itself."""
 LAUNCH_US, INVOCATION_US = 0.3, 1.5
 MIB_US = dict(zip(WEIGHT_PARTS, (20.0, 22.0, 24.0, 28.0, 30.0, 50.0), strict=True))
 SLOWER = 1.5
@@ -122,16 +129,15 @@ class SimulatedDevice:
             file.write(json.dumps(line) + "\n")
 
     def start(self, **changes: Any) -> None:
-        """Start the program, which knows the full speed of the core."""
+        """Start the program."""
         self.append(**{
-            "line": "start", "schema": 1, "kit": self.manifest.kit, "program": "kit",
-            "device": dict(self.says), "khz": 2e6, "celsius": 40.0, "unix_s": 1, **changes,
+            "line": "start", "schema": 2, "kit": self.manifest.kit, "core": 7,
+            "device": dict(self.says), **changes,
         })  # fmt: skip
-        self.append(line="speed", full_us=self.core.full_us)
 
     def end(self, reason: str = "done") -> None:
         """End the program."""
-        self.append(line="end", reason=reason, khz=None, celsius=None, unix_s=2)
+        self.append(line="end", reason=reason)
 
     def time(self, item: Item, rounds: int = 1) -> None:
         """Time an item in some rounds."""
@@ -154,8 +160,9 @@ class SimulatedDevice:
                 undisturbed += max(before, after) <= limit_us
                 before = after
             self.append(
-                line="timing", item=item.id, round=self.rounds[item.id], calls=1, attempts=attempts
-            )
+                line="timing", item=item.id, round=self.rounds[item.id], calls=1,
+                full_us=self.core.full_us, attempts=attempts,
+            )  # fmt: skip
             self.rounds[item.id] += 1
 
     def _wait_for_speed(self, limit_us: float) -> float:

@@ -98,7 +98,10 @@ def test_the_device_of_a_table_is_what_it_says_of_itself(device: SimulatedDevice
     device.run()
     table, _ = imported(device)
     assert (table.device.processor, table.device.target) == ("bench (haswell)", TARGET)
-    assert table.device.recorded == PHONE
+    recorded = table.device.recorded
+    assert (recorded["processor"], recorded["features"]) == ("aarch64 0x41-0xd03-?", ["asimd"])
+    assert (recorded["board"], recorded["cores"], recorded["core"]) == ("Test Phone", 8, 7)
+    assert recorded["system"] == "Linux 5.10"
 
 
 def test_a_failed_part_of_the_launches_is_named_after_the_kernels_were_imported(
@@ -302,9 +305,9 @@ def of(manifest: Manifest) -> Callable[[SimulatedDevice], None]:
     ("change", "reason"),
     [
         (changed(0, kit="0" * 16), "has results of kit 0000000000000000"),
-        (changed(0, schema=7), "line 1 has schema 7; this version reads schema 1"),
+        (changed(0, schema=1), "line 1 has schema 1; this version reads schema 2"),
         (changed(-1, line="turn"), "is not a line of the results of a kit"),
-        (changed(0, line="speed", full_us=3.0), "does not begin with the start"),
+        (changed(0, line="end", reason="done"), "does not begin with the start"),
         (changed(2, item=999), "item 999, which its kit has not"),
         (changed(2, us=-1.0), "line 3 is not a line"),
         (of(kernels_manifest(FEW[:2])), "belongs to kit"),
@@ -316,7 +319,7 @@ def of(manifest: Manifest) -> Callable[[SimulatedDevice], None]:
         (lambda device: device.path.unlink(), r"There is no .*results\.jsonl"),
         (lambda device: (device.folder / "kit.json").unlink(), r"There is no .*kit\.json"),
         (
-            lambda device: device.start(device={**PHONE, "cores": 4}),
+            lambda device: device.start(device={**PHONE, "present": "0-3"}),
             "timings of two devices: cores is 8, and 4",
         ),
     ],
@@ -337,10 +340,10 @@ def test_results_of_another_device_with_the_name_of_a_table_are_refused(
 ) -> None:
     device.run()
     imported(device)
-    other = SimulatedDevice(device.folder, device.manifest, says={**PHONE, "processor": "Other"})
+    other = SimulatedDevice(device.folder, device.manifest, says={**PHONE, "model": "Other"})
     other.path.unlink()
     other.run()
-    with pytest.raises(NasError, match="two devices: processor is 'Test CPU', and 'Other'"):
+    with pytest.raises(NasError, match="two devices: board is 'Test Phone', and 'Other'"):
         imported(other)
 
 
@@ -385,10 +388,11 @@ def test_networks_have_their_timings_by_digest(tmp_path: Path) -> None:
     device.append(line="failed", item=1, error="the output differs")
     device.time(manifest.items[0], rounds=6)
     runtime = device_of(device.folder)
-    for recorded in ({}, {**PHONE, "cores": 4}):
+    own = {"processor": "aarch64 0x41-0xd03-?", "features": ["asimd"], "board": "Test Phone"}
+    for recorded in ({}, {**own, "cores": 4}):
         with pytest.raises(RequestError, match="timings of two devices"):
             runtime.network_latencies(device.folder, recorded)
-    latencies = runtime.network_latencies(device.folder, PHONE)
+    latencies = runtime.network_latencies(device.folder, {**own, "cores": 8})
     assert latencies.keys() == {"g123", "g456"}
     assert latencies["g123"].fastest_us == pytest.approx(400, rel=0.02)
     assert latencies["g123"].full_us == pytest.approx(device.core.full_us, rel=0.05)

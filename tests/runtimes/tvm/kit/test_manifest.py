@@ -28,7 +28,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "kit.json"
     path.write_text(to_json(_manifest(spaces=["mobilenet 32px"])), encoding="utf-8")
     assert MANIFEST.read(path) == _manifest(spaces=["mobilenet 32px"])
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text())["schema"] == 2
 
 
 @pytest.mark.parametrize(
