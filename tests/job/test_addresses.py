@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from nas.latency import LatencyTable
 from nas.run.run import Run
 from tests.job.runs import edit
 from tests.mini_job import write_job
-from tests.transports.servers import loopback
+from tests.transports.servers import emulated, loopback
 
 OUT = Path("results/mini")
 COMMAND = (sys.executable, "-P", "-m", "nas", "run", "job.toml", "--json")
@@ -89,6 +90,27 @@ def test_job_of_onnx_runtime_ends_with_files_that_were_tried_there(
         kill_after(20)
         run()
     check(target.partition("?")[0], ["onnx", "onnx-int8"])
+
+
+@pytest.mark.long
+@pytest.mark.qemu
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(
+    "NAS_ARM64_BOARD" not in os.environ, reason="needs an arm64 board of .ci/arm64-board"
+)
+@pytest.mark.parametrize(
+    ("runtime", "formats"), [("onnxruntime", ["onnx", "onnx-int8"]), ("tvm", ["c"])]
+)
+def test_job_for_an_emulated_arm_board_ends_with_files_that_were_tried_there(
+    runtime: str, formats: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with emulated() as address:
+        write(tmp_path, runtime, address, formats)
+        kill_after(60)
+        run()
+    check(address, formats)
+    assert [*Path("latency_tables").glob("aarch64-*.jsonl")]
 
 
 @pytest.mark.long

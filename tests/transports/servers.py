@@ -126,6 +126,17 @@ def loopback() -> Iterator[str]:
 
 
 @contextmanager
+def emulated() -> Iterator[str]:
+    """Yield a target, the arm64 board of `.ci/arm64-board` behind ssh, with its own Python."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ssh-", dir="/tmp") as folder,
+        ssh_server(Path(folder), patch, f"{os.environ['NAS_ARM64_BOARD']}/enter") as server,
+    ):
+        yield server.address
+
+
+@contextmanager
 def equal_servers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SshServer]]:
     """Yield two running servers, to both of which the `ssh` of `PATH` may log in."""
     (folder / "other").mkdir()
