@@ -167,19 +167,17 @@ def _tables_there(
     from nas.errors import NasError
     from nas.latency.build import space_kernels
     from nas.latency.build_estimate import estimate_build_with
-    from nas.latency.kit import KitDevice
 
     tables: dict[str, str] = {}
     for space in spaces if state.usable else ():
         kernels = space_kernels(space, runtime, batch)
         text = f"{len(kernels)} kernels"
-        if not isinstance(runtime, KitDevice):
-            try:
-                seconds = estimate_build_with(kernels, runtime).estimated_seconds
-            except NasError as error:
-                text += f", which cannot be timed: {error.message}"
-            else:
-                text += "" if seconds is None else f", about {format_duration(seconds)}"
+        try:
+            seconds = estimate_build_with(kernels, runtime).estimated_seconds
+        except NasError as error:
+            text += f", which cannot be timed: {error.message}"
+        else:
+            text += "" if seconds is None else f", about {format_duration(seconds)}"
         tables[f"{space.name} {space.image_size}px"] = text
     return tables
 

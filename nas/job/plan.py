@@ -25,7 +25,7 @@ from nas.job.objectives import LATENCY, PREDICTED, count
 from nas.latency import Kernel, LatencyTable, Runtime, lacks_correction
 from nas.latency.build_estimate import estimate_build_with
 from nas.latency.correction import FITTED_NETWORKS
-from nas.latency.kit import KitDevice
+from nas.latency.kit import KitDevice, carried
 from nas.latency.timing import MEASURED
 from nas.machine.torch_device import resolve_device
 from nas.run.objectives import run_objectives
@@ -157,7 +157,7 @@ def make_plan(
         image_size=timed.image_size,
         image_changes=planned_image_changes(settings, data),
         idle_limits=idle,
-        timed_by="a kit" if planner.has_kit else "this machine",
+        timed_by="a kit" if planner.is_carried else "this machine",
     )
 
 
@@ -190,9 +190,9 @@ class _Planner:
         return dict(zip(self.settings.device.dtypes, self.runtimes, strict=False))
 
     @property
-    def has_kit(self) -> bool:
-        """Whether the device is timed by kits."""
-        return any(isinstance(each, KitDevice) for each in self.runtimes)
+    def is_carried(self) -> bool:
+        """Whether a person carries kits to the device."""
+        return any(carried(each) is not None for each in self.runtimes)
 
     @property
     def spent_s(self) -> float:
@@ -208,12 +208,12 @@ class _Planner:
             self.tables[dtype] = table = LatencyTable.find(settings.device.tables, runtime)
             missing = _missing_kernels(table, needed_kernels(self.spaces.values(), runtime, batch))
             self.kernels += len(missing)
-            if self.has_kit:
+            if self.is_carried:
                 continue
             if missing or table is None or lacks_correction(table, self.spaces.values(), batch):
                 is_timed = runtime.network_basis == MEASURED
                 check_s += is_timed * FITTED_NETWORKS * planning.NETWORK_S
-            if table is None or table.lacks_dispatch():
+            if not isinstance(runtime, KitDevice) and (table is None or table.lacks_dispatch()):
                 table_s += bool(runtime.capabilities.dispatch_parts) * planning.DISPATCH_S
             if not missing:
                 continue
@@ -225,7 +225,8 @@ class _Planner:
                 untimed = min(1.0, (own_s - most_s) / (own_s - first_s))
                 self.uncertain += round(len(missing) * untimed)
                 own_s = max(most_s, first_s)
-            self.slowest_us[dtype] = estimate.slowest_us
+            if estimate.timed_kernels:
+                self.slowest_us[dtype] = estimate.slowest_us
             table_s += own_s
         prepare_s = self.seconds[planning.PREPARE]
         if table_s and prepare_s + table_s > (1 - planning.MIN_REST) * settings.budget_s:
@@ -279,7 +280,7 @@ class _Planner:
         """
         settings = self.settings
         share_s = planning.share_s(settings, planning.MEASURE, self.spent_s)
-        measure_s = 0.0 if self.has_kit else planning.NETWORK_S * settings.finish.measure
+        measure_s = 0.0 if self.is_carried else planning.NETWORK_S * settings.finish.measure
         self.seconds[planning.MEASURE] = min(share_s, measure_s)
         if settings.finish.retrain == 0:
             return 0, 0, 0
@@ -335,8 +336,9 @@ class _Planner:
             for figure, limit, _ in others
             if figure.name in COUNTS and limit is not None
         ]
+        has_kit = any(isinstance(each, KitDevice) for each in self.runtimes)
         # Nothing is known of the latencies on a device that has not timed its kernels.
-        if latency.limit is not None and self.tables and not (self.has_kit and self.kernels):
+        if latency.limit is not None and self.tables and not (has_kit and self.kernels):
             limit_us = 1000 * latency.limit
             objectives.append(
                 Objective.of_each(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from nas.errors import KernelError, NasError, TableError, first_line
 from nas.graph import Graph
 from nas.kernels.kernel import Kernel
+from nas.latency.build import CURVE_ROUNDS, SECONDS_BETWEEN_CURVES
 from nas.latency.installed_runtimes import default_runtime, open_runtime
 from nas.latency.kit import KitDevice
 from nas.latency.networks import measure_networks
@@ -33,6 +36,10 @@ MAX_NETWORK_SECONDS = 5.0
 
 WATCH_SECONDS = 1.0
 """How long the speed of the core is watched for an estimate."""
+
+KIT_KERNEL_SECONDS = 0.3
+"""Time for which a kernel is timed by the program of a kit: three or four candidates of a schedule
+once, and the fastest one in four rounds."""
 
 LEAST_FULL_SHARE = 0.1
 """Smallest share of the time at full speed for which a build waits: it gives up in between."""
@@ -83,6 +90,8 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
 
     They are timed as in a build: in the same worker processes, and by all of them at the same time.
 
+    A device that a transport carries kits to is not touched: kits of these kernels are compiled.
+
     Args:
         kernels: kernels to time.
         runtime: opened runtime.
@@ -90,7 +99,8 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
     by_size = sorted(kernels, key=lambda each: (each.detailed_kind, each.macs, each.text))
     chosen = spread(by_size, MAX_TIMED_KERNELS)
     with timers_for(runtime) as timers:
-        assert not isinstance(timers, KitDevice)  # Its callers estimate none of these.
+        if isinstance(timers, KitDevice):
+            return _estimate_by_kits(chosen, len(kernels), timers)
         pool = TimerPool(timers)
         # The first request of a timer also starts its worker.
         dict(pool.each(chosen[: len(timers)], time_kernel))
@@ -124,6 +134,22 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
         len(timed),
         slowest_us,
     )
+
+
+def _estimate_by_kits(chosen: Sequence[Kernel], count: int, device: KitDevice) -> BuildEstimate:
+    """Estimate a build from the time to compile the kits of one kernel and of a few kernels."""
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="nas-kit-") as folder:
+        for some in (chosen[:1], chosen):
+            start = time.perf_counter()
+            device.write_kernels_kit(some, (), Path(folder) / str(len(seconds)))
+            seconds.append(time.perf_counter() - start)
+    kernel_s = max(0.0, seconds[1] - seconds[0]) / max(1, len(chosen) - 1)
+    compiling_s = seconds[0] + (count - 1) * kernel_s
+    # The rounds of the miss curve are in between those of kernels.
+    own_s = count * KIT_KERNEL_SECONDS / len(device.devices)
+    total_s = round(compiling_s + max(CURVE_ROUNDS * SECONDS_BETWEEN_CURVES, own_s), 1)
+    return BuildEstimate(count, total_s, total_s)
 
 
 def network_latencies_us(

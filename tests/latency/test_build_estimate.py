@@ -26,6 +26,7 @@ from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
 from tests.capabilities import change
+from tests.job.fake_kits import FakeKitDevice
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 from tests.latency.two_speeds import TwoSpeedCore
 
@@ -161,3 +162,22 @@ def test_latencies_are_zero_where_nothing_is_known(networks):
     assert network_latencies_us(networks, 0, None, None).tolist() == [0, 0, 0]
     broken = Compiled(broken=frozenset(str(each) for each in Compiled().kernels(networks[0].graph)))
     assert network_latencies_us(networks, 0, None, broken).tolist() == [0, 0, 0]
+
+
+def test_kits_are_estimated_from_what_two_of_them_take_to_compile(clocked, monkeypatch):
+    class Device(FakeKitDevice):
+        devices = (None, None)
+
+        def write_kernels_kit(self, kernels, spaces, folder, progress=None):
+            clocked.clock.sleep(10 + 2 * len(kernels))
+
+    monkeypatch.setattr(build_estimate, "timers_for", lambda each: nullcontext(each))
+    device = Device(target="ssh://phone")
+    few, many = KERNELS[:10], KERNELS * 10
+    # At least the two minutes in which the rounds of the miss curve are taken.
+    assert estimate_build_with(few, device).estimated_seconds == 10 + 2 * 10 + 120
+    assert len(many) * build_estimate.KIT_KERNEL_SECONDS / 2 > 120
+    estimate = estimate_build_with(many, device)
+    own_s = 2 + build_estimate.KIT_KERNEL_SECONDS / 2
+    assert estimate.estimated_seconds == pytest.approx(10 + own_s * len(many), abs=0.1)
+    assert estimate.first_seconds == estimate.estimated_seconds
