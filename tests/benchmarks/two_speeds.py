@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from nas.latency import rounds
+from nas.latency import core_speed, rounds
 from nas.latency.core_speed import CoreSpeed
 from nas.latency.rounds import Latency
 from tests.golden import disturbed
@@ -41,7 +41,7 @@ ABLATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 def _without_readings(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CoreSpeed, "is_full", lambda self, *readings: True)
-    patch.setattr(rounds, "FULL_SPEED_TOLERANCE", np.inf)
+    patch.setattr(core_speed, "FULL_SPEED_TOLERANCE", np.inf)
 
 
 def workload_row(us: float, factor: float) -> list[str]:

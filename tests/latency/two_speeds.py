@@ -86,5 +86,7 @@ class TwoSpeedCore:
         """Let timings of this process run on this core."""
         for module in (timing, rounds, core_speed):
             patch.setattr(module, "time", self)
-        patch.setattr(timing, "_SPEED", CoreSpeed(self.reading_s))
+        speed = CoreSpeed()
+        patch.setattr(speed, "_multiply", self.reading_s)
+        patch.setattr(timing, "_SPEED", speed)
         patch.setattr(timing, "_preemptions", lambda: 0)
