@@ -225,8 +225,7 @@ class _Planner:
                 untimed = min(1.0, (own_s - most_s) / (own_s - first_s))
                 self.uncertain += round(len(missing) * untimed)
                 own_s = max(most_s, first_s)
-            if estimate.timed_kernels:
-                self.slowest_us[dtype] = estimate.slowest_us
+            self.slowest_us[dtype] = estimate.slowest_us
             table_s += own_s
         prepare_s = self.seconds[planning.PREPARE]
         if table_s and prepare_s + table_s > (1 - planning.MIN_REST) * settings.budget_s:
