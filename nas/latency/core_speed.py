@@ -88,15 +88,17 @@ class CoreSpeed:
     def __init__(self, take: Callable[[], float] | None = None) -> None:
         self._take = take or self._ramped
         self._multiply = _multiply()
+        self._tells = True
         self._block: list[float] = []
         self._block_ends_at_s = -math.inf
         self._full_s: deque[float] = deque(maxlen=FULL_SPEED_BLOCKS)
         self._was_full_at_s = math.inf
 
     def read(self) -> float:
-        """Return the seconds that the workload takes now."""
+        """Return the seconds that the workload takes now, after up to `RAMP_SECONDS` of it."""
         seconds = self._take()
-        self._block.append(seconds)
+        if self._tells:
+            self._block.append(seconds)
         if len(self._block) >= FIRST_READINGS and time.monotonic() >= self._block_ends_at_s:
             self._full_s.append(float(np.quantile(self._block, FASTEST_SHARE)))
             self._block.clear()
@@ -104,13 +106,17 @@ class CoreSpeed:
         return seconds
 
     def _ramped(self) -> float:
-        """Return the fastest of readings that are taken until the core is at full speed."""
+        """Return the fastest of readings that are taken until the core is at full speed.
+
+        One that ends while the core still becomes faster does not tell what full speed is.
+        """
         end = time.perf_counter() + RAMP_SECONDS
-        fastest = self._multiply()
-        while time.perf_counter() < end and not (
+        fastest, count = self._multiply(), 1
+        while (left := time.perf_counter() < end) and not (
             self._full_s and is_at_full_speed(fastest, min(self._full_s))
         ):
-            fastest = min(fastest, self._multiply())
+            fastest, count = min(fastest, self._multiply()), count + 1
+        self._tells = count == 1 or not left
         return fastest
 
     def is_full(self, *readings: float) -> bool:

@@ -127,14 +127,17 @@ static double read_speed(void) {
         for (int i = 0; i < SIDE * SIDE; ++i) matrix[i / SIDE][i % SIDE] = 0.5f;
     const double last = now() + RAMP_SECONDS, known = full_speed();
     double fastest = INFINITY, end = 0;
+    int count = 0;
     while (end < last && (isinf(known) || fastest > (1 + TOLERANCE) * known)) {
         multiply();
         const double start = now();
         for (int i = 0; i < PRODUCTS; ++i) multiply();
         end = now();
         fastest = fmin(fastest, end - start);
+        ++count;
     }
-    if (block_count < MAX_BLOCK) block[block_count++] = fastest;
+    /* One that ends while the core still becomes faster does not tell what full speed is. */
+    if (block_count < MAX_BLOCK && (count == 1 || end >= last)) block[block_count++] = fastest;
     if (block_count >= FIRST_READINGS && end >= block_end) {
         qsort(block, block_count, sizeof *block, ascending);
         full[full_count++ % BLOCKS] = block[block_count / 20];
